@@ -1,0 +1,63 @@
+# Two commands: `make demo` and `make test`. Each makes its own virtual environment if there is none.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_ARGS ?= --out demo
+TEST_ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Debian packages that tests need. A test that lacks one skips with the line to type; under CI it fails.
+DEBIAN_PACKAGES :=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test nightly check lint types system-deps clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
+
+demo: $(INSTALLED)  ## search, train, export, verify and measure a small network on real data, into demo/
+	$(BIN)/irepdeploy demo $(DEMO_ARGS)
+
+# Two processes of one thread each: more threads would only fight over two cores.
+test: $(INSTALLED)  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --durations=15 -m "not slow" $(TEST_ARGS)
+
+nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property too
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadgroup --durations=30 $(TEST_ARGS)
+
+check: lint types  ## lint, format and types
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The stages lie beside the core and are installed inside it. mypy sees neither an editable install nor, at the root,
+# anything but the core; so it gets the tree as it is installed.
+TYPES := build/types
+types: $(INSTALLED)
+	@rm -rf $(TYPES)
+	@mkdir -p $(TYPES)/irepdeploy
+	@ln -s $(CURDIR)/irepdeploy/* $(addprefix $(CURDIR)/,bench export jetson search) $(TYPES)/irepdeploy/
+	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy
+
+system-deps:  ## install the Debian packages that tests need
+ifeq ($(strip $(DEBIAN_PACKAGES)),)
+	@echo "no Debian packages are needed"
+else
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -qq -y --no-install-recommends $(DEBIAN_PACKAGES)
+endif
+
+clean:  ## remove what was built, but not the virtual environment
+	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+OLD = irepdeploy needs Python 3.11 or newer, and $$python is older or missing; name one: make PYTHON=python3.12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(OLD)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,report]'
+	@touch $@

@@ -1,0 +1,78 @@
+"""irepdeploy: search re-parameterization branches, train with them, fuse them exactly, deploy the plain network.
+
+    import irepdeploy as ird
+    net = ird.insert_branches(net)
+    plain = ird.fuse(net.eval())
+    assert ird.compare(net, plain, inputs).ok
+
+Names are imported when they are first used, so that `import irepdeploy` costs nothing. Python 3.8, because the board's
+agent carries this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:
+    from irepdeploy.arch import Architecture
+    from irepdeploy.checkpoint import load, save
+    from irepdeploy.comparator import compare
+    from irepdeploy.errors import IrepdeployError
+    from irepdeploy.export.pipeline import export_model
+    from irepdeploy.nets import build
+    from irepdeploy.reparam.fuse import fuse
+    from irepdeploy.reparam.insert import insert_branches
+
+__all__ = [
+    "Architecture",
+    "IrepdeployError",
+    "__version__",
+    "build",
+    "compare",
+    "export_model",
+    "fuse",
+    "insert_branches",
+    "load",
+    "save",
+]
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Architecture": "irepdeploy.arch",
+    "IrepdeployError": "irepdeploy.errors",
+    "build": "irepdeploy.nets",
+    "compare": "irepdeploy.comparator",
+    "fuse": "irepdeploy.reparam.fuse",
+    "insert_branches": "irepdeploy.reparam.insert",
+    "load": "irepdeploy.checkpoint",
+    "save": "irepdeploy.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOME[name]), name) if name in _HOME else _from_stage(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+def _from_stage(name: str) -> Any:
+    # The core imports no stage: a stage's public function is an entry point.
+    from importlib.metadata import entry_points
+
+    found = list(entry_points(group="irepdeploy.api", name=name))
+    if not found:
+        from irepdeploy.errors import MissingError
+
+        raise MissingError(
+            "no installed package provides this function", where=f"irepdeploy.{name}", hint="pip install irepdeploy"
+        )
+    return found[0].load()

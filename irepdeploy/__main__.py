@@ -1,0 +1,10 @@
+"""`python -m irepdeploy` is `irepdeploy`."""
+
+from __future__ import annotations
+
+import sys
+
+from irepdeploy.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The tree of commands: what the entry points of the group `irepdeploy.commands` name.
+
+A command is a plain typed function or a `typer.Typer` group. One that cannot be imported stays in the help with its
+reason and the line that mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+import typer
+
+from irepdeploy import __version__
+from irepdeploy.console import log
+from irepdeploy.errors import IrepdeployError, MissingError
+
+__all__ = ["application", "invoke", "missing"]
+
+_GROUP = "irepdeploy.commands"
+_ORDER = ("demo", "search", "train", "export", "verify", "bench", "jetson", "plot", "report", "inspect", "doctor")
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+_ONE_LINE = 400
+
+# Which extra brings a package that a plain installation lacks.
+_EXTRAS = {
+    "datasets": "data",
+    "matplotlib": "report",
+    "pycuda": "trt",
+    "tensorboard": "tensorboard",
+    "tensorrt": "trt",
+}
+
+
+def application() -> typer.Typer:
+    """All commands that are installed, each imported once."""
+    # Plain help: rich's would double the time that `--help` takes.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.callback()(_options)
+    for name, value, settings in _commands():
+        if isinstance(value, typer.Typer):
+            app.add_typer(value, name=name)
+        else:
+            app.command(name, **settings)(value)
+    return app
+
+
+def invoke(args: Sequence[str]) -> None:
+    """Run one command line in this process; whatever goes wrong is raised."""
+    from typer.main import get_command
+
+    with get_command(application()).make_context("irepdeploy", list(args)) as context:
+        context.command.invoke(context)
+
+
+def missing(error: ImportError, where: str | None = None) -> MissingError:
+    """The error for an import that failed: what is missing and the line that installs it."""
+    package = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package not in ("", "irepdeploy"):
+        extra = _EXTRAS.get(package)
+        line = f"pip install 'irepdeploy[{extra}]'" if extra else "pip install irepdeploy"
+        return MissingError(f"the Python module {error.name!r} is not installed", where=where, hint=line)
+    what = " ".join(str(error).split())
+    return MissingError(f"cannot be imported: {what}", where=where, hint="pip install --force-reinstall irepdeploy")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"irepdeploy {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    # Read by cli.main before typer sees the line; here for the help.
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show an error's traceback; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Search re-parameterization branches, train with them, fuse them exactly, deploy the plain network."""
+
+
+def _commands() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=_GROUP):
+        if found.setdefault(point.name, point).value != point.value:
+            log(f"warning: command {point.name!r} is {found[point.name].value}; {point.value} is ignored")
+    for name in sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+        try:
+            yield name, found[name].load(), {}
+        except Exception as error:  # whatever a stage raises while it is imported, the other commands go on working
+            yield name, *_placeholder(found[name].value, error)
+
+
+def _placeholder(home: str, error: Exception) -> tuple[Callable[[], None], dict[str, Any]]:
+    """A command that stands for one that cannot be imported, and raises the reason whatever it is given."""
+    reason = missing(error, where=home) if isinstance(error, ImportError) else error
+
+    def placeholder() -> None:
+        raise reason from (None if reason is error else error)
+
+    text = reason.line if isinstance(reason, IrepdeployError) else f"{home}: {type(error).__name__}: {error}"
+    text = f"NOT AVAILABLE: {text}"[:_ONE_LINE]
+    return placeholder, {"help": text, "short_help": text, "context_settings": _ANYTHING}

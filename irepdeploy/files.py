@@ -1,0 +1,244 @@
+"""Files on disk: written whole or not at all, identified by digest.
+
+A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and take the
+final name in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
+
+__all__ = [
+    "append_line",
+    "canonical_json",
+    "move_file",
+    "output_folder",
+    "read_bytes",
+    "read_lines",
+    "remove_file",
+    "sha256",
+    "staging_folder",
+    "write_bytes",
+    "write_json",
+]
+
+_LONGEST_LINE = 1 << 26
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write `content` to `path` atomically and return the path.
+
+    Raises:
+        RunError: the disk is full.
+        OutputError: the place cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            # mkstemp makes files private; a result is to be read by whoever may read the folder.
+            os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _as_ours(error, path) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return path
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write `value` as indented JSON with a final newline, atomically. NaN is refused: it is not JSON."""
+    return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_line(path: str | os.PathLike[str], value: Any) -> None:
+    """Append `value` as one line of JSON and flush it to the disk.
+
+    A last line that a killed writer left torn is cut off first, and one that lacks only its end is given it: in the
+    middle of the file it would make all of it unreadable. When the disk is full, what was written of this line is taken
+    back.
+    """
+    path = Path(path)
+    line = (json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            end = _end_of_whole_lines(path)
+            if end < file.tell():
+                file.truncate(end)
+            if end > 0 and not _ends_a_line(path):
+                line = b"\n" + line
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _as_ours(error, path) from error
+
+
+def read_lines(path: str | os.PathLike[str], what: str = "file") -> Iterator[tuple[int, Any]]:
+    """The JSON lines of a file as (line number, value); a torn last line is left out.
+
+    Raises:
+        InputError: no such file, or a line in the middle is no JSON.
+    """
+    content = read_bytes(path, what)
+    whole = content[: _whole_length(content)]
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise InputError("not JSON", where=f"{os.fspath(path)}, line {number}", hint=f"is this a {what}?") from None
+
+
+def output_folder(path: str | os.PathLike[str]) -> Path:
+    """Make `path` a folder that can be written, or raise OutputError before any work is done."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _as_ours(error, path) from error
+    return path
+
+
+@contextlib.contextmanager
+def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder inside `folder`; what was not moved out of it by `move_file` is gone afterwards.
+
+    Raises:
+        RunError: the disk is full.
+        OutputError: `folder` cannot be written.
+    """
+    try:
+        staging = tempfile.mkdtemp(prefix=".staging-", dir=folder)
+    except OSError as error:
+        raise _as_ours(error, Path(folder)) from error
+    try:
+        yield Path(staging)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Give a whole file on the same disk its final name, in one step."""
+    try:
+        os.replace(source, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _as_ours(error, target) from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may not be there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _as_ours(error, path) from error
+
+
+def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
+    """The content of `path`.
+
+    Raises:
+        InputError: it is not there, is a folder, or may not be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"no such {what}", where=path, hint="check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"a folder where a {what} is due", where=path, hint="name the file in it") from None
+    except OSError as error:
+        raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
+
+
+def sha256(source: bytes | str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of bytes or of a file's content."""
+    return hashlib.sha256(source if isinstance(source, bytes) else read_bytes(source)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of `value` that digests are made of: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
+
+
+def _as_ours(error: OSError, path: Path) -> IrepdeployError:
+    if error.errno in _FULL:
+        return RunError(
+            f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
+        )
+    return OutputError(f"cannot write: {error.strerror or error}", where=path, hint="choose another place with --out")
+
+
+def _end_of_whole_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        # A line is short beside this window, and only the last one can be torn.
+        start = max(0, size - _LONGEST_LINE)
+        file.seek(start)
+        tail = file.read()
+    return start + _whole_length(tail) if tail else 0
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _whole_length(content: bytes) -> int:
+    """Length without a torn last line: one that has no end and is the beginning of an object."""
+    kept, newline, last = content.rpartition(b"\n")
+    if not last.startswith(b"{"):
+        return len(content)
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return len(kept) + len(newline)
+    return len(content)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every file system lets a folder be opened; the rename itself has happened all the same.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

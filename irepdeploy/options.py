@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption"]
+
+InputsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs", help="A .npy file (N, C, H, W), or a folder of them and of images, in place of real inputs."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a checkpoint that is your own."
+    ),
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn at random.")]

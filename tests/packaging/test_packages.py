@@ -1,0 +1,141 @@
+"""What is installed is what lies on the disk, and it works away from the source tree."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+STAGES = {folder: package for package, folder in SETUPTOOLS["package-dir"].items()}
+COMMANDS = PROJECT["project"]["entry-points"]["irepdeploy.commands"]
+
+IMPORT_EVERYTHING = """
+import importlib, json, pkgutil, types, irepdeploy
+names = [module.name for module in pkgutil.walk_packages(irepdeploy.__path__, "irepdeploy.")]
+for name in names:
+    if not name.endswith("__main__"):
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):
+            assert not isinstance(getattr(module, public), types.ModuleType), (name, public)
+for public in irepdeploy.__all__:
+    value = getattr(irepdeploy, public)
+    assert callable(value) or public == "__version__", (public, value)
+    assert public in dir(irepdeploy)
+print(json.dumps([irepdeploy.__file__, names]))
+"""
+
+
+def modules() -> set[str]:
+    """Every file that must be in the wheel, by its path there."""
+    found = set()
+    for folder in ("irepdeploy", *STAGES):
+        for path in (ROOT / folder).rglob("*.py"):
+            place = path.relative_to(ROOT)
+            found.add(str(place if folder == "irepdeploy" else Path("irepdeploy") / place))
+    return found
+
+
+def test_the_package_list_is_what_lies_on_the_disk() -> None:
+    assert set(SETUPTOOLS["packages"]) == {str(Path(path).parent).replace("/", ".") for path in modules()}
+    assert {f"{Path(path).parent}/__init__.py" for path in modules()} <= modules()
+
+
+def test_every_command_lies_where_the_entry_point_says() -> None:
+    for value in [*COMMANDS.values(), *PROJECT["project"]["entry-points"]["irepdeploy.api"].values()]:
+        module, _, name = value.partition(":")
+        path = ROOT.joinpath(*module.removeprefix("irepdeploy.").split(".")).with_suffix(".py")
+        if module.split(".")[1] not in STAGES:
+            path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        bound = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        bound |= {
+            ast.unparse(target)
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        }
+        assert name in bound, value
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # From a copy: a build folder left in the tree would lend its old files to the wheel.
+    source = tmp_path_factory.mktemp("source")
+    for name in ("irepdeploy", *STAGES):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(source / "dist"),
+        str(source),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=source.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (source / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` folder of a virtual environment with the wheel, beside the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    install = [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Path files of a folder that a path file names are not read, so the editable installation stays out.
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin"
+
+
+def run(command: list[str], cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.xdist_group("wheel")
+class TestWheel:
+    def test_holds_only_our_files(self, wheel: Path) -> None:
+        names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+        data = {f"irepdeploy/search/recipes/{path.name}" for path in (ROOT / "search" / "recipes").glob("*.yaml")}
+        assert names == modules() | data | {"irepdeploy/py.typed"}
+
+    def test_has_the_licence(self, wheel: Path) -> None:
+        assert any(name.endswith("/licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
+
+    def test_runs_elsewhere(self, installed: Path, tmp_path: Path) -> None:
+        version = run([str(installed / "irepdeploy"), "--version"], tmp_path)
+        assert version == run([str(installed / "python"), "-m", "irepdeploy", "--version"], tmp_path)
+        text = run([str(installed / "irepdeploy"), "--help"], tmp_path)
+        listed = {line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line[2:3].strip()}
+        assert listed == set(COMMANDS)
+        assert "NOT AVAILABLE" not in text
+
+    def test_every_module_and_every_public_name(self, installed: Path, tmp_path: Path) -> None:
+        home, names = json.loads(run([str(installed / "python"), "-W", "error", "-c", IMPORT_EVERYTHING], tmp_path))
+        assert Path(home).is_relative_to(installed.parent)
+        assert {name.replace(".", "/") for name in names} | {"irepdeploy"} == {
+            path.removesuffix(".py").removesuffix("/__init__") for path in modules()
+        }
