@@ -1,0 +1,143 @@
+"""Architecture: which branch stands at which convolution.
+
+A binary matrix, layers by branches, with the names of both. It builds nothing and imports no torch, so that it can be
+read anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from irepdeploy.errors import ArchitectureError
+from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
+
+__all__ = ["Architecture"]
+
+_FORMAT = "irepdeploy.architecture"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Layers x branches in {0, 1}.
+
+    Args:
+        layers: names of the convolutions, in the network's order.
+        branches: names of the candidate operations, in a fixed order.
+        matrix: one row a layer, one column a branch; 1 keeps the branch.
+
+    Raises:
+        ArchitectureError: names repeat, or the matrix does not fit them.
+    """
+
+    layers: tuple[str, ...]
+    branches: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        for kind, names in (("layer", self.layers), ("branch", self.branches)):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ArchitectureError(f"{kind} named twice: {', '.join(repeated)}")
+        if len(self.matrix) != len(self.layers):
+            raise ArchitectureError(f"{len(self.matrix)} rows for {len(self.layers)} layers")
+        for layer, row in zip(self.layers, self.matrix, strict=True):
+            if len(row) != len(self.branches):
+                raise ArchitectureError(f"{len(row)} columns for {len(self.branches)} branches", where=layer)
+            if any(bit not in (0, 1) for bit in row):
+                raise ArchitectureError("only 0 and 1 may stand in the matrix", where=layer)
+
+    @classmethod
+    def from_branches(cls, kept: Mapping[str, Iterable[str]], branches: Sequence[str]) -> Architecture:
+        """The Architecture that keeps, at each layer, the branches named for it."""
+        rows = []
+        for layer, names in kept.items():
+            chosen = set(names)
+            unknown = sorted(chosen - set(branches))
+            if unknown:
+                raise ArchitectureError(f"unknown branch {', '.join(unknown)}", where=layer)
+            rows.append(tuple(int(name in chosen) for name in branches))
+        return cls(tuple(kept), tuple(branches), tuple(rows))
+
+    @property
+    def count(self) -> int:
+        """How many branches are kept: the norm that Eq. 5 bounds by the branch budget."""
+        return sum(map(sum, self.matrix))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal Architectures have equal digests."""
+        return sha256(canonical_json(self.to_dict()))
+
+    def kept(self, layer: str) -> tuple[str, ...]:
+        """The branches kept at `layer`, in column order.
+
+        Raises:
+            ArchitectureError: there is no such layer.
+        """
+        try:
+            row = self.matrix[self.layers.index(layer)]
+        except ValueError:
+            raise ArchitectureError("no such layer in the Architecture", where=layer) from None
+        return tuple(name for name, bit in zip(self.branches, row, strict=True) if bit)
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON object that `from_dict` reads."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "layers": list(self.layers),
+            "branches": list(self.branches),
+            "matrix": [list(row) for row in self.matrix],
+        }
+
+    @classmethod
+    def from_dict(cls, value: object, *, where: object = None) -> Architecture:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ArchitectureError: it is something else, or of a newer version.
+        """
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
+            raise ArchitectureError(
+                "not an Architecture", where=where, hint="`irepdeploy search` writes one: best.json"
+            )
+        if value.get("version") != _VERSION:
+            raise ArchitectureError(
+                f"Architecture version {value.get('version')!r}; this irepdeploy reads {_VERSION}", where=where
+            )
+        try:
+            layers, branches, matrix = value["layers"], value["branches"], value["matrix"]
+            if not all(isinstance(part, list) for part in (layers, branches, matrix)):
+                raise TypeError
+            if not all(isinstance(name, str) for name in [*layers, *branches]):
+                raise TypeError
+            if not all(type(bit) is int for row in matrix for bit in row):
+                raise TypeError
+            return cls(tuple(layers), tuple(branches), tuple(tuple(row) for row in matrix))
+        except (KeyError, TypeError):
+            raise ArchitectureError("layers, branches or matrix missing or of a wrong type", where=where) from None
+        except ArchitectureError as error:
+            raise ArchitectureError(error.line, where=where) from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the Architecture as JSON."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Architecture:
+        """Read an Architecture file.
+
+        Raises:
+            InputError: the file is missing.
+            ArchitectureError: the file is no Architecture.
+        """
+        try:
+            value = json.loads(read_bytes(path, "Architecture file"))
+        except (ValueError, RecursionError):
+            raise ArchitectureError("not JSON", where=path, hint="`irepdeploy search` writes best.json") from None
+        return cls.from_dict(value, where=path)

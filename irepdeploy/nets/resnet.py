@@ -1,0 +1,108 @@
+"""ResNet-18, 34 and 50 for ImageNet, and ResNet-18 for 32x32 images (3x3 stem, no max pool)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+__all__ = ["ResNet"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which has the stride) and 1x1 convolutions, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + self.downsample(x))
+
+
+_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+class ResNet(nn.Module):
+    """A residual network (He et al., 2016).
+
+    Args:
+        block: "basic" or "bottleneck".
+        depths: blocks in each of the four stages of 64, 128, 256 and 512 channels.
+        stem: "imagenet": 7x7 stride 2 and a max pool; "cifar": 3x3 stride 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        block: Literal["basic", "bottleneck"],
+        depths: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: Literal["imagenet", "cifar"] = "imagenet",
+    ) -> None:
+        super().__init__()
+        small = stem == "cifar"
+        self.conv1 = nn.Conv2d(in_channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        kind = _BLOCKS[block]
+        channels = 64
+        for index, depth in enumerate(depths):
+            width, stage = 64 * 2**index, []
+            for position in range(depth):
+                stage.append(kind(channels, width, 2 if index > 0 and position == 0 else 1))
+                channels = width * kind.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
+        self.stages = len(depths)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for index in range(self.stages):
+            x = self.get_submodule(f"layer{index + 1}")(x)
+        return self.fc(self.flatten(self.avgpool(x)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))

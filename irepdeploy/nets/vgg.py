@@ -1,0 +1,56 @@
+"""VGG: stages of plain 3x3 convolutions with a 2x2 max pool behind each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["VGG", "VGG16_STAGES"]
+
+VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
+
+
+class ConvUnit(nn.Module):
+    """3x3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+class VGG(nn.Module):
+    """A VGG with batch normalisation, global average pooling and one linear layer.
+
+    Args:
+        stages: output channels of the convolutions, stage by stage.
+        bias: whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
+    """
+
+    def __init__(
+        self, *, stages: Sequence[Sequence[int]], num_classes: int = 10, in_channels: int = 3, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        channels = in_channels
+        for widths in stages:
+            units: list[nn.Module] = []
+            for width in widths:
+                units.append(ConvUnit(channels, width, bias=bias))
+                channels = width
+            units.append(nn.MaxPool2d(2))
+            self.stages.append(nn.Sequential(*units))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes); H and W at least 2 to the number of stages."""
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(self.flatten(self.pool(x)))

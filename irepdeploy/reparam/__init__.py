@@ -1,0 +1,1 @@
+"""Re-parameterization: branches beside a convolution, and their exact fuse into it."""

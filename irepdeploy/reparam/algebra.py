@@ -1,0 +1,87 @@
+"""Pure functions on kernels: what makes many branches one convolution.
+
+Shapes: kernel (C_out, C_in/groups, kh, kw), bias (C_out,), per-channel vectors (C,). Every function works in the dtype
+it is given; the proofs call it in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["average", "bn_scale_shift", "chain_1x1", "embed", "fold_scale_shift", "identity", "scale_inputs"]
+
+
+def bn_scale_shift(
+    gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Batch normalisation as ``y = scale * x + shift``.
+
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; `shift` is also the image of zero.
+    """
+    scale = torch.rsqrt(var + eps)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean * scale
+    if beta is not None:
+        shift = shift + beta
+    return scale, shift
+
+
+def fold_scale_shift(kernel: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold a per-channel ``scale * y + shift`` behind a convolution into its kernel and bias."""
+    folded = shift if bias is None else bias * scale + shift
+    return kernel * scale.reshape(-1, 1, 1, 1), folded
+
+
+def embed(kernel: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+    """Put a kernel's taps at the given rows and columns of an otherwise zero 3x3 kernel (Section 3.1)."""
+    full = kernel.new_zeros((*kernel.shape[:2], 3, 3))
+    full[:, :, torch.tensor(rows).unsqueeze(1), torch.tensor(columns)] = kernel
+    return full
+
+
+def identity(channels: int, groups: int, like: Tensor) -> Tensor:
+    """The 3x3 kernel of the identity: channel i reads channel i, which is ``i mod C/groups`` within its group."""
+    kernel = like.new_zeros((channels, channels // groups, 3, 3))
+    index = torch.arange(channels, device=like.device)
+    kernel[index, index % (channels // groups), 1, 1] = 1
+    return kernel
+
+
+def average(kernel_1x1: Tensor) -> Tensor:
+    """A 1x1 convolution before a 3x3 average pool that always divides by 9, as one 3x3 kernel."""
+    return (kernel_1x1 / 9).expand(-1, -1, 3, 3).contiguous()
+
+
+def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:
+    """Multiply a kernel by a factor per *input* channel.
+
+    Args:
+        kernel: (C_out, C_in/groups, kh, kw).
+        scale: (C_in,).
+    """
+    out_channels, per_group = kernel.shape[:2]
+    per_row = scale.reshape(groups, 1, per_group).expand(groups, out_channels // groups, per_group)
+    return kernel * per_row.reshape(out_channels, per_group, 1, 1)
+
+
+def chain_1x1(first: Tensor, first_bias: Tensor, second: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """A 1x1 convolution followed by a KxK one, as one KxK convolution.
+
+    W[o, i] = sum over m of W2[o, m] W1[m, i];  b[o] = sum over m and taps of W2[o, m] b1[m]. Exact everywhere only
+    where what is padded between the two is `first_bias`, not zero.
+
+    Args:
+        first: (M, C_in/groups, 1, 1).
+        first_bias: (M,).
+        second: (C_out, M/groups, K, K).
+    """
+    out_channels, inner, height, width = second.shape
+    per_group = first.reshape(groups, inner, -1)
+    rows = second.reshape(groups, out_channels // groups, inner, height * width).transpose(2, 3)
+    rows = rows.reshape(groups, -1, inner)
+    kernel = torch.bmm(rows, per_group)
+    kernel = kernel.reshape(out_channels, height * width, -1).transpose(1, 2)
+    bias = (second.sum((2, 3)).reshape(groups, -1, inner) @ first_bias.reshape(groups, inner, 1)).reshape(-1)
+    return kernel.reshape(out_channels, -1, height, width), bias

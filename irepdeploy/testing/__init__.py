@@ -1,0 +1,40 @@
+"""Checks for users' tests and ours."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from irepdeploy.comparator import Tolerance
+
+__all__ = ["assert_equivalent"]
+
+
+def assert_equivalent(
+    a: str | os.PathLike[str] | nn.Module,
+    b: str | os.PathLike[str] | nn.Module,
+    inputs: str | os.PathLike[str] | np.ndarray[Any, Any] | torch.Tensor | None = None,
+    tolerance: str | Tolerance = "float32",
+) -> None:
+    """Assert that two models, each a network in eval mode, a checkpoint or an ONNX file, give the same outputs.
+
+    Args:
+        a: the reference.
+        inputs: (N, C, H, W) float32, or where `read_inputs` finds some; 8 seeded random ones are compared too. Without
+            them real images are taken, which need a known (C, H, W).
+        tolerance: a name in `TOLERANCES`, or a Tolerance.
+
+    Raises:
+        AssertionError: they do not; the error, what is allowed and the first layer that differs are named.
+        InputError: they cannot be compared.
+    """
+    from irepdeploy.equivalence import verify_models
+
+    result = verify_models(a, b, inputs, tolerance=tolerance)
+    if not result.ok:
+        raise AssertionError(f"{result.a} and {result.b} are not equivalent: {result.comparison.reason}")
