@@ -1,0 +1,1 @@
+"""Stage bench: what a network costs on the machine at hand."""

@@ -1,0 +1,228 @@
+"""TorchRunner: an nn.Module in eager PyTorch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.memory_format import channels_last
+from irepdeploy.runtime.runner import Runner, TensorSpec, positive_threads
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["TorchRunner"]
+
+_PRECISIONS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+
+
+class TorchRunner(Runner):
+    """Runs a module as it is, in inference mode. The caller's module is neither moved nor changed.
+
+    Args:
+        model: a module in eval mode; it takes its inputs by position, in the order of `inputs`, and returns a tensor,
+            a sequence of tensors or a mapping with the names `outputs`.
+        inputs: what it takes, shapes with the batch.
+        outputs: names of what it returns.
+        device: as torch writes it.
+        threads: set while the runner is active, then given back; None leaves torch's own number.
+        channels_last: run with NHWC memory.
+
+    Raises (on activation):
+        InputError: a module in train mode, or a device or thread count that is none.
+        MissingError: the device is not there.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[str],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._inputs = list(inputs)
+        self._outputs = list(outputs)
+        self._asked_device = device
+        self._threads = threads
+        self._channels_last = channels_last
+        self._net: nn.Module | None = None
+        self._threads_before: int | None = None
+
+    def _activate(self) -> None:
+        import torch
+
+        if any(module.training for module in self._model.modules()):
+            raise InputError(
+                "the network is in train mode, where its outputs depend on the batch",
+                where=self.name,
+                hint="call .eval() first",
+            )
+        if self._threads is not None:
+            positive_threads(self._threads, self.name)
+        self._device = _device(self._asked_device)
+        self._net = self._model
+        elsewhere = any(tensor.device != self._device for tensor in _tensors(self._model))
+        if elsewhere or self._channels_last:
+            self._net = copy.deepcopy(self._model).to(self._device)
+        if self._channels_last:
+            channels_last(self._net)
+        if self._threads is not None:
+            self._threads_before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+
+    def _deactivate(self) -> None:
+        import torch
+
+        self._net = None
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def _infer(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = self._forward(self._to_device(feeds))
+        return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def _bind(self, feeds: dict[str, np.ndarray]) -> Callable[[], None]:
+        import torch
+
+        tensors = self._to_device(feeds)
+        self._forward(tensors)
+        net, inference_mode = self._net, torch.inference_mode
+        if self._device.type == "cpu":
+
+            def call() -> None:
+                with inference_mode():
+                    net(*tensors)  # type: ignore[misc]  # active, hence not None
+
+            return call
+
+        synchronize, device = torch.accelerator.synchronize, self._device
+
+        def call_and_wait() -> None:
+            with inference_mode():
+                net(*tensors)  # type: ignore[misc]  # active, hence not None
+            synchronize(device)
+
+        return call_and_wait
+
+    def _describe(self) -> dict[str, Any]:
+        import torch
+
+        assert self._net is not None
+        on_cpu = self._device.type == "cpu"
+        described = {
+            "provider": f"torch {self._device.type}",
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "precision": _precision(self._net),
+            "channels_last": self._channels_last,
+            "transfers": "none" if on_cpu else "excluded",
+            "version": torch.__version__,
+        }
+        if self._device.type == "cuda":
+            described["tf32_conv"] = torch.backends.cudnn.allow_tf32
+            described["tf32_matmul"] = torch.backends.cuda.matmul.allow_tf32
+            described["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+        return described
+
+    def _to_device(self, feeds: dict[str, np.ndarray]) -> list[torch.Tensor]:
+        import torch
+
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            raise InputError(
+                f"torch runs on {torch.get_num_threads()} threads where {self._threads} were asked for",
+                where=self.name,
+                hint="torch has one thread count for a process: give runners that are active together the same",
+            )
+        tensors = []
+        for spec in self._inputs:
+            tensor = torch.from_numpy(np.array(feeds[spec.name], order="C")).to(self._device)
+            if self._channels_last and tensor.dim() == 4:
+                tensor = channels_last(tensor)
+            tensors.append(tensor)
+        return tensors
+
+    def _forward(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        import torch
+
+        assert self._net is not None
+        try:
+            with torch.inference_mode():
+                returned = self._net(*tensors)
+        except RuntimeError as error:
+            raise _run_error(error) from error
+        values: list[Any]
+        if isinstance(returned, Mapping):
+            values = [returned.get(name) for name in self._outputs]
+            found = list(returned)
+        else:
+            values = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+            found = [f"{len(values)} unnamed"]
+        if len(values) != len(self._outputs) or not all(isinstance(value, torch.Tensor) for value in values):
+            raise ModelError(f"returns {found} where tensors {self._outputs} are due", where=self.name)
+        return values
+
+
+def _device(asked: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise InputError(f"no device {asked!r}", where="torch", hint="for example cpu, cuda, cuda:1") from error
+    if device.type == "meta":
+        raise InputError("the device 'meta' computes nothing", where="torch", hint="for example cpu, cuda")
+    try:
+        # The tensor's own device has an index ('cuda' becomes 'cuda:0'), which is what parameters are compared with.
+        return torch.empty(1, device=device).device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise MissingError(
+            f"the device {asked!r} cannot be used: {_first_line(error)}",
+            where="torch",
+            hint="--device cpu runs anywhere",
+        ) from error
+
+
+def _tensors(net: nn.Module) -> list[torch.Tensor]:
+    return [*net.parameters(), *net.buffers()]
+
+
+def _precision(net: nn.Module) -> str:
+    # Buffers are left out: BN counts its batches in int64.
+    kinds = {str(tensor.dtype).rsplit(".", 1)[-1] for tensor in net.parameters()}
+    if len(kinds) != 1:
+        return "mixed" if kinds else "unknown"
+    kind = kinds.pop()
+    return _PRECISIONS.get(kind, kind)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    # A view of the input or of a buffer must not reach the caller.
+    return np.array(tensor.cpu().numpy())
+
+
+def _run_error(error: RuntimeError) -> IrepdeployError:
+    text = _first_line(error)
+    if "out of memory" in text.lower() or "can't allocate memory" in text:
+        return RunError(f"out of memory: {text}", where="torch", hint="use a smaller batch")
+    return ModelError(f"the network cannot run on this input: {text}", where="torch", hint="check its input shape")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import irepdeploy as ird
+from irepdeploy.bench.latency import bench_models
+from irepdeploy.bench.subject import find_subjects
+from irepdeploy.bench.table import COLUMNS, _digits, by_protocol, cells, rows
+from irepdeploy.cli import main
+from irepdeploy.errors import InputError, OutputError
+from irepdeploy.files import sha256
+from irepdeploy.record import read
+from irepdeploy.runtime.protocol import PROTOCOL_VERSION
+
+QUICK = {"min_seconds": 0.0, "min_samples": 8}
+
+
+def onnx_model(
+    shape: tuple[object, ...] = ("batch", 1, 16, 16), *, weight: float = 1.0, dtype: str = "float32"
+) -> bytes:
+    """A model that scales its input, which torch's vgg6 would take too."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["input", "weight"], ["logits"])],
+        "scale",
+        [helper.make_tensor_value_info("input", kind, shape)],
+        [helper.make_tensor_value_info("logits", kind, shape)],
+        [numpy_helper.from_array(np.full((1, 1), weight, dtype), "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with plain.pt, branches.pt and scale.onnx."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = ird.build("vgg6").eval()
+    ird.save(net, "plain.pt")
+    ird.save(ird.insert_branches(net).eval(), "branches.pt")
+    Path("scale.onnx").write_bytes(onnx_model())
+    return tmp_path
+
+
+def test_models_of_all_kinds_are_measured_beside_each_other(folder: Path) -> None:
+    models = ["branches.pt", Path("plain.pt"), "own=scale.onnx", "vgg6"]
+    records = bench_models(models, out=folder / "r", seed=3, **QUICK)
+    assert [record.model for record in records] == ["branches", "plain", "own", "vgg6"]
+    assert [record.runner["runner"] for record in records] == ["torch", "torch", "ort-cpu", "torch"]
+    assert [record.source for record in records] == [
+        "checkpoint, train state",
+        "checkpoint, train state",
+        "onnx",
+        "network, random weights",
+    ]
+    assert [record.artefact_sha256 for record in records] == [
+        sha256(folder / "branches.pt"),
+        sha256(folder / "plain.pt"),
+        sha256(folder / "scale.onnx"),
+        None,
+    ]
+    assert read(folder / "r" / "records.jsonl") == records
+    for record in records:
+        assert len(record.samples_ns) == 8
+        assert min(record.samples_ns) > 0
+        assert (record.batch, record.input_shape) == (1, [1, 1, 16, 16])
+        assert (record.suite, record.scenario) == ("models", "single-stream")
+        assert record.precision == "fp32"
+        assert record.runner["threads"] == 1
+        assert record.protocol_version == PROTOCOL_VERSION
+        assert record.warmup["runs"] > 0
+        assert record.conditions["seed"] == 3
+        assert record.conditions["interleaved_with"] == [
+            "branches (torch)",
+            "plain (torch)",
+            "own (ort-cpu)",
+            "vgg6 (torch)",
+        ]
+        assert record.system["torch_threads"] == 1
+        assert record.created == records[0].created
+    # A second run adds to the file.
+    bench_models(["vgg6"], out=folder / "r", **QUICK)
+    assert len(read(folder / "r" / "records.jsonl")) == 5
+
+
+def test_nothing_is_written_without_out(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    bench_models(["scale.onnx"], **QUICK)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_every_model_sees_the_same_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from irepdeploy.runtime.runner import Runner
+
+    seen = []
+    real = Runner.bind
+    monkeypatch.setattr(Runner, "bind", lambda self, feeds: seen.append(feeds["input"]) or real(self, feeds))
+    bench_models(["plain.pt", "scale.onnx", "vgg6"], seed=1, **QUICK)
+    bench_models(["vgg6"], seed=2, **QUICK)
+    assert all(np.array_equal(array, seen[0]) for array in seen[1:3])
+    assert not np.array_equal(seen[3], seen[0])
+    assert 0.8 < seen[0].std() < 1.2
+
+
+def test_threads_and_random_state_are_left_as_they_were(folder: Path) -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    records = bench_models(["vgg6", "scale.onnx"], threads=threads + 1, **QUICK)
+    assert [record.runner["threads"] for record in records] == [threads + 1] * 2
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert gc.isenabled()
+
+
+def test_idle_threads_spin_only_where_they_disturb_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def spinning(*models: str, threads: int) -> bool:
+        return bench_models(models, threads=threads, **QUICK)[0].runner["spinning"]
+
+    assert spinning("scale.onnx", threads=2)
+    assert spinning("scale.onnx", "vgg6", threads=1)
+    assert "do not spin" not in capsys.readouterr().err
+    assert not spinning("scale.onnx", "vgg6", threads=2)
+    assert "do not spin" in capsys.readouterr().err
+
+
+def test_ratios_have_three_digits() -> None:
+    assert [_digits(value) for value in (0.1073, 1.0, 5.571, 61.04, 123.4)] == ["0.107", "1.00", "5.57", "61.0", "123"]
+
+
+def test_each_model_runs_on_the_runners_that_can_take_it(folder: Path) -> None:
+    def pairs(*models: str, runners: list[str] | None) -> list[tuple[str, str]]:
+        return [(subject.label, subject.runner) for subject in find_subjects(models, runners)]
+
+    assert pairs("plain.pt", "scale.onnx", runners=["ort-cpu", "torch"]) == [("plain", "torch"), ("scale", "ort-cpu")]
+    with pytest.raises(InputError, match="ort-cpu cannot run a checkpoint") as caught:
+        pairs("plain.pt", runners=["ort-cpu"])
+    assert "irepdeploy export plain.pt" in caught.value.hint
+    with pytest.raises(InputError, match="torch cannot run an ONNX file"):
+        pairs("scale.onnx", runners=["torch"])
+    with pytest.raises(InputError, match="can run on ort-cpu"):
+        pairs("plain.pt", runners=["torch", "ort-cpu"])
+    with pytest.raises(InputError, match="no runner 'ort'") as caught:
+        pairs("scale.onnx", runners=["ort"])
+    assert "ort-cpu" in caught.value.hint
+
+
+def test_labels(folder: Path) -> None:
+    def labels(*models: str) -> list[str]:
+        return [subject.label for subject in find_subjects(models)]
+
+    (folder / "other").mkdir()
+    (folder / "other" / "scale.onnx").write_bytes(onnx_model())
+    (folder / "a=b.onnx").write_bytes(onnx_model())
+    assert labels("scale.onnx", "vgg6", "x=plain.pt", "y=vgg6") == ["scale", "vgg6", "x", "y"]
+    assert labels("scale.onnx", "other/scale.onnx") == ["scale.onnx", "other/scale.onnx"]
+    assert labels("a=b.onnx") == ["a=b"]
+    assert labels("x=scale.onnx", "scale.onnx") == ["x", "scale"]
+    for twice in (["vgg6", "vgg6"], ["x=vgg6", "x=plain.pt"], ["scale.onnx", "scale.onnx"]):
+        with pytest.raises(InputError, match="given twice"):
+            labels(*twice)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("vgg61", "did you mean vgg6 or vgg16?"),
+        ("qqqq", "networks: vgg6"),
+        ("scales.onnx", "did you mean scale.onnx?"),
+        ("x=plane.pt", "did you mean plain.pt"),
+        ("no/such/folder/m.onnx", "check the path"),
+    ],
+)
+def test_unknown_models_are_answered_with_the_nearest(folder: Path, model: str, text: str) -> None:
+    with pytest.raises(InputError, match="no such") as caught:
+        bench_models([model], **QUICK)
+    assert text in caught.value.hint
+
+
+def test_nothing_to_measure_and_a_folder() -> None:
+    with pytest.raises(InputError, match="nothing to measure"):
+        bench_models([])
+    with pytest.raises(InputError, match="a folder"):
+        bench_models(["."])
+
+
+def test_models_of_different_inputs_are_not_compared(folder: Path) -> None:
+    Path("large.onnx").write_bytes(onnx_model((1, 3, 32, 32)))
+    with pytest.raises(InputError, match="takes 1x3x32x32, but plain takes 1x1x16x16"):
+        bench_models(["plain.pt", "large.onnx"], **QUICK)
+
+
+def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
+    Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
+    with pytest.raises(InputError, match=r"free dimensions: \?x1x\?x16") as caught:
+        bench_models(["free.onnx"], **QUICK)
+    assert "make_dynamic_shape_fixed" in caught.value.hint
+
+
+def test_inputs_that_are_no_numbers_of_that_kind(folder: Path) -> None:
+    Path("whole.onnx").write_bytes(onnx_model(dtype="int64"))
+    with pytest.raises(InputError, match="int64"):
+        bench_models(["whole.onnx"], **QUICK)
+
+
+@pytest.mark.parametrize(("weight", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_a_model_that_returns_no_numbers_is_named_and_not_measured(folder: Path, weight: float, word: str) -> None:
+    Path("broken.onnx").write_bytes(onnx_model(weight=weight))
+    with pytest.raises(InputError, match=f"returns {word}") as caught:
+        bench_models(["scale.onnx", "broken.onnx"], out="r", **QUICK)
+    assert caught.value.where == "broken"
+    assert not Path("r", "records.jsonl").exists()
+
+
+def test_checkpoint_with_nan_is_named(folder: Path) -> None:
+    net = ird.load("plain.pt")
+    with torch.no_grad():
+        next(net.parameters())[0] = float("nan")
+    ird.save(net, "nan.pt")
+    with pytest.raises(InputError, match="returns NaN") as caught:
+        bench_models(["nan.pt"], **QUICK)
+    assert caught.value.where == "nan"
+
+
+@pytest.mark.parametrize("name", ["garbage.pt", "garbage.onnx"])
+def test_damaged_files(folder: Path, name: str) -> None:
+    Path(name).write_bytes(b"garbage")
+    with pytest.raises(InputError) as caught:
+        bench_models([name], **QUICK)
+    assert name in caught.value.line
+
+
+@pytest.mark.parametrize(("dtype", "word"), [("float16", "fp16"), ("float64", "fp64")])
+def test_precision_of_an_onnx_model_is_that_of_its_weights(folder: Path, dtype: str, word: str) -> None:
+    Path("typed.onnx").write_bytes(onnx_model(dtype=dtype))
+    assert bench_models(["typed.onnx"], **QUICK)[0].precision == word
+
+
+def test_quantized_onnx_model_is_int8(folder: Path) -> None:
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("input", "logits")]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "q", info[:1], info[1:], [scale, zero])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "q.onnx")
+    assert bench_models(["q.onnx"], **QUICK)[0].precision == "int8"
+
+
+class Foreign(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+def test_foreign_checkpoint_needs_its_factory(folder: Path) -> None:
+    ird.save(Foreign().eval(), "foreign.pt", input_shape=(1, 16, 16))
+    with pytest.raises(InputError, match="class"):
+        bench_models(["foreign.pt"], **QUICK)
+    records = bench_models(["foreign.pt", "plain.pt"], factory=Foreign, **QUICK)
+    assert [record.model for record in records] == ["foreign", "plain"]
+    ird.save(Foreign().eval(), "shapeless.pt")
+    with pytest.raises(InputError, match="does not say what it takes"):
+        bench_models(["shapeless.pt"], factory=Foreign, **QUICK)
+
+
+def test_output_folder_is_checked_before_anything_is_measured(folder: Path) -> None:
+    Path("file").write_text("")
+    with pytest.raises(OutputError):
+        bench_models(["vgg6"], out="file", min_samples=10**9)
+
+
+@pytest.fixture
+def records(folder: Path) -> list:
+    measured = bench_models(["plain.pt", "scale.onnx"], **QUICK)
+    return [
+        replace(measured[0], samples_ns=[2_000_000] * 80, warmup={"steady": True}),
+        replace(measured[1], samples_ns=[1_000_000] * 80, warmup={"steady": False}),
+    ]
+
+
+def test_rows_by_hand(records: list) -> None:
+    assert [cells(row) for row in rows(records)] == [
+        ["plain", "torch", "2.000", "2.000", "0.0%", "1 (reference)"],
+        ["scale", "ort-cpu", "1.000", "1.000", "0.0% unsteady", "0.500 [0.500, 0.500]"],
+    ]
+    few = [replace(record, samples_ns=record.samples_ns[:5]) for record in records]
+    assert cells(rows(few)[1])[3:] == ["n=5 < 64", "0.0% unsteady", "0.500 (too few samples)"]
+    assert len(COLUMNS) == 6
+
+
+def test_samples_are_paired_only_within_a_run(records: list) -> None:
+    drift = [1_000_000 + 10_000 * i for i in range(80)]
+    one = replace(records[0], samples_ns=drift)
+    same, other = replace(one, model="b"), replace(one, model="c", created="2000-01-01T00:00:00+00:00")
+    _, paired, apart = rows([one, same, other])
+    assert paired.ratio == (1.0, 1.0, 1.0)
+    assert apart.ratio.value == 1.0
+    assert apart.ratio.low < 0.99 < 1.01 < apart.ratio.high
+
+
+def test_protocol_versions_are_kept_apart(records: list) -> None:
+    older = replace(records[1], protocol_version=PROTOCOL_VERSION - 1)
+    with pytest.raises(InputError, match="cannot stand in one table"):
+        rows([records[0], older])
+    assert by_protocol([records[0], older]) == {PROTOCOL_VERSION - 1: [older], PROTOCOL_VERSION: [records[0]]}
+
+
+def test_command_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "branches.pt", "scale.onnx", "--seconds", "0", "--out", "r"]) == 0
+    out, err = capsys.readouterr()
+    assert "input 1x1x16x16, threads 1" in out
+    assert all(column in out for column in COLUMNS)
+    assert "1 (reference)" in out
+    assert "records: r/records.jsonl" in err
+    assert len(read("r/records.jsonl")) == 2
+
+
+def test_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "a=vgg6", "b=scale.onnx", "--seconds", "0", "--json", "--runner", "torch, ort-cpu"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert "not kept" in err
+    assert result["records"] is None
+    assert result["input_shape"] == [1, 1, 16, 16]
+    assert [row["model"] for row in result["rows"]] == ["a", "b"]
+    assert result["rows"][0]["ratio"] is None
+    assert result["rows"][0]["n"] == 64
+    assert set(result["rows"][1]["ratio"]) == {"value", "low", "high"}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["no-such-network"],
+        ["scale.onnx", "--runner", "tensorrt"],
+        ["scale.onnx", "--threads", "0"],
+        ["scale.onnx", "--seed", "-1"],
+        ["broken.onnx"],
+        ["plain.pt", "--model", "no-colon"],
+    ],
+)
+def test_command_exits_2_with_one_line(folder: Path, args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.onnx").write_bytes(onnx_model(weight=float("nan")))
+    assert main(["bench", *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.strip()
+
+
+def test_suites_are_not_offered_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    assert "--suite" not in capsys.readouterr().out

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from irepdeploy import system
+from irepdeploy.system import system_block
+
+
+def values(block: object) -> list[object]:
+    if isinstance(block, dict):
+        return [value for item in block.values() for value in values(item)]
+    return [block]
+
+
+def test_is_json_and_holds_what_a_reader_needs() -> None:
+    block = system_block()
+    assert json.loads(json.dumps(block, allow_nan=False)) == block
+    assert {"os", "cpu", "memory", "load_average", "gpu", "python", "versions", "irepdeploy_commit"} <= set(block)
+    assert {"model", "logical_cores", "affinity", "governor"} <= set(block["cpu"])
+    assert block["cpu"]["logical_cores"] == os.cpu_count()
+    assert block["versions"]["numpy"] == metadata.version("numpy")
+    assert set(block["versions"]) == {"irepdeploy", "torch", "onnx", "onnxruntime", "numpy"}
+
+
+def test_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from irepdeploy.system import system_block; block = system_block();"
+        "print(block['torch_threads'], {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "torch not loaded set()"
+
+
+def test_threads_of_a_torch_that_is_loaded() -> None:
+    import torch
+
+    assert system_block()["torch_threads"] == torch.get_num_threads()
+
+
+def test_never_fails_and_says_unknown_where_nothing_can_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_there(*args: object, **settings: object) -> None:
+        raise FileNotFoundError
+
+    def no_load() -> None:
+        raise OSError
+
+    monkeypatch.setattr(system, "_read", lambda path: "")
+    monkeypatch.setattr(subprocess, "run", not_there)
+    monkeypatch.setattr(os, "getloadavg", no_load)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    monkeypatch.setattr(system, "_PACKAGES", ("no-such-package",))
+    block = system_block()
+    assert block["gpu"] == "none"
+    for value in (
+        block["cpu"]["model"],
+        block["cpu"]["logical_cores"],
+        block["cpu"]["governor"],
+        block["cpu"]["quota_cores"],
+        *block["memory"].values(),
+        block["load_average"],
+        block["versions"]["no-such-package"],
+        *block["irepdeploy_commit"].values(),
+    ):
+        assert value == "unknown"
+    assert None not in values(block)
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, text: str | Exception) -> None:
+    def run(command: list[str], **where: object) -> str:
+        if isinstance(text, Exception):
+            raise text
+        return text
+
+    monkeypatch.setattr(system, "_run", run)
+
+
+# As nvidia-smi writes it; a value that a GPU does not have is in brackets.
+TWO_GPUS = """\
+NVIDIA H200, 570.124.06, 9.0, 1980 MHz, 3201 MHz, 1980 MHz, 31, 76.62 W, 700.00 W, Enabled
+NVIDIA A100-SXM4-80GB, 570.124.06, 8.0, 210 MHz, 1593 MHz, 1410 MHz, 29, [N/A], [Not Supported], Disabled
+"""
+
+
+def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, TWO_GPUS)
+    first, second = system._gpu()
+    assert (first["name"], first["clocks.sm"], first["power.limit"]) == ("NVIDIA H200", "1980 MHz", "700.00 W")
+    assert (second["compute_cap"], second["power.draw"], second["power.limit"]) == ("8.0", "unknown", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        ("", "none"),
+        (FileNotFoundError(), "none"),
+        (subprocess.TimeoutExpired("nvidia-smi", 10), "unknown"),
+        (subprocess.CalledProcessError(9, "nvidia-smi"), "unknown"),
+        ("an answer of another kind\n", "unknown"),
+    ],
+)
+def test_no_gpu_and_no_answer(monkeypatch: pytest.MonkeyPatch, text: str | Exception, gpu: str) -> None:
+    answer(monkeypatch, text)
+    assert system._gpu() == gpu
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"), [("max 100000\n", "none"), ("150000 100000\n", 1.5), ("", "unknown"), ("x y", "unknown")]
+)
+def test_quota_of_the_control_group(monkeypatch: pytest.MonkeyPatch, text: str, quota: float | str) -> None:
+    monkeypatch.setattr(system, "_read", lambda path: text)
+    assert system._quota_cores() == quota
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with system.py in its package."""
+    package = tmp_path / "irepdeploy"
+    package.mkdir()
+    (package / "system.py").write_text("")
+    monkeypatch.setattr(system, "__file__", str(package / "system.py"))
+    return tmp_path
+
+
+def git(root: Path, *words: str) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+    command = ["git", *identity, "-C", str(root), *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
+
+def test_commit_and_whether_files_differ_from_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = {"sha": "unknown", "dirty": "unknown"}
+    assert system._commit() == unknown
+    git(checkout, "init", "-q")
+    assert system._commit() == unknown
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "first")
+    # As inside a hook of another repository.
+    monkeypatch.setenv("GIT_DIR", str(checkout / "elsewhere"))
+    assert system._commit() == {"sha": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+    (checkout / "irepdeploy" / "system.py").write_text("# changed\n")
+    assert system._commit()["dirty"] is True
+
+
+def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = checkout / "venv" / "site-packages" / "irepdeploy"
+    installed.mkdir(parents=True)
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "theirs")
+    monkeypatch.setattr(system, "__file__", str(installed / "system.py"))
+    assert system._commit() == {"sha": "unknown", "dirty": "unknown"}
