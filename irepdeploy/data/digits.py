@@ -1,0 +1,59 @@
+"""Scikit-learn's handwritten digits: 1,797 real scans of 8x8 pixels, shipped with the library.
+
+Enlarged to 16x16, so that a small VGG has room for three stages. The split is fixed: 597 images are the test set, and
+the training and search-validation sets are cut from the other 1,200.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from irepdeploy.data.dataset import Dataset, Split
+from irepdeploy.errors import InputError
+
+__all__ = ["digits"]
+
+_POOL = 1200
+_MEAN, _STD = 0.305, 0.35
+
+
+def digits(*, train: int = 150, val: int = 400) -> Dataset:
+    """The digits.
+
+    Args:
+        train: training images, at least 2; few, because with all of them every network reaches 99 %.
+        val: search-validation images; train + val at most 1,200.
+
+    Raises:
+        InputError: the sizes do not fit.
+    """
+    whole = type(train) is int and type(val) is int
+    if not whole or train < 2 or val < 1 or train + val > _POOL:
+        raise InputError(
+            f"train={train!r} and val={val!r} do not fit: train at least 2, val at least 1, at most {_POOL} together",
+            where="data",
+        )
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).float().unsqueeze(1) / 16
+    images = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    images = (images - _MEAN) / _STD
+    labels = torch.from_numpy(raw.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+
+    def cut(start: int, stop: int) -> Split:
+        chosen = order[start:stop]
+        return Split(images[chosen], labels[chosen])
+
+    return Dataset(
+        name="digits",
+        input_shape=(1, 16, 16),
+        classes=tuple(str(digit) for digit in range(10)),
+        mean=(_MEAN,),
+        std=(_STD,),
+        train=cut(0, train),
+        val=cut(_POOL - val, _POOL),
+        load_test=lambda: cut(_POOL, len(order)),
+    )

@@ -1,0 +1,34 @@
+"""Inputs to compare models on: seeded random ones, and real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.data.photographs import photographs
+from irepdeploy.data.registry import load_dataset
+
+__all__ = ["random_inputs", "real_inputs"]
+
+
+def random_inputs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """(count, *shape) float32 from a standard normal distribution."""
+    return np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
+
+
+def real_inputs(
+    shape: tuple[int, ...], count: int, dataset_name: str | None = None
+) -> tuple[np.ndarray[Any, Any], str]:
+    """Real images of this (C, H, W) and where they are from.
+
+    The search-validation images of the data set that the network was trained on, else crops of photographs.
+
+    Raises:
+        InputError: there are none of this shape.
+    """
+    if dataset_name is not None:
+        data = load_dataset(dataset_name)
+        if data.input_shape == tuple(shape):
+            return data.val.images[:count].numpy(), f"data set {dataset_name}"
+    return photographs(shape, count), "photographs (scikit-learn)"

@@ -1,0 +1,45 @@
+"""Crops of the two photographs that ship with scikit-learn: real inputs for networks without a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.errors import InputError
+
+__all__ = ["photographs"]
+
+
+def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Seeded square crops, resized and normalised.
+
+    Args:
+        shape: (C, H, W) with C 1 (grey) or 3.
+
+    Returns:
+        (count, C, H, W) float32, pixels (x - 0.45) / 0.25.
+
+    Raises:
+        InputError: a photograph has no such number of channels.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(
+            f"photographs have 1 or 3 channels, not the shape {'x'.join(map(str, shape))}",
+            hint="give --inputs FILE.npy",
+        )
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    channels, height, width = shape
+    pictures = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    random = np.random.default_rng(seed)
+    crops = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        side = int(random.integers(min(picture.size) // 4, min(picture.size) + 1))
+        left, top = (int(random.integers(0, extent - side + 1)) for extent in picture.size)
+        crop = picture.crop((left, top, left + side, top + side)).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(crop.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+        crops.append(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    return (np.stack(crops) - np.float32(0.45)) / np.float32(0.25)

@@ -1,0 +1,1 @@
+"""What a network costs: to train, in time and memory, and in parameters."""

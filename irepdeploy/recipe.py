@@ -1,0 +1,297 @@
+"""The schema of a recipe: everything that decides a search and a training, in one YAML file.
+
+Unknown keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
+(``search.population=8``; a bare name that only one section has is enough), and ``scale=smoke`` applies a named set of
+overrides that the recipe carries itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from irepdeploy.errors import RecipeError
+from irepdeploy.files import read_bytes
+
+__all__ = ["Recipe", "load_recipe"]
+
+_MOST_VALUES = 10_000
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _fraction(value: str) -> str:
+    try:
+        share = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{value!r} is not a fraction such as 2/3") from None
+    if not 0 < share <= 1:
+        raise ValueError(f"{value} is impossible: a share of the possible branches is above 0 and at most 1")
+    return value
+
+
+# Whole numbers are strict, since YAML writes them plainly; floats are not, since YAML reads 1e-4 as text.
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+# One image alone may have no batch statistics.
+BatchSize = Annotated[int, Field(ge=2, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_fraction)]
+
+
+class NetSection(_Section):
+    """Which network of the registry."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class DataSection(_Section):
+    """Which data set, and its options (sizes of the parts, folder)."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class SgdSection(_Section):
+    """SGD with momentum for the weights; the rate falls to 0 along a cosine."""
+
+    lr: Rate
+    momentum: Probability = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    clip: Rate | None = None
+
+
+class AdamSection(_Section):
+    """Adam for alpha and beta."""
+
+    lr: Rate = 1e-4
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+
+
+class SearchSection(_Section):
+    """Algorithm 1 and its numbers."""
+
+    strategy: Literal["des", "random"] = "des"
+    budget: Share = "2/3"
+    population: Annotated[int, Field(ge=2, strict=True)]
+    warmup_epochs: Count
+    evolutions: Positive
+    epochs_per_evolution: Positive
+    subnets_per_step: Positive
+    batch_size: BatchSize
+    weights: SgdSection
+    arch: AdamSection = AdamSection()
+    parents: Probability = 0.25
+    offspring: Probability = 0.5
+    crossover: Probability = 0.5
+    mutation: Probability = 0.5
+    mutation_rate: Probability = 0.1
+    clamp: bool = True
+
+    @property
+    def share(self) -> Fraction:
+        """The branch budget as a share of the possible branches."""
+        return Fraction(self.budget)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> SearchSection:
+        if self.parents + self.offspring > 1 + 1e-9:
+            raise ValueError(
+                f"parents={self.parents} and offspring={self.offspring} are more than the whole population"
+            )
+        return self
+
+
+class TrainSection(_Section):
+    """How one network is trained."""
+
+    epochs: Positive
+    batch_size: BatchSize
+    weights: SgdSection
+    factors: Literal["trainable", "folded"] = "trainable"
+
+
+class Recipe(_Section):
+    """A whole recipe.
+
+    `threads` is how many processor threads torch uses, which is part of a result: with another number sums are taken in
+    another order. None leaves it to torch.
+    """
+
+    net: NetSection
+    branches: str = "ireps"
+    data: DataSection
+    seed: Seed = 0
+    threads: Threads | None = None
+    search: SearchSection
+    train: TrainSection
+    scales: dict[str, dict[str, Any]] = {}
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply ``key=value`` overrides.
+
+    Raises:
+        RecipeError: every fault of file and overrides in one message.
+        InputError: the file is missing.
+    """
+    name = Path(path).name
+    try:
+        content = _parse(read_bytes(path, "recipe").decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f"{path}:{place.line + 1}" if place is not None else path
+        raise RecipeError(f"not YAML: {getattr(error, 'problem', None) or error}", where=where) from None
+    if not isinstance(content, dict):
+        raise RecipeError("a recipe is a mapping of keys to values", where=path)
+    content, faults = _with_overrides(content, overrides)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        faults += _faults(error)
+    if faults:
+        raise RecipeError("; ".join(faults), where=name)
+    return recipe
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        YAMLError: it is none, or far larger than it looks.
+    """
+    try:
+        value = yaml.safe_load(text)
+        size = _size(value, {})
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        # What PyYAML lets pass of dates, tags and nesting that it cannot read.
+        raise yaml.YAMLError(f"cannot be read: {error}") from None
+    if size > _MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
+    return value
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """How many values `value` holds with every alias written out; infinity where one holds itself."""
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(item, known) for item in items)
+    return known[id(value)]
+
+
+def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The content with the overrides in it, and what is wrong with these."""
+    result, faults = _copy(content), []
+    scale: list[tuple[str, Any]] = []
+    single: list[tuple[str, Any]] = []
+    for override in overrides:
+        try:
+            key, value = _pair(override)
+            if key == "scale":
+                scale += _scale(content.get("scales"), value)
+            else:
+                single.append((key, value))
+        except RecipeError as error:
+            faults.append(error.line)
+    for key, value in [*scale, *single]:
+        try:
+            _set(result, key, value)
+        except RecipeError as error:
+            faults.append(error.line)
+    return result, faults
+
+
+def _pair(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{override!r} is not key=value", hint="for example search.population=8")
+    try:
+        return key, _parse(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{reprlib.repr(text)} is not a value", where=key) from None
+
+
+def _scale(scales: Any, name: Any) -> list[tuple[str, Any]]:
+    known = {str(key): value for key, value in scales.items()} if isinstance(scales, dict) else {}
+    chosen = known.get(str(name))
+    if not isinstance(chosen, dict):
+        raise RecipeError(f"no scale {reprlib.repr(name)}", hint=f"one of {', '.join(known) or 'none'}")
+    return [(str(key), value) for key, value in chosen.items()]
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    path = _full_key(key).split(".")
+    place = content
+    for part in path[:-1]:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{part!r} has no keys", where=key)
+        place = inner
+    place[path[-1]] = value
+
+
+def _full_key(key: str) -> str:
+    known = list(_keys(Recipe))
+    free = ("net.args.", "data.options.", "scales.")
+    if key in known or key.startswith(free):
+        return key
+    ends = [full for full in known if full.endswith(f".{key}")]
+    if len(ends) == 1:
+        return ends[0]
+    if len(ends) > 1:
+        raise RecipeError(f"{key!r} is ambiguous", hint=f"one of {', '.join(ends)}")
+    near = difflib.get_close_matches(key, [*known, *(full.rsplit(".", 1)[-1] for full in known)], n=3)
+    hint = (
+        f"did you mean {' or '.join(dict.fromkeys(near))}?"
+        if near
+        else f"the sections are {', '.join(Recipe.model_fields)}"
+    )
+    raise RecipeError(f"unknown key {key!r}", hint=hint)
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in section.model_fields.items():
+        yield prefix + name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _keys(info.annotation, f"{prefix}{name}.")
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    known = list(_keys(Recipe))
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+            faults.append(f"{key}: unknown key" + (f" (did you mean {near[0].rsplit('.', 1)[-1]}?)" if near else ""))
+        elif fault["type"] == "missing":
+            faults.append(f"{key}: missing")
+        else:
+            message = re.sub(r"^Value error, ", "", fault["msg"])
+            given = "" if fault["type"] == "value_error" else f", not {reprlib.repr(fault['input'])}"
+            faults.append(f"{key}: {message[:1].lower()}{message[1:]}{given}")
+    return faults
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,1 @@
+"""The search stage: supernet, directional evolutionary strategy, training."""

@@ -1,0 +1,65 @@
+"""Networks as recipes ask for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from irepdeploy.arch import Architecture
+from irepdeploy.data import Dataset, load_dataset
+from irepdeploy.errors import RecipeError
+from irepdeploy.nets import build
+from irepdeploy.origin import set_origin
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.branches import Branch
+from irepdeploy.reparam.insert import insert_branches
+
+__all__ = ["build_net", "load_data", "with_branches"]
+
+# sigmoid(0) * sigmoid(0): what alpha and beta multiply by when training starts.
+_FACTOR_AT_START = 0.25
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data set."""
+    return load_dataset(recipe.data.name, **recipe.data.options)
+
+
+def build_net(recipe: Recipe) -> nn.Module:
+    """The recipe's plain network for the shape and classes of its data; seed and threads are set as the recipe says."""
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    data = load_data(recipe)
+    args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
+    net = build(recipe.net.name, **args)
+    return set_origin(net, dataset=data.name, classes=data.classes)
+
+
+def with_branches(
+    plain: nn.Module, architecture: Architecture, factors: Literal["trainable", "folded"] = "trainable"
+) -> nn.Module:
+    """`plain` with the branches of an Architecture.
+
+    Args:
+        factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
+            is in the gamma of each branch's last batch normalisation, and there is no alpha or beta.
+
+    Raises:
+        RecipeError: the Architecture is of another network.
+    """
+    unknown = [layer for layer in architecture.layers if layer not in dict(plain.named_modules())]
+    if unknown:
+        raise RecipeError(
+            f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",
+            where="--arch",
+        )
+    net = insert_branches(plain, architecture, scaled=factors == "trainable")
+    if factors == "folded":
+        for module in net.modules():
+            if isinstance(module, Branch):
+                last = [inner for inner in module.modules() if isinstance(inner, nn.BatchNorm2d)][-1]
+                nn.init.constant_(last.weight, _FACTOR_AT_START)
+    return net

@@ -1,0 +1,71 @@
+"""What the loops of search and training share: batches, steps, the cosine, and the check of the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+
+from irepdeploy.data import Split
+from irepdeploy.errors import RunError
+from irepdeploy.memory_format import channels_last
+from irepdeploy.recipe import AdamSection, SgdSection
+
+__all__ = ["adam", "batches", "check_loss", "clip", "cosine", "set_rate", "sgd"]
+
+
+def batches(data: Split, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches (N, C, H, W), channels last, and labels; a last batch of one image is left out.
+
+    One image alone has no batch statistics.
+    """
+    order = torch.randperm(len(data), generator=generator)
+    for start in range(0, len(data), batch_size):
+        chosen = order[start : start + batch_size]
+        if len(chosen) > 1:
+            yield channels_last(data.images[chosen]), data.labels[chosen]
+
+
+def sgd(parameters: Iterator[nn.Parameter], settings: SgdSection) -> SGD:
+    """SGD as a recipe asks for it."""
+    return SGD(
+        list(parameters), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+    )
+
+
+def adam(parameters: Iterator[nn.Parameter], settings: AdamSection) -> Adam:
+    """Adam for alpha and beta."""
+    return Adam(list(parameters), lr=settings.lr, betas=settings.betas, foreach=True)
+
+
+def cosine(start: float, epoch: int, epochs: int) -> float:
+    """The rate at `epoch` of `epochs`: from `start` to 0 along half a cosine."""
+    return start * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of parameters this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
+    """Clip the gradient norm of what an optimizer moves; None leaves it."""
+    if limit is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
+
+
+def check_loss(loss: float, epoch: int, what: str) -> None:
+    """Stop a run whose loss is no number.
+
+    Raises:
+        RunError: NaN or infinity.
+    """
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss became {loss} in epoch {epoch + 1} of the {what}",
+            hint="a smaller weights.lr, or weights.clip=1, usually mends it; the last good state is kept",
+        )

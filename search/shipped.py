@@ -1,0 +1,33 @@
+"""Recipes that ship with the package, by name."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from irepdeploy.errors import RecipeError
+
+__all__ = ["recipe_path", "shipped_recipes"]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Every shipped recipe by its name."""
+    folder = Path(str(files("irepdeploy.search"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def recipe_path(name: str) -> Path:
+    """The file that `name` means: a path, or a shipped recipe's name.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return Path(name)
+    shipped = shipped_recipes()
+    if name not in shipped:
+        near = difflib.get_close_matches(name, shipped, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"a YAML file, or one of {', '.join(shipped)}"
+        raise RecipeError(f"no recipe {name!r}", hint=hint)
+    return shipped[name]

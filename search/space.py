@@ -1,0 +1,87 @@
+"""The search space of one network: which branches are possible where, and how many may be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from irepdeploy.arch import Architecture
+from irepdeploy.errors import RecipeError
+from irepdeploy.reparam.block import RepBlock
+
+__all__ = ["Bits", "SearchSpace"]
+
+Bits = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The possible branches as a row of positions, layer by layer.
+
+    A candidate is a vector of bits over these positions, so that a branch that a layer cannot have never counts and can
+    never be switched on.
+
+    Args:
+        layers: names of the RepBlocks.
+        branches: names of the candidate operations: the columns of an Architecture.
+        positions: (layer index, branch index) of every possible branch.
+    """
+
+    layers: tuple[str, ...]
+    branches: tuple[str, ...]
+    positions: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, supernet: nn.Module, branches: Sequence[str]) -> SearchSpace:
+        """The space that the RepBlocks of `supernet` span, all possible branches inserted."""
+        blocks = {name: module for name, module in supernet.named_modules() if isinstance(module, RepBlock)}
+        positions = tuple(
+            (row, column)
+            for row, block in enumerate(blocks.values())
+            for column, branch in enumerate(branches)
+            if branch in block.branches
+        )
+        return cls(tuple(blocks), tuple(branches), positions)
+
+    @property
+    def size(self) -> int:
+        """How many branches are possible."""
+        return len(self.positions)
+
+    def budget(self, share: Fraction) -> int:
+        """C of Eq. 5: floor(share x possible branches).
+
+        Raises:
+            RecipeError: no branch would be left.
+        """
+        if not self.size:
+            raise RecipeError("there is no branch to search", where="branches", hint="branches=ireps has nine")
+        count = math.floor(share * self.size)
+        if count < 1:
+            raise RecipeError(
+                f"a budget of {share} keeps none of the {self.size} possible branches",
+                where="search.budget",
+                hint=f"at least 1/{self.size}",
+            )
+        return count
+
+    def candidates(self, budget: int) -> int:
+        """How many different candidates have at most `budget` branches."""
+        return sum(math.comb(self.size, kept) for kept in range(budget + 1))
+
+    def architecture(self, bits: Bits) -> Architecture:
+        """The Architecture of a candidate."""
+        matrix = np.zeros((len(self.layers), len(self.branches)), dtype=int)
+        for bit, (row, column) in zip(bits, self.positions, strict=True):
+            matrix[row, column] = int(bit)
+        return Architecture(self.layers, self.branches, tuple(tuple(int(bit) for bit in row) for row in matrix))
+
+    def bits(self, architecture: Architecture) -> Bits:
+        """The candidate that `architecture` describes."""
+        return np.array([architecture.matrix[row][column] for row, column in self.positions], dtype=bool)

@@ -1,0 +1,23 @@
+"""Random search: the baseline every search must be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..importance import Importance
+from ..space import Bits
+from .base import Strategy
+
+__all__ = ["Uniform"]
+
+
+class Uniform(Strategy):
+    """Keeps the best candidate so far and draws all others anew, blind to fitness and importance."""
+
+    def next(
+        self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
+    ) -> list[Bits]:
+        best = [population[ranking[0]]]
+        return self._fill(best, self.settings.population, lambda: self.uniform(random), random)
