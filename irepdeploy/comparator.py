@@ -274,6 +274,11 @@ def _run(
 
     if model.training:
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        # Two forms of one network may differ in dtype or device; the numbers that they are given are the same.
+        dtype = parameter.dtype
+        inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
     seen: dict[str, Array] = {}
     modules = dict(model.named_modules())
 

@@ -131,12 +131,17 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
 def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder inside `folder`; what was not moved out of it by `move_file` is gone afterwards.
 
+    One that a killed process left is removed first.
+
     Raises:
         RunError: the disk is full.
         OutputError: `folder` cannot be written.
     """
     try:
-        staging = tempfile.mkdtemp(prefix=".staging-", dir=folder)
+        for left in Path(folder).glob(".staging-*-*"):
+            if not _is_running(left.name.split("-")[1]):
+                shutil.rmtree(left, ignore_errors=True)
+        staging = tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=folder)
     except OSError as error:
         raise _as_ours(error, Path(folder)) from error
     try:
@@ -194,6 +199,16 @@ def _as_ours(error: OSError, path: Path) -> IrepdeployError:
             f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
         )
     return OutputError(f"cannot write: {error.strerror or error}", where=path, hint="choose another place with --out")
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _end_of_whole_lines(path: Path) -> int:

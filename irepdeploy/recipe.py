@@ -158,7 +158,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f"{path}:{place.line + 1}" if place is not None else path
-        raise RecipeError(f"not YAML: {getattr(error, 'problem', None) or error}", where=where) from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise RecipeError(f"not YAML: {problem}", where=where) from None
     if not isinstance(content, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=path)
     content, faults = _with_overrides(content, overrides)

@@ -28,13 +28,27 @@ def load_data(recipe: Recipe) -> Dataset:
 
 
 def build_net(recipe: Recipe) -> nn.Module:
-    """The recipe's plain network for the shape and classes of its data; seed and threads are set as the recipe says."""
+    """The recipe's plain network for the shape and classes of its data; seed and threads are set as the recipe says.
+
+    Raises:
+        RecipeError: the network cannot be built so, or the images are too small for it.
+    """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     data = load_data(recipe)
+    for key in ("name", "num_classes", "input_shape", "in_channels"):
+        if key in recipe.net.args:
+            raise RecipeError("not set here: net.name and the data say it", where=f"net.args.{key}")
     args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
-    net = build(recipe.net.name, **args)
+    try:
+        net = build(recipe.net.name, **args)
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *data.input_shape))
+    except RuntimeError as error:
+        size = "x".join(map(str, data.input_shape))
+        raise RecipeError(f"{recipe.net.name} cannot read images of {size}: {error}", where="net") from error
+    net.train()
     return set_origin(net, dataset=data.name, classes=data.classes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,8 @@ def search(
         ],
     )
     print(f"wrote {out / 'best.json'}, {out / 'population'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    print(f"next: irepdeploy train {recipe} --arch {out / 'best.json'} --out runs/train")
+    again = shlex.join([recipe, *(overrides or []), "--arch", str(out / "best.json")])
+    print(f"next: irepdeploy train {again} --out runs/train")
 
 
 def train(
@@ -109,4 +111,4 @@ def train(
         ],
     )
     print(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    print(f"next: irepdeploy export {out / 'best.pt'} --out build")
+    print(f"next: irepdeploy export {shlex.quote(str(out / 'best.pt'))} --out build")

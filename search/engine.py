@@ -18,7 +18,7 @@ from irepdeploy.recipe import Recipe
 from .builders import load_data
 from .evaluate import Fitness, PopulationEvaluator
 from .importance import Importance
-from .loop import adam, batches, check_loss, clip, cosine, set_rate, sgd
+from .loop import adam, batches, check_finite, check_loss, clip, cosine, set_rate, sgd
 from .run_folder import RunFolder
 from .space import Bits
 from .strategies import strategy
@@ -82,13 +82,14 @@ class Search:
     def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.recipe = recipe
         self.settings = recipe.search
-        identity = recipe.model_dump_json(exclude={"scales", "train"})
-        results = ("best.json", "result.json", "population/[0-9]*.json")
-        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite)
         self.data = load_data(recipe)
         self.supernet = Supernet(recipe)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)
+        # After all that a recipe can be refused for: an old run is not thrown away for one that cannot begin.
+        identity = recipe.model_dump_json(exclude={"scales", "train"})
+        results = ("best.json", "result.json", "population/[0-9]*.json")
+        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite)
         self.weights = sgd(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)
         self.order = torch.Generator().manual_seed(recipe.seed)
@@ -164,11 +165,14 @@ class Search:
             if not warm:
                 self.arch.step()
         model.eval()
+        check_finite(model, self.epoch, "search")
         return sum(losses) / len(losses)
 
     def _evolve(self) -> str:
         """Score the population and make the next one from it, except after the last evolution."""
         self.fitness = PopulationEvaluator(self.supernet, self.data.val).evaluate(self.population)
+        for fitness in self.fitness:
+            check_loss(-fitness.negative_loss, self.epoch, "search")
         self.evaluations += len(self.population)
         importance = Importance.of(self.supernet.model, self.space)
         accuracies = [fitness.accuracy for fitness in self.fitness]

@@ -14,7 +14,9 @@ from irepdeploy.errors import RunError
 from irepdeploy.memory_format import channels_last
 from irepdeploy.recipe import AdamSection, SgdSection
 
-__all__ = ["adam", "batches", "check_loss", "clip", "cosine", "set_rate", "sgd"]
+__all__ = ["adam", "batches", "check_finite", "check_loss", "clip", "cosine", "set_rate", "sgd"]
+
+_SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually mends it; the last good state is kept"
 
 
 def batches(data: Split, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,6 +60,17 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
 
+def check_finite(model: nn.Module, epoch: int, what: str) -> None:
+    """Stop a run whose weights or statistics are no numbers any more: the last step of an epoch may do that.
+
+    Raises:
+        RunError: NaN or infinity, naming the tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"NaN or infinity in epoch {epoch + 1} of the {what}", where=name, hint=_SMALLER_STEPS)
+
+
 def check_loss(loss: float, epoch: int, what: str) -> None:
     """Stop a run whose loss is no number.
 
@@ -67,5 +80,5 @@ def check_loss(loss: float, epoch: int, what: str) -> None:
     if not math.isfinite(loss):
         raise RunError(
             f"the loss became {loss} in epoch {epoch + 1} of the {what}",
-            hint="a smaller weights.lr, or weights.clip=1, usually mends it; the last good state is kept",
+            hint=_SMALLER_STEPS,
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 import irepdeploy
+from irepdeploy.console import log
 from irepdeploy.errors import CheckpointError, InputError
-from irepdeploy.files import append_line, output_folder, read_bytes, write_bytes
+from irepdeploy.files import append_line, output_folder, read_bytes, read_lines, remove_file, write_bytes
 from irepdeploy.recipe import Recipe
 
 __all__ = ["RunFolder"]
@@ -48,17 +49,19 @@ class RunFolder:
         self.path = output_folder(path)
         self.journal = self.path / _JOURNAL
         self._identity = identity
+        if resume and overwrite:
+            raise InputError("--resume goes on with a run and --overwrite throws it away: choose one", where=path)
         if resume:
             return
-        if self.journal.exists() and not overwrite:
+        present = [old for pattern in (_JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
+        if present and not overwrite:
             raise InputError(
                 "a run is in this folder already",
                 where=path,
                 hint="--resume goes on with it, --overwrite begins anew, or choose another --out",
             )
-        for pattern in (_JOURNAL, _STATE, *results):
-            for old in self.path.glob(pattern):
-                old.unlink()
+        for old in present:
+            remove_file(old)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append ``{"event": ..., "time": seconds since 1970, ...}`` to the journal and flush it to the disk."""
@@ -67,8 +70,13 @@ class RunFolder:
     def write_start(self, recipe: Recipe, **fields: Any) -> None:
         """Append the first line: the recipe and what its result depends on besides."""
         versions = {"irepdeploy": irepdeploy.__version__, "torch": str(torch.__version__)}
+        # Scales are applied by now.
         self.write(
-            "start", recipe=recipe.model_dump(mode="json"), threads=torch.get_num_threads(), versions=versions, **fields
+            "start",
+            recipe=recipe.model_dump(mode="json", exclude={"scales"}),
+            threads=torch.get_num_threads(),
+            versions=versions,
+            **fields,
         )
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -78,6 +86,7 @@ class RunFolder:
             "identity": self._identity,
             "journal": self.journal.stat().st_size,
             "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
             "torch_random": torch.get_rng_state(),
         }
         buffer = io.BytesIO()
@@ -93,12 +102,18 @@ class RunFolder:
         """
         path = self.path / _STATE
         if not path.exists():
-            self.journal.unlink(missing_ok=True)
+            if self._epochs_in_journal() > 1:
+                raise CheckpointError("the saved state of this run is gone", where=path, hint="--overwrite begins anew")
+            remove_file(self.journal)
             return None
+        content = read_bytes(path, "saved state")
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path, "saved state")), weights_only=True)
-            identity, threads, size = state["identity"], state["threads"], state["journal"]
-        except (RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+            # torch does not look at the archive's checksums.
+            if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
+                raise zipfile.BadZipFile("checksum")
+            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+            identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
+        except Exception as error:  # torch and zipfile raise anything on a damaged file
             raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite begins anew") from error
         if identity != self._identity:
             raise InputError(
@@ -109,7 +124,17 @@ class RunFolder:
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
         os.truncate(self.journal, size)
+        if torch_version != torch.__version__:
+            log(
+                f"the run began with torch {torch_version}: with {torch.__version__} it will not be the same to the bit"
+            )
         # The number of threads is part of the result: with another one, sums are taken in another order.
         torch.set_num_threads(threads)
         torch.set_rng_state(state["torch_random"])
         return state
+
+    def _epochs_in_journal(self) -> int:
+        if not self.journal.exists():
+            return 0
+        events = (value for _, value in read_lines(self.journal, "journal") if isinstance(value, dict))
+        return sum(event.get("event") == "epoch" for event in events)

@@ -25,7 +25,7 @@ from irepdeploy.reparam.presets import preset_of
 
 from .builders import build_net, load_data, with_branches
 from .evaluate import Fitness, score
-from .loop import batches, check_loss, clip, cosine, set_rate, sgd
+from .loop import batches, check_finite, check_loss, clip, cosine, set_rate, sgd
 from .run_folder import RunFolder
 
 __all__ = ["Training", "TrainingResult", "architecture_of"]
@@ -125,6 +125,7 @@ class Training:
             loss = self._train_epoch()
             self.epoch_seconds.append(time.perf_counter() - started)
             fitness = score(self._fused(), self.data.val)
+            check_loss(-fitness.negative_loss, self.epoch, "training")
             self.folder.write("epoch", epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy)
             if self.best is None or fitness > self.best[0]:
                 self.best = fitness, self.epoch
@@ -149,6 +150,7 @@ class Training:
             clip(self.optimizer, settings.weights.clip)
             self.optimizer.step()
         self.net.eval()
+        check_finite(self.net, self.epoch, "training")
         return sum(losses) / len(losses)
 
     def _fused(self) -> nn.Module:

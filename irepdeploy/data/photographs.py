@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, MissingError
 
 __all__ = ["photographs"]
 
@@ -22,6 +24,7 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
 
     Raises:
         InputError: a photograph has no such number of channels.
+        MissingError: scikit-learn is not installed.
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(
@@ -29,10 +32,9 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
             hint="give --inputs FILE.npy",
         )
     from PIL import Image
-    from sklearn.datasets import load_sample_image
 
     channels, height, width = shape
-    pictures = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    pictures = [Image.open(_folder() / name).convert("RGB") for name in ("china.jpg", "flower.jpg")]
     random = np.random.default_rng(seed)
     crops = []
     for index in range(count):
@@ -43,3 +45,11 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
         pixels = np.asarray(crop.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
         crops.append(pixels.reshape(height, width, channels).transpose(2, 0, 1))
     return (np.stack(crops) - np.float32(0.45)) / np.float32(0.25)
+
+
+def _folder() -> Path:
+    # By path: importing scikit-learn would take longer than all the rest.
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise MissingError("scikit-learn is not installed", hint="pip install scikit-learn")
+    return Path(spec.origin).parent / "datasets" / "images"

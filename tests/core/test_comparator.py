@@ -106,3 +106,9 @@ def test_train_mode_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1))
     with pytest.raises(InputError, match="train mode"):
         ird.compare(net.eval(), nn.Sequential(nn.Conv2d(1, 1, 3)), torch.zeros(1, 1, 5, 5))
+
+
+def test_forms_of_other_precision_are_compared_on_the_same_numbers() -> None:
+    net = ird.insert_branches(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 3)), "acnet").eval()
+    verdict = ird.compare(net, ird.fuse(net).double(), torch.randn(2, 2, 12, 12))
+    assert verdict.ok and verdict.worst_layer is not None

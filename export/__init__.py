@@ -1,0 +1,1 @@
+"""The export stage: checkpoint, fused network, ONNX, engine, each hop proved equal."""

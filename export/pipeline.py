@@ -1,0 +1,270 @@
+"""From a network to a verified ONNX: fuse, write, audit, simplify, and compare after every hop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from irepdeploy.certificate import Artefact, Certificate, Hop
+from irepdeploy.checkpoint import save
+from irepdeploy.comparator import TOLERANCES, compare_outputs
+from irepdeploy.equivalence import infer_all, layer_errors, network_runner, onnx_runner
+from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.files import move_file, output_folder, remove_file, staging_folder, write_bytes
+from irepdeploy.inputs import InputGroup, gather_inputs, read_inputs
+from irepdeploy.origin import TRAIN, origin_of
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.fuse import BlockProof, check_fusable, fuse_with_proof
+from irepdeploy.reparam.insert import expandable, insert_branches
+from irepdeploy.runtime.runner import TensorSpec
+
+from .audit import audit
+from .onnx_from_torch import onnx_from_torch, serialized
+from .simplify import simplify as simplified
+from .source import Source, metadata_of, open_source
+from .target import Target, target_of
+
+__all__ = ["certified_export", "export_model"]
+
+Array = np.ndarray[Any, Any]
+
+ONNX, FUSED, CERTIFICATE, FAILED = "model.onnx", "fused.pt", "certificate.json", "certificate.failed.json"
+_SOURCE = "network"
+_FUSED_STATE = "fused state"
+
+
+def export_model(
+    source: str | os.PathLike[str] | nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    target: str = "ort",
+    model_factory: Callable[[], nn.Module] | None = None,
+    inputs: str | os.PathLike[str] | Array | None = None,
+    seed: int = 0,
+    simplify: bool = True,
+) -> Certificate:
+    """Fuse a network, write it as ONNX, prove at every hop that its outputs are the same, and certify it.
+
+    ``model.onnx``, ``fused.pt`` and ``certificate.json`` appear in `out` together, after every check has passed. After
+    a failed one nothing there has changed, and ``certificate.failed.json`` tells why.
+
+    Args:
+        source: a checkpoint, the name of a network (it gets seeded random weights and statistics), or a network in eval
+            mode.
+        out: a folder, made if it is not there.
+        target: a name in `TARGETS`.
+        model_factory: builds the class of a foreign checkpoint.
+        inputs: (N, C, H, W) or (C, H, W) float32, or where `read_inputs` finds some, in the place of real inputs.
+        seed: of random inputs, and of a network by name.
+        simplify: run onnx-simplifier, and take its result if it gives the same outputs.
+
+    Raises:
+        CheckFailed: a check's verdict was no.
+        InputError: the network cannot be fused or written, or something given does not fit.
+        MissingError: an engine was asked for and cannot be built here; the verified ONNX is there all the same.
+        RunError: the disk is full.
+    """
+    certificate = certified_export(
+        source, out, target=target, model_factory=model_factory, inputs=inputs, seed=seed, simplify=simplify
+    )
+    certificate.require_engine()
+    return certificate
+
+
+def certified_export(
+    source: str | os.PathLike[str] | nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    target: str = "ort",
+    model_factory: Callable[[], nn.Module] | None = None,
+    inputs: str | os.PathLike[str] | Array | None = None,
+    seed: int = 0,
+    simplify: bool = True,
+    report: Callable[[str], None] = lambda step: None,
+) -> Certificate:
+    """`export_model`, but an engine that is not built is only noted in the certificate.
+
+    Args:
+        report: called with the name of each step that is done, `STEPS` times in all.
+    """
+    wanted = target_of(target)
+    opened = open_source(source, model_factory, seed)
+    check_fusable(opened.model)
+    groups = _inputs(opened, inputs, seed)
+    folder = output_folder(out)
+    certificate = Certificate(
+        opened.facts, {"name": wanted.name, "opset": wanted.opset, "ir_version": wanted.ir_version}
+    )
+    certificate.engine = _engine(wanted)
+    report("loaded")
+    try:
+        with staging_folder(folder) as staging:
+            export = _Export(opened, wanted, groups, certificate, staging)
+            export.fuse()
+            report("fused")
+            export.write()
+            report("written")
+            export.compare(simplify)
+            report("compared")
+            _publish(export, folder)
+            report("certified")
+    except CheckFailed as error:
+        certificate.failure = error.line
+        certificate.artefacts = []
+        certificate.save(folder / FAILED)
+        raise
+    return certificate
+
+
+STEPS = 5
+
+
+class _Export:
+    """One export in its staging folder."""
+
+    def __init__(
+        self, source: Source, target: Target, groups: Sequence[InputGroup], certificate: Certificate, staging: Path
+    ) -> None:
+        self.source, self.target, self.groups, self.certificate = source, target, groups, certificate
+        self.onnx, self.checkpoint = staging / ONNX, staging / FUSED
+        self.inputs = np.concatenate([group.array for group in groups])
+
+    def fuse(self) -> None:
+        """Make the fused state, each block proved, and hold the whole of it against the network."""
+        model = self.source.model
+        self.fused = model
+        self.fused_outputs = self.reference = self._run_network(model)
+        blocks = _with_blocks(model)
+        if blocks is None:
+            return
+        self.fused, proofs = fuse_with_proof(blocks)
+        self.certificate.blocks = _summary(proofs)
+        self.fused_outputs = self._run_network(self.fused)
+        layers = layer_errors(blocks, self.fused, self.groups)
+        self._gate(_SOURCE, _FUSED_STATE, self.reference, self.fused_outputs, layers)
+
+    def write(self) -> None:
+        """Write ONNX and the fused checkpoint, and audit the ONNX."""
+        origin = self.source.origin
+        self.specs = [TensorSpec(origin.input_name, (1, *self.inputs.shape[1:]))]
+        model = onnx_from_torch(
+            self.fused,
+            self.specs,
+            origin.output_names,
+            opset=self.target.opset,
+            ir_version=self.target.ir_version,
+            metadata=metadata_of(origin_of(self.fused)),
+        )
+        write_bytes(self.onnx, serialized(model))
+        self._audit()
+        save(self.fused, self.checkpoint, input_shape=self.inputs.shape[1:])
+
+    def compare(self, simplify: bool) -> None:
+        """Hold the ONNX against the fused state, simplify it, and hold the end against the beginning."""
+        final = self._run_onnx()
+        state = _SOURCE if self.fused is self.source.model else _FUSED_STATE
+        self._gate(state, ONNX, self.fused_outputs, final)
+        if simplify:
+            final = self._simplify(final)
+        else:
+            self.certificate.onnx["simplifier"] = "not run"
+        if state != _SOURCE:
+            self._gate(_SOURCE, ONNX, self.reference, final)
+        fused = sum(parameter.numel() for parameter in self.fused.parameters())
+        self.certificate.onnx["parameters"] = fused
+        self.certificate.artefacts = [Artefact.of(self.onnx), Artefact.of(self.checkpoint)]
+
+    def _simplify(self, before: dict[str, Array]) -> dict[str, Array]:
+        original = self.onnx.read_bytes()
+        result = simplified(original, self.onnx.parent)
+        note, outputs = result.note, before
+        if result.changed:
+            write_bytes(self.onnx, result.content)
+            try:
+                self._audit()
+                outputs = self._run_onnx()
+                self._gate(ONNX, "simplified", before, outputs)
+            except (CheckFailed, InputError) as error:
+                note, outputs = f"{note}, but its model was refused: {error.what}", before
+                self.certificate.hops = [hop for hop in self.certificate.hops if hop.result != "simplified"]
+                write_bytes(self.onnx, original)
+                self._audit()
+        self.certificate.onnx["simplifier"] = note
+        return outputs
+
+    def _audit(self) -> None:
+        self.certificate.onnx.update(audit(self.onnx, self.target, self.specs, self.source.origin.output_names))
+
+    def _run_network(self, model: nn.Module) -> dict[str, Array]:
+        with network_runner(model, self.inputs.shape[1:]) as runner:
+            return infer_all(runner, self.inputs)
+
+    def _run_onnx(self) -> dict[str, Array]:
+        with onnx_runner(self.onnx) as runner:
+            return infer_all(runner, self.inputs)
+
+    def _gate(
+        self, source: str, result: str, a: dict[str, Array], b: dict[str, Array], layers: dict[str, float] | None = None
+    ) -> None:
+        comparison = compare_outputs(a, b, TOLERANCES["float32"], layers=layers)
+        inputs = [group.to_dict() for group in self.groups]
+        self.certificate.hops.append(Hop(source, result, inputs, comparison.to_dict()))
+        if not comparison.ok:
+            raise CheckFailed(f"{source} and {result} differ: {comparison.reason}", where=self.source.label)
+
+
+def _inputs(source: Source, given: str | os.PathLike[str] | Array | None, seed: int) -> list[InputGroup]:
+    origin = source.origin
+    shape = origin.input_shape
+    if not shape:
+        if given is None:
+            raise InputError(
+                "it does not say what inputs it takes",
+                where=source.label,
+                hint="give --inputs FILE.npy, or irepdeploy.save(net, path, input_shape=(C, H, W))",
+            )
+        named = isinstance(given, str | os.PathLike)
+        shape = read_inputs(given).array.shape[1:] if named else np.shape(given)[-3:]  # type: ignore[arg-type]
+    return gather_inputs(tuple(shape), given=given, dataset=origin.dataset, seed=seed)
+
+
+def _with_blocks(model: nn.Module) -> nn.Module | None:
+    """`model` as a network of RepBlocks, whose fuse folds batch normalisation too; None where nothing is to fuse."""
+    if any(isinstance(module, RepBlock) for module in model.modules()):
+        return model
+    plain = origin_of(model).state == TRAIN and any(reason is None for reason in expandable(model).values())
+    return insert_branches(model, "none") if plain else None
+
+
+def _summary(proofs: Sequence[BlockProof]) -> dict[str, Any]:
+    worst = max(proofs, key=lambda proof: proof.error_float64)
+    own = max(proofs, key=lambda proof: proof.error_own_dtype)
+    return {
+        "count": len(proofs),
+        "float64": {"worst_layer": worst.layer, "max_rel_error": worst.error_float64},
+        own.dtype: {"worst_layer": own.layer, "max_rel_error": own.error_own_dtype},
+    }
+
+
+def _engine(target: Target) -> dict[str, Any]:
+    if target.engine is None:
+        return {"status": "not asked for"}
+    return {
+        "status": "not built",
+        "reason": f"this version of irepdeploy builds no {target.engine} engines yet",
+        "hint": f"trtexec --onnx={ONNX} --saveEngine=model.engine builds one",
+    }
+
+
+def _publish(export: _Export, folder: Path) -> None:
+    """Move everything into place; the old certificate goes first and the new one comes last."""
+    certificate = export.certificate.save(export.onnx.parent / CERTIFICATE)
+    for name in (FAILED, CERTIFICATE):
+        remove_file(folder / name)
+    for path in (export.onnx, export.checkpoint, certificate):
+        move_file(path, folder / path.name)

@@ -1,0 +1,213 @@
+"""Certificate: what was exported from what, and by how much every hop differs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import CheckFailed, InputError, MissingError
+from irepdeploy.files import read_bytes, sha256, write_json
+
+__all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
+
+_FORMAT = "irepdeploy.certificate"
+_VERSION = 1
+_PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One comparison of two forms of the network, the first being the reference.
+
+    Args:
+        inputs: what they were compared on: name, count, shape, seed of each group.
+        comparison: `Comparison.to_dict()`.
+    """
+
+    source: str
+    result: str
+    inputs: list[dict[str, Any]]
+    comparison: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the gate passed."""
+        return self.comparison.get("ok") is True
+
+    @property
+    def error(self) -> float:
+        """The largest relative error; NaN or infinity, which JSON has as text, included."""
+        return float(self.comparison["max_rel_error"])
+
+    @property
+    def allowed(self) -> float:
+        """The largest relative error that passes."""
+        return float(self.comparison["tolerance"]["max_rel_error"])
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file that lies beside the certificate."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Artefact:
+        """The artefact that `path` is now."""
+        return cls(path.name, sha256(path), path.stat().st_size)
+
+
+@dataclass
+class Certificate:
+    """Digests, versions, shapes and errors of one export.
+
+    Args:
+        source: file, sha256, net, state, architecture digest, statistics, params.
+        target: name, opset, IR version.
+        hops: every comparison, in order.
+        blocks: the proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
+        onnx: what the audit found, and the simplifier's note.
+        engine: status ("not asked for", "not built"), reason.
+        failure: why the export failed, or None.
+    """
+
+    source: dict[str, Any]
+    target: dict[str, Any]
+    hops: list[Hop] = field(default_factory=list)
+    blocks: dict[str, Any] = field(default_factory=dict)
+    artefacts: list[Artefact] = field(default_factory=list)
+    onnx: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=lambda: {"status": "not asked for"})
+    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    created: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every hop passed and nothing else failed."""
+        return self.failure is None and bool(self.hops) and all(hop.ok for hop in self.hops)
+
+    @property
+    def max_rel_error(self) -> float:
+        """The largest relative error of any hop."""
+        return max((hop.error for hop in self.hops), key=_sortable, default=math.nan)
+
+    @property
+    def worst_layer(self) -> str | None:
+        """The layer with the largest error between the network and its fused form, where layers were compared."""
+        layers = (hop.comparison.get("worst_layer") for hop in self.hops)
+        return next((layer for layer in layers if layer is not None), None)
+
+    def require_engine(self) -> None:
+        """Raise MissingError where an engine was asked for and is not built."""
+        if self.engine["status"] == "not built":
+            raise MissingError(
+                f"ONNX written and verified; no engine: {self.engine['reason']}", hint=self.engine.get("hint")
+            )
+
+    def check_files(self, folder: str | os.PathLike[str]) -> None:
+        """Hold the artefacts in `folder` against their digests.
+
+        Raises:
+            CheckFailed: one is missing or was changed; it is named.
+        """
+        for artefact in self.artefacts:
+            path = Path(folder, artefact.file)
+            try:
+                digest = sha256(path)
+            except InputError as error:
+                raise CheckFailed(f"certified, but {error.what}", where=path, hint="export again") from None
+            if digest != artefact.sha256:
+                raise CheckFailed(
+                    "not the file that was certified: its digest differs", where=path, hint="export again"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; a number that is not finite becomes its name as text."""
+        verdict = {"ok": self.ok, "max_rel_error": self.max_rel_error, "worst_layer": self.worst_layer}
+        return _json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
+
+    @classmethod
+    def from_dict(cls, value: object, *, where: object = None) -> Certificate:
+        """Read what `to_dict` gave.
+
+        Raises:
+            InputError: it is something else, of a newer version, or damaged.
+        """
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
+            raise InputError("not a certificate", where=where, hint="`irepdeploy export` writes certificate.json")
+        if value.get("version") != _VERSION:
+            raise InputError(
+                f"certificate version {value.get('version')!r}; this irepdeploy reads {_VERSION}", where=where
+            )
+        try:
+            known = {item.name: value[item.name] for item in fields(cls)}
+            known["hops"] = [Hop(**hop) for hop in known["hops"]]
+            known["artefacts"] = [Artefact(**artefact) for artefact in known["artefacts"]]
+            certificate = cls(**known)
+            # What is derived must be there to be derived from.
+            certificate.to_dict()
+            str(certificate.engine["status"])
+            _check_names(certificate.artefacts)
+            return certificate
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"a damaged certificate: {error}", where=where, hint="export again") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the certificate as JSON."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Read a certificate file.
+
+        Raises:
+            InputError: it is missing or no certificate.
+        """
+        try:
+            value = json.loads(read_bytes(path, "certificate"))
+        except (ValueError, RecursionError):
+            raise InputError("not a certificate: no JSON", where=path) from None
+        return cls.from_dict(value, where=path)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of every package that an export depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _check_names(artefacts: Sequence[Artefact]) -> None:
+    # A certificate may come from anywhere, and its names must not lead out of its folder.
+    for artefact in artefacts:
+        if Path(artefact.file).name != artefact.file or artefact.file == "..":
+            raise ValueError(f"{artefact.file!r} is no file name")
+
+
+def _sortable(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    return value

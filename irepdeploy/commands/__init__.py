@@ -1,0 +1,1 @@
+"""Commands of the core: each parses, makes one call, prints."""

@@ -1,0 +1,1 @@
+"""The jetson stage: the board's agent and the ssh side."""

@@ -1,0 +1,303 @@
+"""The ONNX writer: every operator against ONNX Runtime, names, determinism, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irepdeploy.errors import ModelError
+from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.nets import NETS
+from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.runtime.ort_runner import OrtRunner
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+
+
+def written(model: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
+    return onnx_from_torch(model.eval(), [TensorSpec("input", (1, *shape))], outputs)
+
+
+def check_same(model: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
+    """Write, check, run, and hold against torch."""
+    proto = written(model, shape, outputs)
+    content = serialized(proto)
+    onnx.checker.check_model(content, full_check=True)
+    x = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(x.copy()))
+    with OrtRunner(content) as runner:
+        found = runner.infer({"input": x})
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for name, tensor in zip(outputs, expected, strict=True):
+        reference = tensor.numpy()
+        assert found[name].shape == reference.shape
+        assert np.abs(found[name] - reference).max() <= 2e-6 * np.abs(reference).max()
+    return proto
+
+
+def operators(proto: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in proto.graph.node)
+
+
+class Call(nn.Module):
+    """A network that is one function, and the modules it uses."""
+
+    def __init__(self, function, **modules: nn.Module) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def conv(*args: int, **kwargs: object) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_network_of_the_registry(name: str) -> None:
+    shape = NETS[name].input_shape
+    proto = check_same(random_network(name), shape if shape[1] <= 32 else (3, 64, 64))
+    assert "BatchNormalization" not in operators(proto)
+    assert [node.output[0] for node in proto.graph.node][-1] == "logits"
+
+
+def test_names_come_from_the_module_tree() -> None:
+    graph = written(random_network("resnet18_cifar"), (3, 16, 16)).graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    for name in ("conv1", "layer1.0.conv1", "layer1.0.add", "layer1.0.relu_1", "layer2.0.downsample.0", "fc"):
+        assert name in names
+    weights = {tensor.name for tensor in graph.initializer}
+    assert {"layer1.0.conv1.weight", "layer1.0.conv1.bias", "fc.weight", "fc.bias"} <= weights
+    assert graph.input[0].name == "input" and graph.output[0].name == "logits"
+
+
+CONVOLUTIONS = {
+    "grouped": {"groups": 2},
+    "depthwise": {"groups": 4, "bias": False},
+    "dilated": {"dilation": (2, 1), "padding": (2, 1)},
+    "strided": {"stride": (2, 1), "padding": (0, 1)},
+    "same": {"padding": "same", "dilation": 2},
+    "valid": {"padding": "valid"},
+    "even same": {"kernel_size": (2, 4), "padding": "same"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize("folded", [True, False])
+def test_convolutions_of_every_geometry(kind: str, folded: bool) -> None:
+    layer = conv(4, 4, **{"kernel_size": 3, **CONVOLUTIONS[kind]})
+    bn = randomize_statistics(nn.BatchNorm2d(4))
+    proto = check_same(nn.Sequential(layer, bn, nn.ReLU()) if folded else nn.Sequential(layer, nn.ReLU()), (4, 9, 8))
+    assert operators(proto) == Counter(Conv=1, Relu=1)
+
+
+FUNCTIONS = {
+    "residual": lambda m, x: F.relu(m.bn(m.conv(x)) + x),
+    "torch.add": lambda m, x: torch.add(m.conv(x), x),
+    "add a number": lambda m, x: m.conv(x) + 1.5,
+    "sum": lambda m, x: sum([m.conv(x), x]),
+    "concat": lambda m, x: torch.cat([m.conv(x), x], 1),
+    "concat from behind": lambda m, x: torch.cat((x, m.conv(x), x), dim=-3),
+    "max pool": lambda m, x: F.max_pool2d(m.conv(x), 3, 2, 1),
+    "average pool": lambda m, x: F.avg_pool2d(x, 3, 2, 1),
+    "average pool, padding not counted": lambda m, x: F.avg_pool2d(x, (3, 2), 1, (1, 0), count_include_pad=False),
+    "adaptive pool": lambda m, x: F.adaptive_avg_pool2d(x, 1),
+    "regular adaptive pool": lambda m, x: F.adaptive_avg_pool2d(x, (4, 2)),
+    "mean": lambda m, x: m.conv(x).mean((2, 3)),
+    "mean from behind": lambda m, x: torch.mean(x, dim=[-1, -2], keepdim=True),
+    "view": lambda m, x: m.conv(x).view(x.size(0), -1),
+    "reshape": lambda m, x: x.contiguous().reshape(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]),
+    "flatten": lambda m, x: torch.flatten(m.conv(x), 1),
+    "dropout": lambda m, x: F.dropout(m.conv(x), 0.5, m.training),
+    "in place, read again": lambda m, x: (lambda y: F.relu(y, inplace=True) + y)(m.conv(x)),
+    "in place, result thrown away": lambda m, x: (lambda y: (torch.relu_(y), y)[1])(m.conv(x)),
+    "iadd": lambda m, x: (lambda y: m.conv(operator.iadd(y, x)) + y)(m.conv(x)),
+    "iadd on a size": lambda m, x: x.view(operator.iadd(x.size(0), 0), -1),
+    "conv read twice": lambda m, x: (lambda y: m.bn(y) + y)(m.conv(x)),
+    "bn first": lambda m, x: m.bn(x),
+    "two bn": lambda m, x: m.bn(m.bn(m.conv(x))),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_functions_and_methods(kind: str) -> None:
+    model = Call(FUNCTIONS[kind], conv=conv(4, 4, 3, padding=1), bn=nn.BatchNorm2d(4))
+    check_same(randomize_statistics(model), (4, 8, 6))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d((2, 3), (2, 1), (1, 0)),
+        nn.MaxPool2d(3, 1, 1, dilation=1, ceil_mode=True),
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveAvgPool2d((None, 1)),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Dropout(0.5),
+    ],
+    ids=str,
+)
+def test_modules(layer: nn.Module) -> None:
+    check_same(randomize_statistics(nn.Sequential(nn.ReLU(), layer)), (4, 8, 6))
+
+
+def test_linear_without_bias() -> None:
+    torch.manual_seed(0)
+    check_same(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False)), (4, 8, 6))
+
+
+def test_a_module_used_twice_shares_its_weights() -> None:
+    block = conv(4, 4, 3, padding=1)
+    graph = check_same(Call(lambda m, x: m.conv(F.relu(m.conv(x))), conv=block), (4, 8, 6)).graph
+    assert [node.name for node in graph.node if node.op_type == "Conv"] == ["conv", "conv_1"]
+    assert sorted(tensor.name for tensor in graph.initializer) == ["conv.bias", "conv.weight"]
+
+
+def test_a_convolution_behind_which_two_normalisations_fold() -> None:
+    model = Call(
+        lambda m, x: m.a(m.conv(x)) + m.b(m.conv(x)), conv=conv(4, 4, 3), a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4)
+    )
+    assert operators(check_same(randomize_statistics(model), (4, 8, 6))) == Counter(Conv=2, Add=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "outputs"),
+    [
+        (lambda m, x: (m.conv(x), F.relu(m.conv(x))), ("a", "b")),
+        (lambda m, x: (lambda y: (y, y))(m.conv(x)), ("a", "b")),
+        (lambda m, x: (lambda y: (y, F.relu(y)))(m.conv(x)), ("a", "b")),
+        (lambda m, x: (x, m.conv(x)), ("a", "b")),
+        (lambda m, x: x, ("a",)),
+        (lambda m, x: m.conv(x), ("conv",)),
+    ],
+)
+def test_outputs(function: object, outputs: tuple[str, ...]) -> None:
+    check_same(Call(function, conv=conv(4, 4, 3, padding=1)), (4, 8, 6), outputs)
+
+
+def test_what_nothing_reads_is_not_written() -> None:
+    def dead(m: nn.Module, x: Tensor) -> Tensor:
+        m.other(x)
+        return m.conv(x)  # type: ignore[no-any-return]
+
+    graph = check_same(Call(dead, conv=conv(4, 4, 3), other=conv(4, 4, 3)), (4, 8, 6)).graph
+    assert len(graph.node) == 1 and len(graph.initializer) == 2
+
+
+@pytest.mark.parametrize("between", [nn.Identity(), nn.Dropout(0.5), nn.BatchNorm2d(4)], ids=str)
+def test_a_normalisation_folds_through_what_does_nothing(between: nn.Module) -> None:
+    model = nn.Sequential(conv(4, 4, 3), between, nn.BatchNorm2d(4))
+    assert operators(check_same(randomize_statistics(model), (4, 8, 6))) == Counter(Conv=1)
+
+
+def test_the_fold_is_rounded_once() -> None:
+    layer, bn = conv(64, 8, 3), randomize_statistics(nn.BatchNorm2d(8)).eval()
+    graph = written(nn.Sequential(layer, bn), (64, 6, 6)).graph
+    weight = onnx.numpy_helper.to_array(graph.initializer[0])
+    scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+    exact = (layer.weight.double() * scale.reshape(-1, 1, 1, 1)).detach().numpy()
+    assert np.array_equal(weight, exact.astype(np.float32))
+
+
+def test_metadata_opset_and_ir_version() -> None:
+    model = onnx_from_torch(
+        random_network(),
+        [TensorSpec("x", (2, 1, 16, 16))],
+        ["y"],
+        opset=17,
+        ir_version=9,
+        metadata={"b": "2", "a": "1"},
+    )
+    assert model.opset_import[0].version == 17 and model.ir_version == 9
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("a", "1"), ("b", "2")]
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 2
+
+
+PROGRAM = """
+import hashlib
+from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+spec = [TensorSpec("input", (1, 3, 16, 16))]
+model = onnx_from_torch(random_network("resnet18_cifar"), spec, ["logits"], metadata={"k": "v"})
+print(hashlib.sha256(serialized(model)).hexdigest())
+"""
+
+
+def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    model = random_network("resnet18_cifar")
+    spec = [TensorSpec("input", (1, 3, 16, 16))]
+    here = hashlib.sha256(serialized(onnx_from_torch(model, spec, ["logits"], metadata={"k": "v"}))).hexdigest()
+    there = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert there.stdout.strip() == here
+
+
+def untraceable(m: nn.Module, x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else -x
+
+
+REFUSED = {
+    "sigmoid": (lambda m, x: torch.sigmoid(x), "sigmoid"),
+    "a module": (lambda m, x: m.gelu(x), "gelu: operator GELU"),
+    "split": (lambda m, x: torch.chunk(x, 2, 1)[0], "chunk"),
+    "untraceable": (untraceable, "cannot be traced"),
+    "wrong size": (lambda m, x: m.conv(x[:, :2]), "does not take"),
+    "no flatten": (lambda m, x: x.view(4, 1, 8, 6), "reshape"),
+    "mean of channels": (lambda m, x: x.mean(1), "mean"),
+    "always dropping": (lambda m, x: F.dropout(x), "dropout"),
+    "alpha": (lambda m, x: torch.add(x, x, alpha=2), "alpha"),
+    "ceil": (lambda m, x: F.max_pool2d(x, 5, 2, ceil_mode=True), "ceil_mode"),
+    "divisor": (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor"),
+    "indices": (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
+    "irregular adaptive pool": (lambda m, x: F.adaptive_avg_pool2d(x, (5, 6)), "adaptive"),
+    "reflecting": (lambda m, x: m.mirror(x), "padding mode"),
+    "no statistics": (lambda m, x: m.stateless(x), "running statistics"),
+    "no tensor": (lambda m, x: 3, "no tensor"),
+    "two outputs": (lambda m, x: (x, m.conv(x)), "2 outputs"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_written_is_refused_by_name(kind: str) -> None:
+    function, named = REFUSED[kind]
+    model = Call(
+        function,
+        conv=conv(4, 4, 3),
+        gelu=nn.GELU(),
+        mirror=conv(4, 4, 3, padding=1, padding_mode="reflect"),
+        stateless=nn.BatchNorm2d(4, track_running_stats=False),
+    )
+    with pytest.raises(ModelError, match=named):
+        written(model, (4, 8, 6))
+
+
+def test_branches_and_train_mode_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"stages.0.0.conv: branches .*fuse first"):
+        written(random_network(branches="ireps"), (1, 16, 16))
+    with pytest.raises(ModelError, match="train mode"):
+        onnx_from_torch(random_network().train(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
+
+
+def test_the_operators_that_can_be_written_are_listed() -> None:
+    with pytest.raises(ModelError, match=r"nested\.0: operator GELU .*AvgPool2d.*Conv2d.*max_pool2d"):
+        written(Call(lambda m, x: m.nested(x), nested=nn.Sequential(nn.GELU())), (4, 8, 6))

@@ -1,0 +1,67 @@
+"""Every command and every program of the README works, in the README's order, in one folder.
+
+A block that is not run carries a comment ``<!-- not-run: reason -->`` right behind it; the number of those is fixed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n(<!-- not-run: [^\n]+ -->)?", re.MULTILINE | re.DOTALL)
+BLOCKS = [(language, text, bool(mark)) for language, text, mark in BLOCK.findall(README)]
+NOT_RUN = 1
+
+
+def test_every_block_is_known() -> None:
+    assert {language for language, _, _ in BLOCKS} <= {"sh", "python", "text"}
+    assert sum(mark for _, _, mark in BLOCKS) == NOT_RUN
+    assert len([1 for language, _, mark in BLOCKS if language in ("sh", "python") and not mark]) >= 4
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
+
+
+def test_every_exit_code_is_listed() -> None:
+    from irepdeploy import errors
+
+    codes = {getattr(errors, name).exit_code for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    codes |= {errors.EXIT_OK, errors.EXIT_BUG, errors.EXIT_INTERRUPTED}
+    assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+
+
+@pytest.mark.xdist_group("readme")
+def test_commands_and_programs_work(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("irepdeploy")
+    for language, text, skipped in BLOCKS:
+        if skipped or language == "text":
+            continue
+        if language == "python":
+            # The class that the commands behind it name with --model mine:Mine.
+            if "class Mine" in text:
+                head = text[: text.index("net = ")]
+                (tmp_path / "mine.py").write_text(head)
+            _run([sys.executable, "-P", "-c", text], tmp_path, text)
+            continue
+        for line in filter(None, map(str.strip, text.splitlines())):
+            words = shlex.split(line, comments=True)
+            assert words[0] == "irepdeploy", f"only irepdeploy commands are run: {line}"
+            _run([str(program), *words[1:]], tmp_path, line)
+    written = ("build/model.onnx", "build-mine/model.onnx", "architecture.png", "search.svg", "results/records.jsonl")
+    for name in written:
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def _run(command: list[str], folder: Path, shown: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{shown}\n{done.stdout}\n{done.stderr}"
