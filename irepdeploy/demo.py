@@ -10,6 +10,8 @@ import contextlib
 import io
 import json
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -119,8 +121,8 @@ def print_summary(result: DemoSummary) -> None:
     des, blind = result.search["search"], result.search["search-random"]
     print(
         f"search: {des['evaluations']} candidates scored in {des['seconds']:.0f} s; spread of sigmoid(alpha)"
-        f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f}; random search with the same budget:"
-        f" {blind['val_accuracy']:.1%} against {des['val_accuracy']:.1%}"
+        f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f};\nbest score {des['val_accuracy']:.1%},"
+        f" of a random search with as many candidates {blind['val_accuracy']:.1%}"
     )
     print()
     table(
@@ -160,7 +162,8 @@ def print_summary(result: DemoSummary) -> None:
     print(f"\nDone in {result.seconds:.0f} s. Written:")
     for file in result.files:
         print(f"  {file}")
-    print(f"next: irepdeploy verify {out / 'irep/best.pt'} {out / 'export/model.onnx'}")
+    again = shlex.join(["verify", str(out / "irep" / "best.pt"), str(out / "export" / "model.onnx")])
+    print(f"next: {_program()} {again}")
 
 
 def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
@@ -293,6 +296,11 @@ def _files(out: Path) -> list[str]:
     populations = {path.parent for path in inside if path.parent.name == "population"}
     files = {*(out / name for name in names), *(path for path in inside if path.parent not in populations)}
     return [*sorted(map(str, files)), *sorted(f"{path} ({len(list(path.iterdir()))} files)" for path in populations)]
+
+
+def _program() -> str:
+    """How the user calls us: `make demo` leaves the program in a virtual environment that is not on the path."""
+    return "irepdeploy" if shutil.which("irepdeploy") else shlex.quote(sys.argv[0])
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from irepdeploy.errors import InputError, RecipeError
+from irepdeploy.recipe import Recipe, load_recipe
+
+MINIMAL: dict[str, Any] = {
+    "net": {"name": "vgg6"},
+    "data": {"name": "digits"},
+    "search": {
+        "population": 4,
+        "warmup_epochs": 1,
+        "evolutions": 1,
+        "epochs_per_evolution": 1,
+        "subnets_per_step": 2,
+        "batch_size": 8,
+        "weights": {"lr": 0.1},
+    },
+    "train": {"epochs": 2, "batch_size": 8, "weights": {"lr": 0.05}},
+    "scales": {"smoke": {"search.population": 2, "epochs": 1, "data.options.train": 9}},
+}
+
+
+def written(tmp_path: Path, content: str | bytes | None = None, **changes: Any) -> Path:
+    path = tmp_path / "mine.yaml"
+    if content is None:
+        content = yaml.safe_dump({**MINIMAL, **changes})
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.line
+    return caught.value.line
+
+
+def test_defaults_are_the_papers_where_it_gives_them(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path))
+    assert recipe.branches == "ireps"
+    assert (recipe.search.strategy, recipe.search.budget) == ("des", "2/3")
+    assert (recipe.search.crossover, recipe.search.mutation) == (0.5, 0.5)
+    assert (recipe.search.arch.lr, recipe.search.arch.betas) == (1e-4, (0.5, 0.999))
+    assert recipe.search.clamp is True
+    assert (recipe.seed, recipe.threads) == (0, None)
+
+
+def test_overrides_by_full_and_by_bare_name(tmp_path: Path) -> None:
+    overrides = ["search.population=7", "epochs=3", "arch.lr=1e-3", "net.args.bias=true", "budget=1/2", "clip="]
+    recipe = load_recipe(written(tmp_path), [*overrides[:-1], "search.weights.clip=null"])
+    assert recipe.search.population == 7
+    assert recipe.train.epochs == 3
+    assert recipe.search.arch.lr == 1e-3
+    assert recipe.net.args == {"bias": True}
+    assert recipe.search.budget == "1/2"
+    assert recipe.search.weights.clip is None
+
+
+def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path), ["seed=1", "seed=2"]).seed == 2
+
+
+def test_a_scale_is_applied_before_single_overrides_wherever_it_stands(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    for overrides in (["scale=smoke", "population=3"], ["population=3", "scale=smoke"]):
+        recipe = load_recipe(path, overrides)
+        assert (recipe.search.population, recipe.train.epochs) == (3, 1)
+        assert recipe.data.options == {"train": 9}
+    assert load_recipe(path).search.population == 4
+
+
+def test_a_value_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path), ["data.options.folder=a=b"]).data.options == {"folder": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("lr=1", "'lr' is ambiguous (one of search.weights.lr, search.arch.lr, train.weights.lr)"),
+        ("batch_size=4", "ambiguous"),
+        ("weights.lr=1", "ambiguous"),
+        ("population", "'population' is not key=value"),
+        ("=3", "'=3' is not key=value"),
+        ("", "'' is not key=value"),
+        ("searhc.population=4", "did you mean search.population"),
+        ("zzz=1", "the sections are net, branches, data"),
+        ("seed=[1", "is not a value"),
+        ("seed=2026-13-45", "is not a value"),
+        ("seed=!!int ''", "is not a value"),
+        ("seed=!!bool maybe", "is not a value"),
+        ("seed=!!timestamp later", "is not a value"),
+        ("seed=!!python/object/apply:os.getcwd []", "is not a value"),
+        ("seed=" + "[" * 5000, "is not a value"),
+        ("scale=huge", "no scale 'huge' (one of smoke)"),
+        ("scale=[1]", "no scale [1]"),
+        ("scale={a: 1}", "no scale"),
+        ("search.population.more=1", "unknown key"),
+        ("net=vgg6", "net: input should be"),
+        ("search=null", "search: input should be"),
+        ("net.args=null", "net.args: input should be"),
+        ("net.args.a.b.c=1", ""),
+    ],
+)
+def test_overrides_that_are_wrong(override: str, said: str, tmp_path: Path) -> None:
+    if said:
+        assert said in refused(written(tmp_path), override)
+    else:
+        assert load_recipe(written(tmp_path), [override]).net.args == {"a": {"b": {"c": 1}}}
+
+
+def test_an_override_below_a_null_section(tmp_path: Path) -> None:
+    assert "'search' has no keys" in refused(written(tmp_path, search=None), "search.population=4")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("seed=-1", "seed"),
+        ("seed=1.5", "seed"),
+        ("seed=true", "seed"),
+        ("seed='1'", "seed"),
+        ("seed=99999999999999999999", "seed"),
+        ("threads=0", "threads"),
+        ("threads=1000000", "threads"),
+        ("search.population=1", "search.population"),
+        ("search.population=.inf", "search.population"),
+        ("search.batch_size=1", "search.batch_size"),
+        ("search.weights.lr=0", "search.weights.lr"),
+        ("search.weights.lr=.nan", "search.weights.lr"),
+        ("search.weights.lr=.inf", "search.weights.lr"),
+        ("search.weights.momentum=1.1", "search.weights.momentum"),
+        ("search.weights.momentum=.nan", "search.weights.momentum"),
+        ("search.weights.weight_decay=.inf", "search.weights.weight_decay"),
+        ("search.weights.weight_decay=.nan", "search.weights.weight_decay"),
+        ("train.weights.clip=0", "train.weights.clip"),
+        ("arch.betas=[0.5]", "search.arch.betas"),
+        ("arch.betas=[0.5, 1]", "search.arch.betas"),
+        ("search.crossover=.nan", "search.crossover"),
+        ("search.parents=2", "search.parents"),
+        ("strategy=descent", "search.strategy"),
+        ("factors=both", "train.factors"),
+        ("train.epochs=eight", "train.epochs"),
+        ("branches=[conv1x3]", "branches"),
+        ("clamp=perhaps", "search.clamp"),
+    ],
+)
+def test_values_that_no_run_could_use(override: str, key: str, tmp_path: Path) -> None:
+    assert f"mine.yaml: {key}" in refused(written(tmp_path), override)
+
+
+def test_parents_and_offspring_are_at_most_the_population(tmp_path: Path) -> None:
+    line = refused(written(tmp_path), "parents=0.6", "offspring=0.5")
+    assert "parents=0.6 and offspring=0.5 are more than the whole population" in line
+    assert load_recipe(written(tmp_path), ["parents=0.3", "offspring=0.7"]).search.parents == 0.3
+
+
+def test_unknown_keys_suggest_the_near_one(tmp_path: Path) -> None:
+    path = written(tmp_path, search={**MINIMAL["search"], "populaton": 3})
+    assert "search.populaton: unknown key (did you mean population?)" in refused(path)
+    assert "wibble: unknown key" in refused(written(tmp_path, wibble=1))
+
+
+def test_all_faults_are_said_in_one_line(tmp_path: Path) -> None:
+    train = {"epochs": 0, "weights": {"lr": "fast"}}
+    line = refused(written(tmp_path, seed="x", train=train, colour="red"), "nonsense=1", "alone")
+    for fault in ("seed:", "train.epochs:", "train.batch_size: missing", "train.weights.lr:", "colour: unknown key"):
+        assert fault in line
+    assert "'nonsense'" in line
+    assert "'alone'" in line
+
+
+@pytest.mark.parametrize("section", ["net", "data", "search", "train", "scales"])
+def test_null_sections(section: str, tmp_path: Path) -> None:
+    assert f"{section}: input should be" in refused(written(tmp_path, **{section: None}))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "a recipe is a mapping"),
+        (b"# nothing\n", "a recipe is a mapping"),
+        (b"- a\n- b\n", "a recipe is a mapping"),
+        (b"just text", "a recipe is a mapping"),
+        (b"net: [1\nx: 2", "mine.yaml:2: not YAML"),
+        (b"a: b: c", "mine.yaml:1: not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: \x00", "not YAML"),
+        (b"a: *nobody", "not YAML"),
+        (b"a: 2026-99-99", "not YAML"),
+        (b"a: !!python/object/apply:os.system ['true']", "not YAML"),
+        (b"[" * 20_000, "not YAML"),
+        (b"&a [*a]", "not YAML"),
+        (b"a: &a {b: *a}", "not YAML"),
+        (b"{}", "net: missing"),
+        (b"1: 2", "1"),
+    ],
+)
+def test_files_that_are_no_recipe(content: bytes, said: str, tmp_path: Path) -> None:
+    assert said in refused(written(tmp_path, content))
+
+
+def bomb(levels: int, kind: str) -> str:
+    """Nine aliases of the level before on each: nine to the power of `levels` values from a few lines."""
+    lines = ["l0: &l0 [lol, lol]" if kind == "list" else "l0: &l0 {a: lol}"]
+    for level in range(1, levels):
+        inner = [f"*l{level - 1}"] * 9
+        items = ", ".join(inner if kind == "list" else (f"k{i}: {alias}" for i, alias in enumerate(inner)))
+        lines.append(f"l{level}: &l{level} " + (f"[{items}]" if kind == "list" else f"{{{items}}}"))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_a_yaml_bomb_does_not_go_off(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path, bomb(25, kind))
+    assert "aliases stand for more than 10000 values" in refused(path)
+
+
+def test_anchors_and_merge_keys_work_and_are_not_shared(tmp_path: Path) -> None:
+    text = yaml.safe_dump({key: value for key, value in MINIMAL.items() if key not in ("search", "train", "scales")})
+    text += """
+search: {population: 4, warmup_epochs: 1, evolutions: 1, epochs_per_evolution: 1, subnets_per_step: 2,
+         batch_size: 8, weights: &weights {lr: 0.1}}
+train: {epochs: 2, batch_size: 8, weights: *weights}
+"""
+    recipe = load_recipe(written(tmp_path, text), ["search.weights.lr=0.2"])
+    assert (recipe.search.weights.lr, recipe.train.weights.lr) == (0.2, 0.1)
+
+
+def test_a_long_value_is_not_printed_whole(tmp_path: Path) -> None:
+    assert len(refused(written(tmp_path, seed="x" * 100_000))) < 300
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = written(tmp_path, b"\xef\xbb\xbf" + yaml.safe_dump(MINIMAL).encode())
+    assert isinstance(load_recipe(path), Recipe)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "none.yaml" / "deeper"):
+        with pytest.raises(InputError) as caught:
+            load_recipe(path)
+        assert str(path) in caught.value.line
+
+
+def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path), ["scale=smoke"])
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

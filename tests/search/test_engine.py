@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from irepdeploy.arch import Architecture
+from irepdeploy.errors import CheckpointError, InputError, RecipeError, RunError
+from irepdeploy.recipe import Recipe
+from irepdeploy.search import engine, run_folder
+from irepdeploy.search.engine import Search, SearchResult
+from irepdeploy.search.run_folder import RunFolder
+from irepdeploy.search.supernet import Supernet
+
+JournalOf = Callable[[Path], list[dict[str, Any]]]
+ContentsOf = Callable[[Path], dict[str, bytes]]
+
+
+class Stop(Exception):
+    pass
+
+
+def without_seconds(result: SearchResult) -> SearchResult:
+    return replace(result, seconds=0.0)
+
+
+def stop_after(epochs: int) -> Callable[[int, str], None]:
+    done = 0
+
+    def advance(more: int, note: str) -> None:
+        nonlocal done
+        done += more
+        if done == epochs:
+            raise Stop
+
+    return advance
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    """A run that nothing disturbed: one warm-up epoch and three evolutions of one epoch."""
+    out = tmp_path_factory.mktemp("finished")
+    return out, Search(recipe, out).run()
+
+
+@pytest.fixture(scope="module")
+def half(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after two epochs. Copy it before you touch it."""
+    out = tmp_path_factory.mktemp("half")
+    with pytest.raises(Stop):
+        Search(recipe, out).run(stop_after(2))
+    return out
+
+
+@pytest.fixture
+def copy(half: Path, tmp_path: Path, contents_of: ContentsOf) -> Path:
+    for name, content in contents_of(half).items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_what_a_search_leaves(finished: tuple[Path, SearchResult], recipe: Recipe, journal_of: JournalOf) -> None:
+    out, result = finished
+    best = Architecture.load(out / "best.json")
+    assert best == result.best == result.population[0]
+    saved = [Architecture.load(path) for path in sorted((out / "population").iterdir())]
+    assert saved == list(result.population)
+    assert len({architecture.digest for architecture in saved}) == recipe.search.population
+    assert all(architecture.count <= 16 for architecture in saved)  # 2/3 of 25
+    written = json.loads((out / "result.json").read_text())
+    assert written["best_digest"] == best.digest
+    assert written["val_accuracy"] == result.fitness.accuracy
+    assert result.evaluations == 3 * recipe.search.population
+    events = [event["event"] for event in journal_of(out)]
+    assert events == ["start", "epoch", *["epoch", "evolution"] * 3]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.json",
+        "journal.jsonl",
+        "population",
+        "result.json",
+        "state.pt",
+    ]
+
+
+def test_the_best_of_the_last_evolution_wins(finished: tuple[Path, SearchResult], journal_of: JournalOf) -> None:
+    out, result = finished
+    last = journal_of(out)[-1]
+    order = sorted(range(len(last["accuracy"])), key=lambda i: (-last["accuracy"][i], last["loss"][i]))
+    start = journal_of(out)[0]
+    rows = [["0"] * len(start["branches"]) for _ in start["layers"]]
+    for bit, (row, column) in zip(last["population"][order[0]], start["positions"], strict=True):
+        rows[row][column] = bit
+    assert [[int(bit) for bit in row] for row in rows] == [list(row) for row in result.best.matrix]
+    assert (last["best"], last["loss"][order[0]]) == (result.fitness.accuracy, -result.fitness.negative_loss)
+    assert last["mean"] == pytest.approx(np.mean(last["accuracy"]))
+
+
+def test_parents_of_an_evolution_are_its_best(
+    finished: tuple[Path, SearchResult], recipe: Recipe, journal_of: JournalOf
+) -> None:
+    evolutions = [event for event in journal_of(finished[0]) if event["event"] == "evolution"]
+    kept = max(1, round(recipe.search.parents * recipe.search.population))
+    for one, following in itertools.pairwise(evolutions):
+        order = sorted(range(len(one["accuracy"])), key=lambda i: (-one["accuracy"][i], one["loss"][i]))
+        assert following["population"][:kept] == [one["population"][index] for index in order[:kept]]
+
+
+def test_the_phases_of_algorithm_1(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: tuple[Path, SearchResult]
+) -> None:
+    steps: list[list[Any]] = []
+    alphas: list[float] = []
+    original = Supernet.accumulate
+
+    def watched(self: Supernet, images: torch.Tensor, labels: torch.Tensor, subnets: Any) -> float:
+        steps.append(list(subnets))
+        alphas.append(sum(float(p.detach().abs()) for p in self.arch_parameters()))
+        return original(self, images, labels, subnets)
+
+    monkeypatch.setattr(Supernet, "accumulate", watched)
+    search = Search(recipe, tmp_path)
+    first = [bits.tobytes() for bits in search.population]
+    search.run()
+    # 24 images in batches of 12: two steps an epoch.
+    warm, rest = steps[:2], steps[2:]
+    assert warm == [[None], [None]]
+    assert len(rest) == 6
+    assert all(len(step) == recipe.search.subnets_per_step for step in rest)
+    assert all(bits.tobytes() in first for step in rest[:2] for bits in step)
+    # Warm-up leaves alpha and beta alone; the first step after it moves them.
+    assert alphas[:3] == [0, 0, 0]
+    assert alphas[3] > 0
+
+
+def test_same_seed_same_run(
+    recipe: Recipe, tmp_path: Path, finished: tuple[Path, SearchResult], journal_of: JournalOf
+) -> None:
+    torch.rand(3)  # another state of the global generator must not matter
+    again = Search(recipe, tmp_path).run()
+    assert without_seconds(again) == without_seconds(finished[1])
+    assert journal_of(tmp_path) == journal_of(finished[0])
+
+
+def test_another_seed_another_run(
+    tiny: Callable[..., Recipe], tmp_path: Path, finished: tuple[Path, SearchResult], journal_of: JournalOf
+) -> None:
+    other = Search(tiny("seed=1"), tmp_path).run()
+    assert other.population != finished[1].population
+    assert [e["loss"] for e in journal_of(tmp_path)[1:]] != [e["loss"] for e in journal_of(finished[0])[1:]]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
+    recipe: Recipe, tmp_path: Path, finished: tuple[Path, SearchResult], journal_of: JournalOf, epochs: int
+) -> None:
+    with pytest.raises(Stop):
+        Search(recipe, tmp_path).run(stop_after(epochs))
+    resumed = Search(recipe, tmp_path, resume=True).run()
+    assert without_seconds(resumed) == without_seconds(finished[1])
+    assert journal_of(tmp_path) == journal_of(finished[0])
+    assert {path.name for path in (tmp_path / "population").iterdir()} == {f"00{i}.json" for i in range(5)}
+
+
+@pytest.mark.parametrize("write", range(0, 16, 3))
+def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
+    recipe: Recipe,
+    tmp_path: Path,
+    finished: tuple[Path, SearchResult],
+    journal_of: JournalOf,
+    monkeypatch: pytest.MonkeyPatch,
+    write: int,
+) -> None:
+    calls = 0
+    sync = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == write + 1:
+            raise KeyboardInterrupt
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Search(recipe, tmp_path).run()
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+    for path in tmp_path.rglob("*.json"):
+        json.loads(path.read_text())
+    if (tmp_path / "state.pt").exists():
+        torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = Search(recipe, tmp_path, resume=True).run()
+    assert without_seconds(resumed) == without_seconds(finished[1])
+    assert journal_of(tmp_path) == journal_of(finished[0])
+
+
+def test_a_kill_between_journal_and_state_leaves_no_line_twice(
+    recipe: Recipe,
+    tmp_path: Path,
+    finished: tuple[Path, SearchResult],
+    journal_of: JournalOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search = Search(recipe, tmp_path)
+    original, calls = RunFolder.save_state, 0
+
+    def killed(self: RunFolder, state: dict[str, Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Stop
+        original(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_state", killed)
+        with pytest.raises(Stop):
+            search.run()
+    with open(tmp_path / "journal.jsonl", "a") as journal:
+        journal.write('{"event": "ep')
+    assert without_seconds(Search(recipe, tmp_path, resume=True).run()) == without_seconds(finished[1])
+    assert journal_of(tmp_path) == journal_of(finished[0])
+
+
+def test_a_finished_run_resumes_to_its_result(
+    recipe: Recipe, finished: tuple[Path, SearchResult], journal_of: JournalOf
+) -> None:
+    out, result = finished
+    before = journal_of(out)
+    assert Search(recipe, out, resume=True).run() == result
+    assert journal_of(out) == before
+
+
+def test_resume_where_nothing_is_begins(recipe: Recipe, tmp_path: Path, finished: tuple[Path, SearchResult]) -> None:
+    assert without_seconds(Search(recipe, tmp_path, resume=True).run()) == without_seconds(finished[1])
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=1", "search.weights.lr=0.2", "search.population=6", "data.options.val=21", "branches=acnet"]
+)
+def test_another_recipe_is_refused_and_nothing_is_lost(
+    tiny: Callable[..., Recipe], copy: Path, contents_of: ContentsOf, change: str
+) -> None:
+    before = contents_of(copy)
+    with pytest.raises(InputError, match="another recipe"):
+        Search(tiny(change), copy, resume=True)
+    assert contents_of(copy) == before
+
+
+def test_a_change_that_the_search_does_not_read_is_no_other_recipe(tiny: Callable[..., Recipe], copy: Path) -> None:
+    assert Search(tiny("train.epochs=9"), copy, resume=True).epoch == 2
+
+
+@pytest.mark.parametrize("name", ["best.json", "journal.jsonl", "state.pt", "result.json", "population/000.json"])
+def test_a_folder_with_a_run_is_refused_and_nothing_is_lost(
+    recipe: Recipe, tmp_path: Path, contents_of: ContentsOf, name: str
+) -> None:
+    (tmp_path / "population").mkdir()
+    (tmp_path / name).write_text("mine")
+    before = contents_of(tmp_path)
+    with pytest.raises(InputError, match=r"a run is in this folder already.*--resume.*--overwrite"):
+        Search(recipe, tmp_path)
+    assert contents_of(tmp_path) == before
+
+
+def test_overwrite_begins_anew_and_leaves_what_is_not_of_a_run(
+    recipe: Recipe, copy: Path, finished: tuple[Path, SearchResult], journal_of: JournalOf
+) -> None:
+    (copy / "notes.txt").write_text("mine")
+    (copy / "population").mkdir()
+    (copy / "population" / "099.json").write_text("old")
+    assert without_seconds(Search(recipe, copy, overwrite=True).run()) == without_seconds(finished[1])
+    assert journal_of(copy) == journal_of(finished[0])
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert not (copy / "population" / "099.json").exists()
+
+
+def test_overwrite_with_an_impossible_recipe_loses_nothing(
+    tiny: Callable[..., Recipe], copy: Path, contents_of: ContentsOf
+) -> None:
+    before = contents_of(copy)
+    for change in ("search.budget=1/99", "net.name=vgg61", "data.options.train=-1"):
+        with pytest.raises(InputError):
+            Search(tiny(change), copy, overwrite=True)
+    assert contents_of(copy) == before
+
+
+def test_resume_and_overwrite_together_are_refused(recipe: Recipe, copy: Path, contents_of: ContentsOf) -> None:
+    before = contents_of(copy)
+    with pytest.raises(InputError, match="choose one"):
+        Search(recipe, copy, resume=True, overwrite=True)
+    assert contents_of(copy) == before
+
+
+def test_a_state_that_is_gone_is_no_reason_to_begin_anew_in_silence(
+    recipe: Recipe, copy: Path, contents_of: ContentsOf
+) -> None:
+    (copy / "state.pt").unlink()
+    before = contents_of(copy)
+    with pytest.raises(CheckpointError, match="state of this run is gone"):
+        Search(recipe, copy, resume=True)
+    assert contents_of(copy) == before
+
+
+def test_a_journal_shorter_than_the_state_says_is_refused(recipe: Recipe, copy: Path) -> None:
+    journal = copy / "journal.jsonl"
+    os.truncate(journal, journal.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="journal is shorter"):
+        Search(recipe, copy, resume=True)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"garbage",
+        lambda content: content[:100],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+    ],
+    ids=["empty", "garbage", "beginning", "half", "a byte less"],
+)
+def test_a_damaged_state_is_refused(
+    recipe: Recipe, copy: Path, contents_of: ContentsOf, damage: Callable[[bytes], bytes]
+) -> None:
+    state = copy / "state.pt"
+    state.write_bytes(damage(state.read_bytes()))
+    before = contents_of(copy)
+    with pytest.raises(CheckpointError, match="damaged"):
+        Search(recipe, copy, resume=True)
+    assert contents_of(copy) == before
+
+
+def test_no_flipped_bit_of_a_state_goes_unseen(recipe: Recipe, copy: Path) -> None:
+    whole = (copy / "state.pt").read_bytes()
+    identity = torch.load(copy / "state.pt", weights_only=True)["identity"]
+    expected = flat(RunFolder(copy, identity, (), resume=True).load_state())
+    seen = 0
+    random = np.random.default_rng(0)
+    for place in random.integers(0, len(whole), size=60):
+        (copy / "state.pt").write_bytes(flipped(whole, int(place)))
+        try:
+            state = RunFolder(copy, identity, (), resume=True).load_state()
+        except CheckpointError:
+            seen += 1
+        else:
+            # Padding, dates and names of the archive do not matter.
+            assert flat(state) == expected
+    assert seen > 30
+
+
+def flat(value: Any) -> Any:
+    """Tensors as bytes, so that == compares everything."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
+    if isinstance(value, dict):
+        return {key: flat(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [flat(item) for item in value]
+    return value
+
+
+def test_a_checkpoint_of_another_kind_is_no_state(recipe: Recipe, copy: Path) -> None:
+    torch.save({"model": {}}, copy / "state.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        Search(recipe, copy, resume=True)
+
+
+def test_resuming_with_another_torch_is_said(
+    recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Search(recipe, copy, resume=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(run_folder.torch, "__version__", "9.9.9")
+    Search(recipe, copy, resume=True)
+    assert "9.9.9" in capsys.readouterr().err
+
+
+def test_the_number_of_threads_is_taken_up_again(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny("threads=null")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(Stop):
+            Search(recipe, tmp_path).run(stop_after(1))
+        torch.set_num_threads(1)
+        Search(recipe, tmp_path, resume=True)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def finite_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
+    return state
+
+
+@pytest.mark.parametrize("rate", ["1e38", "1e8"])
+def test_a_rate_that_is_far_too_large_ends_the_run_with_the_last_good_state(
+    tiny: Callable[..., Recipe], tmp_path: Path, rate: str
+) -> None:
+    with pytest.raises(RunError, match=r"weights\.lr") as caught:
+        Search(tiny(f"search.weights.lr={rate}", "search.weights.clip=null"), tmp_path).run()
+    assert caught.value.exit_code == 4
+    if (tmp_path / "state.pt").exists():
+        finite_state(tmp_path)
+    assert not (tmp_path / "best.json").exists()
+
+
+def test_nan_in_the_last_step_of_an_epoch_ends_the_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = engine.clip, 0
+
+    def poisoned(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
+        nonlocal calls
+        calls += 1
+        original(optimizer, limit)
+        if calls == 6:  # the last step of the third epoch
+            optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
+
+    monkeypatch.setattr(engine, "clip", poisoned)
+    with pytest.raises(RunError, match="NaN or infinity in epoch 3 of the search"):
+        Search(recipe, tmp_path).run()
+    assert finite_state(tmp_path)["epoch"] == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = Supernet.accumulate
+
+    def poisoned(self: Supernet, *args: Any) -> float:
+        nonlocal calls
+        calls += 1
+        return float("nan") if calls == 4 else original(self, *args)
+
+    monkeypatch.setattr(Supernet, "accumulate", poisoned)
+    with pytest.raises(RunError, match="loss became nan in epoch 2"):
+        Search(recipe, tmp_path).run()
+    assert finite_state(tmp_path)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("branches=none", "no branch to search"),
+        ("branches=irpes", "no preset 'irpes'"),
+        ("net.name=vgg61", "did you mean"),
+        ("net.args.stages=[[2], [2], [2], [2], [2]]", "cannot read images of 1x16x16"),
+        ("net.args.stages=[[-3]]", "cannot"),
+        ("net.args.stages=[[abc]]", "cannot"),
+        ("net.args.num_classes=3", "not set here"),
+        ("net.args.input_shape=[3, 8, 8]", "not set here"),
+        ("net.args.name=vgg16", "not set here"),
+        ("data.name=digitz", "no data set named 'digitz'"),
+        ("data.options.train=abc", "do not fit"),
+        ("data.options.colour=red", "colour"),
+        ("data.options.name=digits", "name"),
+    ],
+)
+def test_what_a_network_cannot_do_is_said_in_one_line(
+    tiny: Callable[..., Recipe], tmp_path: Path, change: str, fault: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        Search(tiny(change), tmp_path / "out")
+    assert fault in caught.value.line
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_population_that_the_budget_does_not_allow_is_refused(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    # One layer of eight branches, of which two are kept at most: 1 + 8 + 28.
+    with pytest.raises(RecipeError, match="at most 37"):
+        Search(tiny("search.population=100", "net.args.stages=[[2]]", "search.budget=1/4"), tmp_path)

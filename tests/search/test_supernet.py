@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.recipe import Recipe
+from irepdeploy.search.loop import adam, sgd
+from irepdeploy.search.space import Bits
+from irepdeploy.search.supernet import Supernet
+
+
+@pytest.fixture
+def supernet(tiny: Callable[..., Recipe]) -> Supernet:
+    """In float64 and train mode, with random statistics, alpha and beta."""
+    made = Supernet(tiny())
+    made.model.double().train()
+    randomize_statistics(made.model, seed=1)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in made.arch_parameters():
+            parameter.normal_()
+    return made
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(6, 1, 16, 16, dtype=torch.float64, generator=generator)
+    return images, torch.arange(6)
+
+
+def candidates(supernet: Supernet, count: int, seed: int = 0, share: float = 0.4) -> list[Bits]:
+    random = np.random.default_rng(seed)
+    return [random.random(supernet.space.size) < share for _ in range(count)]
+
+
+def alone(supernet: Supernet, bits: Bits | None, images: Tensor, labels: Tensor) -> tuple[nn.Module, float]:
+    """A copy of the network after one forward and backward pass of one subnet."""
+    model = copy.deepcopy(supernet.model)
+    for row, layer in enumerate(supernet.space.layers):
+        if bits is not None:
+            here = [i for i, (of, _) in enumerate(supernet.space.positions) if of == row and bits[i]]
+            model.get_submodule(layer).active = [supernet.space.branches[supernet.space.positions[i][1]] for i in here]
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return model, float(loss.detach())
+
+
+def naive(
+    supernet: Supernet, subnets: Sequence[Bits | None], images: Tensor, labels: Tensor
+) -> tuple[dict[str, Tensor | None], dict[str, Tensor], float]:
+    """Mean gradients, mean statistics and mean loss, each subnet on a copy of its own."""
+    runs = [alone(supernet, bits, images, labels) for bits in subnets]
+    gradients: dict[str, Tensor | None] = {}
+    for name, _ in supernet.model.named_parameters():
+        found = [dict(model.named_parameters())[name].grad for model, _ in runs]
+        present = [gradient for gradient in found if gradient is not None]
+        gradients[name] = sum(present[1:], present[0]) / len(runs) if present else None
+    start = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
+    statistics = {}
+    for name, old in start.items():
+        counter = f"{name.rpartition('.')[0]}.num_batches_tracked"
+        moved = [
+            dict(model.named_buffers())[name]
+            for model, _ in runs
+            if dict(model.named_buffers())[counter] != start[counter]
+        ]
+        statistics[name] = torch.stack(moved).double().mean(0) if moved else old.double()
+    return gradients, statistics, sum(loss for _, loss in runs) / len(runs)
+
+
+def assert_as_naive(supernet: Supernet, subnets: Sequence[Bits | None], batch: tuple[Tensor, Tensor]) -> None:
+    gradients, statistics, loss = naive(supernet, subnets, *batch)
+    assert supernet.accumulate(*batch, subnets) == pytest.approx(loss, rel=1e-12)
+    for name, parameter in supernet.model.named_parameters():
+        expected = gradients[name]
+        if expected is None:
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)
+    for name, buffer in supernet.model.named_buffers():
+        torch.testing.assert_close(buffer.double(), statistics[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_accumulate_is_the_mean_of_the_subnets(supernet: Supernet, batch: tuple[Tensor, Tensor], count: int) -> None:
+    assert_as_naive(supernet, candidates(supernet, count), batch)
+
+
+def test_accumulate_with_a_subnet_twice_and_one_without_branches(
+    supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    one, two = candidates(supernet, 2)
+    assert_as_naive(supernet, [one, two, one, np.zeros_like(one)], batch)
+
+
+def test_the_whole_supernet_is_a_step_of_every_branch(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    tracked = {name: int(b) for name, b in supernet.model.named_buffers() if name.endswith("num_batches_tracked")}
+    assert_as_naive(supernet, [None], batch)
+    assert all(parameter.grad is not None for parameter in supernet.model.parameters())
+    assert {name: int(supernet.model.get_buffer(name)) - old for name, old in tracked.items()} == dict.fromkeys(
+        tracked, 1
+    )
+
+
+def test_two_steps_start_from_what_the_first_left(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    for seed in (1, 2):
+        supernet.model.zero_grad(set_to_none=True)
+        assert_as_naive(supernet, candidates(supernet, 3, seed), batch)
+
+
+def test_order_of_the_subnets_does_not_matter(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    subnets = candidates(supernet, 4)
+    start = copy.deepcopy(supernet.model.state_dict())
+    ends = []
+    for order in (subnets, subnets[::-1]):
+        supernet.model.load_state_dict(start)
+        supernet.model.zero_grad(set_to_none=True)
+        supernet.accumulate(*batch, order)
+        ends.append({name: p.grad for name, p in supernet.model.named_parameters() if p.grad is not None})
+        ends.append({name: b.clone() for name, b in supernet.model.named_buffers()})
+    torch.testing.assert_close(ends[2], ends[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ends[3], ends[1], rtol=1e-9, atol=1e-12)
+
+
+def test_num_batches_tracked_counts_steps_not_subnets(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    everywhere = np.ones(supernet.space.size, dtype=bool)
+    everywhere[0] = False
+    for _ in range(3):
+        supernet.accumulate(*batch, [everywhere, everywhere])
+    left_out = f"{supernet.space.layers[0]}.branches.{supernet.space.branches[supernet.space.positions[0][1]]}."
+    counters = {n: int(b) for n, b in supernet.model.named_buffers() if n.endswith("num_batches_tracked")}
+    assert {n for n, count in counters.items() if count == 0} == {n for n in counters if n.startswith(left_out)}
+    assert set(counters.values()) == {0, 3}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_what_is_outside_the_subnets_is_not_moved_even_with_momentum(
+    supernet: Supernet, batch: tuple[Tensor, Tensor], kind: str, tiny: Callable[..., Recipe]
+) -> None:
+    settings = tiny().search
+    weights, arch = sgd(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
+    assert settings.weights.momentum > 0
+    assert settings.weights.weight_decay > 0
+    first = np.ones(supernet.space.size, dtype=bool)
+    second = first.copy()
+    second[4] = False
+    row, column = supernet.space.positions[4]
+    layer, branch = supernet.space.layers[row], supernet.space.branches[column]
+    outside = (f"{layer}.branches.{branch}.", f"{layer}.alpha.{branch}")
+    optimizer, mine = (weights, "branches") if kind == "sgd" else (arch, "alpha")
+    states = []
+    for subnet in (first, second):
+        weights.zero_grad(set_to_none=True)
+        arch.zero_grad(set_to_none=True)
+        supernet.accumulate(*batch, [subnet, subnet])
+        optimizer.step()
+        states.append(copy.deepcopy(supernet.model.state_dict()))
+    tensors = [name for name in states[0] if name.startswith(outside)]
+    assert any(mine in name for name in tensors)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in tensors)
+    others = {name for name, _ in supernet.model.named_parameters() if not name.startswith(outside) and mine in name}
+    assert all(not torch.equal(states[0][name], states[1][name]) for name in others)
+
+
+def test_weights_and_arch_parameters_share_nothing_and_leave_nothing_out(supernet: Supernet) -> None:
+    names = {id(parameter): name for name, parameter in supernet.model.named_parameters()}
+    weights = [names[id(parameter)] for parameter in supernet.weights()]
+    arch = [names[id(parameter)] for parameter in supernet.arch_parameters()]
+    assert sorted([*weights, *arch]) == sorted(names.values())
+    assert all(".alpha." in name or name.endswith(".beta") for name in arch)
+    assert len(arch) == supernet.space.size + len(supernet.space.layers)
+
+
+def test_select_is_undone_after_a_step(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    supernet.accumulate(*batch, candidates(supernet, 2))
+    active = [name for layer in supernet.space.layers for name in supernet.model.get_submodule(layer).active]
+    assert len(active) == supernet.space.size

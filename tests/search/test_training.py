@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import irepdeploy as ird
+from irepdeploy.arch import Architecture
+from irepdeploy.checkpoint import load
+from irepdeploy.data import Dataset
+from irepdeploy.errors import ArchitectureError, InputError, RecipeError, RunError
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.search import training
+from irepdeploy.search.builders import build_net, load_data, with_branches
+from irepdeploy.search.evaluate import score
+from irepdeploy.search.training import Training, TrainingResult, architecture_of
+
+SOME = Architecture.from_branches(
+    {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
+    ("conv1x3", "conv1x1_3x3", "identity"),
+)
+
+
+class Stop(Exception):
+    pass
+
+
+def without_seconds(result: TrainingResult) -> TrainingResult:
+    return replace(result, seconds=0.0, seconds_per_epoch=0.0)
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return load(path).state_dict()
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    a, b = state_of(one), state_of(two)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
+    out = tmp_path_factory.mktemp("trained")
+    return out, Training(recipe, out, SOME).run()
+
+
+def test_what_a_training_leaves(
+    finished: tuple[Path, TrainingResult], recipe: Recipe, journal_of: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    out, result = finished
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.pt",
+        "journal.jsonl",
+        "last.pt",
+        "result.json",
+        "state.pt",
+    ]
+    written = json.loads((out / "result.json").read_text())
+    assert written["test_accuracy"] == result.test_accuracy
+    assert written["branches"] == SOME.count == 3
+    start, *epochs = journal_of(out)
+    assert Architecture.from_dict(start["architecture"]) == SOME
+    assert [event["epoch"] for event in epochs] == [0, 1, 2]
+    accuracies = [event["val_accuracy"] for event in epochs]
+    assert result.val_accuracy == max(accuracies)
+    assert accuracies[result.best_epoch - 1] == result.val_accuracy
+
+
+def test_best_pt_is_the_network_that_was_scored(finished: tuple[Path, TrainingResult], recipe: Recipe) -> None:
+    out, result = finished
+    best = load(out / "best.pt")
+    assert best.irepdeploy_origin.architecture.count == 3  # type: ignore[union-attr]
+    assert best.irepdeploy_origin.dataset == "digits"  # type: ignore[union-attr]
+    assert best.irepdeploy_origin.statistics == "trained"  # type: ignore[union-attr]
+    fused = ird.fuse(best)
+    assert not any(isinstance(module, RepBlock | nn.BatchNorm2d) for module in fused.modules())
+    data = load_data(recipe)
+    for network in (best, fused):
+        assert score(network, data.val).accuracy == pytest.approx(result.val_accuracy, abs=0.051)
+        assert score(network, data.load_test()).accuracy == pytest.approx(result.test_accuracy, abs=2 / 597)
+    assert score(fused, data.load_test()).accuracy == result.test_accuracy
+
+
+def test_the_best_epoch_is_kept_when_later_ones_are_worse(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = training.score, 0
+
+    def worse_after_the_first(*args: Any) -> training.Fitness:
+        nonlocal calls
+        calls += 1
+        found = original(*args)
+        return replace(found, accuracy=0.9 if calls == 1 else 0.1) if calls <= 3 else found
+
+    monkeypatch.setattr(training, "score", worse_after_the_first)
+    result = Training(recipe, tmp_path, SOME).run()
+    assert (result.best_epoch, result.val_accuracy) == (1, 0.9)
+    best, last = state_of(tmp_path / "best.pt"), state_of(tmp_path / "last.pt")
+    counter = next(name for name in best if name.endswith("num_batches_tracked"))
+    assert (int(best[counter]), int(last[counter])) == (2, 6)
+
+
+def test_same_seed_same_weights_and_another_seed_others(
+    recipe: Recipe, tiny: Callable[..., Recipe], tmp_path: Path, finished: tuple[Path, TrainingResult]
+) -> None:
+    out, result = finished
+    torch.rand(5)
+    assert without_seconds(Training(recipe, tmp_path / "again", SOME).run()) == without_seconds(result)
+    assert_same_weights(tmp_path / "again" / "last.pt", out / "last.pt")
+    assert_same_weights(tmp_path / "again" / "best.pt", out / "best.pt")
+    Training(tiny("seed=1"), tmp_path / "other", SOME).run()
+    assert not torch.equal(
+        state_of(tmp_path / "other" / "last.pt")["head.weight"], state_of(out / "last.pt")["head.weight"]
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_training_that_was_interrupted_ends_with_the_same_weights(
+    recipe: Recipe,
+    tmp_path: Path,
+    finished: tuple[Path, TrainingResult],
+    journal_of: Callable[[Path], list[dict[str, Any]]],
+    epochs: int,
+) -> None:
+    out, result = finished
+    done = 0
+
+    def advance(more: int, note: str) -> None:
+        nonlocal done
+        done += more
+        if done == epochs:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Training(recipe, tmp_path, SOME).run(advance)
+    resumed = Training(recipe, tmp_path, SOME, resume=True).run()
+    assert without_seconds(resumed) == without_seconds(result)
+    assert_same_weights(tmp_path / "last.pt", out / "last.pt")
+    assert_same_weights(tmp_path / "best.pt", out / "best.pt")
+    assert journal_of(tmp_path) == journal_of(out)
+
+
+@pytest.mark.parametrize("write", [1, 4, 7, 10, 13])
+def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
+    recipe: Recipe,
+    tmp_path: Path,
+    finished: tuple[Path, TrainingResult],
+    monkeypatch: pytest.MonkeyPatch,
+    write: int,
+) -> None:
+    sync, calls = os.fsync, 0
+
+    def interrupted(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == write:
+            raise KeyboardInterrupt
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Training(recipe, tmp_path, SOME).run()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    for path in tmp_path.glob("*t.pt"):
+        load(path)
+    assert without_seconds(Training(recipe, tmp_path, SOME, resume=True).run()) == without_seconds(finished[1])
+    assert_same_weights(tmp_path / "last.pt", finished[0] / "last.pt")
+
+
+def test_resume_with_another_architecture_is_refused(recipe: Recipe, finished: tuple[Path, TrainingResult]) -> None:
+    with pytest.raises(InputError, match="another recipe"):
+        Training(recipe, finished[0], None, resume=True)
+
+
+def test_the_test_set_is_read_once_and_at_the_end(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    epochs_done = 0
+
+    def counted(of: Recipe) -> Dataset:
+        data = load_data(of)
+
+        def load_test() -> Any:
+            reads.append(epochs_done)
+            return data.load_test()
+
+        return replace(data, load_test=load_test)
+
+    def advance(more: int, note: str) -> None:
+        nonlocal epochs_done
+        epochs_done += more
+
+    monkeypatch.setattr(training, "load_data", counted)
+    Training(recipe, tmp_path, SOME).run(advance)
+    assert reads == [3]
+
+
+def test_without_branches_the_network_is_plain(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny("branches=none", "train.epochs=1")
+    assert architecture_of(recipe) is None
+    result = Training(recipe, tmp_path, architecture_of(recipe)).run()
+    assert result.branches == 0
+    names = state_of(tmp_path / "best.pt")
+    assert not any("branches" in name or "alpha" in name for name in names)
+    assert any(".bn." in name for name in names)
+
+
+def test_an_architecture_that_keeps_nothing_trains(recipe: Recipe, tmp_path: Path) -> None:
+    none = Architecture(SOME.layers, SOME.branches, ((0, 0, 0),) * 3)
+    assert Training(recipe, tmp_path, none).run().branches == 0
+
+
+def test_without_an_architecture_all_possible_branches_are_kept(recipe: Recipe) -> None:
+    full = architecture_of(recipe)
+    assert full is not None
+    assert full.count == 25
+    assert "identity" not in full.kept("stages.0.0.conv")
+    assert len(full.kept("stages.0.1.conv")) == 9
+
+
+@pytest.mark.parametrize("factors", ["trainable", "folded"])
+def test_factors_are_trained_or_folded_as_the_recipe_says(
+    tiny: Callable[..., Recipe], tmp_path: Path, factors: str
+) -> None:
+    Training(tiny(f"train.factors={factors}"), tmp_path, SOME).run()
+    state = state_of(tmp_path / "last.pt")
+    moved = {name: float(value) for name, value in state.items() if ".alpha." in name or name.endswith(".beta")}
+    if factors == "trainable":
+        assert len(moved) == 3 + 2  # no beta where nothing is kept
+        assert all(value != 0 for value in moved.values())
+    else:
+        assert not moved
+
+
+def test_folded_factors_start_as_the_trainable_ones_do(recipe: Recipe) -> None:
+    nets = []
+    for factors in ("trainable", "folded"):
+        nets.append(with_branches(build_net(recipe), SOME, factors))  # type: ignore[arg-type]
+    images = load_data(recipe).train.images
+    assert torch.allclose(nets[0](images), nets[1](images), rtol=1e-4, atol=1e-5)
+    assert [block.scaled for block in nets[1].modules() if isinstance(block, RepBlock)] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("layer", "branch", "error"),
+    [
+        ("features.0", "conv1x3", RecipeError),
+        ("stages.0.0.conv", "identity", ArchitectureError),
+        ("stages.0.0.bn", "conv1x3", ArchitectureError),
+        ("stages.0.0.conv", "conv9x9", ArchitectureError),
+    ],
+)
+def test_an_architecture_of_another_network_is_refused(
+    recipe: Recipe, tmp_path: Path, layer: str, branch: str, error: type[InputError]
+) -> None:
+    other = Architecture.from_branches({layer: [branch]}, (branch,))
+    with pytest.raises(error) as caught:
+        Training(recipe, tmp_path / "out", other)
+    assert layer in caught.value.line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("branches", ["none", "ireps"])
+def test_a_rate_that_is_far_too_large_ends_the_training(
+    tiny: Callable[..., Recipe], tmp_path: Path, branches: str
+) -> None:
+    recipe = tiny("train.weights.lr=1e38", "train.weights.clip=null", f"branches={branches}")
+    with pytest.raises(RunError, match=r"weights\.lr") as caught:
+        Training(recipe, tmp_path, architecture_of(recipe)).run()
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_nan_in_the_last_step_keeps_the_last_good_state(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = training.clip, 0
+
+    def poisoned(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
+        nonlocal calls
+        calls += 1
+        original(optimizer, limit)
+        if calls == 4:
+            optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
+
+    monkeypatch.setattr(training, "clip", poisoned)
+    with pytest.raises(RunError, match="NaN or infinity in epoch 2 of the training"):
+        Training(recipe, tmp_path, SOME).run()
+    for name in ("best.pt", "last.pt"):
+        assert all(bool(torch.isfinite(value).all()) for value in state_of(tmp_path / name).values())
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_text("mine")
+    with pytest.raises(InputError, match="a run is in this folder already"):
+        Training(recipe, tmp_path, SOME)
+    assert (tmp_path / "best.pt").read_text() == "mine"
