@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import read_bytes, sha256, write_json
+from irepdeploy.files import json_safe, read_bytes, sha256, write_json
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
@@ -135,7 +135,7 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; a number that is not finite becomes its name as text."""
         verdict = {"ok": self.ok, "max_rel_error": self.max_rel_error, "worst_layer": self.worst_layer}
-        return _json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
+        return json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Certificate:
@@ -201,13 +201,3 @@ def _check_names(artefacts: Sequence[Artefact]) -> None:
 
 def _sortable(error: float) -> float:
     return math.inf if math.isnan(error) else error
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    return value

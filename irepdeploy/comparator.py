@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irepdeploy.errors import InputError
+from irepdeploy.files import json_safe
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,7 @@ class Comparison:
             "reason": self.reason,
             "outputs": [asdict(output) for output in self.outputs],
         }
-        return {key: _json_safe(value) for key, value in plain.items()}
+        return {key: json_safe(value) for key, value in plain.items()}
 
     def _passes(self, output: OutputComparison) -> bool:
         limit = self.tolerance
@@ -314,13 +315,3 @@ def _array(tensor: torch.Tensor) -> Array:
 
 def _sortable(error: float) -> float:
     return float("inf") if error != error else error
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    return value

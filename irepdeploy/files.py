@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,11 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
 
 __all__ = [
     "append_line",
     "canonical_json",
+    "json_safe",
     "move_file",
     "output_folder",
     "read_bytes",
@@ -98,21 +101,27 @@ def append_line(path: str | os.PathLike[str], value: Any) -> None:
         raise _as_ours(error, path) from error
 
 
-def read_lines(path: str | os.PathLike[str], what: str = "file") -> Iterator[tuple[int, Any]]:
-    """The JSON lines of a file as (line number, value); a torn last line is left out.
+def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
+    """The JSON lines of a file as (line number, value); a torn last line is left out, with a log line.
+
+    Args:
+        what, of: what the file is, and what each of its lines is, for messages.
 
     Raises:
         InputError: no such file, or a line in the middle is no JSON.
     """
     content = read_bytes(path, what)
-    whole = content[: _whole_length(content)]
-    for number, line in enumerate(whole.split(b"\n"), start=1):
+    lines = content[: _whole_length(content)].split(b"\n")
+    if _whole_length(content) < len(content):
+        log(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is left out")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             yield number, json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
-            raise InputError("not JSON", where=f"{os.fspath(path)}, line {number}", hint=f"is this a {what}?") from None
+            where = f"{os.fspath(path)}, line {number}"
+            raise InputError(f"not a {of}: no JSON", where=where, hint=f"is this a {what}?") from None
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
@@ -186,6 +195,17 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
 def sha256(source: bytes | str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of bytes or of a file's content."""
     return hashlib.sha256(source if isinstance(source, bytes) else read_bytes(source)).hexdigest()
+
+
+def json_safe(value: Any) -> Any:
+    """`value` with tuples as lists and every number that is not finite as its name ("nan", "inf"): what JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value
 
 
 def canonical_json(value: Any) -> bytes:

@@ -6,14 +6,12 @@ Records are appended to a file of JSON lines and never changed. What a table sho
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from irepdeploy.console import log
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line, read_bytes
+from irepdeploy.files import append_line, read_lines
 
 __all__ = ["SCHEMA_VERSION", "Record", "append", "read"]
 
@@ -91,25 +89,11 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
     Raises:
         InputError: no such file, or a line in it is no record, or one of an unknown schema version; names the line.
     """
-    records = []
-    content = read_bytes(path, "file of records")
-    lines = content.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        last = number == len(lines)
-        if not line.strip():
-            continue
-        if last and _torn(line):
-            log(f"{path}: line {number} is torn (its writer was killed) and is left out")
-            continue
-        records.append(_record(line, f"{os.fspath(path)}, line {number}"))
-    return records
+    lines = read_lines(path, "file of records", of="record")
+    return [_record(value, f"{os.fspath(path)}, line {number}") for number, value in lines]
 
 
-def _record(line: bytes, where: str) -> Record:
-    try:
-        value = json.loads(line, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError("not a record: no JSON", where=where, hint="delete the line, or measure again") from error
+def _record(value: object, where: str) -> Record:
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
     if value["schema"] != SCHEMA_VERSION or isinstance(value["schema"], bool):
@@ -129,18 +113,3 @@ def _record(line: bytes, where: str) -> Record:
         if not value[name] or not all(type(item) is int and item >= 0 for item in value[name]):
             raise InputError(f"not a record: {name} is not a list of whole numbers", where=where)
     return Record(**value)
-
-
-def _torn(line: bytes) -> bool:
-    """Whether an unterminated last line is the beginning of a record rather than something else."""
-    if not line.startswith(b"{"):
-        return False
-    try:
-        json.loads(line)
-    except ValueError:
-        return True
-    return False
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(name)

@@ -95,8 +95,9 @@ def test_branches_cost_more_memory_in_training(checkpoints: dict[str, Path]) -> 
     plain, branches = (found[name].peak_memory_bytes for name in chosen)
     if plain is None or branches is None:
         pytest.skip("this system does not tell a process its peak memory")
-    # 128 images of 16x16 with 16 channels in float32 are 2 MB a map, of which training keeps several a layer.
-    assert plain > 5e6
+    # 128 images of 16x16 with 16 channels in float32 are 2 MB a map, and training keeps several a layer: about 37 MB,
+    # and 220 MB with nine branches.
+    assert plain > 18e6
     assert branches > 2 * plain
     assert {name: path.read_bytes() for name, path in chosen.items()} == content
 

@@ -51,6 +51,8 @@ def test_search_then_train_as_it_says(
         assert f"{Path('a b') / name}" in printed
         assert (in_folder / "a b" / name).exists()
     following = shlex.split(printed.splitlines()[-1].removeprefix("next: irepdeploy "))
+    # The overrides are part of what was searched: without them another network would be trained.
+    assert following[: len(tiny_overrides) + 2] == ["train", "digits", *tiny_overrides]
     assert main(following) == 0
     printed = capsys.readouterr().out
     assert "fused, read once" in printed
