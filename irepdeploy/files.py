@@ -36,7 +36,7 @@ __all__ = [
     "write_json",
 ]
 
-_LONGEST_LINE = 1 << 26
+_LONGEST_LINE = 1 << 22
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -198,7 +198,7 @@ def sha256(source: bytes | str | os.PathLike[str]) -> str:
 
 
 def json_safe(value: Any) -> Any:
-    """`value` with tuples as lists and every number that is not finite as its name ("nan", "inf"): what JSON can hold."""
+    """`value` as JSON can hold it: tuples as lists, every number that is not finite as its name ("nan", "inf")."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

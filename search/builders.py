@@ -53,13 +53,14 @@ def build_net(recipe: Recipe) -> nn.Module:
 
 
 def with_branches(
-    plain: nn.Module, architecture: Architecture, factors: Literal["trainable", "folded"] = "trainable"
+    plain: nn.Module, architecture: Architecture, factors: Literal["trainable", "folded", "none"] = "trainable"
 ) -> nn.Module:
     """`plain` with the branches of an Architecture.
 
     Args:
         factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
-            is in the gamma of each branch's last batch normalisation, and there is no alpha or beta.
+            is in the gamma of each branch's last batch normalisation, and there is no alpha or beta; "none": nothing
+            weighs the branches, as in the presets of peers.
 
     Raises:
         RecipeError: the Architecture is of another network.

@@ -156,7 +156,8 @@ class Search:
             self.arch.zero_grad(set_to_none=True)
             subnets: list[Bits | None] = [None]
             if not warm:
-                chosen = self.random.choice(len(self.population), size=settings.subnets_per_step)
+                few = settings.subnets_per_step <= len(self.population)
+                chosen = self.random.choice(len(self.population), size=settings.subnets_per_step, replace=not few)
                 subnets = [self.population[index] for index in chosen]
             losses.append(self.supernet.accumulate(images, labels, subnets))
             check_loss(losses[-1], self.epoch, "search")

@@ -95,7 +95,8 @@ class Training:
         results = ("best.pt", "last.pt", "result.json")
         self.data = load_data(recipe)
         plain = build_net(recipe)
-        net = plain if architecture is None else with_branches(plain, architecture, self.settings.factors)
+        factors = self.settings.factors if preset_of(recipe.branches).scaled else "none"
+        net = plain if architecture is None else with_branches(plain, architecture, factors)
         self.net = channels_last(set_origin(net, statistics="trained"))
         self.branches = 0 if architecture is None else architecture.count
         self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite)

@@ -22,7 +22,8 @@ def real_inputs(
 ) -> tuple[np.ndarray[Any, Any], str]:
     """Real images of this (C, H, W) and where they are from.
 
-    The search-validation images of the data set that the network was trained on, else crops of photographs.
+    Images of the search-validation set that the data set has by default, else crops of photographs. They serve to
+    compare outputs, not to measure accuracy.
 
     Raises:
         InputError: there are none of this shape.

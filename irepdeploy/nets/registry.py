@@ -43,7 +43,7 @@ NETS: dict[str, Net] = {
 }
 
 
-def build(name: str, **args: Any) -> nn.Module:
+def build(name: str, /, **args: Any) -> nn.Module:
     """Build a network of the registry, in train mode with fresh weights from torch's global generator.
 
     Args:
@@ -66,7 +66,7 @@ def build(name: str, **args: Any) -> nn.Module:
         settings = {"num_classes": net.num_classes, **net.args, **given, "in_channels": shape[0]}
         inspect.signature(net.builder).bind(**settings)
         model = net.builder(**settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot build this network: {error}", where=name) from error
     return set_origin(model, Origin(net=name, args=_plain(args), input_shape=shape))
 

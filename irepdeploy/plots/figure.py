@@ -41,6 +41,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         raise OutputError(
             f"cannot draw a {path.suffix or 'file without ending'}", where=path, hint="name it .png or .svg"
         )
+    from matplotlib import rc_context
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150)
+    kind = path.suffix.lower()[1:]
+    # The same figure is the same file, on any day.
+    with rc_context({"svg.hashsalt": "irepdeploy"}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return write_bytes(path, buffer.getvalue())

@@ -16,11 +16,12 @@ from irepdeploy.arch import Architecture
 from irepdeploy.checkpoint import load
 from irepdeploy.data import Dataset
 from irepdeploy.errors import ArchitectureError, InputError, RecipeError, RunError
-from irepdeploy.recipe import Recipe
+from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.search import training
 from irepdeploy.search.builders import build_net, load_data, with_branches
 from irepdeploy.search.evaluate import score
+from irepdeploy.search.shipped import recipe_path
 from irepdeploy.search.training import Training, TrainingResult, architecture_of
 
 SOME = Architecture.from_branches(
@@ -312,3 +313,13 @@ def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path)
     with pytest.raises(InputError, match="a run is in this folder already"):
         Training(recipe, tmp_path, SOME)
     assert (tmp_path / "best.pt").read_text() == "mine"
+
+
+def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:
+    for preset, weighed in (("repvgg", False), ("ireps", True)):
+        recipe = load_recipe(recipe_path("digits"), ["scale=smoke", f"branches={preset}"])
+        net = Training(recipe, tmp_path / preset, architecture_of(recipe)).net
+        blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
+        assert {block.scaled for block in blocks} == {weighed}
+        gammas = {float(value) for block in blocks for value in block.branches["conv1x1"].bn.weight.detach()}
+        assert gammas == {1.0}
