@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +149,8 @@ def _record(
         protocol_version=PROTOCOL_VERSION,
         system=system,
         conditions=conditions,
-        argv=list(sys.argv),
+        # The program's name alone: where it lies says nothing about the measurement.
+        argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
         created=created,
     )
 

@@ -289,10 +289,17 @@ def _faults(error: ValidationError) -> list[str]:
             faults.append(f"{key}: missing")
         else:
             message = re.sub(r"^Value error, ", "", fault["msg"])
-            given = "" if fault["type"] == "value_error" else f", not {reprlib.repr(fault['input'])}"
+            given = "" if fault["type"] == "value_error" else f", not {_shown(fault['input'])}"
             faults.append(f"{key}: {message[:1].lower()}{message[1:]}{given}")
     return faults
 
 
 def _copy(value: Any) -> Any:
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return "a number that long"

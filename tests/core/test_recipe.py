@@ -252,3 +252,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path), ["scale=smoke"])
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_number_too_long_to_write_is_refused_in_one_line(tmp_path: Path) -> None:
+    content = yaml.safe_dump({**MINIMAL, "seed": 1}).replace("seed: 1", "seed: 0x" + "f" * 5000)
+    assert "seed" in refused(written(tmp_path, content))
