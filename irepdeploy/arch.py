@@ -70,8 +70,8 @@ class Architecture:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: equal Architectures have equal digests."""
-        return sha256(canonical_json(self.to_dict()))
+        """SHA-256 of what is kept where: the order of the columns, and columns that no layer uses, do not count."""
+        return sha256(canonical_json([[layer, sorted(self.kept(layer))] for layer in self.layers]))
 
     def kept(self, layer: str) -> tuple[str, ...]:
         """The branches kept at `layer`, in column order.

@@ -50,6 +50,7 @@ class DemoSummary:
         equality: largest relative error of each hop, what was allowed, and the verdict.
         latency: median and ratio to the plain network, by network and runner.
         cost: parameters, MACs, seconds an epoch and peak memory of training, plain and with branches.
+        smoke: whether the scale was so small that the accuracies mean nothing.
     """
 
     folder: str
@@ -60,6 +61,7 @@ class DemoSummary:
     latency: list[dict[str, Any]]
     cost: list[dict[str, Any]]
     files: list[str]
+    smoke: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of summary.json."""
@@ -95,6 +97,7 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
         latency=_latency(out),
         cost=cost,
         files=_files(out),
+        smoke="scale=smoke" in overrides,
     )
     write_json(out / "summary.json", result.to_dict())
     return result
@@ -104,8 +107,10 @@ def print_summary(result: DemoSummary) -> None:
     """Print the tables, the files and what to type next."""
     out = Path(result.folder)
     print()
+    if result.smoke:
+        print("scale=smoke: these networks are hardly trained, and their accuracies mean nothing.")
     table(
-        "Accuracy on handwritten digits (one seed: differences below about 2 points mean nothing)",
+        "Accuracy on handwritten digits (one seed, 597 test images: 2 standard errors are about 2 points)",
         ["network", "branches", "search score", "retrained, validation", "retrained, test"],
         [
             [
@@ -136,12 +141,20 @@ def print_summary(result: DemoSummary) -> None:
     print()
     table(
         "Latency, batch 1, one thread, measured in turn",
-        ["network", "runner", "median ms", f"x {_PLAIN_BN}", "95 % interval"],
+        ["network", "runner", "median ms", "x first of runner", "95 % interval", "warm-up"],
         [
-            [row["network"], row["runner"], f"{row['median_ms']:.3f}", f"{row['ratio']:.2f}", _interval(row)]
+            [
+                row["network"],
+                row["runner"],
+                f"{row['median_ms']:.3f}",
+                f"{row['ratio']:.2f}",
+                _interval(row),
+                "steady" if row["steady"] else "unsteady",
+            ]
             for row in result.latency
         ],
     )
+    print("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
     print("The fused network and the plain one with BN folded are the same graph: what those rows differ by is noise.")
     print("What the first row loses to the second is folding alone, which needs no branches.")
     print()
@@ -251,9 +264,11 @@ def _equality(out: Path) -> list[dict[str, Any]]:
 
 def _latency(out: Path) -> list[dict[str, Any]]:
     records = read_records(out / "bench" / "records.jsonl")
-    reference = records[0].samples_ns
+    # Each runner has a reference of its own: the first network on it. Between runners it is the runner that differs.
+    references: dict[str, list[int]] = {}
     rows = []
     for record in records:
+        reference = references.setdefault(record.runner["runner"], record.samples_ns)
         times = ratio(record.samples_ns, reference, seed=0)
         rows.append(
             {
@@ -263,6 +278,7 @@ def _latency(out: Path) -> list[dict[str, Any]]:
                 "ratio": times.value,
                 "low": times.low,
                 "high": times.high,
+                "steady": record.warmup["steady"],
             }
         )
     return rows

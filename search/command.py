@@ -88,12 +88,16 @@ def train(
 
     from irepdeploy.arch import Architecture
     from irepdeploy.console import print_json, progress, table
+    from irepdeploy.errors import InputError
     from irepdeploy.recipe import load_recipe
+    from irepdeploy.reparam.presets import preset_of
 
     from .shipped import recipe_path
     from .training import Training, architecture_of
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
+    if arch is not None and not preset_of(plan.branches).branches:
+        raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
     chosen = architecture_of(plan) if arch is None else Architecture.load(arch)
     run = Training(plan, out, chosen, resume=resume, overwrite=overwrite)
     with progress() as display:

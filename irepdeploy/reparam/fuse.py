@@ -68,13 +68,15 @@ def fuse_with_proof(
             proofs.append(prove_block(block, conv, name))
         if keep_bn:
             layer = inserted.get(name)
-            if layer is None or layer.bn is None:
+            if layer is None or (layer.bn is None and not layer.bias):
                 raise NotFusable(
-                    "no batch normalisation followed this convolution, so none can carry its bias",
+                    "no batch normalisation followed this convolution and it had no bias: nothing can carry the bias",
                     where=name,
                     hint="fuse without keep_bn=True",
                 )
-            memo[id(modules[layer.bn])] = _bias_into_bn(conv, block.fixed.bn, keep_conv_bias=layer.bias)
+            # Without one, the bias goes where the convolution had a bias of its own.
+            if layer.bn is not None:
+                memo[id(modules[layer.bn])] = _bias_into_bn(conv, block.fixed.bn, keep_conv_bias=layer.bias)
         memo[id(block)] = conv
     if proofs:
         _refuse_bad(proofs)

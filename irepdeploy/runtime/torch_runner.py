@@ -171,7 +171,11 @@ class TorchRunner(Runner):
             values = list(returned) if isinstance(returned, (list, tuple)) else [returned]
             found = [f"{len(values)} unnamed"]
         if len(values) != len(self._outputs) or not all(isinstance(value, torch.Tensor) for value in values):
-            raise ModelError(f"returns {found} where tensors {self._outputs} are due", where=self.name)
+            raise ModelError(
+                f"returns {found} where tensors {self._outputs} are due",
+                where=self.name,
+                hint="wrap the network in one that returns these tensors alone",
+            )
         return values
 
 

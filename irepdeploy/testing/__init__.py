@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from torch import nn
@@ -20,6 +22,8 @@ def assert_equivalent(
     b: str | os.PathLike[str] | nn.Module,
     inputs: str | os.PathLike[str] | np.ndarray[Any, Any] | torch.Tensor | None = None,
     tolerance: str | Tolerance = "float32",
+    *,
+    model: Callable[[], nn.Module] | None = None,
 ) -> None:
     """Assert that two models, each a network in eval mode, a checkpoint or an ONNX file, give the same outputs.
 
@@ -28,13 +32,15 @@ def assert_equivalent(
         inputs: (N, C, H, W) float32, or where `read_inputs` finds some; 8 seeded random ones are compared too. Without
             them real images are taken, which need a known (C, H, W).
         tolerance: a name in `TOLERANCES`, or a Tolerance.
+        model: builds the class of a checkpoint of your own network.
 
     Raises:
-        AssertionError: they do not; the error, what is allowed and the first layer that differs are named.
+        AssertionError: they do not; the error, what is allowed and, between two networks, the first layer that differs
+            are named.
         InputError: they cannot be compared.
     """
     from irepdeploy.equivalence import verify_models
 
-    result = verify_models(a, b, inputs, tolerance=tolerance)
+    result = verify_models(a, b, inputs, model_factory=model, tolerance=tolerance)
     if not result.ok:
         raise AssertionError(f"{result.a} and {result.b} are not equivalent: {result.comparison.reason}")

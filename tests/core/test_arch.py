@@ -121,3 +121,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys, irepdeploy.arch; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_digest_does_not_depend_on_how_the_columns_are_written() -> None:
+    one = Architecture(("a", "b"), ("x", "y", "z"), ((1, 0, 0), (1, 1, 0)))
+    twin = Architecture(("a", "b"), ("y", "x"), ((0, 1), (1, 1)))
+    assert one.digest == twin.digest
+    assert one.digest != Architecture(("a", "b"), ("y", "x"), ((1, 0), (1, 1))).digest

@@ -217,10 +217,18 @@ def test_keep_bn_loads_strictly_into_the_unchanged_class() -> None:
 
 
 def test_keep_bn_needs_a_bn() -> None:
-    net = ird.insert_branches(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1)), "acnet").eval()
+    net = ird.insert_branches(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)), "acnet").eval()
     randomize_statistics(net)
     with pytest.raises(NotFusable, match="no batch normalisation followed"):
         ird.fuse(net, keep_bn=True)
+
+
+def test_keep_bn_puts_the_bias_where_there_was_one() -> None:
+    own = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, bias=True)).eval()
+    net = ird.insert_branches(own, "acnet").eval()
+    randomize_statistics(net, 1)
+    own.load_state_dict(ird.fuse(net, keep_bn=True).state_dict(), strict=True)
+    assert ird.compare(net, own, torch.randn(2, 2, 8, 8)).ok
 
 
 def poison(name: str, value: float) -> Callable[[nn.Module], None]:

@@ -50,6 +50,7 @@ def test_summary_holds_every_figure(demo: tuple[Path, str]) -> None:
         ("branches, fused", "ort-cpu"),
     ]
     plain, branches = summary["cost"]
+    assert summary["smoke"] and "mean nothing" in demo[1]
     assert plain["params"] == 72_666 < branches["params"] and plain["macs"] < branches["macs"]
     assert plain["peak_memory_bytes"] < branches["peak_memory_bytes"]
     assert all(row["seconds_per_epoch"] > 0 for row in summary["cost"])

@@ -247,3 +247,11 @@ def test_every_shipped_recipe_loads_in_both_sizes() -> None:
         assert smoke.search.population < whole.search.population
         assert smoke.train.epochs < whole.train.epochs
         assert recipe_path(path.stem) == path
+
+
+def test_an_architecture_and_no_branches_contradict_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", "digits", "branches=none", "--arch", str(tmp_path / "best.json"), "--out", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert "leave one out" in capsys.readouterr().err and not (tmp_path / "out").exists()
