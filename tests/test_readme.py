@@ -47,11 +47,9 @@ def test_commands_and_programs_work(tmp_path: Path) -> None:
         if skipped or language == "text":
             continue
         if language == "python":
-            # The class that the commands behind it name with --model mine:Mine.
-            if "class Mine" in text:
-                head = text[: text.index("net = ")]
-                (tmp_path / "mine.py").write_text(head)
-            _run([sys.executable, "-P", "-c", text], tmp_path, text)
+            file = tmp_path / ("mine.py" if "class Mine" in text else "program.py")
+            file.write_text(text)
+            _run([sys.executable, str(file)], tmp_path, text)
             continue
         for line in filter(None, map(str.strip, text.splitlines())):
             words = shlex.split(line, comments=True)
