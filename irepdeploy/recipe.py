@@ -90,7 +90,7 @@ class SearchSection(_Section):
 
     strategy: Literal["des", "random"] = "des"
     budget: Share = "2/3"
-    population: Annotated[int, Field(ge=2, strict=True)]
+    population: Annotated[int, Field(strict=True, ge=2, le=100_000)]
     warmup_epochs: Count
     evolutions: Positive
     epochs_per_evolution: Positive

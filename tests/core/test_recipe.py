@@ -257,3 +257,7 @@ def test_a_recipe_survives_the_journal(tmp_path: Path) -> None:
 def test_a_number_too_long_to_write_is_refused_in_one_line(tmp_path: Path) -> None:
     content = yaml.safe_dump({**MINIMAL, "seed": 1}).replace("seed: 1", "seed: 0x" + "f" * 5000)
     assert "seed" in refused(written(tmp_path, content))
+
+
+def test_a_population_that_no_machine_holds_is_refused(tmp_path: Path) -> None:
+    assert "search.population" in refused(written(tmp_path), "search.population=1000000000")
