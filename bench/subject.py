@@ -180,10 +180,11 @@ def _random_network(name: str, seed: int) -> nn.Module:
     import torch
 
     from irepdeploy.nets import build
+    from irepdeploy.nets.statistics import randomize_statistics
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(name).eval()
+        return randomize_statistics(build(name), seed).eval()
 
 
 def _torch_runner(net: nn.Module, subject: Subject, threads: int) -> TorchRunner:

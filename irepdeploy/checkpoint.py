@@ -21,10 +21,11 @@ from torch import nn
 import irepdeploy
 from irepdeploy.errors import ArchitectureError, CheckpointError, MissingError, ModelError
 from irepdeploy.files import read_bytes, write_bytes
-from irepdeploy.nets import build
+from irepdeploy.nets import build_plain
 from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.insert import insert_layers, plain_layers
+from irepdeploy.reparam.structure import rebuild
+from irepdeploy.wrappers import unwrapped
 
 __all__ = ["load", "read", "save"]
 
@@ -43,7 +44,8 @@ def save(
     """Write `model` to `path`, whole or not at all.
 
     Args:
-        model: a network of the registry, or any network (its class is built by `factory` when it is loaded).
+        model: a network of the registry, or any network (its class is built by `factory` when it is loaded); what
+            DistributedDataParallel, torch.compile and the like wrap around it is left out.
         factory: ``package.module:function`` for a foreign class; remembered for the message that `load` gives.
         input_shape: (C, H, W) that a foreign network reads.
         extra: plain containers and tensors to keep beside it (optimizer state, figures).
@@ -52,6 +54,7 @@ def save(
         RunError: the disk is full.
         OutputError: the place cannot be written.
     """
+    model = unwrapped(model)
     origin = origin_of(model)
     changes: dict[str, Any] = {}
     if factory is not None:
@@ -103,7 +106,7 @@ def load(
             raise CheckpointError(f"the model factory gave a {type(base).__name__}, not a torch.nn.Module", where=path)
     elif origin.net is not None:
         try:
-            base = build(origin.net, **origin.args)
+            base = build_plain(origin.net, **origin.args)
         except ModelError as error:
             raise CheckpointError(
                 f"needs a network that this irepdeploy does not have: {error.what}", where=path
@@ -116,8 +119,7 @@ def load(
             hint=f"add --model {factory}, or ird.load(path, model=factory)",
         )
     try:
-        place = plain_layers if origin.state == FUSED else insert_layers
-        network = place(base, origin.layers) if origin.layers else base
+        network = rebuild(base, origin) if origin.layers else base
     except ArchitectureError as error:
         raise CheckpointError(f"does not fit the network: {error.line}", where=path) from None
     _load_state(network, content["state"], path)

@@ -32,6 +32,10 @@ class InsertedLayer:
         branches: names of the branches beside it.
         scaled: whether alpha and beta weigh them.
         bias: whether the convolution had a bias of its own.
+        own_bn: whether the fixed operation got a batch normalisation of its own (and a bias), the network's staying
+            outside.
+        folded: whether `bn` was already folded into the convolution when the branches were inserted.
+        fused: in a network in train state: whether this layer is a plain convolution all the same, fused before.
     """
 
     name: str
@@ -39,6 +43,9 @@ class InsertedLayer:
     branches: tuple[str, ...]
     scaled: bool
     bias: bool = False
+    own_bn: bool = False
+    folded: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)

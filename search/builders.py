@@ -10,7 +10,7 @@ from torch import nn
 from irepdeploy.arch import Architecture
 from irepdeploy.data import Dataset, load_dataset
 from irepdeploy.errors import RecipeError
-from irepdeploy.nets import build
+from irepdeploy.nets import build_plain
 from irepdeploy.origin import set_origin
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.branches import Branch
@@ -42,7 +42,7 @@ def build_net(recipe: Recipe) -> nn.Module:
             raise RecipeError("not set here: net.name and the data say it", where=f"net.args.{key}")
     args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
     try:
-        net = build(recipe.net.name, **args)
+        net = build_plain(recipe.net.name, **args)
         with torch.no_grad():
             net.eval()(torch.zeros(1, *data.input_shape))
     except RuntimeError as error:

@@ -32,8 +32,8 @@ class Supernet:
     def __init__(self, recipe: Recipe) -> None:
         preset = preset_of(recipe.branches)
         plain = build_net(recipe)
-        self.model = channels_last(insert_branches(plain, preset.branches, scaled=True))
-        self.space = SearchSpace.of(self.model, preset.branches)
+        self.model = channels_last(insert_branches(plain, recipe.branches, scaled=True))
+        self.space = SearchSpace.of(self.model, preset.names)
         self._blocks = [self._block(name) for name in self.space.layers]
         # (batch normalisation, position of its branch or None): which statistics a subnet touches.
         self._norms = list(self._list_norms())

@@ -57,9 +57,9 @@ def architecture_of(recipe: Recipe) -> Architecture | None:
     preset = preset_of(recipe.branches)
     if not preset.branches:
         return None
-    full = insert_branches(build_net(recipe), preset.branches)
+    full = insert_branches(build_net(recipe), recipe.branches)
     kept = {layer.name: layer.branches for layer in origin_of(full).layers}
-    return Architecture.from_branches(kept, preset.branches)
+    return Architecture.from_branches(kept, preset.names)
 
 
 class Training:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from irepdeploy.nets.registry import NETS, build
+from irepdeploy.nets.registry import NETS, build, build_plain
 
-__all__ = ["NETS", "build"]
+__all__ = ["NETS", "build", "build_plain"]

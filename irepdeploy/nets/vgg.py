@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["VGG", "VGG16_STAGES"]
+__all__ = ["VGG", "VGG16_STAGES", "ConvUnit"]
 
 VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
@@ -14,9 +14,11 @@ VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 class ConvUnit(nn.Module):
     """3x3 convolution, batch normalisation, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, bias: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=bias)
         self.bn = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU()
 
@@ -25,15 +27,22 @@ class ConvUnit(nn.Module):
 
 
 class VGG(nn.Module):
-    """A VGG with batch normalisation, global average pooling and one linear layer.
+    """A VGG with batch normalisation, global average pooling and one or two linear layers.
 
     Args:
         stages: output channels of the convolutions, stage by stage.
         bias: whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
+        hidden: width of a linear layer and ReLU before the last linear layer, or None for none; ACNet's VGG-16 has 512.
     """
 
     def __init__(
-        self, *, stages: Sequence[Sequence[int]], num_classes: int = 10, in_channels: int = 3, bias: bool = False
+        self,
+        *,
+        stages: Sequence[Sequence[int]],
+        num_classes: int = 10,
+        in_channels: int = 3,
+        bias: bool = False,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
@@ -47,7 +56,9 @@ class VGG(nn.Module):
             self.stages.append(nn.Sequential(*units))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head = nn.Linear(channels, num_classes)
+        self.head: nn.Module = nn.Linear(hidden or channels, num_classes)
+        if hidden is not None:
+            self.head = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_classes); H and W at least 2 to the number of stages."""

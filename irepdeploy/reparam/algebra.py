@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["average", "bn_scale_shift", "chain_1x1", "embed", "fold_scale_shift", "identity", "scale_inputs"]
+__all__ = ["add_taps", "bn_scale_shift", "chain_1x1", "fold_scale_shift", "identity", "scale_inputs"]
 
 
 def bn_scale_shift(
@@ -34,24 +34,24 @@ def fold_scale_shift(kernel: Tensor, bias: Tensor | None, scale: Tensor, shift: 
     return kernel * scale.reshape(-1, 1, 1, 1), folded
 
 
-def embed(kernel: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
-    """Put a kernel's taps at the given rows and columns of an otherwise zero 3x3 kernel (Section 3.1)."""
-    full = kernel.new_zeros((*kernel.shape[:2], 3, 3))
-    full[:, :, torch.tensor(rows).unsqueeze(1), torch.tensor(columns)] = kernel
-    return full
+def add_taps(full: Tensor, kernel: Tensor, rows: slice, columns: slice, factor: Tensor | None = None) -> None:
+    """Add ``factor * kernel`` in place at the given rows and columns of a KxK kernel (Section 3.1).
+
+    `kernel` has as many rows and columns, or one that stands for all of them.
+    """
+    taps = full[:, :, rows, columns]
+    if factor is None:
+        taps += kernel
+    else:
+        taps.addcmul_(kernel, factor)
 
 
 def identity(channels: int, groups: int, like: Tensor) -> Tensor:
-    """The 3x3 kernel of the identity: channel i reads channel i, which is ``i mod C/groups`` within its group."""
-    kernel = like.new_zeros((channels, channels // groups, 3, 3))
+    """The 1x1 kernel of the identity: channel i reads channel i, which is ``i mod C/groups`` within its group."""
+    kernel = like.new_zeros((channels, channels // groups, 1, 1))
     index = torch.arange(channels, device=like.device)
-    kernel[index, index % (channels // groups), 1, 1] = 1
+    kernel[index, index % (channels // groups)] = 1
     return kernel
-
-
-def average(kernel_1x1: Tensor) -> Tensor:
-    """A 1x1 convolution before a 3x3 average pool that always divides by 9, as one 3x3 kernel."""
-    return (kernel_1x1 / 9).expand(-1, -1, 3, 3).contiguous()
 
 
 def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:

@@ -5,30 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.errors import ArchitectureError
 from irepdeploy.reparam import algebra
-from irepdeploy.reparam.branches import BRANCHES, Branch, scale_shift
+from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
+from irepdeploy.reparam.normalisation import NORMS, Norm, scale_shift
 
 __all__ = ["FixedOperation", "RepBlock"]
 
 
 class FixedOperation(nn.Module):
-    """The 3x3 convolution that is always there, with its batch normalisation where it has one."""
+    """The KxK convolution that is always there, with its batch normalisation where it has one."""
 
-    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> None:
+    def __init__(self, conv: nn.Conv2d, bn: Norm | None) -> None:
         super().__init__()
         self.conv = conv
         self.bn = bn
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
+    def forward(self, x: Tensor, *, padded: bool = False) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W'); `padded`: x has its padding already."""
+        conv = self.conv
+        if padded:
+            y = F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+        else:
+            y = conv(x)
         return y if self.bn is None else self.bn(y)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C_out, C_in/groups, 3, 3) and bias (C_out,) with the batch normalisation folded in."""
+        """Kernel (C_out, C_in/groups, K, K) and bias (C_out,) with the batch normalisation folded in."""
         kernel, bias = self.conv.weight, self.conv.bias
         if self.bn is not None:
             return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn))
@@ -39,33 +46,31 @@ class RepBlock(nn.Module):
     """fixed(x) + sigmoid(beta) * sum over active branches of sigmoid(alpha) * branch(x).
 
     Args:
-        conv: the fixed 3x3 convolution; the block takes it over.
-        bn: the batch normalisation that follows it, or None.
-        branches: names out of `BRANCHES`, each possible for this convolution.
+        conv: the fixed convolution, 3x3, 5x5 or 7x7; the block takes it over.
+        bn: the batch normalisation that follows it, or None. Under a SyncBatchNorm those of the branches are ones too.
+        branches: names that `branch_class` knows, each possible for this convolution.
         scaled: whether alpha and beta exist; without them every factor is 1. They start at 0: each sigmoid is a half.
 
     Raises:
         ArchitectureError: a branch is unknown, or cannot stand here.
     """
 
-    def __init__(
-        self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None, branches: Sequence[str], *, scaled: bool = True
-    ) -> None:
+    def __init__(self, conv: nn.Conv2d, bn: Norm | None, branches: Sequence[str], *, scaled: bool = True) -> None:
         super().__init__()
         self.geometry = Geometry.of(conv)
         self.fixed = FixedOperation(conv, bn)
         self.branches = nn.ModuleDict()
         for name in branches:
-            if name not in BRANCHES:
-                raise ArchitectureError(f"unknown branch {name!r}", hint=f"one of {', '.join(BRANCHES)}")
-            reason = BRANCHES[name].impossible(self.geometry)
+            reason = branch_class(name).impossible(self.geometry)
             if reason is not None:
                 raise ArchitectureError(f"branch {name!r} cannot stand here: {reason}")
-            self.branches[name] = BRANCHES[name](self.geometry).to(conv.weight)
+            self.branches[name] = branch_class(name)(self.geometry.behind_padding).to(conv.weight)
         if bn is not None:
             for module in self.branches.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, NORMS):
                     module.eps, module.momentum = bn.eps, bn.momentum
+            if isinstance(bn, nn.SyncBatchNorm):
+                self.branches = nn.SyncBatchNorm.convert_sync_batchnorm(self.branches, bn.process_group)
         # One scalar a branch, so that an optimizer leaves alone what took no part in a step.
         self.alpha = nn.ParameterDict()
         self.beta: nn.Parameter | None = None
@@ -99,7 +104,10 @@ class RepBlock(nn.Module):
         return torch.sigmoid(self.beta) * torch.sigmoid(self.alpha[name])
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fixed(x)
+        padded = self.geometry.padding_mode != "zeros"
+        if padded:
+            x = self.geometry.pad(x)
+        out: Tensor = self.fixed(x, padded=padded)
         for name in self._active:
             out = out + self.branches[name](x, self.factor(name))
         return out
@@ -113,12 +121,15 @@ class RepBlock(nn.Module):
         return (kernel, bias) if factor is None else (kernel * factor, bias * factor)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C_out, C_in/groups, 3, 3) and bias (C_out,) of the block with its active branches, in eval mode."""
+        """Kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the block with its active branches, in eval mode."""
         kernel, bias = self.fixed.equivalent()
+        if self.fixed.bn is None:
+            # The parameters themselves, which must not be added to.
+            kernel, bias = kernel.clone(), bias.clone()
         for name in self._active:
-            branch_kernel, branch_bias = self.branch_equivalent(name)
-            kernel = kernel + branch_kernel
-            bias = bias + branch_bias
+            branch = self.branches[name]
+            assert isinstance(branch, Branch)
+            branch.add_to(kernel, bias, self.factor(name))
         return kernel, bias
 
     def extra_repr(self) -> str:

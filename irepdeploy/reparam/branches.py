@@ -1,30 +1,40 @@
 """The candidate operations of the re-parameterization search space, one class each (Section 3.1).
 
-Each stands beside a fixed 3x3 convolution, ends in its own batch normalisation, and knows the 3x3 kernel and the bias
-that it is equal to in eval mode. `BRANCHES` names them all.
+Each stands beside a fixed KxK convolution, ends in its own batch normalisation, and knows the KxK kernel and the bias
+that it is equal to in eval mode. `BRANCHES` names them all. A name says what the branch is beside a 3x3 convolution:
+beside a 5x5 one ``conv1x3`` is a 1x5, and ``conv1x1_avg3x3`` pools 5x5. A branch may stand more than once beside one
+convolution: ``conv3x3_2`` is the second ``conv3x3``.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irepdeploy.errors import ArchitectureError
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.geometry import Geometry, pad_or_crop
+from irepdeploy.reparam.normalisation import batch_norm, scale_shift
 
-__all__ = ["BRANCHES", "Branch", "batch_norm", "possible_branches", "scale_shift"]
+__all__ = ["BRANCHES", "Branch", "branch_class", "possible_branches", "register_branch"]
+
+Taps = Literal["all", "middle", "ends"]
 
 
 class Branch(nn.Module):
     """One candidate operation.
 
-    A subclass sets `name`, builds its layers in ``__init__`` and gives `forward` and `equivalent`.
+    A subclass sets `name`, builds its layers in ``__init__`` and gives `forward` and `equivalent_taps`; `rows` and
+    `columns` say at which taps of the KxK kernel the latter stand.
     """
 
     name: ClassVar[str]
+    rows: ClassVar[Taps] = "all"
+    columns: ClassVar[Taps] = "all"
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -39,33 +49,53 @@ class Branch(nn.Module):
         """(N, C_in, H, W) -> (N, C_out, H', W'), times the scalar `factor` where one is given."""
         raise NotImplementedError
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        """The 3x3 kernel (C_out, C_in/groups, 3, 3) and the bias (C_out,) that the branch equals in eval mode."""
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
+        """The kernel (C_out, C_in/groups, rows, columns) and the bias (C_out,) that the branch equals in eval mode.
+
+        One row stands for equal rows, and one column for equal columns.
+        """
         raise NotImplementedError
+
+    def equivalent(self) -> tuple[Tensor, Tensor]:
+        """The kernel (C_out, C_in/groups, K, K) and the bias (C_out,) that the branch equals in eval mode."""
+        taps, bias = self.equivalent_taps()
+        size = self.geometry.kernel
+        kernel = taps.new_zeros((*taps.shape[:2], size, size))
+        algebra.add_taps(kernel, taps, _slice(self.rows, size), _slice(self.columns, size))
+        return kernel, bias
+
+    def add_to(self, kernel: Tensor, bias: Tensor, factor: Tensor | None) -> None:
+        """Add what `equivalent` gives, times the scalar `factor`, to `kernel` and `bias` in place."""
+        taps, shift = self.equivalent_taps()
+        size = self.geometry.kernel
+        algebra.add_taps(kernel, taps, _slice(self.rows, size), _slice(self.columns, size), factor)
+        bias += shift if factor is None else shift * factor
 
 
 class _TapBranch(Branch):
-    """A convolution over some taps of the 3x3 kernel, then batch normalisation."""
-
-    rows: ClassVar[tuple[int, ...]]
-    columns: ClassVar[tuple[int, ...]]
+    """A convolution over some taps of the KxK kernel, then batch normalisation."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
-        self.padding = geometry.tap_padding(self.rows[0], self.columns[0])
+        taps = range(geometry.kernel)
+        rows, columns = taps[_slice(self.rows, len(taps))], taps[_slice(self.columns, len(taps))]
+        self.padding = geometry.tap_padding(rows[0], columns[0])
         self.conv = nn.Conv2d(
             geometry.in_channels,
             geometry.out_channels,
-            (len(self.rows), len(self.columns)),
+            (len(rows), len(columns)),
             stride=geometry.stride,
-            dilation=(
-                geometry.dilation[0] * _spread(self.rows),
-                geometry.dilation[1] * _spread(self.columns),
-            ),
+            dilation=(geometry.dilation[0] * rows.step, geometry.dilation[1] * columns.step),
             groups=geometry.groups,
             bias=False,
         )
         self.bn = nn.BatchNorm2d(geometry.out_channels)
+
+    @classmethod
+    def impossible(cls, geometry: Geometry) -> str | None:
+        if "ends" in (cls.rows, cls.columns) and geometry.kernel != 3:
+            return "a dilated pair of taps stands beside a 3x3 convolution only"
+        return None
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         x, padding = pad_or_crop(x, self.padding)
@@ -73,62 +103,61 @@ class _TapBranch(Branch):
         y = F.conv2d(x, conv.weight, None, conv.stride, padding, conv.dilation, conv.groups)
         return batch_norm(y, self.bn, factor)
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        kernel = algebra.embed(self.conv.weight, self.rows, self.columns)
-        return algebra.fold_scale_shift(kernel, None, *scale_shift(self.bn))
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
+        return algebra.fold_scale_shift(self.conv.weight, None, *scale_shift(self.bn))
 
 
 class Conv3x3(_TapBranch):
-    """A second 3x3 convolution; not in the paper's search space, but peers use it."""
+    """Another KxK convolution; not in the paper's search space, but peers use it."""
 
     name = "conv3x3"
-    rows, columns = (0, 1, 2), (0, 1, 2)
+    rows, columns = "all", "all"
 
 
 class Conv1x3(_TapBranch):
-    """1x3 convolution: the middle row."""
+    """1xK convolution: the middle row."""
 
     name = "conv1x3"
-    rows, columns = (1,), (0, 1, 2)
+    rows, columns = "middle", "all"
 
 
 class Conv3x1(_TapBranch):
-    """3x1 convolution: the middle column."""
+    """Kx1 convolution: the middle column."""
 
     name = "conv3x1"
-    rows, columns = (0, 1, 2), (1,)
+    rows, columns = "all", "middle"
 
 
 class Conv1x1(_TapBranch):
     """1x1 convolution: the centre."""
 
     name = "conv1x1"
-    rows, columns = (1,), (1,)
+    rows, columns = "middle", "middle"
 
 
 class Dil1x2(_TapBranch):
     """1x2 convolution of dilation 2: the two ends of the middle row."""
 
     name = "dil1x2"
-    rows, columns = (1,), (0, 2)
+    rows, columns = "middle", "ends"
 
 
 class Dil2x1(_TapBranch):
     """2x1 convolution of dilation 2: the two ends of the middle column."""
 
     name = "dil2x1"
-    rows, columns = (0, 2), (1,)
+    rows, columns = "ends", "middle"
 
 
 class Dil2x2(_TapBranch):
     """2x2 convolution of dilation 2: the four corners."""
 
     name = "dil2x2"
-    rows, columns = (0, 2), (0, 2)
+    rows, columns = "ends", "ends"
 
 
 class Conv1x1Conv3x3(Branch):
-    """1x1 convolution to C_in channels, BN, 3x3 convolution, BN.
+    """1x1 convolution to C_in channels, BN, KxK convolution, BN.
 
     Between the two the map is padded with the first BN's image of zero, so that the whole is one convolution at the
     border too. With ``bn(h) = s * h + z`` that is a zero-padded convolution of h with the kernel times s, plus the sum
@@ -139,13 +168,13 @@ class Conv1x1Conv3x3(Branch):
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
-        channels, groups = geometry.in_channels, geometry.groups
-        self.conv1 = nn.Conv2d(channels, channels, 1, groups=groups, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        inner, groups = self.inner_channels(geometry), geometry.groups
+        self.conv1 = nn.Conv2d(geometry.in_channels, inner, 1, groups=groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(
-            channels,
+            inner,
             geometry.out_channels,
-            3,
+            geometry.kernel,
             stride=geometry.stride,
             padding=geometry.padding,
             dilation=geometry.dilation,
@@ -154,18 +183,27 @@ class Conv1x1Conv3x3(Branch):
         )
         self.bn2 = nn.BatchNorm2d(geometry.out_channels)
 
+    @staticmethod
+    def inner_channels(geometry: Geometry) -> int:
+        """Channels between the two convolutions."""
+        return geometry.in_channels
+
+    def first_kernel(self) -> Tensor:
+        """The 1x1 kernel (inner channels, C_in/groups, 1, 1)."""
+        return self.conv1.weight
+
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         geometry = self.geometry
-        h = self.conv1(x)
+        h = F.conv2d(x, self.first_kernel(), groups=geometry.groups)
         scale, shift = scale_shift(self.bn1, h)
         kernel, bias = self._second(scale, shift)
         y = F.conv2d(h, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return batch_norm(y, self.bn2, factor)
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
         kernel, bias = self._second(*scale_shift(self.bn1))
         zero = torch.zeros_like(self.bn1.running_mean)  # type: ignore[arg-type]  # our BNs track statistics
-        kernel, _ = algebra.chain_1x1(self.conv1.weight, zero, kernel, self.geometry.groups)
+        kernel, _ = algebra.chain_1x1(self.first_kernel(), zero, kernel, self.geometry.groups)
         return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn2))
 
     def _second(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,8 +214,30 @@ class Conv1x1Conv3x3(Branch):
         return algebra.scale_inputs(weight, scale, groups), bias
 
 
+class IdConv1x1Conv3x3(Conv1x1Conv3x3):
+    """DBB's chain: the 1x1 kernel is I + W with W starting at 0; of a depthwise convolution an ordinary one, twice as
+    wide."""
+
+    name = "idconv1x1_3x3"
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        if not geometry.depthwise:
+            nn.init.zeros_(self.conv1.weight)
+
+    @staticmethod
+    def inner_channels(geometry: Geometry) -> int:
+        return geometry.in_channels * (2 if geometry.depthwise else 1)
+
+    def first_kernel(self) -> Tensor:
+        weight = self.conv1.weight
+        if self.geometry.depthwise:
+            return weight
+        return weight + algebra.identity(self.geometry.in_channels, self.geometry.groups, weight)
+
+
 class Conv1x1Avg3x3(Branch):
-    """1x1 convolution to C_out channels, BN, 3x3 average pool that always divides by 9, BN.
+    """1x1 convolution to C_out channels, BN, KxK average pool that always divides by K*K, BN.
 
     The map is padded with the first BN's image of zero, as in `Conv1x1Conv3x3`; a pool of ``s * h + z`` padded with z
     is ``s * pool(h) + z`` with h padded with zero.
@@ -195,30 +255,51 @@ class Conv1x1Avg3x3(Branch):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         h = self.conv(x)
         scale, shift = scale_shift(self.bn1, h)
-        y = torch.addcmul(_per_channel(shift), self._pool(h), _per_channel(scale))
+        y = torch.addcmul(_per_channel(shift), _pool(h, self.geometry), _per_channel(scale))
         return batch_norm(y, self.bn2, factor)
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        kernel, bias = algebra.fold_scale_shift(algebra.average(self.conv.weight), None, *scale_shift(self.bn1))
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
+        kernel = self.conv.weight / self.geometry.kernel**2
+        kernel, bias = algebra.fold_scale_shift(kernel, None, *scale_shift(self.bn1))
         return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn2))
 
-    def _pool(self, h: Tensor) -> Tensor:
+
+class Avg3x3(Branch):
+    """KxK average pool that always divides by K*K, then BN: what DBB leaves of the branch before beside a depthwise
+    convolution."""
+
+    name = "avg3x3"
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        self.bn = nn.BatchNorm2d(geometry.out_channels)
+
+    @classmethod
+    def impossible(cls, geometry: Geometry) -> str | None:
+        if geometry.in_channels == geometry.out_channels:
+            return None
+        return "a pool needs as many output as input channels"
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        return batch_norm(_pool(x, self.geometry), self.bn, factor)
+
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
+        scale, shift = scale_shift(self.bn)
         geometry = self.geometry
-        if geometry.dilation == (1, 1) and max(geometry.padding) <= 1:
-            return F.avg_pool2d(h, 3, geometry.stride, geometry.padding, count_include_pad=True)
-        # avg_pool2d has neither dilation nor padding above half its window.
-        window = h.new_full((h.shape[1], 1, 3, 3), 1 / 9)
-        return F.conv2d(h, window, None, geometry.stride, geometry.padding, geometry.dilation, h.shape[1])
+        kernel = algebra.identity(geometry.out_channels, geometry.groups, scale) / geometry.kernel**2
+        return algebra.fold_scale_shift(kernel, None, scale, shift)
 
 
 class Identity(Branch):
     """Batch normalisation alone; only where C_in = C_out and the stride is 1."""
 
     name = "identity"
+    rows, columns = "middle", "middle"
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
-        self.padding = geometry.tap_padding(1, 1)
+        middle = geometry.kernel // 2
+        self.padding = geometry.tap_padding(middle, middle)
         self.bn = nn.BatchNorm2d(geometry.out_channels)
 
     @classmethod
@@ -233,7 +314,7 @@ class Identity(Branch):
             x = F.pad(x, (width, width, height, height))
         return batch_norm(x, self.bn, factor)
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
         scale, shift = scale_shift(self.bn)
         kernel = algebra.identity(self.geometry.out_channels, self.geometry.groups, scale)
         return algebra.fold_scale_shift(kernel, None, scale, shift)
@@ -252,69 +333,68 @@ BRANCHES: dict[str, type[Branch]] = {
         Dil2x2,
         Identity,
         Conv3x3,
+        IdConv1x1Conv3x3,
+        Avg3x3,
     )
 }
+
+_REPEATED = re.compile(r"(.+)_([2-9]|[1-9][0-9]+)")
+
+
+def branch_class(name: str) -> type[Branch]:
+    """The class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution.
+
+    Raises:
+        ArchitectureError: no such branch.
+    """
+    if name in BRANCHES:
+        return BRANCHES[name]
+    repeated = _REPEATED.fullmatch(name)
+    if repeated and repeated[1] in BRANCHES:
+        return BRANCHES[repeated[1]]
+    raise ArchitectureError(f"unknown branch {name!r}", hint=f"one of {', '.join(BRANCHES)}")
+
+
+def register_branch(branch: type[Branch]) -> type[Branch]:
+    """Let presets, lists and Architectures name a class of your own; a decorator.
+
+    `irepdeploy.testing.BranchContract` tells whether it keeps what a branch promises.
+
+    Raises:
+        ArchitectureError: the name is taken, or no name.
+    """
+    name = getattr(branch, "name", "")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or _REPEATED.fullmatch(name):
+        raise ArchitectureError(
+            f"{name!r} cannot name a branch", where=branch.__name__, hint="letters, digits and _; no number at its end"
+        )
+    if BRANCHES.setdefault(name, branch) is not branch:
+        raise ArchitectureError(f"there is a branch {name!r} already", where=branch.__name__)
+    return branch
 
 
 def possible_branches(geometry: Geometry, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of `names` that can stand beside a convolution of this geometry."""
-    return tuple(name for name in names if BRANCHES[name].impossible(geometry) is None)
+    return tuple(name for name in names if branch_class(name).impossible(geometry) is None)
 
 
-def batch_norm(x: Tensor, bn: nn.BatchNorm2d, factor: Tensor | None) -> Tensor:
-    """``factor * bn(x)``, the factor taken into the affine of the normalisation: one pass over the map less."""
-    if factor is None:
-        return bn(x)
-    if type(bn) is not nn.BatchNorm2d or bn.weight is None:
-        return bn(x) * factor
-    momentum = _count_batch(bn)
-    return F.batch_norm(
-        x,
-        bn.running_mean,
-        bn.running_var,
-        bn.weight * factor,
-        bn.bias * factor,
-        bn.training or bn.running_mean is None,
-        momentum,
-        bn.eps,
-    )
-
-
-def scale_shift(bn: nn.BatchNorm2d, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`bn` as ``scale * x + shift``: by the running statistics, or in train mode by those of the batch `x`.
-
-    With a batch in train mode the running statistics move as they do in torch's own forward pass.
-
-    Args:
-        x: (N, C, H, W), or None to take the running statistics in any mode.
-    """
-    if x is None or not bn.training:
-        assert bn.running_mean is not None and bn.running_var is not None
-        return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
-    # Statistics of a half-precision map are taken in float32, as torch's own kernels do.
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
-    if bn.running_mean is not None and bn.running_var is not None:
-        momentum = _count_batch(bn)
-        count = x.numel() / x.shape[1]
-        with torch.no_grad():
-            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
-            bn.running_var.lerp_((var * (count / max(count - 1, 1))).to(bn.running_var.dtype), momentum)
-    return algebra.bn_scale_shift(bn.weight, bn.bias, mean, var, bn.eps)
-
-
-def _count_batch(bn: nn.BatchNorm2d) -> float:
-    """Count a batch in train mode and return the weight of its statistics."""
-    if bn.training and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:
-            return 1.0 / float(bn.num_batches_tracked)
-    return 0.0 if bn.momentum is None else bn.momentum
+def _pool(x: Tensor, geometry: Geometry) -> Tensor:
+    """The mean over each KxK window, padded zeros counted."""
+    size = geometry.kernel
+    if geometry.dilation == (1, 1) and max(geometry.padding) <= size // 2:
+        return F.avg_pool2d(x, size, geometry.stride, geometry.padding, count_include_pad=True)
+    # avg_pool2d has neither dilation nor padding above half its window.
+    window = x.new_full((x.shape[1], 1, size, size), 1 / size**2)
+    return F.conv2d(x, window, None, geometry.stride, geometry.padding, geometry.dilation, x.shape[1])
 
 
 def _per_channel(vector: Tensor) -> Tensor:
     return vector.reshape(1, -1, 1, 1)
 
 
-def _spread(taps: tuple[int, ...]) -> int:
-    return taps[1] - taps[0] if len(taps) > 1 else 1
+def _slice(kind: Taps, size: int) -> slice:
+    return {
+        "all": slice(0, size, 1),
+        "middle": slice(size // 2, size // 2 + 1, 1),
+        "ends": slice(0, size, size - 1),
+    }[kind]

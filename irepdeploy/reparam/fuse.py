@@ -1,24 +1,30 @@
-"""Fuse branches exactly into plain 3x3 convolutions, and prove it block by block."""
+"""Fuse branches exactly into plain convolutions, and prove it block by block."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from irepdeploy.comparator import TOLERANCES, relative_error
-from irepdeploy.errors import CheckFailed, NotFusable
+from irepdeploy.errors import CheckFailed, InputError, NotFusable
 from irepdeploy.memory_format import channels_last
-from irepdeploy.origin import FUSED, origin_of, set_origin
+from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import random_input
-from irepdeploy.reparam.insert import plain_conv
+from irepdeploy.reparam.insert import Where, matches
+from irepdeploy.reparam.normalisation import Norm
+from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
+from irepdeploy.reparam.tracer import dissolved_block
+from irepdeploy.wrappers import unwrapped
 
 __all__ = ["BlockProof", "check_fusable", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
+
+Method = Literal["algebra", "probe"]
 
 
 @dataclass(frozen=True)
@@ -32,62 +38,120 @@ class BlockProof:
     dtype: str
 
 
-def fuse(model: nn.Module, *, keep_bn: bool = False, prove: bool = True) -> nn.Module:
-    """A new network in which every RepBlock is one 3x3 convolution with bias.
+def fuse(
+    model: nn.Module,
+    *,
+    keep_bn: bool = False,
+    prove: bool = True,
+    method: Method = "algebra",
+    where: Where | None = None,
+) -> nn.Module:
+    """A new network in which every RepBlock is one convolution with bias.
 
     Everything else is copied as it is: other batch normalisations, hooks, dtype, device, ``requires_grad`` and names.
+    What DistributedDataParallel, torch.compile and the like wrap around the network is taken off.
 
     Args:
         model: a network with RepBlocks, in eval mode; it is not changed.
         keep_bn: put the bias into a neutral batch normalisation instead, so that the state dict loads strictly into the
             network that the branches were inserted into.
         prove: compare each block with its convolution: in float64 to 1e-10, in its own dtype to 1e-5 (float32).
+        method: "algebra" adds up the kernels of the branches; "probe" reads each block's kernel off its response to
+            unit impulses, which needs no algebra and is slow.
+        where: with "probe": blocks of foreign classes to replace as well, by a glob on their names, by type or by
+            ``f(name, module) -> bool``; each must be one convolution, which is checked.
 
     Raises:
-        NotFusable: train mode, values that are not finite, or batch-normalisation statistics that are missing or not
-            positive.
+        NotFusable: train mode, values that are not finite, batch-normalisation statistics that are missing or not
+            positive, RepBlocks that were dissolved in a graph, or a foreign block that is not one convolution.
         CheckFailed: a block and its convolution differ; the worst is named.
     """
-    return fuse_with_proof(model, keep_bn=keep_bn, prove=prove)[0]
+    return fuse_with_proof(model, keep_bn=keep_bn, prove=prove, method=method, where=where)[0]
 
 
 def fuse_with_proof(
-    model: nn.Module, *, keep_bn: bool = False, prove: bool = True
+    model: nn.Module,
+    *,
+    keep_bn: bool = False,
+    prove: bool = True,
+    method: Method = "algebra",
+    where: Where | None = None,
 ) -> tuple[nn.Module, list[BlockProof]]:
     """`fuse`, and what the proof of each block found."""
+    if method not in ("algebra", "probe"):
+        raise InputError(f"no method {method!r} to fuse by", hint="algebra or probe")
+    if where is not None and method != "probe":
+        raise InputError("`where` chooses foreign blocks, which only a probe can read", hint='add method="probe"')
+    model = unwrapped(model)
     check_fusable(model)
     inserted = {layer.name: layer for layer in origin_of(model).layers}
     modules = dict(model.named_modules())
-    memo: dict[int, object] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
     proofs = []
     for name, block in modules.items():
         if not isinstance(block, RepBlock):
             continue
-        conv = fuse_block(block)
         if prove:
-            proofs.append(prove_block(block, conv, name))
+            conv, proof = prove_block(block, name, method)
+            proofs.append(proof)
+        else:
+            conv = fuse_block(block, method)
         if keep_bn:
-            layer = inserted.get(name)
-            if layer is None or (layer.bn is None and not layer.bias):
-                raise NotFusable(
-                    "no batch normalisation followed this convolution and it had no bias: nothing can carry the bias",
-                    where=name,
-                    hint="fuse without keep_bn=True",
-                )
-            # Without one, the bias goes where the convolution had a bias of its own.
-            if layer.bn is not None:
-                memo[id(modules[layer.bn])] = _bias_into_bn(conv, block.fixed.bn, keep_conv_bias=layer.bias)
-        memo[id(block)] = conv
+            replacements.update(_bias_moved(block, conv, inserted.get(name), modules, name))
+        replacements[block] = conv
     if proofs:
         _refuse_bad(proofs)
-    plain = copy.deepcopy(model, memo)
-    return set_origin(plain, state=FUSED), proofs
+    if where is not None:
+        replacements.update(_foreign(model, modules, where))
+    plain = replaced(model, replacements, {})
+    return set_origin(plain, _origin_after(origin_of(model), keep_bn)), proofs
 
 
 @torch.no_grad()
-def fuse_block(block: RepBlock) -> nn.Conv2d:
-    """The one convolution that `block` equals in eval mode."""
-    kernel, bias = block.equivalent()
+def fuse_block(block: RepBlock, method: Method = "algebra") -> nn.Conv2d:
+    """The one convolution that `block` equals in eval mode: its kernel is added up in float64 and rounded once."""
+    return _rounded(block, *_kernel(block, _wide(copied_without_hooks(block)), method))
+
+
+@torch.no_grad()
+def prove_block(block: RepBlock, name: str = "", method: Method = "algebra") -> tuple[nn.Conv2d, BlockProof]:
+    """`fuse_block`, and the block and its convolution run side by side on a small seeded map.
+
+    In float64 against the kernel before it was rounded, which tests the algebra; in the block's own dtype against the
+    convolution that will be used.
+    """
+    weight = block.fixed.conv.weight
+    twin = copied_without_hooks(block).eval()
+    x = random_input(block.geometry, dtype=weight.dtype, device=weight.device)
+    narrow = _numpy(twin(x))
+    wide = _wide(twin)
+    kernel, bias = _kernel(block, wide, method)
+    conv = _rounded(block, kernel, bias)
+    narrow_error = relative_error(narrow, _numpy(conv(x)))
+    exact = plain_conv(block.geometry, like=wide.fixed.conv)
+    exact.weight, exact.bias = nn.Parameter(kernel), nn.Parameter(bias)
+    x = random_input(block.geometry, dtype=torch.float64, device=kernel.device)
+    error64 = relative_error(_numpy(wide(x)), _numpy(exact(x)))
+    dtype = str(weight.dtype).removeprefix("torch.")
+    return conv, BlockProof(name, block.active, error64, narrow_error, dtype)
+
+
+def _wide(copied: RepBlock) -> RepBlock:
+    """The copy of a block that is given, in float64."""
+    # Apple's GPUs have no float64.
+    place = copied.fixed.conv.weight.device
+    return copied.to(device="cpu" if place.type == "mps" else place, dtype=torch.float64)
+
+
+def _kernel(block: RepBlock, wide: RepBlock, method: Method) -> tuple[Tensor, Tensor]:
+    if method == "probe":
+        from irepdeploy.reparam.probe import probe_block
+
+        return probe_block(block)
+    return wide.equivalent()
+
+
+def _rounded(block: RepBlock, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     fixed = block.fixed.conv
     conv = plain_conv(block.geometry, like=fixed)
     conv.weight.copy_(kernel)
@@ -99,32 +163,19 @@ def fuse_block(block: RepBlock) -> nn.Conv2d:
     return conv
 
 
-@torch.no_grad()
-def prove_block(block: RepBlock, conv: nn.Conv2d, name: str = "") -> BlockProof:
-    """Run a block and its convolution side by side on a small seeded map.
-
-    In float64 the block is fused anew, so that this tests the algebra; in its own dtype `conv` itself is run.
-    """
-    place = conv.weight.device
-    wide = copy.deepcopy(block).double().eval()
-    x = random_input(block.geometry, dtype=torch.float64, device=place)
-    error64 = relative_error(_numpy(wide(x)), _numpy(fuse_block(wide)(x)))
-    dtype = conv.weight.dtype
-    if dtype == torch.float64:
-        narrow_error = relative_error(_numpy(block(x)), _numpy(conv(x)))
-    else:
-        # The branches in the block's own dtype against the convolution that will be used.
-        x = random_input(block.geometry, dtype=dtype, device=place)
-        narrow_error = relative_error(_numpy(block(x)), _numpy(conv(x)))
-    return BlockProof(name, block.active, error64, narrow_error, str(dtype).removeprefix("torch."))
-
-
 def check_fusable(model: nn.Module) -> None:
     """Refuse a network that has no exact fused form.
 
     Raises:
         NotFusable: naming the module and how to mend it.
     """
+    dissolved = dissolved_block(model)
+    if dissolved is not None:
+        raise NotFusable(
+            "the branches are dissolved in a traced, scripted or exported graph: no block is left to fuse",
+            where=dissolved,
+            hint="fuse before tracing, or trace with irepdeploy.reparam.tracer.Tracer, which keeps RepBlocks whole",
+        )
     for name, module in model.named_modules():
         if module.training and isinstance(module, RepBlock | nn.modules.batchnorm._BatchNorm):
             raise NotFusable(
@@ -133,7 +184,7 @@ def check_fusable(model: nn.Module) -> None:
                 hint="call model.eval() first",
             )
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not _all_finite(parameter):
             raise NotFusable(
                 "weights are not finite (NaN or infinity)",
                 where=name,
@@ -148,7 +199,7 @@ def check_fusable(model: nn.Module) -> None:
                 where=name,
                 hint="train with track_running_stats=True",
             )
-        if not bool(torch.isfinite(module.running_mean).all()) or not bool(torch.isfinite(module.running_var).all()):
+        if not _all_finite(module.running_mean) or not _all_finite(module.running_var):
             raise NotFusable(
                 "statistics of this batch normalisation are not finite",
                 where=name,
@@ -160,6 +211,14 @@ def check_fusable(model: nn.Module) -> None:
                 where=name,
                 hint="feed the network some batches in train mode, then call eval()",
             )
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    if not tensor.numel():
+        return True
+    # The smallest and the largest are NaN or infinite where any value is; no tensor of flags is made.
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _refuse_bad(proofs: list[BlockProof]) -> None:
@@ -179,7 +238,22 @@ def _not_less(error: float) -> float:
     return float("inf") if error != error else error
 
 
-def _bias_into_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d | None, *, keep_conv_bias: bool) -> nn.BatchNorm2d:
+def _bias_moved(
+    block: RepBlock, conv: nn.Conv2d, layer: InsertedLayer | None, modules: dict[str, nn.Module], name: str
+) -> dict[nn.Module, nn.Module]:
+    """Put the bias where the network before the insertion can carry it; what stands for its batch normalisation."""
+    if layer is None or (layer.bn is None and not layer.bias):
+        raise NotFusable(
+            "no batch normalisation moved into this block and its convolution had no bias: nothing can carry the bias",
+            where=name,
+            hint="fuse without keep_bn=True",
+        )
+    if layer.bn is None or layer.folded:
+        return {}
+    return {modules[layer.bn]: _bias_into_bn(conv, block.fixed.bn, keep_conv_bias=layer.bias)}
+
+
+def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> Norm:
     """Move the bias of `conv` into a batch normalisation that multiplies by exactly 1."""
     assert conv.bias is not None and bn is not None
     neutral = copy.deepcopy(bn)
@@ -195,6 +269,34 @@ def _bias_into_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d | None, *, keep_conv_bias:
         else:
             conv.register_parameter("bias", None)
     return neutral
+
+
+def _origin_after(origin: Origin, keep_bn: bool) -> Origin:
+    layers = tuple(replace(layer, own_bn=False, folded=False, fused=False) for layer in origin.layers)
+    if not keep_bn:
+        return replace(origin, state=FUSED, layers=layers)
+    # The network before the insertion again, save for what had been fused before that.
+    left = tuple(
+        now for was, now in zip(origin.layers, layers, strict=True) if was.folded or was.fused or origin.state == FUSED
+    )
+    return replace(origin, state=FUSED if left else TRAIN, layers=left)
+
+
+def _foreign(model: nn.Module, modules: dict[str, nn.Module], where: Where) -> dict[nn.Module, nn.Module]:
+    from irepdeploy.reparam.probe import probe_module
+
+    found: dict[nn.Module, nn.Module] = {}
+    done: list[str] = []
+    for name, module in modules.items():
+        if not name or isinstance(module, RepBlock) or name.startswith(tuple(done)):
+            continue
+        chosen = isinstance(module, where) if isinstance(where, type) else matches(model, where, name)
+        if chosen:
+            found[module] = probe_module(module, name=name)
+            done.append(f"{name}.")
+    if not found:
+        raise InputError(f"no module chosen by where={where!r}", hint="a glob on names, a type, or f(name, module)")
+    return found
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

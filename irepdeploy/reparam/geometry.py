@@ -1,26 +1,30 @@
-"""The geometry of a fixed 3x3 convolution, and where each tap of it looks.
+"""The geometry of a fixed KxK convolution, and where each tap of it looks.
 
 Along one axis, tap r of a kernel with dilation d reads the position ``stride * i - p + r * d`` of its input. A branch
-that has only some of the three taps is a smaller convolution whose first tap is tap r0 of the fixed one, so its padding
-is ``p - r0 * d``: negative means that the input is cropped.
+that has only some of the K taps is a smaller convolution whose first tap is tap r0 of the fixed one, so its padding is
+``p - r0 * d``: negative means that the input is cropped. Where the padding is not zero but reflected, replicated or
+circular, it is made once, and everything behind it has padding 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Geometry", "refusal"]
+__all__ = ["KERNELS", "Geometry", "refusal"]
 
 Pair = tuple[int, int]
 
 
+KERNELS = (3, 5, 7)
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a fixed 3x3 convolution; pairs are (height, width)."""
+    """Shape of a fixed square convolution; pairs are (height, width)."""
 
     in_channels: int
     out_channels: int
@@ -28,19 +32,24 @@ class Geometry:
     padding: Pair = (1, 1)
     dilation: Pair = (1, 1)
     groups: int = 1
+    kernel: int = 3
+    padding_mode: str = "zeros"
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:
-        """The geometry of `conv`, which `refusal` must have let through."""
-        padding = conv.padding
-        assert not isinstance(padding, str)
+        """The geometry of `conv`, which `refusal` must have let through; 'same' and 'valid' become numbers."""
+        dilation, kernel = _pair(conv.dilation), int(conv.kernel_size[0])
+        if conv.padding == "valid":
+            padding = (0, 0)
+        elif conv.padding == "same":
+            padding = (dilation[0] * (kernel // 2), dilation[1] * (kernel // 2))
+        else:
+            assert not isinstance(conv.padding, str)
+            padding = _pair(conv.padding)
+        # Without padding all modes are one, and torch's own padding is the quickest.
+        mode = conv.padding_mode if padding != (0, 0) else "zeros"
         return cls(
-            conv.in_channels,
-            conv.out_channels,
-            _pair(conv.stride),
-            _pair(padding),
-            _pair(conv.dilation),
-            conv.groups,
+            conv.in_channels, conv.out_channels, _pair(conv.stride), padding, dilation, conv.groups, kernel, mode
         )
 
     @property
@@ -48,8 +57,25 @@ class Geometry:
         """Whether an identity fits beside the convolution: C_in = C_out and stride 1."""
         return self.in_channels == self.out_channels and self.stride == (1, 1)
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel has a group of its own."""
+        return self.groups == self.out_channels > 1
+
+    @property
+    def behind_padding(self) -> Geometry:
+        """The geometry of what reads a map that `pad` has made."""
+        return self if self.padding_mode == "zeros" else replace(self, padding=(0, 0), padding_mode="zeros")
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) with the padding that is not zero; zeros are left to the convolutions."""
+        if self.padding_mode == "zeros":
+            return x
+        height, width = self.padding
+        return F.pad(x, (width, width, height, height), mode=self.padding_mode)
+
     def tap_padding(self, first_row: int, first_column: int) -> Pair:
-        """Padding of a branch whose first tap is (first_row, first_column) of the 3x3 kernel."""
+        """Padding of a branch whose first tap is (first_row, first_column) of the kernel."""
         return (
             self.padding[0] - first_row * self.dilation[0],
             self.padding[1] - first_column * self.dilation[1],
@@ -58,14 +84,22 @@ class Geometry:
 
 def refusal(conv: nn.Module) -> str | None:
     """Why branches cannot stand beside `conv`, or None where they can."""
+    if torch.nn.utils.parametrize.is_parametrized(conv):
+        return "its weight is parametrized: remove the parametrization first"
     if type(conv) is not nn.Conv2d:
         return f"{type(conv).__name__} is not a plain torch.nn.Conv2d"
-    if tuple(conv.kernel_size) != (3, 3):
-        return f"kernel {conv.kernel_size[0]}x{conv.kernel_size[1]} is not 3x3"
-    if isinstance(conv.padding, str):
-        return f"padding={conv.padding!r} is not a number"
-    if conv.padding_mode != "zeros":
-        return f"padding mode {conv.padding_mode!r} is not 'zeros'"
+    height, width = conv.kernel_size
+    if height != width:
+        return f"kernel {height}x{width} is not square"
+    if height not in KERNELS:
+        return f"kernel {height}x{width} is none of {', '.join(f'{size}x{size}' for size in KERNELS)}"
+    extra = sorted(set(dict(conv.named_parameters())) - {"weight", "bias"})
+    if extra:
+        return f"has parameters of its own ({', '.join(extra)}): remove its weight_norm or pruning first"
+    if "forward" in vars(conv):
+        return "its forward was replaced on the instance"
+    if not conv.weight.is_floating_point():
+        return f"weights of type {str(conv.weight.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -84,8 +118,10 @@ def random_input(geometry: Geometry, *, dtype: torch.dtype, device: torch.device
         (2, C_in, H, W) with H odd and W even, drawn in float64 and cast, so that dtypes see the same numbers.
     """
     generator = torch.Generator().manual_seed(seed)
-    height = 2 * geometry.dilation[0] + 5
-    width = 2 * geometry.dilation[1] + 4
+    height, width = (
+        max((geometry.kernel - 1) * dilation, padding) + extra
+        for dilation, padding, extra in zip(geometry.dilation, geometry.padding, (5, 4), strict=True)
+    )
     x = torch.randn(2, geometry.in_channels, height, width, generator=generator, dtype=torch.float64)
     return x.to(device=device, dtype=dtype)
 

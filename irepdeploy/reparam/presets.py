@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irepdeploy.errors import ArchitectureError
-from irepdeploy.reparam.branches import BRANCHES
+from irepdeploy.reparam.branches import branch_class, possible_branches
+from irepdeploy.reparam.geometry import KERNELS, Geometry
 
 __all__ = ["PRESETS", "Preset", "preset_of"]
 
@@ -20,23 +21,61 @@ _IREPS = (
     "dil2x2",
     "identity",
 )
+_DYREP = ("conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "conv1x3", "conv3x1", "identity")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Candidate operations, and whether alpha and beta weigh them."""
+    """Candidate operations, and how they stand.
+
+    Args:
+        branches: names of branches.
+        depthwise: those beside a depthwise convolution, where they are others.
+        scaled: whether alpha and beta weigh them.
+        kernels: sizes of the convolutions that it is meant for.
+        own_bn: the fixed convolution gets a bias and a batch normalisation of its own, and the network's stays outside.
+    """
 
     branches: tuple[str, ...]
+    depthwise: tuple[str, ...] | None = None
     scaled: bool = False
+    kernels: tuple[int, ...] = KERNELS
+    own_bn: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All branches that may stand anywhere: the columns of an Architecture."""
+        return tuple(dict.fromkeys(self.branches + (self.depthwise or ())))
+
+    def beside(self, geometry: Geometry) -> tuple[str, ...] | None:
+        """Those that can stand beside a convolution of this geometry; None where the preset leaves it alone."""
+        if geometry.kernel not in self.kernels:
+            return None
+        names = self.depthwise if geometry.depthwise and self.depthwise is not None else self.branches
+        return possible_branches(geometry, names)
 
 
 PRESETS: dict[str, Preset] = {
-    "ireps": Preset(_IREPS, scaled=True),
-    "ireps-resnet-cifar": Preset(tuple(b for b in _IREPS if b != "identity"), scaled=True),
-    "ireps-resnet-imagenet": Preset(tuple(b for b in _IREPS if b not in ("identity", "dil2x2")), scaled=True),
+    # The paper's, Section 3.1; its dilated pairs are those of a 3x3.
+    "ireps": Preset(_IREPS, scaled=True, kernels=(3,)),
+    "ireps-resnet-cifar": Preset(tuple(b for b in _IREPS if b != "identity"), scaled=True, kernels=(3,)),
+    "ireps-resnet-imagenet": Preset(
+        tuple(b for b in _IREPS if b not in ("identity", "dil2x2")), scaled=True, kernels=(3,)
+    ),
+    # Ding et al., 2021.
     "repvgg": Preset(("conv1x1", "identity")),
-    "acnet": Preset(("conv1x3", "conv3x1")),
-    "none": Preset(()),
+    # Ding et al., 2019; 7x7 convolutions stay plain.
+    "acnet": Preset(("conv1x3", "conv3x1"), kernels=(3, 5)),
+    # Ding et al., 2021; kernels of 2 to 6.
+    "dbb": Preset(
+        ("conv1x1", "idconv1x1_3x3", "conv1x1_avg3x3"), depthwise=("idconv1x1_3x3", "avg3x3"), kernels=(3, 5)
+    ),
+    # Huang et al., 2022: the branches of a grown block; growing and cutting are training, and not here.
+    "dyrep": Preset(_DYREP, own_bn=True),
+    # Vasu et al., 2023: k parallel convolutions, the fixed one among them; S0 has k = 4, the others k = 1.
+    "mobileone": Preset(("conv3x3", "conv3x3_2", "conv3x3_3", "conv1x1", "identity")),
+    "mobileone-k1": Preset(("conv1x1", "identity")),
+    "none": Preset((), kernels=(3,)),
 }
 
 
@@ -44,7 +83,7 @@ def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
     """The preset of this name, or one made of these branch names (unweighed).
 
     Raises:
-        ArchitectureError: no such preset or branch.
+        ArchitectureError: no such preset or branch, or one named twice.
     """
     if isinstance(branches, str):
         if branches not in PRESETS:
@@ -52,7 +91,8 @@ def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
                 f"no preset {branches!r}", hint=f"one of {', '.join(PRESETS)}, or a list of branches"
             )
         return PRESETS[branches]
-    unknown = [name for name in branches if name not in BRANCHES]
-    if unknown:
-        raise ArchitectureError(f"unknown branch {', '.join(unknown)}", hint=f"one of {', '.join(BRANCHES)}")
+    for name in branches:
+        branch_class(name)
+    if len(set(branches)) < len(branches):
+        raise ArchitectureError("a branch is named twice", hint="the second one is called NAME_2")
     return Preset(tuple(branches))

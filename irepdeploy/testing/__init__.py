@@ -13,8 +13,24 @@ if TYPE_CHECKING:
     from torch import nn
 
     from irepdeploy.comparator import Tolerance
+    from irepdeploy.testing.branch_contract import BranchContract
+    from irepdeploy.testing.runner_contract import RunnerContract
 
-__all__ = ["assert_equivalent"]
+__all__ = ["BranchContract", "RunnerContract", "assert_equivalent"]
+
+_CONTRACTS = {
+    "BranchContract": "irepdeploy.testing.branch_contract",
+    "RunnerContract": "irepdeploy.testing.runner_contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The contracts need pytest and hypothesis, which whoever asserts equivalence may not have.
+    if name not in _CONTRACTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_CONTRACTS[name]), name)
 
 
 def assert_equivalent(

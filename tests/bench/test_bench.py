@@ -172,7 +172,7 @@ def test_labels(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        ("vgg61", "did you mean vgg6 or vgg16?"),
+        ("vgg61", "did you mean vgg6 or vgg16"),
         ("qqqq", "networks: vgg6"),
         ("scales.onnx", "did you mean scale.onnx?"),
         ("x=plane.pt", "did you mean plain.pt"),

@@ -19,10 +19,9 @@ from irepdeploy.search.space import SearchSpace
 
 
 def space_of(net: str, preset: str) -> SearchSpace:
-    branches = preset_of(preset).branches
     # Names and geometry alone, no numbers: the supernet of VGG-16 would take half a gigabyte.
     with torch.device("meta"):
-        return SearchSpace.of(insert_branches(build(net), branches, scaled=True), branches)
+        return SearchSpace.of(insert_branches(build(net), preset, scaled=True), preset_of(preset).names)
 
 
 @pytest.mark.parametrize(

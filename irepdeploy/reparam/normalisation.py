@@ -1,0 +1,104 @@
+"""Batch normalisation as branches need it: with a factor, and as a scale and a shift that a next kernel can take in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from irepdeploy.reparam import algebra
+
+__all__ = ["NORMS", "Norm", "batch_norm", "scale_shift"]
+
+Norm = nn.BatchNorm2d | nn.SyncBatchNorm
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
+    """``factor * bn(x)``, the factor taken into the affine of the normalisation: one pass over the map less."""
+    if factor is None:
+        return bn(x)
+    if type(bn) is not nn.BatchNorm2d or bn.weight is None or _has_hooks(bn):
+        return bn(x) * factor
+    momentum = _count_batch(bn)
+    return F.batch_norm(
+        x,
+        bn.running_mean,
+        bn.running_var,
+        bn.weight * factor,
+        bn.bias * factor,
+        bn.training or bn.running_mean is None,
+        momentum,
+        bn.eps,
+    )
+
+
+def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`bn` as ``scale * x + shift``: by the running statistics, or in train mode by those of the batch `x`.
+
+    With a batch in train mode the running statistics move as they do in torch's own forward pass. Under a SyncBatchNorm
+    they are those of the batches of all ranks.
+
+    Args:
+        x: (N, C, H, W), or None to take the running statistics in any mode.
+    """
+    if x is None or not bn.training:
+        assert bn.running_mean is not None and bn.running_var is not None
+        return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
+    # Statistics of a half-precision map are taken in float32, as torch's own kernels do.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
+    if isinstance(bn, nn.SyncBatchNorm) and distributed.is_available() and distributed.is_initialized():
+        var, mean, count = _over_ranks(var, mean, count, bn.process_group)
+    if bn.running_mean is not None and bn.running_var is not None:
+        momentum = _count_batch(bn)
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
+            bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), momentum)
+    return algebra.bn_scale_shift(bn.weight, bn.bias, mean, var, bn.eps)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over all ranks; a gradient is the sum of the gradients of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone()
+        distributed.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+def _over_ranks(
+    var: Tensor, mean: Tensor, count: Tensor, group: distributed.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Variance, mean and count over the batches of all ranks, each of any size."""
+    sums: Tensor = _SumOverRanks.apply(torch.cat([mean * count, count]), group)
+    total = sums[-1:]
+    whole = sums[:-1] / total
+    # Around the mean of all, so that a large mean does not eat the digits of the variance.
+    squares: Tensor = _SumOverRanks.apply((var + (mean - whole).square()) * count, group)
+    return squares / total, whole, total
+
+
+def _count_batch(bn: Norm) -> float:
+    """Count a batch in train mode and return the weight of its statistics."""
+    if bn.training and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:
+            return 1.0 / float(bn.num_batches_tracked)
+    return 0.0 if bn.momentum is None else bn.momentum
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

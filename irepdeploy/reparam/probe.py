@@ -1,0 +1,251 @@
+"""Read a convolution off the responses of a module to unit impulses: the fuse that needs no algebra of kernels.
+
+Along one axis, output o of a convolution reads its input at ``stride * o + u`` with the offsets
+``u = dilation * tap - padding``. An impulse at h therefore shows the offset u at output ``(h - u) / stride``, and one
+impulse for each residue by the stride shows all. The response to zero is the bias; without it, what is left of a
+response is the kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.comparator import TOLERANCES, relative_error
+from irepdeploy.errors import NotFusable
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.response import Response, check_kind, significant
+
+__all__ = ["probe_block", "probe_module"]
+
+# Of one batch of impulses. A module holds some ten times as much: unfolded windows, and a map for every branch.
+_BATCH_BYTES = 4 << 20
+
+
+@torch.no_grad()
+def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
+    """Kernel and bias that `block` equals in eval mode, read off a float64 copy of it.
+
+    Channel i of every group gets its impulse at once, so that one map is enough for a depthwise block.
+
+    Returns:
+        kernel (C_out, C_in/groups, K, K) and bias (C_out,) in float64.
+
+    Raises:
+        NotFusable: train mode.
+    """
+    check_kind(block, type(block).__name__)
+    geometry = block.geometry
+    axes = [
+        _Axis(*numbers, geometry.kernel)
+        for numbers in zip(geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    ]
+    # Windows may reach into a padding of zeros, which makes the map small; any other padding repeats the impulse.
+    zeros = geometry.padding_mode == "zeros"
+    margins = [max(axis.reach - axis.padding, 0) if zeros else axis.reach for axis in axes]
+    wide = copy.deepcopy(block).double()
+    blank = torch.zeros(
+        1,
+        geometry.in_channels,
+        *(max(2 * margin + axis.stride, axis.padding + 1) for margin, axis in zip(margins, axes, strict=True)),
+        dtype=torch.float64,
+        device=block.fixed.conv.weight.device,
+    )
+    return _read(wide, blank, axes, margins, geometry.groups)
+
+
+@torch.no_grad()
+def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
+    """The one zero-padded convolution that a module of any class equals in eval mode.
+
+    Stride, the smallest kernel, padding, the largest dilation and the most groups that explain the responses of a
+    float64 copy are found; taps are seen within 30 pixels, or as far as the convolutions inside reach. Then convolution
+    and module are run side by side on random maps, border included: in float64 to 1e-10, and in the module's own dtype.
+
+    Args:
+        module: takes and gives one map (N, C, H, W); it is not changed.
+        in_channels: C_in; None takes it from the convolutions and batch normalisations of `module`.
+        name: of the module, for errors.
+
+    Returns:
+        A convolution with bias, in the dtype, on the device and in the mode of `module`; it requires gradients where a
+        parameter of `module` does.
+
+    Raises:
+        NotFusable: train mode, or the module is not one zero-padded convolution; with the reason.
+    """
+    where = name or type(module).__name__
+    check_kind(module, where)
+    response = Response(module, where, in_channels)
+    response.check_affine()
+    growth = response.growth()
+    axes = [
+        _axis(response, *numbers, offsets)
+        for numbers, offsets in zip(growth, response.offsets([stride for stride, _ in growth]), strict=True)
+    ]
+    # Windows stay inside the map, so that whatever happens at its border is not read as the kernel.
+    margins = [axis.reach for axis in axes]
+    blank = response.zeros(1, *(2 * margin + axis.stride for margin, axis in zip(margins, axes, strict=True)))
+    kernel, bias = _read(response, blank, axes, margins)
+    wide = _conv(kernel, bias, axes)
+    _prove(response, wide, axes)
+    narrow = Response(module, where, response.channels, wide=False)
+    conv = wide.to(narrow.dtype).train(module.training)
+    _prove_rounded(narrow, conv, axes)
+    return conv.requires_grad_(any(parameter.requires_grad for parameter in module.parameters()))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Height or width of a convolution."""
+
+    stride: int
+    padding: int
+    dilation: int
+    taps: int
+
+    @property
+    def reach(self) -> int:
+        """From the first to the last tap."""
+        return (self.taps - 1) * self.dilation
+
+    def readings(self, margin: int) -> dict[int, tuple[list[int], list[int]]]:
+        """Where impulses go from `margin` on, and by place the taps that show there and the outputs they show at."""
+        found: dict[int, tuple[list[int], list[int]]] = {}
+        for tap in range(self.taps):
+            offset = self.dilation * tap - self.padding
+            place = margin + (offset - margin) % self.stride
+            taps, outputs = found.setdefault(place, ([], []))
+            taps.append(tap)
+            outputs.append((place - offset) // self.stride)
+        return found
+
+    def interior(self, size: int) -> slice:
+        """The outputs whose windows lie inside a map of `size` pixels."""
+        first = -(-self.padding // self.stride)
+        last = (size - 1 - self.reach + self.padding) // self.stride
+        return slice(first, last + 1)
+
+
+def _read(
+    run: Callable[[Tensor], Tensor], blank: Tensor, axes: Sequence[_Axis], margins: Sequence[int], groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Kernel (C_out, C_in/groups, K_h, K_w) and bias (C_out,) of `run`; `blank` is a zero map (1, C_in, H, W)."""
+    zero = run(blank)[0]
+    _, channels, height, width = blank.shape
+    share = channels // groups
+    kernel = blank.new_zeros(zero.shape[0], share, axes[0].taps, axes[1].taps)
+    count = max(1, _BATCH_BYTES // (8 * max(blank.numel(), zero.numel())))
+    seen = [axis.readings(margin).items() for axis, margin in zip(axes, margins, strict=True)]
+    for (row, (rows, down)), (column, (columns, across)) in itertools.product(*seen):
+        for first in range(0, share, count):
+            sample = torch.arange(min(count, share - first), device=blank.device)
+            x = blank.new_zeros(len(sample), groups, share, height, width)
+            x[sample, :, first + sample, row, column] = 1
+            response = run(x.flatten(1, 2)) - zero
+            part = kernel[:, first : first + len(sample)]
+            part[:, :, torch.tensor(rows)[:, None], columns] = response[:, :, down][..., across].transpose(0, 1)
+    return kernel, zero[:, zero.shape[1] // 2, zero.shape[2] // 2].clone()
+
+
+def _axis(response: Response, stride: int, excess: int, offsets: set[int]) -> _Axis:
+    """The smallest kernel that covers `offsets` where reach - 2 * padding is `excess`, with the largest dilation."""
+    if offsets and min(offsets) > 0 and max(offsets) < excess:
+        raise response.refusal(
+            f"it crops the map: {min(offsets)} pixels before and {excess - max(offsets)} after are never read",
+            hint="torch.nn.Conv2d has no negative padding",
+        )
+    padding = max(0, -(excess // 2), *(max(-offset, offset - excess) for offset in offsets))
+    reach = excess + 2 * padding
+    dilation = math.gcd(reach, *(offset + padding for offset in offsets)) or 1
+    return _Axis(stride, padding, dilation, reach // dilation + 1)
+
+
+def _conv(kernel: Tensor, bias: Tensor, axes: Sequence[_Axis]) -> nn.Conv2d:
+    groups = _most_groups(kernel)
+    height, width = axes
+    conv: nn.Conv2d = nn.utils.skip_init(
+        nn.Conv2d,
+        kernel.shape[1],
+        kernel.shape[0],
+        (height.taps, width.taps),
+        stride=(height.stride, width.stride),
+        padding=(height.padding, width.padding),
+        dilation=(height.dilation, width.dilation),
+        groups=groups,
+        device=kernel.device,
+        dtype=kernel.dtype,
+    )
+    assert conv.bias is not None
+    blocks = kernel.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
+    conv.weight.copy_(torch.cat([blocks[group, :, group] for group in range(groups)]))
+    conv.bias.copy_(bias)
+    return conv
+
+
+def _most_groups(kernel: Tensor) -> int:
+    """The largest number of groups outside which `kernel` (C_out, C_in, K_h, K_w) is zero."""
+    used = significant(kernel.flatten(2), kernel.new_zeros(kernel.shape[0], 1, 1)).any(2)
+    common = math.gcd(*used.shape)
+    for groups in range(common, 1, -1):
+        if common % groups == 0:
+            blocks = used.reshape(groups, len(used) // groups, groups, -1).any(3).any(1)
+            if not bool((blocks & ~torch.eye(groups, dtype=torch.bool, device=used.device)).any()):
+                return groups
+    return 1
+
+
+def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
+    """Refuse a module that differs from `conv` in float64, and say where it does."""
+    limit = TOLERANCES["float64"].max_rel_error
+    for seed, (height, width) in enumerate(_proof_sizes(axes)):
+        x = response.random(2, height, width, seed)
+        expected, found = response(x), conv(x)
+        if expected.shape != found.shape:
+            sizes = ["x".join(map(str, y.shape[2:])) for y in (x, expected, found)]
+            raise response.refusal("a map of {} becomes {}, a convolution gives {}".format(*sizes))
+        error = _error(expected, found)
+        if error <= limit:
+            continue
+        inner = (..., axes[0].interior(height), axes[1].interior(width))
+        interior = _error(expected[inner], found[inner])
+        if interior <= limit:
+            raise response.refusal(
+                f"its interior agrees with one (error {interior:.1e}) and its border does not (error {error:.1e})",
+                hint="it pads what is not its input, as between two layers or behind a batch normalisation, or it does "
+                "not pad with zeros",
+            )
+        raise response.refusal(
+            f"what it does depends on the absolute position or on other samples (error {interior:.1e} in the interior)"
+        )
+
+
+def _prove_rounded(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
+    """Refuse a module that differs from `conv` in its own dtype, where both round."""
+    dtype = str(response.dtype).removeprefix("torch.")
+    limit = TOLERANCES[f"{dtype}-block"].max_rel_error
+    for seed, (height, width) in enumerate(_proof_sizes(axes)):
+        x = response.random(2, height, width, seed)
+        error = _error(response(x), conv(x))
+        if not error <= limit:
+            raise NotFusable(
+                f"this is one convolution in float64, but in {dtype} the two differ by {error:.1e} of the largest",
+                where=response.where,
+                hint="its weights are of very different sizes; fuse it in float32 or float64",
+            )
+
+
+def _proof_sizes(axes: Sequence[_Axis]) -> list[tuple[int, int]]:
+    """Odd and even heights and widths with few and with many windows inside the map; not all square."""
+    height, width = (axis.reach + axis.stride for axis in axes)
+    return [(height, width + 1), (height + 3, width + 2), (height + 8, width + 13)]
+
+
+def _error(expected: Tensor, found: Tensor) -> float:
+    return relative_error(expected.double().cpu().numpy(), found.double().cpu().numpy())

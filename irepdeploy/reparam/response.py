@@ -1,0 +1,244 @@
+"""The response of a module of any class to maps: checked at every run, and what its sizes and impulses tell."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.comparator import TOLERANCES, relative_error
+from irepdeploy.errors import NotFusable
+
+__all__ = ["Response", "check_kind", "significant"]
+
+# Sides of square maps: the first that a module runs on is taken, and on the largest its offsets are seen.
+_SIDES = (15, 31, 63)
+
+# A response below this share of its channel's largest, or of the rounding of the response to zero, is none.
+_NEGLIGIBLE = 1e-12
+_ROUNDING = 8 * torch.finfo(torch.float64).eps
+
+_HINT = "leave the module as it is, or fuse smaller parts of it"
+
+
+class Response:
+    """What a copy of a module gives for maps (N, C_in, H, W); every refusal names the module.
+
+    Args:
+        module: in eval mode; it is copied, not changed.
+        where: its name in errors.
+        in_channels: C_in; None tries those of its convolutions and batch normalisations, in their order.
+        wide: convert the copy to float64; else its maps are of the dtype of its first parameter.
+
+    Raises:
+        NotFusable: the module cannot be copied, or runs on no square map.
+    """
+
+    def __init__(self, module: nn.Module, where: str, in_channels: int | None = None, *, wide: bool = True) -> None:
+        self.where = where
+        try:
+            self.module = copy.deepcopy(module)
+            if wide:
+                self.module.double()
+        except Exception as error:  # whatever a foreign state raises
+            raise self.refusal(f"it cannot be copied: {_first_line(error)}") from error
+        tensors = itertools.chain(module.parameters(), module.buffers())
+        like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+        self.device = like.device
+        self.dtype = torch.float64 if wide else like.dtype
+        known = _channel_counts(module) if in_channels is None else [in_channels]
+        if not known:
+            raise self.refusal("nothing in it tells the number of its input channels", hint="pass in_channels")
+        self.channels, self.side = self._first_that_runs(known, inferred=in_channels is None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W'), finite.
+
+        Raises:
+            NotFusable: the module fails on this map or gives something else.
+        """
+        try:
+            y: object = self.module(x)
+        except Exception as error:  # whatever a foreign forward raises
+            text = f"it does not run on every map: {x.shape[2]}x{x.shape[3]} pixels fail with: {_first_line(error)}"
+            raise self.refusal(text) from error
+        if isinstance(y, tuple | list | dict):
+            raise self.refusal(f"it gives a {type(y).__name__} of {len(y)} outputs, not one map")
+        if not isinstance(y, Tensor):
+            raise self.refusal(f"it gives no map, but {type(y).__name__}")
+        if y.ndim != x.ndim:
+            raise self.refusal(f"it changes the rank: a map of 4 dimensions becomes {y.ndim}")
+        if y.shape[0] != x.shape[0]:
+            raise self.refusal(f"it makes {y.shape[0]} samples of {x.shape[0]}")
+        if y.numel() == 0:
+            raise self.refusal(f"it gives an empty map for {x.shape[2]}x{x.shape[3]} pixels")
+        if y.dtype != x.dtype:
+            raise self.refusal(
+                f"it gives {str(y.dtype).removeprefix('torch.')} whatever it is given", hint="drop the cast inside it"
+            )
+        if not bool(torch.isfinite(y).all()):
+            raise self.refusal("it gives NaN or infinity", hint="its weights or statistics are damaged")
+        return y
+
+    def refusal(self, what: str, hint: str | None = None) -> NotFusable:
+        """The error to raise."""
+        return NotFusable(f"this is not one convolution: {what}", where=self.where, hint=hint or _HINT)
+
+    def zeros(self, samples: int, height: int, width: int) -> Tensor:
+        """A map of zeros."""
+        return torch.zeros(samples, self.channels, height, width, dtype=self.dtype, device=self.device)
+
+    def random(self, samples: int, height: int, width: int, seed: int = 0) -> Tensor:
+        """A seeded normal map, drawn in float64 and cast, so that dtypes see the same numbers."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (samples, self.channels, height, width)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+
+    def check_affine(self) -> None:
+        """Refuse a module in which the responses to a sum and to its terms do not add up, at two amplitudes."""
+        for amplitude in (1.0, 1e3):
+            x, y = (amplitude * self.random(2, self.side, self.side)).split(1)
+            # One at a time: a statistic of the batch would be the same for all of one batch.
+            expected, found = self(x) + self(y), self(x + y) + self(torch.zeros_like(x))
+            error = relative_error(expected.cpu().numpy(), found.cpu().numpy())
+            if not error <= TOLERANCES["float64"].max_rel_error:
+                raise self.refusal(
+                    f"it is not affine: the response to a sum differs from the sum of the responses by {error:.1e}",
+                    hint="a non-linearity or a statistic of the batch inside it; fuse what lies between those",
+                )
+
+    def growth(self) -> list[tuple[int, int]]:
+        """By axis, the stride and ``reach - 2 * padding``, which are all that the output's sizes can tell.
+
+        The output of a map of n pixels has ``(n - 1 - (reach - 2 * padding)) // stride + 1``; reach is the distance of
+        the first to the last tap.
+        """
+        side = self.side
+        before = self._output_size(side)
+        after = self._output_size(3 * side)
+        for small, large in zip(before, after, strict=True):
+            if large <= small:
+                raise self.refusal("the size of its output does not grow with that of its input")
+            if large - small > 2 * side:
+                raise self.refusal("it enlarges the map (upsampling)")
+        rises: tuple[list[tuple[int, int]], ...] = ([], [])
+        for size in range(side + 1, 3 * side + 1):
+            after = self._output_size(size)
+            for rise, small, large in zip(rises, before, after, strict=True):
+                if large > small:
+                    rise.append((size, large))
+            if min(map(len, rises)) >= 2:
+                break
+            before = after
+        else:
+            raise self.refusal(f"its stride is beyond {side}")
+        found = []
+        for (size, output), (next_size, _), *_ in rises:
+            stride = next_size - size
+            found.append((stride, size - 1 - stride * (output - 1)))
+        return found
+
+    def offsets(self, strides: Sequence[int]) -> tuple[set[int], set[int]]:
+        """By axis, where around ``stride * o`` the output o reads its input.
+
+        Seen is what lies within 30 pixels, or within what the module's convolutions reach one behind the other. All
+        input channels get an impulse of random height at once: that two cancel is as unlikely as that two are equal.
+        """
+        heights = self.random(1, 1, 1)[0, :, 0, 0]
+        side = max(_SIDES[-1], 4 * max(strides), 2 * _reach(self.module, max(strides)) + 3)
+        zero = self(self.zeros(1, side, side))[0]
+        rows: set[int] = set()
+        columns: set[int] = set()
+        # Each residue by the stride is read by taps of its own.
+        centres = [side // 2 // stride * stride for stride in strides]
+        residues = itertools.product(*map(range, strides))
+        for row, column in ((centres[0] + down, centres[1] + across) for down, across in residues):
+            x = self.zeros(1, side, side)
+            x[0, :, row, column] = heights
+            seen = significant(self(x)[0] - zero, zero).any(0)
+            if bool(seen[[0, -1]].any()) or bool(seen[:, [0, -1]].any()):
+                raise self.refusal(f"its response to one pixel reaches the border of a map of {side}x{side} pixels")
+            rows.update(row - strides[0] * output for output in seen.any(1).nonzero().flatten().tolist())
+            columns.update(column - strides[1] * output for output in seen.any(0).nonzero().flatten().tolist())
+        return rows, columns
+
+    def _output_size(self, side: int) -> tuple[int, int]:
+        shape = self(self.zeros(1, side, side)).shape
+        return shape[2], shape[3]
+
+    def _first_that_runs(self, channel_counts: list[int], *, inferred: bool) -> tuple[int, int]:
+        failure: Exception | None = None
+        for side, channels in itertools.product(_SIDES, channel_counts):
+            try:
+                self.module(torch.zeros(1, channels, side, side, dtype=self.dtype, device=self.device))
+            except Exception as error:  # whatever a foreign forward raises
+                # The largest map tells most: on it no kernel is too large.
+                failure = error if channels == channel_counts[0] else failure
+            else:
+                return channels, side
+        assert failure is not None
+        counts = " or ".join(map(str, channel_counts))
+        raise self.refusal(
+            f"it runs on no map of {counts} channels and {_SIDES[-1]}x{_SIDES[-1]} pixels: {_first_line(failure)}",
+            hint="pass in_channels" if inferred else "is in_channels what it takes?",
+        ) from failure
+
+
+def significant(response: Tensor, zero: Tensor) -> Tensor:
+    """Where a response, less that to zero, is more than rounding; both (C, H, W)."""
+    largest = response.abs().amax((1, 2), keepdim=True)
+    return response.abs() > _NEGLIGIBLE * largest + _ROUNDING * zero.abs().amax((1, 2), keepdim=True)
+
+
+def check_kind(module: nn.Module, where: str) -> None:
+    """Refuse train mode and several inputs.
+
+    Raises:
+        NotFusable: with the submodule or the inputs at fault.
+    """
+    for name, child in module.named_modules():
+        if child.training:
+            inside = f" ({name})" if name else ""
+            raise NotFusable(f"the module is in train mode{inside}", where=where, hint="call .eval() first")
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in positional and parameter.default is parameter.empty
+    ]
+    if len(needed) > 1:
+        raise NotFusable(
+            f"this is not one convolution: it takes {len(needed)} inputs ({', '.join(needed)})", where=where, hint=_HINT
+        )
+
+
+def _channel_counts(module: nn.Module) -> list[int]:
+    counts = (
+        child.in_channels if isinstance(child, nn.modules.conv._ConvNd) else child.num_features
+        for child in module.modules()
+        if isinstance(child, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm)
+    )
+    return list(dict.fromkeys(counts))
+
+
+def _reach(module: nn.Module, stride: int) -> int:
+    """From the first to the last tap of the convolutions in `module`, one behind the other, `stride` in all."""
+    total, step = 0, 1
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            total += step * max((size - 1) * gap for size, gap in zip(child.kernel_size, child.dilation, strict=True))
+            step = min(step * max(child.stride), stride)
+    return total
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

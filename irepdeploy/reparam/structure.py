@@ -1,0 +1,177 @@
+"""Put modules into a network in the place of others: RepBlocks for convolutions, and plain convolutions for RepBlocks.
+
+What `insert_branches`, `fuse` and the loading of a checkpoint have in common.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from irepdeploy.errors import ArchitectureError, ModelError
+from irepdeploy.origin import FUSED, InsertedLayer, Origin, set_origin
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.geometry import Geometry, refusal
+from irepdeploy.reparam.normalisation import NORMS, Norm
+
+__all__ = ["copied_without_hooks", "has_hooks", "insert_layers", "plain_conv", "rebuild", "replaced"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Module:
+    """A copy of `model` with a RepBlock, weights and statistics moved in, in the place of each of these convolutions.
+
+    Raises:
+        ArchitectureError: a layer is not there, or cannot be expanded so.
+        ModelError: the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
+    modules = dict(model.named_modules())
+    for layer in layers:
+        conv, bn = _find(modules, layer, with_bn=not layer.folded)
+        block = _rep_block(copied_without_hooks(conv, memo), bn and copied_without_hooks(bn, memo), layer)
+        replacements[conv] = block.train(conv.training)
+        if bn is not None:
+            replacements[bn] = nn.Identity().train(bn.training)
+    return replaced(model, replacements, memo)
+
+
+def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
+    """A copy of `base`, as it was before branches were inserted, with the structure that `origin` describes.
+
+    The values of what is put in are fresh: this is what a checkpoint is loaded into.
+
+    Raises:
+        ArchitectureError: a layer is not there, or cannot be expanded so.
+    """
+    replacements: dict[nn.Module, nn.Module] = {}
+    modules = dict(base.named_modules())
+    for layer in origin.layers:
+        conv, bn = _find(modules, layer)
+        if origin.state == FUSED or layer.fused:
+            made: nn.Module = plain_conv(Geometry.of(conv), like=conv)
+        else:
+            inner = plain_conv(Geometry.of(conv), like=conv) if layer.folded else copy.deepcopy(conv)
+            made = _rep_block(inner, None if layer.folded else copy.deepcopy(bn), layer)
+        replacements[conv] = made.train(conv.training)
+        if bn is not None:
+            replacements[bn] = nn.Identity().train(bn.training)
+    return set_origin(replaced(base, replacements, {}), origin)
+
+
+def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """A deep copy of `model` in which each key stands replaced, wherever and however often it is used.
+
+    Hooks move to the replacement; those of the parts of a RepBlock go with it.
+
+    Args:
+        memo: of deepcopy; what is in it already is taken for the copy.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    # deepcopy takes what it finds in its memo for the copy of that object, and what is replaced is never copied.
+    memo.update({id(old): new for old, new in replacements.items()})
+    # The memo must not outlive the objects whose ids it knows; these are the only ones made here.
+    result: nn.Module = _deepcopy(model, memo)
+    for old, new in replacements.items():
+        for name in _HOOKS:
+            getattr(new, name).update(_deepcopy(dict(getattr(old, name)), memo))
+        if old._is_full_backward_hook is not None:
+            new._is_full_backward_hook = old._is_full_backward_hook
+    return result
+
+
+def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> Module:
+    """A deep copy of `module` whose calls nobody watches.
+
+    A hook may lead to anything, the whole network included, which is not to be copied with one part of it.
+    """
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        memo.update({id(getattr(part, name)): type(getattr(part, name))() for name in _HOOKS})
+    return _deepcopy(module, memo)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything watches or changes what goes through `module` itself."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
+    """A convolution with bias of this geometry, in the dtype, on the device and in the mode of `like`."""
+    conv = nn.utils.skip_init(
+        nn.Conv2d,
+        geometry.in_channels,
+        geometry.out_channels,
+        geometry.kernel,
+        stride=geometry.stride,
+        padding=geometry.padding,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        bias=True,
+        padding_mode=geometry.padding_mode,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
+    return conv.train(like.training)
+
+
+def _rep_block(conv: nn.Conv2d, bn: Norm | None, layer: InsertedLayer) -> RepBlock:
+    if layer.own_bn:
+        bn = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
+        # Neutral in eval mode: the statistics are fresh.
+        nn.init.constant_(bn.weight, (1 + bn.eps) ** 0.5)
+        if conv.bias is None:
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
+    try:
+        return RepBlock(conv, bn, layer.branches, scaled=layer.scaled)
+    except ArchitectureError as error:
+        raise ArchitectureError(error.what, where=layer.name, hint=error.hint) from None
+
+
+def _find(
+    modules: Mapping[str, nn.Module], layer: InsertedLayer, *, with_bn: bool = True
+) -> tuple[nn.Conv2d, Norm | None]:
+    conv = modules.get(layer.name)
+    bn = modules.get(layer.bn) if layer.bn is not None and with_bn else None
+    if not isinstance(conv, nn.Conv2d) or (layer.bn is not None and with_bn and not isinstance(bn, NORMS)):
+        raise ArchitectureError("the network has no such convolution and batch normalisation", where=layer.name)
+    reason = refusal(conv)
+    if reason is not None:
+        raise ArchitectureError(f"cannot stand for this convolution: {reason}", where=layer.name)
+    return conv, bn if isinstance(bn, NORMS) else None
+
+
+def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        where, hint = _stored_tensor(value), None
+        if where is not None:
+            hint = "it holds a tensor of a past forward pass: detach() what is kept there"
+        raise ModelError(f"the network cannot be copied: {error}", where=where, hint=hint) from error
+
+
+def _stored_tensor(model: Any) -> str | None:
+    """Name of an attribute that holds a tensor with a history, which torch does not copy."""
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                return f"{name}.{key}".lstrip(".")
+    return None
