@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irepdeploy.errors import InputError
+from irepdeploy.exact_arithmetic import without_tf32
 from irepdeploy.files import json_safe
 
 if TYPE_CHECKING:
@@ -192,8 +193,9 @@ def compare(
 
     tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     shared = _shared_layers(a, b)
-    outputs_a, layers_a = _run(a, tensors, shared)
-    outputs_b, layers_b = _run(b, tensors, shared)
+    with without_tf32():
+        outputs_a, layers_a = _run(a, tensors, shared)
+        outputs_b, layers_b = _run(b, tensors, shared)
     errors = {
         name: relative_error(layers_a[name], layers_b[name])
         for name in shared

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
+from irepdeploy.exact_arithmetic import without_tf32
 from irepdeploy.memory_format import channels_last
 from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
@@ -108,12 +109,14 @@ def fuse_with_proof(
 
 
 @torch.no_grad()
+@without_tf32()
 def fuse_block(block: RepBlock, method: Method = "algebra") -> nn.Conv2d:
     """The one convolution that `block` equals in eval mode: its kernel is added up in float64 and rounded once."""
     return _rounded(block, *_kernel(block, _wide(copied_without_hooks(block)), method))
 
 
 @torch.no_grad()
+@without_tf32()
 def prove_block(block: RepBlock, name: str = "", method: Method = "algebra") -> tuple[nn.Conv2d, BlockProof]:
     """`fuse_block`, and the block and its convolution run side by side on a small seeded map.
 

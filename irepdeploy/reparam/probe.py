@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import NotFusable
+from irepdeploy.exact_arithmetic import without_tf32
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.response import Response, check_kind, significant
 
@@ -27,8 +29,13 @@ __all__ = ["probe_block", "probe_module"]
 # Of one batch of impulses. A module holds some ten times as much: unfolded windows, and a map for every branch.
 _BATCH_BYTES = 4 << 20
 
+# Impulses side by side in one map, out of each other's reach: a map with one makes products of small matrices only,
+# which take five times as long.
+_BESIDE = 8
+
 
 @torch.no_grad()
+@without_tf32()
 def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
     """Kernel and bias that `block` equals in eval mode, read off a float64 copy of it.
 
@@ -61,6 +68,7 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+@without_tf32()
 def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
     """The one zero-padded convolution that a module of any class equals in eval mode.
 
@@ -92,7 +100,7 @@ def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str
     # Windows stay inside the map, so that whatever happens at its border is not read as the kernel.
     margins = [axis.reach for axis in axes]
     blank = response.zeros(1, *(2 * margin + axis.stride for margin, axis in zip(margins, axes, strict=True)))
-    kernel, bias = _read(response, blank, axes, margins)
+    kernel, bias = _read(lambda x: _sized(response, x, axes), blank, axes, margins)
     wide = _conv(kernel, bias, axes)
     _prove(response, wide, axes)
     narrow = Response(module, where, response.channels, wide=False)
@@ -114,6 +122,10 @@ class _Axis:
     def reach(self) -> int:
         """From the first to the last tap."""
         return (self.taps - 1) * self.dilation
+
+    def outputs(self, size: int) -> int:
+        """How many outputs a map of `size` pixels has."""
+        return (size + 2 * self.padding - self.reach - 1) // self.stride + 1
 
     def readings(self, margin: int) -> dict[int, tuple[list[int], list[int]]]:
         """Where impulses go from `margin` on, and by place the taps that show there and the outputs they show at."""
@@ -137,21 +149,35 @@ def _read(
     run: Callable[[Tensor], Tensor], blank: Tensor, axes: Sequence[_Axis], margins: Sequence[int], groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Kernel (C_out, C_in/groups, K_h, K_w) and bias (C_out,) of `run`; `blank` is a zero map (1, C_in, H, W)."""
+    share = blank.shape[1] // groups
+    beside = min(_BESIDE, share)
+    steps = axes[1].reach // axes[1].stride + 1
+    blank = F.pad(blank, (0, (beside - 1) * steps * axes[1].stride))
     zero = run(blank)[0]
-    _, channels, height, width = blank.shape
-    share = channels // groups
     kernel = blank.new_zeros(zero.shape[0], share, axes[0].taps, axes[1].taps)
-    count = max(1, _BATCH_BYTES // (8 * max(blank.numel(), zero.numel())))
+    count = beside * max(1, _BATCH_BYTES // (8 * max(blank.numel(), zero.numel())))
     seen = [axis.readings(margin).items() for axis, margin in zip(axes, margins, strict=True)]
     for (row, (rows, down)), (column, (columns, across)) in itertools.product(*seen):
         for first in range(0, share, count):
-            sample = torch.arange(min(count, share - first), device=blank.device)
-            x = blank.new_zeros(len(sample), groups, share, height, width)
-            x[sample, :, first + sample, row, column] = 1
+            channel = torch.arange(first, min(first + count, share), device=blank.device)
+            sample, place = (channel - first) // beside, (channel - first) % beside * steps
+            x = blank.new_zeros(int(sample[-1]) + 1, groups, share, *blank.shape[2:])
+            x[sample, :, channel, row, column + place * axes[1].stride] = 1
             response = run(x.flatten(1, 2)) - zero
-            part = kernel[:, first : first + len(sample)]
-            part[:, :, torch.tensor(rows)[:, None], columns] = response[:, :, down][..., across].transpose(0, 1)
+            for tap, output in zip(columns, across, strict=True):
+                part = response[sample, :, :, output + place]  # (channels of this batch, C_out, H')
+                kernel[:, first : first + len(channel), rows, tap] = part[:, :, down].transpose(0, 1)
     return kernel, zero[:, zero.shape[1] // 2, zero.shape[2] // 2].clone()
+
+
+def _sized(response: Response, x: Tensor, axes: Sequence[_Axis]) -> Tensor:
+    """What `response` gives for x, of the size that a convolution gives."""
+    y = response(x)
+    size = [axis.outputs(side) for axis, side in zip(axes, x.shape[2:], strict=True)]
+    if list(y.shape[2:]) != size:
+        given, found, expected = ("x".join(map(str, sides)) for sides in (x.shape[2:], y.shape[2:], size))
+        raise response.refusal(f"a map of {given} becomes {found}, a convolution gives {expected}")
+    return y
 
 
 def _axis(response: Response, stride: int, excess: int, offsets: set[int]) -> _Axis:
@@ -206,10 +232,7 @@ def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
     limit = TOLERANCES["float64"].max_rel_error
     for seed, (height, width) in enumerate(_proof_sizes(axes)):
         x = response.random(2, height, width, seed)
-        expected, found = response(x), conv(x)
-        if expected.shape != found.shape:
-            sizes = ["x".join(map(str, y.shape[2:])) for y in (x, expected, found)]
-            raise response.refusal("a map of {} becomes {}, a convolution gives {}".format(*sizes))
+        expected, found = _sized(response, x, axes), conv(x)
         error = _error(expected, found)
         if error <= limit:
             continue

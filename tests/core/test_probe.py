@@ -107,23 +107,25 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
 def test_depthwise_block_takes_one_map(batches: list[torch.Size]) -> None:
     probe_block(block_of(Geometry(12, 12, groups=12)))
-    assert [shape[0] for shape in batches] == [1, 1]  # zero, and all channels at once
+    assert batches == [(1, 12, 3, 3)] * 2  # zero, and all channels at once
 
 
-def test_batches_are_bounded(batches: list[torch.Size], monkeypatch: pytest.MonkeyPatch) -> None:
-    block = block_of(Geometry(10, 6, stride=(2, 1), groups=2))
-    whole = probe_block(block)
-    assert max(shape[0] for shape in batches) == 5
+@pytest.mark.parametrize("beside", [1, 2, 3, 8])
+def test_impulses_are_dealt_out_to_bounded_batches(
+    beside: int, batches: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = block_of(Geometry(10, 4, stride=(2, 1), groups=2)).double()
+    expected = block.equivalent()
+    monkeypatch.setattr(probe, "_BESIDE", beside)
+    probe_block(block)
+    maps = -(-5 // beside)
+    assert {shape[0] for shape in batches} == {1, maps}
+    # The input is the larger map, and of this size one batch may hold two.
+    monkeypatch.setattr(probe, "_BATCH_BYTES", 2 * 8 * batches[0].numel())
     batches.clear()
-    monkeypatch.setattr(probe, "_BATCH_BYTES", 2 * 8 * batch_numel(block))
-    parts = probe_block(block)
-    assert {shape[0] for shape in batches} == {1, 2}
-    assert error(whole[0], parts[0]) <= 1e-14 and error(whole[1], parts[1]) <= 1e-14
-
-
-def batch_numel(block: RepBlock) -> int:
-    x = torch.zeros(1, 10, 4, 3)
-    return max(x.numel(), block(x).numel())
+    kernel, bias = probe_block(block)
+    assert {shape[0] for shape in batches} == {1, min(2, maps)}
+    assert error(expected[0], kernel) <= 1e-12 and error(expected[1], bias) <= 1e-12
 
 
 @st.composite
@@ -374,6 +376,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dict": (of(lambda y: {"y": y}), "dict of 1 outputs"),
     "nothing": (of(lambda y: None), "no map"),
     "flattened": (of(lambda y: y.flatten(1)), "rank"),
+    "multiple of 4": (of(lambda y: F.pad(y, (0, -y.shape[3] % 4, 0, -y.shape[2] % 4))), "enlarges|a convolution gives"),
     "other batch": (of(lambda y: y.repeat(2, 1, 1, 1)), "2 samples of 1"),
     "empty": (of(lambda y: y[:, :0]), "empty"),
     "cast": (of(lambda y: y.float()), "gives float32"),
@@ -442,14 +445,13 @@ def test_dtype_mode_and_gradients_are_those_of_the_module(dtype: torch.dtype) ->
 
 
 def test_nothing_else_changes() -> None:
-    block = randomize_block(RepVGGBlock(3, 3), 1).eval()
-    ours = block_of(Geometry(3, 3))
-    before = copy.deepcopy(block.state_dict())
+    foreign, ours = randomize_block(RepVGGBlock(3, 3), 1).eval(), block_of(Geometry(3, 3))
+    before = copy.deepcopy([foreign.state_dict(), ours.state_dict()])
     seed = torch.get_rng_state()
-    probe_module(block)
+    probe_module(foreign)
     probe_block(ours)
-    after = block.state_dict()
-    assert all(torch.equal(value, after[key]) and value.dtype == after[key].dtype for key, value in before.items())
+    for old, new in zip(before, [foreign.state_dict(), ours.state_dict()], strict=True):
+        assert all(torch.equal(value, new[key]) and value.dtype == new[key].dtype for key, value in old.items())
     assert torch.equal(seed, torch.get_rng_state())
 
 

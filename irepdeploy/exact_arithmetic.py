@@ -1,0 +1,33 @@
+"""float32 that is float32 on a GPU too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["without_tf32"]
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32; settings are put back afterwards.
+
+    NVIDIA's GPUs since Ampere round the inputs of a convolution to TF32's 10 bits by torch's default, an error of
+    1e-3 in which no wrong fuse could be told from a right one.
+    """
+    import torch
+
+    backends: list[Any] = [torch.backends.cuda.matmul]
+    # torch 2.9 and newer name the operators one by one; older ones have a switch a library.
+    per_operator = hasattr(torch.backends.cudnn, "conv")
+    backends.append(torch.backends.cudnn.conv if per_operator else torch.backends.cudnn)
+    name, exact = ("fp32_precision", "ieee") if per_operator else ("allow_tf32", False)
+    before = [getattr(backend, name) for backend in backends]
+    try:
+        for backend in backends:
+            setattr(backend, name, exact)
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            setattr(backend, name, value)
