@@ -62,6 +62,8 @@ def export(
 
 
 def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
+    from irepdeploy.profiling.health import LayerHealth, health_warnings
+
     source = certificate.source
     title = f"{source['file'] or source['net']}: every hop proved (weights: {source['statistics']})"
     rows = [
@@ -76,6 +78,8 @@ def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
             f"{blocks['count']} blocks fused, "
             f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
         )
+    for text in health_warnings([LayerHealth.from_dict(layer) for layer in certificate.health]):
+        log(f"warning: {text}")
     print(certificate.onnx["simplifier"])
     for artefact in certificate.artefacts:
         print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")

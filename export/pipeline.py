@@ -17,16 +17,16 @@ from irepdeploy.equivalence import infer_all, layer_errors, network_runner, onnx
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder, write_bytes
 from irepdeploy.inputs import InputGroup, gather_inputs, read_inputs
-from irepdeploy.origin import TRAIN, origin_of
-from irepdeploy.reparam.block import RepBlock
+from irepdeploy.origin import origin_of
+from irepdeploy.profiling.health import network_health
 from irepdeploy.reparam.fuse import BlockProof, check_fusable, fuse_with_proof
-from irepdeploy.reparam.insert import expandable, insert_branches
 from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.source import Source, with_blocks
 
 from .audit import audit
 from .onnx_from_torch import onnx_from_torch, serialized
 from .simplify import simplify as simplified
-from .source import Source, metadata_of, open_source
+from .source import metadata_of, open_for_export
 from .target import Target, target_of
 
 __all__ = ["certified_export", "export_model"]
@@ -93,7 +93,7 @@ def certified_export(
         report: called with the name of each step that is done, `STEPS` times in all.
     """
     wanted = target_of(target)
-    opened = open_source(source, model_factory, seed)
+    opened = open_for_export(source, model_factory, seed)
     check_fusable(opened.model)
     groups = _inputs(opened, inputs, seed)
     folder = output_folder(out)
@@ -139,11 +139,12 @@ class _Export:
         model = self.source.model
         self.fused = model
         self.fused_outputs = self.reference = self._run_network(model)
-        blocks = _with_blocks(model)
+        blocks = with_blocks(model)
         if blocks is None:
             return
         self.fused, proofs = fuse_with_proof(blocks)
         self.certificate.blocks = _summary(proofs)
+        self.certificate.health = [layer.to_dict() for layer in network_health(blocks, self.fused)]
         self.fused_outputs = self._run_network(self.fused)
         layers = layer_errors(blocks, self.fused, self.groups)
         self._gate(_SOURCE, _FUSED_STATE, self.reference, self.fused_outputs, layers)
@@ -231,14 +232,6 @@ def _inputs(source: Source, given: str | os.PathLike[str] | Array | None, seed: 
         named = isinstance(given, str | os.PathLike)
         shape = read_inputs(given).array.shape[1:] if named else np.shape(given)[-3:]  # type: ignore[arg-type]
     return gather_inputs(tuple(shape), given=given, dataset=origin.dataset, seed=seed)
-
-
-def _with_blocks(model: nn.Module) -> nn.Module | None:
-    """`model` as a network of RepBlocks, whose fuse folds batch normalisation too; None where nothing is to fuse."""
-    if any(isinstance(module, RepBlock) for module in model.modules()):
-        return model
-    plain = origin_of(model).state == TRAIN and any(reason is None for reason in expandable(model).values())
-    return insert_branches(model, "none") if plain else None
 
 
 def _summary(proofs: Sequence[BlockProof]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 1
+# Fields that certificates of this version got later; one without them is whole.
+_LATER = ("health",)
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 
@@ -76,6 +78,7 @@ class Certificate:
         target: name, opset, IR version.
         hops: every comparison, in order.
         blocks: the proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
+        health: `LayerHealth.to_dict()` of each fused block; empty in certificates of before it was measured.
         onnx: what the audit found, and the simplifier's note.
         engine: status ("not asked for", "not built"), reason.
         failure: why the export failed, or None.
@@ -85,6 +88,7 @@ class Certificate:
     target: dict[str, Any]
     hops: list[Hop] = field(default_factory=list)
     blocks: dict[str, Any] = field(default_factory=dict)
+    health: list[dict[str, Any]] = field(default_factory=list)
     artefacts: list[Artefact] = field(default_factory=list)
     onnx: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=lambda: {"status": "not asked for"})
@@ -151,7 +155,9 @@ class Certificate:
                 f"certificate version {value.get('version')!r}; this irepdeploy reads {_VERSION}", where=where
             )
         try:
-            known = {item.name: value[item.name] for item in fields(cls)}
+            known = {
+                item.name: value[item.name] for item in fields(cls) if item.name in value or item.name not in _LATER
+            }
             known["hops"] = [Hop(**hop) for hop in known["hops"]]
             known["artefacts"] = [Artefact(**artefact) for artefact in known["artefacts"]]
             certificate = cls(**known)
@@ -159,6 +165,7 @@ class Certificate:
             certificate.to_dict()
             str(certificate.engine["status"])
             _check_names(certificate.artefacts)
+            _check_health(certificate.health)
             return certificate
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"a damaged certificate: {error}", where=where, hint="export again") from None
@@ -197,6 +204,11 @@ def _check_names(artefacts: Sequence[Artefact]) -> None:
     for artefact in artefacts:
         if Path(artefact.file).name != artefact.file or artefact.file == "..":
             raise ValueError(f"{artefact.file!r} is no file name")
+
+
+def _check_health(health: object) -> None:
+    if not isinstance(health, list) or not all(isinstance(layer, dict) for layer in health):
+        raise TypeError("health is no list of layers")
 
 
 def _sortable(error: float) -> float:

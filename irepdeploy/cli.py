@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TextIO
 
 from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IrepdeployError, RunError
+from irepdeploy.memory import is_out_of_memory
 
 __all__ = ["main"]
 
 _EXIT_USAGE = 2
 _EXIT_PIPE = 128 + 13  # what a shell reports for a program ended by SIGPIPE
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 _VERSIONS = ("irepdeploy", "torch", "numpy", "onnx", "onnxruntime", "onnxsim", "pydantic", "typer")
 
 
@@ -95,7 +95,7 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
         from irepdeploy.application import missing
 
         return missing(error)
-    if _is_memory(error):
+    if is_out_of_memory(error):
         return RunError(f"out of memory: {_flat(error) or 'an allocation failed'}", hint="use a smaller batch or scale")
     if isinstance(error, BrokenPipeError):
         return RunError("a connection was closed by the other side")
@@ -103,16 +103,6 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
         where = error.filename or None
         return RunError(f"cannot write: {os.strerror(error.errno).lower()}", where=where, hint="free some space")
     return None
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    # Only a process that has torch can raise torch's.
-    torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    if torch_error is not None and isinstance(error, torch_error):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def _reader_has_gone() -> bool:

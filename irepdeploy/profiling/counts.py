@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Counts", "count"]
+from irepdeploy.reparam.block import RepBlock
+
+__all__ = ["REST", "Counts", "conv_text", "count", "count_layers"]
+
+# What no layer of `count_layers` holds: batch normalisation outside RepBlocks, embeddings, products of maps.
+REST = "(rest)"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters (alpha and beta included) and MACs of Conv2d and Linear for one input."""
+    """Parameters (alpha and beta included), and MACs of one input; None where the shape of that is not known."""
 
     params: int
-    macs: int
+    macs: int | None
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
@@ -26,13 +32,67 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     A convolution that a block runs through ``torch.nn.functional`` is counted too, since the operators are watched, not
     the modules.
     """
+    return Counts(sum(p.numel() for p in model.parameters()), _macs(model, input_shape)["Global"])
+
+
+def count_layers(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, Counts]:
+    """`count` by layer: each RepBlock, each convolution and linear layer outside of them, and `REST`.
+
+    They add up to the whole. Parameters that layers share count where they are first used.
+    """
+    macs = None if input_shape is None else _macs(model, input_shape)
+    prefix = type(model).__name__
+    found: dict[str, Counts] = {}
+    counted: set[int] = set()
+    inside = {
+        part
+        for block in model.modules()
+        if isinstance(block, RepBlock)
+        for part in block.modules()
+        if part is not block
+    }
+    for name, module in model.named_modules():
+        if not isinstance(module, RepBlock | nn.Linear | nn.modules.conv._ConvNd) or module in inside:
+            continue
+        own = [parameter for parameter in module.parameters() if id(parameter) not in counted]
+        counted |= {id(parameter) for parameter in own}
+        key = f"{prefix}.{name}" if name else prefix
+        found[name] = Counts(sum(p.numel() for p in own), None if macs is None else macs.get(key, 0))
+    params = sum(p.numel() for p in model.parameters() if id(p) not in counted)
+    rest = None if macs is None else macs["Global"] - sum(counts.macs or 0 for counts in found.values())
+    return {**found, REST: Counts(params, rest)}
+
+
+def conv_text(
+    in_channels: object,
+    out_channels: object,
+    kernel: Sequence[object],
+    stride: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+    groups: int = 1,
+) -> str:
+    """A convolution in words; strides and the like of 1 are not said."""
+    parts = [f"{'x'.join(map(str, kernel))} conv {in_channels} -> {out_channels}"]
+    for name, values in (("stride", stride), ("dilation", dilation)):
+        if any(value != 1 for value in values):
+            parts.append(f"{name} {'x'.join(map(str, sorted(set(values)) if len(set(values)) == 1 else values))}")
+    if groups != 1:
+        parts.append(f"{groups} groups")
+    return ", ".join(parts)
+
+
+def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """By module, its class name in the place of the root's, and ``Global``."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = copy.deepcopy(model).eval()
-    parameter = next(model.parameters())
-    x = torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
+    like = next(model.parameters(), torch.zeros(()))
+    x = torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype)
     counter: Any = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(x)
     # torch counts a multiply-accumulate as two operations.
-    return Counts(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+    return {
+        "Global": counter.get_total_flops() // 2,
+        **{name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()},
+    }

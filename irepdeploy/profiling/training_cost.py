@@ -1,43 +1,64 @@
 """What training costs: seconds a step, interleaved between networks, and peak memory, each in a process of its own.
 
-Run as a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS``) it is the process that measures the
-memory of one checkpoint and prints it as JSON.
+Run as a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY``) it is the process
+that measures the memory of one checkpoint and prints it as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.checkpoint import load
+from irepdeploy.checkpoint import load, load_model_factory
 from irepdeploy.errors import InputError, RunError
+from irepdeploy.memory import is_out_of_memory
 from irepdeploy.memory_format import channels_last
-from irepdeploy.origin import origin_of
+from irepdeploy.origin import FUSED, origin_of
+from irepdeploy.profiling.resident_memory import peak_bytes, reset_peak
 from irepdeploy.runtime.protocol import measure, summary
 
-__all__ = ["TrainingCost", "training_cost"]
+__all__ = ["PeakMemory", "StepTime", "TrainingCost", "peak_memory", "step_times", "training_cost"]
 
 _STEPS_FOR_MEMORY = 3
 
 
 @dataclass(frozen=True)
-class TrainingCost:
-    """Cost of one training step.
+class StepTime:
+    """Seconds of one training step: forward, backward and SGD with momentum; the median of so many samples."""
+
+    seconds: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Memory of a process that trains.
 
     Args:
-        seconds_per_step: median; forward, backward and SGD with momentum.
-        samples: how many steps were timed.
-        peak_memory_bytes: peak resident memory of a process that trains, above what it had before the network was
-            loaded; None where the system does not tell (only Linux does).
+        peak_bytes: on the CPU the peak resident memory above what it was before the network was loaded, None where the
+            system does not tell (only Linux does); on CUDA the most that torch had allocated on the device. None too
+            where memory ran out.
+        out_of_memory: whether it ran out.
     """
+
+    peak_bytes: int | None
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Cost of one training step: as `StepTime` and `PeakMemory` say it."""
 
     seconds_per_step: float
     samples: int
@@ -47,7 +68,7 @@ class TrainingCost:
 def training_cost(
     checkpoints: Mapping[str, Path], batch_size: int, *, min_samples: int = 12, min_seconds: float = 1.0, seed: int = 0
 ) -> dict[str, TrainingCost]:
-    """Measure the training step of each checkpoint, all in one run, one step of each in turn (A B A B).
+    """Measure the training step of each checkpoint on the CPU, all in one run, one step of each in turn (A B A B).
 
     Args:
         checkpoints: name -> file in train state.
@@ -55,80 +76,153 @@ def training_cost(
 
     Raises:
         InputError: a checkpoint is missing, damaged, in fused state or says no input shape.
-        RunError: the process that measures memory failed.
+        RunError: the process that measures memory failed, or memory ran out.
     """
-    calls = {name: _step(path, batch_size) for name, path in checkpoints.items()}
-    timed = measure(calls, seed=seed, min_samples=min_samples, min_seconds=min_seconds, warmup_max_seconds=2.0)
+    nets = {name: load(path) for name, path in checkpoints.items()}
+    for name, net in nets.items():
+        if origin_of(net).state == FUSED:
+            hint = "name the checkpoint with branches"
+            raise InputError("a fused network is not trained", where=checkpoints[name], hint=hint)
+    peaks = {}
+    for name, path in checkpoints.items():
+        memory = peak_memory(path, batch_size)
+        if memory.out_of_memory:
+            raise RunError("out of memory", where=path, hint="use a smaller batch")
+        peaks[name] = memory.peak_bytes
+    times = step_times(nets, batch_size, min_samples=min_samples, min_seconds=min_seconds, seed=seed)
+    return {name: TrainingCost(time.seconds, time.samples, peaks[name]) for name, time in times.items()}
+
+
+def step_times(
+    nets: Mapping[str, nn.Module],
+    batch_size: int,
+    *,
+    device: str = "cpu",
+    min_samples: int = 12,
+    min_seconds: float = 1.0,
+    seed: int = 0,
+    on_round: Callable[[float], None] | None = None,
+) -> dict[str, StepTime]:
+    """Time the training step of each network, one step of each in turn; they are trained and left in train mode.
+
+    Args:
+        on_round: told after each round the share of the work that is done, 0 to 1.
+
+    Raises:
+        InputError: a network says no input shape.
+    """
+    calls = {name: _step(net, batch_size, device, name) for name, net in nets.items()}
+    timed = measure(
+        calls, seed=seed, min_samples=min_samples, min_seconds=min_seconds, warmup_max_seconds=2.0, on_round=on_round
+    )
     return {
-        name: TrainingCost(
-            summary(timed[name].samples_ns).median_ms / 1000,
-            len(timed[name].samples_ns),
-            _peak_memory_in_child(path, batch_size),
-        )
-        for name, path in checkpoints.items()
+        name: StepTime(summary(found.samples_ns).median_ms / 1000, len(found.samples_ns))
+        for name, found in timed.items()
     }
 
 
-def _step(path: Path, batch_size: int) -> Callable[[], None]:
+def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None) -> PeakMemory:
+    """Train a checkpoint for a few steps in a process of its own, and measure the memory that it took.
+
+    Args:
+        factory: ``package.module:function`` that builds a foreign class.
+
+    Raises:
+        RunError: the process failed for another reason than memory.
+    """
+    # -P: the current folder must not shadow the installed package.
+    command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
+    command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Where memory runs out, the system may end the process before an allocation fails.
+    if done.returncode == -signal.SIGKILL:
+        return PeakMemory(None, out_of_memory=True)
+    if done.returncode != 0:
+        code = done.returncode
+        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lines = done.stderr.strip().splitlines() or [ended]
+        raise RunError(f"the process that measures memory failed: {lines[-1]}", where=checkpoint)
+    # The user's own module may print while it is imported.
+    return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _step(net: nn.Module, batch_size: int, device: str, where: object) -> Callable[[], None]:
     """A closed training step on fixed random images."""
-    net = channels_last(load(path).train())
     origin = origin_of(net)
-    if origin.state != "train":
-        raise InputError("a fused network is not trained", where=path, hint="name the checkpoint with branches")
     if not origin.input_shape:
-        raise InputError("the checkpoint does not say what the network reads", where=path)
+        raise InputError("the network does not say what it reads", where=where)
+    net = channels_last(net.train().to(device).requires_grad_(True))
+    dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    images = channels_last(torch.randn(batch_size, *origin.input_shape, generator=generator))
+    images = torch.randn(batch_size, *origin.input_shape, generator=generator)
+    if images.dim() == 4:
+        images = channels_last(images)
+    images = images.to(device, dtype)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, foreach=True)
 
     def step() -> None:
         _train_once(net, images, optimizer)
+        if images.is_cuda:
+            torch.cuda.synchronize()
 
     return step
 
 
 def _train_once(net: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    logits = net(images)
-    F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.long)).backward()
+    _loss(net(images)).backward()
     optimizer.step()
+    # At the end: between the steps of one network those of the others run.
+    optimizer.zero_grad(set_to_none=True)
 
 
-def _peak_memory_in_child(path: Path, batch_size: int) -> int | None:
-    # -P: the current folder must not shadow the installed package.
-    command = [sys.executable, "-P", "-m", __name__, str(path.resolve()), str(batch_size), str(_STEPS_FOR_MEMORY)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RunError(f"the process that measures memory failed: {lines[-1]}", where=path)
-    peak: int | None = json.loads(done.stdout)["peak_memory_bytes"]
-    return peak
+def _loss(outputs: Any) -> Tensor:
+    """Cross-entropy of logits (N, classes); of whatever else a network gives, the mean squares."""
+    if isinstance(outputs, Tensor) and outputs.dim() == 2:
+        return F.cross_entropy(outputs, torch.zeros(len(outputs), dtype=torch.long, device=outputs.device))
+    return torch.stack([output.float().square().mean() for output in _tensors(outputs)]).sum()
 
 
-def _reset_peak() -> int | None:
-    """Forget the peak so far and give the memory that is resident now, in bytes; None where the system has neither."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return None
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        if outputs.requires_grad:
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from _tensors(value)
 
 
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) * 1024
-
-
-def _main(path: str, batch_size: str, steps: str) -> None:
+def _measured(path: str, batch_size: int, steps: int, device: str, factory: str) -> PeakMemory:
     # One tiny step first, so that what torch loads and keeps for any training is in the start value.
-    warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2))
-    warm(torch.zeros(2, 1, 8, 8))
-    _train_once(warm, torch.zeros(2, 1, 8, 8), torch.optim.SGD(warm.parameters(), lr=0.1, momentum=0.9))
-    before = _reset_peak()
-    step = _step(Path(path), int(batch_size))
-    for _ in range(int(steps)):
-        step()
-    print(json.dumps({"peak_memory_bytes": None if before is None else _status("VmHWM") - before}))
+    warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
+    images = torch.zeros(2, 1, 8, 8, device=device)
+    warm(images)
+    _train_once(warm, images, torch.optim.SGD(warm.parameters(), lr=0.1, momentum=0.9))
+    build = load_model_factory(factory) if factory else None
+    before = reset_peak()
+    try:
+        step = _step(load(path, model=build), batch_size, device, path)
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(steps):
+            step()
+    except Exception as error:
+        if is_out_of_memory(error):
+            return PeakMemory(None, out_of_memory=True)
+        raise
+    if device != "cpu":
+        return PeakMemory(torch.cuda.max_memory_allocated())
+    return PeakMemory(None if before is None else peak_bytes() - before)
+
+
+def _main(path: str, batch_size: str, steps: str, device: str, factory: str) -> None:
+    # Where memory runs out, this process goes first, and not the one that waits for it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    found = _measured(path, int(batch_size), int(steps), device, factory)
+    print(json.dumps(vars(found)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,304 @@
+"""What branches cost in training: the plain network, the network as it is, and each preset, beside each other."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.checkpoint import save
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError
+from irepdeploy.memory import is_out_of_memory
+from irepdeploy.nets import build_plain
+from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
+from irepdeploy.profiling.counts import Counts, count
+from irepdeploy.profiling.training_cost import PeakMemory, StepTime, peak_memory, step_times
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.presets import PRESETS
+from irepdeploy.reparam.published import PUBLISHED
+from irepdeploy.source import Source
+
+__all__ = ["BranchCost", "BranchCosts", "CostRequest", "branch_costs"]
+
+_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class CostRequest:
+    """What is to be measured.
+
+    Args:
+        presets: names of presets or of published Architectures; None: all presets that fit the network.
+        batch_size: images a step.
+        memory_bytes: the memory that training is to fit into, or None.
+        device: "cpu" or "cuda"; None: "cuda" where there is one.
+    """
+
+    presets: tuple[str, ...] | None = None
+    batch_size: int = 32
+    memory_bytes: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class BranchCost:
+    """One way to train the network.
+
+    Args:
+        name: a preset, or which network it is; several where they are the same network.
+        branches: how many, over all layers.
+        params, macs: in train state; MACs of one input.
+        time: None where memory ran out.
+        fits: whether the peak memory is within `CostRequest.memory_bytes`; None where one of them is not known.
+    """
+
+    name: str
+    branches: int
+    params: int
+    macs: int | None
+    time: StepTime | None
+    memory: PeakMemory
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class BranchCosts:
+    """What was measured, on this machine, and how.
+
+    Args:
+        threads: of torch on the CPU.
+        notes: what the figures are and are not, in words.
+    """
+
+    batch_size: int
+    memory_bytes: int | None
+    device: str
+    device_name: str
+    threads: int
+    rows: list[BranchCost]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def branch_costs(
+    source: Source,
+    request: CostRequest,
+    *,
+    model_factory: Callable[[], nn.Module] | None = None,
+    seed: int = 0,
+    display: ProgressDisplay | None = None,
+) -> BranchCosts:
+    """Measure a training step of the network plain, as it is, and with each preset in the place of its branches.
+
+    The weights do not matter and are random; peak memory is measured in a process for each, and the steps are timed in
+    turn (A B A B) in this one.
+
+    Args:
+        source: the network. Presets are put where it has branches, else wherever they can stand; into a fused network,
+            beside its fused convolutions.
+        model_factory: builds a foreign class; it must be importable by name, since other processes build it too.
+
+    Raises:
+        InputError: an unknown preset or one that fits nowhere, no input shape, a network that does not run on it, or a
+            foreign class without a factory of its own name.
+        MissingError: CUDA was asked for and is not there.
+        RunError: a training step failed for another reason than memory.
+    """
+    if not source.origin.input_shape:
+        raise InputError(
+            "it does not say what it reads, so it cannot be trained here",
+            where=source.label,
+            hint="irepdeploy.save(net, path, input_shape=(C, H, W))",
+        )
+    known = (*PRESETS, *PUBLISHED)
+    for name in request.presets or ():
+        if name not in known:
+            raise ArchitectureError(f"no preset {name!r}", hint=f"one of {', '.join(known)}")
+    device = _device(request.device)
+    factory = None if source.origin.net is not None else _factory_name(source, model_factory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        nets = _networks(source, request.presets, model_factory)
+    counts = {name: _counted(net, source) for name, net in nets.items()}
+    memories = _memories(nets, request.batch_size, device, factory, display)
+    fitting = {name: net for name, net in nets.items() if not memories[name].out_of_memory}
+    times, notes = _times(fitting, request.batch_size, device, seed, display)
+    rows = [
+        BranchCost(
+            name,
+            sum(len(module.active) for module in net.modules() if isinstance(module, RepBlock)),
+            counts[name].params,
+            counts[name].macs,
+            times.get(name),
+            memories[name],
+            _fits(memories[name], request.memory_bytes),
+        )
+        for name, net in nets.items()
+    ]
+    return BranchCosts(
+        request.batch_size,
+        request.memory_bytes,
+        device,
+        torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        torch.get_num_threads(),
+        rows,
+        [*_notes(source, device), *notes],
+    )
+
+
+def _networks(
+    source: Source, presets: Sequence[str] | None, model_factory: Callable[[], nn.Module] | None
+) -> dict[str, nn.Module]:
+    """Every network in train state, by the name of its row; those that are the same network share one."""
+    origin, model = source.origin, source.model
+    layers = {layer.name for layer in origin.layers}
+    branched = any(isinstance(module, RepBlock) for module in model.modules())
+    # Copies: what is timed is trained.
+    base = _plain(origin, model, model_factory) if branched else copy.deepcopy(model)
+    found: dict[frozenset[Any], tuple[list[str], nn.Module]] = {}
+
+    def add(name: str, net: nn.Module) -> None:
+        kept = {(layer.name, layer.branches, layer.scaled, layer.own_bn) for layer in origin_of(net).layers}
+        key = frozenset(layer for layer in kept if net is not base and layer[1])
+        found.setdefault(key, ([], net))[0].append(name)
+
+    add("fused, as it is" if origin.state == FUSED else "plain", base)
+    if branched:
+        add("as it is", copy.deepcopy(model))
+    for name in PRESETS if presets is None else presets:
+        try:
+            net = insert_branches(base, name, where=lambda layer, conv: not layers or layer in layers)
+        except (ArchitectureError, ModelError):
+            if presets is not None:
+                raise
+        else:
+            if presets is not None or PRESETS[name].branches:
+                add(name, net)
+    return {", ".join(names): net for names, net in found.values()}
+
+
+def _plain(origin: Origin, model: nn.Module, model_factory: Callable[[], nn.Module] | None) -> nn.Module:
+    """The network before its branches were inserted."""
+    if origin.net is not None:
+        base = build_plain(origin.net, **origin.args)
+    else:
+        assert model_factory is not None  # _factory_name saw to it
+        base = set_origin(model_factory(), Origin(factory=origin.factory))
+    like = next(model.parameters())
+    return set_origin(base.to(like.dtype), input_shape=origin.input_shape)
+
+
+def _memories(
+    nets: dict[str, nn.Module], batch_size: int, device: str, factory: str | None, display: ProgressDisplay | None
+) -> dict[str, PeakMemory]:
+    task = None if display is None else display.task("peak memory", len(nets))
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
+        for name, net in nets.items():
+            path = save(net, Path(folder, "network.pt"))
+            try:
+                found[name] = peak_memory(path, batch_size, device=device, factory=factory)
+            except RunError as error:
+                raise RunError(error.what, where=name, hint=error.hint) from None
+            if task is not None:
+                task.advance(note=name)
+    return found
+
+
+def _times(
+    nets: dict[str, nn.Module], batch_size: int, device: str, seed: int, display: ProgressDisplay | None
+) -> tuple[dict[str, StepTime], list[str]]:
+    if not nets:
+        return {}, []
+    task = None if display is None else display.task("seconds a step", 100)
+    done = 0
+
+    def on_round(share: float) -> None:
+        nonlocal done
+        steps = int(share * 100) - done
+        if task is not None and steps > 0:
+            task.advance(steps)
+            done += steps
+
+    try:
+        return step_times(nets, batch_size, device=device, min_samples=_SAMPLES, seed=seed, on_round=on_round), []
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}, ["The steps could not be timed: memory ran out with all networks in it at once."]
+
+
+def _device(wanted: str | None) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise MissingError("torch sees no CUDA device here", hint="--device cpu")
+    return wanted or ("cuda" if there else "cpu")
+
+
+def _factory_name(source: Source, factory: Callable[[], nn.Module] | None) -> str:
+    """``package.module:function`` of a factory, by which another process finds it."""
+    if factory is None:
+        raise InputError(
+            "memory is measured in processes of their own, which must be able to build the network",
+            where=source.label,
+            hint="name a function of a module that builds it: --model package.module:factory",
+        )
+    module, name = getattr(factory, "__module__", ""), getattr(factory, "__qualname__", "")
+    if module == "__main__" or getattr(sys.modules.get(module), name, None) is not factory:
+        raise InputError(
+            f"other processes cannot import the factory {name or factory!r}",
+            where=source.label,
+            hint="put it at the top level of a module of its own",
+        )
+    return f"{module}:{name}"
+
+
+def _counted(net: nn.Module, source: Source) -> Counts:
+    shape = source.origin.input_shape
+    try:
+        return count(net, shape)
+    except Exception as error:  # whatever a foreign forward raises
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the network does not run on inputs of shape {shape}: {reason}", where=source.label
+        ) from error
+
+
+def _fits(memory: PeakMemory, limit: int | None) -> bool | None:
+    if limit is None:
+        return None
+    if memory.out_of_memory:
+        return False
+    return None if memory.peak_bytes is None else memory.peak_bytes <= limit
+
+
+def _notes(source: Source, device: str) -> list[str]:
+    notes = []
+    if source.origin.state == FUSED:
+        notes.append(
+            "The network is fused: branches were put beside its fused convolutions, which have no batch normalisation "
+            "of their own any more."
+        )
+    if device == "cuda":
+        notes.append(
+            "Peak memory is what torch had allocated at most on the device; the CUDA context and what the allocator "
+            "holds in reserve come on top."
+        )
+    else:
+        notes.append(
+            "Peak memory is the resident memory of a process that trains, above what it was before the network was "
+            "loaded; a GPU needs another amount."
+        )
+    return notes
