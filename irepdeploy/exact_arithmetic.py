@@ -18,10 +18,10 @@ def without_tf32() -> Iterator[None]:
     """
     import torch
 
-    backends: list[Any] = [torch.backends.cuda.matmul]
     # torch 2.9 and newer name the operators one by one; older ones have a switch a library.
-    per_operator = hasattr(torch.backends.cudnn, "conv")
-    backends.append(torch.backends.cudnn.conv if per_operator else torch.backends.cudnn)
+    cudnn: Any = torch.backends.cudnn
+    per_operator = hasattr(cudnn, "conv")
+    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv if per_operator else cudnn]
     name, exact = ("fp32_precision", "ieee") if per_operator else ("allow_tf32", False)
     before = [getattr(backend, name) for backend in backends]
     try:
