@@ -19,12 +19,13 @@ help:  ## show this list
 demo: $(INSTALLED)  ## search, train, export, verify and measure a small network on real data, into demo/
 	$(BIN)/irepdeploy demo $(DEMO_ARGS)
 
-# Two processes of one thread each: more threads would only fight over two cores.
+# Two processes of one thread each: more threads would only fight over two cores. By file, so that what a file prepares
+# is prepared once, the long files first (tests/conftest.py).
 test: $(INSTALLED)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --durations=15 -m "not slow" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not slow" $(TEST_ARGS)
 
 nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property too
-	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadgroup --durations=30 $(TEST_ARGS)
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS)
 
 check: lint types  ## lint, format and types
 

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, one thread, Debian packages."""
+"""What all tests share: hypothesis profiles, one thread, Debian packages, the assembled TensorRT builder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from irepdeploy.runtime.trt_library import assembled_folder
+
 _SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "ci", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_EXAMPLES
@@ -22,17 +24,40 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "trt: builds with the TensorRT-RTX that `make trt` assembles")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("trt") is not None:
+        _lacking("the TensorRT builder is not assembled: type `make trt`", assembled_folder() is not None)
+
+
+# Long ones first: of two processes neither is then left alone with one of them at the end.
+_LONG_FILES = ("test_readme.py", "test_demo.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the long files to the front; the order within a file stays."""
+    items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+
+
 @pytest.fixture
 def requires_debian() -> Callable[[str, str], str]:
     """`requires_debian(package, program)`: the program's path, or a skip that says what to type; under CI a failure."""
 
     def require(package: str, program: str) -> str:
         path = shutil.which(program)
-        if path is None:
-            text = f"{program} is not installed: type `make system-deps` or `sudo apt-get install {package}`"
-            if os.environ.get("CI", "").lower() == "true":
-                pytest.fail(text)
-            pytest.skip(text)
-        return path
+        text = f"{program} is not installed: type `make system-deps` or `sudo apt-get install {package}`"
+        _lacking(text, path is not None)
+        return path or ""
 
     return require
+
+
+def _lacking(text: str, there: bool) -> None:
+    if there:
+        return
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(text)
+    pytest.skip(text)

@@ -99,8 +99,12 @@ class _TapBranch(Branch):
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         x, padding = pad_or_crop(x, self.padding)
-        conv = self.conv
-        y = F.conv2d(x, conv.weight, None, conv.stride, padding, conv.dilation, conv.groups)
+        conv, stride = self.conv, self.geometry.stride
+        if conv.kernel_size == (1, 1) and padding == (0, 0) and stride != (1, 1):
+            # Read only what is used. With few channels in channels_last the CPU's backward of a strided 1x1 convolution
+            # writes outside its memory (oneDNN, torch 2.13).
+            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+        y = F.conv2d(x, conv.weight, None, stride, padding, conv.dilation, conv.groups)
         return batch_norm(y, self.bn, factor)
 
     def equivalent_taps(self) -> tuple[Tensor, Tensor]:

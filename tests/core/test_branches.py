@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,3 +116,16 @@ def test_taps_are_those_of_the_paper(name: str, taps: set[tuple[int, int]]) -> N
     kernel, _ = branch.equivalent()
     used = kernel.abs().sum((0, 1)) > 0
     assert {(r, c) for r in range(3) for c in range(3) if used[r, c]} == taps
+
+
+def test_a_strided_1x1_trains_on_few_channels_in_channels_last() -> None:
+    """oneDNN (torch 2.13) writes outside its memory in the backward of a strided 1x1 convolution: the process dies."""
+    program = """if True:
+        import torch, irepdeploy as ird
+        net = ird.insert_branches(torch.nn.Conv2d(3, 8, 3, 2, 1), "repvgg").to(memory_format=torch.channels_last)
+        x = torch.randn(16, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+        for _ in range(40):
+            net(x).square().mean().backward()
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -12,8 +12,6 @@ import pytest
 from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:

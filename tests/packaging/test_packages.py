@@ -115,7 +115,6 @@ def run(command: list[str], cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.xdist_group("wheel")
 class TestWheel:
     def test_holds_only_our_files(self, wheel: Path) -> None:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
