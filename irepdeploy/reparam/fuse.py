@@ -18,7 +18,7 @@ from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, se
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import random_input
 from irepdeploy.reparam.insert import Where, matches
-from irepdeploy.reparam.normalisation import Norm
+from irepdeploy.reparam.normalisation import Norm, scale_shift
 from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
 from irepdeploy.reparam.tracer import dissolved_block
 from irepdeploy.wrappers import unwrapped
@@ -271,6 +271,10 @@ def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> 
             conv.bias.zero_()
         else:
             conv.register_parameter("bias", None)
+        scale, shift = scale_shift(neutral)
+        exact = float((scale - 1).abs().max()) <= torch.finfo(scale.dtype).eps
+        if not exact or not torch.equal(shift, neutral.bias):
+            raise CheckFailed(f"batch normalisation with eps={bn.eps} cannot be made neutral in {scale.dtype}")
     return neutral
 
 
