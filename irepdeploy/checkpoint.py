@@ -6,12 +6,14 @@ inserted, what it reads), the state dict, and versions. Loading runs no code of 
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import irepdeploy
 from irepdeploy.errors import ArchitectureError, CheckpointError, MissingError, ModelError
 from irepdeploy.files import read_bytes, write_bytes
 from irepdeploy.nets import build_plain
-from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
+from irepdeploy.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.structure import rebuild
 from irepdeploy.wrappers import unwrapped
@@ -53,6 +55,7 @@ def save(
     Raises:
         RunError: the disk is full.
         OutputError: the place cannot be written.
+        ModelError: the network keeps state that is not made of tensors.
     """
     model = unwrapped(model)
     origin = origin_of(model)
@@ -61,14 +64,13 @@ def save(
         changes["factory"] = factory
     if input_shape is not None:
         changes["input_shape"] = tuple(input_shape)
-    if origin.state != FUSED and not any(isinstance(module, RepBlock) for module in model.modules()):
-        changes["layers"] = ()
+    changes["layers"] = _layers_now(model, origin)
     origin = Origin(**{**vars(origin), **changes})
     content = {
         "format": _FORMAT,
         "version": _VERSION,
         "origin": origin.to_dict(),
-        "state": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        "state": _tensors(model),
         "extra": dict(extra or {}),
         "written_by": {
             "irepdeploy": irepdeploy.__version__,
@@ -101,7 +103,7 @@ def load(
     content = read(path)
     origin = Origin.from_dict(content["origin"], where=path)
     if model is not None:
-        base = model if isinstance(model, nn.Module) else model()
+        base = _built(model, path)
         if not isinstance(base, nn.Module):
             raise CheckpointError(f"the model factory gave a {type(base).__name__}, not a torch.nn.Module", where=path)
     elif origin.net is not None:
@@ -193,6 +195,43 @@ def load_model_factory(spec: str) -> Callable[[], nn.Module]:
     return factory
 
 
+def _layers_now(model: nn.Module, origin: Origin) -> tuple[InsertedLayer, ...]:
+    """What was inserted, with the branches that take no part as they are now."""
+    modules = dict(model.named_modules())
+    if origin.state != FUSED and not any(isinstance(module, RepBlock) for module in modules.values()):
+        return ()
+    layers = []
+    for layer in origin.layers:
+        block = modules.get(layer.name)
+        off = tuple(name for name in block.branches if name not in block.active) if isinstance(block, RepBlock) else ()
+        layers.append(replace(layer, off=off))
+    return tuple(layers)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"state of type {type(value).__name__} cannot be saved, only tensors",
+                where=name,
+                hint="its module has get_extra_state; register a buffer instead",
+            )
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    if isinstance(model, nn.Module):
+        # The network given is not to be written over.
+        return copy.deepcopy(model)
+    try:
+        return model()
+    except Exception as error:  # whatever a user's factory raises
+        name = getattr(model, "__qualname__", repr(model))
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(f"the model factory {name} raised {type(error).__name__}: {text}", where=path) from error
+
+
 def _unreadable(error: Exception, raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:
     text = str(error)
     if Path(path).suffix == ".onnx" or _looks_like_onnx(raw):
@@ -235,7 +274,9 @@ def _load_state(network: nn.Module, state: Mapping[str, torch.Tensor], path: str
                 f"weights do not fit the network: {name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}",
                 where=path,
             )
-    floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(floating) == 1:
-        network.to(floating.pop())
+    for prefix, module in network.named_modules():
+        tensors = (*module.named_parameters(prefix, recurse=False), *module.named_buffers(prefix, recurse=False))
+        for name, tensor in tensors:
+            if name in state and tensor.dtype != state[name].dtype and state[name].is_floating_point():
+                tensor.data = tensor.data.to(state[name].dtype)
     network.load_state_dict(state)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irepdeploy.errors import InputError
-from irepdeploy.exact_arithmetic import without_tf32
+from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.files import json_safe
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def compare(
 
     tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     shared = _shared_layers(a, b)
-    with without_tf32():
+    with exact_arithmetic():
         outputs_a, layers_a = _run(a, tensors, shared)
         outputs_b, layers_b = _run(b, tensors, shared)
     errors = {
@@ -311,7 +311,16 @@ def _named(result: Any) -> dict[str, Array]:
 
 
 def _array(tensor: torch.Tensor) -> Array:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(
+            f"the network gives a {type(tensor).__name__} where a tensor can be compared",
+            hint="compare networks whose outputs are tensors, or lists, tuples or dicts of them",
+        )
     wide = tensor.detach().cpu()
+    if wide.is_complex():
+        wide = torch.view_as_real(wide)
     return (wide.float() if wide.dtype.is_floating_point and wide.itemsize < 4 else wide).numpy()
 
 

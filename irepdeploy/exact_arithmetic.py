@@ -1,17 +1,17 @@
-"""float32 that is float32 on a GPU too."""
+"""float32 that is float32: on a GPU too, and under autocast."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-__all__ = ["without_tf32"]
+__all__ = ["exact_arithmetic"]
 
 
 @contextmanager
-def without_tf32() -> Iterator[None]:
-    """Convolutions and matrix products of float32 in float32; settings are put back afterwards.
+def exact_arithmetic() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32, autocast off; settings are put back afterwards.
 
     NVIDIA's GPUs since Ampere round the inputs of a convolution to TF32's 10 bits by torch's default, an error of
     1e-3 in which no wrong fuse could be told from a right one.
@@ -27,7 +27,11 @@ def without_tf32() -> Iterator[None]:
     try:
         for backend in backends:
             setattr(backend, name, exact)
-        yield
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         for backend, value in zip(backends, before, strict=True):
             setattr(backend, name, value)

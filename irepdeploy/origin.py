@@ -36,6 +36,7 @@ class InsertedLayer:
             outside.
         folded: whether `bn` was already folded into the convolution when the branches were inserted.
         fused: in a network in train state: whether this layer is a plain convolution all the same, fused before.
+        off: those of `branches` that take no part.
     """
 
     name: str
@@ -46,6 +47,7 @@ class InsertedLayer:
     own_bn: bool = False
     folded: bool = False
     fused: bool = False
+    off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Origin:
         try:
             fields = dict(value)
             layers = tuple(
-                InsertedLayer(**{**layer, "branches": tuple(layer["branches"])}) for layer in fields.pop("layers")
+                InsertedLayer(**{**layer, "branches": tuple(layer["branches"]), "off": tuple(layer.get("off", ()))})
+                for layer in fields.pop("layers")
             )
             for name in ("input_shape", "output_names", "classes"):
                 fields[name] = tuple(fields[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,10 @@ from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import NORMS, Norm, scale_shift
 
 __all__ = ["FixedOperation", "RepBlock"]
+
+_OF_CONV = frozenset(
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+)
 
 
 class FixedOperation(nn.Module):
@@ -131,6 +136,20 @@ class RepBlock(nn.Module):
             assert isinstance(branch, Branch)
             branch.add_to(kernel, bias, self.factor(name))
         return kernel, bias
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("weight", "bias"):
+                raise AttributeError(
+                    f"a RepBlock has no {name!r}: it stands for a convolution whose {name} is .fixed.conv.{name}; "
+                    "a network that reads it itself needs that layer left out: insert_branches(..., where=...)"
+                ) from None
+            # What says nothing of the weights is that of the convolution which the block stands for.
+            if name in _OF_CONV:
+                return getattr(self.fixed.conv, name)
+            raise
 
     def extra_repr(self) -> str:
         return f"active={list(self._active)}, scaled={self.scaled}"

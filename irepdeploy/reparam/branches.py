@@ -201,6 +201,8 @@ class Conv1x1Conv3x3(Branch):
         h = F.conv2d(x, self.first_kernel(), groups=geometry.groups)
         scale, shift = scale_shift(self.bn1, h)
         kernel, bias = self._second(scale, shift)
+        # Statistics of a half-precision map are float32; the map is convolved in its own dtype.
+        kernel, bias = kernel.to(h.dtype), bias.to(h.dtype)
         y = F.conv2d(h, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return batch_norm(y, self.bn2, factor)
 
@@ -259,6 +261,7 @@ class Conv1x1Avg3x3(Branch):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         h = self.conv(x)
         scale, shift = scale_shift(self.bn1, h)
+        scale, shift = scale.to(h.dtype), shift.to(h.dtype)
         y = torch.addcmul(_per_channel(shift), _pool(h, self.geometry), _per_channel(scale))
         return batch_norm(y, self.bn2, factor)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
-from irepdeploy.exact_arithmetic import without_tf32
+from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.memory_format import channels_last
 from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
@@ -83,8 +83,10 @@ def fuse_with_proof(
         raise InputError(f"no method {method!r} to fuse by", hint="algebra or probe")
     if where is not None and method != "probe":
         raise InputError("`where` chooses foreign blocks, which only a probe can read", hint='add method="probe"')
+    if not isinstance(model, nn.Module):
+        raise NotFusable(f"{type(model).__name__} is no torch.nn.Module")
     model = unwrapped(model)
-    check_fusable(model)
+    check_fusable(model, everywhere=False)
     inserted = {layer.name: layer for layer in origin_of(model).layers}
     modules = dict(model.named_modules())
     replacements: dict[nn.Module, nn.Module] = {}
@@ -109,14 +111,14 @@ def fuse_with_proof(
 
 
 @torch.no_grad()
-@without_tf32()
+@exact_arithmetic()
 def fuse_block(block: RepBlock, method: Method = "algebra") -> nn.Conv2d:
     """The one convolution that `block` equals in eval mode: its kernel is added up in float64 and rounded once."""
     return _rounded(block, *_kernel(block, _wide(copied_without_hooks(block)), method))
 
 
 @torch.no_grad()
-@without_tf32()
+@exact_arithmetic()
 def prove_block(block: RepBlock, name: str = "", method: Method = "algebra") -> tuple[nn.Conv2d, BlockProof]:
     """`fuse_block`, and the block and its convolution run side by side on a small seeded map.
 
@@ -166,8 +168,11 @@ def _rounded(block: RepBlock, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     return conv
 
 
-def check_fusable(model: nn.Module) -> None:
+def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
     """Refuse a network that has no exact fused form.
+
+    Args:
+        everywhere: whether every batch normalisation must have one, or those of RepBlocks alone.
 
     Raises:
         NotFusable: naming the module and how to mend it.
@@ -186,7 +191,10 @@ def check_fusable(model: nn.Module) -> None:
                 where=name or type(module).__name__,
                 hint="call model.eval() first",
             )
+    blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise NotFusable("weights on the meta device have no values", where=name, hint="load some first")
         if not _all_finite(parameter):
             raise NotFusable(
                 "weights are not finite (NaN or infinity)",
@@ -195,6 +203,8 @@ def check_fusable(model: nn.Module) -> None:
             )
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if not everywhere and not name.startswith(blocks):
             continue
         if module.running_mean is None or module.running_var is None:
             raise NotFusable(
@@ -212,13 +222,17 @@ def check_fusable(model: nn.Module) -> None:
             raise NotFusable(
                 "a running variance of this batch normalisation is not positive",
                 where=name,
-                hint="feed the network some batches in train mode, then call eval()",
+                hint="train some batches; a dead channel's output is constant: give it a running_var above 0 yourself",
             )
 
 
 def _all_finite(tensor: Tensor) -> bool:
     if not tensor.numel():
         return True
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach())
+    elif tensor.is_floating_point() and tensor.itemsize < 2:
+        tensor = tensor.detach().float()
     # The smallest and the largest are NaN or infinite where any value is; no tensor of flags is made.
     low, high = torch.aminmax(tensor.detach())
     return bool(torch.isfinite(low) & torch.isfinite(high))
@@ -249,11 +263,25 @@ def _bias_moved(
         raise NotFusable(
             "no batch normalisation moved into this block and its convolution had no bias: nothing can carry the bias",
             where=name,
-            hint="fuse without keep_bn=True",
+            hint="fuse without keep_bn=True"
+            + ("; the preset gave the block a batch normalisation of its own" if layer and layer.own_bn else ""),
         )
+    _refuse_tied(block, modules, name)
     if layer.bn is None or layer.folded:
         return {}
     return {modules[layer.bn]: _bias_into_bn(conv, block.fixed.bn, keep_conv_bias=layer.bias)}
+
+
+def _refuse_tied(block: RepBlock, modules: dict[str, nn.Module], name: str) -> None:
+    weight = block.fixed.conv.weight
+    for other, module in modules.items():
+        if module is not block.fixed.conv and any(p is weight for p in module.parameters(recurse=False)):
+            raise NotFusable(
+                f"its convolution shares its weight with {other}, and fused the two differ: no file of the unchanged "
+                "class holds both",
+                where=name,
+                hint="fuse without keep_bn=True",
+            )
 
 
 def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> Norm:
@@ -264,7 +292,7 @@ def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> 
         assert neutral.running_mean is not None and neutral.running_var is not None
         neutral.running_mean.zero_()
         # sqrt(var + eps) must round to exactly 1 in the network's own dtype.
-        neutral.running_var.fill_(1.0 - bn.eps)
+        neutral.running_var.fill_(1.0 - bn.eps if bn.eps < 0.5 else 1.0)
         neutral.weight.copy_(torch.sqrt(neutral.running_var + bn.eps))
         neutral.bias.copy_(conv.bias)
         if keep_conv_bias:
@@ -279,7 +307,7 @@ def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> 
 
 
 def _origin_after(origin: Origin, keep_bn: bool) -> Origin:
-    layers = tuple(replace(layer, own_bn=False, folded=False, fused=False) for layer in origin.layers)
+    layers = tuple(replace(layer, own_bn=False, folded=False, fused=False, off=()) for layer in origin.layers)
     if not keep_bn:
         return replace(origin, state=FUSED, layers=layers)
     # The network before the insertion again, save for what had been fused before that.

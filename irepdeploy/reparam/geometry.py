@@ -98,6 +98,8 @@ def refusal(conv: nn.Module) -> str | None:
         return f"has parameters of its own ({', '.join(extra)}): remove its weight_norm or pruning first"
     if "forward" in vars(conv):
         return "its forward was replaced on the instance"
+    if any(True for _ in conv.children()):
+        return "holds modules of its own, as quantisation prepares it"
     if not conv.weight.is_floating_point():
         return f"weights of type {str(conv.weight.dtype).removeprefix('torch.')}"
     return None

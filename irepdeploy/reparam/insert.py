@@ -5,9 +5,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch.fx
+import torch
 from torch import nn
 
 from irepdeploy.arch import Architecture
@@ -18,8 +17,8 @@ from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.presets import Preset, preset_of
 from irepdeploy.reparam.published import PUBLISHED
-from irepdeploy.reparam.structure import has_hooks, insert_layers
-from irepdeploy.reparam.tracer import Tracer
+from irepdeploy.reparam.structure import insert_layers
+from irepdeploy.reparam.usage import Usage, captured_module, usage_of
 from irepdeploy.wrappers import unwrapped
 
 __all__ = ["Branches", "Where", "expandable", "insert_branches", "matches"]
@@ -47,7 +46,8 @@ def insert_branches(
         model: any module; it is not changed. What DistributedDataParallel, torch.compile and the like wrap around it is
             taken off.
         branches: a preset, one of the paper's published Architectures (``irep-resnet18``), a list of branch names
-            (those that a layer cannot have are left out there), or an Architecture, whose layers say where.
+            (those that a layer cannot have are left out there), or an Architecture, whose layers say where; `where`
+            chooses among them.
         where: a glob on the names of convolutions or the name of a module that holds some, a type of convolution or of
             a module that holds some, or ``f(name, convolution) -> bool``.
         scaled: whether alpha and beta weigh the branches; default: as the preset says, True for an Architecture.
@@ -58,16 +58,18 @@ def insert_branches(
         ArchitectureError: unknown preset, branch or layer, or a branch that a layer cannot have.
         ModelError: nothing matches, or the network cannot be copied.
     """
-    model = unwrapped(model)
+    model = _checked(model, where)
+    usage = usage_of(model)
     if isinstance(branches, str) and branches in PUBLISHED:
         branches = PUBLISHED[branches]
     if isinstance(branches, Architecture):
-        inserted = _layers_of_architecture(model, branches, True if scaled is None else scaled)
+        inserted = _layers_of_architecture(model, branches, where, usage, True if scaled is None else scaled)
     else:
-        preset = preset_of(branches if isinstance(branches, str) else tuple(branches))
-        inserted = _layers_of_preset(model, preset, where, preset.scaled if scaled is None else scaled)
+        preset = _preset(branches)
+        inserted = _layers_of_preset(model, preset, where, usage, preset.scaled if scaled is None else scaled)
     result = insert_layers(model, inserted)
     set_origin(result, _with_layers(origin_of(model), inserted))
+    _check_called(result, usage, [layer.name for layer in inserted])
     if preserve:
         _silence(result, {layer.name for layer in inserted})
     return result
@@ -79,39 +81,97 @@ def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) ->
     Args:
         branches: a preset or a list of branches; what these leave alone has a reason too.
     """
-    preset = None if branches is None else preset_of(branches if isinstance(branches, str) else tuple(branches))
-    return {name: _reason(conv, preset) for name, conv in _convolutions(unwrapped(model))}
+    model = _checked(model, "*")
+    preset = None if branches is None else _preset(branches)
+    usage = usage_of(model)
+    return {name: _reason(name, conv, usage, preset) for name, conv in _convolutions(model)}
 
 
 def matches(model: nn.Module, where: Where, name: str) -> bool:
     """Whether `where` chooses the module of this name, as `insert_branches` says it."""
     module = model.get_submodule(name)
-    parts = name.split(".")
-    parents = [".".join(parts[:count]) for count in range(1, len(parts))]
-    if isinstance(where, str):
-        return fnmatch.fnmatchcase(name, where) or where in parents
-    if isinstance(where, type):
-        return isinstance(module, where) or any(isinstance(model.get_submodule(parent), where) for parent in parents)
+    if isinstance(where, str | type):
+        # A module that stands at several places is chosen by any of its names.
+        names = [other for other, each in model.named_modules(remove_duplicate=False) if each is module]
+        return any(_named(model, where, other) for other in names)
     return bool(where(name, module))
 
 
-def _layers_of_architecture(model: nn.Module, architecture: Architecture, scaled: bool) -> list[InsertedLayer]:
-    possible = expandable(model)
+def _named(model: nn.Module, where: str | type[nn.Module], name: str) -> bool:
+    parts = name.split(".")
+    parents = [".".join(parts[:count]) for count in range(len(parts))]
+    if isinstance(where, str):
+        return fnmatch.fnmatchcase(name, where) or where in parents[1:]
+    return any(isinstance(model.get_submodule(each), where) for each in (*parents, name))
+
+
+def _checked(model: nn.Module, where: Where) -> nn.Module:
+    """The network inside `model`, if branches can be inserted into it at all."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{type(model).__name__} is no torch.nn.Module")
+    model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a scripted network has no modules to replace", hint="insert before scripting")
+    if not isinstance(where, str) and not callable(where):
+        raise ModelError(f"where={where!r} chooses nothing", hint="a glob or a name, a type, or f(name, module)")
+    bound = captured_module(model)
+    if bound is not None:
+        raise ModelError(
+            "a function that holds modules of the network itself: a copy would go on using the old ones",
+            where=bound,
+            hint="make it a method",
+        )
+    return model
+
+
+def _preset(branches: object) -> Preset:
+    if isinstance(branches, str) or (isinstance(branches, Sequence) and all(isinstance(b, str) for b in branches)):
+        return preset_of(branches if isinstance(branches, str) else tuple(branches))
+    raise ArchitectureError(
+        f"branches={branches!r} names none", hint="a preset, a list of branch names, or an Architecture"
+    )
+
+
+def _check_called(result: nn.Module, usage: Usage, names: Sequence[str]) -> None:
+    """Refuse a network that leaves a block out where it called the convolution."""
+    after = usage_of(result)
+    if not usage.traced or not after.traced:
+        return
+    for name in names:
+        if name in usage.called and name not in after.called:
+            raise ModelError(
+                "forward does not call what stands in the place of this convolution",
+                where=name,
+                hint="does it ask for isinstance(module, nn.Conv2d)? leave the layer out with where=...",
+            )
+
+
+def _layers_of_architecture(
+    model: nn.Module, architecture: Architecture, where: Where, usage: Usage, scaled: bool
+) -> list[InsertedLayer]:
+    possible = {name: _reason(name, conv, usage, None) for name, conv in _convolutions(model)}
+    chosen = {}
     for name in architecture.layers:
         reason = possible.get(name, "no such convolution in the network")
         if name not in possible and isinstance(dict(model.named_modules()).get(name), RepBlock):
             reason = "it has branches already; fuse the network first, or take the plain one"
         if reason is not None:
             raise ArchitectureError(f"cannot insert branches: {reason}", where=name)
-    return _described(model, {name: architecture.kept(name) for name in architecture.layers}, scaled)
+        if matches(model, where, name):
+            chosen[name] = architecture.kept(name)
+    if not chosen:
+        raise _nothing_chosen(model, where, {})
+    return _described(model, chosen, usage, scaled)
 
 
-def _layers_of_preset(model: nn.Module, preset: Preset, where: Where, scaled: bool) -> list[InsertedLayer]:
+def _layers_of_preset(
+    model: nn.Module, preset: Preset, where: Where, usage: Usage, scaled: bool
+) -> list[InsertedLayer]:
     chosen, reasons = {}, dict[str, str]()
     for name, conv in _convolutions(model):
         if not matches(model, where, name):
             continue
-        reason = _reason(conv, preset)
+        reason = _reason(name, conv, usage, preset)
         if reason is None:
             assert isinstance(conv, nn.Conv2d)
             chosen[name] = preset.beside(Geometry.of(conv)) or ()
@@ -119,13 +179,13 @@ def _layers_of_preset(model: nn.Module, preset: Preset, where: Where, scaled: bo
             reasons.setdefault(reason, name)
     if not chosen:
         raise _nothing_chosen(model, where, reasons)
-    return _described(model, chosen, scaled, own_bn=preset.own_bn)
+    return _described(model, chosen, usage, scaled, own_bn=preset.own_bn)
 
 
 def _described(
-    model: nn.Module, chosen: dict[str, tuple[str, ...]], scaled: bool, *, own_bn: bool = False
+    model: nn.Module, chosen: dict[str, tuple[str, ...]], usage: Usage, scaled: bool, *, own_bn: bool = False
 ) -> list[InsertedLayer]:
-    followers = {} if own_bn else _following_bn(model)
+    followers = {} if own_bn else usage.followers
     origin = origin_of(model)
     fused = {layer.name: layer for layer in origin.layers if origin.state == FUSED or layer.fused}
     layers = []
@@ -160,8 +220,10 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _reason(conv: nn.Module, preset: Preset | None) -> str | None:
+def _reason(name: str, conv: nn.Module, usage: Usage, preset: Preset | None) -> str | None:
     reason = refusal(conv)
+    if reason is None and name in usage.read:
+        reason = "forward reads its weight or bias itself"
     if reason is not None or preset is None:
         return reason
     assert isinstance(conv, nn.Conv2d)
@@ -185,49 +247,16 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
     return ModelError(f"{text} ({why})" if why else text, hint="ird.expandable(model) gives the reason for each")
 
 
-def _following_bn(model: nn.Module) -> dict[str, str]:
-    """By convolution, the batch normalisation that alone reads its output and reads nothing else."""
-    try:
-        graph = Tracer().trace(model)
-    except Exception:  # whatever a foreign forward raises under tracing
-        # Not traceable: no batch normalisation moves, which is right for every network, only less usual.
-        return {}
-    modules = dict(model.named_modules())
-    names = {id(module): name for name, module in modules.items()}
-    followers: dict[str, set[str | None]] = {}
-    readers: dict[str, set[str | None]] = {}
-    for node in graph.nodes:
-        if node.op != "call_module":
-            continue
-        module = modules[node.target]
-        name = names[id(module)]
-        if isinstance(module, nn.Conv2d):
-            next_names: set[str | None] = set()
-            for user in node.users:
-                target = modules.get(user.target) if user.op == "call_module" else None
-                next_names.add(names[id(target)] if isinstance(target, NORMS) else None)
-            followers.setdefault(name, set()).update(next_names or {None})
-        elif isinstance(module, NORMS):
-            source: Any = node.args[0] if node.args else None
-            is_module = isinstance(source, torch.fx.Node) and source.op == "call_module"
-            before = modules.get(str(source.target)) if is_module else None
-            readers.setdefault(name, set()).add(names[id(before)] if isinstance(before, nn.Conv2d) else None)
-    pairs = {}
-    for conv_name, bns in followers.items():
-        bn_name = next(iter(bns))
-        if len(bns) == 1 and bn_name is not None and readers.get(bn_name) == {conv_name}:
-            bn = modules[bn_name]
-            # What watches either of the two is to see the same as before.
-            watched = has_hooks(bn) or has_hooks(modules[conv_name])
-            if type(bn) in NORMS and bn.track_running_stats and bn.affine and not watched:
-                pairs[conv_name] = bn_name
-    return pairs
-
-
 def _silence(model: nn.Module, names: set[str]) -> None:
     for name, block in model.named_modules():
         if name in names and isinstance(block, RepBlock):
             for branch in block.branches.values():
-                last = [module for module in branch.modules() if isinstance(module, NORMS)][-1]
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+                last = [module for module in branch.modules() if isinstance(module, NORMS)][-1:]
+                if not last:
+                    raise ArchitectureError(
+                        f"branch {type(branch).__name__} has no batch normalisation to silence it by",
+                        where=name,
+                        hint="insert without preserve=True",
+                    )
+                nn.init.zeros_(last[0].weight)
+                nn.init.zeros_(last[0].bias)

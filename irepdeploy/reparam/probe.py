@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import NotFusable
-from irepdeploy.exact_arithmetic import without_tf32
+from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.response import Response, check_kind, significant
 
@@ -35,7 +35,7 @@ _BESIDE = 8
 
 
 @torch.no_grad()
-@without_tf32()
+@exact_arithmetic()
 def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
     """Kernel and bias that `block` equals in eval mode, read off a float64 copy of it.
 
@@ -68,7 +68,7 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@without_tf32()
+@exact_arithmetic()
 def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
     """The one zero-padded convolution that a module of any class equals in eval mode.
 

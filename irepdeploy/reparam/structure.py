@@ -45,7 +45,7 @@ def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Modul
     for layer in layers:
         conv, bn = _find(modules, layer, with_bn=not layer.folded)
         block = _rep_block(copied_without_hooks(conv, memo), bn and copied_without_hooks(bn, memo), layer)
-        replacements[conv] = block.train(conv.training)
+        replacements[conv] = _in_mode_of(conv, bn, block)
         if bn is not None:
             replacements[bn] = nn.Identity().train(bn.training)
     return replaced(model, replacements, memo)
@@ -68,6 +68,8 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
         else:
             inner = plain_conv(Geometry.of(conv), like=conv) if layer.folded else copy.deepcopy(conv)
             made = _rep_block(inner, None if layer.folded else copy.deepcopy(bn), layer)
+        if isinstance(made, RepBlock):
+            made.active = [name for name in made.branches if name not in layer.off]
         replacements[conv] = made.train(conv.training)
         if bn is not None:
             replacements[bn] = nn.Identity().train(bn.training)
@@ -89,6 +91,15 @@ def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo
     memo.update({id(old): new for old, new in replacements.items()})
     # The memo must not outlive the objects whose ids it knows; these are the only ones made here.
     result: nn.Module = _deepcopy(model, memo)
+    there = set(result.modules())
+    names = {module: name for name, module in model.named_modules()}
+    for old, new in replacements.items():
+        if new not in there:
+            raise ModelError(
+                "the copy of the network lacks what was to stand in the place of this module",
+                where=names.get(old),
+                hint="a module around it copies itself (__deepcopy__) and drops it",
+            )
     for old, new in replacements.items():
         for name in _HOOKS:
             getattr(new, name).update(_deepcopy(dict(getattr(old, name)), memo))
@@ -132,6 +143,14 @@ def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
     return conv.train(like.training)
 
 
+def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
+    """Train and eval mode as they were: a batch normalisation that was frozen stays so."""
+    block.train(conv.training)
+    if bn is not None and block.fixed.bn is not None:
+        block.fixed.bn.train(bn.training)
+    return block
+
+
 def _rep_block(conv: nn.Conv2d, bn: Norm | None, layer: InsertedLayer) -> RepBlock:
     if layer.own_bn:
         bn = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
@@ -161,7 +180,7 @@ def _find(
 def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         where, hint = _stored_tensor(value), None
         if where is not None:
             hint = "it holds a tensor of a past forward pass: detach() what is kept there"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy as ird
-from irepdeploy.exact_arithmetic import without_tf32
+from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.testing.networks import random_network
 
 
@@ -28,10 +28,10 @@ def precisions() -> tuple[str, str]:
 @pytest.mark.parametrize("matmul", [True, False])
 def test_settings_are_put_back(conv: bool, matmul: bool, restored: None) -> None:
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
-    with without_tf32():
+    with exact_arithmetic():
         assert precisions() == ("ieee", "ieee")
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (conv, matmul)
-    with pytest.raises(ZeroDivisionError), without_tf32():
+    with pytest.raises(ZeroDivisionError), exact_arithmetic():
         raise ZeroDivisionError
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (conv, matmul)
 
