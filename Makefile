@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 DEBIAN_PACKAGES :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly check lint types system-deps clean
+.PHONY: help demo test nightly trt check lint types system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -26,6 +26,10 @@ test: $(INSTALLED)  ## run the tests
 
 nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property too
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS)
+
+# An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
+trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
+	$(BIN)/python tests/assemble_trt.py
 
 check: lint types  ## lint, format and types
 

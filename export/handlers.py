@@ -1,270 +1,177 @@
-"""From an operator of torch to nodes of ONNX, one function each.
+"""From an operator of torch to nodes of ONNX: which function writes which.
 
 A handler takes an `Emitter` and the operator's own arguments, under the names that torch gives them; tensors arrive as
-`Value`. It returns the `Value` that the operator gives.
+`Value`. It returns the `Value` that the operator gives, or a tuple of them.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irepdeploy.reparam import algebra
+from . import onnx_activations as activations
+from . import onnx_arithmetic as arithmetic
+from . import onnx_layers as layers
+from . import onnx_pools as pools
+from . import onnx_resize as resize
+from . import onnx_shapes as shapes
+from .graph import Value
 
-from .graph import Emitter, Value
+__all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of", "supported"]
 
-__all__ = ["FUNCTIONS", "MODULES", "PASSED_THROUGH", "supported"]
+Handler = Callable[..., Value | tuple[Value, ...]]
 
-Handler = Callable[..., Value]
-Size = int | Sequence[int] | None
-
-
-def conv2d(emit: Emitter, module: nn.Conv2d, x: Value) -> Value:
-    if module.padding_mode != "zeros":
-        raise emit.refuse(f"a convolution with padding mode {module.padding_mode!r} cannot be written")
-    weight, bias = _fold(module, emit.folded) if emit.folded else (module.weight, module.bias)
-    key = (id(module), *map(id, emit.folded))
-    inputs: list[Value | str] = [x, emit.weight("weight", weight, (*key, "weight"))]
-    if bias is not None:
-        inputs.append(emit.weight("bias", bias, (*key, "bias")))
-    return emit.node(
-        "Conv",
-        inputs,
-        kernel_shape=list(module.kernel_size),
-        strides=list(module.stride),
-        pads=_conv_pads(module),
-        dilations=list(module.dilation),
-        group=module.groups,
-    )
-
-
-def batch_norm(emit: Emitter, module: nn.BatchNorm2d, x: Value) -> Value:
-    mean, var = module.running_mean, module.running_var
-    if mean is None or var is None:
-        raise emit.refuse("batch normalisation without running statistics depends on the batch")
-    gamma = torch.ones_like(var) if module.weight is None else module.weight
-    beta = torch.zeros_like(var) if module.bias is None else module.bias
-    tensors = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var}
-    weights = [emit.weight(name, tensor, (id(module), name)) for name, tensor in tensors.items()]
-    return emit.node("BatchNormalization", [x, *weights], epsilon=module.eps)
-
-
-def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
-    if len(x.shape) != 2:
-        raise emit.refuse(f"a linear layer on a tensor of {len(x.shape)} dimensions cannot be written, only on (N, C)")
-    inputs: list[Value | str] = [x, emit.weight("weight", module.weight)]
-    if module.bias is not None:
-        inputs.append(emit.weight("bias", module.bias))
-    return emit.node("Gemm", inputs, transB=1)
-
-
-def relu(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    return emit.node("Relu", [input])
-
-
-def unchanged(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    return input
-
-
-def dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
-    if training and p > 0:
-        raise emit.refuse("dropout that is always on cannot be written (pass training=self.training)")
-    return input
-
-
-def add(emit: Emitter, input: Value | float, other: Value | float, *, alpha: float = 1) -> Value:
-    if alpha != 1:
-        raise emit.refuse(f"add with alpha={alpha} cannot be written")
-    # sum() begins with 0 + x.
-    for number, tensor in ((input, other), (other, input)):
-        if isinstance(tensor, Value) and not isinstance(number, Value) and number == 0:
-            return tensor
-    return emit.node("Add", [x if isinstance(x, Value) else emit.constant(x) for x in (input, other)])
-
-
-def cat(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
-    return emit.node("Concat", tensors, axis=dim % len(emit.shape))
-
-
-def flatten(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    return _flat(emit, input)
-
-
-def mean(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
-    dims = sorted(d % len(input.shape) for d in _pair_or_more(dim))
-    if len(input.shape) != 4 or dims != [2, 3] or dtype is not None:
-        raise emit.refuse("only a mean over height and width, mean(dim=(2, 3)), can be written")
-    # ReduceMean moves its axes from an attribute to an input at opset 18, which TensorRT 8 does not read.
-    pooled = emit.node("GlobalAveragePool", [input], (*input.shape[:2], 1, 1))
-    return pooled if keepdim else _flat(emit, pooled)
-
-
-def max_pool2d(
-    emit: Emitter,
-    input: Value,
-    kernel_size: Size,
-    stride: Size = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value:
-    if return_indices:
-        raise emit.refuse("max pooling that returns indices cannot be written")
-    return _pool(emit, "MaxPool", input, kernel_size, stride, padding, _pair(dilation), ceil_mode)
-
-
-def avg_pool2d(
-    emit: Emitter,
-    input: Value,
-    kernel_size: Size,
-    stride: Size = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    if divisor_override is not None:
-        raise emit.refuse("average pooling with divisor_override cannot be written")
-    counted = {"count_include_pad": int(count_include_pad)}
-    return _pool(emit, "AveragePool", input, kernel_size, stride, padding, [1, 1], ceil_mode, **counted)
-
-
-def adaptive_avg_pool2d(emit: Emitter, input: Value, output_size: Size) -> Value:
-    sizes = emit.shape[2:]
-    if sizes == (1, 1):
-        return emit.node("GlobalAveragePool", [input])
-    if any(extent % size for extent, size in zip(input.shape[2:], sizes, strict=True)):
-        raise emit.refuse(f"adaptive average pooling from {input.shape[2:]} to {sizes} is not a regular pooling")
-    window = [extent // size for extent, size in zip(input.shape[2:], sizes, strict=True)]
-    return emit.node("AveragePool", [input], kernel_shape=window, strides=window)
-
-
-FUNCTIONS: dict[object, Handler] = {
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), relu),
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), add),
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), cat),
-    **dict.fromkeys((torch.flatten, "flatten", "view", "reshape", torch.reshape), flatten),
-    **dict.fromkeys((torch.mean, "mean"), mean),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), max_pool2d),
-    F.avg_pool2d: avg_pool2d,
-    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
-    F.dropout: dropout,
-    "contiguous": unchanged,
+_UNARY = {
+    "Abs": (torch.abs, "abs"),
+    "Ceil": (torch.ceil, "ceil"),
+    "Cos": (torch.cos, "cos"),
+    "Erf": (torch.erf, "erf"),
+    "Exp": (torch.exp, "exp"),
+    "Floor": (torch.floor, "floor"),
+    "Log": (torch.log, "log"),
+    "Neg": (operator.neg, torch.neg, "neg", "__neg__"),
+    "Relu": (F.relu, torch.relu, "relu"),
+    "Selu": (F.selu, torch.selu),
+    "Sigmoid": (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid"),
+    "Sin": (torch.sin, "sin"),
+    "Softsign": (F.softsign,),
+    "Sqrt": (torch.sqrt, "sqrt"),
+    "Tanh": (torch.tanh, F.tanh, "tanh"),
 }
 
+_TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
+    *((arithmetic.unary(kind), names) for kind, names in _UNARY.items()),
+    (arithmetic.add, (operator.add, operator.iadd, torch.add, "add", "__add__", "__radd__")),
+    (arithmetic.subtract, (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "__sub__")),
+    (arithmetic.reverse(arithmetic.subtract), (torch.rsub, "__rsub__")),
+    (arithmetic.multiply, (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "__mul__", "__rmul__")),
+    (arithmetic.divide, (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div")),
+    (arithmetic.divide, ("__truediv__", "true_divide")),
+    (arithmetic.reverse(arithmetic.divide), ("__rtruediv__",)),
+    (arithmetic.reverse(arithmetic.divide), ("__rdiv__",)),
+    (arithmetic.power, (operator.pow, torch.pow, "pow", "__pow__")),
+    (lambda emit, input: arithmetic.multiply(emit, input, input), (torch.square, "square")),
+    (lambda emit, input: arithmetic.divide(emit, 1.0, input), (torch.reciprocal, "reciprocal")),
+    (arithmetic.rsqrt, (torch.rsqrt, "rsqrt")),
+    (arithmetic.matmul, (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__")),
+    (arithmetic.attention, (F.scaled_dot_product_attention,)),
+    (activations.clamp, (torch.clamp, torch.clip, F.hardtanh, "clamp", "clip")),
+    (lambda emit, input, min: activations.clamp(emit, input, min), (torch.clamp_min, "clamp_min")),
+    (lambda emit, input, max: activations.clamp(emit, input, None, max), (torch.clamp_max, "clamp_max")),
+    (activations.relu6, (F.relu6,)),
+    (activations.leaky_relu, (F.leaky_relu,)),
+    (activations.prelu, (F.prelu, torch.prelu)),
+    (activations.elu, (F.elu,)),
+    (activations.hardsigmoid, (F.hardsigmoid,)),
+    (activations.hardswish, (F.hardswish,)),
+    (activations.silu, (F.silu,)),
+    (activations.mish, (F.mish,)),
+    (activations.gelu, (F.gelu,)),
+    (activations.softplus, (F.softplus,)),
+    (activations.glu, (F.glu,)),
+    (activations.softmax("Softmax"), (F.softmax, torch.softmax, "softmax")),
+    (activations.softmax("LogSoftmax"), (F.log_softmax, torch.log_softmax, "log_softmax")),
+    (pools.mean, (torch.mean, "mean")),
+    (arithmetic.total, (torch.sum, "sum")),
+    (arithmetic.extremum("Max"), (torch.amax, torch.max, torch.maximum, "amax", "max", "maximum")),
+    (arithmetic.extremum("Min"), (torch.amin, torch.min, torch.minimum, "amin", "min", "minimum")),
+    (arithmetic.argmax("ArgMax"), (torch.argmax, "argmax")),
+    (arithmetic.argmax("ArgMin"), (torch.argmin, "argmin")),
+    (arithmetic.layer_norm, (F.layer_norm,)),
+    (arithmetic.group_norm, (F.group_norm,)),
+    (arithmetic.normalize, (F.normalize,)),
+    (activations.dropout, (F.dropout, F.dropout2d, F.alpha_dropout)),
+    (shapes.cat, (torch.cat, torch.concat, torch.concatenate)),
+    (shapes.stack, (torch.stack,)),
+    (shapes.split, (torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split")),
+    (shapes.unbind, (torch.unbind, "unbind")),
+    (shapes.getitem, (operator.getitem, "__getitem__")),
+    (shapes.reshape, (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten)),
+    (shapes.reshape, ("flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten")),
+    (shapes.permute, (torch.permute, "permute")),
+    (shapes.transpose, (torch.transpose, torch.swapaxes, torch.t, "transpose", "swapaxes", "t")),
+    (shapes.attribute_of, (getattr,)),
+    (shapes.expand, ("expand", "expand_as", torch.broadcast_to, "broadcast_to")),
+    (shapes.repeat, ("repeat", torch.tile, "tile")),
+    (resize.pad, (F.pad,)),
+    (shapes.roll, (torch.roll, "roll")),
+    (resize.interpolate, (F.interpolate, F.upsample)),
+    (shapes.pixel_shuffle, (F.pixel_shuffle, torch.pixel_shuffle)),
+    (shapes.pixel_unshuffle, (F.pixel_unshuffle, torch.pixel_unshuffle)),
+    (shapes.channel_shuffle, (F.channel_shuffle, torch.channel_shuffle)),
+    (shapes.cast, ("to", "float", "double", "half", "int", "long", "type", "type_as", "cpu", "cuda")),
+    (shapes.unchanged, ("contiguous", "clone", "detach", torch.clone, torch.detach)),
+    (layers.conv_function, (F.conv1d, F.conv2d, F.conv3d)),
+    (layers.conv_transpose_function, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)),
+    (layers.linear_function, (F.linear,)),
+    (layers.batch_norm_function, (F.batch_norm,)),
+    (pools.max_pool, (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
+    (pools.avg_pool, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)),
+    (pools.adaptive_avg_pool, (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)),
+    (pools.adaptive_max_pool, (F.adaptive_max_pool1d, F.adaptive_max_pool2d)),
+)
+
+FUNCTIONS: dict[object, Handler] = {key: handler for handler, keys in _TABLE for key in keys}
+
+# Those that ask only for the shape of their result: their arguments may depend on the batch.
+BY_SHAPE: set[object] = {key for handler, keys in _TABLE if handler in (shapes.reshape, shapes.expand) for key in keys}
+
+
+def _same(emit: Any, module: Any, x: Value) -> Value:
+    return x
+
+
+def _as_function(function: object, *names: str) -> Handler:
+    """A module that is a function of its input and of some of its attributes, in this order."""
+    handler = FUNCTIONS[function]
+    return lambda emit, module, x: handler(emit, x, *(getattr(module, name) for name in names))
+
+
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+# Other modules of torch are traced through to the functions that they call.
 MODULES: dict[type[nn.Module], Handler] = {
-    nn.Conv2d: conv2d,
-    nn.BatchNorm2d: batch_norm,
-    nn.Linear: linear,
-    nn.ReLU: lambda emit, module, x: relu(emit, x),
-    nn.Identity: lambda emit, module, x: x,
-    nn.Dropout: lambda emit, module, x: x,
-    nn.Dropout2d: lambda emit, module, x: x,
-    nn.Flatten: lambda emit, module, x: _flat(emit, x),
-    nn.MaxPool2d: lambda emit, module, x: max_pool2d(
-        emit,
-        x,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.ceil_mode,
-        module.return_indices,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), layers.conv),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.conv_transpose),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), layers.batch_norm),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d), arithmetic.instance_norm),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _as_function(F.max_pool2d, *_MAX_POOL)),
+    **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), _as_function(F.avg_pool2d, *_AVG_POOL, "divisor_override")),
+    nn.AvgPool1d: _as_function(F.avg_pool1d, *_AVG_POOL),
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        _as_function(F.adaptive_avg_pool2d, "output_size"),
     ),
-    nn.AvgPool2d: lambda emit, module, x: avg_pool2d(
-        emit,
-        x,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.ceil_mode,
-        module.count_include_pad,
-        module.divisor_override,
-    ),
-    nn.AdaptiveAvgPool2d: lambda emit, module, x: adaptive_avg_pool2d(emit, x, module.output_size),
+    nn.AdaptiveMaxPool2d: _as_function(F.adaptive_max_pool2d, "output_size", "return_indices"),
+    nn.Linear: layers.linear,
+    nn.Embedding: layers.embedding,
+    nn.ReLU: _as_function(F.relu),
+    nn.Flatten: _as_function(torch.flatten),
+    nn.Unflatten: _as_function(torch.flatten),
 }
 
 # What gives its input back in eval mode, so that a batch normalisation behind it can still be folded.
 PASSED_THROUGH: set[object] = {nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, "contiguous"}
 
 
+def handler_of(target: object) -> Handler | None:
+    """The handler of a function or method; one that works in place has its sibling's."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if target not in FUNCTIONS and name.endswith("_") and not name.endswith("__"):
+        return FUNCTIONS.get(name[:-1])
+    return FUNCTIONS.get(target)
+
+
 def supported() -> str:
     """The operators that can be written, for messages."""
     functions = {key if isinstance(key, str) else getattr(key, "__name__", "") for key in FUNCTIONS}
     # The functional max pooling is a dispatcher called fn.
-    names = {name for name in functions if name != "fn" and not name.endswith("_")} | {"max_pool2d"}
+    names = {name for name in functions if name not in ("fn", "") and not name.startswith("_")} | {"max_pool2d"}
     return ", ".join([*sorted(kind.__name__ for kind in MODULES), *sorted(names)])
-
-
-def _fold(conv: nn.Conv2d, bns: Sequence[nn.BatchNorm2d]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kernel and bias with the batch normalisations in them: in float64, rounded once."""
-
-    def wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.detach().double()
-
-    kernel, bias = conv.weight.detach().double(), wide(conv.bias)
-    for bn in bns:
-        mean, var = wide(bn.running_mean), wide(bn.running_var)
-        assert mean is not None and var is not None
-        scale, shift = algebra.bn_scale_shift(wide(bn.weight), wide(bn.bias), mean, var, bn.eps)
-        kernel, bias = algebra.fold_scale_shift(kernel, bias, scale, shift)
-    assert bias is not None
-    return kernel.to(conv.weight.dtype), bias.to(conv.weight.dtype)
-
-
-def _flat(emit: Emitter, x: Value) -> Value:
-    rows = x.shape[0] if x.shape else 0
-    columns = 1
-    for size in x.shape[1:]:
-        columns *= size
-    if emit.shape != (rows, columns):
-        raise emit.refuse(
-            f"a reshape from {x.shape} to {emit.shape} cannot be written, only one that flattens to (N, C)"
-        )
-    return x if x.shape == emit.shape else emit.node("Flatten", [x], axis=1)
-
-
-def _pool(
-    emit: Emitter,
-    kind: str,
-    x: Value,
-    kernel_size: Size,
-    stride: Size,
-    padding: Size,
-    dilation: list[int],
-    ceil_mode: bool,
-    **attributes: Any,
-) -> Value:
-    kernel, pads = _pair(kernel_size), _pair(padding)
-    strides = kernel if stride in (None, []) else _pair(stride)
-    if ceil_mode:
-        # Rounding up matters only where it adds a window; there torch and ONNX count its padding differently.
-        spans = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(x.shape[2:], pads, dilation, kernel, strict=True)]
-        if any(span % step for span, step in zip(spans, strides, strict=True)):
-            raise emit.refuse(f"pooling with ceil_mode=True cannot be written for a map of {x.shape[2:]}")
-    if kind == "MaxPool":
-        # AveragePool has none.
-        attributes["dilations"] = dilation
-    return emit.node(kind, [x], kernel_shape=kernel, strides=strides, pads=[*pads, *pads], **attributes)
-
-
-def _conv_pads(module: nn.Conv2d) -> list[int]:
-    if module.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
-    pads = [0, 0] if isinstance(module.padding, str) else list(module.padding)
-    return [*pads, *pads]
-
-
-def _pair(value: Size) -> list[int]:
-    return [int(value), int(value)] if isinstance(value, int) else [int(item) for item in value or ()]
-
-
-def _pair_or_more(value: Size) -> list[int]:
-    return [value] if isinstance(value, int) else list(value or ())

@@ -1,12 +1,13 @@
-"""Write a network as ONNX, from its torch.fx graph.
+"""Write a network as ONNX, from the operators that it calls.
 
-torch's own exporter ignores the opset asked for, renames what it folds and may write a second file; the networks here
-need a dozen operators, so their nodes are written one by one, with the names of the module tree.
+torch's own exporter ignores the opset asked for, renames what it folds and may write a second file; what convolutional
+networks are made of is written here node by node, with the names of the module tree.
 """
 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,19 +20,22 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.runner import TensorSpec
 
-from .graph import Emitter, OnnxGraph, Value
-from .handlers import FUNCTIONS, MODULES, PASSED_THROUGH, supported
+from .graph import FREE, Emitter, Normalisation, OnnxGraph, Value
+from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of, supported
+from .trace import VARYING, Trace, trace_network
 
-__all__ = ["onnx_from_torch", "serialized"]
+__all__ = ["flattened", "named_outputs", "onnx_from_torch", "refuse_what_never_works", "serialized"]
 
-_IN_PLACE = {operator.iadd, torch.relu_, "add_", "relu_"}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONV_FUNCTIONS = {torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d}
 
 
 @torch.no_grad()
 def onnx_from_torch(
     model: nn.Module,
     inputs: Sequence[TensorSpec],
-    outputs: Sequence[str],
+    outputs: Sequence[str] | None = None,
     *,
     opset: int = 13,
     ir_version: int = 8,
@@ -45,30 +49,34 @@ def onnx_from_torch(
 
     Args:
         model: made of the operators in `handlers`; RepBlocks must have been fused.
-        inputs: name, shape with the batch (static) and dtype of each input, in the order of ``forward``.
-        outputs: names of what ``forward`` returns, in its order.
+        inputs: name, shape with the batch and dtype of each input, in the order of ``forward``. A first size of None is
+            a free batch, called N in the file; every other size is static.
+        outputs: names of what ``forward`` returns, in its order, tuples, lists and mappings flattened, None left out;
+            default: "output" for one tensor, the keys of a mapping of tensors, else out_0, out_1, ...
+        opset: 13 to 17: between them nothing that is written here changed.
         metadata: written into ``metadata_props``.
 
     Raises:
+        InputError: a free size that is not the batch, or an opset outside 13 to 17.
         ModelError: train mode, an operator that cannot be written, a ``forward`` that cannot be traced or does not take
-            these inputs.
+            these inputs, or one whose shapes hold the batch where it must be free.
     """
-    _refuse_what_never_works(model)
-    trace = _Trace(model, inputs)
+    if not 13 <= opset <= 17:
+        raise InputError(f"opset {opset} cannot be written here", hint="13 to 17")
+    refuse_what_never_works(model)
+    shapes = [_shape(spec) for spec in inputs]
+    trace = trace_network(model, shapes, [getattr(torch, spec.dtype) for spec in inputs], frozenset(MODULES))
+    names = _output_names(trace, outputs, type(model).__name__)
+    if {spec.name for spec in inputs} & set(names):
+        raise InputError(f"an input and an output of one name: {', '.join(names)}", where=type(model).__name__)
     graph = OnnxGraph(
-        type(model).__name__,
-        opset=opset,
-        ir_version=ir_version,
-        reserved=[*(spec.name for spec in inputs), *outputs],
+        type(model).__name__, opset=opset, ir_version=ir_version, reserved=[*(spec.name for spec in inputs), *names]
     )
     results = _emit(graph, trace, inputs)
-    if len(results) != len(outputs):
-        raise ModelError(
-            f"the network gives {len(results)} outputs, and {len(outputs)} are named: {', '.join(outputs)}",
-            where=type(model).__name__,
-            hint="irepdeploy.origin.set_origin(net, output_names=(...)) names them",
-        )
-    return graph.finish(dict(zip(outputs, results, strict=True)), metadata or {})
+    for name, result in zip(names, results, strict=True):
+        if FREE in result.shape[1:]:
+            raise ModelError("its shape depends on the batch beyond its first size", where=f"output {name!r}")
+    return graph.finish(dict(zip(names, results, strict=True)), metadata or {})
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
@@ -76,195 +84,8 @@ def serialized(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-class _Proxy(torch.fx.Proxy):
-    # Without this, Python makes `y = y + x` of `y += x`, and whoever else holds y would read the old one.
-    def __iadd__(self, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-
-class _Tracer(torch.fx.Tracer):
-    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, RepBlock) or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Trace(torch.fx.Interpreter):
-    """The network's graph, with the shape and dtype of every tensor and the value of everything else."""
-
-    def __init__(self, model: nn.Module, inputs: Sequence[TensorSpec]) -> None:
-        where = type(model).__name__
-        try:
-            graph = _Tracer().trace(model)
-        except Exception as error:  # whatever a foreign forward raises under tracing
-            raise ModelError(
-                f"forward cannot be traced: {_first_line(error)}", where=where, hint="no branches on tensor values"
-            ) from error
-        super().__init__(model, graph=graph)
-        self.modules = dict(model.named_modules())
-        self.found: dict[torch.fx.Node, Any] = {}
-        examples = [torch.zeros(_static(spec), dtype=getattr(torch, spec.dtype)) for spec in inputs]
-        try:
-            self.run(*examples)
-        except Exception as error:  # a foreign forward again
-            shapes = ", ".join(str(tuple(example.shape)) for example in examples)
-            raise ModelError(f"forward does not take {shapes}: {_first_line(error)}", where=where) from error
-
-    def module_of(self, node: torch.fx.Node) -> nn.Module | None:
-        """The module that a node calls, or None where it calls none."""
-        return self.modules[str(node.target)] if node.op == "call_module" else None
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            self.found[n] = Value(n.name, tuple(result.shape), str(result.dtype).removeprefix("torch."))
-        else:
-            self.found[n] = result
-        return result
-
-
-def _emit(graph: OnnxGraph, trace: _Trace, inputs: Sequence[TensorSpec]) -> list[Value]:
-    """Write every node and return what the network returns."""
-    values: dict[torch.fx.Node, Any] = {}
-    folds = _foldable(trace)
-    folded = {bn for bns in folds.values() for bn in bns}
-    specs = iter(inputs)
-    for node in trace.graph.nodes:
-        found = trace.found[node]
-        if node.op == "placeholder":
-            values[node] = _input(graph, next(specs, None), node, found)
-        elif node.op == "output":
-            return _results(torch.fx.node.map_arg(node.args[0], values.__getitem__))
-        elif node in folded:
-            values[node] = values[node.args[0]]
-        elif not _holds_tensor(found):
-            # A size, or something computed from sizes: shapes are static, so it is a constant.
-            values[node] = found
-        else:
-            values[node] = result = _write(graph, trace, node, values, folds.get(node, ()))
-            changed = node.args[0] if node.args else node.kwargs.get("input")
-            if isinstance(changed, torch.fx.Node) and _in_place(trace, node):
-                _overwrite(values, values[changed], result)
-    raise ModelError("the network returns nothing")
-
-
-def _write(
-    graph: OnnxGraph,
-    trace: _Trace,
-    node: torch.fx.Node,
-    values: dict[torch.fx.Node, Any],
-    folded: Sequence[torch.fx.Node],
-) -> Value:
-    found = trace.found[node]
-    name = _scope(node)
-    if node.op == "get_attr":
-        tensor = trace.fetch_attr(str(node.target))
-        return Value(graph.initializer(id(tensor), str(node.target), tensor), found.shape, found.dtype)
-    module = trace.module_of(node)
-    handler = FUNCTIONS.get(node.target) if module is None else MODULES.get(type(module))
-    if handler is None or not isinstance(found, Value):
-        kind = _operator_name(node.target) if module is None else type(module).__name__
-        raise ModelError(f"operator {kind} cannot be written as ONNX", where=name, hint=f"can be: {supported()}")
-    bns = tuple(trace.modules[str(bn.target)] for bn in folded)
-    emit = Emitter(graph, name, found.shape, found.dtype, bns)
-    args = torch.fx.node.map_arg(node.args, values.__getitem__)
-    kwargs = torch.fx.node.map_arg(node.kwargs, values.__getitem__)
-    try:
-        return handler(emit, *args, **kwargs) if module is None else handler(emit, module, *args, **kwargs)
-    except TypeError as error:
-        raise ModelError(f"these arguments cannot be written as ONNX: {error}", where=name) from error
-
-
-def _foldable(trace: _Trace) -> dict[torch.fx.Node, tuple[torch.fx.Node, ...]]:
-    """The batch normalisations behind each convolution that nothing else reads."""
-    found = {}
-    for conv in trace.graph.nodes:
-        if type(trace.module_of(conv)) is not nn.Conv2d:
-            continue
-        folded = []
-        node = conv
-        while len(node.users) == 1:
-            node = next(iter(node.users))
-            module = trace.module_of(node)
-            if type(module) is nn.BatchNorm2d and module.running_var is not None:
-                folded.append(node)
-            elif type(module) not in PASSED_THROUGH and node.target not in PASSED_THROUGH:
-                break
-        if folded:
-            found[conv] = tuple(folded)
-    return found
-
-
-def _input(graph: OnnxGraph, spec: TensorSpec | None, node: torch.fx.Node, found: Any) -> Any:
-    if spec is None:
-        if isinstance(found, Value):
-            raise ModelError(f"the network takes {node.target!r} too, which is not among the inputs")
-        return found
-    value = Value(spec.name, _static(spec), spec.dtype)
-    graph.add_input(value)
-    return value
-
-
-def _static(spec: TensorSpec) -> tuple[int, ...]:
-    if None in spec.shape:
-        raise InputError(f"input {spec} has a free size", hint="the ONNX written here has static shapes")
-    return tuple(size for size in spec.shape if size is not None)
-
-
-def _results(returned: Any) -> list[Value]:
-    if isinstance(returned, Mapping):
-        returned = list(returned.values())
-    results = list(returned) if isinstance(returned, list | tuple) else [returned]
-    if not all(isinstance(result, Value) for result in results):
-        raise ModelError("the network returns something that is no tensor, nor tensors one level deep")
-    return results
-
-
-def _scope(node: torch.fx.Node) -> str:
-    """Path of the module, or of the module that a function is called in and the function's name."""
-    path = next(reversed(node.meta.get("nn_module_stack", {})), "")
-    path = str(path).partition("@")[0]
-    if node.op == "call_module":
-        return str(node.target)
-    name = _operator_name(node.target)
-    return f"{path}.{name}" if path else name
-
-
-def _operator_name(target: Any) -> str:
-    if isinstance(target, str):
-        return target
-    known = {torch.nn.functional.max_pool2d: "max_pool2d", operator.iadd: "add"}
-    return known.get(target) or str(getattr(target, "__name__", target))
-
-
-def _in_place(trace: _Trace, node: torch.fx.Node) -> bool:
-    module = trace.module_of(node)
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    return node.target in _IN_PLACE or bool(node.kwargs.get("inplace", False))
-
-
-def _overwrite(values: dict[torch.fx.Node, Any], old: Any, new: Value) -> None:
-    # Whoever reads the old tensor after an operator that works in place reads the new one.
-    for node, value in values.items():
-        if isinstance(value, Value) and value == old:
-            values[node] = new
-
-
-def _holds_tensor(found: Any) -> bool:
-    return any(_tensors(found))
-
-
-def _tensors(found: Any) -> Iterator[bool]:
-    if isinstance(found, list | tuple):
-        for item in found:
-            yield from _tensors(item)
-    else:
-        yield isinstance(found, Value | torch.Tensor)
-
-
-def _refuse_what_never_works(model: nn.Module) -> None:
+def refuse_what_never_works(model: nn.Module) -> None:
+    """Raise ModelError for a network that is in train mode or has branches, by whatever way it would be written."""
     for name, module in model.named_modules():
         if module.training:
             raise ModelError(
@@ -274,5 +95,193 @@ def _refuse_what_never_works(model: nn.Module) -> None:
             raise ModelError("branches cannot be written as ONNX", where=name, hint="fuse first: irepdeploy.fuse(net)")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[Value]:
+    """Write every node and return what the network returns."""
+    values: dict[torch.fx.Node, Any] = {}
+    folds = _foldable(trace)
+    folded = {bn for bns in folds.values() for bn in bns}
+    specs = iter(inputs)
+    for position, node in enumerate(trace.nodes):
+        if node.op == "placeholder":
+            values[node] = _input(graph, next(specs), trace.found[node])
+        elif node.op == "output":
+            returned = torch.fx.node.map_arg(node.args[0], values.__getitem__)
+            return list(flattened(returned))
+        elif node in trace.constants:
+            found, tensor = trace.found[node], trace.constants[node]
+            name = str(node.target) or f"{_scope(node, trace)}constant"
+            values[node] = Value(name, found.shape, found.dtype, tensor)
+            if FREE in found.shape:
+                values[node] = graph.stretched(values[node])
+        elif node in folded:
+            values[node] = values[node.args[0]]
+        else:
+            values[node] = result = _write(graph, trace, node, values, tuple(folds.get(node, {}).values()))
+            for other, same in trace.mutated.get(node, ()):
+                if same:
+                    # Whoever reads the old tensor after an operator that works in place reads the new one.
+                    values[other] = result
+                elif any(trace.nodes.index(user) > position for user in other.users):
+                    raise ModelError("a tensor is changed in place through a view of it", where=_name(node, trace))
+    raise ModelError("the network returns nothing")
+
+
+def _write(
+    graph: OnnxGraph,
+    trace: Trace,
+    node: torch.fx.Node,
+    values: dict[torch.fx.Node, Any],
+    folded: tuple[Normalisation, ...],
+) -> Any:
+    found, name = trace.found[node], _name(node, trace)
+    module = trace.module_of(node)
+    args, kwargs = torch.fx.node.map_arg(trace.args[node], values.__getitem__)
+    if module is None and node.target is operator.getitem and isinstance(args[0], tuple):
+        return args[0][args[1]]
+    handler = handler_of(node.target) if module is None else MODULES.get(type(module))
+    if handler is None:
+        kind = _operator_name(node.target) if module is None else type(module).__name__
+        raise ModelError(f"operator {kind} cannot be written as ONNX", where=name, hint=f"can be: {supported()}")
+    if node.target not in BY_SHAPE and any(item is VARYING for item in _items((args, kwargs))):
+        raise ModelError("its arguments depend on the batch", where=name, hint="export a static batch")
+    emit = Emitter(graph, name, found, folded)
+    try:
+        return handler(emit, *args, **kwargs) if module is None else handler(emit, module, *args, **kwargs)
+    except TypeError as error:
+        raise ModelError(f"these arguments cannot be written as ONNX: {error}", where=name) from error
+
+
+def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:
+    """The batch normalisations behind each convolution that nothing else reads."""
+    found = {}
+    for conv in trace.nodes:
+        if type(trace.module_of(conv)) not in _CONVOLUTIONS and conv.target not in _CONV_FUNCTIONS:
+            continue
+        folded = {}
+        node = conv
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            normalisation = _normalisation(trace, node)
+            if normalisation is not None:
+                folded[node] = normalisation
+            elif type(trace.module_of(node)) not in PASSED_THROUGH and node.target not in PASSED_THROUGH:
+                break
+        if folded:
+            found[conv] = folded
+    return found
+
+
+def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
+    """The batch normalisation, a module or a function, that a node is."""
+    module: Any = trace.module_of(node)
+    if type(module) in _BATCH_NORMS and module.running_var is not None:
+        return Normalisation(
+            module.running_mean, module.running_var, module.weight, module.bias, module.eps, id(module)
+        )
+    if node.target is not torch.nn.functional.batch_norm:
+        return None
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    read = [given.get(name) for name in names[1:5]]
+    tensors = [trace.constants.get(item) if isinstance(item, torch.fx.Node) else None for item in read]
+    unknown = any(tensor is None and item is not None for tensor, item in zip(tensors, read, strict=True))
+    if unknown or tensors[0] is None or tensors[1] is None or given.get("training"):
+        return None
+    eps: Any = given.get("eps", 1e-5)
+    return Normalisation(tensors[0], tensors[1], tensors[2], tensors[3], float(eps), id(tensors[1]))
+
+
+def _input(graph: OnnxGraph, spec: TensorSpec, found: Value) -> Value:
+    value = Value(spec.name, found.shape, spec.dtype)
+    graph.add_input(value)
+    return value
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    if None in spec.shape[1:]:
+        raise InputError(f"input {spec} has a free size", hint="only the batch, its first size, may be free")
+    return tuple(FREE if size is None else size for size in spec.shape)
+
+
+def _output_names(trace: Trace, names: Sequence[str] | None, where: str) -> list[str]:
+    returned = trace.nodes[-1].args[0]
+    return named_outputs(returned, torch.fx.Node, names, where)
+
+
+def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:
+    """Names for the tensors in what a network returned, which are of type `kind`.
+
+    Raises:
+        InputError: names given that are not distinct.
+        ModelError: there is something beside tensors, or `names` are not as many.
+    """
+    tensors = list(flattened(returned))
+    if not tensors or not all(isinstance(item, kind) for item in tensors):
+        raise ModelError("the network returns something that is no tensor, nor tensors", where=where)
+    if names is None:
+        if isinstance(returned, Mapping) and all(isinstance(item, kind) for item in returned.values()):
+            return _distinct([re.sub(r"\W", "_", str(key)) for key in returned])
+        return ["output"] if len(tensors) == 1 else [f"out_{index}" for index in range(len(tensors))]
+    if len(tensors) != len(names):
+        raise ModelError(
+            f"the network gives {len(tensors)} outputs, and {len(names)} are named: {', '.join(names)}",
+            where=where,
+            hint="irepdeploy.origin.set_origin(net, output_names=(...)) names them",
+        )
+    if len(set(names)) != len(names):
+        raise InputError(f"names of outputs that are not distinct: {', '.join(names)}", where=where)
+    return list(names)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return names if len(set(names)) == len(names) else [f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def flattened(returned: Any) -> Iterator[Any]:
+    """What lies in tuples, lists and mappings, in their order; None is left out."""
+    if isinstance(returned, Mapping):
+        returned = list(returned.values())
+    if isinstance(returned, list | tuple):
+        for item in returned:
+            yield from flattened(item)
+    elif returned is not None:
+        yield returned
+
+
+def _items(args: Any) -> Iterator[Any]:
+    if isinstance(args, slice):
+        args = (args.start, args.stop, args.step)
+    if isinstance(args, Mapping):
+        args = list(args.values())
+    if isinstance(args, list | tuple):
+        for item in args:
+            yield from _items(item)
+    else:
+        yield args
+
+
+def _name(node: torch.fx.Node, trace: Trace) -> str:
+    """Path of the module, or of the module that a function is called in and the function's name."""
+    if node.op == "call_module":
+        return str(node.target)
+    scope = _scope(node, trace)
+    # A module of torch's own is one function: nothing is told by naming it again.
+    inner = trace.modules.get(scope.rstrip(".")) if scope else None
+    return scope.rstrip(".") if inner is not None and _is_function(inner) else f"{scope}{_operator_name(node.target)}"
+
+
+def _is_function(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+
+
+def _scope(node: torch.fx.Node, trace: Trace) -> str:
+    path = str(next(reversed(node.meta.get("nn_module_stack", {})), "")).partition("@")[0]
+    return f"{path}." if path else ""
+
+
+def _operator_name(target: Any) -> str:
+    known = {torch.nn.functional.max_pool2d: "max_pool2d", operator.iadd: "add", operator.isub: "sub"}
+    if target in known:
+        return known[target]
+    name = target if isinstance(target, str) else str(getattr(target, "__name__", target))
+    return name.strip("_") or name

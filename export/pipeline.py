@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from torch import nn
 
 from irepdeploy.certificate import Artefact, Certificate, Hop
 from irepdeploy.checkpoint import save
-from irepdeploy.comparator import TOLERANCES, compare_outputs
+from irepdeploy.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.equivalence import infer_all, layer_errors, network_runner, onnx_runner
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder, write_bytes
@@ -23,15 +25,20 @@ from irepdeploy.reparam.fuse import BlockProof, check_fusable, fuse_with_proof
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.source import Source, with_blocks
 
-from .audit import audit
-from .onnx_from_torch import onnx_from_torch, serialized
+from .audit import Asked, audit
+from .calibration import calibration_data
+from .engines import engines_for, target_here
+from .onnx_from_torch import serialized
+from .precisions import carried_by_fp32, precisions_of, tolerance_of_precision, write_fp16, write_int8
 from .simplify import simplify as simplified
 from .source import metadata_of, open_for_export
 from .target import Target, target_of
+from .torch_exporter import write_onnx
 
-__all__ = ["certified_export", "export_model"]
+__all__ = ["certified_export", "export_model", "step_count"]
 
 Array = np.ndarray[Any, Any]
+Report = Callable[[str], None]
 
 ONNX, FUSED, CERTIFICATE, FAILED = "model.onnx", "fused.pt", "certificate.json", "certificate.failed.json"
 _SOURCE = "network"
@@ -47,6 +54,8 @@ def export_model(
     inputs: str | os.PathLike[str] | Array | None = None,
     seed: int = 0,
     simplify: bool = True,
+    precision: str | Sequence[str] | None = None,
+    max_drop: float = 0.5,
 ) -> Certificate:
     """Fuse a network, write it as ONNX, prove at every hop that its outputs are the same, and certify it.
 
@@ -62,6 +71,8 @@ def export_model(
         inputs: (N, C, H, W) or (C, H, W) float32, or where `read_inputs` finds some, in the place of real inputs.
         seed: of random inputs, and of a network by name.
         simplify: run onnx-simplifier, and take its result if it gives the same outputs.
+        precision: some of fp32, fp16 and int8; default: fp32, and fp16 where an engine is asked for.
+        max_drop: percentage points of accuracy (without labels: of agreement) that int8 may lose.
 
     Raises:
         CheckFailed: a check's verdict was no.
@@ -70,7 +81,15 @@ def export_model(
         RunError: the disk is full.
     """
     certificate = certified_export(
-        source, out, target=target, model_factory=model_factory, inputs=inputs, seed=seed, simplify=simplify
+        source,
+        out,
+        target=target,
+        model_factory=model_factory,
+        inputs=inputs,
+        seed=seed,
+        simplify=simplify,
+        precision=precision,
+        max_drop=max_drop,
     )
     certificate.require_engine()
     return certificate
@@ -85,14 +104,17 @@ def certified_export(
     inputs: str | os.PathLike[str] | Array | None = None,
     seed: int = 0,
     simplify: bool = True,
+    precision: str | Sequence[str] | None = None,
+    max_drop: float = 0.5,
     report: Callable[[str], None] = lambda step: None,
 ) -> Certificate:
     """`export_model`, but an engine that is not built is only noted in the certificate.
 
     Args:
-        report: called with the name of each step that is done, `STEPS` times in all.
+        report: called with the name of each step that is done.
     """
-    wanted = target_of(target)
+    wanted = target_here(target_of(target))
+    precisions = precisions_of(precision, wanted)
     opened = open_for_export(source, model_factory, seed)
     check_fusable(opened.model)
     groups = _inputs(opened, inputs, seed)
@@ -100,7 +122,6 @@ def certified_export(
     certificate = Certificate(
         opened.facts, {"name": wanted.name, "opset": wanted.opset, "ir_version": wanted.ir_version}
     )
-    certificate.engine = _engine(wanted)
     report("loaded")
     try:
         with staging_folder(folder) as staging:
@@ -111,6 +132,11 @@ def certified_export(
             report("written")
             export.compare(simplify)
             report("compared")
+            for name in precisions:
+                if name != "fp32":
+                    export.lower(name, max_drop, inputs, report)
+                    report(name)
+            export.build(precisions, report)
             _publish(export, folder)
             report("certified")
     except CheckFailed as error:
@@ -121,7 +147,12 @@ def certified_export(
     return certificate
 
 
-STEPS = 5
+def step_count(target: str, precision: str | Sequence[str] | None) -> int:
+    """How many steps `certified_export` reports at the most."""
+    wanted = target_of(target)
+    precisions = precisions_of(precision, wanted)
+    lower = sum(name != "fp32" for name in precisions)
+    return 5 + lower + (len(precisions) if wanted.engine and not wanted.on_board else 0)
 
 
 class _Export:
@@ -153,16 +184,17 @@ class _Export:
         """Write ONNX and the fused checkpoint, and audit the ONNX."""
         origin = self.source.origin
         self.specs = [TensorSpec(origin.input_name, (1, *self.inputs.shape[1:]))]
-        model = onnx_from_torch(
+        written = write_onnx(
             self.fused,
             self.specs,
             origin.output_names,
-            opset=self.target.opset,
-            ir_version=self.target.ir_version,
+            target=self.target,
             metadata=metadata_of(origin_of(self.fused)),
         )
-        write_bytes(self.onnx, serialized(model))
+        self.asked = Asked(opset=written.opset)
+        write_bytes(self.onnx, serialized(written.model))
         self._audit()
+        self.certificate.onnx.update(written.to_dict())
         save(self.fused, self.checkpoint, input_shape=self.inputs.shape[1:])
 
     def compare(self, simplify: bool) -> None:
@@ -178,7 +210,44 @@ class _Export:
             self._gate(_SOURCE, ONNX, self.reference, final)
         fused = sum(parameter.numel() for parameter in self.fused.parameters())
         self.certificate.onnx["parameters"] = fused
-        self.certificate.artefacts = [Artefact.of(self.onnx), Artefact.of(self.checkpoint)]
+        self.files = [self.onnx, self.checkpoint]
+        self.models = {"fp32": self.onnx}
+        self.onnx_outputs = final
+
+    def lower(
+        self, precision: str, max_drop: float, given: str | os.PathLike[str] | Array | None, report: Report
+    ) -> None:
+        """Write another precision, audit it, and hold it against fp32."""
+        model = onnx.load_model_from_string(self.onnx.read_bytes())
+        path = self.onnx.with_name(f"model.{precision}.onnx")
+        kept: frozenset[str] = frozenset()
+        if precision == "fp16":
+            by_flag = carried_by_fp32(self.target, precision)
+            found = write_fp16(model, self.inputs, None if by_flag else path)
+            if by_flag:
+                path = self.onnx
+        else:
+            data = calibration_data(self.inputs.shape[1:], given=given, dataset=self.source.origin.dataset)
+            found, kept = write_int8(model, data, path, target=self.target, max_drop=max_drop, report=lambda line: None)
+        self.certificate.precisions[precision] = found
+        self.models[precision] = path
+        if path == self.onnx:
+            return
+        asked = replace(self.asked, precision=precision, kept=kept)
+        found["onnx"] = audit(path, self.target, self.specs, self.source.origin.output_names, asked)
+        self.files.append(path)
+        with onnx_runner(path) as runner:
+            outputs = infer_all(runner, self.inputs)
+        self._gate(ONNX, path.name, self.onnx_outputs, outputs, tolerance=tolerance_of_precision(precision))
+
+    def build(self, precisions: Sequence[str], report: Report) -> None:
+        """Build the engines that the target asks for, and list what was made."""
+        models = {name: self.models[name] for name in precisions}
+        self.certificate.engine, engines = engines_for(
+            self.target, models, self.onnx.parent, self.specs, self.source.label, report
+        )
+        self.files += engines
+        self.certificate.artefacts = [Artefact.of(path) for path in self.files]
 
     def _simplify(self, before: dict[str, Array]) -> dict[str, Array]:
         original = self.onnx.read_bytes()
@@ -199,7 +268,8 @@ class _Export:
         return outputs
 
     def _audit(self) -> None:
-        self.certificate.onnx.update(audit(self.onnx, self.target, self.specs, self.source.origin.output_names))
+        names = self.source.origin.output_names
+        self.certificate.onnx.update(audit(self.onnx, self.target, self.specs, names, self.asked))
 
     def _run_network(self, model: nn.Module) -> dict[str, Array]:
         with network_runner(model, self.inputs.shape[1:]) as runner:
@@ -210,9 +280,15 @@ class _Export:
             return infer_all(runner, self.inputs)
 
     def _gate(
-        self, source: str, result: str, a: dict[str, Array], b: dict[str, Array], layers: dict[str, float] | None = None
+        self,
+        source: str,
+        result: str,
+        a: dict[str, Array],
+        b: dict[str, Array],
+        layers: dict[str, float] | None = None,
+        tolerance: Tolerance = TOLERANCES["float32"],
     ) -> None:
-        comparison = compare_outputs(a, b, TOLERANCES["float32"], layers=layers)
+        comparison = compare_outputs(a, b, tolerance, layers=layers)
         inputs = [group.to_dict() for group in self.groups]
         self.certificate.hops.append(Hop(source, result, inputs, comparison.to_dict()))
         if not comparison.ok:
@@ -244,20 +320,19 @@ def _summary(proofs: Sequence[BlockProof]) -> dict[str, Any]:
     }
 
 
-def _engine(target: Target) -> dict[str, Any]:
-    if target.engine is None:
-        return {"status": "not asked for"}
-    return {
-        "status": "not built",
-        "reason": f"this version of irepdeploy builds no {target.engine} engines yet",
-        "hint": f"trtexec --onnx={ONNX} --saveEngine=model.engine builds one",
-    }
+def _earlier(folder: Path) -> list[Artefact]:
+    """What an earlier export left in the folder, by its certificate."""
+    try:
+        return Certificate.load(folder / CERTIFICATE).artefacts
+    except InputError:
+        return []
 
 
 def _publish(export: _Export, folder: Path) -> None:
     """Move everything into place; the old certificate goes first and the new one comes last."""
     certificate = export.certificate.save(export.onnx.parent / CERTIFICATE)
-    for name in (FAILED, CERTIFICATE):
+    stale = {artefact.file for artefact in _earlier(folder)} - {path.name for path in export.files}
+    for name in (FAILED, CERTIFICATE, *sorted(stale)):
         remove_file(folder / name)
-    for path in (export.onnx, export.checkpoint, certificate):
+    for path in (*export.files, certificate):
         move_file(path, folder / path.name)

@@ -21,7 +21,7 @@ __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 1
 # Fields that certificates of this version got later; one without them is whole.
-_LATER = ("health",)
+_LATER = ("health", "precisions")
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 
@@ -79,6 +79,7 @@ class Certificate:
         hops: every comparison, in order.
         blocks: the proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
         health: `LayerHealth.to_dict()` of each fused block; empty in certificates of before it was measured.
+        precisions: by lower precision what was found: ranges for fp16, the loss and its budget for int8.
         onnx: what the audit found, and the simplifier's note.
         engine: status ("not asked for", "not built"), reason.
         failure: why the export failed, or None.
@@ -89,6 +90,7 @@ class Certificate:
     hops: list[Hop] = field(default_factory=list)
     blocks: dict[str, Any] = field(default_factory=dict)
     health: list[dict[str, Any]] = field(default_factory=list)
+    precisions: dict[str, Any] = field(default_factory=dict)
     artefacts: list[Artefact] = field(default_factory=list)
     onnx: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=lambda: {"status": "not asked for"})

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, one thread, Debian packages."""
+"""What all tests share: hypothesis profiles, one thread, Debian packages, the assembled TensorRT builder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from irepdeploy.runtime.trt_library import assembled_folder
+
 _SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "ci", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_EXAMPLES
@@ -20,6 +22,15 @@ settings.register_profile(
     "nightly", max_examples=400, deadline=None, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "trt: builds with the TensorRT-RTX that `make trt` assembles")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("trt") is not None:
+        _lacking("the TensorRT builder is not assembled: type `make trt`", assembled_folder() is not None)
 
 
 # Long ones first: of two processes neither is then left alone with one of them at the end.

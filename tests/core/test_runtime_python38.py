@@ -14,9 +14,14 @@ ROOT = Path(irepdeploy.__file__).parent
 CARRIED = [
     "errors.py",
     "runtime/__init__.py",
+    "runtime/cuda_calls.py",
+    "runtime/cudart.py",
     "runtime/ort_runner.py",
     "runtime/protocol.py",
     "runtime/runner.py",
+    "runtime/sidecar.py",
+    "runtime/trt_library.py",
+    "runtime/trt_runner.py",
 ]
 THIRD_PARTY = {"numpy", "onnxruntime"}
 OURS = {f"irepdeploy.{name.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}" for name in CARRIED}

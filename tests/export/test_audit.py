@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from irepdeploy.errors import CheckFailed
-from irepdeploy.export.audit import audit
+from irepdeploy.export.audit import Asked, audit
 from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.target import target_of
+from irepdeploy.export.target import Target, target_of
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.testing.networks import random_network
 
@@ -25,7 +29,7 @@ def content() -> bytes:
 
 def audited(path: Path, content: bytes) -> dict[str, object]:
     path.write_bytes(content)
-    return audit(path, target_of("ort"), [SPEC], ["logits"])
+    return audit(path, target_of("xavier-jp5"), [SPEC], ["logits"])
 
 
 def test_a_good_file_is_described(tmp_path: Path, content: bytes) -> None:
@@ -57,7 +61,7 @@ def other_output(model: onnx.ModelProto) -> None:
 
 
 def foreign_operator(model: onnx.ModelProto) -> None:
-    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Sigmoid"
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "HardSwish"
 
 
 def foreign_domain(model: onnx.ModelProto) -> None:
@@ -106,7 +110,7 @@ FAULTS = {
     free_batch: "inputs .*batch",
     other_input: "inputs .*float16",
     other_output: "outputs .*scores",
-    foreign_operator: "target ort does not take: Sigmoid",
+    foreign_operator: "target xavier-jp5 does not take: HardSwish",
     foreign_domain: "does not take: Relu",
     nameless: "without a name",
     same_name: "without a name",
@@ -134,3 +138,220 @@ def test_a_file_of_weights_beside_it(tmp_path: Path, content: bytes) -> None:
 def test_bytes_that_are_no_model(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(CheckFailed, match="cannot be read again"):
         audited(tmp_path / "m.onnx", content[: len(content) // 2])
+
+
+def check(
+    path: Path, nodes: Sequence[onnx.NodeProto], constants: dict[str, np.ndarray], **options: Any
+) -> dict[str, Any]:
+    """Audit a graph from x (1, 4, 8, 8) to y of any shape, for a target that forbids every form."""
+    kind, opset = options.pop("kind", TensorProto.FLOAT), options.pop("opset", 13)
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info("x", kind, [1, 4, 8, 8])],
+        [
+            helper.make_tensor_value_info(
+                "y", options.pop("result", TensorProto.FLOAT), options.pop("shape", [1, 4, 8, 8])
+            )
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    spec = TensorSpec("x", (1, 4, 8, 8), np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name)
+    target = options.pop("target", target_of("xavier-jp5"))
+    return audit(path, target, [spec], ["y"], Asked(opset=opset, **options))
+
+
+def node(operator: str, inputs: Sequence[str], output: str = "y", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, list(inputs), [output], name=f"{operator}.{output}", **attributes)
+
+
+F32 = np.float32
+KERNEL, SCALE = np.ones((4, 4, 1, 1), F32), np.array(0.1, F32)
+FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str, dict[str, Any]]] = {
+    "axes as an input": (
+        [node("ReduceSum", ["x", "axes"], keepdims=1)],
+        {"axes": np.array([2, 3])},
+        "ReduceSum with its axes as an input",
+        {"shape": [1, 4, 1, 1]},
+    ),
+    "computed axes": (
+        [node("Shape", ["x"], "s"), node("ReduceMean", ["x", "s"])],
+        {},
+        "axes that are computed",
+        {"opset": 18, "target": target_of("trt-10")},
+    ),
+    "computed pads": (
+        [node("Shape", ["x"], "s"), node("Concat", ["s", "s"], "p", axis=0), node("Pad", ["x", "p"])],
+        {},
+        "Pad by a computed tensor",
+        {},
+    ),
+    "computed bounds": (
+        [node("ReduceMax", ["x"], "m", keepdims=0), node("Clip", ["x", "", "m"])],
+        {},
+        "Clip with computed bounds",
+        {},
+    ),
+    "float64": ([node("Cast", ["x"], "d", to=11), node("Cast", ["d"], to=1)], {}, "cast to float64", {}),
+    "float64 constant": (
+        [node("Cast", ["c"], "d", to=1), node("Add", ["x", "d"])],
+        {"c": np.ones(1)},
+        "float64 tensor",
+        {},
+    ),
+    "cubic": (
+        [node("Resize", ["x", "", "s"], mode="cubic")],
+        {"s": np.ones(4, F32)},
+        "Resize by cubic",
+        {},
+    ),
+    "uint8 input": (
+        [node("Transpose", ["x"], "t", perm=[0, 1, 3, 2]), node("Cast", ["t"], to=1)],
+        {},
+        "uint8 that is read by something other",
+        {"kind": TensorProto.UINT8},
+    ),
+    "int32 bias": (
+        [
+            node("DequantizeLinear", ["w", "scale", "zero"], "kernel"),
+            node("DequantizeLinear", ["b", "scale"], "bias"),
+            node("Conv", ["x", "kernel", "bias"]),
+        ],
+        {"w": np.ones((4, 4, 1, 1), np.int8), "b": np.ones(4, np.int32), "scale": SCALE, "zero": np.array(0, np.int8)},
+        "int32 bias",
+        {"precision": "int8"},
+    ),
+    "zero point": (
+        [node("DequantizeLinear", ["w", "scale", "zero"], "kernel"), node("Conv", ["x", "kernel"])],
+        {"w": np.ones((4, 4, 1, 1), np.int8), "scale": SCALE, "zero": np.array(3, np.int8)},
+        "zero point that is not zero",
+        {"precision": "int8"},
+    ),
+    "uint8 activations": (
+        [
+            node("QuantizeLinear", ["x", "scale", "zero"], "q"),
+            node("DequantizeLinear", ["q", "scale", "zero"]),
+        ],
+        {"scale": SCALE, "zero": np.array(0, np.uint8)},
+        "quantised to uint8",
+        {"precision": "int8"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_form_that_a_parser_misreads_is_found(tmp_path: Path, kind: str) -> None:
+    nodes, constants, reason, options = FORMS[kind]
+    with pytest.raises(CheckFailed, match=reason):
+        check(tmp_path / "m.onnx", nodes, constants, **options)
+    free = replace(options.get("target", target_of("xavier-jp5")), forbidden=frozenset())
+    check(tmp_path / "m.onnx", nodes, constants, **{**options, "target": free})
+
+
+CONV = [node("Conv", ["x", "w"])]
+QUANTISED = [node("DequantizeLinear", ["w", "scale", "zero"], "kernel"), node("Conv", ["x", "kernel"])]
+INT8 = {"w": np.ones((4, 4, 1, 1), np.int8), "scale": SCALE, "zero": np.array(0, np.int8)}
+HALF = [
+    node("Cast", ["x"], "h", to=TensorProto.FLOAT16),
+    node("Conv", ["h", "w"], "c"),
+    node("Cast", ["c"], to=TensorProto.FLOAT),
+]
+
+
+def test_each_precision_as_its_route_has_it(tmp_path: Path) -> None:
+    path, typed = tmp_path / "m.onnx", target_of("trt-11")
+    assert check(path, CONV, {"w": KERNEL})["weights"] == {"float32": 64}
+    facts = check(path, HALF, {"w": KERNEL.astype(np.float16)}, target=typed, precision="fp16")
+    assert facts["weights"] == {"float16": 32}
+    check(path, QUANTISED, INT8, precision="int8")
+    # With TensorRT 8 the builder makes fp16 of a float32 graph.
+    check(path, CONV, {"w": KERNEL}, precision="fp16")
+    for nodes, constants, precision, reason in (
+        (CONV, {"w": KERNEL}, "fp16", "weights of FLOAT in a float16 graph"),
+        (HALF, {"w": KERNEL.astype(np.float16)}, "fp32", "weights of FLOAT16 in a float32 graph"),
+        (CONV, {"w": KERNEL}, "int8", "weights that are not quantised"),
+        (QUANTISED, INT8, "fp32", "quantised weights in a float32 graph"),
+    ):
+        with pytest.raises(CheckFailed, match=reason):
+            check(path, nodes, constants, target=typed, precision=precision)
+    check(path, CONV, {"w": KERNEL}, target=typed, precision="int8", kept=frozenset({"Conv.y"}))
+
+
+def test_a_free_batch_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    spec, path = TensorSpec("input", (None, 3, 16, 16)), tmp_path / "m.onnx"
+    free = serialized(onnx_from_torch(random_network("resnet18_cifar"), [spec], ["logits"]))
+    path.write_bytes(free)
+    xavier = target_of("xavier-jp5")
+    outputs = [TensorSpec("logits", (None, 10))]
+    facts = audit(path, xavier, [spec], outputs, Asked(dynamic_batch=True))
+    assert facts["inputs"][0]["shape"] == ["N", 3, 16, 16] and facts["outputs"][0]["shape"] == ["N", 10]
+    with pytest.raises(CheckFailed, match="input has no static shape"):
+        audit(path, xavier, [spec], outputs)
+    with pytest.raises(CheckFailed, match=r"outputs .*10.*not .*11"):
+        audit(path, xavier, [spec], [TensorSpec("logits", (None, 11))], Asked(dynamic_batch=True))
+    static = serialized(onnx_from_torch(random_network("resnet18_cifar"), [SPEC], ["logits"]))
+    path.write_bytes(static)
+    with pytest.raises(CheckFailed, match="a free batch was asked for"):
+        audit(path, xavier, [SPEC], ["logits"], Asked(dynamic_batch=True))
+    model = onnx.load_model_from_string(free)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckFailed, match="input is free beyond its batch"):
+        audit(path, xavier, [TensorSpec("input", (None, 3, None, 16))], ["logits"], Asked(dynamic_batch=True))
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [node("Add", ["a", "b"], "sum"), node("Relu", ["sum"], "active")],
+        "graph",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "ab"],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("sum", "active")],
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    )
+    specs = [TensorSpec(name, (1, 4)) for name in "ab"]
+    facts = audit(path, target_of("ort"), specs, ["sum", TensorSpec("active", (1, 4))])
+    assert [value["name"] for value in facts["outputs"]] == ["sum", "active"]
+    for inputs, outputs in (
+        (specs[:1], ["sum", "active"]),
+        (specs[::-1], ["sum", "active"]),
+        (specs, ["active", "sum"]),
+    ):
+        with pytest.raises(CheckFailed, match=r"inputs|outputs"):
+            audit(path, target_of("ort"), inputs, outputs)
+
+
+def test_limits_of_the_target(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CheckFailed, match="bytes, and target small takes 1,000"):
+        audit(path, replace(target_of("ort"), name="small", max_bytes=1000), [SPEC], ["logits"])
+    with pytest.raises(CheckFailed, match="4 dimensions, and target flat takes 3"):
+        audit(path, replace(target_of("ort"), name="flat", dimensions=3), [SPEC], ["logits"])
+    with pytest.raises(CheckFailed, match="opset 13, and target new takes 18 to 20"):
+        audit(path, Target("new", opset=18, opsets=(18, 20)), [SPEC], ["logits"], Asked(opset=13))
+
+
+def test_what_lies_in_a_subgraph_is_seen(tmp_path: Path) -> None:
+    def branch(operator: str) -> onnx.GraphProto:
+        ends = [helper.make_tensor_value_info(f"{operator}.out", TensorProto.FLOAT, [1, 4, 8, 8])]
+        return helper.make_graph([node(operator, ["x"], f"{operator}.out")], operator, [], ends)
+
+    nodes = [node("If", ["c"], then_branch=branch("Relu"), else_branch=branch("HardSwish"))]
+    with pytest.raises(CheckFailed, match="does not take: HardSwish"):
+        check(tmp_path / "m.onnx", nodes, {"c": np.array(True)}, opset=14)
+
+
+def test_sizes_that_depend_on_values(tmp_path: Path) -> None:
+    nodes = [
+        node("NonZero", ["x"], "z"),
+        node("Cast", ["z"], "f", to=1),
+        node("ReduceSum", ["f"], "s"),
+        node("Add", ["x", "s"]),
+    ]
+    with pytest.raises(CheckFailed, match="the size of what NonZero gives depends on values"):
+        check(tmp_path / "m.onnx", nodes, {})

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.nets import NETS, build_plain
 from irepdeploy.nets.statistics import randomize_statistics
@@ -258,21 +258,34 @@ def untraceable(m: nn.Module, x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
 
 
+def written_over(m: nn.Module, x: Tensor) -> Tensor:
+    y = x * 2
+    y.flatten(1).add_(1)
+    return y
+
+
+def written_into(m: nn.Module, x: Tensor) -> Tensor:
+    memory = torch.zeros(4)
+    memory += x[0, :, 0, 0]
+    return x + memory[:, None, None]
+
+
 REFUSED = {
-    "sigmoid": (lambda m, x: torch.sigmoid(x), "sigmoid"),
-    "a module": (lambda m, x: m.gelu(x), "gelu: operator GELU"),
-    "split": (lambda m, x: torch.chunk(x, 2, 1)[0], "chunk"),
-    "untraceable": (untraceable, "cannot be traced"),
-    "wrong size": (lambda m, x: m.conv(x[:, :2]), "does not take"),
-    "no flatten": (lambda m, x: x.view(4, 1, 8, 6), "reshape"),
-    "mean of channels": (lambda m, x: x.mean(1), "mean"),
+    "an operator": (lambda m, x: torch.cumsum(x, 1), "operator cumsum"),
+    "a module": (lambda m, x: m.recurrent(x.flatten(2))[0], "recurrent: operator LSTM"),
+    "a branch on values": (untraceable, "branches on the values"),
+    "values": (lambda m, x: x * x.sum().item(), "item: forward reads the values"),
+    "wrong size": (lambda m, x: m.conv(x[:, :2]), "cannot be traced with \\(1, 4, 8, 6\\)"),
+    "indexed by a tensor": (lambda m, x: x[:, torch.tensor([0, 2])], "indexing"),
+    "changed through a view": (written_over, "in place through a view"),
+    "written into": (written_into, "writes into a tensor"),
+    "bicubic": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bicubic"), "resizing by bicubic"),
+    "rounding": (lambda m, x: torch.div(x, 2, rounding_mode="floor"), "rounds"),
     "always dropping": (lambda m, x: F.dropout(x), "dropout"),
-    "alpha": (lambda m, x: torch.add(x, x, alpha=2), "alpha"),
-    "ceil": (lambda m, x: F.max_pool2d(x, 5, 2, ceil_mode=True), "ceil_mode"),
+    "ceil": (lambda m, x: F.avg_pool2d(x, 5, 2, 1, ceil_mode=True), "ceil_mode"),
     "divisor": (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor"),
     "indices": (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
-    "irregular adaptive pool": (lambda m, x: F.adaptive_avg_pool2d(x, (5, 6)), "adaptive"),
-    "reflecting": (lambda m, x: m.mirror(x), "padding mode"),
+    "an argument": (lambda m, x: x.softmax(1, torch.float64, 3, 4), "arguments|traced"),
     "no statistics": (lambda m, x: m.stateless(x), "running statistics"),
     "no tensor": (lambda m, x: 3, "no tensor"),
     "two outputs": (lambda m, x: (x, m.conv(x)), "2 outputs"),
@@ -285,8 +298,7 @@ def test_what_cannot_be_written_is_refused_by_name(kind: str) -> None:
     model = Call(
         function,
         conv=conv(4, 4, 3),
-        gelu=nn.GELU(),
-        mirror=conv(4, 4, 3, padding=1, padding_mode="reflect"),
+        recurrent=nn.LSTM(48, 3, batch_first=True),
         stateless=nn.BatchNorm2d(4, track_running_stats=False),
     )
     with pytest.raises(ModelError, match=named):
@@ -301,5 +313,97 @@ def test_branches_and_train_mode_are_refused() -> None:
 
 
 def test_the_operators_that_can_be_written_are_listed() -> None:
-    with pytest.raises(ModelError, match=r"nested\.0: operator GELU .*AvgPool2d.*Conv2d.*max_pool2d"):
-        written(Call(lambda m, x: m.nested(x), nested=nn.Sequential(nn.GELU())), (4, 8, 6))
+    with pytest.raises(ModelError, match=r"nested\.0: operator GRU .*AvgPool2d.*Conv2d.*max_pool2d"):
+        written(Call(lambda m, x: m.nested(x.flatten(2))[0], nested=nn.Sequential(nn.GRU(48, 3))), (4, 8, 6))
+
+
+class Two(nn.Module):
+    """Two inputs, one of them whole numbers, and one that may be left out; outputs in a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 4, 3)
+        self.table = nn.Embedding(5, 4)
+
+    def forward(
+        self, image: Tensor, number: Tensor, scale: float = 2.0, mask: Tensor | None = None
+    ) -> dict[str, object]:
+        features = self.conv(image) * scale + self.table(number)[:, :, None, None]
+        if mask is not None:
+            features = features * mask
+        return {"features": features, "pyramid": [features.mean((2, 3)), (features.relu(),)], "aux": None}
+
+
+@pytest.mark.parametrize("names", [None, ["features", "pooled", "active"]])
+def test_several_inputs_and_nested_outputs(names: list[str] | None) -> None:
+    torch.manual_seed(0)
+    model = Two().eval()
+    specs = [TensorSpec("image", (None, 3, 7, 9)), TensorSpec("number", (None,), "int64")]
+    proto = onnx_from_torch(model, specs, names)
+    assert [value.name for value in proto.graph.input] == ["image", "number"]
+    assert [value.name for value in proto.graph.output] == (names or ["out_0", "out_1", "out_2"])
+    image, number = torch.randn(3, 3, 7, 9), torch.tensor([4, 0, 2])
+    with torch.inference_mode():
+        expected = model(image, number)
+    with OrtRunner(serialized(proto)) as runner:
+        found = list(runner.infer({"image": image.numpy(), "number": number.numpy()}).values())
+    pooled, (active,) = expected["pyramid"]  # type: ignore[misc]
+    for array, tensor in zip(found, (expected["features"], pooled, active), strict=True):
+        assert np.abs(array - tensor.numpy()).max() <= 2e-6 * np.abs(array).max()
+
+
+def test_outputs_are_named_by_their_keys() -> None:
+    def function(m: nn.Module, x: Tensor) -> object:
+        return {"p3": x * 2, "p4/8": m.conv(x)}
+
+    graph = onnx_from_torch(Call(function, conv=conv(4, 4, 3)).eval(), [TensorSpec("input", (1, 4, 8, 6))]).graph
+    assert [value.name for value in graph.output] == ["p3", "p4_8"]
+
+
+def test_an_input_and_an_output_of_one_name() -> None:
+    with pytest.raises(InputError, match="of one name: x"):
+        onnx_from_torch(Call(lambda m, x: x.relu()).eval(), [TensorSpec("x", (1, 4))], ["x"])
+
+
+def test_weights_that_two_functions_read_are_written_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(4, 4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(F.conv2d(x, self.kernel).relu(), self.kernel) + self.kernel.sum()
+
+    graph = check_same(Shared(), (4, 8, 6)).graph
+    assert [tensor.name for tensor in graph.initializer] == ["kernel", "constant"]
+
+
+def test_an_input_that_forward_does_not_take() -> None:
+    specs = [TensorSpec("x", (1, 4, 8, 6)), TensorSpec("y", (1, 4))]
+    with pytest.raises(ModelError, match="does not take 2 inputs"):
+        onnx_from_torch(Call(lambda m, x: x.relu()).eval(), specs)
+
+
+def test_a_third_input_is_asked_for() -> None:
+    with pytest.raises(ModelError, match="takes 'number' too"):
+        onnx_from_torch(Two().eval(), [TensorSpec("image", (1, 3, 7, 9))])
+
+
+def test_the_networks_of_the_registry_with_a_free_batch() -> None:
+    for name in ("resnet18_cifar", "vgg6"):
+        model = random_network(name)
+        shape = NETS[name].input_shape
+        proto = onnx_from_torch(model, [TensorSpec("input", (None, *shape))], ["logits"])
+        assert [dim.dim_param or dim.dim_value for dim in proto.graph.output[0].type.tensor_type.shape.dim] == ["N", 10]
+        x = np.random.default_rng(0).standard_normal((3, *shape), dtype=np.float32)
+        with torch.inference_mode(), OrtRunner(serialized(proto)) as runner:
+            found, expected = runner.infer({"input": x})["logits"], model(torch.from_numpy(x)).numpy()
+        assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+def test_tracing_leaves_the_network_as_it_was() -> None:
+    model = Call(lambda m, x: x + torch.ones(4, 1, 1) * 2).eval()
+    before = set(vars(model))
+    graph = onnx_from_torch(model, [TensorSpec("input", (1, 4, 8, 6))]).graph
+    assert set(vars(model)) == before
+    assert [tensor.name for tensor in graph.initializer] == ["constant"]

@@ -1,0 +1,93 @@
+"""The process that `build_engine` starts: ``python -m irepdeploy.export.engine_worker FOLDER``.
+
+In FOLDER it reads ``job.json``, ``model.onnx`` and perhaps ``timing.cache``, and writes ``log.jsonl`` as it goes, then
+``model.engine`` and, last, ``result.json``. Steps go to stdout, a line each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import IrepdeployError
+from irepdeploy.runtime.cudart import device_facts
+from irepdeploy.runtime.trt_library import LogMessage, load_tensorrt
+
+from .engine_builder import EngineOptions, build_plan
+
+__all__: list[str] = []
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    _end_with_parent()
+    folder = Path(sys.argv[1])
+    # TensorRT prints on its own; the lines of stdout are ours.
+    steps = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        result = _build(folder, steps)
+    except IrepdeployError as error:
+        result = {"error": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _build(folder: Path, steps: Any) -> dict[str, Any]:
+    def report(step: str) -> None:
+        print(step, file=steps, flush=True)
+
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    options = EngineOptions(**job["options"])
+    library = load_tensorrt(job["flavour"])
+    report(f"loaded {library.title}")
+    messages: list[LogMessage] = []
+    cache = folder / "timing.cache"
+    began = time.monotonic()
+    with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
+
+        def keep(severity: str, text: str) -> None:
+            log.write(json.dumps([severity, text]) + "\n")
+            log.flush()
+
+        plan, cached, facts = build_plan(
+            library,
+            (folder / "model.onnx").read_bytes(),
+            options,
+            timing_cache=cache.read_bytes() if job["timing_cache"] else None,
+            messages=messages,
+            keep=keep,
+            report=report,
+        )
+    facts["seconds"] = round(time.monotonic() - began, 3)
+    if cached is not None:
+        cache.write_bytes(cached)
+    with open(folder / "model.engine", "wb") as file:
+        file.write(plan)
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "flavour": library.flavour,
+        "version": library.version,
+        "assembled": library.assembled,
+        "device": device_facts(),
+        **facts,
+    }
+
+
+def _end_with_parent() -> None:
+    # A build whose command was killed would go on for minutes, for nobody.
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The engines of an export: built here, left to the board with the lines to type, or honestly not built."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import MissingError
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.runtime.trt_library import installed_version
+
+from .engine import build_engine
+from .target import TARGETS, Target, installed_target, trtexec_line
+
+__all__ = ["engines_for", "target_here"]
+
+_FLAVOURS = {"TensorRT": "tensorrt", "TensorRT-RTX": "tensorrt_rtx"}
+
+
+def target_here(target: Target) -> Target:
+    """`target`; for ``trt`` what the TensorRT that is installed takes."""
+    version = installed_version("tensorrt") if target.name == "trt" else None
+    return target if version is None else installed_target(version)
+
+
+def engines_for(
+    target: Target,
+    models: Mapping[str, Path],
+    folder: Path,
+    inputs: Sequence[TensorSpec],
+    label: str,
+    report: Callable[[str], None],
+) -> tuple[dict[str, Any], list[Path]]:
+    """Build an engine of each precision into `folder`, if this target's are built here.
+
+    Args:
+        models: the ONNX for each precision.
+        label: of the network, for the line that builds an engine again.
+
+    Returns:
+        What a certificate keeps under ``engine``, and the files that were written. An engine that was built has not
+        run: nothing here says that its outputs are right.
+
+    Raises:
+        ModelError: TensorRT cannot parse or build it.
+        RunError: the builder crashed, or ran out of memory or disk.
+    """
+    if target.engine is None:
+        return {"status": "not asked for"}, []
+    if target.on_board:
+        lines = {
+            precision: trtexec_line(target, path.name, f"model.{precision}.engine", precision=precision, inputs=inputs)
+            for precision, path in models.items()
+        }
+        return {"status": "to be built on the board", "device": target.device, "commands": lines}, []
+    flavour = _FLAVOURS[target.engine]
+    version = installed_version(flavour)
+    if version is None:
+        return {
+            "status": "not built",
+            "reason": f"{target.engine} is not installed here",
+            "hint": _how_to_get(target, next(iter(models.values()))),
+        }, []
+    built, files = [], []
+    for precision, path in models.items():
+        again = f"irepdeploy export {shlex.quote(label)} --target {target.name} --precision {precision}"
+        try:
+            found = build_engine(
+                path.read_bytes(),
+                folder / f"model.{precision}.engine",
+                flavour=flavour,
+                precision=precision,
+                command=again,
+            )
+        except MissingError as error:
+            # No GPU, most often: the verified ONNX is of use all the same.
+            return {"status": "not built", "reason": error.what, "hint": error.hint}, []
+        built.append({**found.to_dict(), "onnx": path.name})
+        files += [found.engine, found.sidecar]
+        report(f"{precision} engine")
+    return {"status": "built", "run": "not run", "flavour": target.engine, "version": version, "engines": built}, files
+
+
+def _how_to_get(target: Target, path: Path) -> str:
+    if target.engine == "TensorRT-RTX":
+        return "pip install tensorrt-rtx"
+    line = trtexec_line(TARGETS["trt-11"], path.name, "model.engine")
+    return f"pip install 'irepdeploy[trt]', or where TensorRT 11 is: {line}"

@@ -1,0 +1,194 @@
+"""How large weights and activations are, on real inputs, against what fp16 holds.
+
+fp16 ends at 65504 and loses bits below 2^-14. The figures of a batch normalisation are those of the scale and the shift
+that it amounts to, which is what every runtime computes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from irepdeploy.files import json_safe
+
+from .fp16 import FP16_MAX, FP16_SMALLEST_NORMAL, float_constants
+from .inference import PROBE, Inputs, run_parts, runnable, samples_in, tensor_types
+
+__all__ = ["NodeRange", "RangeReport", "range_report", "tensor_ranges"]
+
+
+@dataclass(frozen=True)
+class NodeRange:
+    """One node; a figure is None where the node has no such tensor.
+
+    Args:
+        tensor: the node's output, or the model's input.
+        max_weight: largest ``|w|`` of its constants.
+        lost_weights: share of the weights that are not zero but below 2^-14.
+        max_activation: largest ``|x|`` of its output over all inputs; infinity where it overflowed.
+    """
+
+    node: str
+    operator: str
+    tensor: str
+    max_weight: float | None
+    lost_weights: float | None
+    max_activation: float | None
+
+    @property
+    def overflow(self) -> str | None:
+        """What of it is beyond fp16, in words, or None."""
+        for kind, value in (("weight", self.max_weight), ("activation", self.max_activation)):
+            if value is not None and not value <= FP16_MAX:
+                return f"{kind} {value:.4g} of {self.node} ({self.tensor})"
+        return None
+
+
+@dataclass(frozen=True)
+class RangeReport:
+    """The ranges of a model, in the order of its nodes.
+
+    Args:
+        samples: how many inputs the activations were taken from.
+    """
+
+    nodes: tuple[NodeRange, ...]
+    samples: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether fp16 holds everything."""
+        return self.first_overflow is None
+
+    @property
+    def first_overflow(self) -> str | None:
+        """The first tensor beyond 65504, in words: where fp16 breaks; or None."""
+        return next((node.overflow for node in self.nodes if node.overflow is not None), None)
+
+    @property
+    def max_weight(self) -> float:
+        """The largest ``|w|``; 0 where there are no weights."""
+        return max((node.max_weight for node in self.nodes if node.max_weight is not None), default=0.0)
+
+    @property
+    def max_activation(self) -> float:
+        """The largest ``|x|``."""
+        return max((node.max_activation for node in self.nodes if node.max_activation is not None), default=0.0)
+
+    @property
+    def underflowing(self) -> tuple[str, ...]:
+        """Nodes whose whole output is below 2^-14 and not zero: fp16 keeps few bits of it."""
+        return tuple(
+            node.node
+            for node in self.nodes
+            if node.max_activation is not None and 0 < node.max_activation < FP16_SMALLEST_NORMAL
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; a number that is not finite becomes its name as text."""
+        return json_safe(
+            {
+                "ok": self.ok,
+                "samples": self.samples,
+                "fp16_max": FP16_MAX,
+                "fp16_smallest_normal": FP16_SMALLEST_NORMAL,
+                "max_weight": self.max_weight,
+                "max_activation": self.max_activation,
+                "first_overflow": self.first_overflow,
+                "underflowing": list(self.underflowing),
+                "nodes": [asdict(node) for node in self.nodes],
+            }
+        )
+
+
+def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
+    """The largest weight and activation of every node.
+
+    Args:
+        model: in float32.
+        inputs: real ones, (N, C, H, W) float32, or one array a name.
+
+    Raises:
+        InputError: the inputs are not those of the model.
+        ModelError: ONNX Runtime cannot run it.
+    """
+    proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else model
+    ranges = tensor_ranges(proto, inputs)
+    weights = float_constants(proto)
+    nodes = [
+        NodeRange(value.name, "Input", value.name, None, None, _peak(ranges, value.name))
+        for value in proto.graph.input
+        if value.name in ranges
+    ]
+    for node in proto.graph.node:
+        own = [values for values in weights.get(node.name or node.output[0], {}).values() if values.size]
+        nodes.append(
+            NodeRange(
+                node.name or node.output[0],
+                node.op_type,
+                node.output[0],
+                max((float(np.abs(values).max()) for values in own), default=None),
+                _lost(own),
+                _peak(ranges, node.output[0]),
+            )
+        )
+    return RangeReport(tuple(nodes), samples_in(inputs))
+
+
+def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every float32 tensor that is no initialiser, over all inputs.
+
+    The extremes are taken inside the graph, so that no more than one batch of activations is ever held.
+
+    Raises:
+        InputError: the inputs are not those of the model.
+        ModelError: ONNX Runtime cannot run it.
+    """
+    kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
+    names = sorted(name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT)
+    content = _probed(model, names)
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for _, outputs in run_parts(content, inputs):
+        extremes = np.array([float(value) for value in outputs.values()]).reshape(-1, 2)
+        low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
+    return {name: (float(low[index]), float(high[index])) for index, name in enumerate(names)}
+
+
+def _probed(model: onnx.ModelProto, names: list[str]) -> bytes:
+    """`model` with the extremes of these tensors in the place of its outputs."""
+    graph = model.graph
+    count, outputs = len(graph.node), list(graph.output)
+    del graph.output[:]
+    for index, name in enumerate(names):
+        for kind in ("Min", "Max"):
+            # Without axes it reduces over all of them, in every opset.
+            output = f"{PROBE}{index}.{kind}"
+            graph.node.add(op_type=f"Reduce{kind}", name=output, input=[name], output=[output]).attribute.append(
+                onnx.helper.make_attribute("keepdims", 0)
+            )
+            graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))
+    # Put right again at once: a copy would double the memory.
+    try:
+        return runnable(model)
+    finally:
+        del graph.node[count:]
+        del graph.output[:]
+        graph.output.extend(outputs)
+
+
+def _peak(ranges: Mapping[str, tuple[float, float]], name: str) -> float | None:
+    if name not in ranges:
+        return None
+    peak = np.abs(ranges[name]).max()
+    # What overflowed in float32 already may have become NaN on the way.
+    return float("inf") if np.isnan(peak) else float(peak)
+
+
+def _lost(values: list[np.ndarray[Any, Any]]) -> float | None:
+    sizes = np.abs(np.concatenate([array.ravel() for array in values])) if values else np.zeros(0)
+    nonzero = int(np.count_nonzero(sizes))
+    return int(np.count_nonzero(sizes[sizes > 0] < FP16_SMALLEST_NORMAL)) / nonzero if nonzero else None

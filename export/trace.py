@@ -1,0 +1,133 @@
+"""Trace: a network's operators, found by running it once on inputs of the shapes that it will have.
+
+torch.fx alone knows no sizes, so a ``forward`` that asks for one ends its trace. Here every proxy carries its tensor:
+sizes are plain numbers, and only what depends on the values of a tensor ends the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch import nn
+
+from irepdeploy.errors import ModelError
+
+from .graph import FREE, Value
+from .tracer import ShapeTracer
+
+__all__ = ["VARYING", "Trace", "trace_network"]
+
+# Stands where an argument is another one for another batch.
+VARYING = type("Varying", (), {"__repr__": lambda self: "a number that depends on the batch"})()
+
+
+class Trace:
+    """The operators of a network in the order of their calls.
+
+    Args:
+        nodes: of torch.fx; every one gives a tensor, or several.
+        found: what each gives: a Value, or a tuple of them.
+        constants: what does not depend on the inputs.
+        mutated: for an operator that works in place, the nodes whose tensors it changed, and whether each is the same
+            tensor as its result (and no view of it).
+        args: positional and keyword arguments of each node, with `VARYING` in them.
+    """
+
+    def __init__(self, model: nn.Module, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:
+        where = type(model).__name__
+        tracer = ShapeTracer(examples, leaves)
+        try:
+            self.graph = tracer.trace(model)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a foreign forward raises
+            shapes = ", ".join(str(tuple(example.shape)) for example in examples)
+            raise ModelError(f"forward cannot be traced with {shapes}: {_first_line(error)}", where=where) from error
+        if next(tracer.examples, None) is not None:
+            raise ModelError(f"forward does not take {len(examples)} inputs", where=where)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.nodes = list(self.graph.nodes)
+        self.found = tracer.found
+        self.constants = tracer.constants
+        self.mutated = tracer.mutated
+        self.args = {node: (node.args, node.kwargs) for node in self.nodes}
+
+    def module_of(self, node: torch.fx.Node) -> nn.Module | None:
+        """The module that a node calls, or None where it calls none."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+
+def trace_network(
+    model: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[torch.dtype],
+    leaves: frozenset[type[nn.Module]],
+) -> Trace:
+    """Trace `model`; a first size of `FREE` is any batch.
+
+    With a free batch the network is traced with 2, 3 and 1: what differs between the traces depends on the batch.
+
+    Raises:
+        ModelError: forward does not take these inputs, branches on values, or does other things for another batch.
+    """
+
+    def trace(batch: int) -> Trace:
+        sizes = [tuple(batch if size == FREE else size for size in shape) for shape in shapes]
+        return Trace(model, [torch.zeros(size, dtype=kind) for size, kind in zip(sizes, dtypes, strict=True)], leaves)
+
+    if not any(FREE in shape for shape in shapes):
+        return trace(1)
+    first = trace(2)
+    for batch in (3, 1):
+        _merge(first, trace(batch), type(model).__name__)
+    return first
+
+
+def _merge(a: Trace, b: Trace, where: str) -> None:
+    """Mark in `a` what is otherwise in `b`."""
+    if [(n.op, n.target) for n in a.nodes] != [(n.op, n.target) for n in b.nodes]:
+        raise ModelError("forward does other things for another batch", where=where, hint="export a static batch")
+    for x, y in zip(a.nodes, b.nodes, strict=True):
+        a.args[x] = _merged_args(a.args[x], b.args[y])
+        if x in a.constants and not torch.equal(a.constants[x], b.constants[y]):
+            rows = [tensor[:1] for tensor in (a.constants[x], b.constants[y]) if tensor.dim()]
+            if not rows or not all(map(torch.equal, rows, rows[::-1])) or not _of_one_row(a.constants[x]):
+                raise ModelError("a constant depends on the batch", where=where, hint="export a static batch")
+            a.constants[x] = rows[0]
+            a.found[x] = _merged_found(a.found[x], b.found[y], where)
+            continue
+        if x in a.found:
+            a.found[x] = _merged_found(a.found[x], b.found[y], where)
+
+
+def _of_one_row(tensor: torch.Tensor) -> bool:
+    return torch.equal(tensor, tensor[:1].expand_as(tensor))
+
+
+def _merged_args(a: Any, b: Any) -> Any:
+    if isinstance(a, torch.fx.Node) and isinstance(b, torch.fx.Node):
+        return a
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list) and len(a) == len(b):
+        return type(a)(map(_merged_args, a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        return {key: _merged_args(a[key], b[key]) for key in a}
+    if isinstance(a, slice) and isinstance(b, slice):
+        return slice(*map(_merged_args, (a.start, a.stop, a.step), (b.start, b.stop, b.step)))
+    return a if type(a) is type(b) and a == b else VARYING
+
+
+def _merged_found(a: Any, b: Any, where: str) -> Any:
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return tuple(_merged_found(x, y, where) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Value) and isinstance(b, Value) and (len(a.shape), a.dtype) == (len(b.shape), b.dtype):
+        return Value(a.name, tuple(x if x == y else FREE for x, y in zip(a.shape, b.shape, strict=True)), a.dtype)
+    if a == b:
+        return a
+    raise ModelError("a tensor has other dimensions for another batch", where=where, hint="export a static batch")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

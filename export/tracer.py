@@ -1,0 +1,276 @@
+"""The tracer behind `trace`: torch.fx, with proxies that carry the tensors of one run."""
+
+from __future__ import annotations
+
+import operator
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch import nn
+from torch.fx.node import map_aggregate
+
+from irepdeploy.errors import ModelError
+
+from .graph import Value
+
+__all__ = ["ShapeTracer", "ValuesDecide"]
+
+
+# What tells something of a tensor beside its values.
+_ABOUT = {"dim", "element_size", "get_device", "is_complex", "is_contiguous", "is_floating_point", "ndimension"} | {
+    *("nelement", "numel", "size", "storage_offset", "stride", "type"),
+}
+# What makes a constant of a tensor's sizes.
+_MAKERS: set[object] = {"new_zeros", "new_ones", "new_full", torch.zeros_like, torch.ones_like, torch.full_like}
+# Modules of torch that are traced through, to the functions that they call.
+_INLINED = {
+    f"torch.nn.modules.{name}"
+    for name in ("activation", "channelshuffle", "dropout", "linear", "normalization", "padding", "pixelshuffle")
+} | {"torch.nn.modules.pooling", "torch.nn.modules.upsampling"}
+
+
+class ValuesDecide(ModelError):
+    """A ``forward`` whose operators depend on the values of its tensors: no graph is the same network."""
+
+
+class _Proxy(torch.fx.Proxy):
+    value: torch.Tensor
+    version: int
+
+    # Without these, Python makes `y = y + x` of `y += x`, and whoever else holds y would read the old one.
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("value", "version"):
+            raise AttributeError(name)
+        found = getattr(self.value, name)
+        if isinstance(found, torch.Tensor):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return super().__getattr__(name) if callable(found) else found
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self.value)))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __bool__(self) -> bool:
+        raise ValuesDecide("forward branches on the values of a tensor", where=self.node.name)
+
+
+class ShapeTracer(torch.fx.Tracer):
+    """Traces one run on `examples`; see `Trace` for what it finds.
+
+    Args:
+        leaves: modules that stay whole.
+    """
+
+    def __init__(self, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:
+        super().__init__()
+        self.examples, self.leaves = iter(examples), leaves
+        self.found: dict[torch.fx.Node, Any] = {}
+        self.constants: dict[torch.fx.Node, torch.Tensor] = {}
+        self.mutated: dict[torch.fx.Node, list[tuple[torch.fx.Node, bool]]] = {}
+        self._live: list[weakref.ref[_Proxy]] = []
+        self._weights: dict[int, str] = {}
+        self._read: dict[int, torch.fx.Node] = {}
+        self._running = False
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        return _Proxy(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in self.leaves:
+            return True
+        inlined = type(m).__module__ in _INLINED and not isinstance(m, nn.MultiheadAttention)
+        return super().is_leaf_module(m, module_qualified_name) and not inlined
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        # Weights stay tensors: what is computed of them alone is computed here, and is a constant.
+        return attr_val
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, torch.Tensor):
+            return super().create_arg(a)
+        name = self._weights.get(id(a))
+        if id(a) in self._read:
+            return self._read[id(a)]
+        node = self.create_node("get_attr", name or "", (), {})
+        if name:
+            self._read[id(a)] = node
+        # Whatever is not the network's own may be written over by a later line of forward.
+        self.constants[node] = a.detach() if name else a.detach().clone()
+        self.found[node] = _described(node, a)
+        return node
+
+    def trace(self, root: Any, concrete_args: Any = None) -> torch.fx.Graph:
+        weights = (*root.named_parameters(), *root.named_buffers())
+        self._weights = {id(tensor): name for name, tensor in weights}
+        return super().trace(root, concrete_args)
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Any = None,
+    ) -> Any:
+        example = None
+        if kind == "placeholder":
+            example = None if str(target).startswith("*") else next(self.examples, None)
+            if example is None:
+                return self._left_out(target, args)
+        if kind == "call_function" and _is_foreign(target):
+            # torch.fx.wrap hides a function from the trace; its operators are what can be written.
+            return target(*args, **kwargs)
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr)
+        assert isinstance(proxy, _Proxy)
+        if example is not None:
+            return self._holding(proxy, example)
+        return self._run(proxy, kind, target, args, kwargs)
+
+    def _run(self, proxy: _Proxy, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        node = proxy.node
+        real_args, real_kwargs = _real(args), _real(kwargs)
+        given = list(_tensors((real_args, real_kwargs)))
+        versions = [tensor._version for tensor in given]
+        self._running = True
+        try:
+            result = self._call(kind, target, real_args, real_kwargs)
+        finally:
+            self._running = False
+        if any(tensor._version != version for tensor, version in zip(given, versions, strict=True)):
+            self._note_mutation(node, result, given, versions)
+        if not any(True for _ in _tensors(result)):
+            name = target if isinstance(target, str) else getattr(target, "__name__", "")
+            if name not in _ABOUT:
+                raise ValuesDecide("forward reads the values of a tensor", where=name)
+            self.graph.erase_node(node)
+            return result
+        if target in _MAKERS:
+            self.graph.erase_node(node)
+            return result
+        if isinstance(result, torch.Tensor):
+            return self._holding(proxy, result)
+        if not isinstance(result, tuple | list):
+            raise ModelError(f"an operator that gives a {type(result).__name__}", where=node.name)
+        self.found[node] = _described(node, result)
+        proxy.value, proxy.version = result, 0  # type: ignore[assignment]
+        # Each part is a node of its own: a tensor of this run that got out would be taken for a constant.
+        items = [proxy[index] if any(True for _ in _tensors(item)) else item for index, item in enumerate(result)]
+        return type(result)(items)
+
+    def _call(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        if kind == "call_module":
+            module = self.root.get_submodule(target)
+            shape = _shape_of(module, args) if type(module) in self.leaves and not kwargs else None
+            # Only shapes are asked for, and these layers are what takes the time.
+            return module(*args, **kwargs) if shape is None else args[0].new_zeros(shape)
+        if kind == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def _left_out(self, target: Any, args: tuple[Any, ...]) -> Any:
+        """A parameter of forward that no input is given for."""
+        if str(target).startswith("**"):
+            return {}
+        if str(target).startswith("*"):
+            return ()
+        if args:
+            return args[0]
+        raise ModelError(f"the network takes {target!r} too, which is not among the inputs")
+
+    def _holding(self, proxy: _Proxy, tensor: torch.Tensor) -> _Proxy:
+        proxy.value, proxy.version = tensor, tensor._version
+        self.found.setdefault(proxy.node, _described(proxy.node, tensor))
+        self._live.append(weakref.ref(proxy))
+        return proxy
+
+    def _note_mutation(
+        self, node: torch.fx.Node, result: Any, given: Sequence[torch.Tensor], versions: Sequence[int]
+    ) -> None:
+        changed: list[tuple[torch.fx.Node, bool]] = []
+        alive = [proxy for proxy in (reference() for reference in self._live) if proxy is not None]
+        for proxy in alive:
+            if isinstance(proxy.value, torch.Tensor) and proxy.value._version != proxy.version:
+                proxy.version = proxy.value._version
+                changed.append((proxy.node, isinstance(result, torch.Tensor) and _same(proxy.value, result)))
+        self._live = [weakref.ref(proxy) for proxy in alive]
+        own = {id(proxy.value) for proxy in alive}
+        for tensor, version in zip(given, versions, strict=True):
+            if tensor._version != version and (id(tensor) not in own or not isinstance(result, torch.Tensor)):
+                raise ModelError("forward writes into a tensor", where=node.name)
+        self.mutated[node] = changed
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+
+
+def _described(node: torch.fx.Node, tensor: Any) -> Any:
+    if isinstance(tensor, tuple | list):
+        return tuple(_described(node, item) for item in tensor)
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    return Value(node.name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def _is_foreign(target: Any) -> bool:
+    return isinstance(target, types.FunctionType) and not f"{target.__module__}.".startswith("torch.")
+
+
+def _shape_of(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """Shape of what a layer gives, where that is known without running it."""
+    if len(args) != 1 or not isinstance(args[0], torch.Tensor):
+        return None
+    shape = tuple(args[0].shape)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return shape if len(shape) == 4 and shape[1] == module.num_features else None
+    if isinstance(module, nn.Linear):
+        return (*shape[:-1], module.out_features) if shape[-1:] == (module.in_features,) else None
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.padding_mode != "zeros":
+        return None
+    if len(shape) != 4 or shape[1] != module.in_channels or args[0].dtype != module.weight.dtype:
+        return None
+    geometry = zip(shape[2:], module.padding, module.dilation, module.kernel_size, module.stride, strict=True)
+    sizes = [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in geometry]
+    return (shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
+
+
+def _real(args: Any) -> Any:
+    return map_aggregate(args, lambda item: item.value if isinstance(item, _Proxy) else item)
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for item in result:
+            yield from _tensors(item)
+    elif isinstance(result, Mapping):
+        yield from _tensors(list(result.values()))

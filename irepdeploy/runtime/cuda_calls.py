@@ -1,0 +1,111 @@
+"""The calls of CUDA's runtime, by ctypes or by cuda-python, in one form: ``call(name, *inputs, out=type)``.
+
+This module is Python 3.8, stdlib only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Dict, List
+
+from irepdeploy.errors import MissingError, RunError
+
+__all__ = ["CtypesCalls", "PythonCalls", "Size"]
+
+_OUT_OF_MEMORY, _NO_DEVICE = 2, (35, 100, 999)
+
+
+class Size(int):
+    """A whole number that is as wide as a pointer where C takes it."""
+
+
+class CtypesCalls:
+    """By ctypes on a libcudart."""
+
+    name = "ctypes"
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
+        """The result of type `out`, which C takes a pointer to as its first argument, or as its `last`."""
+        result = None if out is None else out()
+        given: List[Any] = [_as_c(value) for value in values]
+        if result is not None:
+            given.insert(len(given) if last else 0, ctypes.byref(result))
+        self.check(name, getattr(self._library, name)(*given))
+        return None if result is None else result.value
+
+    def check(self, name: str, code: int) -> None:
+        """Raise MissingError or RunError where the code is not 0."""
+        if code:
+            describe = self._library.cudaGetErrorString
+            describe.restype = ctypes.c_char_p
+            text = describe(code)
+            _raise(name, code, text.decode() if isinstance(text, bytes) else str(text))
+
+    def device_name(self, device: int) -> str:
+        """Such as "NVIDIA A100-SXM4-40GB"."""
+        # The name comes first in the structure of every version; the rest differs, and its size too.
+        buffer = ctypes.create_string_buffer(16384)
+        self.check("cudaGetDeviceProperties", self._library.cudaGetDeviceProperties(buffer, ctypes.c_int(device)))
+        return buffer.value.decode(errors="replace")
+
+
+class PythonCalls:
+    """By cuda-python, which gives (error, result) and wants enums where C takes whole numbers."""
+
+    name = "cuda-python"
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._handles: Dict[int, Any] = {}
+
+    def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
+        """The result as a whole number or a float."""
+        given = [self._as_python(name, index, value) for index, value in enumerate(values)]
+        answer = getattr(self._module, name)(*given)
+        if int(answer[0]):
+            text = self._module.cudaGetErrorString(answer[0])[1]
+            _raise(name, int(answer[0]), text.decode() if isinstance(text, bytes) else str(text))
+        if len(answer) < 2:
+            return None
+        if out is ctypes.c_float:
+            return float(answer[1])
+        number = int(answer[1])
+        if out is ctypes.c_void_p and not isinstance(answer[1], int):
+            self._handles[number] = answer[1]
+        return number
+
+    def _as_python(self, name: str, index: int, value: Any) -> Any:
+        if name == "cudaDeviceGetAttribute" and index == 0:
+            return self._module.cudaDeviceAttr(value)
+        if name == "cudaMemcpyAsync" and index == 3:
+            return self._module.cudaMemcpyKind(value)
+        if name == "cudaStreamBeginCapture" and index == 1:
+            return self._module.cudaStreamCaptureMode(value)
+        # Streams, events and graphs are objects there; memory is a plain number.
+        return self._handles.get(value, value) if isinstance(value, int) and value > 1 << 16 else value
+
+    def device_name(self, device: int) -> str:
+        """Such as "NVIDIA A100-SXM4-40GB"."""
+        error, properties = self._module.cudaGetDeviceProperties(device)
+        if int(error):
+            _raise("cudaGetDeviceProperties", int(error), str(error))
+        name = properties.name
+        return (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).rstrip("\0")
+
+
+def _as_c(value: Any) -> Any:
+    if isinstance(value, Size):
+        return ctypes.c_size_t(value)
+    # Pointers and handles never fit an int, flags and kinds always do.
+    return ctypes.c_void_p(value) if isinstance(value, int) and value > 1 << 16 else value
+
+
+def _raise(name: str, code: int, text: str) -> None:
+    if code in _NO_DEVICE:
+        raise MissingError(f"no usable GPU: {text} ({name}, error {code})", hint="irepdeploy doctor")
+    if code == _OUT_OF_MEMORY:
+        raise RunError("the GPU is out of memory", where=name, hint="use a smaller batch")
+    raise RunError(f"CUDA failed: {text} (error {code})", where=name, hint="irepdeploy doctor")

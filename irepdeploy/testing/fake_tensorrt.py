@@ -1,0 +1,285 @@
+"""Fake TensorRT modules, one for each version whose Python API differs: what exists when, and nothing more.
+
+They stand in for versions that cannot run where tests do. A fake builder notes every call, its engine is its ONNX's
+inputs and outputs, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from raw memory. The
+numbers behind the names are those of each version's own headers, which is why nothing may count on them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+
+__all__ = ["VERSIONS", "FakeTensorrt", "Severity"]
+
+VERSIONS = ("8.5.2.2", "8.6.1.6", "10.3.0.26", "11.1.0.106")
+
+_NETWORK_FLAGS = {
+    8: {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
+    10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+    11: {"STRONGLY_TYPED": 0},
+}
+_BUILDER_FLAGS = {
+    "8.5": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 5, "TF32": 7},
+    "8.6": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 5, "TF32": 7, "VERSION_COMPATIBLE": 15},
+    "10": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 4, "TF32": 6, "VERSION_COMPATIBLE": 13},
+    "11": {"DEBUG": 0, "GPU_FALLBACK": 1, "REFIT": 2, "TF32": 5, "VERSION_COMPATIBLE": 9},
+}
+_DTYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF"}
+_NUMPY = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
+Severity = enum.Enum("Severity", ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"))
+_LAYER = "Layer(CaskConvolution): conv + relu, Tactic: 0x1, input[Half(1,3,8,8)] -> a[Half(1,3,8,8)]"
+
+
+def _enum(name: str, members: Mapping[str, int] | Sequence[str]) -> Any:
+    pairs = members if isinstance(members, Mapping) else {member: number for number, member in enumerate(members)}
+    return enum.IntEnum(name, dict(pairs))
+
+
+class FakeTensorrt(SimpleNamespace):
+    """A module of one version.
+
+    Args:
+        version: one of `VERSIONS`.
+        dla_cores: that the builder sees.
+        builds: None for success, else the error that it logs before it gives nothing.
+        loads: None for success, else the error that the runtime logs before it gives nothing.
+        calls: what was called on the builder, its network and its configuration, with the arguments.
+    """
+
+    def __init__(
+        self, version: str, *, dla_cores: int = 0, builds: str | None = None, loads: str | None = None
+    ) -> None:
+        major = int(version.partition(".")[0])
+        super().__init__(
+            __version__=version,
+            __file__=None,
+            dla_cores=dla_cores,
+            builds=builds,
+            loads=loads,
+            calls=[],
+            ILogger=_Logger,
+            OnnxParser=_Parser,
+            Runtime=lambda logger: _Runtime(self, logger),
+            Builder=lambda logger: _Builder(self, logger),
+            NetworkDefinitionCreationFlag=_enum("NetworkDefinitionCreationFlag", _NETWORK_FLAGS[major]),
+            BuilderFlag=_enum("BuilderFlag", _BUILDER_FLAGS[version[:3] if major == 8 else str(major)]),
+            ProfilingVerbosity=_enum("ProfilingVerbosity", ("LAYER_NAMES_ONLY", "DETAILED", "NONE")),
+            MemoryPoolType=_enum("MemoryPoolType", ("WORKSPACE", "DLA_MANAGED_SRAM")),
+            DeviceType=_enum("DeviceType", ("GPU", "DLA")),
+            DataType=_enum("DataType", tuple(_DTYPES.values())),
+            TensorIOMode=_enum("TensorIOMode", ("NONE", "INPUT", "OUTPUT")),
+        )
+        if major >= 10:
+            self.IProgressMonitor = type("IProgressMonitor", (), {})
+
+    @property
+    def major(self) -> int:
+        """8, 10 or 11."""
+        return int(self.__version__.partition(".")[0])
+
+
+class _Logger:
+    def log(self, severity: Any, message: str) -> None: ...
+
+
+class _Builder:
+    def __init__(self, trt: FakeTensorrt, logger: Any) -> None:
+        self.trt, self.logger, self.num_DLA_cores = trt, logger, trt.dla_cores
+
+    def create_network(self, flags: int) -> Any:
+        self.trt.calls.append(("create_network", flags))
+        return SimpleNamespace(trt=self.trt, num_inputs=0, num_outputs=0, num_layers=0)
+
+    def create_builder_config(self) -> Any:
+        return (_WatchedConfig if self.trt.major >= 10 else _Config)(self.trt)
+
+    def create_optimization_profile(self) -> Any:
+        return SimpleNamespace(set_shape=lambda *shapes: self.trt.calls.append(("set_shape", *shapes)))
+
+    def build_serialized_network(self, network: Any, config: _Config) -> bytes | None:
+        self.trt.calls.append(("build", sorted(flag.name for flag in config.set)))
+        self.trt.config = config
+        monitor = getattr(config, "progress_monitor", None)
+        if monitor is not None:
+            monitor.phase_start("Building engine", None, 2)
+            monitor.phase_start("Computing profile costs", "Building engine", 9)
+            for step in range(2):
+                monitor.step_complete("Building engine", step)
+            monitor.phase_finish("Building engine")
+        if self.trt.builds is not None:
+            self.logger.log(Severity.WARNING, "something to note")
+            self.logger.log(Severity.ERROR, self.trt.builds)
+            return None
+        self.logger.log(Severity.VERBOSE, "Engine Layer Information:\n" + _LAYER)
+        if config.DLA_core >= 0:
+            for line in ("[DlaLayer] {ForeignNode[conv...relu]}", "[GpuLayer] SHUFFLE: flatten"):
+                self.logger.log(Severity.INFO, line)
+        numbers = [int(part) for part in self.trt.__version__.split(".")]
+        header = b"ftrt" + bytes(20) + bytes(numbers)
+        return header + json.dumps(network.described).encode()
+
+
+class _Config:
+    # TensorRT's own refuses unknown attributes; so does this.
+    __slots__ = ("DLA_core", "cache", "default_device_type", "profiling_verbosity", "set", "trt")
+
+    def __init__(self, trt: FakeTensorrt) -> None:
+        self.trt = trt
+        # TF32 is on unless it is cleared.
+        self.set = {trt.BuilderFlag.TF32}
+        self.DLA_core = -1
+
+    def set_flag(self, flag: Any) -> None:
+        self.set.add(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self.set.discard(flag)
+
+    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+        self.trt.calls.append(("set_memory_pool_limit", pool.name, size))
+
+    def add_optimization_profile(self, profile: Any) -> None:
+        self.trt.calls.append(("add_optimization_profile",))
+
+    def can_run_on_DLA(self, layer: Any) -> bool:  # noqa: N802
+        return layer != "Flatten"
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        return SimpleNamespace(content=content, serialize=lambda: content + b"timed")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        self.cache = cache
+        return not cache.content.startswith(b"foreign") or ignore_mismatch
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+
+class _WatchedConfig(_Config):
+    __slots__ = ("progress_monitor",)
+
+    def __init__(self, trt: FakeTensorrt) -> None:
+        super().__init__(trt)
+        self.progress_monitor: Any = None
+
+
+class _Parser:
+    def __init__(self, network: Any, logger: Any) -> None:
+        self.network, self.errors = network, list[Any]()
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> Any:
+        return self.errors[index]
+
+    def parse(self, content: bytes) -> bool:
+        graph, network, trt = onnx.load_model_from_string(content).graph, self.network, self.network.trt
+        for node in graph.node:
+            if node.op_type == "Unknown":
+                self.errors.append(SimpleNamespace(desc=lambda: "no importer\nfor operator Unknown", node=lambda: 0))
+        described = {
+            "inputs": [_described(one) for one in graph.input],
+            "outputs": [_described(one) for one in graph.output],
+        }
+        network.described = described
+        for kind in ("input", "output"):
+            tensors = [
+                SimpleNamespace(name=one["name"], shape=tuple(one["shape"]), dtype=trt.DataType[one["dtype"]])
+                for one in described[f"{kind}s"]
+            ]
+            setattr(network, f"get_{kind}", tensors.__getitem__)
+            setattr(network, f"num_{kind}s", len(tensors))
+        layers = [node.op_type for node in graph.node]
+        network.get_layer, network.num_layers = layers.__getitem__, len(layers)
+        return not self.errors
+
+
+def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+    return {"name": value.name, "shape": shape, "dtype": _DTYPES[tensor.elem_type]}
+
+
+class _Runtime:
+    def __init__(self, trt: FakeTensorrt, logger: Any) -> None:
+        self.trt, self.logger = trt, logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        if self.trt.loads is not None:
+            self.logger.log(Severity.ERROR, self.trt.loads)
+            return None
+        return _Engine(self.trt, json.loads(plan[28:]))
+
+
+class _Engine:
+    def __init__(self, trt: FakeTensorrt, described: dict[str, Any]) -> None:
+        self.trt = trt
+        self.tensors = {one["name"]: one for one in (*described["inputs"], *described["outputs"])}
+        self.outputs = [one["name"] for one in described["outputs"]]
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.trt.TensorIOMode.OUTPUT if name in self.outputs else self.trt.TensorIOMode.INPUT
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return tuple(self.tensors[name]["shape"])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.trt.DataType[self.tensors[name]["dtype"]]
+
+    def create_execution_context(self) -> Any:
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+        self.shapes = {name: engine.get_tensor_shape(name) for name in engine.tensors}
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        due = self.engine.get_tensor_shape(name)
+        if shape[0] > 8 or any(size not in (-1, given) for size, given in zip(due, shape, strict=True)):
+            return False
+        self.shapes[name] = tuple(shape)
+        for output in self.engine.outputs:
+            self.shapes[output] = (shape[0], *self.engine.get_tensor_shape(output)[1:])
+        return True
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return self.shapes[name]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        total: Any = 0
+        for name in self.shapes:
+            if name not in self.engine.outputs:
+                array = self._memory(name)
+                total = total + array.reshape(len(array), -1).astype("float64").sum(1, keepdims=True)
+        for name in self.engine.outputs:
+            output = self._memory(name)
+            output[...] = (total * np.arange(1, output[0].size + 1)).reshape(output.shape)
+        return True
+
+    def _memory(self, name: str) -> Any:
+        dtype = np.dtype(_NUMPY[self.engine.tensors[name]["dtype"]])
+        size = math.prod(self.shapes[name]) * dtype.itemsize
+        buffer = (ctypes.c_char * size).from_address(self.addresses[name])
+        return np.frombuffer(buffer, dtype).reshape(self.shapes[name])

@@ -1,0 +1,201 @@
+"""The typed half graph: right numbers, right types, and refusals by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+from irepdeploy.comparator import TOLERANCES, compare_outputs
+from irepdeploy.errors import ModelError
+from irepdeploy.export.engine import build_engine
+from irepdeploy.export.fp16 import half_graph
+from irepdeploy.export.inference import outputs_of
+from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.nets import build_plain
+from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.runtime.runner import TensorSpec
+
+CHANNELS = {"y": 4, "z": 4, "Y": 6, "Z": 6}
+
+
+def network(name: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    model = randomize_statistics(build_plain(name)).eval()
+    return onnx_from_torch(model, [TensorSpec("input", (1, *shape))], ["logits"], metadata={"key": "value"})
+
+
+def written(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: str) -> onnx.ModelProto:
+    """A model of one input x (1, 4, 6, 6); outputs are that large, or with 6 channels as Y and Z."""
+    graph = make_graph(
+        nodes,
+        "g",
+        [make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 6, 6))],
+        [make_tensor_value_info(name, TensorProto.FLOAT, (1, CHANNELS[name], 6, 6)) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor that shape inference reaches."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("vgg6", (1, 16, 16)), ("resnet18_cifar", (3, 32, 32)), ("repvgg_a0", (3, 32, 32))]
+)
+def test_a_network_in_half_gives_the_same(name: str, shape: tuple[int, ...]) -> None:
+    model = network(name, shape)
+    before = serialized(model)
+    half = half_graph(model)
+    assert serialized(model) == before
+    onnx.checker.check_model(half, full_check=True)
+    found = types(half)
+    assert found.pop("input") == found.pop("logits") == TensorProto.FLOAT
+    assert set(found.values()) == {TensorProto.FLOAT16}
+    assert {tensor.data_type for tensor in half.graph.initializer} == {TensorProto.FLOAT16}
+    assert len({node.name for node in half.graph.node}) == len(half.graph.node) == len(model.graph.node) + 2
+    assert (half.ir_version, half.opset_import[0].version) == (8, 13) and half.metadata_props[0].value == "value"
+    assert half.ByteSize() < 0.52 * model.ByteSize() and serialized(half) == serialized(half_graph(model))
+    x = images(16, *shape)
+    comparison = compare_outputs(outputs_of(model, x), outputs_of(half, x), TOLERANCES["float16"])
+    assert comparison.ok, comparison.reason
+    # Real half weights: not the same to the bit.
+    assert comparison.max_rel_error > 1e-6
+
+
+def test_statistics_beyond_half_are_folded() -> None:
+    """Variances that are 0 or infinite in half, and a mean that overflows, where scale and shift are harmless."""
+    rng = np.random.default_rng(0)
+    gamma, var = np.array([1e-4, 1.0, 300.0, 1.0], np.float32), np.array([1e-9, 1e-8, 1e9, 1.0], np.float32)
+    mean = np.array([0.0, 1e-4, 2e5, 0.5], np.float32)
+    beta = rng.standard_normal(4).astype(np.float32)
+    constants = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
+    nodes = [
+        make_node("BatchNormalization", ["x", *constants], ["y"], "bn", epsilon=1e-7),
+        make_node("BatchNormalization", ["y", *constants], ["z"], "bn2", epsilon=1e-3),
+    ]
+    model = written(nodes, constants, "yz")
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    x = images(1, 4, 6, 6)
+    expected, found = outputs_of(model, x), outputs_of(half, x)
+    for name in ("y", "z"):
+        for channel in range(4):
+            reference = expected[name][:, channel]
+            assert np.abs(found[name][:, channel] - reference).max() <= 3e-3 * np.abs(reference).max()
+
+
+@pytest.mark.trt
+def test_tensorrt_takes_a_folded_normalisation(tmp_path: Path) -> None:
+    constants = {name: np.full(4, value, np.float32) for name, value in {"g": 1, "b": 2, "m": 1e5, "v": 1e10}.items()}
+    constants["w"] = np.ones((4, 4, 3, 3), np.float32)
+    nodes = [
+        make_node("BatchNormalization", ["x", *"gbmv"], ["n"], "bn"),
+        make_node("Conv", ["n", "w"], ["y"], "conv", pads=[1] * 4),
+    ]
+    half = half_graph(written(nodes, constants, "y"))
+    report = build_engine(serialized(half), tmp_path / "m.engine", flavour="tensorrt_rtx", precision="fp16")
+    assert report.layers["convolution_inputs"] == {"Half": 1}
+
+
+def test_every_wiring() -> None:
+    """Input read twice, an output that is read again, integers, constants in nodes, names that are taken already."""
+    constants = {
+        "starts": np.array([0], np.int64),
+        "ends": np.array([2], np.int64),
+        "axes": np.array([1], np.int64),
+        "x.half": np.full((1, 1, 1, 1), 0.5, np.float32),
+    }
+    nodes = [
+        make_node("Slice", ["x", "starts", "ends", "axes"], ["front"], "slice"),
+        make_node("Concat", ["front", "x"], ["Y"], "concat", axis=1),
+        make_node("Constant", [], ["two"], "two", value=onnx.numpy_helper.from_array(np.array(2.0, np.float32))),
+        make_node("Mul", ["Y", "two"], ["m"], "mul"),
+        make_node("Add", ["m", "x.half"], ["Z"], "add"),
+    ]
+    model = written(nodes, constants, "YZ")
+    model.graph.value_info.append(make_tensor_value_info("front", TensorProto.FLOAT, (1, 2, 6, 6)))
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    assert types(half)["front"] == TensorProto.FLOAT16
+    assert {name: types(half)[name] for name in "xYZ"} == dict.fromkeys("xYZ", TensorProto.FLOAT)
+    x = images(3, 4, 6, 6)
+    comparison = compare_outputs(outputs_of(model, x), outputs_of(half, x), TOLERANCES["float16"])
+    assert comparison.ok and len(comparison.outputs) == 2
+
+
+def test_an_input_of_bytes_stays_one() -> None:
+    nodes = [
+        make_node("Cast", ["x"], ["f"], "cast", to=TensorProto.FLOAT),
+        make_node("Mul", ["f", "scale"], ["y"], "scaled"),
+    ]
+    model = written(nodes, {"scale": np.array(1 / 64, np.float32)}, "y")
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    half = half_graph(model)
+    assert types(half)["x"] == TensorProto.UINT8 and types(half)["f"] == TensorProto.FLOAT16
+    x = np.arange(144, dtype=np.uint8).reshape(1, 4, 6, 6)
+    np.testing.assert_allclose(outputs_of(half, x)["y"], x / np.float32(64), rtol=1e-3)
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+def test_the_scales_of_a_resize_stay_float(as_node: bool) -> None:
+    scales = np.array([1, 1, 2, 2], np.float32)
+    constants = {} if as_node else {"scales": scales}
+    nodes = [
+        make_node("Resize", ["x", "", "scales"], ["r"], "resize", mode="nearest"),
+        make_node("MaxPool", ["r"], ["y"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    if as_node:
+        nodes.insert(0, make_node("Constant", [], ["scales"], "c", value=onnx.numpy_helper.from_array(scales)))
+    half = half_graph(written(nodes, constants, "y"))
+    onnx.checker.check_model(half, full_check=True)
+    x = images(1, 4, 6, 6)
+    np.testing.assert_allclose(outputs_of(half, x)["y"], x, rtol=1e-3)
+
+
+def test_unknown_operators_are_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="strange: operator Einsum has no known float16 form"):
+        half_graph(written([make_node("Einsum", ["x"], ["y"], "strange", equation="ijkl->ij")], {}, "y"))
+    foreign = make_node("Relu", ["x"], ["y"], "foreign", domain="com.example")
+    with pytest.raises(ModelError, match="foreign: operator Relu"):
+        half_graph(written([foreign], {}, "y"))
+
+
+@pytest.mark.parametrize("value", [65505.0, -7e4, np.inf, np.nan])
+def test_what_half_cannot_hold_is_refused(value: float) -> None:
+    weight = np.ones((4, 4, 1, 1), np.float32)
+    weight[1, 2] = value
+    model = written([make_node("Conv", ["x", "w"], ["y"], "layer1.0.conv")], {"w": weight}, "y")
+    with pytest.raises(ModelError, match=r"layer1\.0\.conv: w holds .*65504"):
+        half_graph(model)
+    weight[1, 2] = 65504
+    assert onnx.numpy_helper.to_array(half_graph(model_with(model, weight)).graph.initializer[0]).max() == 65504
+
+
+def model_with(model: onnx.ModelProto, weight: np.ndarray) -> onnx.ModelProto:
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    return model
+
+
+def test_a_normalisation_that_overflows_or_is_not_constant() -> None:
+    one = np.ones(4, np.float32)
+    constants = {"gamma": one * 1000, "beta": one, "mean": one, "var": one * 1e-10}
+    model = written([make_node("BatchNormalization", ["x", *constants], ["y"], "bn", epsilon=1e-10)], constants, "y")
+    with pytest.raises(ModelError, match=r"bn: bn\.scale holds"):
+        half_graph(model)
+    del model.graph.initializer[3]
+    with pytest.raises(ModelError, match="bn: batch normalisation whose statistics are no constants"):
+        half_graph(model)

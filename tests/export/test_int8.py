@@ -1,0 +1,214 @@
+"""Explicit Q/DQ: the form that TensorRT and ONNX Runtime want, the numbers, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+from irepdeploy.comparator import Tolerance, compare_outputs
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.export.engine import build_engine
+from irepdeploy.export.inference import arrays_of, outputs_of
+from irepdeploy.export.int8 import quantisable, quantized
+from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.ranges import tensor_ranges
+from irepdeploy.runtime.ort_runner import OrtRunner
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+
+INT8 = Tolerance(0.1, 0.99)
+
+
+def images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def residual() -> onnx.ModelProto:
+    spec = TensorSpec("input", (1, 3, 16, 16))
+    return onnx_from_torch(random_network("resnet18_cifar"), [spec], ["logits"], metadata={"key": "value"})
+
+
+@pytest.fixture(scope="module")
+def plain() -> onnx.ModelProto:
+    return onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
+
+
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+@pytest.mark.parametrize("activations", ["int8", "uint8"])
+def test_a_network_in_int8(residual: onnx.ModelProto, activations: str) -> None:
+    before = serialized(residual)
+    model = quantized(residual, images(16, 3, 16, 16), activations=activations)
+    assert serialized(residual) == before
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.ir_version, [(entry.domain, entry.version) for entry in model.opset_import]) == (8, [("", 13)])
+    assert [(item.key, item.value) for item in model.metadata_props] == [("key", "value")]
+    assert model.producer_name == "irepdeploy" and not model.graph.value_info
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names) and set(quantisable(residual)) <= set(names)
+    assert model.ByteSize() < 0.26 * residual.ByteSize()
+    x = images(16, 3, 16, 16, seed=1)
+    comparison = compare_outputs(outputs_of(residual, x), outputs_of(model, x), INT8)
+    assert comparison.ok, comparison.reason
+    assert comparison.max_rel_error > 1e-4
+
+
+def test_the_form_that_tensorrt_wants(residual: onnx.ModelProto) -> None:
+    model = quantized(residual, images(4, 3, 16, 16))
+    made, arrays = producers(model), arrays_of(model)
+    for name in quantisable(residual):
+        node = next(node for node in model.graph.node if node.name == name)
+        activation, weight = made[node.input[0]], made[node.input[1]]
+        assert activation.op_type == weight.op_type == "DequantizeLinear"
+        assert made[activation.input[0]].op_type == "QuantizeLinear"
+        quantised, scale, zero = (arrays[name] for name in weight.input)
+        assert quantised.dtype == zero.dtype == np.int8 and not zero.any()
+        assert scale.shape == zero.shape == (len(quantised),)
+        assert np.abs(quantised.reshape(len(quantised), -1).astype(int)).max(1).min() == 127
+        assert arrays[activation.input[2]].dtype == np.int8 and arrays[activation.input[2]] == 0
+        assert arrays[node.input[2]].dtype == np.float32
+    # No Q/DQ between a convolution and its ReLU.
+    quantised_tensors = [made.get(node.input[0]) for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {None if node is None else node.op_type for node in quantised_tensors} == {None, "Relu", "Flatten"}
+
+
+def test_weights_are_rounded_to_nearest(plain: onnx.ModelProto) -> None:
+    for per_channel in (True, False):
+        model = quantized(plain, images(2, 1, 16, 16), per_channel=per_channel)
+        arrays, floats = arrays_of(model), arrays_of(plain)
+        for name in quantisable(plain):
+            weight, scale = floats[f"{name}.weight"], arrays[f"{name}.weight_scale"]
+            assert scale.size == (len(weight) if per_channel else 1)
+            steps = scale.reshape(-1, *[1] * (weight.ndim - 1))
+            error = np.abs(arrays[f"{name}.weight_quantized"] * steps - weight)
+            assert (error <= steps * 0.5001).all()
+
+
+def test_the_form_that_onnxruntime_wants(residual: onnx.ModelProto) -> None:
+    model = quantized(residual, images(4, 3, 16, 16), activations="uint8")
+    arrays = arrays_of(model)
+    zeros = {arrays[node.input[2]].dtype.name for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert zeros == {"uint8"}
+    assert "Relu" not in Counter(node.op_type for node in model.graph.node)
+    with OrtRunner(serialized(model)) as runner:
+        x = images(1, 3, 16, 16, seed=1)
+        found = runner.infer({"input": x})
+    assert compare_outputs(outputs_of(residual, x), found, INT8).ok
+
+
+def test_layers_kept_in_float(residual: onnx.ModelProto) -> None:
+    layers = quantisable(residual)
+    kept = ["layer1.0.conv2", "layer2.0.downsample.0", "fc"]
+    calibration = images(4, 3, 16, 16)
+    for activations in ("int8", "uint8"):
+        model = quantized(residual, calibration, keep_float=kept, activations=activations)
+        onnx.checker.check_model(model, full_check=True)
+        made, arrays = producers(model), arrays_of(model)
+        for node in model.graph.node:
+            if node.name in layers:
+                weights_float = node.input[1] in arrays and arrays[node.input[1]].dtype == np.float32
+                reads = made.get(node.input[0])
+                reads_float = reads is None or reads.op_type != "DequantizeLinear"
+                assert (weights_float, reads_float) == (node.name in kept, node.name in kept)
+    whole = quantized(residual, calibration, keep_float=layers)
+    assert Counter(node.op_type for node in whole.graph.node) == Counter(n.op_type for n in residual.graph.node)
+    assert np.array_equal(outputs_of(whole, calibration)["logits"], outputs_of(residual, calibration)["logits"])
+
+
+@pytest.mark.trt
+def test_tensorrt_runs_kept_layers_in_float(residual: onnx.ModelProto, tmp_path: Path) -> None:
+    model = quantized(residual, images(2, 3, 16, 16), keep_float=["layer1.0.conv2", "layer2.0.downsample.0"])
+    report = build_engine(serialized(model), tmp_path / "m.engine", flavour="tensorrt_rtx", precision="int8")
+    assert report.layers["convolution_inputs"] == {"Int8": 18, "Float": 2}
+
+
+def test_the_same_bytes_in_another_process(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(serialized(plain))
+    x = images(4, 1, 16, 16)
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import sys, numpy, onnx\n"
+        "from irepdeploy.export.int8 import quantized\n"
+        "from irepdeploy.export.onnx_from_torch import serialized\n"
+        "sys.stdout.buffer.write(serialized(quantized(onnx.load('m.onnx'), numpy.load('x.npy'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    assert (
+        done.stdout == serialized(quantized(plain, x)) == serialized(quantized(plain, ranges=tensor_ranges(plain, x)))
+    )
+    assert done.stderr == b""
+
+
+def test_no_files_and_no_words(
+    plain: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a file for what is in memory")
+
+    for name in ("TemporaryDirectory", "NamedTemporaryFile", "mkdtemp", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, refuse)
+    # With a bias that is computed the quantiser warns.
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    model.graph.node[-1].input[2] = "computed"
+    model.graph.node.insert(0, make_node("Relu", ["head.bias"], ["computed"], "computed"))
+    with caplog.at_level(logging.DEBUG):
+        quantized(model, images(2, 1, 16, 16), activations="uint8")
+        logging.warning("heard")
+    assert caplog.messages == ["heard"] and capfd.readouterr() == ("", "")
+
+
+def written(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int = 13) -> onnx.ModelProto:
+    values = [make_tensor_value_info(name, TensorProto.FLOAT, (1, 2, 4, 4)) for name in "xy"]
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = make_graph(nodes, "g", values[:1], values[1:], weights)
+    return make_model(graph, opset_imports=[make_opsetid("", opset)], ir_version=8)
+
+
+def test_dead_channels_and_a_dead_map() -> None:
+    weight = np.zeros((2, 2, 1, 1), np.float32)
+    weight[1] = 0.5
+    nodes = [
+        make_node("Conv", ["x", "dead"], ["h"], "dead"),
+        make_node("Conv", ["h", "w"], ["y"], "second"),
+    ]
+    model = written(nodes, {"dead": weight * 0, "w": weight})
+    result = quantized(model, images(2, 2, 4, 4))
+    onnx.checker.check_model(result, full_check=True)
+    assert not outputs_of(result, images(2, 2, 4, 4))["y"].any()
+
+
+def test_bad_input(plain: onnx.ModelProto) -> None:
+    x = images(2, 1, 16, 16)
+    with pytest.raises(InputError, match="calibrate"):
+        quantized(plain)
+    with pytest.raises(InputError, match="no layer 'nothing'"):
+        quantized(plain, x, keep_float=["nothing"])
+    with pytest.raises(InputError, match="no activations 'int4'"):
+        quantized(plain, x, activations="int4")
+    with pytest.raises(ModelError, match="nothing to quantise"):
+        quantized(written([make_node("Relu", ["x"], ["y"], "relu")], {}), images(1, 2, 4, 4))
+    conv = [make_node("Conv", ["x", "w"], ["y"], "conv")]
+    with pytest.raises(ModelError, match="opset 12"):
+        quantized(written(conv, {"w": np.ones((2, 2, 1, 1), np.float32)}, opset=12), images(1, 2, 4, 4))
+    for value in (np.inf, np.nan):
+        with pytest.raises(ModelError, match="conv: w is not finite"):
+            quantized(written(conv, {"w": np.full((2, 2, 1, 1), value, np.float32)}), images(1, 2, 4, 4))
+    with pytest.raises(ModelError, match="activation 'y' is not finite"):
+        quantized(written(conv, {"w": np.full((2, 2, 1, 1), 3e38, np.float32)}), images(1, 2, 4, 4))

@@ -1,0 +1,122 @@
+"""An export in several precisions, for targets with and without an engine, each file gated and certified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import irepdeploy
+from irepdeploy.certificate import Certificate
+from irepdeploy.cli import main
+from irepdeploy.errors import CheckFailed, InputError, MissingError
+from irepdeploy.export import engines
+from irepdeploy.testing.networks import random_network
+
+Capture = pytest.CaptureFixture[str]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_precision_for_onnx_runtime(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["export", "vgg6", "--precision", "fp32,fp16,int8", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "fp16: weights up to" in printed and "int8: loss" in printed
+    certificate = Certificate.load(tmp_path / "certificate.json")
+    certificate.check_files(tmp_path)
+    assert [artefact.file for artefact in certificate.artefacts] == [
+        "model.onnx",
+        "fused.pt",
+        "model.fp16.onnx",
+        "model.int8.onnx",
+    ]
+    hops = {hop.result: hop for hop in certificate.hops}
+    assert 0 < hops["model.fp16.onnx"].error < 1e-2 and hops["model.int8.onnx"].comparison["ok"]
+    assert certificate.precisions["fp16"]["ranges"]["max_weight"] > 0
+    assert certificate.precisions["int8"]["max_drop"] == 0.5
+    half = onnx.load(tmp_path / "model.fp16.onnx")
+    assert {tensor.data_type for tensor in half.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    # A smaller export into the same folder leaves nothing there that its certificate does not know.
+    assert main(["export", "vgg6", "--out", str(tmp_path)]) == 0
+    assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]
+
+
+def test_a_board_gets_its_onnx_and_the_lines_to_type(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["export", "vgg6", "--target", "xavier-jp5", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "on the board" in printed and "--fp16" in printed and "--noTF32" in printed
+    certificate = Certificate.load(tmp_path / "certificate.json")
+    # TensorRT 8.5 makes fp16 from the fp32 file, by a flag.
+    assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]
+    assert certificate.engine["status"] == "to be built on the board" and set(certificate.engine["commands"]) == {
+        "fp32",
+        "fp16",
+    }
+    assert "ranges" in certificate.precisions["fp16"]
+
+
+def test_without_tensorrt_the_verified_onnx_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "installed_version", lambda flavour: None)
+    for target in ("trt", "rtx"):
+        with pytest.raises(MissingError, match="not installed here"):
+            irepdeploy.export_model("vgg6", tmp_path / target, target=target, simplify=False)
+        certificate = Certificate.load(tmp_path / target / "certificate.json")
+        assert certificate.ok and certificate.engine["status"] == "not built"
+        assert "model.fp16.onnx" in names(tmp_path / target)
+
+
+@pytest.mark.trt
+def test_engines_are_built_and_not_said_to_run(tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["export", "vgg6", "--target", "rtx", "--precision", "fp32,fp16,int8", "--out", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["engine"]["status"] == "built" and value["engine"]["run"] == "not run"
+    assert [built["precision"] for built in value["engine"]["engines"]] == ["fp32", "fp16", "int8"]
+    for built in value["engine"]["engines"]:
+        # Six convolutions went in.
+        assert built["layers"]["convolutions"] == 6 and built["run"] == "not run"
+        assert (tmp_path / built["engine"]).stat().st_size == built["size_bytes"]
+        assert json.loads((tmp_path / built["sidecar"]).read_text())["precision"] == built["precision"]
+    Certificate.load(tmp_path / "certificate.json").check_files(tmp_path)
+    assert not any(hop["result"].endswith(".engine") for hop in value["hops"])
+
+
+def test_what_fp16_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
+    model = random_network("vgg6").eval()
+    with torch.no_grad():
+        model.get_submodule("stages.1.0.bn").weight.mul_(1e6)
+    with pytest.raises(CheckFailed, match=r"fp16 overflows: .*stages"):
+        irepdeploy.export_model(model, tmp_path, precision="fp16", simplify=False)
+    assert names(tmp_path) == ["certificate.failed.json"]
+
+
+def test_a_half_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from irepdeploy.export import precisions
+
+    true = precisions.half_graph
+
+    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
+        half = true(model)
+        weight = next(tensor for tensor in half.graph.initializer if tensor.name == "stages.1.0.conv.weight")
+        array = onnx.numpy_helper.to_array(weight).copy()
+        weight.raw_data = (array + np.float16(0.5)).astype(np.float16).tobytes()
+        return half
+
+    monkeypatch.setattr(precisions, "half_graph", broken)
+    with pytest.raises(CheckFailed, match=r"model.onnx and model.fp16.onnx differ"):
+        irepdeploy.export_model(random_network("vgg6"), tmp_path, precision=["fp32", "fp16"], simplify=False)
+    assert names(tmp_path) == ["certificate.failed.json"]
+
+
+@pytest.mark.parametrize("precision", ["fp8", "", "fp32,half", "fp32;fp16"])
+def test_unknown_precisions(precision: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["export", "vgg6", "--precision", precision, "--out", str(tmp_path / "out")]) == 2
+    assert "no precision" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="no target"):
+        irepdeploy.export_model("vgg6", tmp_path / "out", target="xavier")

@@ -1,0 +1,213 @@
+"""int8 within a budget: the loss, the layers that stay float, the report; and the stress test of ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from irepdeploy.data import DATASETS, load_dataset
+from irepdeploy.data.dataset import Split
+from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.export.calibration import CalibrationData, calibration_data
+from irepdeploy.export.equalise import hidden_pairs, rescaled
+from irepdeploy.export.inference import arrays_of, outputs_of
+from irepdeploy.export.int8 import quantisable, quantized
+from irepdeploy.export.int8_report import Int8Loss, Int8Report
+from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.sensitivity import int8_model
+from irepdeploy.inputs import InputGroup
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+
+SHAPE = (1, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def data() -> CalibrationData:
+    return calibration_data(SHAPE, dataset="digits")
+
+
+def spread(model: onnx.ModelProto, decades: float, seed: int = 0) -> onnx.ModelProto:
+    """The same function, its hidden channels scaled by 10^U(-decades, decades)."""
+    rng = np.random.default_rng(seed)
+    return rescaled(model, {pair: 10 ** rng.uniform(-decades, decades, pair.channels) for pair in hidden_pairs(model)})
+
+
+def accuracy(model: onnx.ModelProto, data: CalibrationData) -> float:
+    scores = outputs_of(model, data.evaluation.array)["logits"]
+    return 100 * float(np.mean(scores.argmax(1) == data.labels))
+
+
+def plain(report: Int8Report) -> dict:
+    return json.loads(json.dumps(report.to_dict(), allow_nan=False))
+
+
+# The stress test. It says nothing about the accuracy of any network: on networks of this size int8 loses nothing. It
+# gives one the ranges that deep networks get, without changing what it computes.
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stress_per_tensor_collapses_and_equalisation_mends_it(
+    trained: onnx.ModelProto, data: CalibrationData, seed: int
+) -> None:
+    stressed = spread(trained, 1, seed)
+    plain_scores, scores = (outputs_of(model, data.evaluation.array)["logits"] for model in (trained, stressed))
+    assert np.abs(plain_scores - scores).max() <= 1e-5 * np.abs(plain_scores).max()
+    float32 = accuracy(stressed, data)
+    assert float32 > 90
+    assert accuracy(quantized(stressed, data.calibration.array, per_channel=False), data) < 50
+    for activations in ("int8", "uint8"):
+        model, report = int8_model(stressed, data, activations=activations)
+        assert report.equalisation.kept and report.kept_float == ()
+        assert accuracy(model, data) >= float32 - 0.5
+        assert report.loss.logit_sqnr_db is not None and report.loss.logit_sqnr_db > 30
+
+
+def test_stress_beyond_what_per_channel_weights_save(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    stressed = spread(trained, 1.5)
+    assert accuracy(quantized(stressed, data.calibration.array), data) < 50
+    model, report = int8_model(stressed, data)
+    assert accuracy(model, data) >= accuracy(stressed, data) - 0.5 and report.kept_float == ()
+
+
+# The loss and the report.
+
+
+def test_what_is_within_a_budget() -> None:
+    loss = Int8Loss(40.0, 0.999, (90.0, 89.0), 0.99, "", 1.0)
+    assert loss.within(1) and not loss.within(0.9)
+    assert dataclasses.replace(loss, drop=None).within(0) and dataclasses.replace(loss, drop=-2.0).within(0)
+    assert not dataclasses.replace(loss, cosine=0.989).within(1)
+    assert not dataclasses.replace(loss, cosine=math.nan).within(1)
+    assert not dataclasses.replace(loss, problem="NaN").within(1)
+    # 500 of 600 right, and 497: half a point, however it is rounded.
+    assert dataclasses.replace(loss, drop=100 * 500 / 600 - 100 * 497 / 600).within(0.5)
+
+
+def test_a_network_that_needs_nothing(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    lines: list[str] = []
+    before = serialized(trained)
+    model, report = int8_model(trained, data, report=lines.append)
+    assert serialized(trained) == before
+    onnx.checker.check_model(model, full_check=True)
+    found = plain(report)
+    assert found["kept_float"] == [] and len(lines) == 2
+    assert found["measured_on"] == {
+        "name": "data set digits, search-validation set",
+        "count": 400,
+        "shape": [1, 16, 16],
+        "seed": None,
+        "labels": True,
+    }
+    assert found["calibration"]["name"] == "data set digits, training images"
+    assert found["accuracy"]["float32"] == accuracy(trained, data)
+    assert found["accuracy"]["int8"] == accuracy(model, data)
+    assert found["drop"] == found["accuracy"]["float32"] - found["accuracy"]["int8"] <= 0.5
+    a, b = (outputs_of(m, data.evaluation.array)["logits"].astype(float) for m in (trained, model))
+    assert found["logit_sqnr_db"] == pytest.approx(10 * math.log10((a**2).sum() / ((a - b) ** 2).sum()))
+    assert found["size_bytes"] == {"float32": trained.ByteSize(), "int8": model.ByteSize()}
+    assert [layer["layer"] for layer in found["layers"]] == quantisable(trained)
+    for layer in found["layers"]:
+        assert 25 < layer["tensor_db"] <= layer["channel_db"] + 1 and layer["worst_channel_db"] <= layer["tensor_db"]
+        assert layer["alone_db"] is None
+    # Powers of two cost a little where nothing is to be mended.
+    assert found["equalisation"]["sqnr_after_db"] < found["equalisation"]["sqnr_before_db"]
+    assert not report.equalisation.kept and report.equalisation.max_rel_error == 0
+    assert serialized(model) == serialized(quantized(trained, data.calibration.array))
+
+
+def narrow(model: onnx.ModelProto, *layers: str) -> onnx.ModelProto:
+    """One output channel of each of these layers 10,000 times larger, and put right in the next layer."""
+    pairs = {pair.first: pair for pair in hidden_pairs(model)}
+    scale = {name: np.ones(pairs[name].channels) for name in layers}
+    for values in scale.values():
+        values[0] = 1e-4
+    return rescaled(model, {pairs[name]: values for name, values in scale.items()})
+
+
+def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    """A map with one huge channel is lost in int8: whoever reads it must stay float, and nobody else."""
+    model = narrow(trained, "stages.1.0.conv")
+    lines: list[str] = []
+    result, report = int8_model(model, data, equalise=False, report=lines.append)
+    assert report.kept_float == ("stages.1.1.conv",)
+    assert report.loss.within(0.5) and report.to_dict()["kept_float"] == ["stages.1.1.conv"]
+    alone = {layer.layer: layer.alone_db for layer in report.layers}
+    assert min(alone, key=lambda name: alone[name]) == "stages.1.1.conv"  # type: ignore[arg-type, return-value]
+    assert all(value is not None for value in alone.values())
+    weights = arrays_of(result)
+    assert np.array_equal(weights["stages.1.1.conv.weight"], arrays_of(model)["stages.1.1.conv.weight"])
+    assert sum("sensitivity" in line for line in lines) == 7
+    two, report = int8_model(narrow(trained, "stages.0.0.conv", "stages.2.0.conv"), data, equalise=False)
+    assert set(report.kept_float) == {"stages.0.1.conv", "stages.2.1.conv"}
+    assert accuracy(two, data) >= accuracy(trained, data) - 0.5
+
+
+def test_without_labels_the_classes_must_agree(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    unlabelled = dataclasses.replace(data, labels=None)
+    _, report = int8_model(narrow(trained, "stages.1.0.conv"), unlabelled, equalise=False)
+    assert report.kept_float == ("stages.1.1.conv",)
+    found = plain(report)
+    assert found["accuracy"] is None and not found["measured_on"]["labels"]
+    assert found["top1_agreement"] is not None and found["drop"] == pytest.approx(100 * (1 - found["top1_agreement"]))
+
+
+def test_a_random_network_is_held_to_the_cosine_alone() -> None:
+    model = onnx_from_torch(random_network(), [TensorSpec("input", (1, *SHAPE))], ["logits"])
+    _, report = int8_model(model, calibration_data(SHAPE), activations="uint8")
+    found = plain(report)
+    assert found["drop"] is None and "not informative" in found["top1_note"] and found["cosine"] >= 0.99
+    assert any("not informative" in note for note in found["notes"])
+    assert found["calibration"]["name"] == found["measured_on"]["name"] == "photographs (scikit-learn)"
+
+
+def test_a_budget_that_cannot_be_met(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    # Labels that are what float32 says: every change of class is a loss.
+    scores = outputs_of(trained, data.evaluation.array)["logits"]
+    given = dataclasses.replace(data, labels=scores.argmax(1))
+    names = ["stages.0.0.conv", "stages.0.1.conv", "stages.1.0.conv", "stages.1.1.conv", "stages.2.0.conv"]
+    model = narrow(trained, *names, "stages.2.1.conv")
+    # Inputs with one huge value: what is left of the rest in int8 is nothing, also for the first layer.
+    images = data.calibration.array.copy()
+    images[0, 0, 0, 0] = 1e5
+    given = dataclasses.replace(given, calibration=InputGroup("spoilt", images))
+    with pytest.raises(CheckFailed, match=r"int8 loses too much: cosine .* points of accuracy lost.*--max-drop"):
+        int8_model(model, given, equalise=False)
+
+
+@pytest.mark.parametrize("max_drop", [-1, float("nan"), float("inf"), "1"])
+def test_bad_budgets(trained: onnx.ModelProto, data: CalibrationData, max_drop: float) -> None:
+    with pytest.raises(InputError, match="max_drop"):
+        int8_model(trained, data, max_drop=max_drop)
+
+
+# What it is calibrated with and measured on.
+
+
+def test_the_test_set_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Split:
+        raise AssertionError("the test set was read")
+
+    whole = load_dataset("digits")
+    monkeypatch.setitem(DATASETS, "digits", lambda: dataclasses.replace(whole, load_test=refuse))
+    found = calibration_data(SHAPE, dataset="digits")
+    assert np.array_equal(found.calibration.array, whole.train.images[:128].numpy())
+    assert np.array_equal(found.evaluation.array, whole.val.images.numpy())
+    assert found.labels is not None and np.array_equal(found.labels, whole.val.labels.numpy())
+
+
+def test_other_sources_of_inputs() -> None:
+    given = np.random.default_rng(0).standard_normal((5, 1, 16, 16), dtype=np.float32)
+    both = calibration_data(SHAPE, given=given, dataset="digits")
+    assert np.array_equal(both.calibration.array, given) and "search-validation" in both.evaluation.name
+    alone = calibration_data(SHAPE, given=given)
+    assert alone.evaluation is alone.calibration and alone.labels is None and alone.evaluation.name == "given inputs"
+    photographs = calibration_data((3, 20, 20), dataset="digits")
+    a, b = photographs.calibration.array, photographs.evaluation.array
+    assert a.shape == b.shape == (128, 3, 20, 20) and photographs.labels is None
+    assert not any(np.array_equal(x, y) for x in a[:8] for y in b)

@@ -1,0 +1,227 @@
+"""The generic way: torch's own exporters, what is mended after them, and which way was taken."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.errors import ModelError
+from irepdeploy.export import torch_exporter
+from irepdeploy.export.audit import Asked, audit
+from irepdeploy.export.onnx_from_torch import serialized
+from irepdeploy.export.target import target_of
+from irepdeploy.export.tidy import tidy
+from irepdeploy.export.torch_exporter import DYNAMO, OWN, TORCHSCRIPT, onnx_by_torch, write_onnx
+from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.runtime.ort_runner import OrtRunner
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+
+XAVIER = target_of("xavier-jp5")
+
+
+class Recurrent(nn.Module):
+    """A layer that has no handler, behind layers that have one; outputs in a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.rows = nn.LSTM(7, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.stem(x)
+        return {"rows": self.rows(features.mean(1))[0], "summed": torch.cumsum(features, 1)}
+
+
+def recurrent() -> nn.Module:
+    torch.manual_seed(0)
+    return randomize_statistics(Recurrent()).eval()
+
+
+def check_same(proto: onnx.ModelProto, model: nn.Module, batches: tuple[int, ...]) -> None:
+    for batch in batches:
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 8, 9), dtype=np.float32)
+        with torch.inference_mode(), OrtRunner(serialized(proto)) as runner:
+            expected, found = model(torch.from_numpy(x)), runner.infer({"input": x})
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert np.abs(found[name] - tensor.numpy()).max() <= 1e-5 * np.abs(found[name]).max()
+
+
+def test_the_own_writer_comes_first() -> None:
+    written = write_onnx(random_network(), [TensorSpec("x", (1, 1, 16, 16))], ["y"], target=XAVIER, metadata={"k": "v"})
+    assert written.to_dict() == {"writer": OWN, "opset": 13, "reason": None}
+    assert [(entry.key, entry.value) for entry in written.model.metadata_props] == [("k", "v")]
+
+
+@pytest.mark.parametrize("batch", [1, None], ids=["static", "free"])
+def test_what_has_no_handler_goes_to_torch(tmp_path: Path, batch: int | None) -> None:
+    model, spec = recurrent(), TensorSpec("input", (batch, 3, 8, 9))
+    written = write_onnx(model, [spec], target=XAVIER, metadata={"k": "v"})
+    assert (written.writer, written.opset) == (TORCHSCRIPT, 13)
+    assert written.reason is not None and "operator LSTM cannot be written" in written.reason
+    (tmp_path / "m.onnx").write_bytes(serialized(written.model))
+    facts = audit(tmp_path / "m.onnx", XAVIER, [spec], ["rows", "summed"], Asked(dynamic_batch=batch is None))
+    assert "BatchNormalization" not in facts["operators"] and "Constant" not in facts["operators"]
+    check_same(written.model, model, (1,) if batch else (1, 2, 5))
+    names = [tensor.name for tensor in written.model.graph.initializer]
+    assert {"stem.0.Conv.weight", "stem.0.Conv.bias"} <= set(names) and not any("::" in name for name in names)
+    assert [(entry.key, entry.value) for entry in written.model.metadata_props] == [("k", "v")]
+
+
+PROGRAM = """
+import hashlib, torch
+from torch import nn
+from irepdeploy.export.onnx_from_torch import serialized
+from irepdeploy.export.target import target_of
+from irepdeploy.export.torch_exporter import onnx_by_torch
+from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.testing.networks import random_network
+spec = [TensorSpec("input", (None, 1, 16, 16))]
+written = onnx_by_torch(random_network(), spec, ["logits"], target=target_of("xavier-jp5"))
+print(hashlib.sha256(serialized(written.model)).hexdigest())
+"""
+
+
+def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    spec = [TensorSpec("input", (None, 1, 16, 16))]
+    written = onnx_by_torch(random_network(), spec, ["logits"], target=XAVIER)
+    here = hashlib.sha256(serialized(written.model)).hexdigest()
+    there = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert there.stdout.strip() == here
+
+
+class Baked(nn.Module):
+    """Writes the batch that it is traced with into its graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = int(x.shape[0])
+        return torch.cumsum(x.flatten(1).reshape(count, -1), 1) + float(count)
+
+
+def test_a_batch_that_is_baked_in_is_found() -> None:
+    with pytest.raises(ModelError, match="batch"):
+        onnx_by_torch(Baked().eval(), [TensorSpec("x", (None, 3))], ["y"], target=XAVIER)
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, 1) if x.sum() > 0 else x
+
+
+def test_a_branch_on_values_is_never_traced_through() -> None:
+    with pytest.raises(ModelError, match="branches on the values"):
+        write_onnx(Branching().eval(), [TensorSpec("x", (1, 3))], ["y"], target=XAVIER)
+
+
+def test_when_both_ways_fail_both_reasons_are_given(capfd: pytest.CaptureFixture[str]) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(
+        ModelError, match=r"operator special_bessel_j0 cannot .*torch's exporter neither: .*TorchScript"
+    ):
+        write_onnx(Odd().eval(), [TensorSpec("x", (1, 3))], ["y"], target=XAVIER)
+    assert capfd.readouterr() == ("", "")
+
+
+class Attending(nn.Module):
+    """What TorchScript's exporter cannot write at opset 13."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        tokens = x.flatten(2)[:, :, :8]
+        return {"attended": self.attention(tokens, tokens, tokens, need_weights=False)[0]}
+
+
+@pytest.mark.parametrize("batch", [1, None], ids=["static", "free"])
+def test_a_later_opset_where_the_first_has_no_way(tmp_path: Path, batch: int | None) -> None:
+    torch.manual_seed(0)
+    model, spec = Attending().eval(), TensorSpec("input", (batch, 3, 8, 9))
+    written = write_onnx(model, [spec], target=XAVIER)
+    assert (written.writer, written.opset) == (TORCHSCRIPT, 16)
+    (tmp_path / "m.onnx").write_bytes(serialized(written.model))
+    asked = Asked(dynamic_batch=batch is None, opset=written.opset)
+    assert audit(tmp_path / "m.onnx", XAVIER, [spec], ["attended"], asked)["opset"] == 16
+    check_same(written.model, model, (1,) if batch else (1, 2, 5))
+
+
+def fails(*args: Any) -> onnx.ModelProto:
+    raise RuntimeError("it was removed\nin detail")
+
+
+def test_without_the_old_exporter_and_without_onnxscript(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_exporter, "_by_torchscript", fails)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    spec = [TensorSpec("input", (1, 3, 8, 9))]
+    with pytest.raises(
+        ModelError, match=r"it was removed; .*it was removed; .*dynamo\): target xavier-jp5 takes no opset 18"
+    ):
+        onnx_by_torch(recurrent(), spec, target=XAVIER)
+    with pytest.raises(ModelError, match="onnxscript is not installed"):
+        onnx_by_torch(recurrent(), spec, target=target_of("trt-11"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="onnxscript is not installed")
+@pytest.mark.parametrize("batch", [1, None], ids=["static", "free"])
+def test_the_newer_exporter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch: int | None) -> None:
+    monkeypatch.setattr(torch_exporter, "_by_torchscript", fails)
+    target, spec, model = target_of("trt-11"), TensorSpec("input", (batch, 3, 8, 9)), recurrent()
+    written = onnx_by_torch(model, [spec], target=target)
+    assert (written.writer, written.opset) == (DYNAMO, 18)
+    (tmp_path / "m.onnx").write_bytes(serialized(written.model))
+    audit(tmp_path / "m.onnx", target, [spec], ["rows", "summed"], Asked(dynamic_batch=batch is None, opset=18))
+    check_same(written.model, model, (1,) if batch else (1, 2, 5))
+
+
+def test_an_opset_that_was_not_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch_exporter._by_torchscript
+    monkeypatch.setattr(torch_exporter, "_by_torchscript", lambda *args: real(*args[:-1], 17))
+    with pytest.raises(ModelError, match="asked for opset 13 and wrote 17"):
+        onnx_by_torch(recurrent(), [TensorSpec("input", (1, 3, 8, 9))], target=XAVIER)
+
+
+def test_tidying_folds_a_batch_normalisation_and_takes_paths_out() -> None:
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    arrays = {
+        "onnx::W": rng.standard_normal((2, 3, 3, 3)),
+        "g": rng.random(2) + 0.5,
+        "b": rng.random(2),
+        "m": rng.random(2),
+        "v": rng.random(2) + 0.5,
+    }
+    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "onnx::W"], ["c"], name="/model/a/Conv", doc_string="/home/someone/net.py"),
+        helper.make_node(
+            "BatchNormalization", ["c", "g", "b", "m", "v"], ["d"], name="/model/a/BatchNormalization", epsilon=1e-3
+        ),
+        helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.float32([2.0]))),
+        helper.make_node("Mul", ["d", "k"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, [1, size, 4, 4]) for name, size in (("x", 3), ("y", 2))]
+    ends[1].type.tensor_type.shape.dim[2].dim_value = ends[1].type.tensor_type.shape.dim[3].dim_value = 2
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
+    before = model.SerializeToString()
+    tidy(model, ir_version=8, prefix="model")
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Mul"] and model.ir_version == 8
+    assert [node.name for node in model.graph.node] == ["a.Conv", "Mul"]
+    assert b"someone" not in serialized(model)
+    x = rng.standard_normal((1, 3, 4, 4)).astype(np.float32)
+    with OrtRunner(before) as a, OrtRunner(serialized(model)) as b:
+        assert np.allclose(a.infer({"x": x})["y"], b.infer({"x": x})["y"], rtol=1e-5, atol=1e-5)
