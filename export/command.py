@@ -36,6 +36,26 @@ def export(
     inputs: InputsOption = None,
     model: ModelOption = None,
     seed: SeedOption = 0,
+    dynamic_batch: Annotated[
+        str | None, typer.Option("--dynamic-batch", metavar="MIN:OPT:MAX", help="A free batch, as 1:8:32.")
+    ] = None,
+    output_names: Annotated[
+        str | None, typer.Option("--output-names", help="Names of the outputs, in their order: a,b.")
+    ] = None,
+    bake_preprocess: Annotated[
+        str | None,
+        typer.Option("--bake-preprocess", metavar="LAYOUT,ORDER", help="Take uint8 images: nhwc or nchw, rgb or bgr."),
+    ] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="For baking, of each channel. [the data set's]")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="The same.")] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 layers of an engine round to TF32.")] = False,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", help="Memory that the builder may use, as 1GiB. [its default]")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option("--timing-cache", help="File that the builder reads if it is there, and writes.")
+    ] = None,
+    dla: Annotated[int | None, typer.Option("--dla", min=0, help="Core of the DLA, where the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Leave onnx-simplifier out.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,25 +64,40 @@ def export(
     Example: irepdeploy export run/trained.pt --out build
     """
     from irepdeploy.checkpoint import load_model_factory
+    from irepdeploy.memory import parse_size
 
     from .pipeline import certified_export, step_count
+    from .request import batch_range
+    from .settings import Settings
 
     if trt and target not in ("ort", "trt"):
         raise InputError(f"--trt and --target {target}", hint="give one of them")
     folder = out or Path(f"{Path(source).stem}-export")
     wanted = "trt" if trt else target
+    settings = Settings(
+        precision=precision,
+        max_drop=max_drop,
+        simplify=not no_simplify,
+        dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
+        output_names=None if output_names is None else tuple(output_names.split(",")),
+        bake_preprocess=bake_preprocess,
+        mean=_floats(mean, "--mean"),
+        std=_floats(std, "--std"),
+        tf32=tf32,
+        workspace_bytes=None if workspace is None else parse_size(workspace),
+        timing_cache=None if timing_cache is None else str(timing_cache),
+        dla=dla,
+    )
     with progress() as display:
         task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision))
         certificate = certified_export(
             source,
             folder,
             target=wanted,
-            precision=precision,
-            max_drop=max_drop,
             model_factory=load_model_factory(model) if model else None,
             inputs=inputs,
             seed=seed,
-            simplify=not no_simplify,
+            settings=settings,
             report=lambda step: task.advance(note=step),
         )
     if as_json:
@@ -97,9 +132,21 @@ def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
     for artefact in certificate.artefacts:
         print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
     print(folder / "certificate.json")
+    if "preprocessing" in certificate.onnx:
+        # It takes other inputs than the network: verify would have to normalise for one of the two.
+        return
     reference = source["file"] or folder / "fused.pt"
     ours = f" --model {_quoted(model)}" if model else ""
     log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
+
+
+def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{text!r} is no list of numbers", where=option, hint="0.485,0.456,0.406") from None
 
 
 def _show_precisions(certificate: Certificate) -> None:
@@ -111,7 +158,8 @@ def _show_precisions(certificate: Certificate) -> None:
         int8 = found["int8"]
         kept = len(int8["kept_float"])
         drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
-        print(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {int8['measured_on']}; {kept} layers kept in float")
+        where = int8["measured_on"]["name"]
+        print(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
         for note in int8["notes"]:
             log(f"note: {note}")
 

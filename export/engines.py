@@ -12,6 +12,8 @@ from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.runtime.trt_library import installed_version
 
 from .engine import build_engine
+from .engine_builder import Profile
+from .settings import Settings
 from .target import TARGETS, Target, installed_target, trtexec_line
 
 __all__ = ["engines_for", "target_here"]
@@ -31,6 +33,7 @@ def engines_for(
     folder: Path,
     inputs: Sequence[TensorSpec],
     label: str,
+    settings: Settings,
     report: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[Path]]:
     """Build an engine of each precision into `folder`, if this target's are built here.
@@ -51,7 +54,18 @@ def engines_for(
         return {"status": "not asked for"}, []
     if target.on_board:
         lines = {
-            precision: trtexec_line(target, path.name, f"model.{precision}.engine", precision=precision, inputs=inputs)
+            precision: trtexec_line(
+                target,
+                path.name,
+                f"model.{precision}.engine",
+                precision=precision,
+                inputs=inputs,
+                batch=settings.dynamic_batch,
+                tf32=settings.tf32,
+                workspace_mib=None if settings.workspace_bytes is None else max(settings.workspace_bytes >> 20, 1),
+                timing_cache=settings.timing_cache,
+                dla=settings.dla,
+            )
             for precision, path in models.items()
         }
         return {"status": "to be built on the board", "device": target.device, "commands": lines}, []
@@ -72,6 +86,11 @@ def engines_for(
                 folder / f"model.{precision}.engine",
                 flavour=flavour,
                 precision=precision,
+                workspace_bytes=settings.workspace_bytes,
+                timing_cache=settings.timing_cache,
+                profiles=_profiles(inputs, settings.dynamic_batch),
+                tf32=settings.tf32,
+                dla_core=settings.dla,
                 command=again,
             )
         except MissingError as error:
@@ -81,6 +100,17 @@ def engines_for(
         files += [found.engine, found.sidecar]
         report(f"{precision} engine")
     return {"status": "built", "run": "not run", "flavour": target.engine, "version": version, "engines": built}, files
+
+
+def _profiles(inputs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) -> dict[str, Profile]:
+    if batch is None:
+        return {}
+    least, best, most = batch
+    found: dict[str, Profile] = {}
+    for spec in inputs:
+        sizes = [size for size in spec.shape[1:] if size is not None]
+        found[spec.name] = ([least, *sizes], [best, *sizes], [most, *sizes])
+    return found
 
 
 def _how_to_get(target: Target, path: Path) -> str:

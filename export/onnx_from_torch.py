@@ -19,12 +19,13 @@ from torch import nn
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.runtime.torch_runner import flattened
 
 from .graph import FREE, Emitter, Normalisation, OnnxGraph, Value
 from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of, supported
 from .trace import VARYING, Trace, trace_network
 
-__all__ = ["flattened", "named_outputs", "onnx_from_torch", "refuse_what_never_works", "serialized"]
+__all__ = ["named_outputs", "onnx_from_torch", "refuse_what_never_works", "serialized"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -235,17 +236,6 @@ def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where:
 
 def _distinct(names: list[str]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{name}_{index}" for index, name in enumerate(names)]
-
-
-def flattened(returned: Any) -> Iterator[Any]:
-    """What lies in tuples, lists and mappings, in their order; None is left out."""
-    if isinstance(returned, Mapping):
-        returned = list(returned.values())
-    if isinstance(returned, list | tuple):
-        for item in returned:
-            yield from flattened(item)
-    elif returned is not None:
-        yield returned
 
 
 def _items(args: Any) -> Iterator[Any]:

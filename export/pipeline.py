@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from torch import nn
 
 from irepdeploy.certificate import Artefact, Certificate, Hop
@@ -19,7 +21,7 @@ from irepdeploy.equivalence import infer_all, layer_errors, network_runner, onnx
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder, write_bytes
 from irepdeploy.inputs import InputGroup, gather_inputs, read_inputs
-from irepdeploy.origin import origin_of
+from irepdeploy.origin import origin_of, set_origin
 from irepdeploy.profiling.health import network_health
 from irepdeploy.reparam.fuse import BlockProof, check_fusable, fuse_with_proof
 from irepdeploy.runtime.runner import TensorSpec
@@ -28,8 +30,10 @@ from irepdeploy.source import Source, with_blocks
 from .audit import Asked, audit
 from .calibration import calibration_data
 from .engines import engines_for, target_here
-from .onnx_from_torch import serialized
+from .onnx_from_torch import named_outputs, serialized
 from .precisions import carried_by_fp32, precisions_of, tolerance_of_precision, write_fp16, write_int8
+from .preprocess import Preprocessing, with_preprocessing
+from .settings import Settings
 from .simplify import simplify as simplified
 from .source import metadata_of, open_for_export
 from .target import Target, target_of
@@ -53,9 +57,7 @@ def export_model(
     model_factory: Callable[[], nn.Module] | None = None,
     inputs: str | os.PathLike[str] | Array | None = None,
     seed: int = 0,
-    simplify: bool = True,
-    precision: str | Sequence[str] | None = None,
-    max_drop: float = 0.5,
+    **settings: Any,
 ) -> Certificate:
     """Fuse a network, write it as ONNX, prove at every hop that its outputs are the same, and certify it.
 
@@ -70,9 +72,7 @@ def export_model(
         model_factory: builds the class of a foreign checkpoint.
         inputs: (N, C, H, W) or (C, H, W) float32, or where `read_inputs` finds some, in the place of real inputs.
         seed: of random inputs, and of a network by name.
-        simplify: run onnx-simplifier, and take its result if it gives the same outputs.
-        precision: some of fp32, fp16 and int8; default: fp32, and fp16 where an engine is asked for.
-        max_drop: percentage points of accuracy (without labels: of agreement) that int8 may lose.
+        settings: fields of `Settings`: precision, max_drop, simplify, dynamic_batch, bake_preprocess, ...
 
     Raises:
         CheckFailed: a check's verdict was no.
@@ -87,9 +87,7 @@ def export_model(
         model_factory=model_factory,
         inputs=inputs,
         seed=seed,
-        simplify=simplify,
-        precision=precision,
-        max_drop=max_drop,
+        settings=Settings(**settings),
     )
     certificate.require_engine()
     return certificate
@@ -103,9 +101,7 @@ def certified_export(
     model_factory: Callable[[], nn.Module] | None = None,
     inputs: str | os.PathLike[str] | Array | None = None,
     seed: int = 0,
-    simplify: bool = True,
-    precision: str | Sequence[str] | None = None,
-    max_drop: float = 0.5,
+    settings: Settings | None = None,
     report: Callable[[str], None] = lambda step: None,
 ) -> Certificate:
     """`export_model`, but an engine that is not built is only noted in the certificate.
@@ -113,11 +109,14 @@ def certified_export(
     Args:
         report: called with the name of each step that is done.
     """
+    settings = settings or Settings()
     wanted = target_here(target_of(target))
-    precisions = precisions_of(precision, wanted)
+    precisions = precisions_of(settings.precision, wanted)
     opened = open_for_export(source, model_factory, seed)
     check_fusable(opened.model)
     groups = _inputs(opened, inputs, seed)
+    opened = _with_output_names(opened, settings.output_names, groups[0].array)
+    preprocessing = settings.preprocessing(opened.origin)
     folder = output_folder(out)
     certificate = Certificate(
         opened.facts, {"name": wanted.name, "opset": wanted.opset, "ir_version": wanted.ir_version}
@@ -125,17 +124,19 @@ def certified_export(
     report("loaded")
     try:
         with staging_folder(folder) as staging:
-            export = _Export(opened, wanted, groups, certificate, staging)
+            export = _Export(opened, wanted, groups, certificate, staging, settings)
             export.fuse()
             report("fused")
             export.write()
             report("written")
-            export.compare(simplify)
+            export.compare()
             report("compared")
             for name in precisions:
                 if name != "fp32":
-                    export.lower(name, max_drop, inputs, report)
+                    export.lower(name, inputs)
                     report(name)
+            if preprocessing is not None:
+                export.bake(preprocessing)
             export.build(precisions, report)
             _publish(export, folder)
             report("certified")
@@ -159,9 +160,16 @@ class _Export:
     """One export in its staging folder."""
 
     def __init__(
-        self, source: Source, target: Target, groups: Sequence[InputGroup], certificate: Certificate, staging: Path
+        self,
+        source: Source,
+        target: Target,
+        groups: Sequence[InputGroup],
+        certificate: Certificate,
+        staging: Path,
+        settings: Settings,
     ) -> None:
         self.source, self.target, self.groups, self.certificate = source, target, groups, certificate
+        self.settings = settings
         self.onnx, self.checkpoint = staging / ONNX, staging / FUSED
         self.inputs = np.concatenate([group.array for group in groups])
 
@@ -183,7 +191,8 @@ class _Export:
     def write(self) -> None:
         """Write ONNX and the fused checkpoint, and audit the ONNX."""
         origin = self.source.origin
-        self.specs = [TensorSpec(origin.input_name, (1, *self.inputs.shape[1:]))]
+        batch = 1 if self.settings.dynamic_batch is None else None
+        self.specs = [TensorSpec(origin.input_name, (batch, *self.inputs.shape[1:]))]
         written = write_onnx(
             self.fused,
             self.specs,
@@ -191,18 +200,18 @@ class _Export:
             target=self.target,
             metadata=metadata_of(origin_of(self.fused)),
         )
-        self.asked = Asked(opset=written.opset)
+        self.asked = Asked(opset=written.opset, dynamic_batch=batch is None)
         write_bytes(self.onnx, serialized(written.model))
         self._audit()
         self.certificate.onnx.update(written.to_dict())
         save(self.fused, self.checkpoint, input_shape=self.inputs.shape[1:])
 
-    def compare(self, simplify: bool) -> None:
+    def compare(self) -> None:
         """Hold the ONNX against the fused state, simplify it, and hold the end against the beginning."""
         final = self._run_onnx()
         state = _SOURCE if self.fused is self.source.model else _FUSED_STATE
         self._gate(state, ONNX, self.fused_outputs, final)
-        if simplify:
+        if self.settings.simplify:
             final = self._simplify(final)
         else:
             self.certificate.onnx["simplifier"] = "not run"
@@ -214,9 +223,7 @@ class _Export:
         self.models = {"fp32": self.onnx}
         self.onnx_outputs = final
 
-    def lower(
-        self, precision: str, max_drop: float, given: str | os.PathLike[str] | Array | None, report: Report
-    ) -> None:
+    def lower(self, precision: str, given: str | os.PathLike[str] | Array | None) -> None:
         """Write another precision, audit it, and hold it against fp32."""
         model = onnx.load_model_from_string(self.onnx.read_bytes())
         path = self.onnx.with_name(f"model.{precision}.onnx")
@@ -228,23 +235,56 @@ class _Export:
                 path = self.onnx
         else:
             data = calibration_data(self.inputs.shape[1:], given=given, dataset=self.source.origin.dataset)
-            found, kept = write_int8(model, data, path, target=self.target, max_drop=max_drop, report=lambda line: None)
+            found, kept = write_int8(model, data, path, target=self.target, max_drop=self.settings.max_drop)
         self.certificate.precisions[precision] = found
         self.models[precision] = path
         if path == self.onnx:
             return
-        asked = replace(self.asked, precision=precision, kept=kept)
+        asked = dataclasses.replace(self.asked, precision=precision, kept=kept)
         found["onnx"] = audit(path, self.target, self.specs, self.source.origin.output_names, asked)
         self.files.append(path)
         with onnx_runner(path) as runner:
             outputs = infer_all(runner, self.inputs)
         self._gate(ONNX, path.name, self.onnx_outputs, outputs, tolerance=tolerance_of_precision(precision))
 
+    def bake(self, preprocessing: Preprocessing) -> None:
+        """Let every file take uint8 images, and hold each against what it was on the same images, normalised."""
+        channels, height, width = self.inputs.shape[1:]
+        size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
+        images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
+        specs = [spec._replace(shape=(spec.shape[0], *size), dtype="uint8") for spec in self.specs]
+        for precision, path in self.models.items():
+            if path == self.onnx and precision != "fp32":
+                continue
+            with onnx_runner(path) as runner:
+                before = infer_all(runner, preprocessing(images))
+            baked = with_preprocessing(onnx.load_model_from_string(path.read_bytes()), preprocessing)
+            write_bytes(path, serialized(baked))
+            kept = frozenset(self.certificate.precisions.get(precision, {}).get("kept_float", ()))
+            asked = dataclasses.replace(self.asked, precision=precision, kept=kept)
+            facts = audit(path, self.target, specs, self.source.origin.output_names, asked)
+            with onnx_runner(path) as runner:
+                after = infer_all(runner, images)
+            self._gate(
+                f"normalise, then {path.name}",
+                f"{path.name}, uint8",
+                before,
+                after,
+                tolerance=tolerance_of_precision(precision),
+                inputs=[{"name": "random uint8 images", "count": len(images), "shape": list(size), "seed": 0}],
+            )
+            if precision == "fp32":
+                self.certificate.onnx.update(facts)
+            else:
+                self.certificate.precisions[precision]["onnx"] = facts
+        self.specs = specs
+        self.certificate.onnx["preprocessing"] = preprocessing.to_dict()
+
     def build(self, precisions: Sequence[str], report: Report) -> None:
         """Build the engines that the target asks for, and list what was made."""
         models = {name: self.models[name] for name in precisions}
         self.certificate.engine, engines = engines_for(
-            self.target, models, self.onnx.parent, self.specs, self.source.label, report
+            self.target, models, self.onnx.parent, self.specs, self.source.label, self.settings, report
         )
         self.files += engines
         self.certificate.artefacts = [Artefact.of(path) for path in self.files]
@@ -287,9 +327,10 @@ class _Export:
         b: dict[str, Array],
         layers: dict[str, float] | None = None,
         tolerance: Tolerance = TOLERANCES["float32"],
+        inputs: list[dict[str, Any]] | None = None,
     ) -> None:
         comparison = compare_outputs(a, b, tolerance, layers=layers)
-        inputs = [group.to_dict() for group in self.groups]
+        inputs = [group.to_dict() for group in self.groups] if inputs is None else inputs
         self.certificate.hops.append(Hop(source, result, inputs, comparison.to_dict()))
         if not comparison.ok:
             raise CheckFailed(f"{source} and {result} differ: {comparison.reason}", where=self.source.label)
@@ -308,6 +349,21 @@ def _inputs(source: Source, given: str | os.PathLike[str] | Array | None, seed: 
         named = isinstance(given, str | os.PathLike)
         shape = read_inputs(given).array.shape[1:] if named else np.shape(given)[-3:]  # type: ignore[arg-type]
     return gather_inputs(tuple(shape), given=given, dataset=origin.dataset, seed=seed)
+
+
+def _with_output_names(source: Source, names: Sequence[str] | None, example: Array) -> Source:
+    """The source with an Origin that names what its network really gives."""
+    if names is None and source.origin.net is not None:
+        return source
+    with torch.inference_mode():
+        returned = source.model(torch.from_numpy(example[:1]))
+    known = names or (source.origin.output_names if isinstance(returned, torch.Tensor) else None)
+    found = tuple(named_outputs(returned, torch.Tensor, known, source.label))
+    if found == source.origin.output_names:
+        return source
+    # A network in memory keeps its own names.
+    model = copy.copy(source.model)
+    return dataclasses.replace(source, model=set_origin(model, output_names=found))
 
 
 def _summary(proofs: Sequence[BlockProof]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,6 @@ def write_int8(
     *,
     target: Target,
     max_drop: float,
-    report: Callable[[str], None],
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Write explicit int8 within the budget, and return what it took and which layers stay in float.
 
@@ -85,6 +84,6 @@ def write_int8(
         CheckFailed: only with every layer in float is the loss within the budget.
     """
     activations = "uint8" if target.engine is None else "int8"
-    result, found = int8_model(model, data, max_drop=max_drop, activations=activations, report=report)
+    result, found = int8_model(model, data, max_drop=max_drop, activations=activations)
     write_bytes(path, serialized(result))
     return found.to_dict(), frozenset(found.kept_float)

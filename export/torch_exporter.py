@@ -23,9 +23,10 @@ from torch import nn
 from irepdeploy.errors import IrepdeployError, MissingError, ModelError
 from irepdeploy.runtime.ort_runner import OrtRunner
 from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.runtime.torch_runner import flattened
 
 from .graph import BATCH
-from .onnx_from_torch import flattened, named_outputs, onnx_from_torch, refuse_what_never_works, serialized
+from .onnx_from_torch import named_outputs, onnx_from_torch, refuse_what_never_works, serialized
 from .target import Target
 from .tidy import tidy
 from .tracer import ValuesDecide

@@ -304,12 +304,17 @@ def _run(
     return _named(result), seen
 
 
-def _named(result: Any) -> dict[str, Array]:
+def _named(result: Any, name: str = "output") -> dict[str, Array]:
+    """Each tensor of what a network returned, by its place: ``output1``, ``scores``, ``scores.0``."""
     if isinstance(result, Mapping):
-        return {str(name): _array(value) for name, value in result.items()}
-    if isinstance(result, list | tuple):
-        return {f"output{index}": _array(value) for index, value in enumerate(result)}
-    return {"output": _array(result)}
+        prefix = "" if name == "output" else f"{name}."
+        parts = {f"{prefix}{key}": value for key, value in result.items()}
+    elif isinstance(result, list | tuple):
+        dot = "" if name == "output" else "."
+        parts = {f"{name}{dot}{index}": value for index, value in enumerate(result)}
+    else:
+        return {name: _array(result)}
+    return {place: array for part, value in parts.items() for place, array in _named(value, part).items()}
 
 
 def _array(tensor: torch.Tensor) -> Array:

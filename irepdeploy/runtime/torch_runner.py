@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["TorchRunner"]
+__all__ = ["TorchRunner", "flattened"]
 
 _PRECISIONS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 
@@ -164,12 +164,11 @@ class TorchRunner(Runner):
         except RuntimeError as error:
             raise _run_error(error) from error
         values: list[Any]
-        if isinstance(returned, Mapping):
+        if isinstance(returned, Mapping) and set(self._outputs) & set(returned):
             values = [returned.get(name) for name in self._outputs]
-            found = list(returned)
         else:
-            values = list(returned) if isinstance(returned, (list, tuple)) else [returned]
-            found = [f"{len(values)} unnamed"]
+            values = list(flattened(returned))
+        found = list(returned) if isinstance(returned, Mapping) else [f"{len(values)} unnamed"]
         if len(values) != len(self._outputs) or not all(isinstance(value, torch.Tensor) for value in values):
             raise ModelError(
                 f"returns {found} where tensors {self._outputs} are due",
@@ -177,6 +176,17 @@ class TorchRunner(Runner):
                 hint="wrap the network in one that returns these tensors alone",
             )
         return values
+
+
+def flattened(returned: Any) -> Iterator[Any]:
+    """What lies in tuples, lists and mappings, in their order; None is left out."""
+    if isinstance(returned, Mapping):
+        returned = list(returned.values())
+    if isinstance(returned, list | tuple):
+        for item in returned:
+            yield from flattened(item)
+    elif returned is not None:
+        yield returned
 
 
 def _device(asked: str) -> torch.device:
