@@ -23,7 +23,7 @@ _FLAVOURS = {"TensorRT": "tensorrt", "TensorRT-RTX": "tensorrt_rtx"}
 
 def target_here(target: Target) -> Target:
     """`target`; for ``trt`` what the TensorRT that is installed takes."""
-    version = installed_version("tensorrt") if target.name == "trt" else None
+    version, _ = _version("TensorRT") if target.name == "trt" else (None, "")
     return target if version is None else installed_target(version)
 
 
@@ -70,12 +70,18 @@ def engines_for(
         }
         return {"status": "to be built on the board", "device": target.device, "commands": lines}, []
     flavour = _FLAVOURS[target.engine]
-    version = installed_version(flavour)
+    version, reason = _version(target.engine)
     if version is None:
         return {
             "status": "not built",
-            "reason": f"{target.engine} is not installed here",
+            "reason": reason,
             "hint": _how_to_get(target, next(iter(models.values()))),
+        }, []
+    if target.tensorrt and version.partition(".")[0] not in {each.partition(".")[0] for each in target.tensorrt}:
+        return {
+            "status": "not built",
+            "reason": f"TensorRT {version} is installed here, and {target.name} is for {' or '.join(target.tensorrt)}",
+            "hint": "--target trt builds for the one that is installed",
         }, []
     built, files = [], []
     for precision, path in models.items():
@@ -100,6 +106,15 @@ def engines_for(
         files += [found.engine, found.sidecar]
         report(f"{precision} engine")
     return {"status": "built", "run": "not run", "flavour": target.engine, "version": version, "engines": built}, files
+
+
+def _version(engine: str) -> tuple[str | None, str]:
+    """Version of TensorRT or TensorRT-RTX here, or None and why there is none that works."""
+    try:
+        version = installed_version(_FLAVOURS[engine])
+    except MissingError as error:
+        return None, error.what
+    return version, "" if version else f"{engine} is not installed here"
 
 
 def _profiles(inputs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) -> dict[str, Profile]:

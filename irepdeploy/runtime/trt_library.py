@@ -94,6 +94,10 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     raise MissingError(f"{FLAVOURS[flavour]} is not installed", hint=_install(flavour))
 
 
+# Loading a large library from a slow disk takes its time; a driver that hangs takes for ever.
+_LOADING_S = 120
+
+
 def installed_version(flavour: str) -> Optional[str]:
     """Version of the TensorRT of this flavour, None if there is none; this process does not load it.
 
@@ -107,13 +111,19 @@ def installed_version(flavour: str) -> Optional[str]:
     code = (
         "import sys; from irepdeploy.runtime.trt_library import load_tensorrt as load; print(load(sys.argv[1]).version)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, flavour],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, flavour],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            check=False,
+            timeout=_LOADING_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MissingError(
+            f"{FLAVOURS[flavour]} is installed but does not load within {_LOADING_S} s", hint="irepdeploy doctor"
+        ) from error
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise MissingError(f"{FLAVOURS[flavour]} is installed but cannot be loaded: {last}", hint="irepdeploy doctor")

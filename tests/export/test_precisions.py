@@ -71,6 +71,13 @@ def test_without_tensorrt_the_verified_onnx_stays(tmp_path: Path, monkeypatch: p
         assert "model.fp16.onnx" in names(tmp_path / target)
 
 
+def test_another_tensorrt_than_the_targets_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "installed_version", lambda flavour: "11.4.0")
+    with pytest.raises(MissingError, match=r"11\.4\.0 is installed here, and trt-10 is for 10"):
+        irepdeploy.export_model("vgg6", tmp_path, target="trt-10", precision="fp32", simplify=False)
+    assert Certificate.load(tmp_path / "certificate.json").engine["status"] == "not built"
+
+
 @pytest.mark.trt
 def test_engines_are_built_and_not_said_to_run(tmp_path: Path, capsys: Capture) -> None:
     arguments = ["export", "vgg6", "--target", "rtx", "--precision", "fp32,fp16,int8", "--out", str(tmp_path)]

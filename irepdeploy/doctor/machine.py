@@ -1,0 +1,123 @@
+"""Rows of the machine: cores, memory, disk, and what a Jetson says of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.doctor.check import Check, one_line
+from irepdeploy.system import system_block
+
+__all__ = ["NEVER_PIP", "TEGRA_RELEASE", "has_gpu", "is_jetson", "jetson", "machine"]
+
+NEVER_PIP = "never pip install tensorrt here: it comes with JetPack"
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+_TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
+_NVPMODEL = Path("/var/lib/nvpmodel/status")
+_GPU_DEVICES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")))
+_LITTLE = 2 * 2**30
+
+# First and last L4T (major, minor), JetPack, its TensorRT, target.
+_JETPACKS = (
+    ((32, 6), (32, 6), "4.6", "8.0.1", ""),
+    ((32, 7), (32, 7), "4.6.1 or newer", "8.2.1", ""),
+    ((35, 1), (35, 1), "5.0.2", "8.4.1", ""),
+    ((35, 2), (35, 6), "5.1", "8.5.2", "xavier-jp5"),
+    ((36, 3), (36, 3), "6.0", "8.6.2", "orin-jp6"),
+    ((36, 4), (36, 5), "6.1 or newer", "10.3", "orin-jp6"),
+    ((38, 0), (39, 99), "7", "10.13 or newer", ""),
+)
+
+
+def jetson() -> list[Check]:
+    """L4T and JetPack, trtexec, and the power mode; nothing elsewhere."""
+    if not is_jetson():
+        return []
+    trtexec = Check("trtexec", str(_TRTEXEC))
+    if not _TRTEXEC.exists():
+        trtexec = Check("trtexec", "-", "missing", f"not at {_TRTEXEC}", "sudo apt-get install nvidia-jetpack")
+    return [_jetpack(TEGRA_RELEASE.read_text(encoding="utf-8", errors="replace")), trtexec, _power_mode()]
+
+
+def machine() -> list[Check]:
+    """Cores, memory and disk."""
+    system = system_block()
+    temporary = Path(tempfile.gettempdir())
+    disks = [_disk("disk here", Path.cwd()), _disk("disk for temporary files", temporary)]
+    return [_cores(system["cpu"]), _memory(system["memory"]), *disks]
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device node is there, whatever works with it."""
+    return any(device.exists() for device in _GPU_DEVICES)
+
+
+def is_jetson() -> bool:
+    """Whether this is a Jetson, by the file that L4T leaves."""
+    return TEGRA_RELEASE.exists()
+
+
+def _jetpack(release: str) -> Check:
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+)([.\d]*)", release)
+    if match is None:
+        return Check("Jetson", "unknown", "warning", f"{TEGRA_RELEASE} says {one_line(release)}; {NEVER_PIP}")
+    l4t = f"L4T {match[1]}.{match[2]}{match[3]}"
+    for first, last, jetpack, tensorrt, target in _JETPACKS:
+        if first <= (int(match[1]), int(match[2])) <= last:
+            note = f"its TensorRT is {tensorrt}; {f'target {target}' if target else 'no target is for it'}; {NEVER_PIP}"
+            return Check("Jetson", f"{l4t}, JetPack {jetpack}", "ok" if target else "warning", note)
+    return Check("Jetson", l4t, "warning", f"no JetPack that irepdeploy knows; {NEVER_PIP}")
+
+
+def _power_mode() -> Check:
+    row = partial(Check, "power mode", note="engines are built for the clocks of the mode they are built in")
+    program = shutil.which("nvpmodel")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if program:
+            done = subprocess.run(
+                [program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True
+            )
+            match = re.search(r"NV Power Mode:\s*(\S+)", done.stdout)
+            if match:
+                return row(match[1])
+    with contextlib.suppress(OSError):
+        return row(_NVPMODEL.read_text(encoding="utf-8", errors="replace").strip())
+    return row("unknown", "warning", mend="sudo nvpmodel -q")
+
+
+def _cores(cpu: Mapping[str, Any]) -> Check:
+    found = f"{cpu['affinity']} of {cpu['logical_cores']} cores"
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    note = cpu["model"] + (f"; OMP_NUM_THREADS={threads}" if threads else "")
+    quota, usable = cpu["quota_cores"], cpu["affinity"]
+    if isinstance(quota, float) and isinstance(usable, int) and quota < usable and not threads:
+        mend = f"export OMP_NUM_THREADS={max(1, int(quota))}"
+        return Check("CPU", found, "warning", f"{note}; the control group grants {quota:g} of them", mend)
+    return Check("CPU", found, note=note)
+
+
+def _memory(memory: Mapping[str, Any]) -> Check:
+    sizes = [memory["total_bytes"], memory["available_bytes"]]
+    if not all(isinstance(size, int) for size in sizes):
+        return Check("memory", "unknown", "warning", "/proc/meminfo cannot be read")
+    return _space("memory", sizes[1], sizes[0], "")
+
+
+def _disk(name: str, folder: Path) -> Check:
+    usage = shutil.disk_usage(folder)
+    return _space(name, usage.free, usage.total, str(folder))
+
+
+def _space(name: str, free: int, total: int, note: str) -> Check:
+    found = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if free >= _LITTLE:
+        return Check(name, found, note=note)
+    return Check(name, found, "warning", f"{note} too little for large networks".strip())
