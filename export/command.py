@@ -13,6 +13,7 @@ from irepdeploy.options import InputsOption, JsonOption, ModelOption, SeedOption
 
 if TYPE_CHECKING:
     from irepdeploy.certificate import Certificate
+    from irepdeploy.runtime.runner import TensorSpec
 
 __all__ = ["export"]
 
@@ -38,6 +39,10 @@ def export(
     seed: SeedOption = 0,
     dynamic_batch: Annotated[
         str | None, typer.Option("--dynamic-batch", metavar="MIN:OPT:MAX", help="A free batch, as 1:8:32.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option("--input-shape", metavar="[NAME:]1xCxHxW", help="What the network reads. [what it knows]"),
     ] = None,
     output_names: Annotated[
         str | None, typer.Option("--output-names", help="Names of the outputs, in their order: a,b.")
@@ -79,6 +84,7 @@ def export(
         max_drop=max_drop,
         simplify=not no_simplify,
         dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
+        input_shape=_one_input(input_shape),
         output_names=None if output_names is None else tuple(output_names.split(",")),
         bake_preprocess=bake_preprocess,
         mean=_floats(mean, "--mean"),
@@ -138,6 +144,18 @@ def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
     reference = source["file"] or folder / "fused.pt"
     ours = f" --model {_quoted(model)}" if model else ""
     log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
+
+
+def _one_input(texts: list[str] | None) -> TensorSpec | None:
+    from .request import input_spec
+
+    if texts is not None and len(texts) > 1:
+        raise InputError(
+            f"{len(texts)} inputs: so far networks of one input are exported",
+            where="--input-shape",
+            hint="irepdeploy.export.onnx_from_torch writes the others, without the comparisons",
+        )
+    return None if not texts else input_spec(texts[0])
 
 
 def _floats(text: str | None, option: str) -> tuple[float, ...] | None:

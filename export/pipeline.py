@@ -114,6 +114,8 @@ def certified_export(
     precisions = precisions_of(settings.precision, wanted)
     opened = open_for_export(source, model_factory, seed)
     check_fusable(opened.model)
+    if settings.input_shape is not None:
+        opened = _with_input(opened, settings.input_shape)
     groups = _inputs(opened, inputs, seed)
     opened = _with_output_names(opened, settings.output_names, groups[0].array)
     preprocessing = settings.preprocessing(opened.origin)
@@ -344,11 +346,20 @@ def _inputs(source: Source, given: str | os.PathLike[str] | Array | None, seed: 
             raise InputError(
                 "it does not say what inputs it takes",
                 where=source.label,
-                hint="give --inputs FILE.npy, or irepdeploy.save(net, path, input_shape=(C, H, W))",
+                hint="give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))",
             )
         named = isinstance(given, str | os.PathLike)
         shape = read_inputs(given).array.shape[1:] if named else np.shape(given)[-3:]  # type: ignore[arg-type]
     return gather_inputs(tuple(shape), given=given, dataset=origin.dataset, seed=seed)
+
+
+def _with_input(source: Source, spec: TensorSpec) -> Source:
+    """The source with an Origin that says that its network reads this."""
+    if len(spec.shape) != 4 or spec.dtype != "float32":
+        raise InputError(f"{spec} is no image input in float32", where="--input-shape", hint="name:1x3x224x224")
+    # A network in memory keeps its own.
+    model = set_origin(copy.copy(source.model), input_shape=tuple(spec.shape[1:]), input_name=spec.name)
+    return dataclasses.replace(source, model=model)
 
 
 def _with_output_names(source: Source, names: Sequence[str] | None, example: Array) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from irepdeploy.errors import InputError
 from irepdeploy.runtime.runner import TensorSpec
 
-__all__ = ["batch_range", "input_spec", "with_free_batch"]
+__all__ = ["batch_range", "input_spec"]
 
 _DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 
@@ -41,8 +41,3 @@ def batch_range(text: str) -> tuple[int, int, int]:
     if len(parts) not in (1, 3) or len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
         raise InputError(f"{text!r} is no range of batches", where="--dynamic-batch", hint="MIN:OPT:MAX, as 1:8:32")
     return numbers[0], numbers[1], numbers[2]
-
-
-def with_free_batch(spec: TensorSpec) -> TensorSpec:
-    """The same input for any batch."""
-    return spec._replace(shape=(None, *spec.shape[1:]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from irepdeploy.errors import InputError
 from irepdeploy.origin import Origin
+from irepdeploy.runtime.runner import TensorSpec
 
 from .preprocess import Preprocessing
 
@@ -22,6 +23,7 @@ class Settings:
         max_drop: percentage points of accuracy (without labels: of agreement) that int8 may lose.
         simplify: run onnx-simplifier, and take its result if it gives the same outputs.
         dynamic_batch: least, best and largest batch; None: the batch is 1.
+        input_shape: name, shape and dtype of the input; its batch is not looked at; None: what the network knows.
         output_names: in the order of the outputs; None: those that the network knows.
         bake_preprocess: ``nhwc,bgr`` and the like: the file takes uint8 images; None: it takes normalised floats.
         mean: of each channel, for baking; None: that of the data set that the network was trained on.
@@ -36,6 +38,7 @@ class Settings:
     max_drop: float = 0.5
     simplify: bool = True
     dynamic_batch: tuple[int, int, int] | None = None
+    input_shape: TensorSpec | None = None
     output_names: Sequence[str] | None = None
     bake_preprocess: str | None = None
     mean: Sequence[float] | None = None

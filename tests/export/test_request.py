@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from irepdeploy.errors import InputError
-from irepdeploy.export.request import batch_range, input_spec, with_free_batch
+from irepdeploy.export.request import batch_range, input_spec
 from irepdeploy.runtime.runner import TensorSpec
 
 
@@ -21,7 +21,6 @@ from irepdeploy.runtime.runner import TensorSpec
 )
 def test_inputs(text: str, spec: TensorSpec) -> None:
     assert input_spec(text) == spec
-    assert with_free_batch(spec).shape == (None, *spec.shape[1:])
 
 
 @pytest.mark.parametrize("text", ["", "image", "image:", ":1x3", "image:1x", "image:0x3", "image:-1x3", "image:1,3"])

@@ -68,6 +68,20 @@ def test_several_outputs_of_a_network_in_memory(tmp_path: Path) -> None:
     assert {item.name for item in model.graph.output} == {"map", "classes"}
 
 
+def test_another_input_than_the_network_knows(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["export", "resnet18_cifar", "--input-shape", "camera:1x3x40x24", "--out", str(tmp_path)]) == 0
+    certificate = Certificate.load(tmp_path / "certificate.json")
+    assert certificate.onnx["inputs"] == [{"name": "camera", "shape": [1, 3, 40, 24], "dtype": "float32"}]
+    for shapes, text in (
+        (["1x3x40"], "no image input"),
+        (["3,40,24"], "no input"),
+        (["a:1x3x8x8", "b:1x3x8x8"], "one input"),
+    ):
+        arguments = [word for shape in shapes for word in ("--input-shape", shape)]
+        assert main(["export", "resnet18_cifar", *arguments, "--out", str(tmp_path / "out")]) == 2
+        assert text in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", [("one",), ("a", "b", "c"), ("same", "same")])
 def test_names_that_do_not_fit(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(irepdeploy.IrepdeployError, match=r"named|not distinct"):
