@@ -203,9 +203,12 @@ class _Export:
             metadata=metadata_of(origin_of(self.fused)),
         )
         self.asked = Asked(opset=written.opset, dynamic_batch=batch is None)
+        described = written.to_dict()
         write_bytes(self.onnx, serialized(written.model))
+        # Its weights would only stand beside those that the audit reads.
+        del written
         self._audit()
-        self.certificate.onnx.update(written.to_dict())
+        self.certificate.onnx.update(described)
         save(self.fused, self.checkpoint, input_shape=self.inputs.shape[1:])
 
     def compare(self) -> None:

@@ -43,7 +43,7 @@ def simplify(
 
     Args:
         folder: where a temporary folder may be made; default: the system's own.
-        worker: a command that takes the paths of what to read and what to write.
+        worker: a command that takes the paths of what to read and what to write, and prints the nodes before and after.
         timeout_s: after which it is ended.
 
     Raises:
@@ -66,17 +66,27 @@ def simplify(
             raise RunError(f"cannot start onnxsim: {error.strerror}", where=worker[0]) from error
         if done.returncode != 0:
             return kept(f"onnxsim {_failure(done.returncode, done.stderr)}: not simplified")
+        counts = _counts(done.stdout)
+        if counts is not None and counts[1] >= counts[0]:
+            return kept(f"onnxsim: 0 nodes removed of {counts[0]}")
         try:
             simpler = onnx.load_model_from_string(after.read_bytes())
         except (OSError, DecodeError):
             return kept("onnxsim wrote no ONNX model: not simplified")
-    nodes = len(onnx.load_model_from_string(content).graph.node)
-    removed = nodes - len(simpler.graph.node)
-    if removed <= 0:
-        return kept(f"onnxsim: {max(removed, 0)} nodes removed of {nodes}")
+    if counts is None:
+        counts = len(onnx.load_model_from_string(content).graph.node), len(simpler.graph.node)
+    nodes, left = counts
+    if left >= nodes:
+        return kept(f"onnxsim: 0 nodes removed of {nodes}")
     return Simplified(
-        simpler.SerializeToString(deterministic=True), True, f"onnxsim: {removed} nodes removed of {nodes}"
+        simpler.SerializeToString(deterministic=True), True, f"onnxsim: {nodes - left} nodes removed of {nodes}"
     )
+
+
+def _counts(stdout: bytes) -> tuple[int, int] | None:
+    """Nodes before and after, from the last line that the worker prints."""
+    words = (stdout.decode(errors="replace").strip().splitlines() or [""])[-1].split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 and all(word.isdecimal() for word in words) else None
 
 
 def _failure(code: int, stderr: bytes) -> str:

@@ -42,6 +42,7 @@ _DYNAMO_OPSET = 18
 # For what TorchScript's exporter cannot write in the target's own. From 17 on it writes layer normalisation as one
 # operator, which TensorRT 8.5 does not have.
 _LATER_OPSET = 16
+_NO_ONNXSCRIPT = "onnxscript is not installed (pip install 'irepdeploy[dynamo]')"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _exported(
     )
     for writer, opset in ways:
         if writer == DYNAMO and (opset > high or importlib.util.find_spec("onnxscript") is None):
-            missing = "onnxscript is not installed" if opset <= high else f"target {target.name} takes no opset {opset}"
+            missing = _NO_ONNXSCRIPT if opset <= high else f"target {target.name} takes no opset {opset}"
             failures.append(f"{writer}: {missing}")
             continue
         export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo

@@ -126,8 +126,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
     """A convolution with bias of this geometry, in the dtype, on the device and in the mode of `like`."""
-    conv = nn.utils.skip_init(
-        nn.Conv2d,
+    conv: nn.Conv2d = _WithoutValues(
         geometry.in_channels,
         geometry.out_channels,
         geometry.kernel,
@@ -140,7 +139,14 @@ def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
         device=like.weight.device,
         dtype=like.weight.dtype,
     )
+    conv.__class__ = nn.Conv2d  # type: ignore[assignment]  # a Conv2d as any other from here on
     return conv.train(like.training)
+
+
+class _WithoutValues(nn.Conv2d):
+    # torch's own skip_init goes by the meta device, which imports sympy: a third of a second.
+    def reset_parameters(self) -> None:
+        """Draw nothing: whoever makes one writes the values."""
 
 
 def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
