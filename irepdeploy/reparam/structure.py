@@ -135,11 +135,11 @@ def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
         dilation=geometry.dilation,
         groups=geometry.groups,
         bias=True,
-        padding_mode=geometry.padding_mode,
+        padding_mode=geometry.padding_mode,  # type: ignore[arg-type]  # a literal to torch
         device=like.weight.device,
         dtype=like.weight.dtype,
     )
-    conv.__class__ = nn.Conv2d  # type: ignore[assignment]  # a Conv2d as any other from here on
+    conv.__class__ = nn.Conv2d
     return conv.train(like.training)
 
 
