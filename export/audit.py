@@ -18,13 +18,13 @@ from irepdeploy.files import read_bytes
 from irepdeploy.runtime.runner import TensorSpec
 
 from .forms import FORMS, View
+from .proto import without_weights
 from .target import Target
 
 __all__ = ["Asked", "audit"]
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
 _SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
-_LARGE_CONSTANT = 4096
 _HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 
@@ -197,28 +197,11 @@ def _sizes(view: View, target: Target, dynamic: bool) -> Iterator[str]:
     for node in view.nodes:
         if node.op_type in _SIZED_BY_VALUES:
             yield f"{node.name}: the size of what {node.op_type} gives depends on values"
-    inferred = onnx.shape_inference.infer_shapes(_without_weights(view.model), strict_mode=True)
+    inferred = onnx.shape_inference.infer_shapes(without_weights(view.model), strict_mode=True)
     for value in inferred.graph.value_info:
         rank = len(_declared(value)["shape"])
         if rank > target.dimensions:
             yield f"{value.name} has {rank} dimensions, and target {target.name} takes {target.dimensions}"
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its large constants declared as inputs: shapes do not depend on them, and copies are costly."""
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) > _LARGE_CONSTANT:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        else:
-            graph.initializer.add().CopyFrom(tensor)
-    return light
 
 
 def _weights(view: View) -> dict[str, int]:

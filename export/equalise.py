@@ -20,7 +20,8 @@ from onnx import TensorProto
 
 from irepdeploy.errors import InputError
 
-from .inference import arrays_of, attribute_of
+from .inference import arrays_of
+from .proto import attribute_of
 
 __all__ = ["Pair", "equalised", "hidden_pairs", "rescaled"]
 

@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 from irepdeploy.errors import ModelError
 
-from .inference import arrays_of, attribute_of
+from .inference import arrays_of
+from .proto import attribute_of, distinct_name
 
 __all__ = ["FP16_MAX", "FP16_SMALLEST_NORMAL", "float_constants", "half_graph"]
 
@@ -109,12 +110,7 @@ class _Names:
             self.taken.update([node.name, *node.output])
 
     def unique(self, name: str) -> str:
-        candidate, count = name, 0
-        while candidate in self.taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
+        return distinct_name(name, self.taken)
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:

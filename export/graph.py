@@ -16,6 +16,8 @@ import torch
 import irepdeploy
 from irepdeploy.errors import ModelError
 
+from .proto import distinct_name
+
 __all__ = ["BATCH", "FREE", "Emitter", "Normalisation", "OnnxGraph", "Value"]
 
 # A size that is free, and the name that a free batch has in the file.
@@ -57,12 +59,7 @@ class OnnxGraph:
 
     def unique(self, name: str) -> str:
         """`name`, with a number behind it where it is taken."""
-        candidate, count = name, 0
-        while candidate in self._names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._names.add(candidate)
-        return candidate
+        return distinct_name(name, self._names)
 
     def initializer(self, key: Hashable, name: str, tensor: torch.Tensor) -> str:
         """Name of the initialiser that holds `tensor`; equal keys share one."""

@@ -12,11 +12,12 @@ import onnxruntime
 
 from irepdeploy.errors import InputError, ModelError
 
+from .proto import attribute_of, without_weights
+
 __all__ = [
     "PROBE",
     "Inputs",
     "arrays_of",
-    "attribute_of",
     "outputs_of",
     "run_parts",
     "runnable",
@@ -37,8 +38,6 @@ _ONE_BY_ONE = """
     Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization LeakyRelu MaxPool Mul
     Neg PRelu Pow QuantizeLinear Relu Sigmoid Softplus Sqrt Sub Tanh
 """
-# Below this size a constant may decide about shapes, and costs nothing to keep.
-_SMALL = 1024
 
 
 def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Array]:
@@ -100,27 +99,10 @@ def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def attribute_of(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """The value of a node's attribute, or `default` where it has none of this name."""
-    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
-
-
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """Type and shape, as far as they can be inferred, of every tensor that is no initialiser."""
-    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    bare.graph.name = model.graph.name or "graph"
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.output.extend(model.graph.output)
-    bare.graph.value_info.extend(model.graph.value_info)
-    # Inference copies what it is given: large weights are only declared.
     weights = {tensor.name for tensor in model.graph.initializer}
-    bare.graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims)) <= _SMALL:
-            bare.graph.initializer.append(tensor)
-        else:
-            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    found = onnx.shape_inference.infer_shapes(bare).graph
+    found = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     values = [*found.input, *found.value_info, *found.output]
     return {value.name: value for value in values if value.name not in weights}
 
@@ -157,7 +139,7 @@ def _session(content: bytes) -> Any:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise ModelError(f"ONNX Runtime cannot load this model: {_one_line(error)}") from error
 
 

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from irepdeploy.errors import InputError
 
 from .forms import all_graphs
+from .proto import attribute_of, distinct_name
 
 __all__ = ["METADATA", "Preprocessing", "with_preprocessing"]
 
@@ -121,7 +122,7 @@ def with_preprocessing(
     swap = spec.order == "bgr"
     if fold and _foldable(graph, readers, value.name):
         padded = any(_padded(node) for node in readers)
-        grouped = any(_attribute(node, "group", 1) != 1 for node in readers)
+        grouped = any(attribute_of(node, "group", 1) != 1 for node in readers)
         for node in readers:
             _fold(graph, node, scale, None if padded else shift, swap=swap and not grouped)
         if swap and not grouped:
@@ -159,10 +160,10 @@ def _insert(
     taken.update(tensor.name for tensor in graph.initializer)
     nodes, current = [], value.name
     for name, operator, attributes, constant in steps:
-        name = _free(f"preprocess.{name}", taken)
+        name = distinct_name(f"preprocess.{name}", taken)
         inputs = [current]
         if constant is not None:
-            inputs.append(_free(f"{name}.values", taken))
+            inputs.append(distinct_name(f"{name}.values", taken))
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(constant), inputs[-1]))
         nodes.append(onnx.helper.make_node(operator, inputs, [name], name=name, **attributes))
         current = name
@@ -213,20 +214,20 @@ def _foldable(graph: onnx.GraphProto, readers: Sequence[onnx.NodeProto], name: s
         node.op_type == "Conv"
         and list(node.input).count(name) == 1
         and all(item in floats for item in node.input[1:] if item)
-        and _attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+        and attribute_of(node, "auto_pad", b"NOTSET") == b"NOTSET"
         for node in readers
     )
 
 
 def _padded(node: onnx.NodeProto) -> bool:
-    return any(_attribute(node, "pads", ()))
+    return any(attribute_of(node, "pads", ()))
 
 
 def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Array | None, *, swap: bool) -> None:
     """W(scale (x - shift)) + b as one convolution of x: in float64, rounded once."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input}
     kernel = weights[node.input[1]].astype(np.float64)
-    groups, wide = _attribute(node, "group", 1), [1] * (kernel.ndim - 2)
+    groups, wide = attribute_of(node, "group", 1), [1] * (kernel.ndim - 2)
 
     def each(values: Array) -> Array:
         """`values` of the input channels, as each output channel reads them: (C_out, C_in / groups, 1, ...)."""
@@ -246,7 +247,7 @@ def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Arr
 def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, array: Array, taken: set[str]) -> None:
     """Give the node another weight; the old one goes where nothing else reads it."""
     old = node.input[place] if place < len(node.input) else ""
-    name = _free(old or f"{node.name}.bias", taken)
+    name = distinct_name(old or f"{node.name}.bias", taken)
     if old and len(_readers(graph, old)) == 1:
         name = old
         kept = [tensor for tensor in graph.initializer if tensor.name != old]
@@ -257,16 +258,3 @@ def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, array: Ar
         node.input[place] = name
     else:
         node.input.append(name)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate

@@ -14,9 +14,10 @@ from irepdeploy.profiling.health import kernel_health
 
 from .calibration import CalibrationData
 from .equalise import equalised
-from .inference import arrays_of, attribute_of, outputs_of
+from .inference import arrays_of, outputs_of
 from .int8 import Ranges, quantisable, quantized
 from .int8_report import Equalisation, Int8Layer, Int8Loss, Int8Report, finite, loss_between, sqnr_db
+from .proto import attribute_of
 from .ranges import tensor_ranges
 
 __all__ = ["int8_model"]

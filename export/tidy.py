@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from .forms import all_graphs
+from .proto import distinct_name
 
 __all__ = ["tidy"]
 
@@ -103,7 +104,7 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
             # TorchScript names a layer of a Sequential after both: stem/stem.0.
             kept_steps = [a for a, b in zip(steps, [*steps[1:], ""], strict=True) if not b.startswith(f"{a}.")]
             name = ".".join(kept_steps) or node.op_type
-            node.name = _distinct(name.removeprefix(f"{prefix}.") if prefix else name, taken)
+            node.name = distinct_name(name.removeprefix(f"{prefix}.") if prefix else name, taken)
     kept = {value.name for value in (*graph.input, *graph.output)}
     taken |= kept | {output for inner in all_graphs(graph) for node in inner.node for output in node.output}
     renamed: dict[str, str] = {}
@@ -115,17 +116,8 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
             node, place = reader
             role = {1: "weight", 2: "bias"}.get(place) if node.op_type in ("Conv", "Gemm", "ConvTranspose") else None
             name = f"{node.name}.{role or f'input{place}'}"
-        old, tensor.name = tensor.name, _distinct(name, taken)
+        old, tensor.name = tensor.name, distinct_name(name, taken)
         renamed[old] = tensor.name
     for inner in all_graphs(graph):
         for node in inner.node:
             node.input[:] = [renamed.get(name, name) for name in node.input]
-
-
-def _distinct(name: str, taken: set[str]) -> str:
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate

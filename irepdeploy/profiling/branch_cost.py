@@ -234,7 +234,7 @@ def _times(
 
     try:
         return step_times(nets, batch_size, device=device, min_samples=_SAMPLES, seed=seed, on_round=on_round), []
-    except Exception as error:
+    except Exception as error:  # torch and Python say in several ways that memory ran out
         if not is_out_of_memory(error):
             raise
         return {}, ["The steps could not be timed: memory ran out with all networks in it at once."]

@@ -208,7 +208,7 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str)
             torch.cuda.reset_peak_memory_stats()
         for _ in range(steps):
             step()
-    except Exception as error:
+    except Exception as error:  # torch and Python say in several ways that memory ran out
         if is_out_of_memory(error):
             return PeakMemory(None, out_of_memory=True)
         raise

@@ -21,7 +21,7 @@ import irepdeploy
 from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError, ModelError, NotFusable
-from irepdeploy.export import pipeline, torch_exporter
+from irepdeploy.export import hops, pipeline, torch_exporter
 from irepdeploy.origin import set_origin
 from irepdeploy.testing import assert_equivalent
 from irepdeploy.testing.networks import random_network
@@ -200,7 +200,7 @@ def test_a_mismatch_leaves_no_model_behind(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:
-    monkeypatch.setattr(HOMES.get(name, pipeline), name, replacement)
+    monkeypatch.setattr(HOMES.get(name, hops), name, replacement)
     assert export(checkpoint, tmp_path) == 1
     err = capsys.readouterr().err
     assert reason in err and "Traceback" not in err
@@ -232,7 +232,7 @@ def test_an_export_that_is_broken_off_leaves_nothing(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(HOMES.get(name, pipeline), name, fail)
+    monkeypatch.setattr(HOMES.get(name, hops), name, fail)
     assert export(checkpoint, tmp_path) == code
     assert names(tmp_path) == []
 
@@ -288,7 +288,7 @@ def test_a_simplifier_that_goes_wrong_loses_nothing(
     checkpoint: Path, tmp_path: Path, code: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert export(checkpoint, tmp_path / "without") == 0
-    monkeypatch.setattr(pipeline, "simplified", simplified_by(code))
+    monkeypatch.setattr(hops, "simplified", simplified_by(code))
     certificate = irepdeploy.export_model(checkpoint, tmp_path / "with")
     assert note in certificate.onnx["simplifier"] and certificate.ok and certificate.onnx["nodes"] == 18
     assert (tmp_path / "with" / "model.onnx").read_bytes() == (tmp_path / "without" / "model.onnx").read_bytes()
