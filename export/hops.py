@@ -20,6 +20,7 @@ from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.inputs import InputGroup
 from irepdeploy.origin import origin_of
+from irepdeploy.profiling.counts import count
 from irepdeploy.profiling.health import network_health
 from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
 from irepdeploy.runtime.runner import TensorSpec
@@ -75,6 +76,10 @@ class Export:
         self.fused, proofs = fuse_with_proof(blocks)
         self.certificate.blocks = _summary(proofs)
         self.certificate.health = [layer.to_dict() for layer in network_health(blocks, self.fused)]
+        shape = self.inputs.shape[1:]
+        self.certificate.size = {
+            state: dataclasses.asdict(count(net, shape)) for state, net in (("train", blocks), ("fused", self.fused))
+        }
         self.fused_outputs = self._run_network(self.fused)
         layers = layer_errors(blocks, self.fused, self.groups)
         self._gate(_SOURCE, _FUSED_STATE, self.reference, self.fused_outputs, layers)

@@ -21,7 +21,7 @@ __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 1
 # Fields that certificates of this version got later; one without them is whole.
-_LATER = ("health", "precisions")
+_LATER = ("health", "precisions", "size")
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 
@@ -78,6 +78,7 @@ class Certificate:
         target: name, opset, IR version.
         hops: every comparison, in order.
         blocks: the proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
+        size: parameters and MACs of one input, in train state and fused; MACs None where they cannot be counted.
         health: `LayerHealth.to_dict()` of each fused block; empty in certificates of before it was measured.
         precisions: by lower precision what was found: ranges for fp16, the loss and its budget for int8.
         onnx: what the audit found, and the simplifier's note.
@@ -89,6 +90,7 @@ class Certificate:
     target: dict[str, Any]
     hops: list[Hop] = field(default_factory=list)
     blocks: dict[str, Any] = field(default_factory=dict)
+    size: dict[str, dict[str, int | None]] = field(default_factory=dict)
     health: list[dict[str, Any]] = field(default_factory=list)
     precisions: dict[str, Any] = field(default_factory=dict)
     artefacts: list[Artefact] = field(default_factory=list)

@@ -85,14 +85,29 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     """By module, its class name in the place of the root's, and ``Global``."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = copy.deepcopy(model).eval()
-    like = next(model.parameters(), torch.zeros(()))
-    x = torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype)
-    counter: Any = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(x)
+    def run(twin: nn.Module) -> Any:
+        like = next(twin.parameters(), torch.zeros(()))
+        counter: Any = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            twin.eval()(torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype))
+        return counter
+
+    try:
+        # Shapes alone: nothing is computed, and no weight is copied.
+        counter = run(_without_values(model))
+    except Exception:  # whatever a foreign forward raises that reads values or makes tensors of its own
+        counter = run(copy.deepcopy(model))
     # torch counts a multiply-accumulate as two operations.
     return {
         "Global": counter.get_total_flops() // 2,
         **{name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()},
     }
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {
+        id(tensor): nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+        for tensor, empty in ((tensor, torch.empty_like(tensor, device="meta")) for tensor in tensors)
+    }
+    return copy.deepcopy(model, memo)

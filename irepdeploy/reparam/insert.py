@@ -38,7 +38,8 @@ def insert_branches(
     """A new network with a RepBlock in the place of each chosen convolution.
 
     The batch normalisation that follows a convolution and nothing else moves into the block; an identity takes its
-    place. Convolutions that cannot be expanded are left alone: `expandable` gives the reasons. The result carries an
+    place; ``forward`` alone tells, in both modes, so that another method which calls the convolution without its batch
+    normalisation gives other values afterwards. Convolutions that cannot be expanded are left alone: `expandable` gives the reasons. The result carries an
     Origin that a checkpoint stores, so that `fuse` and `load` know what was inserted. A fused network gets its branches
     back in the same way, beside the convolutions as they are.
 

@@ -96,6 +96,15 @@ def test_what_is_written_is_the_network(checkpoint: Path, tmp_path: Path) -> Non
     }
 
 
+def test_the_certificate_holds_both_sizes(checkpoint: Path, tmp_path: Path) -> None:
+    assert export(checkpoint, tmp_path) == 0
+    size = Certificate.load(tmp_path / "certificate.json").size
+    net, fused = irepdeploy.load(checkpoint), irepdeploy.load(tmp_path / "fused.pt")
+    assert size["train"]["params"] == sum(p.numel() for p in net.parameters())
+    assert size["fused"]["params"] == sum(p.numel() for p in fused.parameters())
+    assert size["train"]["macs"] > 2 * size["fused"]["macs"] and size["fused"]["macs"] == 2_396_800
+
+
 def test_a_fused_checkpoint_and_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     assert export(checkpoint, tmp_path / "a") == 0
     assert export(tmp_path / "a" / "fused.pt", tmp_path / "b") == 0
