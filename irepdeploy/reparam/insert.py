@@ -38,10 +38,10 @@ def insert_branches(
     """A new network with a RepBlock in the place of each chosen convolution.
 
     The batch normalisation that follows a convolution and nothing else moves into the block; an identity takes its
-    place; ``forward`` alone tells, in both modes, so that another method which calls the convolution without its batch
-    normalisation gives other values afterwards. Convolutions that cannot be expanded are left alone: `expandable` gives the reasons. The result carries an
-    Origin that a checkpoint stores, so that `fuse` and `load` know what was inserted. A fused network gets its branches
-    back in the same way, beside the convolutions as they are.
+    place. ``forward`` alone tells, in both modes: another method that calls the convolution without its normalisation
+    gives other values afterwards. Convolutions that cannot be expanded are left alone: `expandable` gives the reasons.
+    The result carries an Origin that a checkpoint stores, so that `fuse` and `load` know what was inserted. A fused
+    network gets its branches back in the same way, beside the convolutions as they are.
 
     Args:
         model: any module; it is not changed. What DistributedDataParallel, torch.compile and the like wrap around it is
