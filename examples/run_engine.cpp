@@ -4,22 +4,22 @@
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
-#include <cstdio>
-#include <cstdlib>
+#include <algorithm>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
+#include <regex>
 #include <string>
-#include <vector>
 
 struct Logger : nvinfer1::ILogger {
     void log(Severity severity, char const* text) noexcept override {
-        if (severity <= Severity::kWARNING) std::fprintf(stderr, "%s\n", text);
+        if (severity <= Severity::kWARNING) std::cerr << text << '\n';
     }
 };
 
-[[noreturn]] void fail(std::string const& text) { std::fprintf(stderr, "%s\n", text.c_str()); std::exit(2); }
+[[noreturn]] void fail(std::string const& text) { std::cerr << text << '\n'; std::exit(2); }
 void check(cudaError_t code) { if (code != cudaSuccess) fail(cudaGetErrorString(code)); }
 
 std::string read(std::string const& path) {
@@ -28,64 +28,56 @@ std::string read(std::string const& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// One key of the sidecar, whose layout is ours: `"key": value,` on a line of its own. Text comes without its quotes.
+// One key of the sidecar, whose layout is ours: `"key": value,` on a line of its own.
 std::string field(std::string const& json, std::string const& key) {
-    auto at = json.find("\"" + key + "\": ");
-    if (at == std::string::npos) fail("the sidecar has no " + key);
-    at += key.size() + 4;
-    auto value = json.substr(at, json.find('\n', at) - at);
-    if (value.back() == ',') value.pop_back();
-    return value.front() == '"' ? value.substr(1, value.size() - 2) : value;
+    std::smatch line;
+    std::regex const form('"' + key + "\": \"?(.*?)\"?,?\n");
+    return std::regex_search(json, line, form) ? line.str(1) : (fail("the sidecar has no " + key), "");
 }
 
 int main(int count, char** arguments) {
     if (count != 2) fail("run_engine model.engine");
     std::string const path = arguments[1], plan = read(path), sidecar = read(path + ".json");
-    int major = 0, minor = 0;
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
-    auto const gpu = std::to_string(major) + "." + std::to_string(minor);
-    auto const version = std::to_string(NV_TENSORRT_MAJOR) + "." + std::to_string(NV_TENSORRT_MINOR) + "." +
-                         std::to_string(NV_TENSORRT_PATCH);
-    auto const again = "; build it again: " + field(sidecar, "command"), built = field(sidecar, "tensorrt_version");
-    auto const capability = field(sidecar, "compute_capability");
-    if (std::to_string(plan.size()) != field(sidecar, "size_bytes")) fail(path + ": truncated" + again);
-    if ((built + ".").rfind(version + ".", 0) != 0) fail(path + ": of TensorRT " + built + ", not " + version + again);
-    if (capability != "null" && capability != gpu) fail(path + ": built for " + capability + ", not " + gpu + again);
+    cudaDeviceProp gpu;
+    check(cudaGetDeviceProperties(&gpu, 0));
+    auto const dotted = [](int a, int b) { return std::to_string(a) + "." + std::to_string(b); };
+    std::map<std::string, std::string> const here{
+        {"size_bytes", std::to_string(plan.size())},
+        {"tensorrt_version", dotted(NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR) + "." + std::to_string(NV_TENSORRT_PATCH)},
+        {"compute_capability", dotted(gpu.major, gpu.minor)}};
+    for (auto const& [key, found] : here) {
+        std::string const built = field(sidecar, key), again = "; build it again: " + field(sidecar, "command");
+        bool const fits = built == "null" || (built + ".").rfind(found + ".", 0) == 0;
+        if (!fits) fail(path + ": " + key + " " + built + " in its sidecar, " + found + " here" + again);
+    }
 
     Logger logger;
     std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
     std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(plan.data(), plan.size()));
     if (!engine) fail(path + ": TensorRT refuses it; its reason is above");
     std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
+    std::map<std::string, std::pair<float*, size_t>> outputs;
+    for (int index = 0; index < engine->getNbIOTensors(); ++index) {
+        std::string const name = engine->getIOTensorName(index);
+        auto shape = engine->getTensorShape(name.c_str());
+        float* memory = nullptr;
+        size_t items = 1;
+        for (int axis = 0; axis < shape.nbDims; ++axis) items *= shape.d[axis] = shape.d[axis] < 0 ? 1 : shape.d[axis];
+        if (engine->getTensorDataType(name.c_str()) != nvinfer1::DataType::kFLOAT) fail(name + ": not float32");
+        check(cudaMallocManaged(&memory, items * sizeof(float)));  // read here and by the GPU
+        std::fill_n(memory, items, 0.0f);
+        context->setTensorAddress(name.c_str(), memory);
+        bool const gives = engine->getTensorIOMode(name.c_str()) == nvinfer1::TensorIOMode::kOUTPUT;
+        if (gives) outputs[name] = {memory, items};
+        else if (!context->setInputShape(name.c_str(), shape)) fail(name + ": a batch of 1 is outside the profile");
+    }
     cudaStream_t stream;
     check(cudaStreamCreate(&stream));
-    std::map<std::string, std::vector<float>> outputs;
-    for (int index = 0; index < engine->getNbIOTensors(); ++index) {
-        char const* name = engine->getIOTensorName(index);
-        auto const shape = engine->getTensorShape(name);
-        size_t items = 1;
-        for (int axis = 0; axis < shape.nbDims; ++axis) items *= shape.d[axis] < 0 ? 1 : shape.d[axis];
-        if (engine->getTensorDataType(name) != nvinfer1::DataType::kFLOAT) fail(std::string(name) + ": not float32");
-        void* memory = nullptr;
-        check(cudaMalloc(&memory, items * sizeof(float)));
-        check(cudaMemset(memory, 0, items * sizeof(float)));
-        context->setTensorAddress(name, memory);
-        if (engine->getTensorIOMode(name) == nvinfer1::TensorIOMode::kOUTPUT) {
-            outputs[name].resize(items);
-            continue;
-        }
-        auto fixed = shape;
-        for (int axis = 0; axis < shape.nbDims; ++axis) fixed.d[axis] = shape.d[axis] < 0 ? 1 : shape.d[axis];
-        if (!context->setInputShape(name, fixed)) fail(std::string(name) + ": a batch of 1 is outside the profile");
-    }
     if (!context->enqueueV3(stream)) fail(path + ": TensorRT cannot run it; its reason is above");
     check(cudaStreamSynchronize(stream));
-    for (auto& [name, values] : outputs) {
-        auto const* from = context->getTensorAddress(name.c_str());
-        check(cudaMemcpy(values.data(), from, values.size() * sizeof(float), cudaMemcpyDeviceToHost));
-        std::printf("%s:", name.c_str());
-        for (size_t index = 0; index < values.size() && index < 10; ++index) std::printf(" %g", values[index]);
-        std::printf("\n");
+    for (auto const& [name, output] : outputs) {
+        std::cout << name;
+        std::for_each_n(output.first, std::min<size_t>(output.second, 10), [](float x) { std::cout << ' ' << x; });
+        std::cout << '\n';
     }
 }

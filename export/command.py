@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +18,6 @@ from irepdeploy.options import InputsOption, JsonOption, ModelOption, SeedOption
 
 if TYPE_CHECKING:
     from irepdeploy.certificate import Certificate
-    from irepdeploy.runtime.runner import TensorSpec
 
 __all__ = ["export"]
 
@@ -42,7 +46,11 @@ def export(
     ] = None,
     input_shape: Annotated[
         list[str] | None,
-        typer.Option("--input-shape", metavar="[NAME:]1xCxHxW", help="What the network reads. [what it knows]"),
+        typer.Option(
+            "--input-shape",
+            metavar="[NAME:]1xCxHxW[:DTYPE]",
+            help="What the network reads; once for each input. [what it knows]",
+        ),
     ] = None,
     output_names: Annotated[
         str | None, typer.Option("--output-names", help="Names of the outputs, in their order: a,b.")
@@ -68,49 +76,73 @@ def export(
 
     Example: irepdeploy export run/trained.pt --out build
     """
-    from irepdeploy.checkpoint import load_model_factory
-    from irepdeploy.memory import parse_size
+    from .simplify import Simplifier
 
-    from .pipeline import certified_export, step_count
-    from .request import batch_range
-    from .settings import Settings
+    # Read when torch is loaded. Threads that wait for each other by spinning take the core that another process of this
+    # command needs, and beside other programs they cost several times what they compute.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Its imports go on beside those of torch.
+    with contextlib.nullcontext() if no_simplify else Simplifier() as simplifier:
+        with _without_collector():
+            from irepdeploy.checkpoint import load_model_factory
+            from irepdeploy.memory import parse_size
 
-    if trt and target not in ("ort", "trt"):
-        raise InputError(f"--trt and --target {target}", hint="give one of them")
-    folder = out or Path(f"{Path(source).stem}-export")
-    wanted = "trt" if trt else target
-    settings = Settings(
-        precision=precision,
-        max_drop=max_drop,
-        simplify=not no_simplify,
-        dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
-        input_shape=_one_input(input_shape),
-        output_names=None if output_names is None else tuple(output_names.split(",")),
-        bake_preprocess=bake_preprocess,
-        mean=_floats(mean, "--mean"),
-        std=_floats(std, "--std"),
-        tf32=tf32,
-        workspace_bytes=None if workspace is None else parse_size(workspace),
-        timing_cache=None if timing_cache is None else str(timing_cache),
-        dla=dla,
-    )
-    with progress() as display:
-        task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision))
-        certificate = certified_export(
-            source,
-            folder,
-            target=wanted,
-            model_factory=load_model_factory(model) if model else None,
-            inputs=inputs,
-            seed=seed,
-            settings=settings,
-            report=lambda step: task.advance(note=step),
+            from .pipeline import certified_export, step_count
+            from .request import batch_range, input_spec
+            from .settings import Settings
+
+        if trt and target not in ("ort", "trt"):
+            raise InputError(f"--trt and --target {target}", hint="give one of them")
+        folder = out or Path(f"{Path(source).stem}-export")
+        wanted = "trt" if trt else target
+        settings = Settings(
+            precision=precision,
+            max_drop=max_drop,
+            simplify=not no_simplify,
+            dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
+            input_shape=None if not input_shape else [input_spec(text) for text in input_shape],
+            output_names=None if output_names is None else tuple(output_names.split(",")),
+            bake_preprocess=bake_preprocess,
+            mean=_floats(mean, "--mean"),
+            std=_floats(std, "--std"),
+            tf32=tf32,
+            workspace_bytes=None if workspace is None else parse_size(workspace),
+            timing_cache=None if timing_cache is None else str(timing_cache),
+            dla=dla,
         )
+        with progress() as display:
+            task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision))
+            certificate = certified_export(
+                source,
+                folder,
+                target=wanted,
+                model_factory=load_model_factory(model) if model else None,
+                inputs=inputs,
+                seed=seed,
+                settings=settings,
+                simplifier=simplifier,
+                report=lambda step: task.advance(note=step),
+            )
     if as_json:
         print_json(certificate.to_dict())
     else:
         _show(certificate, folder, model)
     certificate.require_engine()
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Import without the garbage collector, which goes through hundreds of thousands of objects that all stay."""
+    if "torch" in sys.modules:
+        # Somebody else's process, or no import to speak of.
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
@@ -146,18 +178,6 @@ def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
     log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
 
 
-def _one_input(texts: list[str] | None) -> TensorSpec | None:
-    from .request import input_spec
-
-    if texts is not None and len(texts) > 1:
-        raise InputError(
-            f"{len(texts)} inputs: so far networks of one input are exported",
-            where="--input-shape",
-            hint="irepdeploy.export.onnx_from_torch writes the others, without the comparisons",
-        )
-    return None if not texts else input_spec(texts[0])
-
-
 def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
@@ -190,6 +210,8 @@ def _show_engines(certificate: Certificate) -> None:
             f"{engine['flavour']} {engine['version']}, {built['precision']} engine: {built['size_bytes']:,} bytes, "
             f"{layers.get('convolutions', '?')} convolutions in it; {engine['run']}"
         )
+    for note in engine.get("notes", ()):
+        log(f"note: {note}")
     for precision, line in engine.get("commands", {}).items():
         print(f"on the board ({engine['device']}), {precision}: {line}")
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import MissingError
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.runtime.trt_library import installed_version
 
-from .engine import build_engine
-from .engine_builder import Profile
 from .settings import Settings
 from .target import TARGETS, Target, installed_target, trtexec_line
+
+if TYPE_CHECKING:
+    from .engine_builder import Profile
 
 __all__ = ["engines_for", "target_here"]
 
@@ -83,6 +84,8 @@ def engines_for(
             "reason": f"TensorRT {version} is installed here, and {target.name} is for {' or '.join(target.tensorrt)}",
             "hint": "--target trt builds for the one that is installed",
         }, []
+    from .engine import build_engine
+
     built, files = [], []
     for precision, path in models.items():
         again = f"irepdeploy export {shlex.quote(label)} --target {target.name} --precision {precision}"
@@ -105,7 +108,24 @@ def engines_for(
         built.append({**found.to_dict(), "onnx": path.name})
         files += [found.engine, found.sidecar]
         report(f"{precision} engine")
-    return {"status": "built", "run": "not run", "flavour": target.engine, "version": version, "engines": built}, files
+    return {
+        "status": "built",
+        "run": "not run",
+        "flavour": target.engine,
+        "version": version,
+        "engines": built,
+        "notes": _notes({engine["precision"]: engine["size_bytes"] for engine in built}),
+    }, files
+
+
+def _notes(sizes: Mapping[str, int]) -> list[str]:
+    """A line where int8 is no smaller than another precision: what it loses buys nothing then."""
+    larger = [
+        f"the int8 engine has {sizes['int8']:,} bytes, the {precision} one {size:,}: int8 is not advised here"
+        for precision, size in sizes.items()
+        if precision != "int8" and sizes.get("int8", 0) >= size
+    ]
+    return larger[-1:]
 
 
 def _version(engine: str) -> tuple[str | None, str]:

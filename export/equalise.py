@@ -23,7 +23,7 @@ from irepdeploy.errors import InputError
 from .inference import arrays_of
 from .proto import attribute_of
 
-__all__ = ["Pair", "equalised", "hidden_pairs", "rescaled"]
+__all__ = ["Pair", "equalised", "equalised_like", "hidden_pairs", "rescaled"]
 
 Array = np.ndarray[Any, Any]
 
@@ -95,6 +95,20 @@ def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.Mode
     return result
 
 
+def equalised_like(reference: onnx.ModelProto, result: onnx.ModelProto) -> onnx.ModelProto:
+    """`reference`, or its equalised form where the quantised weights of `result` are nearer to that."""
+    if not any(node.op_type == "DequantizeLinear" for node in result.graph.node):
+        return reference
+    other, factors = equalised(reference)
+    changed = {pair.first for pair, scale in factors.items() if (scale != 1).any()}
+    weights = [_weights_of(model, changed) for model in (reference, other, result)]
+    distances = [
+        sum(float(np.abs(weights[2][name] - some[name]).sum()) for name in changed if name in weights[2])
+        for some in weights[:2]
+    ]
+    return other if distances[1] < distances[0] else reference
+
+
 def hidden_pairs(model: onnx.ModelProto) -> list[Pair]:
     """The pairs of a model, in the order of its nodes; layers that share a weight are in none."""
     graph = model.graph
@@ -118,6 +132,27 @@ def hidden_pairs(model: onnx.ModelProto) -> list[Pair]:
             passed = passed and (node.op_type != "Flatten" or attribute_of(node, "axis", 1) == 1)
             name = node.output[0]
     return pairs
+
+
+def _weights_of(model: onnx.ModelProto, layers: set[str]) -> dict[str, Array]:
+    """The weights of these nodes, those in int8 as the numbers that they stand for."""
+    arrays = arrays_of(model)
+    made = {node.output[0]: node for node in model.graph.node}
+    found = {}
+    for node in model.graph.node:
+        if node.name in layers:
+            name = node.input[1]
+            found[node.name] = arrays[name] if name in arrays else _dequantised(made[name], arrays)
+    return found
+
+
+def _dequantised(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> Array:
+    weight, scale, *zero = (arrays[name] for name in node.input if name)
+    shape = [1] * weight.ndim
+    if scale.size > 1:
+        shape[attribute_of(node, "axis", 1)] = -1
+    steps = weight.astype(np.float32) - (zero[0].reshape(shape) if zero else 0)
+    return steps * scale.reshape(shape)
 
 
 def _step(pair: Pair, nodes: Mapping[str, onnx.NodeProto], peaks: dict[str, Array]) -> Array:

@@ -27,12 +27,14 @@ FP16_MAX, FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
 # Every float that these take or give has one type, so that changing all of them keeps the graph valid; only the scales
 # of Resize are float32 always.
 _OPERATORS = """
-    Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose DepthToSpace Div Dropout Elu
-    Erf Exp Expand Flatten Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
-    InstanceNormalization LeakyRelu Log MatMul Max MaxPool Min Mul Neg PRelu Pad Pow ReduceMax ReduceMean ReduceMin
-    ReduceSum Relu Reshape Resize Sigmoid Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile
-    Transpose Unsqueeze Where
+    Abs Add ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Cos
+    DepthToSpace Div Dropout Elu Erf Exp Expand Flatten Floor Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid
+    HardSwish Identity InstanceNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg PRelu Pad Pow
+    ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Shape Sigmoid Sin Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
 """
+# These square what they are given, which overflows beyond 256: they stay float32, between two casts.
+_WIDE = "ReduceL2"
 _BN = "BatchNormalization"
 
 
@@ -70,6 +72,7 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in half.graph.input:
         if value.name in weights:
             _set_half(value)
+    _cast_around(half.graph, names)
     _cast_inputs(half.graph, weights, names)
     _cast_outputs(half.graph, names)
     return half
@@ -115,7 +118,7 @@ class _Names:
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS.split():
+        if node.domain not in ("", "ai.onnx") or node.op_type not in [*_OPERATORS.split(), *_WIDE.split()]:
             raise ModelError(
                 f"operator {node.op_type} has no known float16 form",
                 where=node.name or node.output[0],
@@ -165,7 +168,11 @@ def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping
 
 def _to_half(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
-        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        exact = onnx.numpy_helper.to_array(tensor)
+        values = exact.astype(np.float16)
+        if values.size == 1 and exact.any() and not values.any():
+            # A single number is what keeps a divisor from zero.
+            values = np.copysign(np.nextafter(np.float16(0), np.float16(1)), values)
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
 
@@ -177,6 +184,17 @@ def _retype(node: onnx.NodeProto) -> None:
             _to_half(attribute.t)
         elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
             raise ModelError(f"a Constant with {attribute.name}, which fp16 has not", where=node.name)
+
+
+def _cast_around(graph: onnx.GraphProto, names: _Names) -> None:
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type not in _WIDE.split():
+            continue
+        layer, source, output = node.name or node.output[0], node.input[0], node.output[0]
+        node.input[0], node.output[0] = names.unique(f"{layer}.wide"), names.unique(f"{layer}.float")
+        graph.node.insert(index + 1, _cast(names.unique(f"{layer}.half"), node.output[0], output, TensorProto.FLOAT16))
+        graph.node.insert(index, _cast(node.input[0], source, node.input[0], TensorProto.FLOAT))
 
 
 def _cast_inputs(graph: onnx.GraphProto, weights: set[str], names: _Names) -> None:

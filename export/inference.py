@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.inputs import Inputs, samples_in
 
 from .proto import attribute_of, without_weights
 
@@ -18,15 +19,16 @@ __all__ = [
     "PROBE",
     "Inputs",
     "arrays_of",
+    "free_batch",
     "outputs_of",
     "run_parts",
     "runnable",
     "samples_in",
     "tensor_types",
+    "with_outputs",
 ]
 
 Array = np.ndarray[Any, Any]
-Inputs = Array | Mapping[str, Array]
 
 _CHUNK = 16
 _LARGE = 64
@@ -87,11 +89,9 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
         yield count, dict(zip(names, outputs, strict=True))
 
 
-def samples_in(inputs: Inputs) -> int:
-    """How many inputs there are."""
-    if isinstance(inputs, Mapping):
-        return min((len(array) for array in inputs.values()), default=0)
-    return len(inputs)
+def free_batch(inputs: Mapping[str, Array]) -> int:
+    """How many inputs are run at a time where a model takes any number."""
+    return 1 if any(max(array.shape[2:], default=0) > _LARGE for array in inputs.values()) else _CHUNK
 
 
 def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
@@ -127,6 +127,24 @@ def runnable(model: onnx.ModelProto) -> bytes:
         for dim in dims:
             dim.dim_value = 1
         model.graph.value_info.extend(inside)
+
+
+def with_outputs(
+    model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], nodes: Sequence[onnx.NodeProto] = ()
+) -> bytes:
+    """What `runnable` makes of `model` with these in the place of its outputs, and these nodes behind its own."""
+    graph = model.graph
+    count, own = len(graph.node), list(graph.output)
+    del graph.output[:]
+    graph.node.extend(nodes)
+    graph.output.extend(outputs)
+    # Put right again at once: a copy would double the memory.
+    try:
+        return runnable(model)
+    finally:
+        del graph.node[count:]
+        del graph.output[:]
+        graph.output.extend(own)
 
 
 def _session(content: bytes) -> Any:
@@ -168,9 +186,7 @@ def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
 
 def _batch(session: Any, feeds: Mapping[str, Array]) -> int:
     declared = session.get_inputs()[0].shape[0]
-    if isinstance(declared, int):
-        return declared
-    return 1 if any(max(array.shape[2:], default=0) > _LARGE for array in feeds.values()) else _CHUNK
+    return declared if isinstance(declared, int) else free_batch(feeds)
 
 
 def _one_line(error: Exception) -> str:

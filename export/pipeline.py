@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from irepdeploy.certificate import Artefact, Certificate
-from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder
-from irepdeploy.inputs import InputGroup, gather_inputs, read_inputs
-from irepdeploy.origin import set_origin
+from irepdeploy.input_files import read_inputs
+from irepdeploy.inputs import Given, Inputs, gather_inputs, mapped
+from irepdeploy.origin import set_origin, with_inputs
 from irepdeploy.reparam.fuse import check_fusable
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.source import Source
@@ -27,12 +30,12 @@ from .hops import Export
 from .onnx_from_torch import named_outputs
 from .precisions import precisions_of
 from .settings import Settings
+from .simplify import Simplifier
 from .source import open_for_export
 from .target import target_of
 
 __all__ = ["certified_export", "export_model", "step_count"]
 
-Array = np.ndarray[Any, Any]
 Report = Callable[[str], None]
 
 CERTIFICATE, FAILED = "certificate.json", "certificate.failed.json"
@@ -44,7 +47,7 @@ def export_model(
     *,
     target: str = "ort",
     model_factory: Callable[[], nn.Module] | None = None,
-    inputs: str | os.PathLike[str] | Array | None = None,
+    inputs: Given | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Certificate:
@@ -59,7 +62,8 @@ def export_model(
         out: a folder, made if it is not there.
         target: a name in `TARGETS`.
         model_factory: builds the class of a foreign checkpoint.
-        inputs: (N, C, H, W) or (C, H, W) float32, or where `read_inputs` finds some, in the place of real inputs.
+        inputs: (N, C, H, W) or (C, H, W) float32, for a network of several inputs one array (N, ...) a name, or where
+            `read_inputs` finds some, in the place of real inputs.
         seed: of random inputs, and of a network by name.
         settings: fields of `Settings`: precision, max_drop, simplify, dynamic_batch, bake_preprocess, ...
 
@@ -88,34 +92,40 @@ def certified_export(
     *,
     target: str = "ort",
     model_factory: Callable[[], nn.Module] | None = None,
-    inputs: str | os.PathLike[str] | Array | None = None,
+    inputs: Given | None = None,
     seed: int = 0,
     settings: Settings | None = None,
     report: Callable[[str], None] = lambda step: None,
+    simplifier: Simplifier | None = None,
 ) -> Certificate:
     """`export_model`, but an engine that is not built is only noted in the certificate.
 
     Args:
         report: called with the name of each step that is done.
+        simplifier: one that runs already; default: started here where `settings` ask for it.
     """
     settings = settings or Settings()
     wanted = target_here(target_of(target))
     precisions = precisions_of(settings.precision, wanted)
     opened = open_for_export(source, model_factory, seed)
     check_fusable(opened.model)
-    if settings.input_shape is not None:
-        opened = _with_input(opened, settings.input_shape)
-    groups = _inputs(opened, inputs, seed)
-    opened = _with_output_names(opened, settings.output_names, groups[0].array)
+    opened = _with_inputs(opened, settings.inputs or _told_by(opened, inputs))
     preprocessing = settings.preprocessing(opened.origin)
+    groups = gather_inputs(opened.origin.specs, given=inputs, dataset=opened.origin.dataset, seed=seed)
+    if settings.output_names is not None or settings.input_shape is not None or opened.origin.net is None:
+        opened = _with_output_names(opened, settings.output_names, groups[0].array)
     folder = output_folder(out)
     certificate = Certificate(
         opened.facts, {"name": wanted.name, "opset": wanted.opset, "ir_version": wanted.ir_version}
     )
     report("loaded")
     try:
-        with staging_folder(folder) as staging:
-            export = Export(opened, wanted, groups, certificate, staging, settings)
+        with (
+            staging_folder(folder) as staging,
+            _running(simplifier, settings) as simplifier,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            export = Export(opened, wanted, groups, certificate, staging, settings, simplifier, pool=pool)
             export.fuse()
             report("fused")
             export.write()
@@ -147,36 +157,54 @@ def step_count(target: str, precision: str | Sequence[str] | None) -> int:
     return 5 + lower + (len(precisions) if wanted.engine and not wanted.on_board else 0)
 
 
-def _inputs(source: Source, given: str | os.PathLike[str] | Array | None, seed: int) -> list[InputGroup]:
+def _running(simplifier: Simplifier | None, settings: Settings) -> contextlib.AbstractContextManager[Simplifier | None]:
+    return contextlib.nullcontext(simplifier) if simplifier or not settings.simplify else Simplifier()
+
+
+def _told_by(source: Source, given: Given | None) -> Sequence[TensorSpec]:
+    """What the network reads, as it says itself, else as the inputs given are."""
     origin = source.origin
-    shape = origin.input_shape
-    if not shape:
-        if given is None:
-            raise InputError(
-                "it does not say what inputs it takes",
-                where=source.label,
-                hint="give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))",
-            )
-        named = isinstance(given, str | os.PathLike)
-        shape = read_inputs(given).array.shape[1:] if named else np.shape(given)[-3:]  # type: ignore[arg-type]
-    return gather_inputs(tuple(shape), given=given, dataset=origin.dataset, seed=seed)
+    if origin.specs:
+        return origin.specs
+    if given is None:
+        raise InputError(
+            "it does not say what inputs it takes",
+            where=source.label,
+            hint="give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))",
+        )
+    found: Any = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
+    if not isinstance(found, Mapping):
+        found = {origin.input_name: found if found.ndim != 3 else found[None]}
+    return [TensorSpec(name, (None, *array.shape[1:]), array.dtype.name) for name, array in found.items()]
 
 
-def _with_input(source: Source, spec: TensorSpec) -> Source:
-    """The source with an Origin that says that its network reads this."""
-    if len(spec.shape) != 4 or spec.dtype != "float32":
-        raise InputError(f"{spec} is no image input in float32", where="--input-shape", hint="name:1x3x224x224")
+def _with_inputs(source: Source, specs: Sequence[TensorSpec]) -> Source:
+    """The source with an Origin that says that its network reads these, in the order of its ``forward``."""
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        raise InputError(
+            f"inputs of one name: {', '.join(names)}", where="--input-shape", hint="NAME:1x3x224x224 for each"
+        )
+    if any(len(spec.shape) == 0 for spec in specs):
+        raise InputError("an input without a batch", where=source.label)
+    parameters = list(inspect.signature(source.model.forward).parameters)
+    if set(names) <= set(parameters):
+        specs = sorted(specs, key=lambda spec: parameters.index(spec.name))
     # A network in memory keeps its own.
-    model = set_origin(copy.copy(source.model), input_shape=tuple(spec.shape[1:]), input_name=spec.name)
-    return dataclasses.replace(source, model=model)
+    return dataclasses.replace(source, model=with_inputs(copy.copy(source.model), specs))
 
 
-def _with_output_names(source: Source, names: Sequence[str] | None, example: Array) -> Source:
+def _with_output_names(source: Source, names: Sequence[str] | None, example: Inputs) -> Source:
     """The source with an Origin that names what its network really gives."""
-    if names is None and source.origin.net is not None:
-        return source
-    with torch.inference_mode():
-        returned = source.model(torch.from_numpy(example[:1]))
+    tensors = mapped(example, lambda array: torch.from_numpy(array[:1]))
+    given = list(tensors.values()) if isinstance(tensors, dict) else [tensors]
+    try:
+        with torch.inference_mode():
+            returned = source.model(*given)
+    except Exception as error:  # whatever a foreign forward raises
+        shapes = ", ".join(map(str, source.origin.specs))
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"forward does not take {shapes}: {text}", where=source.label) from error
     known = names or (source.origin.output_names if isinstance(returned, torch.Tensor) else None)
     found = tuple(named_outputs(returned, torch.Tensor, known, source.label))
     if found == source.origin.output_names:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from irepdeploy.comparator import TOLERANCES, Tolerance
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
+from irepdeploy.inputs import Inputs
 
-from .calibration import CalibrationData
-from .fp16 import half_graph
 from .onnx_from_torch import serialized
-from .ranges import range_report
-from .sensitivity import int8_model
 from .target import Target
 
-__all__ = ["PRECISIONS", "carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
+if TYPE_CHECKING:
+    from .calibration import CalibrationData
 
-Array = np.ndarray[Any, Any]
+__all__ = ["PRECISIONS", "carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -53,13 +50,16 @@ def tolerance_of_precision(precision: str) -> Tolerance:
     return TOLERANCES[{"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]]
 
 
-def write_fp16(model: onnx.ModelProto, inputs: Array, path: Path | None) -> dict[str, Any]:
+def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
     """Report the ranges of weights and activations on `inputs`, and write the half graph to `path` where one is given.
 
     Raises:
         CheckFailed: something is beyond fp16's largest number; the first is named.
         ModelError: an operator that has no half form here.
     """
+    from .fp16 import half_graph
+    from .ranges import range_report
+
     ranges = range_report(model, inputs)
     if not ranges.ok:
         raise CheckFailed(
@@ -83,6 +83,8 @@ def write_int8(
     Raises:
         CheckFailed: only with every layer in float is the loss within the budget.
     """
+    from .sensitivity import int8_model
+
     activations = "uint8" if target.engine is None else "int8"
     result, found = int8_model(model, data, max_drop=max_drop, activations=activations)
     write_bytes(path, serialized(result))

@@ -16,7 +16,7 @@ import onnx
 from irepdeploy.files import json_safe
 
 from .fp16 import FP16_MAX, FP16_SMALLEST_NORMAL, float_constants
-from .inference import PROBE, Inputs, run_parts, runnable, samples_in, tensor_types
+from .inference import PROBE, Inputs, run_parts, samples_in, tensor_types, with_outputs
 
 __all__ = ["NodeRange", "RangeReport", "range_report", "tensor_ranges"]
 
@@ -160,24 +160,14 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[flo
 
 def _probed(model: onnx.ModelProto, names: list[str]) -> bytes:
     """`model` with the extremes of these tensors in the place of its outputs."""
-    graph = model.graph
-    count, outputs = len(graph.node), list(graph.output)
-    del graph.output[:]
+    nodes, outputs = [], []
     for index, name in enumerate(names):
         for kind in ("Min", "Max"):
             # Without axes it reduces over all of them, in every opset.
             output = f"{PROBE}{index}.{kind}"
-            graph.node.add(op_type=f"Reduce{kind}", name=output, input=[name], output=[output]).attribute.append(
-                onnx.helper.make_attribute("keepdims", 0)
-            )
-            graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))
-    # Put right again at once: a copy would double the memory.
-    try:
-        return runnable(model)
-    finally:
-        del graph.node[count:]
-        del graph.output[:]
-        graph.output.extend(outputs)
+            nodes.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], output, keepdims=0))
+            outputs.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))
+    return with_outputs(model, outputs, nodes)
 
 
 def _peak(ranges: Mapping[str, tuple[float, float]], name: str) -> float | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from irepdeploy.errors import InputError
+from irepdeploy.origin import INPUT_DTYPES
 from irepdeploy.runtime.runner import TensorSpec
 
 __all__ = ["batch_range", "input_spec"]
-
-_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 
 
 def input_spec(text: str, default_name: str = "input") -> TensorSpec:
@@ -18,7 +17,7 @@ def input_spec(text: str, default_name: str = "input") -> TensorSpec:
     """
     *name, shape = text.split(":")
     dtype = "float32"
-    if shape in _DTYPES and name:
+    if shape in INPUT_DTYPES and name:
         dtype, shape = shape, name.pop()
     sizes = shape.split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes) or (name and not ":".join(name)):

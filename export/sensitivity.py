@@ -10,6 +10,7 @@ import onnx
 
 from irepdeploy.comparator import relative_error
 from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.inputs import Inputs, mapped
 from irepdeploy.profiling.health import kernel_health
 
 from .calibration import CalibrationData
@@ -91,7 +92,7 @@ class _Search:
         if not changed:
             return
         ranges = tensor_ranges(other, self.data.calibration.array)
-        array = self.data.calibration.array[:_PROBES]
+        array = _probes(self.data.calibration.array)
         plain = outputs_of(self.model, array)
         before = sqnr_db(plain, outputs_of(self._quantized(self.model, self.ranges, ()), array))
         after = sqnr_db(plain, outputs_of(self._quantized(other, ranges, ()), array))
@@ -133,7 +134,7 @@ class _Search:
         notes = []
         if sizes[1] >= sizes[0]:
             notes.append("the int8 file is not smaller than the float32 one: int8 is not advised here")
-        count = len(self.data.evaluation.array)
+        count = self.data.evaluation.count
         if loss.drop is not None:
             notes.append(f"one of the {count} inputs is {100 / count:.2g} percentage points")
         elif loss.top1_note:
@@ -167,8 +168,8 @@ class _Search:
 
     def _ranked(self) -> list[str]:
         """The layers, the costliest first: the least logit SQNR where one alone is quantised."""
-        array = self.data.evaluation.array[:_PROBES]
-        plain = {name: output[: len(array)] for name, output in self.reference.items()}
+        array = _probes(self.data.evaluation.array)
+        plain = {name: output[:_PROBES] for name, output in self.reference.items()}
         for index, layer in enumerate(self.layers, start=1):
             others = [name for name in self.layers if name != layer]
             self.alone[layer] = sqnr_db(plain, outputs_of(self._quantized(self.model, self.ranges, others), array))
@@ -183,3 +184,8 @@ class _Search:
 
     def _quantized(self, model: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) -> onnx.ModelProto:
         return quantized(model, ranges=ranges, keep_float=kept, activations=self.activations)
+
+
+def _probes(inputs: Inputs) -> Inputs:
+    few: Inputs = mapped(inputs, lambda array: array[:_PROBES])
+    return few

@@ -23,7 +23,8 @@ class Settings:
         max_drop: percentage points of accuracy (without labels: of agreement) that int8 may lose.
         simplify: run onnx-simplifier, and take its result if it gives the same outputs.
         dynamic_batch: least, best and largest batch; None: the batch is 1.
-        input_shape: name, shape and dtype of the input; its batch is not looked at; None: what the network knows.
+        input_shape: name, shape and dtype of each input, in the order of ``forward`` where their names are not those of
+            its parameters; their batches are not looked at; None: what the network knows.
         output_names: in the order of the outputs; None: those that the network knows.
         bake_preprocess: ``nhwc,bgr`` and the like: the file takes uint8 images; None: it takes normalised floats.
         mean: of each channel, for baking; None: that of the data set that the network was trained on.
@@ -38,7 +39,7 @@ class Settings:
     max_drop: float = 0.5
     simplify: bool = True
     dynamic_batch: tuple[int, int, int] | None = None
-    input_shape: TensorSpec | None = None
+    input_shape: TensorSpec | Sequence[TensorSpec] | None = None
     output_names: Sequence[str] | None = None
     bake_preprocess: str | None = None
     mean: Sequence[float] | None = None
@@ -48,26 +49,37 @@ class Settings:
     timing_cache: str | None = None
     dla: int | None = None
 
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """`input_shape` as one for each input."""
+        asked = self.input_shape
+        return [asked] if isinstance(asked, TensorSpec) else list(asked or ())
+
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
         """What is to be baked in, if anything.
 
         Raises:
-            InputError: nobody says how images are normalised, or an unknown layout.
+            InputError: the network reads something else than one image, nobody says how images are normalised, or an
+                unknown layout.
         """
         if self.bake_preprocess is None:
             return None
+        inputs = origin.specs
+        if len(inputs) != 1 or inputs[0].dtype != "float32" or len(inputs[0].shape) != 4:
+            texts = ", ".join(map(str, inputs))
+            raise InputError(f"it needs a network of one float32 image, not of {texts}", where="--bake-preprocess")
         mean, std = self.mean, self.std
         if (mean is None) != (std is None):
             raise InputError("--mean and --std go together", where="--bake-preprocess")
         if mean is None or std is None:
-            from irepdeploy.data import DATASETS, load_dataset
+            from irepdeploy.data import dataset_facts
 
-            if origin.dataset not in DATASETS:
+            data = dataset_facts(origin.dataset)
+            if data is None:
                 raise InputError(
                     "nothing says how the images were normalised",
                     where="--bake-preprocess",
                     hint="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, as in your training",
                 )
-            data = load_dataset(origin.dataset)
             mean, std = data.mean, data.std
         return Preprocessing.parse(self.bake_preprocess, mean, std)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
-import onnx
-from google.protobuf.message import DecodeError
+from irepdeploy.errors import InputError, RunError
 
-from irepdeploy.errors import RunError
-from irepdeploy.files import write_bytes
-
-__all__ = ["Simplified", "simplify"]
+__all__ = ["Simplified", "Simplifier"]
 
 # Without -P the folder that the user stands in could shadow a module.
 WORKER = (sys.executable, "-P", "-m", "irepdeploy.export.simplify_worker")
@@ -24,63 +22,112 @@ TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Simplified:
-    """The bytes to go on with, and what happened.
+    """What onnx-simplifier did.
 
     Args:
-        changed: whether the bytes are other than those given; they are not yet compared with them.
-        note: the effect, or why the given bytes stay.
+        content: the simpler model, not yet compared with the one given; None: that one stays.
+        note: the effect, or why it stays.
     """
 
-    content: bytes
-    changed: bool
+    content: bytes | None
     note: str
 
 
-def simplify(
-    content: bytes, folder: Path | None = None, *, worker: Sequence[str] = WORKER, timeout_s: float = TIMEOUT_S
-) -> Simplified:
-    """Simplify an ONNX model; the given bytes come back where that fails or removes nothing.
+class Simplifier:
+    """The process. It is started beforehand, since its imports take longer than its work, and ended with the ``with``.
 
     Args:
-        folder: where a temporary folder may be made; default: the system's own.
-        worker: a command that takes the paths of what to read and what to write, and prints the nodes before and after.
-        timeout_s: after which it is ended.
+        worker: a command that reads a line with a JSON array from stdin, the paths of what to read and what to write,
+            and prints the nodes before and after; default: `WORKER`.
+        timeout_s: that it may take from `result` on.
 
-    Raises:
-        RunError: the disk is full.
+    Raises (on entering):
+        RunError: the process cannot be started.
     """
 
-    def kept(note: str) -> Simplified:
-        return Simplified(content, False, note)
+    def __init__(self, worker: Sequence[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._worker, self._timeout_s = list(worker or WORKER), timeout_s
 
-    with tempfile.TemporaryDirectory(prefix=".simplify-", dir=folder) as place:
-        before, after = Path(place, "before.onnx").absolute(), Path(place, "after.onnx").absolute()
-        write_bytes(before, content)
+    def __enter__(self) -> Simplifier:
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
-                [*worker, str(before), str(after)], capture_output=True, timeout=timeout_s, cwd=place, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return kept(f"onnxsim took longer than {timeout_s:g} s and was ended: not simplified")
+            self._process = subprocess.Popen(self._worker, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
-            raise RunError(f"cannot start onnxsim: {error.strerror}", where=worker[0]) from error
-        if done.returncode != 0:
-            return kept(f"onnxsim {_failure(done.returncode, done.stderr)}: not simplified")
-        counts = _counts(done.stdout)
-        if counts is not None and counts[1] >= counts[0]:
-            return kept(f"onnxsim: 0 nodes removed of {counts[0]}")
+            raise RunError(f"cannot start onnxsim: {error.strerror}", where=self._worker[0]) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def begin(self, model: Path, after: Path) -> None:
+        """Let it simplify the file `model`, which must stay as it is until `result` was called, and write `after`."""
+        self._model, self._after = model, after
+        assert self._process.stdin is not None
+        # One that is dead already says so in its exit code.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps([str(model.absolute()), str(after.absolute())]).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def result(self) -> Simplified:
+        """Wait for it; what it wrote is read and removed.
+
+        Raises:
+            InputError: `begin` was not called, or `result` was.
+        """
+        if self._process.returncode is not None or not hasattr(self, "_model"):
+            raise InputError("nothing is being simplified", where="Simplifier")
         try:
-            simpler = onnx.load_model_from_string(after.read_bytes())
+            stdout, stderr = self._process.communicate(timeout=self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self._end()
+            return Simplified(None, f"onnxsim took longer than {self._timeout_s:g} s and was ended: not simplified")
+        try:
+            return self._read(stdout, stderr)
+        finally:
+            self._after.unlink(missing_ok=True)
+
+    def _read(self, stdout: bytes, stderr: bytes) -> Simplified:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        code = self._process.returncode
+        if code != 0:
+            return Simplified(None, f"onnxsim {_failure(code, stderr)}: not simplified")
+        counts = _counts(stdout)
+        if counts is not None and counts[1] >= counts[0]:
+            return Simplified(None, f"onnxsim: 0 nodes removed of {counts[0]}")
+        try:
+            simpler = onnx.load_model_from_string(self._after.read_bytes())
         except (OSError, DecodeError):
-            return kept("onnxsim wrote no ONNX model: not simplified")
-    if counts is None:
-        counts = len(onnx.load_model_from_string(content).graph.node), len(simpler.graph.node)
-    nodes, left = counts
-    if left >= nodes:
-        return kept(f"onnxsim: 0 nodes removed of {nodes}")
-    return Simplified(
-        simpler.SerializeToString(deterministic=True), True, f"onnxsim: {nodes - left} nodes removed of {nodes}"
-    )
+            return Simplified(None, "onnxsim wrote no ONNX model: not simplified")
+        nodes, left = counts or (_nodes(self._model.read_bytes()), len(simpler.graph.node))
+        if left >= nodes:
+            return Simplified(None, f"onnxsim: 0 nodes removed of {nodes}")
+        note = f"onnxsim: {nodes - left} nodes removed of {nodes}"
+        return Simplified(simpler.SerializeToString(deterministic=True), note)
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream is not None
+            # A line that nobody read is still in the buffer.
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _nodes(content: bytes) -> int:
+    import onnx
+
+    return len(onnx.load_model_from_string(content).graph.node)
 
 
 def _counts(stdout: bytes) -> tuple[int, int] | None:

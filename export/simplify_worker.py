@@ -1,10 +1,13 @@
-"""The process that `simplify` starts: ``python -m irepdeploy.export.simplify_worker BEFORE AFTER``.
+"""The process that `Simplifier` starts: ``python -m irepdeploy.export.simplify_worker``.
 
-It prints how many nodes there were and are; AFTER is written only if there are fewer.
+It reads a line with two paths as a JSON array, BEFORE and AFTER, and prints how many nodes there were and are; AFTER is
+written only if there are fewer. Without a line, its parent having ended, it ends.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from typing import Any
 
@@ -12,13 +15,18 @@ __all__: list[str] = []
 
 
 def main() -> None:
-    before, after = sys.argv[1:]
     modules: dict[str, Any] = sys.modules
     # onnxsim imports torch and sympy where they are installed, for uses that are not ours: more than a second.
     modules["torch"] = modules["sympy"] = None
     import onnx
     import onnxsim
 
+    line = sys.stdin.readline()
+    if not line:
+        return
+    before, after = json.loads(line)
+    # What a crash leaves, a core file, goes with the temporary folder.
+    os.chdir(os.path.dirname(after))
     # Not the path: what is read by path is written to a file and read again.
     model = onnx.load(before)
     nodes = len(model.graph.node)

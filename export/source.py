@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 import irepdeploy
-from irepdeploy.data import DATASETS, load_dataset
+from irepdeploy.data import dataset_facts
 from irepdeploy.errors import ModelError, NotFusable
 from irepdeploy.origin import Origin
 from irepdeploy.source import Source, branches_digest, open_source
+from irepdeploy.system import UNKNOWN, commit
 
 __all__ = ["metadata_of", "open_for_export"]
 
@@ -43,16 +44,20 @@ def open_for_export(
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:
-    """What the ONNX file says of itself; nothing in it changes from one export to the next."""
+    """What the ONNX file says of itself; nothing in it changes from one export to the next by the same irepdeploy."""
     found: dict[str, Any] = {"version": irepdeploy.__version__, "net": origin.net or origin.factory}
+    git = commit()
+    if git["sha"] != UNKNOWN:
+        # As `git describe` says it: a changed tree is not the commit.
+        found["commit"] = f"{git['sha']}-dirty" if git["dirty"] else git["sha"]
     digest = branches_digest(origin)
     if digest:
         found["architecture"] = digest
     if origin.statistics.startswith("random"):
         found["statistics"] = origin.statistics
     classes: tuple[str, ...] = origin.classes
-    if origin.dataset in DATASETS:
-        data = load_dataset(origin.dataset)
+    data = dataset_facts(origin.dataset)
+    if data is not None:
         classes = classes or data.classes
         found.update(dataset=data.name, mean=list(data.mean), std=list(data.std))
     if classes:

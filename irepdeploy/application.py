@@ -27,6 +27,7 @@ _ONE_LINE = 400
 _EXTRAS = {
     "datasets": "data",
     "matplotlib": "report",
+    "onnxscript": "dynamo",
     "pycuda": "trt",
     "tensorboard": "tensorboard",
     "tensorrt": "trt",

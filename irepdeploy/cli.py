@@ -97,6 +97,9 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
         return missing(error)
     if is_out_of_memory(error):
         return RunError(f"out of memory: {_flat(error) or 'an allocation failed'}", hint="use a smaller batch or scale")
+    # torch's signal handler raises it wherever the main thread stands.
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return RunError(f"a process that decodes images was ended: {_flat(error)}", hint="use fewer workers")
     if isinstance(error, BrokenPipeError):
         return RunError("a connection was closed by the other side")
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from irepdeploy.errors import InputError
+from irepdeploy.runtime.runner import TensorSpec
 
-__all__ = ["InputGroup", "gather_inputs", "read_inputs"]
+__all__ = ["Given", "InputGroup", "Inputs", "gather_inputs", "joined", "mapped", "named", "samples_in", "specs_of"]
 
 Array = np.ndarray[Any, Any]
+# (N, ...) for a model of one input, else one such array a name, in the order of ``forward``.
+Inputs = Array | Mapping[str, Array]
+# What somebody gives in the place of real inputs: such inputs, a file of them or a folder.
+Given = str | os.PathLike[str] | Array | Mapping[str, Array]
 
-_IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _LARGE = 64
-_MOST = 256
-_MEAN, _STD = (0.45,), (0.25,)
+_FEW, _MANY = 8, 64
+_IMAGE_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -28,163 +31,172 @@ class InputGroup:
 
     Args:
         name: where they are from.
-        array: (N, C, H, W) float32.
+        array: (N, ...), or for a model of several inputs one such array a name.
         seed: of random ones, else None.
     """
 
     name: str
-    array: Array
+    array: Any
     seed: int | None = None
 
+    @property
+    def count(self) -> int:
+        """How many inputs there are."""
+        return samples_in(self.array)
+
     def to_dict(self) -> dict[str, Any]:
-        """The group without its numbers, as a certificate keeps it."""
-        return {"name": self.name, "count": len(self.array), "shape": list(self.array.shape[1:]), "seed": self.seed}
+        """The group without its numbers, as a certificate keeps it; of several inputs the shape of each by name."""
+        shape: Any = mapped(self.array, lambda array: list(array.shape[1:]))
+        return {"name": self.name, "count": self.count, "shape": shape, "seed": self.seed}
+
+
+def samples_in(inputs: Inputs) -> int:
+    """How many inputs there are."""
+    if isinstance(inputs, Mapping):
+        return min((len(array) for array in inputs.values()), default=0)
+    return len(inputs)
+
+
+def mapped(inputs: Inputs, function: Callable[[Array], Any]) -> Any:
+    """What `function` gives for the array, or for each by its name."""
+    if isinstance(inputs, Mapping):
+        return {name: function(array) for name, array in inputs.items()}
+    return function(inputs)
+
+
+def joined(groups: Sequence[Inputs]) -> Inputs:
+    """The inputs of all groups, one after the other."""
+    first = groups[0]
+    if isinstance(first, Mapping):
+        each: Any = groups
+        return {name: np.concatenate([group[name] for group in each]) for name in first}
+    return np.concatenate([np.asarray(group) for group in groups])
+
+
+def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The array for each input of a model: by its name where the names are the model's, else by position.
+
+    Raises:
+        InputError: there are more or fewer than the model takes.
+    """
+    arrays = dict(inputs) if isinstance(inputs, Mapping) else {specs[0].name: inputs}
+    if len(arrays) != len(specs):
+        due = ", ".join(spec.name for spec in specs)
+        raise InputError(f"{len(arrays)} inputs where {len(specs)} are due: {due}", where="inputs")
+    if set(arrays) == {spec.name for spec in specs}:
+        return {spec.name: arrays[spec.name] for spec in specs}
+    return {spec.name: array for spec, array in zip(specs, arrays.values(), strict=True)}
+
+
+def specs_of(wanted: Sequence[Any]) -> list[TensorSpec]:
+    """The inputs themselves, or the one float32 input that a shape without a batch stands for."""
+    if wanted and all(isinstance(item, TensorSpec) for item in wanted):
+        return list(wanted)
+    return [TensorSpec("input", (None, *wanted))]
 
 
 def gather_inputs(
-    shape: tuple[int, ...],
+    wanted: Sequence[int] | Sequence[TensorSpec],
     *,
-    given: str | os.PathLike[str] | Array | None = None,
+    given: Given | None = None,
     dataset: str | None = None,
     seed: int = 0,
 ) -> list[InputGroup]:
     """8 seeded random inputs and 64 real ones (8 where a side is above 64), or those given in place of the real ones.
 
+    Where no input is an image there are no real ones: 64 random inputs (8 where a side is above 64) are all. Random
+    numbers are standard normal, whole ones 0 or 1 (uint8: 0 to 255).
+
     Args:
-        shape: (C, H, W) of one input.
-        given: an array (N, C, H, W) or (C, H, W), or where `read_inputs` finds some.
+        wanted: the shape of one float32 input without its batch, or the inputs of the model; of several, every group
+            holds one array a name.
+        given: an array (N, ...) or one input without a batch, such an array for each name, or where `read_inputs`
+            finds some.
         dataset: name of the data set that the network was trained on; its search-validation images are the real ones.
 
     Raises:
-        InputError: there are no real inputs of this shape, or those given do not fit.
+        InputError: there are no real images of this shape, or what is given does not fit.
     """
-    from irepdeploy.data import random_inputs, real_inputs
-
-    groups = [InputGroup("random, standard normal", random_inputs(shape, 8, seed), seed)]
-    if given is None:
-        array, name = real_inputs(shape, 8 if max(shape[1:], default=0) > _LARGE else 64, dataset)
-        groups.append(InputGroup(name, array))
-    elif isinstance(given, str | os.PathLike):
-        groups.append(read_inputs(given, shape, dataset))
-    else:
-        groups.append(InputGroup("given inputs", _checked(given, shape, "inputs")))
-    return groups
+    specs = specs_of(wanted)
+    few = any(max(_sizes(spec)[1:], default=0) > _LARGE for spec in specs)
+    count = _FEW if few else _MANY
+    real = _real(specs, count, dataset, seed) if given is None else _given(given, specs, dataset)
+    drawn = {spec.name: _random(spec, _FEW if real else count, seed, place) for place, spec in enumerate(specs)}
+    groups = [InputGroup(_random_name(specs), _plain(drawn), seed)]
+    return groups if real is None else [*groups, real]
 
 
-def read_inputs(
-    path: str | os.PathLike[str], shape: tuple[int, ...] | None = None, dataset: str | None = None
-) -> InputGroup:
-    """Inputs from a ``.npy`` file, or from all such files and images of a folder, by name; 256 at most.
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(size for size in spec.shape[1:] if size is not None)
 
-    Arrays are float32, (N, C, H, W) or (C, H, W), already normalised. Images are resized to `shape` and normalised as
-    those of the data set, else as (x - 0.45) / 0.25.
 
-    Args:
-        shape: (C, H, W) that they must have; None takes that of the first array.
+def _plain(arrays: dict[str, Array]) -> Inputs:
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
-    Raises:
-        InputError: nothing is there, or something of a wrong shape, dtype or form.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("no such file or folder of inputs", where=path, hint="--inputs takes a .npy file or a folder")
-    files = _files(path)
-    parts: list[Array] = []
-    note = ""
-    for file in files:
-        if file.suffix.lower() == ".npy":
-            parts.append(_checked(_read_array(file), shape, file))
+
+def _random(spec: TensorSpec, count: int, seed: int, place: int) -> Array:
+    from irepdeploy.data import random_inputs
+
+    if _is_float(spec):
+        # The seed of the first is the bare one.
+        own = seed if place == 0 else int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+        return random_inputs(_sizes(spec), count, own).astype(spec.dtype, copy=False)
+    high = 256 if spec.dtype == "uint8" else 2
+    return np.random.default_rng([seed, place]).integers(0, high, (count, *_sizes(spec))).astype(spec.dtype)
+
+
+def _random_name(specs: Sequence[TensorSpec]) -> str:
+    whole = [spec for spec in specs if not _is_float(spec)]
+    if not whole:
+        return "random, standard normal"
+    texts = [f"{spec.name} 0 to {255 if spec.dtype == 'uint8' else 1}" for spec in whole]
+    if len(whole) < len(specs):
+        texts.insert(0, "standard normal")
+    return f"random, {', '.join(texts)}"
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith("float")
+
+
+def _is_image(spec: TensorSpec) -> bool:
+    sizes = _sizes(spec)
+    return spec.dtype == "float32" and len(sizes) == 3 and sizes[0] in _IMAGE_CHANNELS
+
+
+def _real(specs: Sequence[TensorSpec], count: int, dataset: str | None, seed: int) -> InputGroup | None:
+    from irepdeploy.data import real_inputs
+
+    if len(specs) == 1 and len(_sizes(specs[0])) == 3 and _is_float(specs[0]):
+        array, name = real_inputs(_sizes(specs[0]), count, dataset)
+        return InputGroup(name, array)
+    if not any(map(_is_image, specs)):
+        return None
+    arrays: dict[str, Array] = {}
+    origins: dict[str, list[str]] = {}
+    for place, spec in enumerate(specs):
+        if _is_image(spec):
+            arrays[spec.name], origin = real_inputs(_sizes(spec), count, dataset)
         else:
-            if shape is None:
-                raise InputError("images do not say what size the network takes", where=file, hint="give a .npy file")
-            mean, std = _normalisation(dataset)
-            parts.append(_read_image(file, shape, mean, std))
-            note = f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}"
-        shape = parts[-1].shape[1:]
-        if sum(map(len, parts)) >= _MOST:
-            break
-    array = np.concatenate(parts)
-    if len(array) > _MOST or file is not files[-1]:
-        array, note = array[:_MOST], f", the first {_MOST}{note}"
-    return InputGroup(f"{path}{note}", array)
+            # Other numbers than those of the random group.
+            arrays[spec.name], origin = _random(spec, count, seed, place + len(specs)), "random"
+        origins.setdefault(origin, []).append(spec.name)
+    # What is real comes first.
+    texts = [f"{origin} for {' and '.join(names)}" for origin, names in origins.items()]
+    texts.sort(key=lambda text: text.startswith("random for"))
+    return InputGroup(", ".join(texts), arrays, seed)
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if path.suffix.lower() not in {".npy", *_IMAGES}:
-            raise InputError("neither a .npy file nor an image", where=path)
-        return [path]
-    try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in {".npy", *_IMAGES})
-    except OSError as error:
-        raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
-    if not files:
-        raise InputError("no .npy file and no image in this folder", where=path)
-    return files
+def _given(given: Given, specs: Sequence[TensorSpec], dataset: str | None) -> InputGroup:
+    from irepdeploy.input_files import checked, fitted, read_inputs
 
-
-def _read_array(path: Path) -> Array:
-    try:
-        # Mapped, so that a file of any size costs only what is used of it.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise InputError(f"not an array that can be read: {error}", where=path) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError("not one array", where=path, hint="write it with numpy.save")
-    return array
-
-
-def _checked(array: Array, shape: tuple[int, ...] | None, where: object) -> Array:
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"a {type(array).__name__} where an array is due", where=where)
-    if array.dtype != np.float32:
-        raise InputError(f"dtype {array.dtype} where float32 is due", where=where, hint="array.astype('float32')")
-    if array.ndim == 3:
-        array = array[None]
-    due = "(N, C, H, W)" if shape is None else f"(N, {', '.join(map(str, shape))})"
-    if array.ndim != (4 if shape is None else len(shape) + 1) or (
-        shape is not None and array.shape[1:] != tuple(shape)
-    ):
-        raise InputError(f"shape {array.shape} where {due} is due", where=where)
-    if array.size == 0:
-        raise InputError(f"shape {array.shape}: it holds no input", where=where)
-    array = np.array(array[: _MOST + 1])
-    if not np.isfinite(array).all():
-        raise InputError("it holds NaN or infinity", where=where)
-    return array
-
-
-def _read_image(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequence[float]) -> Array:
-    from PIL import Image
-
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if isinstance(given, str | os.PathLike):
+        return read_inputs(given, specs, dataset)
+    if isinstance(given, Mapping):
+        return InputGroup("given inputs", _plain(fitted(given, specs, "inputs")))
+    if len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
         raise InputError(
-            f"an image has 1 or 3 channels, and the network takes {shape}", where=path, hint="give .npy files"
+            f"one array where {len(specs)} are due: {names}", where="inputs", hint="give {name: array}, or a .npz file"
         )
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(
-                image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
-                dtype=np.float32,
-            )
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image that can be read: {error}", where=path) from error
-    planes = pixels.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    scaled = (planes - np.asarray(mean, np.float32).reshape(-1, 1, 1)) / np.asarray(std, np.float32).reshape(-1, 1, 1)
-    return np.ascontiguousarray(scaled[None], dtype=np.float32)
-
-
-def _normalisation(name: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    from irepdeploy.data import load_dataset
-
-    if name is None:
-        return _MEAN, _STD
-    data = load_dataset(name)
-    return data.mean, data.std
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return (
-        ", ".join(f"{value:g}" for value in values) if len(values) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"
-    )
+    return InputGroup("given inputs", checked(given, specs[0], "inputs"))

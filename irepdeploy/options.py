@@ -12,7 +12,9 @@ __all__ = ["InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption
 InputsOption = Annotated[
     Path | None,
     typer.Option(
-        "--inputs", help="A .npy file (N, C, H, W), or a folder of them and of images, in place of real inputs."
+        "--inputs",
+        help="A .npy file (N, C, H, W), a .npz file of several inputs, or a folder of them or of images, in place of "
+        "real inputs.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

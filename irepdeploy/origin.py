@@ -6,7 +6,7 @@ Every network of the registry, and every one that branches were inserted into, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch import nn
 
 from irepdeploy.arch import Architecture
 from irepdeploy.errors import CheckpointError
+from irepdeploy.runtime.runner import TensorSpec
 
-__all__ = ["FUSED", "TRAIN", "InsertedLayer", "Origin", "origin_of", "set_origin"]
+__all__ = ["FUSED", "INPUT_DTYPES", "TRAIN", "InsertedLayer", "Origin", "origin_of", "set_origin", "with_inputs"]
 
 TRAIN = "train"
 FUSED = "fused"
+# Types of inputs that a network can be said to read.
+INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
 
 
@@ -60,10 +63,12 @@ class Origin:
         factory: ``package.module:function`` that builds a foreign class, where known.
         state: what the network is made of: "train" (branches, batch normalisation) or "fused" (plain convolutions).
         layers: what was inserted.
-        input_shape: (C, H, W) of one input, or () where unknown.
+        input_shape: of one input without its batch, most often (C, H, W), or () where unknown.
         dataset: name of the data set that it was trained on, or None.
         classes: names of the classes, or ().
         statistics: where its weights and batch-normalisation statistics come from.
+        inputs: what it reads where that is not one float32 input: several, or whole numbers; in the order of
+            ``forward``, the batch None; () where `input_shape` and `input_name` say it.
     """
 
     net: str | None = None
@@ -77,6 +82,14 @@ class Origin:
     dataset: str | None = None
     classes: tuple[str, ...] = ()
     statistics: str = "initial"
+    inputs: tuple[TensorSpec, ...] = ()
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """Every input with a free batch; () where nothing is known of them."""
+        if self.inputs or not self.input_shape:
+            return self.inputs
+        return (TensorSpec(self.input_name, (None, *self.input_shape)),)
 
     @property
     def architecture(self) -> Architecture:
@@ -88,7 +101,10 @@ class Origin:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that `from_dict` reads."""
-        return asdict(self)
+        found = asdict(self)
+        # An irepdeploy of before there were several inputs reads the others.
+        del found["inputs"]
+        return {**found, "inputs": [spec._asdict() for spec in self.inputs]} if self.inputs else found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, where: object = None) -> Origin:
@@ -105,6 +121,10 @@ class Origin:
             )
             for name in ("input_shape", "output_names", "classes"):
                 fields[name] = tuple(fields[name])
+            # Checkpoints of before there were several inputs do not have it.
+            fields["inputs"] = tuple(
+                TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"]) for spec in fields.get("inputs", ())
+            )
             origin = cls(layers=layers, **fields)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the description of the network is damaged: {error}", where=where) from None
@@ -112,6 +132,8 @@ class Origin:
             raise CheckpointError("the description of the network is damaged", where=where)
         if not all(isinstance(size, int) and size > 0 for size in origin.input_shape):
             raise CheckpointError(f"input shape {origin.input_shape!r} is no shape", where=where)
+        if not all(_is_spec(spec) for spec in origin.inputs):
+            raise CheckpointError(f"inputs {origin.inputs!r} are none", where=where)
         return origin
 
 
@@ -126,3 +148,21 @@ def set_origin(model: nn.Module, origin: Origin | None = None, **changes: Any) -
     origin = replace(origin_of(model) if origin is None else origin, **changes)
     setattr(model, _ATTRIBUTE, origin)
     return model
+
+
+def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
+    """Make `model` carry an Origin that says that it reads these; their batches are not looked at."""
+    inputs = tuple(TensorSpec(spec.name, (None, *spec.shape[1:]), spec.dtype) for spec in specs)
+    if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1:
+        return set_origin(model, input_name=inputs[0].name, input_shape=inputs[0].shape[1:], inputs=())
+    return set_origin(model, input_shape=(), inputs=inputs)
+
+
+def _is_spec(spec: TensorSpec) -> bool:
+    sizes = spec.shape[1:]
+    return (
+        isinstance(spec.name, str)
+        and spec.dtype in INPUT_DTYPES
+        and spec.shape[:1] == (None,)
+        and all(isinstance(size, int) and size > 0 for size in sizes)
+    )

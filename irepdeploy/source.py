@@ -6,6 +6,7 @@ import copy
 import difflib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,15 @@ def open_source(
             where=text,
             hint=f"did you mean {' or '.join(near)}?" if near else f"networks: {', '.join(NETS)}",
         )
-    model = load(path, model=model_factory)
+    with ThreadPoolExecutor(1) as pool:
+        # Neither waits for the other: reading and hashing leave the interpreter free.
+        digest = pool.submit(sha256, path)
+        model = load(path, model=model_factory)
     drawn = origin_of(model).statistics
     statistics = drawn if drawn.startswith("random") else "from the checkpoint"
     if architecture is not None:
         model, statistics = _inserted(model, architecture, seed, statistics)
-    return _described(model, text, statistics, file=text, sha256=sha256(path))
+    return _described(model, text, statistics, file=text, sha256=digest.result())
 
 
 def with_blocks(model: nn.Module) -> nn.Module | None:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["system_block"]
+__all__ = ["UNKNOWN", "commit", "system_block"]
 
 UNKNOWN = "unknown"
 
@@ -41,7 +41,7 @@ def system_block() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in _PACKAGES},
         "torch_threads": _torch_threads(),
-        "irepdeploy_commit": _commit(),
+        "irepdeploy_commit": commit(),
     }
 
 
@@ -128,8 +128,8 @@ def _torch_threads() -> int | str:
     return torch.get_num_threads() if torch is not None and hasattr(torch, "get_num_threads") else "torch not loaded"
 
 
-def _commit() -> dict[str, Any]:
-    """Commit of this very code where it runs from a git checkout, and whether files differ from it."""
+def commit() -> dict[str, Any]:
+    """Commit of this very code where it runs from a git checkout, and whether its files differ from it."""
     root = Path(__file__).resolve().parent.parent
     unknown = {"sha": UNKNOWN, "dirty": UNKNOWN}
     # Installed into an environment that lies inside somebody's checkout, the commit would be theirs, not ours.
@@ -139,7 +139,9 @@ def _commit() -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         sha = _run(["git", "rev-parse", "HEAD"], cwd=root, env=environment).strip()
-        changes = _run(["git", "--no-optional-locks", "status", "--porcelain"], cwd=root, env=environment)
+        # What was written into the checkout beside the code, results most often, is no change of it.
+        status = ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]
+        changes = _run(status, cwd=root, env=environment)
     except (OSError, subprocess.SubprocessError):
         return unknown
     return {"sha": sha, "dirty": bool(changes.strip())}

@@ -17,7 +17,7 @@ __all__ = ["verify"]
 
 
 def verify(
-    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint or an ONNX file.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file or an engine.")],
     b: Annotated[str, typer.Argument(metavar="B", help="What must give the same outputs.")],
     inputs: InputsOption = None,
     model: ModelOption = None,
@@ -55,6 +55,6 @@ def _show(result: Verification) -> None:
     verdict = "the same" if result.ok else "DIFFERENT"
     columns = ["output", "error", "allowed", "cosine", "top-1 agreement"]
     table(f"{result.a} and {result.b}: {verdict}", columns, rows)
-    print("inputs: " + " + ".join(f"{len(group.array)} {group.name}" for group in result.inputs))
+    print("inputs: " + " + ".join(f"{group.count} {group.name}" for group in result.inputs))
     if comparison.worst_layer is not None:
         print(f"worst layer: {comparison.worst_layer} ({comparison.layers[comparison.worst_layer]:.2e})")

@@ -161,7 +161,7 @@ class TorchRunner(Runner):
         try:
             with torch.inference_mode():
                 returned = self._net(*tensors)
-        except RuntimeError as error:
+        except Exception as error:  # whatever a foreign forward raises
             raise _run_error(error) from error
         values: list[Any]
         if isinstance(returned, Mapping) and set(self._outputs) & set(returned):
@@ -231,7 +231,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return np.array(tensor.cpu().numpy())
 
 
-def _run_error(error: RuntimeError) -> IrepdeployError:
+def _run_error(error: Exception) -> IrepdeployError:
     text = _first_line(error)
     if "out of memory" in text.lower() or "can't allocate memory" in text:
         return RunError(f"out of memory: {text}", where="torch", hint="use a smaller batch")

@@ -94,6 +94,9 @@ class FakeCudart:
         self.blocks[ctypes.addressof(block)] = block
         return 0
 
+    def _malloc_managed(self, pointer: Any, size: Any, flags: int) -> int:
+        return self._malloc(pointer, size) if flags == 1 else 1
+
     def _free(self, pointer: Any) -> int:
         del self.blocks[pointer.value]
         return 0

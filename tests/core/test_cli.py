@@ -87,6 +87,7 @@ def test_our_errors(register: Register, capsys: Output, error: errors.Irepdeploy
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         OSError(errno.EFBIG, "File too large"),
         BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ],
 )
 def test_a_run_that_failed_is_4(register: Register, capsys: Output, error: Exception) -> None:

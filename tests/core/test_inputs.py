@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from irepdeploy.errors import InputError
-from irepdeploy.inputs import gather_inputs, read_inputs
+from irepdeploy.input_files import read_inputs
+from irepdeploy.inputs import gather_inputs
 
 SHAPE = (1, 16, 16)
 
@@ -116,7 +117,7 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
 def test_places_without_inputs(tmp_path: Path) -> None:
     for path, named in (
         (tmp_path / "no.npy", "no such file"),
-        (tmp_path, "no .npy file and no image"),
+        (tmp_path, "no .npy or .npz file and no image"),
         (refused(tmp_path, b"", "x.txt"), "neither"),
     ):
         with pytest.raises(InputError, match=named):

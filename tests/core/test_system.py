@@ -137,16 +137,18 @@ def git(root: Path, *words: str) -> str:
 
 def test_commit_and_whether_files_differ_from_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = {"sha": "unknown", "dirty": "unknown"}
-    assert system._commit() == unknown
+    assert system.commit() == unknown
     git(checkout, "init", "-q")
-    assert system._commit() == unknown
+    assert system.commit() == unknown
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "first")
     # As inside a hook of another repository.
     monkeypatch.setenv("GIT_DIR", str(checkout / "elsewhere"))
-    assert system._commit() == {"sha": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+    assert system.commit() == {"sha": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+    (checkout / "result.json").write_text("")
+    assert system.commit()["dirty"] is False
     (checkout / "irepdeploy" / "system.py").write_text("# changed\n")
-    assert system._commit()["dirty"] is True
+    assert system.commit()["dirty"] is True
 
 
 def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +158,4 @@ def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypat
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "theirs")
     monkeypatch.setattr(system, "__file__", str(installed / "system.py"))
-    assert system._commit() == {"sha": "unknown", "dirty": "unknown"}
+    assert system.commit() == {"sha": "unknown", "dirty": "unknown"}

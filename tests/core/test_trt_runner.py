@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError, ModelError, RunError
 from irepdeploy.export.engine_builder import EngineOptions, build_plan
 from irepdeploy.files import sha256, write_json
@@ -245,6 +246,24 @@ def test_a_gpu_that_is_too_small(place: Place) -> None:
         with pytest.raises(RunError, match="out of memory"):
             runner.infer(feeds())
         assert not place.cuda.blocks
+
+
+def test_verify_takes_engines(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.build()
+    pair = [str(place.engine)] * 2
+    assert main(["verify", *pair]) == 0 and "64 photographs" in capsys.readouterr().out
+    for changes, reason in (
+        ({"compute_capability": "7.2"}, "the GPU here has 8.0"),
+        ({"tensorrt_version": "8.5.2.2"}, "cannot load"),
+        ({"size_bytes": 1 << 20}, "truncated"),
+    ):
+        place.build(**changes)
+        assert main(["verify", *pair]) == 2
+        err = capsys.readouterr().err
+        assert reason in err and "build it again: irepdeploy export" in err and err.count("\n") == 1
+    place.build()
+    place.cuda = FakeCudart(devices=0)
+    assert main(["verify", *pair]) == 3
 
 
 @pytest.mark.trt

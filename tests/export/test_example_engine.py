@@ -1,13 +1,14 @@
-"""The examples that run an engine: the Python one on fakes, as no engine can run here; the C++ one by what it reads."""
+"""The examples that run an engine, on fakes, as no engine can run here; for C++ these are `fake_headers`."""
 
 from __future__ import annotations
 
 import ast
 import ctypes
-import dataclasses
+import json
 import os
-import re
 import runpy
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ import onnx
 import pytest
 
 from irepdeploy.export.engine import build_engine
-from irepdeploy.runtime.sidecar import Sidecar
+from irepdeploy.files import write_json
+from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
 from irepdeploy.testing.fake_cudart import FakeCudart
 from irepdeploy.testing.fake_tensorrt import FakeTensorrt
 
@@ -40,15 +42,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
     engine = tmp_path / "model.engine"
     build_engine(onnx.helper.make_model(graph).SerializeToString(), engine, flavour="tensorrt")
-    np.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3))
 
-    def go(version: str = "8.5.2.2", cut: int = 0, capability: str | None = None) -> None:
-        trt = FakeTensorrt(version)
+    def go(
+        version: str = "8.5.2.2",
+        cut: int = 0,
+        capability: str | None = None,
+        shape: tuple[int, ...] = (2, 3),
+        memory: int = 1 << 20,
+        loads: str | None = None,
+    ) -> None:
+        np.save(tmp_path / "x.npy", np.arange(float(np.prod(shape))).reshape(shape))
+        trt = FakeTensorrt(version, loads=loads)
         trt.Logger = lambda severity: SimpleNamespace(log=print)
         trt.Logger.WARNING = None
         trt.nptype = lambda dtype: np.float32
         monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
-        monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeCudart())
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeCudart(memory=memory))
         monkeypatch.setattr(sys, "argv", ["run_engine.py", str(engine), str(tmp_path / "x.npy")])
         if cut:
             engine.write_bytes(engine.read_bytes()[:-cut])
@@ -71,12 +80,28 @@ def test_python_runs_it(run: Callable[..., None], capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"cut": 1}, "truncated or changed .*again: irepdeploy export"),
-        ({"version": "8.6.1.6"}, r"built with TensorRT 8\.5\.2\.2, here is 8\.6\.1\.6"),
-        ({"capability": "7.2"}, r"built for compute capability 7\.2, here is 8\.0"),
+        ({"cut": 1}, "engine_sha256 .* in its sidecar, .* here; build it again: irepdeploy export"),
+        (
+            {"version": "8.6.1.6"},
+            r"model\.engine: tensorrt_version 8\.5\.2\.2 in its sidecar, 8\.6\.1\.6 here; build it",
+        ),
+        ({"capability": "7.2"}, r"model\.engine: compute_capability 7\.2 in its sidecar, 8\.0 here; build it again"),
     ],
 )
 def test_python_holds_it_against_its_sidecar(run: Callable[..., None], change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SystemExit, match=reason):
+        run(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape": (9, 3)}, r"x cannot be of shape \(9, 3\)"),
+        ({"memory": 8}, "cudaMallocManaged failed with CUDA error 2"),
+        ({"loads": "wrong"}, "TensorRT refuses it"),
+    ],
+)
+def test_python_says_what_fails(run: Callable[..., None], change: dict[str, Any], reason: str) -> None:
     with pytest.raises(SystemExit, match=reason):
         run(**change)
 
@@ -85,7 +110,83 @@ def test_python_is_3_8() -> None:
     ast.parse((EXAMPLES / "run_engine.py").read_text(), feature_version=(3, 8))
 
 
-def test_c_plus_plus_reads_what_a_sidecar_has() -> None:
-    read = set(re.findall(r'field\(sidecar, "(\w+)"\)', (EXAMPLES / "run_engine.cpp").read_text()))
-    assert {"command", "compute_capability", "size_bytes", "tensorrt_version"} == read
-    assert read <= {item.name for item in dataclasses.fields(Sidecar)}
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C++ example, built on the fake headers."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    built = tmp_path_factory.mktemp("program") / "run_engine"
+    source, headers = EXAMPLES / "run_engine.cpp", Path(__file__).parent / "fake_headers"
+    warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+    subprocess.run([compiler, "-std=c++17", *warnings, f"-I{headers}", str(source), "-o", str(built)], check=True)
+    return built
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """What the fake headers take for an engine, beside a sidecar as it is really written."""
+    path = tmp_path / "a model's ü.engine"
+    path.write_bytes(b"engine")
+    described = Sidecar(
+        flavour="tensorrt",
+        tensorrt_version="10.3.0.26",
+        compute_capability="8.0",
+        gpu='A "GPU", fake',
+        driver=None,
+        precision="fp16",
+        typing="strong",
+        tf32=False,
+        onnx_sha256="0",
+        engine_sha256="1",
+        size_bytes=6,
+        inputs=[{"name": "x", "shape": [-1, 3], "dtype": "float32"}],
+        outputs=[],
+        created="2026-01-01",
+        irepdeploy_version="1",
+        command="irepdeploy export 'net, a.pt' --trt",
+        settings={"size_bytes": 7},
+    )
+    write_json(sidecar_path(path), described.to_dict())
+    return path
+
+
+def run_program(program: Path, *arguments: object) -> tuple[int, str, str]:
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_c_plus_plus_runs_it(program: Path, engine: Path) -> None:
+    assert run_program(program, engine) == (0, "y 1 3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("size_bytes", 60, "size_bytes 60 in its sidecar, 6 here"),
+        ("tensorrt_version", "10.3.1.26", "tensorrt_version 10.3.1.26 in its sidecar, 10.3.0 here"),
+        ("tensorrt_version", "10.3", "tensorrt_version 10.3 in its sidecar, 10.3.0 here"),
+        ("compute_capability", "7.2", "compute_capability 7.2 in its sidecar, 8.0 here"),
+    ],
+)
+def test_c_plus_plus_holds_it_against_its_sidecar(
+    program: Path, engine: Path, key: str, value: object, reason: str
+) -> None:
+    sidecar = Path(sidecar_path(engine))
+    described = json.loads(sidecar.read_text())
+    write_json(sidecar, {**described, key: value})
+    code, output, errors = run_program(program, engine)
+    assert (code, output) == (2, "")
+    assert errors == f"{engine}: {reason}; build it again: irepdeploy export 'net, a.pt' --trt\n"
+    # What the builder did not know is not compared.
+    write_json(sidecar, {**described, "compute_capability": None})
+    assert run_program(program, engine)[0] == 0
+
+
+def test_c_plus_plus_says_what_fails(program: Path, engine: Path) -> None:
+    assert run_program(program) == (2, "", "run_engine model.engine\n")
+    assert run_program(program, "missing") == (2, "", "missing: cannot be read\n")
+    engine.write_bytes(b"enginE")
+    assert run_program(program, engine) == (2, "", f"no engine\n{engine}: TensorRT refuses it; its reason is above\n")
+    Path(sidecar_path(engine)).write_text("{}\n")
+    assert run_program(program, engine)[2].startswith("the sidecar has no ")

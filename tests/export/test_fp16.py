@@ -166,6 +166,48 @@ def test_the_scales_of_a_resize_stay_float(as_node: bool) -> None:
     np.testing.assert_allclose(outputs_of(half, x)["y"], x, rtol=1e-3)
 
 
+def test_what_squares_stays_float32() -> None:
+    """300 squared is beyond 65504."""
+    nodes = [
+        make_node("ReduceL2", ["x"], ["length"], "length", axes=[1], keepdims=1),
+        make_node("Div", ["x", "length"], ["y"], "div"),
+    ]
+    half = half_graph(written(nodes, {}, "y"))
+    onnx.checker.check_model(half, full_check=True)
+    found = types(half)
+    reduce = next(node for node in half.graph.node if node.op_type == "ReduceL2")
+    assert found[reduce.input[0]] == found[reduce.output[0]] == TensorProto.FLOAT
+    assert reduce.name == "length" and found["length"] == found["x.half"] == TensorProto.FLOAT16
+    x = np.full((1, 4, 6, 6), 300, np.float32)
+    np.testing.assert_allclose(outputs_of(half, x)["y"], 0.5, rtol=1e-3)
+
+
+def test_one_that_stays_float32_and_gives_an_output_itself() -> None:
+    nodes = [
+        make_node("ReduceL2", ["x"], ["a"], axes=[1], keepdims=1),
+        make_node("Concat", ["a", "a", "a", "a"], ["y"], "joined", axis=1),
+    ]
+    model = written(nodes, {}, "y")
+    model.graph.output.append(make_tensor_value_info("a", TensorProto.FLOAT, (1, 1, 6, 6)))
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    x = images(1, 4, 6, 6)
+    for name, reference in outputs_of(model, x).items():
+        np.testing.assert_allclose(outputs_of(half, x)[name], reference, rtol=2e-3)
+
+
+def test_a_number_that_keeps_a_divisor_from_zero_does_not_become_zero() -> None:
+    nodes = [make_node("Clip", ["x", "least"], ["c"], "clip"), make_node("Div", ["x", "c"], ["y"], "div")]
+    weights = {"least": np.array(1e-12, np.float32)}
+    model = written(nodes, weights, "y")
+    zeros = np.zeros((1, 4, 6, 6), np.float32)
+    assert not outputs_of(half_graph(model), zeros)["y"].any()
+    nodes = [make_node("Mul", ["x", "w"], ["y"], "mul")]
+    for values, kept in ((np.array(-1e-12), [-(2.0**-24)]), (np.array([1e-12, 1]), [0, 1]), (np.array([0.0]), [0])):
+        half = half_graph(written(nodes, {"w": values.astype(np.float32)}, "y"))
+        assert onnx.numpy_helper.to_array(half.graph.initializer[0]).ravel().tolist() == kept
+
+
 def test_unknown_operators_are_refused_by_name() -> None:
     with pytest.raises(ModelError, match="strange: operator Einsum has no known float16 form"):
         half_graph(written([make_node("Einsum", ["x"], ["y"], "strange", equation="ijkl->ij")], {}, "y"))

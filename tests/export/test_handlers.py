@@ -1,11 +1,13 @@
 """Every operator that is written, against torch, through ONNX Runtime: odd sizes, a static batch and a free one.
 
-Each file also passes the audit of the strictest target, so that no handler gives a form that TensorRT 8.5 misreads.
+Each file also passes the audit of the strictest target, so that no handler gives a form that TensorRT 8.5 misreads, and
+in float16 it gives the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irepdeploy.comparator import relative_error
 from irepdeploy.errors import ModelError
+from irepdeploy.export import graph, handlers
 from irepdeploy.export.audit import Asked, audit
+from irepdeploy.export.fp16 import half_graph
 from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.export.target import target_of
 from irepdeploy.nets.statistics import randomize_statistics
@@ -69,7 +74,20 @@ def check(
                 assert found[name].shape == reference.shape
                 assert found[name].dtype == reference.dtype
                 assert np.abs(found[name] - reference).max() <= error * max(np.abs(reference).max(), 1e-6)
+    check_half(proto, batches[-1], shape)
     return proto
+
+
+def check_half(proto: onnx.ModelProto, batch: int, shape: tuple[int, ...]) -> None:
+    """The same in float16, in types that are right throughout."""
+    half = half_graph(proto)
+    onnx.checker.check_model(half, full_check=True)
+    x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
+    with OrtRunner(serialized(proto)) as whole, OrtRunner(serialized(half)) as runner:
+        expected, found = whole.infer({"input": x}), runner.infer({"input": x})
+    for name, reference in expected.items():
+        assert found[name].dtype == reference.dtype
+        assert relative_error(reference, found[name]) <= 1e-2
 
 
 def conv(*args: int, **kwargs: Any) -> nn.Conv2d:
@@ -102,6 +120,8 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "constant first": lambda m, x: m.weight.sigmoid().reshape(1, 4, 1, 1) * x,
     "powers": lambda m, x: x**2 + x.abs().pow(1.5) + torch.square(x) + x.exp().sqrt() + (x.abs() + 1).log(),
     "rsqrt": lambda m, x: torch.rsqrt(x.abs() + 0.1) + (x.abs() + 1).reciprocal(),
+    "rounded": lambda m, x: torch.floor(x) - torch.ceil(x * 2),
+    "waves": lambda m, x: torch.sin(x) * torch.cos(x),
     "add with alpha": lambda m, x: torch.add(x, x.relu(), alpha=2),
     "matmul": lambda m, x: x @ x.transpose(-1, -2) + torch.matmul(x, x.mT),
     "bmm": lambda m, x: torch.bmm(x.flatten(2), x.flatten(2).transpose(1, 2)),
@@ -110,7 +130,13 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "mean of a row": lambda m, x: x.mean(-1, keepdim=True),
     "sum": lambda m, x: x.sum((2, 3)) + x.sum(dim=[-1, -2]) * 2,
     "largest": lambda m, x: x.amax((2, 3)) - x.amin(dim=(2, 3)),
-    "largest and where": lambda m, x: (torch.max(x, 1, keepdim=True)[0], x.max(dim=1).indices, x.argmax(1)),
+    "largest and where": lambda m, x: (
+        torch.max(x, 1, keepdim=True)[0],
+        x.max(dim=1).indices,
+        x.argmax(1),
+        x.argmin(2),
+    ),
+    "what comes in": lambda m, x: (x, x + 1),
     "of two": lambda m, x: torch.maximum(x, -x) + torch.min(x, x * 2),
     "channel attention": lambda m, x: x * torch.cat([x.mean(1, True), x.max(1, True).values], 1).mean(1, True),
     "normalize": lambda m, x: F.normalize(x, dim=1),
@@ -290,18 +316,35 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path: Path, kind: str) -> None:
         onnx_from_torch(Call(function).eval(), [TensorSpec("input", (None, *SHAPE))])
 
 
+def everything_written() -> Iterator[tuple[str, onnx.ModelProto]]:
+    networks = {kind: _network(kind) for kind in FUNCTIONS} | {kind: make() for kind, make in MODULES.items()}
+    for kind, model in networks.items():
+        yield kind, onnx_from_torch(randomize_statistics(model).eval(), [TensorSpec("input", (None, *SHAPE))])
+
+
+def test_every_operator_is_here() -> None:
+    """What the writer's source names is what these networks are written with."""
+    sources = [path for path in Path(handlers.__file__).parent.glob("onnx_*.py") if path.name != "onnx_from_torch.py"]
+    named: set[str] = set()
+    for path in [*sources, Path(handlers.__file__), Path(graph.__file__)]:
+        tree = ast.walk(ast.parse(path.read_text()))
+        named |= {str(node.value) for node in tree if isinstance(node, ast.Constant)}
+    named |= {f"Reduce{name}" for name in ("Max", "Min")}
+    # Of what is named for another reason: a type of the writer's own.
+    named.remove("Size")
+    written = {node.op_type for _, proto in everything_written() for node in proto.graph.node}
+    assert written == {name for name in named if name.isidentifier() and onnx.defs.has(name)}
+
+
 @pytest.mark.trt
 def test_tensorrt_parses_every_operator() -> None:
     library = load_tensorrt("tensorrt_rtx")
     messages: list[tuple[str, str]] = []
     logger = logger_of(library.module, lambda severity, text: messages.append((severity, text)))
     builder, failed = library.module.Builder(logger), []
-    for name, model in {
-        **{kind: _network(kind) for kind in FUNCTIONS},
-        **{k: make() for k, make in MODULES.items()},
-    }.items():
-        proto = onnx_from_torch(randomize_statistics(model).eval(), [TensorSpec("input", (None, *SHAPE))])
-        network = builder.create_network(0)
-        if not library.module.OnnxParser(network, logger).parse(serialized(proto)):
-            failed.append(name)
+    for name, proto in everything_written():
+        for model in (proto, half_graph(proto)):
+            network = builder.create_network(0)
+            if not library.module.OnnxParser(network, logger).parse(serialized(model)):
+                failed.append(name)
     assert not failed, messages[-5:]

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export.inference import outputs_of, run_parts, samples_in, tensor_types
+from irepdeploy.export.inference import free_batch, outputs_of, run_parts, samples_in, tensor_types, with_outputs
 from irepdeploy.export.onnx_from_torch import serialized
 
 
@@ -79,6 +79,23 @@ def test_inputs_by_name() -> None:
         outputs_of(model, a)
     with pytest.raises(InputError, match="as many"):
         outputs_of(model, {"a": a, "b": b[:4]})
+
+
+def test_other_outputs() -> None:
+    model = written(RESHAPED, {"x": (2, 8)}, {"y": (2, 3)})
+    before = serialized(model)
+    x = images(3, 8)
+    r = make_tensor_value_info("r", TensorProto.FLOAT, None)
+    assert np.array_equal(outputs_of(with_outputs(model, [r]), x)["r"], x)
+    n = make_tensor_value_info("n", TensorProto.FLOAT, None)
+    found = outputs_of(with_outputs(model, [r, n], [make_node("Neg", ["y"], ["n"])]), x)
+    np.testing.assert_allclose(found["n"], -x.sum(1, keepdims=True).repeat(3, 1), rtol=0, atol=1e-5)
+    assert set(found) == {"r", "n"} and serialized(model) == before
+
+
+def test_what_is_large_runs_alone() -> None:
+    assert free_batch({"a": images(2, 1, 64, 64)}) == 16
+    assert free_batch({"a": images(2, 8), "b": images(2, 1, 1, 65)}) == 1
 
 
 def test_what_cannot_be_run() -> None:

@@ -104,9 +104,9 @@ def test_what_fp16_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_half_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.export import precisions
+    from irepdeploy.export import fp16
 
-    true = precisions.half_graph
+    true = fp16.half_graph
 
     def broken(model: onnx.ModelProto) -> onnx.ModelProto:
         half = true(model)
@@ -115,7 +115,7 @@ def test_a_half_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: p
         weight.raw_data = (array + np.float16(0.5)).astype(np.float16).tobytes()
         return half
 
-    monkeypatch.setattr(precisions, "half_graph", broken)
+    monkeypatch.setattr(fp16, "half_graph", broken)
     with pytest.raises(CheckFailed, match=r"model.onnx and model.fp16.onnx differ"):
         irepdeploy.export_model(random_network("vgg6"), tmp_path, precision=["fp32", "fp16"], simplify=False)
     assert names(tmp_path) == ["certificate.failed.json"]

@@ -9,6 +9,8 @@ import math
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from irepdeploy.data import DATASETS, load_dataset
 from irepdeploy.data.dataset import Split
@@ -148,6 +150,19 @@ def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: Calibratio
     assert accuracy(two, data) >= accuracy(trained, data) - 0.5
 
 
+def test_int8_that_grows_is_advised_against(trained: onnx.ModelProto, data: CalibrationData) -> None:
+    """Layers of a few weights: what Q/DQ adds is more than their bytes."""
+    torch.manual_seed(0)
+    tiny = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
+    model = onnx_from_torch(tiny, [TensorSpec("input", (1, *SHAPE))], ["logits"])
+    advice = "the int8 file is not smaller than the float32 one: int8 is not advised here"
+    for given, grows in ((model, True), (trained, False)):
+        _, report = int8_model(given, data, max_drop=100)
+        sizes = plain(report)["size_bytes"]
+        assert (sizes["int8"] >= sizes["float32"]) == grows
+        assert (advice in plain(report)["notes"]) == grows
+
+
 def test_without_labels_the_classes_must_agree(trained: onnx.ModelProto, data: CalibrationData) -> None:
     unlabelled = dataclasses.replace(data, labels=None)
     _, report = int8_model(narrow(trained, "stages.1.0.conv"), unlabelled, equalise=False)
@@ -184,6 +199,74 @@ def test_a_budget_that_cannot_be_met(trained: onnx.ModelProto, data: Calibration
 def test_bad_budgets(trained: onnx.ModelProto, data: CalibrationData, max_drop: float) -> None:
     with pytest.raises(InputError, match="max_drop"):
         int8_model(trained, data, max_drop=max_drop)
+
+
+# Several inputs.
+
+
+class TwoImages(nn.Module):
+    """Scores of two images, one ten times as bright as the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 64, 10)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.fc((self.left(left) + self.right(right * 10)).relu().flatten(1))
+        return scores
+
+
+SPECS = [TensorSpec("left", (1, 3, 8, 8)), TensorSpec("right", (1, 1, 8, 8))]
+
+
+@pytest.mark.parametrize("activations", ["int8", "uint8"])
+def test_several_inputs(activations: str) -> None:
+    torch.manual_seed(0)
+    model = onnx_from_torch(TwoImages().eval(), SPECS, ["logits"])
+    data = calibration_data(SPECS)
+    assert set(data.calibration.array) == set(data.evaluation.array) == {"left", "right"}
+    assert data.calibration.count == data.evaluation.count == 32 and data.labels is None
+    assert not np.array_equal(data.calibration.array["left"], data.evaluation.array["left"])
+    result, report = int8_model(model, data, activations=activations)
+    assert report.kept_float == () and report.loss.within(0.5)
+    found = plain(report)
+    assert found["calibration"]["shape"] == {"left": [3, 8, 8], "right": [1, 8, 8]}
+    a, b = (outputs_of(each, data.evaluation.array)["logits"].astype(float) for each in (model, result))
+    assert found["logit_sqnr_db"] == pytest.approx(10 * math.log10((a**2).sum() / ((a - b) ** 2).sum()))
+    # Each input has the range of its own images.
+    steps = {node.input[0]: node.input[1] for node in result.graph.node if node.op_type == "QuantizeLinear"}
+    arrays, images = arrays_of(result), data.calibration.array
+    for name, image in (("left", images["left"]), ("mul", 10 * images["right"])):
+        spans = np.abs(image).max() / 127 if activations == "int8" else np.ptp(image) / 255
+        assert float(arrays[steps[name]]) == pytest.approx(spans, rel=1e-2)
+
+
+def test_the_costly_layer_of_several_inputs_stays_float() -> None:
+    torch.manual_seed(0)
+    net = TwoImages().eval()
+    # All that the scores are made of is small beside one channel that they do not read.
+    with torch.no_grad():
+        net.left.weight[0] *= 1e4
+        net.left.weight[0].abs_()
+        net.fc.weight[:, :64] *= 1e-7
+    model = onnx_from_torch(net, SPECS, ["logits"])
+    data = calibration_data(SPECS)
+    _, report = int8_model(model, data, equalise=False)
+    assert report.kept_float == ("fc",)
+
+
+def test_several_inputs_that_are_given_and_none_that_is_real() -> None:
+    rng = np.random.default_rng(0)
+    given = {spec.name: rng.standard_normal((5, *spec.shape[1:]), dtype=np.float32) for spec in SPECS}
+    data = calibration_data(SPECS, given=given)
+    assert data.evaluation is data.calibration and data.calibration.count == 5
+    assert np.array_equal(data.calibration.array["right"], given["right"])
+    codes = [TensorSpec("a", (1, 7)), TensorSpec("b", (1, 9))]
+    with pytest.raises(InputError, match=r"int8 needs real inputs, and none of a float32 1x7, b .*--inputs"):
+        calibration_data(codes)
+    given = {spec.name: np.ones((2, *spec.shape[1:]), np.float32) for spec in codes}
+    assert calibration_data(codes, given=given).calibration.count == 2
 
 
 # What it is calibrated with and measured on.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
+from irepdeploy.errors import InputError, RunError
 from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.simplify import simplify
+from irepdeploy.export.simplify import WORKER, Simplified, Simplifier
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.testing.networks import random_network
+
+READ = "import json, sys; before, after = json.loads(sys.stdin.readline())\n"
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +26,28 @@ def content() -> bytes:
     return serialized(onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"]))
 
 
-def worker(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
+def simplify(content: bytes, folder: Path, code: str | None = None, timeout_s: float = 60) -> Simplified:
+    worker = None if code is None else [sys.executable, "-c", f"{READ}{code}"]
+    path = folder / "model.onnx"
+    path.write_bytes(content)
+    with Simplifier(worker, timeout_s=timeout_s) as simplifier:
+        simplifier.begin(path, folder / "after.onnx")
+        result = simplifier.result()
+    # What it was given stays as it is, and nothing stays beside it.
+    assert path.read_bytes() == content
+    path.unlink()
+    assert not (folder / "after.onnx").exists()
+    return result
 
 
 def test_nothing_to_remove(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A folder with modules named like dependencies must not disturb the worker.
     (tmp_path / "onnx.py").write_text("raise RuntimeError('shadowed')")
     monkeypatch.chdir(tmp_path)
-    result = simplify(content)
-    assert (result.content, result.changed, result.note) == (content, False, "onnxsim: 0 nodes removed of 18")
+    assert simplify(content, tmp_path) == Simplified(None, "onnxsim: 0 nodes removed of 18")
 
 
-def test_nodes_are_removed() -> None:
+def test_nodes_are_removed(tmp_path: Path) -> None:
     weight = onnx.numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w")
     nodes = [
         onnx.helper.make_node("Identity", ["x"], ["a"], "first"),
@@ -43,8 +57,8 @@ def test_nodes_are_removed() -> None:
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 2, 4, 4)) for name in "xy"]
     graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
-    result = simplify(model.SerializeToString())
-    assert result.changed and result.note == "onnxsim: 2 nodes removed of 3"
+    result = simplify(model.SerializeToString(), tmp_path)
+    assert result.content is not None and result.note == "onnxsim: 2 nodes removed of 3"
     assert [node.op_type for node in onnx.load_model_from_string(result.content).graph.node] == ["Conv"]
 
 
@@ -55,16 +69,43 @@ def test_nodes_are_removed() -> None:
         ("raise ValueError('no such thing')", "onnxsim failed .*no such thing"),
         ("import sys; sys.exit(3)", "onnxsim failed .*exit code 3"),
         ("pass", "wrote no ONNX model"),
-        ("import sys; open(sys.argv[2], 'wb').write(b'garbage')", "wrote no ONNX model"),
+        ("open(after, 'wb').write(b'garbage')", "wrote no ONNX model"),
     ],
 )
 def test_a_failure_keeps_the_model(content: bytes, code: str, note: str, tmp_path: Path) -> None:
-    result = simplify(content, tmp_path, worker=worker(code))
-    assert result.content == content and not result.changed
+    result = simplify(content, tmp_path, code)
+    assert result.content is None
     assert re.search(note, result.note) and result.note.endswith("not simplified")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hang_is_ended(content: bytes) -> None:
-    result = simplify(content, worker=worker("import signal; signal.pause()"), timeout_s=0.2)
-    assert result.content == content and "longer than 0.2 s" in result.note
+def test_a_hang_is_ended(content: bytes, tmp_path: Path) -> None:
+    result = simplify(content, tmp_path, "import signal; signal.pause()", timeout_s=0.2)
+    assert result.content is None and "longer than 0.2 s" in result.note
+
+
+def test_one_that_dies_before_it_is_asked(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with Simplifier([sys.executable, "-c", "raise SystemExit(5)"]) as simplifier:
+        os.waitid(os.P_PID, simplifier.pid, os.WEXITED | os.WNOWAIT)
+        simplifier.begin(tmp_path / "model.onnx", tmp_path / "after.onnx")
+        assert simplifier.result().note == "onnxsim failed (exit code 5): not simplified"
+        with pytest.raises(InputError, match="nothing is being simplified"):
+            simplifier.result()
+
+
+def test_one_that_is_never_asked_ends_with_its_block() -> None:
+    with pytest.raises(KeyboardInterrupt), Simplifier([sys.executable, "-c", READ]) as simplifier:
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(simplifier.pid, 0)
+
+
+def test_the_worker_ends_with_its_parent() -> None:
+    done = subprocess.run(WORKER, input=b"", capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_one_that_cannot_be_started(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot start onnxsim"), Simplifier([str(tmp_path / "none")]):
+        pass

@@ -1,0 +1,51 @@
+"""What is said of the engines of an export beside each of them alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from irepdeploy.export import engine, engines
+from irepdeploy.export.settings import Settings
+from irepdeploy.export.target import target_of
+from irepdeploy.runtime.runner import TensorSpec
+
+
+@pytest.mark.parametrize(
+    ("sizes", "note"),
+    [
+        ({"fp32": 300, "fp16": 200, "int8": 100}, None),
+        ({"fp32": 300, "fp16": 200, "int8": 250}, "the int8 engine has 250 bytes, the fp16 one 200"),
+        ({"fp32": 16_600_000, "int8": 54_700_000}, "the int8 engine has 54,700,000 bytes, the fp32 one 16,600,000"),
+        ({"fp32": 300, "fp16": 200, "int8": 300}, "the int8 engine has 300 bytes, the fp16 one 200"),
+        ({"fp32": 300, "int8": 300}, "the int8 engine has 300 bytes, the fp32 one 300"),
+        ({"fp32": 300, "fp16": 400, "int8": 350}, "the int8 engine has 350 bytes, the fp32 one 300"),
+        ({"fp32": 100, "fp16": 100}, None),
+        ({"int8": 100}, None),
+    ],
+)
+def test_int8_that_grows_is_advised_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], note: str | None
+) -> None:
+    def build(content: bytes, out: Path, *, precision: str, **options: Any) -> Any:
+        described = {"precision": precision, "size_bytes": sizes[precision]}
+        return SimpleNamespace(engine=out, sidecar=out.with_suffix(".json"), to_dict=lambda: described)
+
+    monkeypatch.setattr(engine, "build_engine", build)
+    monkeypatch.setattr(engines, "installed_version", lambda flavour: "1.7.1.116")
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    found, _ = engines.engines_for(
+        target_of("rtx"),
+        dict.fromkeys(sizes, model),
+        tmp_path,
+        [TensorSpec("input", (1, 3, 8, 8))],
+        "net",
+        Settings(),
+        lambda step: None,
+    )
+    assert found["status"] == "built"
+    assert found["notes"] == ([] if note is None else [f"{note}: int8 is not advised here"])

@@ -1,0 +1,296 @@
+"""Networks of several inputs, of whole numbers, and of no images, through the whole export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import irepdeploy
+from irepdeploy.certificate import Certificate
+from irepdeploy.cli import main
+from irepdeploy.errors import CheckFailed, CheckpointError, InputError
+from irepdeploy.export import hops
+from irepdeploy.origin import Origin, origin_of, with_inputs
+from irepdeploy.runtime.runner import TensorSpec
+
+Capture = pytest.CaptureFixture[str]
+SHAPES = ("--input-shape", "image:1x3x16x12", "--input-shape", "vector:1x5", "--input-shape", "tokens:1x7:int64")
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.words, self.head = nn.Embedding(2, 4), nn.Linear(8 + 5 + 4, 6)
+
+    def forward(self, image: Tensor, vector: Tensor, tokens: Tensor) -> Tensor:
+        seen = self.bn(self.conv(image)).relu().mean((2, 3))
+        return self.head(torch.cat([seen, vector, self.words(tokens).mean(1)], 1))
+
+
+class Difference(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a - 2 * b
+
+
+def mixed() -> nn.Module:
+    torch.manual_seed(0)
+    return Mixed().eval()
+
+
+def arrays(count: int = 3) -> dict[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(0)
+    return {
+        "image": random.standard_normal((count, 3, 16, 12), dtype=np.float32),
+        "vector": random.standard_normal((count, 5), dtype=np.float32),
+        "tokens": random.integers(0, 2, (count, 7)),
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = irepdeploy.insert_branches(mixed(), "ireps").eval()
+    return irepdeploy.save(model, tmp_path / "mixed.pt")
+
+
+@pytest.fixture
+def factory(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(sys.modules, "mixed_for_export", SimpleNamespace(mixed=mixed))
+    return "mixed_for_export:mixed"
+
+
+def run(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+
+
+def test_the_command(checkpoint: Path, factory: str, tmp_path: Path, capsys: Capture) -> None:
+    ours = ("--model", factory, "--out", str(tmp_path / "out"))
+    assert main(["export", str(checkpoint), *SHAPES, *ours, "--precision", "fp32,fp16"]) == 0
+    certificate = Certificate.load(tmp_path / "out" / "certificate.json")
+    assert [(value["name"], value["shape"], value["dtype"]) for value in certificate.onnx["inputs"]] == [
+        ("image", [1, 3, 16, 12], "float32"),
+        ("vector", [1, 5], "float32"),
+        ("tokens", [1, 7], "int64"),
+    ]
+    assert [hop.result for hop in certificate.hops] == ["fused state", "model.onnx", "model.onnx", "model.fp16.onnx"]
+    random, real = certificate.hops[0].inputs
+    assert random == {
+        "name": "random, standard normal, tokens 0 to 1",
+        "count": 8,
+        "shape": {"image": [3, 16, 12], "vector": [5], "tokens": [7]},
+        "seed": 0,
+    }
+    assert real["count"] == 64
+    assert real["name"] == "photographs (scikit-learn) for image, random for vector and tokens"
+    assert "64 photographs (scikit-learn) for image" in capsys.readouterr().out
+    # What it reads is remembered: nothing needs to be said again.
+    fused = tmp_path / "out" / "fused.pt"
+    assert [spec.name for spec in origin_of(irepdeploy.load(fused, model=mixed)).inputs] == [*arrays()]
+    assert main(["export", str(fused), "--model", factory, "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "out" / "model.onnx").read_bytes()
+    # The checkpoint that was exported does not know what it reads; the ONNX beside it does.
+    for pair in ((checkpoint, tmp_path / "out" / "model.onnx"), (tmp_path / "out" / "model.onnx", fused)):
+        assert main(["verify", *map(str, pair), "--model", factory]) == 0
+    assert "64 photographs (scikit-learn) for image" in capsys.readouterr().out
+
+
+def test_the_outputs_are_the_networks(tmp_path: Path) -> None:
+    net, given = mixed(), arrays()
+    certificate = irepdeploy.export_model(net, tmp_path, inputs=given, simplify=False)
+    assert certificate.ok and [group["count"] for group in certificate.hops[0].inputs] == [8, 3]
+    expected = net(*map(torch.from_numpy, given.values())).detach().numpy()
+    for row in range(3):
+        found = run(tmp_path / "model.onnx", {name: array[row : row + 1] for name, array in given.items()})
+        assert np.abs(found - expected[row]).max() < 1e-5
+    # A network in memory keeps what it knew of itself.
+    assert origin_of(net).inputs == ()
+
+
+def test_a_free_batch(tmp_path: Path) -> None:
+    net, given = mixed(), arrays(5)
+    certificate = irepdeploy.export_model(net, tmp_path, inputs=given, dynamic_batch=(1, 2, 8), simplify=False)
+    assert [value["shape"][0] for value in certificate.onnx["inputs"]] == ["N", "N", "N"]
+    expected = net(*map(torch.from_numpy, given.values())).detach().numpy()
+    assert np.abs(run(tmp_path / "model.onnx", given) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_names_of_forward_decide_over_the_order(order: tuple[str, str], tmp_path: Path, capsys: Capture) -> None:
+    specs = [TensorSpec(name, (1, 4)) for name in order]
+    assert irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False).ok
+    values = {"a": np.full((1, 4), 5, np.float32), "b": np.ones((1, 4), np.float32)}
+    assert run(tmp_path / "model.onnx", values).ravel().tolist() == [3.0] * 4
+
+
+def test_other_names_are_in_the_order_of_forward(tmp_path: Path) -> None:
+    specs = [TensorSpec("x", (1, 4)), TensorSpec("a", (1, 4))]
+    assert irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False).ok
+    values = {"x": np.full((1, 4), 5, np.float32), "a": np.ones((1, 4), np.float32)}
+    assert run(tmp_path / "model.onnx", values).ravel().tolist() == [3.0] * 4
+
+
+def test_one_vector(tmp_path: Path, capsys: Capture) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    certificate = irepdeploy.export_model(net, tmp_path, input_shape=TensorSpec("x", (1, 16)), simplify=False)
+    assert certificate.ok and certificate.onnx["inputs"] == [{"name": "x", "shape": [1, 16], "dtype": "float32"}]
+    # Nothing real has this form: more random inputs, and the certificate says so.
+    assert [(group["name"], group["count"]) for group in certificate.hops[0].inputs] == [
+        ("random, standard normal", 64)
+    ]
+    assert irepdeploy.export_model(net, tmp_path, inputs=np.ones((3, 16), np.float32), simplify=False).ok
+    path = irepdeploy.save(net, tmp_path / "m.pt", input_shape=(16,))
+    model = str(tmp_path / "model.onnx")
+    assert main(["verify", model, model]) == 0 and "64 random, standard normal" in capsys.readouterr().out
+    assert irepdeploy.load(path, model=net).irepdeploy_origin.input_shape == (16,)
+
+
+def test_tokens_alone(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(2, 4), nn.Flatten(), nn.Linear(28, 5)).eval()
+    certificate = irepdeploy.export_model(net, tmp_path, input_shape=TensorSpec("tokens", (1, 7), "int64"))
+    assert certificate.ok and certificate.onnx["inputs"][0]["dtype"] == "int64"
+    fused = irepdeploy.load(tmp_path / "fused.pt", model=net)
+    assert origin_of(fused).specs == (TensorSpec("tokens", (None, 7), "int64"),)
+
+
+def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "some").mkdir()
+    for name, count in (("a", 2), ("b", 3)):
+        np.savez(tmp_path / "some" / f"{name}.npz", **arrays(count))
+    # They also tell what the network reads.
+    ours = ("--model", factory, "--no-simplify", "--json")
+    assert (
+        main(["export", str(checkpoint), "--inputs", str(tmp_path / "some"), "--out", str(tmp_path / "1"), *ours]) == 0
+    )
+    assert [group["count"] for group in json.loads(capsys.readouterr().out)["hops"][0]["inputs"]] == [8, 5]
+    np.save(tmp_path / "x.npy", arrays()["image"])
+    np.savez(tmp_path / "two.npz", image=arrays()["image"], vector=arrays()["vector"])
+    np.savez(tmp_path / "uneven.npz", **{**arrays(), "vector": arrays(4)["vector"]})
+    np.savez(tmp_path / "kind.npz", **{**arrays(), "tokens": arrays()["tokens"].astype(np.int32)})
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:500])
+    for name, text in (
+        ("x.npy", "one array where 3 are due"),
+        ("two.npz", "arrays image, vector where image, vector, tokens are due"),
+        ("uneven.npz", "as many inputs of each name"),
+        ("kind.npz", "dtype int32 where int64 is due"),
+        ("torn.npz", "not an archive"),
+    ):
+        given = ("--inputs", str(tmp_path / name), "--out", str(tmp_path / "2"))
+        assert main(["export", str(checkpoint), *SHAPES, *given, *ours]) == 2
+        err = capsys.readouterr().err
+        assert text in err and name in err and "Traceback" not in err and not (tmp_path / "2").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda given: given["image"], "one array where 3 are due"),
+        (lambda given: {**given, "more": given["vector"]}, "are due"),
+        (lambda given: {**given, "vector": given["vector"][:, :4]}, r"vector: shape \(3, 4\)"),
+        (lambda given: {**given, "vector": given["vector"] * np.float32("nan")}, "vector: it holds NaN"),
+        (lambda given: {**given, "image": given["image"].tolist()}, "image: a list where an array is due"),
+    ],
+)
+def test_inputs_that_do_not_fit(change: Callable[[Any], Any], text: str, tmp_path: Path) -> None:
+    specs = [TensorSpec(name, (1, *array.shape[1:]), array.dtype.name) for name, array in arrays().items()]
+    with pytest.raises(InputError, match=text):
+        irepdeploy.export_model(mixed(), tmp_path / "out", input_shape=specs, inputs=change(arrays()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_baking_needs_one_image(checkpoint: Path, factory: str, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["export", str(checkpoint), *SHAPES, "--model", factory, "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--bake-preprocess", "nhwc", "--mean", "0", "--std", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "--bake-preprocess: it needs a network of one float32 image, not of image float32 ?x3x16x12, vector" in err
+    assert err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_int8(tmp_path: Path) -> None:
+    given = arrays(32)
+    certificate = irepdeploy.export_model(mixed(), tmp_path, inputs=given, precision="fp32,int8", simplify=False)
+    assert certificate.ok and certificate.precisions["int8"]["measured_on"]["name"] == "given inputs"
+    session = onnxruntime.InferenceSession(tmp_path / "model.int8.onnx", providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == [*given]
+
+
+def test_int8_of_an_input_with_a_name_of_its_own(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((32, 3, 32, 32), dtype=np.float32)
+    certificate = irepdeploy.export_model(
+        "resnet18_cifar",
+        tmp_path,
+        input_shape=TensorSpec("camera", (1, 3, 32, 32)),
+        inputs={"camera": images},
+        precision="int8",
+        max_drop=100,
+        simplify=False,
+    )
+    assert certificate.ok and certificate.hops[0].inputs[1]["count"] == 32
+
+
+def test_swapped_inputs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(*args: Any, **kwargs: Any) -> Any:
+        written = true(*args, **kwargs)
+        names = {"a": "b", "b": "a"}
+        for node in written.model.graph.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+        return written
+
+    true = hops.write_onnx
+    monkeypatch.setattr(hops, "write_onnx", swapped)
+    specs = [TensorSpec("a", (1, 4)), TensorSpec("b", (1, 4))]
+    with pytest.raises(CheckFailed, match="differ"):
+        irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["certificate.failed.json"]
+
+
+def test_an_embedding_of_fewer_words(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(1, 4), nn.Flatten()).eval()
+    with pytest.raises(InputError, match="index out of range"):
+        irepdeploy.export_model(net, tmp_path / "out", input_shape=TensorSpec("tokens", (1, 7), "int64"))
+
+
+def test_verify_of_two_files_matches_inputs_by_name(tmp_path: Path, capsys: Capture) -> None:
+    specs = [TensorSpec("a", (1, 4)), TensorSpec("b", (1, 4))]
+    irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False)
+    model = onnx.load(tmp_path / "model.onnx")
+    inputs = list(model.graph.input)
+    del model.graph.input[:]
+    model.graph.input.extend(inputs[::-1])
+    onnx.save(model, tmp_path / "reversed.onnx")
+    pair = [str(tmp_path / "model.onnx"), str(tmp_path / "reversed.onnx")]
+    assert main(["verify", *pair]) == 0
+    for node in model.graph.node:
+        node.input[:] = [{"a": "b", "b": "a"}.get(name, name) for name in node.input]
+    onnx.save(model, tmp_path / "reversed.onnx")
+    assert main(["verify", *pair]) == 1
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "image",
+        [{"name": "a"}],
+        [{"name": "a", "shape": [1, 3], "dtype": "float32"}],
+        [{"name": "a", "shape": [None, "3"], "dtype": "float32"}],
+        [{"name": "a", "shape": [None, 3], "dtype": "complex64"}],
+        [{"name": 1, "shape": [None, 3], "dtype": "float32"}],
+    ],
+)
+def test_inputs_of_a_checkpoint_that_are_damaged(inputs: object) -> None:
+    value = with_inputs(nn.Identity(), [TensorSpec("a", (1, 3)), TensorSpec("b", (1, 3))]).irepdeploy_origin.to_dict()
+    assert Origin.from_dict(value).inputs[1] == TensorSpec("b", (None, 3))
+    with pytest.raises(CheckpointError, match=r"damaged|are none"):
+        Origin.from_dict({**value, "inputs": inputs})
