@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from irepdeploy.data.dataset import Dataset, Split
+from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
 from irepdeploy.errors import InputError
 
-__all__ = ["digits"]
+__all__ = ["DIGITS", "digits"]
 
 _POOL = 1200
 _MEAN, _STD = 0.305, 0.35
+
+DIGITS = DatasetFacts("digits", (1, 16, 16), tuple(map(str, range(10))), (_MEAN,), (_STD,))
 
 
 def digits(*, train: int = 150, val: int = 400) -> Dataset:
@@ -48,11 +50,7 @@ def digits(*, train: int = 150, val: int = 400) -> Dataset:
         return Split(images[chosen], labels[chosen])
 
     return Dataset(
-        name="digits",
-        input_shape=(1, 16, 16),
-        classes=tuple(str(digit) for digit in range(10)),
-        mean=(_MEAN,),
-        std=(_STD,),
+        **vars(DIGITS),
         train=cut(0, train),
         val=cut(_POOL - val, _POOL),
         load_test=lambda: cut(_POOL, len(order)),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.data.photographs import photographs
-from irepdeploy.data.registry import load_dataset
+from irepdeploy.data.registry import embedded_dataset
 
 __all__ = ["random_inputs", "real_inputs"]
 
@@ -22,14 +22,13 @@ def real_inputs(
 ) -> tuple[np.ndarray[Any, Any], str]:
     """Real images of this (C, H, W) and where they are from.
 
-    Images of the search-validation set that the data set has by default, else crops of photographs. They serve to
-    compare outputs, not to measure accuracy.
+    Images of the search-validation set that the data set has by default, else crops of photographs, as for a data set
+    that needs files. They serve to compare outputs, not to measure accuracy.
 
     Raises:
-        InputError: there are none of this shape.
+        InputError: there are none of this shape, or no such data set.
     """
-    if dataset_name is not None:
-        data = load_dataset(dataset_name)
-        if data.input_shape == tuple(shape):
-            return data.val.images[:count].numpy(), f"data set {dataset_name}"
+    data = None if dataset_name is None else embedded_dataset(dataset_name)
+    if data is not None and data.input_shape == tuple(shape):
+        return data.val.images[:count].numpy(), f"data set {dataset_name}"
     return photographs(shape, count), "photographs (scikit-learn)"

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from irepdeploy.data.dataset import Dataset
-from irepdeploy.data.digits import digits
+from irepdeploy.data.cifar10 import CIFAR10, cifar10
+from irepdeploy.data.dataset import Dataset, DatasetFacts
+from irepdeploy.data.digits import DIGITS, digits
+from irepdeploy.data.imagenet import IMAGENET, folders, imagenet
+from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError
 
-__all__ = ["DATASETS", "load_dataset"]
+__all__ = ["DATASETS", "dataset_facts", "embedded_dataset", "load_dataset"]
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenet": imagenet,
+    "folders": folders,
+    "synthetic": synthetic,
+}
+_FACTS = {facts.name: facts for facts in (DIGITS, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC)}
 
 
 def load_dataset(name: str, /, **options: Any) -> Dataset:
@@ -21,10 +32,31 @@ def load_dataset(name: str, /, **options: Any) -> Dataset:
     Raises:
         InputError: no such data set or option, or its files are not right.
     """
+    function = _function(name)
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        hint = "data.root=DIR names the folder that holds the data" if "'root'" in str(error) else None
+        raise InputError(str(error), where=f"data set {name}", hint=hint) from None
+    return function(**options)
+
+
+def embedded_dataset(name: str) -> Dataset | None:
+    """The data set with the options it has by default; None of one that needs files.
+
+    Raises:
+        InputError: no such data set.
+    """
+    function = _function(name)
+    return None if "root" in inspect.signature(function).parameters else function()
+
+
+def dataset_facts(name: str | None) -> DatasetFacts | None:
+    """What is known of a data set without its files, with the options it has by default; None of an unknown one."""
+    return _FACTS.get(name or "")
+
+
+def _function(name: str) -> Callable[..., Dataset]:
     if name not in DATASETS:
         raise InputError(f"no data set named {name!r}", hint=f"one of {', '.join(DATASETS)}")
-    try:
-        inspect.signature(DATASETS[name]).bind(**options)
-    except TypeError as error:
-        raise InputError(str(error), where=f"data set {name}") from None
-    return DATASETS[name](**options)
+    return DATASETS[name]

@@ -1,0 +1,79 @@
+"""One image file to the pixels of a network's input: crop, resize, at the smallest scale that the file can give."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from typing import IO, Any
+
+import numpy as np
+
+from irepdeploy.errors import InputError
+
+__all__ = ["decode_image"]
+
+# ResNet's evaluation: the shorter side to 256, of which the centre 224 are taken.
+_CENTRE = 224 / 256
+_ASPECT = (math.log(3 / 4), math.log(4 / 3))
+_TRIES = 10
+_LARGEST_REDUCTION = 8
+
+Box = tuple[float, float, float, float]
+
+
+def decode_image(
+    file: IO[bytes] | str, size: int, *, area: float = 1.0, seed: int | None = None, name: str = "image"
+) -> np.ndarray[Any, Any]:
+    """Decode and crop to (size, size, 3) uint8.
+
+    Without a seed the centre is taken: 224/256 of the shorter side. With one, a random crop of `area` to 1 of the image
+    and of aspect 3/4 to 4/3 (Szegedy et al. 2015).
+
+    Raises:
+        InputError: no image, or a damaged one; `name` is named.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            chosen = random.Random(seed)
+            box = _centre(width, height) if seed is None else _random(width, height, area, chosen)
+            _reduce(image, box, size)
+            # Of a palette with transparency, colours come right only this way.
+            picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+            across, down = picture.width / width, picture.height / height
+            scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+            return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
+    except (OSError, ValueError, SyntaxError, IndexError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"not an image that can be read: {error}", where=name, hint="replace or remove it") from error
+
+
+def _reduce(image: Any, box: Box, size: int) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 where the crop stays as large as the input."""
+    reduction = min(_LARGEST_REDUCTION, int(min(box[2] - box[0], box[3] - box[1]) / size))
+    if reduction >= 2:
+        power = 1 << (reduction.bit_length() - 1)
+        image.draft("RGB", (image.width // power, image.height // power))
+
+
+def _centre(width: int, height: int) -> Box:
+    side = min(width, height) * _CENTRE
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _random(width: int, height: int, area: float, chosen: random.Random) -> Box:
+    for _ in range(_TRIES):
+        pixels = width * height * chosen.uniform(area, 1)
+        aspect = math.exp(chosen.uniform(*_ASPECT))
+        across, down = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(chosen.random() * (width - across + 1)), int(chosen.random() * (height - down + 1))
+            return left, top, left + across, top + down
+    # No such crop fits a very long image: as much of its centre as the aspects allow.
+    across = min(width, round(height * math.exp(_ASPECT[1])))
+    down = min(height, round(width / math.exp(_ASPECT[0])))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down

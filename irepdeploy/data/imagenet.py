@@ -1,0 +1,135 @@
+"""ImageNet (Russakovsky et al. 2015), and any other set of images in class folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
+from irepdeploy.data.folders import ClassFolders, read_folders
+from irepdeploy.data.hugging_face import HubImages, is_saved_dataset, read_saved
+from irepdeploy.data.image_files import ImageFiles
+from irepdeploy.data.options import existing_folder, switch, whole
+from irepdeploy.data.partition import cut_validation
+from irepdeploy.errors import InputError
+
+__all__ = ["IMAGENET", "folders", "imagenet"]
+
+IMAGENET = DatasetFacts("imagenet", (3, 224, 224), (), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLASSES, _TRAIN, _TEST = 1000, 1_281_167, 50_000
+_MOST_WORKERS = 16
+
+Source = ClassFolders | HubImages
+
+
+def imagenet(
+    *,
+    root: str | os.PathLike[str],
+    train: int | None = None,
+    val: int = 10_000,
+    size: int = 224,
+    workers: int | None = None,
+    split_seed: int = 0,
+    verify: bool = True,
+) -> Dataset:
+    """ImageNet-1K; its validation set, which is public, is the test set here.
+
+    Args:
+        root: the folder with train/ and val/, each with a folder for each class; or a data set of this content that
+            the Hugging Face `datasets` library saved to disk.
+        train: training images; None: all that the search-validation set leaves.
+        val: search-validation images, cut from the training set class by class.
+        size: side of the network's input.
+        workers: processes that decode; None: one for each processor, at most 16. The result does not depend on it.
+        split_seed: of the cut.
+        verify: whether there must be 1,000 classes, named by their WordNet numbers in folders, with 1,281,167 and
+            50,000 images; False for one's own class folders.
+
+    Raises:
+        InputError: a folder is missing, the numbers are others, or an option is wrong.
+        MissingError: `datasets` is needed and not installed.
+    """
+    return _load("imagenet", root, train, val, size, workers, split_seed, verify=switch("verify", verify))
+
+
+def folders(
+    *,
+    root: str | os.PathLike[str],
+    train: int | None = None,
+    val: int,
+    size: int = 224,
+    workers: int | None = None,
+    split_seed: int = 0,
+) -> Dataset:
+    """One's own images in class folders, or saved by `datasets`; options as of `imagenet`.
+
+    Raises:
+        InputError: a folder is missing, or an option is wrong.
+        MissingError: `datasets` is needed and not installed.
+    """
+    return _load("folders", root, train, val, size, workers, split_seed, verify=False)
+
+
+def _load(
+    name: str,
+    root: Any,
+    train: int | None,
+    val: int,
+    size: int,
+    workers: int | None,
+    split_seed: int,
+    *,
+    verify: bool,
+) -> Dataset:
+    train = None if train is None else whole("train", train, 2)
+    val, size = whole("val", val, 1), whole("size", size, 8, 4096)
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(processors, _MOST_WORKERS) if workers is None else whole("workers", workers, 0, 1024)
+    split_seed = whole("split_seed", split_seed, 0, 2**60)
+    folder = existing_folder(root)
+    pool: Source
+    test: Source
+    if is_saved_dataset(folder):
+        pool, test, classes = read_saved(folder)
+    else:
+        pool, classes = read_folders(folder / "train")
+        test, _ = read_folders(folder / "val", classes)
+    if verify:
+        _check(folder, classes, len(pool), len(test), named=isinstance(pool, ClassFolders))
+    labels = torch.from_numpy(pool.labels)
+    others, held_out = cut_validation(labels, val, train, split_seed)
+
+    def split(source: Source, indices: np.ndarray[Any, Any]) -> Split:
+        images = ImageFiles(source, indices, size, IMAGENET.mean, IMAGENET.std, workers)
+        return Split(images, torch.from_numpy(source.labels[indices]))
+
+    return Dataset(
+        **vars(replace(IMAGENET, name=name, input_shape=(3, size, size), classes=classes)),
+        train=split(pool, others.numpy()),
+        val=split(pool, held_out.numpy()),
+        load_test=lambda: split(test, np.arange(len(test))),
+    )
+
+
+def _check(folder: Any, classes: Sequence[str], train: int, test: int, *, named: bool) -> None:
+    counts = (len(classes), train, test)
+    if counts != (_CLASSES, _TRAIN, _TEST):
+        raise InputError(
+            f"not the whole of ImageNet-1K: {counts[0]:,} classes of {_CLASSES:,}, {train:,} training images of "
+            f"{_TRAIN:,}, {test:,} test images of {_TEST:,}",
+            where=folder,
+            hint="data.verify=false for class folders of your own",
+        )
+    odd = next((name for name in classes if named and not re.fullmatch(r"n\d{8}", name)), None)
+    if odd is not None:
+        raise InputError(
+            "a class folder that has no WordNet number such as n01440764",
+            where=f"{folder}/train/{odd}",
+            hint="data.verify=false for class folders of your own",
+        )

@@ -1,0 +1,121 @@
+"""Batches of a split on a device: shuffled and augmented for training, in order for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from irepdeploy.data.augmentation import Augmentation, Draws
+from irepdeploy.data.dataset import Split
+from irepdeploy.data.image_files import ImageFiles
+from irepdeploy.data.pixels import Pixels
+from irepdeploy.errors import InputError
+from irepdeploy.memory_format import channels_last
+
+__all__ = ["Loader", "in_order"]
+
+
+class Loader:
+    """Training batches: each iteration is one epoch, in another order and augmented anew.
+
+    All randomness comes from `generator`, which moves only when an epoch begins: with its state saved between epochs, a
+    run goes on to the bit. A split in memory is kept on the device; of image files, batches are decoded ahead.
+
+    Args:
+        split: what to load.
+        batch_size: images of a batch, over all processes.
+        generator: of the CPU.
+        augmentation: what is done to the images.
+        device: where the batches are to be.
+        rank: the process whose share of each batch this is; every process needs the same generator state.
+        ranks: how many processes there are.
+
+    Raises:
+        InputError: the augmentation is for another kind of images, or there are too few images for one batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        generator: torch.Generator,
+        augmentation: Augmentation | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.augmentation = augmentation or Augmentation()
+        self.device = torch.device(device)
+        self._files = split.images if isinstance(split.images, ImageFiles) else None
+        if self._files is not None and self.augmentation.crop:
+            raise InputError("image files are cropped by area, not by padding", where="augmentation crop")
+        if self._files is None and self.augmentation.area < 1:
+            raise InputError("images in memory are cropped by padding, not by area", where="augmentation area")
+        self._images = split.images if self._files is not None else split.images.to(self.device)
+        self._labels = split.labels.to(self.device)
+        self._size = (self._files.size,) * 2 if self._files is not None else _size(split)
+        self._generator = generator
+        # One image alone has no batch statistics: no process gets fewer than two.
+        starts = range(0, len(split), batch_size)
+        ends = [(start, min(start + batch_size, len(split))) for start in starts]
+        self._parts = [slice(start + rank, end, ranks) for start, end in ends if end - start >= 2 * ranks]
+        if not self._parts:
+            raise InputError(
+                f"{len(split)} images in batches of {batch_size} are too few for {ranks} process(es)",
+                where="training set",
+                hint="each needs 2 of a batch",
+            )
+
+    def __len__(self) -> int:
+        """Batches of an epoch; a last one with fewer than two images for each process is left out."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (N, C, H, W), normalised float32 and channels last, and their labels (N,)."""
+        count = len(self._labels)
+        order = torch.randperm(count, generator=self._generator)
+        draws = self.augmentation.draw(count, self._size, self._generator)
+        augment = self.augmentation
+        on_device, moves = order.to(self.device), draws.to(self.device)
+        for part, pixels in zip(self._parts, self._pixels(order, on_device, draws), strict=True):
+            moved = augment.move(pixels, moves[part])
+            images = augment.cut(self._normalised(moved), moves[part])
+            yield channels_last(images), self._labels[on_device[part]]
+
+    def _pixels(self, order: Tensor, on_device: Tensor, draws: Draws) -> Iterator[Tensor]:
+        """Fresh copies of the images of each batch, before they are normalised."""
+        if self._files is not None:
+            seeds = None if draws.seeds is None else [draws.seeds[part].tolist() for part in self._parts]
+            chosen = [order[part].tolist() for part in self._parts]
+            yield from self._files.decode(chosen, self.device, area=self.augmentation.area, seeds=seeds)
+            return
+        values = self._images.values if isinstance(self._images, Pixels) else self._images
+        for part in self._parts:
+            yield values[on_device[part]]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        images = self._images
+        return images.normalise(pixels) if isinstance(images, Pixels | ImageFiles) else pixels
+
+
+def in_order(split: Split, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+    """All images and labels of a split in their order, not augmented: (N, C, H, W) channels last, and (N,)."""
+    starts = range(0, len(split), batch_size)
+    labels = [split.labels[start : start + batch_size] for start in starts]
+    images: Iterator[Tensor]
+    if isinstance(split.images, ImageFiles):
+        chosen = [list(range(start, min(start + batch_size, len(split)))) for start in starts]
+        images = (split.images.normalise(pixels) for pixels in split.images.decode(chosen, device))
+    else:
+        images = (split.images[start : start + batch_size].to(device) for start in starts)
+    for batch, classes in zip(images, labels, strict=True):
+        yield channels_last(batch), classes.to(device)
+
+
+def _size(split: Split) -> tuple[int, int]:
+    images = split.images.values if isinstance(split.images, Pixels) else split.images
+    height, width = images[:1].shape[2:]
+    return height, width

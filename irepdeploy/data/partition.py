@@ -1,0 +1,55 @@
+"""The search-validation set cut from a training set, class by class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from irepdeploy.errors import InputError
+
+__all__ = ["cut_validation"]
+
+
+def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the search-validation images, disjoint, each in rising order.
+
+    Both hold every class in its share of the whole, up to rounding. Which images are in the search-validation set does
+    not depend on `train`.
+
+    Args:
+        labels: (N,) of the whole training set.
+        val: images of the search-validation set.
+        train: images of the training set; None: all others.
+
+    Raises:
+        InputError: there are not that many images.
+    """
+    wanted = val + (2 if train is None else train)
+    if wanted > len(labels):
+        raise InputError(
+            f"val={val} and train={'all others' if train is None else train} do not fit: the training set has "
+            f"{len(labels)} images",
+            where="data",
+        )
+    random = torch.Generator().manual_seed(seed)
+    everything = torch.arange(len(labels))
+    held_out = _stratified(labels, val, random)
+    others = everything[~held_out]
+    if train is not None:
+        others = others[_stratified(labels[others], train, random)]
+    return others, everything[held_out]
+
+
+def _stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """(N,) bool: `count` chosen ones, each class by its share; what rounding leaves goes to the largest remainders."""
+    sizes = torch.bincount(labels)
+    exact = sizes.double() * count / len(labels)
+    quota = exact.long()
+    rest = torch.argsort(exact - quota, descending=True, stable=True)
+    quota[rest[: count - int(quota.sum())]] += 1
+    shuffled = torch.randperm(len(labels), generator=random)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class[rank < quota[labels[by_class]]]] = True
+    return chosen

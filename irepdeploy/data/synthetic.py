@@ -1,0 +1,79 @@
+"""Generated images: a smooth pattern for each class under noise, for scales at which only the machinery is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
+from irepdeploy.data.options import whole
+from irepdeploy.data.pixels import Pixels
+from irepdeploy.errors import InputError
+
+__all__ = ["SYNTHETIC", "synthetic"]
+
+_MOST_PIXELS = 1 << 31
+_CHUNK = 1000
+# Grey levels: what the pattern swings by, and the standard deviation of the noise on each pixel.
+_SWING, _NOISE = 50, 40
+
+SYNTHETIC = DatasetFacts("synthetic", (3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
+
+
+def synthetic(
+    *,
+    shape: Sequence[int] = SYNTHETIC.input_shape,
+    classes: int = 10,
+    train: int = 500,
+    val: int = 200,
+    test: int = 200,
+    seed: int = 0,
+) -> Dataset:
+    """Images that a network can tell apart, made anew from the seed each time.
+
+    Args:
+        shape: [C, H, W].
+        classes: how many; each has a pattern of its own.
+        train: training images, at least 2.
+        val: search-validation images.
+        test: test images.
+        seed: of patterns and noise; a part does not depend on the sizes of the others.
+
+    Raises:
+        InputError: an option that is no whole number in its range.
+    """
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise InputError(f"shape is [channels, height, width], not {shape!r}", where="data", hint="such as [3, 32, 32]")
+    sides = [whole(f"shape[{axis}]", side, 1, 1 << 14) for axis, side in enumerate(shape)]
+    classes = whole("classes", classes, 2, 100_000)
+    sizes = {"train": whole("train", train, 2), "val": whole("val", val, 1), "test": whole("test", test, 1)}
+    seed = whole("seed", seed, 0, 2**60)
+    channels, height, width = sides
+    if max(*sizes.values(), classes) * channels * height * width > _MOST_PIXELS:
+        raise InputError("more images than fit into memory", where="data", hint="smaller sizes of train, val and test")
+    coarse = torch.randn(classes, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
+    patterns = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    mean, std = SYNTHETIC.mean[:1] * channels, SYNTHETIC.std[:1] * channels
+
+    def part(name: str) -> Split:
+        random = torch.Generator().manual_seed(3 * seed + 1 + list(sizes).index(name))
+        labels = torch.randperm(sizes[name], generator=random) % classes
+        chunks = []
+        for chosen in labels.split(_CHUNK):
+            noise = torch.randn(len(chosen), *sides, generator=random)
+            chunks.append((127.5 + _SWING * patterns[chosen] + _NOISE * noise).round_().clamp_(0, 255).byte())
+        values = torch.cat(chunks).contiguous(memory_format=torch.channels_last)
+        return Split(Pixels(values, mean, std), labels)
+
+    return Dataset(
+        name="synthetic",
+        input_shape=(channels, height, width),
+        classes=tuple(map(str, range(classes))),
+        mean=mean,
+        std=std,
+        train=part("train"),
+        val=part("val"),
+        load_test=lambda: part("test"),
+    )
