@@ -35,8 +35,11 @@ class ProgressDisplay(Protocol):
 
 
 @contextmanager
-def progress() -> Iterator[ProgressDisplay]:
+def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
     """Show progress on stderr for as long as the block runs.
+
+    Args:
+        silent: show nothing: another process of the run does.
 
     Example::
 
@@ -46,8 +49,8 @@ def progress() -> Iterator[ProgressDisplay]:
                 step(batch)
                 task.advance(note="loss 0.3")
     """
-    if not sys.stderr.isatty():
-        yield _PlainDisplay()
+    if silent or not sys.stderr.isatty():
+        yield _SilentDisplay() if silent else _PlainDisplay()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -121,6 +124,14 @@ def _is_number(cell: str) -> bool:
     return cell in ("", "-") or cell.lstrip("+-~<>")[:1].isdigit()
 
 
+class _SilentDisplay:
+    def task(self, title: str, total: int) -> _SilentDisplay:
+        return self
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Nothing."""
+
+
 class _PlainDisplay:
     def task(self, title: str, total: int) -> _PlainTask:
         return _PlainTask(title, total)
@@ -139,7 +150,8 @@ class _PlainTask:
             return
         self._last = now
         elapsed = now - self._begin
-        left = "" if finished else f", {_clock(elapsed / self._done * (self._total - self._done))} left"
+        known = self._done and not finished
+        left = f", {_clock(elapsed / self._done * (self._total - self._done))} left" if known else ""
         tail = f"  {note}" if note else ""
         log(f"{self._title}: {self._done}/{self._total}, {_clock(elapsed)}{left}{tail}")
 

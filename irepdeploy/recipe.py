@@ -32,11 +32,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _fraction(value: str) -> str:
+def _budget(value: str) -> str:
+    number, per_block, rest = value.partition("/block")
+    if per_block:
+        if rest or not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"{value!r} is not a number of branches a block such as 4/block")
+        return value
     try:
         share = Fraction(value)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{value!r} is not a fraction such as 2/3") from None
+        raise ValueError(f"{value!r} is neither a fraction such as 2/3 nor a number a block such as 4/block") from None
     if not 0 < share <= 1:
         raise ValueError(f"{value} is impossible: a share of the possible branches is above 0 and at most 1")
     return value
@@ -52,7 +57,7 @@ Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_fraction)]
+Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
 
 
 class NetSection(_Section):
@@ -63,9 +68,14 @@ class NetSection(_Section):
 
 
 class DataSection(_Section):
-    """Which data set, and its options (sizes of the parts, folder)."""
+    """Which data set, the folder of its files, and its options (sizes of the parts).
+
+    `verify: false` is for files of one's own in the published format.
+    """
 
     name: str
+    root: str | None = None
+    verify: bool | None = None
     options: dict[str, Any] = {}
 
 
@@ -85,11 +95,47 @@ class AdamSection(_Section):
     betas: tuple[Decay, Decay] = (0.5, 0.999)
 
 
-class SearchSection(_Section):
-    """Algorithm 1 and its numbers."""
+class AugmentSection(_Section):
+    """What is done to training images: see `irepdeploy.data.augmentation.Augmentation`."""
 
-    strategy: Literal["des", "random"] = "des"
-    budget: Share = "2/3"
+    crop: Count = 0
+    area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    flip: bool = False
+    cutout: Count = 0
+
+
+class RacingSection(_Section):
+    """Drop candidates early that cannot become parents.
+
+    `share` of the search-validation set is scored first; 0: no racing. `error` is the probability, stated for one
+    selection, that a candidate is dropped which would have become a parent.
+    """
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    error: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class EvaluationSection(_Section):
+    """How candidates are scored.
+
+    Modes: "fused", sums of cached kernels; "fused-bf16", the same in bfloat16; "multi-branch", as Table 1's baseline.
+    """
+
+    mode: Literal["fused", "fused-bf16", "multi-branch"] = "fused"
+    batch_size: Positive = 200
+    racing: RacingSection = RacingSection()
+
+
+class SearchSection(_Section):
+    """Algorithm 1 and its numbers.
+
+    `budget` is a share of the possible branches (Eq. 5), or a number a block such as "4/block" (Section 4.4). `amp`
+    computes the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with the
+    same result as one process has, or "batch", for more GPUs than `subnets_per_step`.
+    """
+
+    strategy: Literal["des", "evolution", "topk", "random"] = "des"
+    budget: Budget = "2/3"
     population: Annotated[int, Field(strict=True, ge=2, le=100_000)]
     warmup_epochs: Count
     evolutions: Positive
@@ -104,11 +150,15 @@ class SearchSection(_Section):
     mutation: Probability = 0.5
     mutation_rate: Probability = 0.1
     clamp: bool = True
+    amp: bool = False
+    split: Literal["subnets", "batch"] = "subnets"
+    augment: AugmentSection = AugmentSection()
+    evaluation: EvaluationSection = EvaluationSection()
 
     @property
-    def share(self) -> Fraction:
-        """The branch budget as a share of the possible branches."""
-        return Fraction(self.budget)
+    def parent_count(self) -> int:
+        """How many candidates of a population become parents, at least one."""
+        return max(1, round(self.parents * self.population))
 
     @model_validator(mode="after")
     def _shares_fit(self) -> SearchSection:
@@ -120,19 +170,47 @@ class SearchSection(_Section):
 
 
 class TrainSection(_Section):
-    """How one network is trained."""
+    """How one network is trained.
+
+    Args:
+        accumulate: batches whose gradients make one step; `batch_size` is of one of them.
+        schedule: how the rate falls from weights.lr: "cosine" to 0, "step" to a tenth after each third of the epochs,
+            "constant" not at all.
+        warmup_epochs: over which the rate rises first.
+        drop_path: probability that a branch is left out for an image, rising linearly from 0 to this over the epochs.
+        label_smoothing: share of the target that is spread over all classes.
+        ema: how much of the averaged weights a step keeps, such as 0.999; 0: no average. The average is what is scored,
+            saved as best.pt and fused.
+        amp: bfloat16 autocast.
+        factors: alpha and beta of the branches train on, or are folded in before.
+    """
 
     epochs: Positive
     batch_size: BatchSize
     weights: SgdSection
+    accumulate: Positive = 1
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: Count = 0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
+    amp: bool = False
+    augment: AugmentSection = AugmentSection()
     factors: Literal["trainable", "folded"] = "trainable"
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainSection:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
 
 
 class Recipe(_Section):
     """A whole recipe.
 
     `threads` is how many processor threads torch uses, which is part of a result: with another number sums are taken in
-    another order. None leaves it to torch.
+    another order. None leaves it to torch. `device` "auto" is CUDA where there is one; `deterministic` makes CUDA
+    repeat a run to the bit, more slowly.
     """
 
     net: NetSection
@@ -140,6 +218,8 @@ class Recipe(_Section):
     data: DataSection
     seed: Seed = 0
     threads: Threads | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = False
     search: SearchSection
     train: TrainSection
     scales: dict[str, dict[str, Any]] = {}

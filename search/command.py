@@ -1,4 +1,4 @@
-"""``irepdeploy search`` and ``irepdeploy train``."""
+"""``irepdeploy search``, ``search compare`` and ``search pareto``."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.default_command import with_default
 from irepdeploy.options import JsonOption, OutOption
 
-__all__ = ["search", "train"]
+from .arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe (digits).")]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: search.population=8, scale=smoke, seed=1."),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out; same result as uninterrupted.")
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Begin anew although a run is in --out.")]
+__all__ = ["search"]
 
 
-def search(
+def run_search(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     out: OutOption = Path("runs/search"),
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
+    tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
     """Search which branches to keep.
 
-    Writes best.json, the last population, and journal.jsonl with everything that was seen on the way. Example:
-    irepdeploy search digits scale=smoke --out runs/smoke
+    Writes best.json, the last population, and journal.jsonl with everything that was seen on the way. Examples:
+    irepdeploy search digits scale=smoke --out runs/smoke;
+    torchrun --nproc-per-node 4 -m irepdeploy search irep_vgg16_cifar10 --out runs/vgg16
     """
     from irepdeploy.console import print_json, progress, table
     from irepdeploy.recipe import load_recipe
 
+    from .device import ranks_of
     from .engine import Search
     from .shipped import recipe_path
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
-    run = Search(plan, out, resume=resume, overwrite=overwrite)
-    with progress() as display:
-        result = run.run(display.task(f"search ({plan.search.strategy})", run.epochs).advance)
+    with ranks_of(plan) as ranks:
+        run = Search(plan, out, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
+        with progress(silent=not ranks.first) as display:
+            result = run.run(display.task(f"search ({plan.search.strategy})", run.epochs).advance)
+    if not ranks.first:
+        return
     if json:
         print_json(result.to_dict())
         return
@@ -54,11 +53,11 @@ def search(
         ["figure", "value"],
         [
             ["accuracy of the best, search-validation set, shared weights", f"{result.fitness.accuracy:.2%}"],
-            ["branches kept", f"{result.best.count} of {run.space.size} (budget {run.strategy.budget})"],
+            ["branches kept", f"{result.best.count} of {run.space.size} (budget {run.strategy.budget.total})"],
             ["candidates scored", result.evaluations],
             ["spread of sigmoid(alpha)", f"{result.alpha_spread:.4f}"],
             ["spread of sigmoid(beta)", f"{result.beta_spread:.4f}"],
-            ["time", f"{result.seconds:.1f} s ({result.seconds / 86400:.5f} days)"],
+            ["time", f"{result.seconds:.1f} s on {result.devices} x {result.device} ({result.device_days:.5f} days)"],
         ],
     )
     print(f"wrote {out / 'best.json'}, {out / 'population'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
@@ -66,53 +65,121 @@ def search(
     print(f"next: irepdeploy train {again} --out runs/train")
 
 
-def train(
+def compare_strategies(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
-    arch: Annotated[
-        Path | None,
-        typer.Option(help="Architecture file of a search. Default: every branch of the recipe (branches=none: none)."),
-    ] = None,
-    out: OutOption = Path("runs/train"),
+    strategies: Annotated[
+        str, typer.Option(help="Names, separated by commas; the others are held against the first.")
+    ] = "des,random,evolution,topk",
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Also train what each run chose, and read the test set once for each.")
+    ] = False,
+    out: OutOption = Path("runs/compare"),
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train one network, plain or with branches.
+    """Compare search strategies: best so far, diversity, and what retraining gives.
 
-    Writes best.pt and last.pt, which `irepdeploy export` takes, and result.json. Every accuracy is of the fused
-    network; the test set is read once, at the end. Example:
-    irepdeploy train digits branches=none --out runs/plain
+    All runs score as many candidates, each in its own folder; writes compare.json and compare.png. Example:
+    irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare
+    """
+    # Before hours of work.
+    import matplotlib  # noqa: F401
+
+    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.search_compare import draw_comparison
+    from irepdeploy.recipe import load_recipe
+
+    from .compare import compare, epochs_of
+    from .device import ranks_of
+    from .shipped import recipe_path
+
+    plan = load_recipe(recipe_path(recipe), overrides or [])
+    names = [name.strip() for name in strategies.split(",")]
+    with ranks_of(plan) as ranks, progress(silent=not ranks.first) as display:
+        task = display.task("compare", epochs_of(plan, retrain) * len(names) * seeds)
+        found = compare(
+            plan,
+            out,
+            names,
+            seeds,
+            retrain=retrain,
+            resume=resume,
+            overwrite=overwrite,
+            advance=task.advance,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return
+    picture = save_figure(draw_comparison(found.to_dict()), out / "compare.png")
+    if json:
+        print_json(found.to_dict())
+        return
+    table(
+        f"Search of {plan.net.name} on {plan.data.name}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
+        f" deviation; in brackets less {names[0]}, seed by seed",
+        found.columns,
+        found.rows,
+    )
+    for note in found.notes:
+        print(note)
+    print(f"wrote {out / 'compare.json'}, {picture}")
+
+
+def show_pareto(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also train each of the set for some steps: seconds and peak memory.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; default: pareto.png in FOLDER.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show which candidates no other beats in accuracy, training time and training memory.
+
+    Example: irepdeploy search pareto runs/search --measure
     """
     from dataclasses import asdict
 
-    from irepdeploy.arch import Architecture
     from irepdeploy.console import print_json, progress, table
-    from irepdeploy.errors import InputError
-    from irepdeploy.recipe import load_recipe
-    from irepdeploy.reparam.presets import preset_of
+    from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.pareto import draw_pareto, read_pareto
 
-    from .shipped import recipe_path
-    from .training import Training, architecture_of
+    from .measured_cost import measure_front
 
-    plan = load_recipe(recipe_path(recipe), overrides or [])
-    if arch is not None and not preset_of(plan.branches).branches:
-        raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
-    chosen = architecture_of(plan) if arch is None else Architecture.load(arch)
-    run = Training(plan, out, chosen, resume=resume, overwrite=overwrite)
-    with progress() as display:
-        result = run.run(display.task(f"train {plan.net.name}, {run.branches} branches", plan.train.epochs).advance)
+    found = read_pareto(folder / "pareto.json")
+    picture = save_figure(draw_pareto(found), folder / "pareto.png" if out is None else out)
+    costs = {}
+    if measure:
+        with progress() as display:
+            costs = {cost.rank: asdict(cost) for cost in measure_front(folder, display)}
+    rows = [
+        {**candidate, **costs.get(candidate["rank"], {})} for candidate in found["candidates"] if candidate["pareto"]
+    ]
     if json:
-        print_json(asdict(result))
+        print_json(rows)
         return
     table(
-        f"Training of {plan.net.name} on {plan.data.name}: {run.branches} branches, seed {plan.seed}",
-        ["figure", "value"],
+        f"Pareto set of {len(found['candidates'])} candidates, training batch {found['batch_size']}",
+        ["rank", "accuracy", "branches", "MACs, train state", "memory MB, counted", "seconds a step", "peak memory MB"],
         [
-            ["test accuracy, fused, read once", f"{result.test_accuracy:.2%}"],
-            ["search-validation accuracy, fused", f"{result.val_accuracy:.2%} (epoch {result.best_epoch})"],
-            ["seconds an epoch, median", f"{result.seconds_per_epoch:.2f}"],
+            [
+                row["rank"],
+                f"{row['val_accuracy']:.2%}",
+                row["branches"],
+                f"{row['macs']:,}",
+                f"{row['memory_bytes'] / 1e6:.1f}",
+                f"{row['seconds_per_step']:.4f}" if "seconds_per_step" in row else "-",
+                f"{row['peak_memory_bytes'] / 1e6:.0f}" if row.get("peak_memory_bytes") else "-",
+            ]
+            for row in rows
         ],
     )
-    print(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    print(f"next: irepdeploy export {shlex.quote(str(out / 'best.pt'))} --out build")
+    for note in found["notes"]:
+        print(note)
+    print(f"wrote {picture}")
+
+
+search = with_default(run_search, compare=compare_strategies, pareto=show_pareto)

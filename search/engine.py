@@ -2,100 +2,109 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from irepdeploy.arch import Architecture
+from irepdeploy.data import Augmentation, Loader
 from irepdeploy.files import output_folder, write_json
 from irepdeploy.recipe import Recipe
 
-from .builders import load_data
-from .evaluate import Fitness, PopulationEvaluator
+from .builders import build_supernet, load_data
+from .device import device_name, ranks_of
+from .evaluate import PopulationEvaluator
+from .fitness import Fitness, Outcome
 from .importance import Importance
-from .loop import adam, batches, check_finite, check_loss, clip, cosine, set_rate, sgd
+from .loop import adam, check_finite, check_loss, clip, cosine, set_rate, sgd
+from .memory_guard import memory_guard
+from .pareto import pareto_set
+from .racing import RaceResult, cuts_of, race
+from .ranks import Ranks
+from .result import SearchResult
 from .run_folder import RunFolder
 from .space import Bits
 from .strategies import strategy
-from .supernet import Supernet
 
-__all__ = ["Search", "SearchResult"]
+__all__ = ["Search"]
 
 Advance = Callable[[int, str], None]
 
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Args:
-        best: the Architecture of the highest fitness in the last evolution.
-        fitness: its accuracy on the search-validation set, by the supernet's shared weights.
-        evaluations: candidates scored.
-        seconds: of the whole run, resumed parts added.
-    """
-
-    best: Architecture
-    fitness: Fitness
-    population: tuple[Architecture, ...]
-    evaluations: int
-    seconds: float
-    alpha_spread: float
-    beta_spread: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Figures for result.json."""
-        return {
-            "best_digest": self.best.digest,
-            "branches": self.best.count,
-            "val_accuracy": self.fitness.accuracy,
-            "val_loss": -self.fitness.negative_loss,
-            "evaluations": self.evaluations,
-            "seconds": self.seconds,
-            "alpha_spread": self.alpha_spread,
-            "beta_spread": self.beta_spread,
-        }
+_SECONDS_BETWEEN_NOTES = 1.0
 
 
 class Search:
     """One run of Algorithm 1 in a folder, which can be killed and resumed.
 
-    The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/ and result.json.
+    The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
+    result.json.
 
     Args:
         recipe: what to do.
-        out: the folder.
+        out: the folder; all ranks must see it.
         resume: go on with what is there.
         overwrite: begin anew although a run is there.
+        tensorboard: mirror the journal's numbers into ``tensorboard/``.
+        ranks: the processes that divide subnets and candidates among themselves; None: those of torchrun, or this one
+            alone.
 
     Raises:
         OutputError: the folder cannot be written.
         InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
         RecipeError: budget or population do not fit the network.
+        MissingError: the recipe's device is not there, or TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        tensorboard: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.recipe = recipe
         self.settings = recipe.search
+        self.ranks = ranks_of(recipe) if ranks is None else ranks
         self.data = load_data(recipe)
-        self.supernet = Supernet(recipe)
+        self.supernet = build_supernet(recipe, self.data)
+        self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)
+        self.order = torch.Generator().manual_seed(recipe.seed)
+        self.loader = Loader(
+            self.data.train,
+            self.settings.batch_size,
+            self.order,
+            Augmentation(**self.settings.augment.model_dump()),
+            device=self.ranks.device,
+        )
+        evaluation = self.settings.evaluation
+        self.evaluator = PopulationEvaluator(
+            self.supernet,
+            self.data.val,
+            evaluation.batch_size,
+            mode=evaluation.mode,
+            cuts=cuts_of(len(self.data.val), evaluation.racing.share),
+            seed=recipe.seed,
+        )
         # After all that a recipe can be refused for: an old run is not thrown away for one that cannot begin.
         identity = recipe.model_dump_json(exclude={"scales", "train"})
-        results = ("best.json", "result.json", "population/[0-9]*.json")
-        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite)
+        results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
+        silent = not self.ranks.first
+        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite, silent=silent)
         self.weights = sgd(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)
-        self.order = torch.Generator().manual_seed(recipe.seed)
         self.random = np.random.default_rng(recipe.seed)
         self.population = self.strategy.first(self.random)
         self.fitness: list[Fitness] = []
+        self.ranking: list[int] = []
         self.epoch = 0
         self.evaluations = 0
         self.seconds = 0.0
@@ -105,11 +114,15 @@ class Search:
         else:
             self.folder.write_start(
                 recipe,
+                device=device_name(self.ranks.device),
+                devices=self.ranks.size,
                 layers=list(self.space.layers),
                 branches=list(self.space.branches),
                 positions=[list(position) for position in self.space.positions],
-                budget=self.strategy.budget,
+                budget=self.strategy.budget.total,
             )
+        if tensorboard:
+            self.folder.mirror_to_tensorboard()
 
     @property
     def epochs(self) -> int:
@@ -120,38 +133,47 @@ class Search:
         """Run what is left.
 
         Args:
-            advance: called with the number of epochs done since the last call, and a short text.
+            advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
 
         Raises:
-            RunError: the loss is no number, or the disk is full; the last good state is kept.
+            RunError: the loss is no number, memory or the disk is full, or a rank is lost; the last good state is kept.
         """
-        settings = self.settings
         advance(self.epoch, "")
-        scores = ""
+        best = ""
         while self.epoch < self.epochs:
             started = time.perf_counter()
-            warm = self.epoch < settings.warmup_epochs
-            phase = "warm-up" if warm else f"evolution {self._evolution + 1}/{settings.evolutions}"
-            loss = self._train_epoch(warm)
-            self.folder.write("epoch", epoch=self.epoch, phase=phase, loss=loss)
-            if not warm and (self.epoch - settings.warmup_epochs + 1) % settings.epochs_per_evolution == 0:
-                scores = self._evolve()
+            warm = self.epoch < self.settings.warmup_epochs
+            phase = "warm-up" if warm else f"evolution {self._evolution + 1}/{self.settings.evolutions}"
+            keys = ("search.batch_size", "search.evaluation.batch_size")
+            with memory_guard(f"epoch {self.epoch + 1} of the search", self.ranks.device, *keys):
+                loss, rate = self._train_epoch(warm, functools.partial(_noted, advance, phase))
+                self.folder.write("epoch", epoch=self.epoch, phase=phase, loss=loss, images_per_second=rate)
+                if self._ends_evolution:
+                    advance(0, f"{phase}  scoring {len(self.population)} candidates")
+                    best = self._evolve()
             self.epoch += 1
             self.seconds += time.perf_counter() - started
             self._save()
-            advance(1, f"{phase}  loss {loss:.3f}  {scores}")
+            advance(1, f"{phase}  loss {loss:.3f}  {best}  {rate:.0f} images/s")
         return self._finish()
 
     @property
     def _evolution(self) -> int:
         return (self.epoch - self.settings.warmup_epochs) // self.settings.epochs_per_evolution
 
-    def _train_epoch(self, warm: bool) -> float:
+    @property
+    def _ends_evolution(self) -> bool:
+        done = self.epoch + 1 - self.settings.warmup_epochs
+        return done > 0 and done % self.settings.epochs_per_evolution == 0
+
+    def _train_epoch(self, warm: bool, report: Callable[[str], None]) -> tuple[float, float]:
+        """Train for one epoch; its mean loss, and how many images a second it took."""
         settings = self.settings
         model = self.supernet.model.train()
         set_rate(self.weights, cosine(settings.weights.lr, self.epoch, self.epochs))
-        losses = []
-        for images, labels in batches(self.data.train, settings.batch_size, self.order):
+        losses, seen = [], 0
+        started = reported = time.perf_counter()
+        for images, labels in self.loader:
             self.weights.zero_grad(set_to_none=True)
             self.arch.zero_grad(set_to_none=True)
             subnets: list[Bits | None] = [None]
@@ -159,26 +181,35 @@ class Search:
                 few = settings.subnets_per_step <= len(self.population)
                 chosen = self.random.choice(len(self.population), size=settings.subnets_per_step, replace=not few)
                 subnets = [self.population[index] for index in chosen]
-            losses.append(self.supernet.accumulate(images, labels, subnets))
+            losses.append(
+                self.supernet.accumulate(
+                    images, labels, subnets, ranks=self.ranks, split=settings.split, amp=settings.amp
+                )
+            )
             check_loss(losses[-1], self.epoch, "search")
             clip(self.weights, settings.weights.clip)
             self.weights.step()
             if not warm:
                 self.arch.step()
+            seen += len(images)
+            now = time.perf_counter()
+            if now - reported > _SECONDS_BETWEEN_NOTES:
+                reported = now
+                report(f"{seen}/{len(self.data.train)} images  {seen / (now - started):.0f} images/s")
         model.eval()
         check_finite(model, self.epoch, "search")
-        return sum(losses) / len(losses)
+        return sum(losses) / len(losses), seen / (time.perf_counter() - started)
 
     def _evolve(self) -> str:
         """Score the population and make the next one from it, except after the last evolution."""
-        self.fitness = PopulationEvaluator(self.supernet, self.data.val).evaluate(self.population)
+        raced = self._rank()
+        self.fitness, self.ranking = list(raced.fitness), list(raced.ranking)
         for fitness in self.fitness:
             check_loss(-fitness.negative_loss, self.epoch, "search")
         self.evaluations += len(self.population)
         importance = Importance.of(self.supernet.model, self.space)
         accuracies = [fitness.accuracy for fitness in self.fitness]
-        ranking = self._ranking()
-        best, mean = accuracies[ranking[0]], sum(accuracies) / len(accuracies)
+        best, mean = accuracies[self.ranking[0]], sum(accuracies) / len(accuracies)
         self.folder.write(
             "evolution",
             index=self._evolution,
@@ -189,32 +220,53 @@ class Search:
             population=["".join("1" if bit else "0" for bit in bits) for bits in self.population],
             alpha=importance.alpha.tolist(),
             beta=importance.beta.tolist(),
+            **({"race": raced.to_dict()} if len(self.evaluator.sizes) > 1 else {}),
         )
         if self._evolution + 1 < self.settings.evolutions:
-            self.population = self.strategy.next(self.population, ranking, importance, self.random)
+            self.population = self.strategy.next(self.population, self.ranking, importance, self.random)
         return f"best {best:.1%}, mean {mean:.1%}"
 
-    def _ranking(self) -> list[int]:
-        return sorted(range(len(self.fitness)), key=lambda index: self.fitness[index], reverse=True)
+    def _rank(self) -> RaceResult:
+        """Score the population, whole candidates by rank."""
+        self.evaluator.refresh()
+        error = self.settings.evaluation.racing.error
+        return race(self._outcomes, len(self.population), self.evaluator.sizes, self.settings.parent_count, error)
+
+    def _outcomes(self, indices: Sequence[int], part: int) -> list[Outcome]:
+        mine = [self.population[indices[place]] for place in self.ranks.share(len(indices))]
+        return self.ranks.gather(self.evaluator.outcomes(mine, part), len(indices))
 
     def _finish(self) -> SearchResult:
-        ranking = self._ranking()
+        ranking = self.ranking
         ordered = tuple(self.space.architecture(self.population[index]) for index in ranking)
         importance = Importance.of(self.supernet.model, self.space)
         result = SearchResult(
             best=ordered[0],
             fitness=self.fitness[ranking[0]],
             population=ordered,
+            fitnesses=tuple(self.fitness[index] for index in ranking),
             evaluations=self.evaluations,
             seconds=self.seconds,
             alpha_spread=float(np.ptp(importance.alpha)),
             beta_spread=float(np.ptp(importance.beta)),
+            device=device_name(self.ranks.device),
+            devices=self.ranks.size,
         )
-        folder = output_folder(self.folder.path / "population")
-        for rank, architecture in enumerate(ordered):
-            architecture.save(folder / f"{rank:03d}.json")
-        result.best.save(self.folder.path / "best.json")
-        write_json(self.folder.path / "result.json", result.to_dict())
+        if self.ranks.first:
+            folder = output_folder(self.folder.path / "population")
+            for rank, architecture in enumerate(ordered):
+                architecture.save(folder / f"{rank:03d}.json")
+            result.best.save(self.folder.path / "best.json")
+            pareto = pareto_set(
+                self.supernet,
+                ordered,
+                result.fitnesses,
+                input_shape=self.data.input_shape,
+                batch_size=self.recipe.train.batch_size,
+            )
+            write_json(self.folder.path / "pareto.json", pareto.to_dict())
+            write_json(self.folder.path / "result.json", result.to_dict())
+        self.ranks.barrier()
         return result
 
     def _save(self) -> None:
@@ -227,6 +279,7 @@ class Search:
                 "random": self.random.bit_generator.state,
                 "population": [torch.from_numpy(bits) for bits in self.population],
                 "fitness": [(fitness.accuracy, fitness.negative_loss) for fitness in self.fitness],
+                "ranking": self.ranking,
                 "epoch": self.epoch,
                 "evaluations": self.evaluations,
                 "seconds": self.seconds,
@@ -241,6 +294,11 @@ class Search:
         self.random.bit_generator.state = state["random"]
         self.population = [bits.numpy() for bits in state["population"]]
         self.fitness = [Fitness(*pair) for pair in state["fitness"]]
+        self.ranking = state["ranking"]
         self.epoch = state["epoch"]
         self.evaluations = state["evaluations"]
         self.seconds = state["seconds"]
+
+
+def _noted(advance: Advance, phase: str, note: str) -> None:
+    advance(0, f"{phase}  {note}")

@@ -1,34 +1,23 @@
-"""What the loops of search and training share: batches, steps, the cosine, and the check of the loss."""
+"""What the loops of search and training share: steps, the cosine, and the check of the loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam
 
-from irepdeploy.data import Split
 from irepdeploy.errors import RunError
-from irepdeploy.memory_format import channels_last
-from irepdeploy.recipe import AdamSection, SgdSection
 
-__all__ = ["adam", "batches", "check_finite", "check_loss", "clip", "cosine", "set_rate", "sgd"]
+if TYPE_CHECKING:
+    from irepdeploy.recipe import AdamSection, SgdSection
+
+__all__ = ["adam", "check_finite", "check_loss", "clip", "cosine", "set_rate", "sgd"]
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually mends it; the last good state is kept"
-
-
-def batches(data: Split, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches (N, C, H, W), channels last, and labels; a last batch of one image is left out.
-
-    One image alone has no batch statistics.
-    """
-    order = torch.randperm(len(data), generator=generator)
-    for start in range(0, len(data), batch_size):
-        chosen = order[start : start + batch_size]
-        if len(chosen) > 1:
-            yield channels_last(data.images[chosen]), data.labels[chosen]
 
 
 def sgd(parameters: Iterator[nn.Parameter], settings: SgdSection) -> SGD:

@@ -22,10 +22,13 @@ from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.files import append_line, output_folder, read_bytes, read_lines, remove_file, write_bytes
 from irepdeploy.recipe import Recipe
 
+from .scalars import Scalars
+
 __all__ = ["RunFolder"]
 
 _JOURNAL = "journal.jsonl"
 _STATE = "state.pt"
+_TENSORBOARD = "tensorboard"
 
 
 class RunFolder:
@@ -37,6 +40,7 @@ class RunFolder:
         results: globs of the files that a finished run leaves; removed when a run begins anew.
         resume: go on with the run that is there, if there is one.
         overwrite: begin anew although a run is there.
+        silent: read, but write nothing: another process keeps the folder.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -44,14 +48,23 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, identity: str, results: Sequence[str], *, resume: bool = False, overwrite: bool = False
+        self,
+        path: Path,
+        identity: str,
+        results: Sequence[str],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        silent: bool = False,
     ) -> None:
-        self.path = output_folder(path)
+        self.path = path if silent else output_folder(path)
         self.journal = self.path / _JOURNAL
+        self.silent = silent
         self._identity = identity
+        self._scalars: Scalars | None = None
         if resume and overwrite:
             raise InputError("--resume goes on with a run and --overwrite throws it away: choose one", where=path)
-        if resume:
+        if resume or silent:
             return
         present = [old for pattern in (_JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
         if present and not overwrite:
@@ -63,9 +76,23 @@ class RunFolder:
         for old in present:
             remove_file(old)
 
+    def mirror_to_tensorboard(self) -> None:
+        """From now on write the journal's numbers for TensorBoard too, into ``tensorboard/``.
+
+        Raises:
+            MissingError: TensorBoard is not installed.
+        """
+        if not self.silent:
+            self._scalars = Scalars(self.path / _TENSORBOARD, self.journal)
+
     def write(self, event: str, **fields: Any) -> None:
         """Append ``{"event": ..., "time": seconds since 1970, ...}`` to the journal and flush it to the disk."""
-        append_line(self.journal, {"event": event, "time": round(time.time(), 3), **fields})
+        if self.silent:
+            return
+        line = {"event": event, "time": round(time.time(), 3), **fields}
+        append_line(self.journal, line)
+        if self._scalars is not None:
+            self._scalars.write(line)
 
     def write_start(self, recipe: Recipe, **fields: Any) -> None:
         """Append the first line: the recipe and what its result depends on besides."""
@@ -81,6 +108,8 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state whole, with what a resumed run must find the same again."""
+        if self.silent:
+            return
         content = {
             **state,
             "identity": self._identity,
@@ -88,6 +117,7 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "torch_random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -104,14 +134,15 @@ class RunFolder:
         if not path.exists():
             if self._epochs_in_journal() > 1:
                 raise CheckpointError("the saved state of this run is gone", where=path, hint="--overwrite begins anew")
-            remove_file(self.journal)
+            if not self.silent:
+                remove_file(self.journal)
             return None
         content = read_bytes(path, "saved state")
         try:
             # torch does not look at the archive's checksums.
             if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
-            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
         except Exception as error:  # torch and zipfile raise anything on a damaged file
             raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite begins anew") from error
@@ -123,7 +154,8 @@ class RunFolder:
             )
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
-        os.truncate(self.journal, size)
+        if not self.silent:
+            os.truncate(self.journal, size)
         if torch_version != torch.__version__:
             log(
                 f"the run began with torch {torch_version}: with {torch.__version__} it will not be the same to the bit"
@@ -131,6 +163,8 @@ class RunFolder:
         # The number of threads is part of the result: with another one, sums are taken in another order.
         torch.set_num_threads(threads)
         torch.set_rng_state(state["torch_random"])
+        if state["cuda_random"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_random"])
         return state
 
     def _epochs_in_journal(self) -> int:

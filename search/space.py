@@ -15,9 +15,9 @@ from irepdeploy.arch import Architecture
 from irepdeploy.errors import RecipeError
 from irepdeploy.reparam.block import RepBlock
 
-__all__ = ["Bits", "SearchSpace"]
+from .budget import Bits, Budget, Group
 
-Bits = np.ndarray[Any, Any]
+__all__ = ["Bits", "SearchSpace"]
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,38 @@ class SearchSpace:
         """How many branches are possible."""
         return len(self.positions)
 
-    def budget(self, share: Fraction) -> int:
-        """C of Eq. 5: floor(share x possible branches).
+    @property
+    def layer(self) -> np.ndarray[Any, Any]:
+        """The layer index of each position."""
+        return np.array([row for row, _ in self.positions], dtype=int)
+
+    def budget(self, text: str) -> Budget:
+        """C of Eq. 5: floor(share x possible branches), or so many a block.
+
+        Args:
+            text: a fraction such as "2/3", of all possible branches wherever they are; or "4/block" (Section 4.4): at
+                most four in every block, where it has as many.
 
         Raises:
             RecipeError: no branch would be left.
         """
         if not self.size:
             raise RecipeError("there is no branch to search", where="branches", hint="branches=ireps has nine")
-        count = math.floor(share * self.size)
+        number, per_block, _ = text.partition("/block")
+        if per_block:
+            blocks = [
+                tuple(index for index, (row, _) in enumerate(self.positions) if row == layer)
+                for layer in range(len(self.layers))
+            ]
+            return Budget(tuple(Group(block, min(int(number), len(block))) for block in blocks if block))
+        count = math.floor(Fraction(text) * self.size)
         if count < 1:
             raise RecipeError(
-                f"a budget of {share} keeps none of the {self.size} possible branches",
+                f"a budget of {text} keeps none of the {self.size} possible branches",
                 where="search.budget",
                 hint=f"at least 1/{self.size}",
             )
-        return count
-
-    def candidates(self, budget: int) -> int:
-        """How many different candidates have at most `budget` branches."""
-        return sum(math.comb(self.size, kept) for kept in range(budget + 1))
+        return Budget((Group(tuple(range(self.size)), count),))
 
     def architecture(self, bits: Bits) -> Architecture:
         """The Architecture of a candidate."""

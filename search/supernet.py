@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.memory_format import channels_last
-from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
 
-from .builders import build_net
+from .contribution import Contribution, StepSum
+from .ranks import Ranks
 from .space import Bits, SearchSpace
 
-__all__ = ["Supernet"]
+__all__ = ["Split", "Supernet"]
 
-Statistics = list[Tensor]
+Split = Literal["subnets", "batch"]
 
 
 class Supernet:
     """A network with every possible branch, of which a subnet uses some.
+
+    Args:
+        net: a plain network.
+        branches: name of the preset whose branches are inserted wherever they can stand.
 
     Attributes:
         model: the network, channels last.
         space: its search space.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        preset = preset_of(recipe.branches)
-        plain = build_net(recipe)
-        self.model = channels_last(insert_branches(plain, recipe.branches, scaled=True))
-        self.space = SearchSpace.of(self.model, preset.names)
+    def __init__(self, net: nn.Module, branches: str) -> None:
+        self.model = channels_last(insert_branches(net, branches, scaled=True))
+        self.space = SearchSpace.of(self.model, preset_of(branches).names)
         self._blocks = [self._block(name) for name in self.space.layers]
         # (batch normalisation, position of its branch or None): which statistics a subnet touches.
         self._norms = list(self._list_norms())
@@ -59,37 +63,65 @@ class Supernet:
         for block, names in zip(self._blocks, chosen, strict=True):
             block.active = names
 
-    def accumulate(self, images: Tensor, labels: Tensor, subnets: Sequence[Bits | None]) -> float:
-        """Leave the mean gradient of `subnets` in ``.grad`` (Eq. 3) and return their mean loss.
+    def accumulate(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        subnets: Sequence[Bits | None],
+        *,
+        ranks: Ranks | None = None,
+        split: Split = "subnets",
+        amp: bool = False,
+    ) -> float:
+        """Leave the mean gradient of `subnets` in ``.grad`` (Eq. 3), whatever was there, and return their mean loss.
 
-        Parameters outside all subnets keep no gradient, so that no optimizer moves them. Every subnet starts from the
+        Parameters outside all subnets get no gradient, so that no optimizer moves them. Every subnet starts from the
         same batch-normalisation statistics; the changes are averaged over the subnets that a statistic took part in, so
         that one process and many come to the same numbers.
 
         Args:
-            images: (N, C, H, W), channels last.
+            images: (N, C, H, W), channels last; the same on every rank.
             labels: (N,).
             subnets: candidates; None is the whole supernet.
+            ranks: the processes that divide the work; None: this one alone.
+            split: what they divide. "subnets": a rank computes whole subnets; on CPUs the weights are then equal to the
+                bit with those of one process of as many threads. "batch": a rank computes every subnet on its part of
+                the images, whose batch statistics are others, and so are the weights.
+            amp: compute under bfloat16 autocast.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
         """
-        before = [_statistics(bn) for bn, _ in self._norms]
-        changes: list[list[Statistics]] = [[] for _ in self._norms]
-        total = 0.0
-        for bits in subnets:
-            self.select(bits)
-            loss = F.cross_entropy(self.model(images), labels)
-            (loss / len(subnets)).backward()
-            total += float(loss.detach())
-            for index, (bn, position) in enumerate(self._norms):
-                if position is None or bits is None or bits[position]:
-                    after = _statistics(bn)
-                    changes[index].append([new - old for new, old in zip(after, before[index], strict=True)])
-                    _set_statistics(bn, before[index])
-        for (bn, _), start, moved in zip(self._norms, before, changes, strict=True):
-            if moved:
-                mean = [sum(parts[1:], parts[0]) / len(moved) for parts in zip(*moved, strict=True)]
-                _set_statistics(bn, [old + change for old, change in zip(start, mean, strict=True)])
+        ranks = ranks or Ranks.alone(images.device)
+        step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
+        if split == "batch":
+            images, labels, weight = _part(images, labels, ranks)
+            for bits in subnets:
+                step.add(self._contribution(step, images, labels, bits, len(subnets), amp))
+            mean = step.summed(step.mean(), weight, ranks)
+        else:
+            # In rounds of one subnet a rank: no more gradients are held at once than there are ranks.
+            for start in range(0, len(subnets), ranks.size):
+                round_ = subnets[start : start + ranks.size]
+                mine = None
+                if ranks.rank < len(round_):
+                    mine = self._contribution(step, images, labels, round_[ranks.rank], len(subnets), amp)
+                for contribution in step.exchanged(mine, len(round_), ranks):
+                    step.add(contribution)
+            mean = step.mean()
         self.select(None)
-        return total / len(subnets)
+        return step.write(mean)
+
+    def _contribution(
+        self, step: StepSum, images: Tensor, labels: Tensor, bits: Bits | None, count: int, amp: bool
+    ) -> Contribution:
+        self.select(bits)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float() if amp else logits, labels)
+        (loss / count).backward()
+        took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
+        return step.take(loss, [index for index, took in enumerate(took_part) if took])
 
     def _block(self, name: str) -> RepBlock:
         block = self.model.get_submodule(name)
@@ -106,10 +138,10 @@ class Supernet:
                 yield module, owner.get(id(module))
 
 
-def _statistics(bn: nn.BatchNorm2d) -> Statistics:
-    return [buffer.clone() for buffer in bn.buffers(recurse=False)]
-
-
-def _set_statistics(bn: nn.BatchNorm2d, values: Statistics) -> None:
-    for buffer, value in zip(bn.buffers(recurse=False), values, strict=True):
-        buffer.copy_(value)
+def _part(images: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, float]:
+    """This rank's part of a batch, and its share of the whole; of two images at least, which have batch statistics."""
+    parts = max(1, min(ranks.size, len(images) // 2))
+    if ranks.rank >= parts:
+        return images, labels, 0.0
+    mine = images.tensor_split(parts)[ranks.rank]
+    return channels_last(mine), labels.tensor_split(parts)[ranks.rank], len(mine) / len(images)

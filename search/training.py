@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,36 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from irepdeploy.arch import Architecture
 from irepdeploy.checkpoint import load, save
+from irepdeploy.data import Augmentation, Dataset, Loader
 from irepdeploy.files import canonical_json, write_json
 from irepdeploy.memory_format import channels_last
 from irepdeploy.origin import origin_of, set_origin
 from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
 
+from .averaging import averaged
 from .builders import build_net, load_data, with_branches
+from .device import device_name, ranks_of
 from .evaluate import Fitness, score
-from .loop import batches, check_finite, check_loss, clip, cosine, set_rate, sgd
+from .loop import check_finite, check_loss, clip, set_rate, sgd
+from .memory_guard import memory_guard
+from .ranks import Ranks
 from .run_folder import RunFolder
+from .schedule import rate_at
 
-__all__ = ["Training", "TrainingResult", "architecture_of"]
+__all__ = ["Training", "TrainingResult"]
 
 Advance = Callable[[int, str], None]
+
+_SECONDS_BETWEEN_NOTES = 1.0
+# A GPU waits for nothing between two looks at the loss.
+_STEPS_BETWEEN_LOOKS = 50
 
 
 @dataclass(frozen=True)
@@ -50,16 +61,8 @@ class TrainingResult:
     epochs: int
     seconds_per_epoch: float
     seconds: float
-
-
-def architecture_of(recipe: Recipe) -> Architecture | None:
-    """All branches of the recipe's preset wherever possible, or None for the plain network (``branches=none``)."""
-    preset = preset_of(recipe.branches)
-    if not preset.branches:
-        return None
-    full = insert_branches(build_net(recipe), recipe.branches)
-    kept = {layer.name: layer.branches for layer in origin_of(full).layers}
-    return Architecture.from_branches(kept, preset.names)
+    device: str
+    devices: int
 
 
 class Training:
@@ -70,13 +73,21 @@ class Training:
 
     Args:
         recipe: what to do.
-        out: the folder.
-        architecture: which branches to train with; None trains the plain network.
+        out: the folder; all ranks must see it.
+        architecture: which branches to train with; None: all of the recipe's preset wherever they can stand, none where
+            it is "none".
+        net: what to train in the place of the recipe's network, its branches in it.
+        model: builds the class of a foreign `net`, for its checkpoints to be read again.
+        identity: what makes this run besides recipe and Architecture.
+        data: the recipe's data set, where it is loaded already.
+        tensorboard: mirror the journal's numbers into ``tensorboard/``.
+        ranks: the processes that divide each batch; None: those of torchrun, or this one alone.
 
     Raises:
         OutputError: the folder cannot be written.
         InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
         RecipeError: the Architecture is of another network.
+        MissingError: the recipe's device is not there, or TensorBoard is asked for and not installed.
     """
 
     def __init__(
@@ -85,23 +96,47 @@ class Training:
         out: Path,
         architecture: Architecture | None,
         *,
+        net: nn.Module | None = None,
+        model: Callable[[], nn.Module] | None = None,
+        identity: Sequence[str] = (),
+        data: Dataset | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        tensorboard: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.recipe = recipe
-        self.settings = recipe.train
+        self.settings = settings = recipe.train
+        self.ranks = ranks_of(recipe) if ranks is None else ranks
         digest = None if architecture is None else architecture.digest
-        identity = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest]).decode()
+        run = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
         results = ("best.pt", "last.pt", "result.json")
-        self.data = load_data(recipe)
-        plain = build_net(recipe)
-        factors = self.settings.factors if preset_of(recipe.branches).scaled else "none"
-        net = plain if architecture is None else with_branches(plain, architecture, factors)
-        self.net = channels_last(set_origin(net, statistics="trained"))
-        self.branches = 0 if architecture is None else architecture.count
-        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite)
-        self.optimizer = sgd(self.net.parameters(), self.settings.weights)
+        self.data = load_data(recipe) if data is None else data
+        if net is None:
+            net = build_net(recipe, self.data)
+            factors = settings.factors if preset_of(recipe.branches).scaled else "none"
+            if preset_of(recipe.branches).branches:
+                net = with_branches(net, architecture or recipe.branches, factors)
+        source = f"trained, moving average {settings.ema:g} of the weights" if settings.ema else "trained"
+        self.net = channels_last(set_origin(net, statistics=source)).to(self.ranks.device)
+        blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
+        self.has_blocks = bool(blocks)
+        self.branches = sum(len(block.active) for block in blocks)
+        self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
+        self.loader = Loader(
+            self.data.train,
+            settings.batch_size,
+            self.order,
+            Augmentation(**settings.augment.model_dump()),
+            device=self.ranks.device,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+        )
+        silent = not self.ranks.first
+        self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent)
+        self.optimizer = sgd(self.net.parameters(), settings.weights)
+        self.average = averaged(self.net, settings.ema) if settings.ema else None
         self.epoch = 0
         self.best: tuple[Fitness, int] | None = None
         self.epoch_seconds: list[float] = []
@@ -109,60 +144,116 @@ class Training:
         if state is not None:
             self._load(state)
         else:
-            self.folder.write_start(recipe, architecture=None if architecture is None else architecture.to_dict())
+            self.folder.write_start(
+                recipe,
+                device=device_name(self.ranks.device),
+                devices=self.ranks.size,
+                architecture=origin_of(self.net).architecture.to_dict() if self.has_blocks else None,
+            )
+        if tensorboard:
+            self.folder.mirror_to_tensorboard()
+        # It shares its weights with `net`, and adds up the gradients of all ranks.
+        self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
         """Run what is left.
 
         Args:
-            advance: called with the number of epochs done since the last call, and a short text.
+            advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
 
         Raises:
-            RunError: the loss is no number, or the disk is full; the last good state is kept.
+            RunError: the loss is no number, memory or the disk is full, or a rank is lost; the last good state is kept.
         """
         advance(self.epoch, "")
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()
-            loss = self._train_epoch()
+            with memory_guard(f"epoch {self.epoch + 1} of the training", self.ranks.device, "train.batch_size"):
+                loss, rate = self.train_epoch(lambda note: advance(0, note))
+                fitness = self._score()
             self.epoch_seconds.append(time.perf_counter() - started)
-            fitness = score(self._fused(), self.data.val)
             check_loss(-fitness.negative_loss, self.epoch, "training")
-            self.folder.write("epoch", epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy)
+            self.folder.write(
+                "epoch", epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy, images_per_second=rate
+            )
             if self.best is None or fitness > self.best[0]:
                 self.best = fitness, self.epoch
-                save(self.net, self.folder.path / "best.pt")
+                self._save_net("best.pt")
             self.epoch += 1
-            save(self.net, self.folder.path / "last.pt")
+            self._save_net("last.pt")
             self._save()
-            advance(1, f"loss {loss:.3f}  val {fitness.accuracy:.1%}")
+            advance(1, f"loss {loss:.3f}  val {fitness.accuracy:.1%}  {rate:.0f} images/s")
         return self._finish()
 
-    def _train_epoch(self) -> float:
-        self.net.train()
+    @property
+    def trained(self) -> nn.Module:
+        """What is scored, saved and fused: the moving average where there is one, else the network."""
+        if self.average is None:
+            return self.net
+        module = self.average.module
+        assert isinstance(module, nn.Module)
+        return module
+
+    def train_epoch(self, report: Callable[[str], None]) -> tuple[float, float]:
+        """Train for one epoch; its mean loss, and how many images a second it took on all ranks together."""
         settings = self.settings
-        set_rate(self.optimizer, cosine(settings.weights.lr, self.epoch, settings.epochs))
-        losses = []
-        for images, labels in batches(self.data.train, settings.batch_size, self.order):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(self.net(images), labels)
-            losses.append(float(loss.detach()))
-            check_loss(losses[-1], self.epoch, "training")
-            loss.backward()
-            clip(self.optimizer, settings.weights.clip)
-            self.optimizer.step()
-        self.net.eval()
+        self._forward.train()
+        share = self.epoch / settings.epochs
+        for module in self.net.modules():
+            if isinstance(module, RepBlock):
+                module.drop_path = settings.drop_path * share
+        total = torch.zeros((), device=self.ranks.device)
+        seen, steps = 0, len(self.loader)
+        started = reported = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        for step, (images, labels) in enumerate(self.loader):
+            # The last batches of an epoch may be fewer than a step accumulates.
+            begin = step - step % settings.accumulate
+            parts = min(settings.accumulate, steps - begin)
+            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
+                logits = self._forward(images)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            (loss / parts).backward()
+            total += loss.detach()
+            if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or step + 1 == steps:
+                check_loss(float(total), self.epoch, "training")
+            if step + 1 == begin + parts:
+                set_rate(self.optimizer, rate_at(settings, self.epoch, step / steps))
+                clip(self.optimizer, settings.weights.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.average is not None:
+                    self.average.update_parameters(self.net)
+            seen += len(images) * self.ranks.size
+            now = time.perf_counter()
+            if now - reported > _SECONDS_BETWEEN_NOTES:
+                reported = now
+                report(f"{seen}/{len(self.data.train)} images  {seen / (now - started):.0f} images/s")
+        self._forward.eval()
         check_finite(self.net, self.epoch, "training")
-        return sum(losses) / len(losses)
+        return float(total) / steps, seen / (time.perf_counter() - started)
+
+    def _score(self) -> Fitness:
+        """Of the fused network, on the search-validation set. The first rank's statistics are what is saved."""
+        mine = [score(self._fused(), self.data.val)] if self.ranks.first else []
+        return self.ranks.gather(mine, 1)[0]
 
     def _fused(self) -> nn.Module:
-        return fuse(self.net, prove=False) if self.branches else self.net
+        net = self.trained.eval()
+        return fuse(net, prove=False) if self.has_blocks else net
 
     def _finish(self) -> TrainingResult:
+        result = self.ranks.gather([self._result()] if self.ranks.first else [], 1)[0]
+        if self.ranks.first:
+            write_json(self.folder.path / "result.json", asdict(result))
+        return result
+
+    def _result(self) -> TrainingResult:
         assert self.best is not None
         fitness, epoch = self.best
-        best = channels_last(load(self.folder.path / "best.pt"))
-        test = score(fuse(best) if self.branches else best, self.data.load_test())
-        result = TrainingResult(
+        best = channels_last(load(self.folder.path / "best.pt", model=self._model))
+        plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
+        test = score(plain, self.data.load_test())
+        return TrainingResult(
             branches=self.branches,
             val_accuracy=fitness.accuracy,
             test_accuracy=test.accuracy,
@@ -170,9 +261,13 @@ class Training:
             epochs=self.epoch,
             seconds_per_epoch=statistics.median(self.epoch_seconds),
             seconds=sum(self.epoch_seconds),
+            device=device_name(self.ranks.device),
+            devices=self.ranks.size,
         )
-        write_json(self.folder.path / "result.json", asdict(result))
-        return result
+
+    def _save_net(self, name: str) -> None:
+        if self.ranks.first:
+            save(self.trained, self.folder.path / name)
 
     def _save(self) -> None:
         assert self.best is not None
@@ -180,6 +275,7 @@ class Training:
         self.folder.save_state(
             {
                 "model": self.net.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "order": self.order.get_state(),
                 "epoch": self.epoch,
@@ -190,6 +286,8 @@ class Training:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
         self.epoch = state["epoch"]

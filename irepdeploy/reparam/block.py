@@ -83,6 +83,8 @@ class RepBlock(nn.Module):
             self.alpha.update({name: nn.Parameter(conv.weight.new_zeros(())) for name in branches})
             self.beta = nn.Parameter(conv.weight.new_zeros(()))
         self._active: tuple[str, ...] = tuple(branches)
+        # Probability that a branch is left out for an image, in train mode (Larsson et al. 2016; DARTS).
+        self.drop_path = 0.0
 
     @property
     def scaled(self) -> bool:
@@ -114,7 +116,9 @@ class RepBlock(nn.Module):
             x = self.geometry.pad(x)
         out: Tensor = self.fixed(x, padded=padded)
         for name in self._active:
-            out = out + self.branches[name](x, self.factor(name))
+            y = self.branches[name](x, self.factor(name))
+            # In place: this block alone holds the sum, and no branch needs it for its gradient.
+            out += _dropped(y, self.drop_path) if self.training and self.drop_path else y
         return out
 
     def branch_equivalent(self, name: str) -> tuple[Tensor, Tensor]:
@@ -153,3 +157,9 @@ class RepBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"active={list(self._active)}, scaled={self.scaled}"
+
+
+def _dropped(x: Tensor, probability: float) -> Tensor:
+    """(N, C, H, W) with some images set to 0, and the others scaled so that the mean stays."""
+    kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= probability
+    return x * (kept.to(x.dtype) / (1 - probability))

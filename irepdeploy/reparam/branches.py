@@ -216,7 +216,8 @@ class Conv1x1Conv3x3(Branch):
         """The second convolution with the first BN in it."""
         groups = self.geometry.groups
         weight = self.conv2.weight
-        bias = algebra.scale_inputs(weight, shift, groups).sum((1, 2, 3))
+        taps = weight.sum((2, 3)).reshape(groups, -1, weight.shape[1])
+        bias = (taps * shift.reshape(groups, 1, -1)).sum(2).reshape(-1)
         return algebra.scale_inputs(weight, scale, groups), bias
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 
 from irepdeploy.reparam import algebra
 
@@ -47,6 +48,11 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if x is None or not bn.training:
         assert bn.running_mean is not None and bn.running_var is not None
         return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
+    # torch.compile does not take a function that moves buffers.
+    if type(bn) is nn.BatchNorm2d and x.numel() > x.shape[1] and not torch.compiler.is_compiling():
+        mean, inverse = _BatchStatistics.apply(x, bn.running_mean, bn.running_var, _count_batch(bn), bn.eps)
+        scale = inverse if bn.weight is None else inverse * bn.weight
+        return scale, (0 if bn.bias is None else bn.bias) - mean * scale
     # Statistics of a half-precision map are taken in float32, as torch's own kernels do.
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
@@ -60,6 +66,35 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
             bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
             bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), momentum)
     return algebra.bn_scale_shift(bn.weight, bn.bias, mean, var, bn.eps)
+
+
+class _BatchStatistics(torch.autograd.Function):
+    """Mean and 1 / sqrt(variance + eps) of each channel; moves the running statistics.
+
+    `torch.var_mean` over the channels of a channels-last map takes 14 times as long as torch's batch normalisation, and
+    its gradient is five passes over the map where one is enough: with n values a channel,
+    ``dx = dmean / n - dinverse * inverse^3 * (x - mean) / n``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        _, mean, inverse = torch.native_batch_norm(x, None, None, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, mean, inverse)
+        return mean, inverse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, inverse = ctx.saved_tensors
+        of_mean, of_inverse = gradients
+        count = x.numel() // x.shape[1]
+        slope = of_inverse * inverse**3 / -count
+        start = of_mean / count - slope * mean
+        slope, start = slope.reshape(1, -1, 1, 1), start.reshape(1, -1, 1, 1)
+        # Rounded once: a rounded slope would be wrong by the same at every pixel.
+        return torch.addcmul(start, x, slope).to(x.dtype), None, None, None, None
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from irepdeploy.recipe import SearchSection
+from typing import TYPE_CHECKING
 
 from ..space import SearchSpace
 from .base import Strategy
 from .des import Directional
+from .evolution import Evolution
+from .topk import TopK
 from .uniform import Uniform
+
+if TYPE_CHECKING:
+    from irepdeploy.recipe import SearchSection
 
 __all__ = ["STRATEGIES", "Strategy", "strategy"]
 
-STRATEGIES: dict[str, type[Strategy]] = {"des": Directional, "random": Uniform}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "des": Directional,
+    "evolution": Evolution,
+    "random": Uniform,
+    "topk": TopK,
+}
 
 
 def strategy(space: SearchSpace, settings: SearchSection) -> Strategy:

@@ -20,4 +20,4 @@ class Uniform(Strategy):
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
     ) -> list[Bits]:
         best = [population[ranking[0]]]
-        return self._fill(best, self.settings.population, lambda: self.uniform(random), random)
+        return self._fill(best, self.settings.population, lambda: self.budget.uniform(random), random)

@@ -360,8 +360,3 @@ def test_command_exits_2_with_one_line(folder: Path, args: list[str], capsys: py
     assert out == ""
     assert "Traceback" not in err
     assert err.strip()
-
-
-def test_suites_are_not_offered_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--help"]) == 0
-    assert "--suite" not in capsys.readouterr().out

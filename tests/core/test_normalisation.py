@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from torch import nn
 
 from irepdeploy.reparam.branches import branch_class
 from irepdeploy.reparam.geometry import Geometry
+from irepdeploy.reparam.normalisation import scale_shift
 from irepdeploy.testing.strategies import randomize_block
 
 # SyncBatchNorm itself runs on GPUs only, so the last one is left as it is and the branch is cut behind the middle one.
@@ -75,3 +77,18 @@ def test_sync_batch_norm_without_ranks_is_batch_norm() -> None:
     assert torch.allclose(branch(x), converted.double().train()(x), rtol=1e-10)
     for ours, theirs in zip(converted.buffers(), branch.buffers(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_batch_statistics_are_those_of_torch_and_have_their_gradient() -> None:
+    torch.manual_seed(0)
+    bn = nn.BatchNorm2d(4).double()
+    nn.init.normal_(bn.weight)
+    nn.init.normal_(bn.bias)
+    reference = copy.deepcopy(bn)
+    x = (torch.randn(3, 4, 5, 5, dtype=torch.float64) * 2 + 3).requires_grad_()
+    scale, shift = (vector.reshape(1, -1, 1, 1) for vector in scale_shift(bn, x))
+    torch.testing.assert_close(x * scale + shift, reference(x))
+    assert bn.state_dict().keys() == reference.state_dict().keys()
+    for name, buffer in bn.named_buffers():
+        torch.testing.assert_close(buffer, reference.get_buffer(name))
+    assert torch.autograd.gradcheck(lambda x: scale_shift(bn, x), (x,))

@@ -42,7 +42,9 @@ def journal_of() -> Callable[[Path], list[dict[str, Any]]]:
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+        return [
+            {key: value for key, value in line.items() if key not in ("time", "images_per_second")} for line in lines
+        ]
 
     return read
 

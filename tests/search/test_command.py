@@ -12,7 +12,6 @@ import torch
 
 from irepdeploy.arch import Architecture
 from irepdeploy.cli import main
-from irepdeploy.recipe import load_recipe
 from irepdeploy.search import training
 from irepdeploy.search.shipped import recipe_path, shipped_recipes
 from irepdeploy.search.supernet import Supernet
@@ -235,18 +234,6 @@ def test_a_full_disk_exits_4_and_leaves_whole_files(
     assert "no space left on device" in one_line(capsys)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
     assert main(["search", "digits", *tiny_overrides, "--out", str(tmp_path), "--resume"]) == 0
-
-
-def test_every_shipped_recipe_loads_in_both_sizes() -> None:
-    folder = Path(recipe_path("digits")).parent
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
-    assert len(files) == 1  # raise it with every recipe that is added
-    assert sorted(shipped_recipes().values()) == files
-    for path in files:
-        whole, smoke = load_recipe(path), load_recipe(path, ["scale=smoke"])
-        assert smoke.search.population < whole.search.population
-        assert smoke.train.epochs < whole.train.epochs
-        assert recipe_path(path.stem) == path
 
 
 def test_an_architecture_and_no_branches_contradict_each_other(

@@ -16,7 +16,8 @@ from irepdeploy.arch import Architecture
 from irepdeploy.errors import CheckpointError, InputError, RecipeError, RunError
 from irepdeploy.recipe import Recipe
 from irepdeploy.search import engine, run_folder
-from irepdeploy.search.engine import Search, SearchResult
+from irepdeploy.search.engine import Search
+from irepdeploy.search.result import SearchResult
 from irepdeploy.search.run_folder import RunFolder
 from irepdeploy.search.supernet import Supernet
 
@@ -89,6 +90,7 @@ def test_what_a_search_leaves(finished: tuple[Path, SearchResult], recipe: Recip
     assert sorted(path.name for path in out.iterdir()) == [
         "best.json",
         "journal.jsonl",
+        "pareto.json",
         "population",
         "result.json",
         "state.pt",
@@ -125,10 +127,10 @@ def test_the_phases_of_algorithm_1(
     alphas: list[float] = []
     original = Supernet.accumulate
 
-    def watched(self: Supernet, images: torch.Tensor, labels: torch.Tensor, subnets: Any) -> float:
+    def watched(self: Supernet, images: torch.Tensor, labels: torch.Tensor, subnets: Any, **options: Any) -> float:
         steps.append(list(subnets))
         alphas.append(sum(float(p.detach().abs()) for p in self.arch_parameters()))
-        return original(self, images, labels, subnets)
+        return original(self, images, labels, subnets, **options)
 
     monkeypatch.setattr(Supernet, "accumulate", watched)
     search = Search(recipe, tmp_path)
@@ -446,10 +448,10 @@ def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe, tmp_path: Path, m
     calls = 0
     original = Supernet.accumulate
 
-    def poisoned(self: Supernet, *args: Any) -> float:
+    def poisoned(self: Supernet, *args: Any, **options: Any) -> float:
         nonlocal calls
         calls += 1
-        return float("nan") if calls == 4 else original(self, *args)
+        return float("nan") if calls == 4 else original(self, *args, **options)
 
     monkeypatch.setattr(Supernet, "accumulate", poisoned)
     with pytest.raises(RunError, match="loss became nan in epoch 2"):
@@ -489,3 +491,51 @@ def test_a_population_that_the_budget_does_not_allow_is_refused(tiny: Callable[.
     # One layer of eight branches, of which two are kept at most: 1 + 8 + 28.
     with pytest.raises(RecipeError, match="at most 37"):
         Search(tiny("search.population=100", "net.args.stages=[[2]]", "search.budget=1/4"), tmp_path)
+
+
+def test_every_mode_of_evaluation_finds_the_same_population(
+    tiny: Callable[..., Recipe], tmp_path: Path, finished: tuple[Path, SearchResult]
+) -> None:
+    masks = Search(tiny("search.evaluation.mode=multi-branch"), tmp_path / "masks").run()
+    assert masks.population == finished[1].population
+    raced = Search(tiny("search.evaluation.racing.share=0.25"), tmp_path / "raced").run()
+    assert raced.best == finished[1].best
+
+
+def test_a_race_is_in_the_journal_and_an_interrupted_one_ends_the_same(
+    tiny: Callable[..., Recipe], tmp_path: Path, journal_of: JournalOf
+) -> None:
+    recipe = tiny("search.evaluation.racing.share=0.25", "search.evaluation.racing.error=0.5")
+    Search(recipe, tmp_path / "whole").run()
+    races = [line["race"] for line in journal_of(tmp_path / "whole") if line["event"] == "evolution"]
+    assert [len(found["images"]) for found in races] == [5, 5, 5]
+    with pytest.raises(Stop):
+        Search(recipe, tmp_path / "half").run(stop_after(4))
+    Search(recipe, tmp_path / "half", resume=True).run()
+    assert journal_of(tmp_path / "half") == journal_of(tmp_path / "whole")
+
+
+def test_the_pareto_set_is_of_the_last_population(finished: tuple[Path, SearchResult]) -> None:
+    folder, result = finished
+    found = json.loads((folder / "pareto.json").read_text())["candidates"]
+    assert [candidate["digest"] for candidate in found] == [each.digest for each in result.population]
+    assert [candidate["val_accuracy"] for candidate in found] == [each.accuracy for each in result.fitnesses]
+    assert any(candidate["pareto"] for candidate in found)
+
+
+def test_more_memory_than_there_is_ends_with_the_last_good_state(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(recipe, tmp_path)
+    original = Supernet.accumulate
+
+    def accumulate(self: Supernet, *arguments: Any, **options: Any) -> Any:
+        if search.epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supernet, "accumulate", accumulate)
+        with pytest.raises(RunError, match=r"out of memory in epoch 2 of the search .*search\.batch_size"):
+            search.run()
+    assert Search(recipe, tmp_path, resume=True).epoch == 1

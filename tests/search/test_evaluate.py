@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 from irepdeploy.comparator import relative_error
 from irepdeploy.data import Split
+from irepdeploy.data.pixels import Pixels
+from irepdeploy.errors import InputError
+from irepdeploy.exact_arithmetic import exact_arithmetic
+from irepdeploy.nets.resnet import ResNet
 from irepdeploy.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
-from irepdeploy.search import evaluate
-from irepdeploy.search.evaluate import Fitness, PopulationEvaluator, score
+from irepdeploy.search.builders import build_supernet
+from irepdeploy.search.evaluate import Mode, PopulationEvaluator
+from irepdeploy.search.fitness import Fitness, joined, score
 from irepdeploy.search.space import Bits
 from irepdeploy.search.supernet import Supernet
 
@@ -27,7 +32,7 @@ def images(count: int = 30, dtype: torch.dtype = torch.float32) -> Split:
 
 def supernet(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Supernet:
     """In train mode, with random statistics, alpha and beta."""
-    made = Supernet(recipe)
+    made = build_supernet(recipe)
     randomize_statistics(made.model, seed=4)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -93,34 +98,202 @@ def test_the_order_of_the_candidates_does_not_matter(tiny: Callable[..., Recipe]
     assert len(set(forth)) == len(forth)
 
 
-def test_identical_candidates_are_scored_once(tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+def forwards(network: nn.Module) -> list[int]:
+    """A list that gets one entry for each forward pass of `network`."""
     calls: list[int] = []
-    original = evaluate.score
+    network.register_forward_hook(lambda *_: calls.append(1))
+    return calls
 
-    def counted(*args: Any) -> Fitness:
-        calls.append(1)
-        return original(*args)
 
-    monkeypatch.setattr(evaluate, "score", counted)
+def test_identical_candidates_are_scored_once(tiny: Callable[..., Recipe]) -> None:
     here = supernet(tiny())
     one, two = population(here)[2:4]
-    evaluator = PopulationEvaluator(here, images())
+    evaluator = PopulationEvaluator(here, images(), batch_size=10)
+    calls = forwards(evaluator.network(one))
     found = evaluator.evaluate([one, two, one.copy()])
     assert found == [*found[:2], found[0]]
     assert found[0] != found[1]
     assert evaluator.evaluate([two]) == [found[1]]
-    assert len(calls) == 2
+    assert len(calls) == 2 * 3
 
 
+def test_a_candidate_is_scored_alike_whoever_is_scored_beside_it(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    together = PopulationEvaluator(here, data).outcomes(population(here))
+    for index, bits in enumerate(population(here)):
+        alone = PopulationEvaluator(here, data).outcomes([bits])[0]
+        assert np.array_equal(alone.correct, together[index].correct)
+        assert np.array_equal(alone.loss, together[index].loss)
+
+
+def test_multi_branch_is_the_masked_supernet(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    evaluator = PopulationEvaluator(here, data, mode="multi-branch")
+    for bits, fitness in zip(population(here), evaluator.evaluate(population(here)), strict=True):
+        assert fitness == score(masked(here, bits), data)
+
+
+def test_bfloat16_is_close_to_float32_and_is_bfloat16(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    wide, narrow = PopulationEvaluator(here, data), PopulationEvaluator(here, data, mode="fused-bf16")
+    for bits in population(here):
+        network = narrow.network(bits)
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+        found = network(data.images[:].bfloat16()).float().detach().numpy()
+        assert 1e-4 < relative_error(logits(wide.network(bits), data), found) < 2e-2
+        # Rounded once: the sum of kernels is that of float32.
+        for one, other in zip(wide.network(bits).parameters(), network.parameters(), strict=True):
+            assert torch.equal(one.bfloat16(), other)
+    for one, other in zip(wide.evaluate(population(here)), narrow.evaluate(population(here)), strict=True):
+        assert one != other
+        assert other.negative_loss == pytest.approx(one.negative_loss, rel=0.05)
+
+
+def resnet() -> Supernet:
+    """With convolutions and batch normalisations that are no part of a RepBlock."""
+    torch.manual_seed(0)
+    here = Supernet(ResNet(block="basic", depths=(1, 1), num_classes=10, in_channels=1, stem="cifar"), "ireps")
+    randomize_statistics(here.model, seed=1)
+    return here
+
+
+def test_in_bfloat16_the_statistics_of_what_is_not_fused_stay_float32() -> None:
+    here = resnet()
+    network = PopulationEvaluator(here, images(4), mode="fused-bf16").network(np.ones(here.space.size, dtype=bool))
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        assert {tensor.dtype for tensor in (norm.weight, norm.running_mean, norm.running_var)} == {torch.float32}
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_refresh_takes_over_all_that_has_moved(mode: Mode) -> None:
+    here, data = resnet(), images(8)
+    random = np.random.default_rng(0)
+    candidates = [random.random(here.space.size) < 0.5 for _ in range(2)]
+    evaluator = PopulationEvaluator(here, data, mode=mode)
+    before = evaluator.evaluate(candidates)
+    with torch.no_grad():
+        for parameter in here.model.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    randomize_statistics(here.model, seed=2)
+    # What has been found of the old weights stands until then.
+    assert evaluator.evaluate(candidates) == before
+    evaluator.refresh()
+    after = evaluator.evaluate(candidates)
+    assert after == PopulationEvaluator(here, data, mode=mode).evaluate(candidates)
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    tolerance = 2e-2 if mode == "fused-bf16" else 1e-4
+    expected = score(masked(here, candidates[0]), data)
+    assert after[0].negative_loss == pytest.approx(expected.negative_loss, rel=tolerance)
+
+
+def test_weights_are_swapped_in_place(tiny: Callable[..., Recipe]) -> None:
+    here = supernet(tiny())
+    evaluator = PopulationEvaluator(here, images())
+    network = evaluator.network(population(here)[0])
+    places = [tensor.data_ptr() for tensor in network.state_dict().values()]
+    values = [tensor.clone() for tensor in network.state_dict().values()]
+    evaluator.refresh()
+    assert evaluator.network(population(here)[1]) is network
+    assert [tensor.data_ptr() for tensor in network.state_dict().values()] == places
+    assert not all(map(torch.equal, values, network.state_dict().values()))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_layout_is_that_of_kernels_and_images(tiny: Callable[..., Recipe], layout: torch.memory_format) -> None:
+    here, data = supernet(tiny()), images()
+    evaluator = PopulationEvaluator(here, data, layout=layout)
+    network = evaluator.network(population(here)[3])
+    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    seen: list[Tensor] = []
+    convs[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = evaluator.evaluate(population(here))
+    assert convs[-1].weight.is_contiguous(memory_format=layout)
+    assert seen[0].is_contiguous(memory_format=layout)
+    for fitness, other in zip(found, PopulationEvaluator(here, data).evaluate(population(here)), strict=True):
+        assert fitness.negative_loss == pytest.approx(other.negative_loss, rel=1e-5)
+
+
+def test_cuts_give_parts_that_make_up_the_whole(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    candidates = population(here)
+    whole = PopulationEvaluator(here, data).evaluate(candidates)
+    evaluator = PopulationEvaluator(here, data, batch_size=8, cuts=[10, 16])
+    assert evaluator.sizes == [10, 6, 14]
+    parts = [evaluator.outcomes(candidates, part) for part in range(3)]
+    calls = forwards(evaluator.network(candidates[0]))
+    found = evaluator.evaluate(candidates)
+    # Nothing is run a second time.
+    assert not calls
+    for index, fitness in enumerate(found):
+        assert [len(outcomes[index].correct) for outcomes in parts] == evaluator.sizes
+        assert fitness == joined([outcomes[index] for outcomes in parts]).fitness
+        assert fitness.accuracy == whole[index].accuracy
+        assert fitness.negative_loss == pytest.approx(whole[index].negative_loss, rel=1e-5)
+
+
+def test_parts_are_random_and_the_same_every_time(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    bits = population(here)[3]
+    losses = [PopulationEvaluator(here, data, cuts=[15], seed=seed).outcomes([bits])[0].loss for seed in (0, 0, 1)]
+    first = PopulationEvaluator(here, Split(data.images[:15], data.labels[:15])).outcomes([bits])[0].loss
+    assert np.array_equal(losses[0], losses[1])
+    assert sorted(losses[0]) != sorted(losses[2])
+    assert sorted(losses[0]) != sorted(first)
+
+
+@pytest.mark.parametrize("cuts", [(), (7,)])
+def test_images_kept_as_bytes_are_scored_like_floats(tiny: Callable[..., Recipe], cuts: tuple[int, ...]) -> None:
+    here = supernet(tiny())
+    values = torch.randint(256, (30, 1, 16, 16), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    pixels = Pixels(values, [0.3], [0.35])
+    labels = torch.arange(30) % 10
+    found = PopulationEvaluator(here, Split(pixels, labels), batch_size=9, cuts=cuts).evaluate(population(here))
+    floats = Split(pixels[:], labels)
+    assert found == PopulationEvaluator(here, floats, batch_size=9, cuts=cuts).evaluate(population(here))
+
+
+def test_refusals(tiny: Callable[..., Recipe]) -> None:
+    here, data = supernet(tiny()), images()
+    with pytest.raises(InputError, match="no mode 'fast'"):
+        PopulationEvaluator(here, data, mode="fast")  # type: ignore[arg-type]
+    for cuts in ([0], [30], [10, 10], [20, 10]):
+        with pytest.raises(InputError, match="cannot be cut"):
+            PopulationEvaluator(here, data, cuts=cuts)
+    for mode in get_args(Mode):
+        with pytest.raises(InputError, match="CUDA graph"):
+            PopulationEvaluator(here, data, mode=mode, graph=True)
+    assert PopulationEvaluator(here, data).how == "eager"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_on_a_gpu_the_outcomes_are_those_of_a_cpu(tiny: Callable[..., Recipe], mode: Mode) -> None:
+    here, data = supernet(tiny()), images()
+    expected = PopulationEvaluator(here, data, batch_size=12).evaluate(population(here))
+    here.model.cuda()
+    allowed = 5e-2 if mode == "fused-bf16" else 1e-4
+    with exact_arithmetic():
+        for graph in (None, False):
+            evaluator = PopulationEvaluator(here, data, batch_size=12, mode=mode, graph=graph)
+            for one, other in zip(evaluator.evaluate(population(here)), expected, strict=True):
+                assert one.negative_loss == pytest.approx(other.negative_loss, rel=allowed)
+            assert evaluator.how == ("eager" if graph is False or mode == "multi-branch" else "cuda graph")
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("training", [True, False])
-def test_the_supernet_is_left_as_it_was(tiny: Callable[..., Recipe], training: bool) -> None:
+def test_the_supernet_is_left_as_it_was(tiny: Callable[..., Recipe], training: bool, mode: Mode) -> None:
     here = supernet(tiny())
     here.model.train(training)
+    first = next(module for module in here.model.modules() if isinstance(module, nn.BatchNorm2d))
+    first.train(not training)
     here.select(population(here)[3])
     before = copy.deepcopy(here.model)
-    PopulationEvaluator(here, images()).evaluate(population(here))
+    PopulationEvaluator(here, images(), mode=mode).evaluate(population(here))
     for (name, old), new in zip(before.named_modules(), here.model.modules(), strict=True):
-        assert new.training == old.training == training, name
+        assert new.training == old.training, name
         assert getattr(new, "active", None) == getattr(old, "active", None), name
     for (name, old_value), new_value in zip(before.state_dict().items(), here.model.state_dict().values(), strict=True):
         assert torch.equal(old_value, new_value), name

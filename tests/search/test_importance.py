@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from irepdeploy.recipe import Recipe
+from irepdeploy.search.builders import build_supernet
 from irepdeploy.search.importance import Importance
-from irepdeploy.search.supernet import Supernet
 
 # Two layers, the first with one branch, the second with two.
 BY_HAND = Importance(alpha=np.array([0.1, 0.9, 0.5]), beta=np.array([0.2, 0.7]), layer=np.array([0, 1, 1]))
@@ -77,7 +77,7 @@ def test_before_alpha_has_moved_there_is_no_noise_and_all_scores_tie() -> None:
 
 
 def test_alpha_and_beta_are_read_from_the_supernet(tiny: Callable[..., Recipe]) -> None:
-    supernet = Supernet(tiny())
+    supernet = build_supernet(tiny())
     expected_alpha, expected_beta = [], []
     with torch.no_grad():
         for value, (row, column) in enumerate(supernet.space.positions):

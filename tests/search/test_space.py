@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from irepdeploy.nets import build
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
+from irepdeploy.search.budget import Budget, Group
 from irepdeploy.search.space import SearchSpace
 
 
@@ -41,7 +40,7 @@ def test_possible_branches_and_budget_of_the_papers_networks(
     space = space_of(net, preset)
     assert len(space.layers) == layers
     assert space.size == possible
-    assert space.budget(Fraction(share)) == budget
+    assert space.budget(share).total == budget
 
 
 def test_a_branch_that_a_layer_cannot_have_never_counts() -> None:
@@ -74,35 +73,62 @@ def test_each_bit_is_the_branch_that_its_position_names() -> None:
         assert kept == {layer: (SMALL.branches[column],) if i == row else () for i, layer in enumerate(SMALL.layers)}
 
 
-@pytest.mark.parametrize("budget", range(5))
-def test_candidates_are_counted(budget: int) -> None:
-    every = itertools.product([0, 1], repeat=SMALL.size)
-    assert SMALL.candidates(budget) == sum(sum(bits) <= budget for bits in every)
-
-
 @pytest.mark.parametrize(("share", "count"), [("1", 4), ("3/4", 3), ("74/100", 2), ("1/4", 1)])
-def test_budget_is_rounded_down(share: str, count: int) -> None:
-    assert SMALL.budget(Fraction(share)) == count
+def test_a_share_is_one_group_and_rounded_down(share: str, count: int) -> None:
+    assert SMALL.budget(share) == Budget((Group((0, 1, 2, 3), count),))
+
+
+@pytest.mark.parametrize(
+    ("text", "capacities"), [("1/block", [1, 1, 1]), ("2/block", [2, 1, 1]), ("9/block", [2, 1, 1])]
+)
+def test_so_many_a_block_is_a_group_a_block_as_far_as_it_has_branches(text: str, capacities: list[int]) -> None:
+    budget = SMALL.budget(text)
+    assert [group.positions for group in budget.groups] == [(0, 1), (2,), (3,)]
+    assert [group.capacity for group in budget.groups] == capacities
+    assert budget.total == sum(capacities)
+
+
+def test_a_block_without_branches_has_no_group() -> None:
+    budget = SearchSpace(("a", "b"), ("x",), ((1, 0),)).budget("4/block")
+    assert budget == Budget((Group((0,), 1),))
+
+
+def test_four_a_block_of_the_papers_vgg16() -> None:
+    budget = space_of("vgg16", "ireps").budget("4/block")
+    assert [group.capacity for group in budget.groups] == [4] * 13
 
 
 def test_share_that_keeps_nothing_is_refused_with_the_least_that_works() -> None:
     with pytest.raises(RecipeError, match=r"1/5 keeps none of the 4 possible.*at least 1/4") as caught:
-        SMALL.budget(Fraction("1/5"))
+        SMALL.budget("1/5")
     assert caught.value.exit_code == 2
 
 
-def test_space_without_a_branch_is_refused() -> None:
+@pytest.mark.parametrize("text", ["1", "4/block"])
+def test_space_without_a_branch_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="no branch to search"):
-        SearchSpace(("a",), (), ()).budget(Fraction(1))
+        SearchSpace(("a",), (), ()).budget(text)
 
 
-@pytest.mark.parametrize("budget", ["0", "3/2", "-1/2", "abc", "1/0", ".nan", "[1, 2]", "null", "true"])
+@pytest.mark.parametrize(
+    "budget",
+    ["0", "3/2", "-1/2", "abc", "1/0", ".nan", "[1, 2]", "null", "true", "0/block", "/block", "4/blocks", "-1/block"],
+)
 def test_impossible_budgets_are_faults_of_the_recipe(budget: str, tiny: Callable[..., Recipe]) -> None:
     with pytest.raises(RecipeError, match=r"search\.budget") as caught:
         tiny(f"search.budget={budget}")
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("given", "share"), [("2/3", "2/3"), ("0.5", "1/2"), ("1", "1"), ("1e-1", "1/10")])
-def test_a_budget_is_a_fraction_or_a_decimal(given: str, share: str, tiny: Callable[..., Recipe]) -> None:
-    assert tiny(f"search.budget={given}").search.share == Fraction(share)
+@pytest.mark.parametrize(
+    ("given", "count"), [("2/3", 16), ("0.5", 12), ("1", 25), ("1e-1", 2), ("4/block", 12), ("9/block", 25)]
+)
+def test_a_budget_is_a_fraction_a_decimal_or_a_number_a_block(
+    given: str, count: int, tiny: Callable[..., Recipe]
+) -> None:
+    recipe = tiny(f"search.budget={given}")
+    # 8, 9 and 8 branches are possible.
+    space = SearchSpace(
+        ("a", "b", "c"), tuple("xxxxxxxxx"), tuple((row, i) for row, n in enumerate((8, 9, 8)) for i in range(n))
+    )
+    assert space.budget(recipe.search.budget).total == count

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -12,8 +13,10 @@ from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import SearchSection
 from irepdeploy.search.importance import Importance
 from irepdeploy.search.space import Bits, SearchSpace
-from irepdeploy.search.strategies import STRATEGIES, Strategy, strategy
+from irepdeploy.search.strategies import STRATEGIES, strategy
 from irepdeploy.search.strategies.des import Directional
+from irepdeploy.search.strategies.evolution import Evolution
+from irepdeploy.search.strategies.topk import TopK
 
 
 def space(layers: int, branches: int) -> SearchSpace:
@@ -60,6 +63,7 @@ def rows(population: list[Bits]) -> list[str]:
     layers=st.integers(1, 4),
     branches=st.integers(2, 5),
     numerator=st.integers(1, 10),
+    per_block=st.booleans(),
     population=st.integers(2, 12),
     parents=st.floats(0, 0.6),
     offspring=st.floats(0, 0.4),
@@ -70,12 +74,21 @@ def rows(population: list[Bits]) -> list[str]:
     seed=st.integers(0, 99),
 )
 def test_populations_keep_the_budget_differ_and_have_the_right_size(
-    name: str, layers: int, branches: int, numerator: int, population: int, seed: int, rate: float, **shares: Any
+    name: str,
+    layers: int,
+    branches: int,
+    numerator: int,
+    per_block: bool,
+    population: int,
+    seed: int,
+    rate: float,
+    **shares: Any,
 ) -> None:
     here = space(layers, branches)
-    budget = max(1, here.size * numerator // 10)
-    population = min(population, here.candidates(budget))
-    changes = {**shares, "mutation_rate": rate, "population": population, "budget": f"{budget}/{here.size}"}
+    text = f"{numerator}/block" if per_block else f"{max(1, here.size * numerator // 10)}/{here.size}"
+    budget = here.budget(text)
+    population = min(population, budget.candidates)
+    changes = {**shares, "mutation_rate": rate, "population": population, "budget": text}
     made = strategy(here, settings(strategy=name, **changes))
     assert made.budget == budget
     random = np.random.default_rng(seed)
@@ -84,7 +97,7 @@ def test_populations_keep_the_budget_differ_and_have_the_right_size(
         assert len(current) == population
         assert len(set(rows(current))) == population
         assert all(bits.dtype == bool and bits.shape == (here.size,) for bits in current)
-        assert all(int(bits.sum()) <= budget for bits in current)
+        assert all(budget.allows(bits) for bits in current)
         ranking = [int(index) for index in random.permutation(population)]
         current = made.next(current, ranking, random_importance(here, seed + generation), random)
 
@@ -100,27 +113,8 @@ def test_same_seed_same_populations_and_another_seed_others(name: str) -> None:
 
     assert two(1) == two(1)
     assert two(1)[0] != two(2)[0]
-    assert two(1)[1] != two(2)[1]
-
-
-def draws(made: Strategy, count: int) -> list[Bits]:
-    random = np.random.default_rng(0)
-    return [made.uniform(random) for _ in range(count)]
-
-
-def test_every_candidate_under_the_budget_is_equally_likely() -> None:
-    made = strategy(space(2, 2), settings(budget="1/2"))
-    seen = Counter(rows(draws(made, 2200)))
-    assert len(seen) == 11  # 1 + 4 + 6
-    # Chi-square with 10 degrees of freedom: above 29.6 once in a thousand.
-    assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 29.6
-
-
-def test_uniform_draws_stay_uniform_in_a_space_of_more_than_512_branches() -> None:
-    made = strategy(space(100, 8), settings(budget="9/10"))
-    sizes = [int(bits.sum()) for bits in draws(made, 50)]
-    # Nearly all of the 2^800 subsets have 400 branches, give or take four times 14.
-    assert all(340 < size < 460 for size in sizes)
+    # Where nothing ties, nothing is left to chance in topk.
+    assert (two(1)[1] == two(2)[1]) == (name == "topk")
 
 
 def test_a_population_as_large_as_the_space_is_found() -> None:
@@ -147,7 +141,7 @@ def test_repair_drops_the_lowest_scores_only(seed: int) -> None:
     repaired = made.repair(bits, importance, random)
     assert np.array_equal(bits, before)
     assert not (repaired & ~bits).any()
-    assert repaired.sum() == min(bits.sum(), made.budget)
+    assert repaired.sum() == min(bits.sum(), made.budget.total)
     dropped = bits & ~repaired
     if dropped.any():
         assert importance.score[dropped].max() < importance.score[repaired].min()
@@ -155,7 +149,7 @@ def test_repair_drops_the_lowest_scores_only(seed: int) -> None:
 
 def test_repair_leaves_what_keeps_the_budget() -> None:
     made = directional(3, 4, budget="1/3")
-    bits = np.arange(12) < made.budget
+    bits = np.arange(12) < made.budget.total
     assert np.array_equal(made.repair(bits, equal_importance(made.space), np.random.default_rng(0)), bits)
 
 
@@ -214,9 +208,9 @@ def test_the_three_parts_of_a_population() -> None:
             calls["offspring"] += 1
             return super().offspring(*args)
 
-        def sample(self, *args: Any) -> Bits:
-            calls["sample"] += 1
-            return super().sample(*args)
+        def newcomer(self, *args: Any) -> Bits:
+            calls["newcomer"] += 1
+            return super().newcomer(*args)
 
     made = Watched(space(5, 9), settings(population=20, parents=0.25, offspring=0.5, crossover=1.0, mutation=1.0))
     random = np.random.default_rng(0)
@@ -227,7 +221,7 @@ def test_the_three_parts_of_a_population() -> None:
     assert not set(following[5:]) & set(following[:5])
     # Ten and five, and what was drawn again because it was there already.
     assert calls["offspring"] >= 10
-    assert calls["sample"] >= 5
+    assert calls["newcomer"] >= 5
 
 
 def test_all_children_come_from_the_parents_alone() -> None:
@@ -247,7 +241,7 @@ def test_a_sample_is_the_c_highest_scores_over_all_layers() -> None:
         def perturbed_score(self, random: np.random.Generator, *, clamp: bool = True) -> np.ndarray[Any, Any]:
             return np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.05, 0.6, 0.04, 0.5, 0.03, 0.4])
 
-    bits = made.sample(Fixed(np.ones(12), np.ones(3), np.zeros(12)), np.random.default_rng(0))
+    bits = made.newcomer(Fixed(np.ones(12), np.ones(3), np.zeros(12)), np.random.default_rng(0))
     assert rows([bits]) == ["101010010101"]
 
 
@@ -261,14 +255,14 @@ def test_the_recipe_decides_about_the_clamp() -> None:
 
     for clamp in (True, False):
         asked = Asked(np.ones(4), np.ones(2), np.array([0, 0, 1, 1]))
-        directional(2, 2, clamp=clamp).sample(asked, np.random.default_rng(0))
+        directional(2, 2, clamp=clamp).newcomer(asked, np.random.default_rng(0))
     assert seen == [True, False]
 
 
 def test_before_alpha_has_moved_the_first_layers_do_not_stay_whole() -> None:
     made = directional(10, 2, budget="1/2")
     random = np.random.default_rng(0)
-    kept = sum(made.sample(equal_importance(made.space), random).astype(int) for _ in range(200))
+    kept = sum(made.newcomer(equal_importance(made.space), random).astype(int) for _ in range(200))
     assert min(kept) > 70
     assert max(kept) < 130
 
@@ -284,3 +278,116 @@ def test_random_search_ignores_importance_and_all_but_the_best() -> None:
     assert one == following([3, 5, 4, 2, 1, 0], seed=1)
     assert one[0] == rows(population)[3]
     assert not set(one[1:]) & set(rows(population))
+
+
+def test_all_strategies_start_from_the_same_population() -> None:
+    firsts = [
+        rows(strategy(space(3, 5), settings(strategy=name)).first(np.random.default_rng(4))) for name in STRATEGIES
+    ]
+    assert all(first == firsts[0] for first in firsts)
+
+
+def test_undirected_evolution_is_blind_to_importance() -> None:
+    made = strategy(
+        space(4, 5), settings(strategy="evolution", population=12, budget="1/3", mutation=1.0, mutation_rate=0.5)
+    )
+    population = made.first(np.random.default_rng(0))
+
+    def following(seed: int) -> list[str]:
+        return rows(made.next(population, range(12), random_importance(made.space, seed), np.random.default_rng(7)))
+
+    assert following(0) == following(1)
+
+
+def test_directed_evolution_is_not() -> None:
+    made = directional(4, 5, population=12, budget="1/3", mutation=1.0, mutation_rate=0.5)
+    population = made.first(np.random.default_rng(0))
+
+    def following(seed: int) -> list[str]:
+        return rows(made.next(population, range(12), random_importance(made.space, seed), np.random.default_rng(7)))
+
+    assert following(0)[:3] == following(1)[:3]  # parents
+    assert following(0)[3:9] != following(1)[3:9]  # repaired offspring
+    assert following(0)[9:] != following(1)[9:]  # newcomers
+
+
+def test_undirected_evolution_has_the_parents_and_the_breeding_of_the_directed_one() -> None:
+    # Nothing to repair, no newcomers: then the two are the same.
+    changes = {"population": 12, "budget": "1", "parents": 0.25, "offspring": 0.75}
+    made = [strategy(space(4, 5), settings(strategy=name, **changes)) for name in ("evolution", "des")]
+    population = made[0].first(np.random.default_rng(0))
+    ranking = [int(index) for index in np.random.default_rng(1).permutation(12)]
+    one, two = (
+        rows(each.next(population, ranking, random_importance(each.space, 0), np.random.default_rng(7)))
+        for each in made
+    )
+    assert one == two
+    assert one[:3] == rows([population[index] for index in ranking[:3]])
+
+
+def test_undirected_repair_and_newcomers_have_no_favourites() -> None:
+    made = strategy(space(10, 2), settings(strategy="evolution", budget="1/2"))
+    assert isinstance(made, Evolution)
+    random = np.random.default_rng(0)
+    skewed = random_importance(made.space, 0)
+    kept = sum(made.repair(np.ones(20, bool), skewed, random).astype(int) for _ in range(200))
+    assert min(kept) > 70 and max(kept) < 130
+    drawn = sum(made.newcomer(skewed, random).astype(int) for _ in range(400))
+    # Half of the branches are the most that is kept: 165 of 400 is expected of each.
+    assert min(drawn) > 120 and max(drawn) < 210
+
+
+def topk(layers: int, branches: int, **changes: Any) -> TopK:
+    made = strategy(space(layers, branches), settings(strategy="topk", **changes))
+    assert isinstance(made, TopK)
+    return made
+
+
+@pytest.mark.parametrize("budget", ["1/2", "2/3", "1", "1/block", "2/block", "9/block"])
+@pytest.mark.parametrize("seed", range(3))
+def test_topk_gives_every_candidate_once_by_falling_sum(budget: str, seed: int) -> None:
+    made = topk(3, 3, budget=budget)
+    importance = random_importance(made.space, seed)
+    found = list(made.by_score(importance, np.random.default_rng(0)))
+    assert len(found) == len(set(rows(found))) == made.budget.candidates
+    assert all(made.budget.allows(bits) for bits in found)
+    sums = [float(importance.score[bits].sum()) for bits in found]
+    assert all(one >= following - 1e-12 for one, following in itertools.pairwise(sums))
+
+
+def test_the_first_of_topk_is_eq_10_without_noise() -> None:
+    made = topk(3, 4, budget="1/2")
+    importance = random_importance(made.space, 5)
+    population = made.next(made.first(np.random.default_rng(0)), range(6), importance, np.random.default_rng(0))
+    assert set(np.flatnonzero(population[0])) == set(np.argsort(importance.score)[6:])
+    # The second swaps the two branches on either side of the border.
+    order = np.argsort(-importance.score)
+    assert set(np.flatnonzero(population[0] ^ population[1])) == {order[5], order[6]}
+
+
+def test_topk_has_neither_noise_nor_parents() -> None:
+    made = topk(3, 5)
+    first = made.first(np.random.default_rng(0))
+    importance = random_importance(made.space, 0)
+
+    def following(population: list[Bits], ranking: list[int], seed: int) -> list[str]:
+        return rows(made.next(population, ranking, importance, np.random.default_rng(seed)))
+
+    one = following(first, [0, 1, 2, 3, 4, 5], seed=0)
+    assert one == following(first[::-1], [5, 3, 4, 1, 2, 0], seed=1)
+    assert one != rows(made.next(first, range(6), random_importance(made.space, 1), np.random.default_rng(0)))
+
+
+def test_topk_breaks_ties_by_chance() -> None:
+    made = topk(10, 2, budget="1/2")
+    random = np.random.default_rng(0)
+    equal = equal_importance(made.space)
+    kept = sum(next(made.by_score(equal, random)).astype(int) for _ in range(200))
+    assert min(kept) > 70 and max(kept) < 130
+
+
+def test_topk_of_a_large_space_takes_no_time() -> None:
+    made = topk(32, 7, budget="1/2", population=1000)
+    importance = random_importance(made.space, 0)
+    found = made.next([], [], importance, np.random.default_rng(0))
+    assert len(set(rows(found))) == 1000

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +12,17 @@ from torch import Tensor, nn
 
 from irepdeploy.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
+from irepdeploy.search.builders import build_supernet
 from irepdeploy.search.loop import adam, sgd
 from irepdeploy.search.space import Bits
 from irepdeploy.search.supernet import Supernet
+from irepdeploy.testing.processes import run_ranks
 
 
 @pytest.fixture
 def supernet(tiny: Callable[..., Recipe]) -> Supernet:
     """In float64 and train mode, with random statistics, alpha and beta."""
-    made = Supernet(tiny())
+    made = build_supernet(tiny())
     made.model.double().train()
     randomize_statistics(made.model, seed=1)
     torch.manual_seed(2)
@@ -184,3 +187,80 @@ def test_select_is_undone_after_a_step(supernet: Supernet, batch: tuple[Tensor, 
     supernet.accumulate(*batch, candidates(supernet, 2))
     active = [name for layer in supernet.space.layers for name in supernet.model.get_submodule(layer).active]
     assert len(active) == supernet.space.size
+
+
+_STEPS = """
+import sys
+import numpy as np, torch
+from irepdeploy.nets import build_plain
+from irepdeploy.search.loop import clip
+from irepdeploy.search.ranks import Ranks
+from irepdeploy.search.supernet import Supernet
+
+torch.manual_seed(0)
+supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps")
+supernet.model.train()
+weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
+arch = torch.optim.Adam(supernet.arch_parameters(), lr=0.01)
+images = torch.randn(8, 1, 16, 16).repeat_interleave(2, 0)[[*range(0, 16, 2), *range(1, 16, 2)]]
+images = images.contiguous(memory_format=torch.channels_last)
+random = np.random.default_rng(1)
+losses = []
+with Ranks.from_environment(timeout=60) as ranks:
+    for step in range(4):
+        subnets = [None] if step == 0 else [random.random(supernet.space.size) < 0.5 for _ in range(5)]
+        labels = torch.arange(8).repeat(2)
+        losses.append(supernet.accumulate(images, labels, subnets, ranks=ranks, split=SPLIT))
+        clip(weights, 1.0)
+        weights.step()
+        arch.step()
+    torch.save((losses, supernet.model.state_dict()), f"FOLDER/{ranks.size}-{ranks.rank}.pt")
+"""
+
+
+def steps(folder: Path, split: str, size: int) -> list[tuple[list[float], dict[str, Tensor]]]:
+    """Losses and weights of each rank after four steps."""
+    ends = run_ranks(_STEPS.replace("SPLIT", repr(split)).replace("FOLDER", str(folder)), size)
+    assert [end.returncode for end in ends] == [0] * size, ends[0].stderr
+    return [torch.load(folder / f"{size}-{rank}.pt") for rank in range(size)]
+
+
+def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(tmp_path: Path) -> None:
+    [(losses, weights)] = steps(tmp_path, "subnets", 1)
+    for other_losses, other_weights in steps(tmp_path, "subnets", 2):
+        assert other_losses == losses
+        assert other_weights.keys() == weights.keys()
+        assert all(torch.equal(other_weights[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_batch_divided_into_equal_parts_gives_the_same_weights_up_to_rounding(tmp_path: Path) -> None:
+    # Both halves hold the same images, so that their batch statistics are those of the whole.
+    [(losses, weights)] = steps(tmp_path, "batch", 1)
+    first, second = steps(tmp_path, "batch", 2)
+    assert first[0] == second[0] == pytest.approx(losses, rel=1e-4)
+    for name, tensor in weights.items():
+        assert torch.equal(first[1][name], second[1][name]), name
+        if "running_var" not in name:
+            torch.testing.assert_close(first[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_amp_computes_in_bfloat16_and_leaves_float32_gradients(
+    tiny: Callable[..., Recipe], batch: tuple[Tensor, Tensor]
+) -> None:
+    supernet = build_supernet(tiny())
+    supernet.model.train()
+    images, labels = batch[0].float(), batch[1]
+    start = copy.deepcopy(supernet.model.state_dict())
+    subnets = candidates(supernet, 3)
+    ends = []
+    for amp in (False, True):
+        supernet.model.load_state_dict(start)
+        loss = supernet.accumulate(images, labels, subnets, amp=amp)
+        gradients = {n: p.grad for n, p in supernet.model.named_parameters() if p.grad is not None}
+        assert all(gradient.dtype is torch.float32 for gradient in gradients.values())
+        ends.append((loss, gradients))
+    (loss, gradients), (rounded, others) = ends
+    assert 0 < abs(rounded - loss) < 0.05
+    assert others.keys() == gradients.keys()
+    flat, other = (torch.cat([g.flatten() for g in part.values()]) for part in (gradients, others))
+    assert torch.nn.functional.cosine_similarity(flat, other, dim=0) > 0.98

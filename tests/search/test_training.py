@@ -16,13 +16,14 @@ from irepdeploy.arch import Architecture
 from irepdeploy.checkpoint import load
 from irepdeploy.data import Dataset
 from irepdeploy.errors import ArchitectureError, InputError, RecipeError, RunError
+from irepdeploy.origin import origin_of
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.search import training
 from irepdeploy.search.builders import build_net, load_data, with_branches
 from irepdeploy.search.evaluate import score
 from irepdeploy.search.shipped import recipe_path
-from irepdeploy.search.training import Training, TrainingResult, architecture_of
+from irepdeploy.search.training import Training, TrainingResult
 
 SOME = Architecture.from_branches(
     {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
@@ -214,8 +215,7 @@ def test_the_test_set_is_read_once_and_at_the_end(
 
 def test_without_branches_the_network_is_plain(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = tiny("branches=none", "train.epochs=1")
-    assert architecture_of(recipe) is None
-    result = Training(recipe, tmp_path, architecture_of(recipe)).run()
+    result = Training(recipe, tmp_path, None).run()
     assert result.branches == 0
     names = state_of(tmp_path / "best.pt")
     assert not any("branches" in name or "alpha" in name for name in names)
@@ -227,10 +227,10 @@ def test_an_architecture_that_keeps_nothing_trains(recipe: Recipe, tmp_path: Pat
     assert Training(recipe, tmp_path, none).run().branches == 0
 
 
-def test_without_an_architecture_all_possible_branches_are_kept(recipe: Recipe) -> None:
-    full = architecture_of(recipe)
-    assert full is not None
-    assert full.count == 25
+def test_without_an_architecture_all_possible_branches_are_kept(recipe: Recipe, tmp_path: Path) -> None:
+    run = Training(recipe, tmp_path, None)
+    full = origin_of(run.net).architecture
+    assert full.count == run.branches == 25
     assert "identity" not in full.kept("stages.0.0.conv")
     assert len(full.kept("stages.0.1.conv")) == 9
 
@@ -283,7 +283,7 @@ def test_a_rate_that_is_far_too_large_ends_the_training(
 ) -> None:
     recipe = tiny("train.weights.lr=1e38", "train.weights.clip=null", f"branches={branches}")
     with pytest.raises(RunError, match=r"weights\.lr") as caught:
-        Training(recipe, tmp_path, architecture_of(recipe)).run()
+        Training(recipe, tmp_path, None).run()
     assert caught.value.exit_code == 4
     assert not (tmp_path / "result.json").exists()
 
@@ -318,8 +318,17 @@ def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path)
 def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:
     for preset, weighed in (("repvgg", False), ("ireps", True)):
         recipe = load_recipe(recipe_path("digits"), ["scale=smoke", f"branches={preset}"])
-        net = Training(recipe, tmp_path / preset, architecture_of(recipe)).net
+        net = Training(recipe, tmp_path / preset, None).net
         blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
         assert {block.scaled for block in blocks} == {weighed}
         gammas = {float(value) for block in blocks for value in block.branches["conv1x1"].bn.weight.detach()}
         assert gammas == {1.0}
+
+
+def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    net = Training(tiny("branches=dyrep"), tmp_path, None).net
+    blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
+    assert all(block.fixed.bn is not None for block in blocks)
+    assert all(isinstance(unit.bn, nn.BatchNorm2d) for stage in net.stages for unit in stage if hasattr(unit, "bn"))

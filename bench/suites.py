@@ -1,0 +1,34 @@
+"""The suites that the installed stages offer: entry points of the group `irepdeploy.suites`."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+
+import torch
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError, MissingError
+from irepdeploy.suite import Suite, SuiteReport, SuiteRequest
+
+__all__ = ["run_suite"]
+
+_GROUP = "irepdeploy.suites"
+
+
+def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Measure one suite.
+
+    Raises:
+        InputError: no such suite.
+        MissingError: CUDA was asked for and is not there.
+    """
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")
+    points = {point.name: point for point in entry_points(group=_GROUP)}
+    if name not in points:
+        near = difflib.get_close_matches(name, points, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(points))}"
+        raise InputError(f"no suite {name!r}", where="--suite", hint=hint)
+    suite: Suite = points[name].load()
+    return suite(request, display)

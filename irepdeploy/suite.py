@@ -1,0 +1,65 @@
+"""A suite: one of the paper's tables, measured anew. Stages offer suites by the entry points `irepdeploy.suites`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError
+
+__all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
+
+SCALES = ("smoke", "small", "paper")
+
+
+@dataclass(frozen=True)
+class SuiteRequest:
+    """What is asked of a suite.
+
+    Args:
+        scale: "smoke": seconds, proves that it runs; "small": minutes on a CPU; "paper": the paper's conditions.
+        device: "cpu" or "cuda".
+        threads: of torch on the CPU, or None: as they are.
+        out: folder whose ``records.jsonl`` the raw figures are added to, or None.
+        only: labels of the rows wanted; empty: all.
+    """
+
+    scale: str = "small"
+    device: str = "cpu"
+    threads: int | None = None
+    seed: int = 0
+    out: Path | None = None
+    only: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise InputError(f"no scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What a suite measured, as a table.
+
+    Args:
+        rows: cells, as text, under `columns`.
+        notes: what the figures are and are not, in words, below the table.
+        figures: the same for machines.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Suite(Protocol):
+    """Measures one table. Its docstring's first line is its help."""
+
+    def __call__(self, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+        """Run it, raw figures added to ``request.out / "records.jsonl"`` as they come."""

@@ -1,0 +1,20 @@
+"""Arguments and options that several commands of the search share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["OverridesArgument", "OverwriteOption", "RecipeArgument", "ResumeOption", "TensorboardOption"]
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe, such as digits.")]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: search.population=8, scale=smoke, seed=1."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out; same result as uninterrupted.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Begin anew although a run is in --out.")]
+TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Mirror the journal's numbers for TensorBoard.")]

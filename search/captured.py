@@ -1,0 +1,70 @@
+"""A network captured as CUDA graphs, which replay without the cost of launching each kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.errors import RunError
+
+__all__ = ["CapturedForward"]
+
+_WARM_UP = 3
+
+
+class CapturedForward:
+    """The forward pass of a network as one CUDA graph for each shape of batch.
+
+    Weights may change in place between calls; nothing else of the network may.
+
+    Args:
+        network: in eval mode, on a CUDA device; its forward pass must not depend on values, nor wait for the device.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._pool: Any = None
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> logits (N, classes), which the next call overwrites.
+
+        Raises:
+            RunError: the network cannot be captured.
+        """
+        shape = tuple(images.shape)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._capture(images)
+        graph, images_in, logits = self._graphs[shape]
+        images_in.copy_(images)
+        graph.replay()
+        return logits
+
+    def _capture(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        # Strides kept: the layout is part of what is captured.
+        images_in = torch.empty_like(images)
+        images_in.copy_(images)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # On a stream of its own first: libraries choose their kernels and take their memory.
+            side = torch.cuda.Stream(images.device)
+            side.wait_stream(torch.cuda.current_stream(images.device))
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    self._network(images_in)
+            torch.cuda.current_stream(images.device).wait_stream(side)
+            with torch.cuda.graph(graph, pool=self._pool):
+                logits = self._network(images_in)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RunError(
+                f"the network cannot be captured as a CUDA graph: {str(error).splitlines()[0]}",
+                where=type(self._network).__name__,
+                hint="PopulationEvaluator(..., graph=False) runs it kernel by kernel",
+            ) from error
+        self._pool = graph.pool()
+        return graph, images_in, logits

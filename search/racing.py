@@ -1,0 +1,195 @@
+"""Racing: candidates that cannot become parents are dropped before they have seen the whole search-validation set.
+
+The images are scored part by part, in random order. After each part a candidate is dropped where it is *beaten* by the
+candidate that then holds the last rank of the parents. When the survivors have seen all images, every dropped candidate
+is held against the one that holds that rank in the end; whoever is not beaten by it comes back and sees further parts,
+until it is beaten or has seen all.
+
+What is bounded. Let k be the number of parents and P that of candidates, and suppose that the parents found are not
+the true ones, the k fittest on the whole set. Then j >= 1 dropped candidates are fitter than the one in the last rank,
+which is therefore number k + j by true fitness, and each of the j was wrongly found beaten by it. That needs j false
+findings among the k + j - 1 candidates fitter than number k + j, so by Markov's inequality its probability is at most
+``(k + j - 1) / j * stages * alpha``, where alpha is the probability of one false finding. Summed over j, the parents
+are the true ones with probability at least ``1 - error`` if alpha is ``error / (stages * sum of (k + j - 1) / j)``.
+
+The probability is over the order of the images, for one selection; nothing is assumed of the candidates. A finding
+compares two of them on the same images: with d images that only the other has right and b that only this one has, a
+candidate is beaten where ``d - b > z * sqrt((d + b + 2) * (1 - n / N))``, n of N images seen. That is the normal
+approximation for sampling without replacement, one image added on either side for small counts; alpha is its level,
+which it keeps over the stages of a race, as a test computes exactly. A candidate of equal or higher accuracy is never
+truly beaten, so that ties, which the loss decides, are safe too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from irepdeploy.errors import InputError
+
+from .fitness import Fitness, Outcome, joined
+
+__all__ = ["RaceResult", "cuts_of", "is_beaten", "race"]
+
+Score = Callable[[Sequence[int], int], Sequence[Outcome]]
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What a race found of each candidate, by index.
+
+    Args:
+        fitness: on the images that the candidate has seen: of survivors the same as without a race.
+        images: how many these are.
+        total: images of the whole set.
+        ranking: indices, the fittest first: survivors by fitness, equal ones by index; behind them all who were
+            dropped, those that saw more images first.
+        dropped: indices of candidates that have not seen all images.
+        back: indices of candidates that were dropped and came back, for good or for some parts.
+        level: alpha, the probability of one false finding.
+    """
+
+    fitness: tuple[Fitness, ...]
+    images: tuple[int, ...]
+    total: int
+    ranking: tuple[int, ...]
+    dropped: tuple[int, ...]
+    back: tuple[int, ...]
+    level: float
+
+    @property
+    def share(self) -> float:
+        """Images seen by all candidates together, over those without a race."""
+        return sum(self.images) / (self.total * len(self.images))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            "dropped": list(self.dropped),
+            "back": list(self.back),
+            "images": list(self.images),
+            "share": self.share,
+            "level": self.level,
+        }
+
+
+def cuts_of(images: int, share: float) -> list[int]:
+    """Where a set is cut for a race: after each `share` of it; no cuts where it is 0.
+
+    Raises:
+        InputError: a share of less than one image.
+    """
+    if not share:
+        return []
+    size = round(images * share)
+    if size < 1:
+        raise InputError(f"{share} of {images} images is less than one", where="search.evaluation.racing.share")
+    # A last part of less than half the size is not worth a stage.
+    return list(range(size, images - size // 2, size))
+
+
+def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, error: float) -> RaceResult:
+    """Rank candidates, scoring those in full that may become parents.
+
+    Args:
+        score: called with indices of candidates and the number of a part; what each makes of the part's images.
+        candidates: how many there are.
+        sizes: images of each part, which are in random order.
+        parents: how many will be selected: the first of the ranking.
+        error: the probability at most, in the sense above, that other parents are selected than without a race.
+
+    Raises:
+        InputError: fewer than one or more parents than candidates, or an error that is no probability.
+    """
+    if not 1 <= parents <= candidates:
+        raise InputError(f"{parents} parents of {candidates} candidates", hint="at least 1, at most all")
+    if not 0 < error < 1:
+        raise InputError(f"an error of {error} is no probability", where="search.evaluation.racing.error")
+    contest = _Contest(score, candidates, sizes, parents, error)
+    contest.run()
+    return contest.result()
+
+
+def is_beaten(ahead: int, behind: int, unseen: float, z: float) -> bool:
+    """Whether one candidate is found to be less accurate than another on the whole set.
+
+    Args:
+        ahead: images seen that only the other has right. `behind`: those that only this one has right.
+        unseen: share of the set that has not been seen.
+        z: quantile of the normal distribution at the level wanted.
+    """
+    return ahead - behind > z * ((ahead + behind + 2) * unseen) ** 0.5
+
+
+class _Contest:
+    def __init__(self, score: Score, candidates: int, sizes: Sequence[int], parents: int, error: float) -> None:
+        self.score = score
+        self.sizes = sizes
+        self.total = sum(sizes)
+        self.parents = parents
+        findings = sum((parents + j - 1) / j for j in range(1, candidates - parents + 1))
+        # Without stages or rivals nothing is ever found.
+        self.level = error / max(findings * (len(sizes) - 1), 1)
+        self.z = -NormalDist().inv_cdf(self.level)
+        self.parts: list[list[Outcome]] = [[] for _ in range(candidates)]
+        self.outcomes: dict[int, Outcome] = {}
+        self.back: set[int] = set()
+
+    def run(self) -> None:
+        alive = list(range(len(self.parts)))
+        for part in range(len(self.sizes)):
+            self._see(alive, part)
+            if part + 1 < len(self.sizes):
+                last = self._by_fitness(alive)[self.parents - 1]
+                alive = [index for index in alive if not self._beaten(index, last)]
+        out = [index for index in range(len(self.parts)) if index not in alive]
+        while True:
+            last = self._by_fitness(alive)[self.parents - 1]
+            back = [index for index in out if not self._beaten(index, last)]
+            if not back:
+                return
+            # Together those that see the same part next, so that ranks can divide them.
+            for part, group in itertools.groupby(sorted(back, key=self._seen), key=self._seen):
+                self._see(list(group), part)
+            self.back.update(back)
+            # In order of the indices, by which equal ones rank.
+            alive = sorted([*alive, *(index for index in back if self._seen(index) == len(self.sizes))])
+            out = [index for index in out if index not in alive]
+
+    def result(self) -> RaceResult:
+        everyone = range(len(self.parts))
+        images = [len(self.outcomes[index].correct) for index in everyone]
+        ranking = sorted(self._by_fitness(everyone), key=lambda index: -images[index])
+        return RaceResult(
+            fitness=tuple(self.outcomes[index].fitness for index in everyone),
+            images=tuple(images),
+            total=self.total,
+            ranking=tuple(ranking),
+            dropped=tuple(index for index in everyone if images[index] < self.total),
+            back=tuple(sorted(self.back)),
+            level=self.level,
+        )
+
+    def _see(self, indices: Sequence[int], part: int) -> None:
+        if not indices:
+            return
+        for index, outcome in zip(indices, self.score(indices, part), strict=True):
+            self.parts[index].append(outcome)
+            self.outcomes[index] = joined(self.parts[index])
+
+    def _seen(self, index: int) -> int:
+        return len(self.parts[index])
+
+    def _by_fitness(self, indices: Sequence[int]) -> list[int]:
+        return sorted(indices, key=lambda index: self.outcomes[index].fitness, reverse=True)
+
+    def _beaten(self, index: int, by: int) -> bool:
+        """Whether `by` has the higher accuracy, going by the images that both have seen."""
+        mine, theirs = self.outcomes[index].correct, self.outcomes[by].correct
+        seen = min(len(mine), len(theirs))
+        mine, theirs = mine[:seen], theirs[:seen]
+        ahead, behind = int((theirs & ~mine).sum()), int((mine & ~theirs).sum())
+        return is_beaten(ahead, behind, 1 - seen / self.total, self.z)

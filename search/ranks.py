@@ -1,0 +1,303 @@
+"""Ranks: the processes of one run, which divide subnets and candidates among themselves (torchrun)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+
+__all__ = ["Ranks"]
+
+_T = TypeVar("_T")
+
+_FAILURE = "failure"
+# Seconds: within which the store answers, and for which the rank that may hold it stays after a failure.
+_STORE_ANSWERS = 60.0
+_LINGER = 5.0
+_RESUME = "the last good state is kept: --resume goes on from there"
+
+
+class Ranks:
+    """This process among those of the run; a context manager.
+
+    Leaving it with an error tells the others, so that each ends with an error that names the rank that failed. Every
+    rank calls the methods that exchange something in the same order.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many processes there are.
+        device: where this rank computes.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device, store: Any = None, timeout: float = 0.0) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+        self._store = store
+        self._timeout = timedelta(seconds=timeout)
+
+    @classmethod
+    def alone(cls, device: str | torch.device = "cpu") -> Ranks:
+        """One process: nothing is exchanged, and torch.distributed is not started."""
+        return cls(0, 1, torch.device(device))
+
+    @classmethod
+    def from_environment(cls, device: str = "cpu", *, timeout: float = 1800.0) -> Ranks:
+        """The ranks that torchrun has started, or `alone` where it has not.
+
+        Args:
+            device: "cpu", or "cuda": the GPU of this rank's place on its machine.
+            timeout: seconds that a rank waits for another one.
+
+        Raises:
+            InputError: torchrun's variables are no numbers.
+            MissingError: a machine has fewer GPUs than ranks.
+            RunError: the ranks do not find each other; names one that is missing.
+        """
+        size = _variable("WORLD_SIZE", 1)
+        if size == 1:
+            return cls.alone(device)
+        rank = _variable("RANK", 0)
+        place = torch.device(device)
+        if place.type == "cuda":
+            place = torch.device("cuda", _variable("LOCAL_RANK", 0))
+            if place.index >= torch.cuda.device_count():
+                raise MissingError(
+                    f"rank {rank} has no GPU: this machine has {torch.cuda.device_count()}",
+                    where=f"rank {rank}",
+                    hint="torchrun --nproc-per-node=GPUS",
+                )
+            torch.cuda.set_device(place)
+        return cls(rank, size, place, _join(rank, size, place, timeout), timeout)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` things are this rank's: rank, rank + size, ..."""
+        return range(self.rank, count, self.size)
+
+    def gather(self, values: Sequence[_T], count: int) -> list[_T]:
+        """The whole list, in index order, on every rank.
+
+        Args:
+            values: this rank's, in the order of ``share(count)``; whatever can be pickled.
+            count: of all ranks together.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if self.size == 1:
+            return list(values)
+        mine = torch.frombuffer(bytearray(pickle.dumps(list(values))), dtype=torch.uint8)
+        lengths = self._exchange(torch.tensor([mine.numel()]), [1] * self.size)
+        parts = self._exchange(mine, [int(length) for length in lengths])
+        lists = [pickle.loads(part.numpy().tobytes()) for part in parts]
+        return [lists[index % self.size][index // self.size] for index in range(count)]
+
+    def gather_flat(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """One vector of each rank, by rank; much faster than `gather` for gradients.
+
+        Args:
+            flat: this rank's, on its device; those of all ranks have one dtype.
+            sizes: elements of each rank's; 0 where it has none.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if self.size == 1:
+            return [flat]
+        if flat.device.type == "cpu":
+            return self._exchange(flat, sizes)
+        from torch import distributed
+
+        # Over gloo first: NCCL does not say which rank is lost.
+        self.barrier()
+        padded = flat.new_zeros(max(sizes))
+        padded[: flat.numel()] = flat
+        every = flat.new_empty(self.size * len(padded))
+        distributed.all_gather_into_tensor(every, padded)
+        return [part[:size] for part, size in zip(every.chunk(self.size), sizes, strict=True)]
+
+    def sum(self, flat: Tensor) -> Tensor:
+        """The sum of one vector of each rank; on a CPU added in the order of the ranks.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if self.size == 1:
+            return flat
+        if flat.device.type == "cpu":
+            total, *others = self._exchange(flat, [flat.numel()] * self.size)
+            for other in others:
+                total = total + other
+            return total
+        from torch import distributed
+
+        self.barrier()
+        total = flat.clone()
+        distributed.all_reduce(total)
+        return total
+
+    def barrier(self) -> None:
+        """Wait until every rank is here.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if self.size > 1:
+            self._exchange(torch.zeros(1, dtype=torch.uint8), [1] * self.size)
+
+    def close(self) -> None:
+        """Leave the others, once all have come so far.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if self._store is not None:
+            try:
+                self.barrier()
+            finally:
+                self._leave()
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._store is not None:
+            reason = error.what if isinstance(error, IrepdeployError) else _first_line(error)
+            lost, _ = self._tell(self.rank, f"failed: {reason}")
+            self._let_others_know(lost)
+            self._leave()
+
+    def _exchange(self, mine: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Send `mine` to every other rank and receive theirs: in pairs, so that it is known who does not answer."""
+        from torch import distributed
+
+        mine = mine.contiguous()
+        received = [mine if rank == self.rank else mine.new_empty(size) for rank, size in enumerate(sizes)]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        pending = []
+        for other in others:
+            with self._waiting_for(other):
+                if mine.numel():
+                    pending.append((other, distributed.isend(mine, other)))
+                if sizes[other]:
+                    pending.append((other, distributed.irecv(received[other], other)))
+        for other, work in pending:
+            with self._waiting_for(other):
+                assert work is not None
+                work.wait(self._timeout)
+        return received
+
+    @contextmanager
+    def _waiting_for(self, other: int) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # A rank that has lost another one leaves, and must not be taken for the lost one.
+            silent = f"within {self._timeout.total_seconds():g} s" if "imed out" in str(error) else "any more"
+            rank, what = self._tell(other, f"did not answer {silent}")
+            raise RunError(f"rank {rank} of {self.size} {what}", where=f"rank {self.rank}", hint=_RESUME) from error
+
+    def _tell(self, rank: int, what: str) -> tuple[int, str]:
+        """Tell all ranks who is lost, and return it: what the first of them knew counts."""
+        told = f"{rank} {what}"
+        with suppress(RuntimeError):
+            told = self._store.compare_set(_FAILURE, "", told).decode()
+        number, _, what = told.partition(" ")
+        return int(number), what
+
+    def _let_others_know(self, lost: int) -> None:
+        """Wait a little for those that have not asked yet who is lost: without torchrun rank 0 holds the store."""
+        others = [f"left/{rank}" for rank in range(self.size) if rank not in (lost, self.rank)]
+        with suppress(RuntimeError):
+            self._store.set(f"left/{self.rank}", "")
+            if self.first and others:
+                self._store.wait(others, timedelta(seconds=_LINGER))
+
+    def _leave(self) -> None:
+        from torch import distributed
+
+        self._store = None
+        distributed.destroy_process_group()
+
+
+def _join(rank: int, size: int, device: torch.device, timeout: float) -> Any:
+    """Start torch.distributed and return a store that all ranks share."""
+    from torch import distributed
+
+    limit = timedelta(seconds=timeout)
+    try:
+        # Not torch's own rendezvous: that says how many ranks are missing, not which.
+        root = distributed.TCPStore(
+            os.environ.get("MASTER_ADDR", "127.0.0.1"),
+            _variable("MASTER_PORT", 29500),
+            size,
+            is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+            timeout=limit,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+        # torchrun restarts lost ranks in the same store.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"irepdeploy/{attempt}", root)
+        store.set(f"here/{rank}", "")
+        for other in range(size):
+            _await(store, other, size, limit)
+        store.set_timeout(timedelta(seconds=_STORE_ANSWERS))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=distributed.PrefixStore("group", store),
+            rank=rank,
+            world_size=size,
+            timeout=limit,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RunError(
+            f"rank {rank} cannot join the others: {_first_line(error)}",
+            where=f"rank {rank}",
+            hint="MASTER_ADDR and MASTER_PORT must be reachable from every machine",
+        ) from error
+    return store
+
+
+def _await(store: Any, other: int, size: int, limit: timedelta) -> None:
+    try:
+        store.wait([f"here/{other}"], limit)
+    except RuntimeError as error:
+        raise RunError(
+            f"rank {other} of {size} did not come within {limit.total_seconds():g} s",
+            where=f"rank {other}",
+            hint="start every rank with torchrun, or with the same WORLD_SIZE",
+        ) from error
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise InputError(
+            f"{text!r} is not a number", where=name, hint=f"torchrun sets it; else: unset {name}"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

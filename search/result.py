@@ -1,0 +1,60 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from irepdeploy.arch import Architecture
+
+from .evaluate import Fitness
+
+__all__ = ["SearchResult"]
+
+_SECONDS_A_DAY = 86400
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found, and what that took.
+
+    Args:
+        best: the Architecture of the highest fitness in the last evolution.
+        fitness: its accuracy on the search-validation set, by the supernet's shared weights.
+        population: the last one, best first; `fitnesses` are theirs.
+        evaluations: candidates scored.
+        seconds: of the whole run, resumed parts added.
+        device: what it ran on; `devices`: how many of them.
+    """
+
+    best: Architecture
+    fitness: Fitness
+    population: tuple[Architecture, ...]
+    fitnesses: tuple[Fitness, ...]
+    evaluations: int
+    seconds: float
+    alpha_spread: float
+    beta_spread: float
+    device: str
+    devices: int
+
+    @property
+    def device_days(self) -> float:
+        """Days of all devices together: GPU-days where they are GPUs."""
+        return self.seconds * self.devices / _SECONDS_A_DAY
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for result.json."""
+        return {
+            "best_digest": self.best.digest,
+            "branches": self.best.count,
+            "val_accuracy": self.fitness.accuracy,
+            "val_loss": -self.fitness.negative_loss,
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "device": self.device,
+            "devices": self.devices,
+            "device_days": self.device_days,
+            "alpha_spread": self.alpha_spread,
+            "beta_spread": self.beta_spread,
+        }

@@ -1,0 +1,64 @@
+"""The gradient alone: no noise, no parents, no fitness. The opponent that Section 3.3 argues against."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..importance import Importance
+from ..space import Bits
+from .base import Strategy
+
+__all__ = ["TopK"]
+
+
+class TopK(Strategy):
+    """The candidates of the highest sums of beta' * alpha' that keep the budget, the best one first.
+
+    The first is Eq. 10 without its noise. The paper does not say what else such a population holds; the next best sums
+    differ from it where the score is least certain, spend as many evaluations as the other strategies do, and give the
+    fitness of the last evolution something to choose from.
+    """
+
+    def next(
+        self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
+    ) -> list[Bits]:
+        return list(itertools.islice(self.by_score(importance, random), self.settings.population))
+
+    def by_score(self, importance: Importance, random: np.random.Generator) -> Iterator[Bits]:
+        """Every candidate that keeps the budget, by falling sum of scores; chance breaks ties between branches.
+
+        In each group of the budget the branches are ranked. Moving one kept branch down by one rank, or dropping the
+        last in rank, never raises the sum, and every candidate is reached from the best by such moves: so a heap gives
+        them in order.
+        """
+        orders = [
+            np.array(group.positions)[np.lexsort((random.random(len(group.positions)), -score))]
+            for group in self.budget.groups
+            for score in [importance.score[list(group.positions)]]
+        ]
+        best = np.zeros(self.space.size, dtype=bool)
+        for order, group in zip(orders, self.budget.groups, strict=True):
+            best[order[: group.capacity]] = True
+        seen = {best.tobytes()}
+        # What a candidate lacks of the best sum; the count breaks ties, since arrays do not compare.
+        count = itertools.count()
+        heap = [(0.0, next(count), best)]
+        while heap:
+            loss, _, bits = heapq.heappop(heap)
+            yield bits
+            for order in orders:
+                kept = bits[order]
+                for rank in np.flatnonzero(kept & ~np.append(kept[1:], False)):
+                    moved = bits.copy()
+                    moved[order[rank]] = False
+                    change = importance.score[order[rank]]
+                    if rank + 1 < len(order):
+                        moved[order[rank + 1]] = True
+                        change = change - importance.score[order[rank + 1]]
+                    if moved.tobytes() not in seen:
+                        seen.add(moved.tobytes())
+                        heapq.heappush(heap, (loss + change, next(count), moved))

@@ -1,0 +1,1 @@
+"""Suites of the search: what `irepdeploy bench --suite` measures of it."""

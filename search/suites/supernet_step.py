@@ -1,0 +1,336 @@
+"""Suite supernet-step: how long one step of the supernet takes, where the time goes, and what a search costs by it.
+
+It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
+
+    python -m irepdeploy.search.suites.supernet_step --scale paper --device cuda --out runs/supernet_step
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from irepdeploy.console import ProgressDisplay, progress, table
+from irepdeploy.data import Split
+from irepdeploy.errors import InputError, IrepdeployError, MissingError
+from irepdeploy.files import append_line, output_folder
+from irepdeploy.malloc import keep_freed_memory
+from irepdeploy.memory_format import channels_last
+from irepdeploy.nets import build_plain
+from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Measurement, Ratio, measure, ratio, summary
+from irepdeploy.suite import SCALES, SuiteReport, SuiteRequest
+from irepdeploy.system import system_block
+
+from ..evaluate import PopulationEvaluator
+from ..space import Bits
+from ..supernet import Supernet
+from .breakdown import breakdown
+from .naive_step import NaiveSupernet
+
+__all__ = ["RECIPE", "main", "supernet_step"]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search consists of, as its recipe has it."""
+
+    train_images: int
+    val_images: int
+    batch_size: int
+    warmup_epochs: int
+    epochs: int
+    subnets: int
+    evolutions: int
+    population: int
+
+    def seconds(self, warmup_step: float, step: float, evaluation: float) -> float:
+        """The time of the whole search.
+
+        Args:
+            warmup_step, step: seconds of one step before and after the warm-up, optimizers included.
+            evaluation: seconds that one population takes to score.
+        """
+        steps = -(-self.train_images // self.batch_size)
+        training = self.warmup_epochs * warmup_step + (self.epochs - self.warmup_epochs) * step
+        return steps * training + self.evolutions * evaluation
+
+
+_CLASSES = 10
+# Table 2's IrepVGG-16: the recipe irep_vgg16_cifar10.
+RECIPE = SearchPlan(45_000, 5_000, 128, 20, 500, 5, 48, 128)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What is measured.
+
+    Args:
+        net: of the registry. `shape`: of an image. `batch`: images a step.
+        subnets: of one step that is timed. `candidates`: scored for the projection, by `val` images each.
+        rounds: of all calls in turn.
+    """
+
+    net: str
+    shape: tuple[int, int, int]
+    batch: int
+    subnets: int
+    candidates: int
+    val: int
+    rounds: int
+
+
+_OF_SCALE = {
+    "smoke": _Scale("vgg6", (1, 16, 16), 16, 1, 2, 64, 2),
+    "small": _Scale("vgg16", (3, 32, 32), 128, 1, 2, 500, 10),
+    "paper": _Scale("vgg16", (3, 32, 32), 128, 5, 8, 5_000, 40),
+}
+_NAIVE, _EXACT, _BF16 = "naive", "exact", "exact, bf16"
+_AS_IT_IS, _KEPT = "as it is", "kept"
+
+
+def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Step of the supernet, naive and ours, with a breakdown, and the cost of Table 2's search projected from it."""
+    scale = _OF_SCALE[request.scale]
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
+    if request.only:
+        raise InputError("supernet-step has no rows to choose from", where="--only")
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        if request.threads is not None:
+            torch.set_num_threads(request.threads)
+        torch.backends.cudnn.benchmark = True
+        subject = _Subject(scale, request)
+        measured = {_AS_IT_IS: _measured(subject, subject.calls, request.seed, display)}
+        if request.device == "cpu" and keep_freed_memory():
+            measured[_KEPT] = _measured(subject, subject.calls, request.seed, display)
+        parts = breakdown(subject.calls[_EXACT], subject.device)
+        rest = _measured(subject, subject.projected, request.seed, display)
+    finally:
+        keep_freed_memory(False)
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+    _record(request, scale, measured | {"projected": rest}, parts)
+    return _report(request, scale, measured, rest, parts)
+
+
+class _Subject:
+    """The two supernets, a batch, and the calls that are timed."""
+
+    def __init__(self, scale: _Scale, request: SuiteRequest) -> None:
+        self.scale = scale
+        self.device = torch.device(request.device)
+        torch.manual_seed(request.seed)
+        supernet = Supernet(build_plain(scale.net, num_classes=_CLASSES), "ireps")
+        naive = NaiveSupernet(supernet.model, supernet.space)
+        supernet.model.to(self.device).train()
+        naive.model.to(self.device).train()
+        images = channels_last(torch.randn(scale.batch, *scale.shape)).to(self.device)
+        labels = torch.randint(_CLASSES, (scale.batch,)).to(self.device)
+        random = np.random.default_rng(request.seed)
+        subnets = _candidates(supernet, scale.subnets, random)
+        scored = _candidates(supernet, scale.candidates, random)
+        weights = torch.optim.SGD(supernet.weights(), lr=1e-4, momentum=0.9, weight_decay=3e-4, foreach=True)
+        arch = torch.optim.Adam(supernet.arch_parameters(), lr=1e-4, betas=(0.5, 0.999), foreach=True)
+        validation = Split(torch.randn(scale.val, *scale.shape), torch.randint(_CLASSES, (scale.val,)))
+        evaluator = PopulationEvaluator(supernet, validation, min(512, scale.val))
+
+        def optimizers() -> None:
+            weights.step()
+            arch.step()
+
+        def evaluation() -> None:
+            evaluator.refresh()
+            evaluator.evaluate(scored)
+
+        self.calls = {
+            _NAIVE: self._closed(lambda: naive.step(images, labels, subnets)),
+            _EXACT: self._closed(lambda: supernet.accumulate(images, labels, subnets)),
+        }
+        if _has_bf16(self.device):
+            self.calls[_BF16] = self._closed(lambda: supernet.accumulate(images, labels, subnets, amp=True))
+        self.projected = {
+            "warm-up": self._closed(lambda: supernet.accumulate(images, labels, [None])),
+            "optimizers": self._closed(optimizers),
+            "fuse": self._closed(evaluator.refresh),
+            "evaluation": self._closed(evaluation),
+        }
+
+    def _closed(self, call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            call()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        return run
+
+
+def _candidates(supernet: Supernet, count: int, random: np.random.Generator) -> list[Bits]:
+    """Random candidates that use the whole budget of 2/3."""
+    size = supernet.space.size
+    found = []
+    for _ in range(count):
+        bits = np.zeros(size, dtype=bool)
+        bits[random.permutation(size)[: size * 2 // 3]] = True
+        found.append(bits)
+    return found
+
+
+def _measured(
+    subject: _Subject, calls: dict[str, Callable[[], None]], seed: int, display: ProgressDisplay
+) -> dict[str, Measurement]:
+    rounds = subject.scale.rounds
+    task = display.task(", ".join(calls), rounds)
+    return measure(
+        calls,
+        seed=seed,
+        min_samples=rounds,
+        max_samples=rounds,
+        min_seconds=0,
+        warmup_max_runs=2,
+        on_round=lambda share: task.advance(),
+    )
+
+
+def _report(
+    request: SuiteRequest,
+    scale: _Scale,
+    measured: dict[str, dict[str, Measurement]],
+    rest: dict[str, Measurement],
+    parts: dict[str, float],
+) -> SuiteReport:
+    rows: list[list[str]] = []
+    figures: dict[str, Any] = {"breakdown": parts}
+    naive = measured[_AS_IT_IS][_NAIVE].samples_ns
+    for memory, calls in measured.items():
+        for name, found in calls.items():
+            beside = ratio(calls[_NAIVE].samples_ns, found.samples_ns, request.seed)
+            against = ratio(naive, found.samples_ns, request.seed, paired=memory == _AS_IT_IS)
+            seconds = summary(found.samples_ns).median_ms / 1e3
+            plan = _projected(scale, found, rest)
+            itself = name == _NAIVE
+            rows.append(
+                [
+                    name,
+                    memory,
+                    f"{seconds:.3f}",
+                    "1" if itself else f"{beside.value:.2f}",
+                    "-" if itself else _interval(beside),
+                    f"{against.value:.2f}",
+                    f"{plan / 86400:.2f}",
+                ]
+            )
+            figures[f"{name}, {memory}"] = {
+                "seconds": seconds,
+                "ratio": beside._asdict(),
+                "against_naive_as_it_is": against._asdict(),
+                "search_days": plan / 86400,
+            }
+    return SuiteReport(
+        f"Supernet step, {scale.net}, batch {scale.batch}, {scale.subnets} subnets, on {_place(request)}",
+        ["step", "freed memory", "s", "x naive", "95 % interval", "x naive as it is", "search, days"],
+        rows,
+        _notes(scale, parts, rest),
+        figures,
+    )
+
+
+def _projected(scale: _Scale, step: Measurement, rest: dict[str, Measurement]) -> float:
+    """Seconds of the whole search by the medians of what was measured."""
+    seconds = {name: summary(found.samples_ns).median_ms / 1e3 for name, found in rest.items()}
+    each = max(seconds["evaluation"] - seconds["fuse"], 0.0) / scale.candidates * RECIPE.val_images / scale.val
+    return RECIPE.seconds(
+        seconds["warm-up"] + seconds["optimizers"],
+        summary(step.samples_ns).median_ms / 1e3 * RECIPE.subnets / scale.subnets + seconds["optimizers"],
+        seconds["fuse"] + each * RECIPE.population,
+    )
+
+
+def _notes(scale: _Scale, parts: dict[str, float], rest: dict[str, Measurement]) -> list[str]:
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in parts.items())
+    others = ", ".join(f"{name} {summary(found.samples_ns).median_ms / 1e3:.3f} s" for name, found in rest.items())
+    return [
+        "forward and backward passes of the subnets, budget 2/3, random weights; both channels last. naive: torch's "
+        "own layers, alpha and beta multiplied onto feature maps.",
+        f"{scale.rounds} rounds, the rows of one kind of memory in turn; x: ratio of medians. TF32 as torch has it.",
+        "freed memory kept: glibc is told not to give the pages of freed maps back, as `irepdeploy search` does; "
+        "x naive: in the same kind of memory.",
+        f"where the time of the exact step goes: {shares}.",
+        f"search, days: {RECIPE.epochs} epochs of {RECIPE.train_images:,} images in batches of {RECIPE.batch_size}, "
+        f"{RECIPE.subnets} subnets a step, {RECIPE.evolutions} populations of {RECIPE.population} scored on "
+        f"{RECIPE.val_images:,} images, projected from the medians of this step and of {others} "
+        f"({scale.candidates} candidates, {scale.val:,} images); the paper's search took 16 GPU-days.",
+    ]
+
+
+def _record(
+    request: SuiteRequest,
+    scale: _Scale,
+    measured: dict[str, dict[str, Measurement]],
+    parts: dict[str, float],
+) -> None:
+    if request.out is None:
+        return
+    line = {
+        "suite": "supernet-step",
+        "scale": request.scale,
+        "network": scale.net,
+        "device": _place(request),
+        "protocol_version": PROTOCOL_VERSION,
+        "created": datetime.now(UTC).isoformat(),
+        "system": system_block(),
+        "seed": request.seed,
+        "conditions": asdict(scale),
+        "samples_ns": {
+            kind: {name: found.samples_ns for name, found in calls.items()} for kind, calls in measured.items()
+        },
+        "breakdown": parts,
+    }
+    append_line(output_folder(request.out) / "records.jsonl", line)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _place(request: SuiteRequest) -> str:
+    if request.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{request.threads or torch.get_num_threads()} CPU threads"
+
+
+def _interval(value: Ratio) -> str:
+    return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite by itself and return an exit code."""
+    parser = argparse.ArgumentParser(prog="supernet_step", description=supernet_step.__doc__)
+    parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
+    try:
+        with progress() as display:
+            report = supernet_step(SuiteRequest(**vars(parser.parse_args(arguments))), display)
+    except IrepdeployError as error:
+        print(f"error: {error.line}", file=sys.stderr)
+        return error.exit_code
+    table(report.title, report.columns, report.rows)
+    print("\n".join(report.notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

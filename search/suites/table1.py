@@ -1,0 +1,440 @@
+"""Suite table1: how long a population takes to score, naively and by fused networks (Section 3.4, Table 1).
+
+It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
+
+    python -m irepdeploy.search.suites.table1 --scale paper --device cuda --out runs/table1
+
+Where the package cannot be installed, from a checkout: the stages are linked into the core first. ::
+
+    mkdir -p build/alone/irepdeploy
+    ln -s $PWD/irepdeploy/* $PWD/{bench,export,jetson,search} build/alone/irepdeploy/
+    cd build/alone && python3 -m irepdeploy.search.suites.table1 --scale paper --device cuda --out .
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from irepdeploy.comparator import relative_error
+from irepdeploy.console import ProgressDisplay, progress, table
+from irepdeploy.data import Split
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, MissingError
+from irepdeploy.exact_arithmetic import exact_arithmetic
+from irepdeploy.files import append_line, output_folder
+from irepdeploy.nets import build_plain
+from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Ratio, measure, percentile, ratio
+from irepdeploy.suite import SCALES, SuiteReport, SuiteRequest
+from irepdeploy.system import system_block
+
+from ..evaluate import PopulationEvaluator
+from ..space import Bits
+from ..supernet import Supernet
+from .naive import NaiveEvaluator
+
+__all__ = ["main", "table1"]
+
+_BUDGET = "2/3"
+_CLASSES = 10
+_ALLOWED = 1e-4
+
+
+@dataclass(frozen=True)
+class _Net:
+    """A network of Table 1, and the paper's seconds on an A100: population -> (multi-branch, re-parameterized)."""
+
+    label: str
+    name: str
+    branches: str
+    paper: dict[int, tuple[float, float]]
+
+
+_VGG16 = _Net("vgg16", "vgg16", "ireps", {64: (1349.4, 499.5), 128: (2681.1, 1000.0), 256: (5336.9, 1823.9)})
+_RESNET18 = _Net(
+    "resnet18",
+    "resnet18_cifar",
+    "ireps-resnet-cifar",
+    {64: (649.1, 286.3), 128: (1301.6, 571.5), 256: (2685.7, 1133.9)},
+)
+_VGG6 = _Net("vgg6", "vgg6", "ireps", {})
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What is measured.
+
+    Args:
+        naive_batch, batch: images a forward pass, naively and by the evaluator.
+        populations: sizes. `repeats`: populations of each size at most.
+        chunk: candidates of the evaluator in one round. `naive_chunk`: those scored naively, one where that is slow.
+        seconds: no population is begun that would not be done by then.
+    """
+
+    nets: tuple[_Net, ...]
+    images: int
+    naive_batch: int
+    batch: int
+    populations: tuple[int, ...]
+    repeats: int
+    chunk: int
+    naive_chunk: int
+    seconds: float = float("inf")
+
+
+_OF_SCALE = {
+    "smoke": _Scale((_VGG6,), 64, 32, 16, (12,), 1, 2, 1),
+    # Batches of which a processor's cache holds the maps are the evaluator's choice, not the naive loop's.
+    "small": _Scale((_VGG16, _RESNET18), 1024, 256, 64, (64,), 1, 8, 1),
+    "paper": _Scale((_VGG16, _RESNET18), 10_000, 512, 512, (64, 128, 256), 10, 16, 16, seconds=440),
+}
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Nanoseconds of each round of one population, by evaluation, and of each fuse.
+
+    Args:
+        naive_chunk: candidates that were scored naively in each round.
+    """
+
+    net: _Net
+    size: int
+    naive_chunk: int
+    rounds: dict[str, list[int]]
+    fuse: list[int]
+
+
+def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Time to score a population: multi-branch, fused and fused in bfloat16 (Table 1)."""
+    scale = _OF_SCALE[request.scale]
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
+    if request.scale == "paper" and request.device != "cuda":
+        raise InputError("the paper's conditions take days on a CPU", where="--scale", hint="--scale small")
+    labels = [net.label for net in scale.nets]
+    unknown = [name for name in request.only if name not in labels]
+    if unknown:
+        raise InputError(f"no network {unknown[0]!r} in table1", where="--only", hint=f"of {', '.join(labels)}")
+    nets = [net for net in scale.nets if not request.only or net.label in request.only]
+    threads = torch.get_num_threads()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        if request.threads is not None:
+            torch.set_num_threads(request.threads)
+        # For every row alike: cuDNN's guess instead of its choice would be the slower one for all.
+        torch.backends.cudnn.benchmark = True
+        with exact_arithmetic():
+            subjects = [_Subject(net, scale, request) for net in nets]
+            timed = list(_all_populations(subjects, scale, request, display))
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+    _record(request, scale, subjects, timed)
+    return _report(request, scale, subjects, timed)
+
+
+class _Subject:
+    """One network, ready to be scored each way."""
+
+    def __init__(self, net: _Net, scale: _Scale, request: SuiteRequest) -> None:
+        self.net = net
+        self.scale = scale
+        self.device = torch.device(request.device)
+        torch.manual_seed(request.seed)
+        plain = build_plain(net.name, num_classes=_CLASSES)
+        self.supernet = Supernet(plain, net.branches)
+        randomize_statistics(self.supernet.model, request.seed)
+        self.supernet.model.eval().to(self.device)
+        shape = (1, 16, 16) if net is _VGG6 else (3, 32, 32)
+        images = torch.randn(scale.images, *shape)
+        labels = torch.randint(_CLASSES, (scale.images,))
+        self.data = Split(images.to(self.device), labels.to(self.device))
+        self.random = np.random.default_rng(request.seed)
+        self.naive = NaiveEvaluator(self.supernet.model, self.supernet.space, self.data, scale.naive_batch)
+        warm = self.candidates(1)
+        self.evaluators = {"fused": self._fastest_layout(warm)}
+        if _has_bf16(self.device):
+            self.evaluators["fused-bf16"] = PopulationEvaluator(
+                self.supernet, self.data, scale.batch, mode="fused-bf16"
+            )
+        self.error = self._check(warm[0])
+        # Seconds a candidate, naively and otherwise.
+        self.cost = (self._seconds(self.naive.evaluate), sum(map(self._seconds, self._scores())))
+        fits = sum(self.cost) * min(scale.populations) * len(scale.nets) < scale.seconds
+        self.naive_chunk = scale.naive_chunk if fits else 1
+
+    @property
+    def seconds_of_round(self) -> float:
+        """What a round takes, by one candidate of each evaluation."""
+        return self.cost[0] * self.naive_chunk + self.cost[1] * self.scale.chunk
+
+    def candidates(self, count: int) -> list[Bits]:
+        """Random candidates that use the whole budget."""
+        size = self.supernet.space.size
+        found = []
+        for _ in range(count):
+            bits = np.zeros(size, dtype=bool)
+            bits[self.random.permutation(size)[: size * 2 // 3]] = True
+            found.append(bits)
+        return found
+
+    def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
+        """Closed calls for `measure`: after one candidate to warm up, each takes the next of the population."""
+        chunk, few = self.scale.chunk, self.naive_chunk
+        parts = [population[start : start + chunk] for start in range(0, len(population), chunk)]
+
+        def call(score: Callable[[Sequence[Bits]], object], chunks: Sequence[Sequence[Bits]]) -> Callable[[], None]:
+            left = iter([self.candidates(1), *chunks])
+            return lambda: _done(score(next(left)))
+
+        calls = {"naive": call(self.naive.evaluate, [part[:few] for part in parts])}
+        if self.scale.batch != self.scale.naive_batch:
+            # How much of the gain is the size of the batches.
+            name = f"naive, batches of {self.scale.batch}"
+            calls[name] = call(self.naive.in_batches_of(self.scale.batch).evaluate, [part[:few] for part in parts])
+        for name, evaluator in self.evaluators.items():
+            calls[name] = call(evaluator.evaluate, parts)
+        calls["fuse"] = self._fuse
+        return calls
+
+    def _scores(self) -> list[Callable[[Sequence[Bits]], object]]:
+        return [evaluator.evaluate for evaluator in self.evaluators.values()]
+
+    def _seconds(self, score: Callable[[Sequence[Bits]], object]) -> float:
+        if not math.isfinite(self.scale.seconds):
+            return 0.0
+        score(self.candidates(1))
+        started = time.perf_counter()
+        score(self.candidates(1))
+        return time.perf_counter() - started
+
+    def _fuse(self) -> None:
+        self.evaluators["fused"].refresh()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _fastest_layout(self, warm: list[Bits]) -> PopulationEvaluator:
+        """Channels last, but on a GPU without TF32 whichever layout is faster."""
+        if self.device.type != "cuda":
+            return PopulationEvaluator(self.supernet, self.data, self.scale.batch)
+        found = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            evaluator = PopulationEvaluator(self.supernet, self.data, self.scale.batch, layout=layout)
+            evaluator.evaluate(warm)
+            started = time.perf_counter()
+            evaluator.evaluate(self.candidates(1))
+            found.append((time.perf_counter() - started, str(layout), evaluator))
+        return min(found, key=lambda each: each[0])[2]
+
+    @torch.inference_mode()
+    def _check(self, bits: Bits) -> float:
+        """The relative error of the fused logits of one batch.
+
+        Raises:
+            CheckFailed: more than 1e-4.
+        """
+        images = self.data.images[: self.scale.batch]
+        assert isinstance(images, torch.Tensor)
+        self.naive.select(bits)
+        expected = self.naive.network(images).double().cpu().numpy()
+        error = relative_error(expected, self.evaluators["fused"].network(bits)(images).double().cpu().numpy())
+        if not error <= _ALLOWED:
+            raise CheckFailed(f"fused logits are off by {error:.1e}", where=self.net.label)
+        return error
+
+
+def _all_populations(
+    subjects: Sequence[_Subject], scale: _Scale, request: SuiteRequest, display: ProgressDisplay
+) -> Iterator[_Timed]:
+    """Each size of each network once, the small ones first, then again as often as there is time."""
+    end = time.monotonic() + scale.seconds
+    for repeat, size, subject in itertools.product(range(scale.repeats), scale.populations, subjects):
+        label = subject.net.label
+        if time.monotonic() + size // scale.chunk * subject.seconds_of_round > end:
+            continue
+        rounds = size // scale.chunk
+        task = display.task(f"{label}, population of {size}, number {repeat + 1}", total=rounds)
+
+        def on_round(_: float, task: Any = task) -> None:
+            task.advance()
+
+        measured = measure(
+            subject.calls(subject.candidates(size)),
+            seed=request.seed + repeat,
+            min_samples=rounds,
+            max_samples=rounds,
+            min_seconds=0,
+            warmup_max_runs=1,
+            on_round=on_round,
+        )
+        samples = {name: each.samples_ns for name, each in measured.items()}
+        fuse = samples.pop("fuse")
+        yield _Timed(subject.net, size, subject.naive_chunk, samples, fuse)
+
+
+def _report(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], timed: Sequence[_Timed]) -> SuiteReport:
+    paper = request.scale == "paper"
+    columns = ["network", "evaluation", "s per candidate and 1,000 images", "x naive", "95 % interval"]
+    if paper:
+        columns = ["network", "population", "evaluation", "s", "x naive", "95 % interval", "paper s", "paper x", "n"]
+    rows, figures = [], {}
+    for subject, size in itertools.product(subjects, scale.populations):
+        net = subject.net
+        found = [each for each in timed if each.net is net and each.size == size]
+        if not found:
+            continue
+        for name in found[0].rounds:
+            seconds, speed = _speed(found, name, scale, request.seed)
+            shown = [f"{speed.value:.2f}", _interval(speed)] if name != "naive" else ["1", "-"]
+            if paper:
+                published = net.paper[size][name != "naive"] if name != "fused-bf16" else None
+                gain = f"{net.paper[size][0] / net.paper[size][1]:.2f}" if name == "fused" else "-"
+                of_paper = ["-" if published is None else f"{published:.1f}", gain, str(len(found))]
+                rows.append([net.label, str(size), name, f"{seconds * size:.2f}", *shown, *of_paper])
+            else:
+                rows.append([net.label, name, f"{seconds / scale.images * 1000:.3f}", *shown])
+            figures[f"{net.label} {size} {name}"] = {
+                "seconds_per_candidate": seconds,
+                "images": scale.images,
+                "ratio": None if name == "naive" else speed._asdict(),
+                "populations": len(found),
+            }
+        figures[f"{net.label} {size} fuse"] = {
+            "seconds": percentile([t for each in found for t in each.fuse], 50) / 1e9
+        }
+    return SuiteReport(
+        f"Table 1: scoring a population, {scale.images:,} images on {_place(request)}",
+        columns,
+        rows,
+        _notes(request, scale, subjects),
+        figures,
+    )
+
+
+def _speed(found: Sequence[_Timed], name: str, scale: _Scale, seed: int) -> tuple[float, Ratio]:
+    """Mean seconds a candidate, the share of the fuse included, and how many times faster than naively."""
+    naive, own = ([time for each in found for time in _per_candidate(each, which, scale)] for which in ("naive", name))
+    speed = ratio([round(time) for time in naive], [round(time) for time in own], seed)
+    return sum(own) / len(own) / 1e9, speed
+
+
+def _per_candidate(each: _Timed, name: str, scale: _Scale) -> list[float]:
+    """Nanoseconds a candidate, round by round."""
+    if name.startswith("naive"):
+        return [time / each.naive_chunk for time in each.rounds[name]]
+    fuse = percentile(each.fuse, 50) / each.size
+    return [time / scale.chunk + fuse for time in each.rounds[name]]
+
+
+def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -> list[str]:
+    evaluators = subjects[0].evaluators
+    rounds = ", ".join(str(size // scale.chunk) for size in scale.populations)
+    notes = [
+        f"IREPS supernets with random weights, budget {_BUDGET}, fp32 without TF32; random images in memory.",
+        f"naive: every branch kept is a module of its own (Eq. 6), NCHW, batches of {scale.naive_batch}; "
+        f"fused: one plain network, channels last on a CPU, batches of {scale.batch}, {evaluators['fused'].how}.",
+        "fused: kernels of the candidate summed, and its share of fusing every branch once a population, included.",
+        f"{rounds} rounds a population, all evaluations in turn; x: ratio of medians; s: means.",
+        "logits of a fused and a naive candidate differ by "
+        + ", ".join(f"{subject.error:.0e} ({subject.net.label})" for subject in subjects)
+        + ".",
+    ]
+    if request.scale == "paper":
+        notes.append(
+            "paper: on an A100, batches of 512, its own loading of data included; n: populations that were scored "
+            f"within {scale.seconds:.0f} s; a size that did not fit is left out."
+        )
+    for subject in subjects:
+        if subject.naive_chunk < scale.chunk:
+            notes.append(
+                f"{subject.net.label}: {subject.naive_chunk} of every {scale.chunk} candidates scored naively."
+            )
+    if "fused-bf16" not in evaluators:
+        notes.append("fused-bf16 is left out: this device computes bfloat16 no faster than float32.")
+    return notes
+
+
+def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], timed: Sequence[_Timed]) -> None:
+    if request.out is None:
+        return
+    folder = output_folder(request.out)
+    common = {
+        "suite": "table1",
+        "scale": request.scale,
+        "device": _place(request),
+        "protocol_version": PROTOCOL_VERSION,
+        "created": datetime.now(UTC).isoformat(),
+        "system": system_block(),
+        "seed": request.seed,
+        "images": scale.images,
+        "batch": scale.batch,
+        "naive_batch": scale.naive_batch,
+        "candidates_per_round": scale.chunk,
+        "how": subjects[0].evaluators["fused"].how,
+    }
+    for each in timed:
+        line = {
+            **common,
+            "network": each.net.label,
+            "population": each.size,
+            "naive_candidates_per_round": each.naive_chunk,
+            "samples_ns": each.rounds,
+            "fuse_ns": each.fuse,
+        }
+        append_line(folder / "records.jsonl", line)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _place(request: SuiteRequest) -> str:
+    if request.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{request.threads or torch.get_num_threads()} CPU threads"
+
+
+def _interval(value: Ratio) -> str:
+    return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"
+
+
+def _done(_: object) -> None:
+    """Nothing: what was found is dropped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite by itself and return an exit code."""
+    parser = argparse.ArgumentParser(prog="table1", description=table1.__doc__)
+    parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
+    parser.add_argument("--only", nargs="*", default=(), help="networks")
+    try:
+        with progress() as display:
+            report = table1(SuiteRequest(**vars(parser.parse_args(arguments))), display)
+    except IrepdeployError as error:
+        print(f"error: {error.line}", file=sys.stderr)
+        return error.exit_code
+    table(report.title, report.columns, report.rows)
+    print("\n".join(report.notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Table 5: how many branches are worth having. Searched, retrained and fused under budgets from 1/6 to 1."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.arch import Architecture
+from irepdeploy.console import ProgressDisplay, ProgressTask
+from irepdeploy.errors import InputError
+from irepdeploy.files import append_line, output_folder
+from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.system import system_block
+
+from ..engine import Search
+from ..shipped import recipe_path
+from ..training import Training
+
+__all__ = ["BUDGETS", "PAPER", "table5"]
+
+BUDGETS = ("1/6", "1/3", "1/2", "2/3", "5/6", "1")
+# Top-1 on CIFAR-10 in percent, by network and budget.
+PAPER = {
+    "vgg16": dict(zip(BUDGETS, (94.22, 94.58, 95.21, 95.65, 95.64, 95.64), strict=True)),
+    "resnet18": dict(zip(BUDGETS, (96.28, 96.47, 96.47, 96.61, 95.50, 96.52), strict=True)),
+}
+_NOTES = (
+    "Search accuracies are by the supernet's shared weights, on the search-validation set.",
+    "Test accuracies are of the retrained and fused network; the test set was read once for each row. One seed: rows"
+    " differ by chance too.",
+)
+_DIGITS = "These rows are small networks on other data than the paper's: only the course over the budgets compares."
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A network of the table, how its recipe is called, and what the paper's row of it is."""
+
+    net: str
+    recipe: str
+    overrides: tuple[str, ...]
+    paper: str
+
+
+_SUBJECTS = {
+    "smoke": (_Subject("vgg6", "digits", ("scale=smoke", "train.epochs=3"), "vgg16"),),
+    "small": (_Subject("vgg6", "digits", (), "vgg16"),),
+    "paper": (
+        _Subject("vgg16", "irep_vgg16_cifar10", (), "vgg16"),
+        _Subject("resnet18", "irep_resnet18_cifar10", (), "resnet18"),
+    ),
+}
+
+
+def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Table 5: accuracy under branch budgets of 1/6 to 1, searched, retrained and fused.
+
+    With an output folder the runs stay in it, and a suite that was ended goes on where it was. `SuiteRequest.only`
+    takes a network, a budget, or both: "vgg16", "2/3", "vgg16 2/3".
+
+    Raises:
+        InputError: no such row, or data that is not there.
+    """
+    rows = _wanted(request)
+    plans = [(subject, budget, _plan(request, subject, budget)) for subject, budget in rows]
+    epochs = sum(_epochs(plan) for _, _, plan in plans)
+    task = display.task("table5", epochs)
+    figures: list[dict[str, Any]] = []
+    with _folder(request) as folder:
+        for subject, budget, plan in plans:
+            at = folder / f"{subject.net}-{budget.replace('/', '_')}-seed{request.seed}"
+            label = f"{subject.net} {budget}"
+            finished = (at / "train" / "result.json").exists()
+            figure = _row(subject, budget, plan, at, _labelled(task, label))
+            figures.append(figure)
+            if request.out is not None and not finished:
+                line = {"suite": "table5", "scale": request.scale, "seed": request.seed, **figure}
+                line |= {"created": datetime.now(UTC).isoformat(), "system": system_block()}
+                append_line(request.out / "records.jsonl", line)
+    return SuiteReport(
+        f"Table 5 at scale {request.scale}, seed {request.seed}",
+        ("network", "budget", "C", "kept", "search %", "retrained, test %", "seconds", "paper %"),
+        [_cells(figure) for figure in figures],
+        _NOTES if request.scale == "paper" else (*_NOTES, _DIGITS),
+        {"rows": figures},
+    )
+
+
+def _wanted(request: SuiteRequest) -> list[tuple[_Subject, str]]:
+    rows = [(subject, budget) for subject in _SUBJECTS[request.scale] for budget in BUDGETS]
+    labels = {label for subject, budget in rows for label in (subject.net, budget, f"{subject.net} {budget}")}
+    for label in request.only:
+        if label not in labels:
+            raise InputError(f"no row {label!r}", where="--only", hint=f"some of {', '.join(sorted(labels))}")
+    only = set(request.only)
+    return [
+        (subject, budget)
+        for subject, budget in rows
+        if not only or only & {subject.net, budget, f"{subject.net} {budget}"}
+    ]
+
+
+def _plan(request: SuiteRequest, subject: _Subject, budget: str) -> Recipe:
+    changes = [*subject.overrides, f"search.budget={budget}", f"seed={request.seed}", f"device={request.device}"]
+    if request.threads is not None:
+        changes.append(f"threads={request.threads}")
+    return load_recipe(recipe_path(subject.recipe), changes)
+
+
+def _epochs(plan: Recipe) -> int:
+    search = plan.search
+    return search.warmup_epochs + search.evolutions * search.epochs_per_evolution + plan.train.epochs
+
+
+@contextmanager
+def _folder(request: SuiteRequest) -> Iterator[Path]:
+    if request.out is not None:
+        yield output_folder(output_folder(request.out) / f"table5-{request.scale}")
+        return
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
+        yield Path(folder)
+
+
+def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Callable[[int, str], None]) -> dict[str, Any]:
+    search = Search(plan, at, resume=True)
+    found = search.run(advance)
+    trained = Training(plan, at / "train", _some(found.best), resume=True).run(advance)
+    return {
+        "net": subject.net,
+        "budget": budget,
+        "capacity": search.strategy.budget.total,
+        "possible": search.space.size,
+        "branches": found.best.count,
+        "digest": found.best.digest,
+        "search_val_accuracy": found.fitness.accuracy,
+        "val_accuracy": trained.val_accuracy,
+        "test_accuracy": trained.test_accuracy,
+        "search_seconds": found.seconds,
+        "train_seconds": trained.seconds,
+        "paper_top1": PAPER[subject.paper][budget],
+    }
+
+
+def _labelled(task: ProgressTask, label: str) -> Callable[[int, str], None]:
+    return lambda done, note: task.advance(done, f"{label}  {note}")
+
+
+def _some(architecture: Architecture) -> Architecture | None:
+    """An Architecture without branches is the plain network."""
+    return architecture if architecture.count else None
+
+
+def _cells(figure: dict[str, Any]) -> Sequence[str]:
+    return (
+        figure["net"],
+        figure["budget"],
+        f"{figure['capacity']} of {figure['possible']}",
+        str(figure["branches"]),
+        f"{figure['search_val_accuracy']:.2%}".rstrip("%"),
+        f"{figure['test_accuracy']:.2%}".rstrip("%"),
+        f"{figure['search_seconds'] + figure['train_seconds']:.0f}",
+        f"{figure['paper_top1']:.2f}",
+    )

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from irepdeploy.errors import InputError, RunError
+from irepdeploy.search.ranks import Ranks
+from irepdeploy.testing.processes import run_ranks
+
+_EXCHANGE = """
+import json, torch
+from irepdeploy.search.ranks import Ranks
+
+with Ranks.from_environment(timeout=60) as ranks:
+    squares = ranks.gather([index * index for index in ranks.share(7)], 7)
+    few = ranks.gather(["only"] if ranks.first else [], 1)
+    parts = ranks.gather_flat(torch.full((ranks.rank,), ranks.rank + 0.5), list(range(ranks.size)))
+    total = ranks.sum(torch.tensor([1.0, ranks.rank]))
+    ranks.barrier()
+print(json.dumps([ranks.rank, squares, few, [part.tolist() for part in parts], total.tolist()]))
+"""
+
+# Rank 1 of 3 is lost while the others wait for it.
+_LOSE = """
+import os, signal, sys
+from irepdeploy.errors import RunError
+from irepdeploy.search.ranks import Ranks
+
+try:
+    with Ranks.from_environment(timeout=3) as ranks:
+        ranks.barrier()
+        if ranks.rank == 1 and "HOW" == "error":
+            raise RunError("out of memory", hint="a smaller batch")
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.HOW)
+        ranks.gather([ranks.rank], 3)
+except RunError as error:
+    print(error.line)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_every_rank_gets_the_whole_list_in_index_order() -> None:
+    ends = run_ranks(_EXCHANGE, 3)
+    assert [end.returncode for end in ends] == [0, 0, 0], ends[0].stderr
+    results = [json.loads(end.stdout) for end in ends]
+    assert [result[0] for result in results] == [0, 1, 2]
+    for result in results:
+        assert result[1:] == [[0, 1, 4, 9, 16, 25, 36], ["only"], [[], [1.5], [2.5, 2.5]], [3.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("SIGKILL", "rank 1 of 3 did not answer any more"),
+        ("SIGSTOP", "rank 1 of 3 did not answer within 3 s"),
+        ("error", "rank 1 of 3 failed: out of memory"),
+    ],
+)
+def test_a_lost_rank_ends_the_others_with_an_error_that_names_it(how: str, words: str) -> None:
+    ends = run_ranks(_LOSE.replace("HOW", how), 3)
+    assert ends[1].returncode == (RunError.exit_code if how == "error" else -signal.SIGKILL)
+    for end in (ends[0], ends[2]):
+        assert end.returncode == RunError.exit_code, end.stderr
+        assert words in end.stdout
+        assert "--resume" in end.stdout
+
+
+def test_alone_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with Ranks.from_environment() as ranks:
+        assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
+        assert list(ranks.share(4)) == [0, 1, 2, 3]
+        assert ranks.gather(["a", "b"], 2) == ["a", "b"]
+        ranks.barrier()
+
+
+def test_ranks_that_never_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=r"rank 1 of 2 did not come within 0\.2 s"):
+        Ranks.from_environment(timeout=0.2)
+
+
+def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(InputError, match="WORLD_SIZE: 'two' is not a number"):
+        Ranks.from_environment()

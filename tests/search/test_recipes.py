@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from irepdeploy.arch import Architecture
+from irepdeploy.recipe import load_recipe
+from irepdeploy.search.engine import Search
+from irepdeploy.search.shipped import recipe_path, shipped_recipes
+from irepdeploy.search.training import Training
+
+FOLDER = Path(recipe_path("digits")).parent
+PAPER = {
+    "irep_vgg16_cifar10": ("vgg16", "ireps"),
+    "irep_resnet18_cifar10": ("resnet18_cifar", "ireps-resnet-cifar"),
+    "irep_resnet18_imagenet": ("resnet18", "ireps-resnet-imagenet"),
+    "irep_resnet34_imagenet": ("resnet34", "ireps-resnet-imagenet"),
+    "irep_resnet50_imagenet": ("resnet50", "ireps-resnet-imagenet"),
+}
+
+
+def test_every_recipe_on_disk_is_shipped_and_searched_here() -> None:
+    files = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".yaml", ".yml"))
+    assert len(files) == 6  # raise it with every recipe that is added
+    assert sorted(shipped_recipes().values()) == files
+    assert set(shipped_recipes()) == {"digits", *PAPER}
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_the_smoke_scale_is_smaller_and_asks_for_no_files(name: str) -> None:
+    whole, smoke = load_recipe(recipe_path(name)), load_recipe(recipe_path(name), ["scale=smoke"])
+    assert smoke.search.population < whole.search.population
+    assert smoke.train.epochs < whole.train.epochs
+    assert smoke.data.root is None and smoke.data.name in ("digits", "synthetic")
+    assert smoke.branches == whole.branches and smoke.search.budget == whole.search.budget
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_recipe_is_searched_and_trained_at_its_smoke_scale(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_path(name), ["scale=smoke", "device=cpu", "train.epochs=2"])
+    found = Search(recipe, tmp_path / "search").run()
+    best = Architecture.load(tmp_path / "search" / "best.json")
+    assert best == found.best
+    trained = Training(recipe, tmp_path / "train", best).run()
+    assert trained.branches == best.count > 0
+    assert json.loads((tmp_path / "train" / "result.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_the_numbers_of_the_paper(name: str) -> None:
+    recipe = load_recipe(recipe_path(name))
+    search, train = recipe.search, recipe.train
+    assert (recipe.net.name, recipe.branches) == PAPER[name]
+    assert recipe.net.args == {}
+    assert search.strategy == "des"
+    assert (search.weights.lr, search.arch.lr, search.arch.betas) == (0.1, 0.0001, (0.5, 0.999))
+    assert (search.crossover, search.mutation, search.population) == (0.5, 0.5, 128)
+    epochs = search.warmup_epochs + search.evolutions * search.epochs_per_evolution
+    if name.endswith("cifar10"):
+        assert (recipe.data.name, search.budget, search.subnets_per_step, epochs) == ("cifar10", "2/3", 5, 500)
+        assert (train.epochs, train.batch_size, train.drop_path) == (600, 96, 0.08)
+        weights = train.weights
+        assert (weights.lr, weights.momentum, weights.weight_decay, weights.clip) == (0.05, 0.9, 0.0003, 5)
+        assert (train.schedule, train.augment.cutout) == ("cosine", 16)
+    else:
+        assert (recipe.data.name, search.budget, search.subnets_per_step, epochs) == ("imagenet", "1/2", 1, 100)
+        assert (search.warmup_epochs, search.batch_size) == (5, 256)
+        assert train.epochs == 120
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_every_number_says_whose_it_is_and_the_header_what_to_type(name: str) -> None:
+    text = recipe_path(name).read_text()
+    header, _, body = text.partition("\nnet:")
+    for word in ("Source:", "Data:", "Command:", "Time:", "Smoke:", f"irepdeploy search {name} "):
+        assert word in header
+    for line in body.partition("\nscales:")[0].splitlines():
+        value, _, comment = line.partition("#")
+        key, _, given = value.partition(":")
+        if given.strip() and key.strip() != "root":
+            assert comment.strip().startswith(("paper", "ours")), line
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_the_modern_scale_changes_the_training_alone(name: str) -> None:
+    whole, modern = load_recipe(recipe_path(name)), load_recipe(recipe_path(name), ["scale=modern"])
+    assert modern.model_copy(update={"train": whole.train}) == whole
+    train = modern.train
+    assert train.label_smoothing == 0.1 and train.ema >= 0.999 and train.amp and train.warmup_epochs == 5
+    both = load_recipe(recipe_path(name), ["scale=modern", "scale=smoke"])
+    assert both.train.epochs == 2 and both.train.ema == train.ema

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from irepdeploy.errors import MissingError
+from irepdeploy.search.scalars import Scalars
+
+pytest.importorskip("tensorboard")
+
+LINES = [
+    {"event": "start", "time": 1.0, "threads": 1},
+    {"event": "epoch", "time": 2.0, "epoch": 0, "phase": "warm-up", "loss": 2.5},
+    {"event": "epoch", "time": 3.0, "epoch": 1, "phase": "evolution 1/1", "loss": 1.5},
+    {"event": "evolution", "time": 4.0, "index": 0, "best": 0.75, "mean": 0.5, "accuracy": [0.75, 0.25]},
+]
+
+
+def journal(folder: Path, lines: list[dict[str, object]]) -> Path:
+    path = folder / "journal.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+EXPECTED = {"epoch/loss": [(0, 2.5), (1, 1.5)], "evolution/best": [(0, 0.75)], "evolution/mean": [(0, 0.5)]}
+
+
+def test_numbers_of_epochs_and_evolutions_are_mirrored(tmp_path: Path) -> None:
+    scalars = Scalars(tmp_path / "tb", tmp_path / "journal.jsonl")
+    for line in LINES:
+        scalars.write(line)
+    scalars.close()
+    assert scalars_of(tmp_path / "tb") == EXPECTED
+
+
+def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
+    path = journal(tmp_path, LINES[:3])
+    for _ in range(2):
+        scalars = Scalars(tmp_path / "tb", path)
+    scalars.write(LINES[3])
+    scalars.close()
+    assert scalars_of(tmp_path / "tb") == EXPECTED
+
+
+def test_without_tensorboard_the_line_that_mends_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingError, match=r"irepdeploy\[tensorboard\]"):
+        Scalars(tmp_path / "tb", tmp_path / "journal.jsonl")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from irepdeploy.errors import InputError
+from irepdeploy.plots.figure import save_figure
+from irepdeploy.plots.training_compare import draw_presets
+from irepdeploy.recipe import Recipe
+from irepdeploy.search.training import Training
+from irepdeploy.search.training_compare import TrainingComparison, compare_presets
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+    return tiny("train.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def found(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingComparison]:
+    out = tmp_path_factory.mktemp("compared")
+    return out, compare_presets(recipe, ["plain", "acnet"], 2, out)
+
+
+def test_each_training_is_the_one_of_its_preset_and_seed(
+    found: tuple[Path, TrainingComparison], recipe: Recipe, tmp_path: Path
+) -> None:
+    out, comparison = found
+    assert [(run.preset, run.seed) for run in comparison.runs] == [
+        ("plain", 0),
+        ("plain", 1),
+        ("acnet", 0),
+        ("acnet", 1),
+    ]
+    assert [run.result.branches for run in comparison.runs] == [0, 0, 6, 6]
+    alone = Training(recipe.model_copy(update={"branches": "acnet", "seed": 1}), tmp_path, None).run()
+    assert comparison.runs[3].result.test_accuracy == alone.test_accuracy
+    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(comparison.to_dict()))
+
+
+def test_rows_hold_mean_spread_and_paired_difference(found: tuple[Path, TrainingComparison]) -> None:
+    comparison = found[1]
+    plain, acnet = ([each.test_accuracy for each in comparison.of(name)] for name in ("plain", "acnet"))
+    mean = 50 * sum(acnet)
+    gains = [100 * (b - a) for a, b in zip(plain, acnet, strict=True)]
+    assert comparison.rows[0][3] == "-"
+    assert comparison.rows[1][2].startswith(f"{mean:.2f} +- ")
+    assert comparison.rows[1][3].startswith(f"{sum(gains) / 2:+.2f} +- ")
+    assert len(comparison.columns) == len(comparison.rows[0])
+
+
+def test_what_is_done_is_not_done_again(
+    found: tuple[Path, TrainingComparison], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, comparison = found
+    monkeypatch.setattr(Training, "train_epoch", lambda self, report: pytest.fail("trained again"))
+    assert compare_presets(recipe, ["plain", "acnet"], 2, out, resume=True) == comparison
+
+
+def test_the_picture(found: tuple[Path, TrainingComparison], tmp_path: Path) -> None:
+    figure = draw_presets(found[1].to_dict())
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["plain", "acnet"]
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [len(line.get_ydata()) for line in dots] == [2, 2]
+    assert save_figure(figure, tmp_path / "compare.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("presets", "seeds", "words"),
+    [
+        (["plane"], 1, "no preset 'plane'"),
+        (["plain", "plain"], 1, "name each preset once"),
+        ([], 1, "name each preset once"),
+        (["plain"], 0, "0 seeds"),
+    ],
+)
+def test_bad_input(presets: list[str], seeds: int, words: str, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        compare_presets(recipe, presets, seeds, tmp_path / "out")
+    assert words in caught.value.line
+    assert not (tmp_path / "out").exists()
