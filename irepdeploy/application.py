@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from irepdeploy import __version__
 from irepdeploy.console import log
@@ -37,7 +38,7 @@ _EXTRAS = {
 def application() -> typer.Typer:
     """All commands that are installed, each imported once."""
     # Plain help: rich's would double the time that `--help` takes.
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_options)
     for name, value, settings in _commands():
         if isinstance(value, typer.Typer):
@@ -45,6 +46,16 @@ def application() -> typer.Typer:
         else:
             app.command(name, **settings)(value)
     return app
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help; typer lists groups behind all commands."""
+        return sorted(self.commands, key=_place)
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
 def invoke(args: Sequence[str]) -> None:
@@ -89,7 +100,7 @@ def _commands() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for point in entry_points(group=_GROUP):
         if found.setdefault(point.name, point).value != point.value:
             log(f"warning: command {point.name!r} is {found[point.name].value}; {point.value} is ignored")
-    for name in sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+    for name in sorted(found, key=_place):
         try:
             yield name, found[name].load(), {}
         except Exception as error:  # whatever a stage raises while it is imported, the other commands go on working

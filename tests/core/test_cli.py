@@ -217,6 +217,15 @@ def test_help_lists_the_commands(register: Register, capsys: Output, args: list[
     assert "Show what there is." in capsys.readouterr().out
 
 
+def test_the_help_has_one_order_for_groups_and_commands(register: Register, capsys: Output) -> None:
+    group = typer.Typer(help="A group.")
+    group.command("one")(lambda: None)
+    register(zoo=raising(KeyError()), train=group, bench=raising(KeyError()))
+    assert cli.main(["--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2].split()
+    assert [word for word in commands if word in ("zoo", "train", "bench")] == ["train", "bench", "zoo"]
+
+
 def test_version(register: Register, capsys: Output) -> None:
     register()
     assert cli.main(["--version"]) == 0
