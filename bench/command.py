@@ -45,9 +45,13 @@ def bench(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="Threads of every runner. Default: 1; of a suite: torch's own."),
+        typer.Option(
+            "--threads", min=1, max=1024, help="Threads of every runner. Default: 1; of a suite: torch's own."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="At least so long for each model.")] = 5.0,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.0, help="At least so long for each model; default: 5.")
+    ] = None,
     seed: SeedOption = 0,
     model: Annotated[
         str | None,
@@ -60,6 +64,9 @@ def bench(
     Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table1
     """
     if suite is not None:
+        for option, value in (("--runner", runner), ("--model", model), ("--seconds", seconds)):
+            if value is not None:
+                raise InputError(f"{option} is not for suites", where=f"--suite {suite}", hint="leave it out")
         _suite(suite, models, scale, device, threads, seed, out, as_json)
         return
     if scale is not None or device is not None:
@@ -81,7 +88,7 @@ def bench(
         out=out,
         seed=seed,
         threads=threads or 1,
-        min_seconds=seconds,
+        min_seconds=5.0 if seconds is None else seconds,
         factory=factory,
         on_round=_lines(),
     )

@@ -56,7 +56,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# float32 holds hardly more.
+_LARGEST = 1e38
+Rate = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
 
 
@@ -84,7 +86,7 @@ class SgdSection(_Section):
 
     lr: Rate
     momentum: Probability = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)] = 0.0
     clip: Rate | None = None
 
 

@@ -98,7 +98,12 @@ class Search:
         identity = recipe.model_dump_json(exclude={"scales", "train"})
         results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
         silent = not self.ranks.first
-        self.folder = RunFolder(out, identity, results, resume=resume, overwrite=overwrite, silent=silent)
+        # Whole subnets give the same sums on any number of processes.
+        divided = self.settings.split == "batch"
+        where = f"{self.ranks.size if divided else 1} x {self.ranks.device.type}"
+        self.folder = RunFolder(
+            out, identity, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where
+        )
         self.weights = sgd(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)
         self.random = np.random.default_rng(recipe.seed)

@@ -41,6 +41,7 @@ class RunFolder:
         resume: go on with the run that is there, if there is one.
         overwrite: begin anew although a run is there.
         silent: read, but write nothing: another process keeps the folder.
+        computed_on: the devices, as far as they are part of the result.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -56,11 +57,14 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         silent: bool = False,
+        computed_on: str = "cpu",
     ) -> None:
         self.path = path if silent else output_folder(path)
         self.journal = self.path / _JOURNAL
         self.silent = silent
         self._identity = identity
+        self._results = results
+        self._computed_on = computed_on
         self._scalars: Scalars | None = None
         if resume and overwrite:
             raise InputError("--resume goes on with a run and --overwrite throws it away: choose one", where=path)
@@ -116,6 +120,7 @@ class RunFolder:
             "journal": self.journal.stat().st_size,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
+            "computed_on": self._computed_on,
             "torch_random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
@@ -132,7 +137,7 @@ class RunFolder:
         """
         path = self.path / _STATE
         if not path.exists():
-            if self._epochs_in_journal() > 1:
+            if self._epochs_in_journal() > 1 or (not self.silent and self._is_finished()):
                 raise CheckpointError("the saved state of this run is gone", where=path, hint="--overwrite begins anew")
             if not self.silent:
                 remove_file(self.journal)
@@ -160,12 +165,23 @@ class RunFolder:
             log(
                 f"the run began with torch {torch_version}: with {torch.__version__} it will not be the same to the bit"
             )
+        began = state.get("computed_on", self._computed_on)
+        if began != self._computed_on and not self.silent:
+            log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
         # The number of threads is part of the result: with another one, sums are taken in another order.
         torch.set_num_threads(threads)
         torch.set_rng_state(state["torch_random"])
         if state["cuda_random"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_random"])
         return state
+
+    def _is_finished(self) -> bool:
+        """Whether results are here that no killed first epoch leaves: the last one, or any without a journal.
+
+        Not for a silent process: the one that writes may have removed the journal meanwhile.
+        """
+        left = [found.name for pattern in self._results for found in self.path.glob(pattern)]
+        return bool(left) and (not self.journal.exists() or "result.json" in left)
 
     def _epochs_in_journal(self) -> int:
         if not self.journal.exists():

@@ -134,7 +134,8 @@ class Training:
             ranks=self.ranks.size,
         )
         silent = not self.ranks.first
-        self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent)
+        where = f"{self.ranks.size} x {self.ranks.device.type}"
+        self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where)
         self.optimizer = sgd(self.net.parameters(), settings.weights)
         self.average = averaged(self.net, settings.ema) if settings.ema else None
         self.epoch = 0

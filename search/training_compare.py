@@ -148,7 +148,9 @@ def _check(presets: Sequence[str], seeds: int) -> None:
     for preset in presets:
         if preset not in known:
             raise InputError(f"no preset {preset!r}", where="--presets", hint=f"one of {', '.join(known)}")
-    if not presets or len(set(presets)) < len(presets):
+    if not presets:
+        raise InputError("no preset is named", where="--presets", hint=f"some of {', '.join(known)}")
+    if len(set(presets)) < len(presets):
         raise InputError("name each preset once", where="--presets", hint="--presets plain,acnet,ireps")
     if seeds < 1:
         raise InputError(f"{seeds} seeds are none", where="--seeds")

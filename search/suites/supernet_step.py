@@ -103,6 +103,8 @@ def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
         raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
     if request.only:
         raise InputError("supernet-step has no rows to choose from", where="--only")
+    if request.out is not None:
+        output_folder(request.out)
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     try:
         if request.threads is not None:

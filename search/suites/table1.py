@@ -128,6 +128,8 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     if unknown:
         raise InputError(f"no network {unknown[0]!r} in table1", where="--only", hint=f"of {', '.join(labels)}")
     nets = [net for net in scale.nets if not request.only or net.label in request.only]
+    if request.out is not None:
+        output_folder(request.out)
     threads = torch.get_num_threads()
     benchmark = torch.backends.cudnn.benchmark
     try:

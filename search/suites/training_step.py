@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.files import append_line
+from irepdeploy.files import append_line, output_folder
 from irepdeploy.memory_format import channels_last
 from irepdeploy.recipe import Recipe
 from irepdeploy.runtime.protocol import PROTOCOL_VERSION, measure, ratio, summary
@@ -40,6 +40,8 @@ _PIPELINE_IMAGES = 20_000
 
 def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Training step of a plain network beside a bare loop, and the input pipeline beside both."""
+    if request.out is not None:
+        output_folder(request.out)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     name, shape, batch, batches, rounds = _SCALES[request.scale]

@@ -261,3 +261,8 @@ def test_a_number_too_long_to_write_is_refused_in_one_line(tmp_path: Path) -> No
 
 def test_a_population_that_no_machine_holds_is_refused(tmp_path: Path) -> None:
     assert "search.population" in refused(written(tmp_path), "search.population=1000000000")
+
+
+@pytest.mark.parametrize("key", ["search.weights.lr", "search.arch.lr", "train.weights.weight_decay"])
+def test_numbers_beyond_float32_are_refused(key: str, tmp_path: Path) -> None:
+    assert f"{key}: input should be less than or equal to" in refused(written(tmp_path), f"{key}=1e300")

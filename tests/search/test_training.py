@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import irepdeploy as ird
 from irepdeploy.arch import Architecture
 from irepdeploy.checkpoint import load
 from irepdeploy.data import Dataset
-from irepdeploy.errors import ArchitectureError, InputError, RecipeError, RunError
+from irepdeploy.errors import ArchitectureError, CheckpointError, InputError, RecipeError, RunError
 from irepdeploy.origin import origin_of
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.block import RepBlock
@@ -313,6 +314,33 @@ def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path)
     with pytest.raises(InputError, match="a run is in this folder already"):
         Training(recipe, tmp_path, SOME)
     assert (tmp_path / "best.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("gone", [["state.pt", "journal.jsonl"], ["state.pt"]])
+def test_resume_keeps_a_finished_run_whose_state_is_gone(
+    gone: list[str], tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = tiny("train.epochs=1")
+    Training(recipe, tmp_path, SOME).run()
+    for name in gone:
+        (tmp_path / name).unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match="the saved state of this run is gone"):
+        Training(recipe, tmp_path, SOME, resume=True).run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_resume_on_other_devices_is_said(
+    recipe: Recipe, finished: tuple[Path, TrainingResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    Training(recipe, copy, SOME, resume=True)
+    assert "not be the same to the bit" not in capsys.readouterr().err
+    state = torch.load(copy / "state.pt", weights_only=True)
+    torch.save({**state, "computed_on": "2 x cpu"}, copy / "state.pt")
+    Training(recipe, copy, SOME, resume=True)
+    said = capsys.readouterr().err
+    assert "the run began on 2 x cpu: on 1 x cpu it will not be the same to the bit" in " ".join(said.split())
 
 
 def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_picture(found: tuple[Path, TrainingComparison], tmp_path: Path) -> 
     [
         (["plane"], 1, "no preset 'plane'"),
         (["plain", "plain"], 1, "name each preset once"),
-        ([], 1, "name each preset once"),
+        ([], 1, "no preset is named"),
         (["plain"], 0, "0 seeds"),
     ],
 )
