@@ -36,7 +36,11 @@ def load_dataset(name: str, /, **options: Any) -> Dataset:
     try:
         inspect.signature(function).bind(**options)
     except TypeError as error:
-        hint = "data.root=DIR names the folder that holds the data" if "'root'" in str(error) else None
+        known = [
+            f"data.options.{key}" for key in inspect.signature(function).parameters if key not in ("root", "verify")
+        ]
+        absent = "missing" in str(error) and "'root'" in str(error)
+        hint = "data.root=DIR names the folder that holds the data" if absent else f"it takes {', '.join(known)}"
         raise InputError(str(error), where=f"data set {name}", hint=hint) from None
     return function(**options)
 
