@@ -10,6 +10,7 @@ from irepdeploy.recipe import load_recipe
 from irepdeploy.search.engine import Search
 from irepdeploy.search.shipped import recipe_path, shipped_recipes
 from irepdeploy.search.training import Training
+from irepdeploy.testing.dataset_files import write_cifar10, write_class_folders
 
 FOLDER = Path(recipe_path("digits")).parent
 PAPER = {
@@ -91,3 +92,29 @@ def test_the_modern_scale_changes_the_training_alone(name: str) -> None:
     assert train.label_smoothing == 0.1 and train.ema >= 0.999 and train.amp and train.warmup_epochs == 5
     both = load_recipe(recipe_path(name), ["scale=modern", "scale=smoke"])
     assert both.train.epochs == 2 and both.train.ema == train.ema
+
+
+@pytest.mark.parametrize("form", ["python", "binary"])
+@pytest.mark.parametrize("name", [name for name in sorted(PAPER) if name.endswith("cifar10")])
+def test_on_archives_in_the_published_format(name: str, form: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_cifar10(tmp_path / "data", form, images=8)
+    _search_and_train(name, tmp_path, "data.name=cifar10", "data.options={train: 16, val: 8}")
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(PAPER) if name.endswith("imagenet")])
+def test_on_class_folders(name: str, tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "data")
+    # As the recipe has it, and not as its smoke scale has it for images in memory.
+    augment = [f"{section}.augment={{area: 0.08, flip: true}}" for section in ("search", "train")]
+    options = "data.options={val: 6, size: 32, workers: 0}"
+    _search_and_train(name, tmp_path, "data.name=imagenet", options, *augment)
+
+
+def _search_and_train(name: str, folder: Path, *overrides: str) -> None:
+    given = ["scale=smoke", "device=cpu", f"data.root={folder / 'data'}", "data.verify=false", *overrides]
+    recipe = load_recipe(recipe_path(name), given)
+    found = Search(recipe, folder / "search").run()
+    trained = Training(recipe, folder / "train", found.best).run()
+    assert trained.branches == found.best.count > 0
+    assert 0 <= trained.test_accuracy <= 1
