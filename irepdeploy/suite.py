@@ -14,6 +14,8 @@ __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 
 SCALES = ("smoke", "small", "paper")
 
+_MOST_THREADS = 1024
+
 
 @dataclass(frozen=True)
 class SuiteRequest:
@@ -39,6 +41,9 @@ class SuiteRequest:
             raise InputError(f"no scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
+        # torch crashes where the system has no room for them.
+        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
+            raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
 
 
 @dataclass(frozen=True)

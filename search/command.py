@@ -60,7 +60,8 @@ def run_search(
             ["time", f"{result.seconds:.1f} s on {result.devices} x {result.device} ({result.device_days:.5f} days)"],
         ],
     )
-    print(f"wrote {out / 'best.json'}, {out / 'population'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
+    written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
+    print("wrote " + ", ".join(str(out / name) for name in written))
     again = shlex.join([recipe, *(overrides or []), "--arch", str(out / "best.json")])
     print(f"next: irepdeploy train {again} --out runs/train")
 

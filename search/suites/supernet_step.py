@@ -7,31 +7,30 @@ It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from irepdeploy.console import ProgressDisplay, progress, table
+from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import InputError, IrepdeployError, MissingError
+from irepdeploy.errors import InputError, MissingError
 from irepdeploy.files import append_line, output_folder
 from irepdeploy.malloc import keep_freed_memory
 from irepdeploy.memory_format import channels_last
 from irepdeploy.nets import build_plain
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Measurement, Ratio, measure, ratio, summary
-from irepdeploy.suite import SCALES, SuiteReport, SuiteRequest
+from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Measurement, measure, ratio, summary
+from irepdeploy.suite import SuiteReport, SuiteRequest
 from irepdeploy.system import system_block
 
 from ..evaluate import PopulationEvaluator
 from ..space import Bits
 from ..supernet import Supernet
+from .alone import has_bf16, interval, place, run_alone
 from .breakdown import breakdown
 from .naive_step import NaiveSupernet
 
@@ -157,7 +156,7 @@ class _Subject:
             _NAIVE: self._closed(lambda: naive.step(images, labels, subnets)),
             _EXACT: self._closed(lambda: supernet.accumulate(images, labels, subnets)),
         }
-        if _has_bf16(self.device):
+        if has_bf16(self.device):
             self.calls[_BF16] = self._closed(lambda: supernet.accumulate(images, labels, subnets, amp=True))
         self.projected = {
             "warm-up": self._closed(lambda: supernet.accumulate(images, labels, [None])),
@@ -225,7 +224,7 @@ def _report(
                     memory,
                     f"{seconds:.3f}",
                     "1" if itself else f"{beside.value:.2f}",
-                    "-" if itself else _interval(beside),
+                    "-" if itself else interval(beside),
                     f"{against.value:.2f}",
                     f"{plan / 86400:.2f}",
                 ]
@@ -237,7 +236,7 @@ def _report(
                 "search_days": plan / 86400,
             }
     return SuiteReport(
-        f"Supernet step, {scale.net}, batch {scale.batch}, {scale.subnets} subnets, on {_place(request)}",
+        f"Supernet step, {scale.net}, batch {scale.batch}, {scale.subnets} subnets, on {place(request)}",
         ["step", "freed memory", "s", "x naive", "95 % interval", "x naive as it is", "search, days"],
         rows,
         _notes(scale, parts, rest),
@@ -285,7 +284,7 @@ def _record(
         "suite": "supernet-step",
         "scale": request.scale,
         "network": scale.net,
-        "device": _place(request),
+        "device": place(request),
         "protocol_version": PROTOCOL_VERSION,
         "created": datetime.now(UTC).isoformat(),
         "system": system_block(),
@@ -299,39 +298,9 @@ def _record(
     append_line(output_folder(request.out) / "records.jsonl", line)
 
 
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _place(request: SuiteRequest) -> str:
-    if request.device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{request.threads or torch.get_num_threads()} CPU threads"
-
-
-def _interval(value: Ratio) -> str:
-    return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite by itself and return an exit code."""
-    parser = argparse.ArgumentParser(prog="supernet_step", description=supernet_step.__doc__)
-    parser.add_argument("--scale", choices=SCALES, default="small")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
-    try:
-        with progress() as display:
-            report = supernet_step(SuiteRequest(**vars(parser.parse_args(arguments))), display)
-    except IrepdeployError as error:
-        print(f"error: {error.line}", file=sys.stderr)
-        return error.exit_code
-    table(report.title, report.columns, report.rows)
-    print("\n".join(report.notes))
-    return 0
+    return run_alone(supernet_step, "supernet_step", arguments)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Where the package cannot be installed, from a checkout: the stages are linked in
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import sys
@@ -21,27 +20,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from irepdeploy.comparator import relative_error
-from irepdeploy.console import ProgressDisplay, progress, table
+from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, MissingError
+from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.files import append_line, output_folder
 from irepdeploy.nets import build_plain
 from irepdeploy.nets.statistics import randomize_statistics
 from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Ratio, measure, percentile, ratio
-from irepdeploy.suite import SCALES, SuiteReport, SuiteRequest
+from irepdeploy.suite import SuiteReport, SuiteRequest
 from irepdeploy.system import system_block
 
 from ..evaluate import PopulationEvaluator
 from ..space import Bits
 from ..supernet import Supernet
+from .alone import has_bf16, interval, place, run_alone
 from .naive import NaiveEvaluator
 
 __all__ = ["main", "table1"]
@@ -167,7 +166,7 @@ class _Subject:
         self.naive = NaiveEvaluator(self.supernet.model, self.supernet.space, self.data, scale.naive_batch)
         warm = self.candidates(1)
         self.evaluators = {"fused": self._fastest_layout(warm)}
-        if _has_bf16(self.device):
+        if has_bf16(self.device):
             self.evaluators["fused-bf16"] = PopulationEvaluator(
                 self.supernet, self.data, scale.batch, mode="fused-bf16"
             )
@@ -299,7 +298,7 @@ def _report(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
             continue
         for name in found[0].rounds:
             seconds, speed = _speed(found, name, scale, request.seed)
-            shown = [f"{speed.value:.2f}", _interval(speed)] if name != "naive" else ["1", "-"]
+            shown = [f"{speed.value:.2f}", interval(speed)] if name != "naive" else ["1", "-"]
             if paper:
                 published = net.paper[size][name != "naive"] if name != "fused-bf16" else None
                 gain = f"{net.paper[size][0] / net.paper[size][1]:.2f}" if name == "fused" else "-"
@@ -317,7 +316,7 @@ def _report(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
             "seconds": percentile([t for each in found for t in each.fuse], 50) / 1e9
         }
     return SuiteReport(
-        f"Table 1: scoring a population, {scale.images:,} images on {_place(request)}",
+        f"Table 1: scoring a population, {scale.images:,} images on {place(request)}",
         columns,
         rows,
         _notes(request, scale, subjects),
@@ -375,7 +374,7 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
     common = {
         "suite": "table1",
         "scale": request.scale,
-        "device": _place(request),
+        "device": place(request),
         "protocol_version": PROTOCOL_VERSION,
         "created": datetime.now(UTC).isoformat(),
         "system": system_block(),
@@ -398,44 +397,13 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
         append_line(folder / "records.jsonl", line)
 
 
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _place(request: SuiteRequest) -> str:
-    if request.device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{request.threads or torch.get_num_threads()} CPU threads"
-
-
-def _interval(value: Ratio) -> str:
-    return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"
-
-
 def _done(_: object) -> None:
     """Nothing: what was found is dropped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite by itself and return an exit code."""
-    parser = argparse.ArgumentParser(prog="table1", description=table1.__doc__)
-    parser.add_argument("--scale", choices=SCALES, default="small")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
-    parser.add_argument("--only", nargs="*", default=(), help="networks")
-    try:
-        with progress() as display:
-            report = table1(SuiteRequest(**vars(parser.parse_args(arguments))), display)
-    except IrepdeployError as error:
-        print(f"error: {error.line}", file=sys.stderr)
-        return error.exit_code
-    table(report.title, report.columns, report.rows)
-    print("\n".join(report.notes))
-    return 0
+    return run_alone(table1, "table1", arguments, nets=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from irepdeploy.bench import suites
 from irepdeploy.cli import main
 from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError
 from irepdeploy.suite import SuiteReport, SuiteRequest
 
 
@@ -38,6 +39,12 @@ def test_a_suite_gets_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--suite", "asked", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"title": "asked", "notes": ["a note"], "figures": {"scale": "small"}}
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_threads_that_torch_would_crash_with_are_refused_however_a_suite_is_called(threads: int) -> None:
+    with pytest.raises(InputError, match="from 1 to 1024"):
+        SuiteRequest(threads=threads)
 
 
 @pytest.mark.parametrize(
