@@ -63,7 +63,7 @@ def first_beyond(
     sizes = _sizes(model, min(free_batch(inputs), samples_in(inputs)))
     for portion in _portions(places, sizes):
         found = {place: _Difference() for place in portion}
-        run(portion, lambda place, a, b, found=found: found[place].add(a, b))  # type: ignore[misc]
+        run(portion, lambda place, a, b, found=found: found[place].add(a, b))  # type: ignore[misc]  # mypy infers no default
         for place, difference in found.items():
             if not difference.within(tolerance):
                 return LayerError(place.layer, place.reference, difference.error)

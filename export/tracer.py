@@ -180,7 +180,7 @@ class ShapeTracer(torch.fx.Tracer):
         if not isinstance(result, tuple | list):
             raise ModelError(f"an operator that gives a {type(result).__name__}", where=node.name)
         self.found[node] = _described(node, result)
-        proxy.value, proxy.version = result, 0  # type: ignore[assignment]
+        proxy.value, proxy.version = result, 0  # type: ignore[assignment]  # of tensors, no tensor
         # Each part is a node of its own: a tensor of this run that got out would be taken for a constant.
         items = [proxy[index] if any(True for _ in _tensors(item)) else item for index, item in enumerate(result)]
         return type(result)(items)

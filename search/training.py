@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irepdeploy.arch import Architecture
-from irepdeploy.checkpoint import load, save
+from irepdeploy.checkpoint import load, read, save
 from irepdeploy.data import Augmentation, Dataset, Loader
+from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.files import canonical_json, write_json
 from irepdeploy.memory_format import channels_last
 from irepdeploy.origin import origin_of, set_origin
@@ -286,6 +287,15 @@ class Training:
         )
 
     def _load(self, state: dict[str, Any]) -> None:
+        if self.ranks.first:
+            # It may be what the end is made of, hours from now.
+            try:
+                read(self.folder.path / "best.pt")
+            except InputError as error:
+                hint = "--overwrite begins anew"
+                raise CheckpointError(
+                    f"the best network of this run: {error.what}", where=error.where, hint=hint
+                ) from error
         self.net.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -123,7 +123,7 @@ class ImageFiles:
         finally:
             # The error's traceback holds this frame: whoever keeps it would keep the processes, or end them late and
             # by force when it is garbage.
-            pixels = decoded = None  # type: ignore[assignment]
+            pixels = decoded = None  # type: ignore[assignment]  # neither is used again
 
 
 @dataclass(frozen=True)

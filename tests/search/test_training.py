@@ -360,3 +360,18 @@ def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(
     blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
     assert all(block.fixed.bn is not None for block in blocks)
     assert all(isinstance(unit.bn, nn.BatchNorm2d) for stage in net.stages for unit in stage if hasattr(unit, "bn"))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_best_network_that_is_gone_or_damaged_is_said_before_a_resumed_run_trains(
+    recipe: Recipe, finished: tuple[Path, TrainingResult], tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    best = out / "best.pt"
+    content = best.read_bytes()
+    best.unlink()
+    if damage == "cut":
+        best.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"best\.pt: the best network of this run.*--overwrite begins anew"):
+        Training(recipe, out, SOME, resume=True)
