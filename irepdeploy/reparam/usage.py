@@ -11,12 +11,13 @@ from typing import Any
 import torch.fx
 from torch import nn
 
+from irepdeploy.errors import ModelError
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.structure import has_hooks
 from irepdeploy.reparam.tracer import Tracer
 
-__all__ = ["Usage", "captured_module", "usage_of"]
+__all__ = ["Usage", "captured_module", "followers_in_eval", "usage_of"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ def usage_of(model: nn.Module) -> Usage:
         if training.followers.get(conv) == bn and _may_move(model, conv, bn)
     }
     return Usage(True, calm.called | training.called, calm.read | training.read, followers)
+
+
+def followers_in_eval(model: nn.Module) -> dict[str, str]:
+    """By convolution of a network in eval mode, the batch normalisation that alone reads its output.
+
+    Raises:
+        ModelError: ``forward`` cannot be traced.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        twin = copy.deepcopy(model, memo)
+        return _of_graph(twin, Tracer().trace(twin)).followers
+    except Exception as error:  # whatever a foreign module raises when it is copied or traced
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"forward cannot be traced: {text}", where=type(model).__name__) from error
 
 
 def captured_module(model: nn.Module) -> str | None:

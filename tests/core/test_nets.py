@@ -14,6 +14,7 @@ from torch import nn
 import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, ModelError
 from irepdeploy.nets import NETS, build, build_plain
+from irepdeploy.nets.cells import CellNetwork
 from irepdeploy.origin import FUSED, origin_of
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.reparam.block import RepBlock
@@ -47,21 +48,26 @@ REPVGG = {
     "repvgg_b3g4": (75_626_728, 83_825_128, 75.62, 16.1),
 }
 
+VGG16 = (64, 64, 128, 128, *(256,) * 3, *(512,) * 6)
+
 # Parameters in training, of the peers' own code; for dbb 26.3, 49.9 and 40.7 million are published. For dyrep, every
 # convolution has grown once: what a training grows depends on its data.
-PEERS = [
-    ("resnet18", "acnet", 19_028_520),
-    ("resnet34", "acnet", 35_885_352),
-    ("resnet50", "acnet", 33_116_968),
-    ("vgg16_acnet", "acnet", 24_810_570),
-    ("resnet18", "dbb", 26_288_296),
-    ("resnet34", "dbb", 49_901_224),
-    ("resnet50", "dbb", 40_684_456),
-    ("vgg16_acnet", "dbb", 34_555_673),
-    ("resnet18", "dyrep", 33_658_167),
-    ("resnet34", "dyrep", 64_038_327),
-    ("resnet50", "dyrep", 48_274_935),
-]
+PEERS = {
+    "acnet_resnet18": 19_028_520,
+    "acnet_resnet34": 35_885_352,
+    "acnet_resnet50": 33_116_968,
+    "dbb_resnet18": 26_288_296,
+    "dbb_resnet34": 49_901_224,
+    "dbb_resnet50": 40_684_456,
+    "dyrep_resnet18": 33_658_167,
+    "dyrep_resnet34": 64_038_327,
+    "dyrep_resnet50": 48_274_935,
+    # Of ACNet's VGG-16 24,810,570 and 34,555,673; Table 2's has one linear layer less and biases.
+    "acnet_vgg16": 24_810_570 - 14_986_698 + 14_728_266,
+    "dbb_vgg16": 34_555_673 - 14_986_698 + 14_728_266,
+}
+# On VGG-16 RepVGG's branches, and all of those that DyRep and RepNAS choose from.
+ON_VGG = {"repvgg_vgg16": 16_377_738, "repnas_vgg16": 44_127_641, "dyrep_vgg16": 44_136_089}
 
 # Name in the registry, parameters in training as the paper prints them in millions, and with our branches.
 IREP = [
@@ -104,14 +110,48 @@ def test_repvgg_has_the_published_counts(name: str, meta: None) -> None:
     assert round(plain.macs / 1e9, 1) == published_billions
 
 
-@pytest.mark.parametrize(("name", "preset", "expected"), PEERS)
-def test_peers_have_their_parameters_in_training(name: str, preset: str, expected: int, meta: None) -> None:
-    assert params(build(name, branches=preset)) == expected
+@pytest.mark.parametrize("name", [*PEERS, *ON_VGG])
+def test_peers_have_their_parameters_in_training(name: str, meta: None) -> None:
+    assert params(build(name)) == {**PEERS, **ON_VGG}[name]
+
+
+def test_dbb_has_its_published_parameters(meta: None) -> None:
+    published = {"dbb_resnet18": 26.3, "dbb_resnet34": 49.9, "dbb_resnet50": 40.7}
+    assert {name: round(PEERS[name] / 1e6, 1) for name in published} == published
+
+
+def test_peers_of_acnet_s_own_vgg16(meta: None) -> None:
+    assert params(build("vgg16_acnet", branches="acnet")) == 24_810_570
+    assert params(build("vgg16_acnet", branches="dbb")) == 34_555_673
+
+
+def test_branches_on_vgg16_by_their_formulas() -> None:
+    layers = list(zip((3, *VGG16), VGG16, strict=False))
+    one = sum(c * d + 2 * d for c, d in layers)
+    identity = sum(2 * d for c, d in layers if c == d)
+    assert ON_VGG["repvgg_vgg16"] == PLAIN["vgg16"][0] + one + identity
+    chain = sum(c * c + 2 * c + 9 * c * d + 2 * d for c, d in layers)
+    average = sum(c * d + 4 * d for c, d in layers)
+    rows = sum(2 * (3 * c * d + 2 * d) for c, d in layers)
+    assert ON_VGG["repnas_vgg16"] == PLAIN["vgg16"][0] + one + chain + average + rows + identity
+    # A grown block keeps the network's normalisation and gets one of its own.
+    assert ON_VGG["dyrep_vgg16"] == ON_VGG["repnas_vgg16"] + sum(2 * d for d in VGG16)
 
 
 def test_every_registered_network_is_counted() -> None:
-    counted = {*PLAIN, *REPVGG, *(name for name, _, _ in IREP)}
-    assert set(NETS) - counted == {"vgg6", "irep_vgg16", "irep_resnet18_cifar"}
+    counted = {*PLAIN, *REPVGG, *PEERS, *ON_VGG, *(name for name, _, _ in IREP)}
+    others = {name for name, net in NETS.items() if net.builder is not CellNetwork}
+    assert others - counted == {"vgg6", "irep_vgg16", "irep_resnet18_cifar"}
+
+
+def test_what_is_not_as_published_says_so() -> None:
+    stand_ins = ("goldnas", "goldnas_cifar", "amoebanet_a", "amoebanet_a_cifar", "repnas_vgg16", "irep_vgg16")
+    unlike = {name for name in NETS if name.startswith(("dyrep_", "irep_", "cars_", "pdarts"))}
+    assert {*stand_ins, *unlike} == {name for name, net in NETS.items() if net.note}
+    for name, word in (("goldnas", "stand-in"), ("repnas_vgg16", "not found"), ("dyrep_resnet50", "31.5M")):
+        assert word in NETS[name].note
+    # One line of a table's footnotes, and no sentence of its own.
+    assert not any("\n" in net.note or net.note.endswith(".") for net in NETS.values())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,15 +23,26 @@ pytestmark = pytest.mark.trt
 LARGEST = 30_000_000
 
 
-def small_networks() -> list[str]:
+# Of the networks of cells, which have hundreds of layers: one fast, the others in the slow tests.
+FAST_CELLS = "amoebanet_a_cifar"
+
+
+def small_networks() -> list[Any]:
     """Plain networks, which those with branches become; of two that are the same, the first."""
-    with torch.device("meta"):
-        sizes = {name: sum(tensor.numel() for tensor in build_plain(name).parameters()) for name in NETS}
-    found: dict[str, str] = {}
+    distinct: dict[str, str] = {}
     for name, net in NETS.items():
-        if sizes[name] < LARGEST:
-            found.setdefault(repr((net.builder, net.input_shape, net.args)), name)
-    return list(found.values())
+        distinct.setdefault(repr((net.builder, net.input_shape, net.args)), name)
+    cells = [name for name in distinct.values() if "genotype" in NETS[name].args]
+    found: list[Any] = [pytest.param(name, marks=() if name == FAST_CELLS else pytest.mark.slow) for name in cells]
+    with torch.device("meta"):
+        for name in distinct.values():
+            if name not in cells and params(name) < LARGEST:
+                found.append(name)
+    return found
+
+
+def params(name: str) -> int:
+    return sum(tensor.numel() for tensor in build_plain(name).parameters())
 
 
 def written(name: str) -> onnx.ModelProto:

@@ -69,7 +69,9 @@ def conv(*args: int, **kwargs: object) -> nn.Conv2d:
     return nn.Conv2d(*args, **kwargs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [*(name for name, net in NETS.items() if net.branches is None), "repvgg_a0"])
+@pytest.mark.parametrize(
+    "name", [*(name for name, net in NETS.items() if net.branches is None and net.multiple == 1), "repvgg_a0"]
+)
 def test_every_kind_of_network_of_the_registry(name: str) -> None:
     shape = NETS[name].input_shape
     torch.manual_seed(0)

@@ -1,0 +1,79 @@
+"""Fold batch normalisation into the convolutions before it, whatever their kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from irepdeploy.exact_arithmetic import exact_arithmetic
+from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
+from irepdeploy.reparam import algebra
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.fuse import check_fusable, fuse
+from irepdeploy.reparam.normalisation import Norm, scale_shift
+from irepdeploy.reparam.structure import copied_without_hooks, has_hooks, replaced
+from irepdeploy.reparam.usage import followers_in_eval
+from irepdeploy.wrappers import unwrapped
+
+__all__ = ["folded"]
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A new network in which every batch normalisation that alone reads a convolution is folded into it.
+
+    Branches are fused first. `fuse` alone folds what stands inside its blocks, beside kernels of 3x3 to 7x7; this folds
+    behind 1x1 and any other convolution too. An identity takes the place of the normalisation. One that reads anything
+    else (a concatenation, a sum, a map that others read too) stays. Kernels are scaled in float64 and rounded once.
+
+    The result is for inference here: it does not say which network of the registry it is, and cannot be trained as it
+    was. Its Origin keeps what it reads.
+
+    Args:
+        model: a network in eval mode; it is not changed.
+
+    Raises:
+        NotFusable: train mode, or statistics or weights that cannot be folded.
+        ModelError: ``forward`` cannot be traced.
+    """
+    model = unwrapped(model)
+    check_fusable(model)
+    if any(isinstance(module, RepBlock) for module in model.modules()):
+        model = fuse(model, prove=False)
+    modules = dict(model.named_modules())
+    holders = Counter(id(parameter) for module in modules.values() for parameter in module.parameters(recurse=False))
+    replacements: dict[nn.Module, nn.Module] = {}
+    for conv_name, bn_name in followers_in_eval(model).items():
+        conv, bn = modules[conv_name], modules[bn_name]
+        assert isinstance(conv, nn.Conv2d) and isinstance(bn, Norm)
+        # What is watched stays, and so does a weight that another module reads; a class of its own may do more.
+        watched = has_hooks(conv) or has_hooks(bn)
+        if type(conv) is nn.Conv2d and not watched and holders[id(conv.weight)] == 1:
+            replacements[conv] = _folded(conv, bn)
+            replacements[bn] = nn.Identity().eval()
+    origin = origin_of(model)
+    bare = Origin(
+        state=FUSED,
+        input_shape=origin.input_shape,
+        input_name=origin.input_name,
+        output_names=origin.output_names,
+        dataset=origin.dataset,
+        classes=origin.classes,
+        statistics=origin.statistics,
+        inputs=origin.inputs,
+    )
+    return set_origin(replaced(model, replacements, {}), bare)
+
+
+@torch.no_grad()
+@exact_arithmetic()
+def _folded(conv: nn.Conv2d, bn: Norm) -> nn.Conv2d:
+    result = copied_without_hooks(conv)
+    # On the CPU: Apple's GPUs have no float64.
+    wide, norm = conv.weight.cpu().double(), copied_without_hooks(bn).cpu().double()
+    bias = None if conv.bias is None else conv.bias.cpu().double()
+    kernel, shift = algebra.fold_scale_shift(wide, bias, *scale_shift(norm))
+    result.weight.copy_(kernel)
+    result.bias = nn.Parameter(shift.to(conv.weight), requires_grad=conv.weight.requires_grad)
+    return result

@@ -1,0 +1,222 @@
+"""Structure digest: what an ONNX model computes, apart from the values of its weights and all of its names.
+
+Two models of one digest have the same operators with the same attributes, wired in the same way, on weights of the same
+shapes and types, for inputs of the same shapes and types: a runtime that is given either does the same work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from irepdeploy.errors import ModelError
+from irepdeploy.files import read_bytes
+
+__all__ = ["structure_digest"]
+
+_COMMUTATIVE = {"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
+_PASSED = {"Dropout", "Identity"}
+# Constants of these are no weights: they say what is computed. So do whole numbers and scalars, but those of a
+# quantised network are weights like any other.
+_SHAPING = {"Clip", "Pad", "Range", "Resize", "Upsample"}
+_WHOLE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+_QUANTISING = {"DequantizeLinear", "QuantizeLinear"}
+# Attributes whose default has as many numbers as the input has axes, and the number.
+_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One input of a node: output `place` of `vertex`; `detail`: what a constant is to this reader."""
+
+    vertex: _Vertex
+    place: int
+    detail: str
+
+    @property
+    def tree(self) -> str:
+        return _hashed(self.vertex.tree, self.place, self.detail)
+
+
+class _Vertex:
+    """A node, a constant or an input; `tree` is what it is computed from, shared parts told twice."""
+
+    def __init__(self, label: object, reads: list[_Read]) -> None:
+        self.label = label
+        self.reads = reads
+        self.tree = _hashed(label, [read.tree for read in reads])
+
+
+def structure_digest(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> str:
+    """The digest of a model's structure: 64 hexadecimal digits.
+
+    It does not depend on the values of weights, on names, on the order of the nodes in the file, on nodes that no
+    output needs or that pass their input through, on attributes that are written out at their defaults, on whether
+    constants are nodes, on the order of the summands of an addition (and the like), on versions and metadata. It
+    depends on all else: the order of inputs and outputs, the inputs' types and shapes (a free size is free, however it
+    is called), and on whether two nodes read one weight or two. Whole numbers, scalars and what shapes a result
+    (bounds, paddings, scales of a resize) count with their values; in subgraphs and functions, names count.
+
+    Models that differ never share a digest. Two that are equal may miss it in one case: where summands that are the
+    same but for their weights are swapped, and one of them is read elsewhere too.
+
+    Args:
+        model: a model, its bytes, or a file; weights in a file beside it are not read.
+
+    Raises:
+        InputError: no such file.
+        ModelError: not an ONNX model, one with a node that reads what no node before it gives, or one where more than
+            weights lies in another file.
+    """
+    opened = _opened(model)
+    graph = opened.graph
+    given, tensors = _sources(graph)
+    lines: list[object] = [[_type(value.type) for value in graph.input if value.name not in tensors]]
+    for node in graph.node:
+        _add(node, given, tensors)
+    numbers: dict[_Vertex, int] = {}
+    for output in graph.output:
+        if output.name not in given:
+            raise ModelError("an output that nothing gives", where=output.name)
+        vertex, place = given[output.name]
+        lines += _numbered(vertex, numbers)
+        lines.append((numbers[vertex], place))
+    lines += [function.SerializeToString(deterministic=True) for function in opened.functions]
+    return _hashed(*lines)
+
+
+def _sources(graph: onnx.GraphProto) -> tuple[dict[str, tuple[_Vertex, int]], dict[str, onnx.TensorProto]]:
+    """What the nodes start from, by name, and those that are constants."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    given = {name: (_Vertex("constant", []), 0) for name in tensors}
+    for sparse in graph.sparse_initializer:
+        given[sparse.values.name] = (_Vertex(("sparse", list(sparse.dims), sparse.values.data_type), []), 0)
+    inputs = [value for value in graph.input if value.name not in given]
+    given.update((value.name, (_Vertex(("input", index), []), 0)) for index, value in enumerate(inputs))
+    return given, tensors
+
+
+def _add(node: onnx.NodeProto, given: dict[str, tuple[_Vertex, int]], tensors: dict[str, onnx.TensorProto]) -> None:
+    constant = next((item.t for item in node.attribute if item.name == "value"), None)
+    if node.op_type == "Constant" and constant is not None:
+        tensors[node.output[0]] = constant
+        given[node.output[0]] = (_Vertex("constant", []), 0)
+        return
+    reads = [_read(name, node, given, tensors) for name in node.input]
+    if node.op_type in _PASSED and not node.domain:
+        given[node.output[0]] = (reads[0].vertex, reads[0].place)
+        if node.input[0] in tensors:
+            tensors[node.output[0]] = tensors[node.input[0]]
+        return
+    if node.op_type in _COMMUTATIVE:
+        reads.sort(key=lambda read: read.tree)
+    outputs = [bool(name) for name in node.output]
+    vertex = _Vertex((node.domain, node.op_type, outputs, _attributes(node, tensors)), reads)
+    given.update((name, (vertex, place)) for place, name in enumerate(node.output) if name)
+
+
+def _read(
+    name: str,
+    node: onnx.NodeProto,
+    given: Mapping[str, tuple[_Vertex, int]],
+    tensors: Mapping[str, onnx.TensorProto],
+) -> _Read:
+    if not name:
+        return _Read(_NOTHING, 0, "")
+    if name not in given:
+        raise ModelError(f"a node reads {name!r}, which nothing before it gives", where=node.name or node.op_type)
+    vertex, place = given[name]
+    return _Read(vertex, place, _constant(tensors[name], node.op_type) if name in tensors else "")
+
+
+def _constant(tensor: onnx.TensorProto, reader: str) -> str:
+    scalar_or_whole = not tensor.dims or tensor.data_type in _WHOLE
+    told = reader in _SHAPING or (scalar_or_whole and reader not in _QUANTISING)
+    return _tensor(tensor) if told else repr((tensor.data_type, list(tensor.dims)))
+
+
+def _tensor(tensor: onnx.TensorProto) -> str:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelError("what it says is computed lies in another file", where=tensor.name, hint="save it in one file")
+    return repr((tensor.data_type, list(tensor.dims), onnx.numpy_helper.to_array(tensor).tobytes()))
+
+
+def _attributes(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> list[tuple[str, str]]:
+    """Name and value of those that are not at their default."""
+    defaults = {}
+    if onnx.defs.has(node.op_type, node.domain):
+        defaults = onnx.defs.get_schema(node.op_type, node.domain).attributes
+    found = []
+    for item in node.attribute:
+        value = onnx.helper.get_attribute_value(item)
+        default = defaults[item.name].default_value if item.name in defaults else onnx.AttributeProto()
+        if default.type == item.type and value == onnx.helper.get_attribute_value(default):
+            continue
+        if item.name in _DEFAULTS and all(number == _DEFAULTS[item.name] for number in value):
+            continue
+        # The weights say it.
+        if item.name == "kernel_shape" and len(node.input) > 1 and node.input[1] in tensors:
+            continue
+        found.append((item.name, _text(value)))
+    return sorted(found)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, onnx.TensorProto):
+        return _tensor(value)
+    if hasattr(value, "SerializeToString"):
+        return repr(value.SerializeToString(deterministic=True))
+    return repr(value if isinstance(value, int | float | str | bytes) else [_text(each) for each in value])
+
+
+def _type(kind: onnx.TypeProto) -> object:
+    if not kind.HasField("tensor_type"):
+        return kind.SerializeToString(deterministic=True)
+    tensor = kind.tensor_type
+    if not tensor.HasField("shape"):
+        return tensor.elem_type, None
+    return tensor.elem_type, [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+
+
+def _numbered(root: _Vertex, numbers: dict[_Vertex, int]) -> list[object]:
+    """Number what `root` needs and has no number yet, depth first in the order of the inputs; a line for each."""
+    lines: list[object] = []
+    stack = [root]
+    while stack:
+        vertex = stack[-1]
+        missing = next((read.vertex for read in vertex.reads if read.vertex not in numbers), None)
+        if missing is not None:
+            stack.append(missing)
+            continue
+        stack.pop()
+        if vertex not in numbers:
+            numbers[vertex] = len(numbers)
+            lines.append((vertex.label, [(numbers[read.vertex], read.place, read.detail) for read in vertex.reads]))
+    return lines
+
+
+def _opened(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    where = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
+    content = model if isinstance(model, bytes) else read_bytes(model, "ONNX model")
+    try:
+        opened = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ModelError("not an ONNX model", where=where) from error
+    if not opened.graph.output:
+        raise ModelError("not an ONNX model, or one without outputs", where=where)
+    return opened
+
+
+def _hashed(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+_NOTHING = _Vertex("nothing", [])
