@@ -5,20 +5,17 @@ The engine appears whole or not at all, and a sidecar beside it says what it is.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irepdeploy import __version__, errors
-from irepdeploy.errors import InputError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, RunError
 from irepdeploy.files import (
     move_file,
     output_folder,
@@ -29,20 +26,19 @@ from irepdeploy.files import (
     write_bytes,
     write_json,
 )
+from irepdeploy.onnx_file import carried_precision, model_content
+from irepdeploy.runtime.engine_builder import EngineOptions, Profile
+from irepdeploy.runtime.engine_job import describe_job, job_log, job_result, job_sidecar, job_tail
 from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
-from irepdeploy.runtime.trt_library import FLAVOURS, LogMessage, logged
-
-from .engine_builder import EngineOptions, Profile
-from .engine_model import carried_precision, model_content
+from irepdeploy.runtime.trt_library import FLAVOURS, logged
 
 __all__ = ["EngineReport", "build_engine"]
 
-WORKER = (sys.executable, "-m", "irepdeploy.export.engine_worker")
+WORKER = (sys.executable, "-m", "irepdeploy.runtime.engine_worker")
 TIMEOUT_S = 3600.0
 PRECISIONS = ("fp32", "fp16", "int8")
 
 _TARGETS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -130,16 +126,13 @@ def build_engine(
         write_bytes(staging / "model.onnx", content)
         if timing_cache is not None:
             write_bytes(staging / "timing.cache", _read_cache(timing_cache))
-        write_json(
-            staging / "job.json",
-            {"flavour": flavour, "options": options.to_dict(), "timing_cache": timing_cache is not None},
-        )
+        write_json(staging / "job.json", describe_job(flavour, options, timing_cache=timing_cache is not None))
         result = _run(staging.absolute(), worker, timeout_s, report)
         built = staging / "model.engine"
-        sidecar = _sidecar(result, options, sha256(content), built, command)
+        sidecar = job_sidecar(result, options, sha256(content), built, command)
         if timing_cache is not None:
             write_bytes(timing_cache, (staging / "timing.cache").read_bytes())
-        warnings = logged(_log(staging), "WARNING")
+        warnings = logged(job_log(staging), "WARNING")
         _publish(built, sidecar, engine)
     return EngineReport(
         engine=engine,
@@ -200,85 +193,12 @@ def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable
             timer.cancel()
             process.kill()
             process.wait()
-    result = _result(folder)
-    if result is None or "error" in result:
-        for text in _tail(folder):
-            report(text)
-    if result is None:
-        raise RunError(_death(process.returncode, late.is_set(), timeout_s, folder), hint="TensorRT's log tells more")
-    if "error" in result:
-        raise getattr(errors, result["error"])(result["what"], where=result["where"], hint=result["hint"])
-    return result
-
-
-def _death(code: int, late: bool, timeout_s: float, folder: Path) -> str:
-    if late:
-        return f"TensorRT's builder took longer than {timeout_s:g} s and was ended"
-    if code < 0:
-        reason = f"crashed (signal {-code})"
-    else:
-        lines = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = f"failed ({lines[-1][:300] if lines else f'exit code {code}'})"
-    last = [text for severity, text in _log(folder) if severity in ("ERROR", "INTERNAL_ERROR", "WARNING")]
-    return f"TensorRT's builder {reason}" + (f"; its last words: {' '.join(last[-1].split())[:300]}" if last else "")
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _log(folder: Path) -> list[LogMessage]:
-    """The messages that were logged; what a crash tore off is left out."""
-    messages: list[LogMessage] = []
-    path = folder / "log.jsonl"
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                severity, text = json.loads(line)
-            except ValueError:
-                break
-            messages.append((severity, text))
-    return messages
-
-
-def _tail(folder: Path) -> list[str]:
-    shown = logged(_log(folder), "ERROR", "INTERNAL_ERROR", "WARNING")
-    return [f"TensorRT: {text[:500]}" for text in shown[-_SHOWN:]]
-
-
-def _sidecar(
-    result: Mapping[str, Any], options: EngineOptions, onnx_sha256: str, engine: Path, command: str
-) -> Sidecar:
-    device = result["device"]
-    settings = {
-        "workspace_bytes": options.workspace_bytes,
-        "profiles": options.to_dict()["profiles"],
-        "dla_core": options.dla_core,
-        "assembled": result["assembled"],
-    }
-    return Sidecar(
-        flavour=result["flavour"],
-        tensorrt_version=result["version"],
-        # TensorRT-RTX builds for all the GPUs it knows unless it is told otherwise.
-        compute_capability=None if result["flavour"] == "tensorrt_rtx" else device.get("compute_capability"),
-        gpu=device.get("name"),
-        driver=device.get("driver"),
-        precision=options.precision,
-        typing=result["typing"],
-        tf32=options.tf32,
-        onnx_sha256=onnx_sha256,
-        engine_sha256=sha256(engine),
-        size_bytes=engine.stat().st_size,
-        inputs=result["inputs"],
-        outputs=result["outputs"],
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        irepdeploy_version=__version__,
-        command=command,
-        settings=settings,
-    )
+        return job_result(folder, process.returncode, late_s=timeout_s if late.is_set() else None)
+    except IrepdeployError:
+        for text in job_tail(folder):
+            report(text)
+        raise
 
 
 def _publish(built: Path, sidecar: Sidecar, engine: Path) -> None:

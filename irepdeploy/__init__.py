@@ -11,6 +11,7 @@ agent carries this file.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from irepdeploy.errors import IrepdeployError
     from irepdeploy.export.pipeline import export_model
     from irepdeploy.nets import build
+    from irepdeploy.reparam.collapse import collapse
     from irepdeploy.reparam.fuse import fuse
     from irepdeploy.reparam.insert import insert_branches
 
@@ -28,6 +30,7 @@ __all__ = [
     "IrepdeployError",
     "__version__",
     "build",
+    "collapse",
     "compare",
     "export_model",
     "fuse",
@@ -38,10 +41,15 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# ONNX Runtime 1.32 starts a thread when it is imported, which keeps a database of its use in the home folder and can
+# upload it; it reads this before its first import. Who has set it keeps what was set.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 _HOME = {
     "Architecture": "irepdeploy.arch",
     "IrepdeployError": "irepdeploy.errors",
     "build": "irepdeploy.nets",
+    "collapse": "irepdeploy.reparam.collapse",
     "compare": "irepdeploy.comparator",
     "fuse": "irepdeploy.reparam.fuse",
     "insert_branches": "irepdeploy.reparam.insert",

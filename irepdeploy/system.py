@@ -1,4 +1,7 @@
-"""The system a measurement was taken on. What cannot be found out is the word "unknown", never a guess."""
+"""The system a measurement was taken on. What cannot be found out is the word "unknown", never a guess.
+
+This module is Python 3.8, stdlib only: the board's agent carries it.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNKNOWN", "commit", "system_block"]
+__all__ = ["UNKNOWN", "commit", "machine_state", "system_block"]
 
 UNKNOWN = "unknown"
 
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "numpy")
+# Named where they are installed.
+_GPU_PACKAGES = ("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx", "tensorrt", "tensorrt_rtx", "triton")
 _GPU_FIELDS = (
     "name",
     "driver_version",
@@ -28,6 +32,21 @@ _GPU_FIELDS = (
     "power.limit",
     "persistence_mode",
 )
+_GPU_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "power.limit", "utilization.gpu")
+# Renamed with driver 535; asked for by themselves, since one unknown name makes nvidia-smi refuse them all.
+_GPU_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+# Bits of NVML's reasons why a GPU runs slower than it could.
+_REASONS = (
+    "idle",
+    "application clocks",
+    "software power cap",
+    "hardware slowdown",
+    "sync boost",
+    "software thermal slowdown",
+    "hardware thermal slowdown",
+    "hardware power brake",
+    "display clocks",
+)
 
 
 def system_block() -> dict[str, Any]:
@@ -39,9 +58,18 @@ def system_block() -> dict[str, Any]:
         "load_average": _load_average(),
         "gpu": _gpu(),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": _versions(),
         "torch_threads": _torch_threads(),
         "irepdeploy_commit": commit(),
+    }
+
+
+def machine_state() -> dict[str, Any]:
+    """What of a machine changes while it works: clocks, temperature, power, throttling, load. Never fails."""
+    return {
+        "cpu": {"governor": _governor(), "frequency_mhz": _frequency_mhz(), "temperature_c": _temperature_c()},
+        "load_average": _load_average(),
+        "gpu": _gpu_state(),
     }
 
 
@@ -81,6 +109,28 @@ def _governor() -> str:
     return "+".join(sorted(found)) or UNKNOWN
 
 
+def _frequency_mhz() -> dict[str, float] | str:
+    """The slowest and the fastest core now."""
+    policies = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+    found = [int(text) / 1000 for text in (_read(path).strip() for path in policies) if text.isdigit()]
+    if not found:
+        for line in _read("/proc/cpuinfo").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "cpu MHz":
+                found.append(float(value))
+    return {"min": min(found), "max": max(found)} if found else UNKNOWN
+
+
+def _temperature_c() -> dict[str, float] | str:
+    """Of every thermal zone that tells, by its name; of zones of one name the hottest."""
+    found: dict[str, float] = {}
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+        name, text = _read(zone / "type").strip(), _read(zone / "temp").strip()
+        if text.lstrip("-").isdigit():
+            found[name] = max(int(text) / 1000, found.get(name, -273.0))
+    return found or UNKNOWN
+
+
 def _memory() -> dict[str, Any]:
     """Bytes."""
     sizes = {}
@@ -100,20 +150,49 @@ def _load_average() -> list[float] | str:
 
 def _gpu() -> list[dict[str, str]] | str:
     """What nvidia-smi says of each GPU, "none" where there is no such program or it sees none."""
+    return _nvidia_smi(_GPU_FIELDS)
+
+
+def _gpu_state() -> list[dict[str, Any]] | str:
+    state = _nvidia_smi(_GPU_STATE)
+    if isinstance(state, str):
+        return state
+    for name in _GPU_REASONS:
+        reasons = _nvidia_smi((name,))
+        if not isinstance(reasons, str) and len(reasons) == len(state):
+            return [{**gpu, "slowed_by": _slowed_by(reasons[index][name])} for index, gpu in enumerate(state)]
+    return [{**gpu, "slowed_by": UNKNOWN} for gpu in state]
+
+
+def _slowed_by(bits: str) -> list[str] | str:
     try:
-        answer = _run(["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"])
+        mask = int(bits, 16)
+    except ValueError:
+        return UNKNOWN
+    return [reason for bit, reason in enumerate(_REASONS) if mask >> bit & 1]
+
+
+def _nvidia_smi(names: tuple[str, ...]) -> list[dict[str, str]] | str:
+    try:
+        answer = _run(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
     except FileNotFoundError:
         return "none"
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN
     rows = [[value.strip() for value in line.split(",")] for line in answer.splitlines() if line.strip()]
-    if any(len(row) != len(_GPU_FIELDS) for row in rows):
+    if any(len(row) != len(names) for row in rows):
         return UNKNOWN
-    return [_gpu_fields(row) for row in rows] or "none"
+    return [_gpu_fields(names, row) for row in rows] or "none"
 
 
-def _gpu_fields(row: Iterable[str]) -> dict[str, str]:
-    return {field: UNKNOWN if value.startswith("[") else value for field, value in zip(_GPU_FIELDS, row, strict=True)}
+def _gpu_fields(names: tuple[str, ...], row: list[str]) -> dict[str, str]:
+    return {name: UNKNOWN if row[index].startswith("[") else row[index] for index, name in enumerate(names)}
+
+
+def _versions() -> dict[str, str]:
+    found = {package: _version(package) for package in _PACKAGES}
+    more = {package: _version(package) for package in _GPU_PACKAGES}
+    return {**found, **{package: version for package, version in more.items() if version != UNKNOWN}}
 
 
 def _version(package: str) -> str:

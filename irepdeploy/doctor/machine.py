@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -14,27 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.doctor.check import Check, one_line
+from irepdeploy.runtime import jetpack, nvpmodel
 from irepdeploy.system import system_block
 
 __all__ = ["NEVER_PIP", "TEGRA_RELEASE", "has_gpu", "is_jetson", "jetson", "machine"]
 
 NEVER_PIP = "never pip install tensorrt here: it comes with JetPack"
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+TEGRA_RELEASE = Path(jetpack.TEGRA_RELEASE)
 _TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
-_NVPMODEL = Path("/var/lib/nvpmodel/status")
+_NVPMODEL = Path(nvpmodel.STATUS)
 _GPU_DEVICES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")))
 _LITTLE = 2 * 2**30
-
-# First and last L4T (major, minor), JetPack, its TensorRT, target.
-_JETPACKS = (
-    ((32, 6), (32, 6), "4.6", "8.0.1", ""),
-    ((32, 7), (32, 7), "4.6.1 or newer", "8.2.1", ""),
-    ((35, 1), (35, 1), "5.0.2", "8.4.1", ""),
-    ((35, 2), (35, 6), "5.1", "8.5.2", "xavier-jp5"),
-    ((36, 3), (36, 3), "6.0", "8.6.2", "orin-jp6"),
-    ((36, 4), (36, 5), "6.1 or newer", "10.3", "orin-jp6"),
-    ((38, 0), (39, 99), "7", "10.13 or newer", ""),
-)
 
 
 def jetson() -> list[Check]:
@@ -66,15 +55,15 @@ def is_jetson() -> bool:
 
 
 def _jetpack(release: str) -> Check:
-    match = re.search(r"R(\d+) \(release\), REVISION: (\d+)([.\d]*)", release)
-    if match is None:
+    l4t = jetpack.parse_tegra_release(release)
+    if l4t is None:
         return Check("Jetson", "unknown", "warning", f"{TEGRA_RELEASE} says {one_line(release)}; {NEVER_PIP}")
-    l4t = f"L4T {match[1]}.{match[2]}{match[3]}"
-    for first, last, jetpack, tensorrt, target in _JETPACKS:
-        if first <= (int(match[1]), int(match[2])) <= last:
-            note = f"its TensorRT is {tensorrt}; {f'target {target}' if target else 'no target is for it'}; {NEVER_PIP}"
-            return Check("Jetson", f"{l4t}, JetPack {jetpack}", "ok" if target else "warning", note)
-    return Check("Jetson", l4t, "warning", f"no JetPack that irepdeploy knows; {NEVER_PIP}")
+    found = jetpack.jetpack_of(l4t)
+    if found is None:
+        return Check("Jetson", f"L4T {l4t}", "warning", f"no JetPack that irepdeploy knows; {NEVER_PIP}")
+    target = f"target {found.target}" if found.target else "no target is for it"
+    note = f"its TensorRT is {found.tensorrt}; {target}; {NEVER_PIP}"
+    return Check("Jetson", f"L4T {l4t}, JetPack {found.name}", "ok" if found.target else "warning", note)
 
 
 def _power_mode() -> Check:
@@ -85,9 +74,9 @@ def _power_mode() -> Check:
             done = subprocess.run(
                 [program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True
             )
-            match = re.search(r"NV Power Mode:\s*(\S+)", done.stdout)
-            if match:
-                return row(match[1])
+            mode = nvpmodel.parse_mode(done.stdout)
+            if mode:
+                return row(mode.name or str(mode))
     with contextlib.suppress(OSError):
         return row(_NVPMODEL.read_text(encoding="utf-8", errors="replace").strip())
     return row("unknown", "warning", mend="sudo nvpmodel -q")

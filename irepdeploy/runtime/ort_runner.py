@@ -6,17 +6,15 @@ This module is Python 3.8, stdlib, numpy and onnxruntime only: the board's agent
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, List, Tuple, Type, Union
+from typing import Any, Callable, Dict, Tuple, Type, Union
 
 import numpy as np
 
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
-from irepdeploy.runtime.runner import Runner, TensorSpec, positive_threads
+from irepdeploy.runtime.ort_providers import Provider, has_tf32, open_session, provider_of
+from irepdeploy.runtime.runner import Runner, TensorSpec, known_transfers, positive_threads
 
 __all__ = ["OrtRunner"]
-
-# Where a provider keeps its tensors.
-_DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
 _DTYPES = {
     "tensor(float16)": "float16",
@@ -40,9 +38,13 @@ class OrtRunner(Runner):
         threads: of the intra-operator pool; the inter-operator pool has 1.
         spinning: let idle threads of the pool spin, which is ONNX Runtime's default.
         precision: what the model is known to compute in, for `describe`: a session does not tell.
+        tf32: let float32 round to TF32 on a GPU. Only the CUDA provider can be told not to; for those of TensorRT the
+            environment must forbid it.
+        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
 
     Raises (on activation):
-        InputError: no such file, or a provider or thread count that is none.
+        InputError: no such file, a provider, thread count or kind of transfers that is none, or TF32 that cannot be
+            turned off.
         ModelError: no ONNX model, damaged, without its external data, or with operators ONNX Runtime does not have.
         MissingError: onnxruntime or the provider is not there, or the provider would not run the whole model.
     """
@@ -57,14 +59,18 @@ class OrtRunner(Runner):
         threads: int = 1,
         spinning: bool = True,
         precision: str = "unknown",
+        tf32: bool = False,
+        transfers: str = "excluded",
     ) -> None:
         super().__init__()
         self._model = model if isinstance(model, bytes) else os.fspath(model)
         self._where = "ONNX model in memory" if isinstance(model, bytes) else os.fspath(model)
-        self._provider = provider
+        self._asked_provider = provider
         self._threads = threads
         self._spinning = spinning
         self._precision = precision
+        self._tf32 = tf32
+        self._transfers = transfers
         self._session: Any = None
 
     @property
@@ -75,34 +81,28 @@ class OrtRunner(Runner):
 
     def _activate(self) -> None:
         positive_threads(self._threads, self.name)
+        known_transfers(self._transfers, self.name)
+        self._provider: Provider = provider_of(self._asked_provider)
         self._check_readable()
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingError("onnxruntime is not installed", hint="pip install onnxruntime") from error
         self._version = onnxruntime.__version__
-        self._check_provider(onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        if _DEVICES[self._provider] != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         # Failures come back as exceptions; what ONNX Runtime prints of them on its own would stand beside our line.
         options.log_severity_level = 4
         try:
-            self._session = onnxruntime.InferenceSession(self._model, options, providers=[self._provider])
+            self._session = open_session(
+                onnxruntime, self._model, options, self._provider, tf32=self._tf32, where=self._where
+            )
         except _ort_errors() as error:
             raise self._load_error(error) from error
-        used = self._session.get_providers()
-        if used[0] != self._provider:
-            raise MissingError(
-                f"ONNX Runtime fell back from {self._provider} to {used[0]}",
-                where=self._where,
-                hint="its libraries could not be loaded; pass provider='CPUExecutionProvider' to run on the CPU",
-            )
         self._inputs = [self._spec(value) for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 
@@ -117,19 +117,21 @@ class OrtRunner(Runner):
         return dict(zip(self._outputs, values))
 
     def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
-        session = self._session
+        session, device = self._session, self._provider.device
+        if device != "cpu" and self._transfers == "included":
+            return self._bind_transfers(feeds)
         binding = session.io_binding()
         for name, array in feeds.items():
             # The binding uses this memory itself and keeps it alive: a copy, so that the inputs stay fixed.
             binding.bind_cpu_input(name, np.array(array, order="C"))
         for name in self._outputs:
-            binding.bind_output(name, _DEVICES[self._provider])
+            binding.bind_output(name, device)
         run = session.run_with_iobinding
         try:
             run(binding)
         except _ort_errors() as error:
             raise self._run_error(error) from error
-        if _DEVICES[self._provider] == "cpu":
+        if device == "cpu":
             return lambda: run(binding)
 
         def call() -> None:
@@ -138,9 +140,19 @@ class OrtRunner(Runner):
 
         return call
 
+    def _bind_transfers(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
+        fixed = {name: np.array(array, order="C") for name, array in feeds.items()}
+        run, outputs = self._session.run, self._outputs
+        self._infer(fixed)
+
+        def call() -> None:
+            run(outputs, fixed)
+
+        return call
+
     def _describe(self) -> Dict[str, Any]:
-        device = _DEVICES[self._provider]
-        return {
+        device, tf32 = self._provider.device, has_tf32(self._provider, self._tf32)
+        described = {
             "provider": self._session.get_providers()[0],
             "device": device,
             "threads": self._threads,
@@ -148,9 +160,12 @@ class OrtRunner(Runner):
             "spinning": self._spinning,
             "graph_optimization": "all",
             "precision": self._precision,
-            "transfers": "none" if device == "cpu" else "excluded",
+            "transfers": "none" if device == "cpu" else self._transfers,
             "version": self._version,
         }
+        if tf32 is not None:
+            described["tf32"] = tf32
+        return described
 
     def _check_readable(self) -> None:
         # ONNX Runtime's own words for these name its source lines, not the mistake.
@@ -166,18 +181,6 @@ class OrtRunner(Runner):
         except OSError as error:
             raise InputError(f"cannot read this ONNX file: {error.strerror}", where=self._where) from error
 
-    def _check_provider(self, available: List[str]) -> None:
-        if self._provider not in _DEVICES:
-            raise InputError(
-                f"no provider {self._provider!r} here", where=self.name, hint="known: " + ", ".join(sorted(_DEVICES))
-            )
-        if self._provider not in available:
-            raise MissingError(
-                f"{self._provider} is not part of the installed onnxruntime",
-                where=self._where,
-                hint="pip install onnxruntime-gpu in place of onnxruntime; here: " + ", ".join(available),
-            )
-
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:
             raise ModelError(f"input {value.name!r} is a {value.type}, which cannot be fed", where=self._where)
@@ -189,7 +192,7 @@ class OrtRunner(Runner):
         kind, text = type(error).__name__, _one_line(error)
         if "disable_cpu_ep_fallback" in text or "CPU EP" in text or "explicitly disabled" in text:
             return MissingError(
-                f"{self._provider} cannot run every operator of this model, and nothing falls back",
+                f"{self._provider.name} cannot run every operator of this model, and nothing falls back",
                 where=self._where,
                 hint="use another runner for it",
             )
@@ -201,7 +204,8 @@ class OrtRunner(Runner):
                 where=self._where,
                 hint="keep the data file beside the model, under the name it was written with",
             )
-        if kind == "NotImplemented":
+        unknown = ("No Op registered", "not a registered function")
+        if kind == "NotImplemented" or any(words in str(error) for words in unknown):
             return ModelError(f"ONNX Runtime lacks an operator of this model: {text}", where=self._where)
         return ModelError(
             f"ONNX Runtime cannot load this model: {text}",

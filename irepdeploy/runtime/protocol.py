@@ -12,7 +12,7 @@ import gc
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "measure",
     "percentile",
     "ratio",
+    "sample_fault",
     "summary",
 ]
 
@@ -39,6 +40,8 @@ MIN_SAMPLES_P90 = 64
 MIN_SAMPLES_P99 = 662
 # With fewer, no interval from order statistics covers a median with 95 %: 2 * 0.5**5 > 0.05.
 MIN_ROUNDS_INTERVAL = 6
+# Thirty years: beyond it there is no measurement, and arithmetic on floats ends.
+_MOST_NS = 10**18
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Measurement:
 
     `samples_ns` of calls measured together are paired: the i-th of each comes from the same round. `steady` says
     whether the warm-up's last window was below the limit; `warmup_cov` is that window's coefficient of variation, None
-    if it never had two runs.
+    if it never had two runs. `device_samples_ns` are the same runs by the device's clock, [] where there is none.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Measurement:
     warmup_runs: int
     steady: bool
     warmup_cov: Optional[float]
+    device_samples_ns: List[int] = field(default_factory=list)
 
 
 class Summary(NamedTuple):
@@ -100,7 +104,8 @@ def measure(
     The garbage collector is off meanwhile.
 
     Args:
-        calls: by name, a closed call that runs one inference to completion (`Runner.bind`).
+        calls: by name, a closed call that runs one inference to completion (`Runner.bind`). One with an attribute
+            ``device_ns`` (`DeviceTimed`) is asked for the device's time after each run, outside the timed part.
         clock: a monotonic clock in nanoseconds.
         on_round: told after each round, outside the timed part, the share of the work that is done (0 to 1).
 
@@ -123,6 +128,8 @@ def measure(
         )
     names = list(calls)
     samples: Dict[str, List[int]] = {name: [] for name in names}
+    device_samples: Dict[str, List[int]] = {name: [] for name in names}
+    device_clocks = {name: getattr(calls[name], "device_ns", None) for name in names}
     shuffler = random.Random(seed)
     due_ns = min_seconds * 1e9 * len(names)
     spent_ns = 0
@@ -146,6 +153,9 @@ def measure(
                 elapsed = clock() - start
                 samples[name].append(elapsed)
                 spent_ns += elapsed
+                device_clock = device_clocks[name]
+                if device_clock is not None:
+                    device_samples[name].append(device_clock())
             share = min(done / min_samples, spent_ns / due_ns if due_ns else 1.0)
             share = min(max(share, done / max_samples), 1.0)
             if on_round is not None:
@@ -155,7 +165,7 @@ def measure(
     finally:
         if collecting:
             gc.enable()
-    return {name: Measurement(name, samples[name], *warmups[name]) for name in names}
+    return {name: Measurement(name, samples[name], *warmups[name], device_samples[name]) for name in names}
 
 
 class _WarmUp(NamedTuple):
@@ -187,6 +197,13 @@ def _warm_up(
         if passed >= max_seconds:
             break
     return _WarmUp(runs, False, spread)
+
+
+def sample_fault(samples_ns: Sequence[int]) -> Optional[str]:
+    """What makes samples unusable for arithmetic, in words, or None."""
+    if max(samples_ns) > _MOST_NS:
+        return "a sample of more than thirty years"
+    return None if min(samples_ns) > 0 else "a sample of 0 ns"
 
 
 def percentile(samples: Sequence[float], p: float) -> float:

@@ -16,7 +16,10 @@ import numpy as np
 
 from irepdeploy.errors import InputError
 
-__all__ = ["Runner", "TensorSpec"]
+__all__ = ["TRANSFERS", "DeviceTimed", "Runner", "TensorSpec"]
+
+# Whether a call brings its inputs to the device and its outputs back.
+TRANSFERS = ("excluded", "included")
 
 _Self = TypeVar("_Self", bound="Runner")
 
@@ -30,6 +33,20 @@ class TensorSpec(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} {shape_text(self.shape)}"
+
+
+class DeviceTimed:
+    """A call of `Runner.bind` that the device times too: ``device_ns()`` reads how long its last run took there.
+
+    Reading takes time itself, hence apart from the call.
+    """
+
+    def __init__(self, call: Callable[[], None], device_ns: Callable[[], int]) -> None:
+        self._call = call
+        self.device_ns = device_ns
+
+    def __call__(self) -> None:
+        self._call()
 
 
 class Runner(abc.ABC):
@@ -87,8 +104,9 @@ class Runner(abc.ABC):
     def bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
         """A closed call on fixed inputs, for timing: it runs one inference to completion and checks nothing more.
 
-        Inputs are brought to the device here, once; outputs stay where the backend leaves them. `describe()` names
-        the transfers that a call contains. The call is valid only while the runner is active.
+        Inputs are brought to the device here, once, and outputs stay where the backend leaves them, unless the runner
+        was made with ``transfers="included"``: `describe()` names what a call contains. Where the device has a clock
+        of its own the call is a `DeviceTimed`. It is valid only while the runner is active.
 
         Raises:
             InputError: as `infer`.
@@ -159,6 +177,13 @@ def positive_threads(threads: int, runner: str) -> None:
     """Refuse a thread count that is not a positive whole number."""
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"{threads!r} threads", where=runner, hint="give a whole number from 1 up")
+
+
+def known_transfers(transfers: str, runner: str) -> str:
+    """Refuse a kind of transfers that is none."""
+    if transfers not in TRANSFERS:
+        raise InputError(f"transfers {transfers!r}", where=runner, hint="one of " + ", ".join(TRANSFERS))
+    return transfers
 
 
 def shape_text(shape: Tuple[Optional[int], ...]) -> str:

@@ -1,7 +1,8 @@
-"""TorchRunner: an nn.Module in eager PyTorch."""
+"""TorchRunner: an nn.Module in eager PyTorch, and what its other ways to run a module share."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 from irepdeploy.memory_format import channels_last
-from irepdeploy.runtime.runner import Runner, TensorSpec, positive_threads
+from irepdeploy.runtime.runner import DeviceTimed, Runner, TensorSpec, known_transfers, positive_threads
+from irepdeploy.runtime.torch_settings import check_settings, cuda_arithmetic, torch_settings
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +34,11 @@ class TorchRunner(Runner):
         device: as torch writes it.
         threads: set while the runner is active, then given back; None leaves torch's own number.
         channels_last: run with NHWC memory.
+        tf32: let float32 round to TF32, on CUDA; set while the runner is active, as cuDNN's trying of algorithms is.
+        transfers: "included": a bound call copies its inputs to the device and its outputs back; "excluded": neither.
 
     Raises (on activation):
-        InputError: a module in train mode, or a device or thread count that is none.
+        InputError: a module in train mode, or a device, thread count or kind of transfers that is none.
         MissingError: the device is not there.
     """
 
@@ -49,6 +53,8 @@ class TorchRunner(Runner):
         device: str = "cpu",
         threads: int | None = None,
         channels_last: bool = False,
+        tf32: bool = False,
+        transfers: str = "excluded",
     ) -> None:
         super().__init__()
         self._model = model
@@ -57,12 +63,13 @@ class TorchRunner(Runner):
         self._asked_device = device
         self._threads = threads
         self._channels_last = channels_last
+        self._tf32 = tf32
+        self._transfers = transfers
         self._net: nn.Module | None = None
-        self._threads_before: int | None = None
+        self._settings = contextlib.ExitStack()
 
     def _activate(self) -> None:
-        import torch
-
+        known_transfers(self._transfers, self.name)
         if any(module.training for module in self._model.modules()):
             raise InputError(
                 "the network is in train mode, where its outputs depend on the batch",
@@ -72,23 +79,18 @@ class TorchRunner(Runner):
         if self._threads is not None:
             positive_threads(self._threads, self.name)
         self._device = _device(self._asked_device)
+        self._on_cuda = self._device.type == "cuda"
         self._net = self._model
         elsewhere = any(tensor.device != self._device for tensor in _tensors(self._model))
         if elsewhere or self._channels_last:
             self._net = copy.deepcopy(self._model).to(self._device)
         if self._channels_last:
             channels_last(self._net)
-        if self._threads is not None:
-            self._threads_before = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
+        self._settings.enter_context(torch_settings(threads=self._threads, cuda=self._on_cuda, tf32=self._tf32))
 
     def _deactivate(self) -> None:
-        import torch
-
         self._net = None
-        if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
-            self._threads_before = None
+        self._settings.close()
 
     def _infer(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = self._forward(self._to_device(feeds))
@@ -99,53 +101,73 @@ class TorchRunner(Runner):
 
         tensors = self._to_device(feeds)
         self._forward(tensors)
-        net, inference_mode = self._net, torch.inference_mode
+        run, inference_mode = self._closed(tensors), torch.inference_mode
         if self._device.type == "cpu":
 
             def call() -> None:
                 with inference_mode():
-                    net(*tensors)  # type: ignore[misc]  # active, hence not None
+                    run()
 
             return call
 
+        included = self._transfers == "included"
+        hosts = [tensor.cpu() for tensor in tensors] if included else []
+        if self._on_cuda:
+            hosts = [host.pin_memory() for host in hosts]
         synchronize, device = torch.accelerator.synchronize, self._device
+        start, end = [torch.cuda.Event(enable_timing=True) if self._on_cuda else None for _ in range(2)]
 
         def call_and_wait() -> None:
             with inference_mode():
-                net(*tensors)  # type: ignore[misc]  # active, hence not None
+                for tensor, host in zip(tensors, hosts, strict=False):
+                    tensor.copy_(host, non_blocking=True)
+                if start is not None:
+                    start.record()
+                returned = run()
+                if end is not None:
+                    end.record()
+                if included:
+                    for value in flattened(returned):
+                        value.cpu()
             synchronize(device)
 
-        return call_and_wait
+        if start is None or end is None:
+            return call_and_wait
+        return DeviceTimed(call_and_wait, lambda: round(start.elapsed_time(end) * 1e6))
 
     def _describe(self) -> dict[str, Any]:
         import torch
 
         assert self._net is not None
         on_cpu = self._device.type == "cpu"
-        described = {
+        described: dict[str, Any] = {
             "provider": f"torch {self._device.type}",
             "device": str(self._device),
             "threads": torch.get_num_threads(),
             "precision": _precision(self._net),
             "channels_last": self._channels_last,
-            "transfers": "none" if on_cpu else "excluded",
+            "transfers": "none" if on_cpu else self._transfers,
             "version": torch.__version__,
         }
-        if self._device.type == "cuda":
-            described["tf32_conv"] = torch.backends.cudnn.allow_tf32
-            described["tf32_matmul"] = torch.backends.cuda.matmul.allow_tf32
-            described["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+        if self._on_cuda:
+            described.update(cuda_arithmetic())
+            described["gpu"] = torch.cuda.get_device_name(self._device)
         return described
+
+    def _network(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
+        """What runs for inputs like these."""
+        assert self._net is not None
+        return self._net
+
+    def _closed(self, tensors: Sequence[torch.Tensor]) -> Callable[[], Any]:
+        """A call on just these tensors, under inference mode, that returns what the network does."""
+        run = self._network(tensors)
+        return lambda: run(*tensors)
 
     def _to_device(self, feeds: dict[str, np.ndarray]) -> list[torch.Tensor]:
         import torch
 
-        if self._threads is not None and torch.get_num_threads() != self._threads:
-            raise InputError(
-                f"torch runs on {torch.get_num_threads()} threads where {self._threads} were asked for",
-                where=self.name,
-                hint="torch has one thread count for a process: give runners that are active together the same",
-            )
+        check_settings(threads=self._threads, cuda=self._on_cuda, tf32=self._tf32, where=self.name)
         tensors = []
         for spec in self._inputs:
             tensor = torch.from_numpy(np.array(feeds[spec.name], order="C")).to(self._device)
@@ -157,12 +179,13 @@ class TorchRunner(Runner):
     def _forward(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         import torch
 
-        assert self._net is not None
         try:
             with torch.inference_mode():
-                returned = self._net(*tensors)
+                returned = self._network(tensors)(*tensors)
+        except IrepdeployError:
+            raise
         except Exception as error:  # whatever a foreign forward raises
-            raise _run_error(error) from error
+            raise self._error(error) from error
         values: list[Any]
         if isinstance(returned, Mapping) and set(self._outputs) & set(returned):
             values = [returned.get(name) for name in self._outputs]
@@ -176,6 +199,12 @@ class TorchRunner(Runner):
                 hint="wrap the network in one that returns these tensors alone",
             )
         return values
+
+    def _error(self, error: Exception) -> IrepdeployError:
+        where, text = self.name, first_line(error)
+        if "out of memory" in text.lower() or "can't allocate memory" in text:
+            return RunError(f"out of memory: {text}", where=where, hint="use a smaller batch")
+        return ModelError(f"the network cannot run on this input: {text}", where=where, hint="check its input shape")
 
 
 def flattened(returned: Any) -> Iterator[Any]:
@@ -203,7 +232,7 @@ def _device(asked: str) -> torch.device:
         return torch.empty(1, device=device).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise MissingError(
-            f"the device {asked!r} cannot be used: {_first_line(error)}",
+            f"the device {asked!r} cannot be used: {first_line(error)}",
             where="torch",
             hint="--device cpu runs anywhere",
         ) from error
@@ -231,12 +260,6 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return np.array(tensor.cpu().numpy())
 
 
-def _run_error(error: Exception) -> IrepdeployError:
-    text = _first_line(error)
-    if "out of memory" in text.lower() or "can't allocate memory" in text:
-        return RunError(f"out of memory: {text}", where="torch", hint="use a smaller batch")
-    return ModelError(f"the network cannot run on this input: {text}", where="torch", hint="check its input shape")
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its text, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 from irepdeploy.runtime.cudart import open_cuda
-from irepdeploy.runtime.runner import Runner, TensorSpec
+from irepdeploy.runtime.runner import DeviceTimed, Runner, TensorSpec, known_transfers
 from irepdeploy.runtime.sidecar import Sidecar, check_sidecar, read_plan_header, read_sidecar
 from irepdeploy.runtime.trt_library import FLAVOURS, LogMessage, lacks_gpu, load_tensorrt, logged, logger_of
 
@@ -39,6 +39,7 @@ class TrtRunner(Runner):
         require_sidecar: refuse an engine without one.
         cuda_graph: capture the call of `bind` as one CUDA graph; `describe` says what became of it.
         backend: binding of `irepdeploy.runtime.cudart`; None takes the first that is installed.
+        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
 
     Raises (on activation):
         InputError: no such engine, or one that its sidecar or its header shows cannot run here.
@@ -57,6 +58,7 @@ class TrtRunner(Runner):
         require_sidecar: bool = True,
         cuda_graph: bool = False,
         backend: Optional[str] = None,
+        transfers: str = "excluded",
     ) -> None:
         super().__init__()
         self._path = os.fspath(engine)
@@ -64,6 +66,7 @@ class TrtRunner(Runner):
         self._require_sidecar = require_sidecar
         self._wants_graph = cuda_graph
         self._backend = backend
+        self._transfers = transfers
         self._forget()
 
     def _forget(self) -> None:
@@ -78,6 +81,7 @@ class TrtRunner(Runner):
         self._graph = "not asked for"
 
     def _activate(self) -> None:
+        known_transfers(self._transfers, self.name)
         self._library = load_tensorrt(_flavour(self._path))
         # Before the GPU is asked: what is wrong with the file is then said on any machine.
         self._check_engine(None)
@@ -118,7 +122,7 @@ class TrtRunner(Runner):
             self._execute(stream)
             outputs = {}
             for name in self._outputs:
-                outputs[name] = np.empty(tuple(self._context.get_tensor_shape(name)), self._dtypes[name])
+                outputs[name] = self._room(name)
                 cuda.to_host(outputs[name], pointers[name], stream)
             cuda.synchronize(stream)
         finally:
@@ -127,38 +131,44 @@ class TrtRunner(Runner):
 
     def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
         cuda, stream = self._cuda, self._stream
-        shapes = {name: array.shape for name, array in feeds.items()}
-        pointers = self._prepare(feeds)
+        arrays = {name: np.array(array, order="C") for name, array in feeds.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        pointers = self._prepare(arrays)
         self._execute(stream)
         cuda.synchronize(stream)
-        execute, synchronize = self._context.execute_async_v3, cuda.synchronize
+        included = self._transfers == "included"
+        outputs = {name: self._room(name) for name in self._outputs} if included else {}
+        start, end = cuda.event(), cuda.event()
+        run = self._captured(stream)
 
         def call() -> None:
+            nonlocal run
             if self._current is not pointers:
                 # Other inputs were run in between: back to these.
                 self._point(shapes, pointers)
-            if not execute(stream):
-                raise self._error("cannot run this engine")
-            synchronize(stream)
+                run = self._captured(stream)
+            if included:
+                for name, array in arrays.items():
+                    cuda.to_device(pointers[name], array, stream)
+            cuda.record(start, stream)
+            run()
+            cuda.record(end, stream)
+            for name, array in outputs.items():
+                cuda.to_host(array, pointers[name], stream)
+            cuda.synchronize(stream)
 
-        if not self._wants_graph:
-            return call
-        try:
-            launch = cuda.capture(stream, lambda: self._execute(stream))
-        except (MissingError, RunError) as error:
-            self._graph = "failed: " + error.what
-            return call
-        self._graph = "captured"
+        return DeviceTimed(call, lambda: round(cuda.elapsed_ms(start, end) * 1e6))
 
-        def replay() -> None:
-            nonlocal launch
-            if self._current is not pointers:
-                self._point(shapes, pointers)
-                launch = cuda.capture(stream, lambda: self._execute(stream))
-            launch()
-            synchronize(stream)
-
-        return replay
+    def _captured(self, stream: int) -> Callable[[], None]:
+        """What gives the stream one inference: a CUDA graph where one was asked for and can be had."""
+        if self._wants_graph and not self._graph.startswith("failed"):
+            try:
+                launch = self._cuda.capture(stream, lambda: self._execute(stream))
+                self._graph = "captured"
+                return launch
+            except (MissingError, RunError) as error:
+                self._graph = "failed: " + error.what
+        return lambda: self._execute(stream)
 
     def _describe(self) -> Dict[str, Any]:
         sidecar = self._sidecar
@@ -171,7 +181,7 @@ class TrtRunner(Runner):
             "precision": "unknown" if sidecar is None else sidecar.precision,
             "typing": "unknown" if sidecar is None else sidecar.typing,
             "tf32": "unknown" if sidecar is None else sidecar.tf32,
-            "transfers": "excluded",
+            "transfers": self._transfers,
             "cuda_binding": self._cuda.name,
             "cuda_graph": self._graph,
         }
@@ -220,6 +230,9 @@ class TrtRunner(Runner):
             self._free(pointers)
             raise
         return pointers
+
+    def _room(self, name: str) -> np.ndarray:
+        return np.empty(tuple(self._context.get_tensor_shape(name)), self._dtypes[name])
 
     def _point(self, shapes: Dict[str, Any], pointers: Dict[str, int]) -> None:
         for name, shape in shapes.items():

@@ -13,10 +13,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["VERSIONS", "FakeTensorrt", "Severity"]
 
@@ -184,6 +186,8 @@ class _Parser:
         return self.errors[index]
 
     def parse(self, content: bytes) -> bool:
+        import onnx
+
         graph, network, trt = onnx.load_model_from_string(content).graph, self.network, self.network.trt
         for node in graph.node:
             if node.op_type == "Unknown":

@@ -93,6 +93,9 @@ class RunnerContract:
             call = runner.bind(case.feeds)
             assert call() is None
             assert call() is None
+            if hasattr(call, "device_ns"):
+                assert type(call.device_ns()) is int
+                assert call.device_ns() >= 0
             runner.infer(case.feeds)
 
     def test_describes_what_really_runs(self, case: RunnerCase) -> None:

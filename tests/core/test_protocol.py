@@ -275,3 +275,35 @@ def test_blocks_are_neighbours_and_stay_in_range() -> None:
     assert drawn.min() >= 0 and drawn.max() < 64
     steps = np.diff(drawn) % 64
     assert (steps == 1).mean() > 0.7
+
+
+def test_the_device_is_asked_after_each_timed_run_and_not_timed() -> None:
+    now = 0
+    read: list[int] = []
+
+    def clock() -> int:
+        return now
+
+    class Timed:
+        def __call__(self) -> None:
+            nonlocal now
+            now += 1_000
+
+        def device_ns(self) -> int:
+            nonlocal now
+            now += 50_000
+            read.append(now)
+            return 700 + len(read)
+
+    def plain() -> None:
+        nonlocal now
+        now += 10
+
+    found = measure(
+        {"gpu": Timed(), "cpu": plain}, seed=0, min_samples=5, max_samples=5, min_seconds=0, clock=clock,
+        warmup_max_runs=3, warmup_min_seconds=0,
+    )  # fmt: skip
+    assert found["gpu"].samples_ns == [1_000] * 5
+    assert found["gpu"].device_samples_ns == [701, 702, 703, 704, 705]
+    assert found["cpu"].samples_ns == [10] * 5
+    assert found["cpu"].device_samples_ns == []

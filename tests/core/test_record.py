@@ -27,7 +27,14 @@ RECORD = Record(
     conditions={"seed": 0, "interleaved_with": ["a", "b"]},
     argv=["irepdeploy", "bench"],
     created="2026-01-02T03:04:05.000006+00:00",
+    facts={"net": "vgg16", "top1": 93.5, "top1_source": "paper, not measured"},
+    device_samples_ns=[900_000, 900_001, 900_002],
+    system_after={"gpu": "none"},
+    power={"mean_mw": {"GPU": 1000}},
 )
+
+# What schema 2 brought.
+LATER = {"facts": {}, "device_samples_ns": [], "system_after": {}, "power": {}}
 
 
 @pytest.fixture
@@ -93,6 +100,20 @@ def changed(**fields: object) -> str:
     return json.dumps({**asdict(RECORD), **fields})
 
 
+def first_version(**fields: object) -> str:
+    kept = {name: value for name, value in asdict(RECORD).items() if name not in LATER}
+    return json.dumps({**kept, "schema": 1, **fields})
+
+
+def test_records_of_the_first_schema_are_read(path: Path) -> None:
+    path.write_text(first_version() + "\n")
+    (found,) = read(path)
+    assert found == replace(RECORD, **LATER)
+    # And written whole again.
+    append(path, found)
+    assert read(path) == [found, found]
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -106,6 +127,14 @@ def changed(**fields: object) -> str:
         (changed(samples_ns=[1, -2]), "samples_ns"),
         (changed(samples_ns=[1, 2.5]), "samples_ns"),
         (changed(samples_ns=[True]), "samples_ns"),
+        (changed(device_samples_ns=[1.5, 2, 3]), "device_samples_ns"),
+        (changed(device_samples_ns=[1]), "device_samples_ns are not one for each"),
+        (changed(input_shape=[]), "input_shape"),
+        (changed(facts=[]), "facts"),
+        (changed(schema=1), "unknown: device_samples_ns, facts, power, system_after"),
+        (first_version(schema=2), "missing or unknown: device_samples_ns, facts"),
+        (first_version(batch=None), "batch"),
+        (changed(schema=0), "schema version 0"),
         (changed(batch=None), "batch"),
         (changed(batch=True), "batch"),
         (changed(runner=[]), "runner"),

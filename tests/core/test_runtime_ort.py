@@ -95,9 +95,10 @@ def test_session_is_given_what_is_described(path: Path, monkeypatch: pytest.Monk
     given = []
     real = onnxruntime.InferenceSession
 
-    def spy(model, options, providers):
+    def spy(model, options, providers, enable_fallback):
         given.append((options, providers))
-        return real(model, options, providers=providers)
+        assert enable_fallback == 0
+        return real(model, options, providers=providers, enable_fallback=enable_fallback)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     with OrtRunner(path, threads=2, spinning=False):
@@ -106,7 +107,7 @@ def test_session_is_given_what_is_described(path: Path, monkeypatch: pytest.Monk
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert providers == ["CPUExecutionProvider"]
+    assert providers == [("CPUExecutionProvider", {})]
 
 
 def test_provider_that_is_not_installed(path: Path) -> None:
@@ -123,13 +124,18 @@ def test_provider_that_onnxruntime_silently_replaces(path: Path, monkeypatch: py
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda model, options, providers: real(model, providers=["CPUExecutionProvider"]),
+        lambda model, options, providers, enable_fallback: real(model, providers=["CPUExecutionProvider"]),
     )
     runner = OrtRunner(path, provider="CUDAExecutionProvider")
     with pytest.raises(MissingError, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
         runner.__enter__()
     with pytest.raises(InputError, match="not active"):
         runner.infer(FEEDS)
+
+
+def test_a_provider_that_fails_in_a_run_is_not_replaced(path: Path) -> None:
+    with OrtRunner(path) as runner:
+        assert runner._session._enable_fallback is False
 
 
 def test_provider_that_is_none(path: Path) -> None:
@@ -186,6 +192,9 @@ def test_broken_model_is_one_line(tmp_path: Path, kind: str, capfd: pytest.Captu
         assert "external data" in error.what
     elif kind in ("empty", "text", "truncated"):
         assert "ONNX" in error.what
+    elif kind == "operator":
+        assert "lacks an operator" in error.what
+        assert "truncated" not in error.line
 
 
 def test_broken_bytes() -> None:

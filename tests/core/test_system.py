@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy import system
-from irepdeploy.system import system_block
+from irepdeploy.system import machine_state, system_block
 
 
 def values(block: object) -> list[object]:
@@ -26,7 +26,8 @@ def test_is_json_and_holds_what_a_reader_needs() -> None:
     assert {"model", "logical_cores", "affinity", "governor"} <= set(block["cpu"])
     assert block["cpu"]["logical_cores"] == os.cpu_count()
     assert block["versions"]["numpy"] == metadata.version("numpy")
-    assert set(block["versions"]) == {"irepdeploy", "torch", "onnx", "onnxruntime", "numpy"}
+    assert {"irepdeploy", "torch", "onnx", "onnxruntime", "numpy"} <= set(block["versions"])
+    assert all(block["versions"][name] != "unknown" for name in set(block["versions"]) & set(system._GPU_PACKAGES))
 
 
 def test_imports_nothing_heavy() -> None:
@@ -56,6 +57,7 @@ def test_never_fails_and_says_unknown_where_nothing_can_be_found_out(monkeypatch
     monkeypatch.setattr(os, "getloadavg", no_load)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.setattr(system, "_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(system, "_GPU_PACKAGES", ("no-such-package-either",))
     block = system_block()
     assert block["gpu"] == "none"
     for value in (
@@ -70,6 +72,12 @@ def test_never_fails_and_says_unknown_where_nothing_can_be_found_out(monkeypatch
     ):
         assert value == "unknown"
     assert None not in values(block)
+    assert block["versions"] == {"no-such-package": "unknown"}
+    assert machine_state() == {
+        "cpu": {"governor": "unknown", "frequency_mhz": "unknown", "temperature_c": "unknown"},
+        "load_average": "unknown",
+        "gpu": "none",
+    }
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, text: str | Exception) -> None:
@@ -159,3 +167,55 @@ def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypat
     git(checkout, "commit", "-qm", "theirs")
     monkeypatch.setattr(system, "__file__", str(installed / "system.py"))
     assert system.commit() == {"sha": "unknown", "dirty": "unknown"}
+
+
+def test_state_is_json_and_quick_to_take_again() -> None:
+    state = machine_state()
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+    assert set(state) == {"cpu", "load_average", "gpu"}
+
+
+# A driver of before 535 does not know the newer name, and refuses the whole question.
+@pytest.mark.parametrize("known", ["clocks_event_reasons.active", "clocks_throttle_reasons.active", "neither"])
+def test_state_of_a_gpu(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    def run(command: list[str], **where: object) -> str:
+        asked = command[1].partition("=")[2]
+        if asked == known:
+            return "0x0000000000000024\n"
+        if "reasons" in asked:
+            raise subprocess.CalledProcessError(2, "nvidia-smi")
+        return "1410 MHz, 1593 MHz, 61, 250.10 W, 300.00 W, 99 %\n"
+
+    monkeypatch.setattr(system, "_run", run)
+    (gpu,) = machine_state()["gpu"]
+    assert (gpu["clocks.sm"], gpu["temperature.gpu"], gpu["power.limit"]) == ("1410 MHz", "61", "300.00 W")
+    expected = "unknown" if known == "neither" else ["software power cap", "software thermal slowdown"]
+    assert gpu["slowed_by"] == expected
+
+
+def test_reasons_that_are_no_number() -> None:
+    assert system._slowed_by("unknown") == "unknown"
+    assert system._slowed_by("0x0000000000000000") == []
+    assert system._slowed_by("0x0000000000000001") == ["idle"]
+    assert system._slowed_by("0x0000000000000140") == ["hardware thermal slowdown", "display clocks"]
+
+
+def test_clocks_and_temperatures_of_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files: dict[str, str] = {}
+    for index, (name, text) in enumerate([("acpitz", "40000"), ("acpitz", "55500"), ("gpu", "-5000"), ("x", "")]):
+        zone = tmp_path / f"thermal_zone{index}"
+        files |= {str(zone / "type"): name + "\n", str(zone / "temp"): text + "\n"}
+        zone.mkdir()
+    for index, text in enumerate(["1200000", "3400000", "none"]):
+        core = tmp_path / f"cpu{index}" / "cpufreq"
+        core.mkdir(parents=True)
+        (core / "scaling_cur_freq").touch()
+        files[str(core / "scaling_cur_freq")] = text + "\n"
+    real = Path
+    places = {"/sys/class/thermal": tmp_path, "/sys/devices/system/cpu": tmp_path}
+    monkeypatch.setattr(system, "Path", lambda path: places.get(str(path), real(path)))
+    monkeypatch.setattr(system, "_read", lambda path: files.get(str(path), ""))
+    assert system._temperature_c() == {"acpitz": 55.5, "gpu": -5.0}
+    assert system._frequency_mhz() == {"min": 1200.0, "max": 3400.0}
+    monkeypatch.setattr(system, "_read", lambda path: "cpu MHz : 2445.1\ncpu MHz : 3000\nflags : a\n")
+    assert system._frequency_mhz() == {"min": 2445.1, "max": 3000.0}

@@ -16,10 +16,10 @@ import pytest
 from irepdeploy.errors import InputError, MissingError, ModelError, OutputError, RunError
 from irepdeploy.export import engine
 from irepdeploy.export.engine import build_engine
-from irepdeploy.export.engine_model import carried_precision
 from irepdeploy.export.fp16 import half_graph
 from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.files import sha256
+from irepdeploy.onnx_file import carried_precision
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.runtime.sidecar import check_sidecar, read_plan_header, read_sidecar
 from irepdeploy.testing.networks import random_network
@@ -274,8 +274,8 @@ def test_the_last_words_of_a_builder_that_dies(content: bytes, tmp_path: Path) -
 def test_a_builder_ends_with_its_command() -> None:
     child = (
         "import signal\n"
-        "from irepdeploy.export.engine_worker import _end_with_parent\n"
-        "_end_with_parent()\n"
+        "from irepdeploy.runtime.lifetime import end_with_parent\n"
+        "end_with_parent()\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
     )

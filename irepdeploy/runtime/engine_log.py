@@ -1,16 +1,15 @@
 """What a builder's log tells: the layers that the engine really executes, and its memory.
 
 An engine can be inspected only where it can be loaded. The builder's own verbose log lists the same layers, and needs
-no GPU.
+no GPU. This module is Python 3.8, stdlib only: the board's agent carries it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Dict, Iterable, List, Match, Optional
 
 from irepdeploy.runtime.trt_library import LogMessage
 
@@ -39,22 +38,22 @@ class EngineLayers:
         weights_bytes, activation_bytes, scratch_bytes: on the device, None where the log does not say.
     """
 
-    convolutions: int | None = None
-    convolution_inputs: dict[str, int] = field(default_factory=dict)
-    layers: dict[str, int] = field(default_factory=dict)
-    weights_bytes: int | None = None
-    activation_bytes: int | None = None
-    scratch_bytes: int | None = None
+    convolutions: Optional[int] = None
+    convolution_inputs: Dict[str, int] = field(default_factory=dict)
+    layers: Dict[str, int] = field(default_factory=dict)
+    weights_bytes: Optional[int] = None
+    activation_bytes: Optional[int] = None
+    scratch_bytes: Optional[int] = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Dict[str, Any]:
         """What of it is known, for a certificate."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
 def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
     """Count layers in the list that a builder with detailed profiling verbosity logs at its end."""
-    found: list[re.Match[str]] = []
-    memory: dict[str, int] = {}
+    found: List[Match[str]] = []
+    memory: Dict[str, int] = {}
     for _, text in messages:
         if "LayerType: " in text or "Layer(" in text:
             listed = [*_DETAILED.finditer(text), *_CLASSIC.finditer(text)]
@@ -64,21 +63,21 @@ def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
             match = pattern.search(text)
             if match:
                 memory[name] = int(match[1])
-    reads: Counter[str] = Counter()
+    reads: Dict[str, int] = Counter()
     for layer in found:
         count = _convolutions(layer["name"], layer["type"])
         datatype = _DATATYPE.search(layer["rest"])
         if count:
             reads[(datatype[1] or datatype[2]) if datatype else "unknown"] += count
     return EngineLayers(
-        convolutions=reads.total() if found else None,
+        convolutions=sum(reads.values()) if found else None,
         convolution_inputs=dict(sorted(reads.items())),
         layers=dict(sorted(Counter(layer["type"] for layer in found).items())),
         **memory,
     )
 
 
-def dla_placement(messages: Iterable[LogMessage]) -> dict[str, int]:
+def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
     """Where a build for the DLA put its layers: runs of layers on the DLA, single layers that fell back to the GPU."""
     texts = [text for _, text in messages]
     return {

@@ -1,4 +1,4 @@
-"""The ONNX that an engine is built from: all of it in one piece, and the precision that it is in."""
+"""An ONNX file as an engine is built from it: all of it in one piece, and the precision that it is in."""
 
 from __future__ import annotations
 

@@ -1,34 +1,32 @@
-"""The process that `build_engine` starts: ``python -m irepdeploy.export.engine_worker FOLDER``.
+"""The process that builds one engine: ``python -m irepdeploy.runtime.engine_worker FOLDER``.
 
 In FOLDER it reads ``job.json``, ``model.onnx`` and perhaps ``timing.cache``, and writes ``log.jsonl`` as it goes, then
-``model.engine`` and, last, ``result.json``. Steps go to stdout, a line each.
+``model.engine`` and, last, ``result.json``. Steps go to stdout, a line each. This module is Python 3.8, stdlib only:
+the board's agent carries it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List
 
 from irepdeploy.errors import IrepdeployError
 from irepdeploy.runtime.cudart import device_facts
+from irepdeploy.runtime.engine_builder import EngineOptions, build_plan
+from irepdeploy.runtime.lifetime import end_with_parent
 from irepdeploy.runtime.trt_library import LogMessage, load_tensorrt
 
-from .engine_builder import EngineOptions, build_plan
-
-__all__: list[str] = []
-
-_PR_SET_PDEATHSIG = 1
+__all__ = ["main"]
 
 
-def main() -> None:
-    _end_with_parent()
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
+    """Do the job in the folder; whatever goes wrong in an expected way is its result."""
+    # A build goes on for minutes, which would be for nobody.
+    end_with_parent()
     # TensorRT prints on its own; the lines of stdout are ours.
     steps = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -39,7 +37,7 @@ def main() -> None:
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
-def _build(folder: Path, steps: Any) -> dict[str, Any]:
+def _build(folder: Path, steps: Any) -> Dict[str, Any]:
     def report(step: str) -> None:
         print(step, file=steps, flush=True)
 
@@ -47,7 +45,7 @@ def _build(folder: Path, steps: Any) -> dict[str, Any]:
     options = EngineOptions(**job["options"])
     library = load_tensorrt(job["flavour"])
     report(f"loaded {library.title}")
-    messages: list[LogMessage] = []
+    messages: List[LogMessage] = []
     cache = folder / "timing.cache"
     began = time.monotonic()
     with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
@@ -81,13 +79,5 @@ def _build(folder: Path, steps: Any) -> dict[str, Any]:
     }
 
 
-def _end_with_parent() -> None:
-    # A build whose command was killed would go on for minutes, for nobody.
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-
-
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

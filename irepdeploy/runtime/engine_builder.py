@@ -2,23 +2,22 @@
 
 The bits behind the names moved from version to version, so no number is written here. TensorRT 8 is weakly typed: its
 precision is a flag, and the builder may still choose fp32. From 10 on an ONNX that is itself in the wanted precision
-is typed strongly, and there is nothing to set; 10 still takes the flag for an fp32 one, 11 has it no more.
+is typed strongly, and there is nothing to set; 10 still takes the flag for an fp32 one, 11 has it no more. This module
+is Python 3.8, stdlib and TensorRT only: the board's agent carries it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.runtime.engine_log import dla_placement, engine_layers
 from irepdeploy.runtime.trt_library import LogMessage, TensorrtLibrary, lacks_gpu, logged, logger_of
 
-from .engine_log import dla_placement, engine_layers
+__all__ = ["EngineOptions", "Profile", "build_plan"]
 
-__all__ = ["EngineOptions", "build_plan"]
-
-Profile = tuple[Sequence[int], Sequence[int], Sequence[int]]
+Profile = Tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 _FEW = 3
@@ -39,12 +38,12 @@ class EngineOptions:
 
     precision: str = "fp32"
     carried: str = "fp32"
-    workspace_bytes: int | None = None
+    workspace_bytes: Optional[int] = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     tf32: bool = False
-    dla_core: int | None = None
+    dla_core: Optional[int] = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Dict[str, Any]:
         """JSON-able."""
         return asdict(self)
 
@@ -54,11 +53,11 @@ def build_plan(
     onnx: bytes,
     options: EngineOptions,
     *,
-    timing_cache: bytes | None = None,
-    messages: list[LogMessage],
-    keep: Callable[[str, str], None] | None = None,
+    timing_cache: Optional[bytes] = None,
+    messages: List[LogMessage],
+    keep: Optional[Callable[[str, str], None]] = None,
     report: Callable[[str], None] = lambda step: None,
-) -> tuple[bytes, bytes | None, dict[str, Any]]:
+) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
     """Parse and build.
 
     Args:
@@ -91,7 +90,7 @@ def build_plan(
     _parse(trt, network, logger, onnx, messages, library)
     config = _made(builder.create_builder_config, "no builder configuration", messages, library)
     inputs, outputs = _tensors(network, "input"), _tensors(network, "output")
-    facts: dict[str, Any] = {"typing": typing, "inputs": inputs, "outputs": outputs}
+    facts: Dict[str, Any] = {"typing": typing, "inputs": inputs, "outputs": outputs}
     _configure(trt, config, options, typing)
     _add_profiles(builder, network, config, options.profiles)
     if options.dla_core is not None:
@@ -142,7 +141,7 @@ def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: s
 
 
 def _parse(
-    trt: Any, network: Any, logger: Any, onnx: bytes, messages: list[LogMessage], library: TensorrtLibrary
+    trt: Any, network: Any, logger: Any, onnx: bytes, messages: List[LogMessage], library: TensorrtLibrary
 ) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse(onnx):
@@ -175,7 +174,7 @@ def _configure(trt: Any, config: Any, options: EngineOptions, typing: str) -> No
 def _add_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]) -> None:
     shapes = {tensor["name"]: tensor["shape"] for tensor in _tensors(network, "input")}
     free = {name for name, shape in shapes.items() if -1 in shape}
-    for name in sorted(free | set(profiles)):
+    for name in sorted(free.union(profiles)):
         if name not in free:
             what = "no input of this name" if name not in shapes else "its shape is fixed"
             raise InputError(f"a profile, but {what}", where=f"input {name!r}", hint="leave the profile out")
@@ -194,8 +193,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str
 
 def _check_profile(name: str, shape: Sequence[int], profile: Profile) -> None:
     fits = all(len(one) == len(shape) for one in profile) and all(
-        1 <= low <= best <= high and (due == -1 or low == high == due)
-        for due, low, best, high in zip(shape, *profile, strict=True)
+        1 <= low <= best <= high and (due == -1 or low == high == due) for due, low, best, high in zip(shape, *profile)
     )
     if not fits:
         text = " : ".join("x".join(map(str, one)) for one in profile)
@@ -203,7 +201,7 @@ def _check_profile(name: str, shape: Sequence[int], profile: Profile) -> None:
         raise InputError(f"profile {text} does not fit {due}", where=f"input {name!r}", hint="smallest:best:largest")
 
 
-def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> dict[str, Any]:
+def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> Dict[str, Any]:
     cores = getattr(builder, "num_DLA_cores", 0)
     core = options.dla_core
     if not has(getattr(trt, "DeviceType", None), "DLA") or core is None or not 0 <= core < cores:
@@ -221,7 +219,7 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineO
     return {"core": core, "network_layers": network.num_layers, "can_run_on_dla": able}
 
 
-def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: dict[str, Any]) -> Any:
+def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
     if library.flavour == "tensorrt_rtx":
         raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="leave it out")
     cache = config.create_timing_cache(content)
@@ -245,7 +243,7 @@ def _watch(trt: Any, config: Any, report: Callable[[str], None]) -> None:
             self.steps = 0
             self.top = ""
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
             if not parent_phase:
                 self.top, self.steps = phase_name, num_steps
 
@@ -261,7 +259,7 @@ def _watch(trt: Any, config: Any, report: Callable[[str], None]) -> None:
     config.progress_monitor = Monitor()
 
 
-def _tensors(network: Any, kind: str) -> list[dict[str, Any]]:
+def _tensors(network: Any, kind: str) -> List[Dict[str, Any]]:
     get, number = getattr(network, f"get_{kind}"), getattr(network, f"num_{kind}s")
     tensors = [get(index) for index in range(number)]
     return [
@@ -273,7 +271,7 @@ def _dtype(dtype: Any) -> str:
     return _DTYPES.get(dtype.name, dtype.name.lower())
 
 
-def _made(make: Callable[[], Any], what: str, messages: list[LogMessage], library: TensorrtLibrary) -> Any:
+def _made(make: Callable[[], Any], what: str, messages: List[LogMessage], library: TensorrtLibrary) -> Any:
     try:
         made = make()
     except (RuntimeError, TypeError) as error:
@@ -284,7 +282,7 @@ def _made(make: Callable[[], Any], what: str, messages: list[LogMessage], librar
     return made
 
 
-def _failed(what: str, messages: list[LogMessage], library: TensorrtLibrary) -> IrepdeployError:
+def _failed(what: str, messages: List[LogMessage], library: TensorrtLibrary) -> IrepdeployError:
     reasons = logged(messages)
     said = f"{what} ({library.title}): {_few(reasons)}"
     text = " ".join(reasons)

@@ -1,0 +1,156 @@
+"""The execution providers of ONNX Runtime: where each keeps its tensors, and how a session gets exactly that one.
+
+This module is Python 3.8, stdlib and onnxruntime only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from irepdeploy.errors import InputError, MissingError
+
+__all__ = ["PROVIDERS", "Provider", "open_session", "provider_of"]
+
+# NVIDIA's libraries read it when they are loaded; 0 forbids TF32 to all of them.
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+
+
+class Provider(NamedTuple):
+    """One of them.
+
+    Args:
+        name: as ONNX Runtime spells it.
+        device: "cpu" or "cuda".
+        install: what to type where it is missing.
+        own_tf32: whether it has an option for TF32; the others leave it to TensorRT, which rounds.
+        plugin: package that brings it as a library of its own.
+    """
+
+    name: str
+    device: str
+    install: str
+    own_tf32: bool = False
+    plugin: Optional[str] = None
+
+
+_GPU = "pip install onnxruntime-gpu in place of onnxruntime"
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider("CPUExecutionProvider", "cpu", "pip install onnxruntime"),
+        Provider("CUDAExecutionProvider", "cuda", _GPU, own_tf32=True),
+        Provider("TensorrtExecutionProvider", "cuda", _GPU + ", and TensorRT"),
+        Provider(
+            "NvTensorRTRTXExecutionProvider",
+            "cuda",
+            "pip install onnxruntime-ep-nv-tensorrt-rtx beside onnxruntime",
+            plugin=_PLUGIN,
+        ),
+    )
+}
+
+
+def provider_of(name: str) -> Provider:
+    """The provider of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROVIDERS:
+        raise InputError(f"no provider {name!r} here", where="ort", hint="known: " + ", ".join(sorted(PROVIDERS)))
+    return PROVIDERS[name]
+
+
+def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider, *, tf32: bool, where: str) -> Any:
+    """A session on this provider, which is no other's and falls back to none.
+
+    Args:
+        onnxruntime: the module.
+        model: path or bytes.
+        options: SessionOptions.
+        tf32: let float32 round to TF32 where the provider can.
+
+    Raises:
+        InputError: TF32 cannot be turned off as things are.
+        MissingError: the provider is not there, or ONNX Runtime gave another one.
+        Exception: whatever ONNX Runtime raises of a model.
+    """
+    if provider.device != "cpu":
+        # Else what the provider lacks would run on the CPU unsaid.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    found = onnxruntime.get_available_providers()
+    if provider.name in found:
+        _check_tf32(provider, tf32, where)
+        chosen = [(provider.name, _provider_options(provider, tf32))]
+        # Else a provider that fails is replaced, now and at any later run; older versions know only the second way.
+        session = onnxruntime.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+    elif provider.plugin is not None:
+        devices = _plugin_devices(onnxruntime, provider, where)
+        _check_tf32(provider, tf32, where)
+        options.add_provider_for_devices(devices, {})
+        session = onnxruntime.InferenceSession(model, options, enable_fallback=0)
+    else:
+        raise MissingError(
+            f"{provider.name} is not part of the installed onnxruntime",
+            where=where,
+            hint=f"{provider.install}; here: {', '.join(found)}",
+        )
+    session.disable_fallback()
+    used = session.get_providers()[0]
+    if used == "CPUExecutionProvider" != provider.name or (provider.plugin is None and used != provider.name):
+        raise MissingError(
+            f"ONNX Runtime fell back from {provider.name} to {used}",
+            where=where,
+            hint="its libraries could not be loaded; pass provider='CPUExecutionProvider' to run on the CPU",
+        )
+    return session
+
+
+def has_tf32(provider: Provider, tf32: bool) -> Optional[bool]:
+    """Whether float32 may round to TF32; None on a CPU, which has no such thing."""
+    if provider.device == "cpu":
+        return None
+    return tf32 and os.environ.get(TF32_VARIABLE) != "0"
+
+
+def _provider_options(provider: Provider, tf32: bool) -> Dict[str, str]:
+    return {"use_tf32": "1" if tf32 else "0"} if provider.own_tf32 else {}
+
+
+def _check_tf32(provider: Provider, tf32: bool, where: str) -> None:
+    rounds = provider.device != "cpu" and not provider.own_tf32
+    if rounds and not tf32 and os.environ.get(TF32_VARIABLE) != "0":
+        raise InputError(
+            f"{provider.name} has no option that turns TF32 off",
+            where=where,
+            hint=f"allow TF32, or set {TF32_VARIABLE}=0 before the program starts",
+        )
+
+
+def _plugin_devices(onnxruntime: Any, provider: Provider, where: str) -> List[Any]:
+    try:
+        plugin = importlib.import_module(str(provider.plugin))
+        library, name = plugin.get_library_path(), plugin.get_ep_name()
+        register = onnxruntime.register_execution_provider_library
+    except (ImportError, AttributeError, OSError) as error:
+        raise MissingError(
+            f"{provider.name} is not part of the installed onnxruntime, nor beside it",
+            where=where,
+            hint=f"{provider.install}; here: {', '.join(onnxruntime.get_available_providers())}",
+        ) from error
+
+    def found() -> List[Any]:
+        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+
+    if not found():
+        # A library that is registered already refuses to be so again.
+        with contextlib.suppress(RuntimeError):
+            register(name, library)
+    devices = found()
+    if not devices:
+        raise MissingError(f"{provider.name} finds no device that it can run on", where=where, hint="irepdeploy doctor")
+    return devices

@@ -1,0 +1,86 @@
+"""TorchGraphRunner: an nn.Module whose kernels are captured once and launched as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import InputError, IrepdeployError, ModelError
+from irepdeploy.runtime.torch_runner import TorchRunner, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from irepdeploy.runtime.runner import TensorSpec
+
+__all__ = ["TorchGraphRunner"]
+
+# What a first run does once (cuDNN's choice of algorithms, memory) must not happen under capture.
+_RUNS_BEFORE = 3
+
+
+class TorchGraphRunner(TorchRunner):
+    """Runs a module as one CUDA graph: without the host's share of every launch, which rules at batch 1.
+
+    A bound call replays its own graph; `infer` captures one anew each time. What cannot be captured is refused.
+
+    Raises (on activation, beside those of `TorchRunner`):
+        InputError: a device other than CUDA.
+    """
+
+    name = "torch-graph"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[str],
+        *,
+        device: str = "cuda",
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, inputs, outputs, device=device, **settings)
+
+    def _activate(self) -> None:
+        if not self._asked_device.startswith("cuda"):
+            raise InputError(f"no CUDA graphs on {self._asked_device}", where=self.name, hint="for example cuda")
+        super()._activate()
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "cuda_graph": "captured"}
+
+    def _network(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
+        run = self._closed(tensors)
+        return lambda *same: run()
+
+    def _closed(self, tensors: Sequence[torch.Tensor]) -> Callable[[], Any]:
+        import torch
+
+        net, current = self._net, torch.cuda.current_stream(self._device)
+        assert net is not None
+        aside, graph = torch.cuda.Stream(self._device), torch.cuda.CUDAGraph()
+        with torch.inference_mode():
+            aside.wait_stream(current)
+            with torch.cuda.stream(aside):
+                for _ in range(_RUNS_BEFORE):
+                    net(*tensors)
+            current.wait_stream(aside)
+            try:
+                with torch.cuda.graph(graph):
+                    returned = net(*tensors)
+            except Exception as error:  # whatever a foreign forward does that cannot be captured
+                raise self._not_captured(error) from error
+
+        def replay() -> Any:
+            graph.replay()
+            return returned
+
+        return replay
+
+    def _not_captured(self, error: Exception) -> IrepdeployError:
+        return ModelError(
+            f"cannot be captured as a CUDA graph: {first_line(error)}",
+            where=self.name,
+            hint="--runner torch runs it as it is",
+        )

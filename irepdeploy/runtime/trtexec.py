@@ -1,0 +1,184 @@
+"""trtexec: its raw times read, and command lines under which its versions measure the same thing.
+
+trtexec 11 turned CUDA graphs and spinning on and transfers off, where every version before had it the other way round:
+one command line gives figures that cannot stand beside each other. Here every version is told what it does not do by
+itself. This module is Python 3.8, stdlib only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from irepdeploy.errors import InputError
+
+__all__ = ["TRANSFERS", "TrtexecTimes", "arguments", "read_times"]
+
+TRANSFERS = ("excluded", "included")
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+_DURATIONS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
+_MOMENTS = ("startEnqMs", "endEnqMs")
+# The fewest samples from which a 90th percentile may be claimed; a shorter `seconds` does not undercut it.
+_ITERATIONS = 64
+_WARM_UP_MS = 2000
+
+_Path = Union[str, "os.PathLike[str]"]
+
+
+class TrtexecTimes(NamedTuple):
+    """Raw times of every query, in nanoseconds, in the order they were taken.
+
+    Args:
+        latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not what a caller waits for.
+        compute_ns: from event to event around the kernels.
+        enqueue_ns: of the host; trtexec writes its moments with six digits, hence to 10 us once a second has passed.
+        transfers: "excluded" where no query has any, else "included".
+        warmup_included: whether the first queries are those of the warm-up, which trtexec before 8.5 wrote too.
+    """
+
+    latency_ns: List[int]
+    compute_ns: List[int]
+    h2d_ns: List[int]
+    d2h_ns: List[int]
+    enqueue_ns: List[int]
+    transfers: str
+    warmup_included: bool
+
+
+def read_times(path: _Path) -> TrtexecTimes:
+    """Read what ``trtexec --exportTimes=FILE`` of any version from 8 to 11 wrote.
+
+    Raises:
+        InputError: no such file, no JSON of that kind, torn, or without a single query; the query is named.
+    """
+    where = os.fspath(path)
+    queries = _queries(where)
+    columns: Dict[str, List[float]] = {name: [] for name in _DURATIONS + _MOMENTS}
+    for number, query in enumerate(queries, 1):
+        for name, column in columns.items():
+            value = query.get(name) if isinstance(query, dict) else None
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise InputError(f"no time {name}: {value!r}", where=f"{where}, query {number}", hint=_HINT)
+            column.append(value)
+    latency, compute, h2d, d2h = (_nanoseconds(columns[name]) for name in _DURATIONS)
+    enqueue = _nanoseconds([end - start for start, end in zip(columns["startEnqMs"], columns["endEnqMs"])])
+    transfers = TRANSFERS[any(h2d) or any(d2h)]
+    return TrtexecTimes(latency, compute, h2d, d2h, enqueue, transfers, "endToEndMs" in queries[0])
+
+
+def arguments(
+    version: str,
+    onnx: Optional[_Path],
+    *,
+    times: _Path,
+    precision: str = "fp32",
+    transfers: str = "excluded",
+    seconds: float = 10.0,
+    engine: Optional[_Path] = None,
+    dla: Optional[int] = None,
+    tf32: bool = False,
+    typed: bool = False,
+    workspace_mib: Optional[int] = None,
+    shapes: Optional[Dict[str, Tuple[int, ...]]] = None,
+) -> List[str]:
+    """What follows ``trtexec`` so that every version measures alike: CUDA graph, spinning, one stream.
+
+    Args:
+        version: of TensorRT, such as "8.5.2" or "11.1".
+        onnx: what an engine is built of; None loads `engine`.
+        times: where the raw times are written.
+        precision: of an engine that is built. 11 takes it from the ONNX alone, and so does 10 where `typed`.
+        transfers: "excluded" or "included" in the latency.
+        seconds: at least so long, and at least 64 queries.
+        engine: where the built one is kept.
+        dla: core of the DLA that layers are put on where they can be; the others run on the GPU.
+        tf32: let float32 layers round to TF32.
+        shapes: of inputs by name, the batch first, for an ONNX whose shapes are free.
+
+    Raises:
+        InputError: no such version, precision or kind of transfers, or nothing to run.
+    """
+    major, minor = _version(version)
+    if precision not in _PRECISIONS:
+        raise InputError(f"no precision {precision!r}", where="trtexec", hint="one of " + ", ".join(_PRECISIONS))
+    if transfers not in TRANSFERS:
+        raise InputError(f"transfers {transfers!r}", where="trtexec", hint="one of " + ", ".join(TRANSFERS))
+    if onnx is None and engine is None:
+        raise InputError("nothing to run", where="trtexec", hint="name an ONNX or an engine")
+    if typed and major < 10:
+        raise InputError(f"TensorRT {version} has no strongly typed networks", where="trtexec", hint="10 or later")
+    words = []
+    if onnx is None:
+        words.append(f"--loadEngine={os.fspath(engine or '')}")
+    else:
+        words.append(f"--onnx={os.fspath(onnx)}")
+        words += [] if engine is None else [f"--saveEngine={os.fspath(engine)}"]
+        words += _building(major, minor, precision, typed, tf32, workspace_mib)
+    if shapes:
+        words.append("--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()))
+    if dla is not None:
+        words.append(f"--useDLACore={dla}")
+        words += [] if onnx is None else ["--allowGPUFallback"]
+    words += [] if major >= 11 else ["--useSpinWait", "--useCudaGraph"]
+    if transfers == "included":
+        words += ["--includeDataTransfers", "--exposeDMA"] if major >= 11 else ["--exposeDMA"]
+    elif major < 11:
+        words.append("--noDataTransfers")
+    words += [f"--warmUp={_WARM_UP_MS}", f"--duration={math.ceil(seconds)}", f"--iterations={_ITERATIONS}"]
+    return [*words, f"--exportTimes={os.fspath(times)}"]
+
+
+_HINT = "is this what trtexec --exportTimes wrote?"
+
+
+def _building(
+    major: int, minor: int, precision: str, typed: bool, tf32: bool, workspace_mib: Optional[int]
+) -> List[str]:
+    words = []
+    if major >= 11:
+        pass
+    elif typed:
+        words.append("--stronglyTyped")
+    elif precision != "fp32":
+        words.append(f"--{precision}")
+    if not tf32:
+        words.append("--noTF32")
+    if workspace_mib is not None:
+        before = (major, minor) < (8, 4)
+        words.append(f"--workspace={workspace_mib}" if before else f"--memPoolSize=workspace:{workspace_mib}")
+    return words
+
+
+def _version(text: str) -> Tuple[int, int]:
+    parts = text.split(".")
+    try:
+        major, minor = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
+    except ValueError:
+        raise InputError(f"no version {text!r}", where="trtexec", hint="such as 8.5.2") from None
+    if not 8 <= major <= 11:
+        raise InputError(f"TensorRT {text} is not known", where="trtexec", hint="8 to 11 are")
+    return major, minor
+
+
+def _queries(where: str) -> List[Any]:
+    try:
+        with open(where, encoding="utf-8") as file:
+            queries = json.load(file)
+    except FileNotFoundError:
+        raise InputError("no such file of times", where=where, hint="did trtexec run to its end?") from None
+    except OSError as error:
+        raise InputError(f"cannot read these times: {error.strerror}", where=where) from error
+    except (ValueError, RecursionError):
+        raise InputError("not trtexec's times: no JSON, or torn", where=where, hint=_HINT) from None
+    if not isinstance(queries, list):
+        raise InputError("not trtexec's times: no list", where=where, hint=_HINT)
+    if not queries:
+        raise InputError("no query was timed", where=where, hint="let trtexec run for longer")
+    return queries
+
+
+def _nanoseconds(milliseconds: List[float]) -> List[int]:
+    return [max(0, round(value * 1e6)) for value in milliseconds]
