@@ -37,12 +37,15 @@ class Asked:
         dynamic_batch: the first size of every input and output is free, and only that one.
         kept: layers that were left in a higher precision on purpose, by the names of their nodes.
         opset: that was to be written; default: the target's.
+        given: the file, or what it was made of, is somebody else's: any opset, IR version and size that the target
+            takes will do, batch normalisation and nodes without names may stand in it.
     """
 
     precision: str = "fp32"
     dynamic_batch: bool = False
     kept: frozenset[str] = frozenset()
     opset: int | None = None
+    given: bool = False
 
 
 def audit(
@@ -70,18 +73,18 @@ def audit(
         raise CheckFailed("the written ONNX cannot be read again", where=path) from error
     view = View(model)
     faults = [
-        *_header(view, target, asked.opset or target.opset),
+        *_header(view, target, asked.opset or target.opset, asked.given),
         *_files(view, Path(path), len(content), target),
         *_signature(model, inputs, outputs),
-        *_nodes(view, target),
+        *_nodes(view, target, asked.given),
     ]
     # With external data or foreign operators what follows would only hide the reason.
     faults = faults or [
-        *_left_behind(view),
+        *(() if asked.given else _left_behind(view)),
         *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
         *_precision(view, target.route(asked.precision).graph, asked.kept),
     ]
-    faults = faults or [*_checker(content)] or [*_sizes(view, target, asked.dynamic_batch)]
+    faults = faults or [*_checker(content)] or [*_sizes(view, target, asked)]
     if faults:
         raise CheckFailed(f"the written ONNX is not what was asked for: {'; '.join(faults)}", where=path)
     return {
@@ -96,14 +99,16 @@ def audit(
     }
 
 
-def _header(view: View, target: Target, opset: int) -> Iterator[str]:
+def _header(view: View, target: Target, opset: int, given: bool) -> Iterator[str]:
     low, high = target.allowed_opsets
     opsets = {entry.domain or "ai.onnx": entry.version for entry in view.model.opset_import}
-    if opsets != {"ai.onnx": opset}:
+    if opsets.get("ai.onnx") != opset or (len(opsets) > 1 and not given):
         yield f"opset {opsets}, not {opset}"
     elif not low <= opset <= high:
         yield f"opset {opset}, and target {target.name} takes {low} to {high}"
-    if not 3 <= view.model.ir_version <= target.ir_version:
+    # What runs here has been loaded here.
+    most = target.ir_version if target.engine or not given else view.model.ir_version
+    if not 3 <= view.model.ir_version <= most:
         yield f"IR version {view.model.ir_version}, not {target.ir_version}"
     if view.model.functions:
         yield "it holds functions"
@@ -138,13 +143,13 @@ def _signature(
         yield f"outputs {of_specs}, not {[_wanted(spec) for spec in specs]}"
 
 
-def _nodes(view: View, target: Target) -> Iterator[str]:
+def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
     known = target.operators
     strange = {node.op_type for node in view.nodes if node.domain or (known is not None and node.op_type not in known)}
     if strange:
         yield f"operators that target {target.name} does not take: {', '.join(sorted(strange))}"
     names = Counter(node.name for node in view.nodes)
-    if names[""] or any(count > 1 for count in names.values()):
+    if not given and (names[""] or any(count > 1 for count in names.values())):
         yield "nodes without a name of their own"
 
 
@@ -182,17 +187,18 @@ def _checker(content: bytes) -> Iterator[str]:
         yield f"onnx.checker: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
 
 
-def _sizes(view: View, target: Target, dynamic: bool) -> Iterator[str]:
+def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
+    dynamic, anything = asked.dynamic_batch, asked.given and target.engine is None
     ends = [*view.model.graph.input, *view.model.graph.output]
     for value in ends:
         shape = _declared(value)["shape"]
         free = [index for index, size in enumerate(shape) if not isinstance(size, int)]
-        if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic):
+        if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic and not anything):
             yield f"{value.name} has no static shape: {shape}"
-        elif free and free != [0]:
+        elif free and free != [0] and not anything:
             yield f"{value.name} is free beyond its batch: {shape}"
     symbols = {str(_declared(value)["shape"][0]) for value in ends if _declared(value)["shape"]}
-    if dynamic and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):
+    if dynamic and not asked.given and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):
         yield f"a free batch was asked for, and inputs and outputs begin with {', '.join(sorted(symbols))}"
     for node in view.nodes:
         if node.op_type in _SIZED_BY_VALUES:

@@ -8,22 +8,24 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from irepdeploy.console import log, print_json, progress, table
+from irepdeploy.console import ProgressTask, log, print_json, progress
 from irepdeploy.errors import InputError
 from irepdeploy.options import InputsOption, JsonOption, ModelOption, SeedOption
 
-if TYPE_CHECKING:
-    from irepdeploy.certificate import Certificate
+from .output import explain as explain_onnx
+from .output import show
 
 __all__ = ["export"]
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A checkpoint, or the name of a network (random weights).")],
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint, an ONNX file, or the name of a network (random weights).")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the results; made if it is not there. [SOURCE-export]"),
@@ -70,19 +72,42 @@ def export(
     ] = None,
     dla: Annotated[int | None, typer.Option("--dla", min=0, help="Core of the DLA, where the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Leave onnx-simplifier out.")] = False,
+    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Of an ONNX file: leave every operator.")] = False,
+    border: Annotated[
+        str,
+        typer.Option(
+            "--border", help="Of an ONNX file: refuse what is no convolution at the border, or add a constant map."
+        ),
+    ] = "refuse",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Of an ONNX file: print what would collapse, and write nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fuse a network, write ONNX, prove at every hop that it is the same network, and certify it.
 
+    Of an ONNX file, parallel and chained linear operators become single convolutions.
+
     Example: irepdeploy export run/trained.pt --out build
     """
+    if border not in ("refuse", "map"):
+        raise InputError(f"no border {border!r}", where="--border", hint="refuse or map")
+    onnx_given = Path(source).suffix.lower() == ".onnx"
+    if explain:
+        if not onnx_given or no_collapse:
+            other = "--no-collapse" if no_collapse else "a network"
+            raise InputError(f"--explain and {other}", hint="it is about what of an ONNX file collapses")
+        from .request import input_spec
+
+        explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
+        return
     from .simplify import Simplifier
 
     # Read when torch is loaded. Threads that wait for each other by spinning take the core that another process of this
     # command needs, and beside other programs they cost several times what they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Its imports go on beside those of torch.
-    with contextlib.nullcontext() if no_simplify else Simplifier() as simplifier:
+    with contextlib.nullcontext() if no_simplify or onnx_given else Simplifier() as simplifier:
         with _without_collector():
             from irepdeploy.checkpoint import load_model_factory
             from irepdeploy.memory import parse_size
@@ -109,9 +134,12 @@ def export(
             workspace_bytes=None if workspace is None else parse_size(workspace),
             timing_cache=None if timing_cache is None else str(timing_cache),
             dla=dla,
+            collapse=not no_collapse,
+            border="map" if border == "map" else "refuse",
         )
+        news = f"{source}: linear regions become single convolutions (--no-collapse leaves them)"
         with progress() as display:
-            task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision))
+            task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision, onnx=onnx_given))
             certificate = certified_export(
                 source,
                 folder,
@@ -121,13 +149,20 @@ def export(
                 seed=seed,
                 settings=settings,
                 simplifier=simplifier,
-                report=lambda step: task.advance(note=step),
+                report=lambda step: _advance(task, step, news if onnx_given and settings.collapse else None),
             )
     if as_json:
         print_json(certificate.to_dict())
     else:
-        _show(certificate, folder, model)
+        show(certificate, folder, model)
     certificate.require_engine()
+
+
+def _advance(task: ProgressTask, step: str, news: str | None) -> None:
+    # What was given is known to be readable by then.
+    if news is not None and step == "loaded":
+        log(news)
+    task.advance(note=step)
 
 
 @contextlib.contextmanager
@@ -145,39 +180,6 @@ def _without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _show(certificate: Certificate, folder: Path, model: str | None) -> None:
-    from irepdeploy.profiling.health import LayerHealth, health_warnings
-
-    source = certificate.source
-    title = f"{source['file'] or source['net']}: every hop proved (weights: {source['statistics']})"
-    rows = [
-        [hop.source, hop.result, _counted(hop.inputs), f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same"]
-        for hop in certificate.hops
-    ]
-    table(title, ["from", "to", "inputs", "error", "allowed", "verdict"], rows)
-    blocks = certificate.blocks
-    if blocks:
-        worst = blocks["float64"]
-        print(
-            f"{blocks['count']} blocks fused, "
-            f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
-        )
-    for text in health_warnings([LayerHealth.from_dict(layer) for layer in certificate.health]):
-        log(f"warning: {text}")
-    print(certificate.onnx["simplifier"])
-    _show_precisions(certificate)
-    _show_engines(certificate)
-    for artefact in certificate.artefacts:
-        print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
-    print(folder / "certificate.json")
-    if "preprocessing" in certificate.onnx:
-        # It takes other inputs than the network: verify would have to normalise for one of the two.
-        return
-    reference = source["file"] or folder / "fused.pt"
-    ours = f" --model {_quoted(model)}" if model else ""
-    log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
-
-
 def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
@@ -185,43 +187,3 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{text!r} is no list of numbers", where=option, hint="0.485,0.456,0.406") from None
-
-
-def _show_precisions(certificate: Certificate) -> None:
-    found = certificate.precisions
-    if "fp16" in found:
-        ranges = found["fp16"]["ranges"]
-        print(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
-    if "int8" in found:
-        int8 = found["int8"]
-        kept = len(int8["kept_float"])
-        drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
-        where = int8["measured_on"]["name"]
-        print(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
-        for note in int8["notes"]:
-            log(f"note: {note}")
-
-
-def _show_engines(certificate: Certificate) -> None:
-    engine = certificate.engine
-    for built in engine.get("engines", ()):
-        layers = built["layers"]
-        print(
-            f"{engine['flavour']} {engine['version']}, {built['precision']} engine: {built['size_bytes']:,} bytes, "
-            f"{layers.get('convolutions', '?')} convolutions in it; {engine['run']}"
-        )
-    for note in engine.get("notes", ()):
-        log(f"note: {note}")
-    for precision, line in engine.get("commands", {}).items():
-        print(f"on the board ({engine['device']}), {precision}: {line}")
-
-
-def _counted(groups: list[dict[str, object]]) -> str:
-    return " + ".join(f"{group['count']} {str(group['name']).partition(',')[0]}" for group in groups)
-
-
-def _quoted(path: Path | str) -> str:
-    import shlex
-
-    text = shlex.quote(str(path))
-    return f"./{text}" if text.startswith("-") else text

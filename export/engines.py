@@ -15,7 +15,7 @@ from .settings import Settings
 from .target import TARGETS, Target, installed_target, trtexec_line
 
 if TYPE_CHECKING:
-    from .engine_builder import Profile
+    from irepdeploy.runtime.engine_builder import Profile
 
 __all__ = ["engines_for", "target_here"]
 

@@ -1,4 +1,4 @@
-"""From a network to a verified ONNX: fuse, write, audit, simplify, and compare after every hop."""
+"""From a network or an ONNX file to a verified ONNX and what is made of it, compared after every hop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder
 from irepdeploy.input_files import read_inputs
 from irepdeploy.inputs import Given, Inputs, gather_inputs, mapped
-from irepdeploy.origin import set_origin, with_inputs
+from irepdeploy.origin import origin_of, set_origin, with_inputs
 from irepdeploy.reparam.fuse import check_fusable
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.source import Source
 
+from .deployment import Deployment
 from .engines import target_here
 from .hops import Export
 from .onnx_from_torch import named_outputs
+from .onnx_hops import OnnxExport
+from .onnx_source import OnnxSource, is_onnx, open_onnx
 from .precisions import precisions_of
 from .settings import Settings
 from .simplify import Simplifier
@@ -53,12 +56,14 @@ def export_model(
 ) -> Certificate:
     """Fuse a network, write it as ONNX, prove at every hop that its outputs are the same, and certify it.
 
-    ``model.onnx``, ``fused.pt`` and ``certificate.json`` appear in `out` together, after every check has passed. After
-    a failed one nothing there has changed, and ``certificate.failed.json`` tells why.
+    An ONNX file is collapsed instead: single convolutions take the place of its parallel and chained linear operators.
+
+    ``model.onnx``, ``fused.pt`` (of a network) and ``certificate.json`` appear in `out` together, after every check has
+    passed. After a failed one nothing there has changed, and ``certificate.failed.json`` tells why.
 
     Args:
-        source: a checkpoint, the name of a network (it gets seeded random weights and statistics), or a network in eval
-            mode.
+        source: a checkpoint, the name of a network (it gets seeded random weights and statistics), a network in eval
+            mode, or an ``.onnx`` file.
         out: a folder, made if it is not there.
         target: a name in `TARGETS`.
         model_factory: builds the class of a foreign checkpoint.
@@ -107,17 +112,27 @@ def certified_export(
     settings = settings or Settings()
     wanted = target_here(target_of(target))
     precisions = precisions_of(settings.precision, wanted)
-    opened = open_for_export(source, model_factory, seed)
-    check_fusable(opened.model)
-    opened = _with_inputs(opened, settings.inputs or _told_by(opened, inputs))
+    opened: Source | OnnxSource
+    if is_onnx(source):
+        _refuse_for_onnx(model_factory)
+        opened = open_onnx(os.fspath(source), settings, inputs)  # type: ignore[arg-type]
+    else:
+        _refuse_for_networks(settings)
+        opened = open_for_export(source, model_factory, seed)
+        check_fusable(opened.model)
+        opened = _with_inputs(opened, settings.inputs or _told_by(opened, inputs))
     preprocessing = settings.preprocessing(opened.origin)
     groups = gather_inputs(opened.origin.specs, given=inputs, dataset=opened.origin.dataset, seed=seed)
-    if settings.output_names is not None or settings.input_shape is not None or opened.origin.net is None:
+    if isinstance(opened, Source) and (
+        settings.output_names is not None or settings.input_shape is not None or opened.origin.net is None
+    ):
         opened = _with_output_names(opened, settings.output_names, groups[0].array)
     folder = output_folder(out)
-    certificate = Certificate(
-        opened.facts, {"name": wanted.name, "opset": wanted.opset, "ir_version": wanted.ir_version}
-    )
+    opset, ir_version = wanted.opset, wanted.ir_version
+    if isinstance(opened, OnnxSource):
+        opset, ir_version = opened.opset, opened.ir_version
+        settings = dataclasses.replace(settings, simplify=False)
+    certificate = Certificate(opened.facts, {"name": wanted.name, "opset": opset, "ir_version": ir_version})
     report("loaded")
     try:
         with (
@@ -125,13 +140,12 @@ def certified_export(
             _running(simplifier, settings) as simplifier,
             ThreadPoolExecutor(1) as pool,
         ):
-            export = Export(opened, wanted, groups, certificate, staging, settings, simplifier, pool=pool)
-            export.fuse()
-            report("fused")
-            export.write()
-            report("written")
-            export.compare()
-            report("compared")
+            export: Deployment
+            if isinstance(opened, OnnxSource):
+                export = OnnxExport(opened, wanted, groups, certificate, staging, settings)
+            else:
+                export = Export(opened, wanted, groups, certificate, staging, settings, simplifier, pool=pool)
+            export.prepare(report)
             for name in precisions:
                 if name != "fp32":
                     export.lower(name, inputs)
@@ -149,16 +163,27 @@ def certified_export(
     return certificate
 
 
-def step_count(target: str, precision: str | Sequence[str] | None) -> int:
-    """How many steps `certified_export` reports at the most."""
+def step_count(target: str, precision: str | Sequence[str] | None, *, onnx: bool = False) -> int:
+    """How many steps `certified_export` reports at the most, of an ONNX file or else of a network."""
     wanted = target_of(target)
     precisions = precisions_of(precision, wanted)
     lower = sum(name != "fp32" for name in precisions)
-    return 5 + lower + (len(precisions) if wanted.engine and not wanted.on_board else 0)
+    return (4 if onnx else 5) + lower + (len(precisions) if wanted.engine and not wanted.on_board else 0)
 
 
 def _running(simplifier: Simplifier | None, settings: Settings) -> contextlib.AbstractContextManager[Simplifier | None]:
     return contextlib.nullcontext(simplifier) if simplifier or not settings.simplify else Simplifier()
+
+
+def _refuse_for_onnx(model_factory: Callable[[], nn.Module] | None) -> None:
+    if model_factory is not None:
+        raise InputError("an ONNX file needs no class", where="--model", hint="leave it out")
+
+
+def _refuse_for_networks(settings: Settings) -> None:
+    if not settings.collapse or settings.border != "refuse":
+        option = "--border" if settings.collapse else "--no-collapse"
+        raise InputError("only ONNX files are collapsed", where=option, hint="leave it out: branches are always fused")
 
 
 def _told_by(source: Source, given: Given | None) -> Sequence[TensorSpec]:
@@ -190,8 +215,7 @@ def _with_inputs(source: Source, specs: Sequence[TensorSpec]) -> Source:
     parameters = list(inspect.signature(source.model.forward).parameters)
     if set(names) <= set(parameters):
         specs = sorted(specs, key=lambda spec: parameters.index(spec.name))
-    # A network in memory keeps its own.
-    return dataclasses.replace(source, model=with_inputs(copy.copy(source.model), specs))
+    return dataclasses.replace(source, model=with_inputs(_twin(source.model), specs))
 
 
 def _with_output_names(source: Source, names: Sequence[str] | None, example: Inputs) -> Source:
@@ -209,9 +233,13 @@ def _with_output_names(source: Source, names: Sequence[str] | None, example: Inp
     found = tuple(named_outputs(returned, torch.Tensor, known, source.label))
     if found == source.origin.output_names:
         return source
-    # A network in memory keeps its own names.
-    model = copy.copy(source.model)
-    return dataclasses.replace(source, model=set_origin(model, output_names=found))
+    return dataclasses.replace(source, model=set_origin(_twin(source.model), output_names=found))
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A shallow copy, so that a network in memory keeps its own Origin."""
+    # That of a GraphModule forgets both.
+    return set_origin(copy.copy(model).eval(), origin_of(model))
 
 
 def _earlier(folder: Path) -> list[Artefact]:
@@ -222,7 +250,7 @@ def _earlier(folder: Path) -> list[Artefact]:
         return []
 
 
-def _publish(export: Export, folder: Path) -> None:
+def _publish(export: Deployment, folder: Path) -> None:
     """Move everything into place; the old certificate goes first and the new one comes last."""
     certificate = export.certificate.save(export.onnx.parent / CERTIFICATE)
     stale = {artefact.file for artefact in _earlier(folder)} - {path.name for path in export.files}

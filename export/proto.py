@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-__all__ = ["attribute_of", "distinct_name", "without_weights"]
+__all__ = ["attribute_of", "distinct_name", "name_nodes", "without_weights"]
 
 # Elements. Below this size a constant may decide about shapes, and costs nothing to keep.
 _SMALL = 1024
@@ -26,6 +26,13 @@ def distinct_name(name: str, taken: set[str]) -> str:
         candidate = f"{name}_{count}"
     taken.add(candidate)
     return candidate
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, in place: layers are told apart by them."""
+    taken: set[str] = set()
+    for node in model.graph.node:
+        node.name = distinct_name(node.name or node.op_type, taken)
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

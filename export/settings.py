@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from irepdeploy.errors import InputError
 from irepdeploy.origin import Origin
@@ -33,6 +34,8 @@ class Settings:
         workspace_bytes: that the builder of an engine may use; None: its own default.
         timing_cache: a file that the builder reads if it is there, and writes.
         dla: core of the DLA, where the target has one.
+        collapse: of an ONNX file: make single convolutions of its parallel and chained linear operators.
+        border: there: "refuse" a region that is no convolution at the border, or write a constant "map" beside it.
     """
 
     precision: str | Sequence[str] | None = None
@@ -48,6 +51,8 @@ class Settings:
     workspace_bytes: int | None = None
     timing_cache: str | None = None
     dla: int | None = None
+    collapse: bool = True
+    border: Literal["refuse", "map"] = "refuse"
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:

@@ -187,7 +187,8 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
     except FileNotFoundError:
         raise InputError(f"no such {what}", where=path, hint="check the path") from None
     except IsADirectoryError:
-        raise InputError(f"a folder where a {what} is due", where=path, hint="name the file in it") from None
+        article = "an" if what[0] in "AEIOUaeio" else "a"
+        raise InputError(f"a folder where {article} {what} is due", where=path, hint="name the file in it") from None
     except OSError as error:
         raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
 

@@ -69,7 +69,7 @@ def open_source(
         raise InputError(
             "an ONNX model where a checkpoint or the name of a network is due",
             where=text,
-            hint="`irepdeploy verify` and `irepdeploy inspect` take ONNX models",
+            hint="`irepdeploy export`, `verify` and `inspect` take ONNX models",
         )
     if not path.exists() and path.suffix == "" and len(path.parts) == 1:
         near = difflib.get_close_matches(text, NETS, n=3)

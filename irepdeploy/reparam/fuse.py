@@ -25,7 +25,8 @@ from irepdeploy.wrappers import unwrapped
 
 __all__ = ["BlockProof", "check_fusable", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
 
-Method = Literal["algebra", "probe"]
+Example = Tensor | tuple[Tensor, ...] | None
+Method = Literal["algebra", "probe", "graph"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def fuse(
     prove: bool = True,
     method: Method = "algebra",
     where: Where | None = None,
+    example: Example = None,
 ) -> nn.Module:
     """A new network in which every RepBlock is one convolution with bias.
 
@@ -58,15 +60,27 @@ def fuse(
             network that the branches were inserted into.
         prove: compare each block with its convolution: in float64 to 1e-10, in its own dtype to 1e-5 (float32).
         method: "algebra" adds up the kernels of the branches; "probe" reads each block's kernel off its response to
-            unit impulses, which needs no algebra and is slow.
+            unit impulses, which needs no algebra and is slow; "graph" knows no blocks: it writes a network of any class
+            as ONNX, collapses what is linear there, and reads that back as a new `torch.fx.GraphModule`.
         where: with "probe": blocks of foreign classes to replace as well, by a glob on their names, by type or by
             ``f(name, module) -> bool``; each must be one convolution, which is checked.
+        example: with "graph": an input (1, C, H, W), or a tuple of inputs; default: what the network says it reads.
 
     Raises:
         NotFusable: train mode, values that are not finite, batch-normalisation statistics that are missing or not
             positive, RepBlocks that were dissolved in a graph, or a foreign block that is not one convolution.
         CheckFailed: a block and its convolution differ; the worst is named.
     """
+    if method == "graph":
+        from irepdeploy.reparam.graph_fuse import fuse_graph
+
+        if keep_bn or where is not None:
+            raise InputError(
+                f"{'keep_bn' if keep_bn else 'where'} goes with blocks, and a graph has none", hint="leave it out"
+            )
+        return fuse_graph(unwrapped(model), example, prove=prove)
+    if example is not None:
+        raise InputError("only a graph is exported with an example", hint='add method="graph"')
     return fuse_with_proof(model, keep_bn=keep_bn, prove=prove, method=method, where=where)[0]
 
 
@@ -80,7 +94,7 @@ def fuse_with_proof(
 ) -> tuple[nn.Module, list[BlockProof]]:
     """`fuse`, and what the proof of each block found."""
     if method not in ("algebra", "probe"):
-        raise InputError(f"no method {method!r} to fuse by", hint="algebra or probe")
+        raise InputError(f"no method {method!r} to fuse by", hint="algebra, probe or graph")
     if where is not None and method != "probe":
         raise InputError("`where` chooses foreign blocks, which only a probe can read", hint='add method="probe"')
     if not isinstance(model, nn.Module):

@@ -84,7 +84,7 @@ def test_a_shape_of_values(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_an_onnx_model_is_no_source_with_or_without_its_data(tmp_path: Path, capsys: Capture) -> None:
+def test_an_onnx_model_without_its_data(tmp_path: Path, capsys: Capture) -> None:
     irepdeploy.export_model("vgg6", tmp_path, simplify=False)
     model = onnx.load(tmp_path / "model.onnx")
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
@@ -158,7 +158,7 @@ def kill(out: Path, module: str, name: str, *options: str, before: str = "pass")
 @pytest.mark.parametrize("where", ["written", "half moved"])
 def test_killed_at_any_point_nothing_is_vouched_for(where: str, tmp_path: Path) -> None:
     if where == "written":
-        kill(tmp_path, "hops", "onnx_runner")
+        kill(tmp_path, "deployment", "onnx_runner")
         assert [name for name in names(tmp_path) if not name.startswith(".staging-")] == []
     else:
         kill(tmp_path, "pipeline", "move_file", before="real(*args, **kwargs)")

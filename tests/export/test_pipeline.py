@@ -21,14 +21,14 @@ import irepdeploy
 from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError, MissingError, ModelError, NotFusable
-from irepdeploy.export import first_bad_layer, fp16, hops, pipeline, simplify, torch_exporter
+from irepdeploy.export import deployment, first_bad_layer, fp16, hops, pipeline, simplify, torch_exporter
 from irepdeploy.origin import set_origin
 from irepdeploy.testing import assert_equivalent
 from irepdeploy.testing.networks import random_network
 
 Capture = pytest.CaptureFixture[str]
 FILES = ["certificate.json", "fused.pt", "model.onnx"]
-HOMES = {"onnx_from_torch": torch_exporter}
+HOMES = {"onnx_from_torch": torch_exporter, "audit": deployment, "compare_outputs": deployment}
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +435,6 @@ def test_sources_that_are_none(checkpoint: Path, tmp_path: Path, capsys: Capture
         (tmp_path / "garbage.pt", "not a checkpoint"),
         (tmp_path / "truncated.pt", "truncated"),
         (tmp_path / "swapped.pt", "ONNX model where a checkpoint is due"),
-        (tmp_path / "good" / "model.onnx", "checkpoint or the name of a network"),
         (tmp_path, "folder"),
         ("vgg61", "did you mean vgg6"),
         ("nothing-like-it", "networks: "),

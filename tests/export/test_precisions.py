@@ -51,6 +51,8 @@ def test_a_board_gets_its_onnx_and_the_lines_to_type(tmp_path: Path, capsys: Cap
     assert main(["export", "vgg6", "--target", "xavier-jp5", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "on the board" in printed and "--fp16" in printed and "--noTF32" in printed
+    model = tmp_path / "model.onnx"
+    assert f"from the desk: irepdeploy jetson bench USER@HOST {model} --precision fp32,fp16\n" in printed
     certificate = Certificate.load(tmp_path / "certificate.json")
     # TensorRT 8.5 makes fp16 from the fp32 file, by a flag.
     assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]

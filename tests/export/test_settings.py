@@ -137,9 +137,9 @@ def test_options_that_do_not_fit(arguments: list[str], text: str, tmp_path: Path
 
 
 def test_a_wrong_preprocessing_is_not_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.export import hops
+    from irepdeploy.export import deployment
 
-    true = hops.with_preprocessing
+    true = deployment.with_preprocessing
 
     def broken(model: onnx.ModelProto, spec: Any) -> onnx.ModelProto:
         baked = true(model, spec)
@@ -148,7 +148,7 @@ def test_a_wrong_preprocessing_is_not_certified(tmp_path: Path, monkeypatch: pyt
         weight.raw_data = array.astype(np.float32).tobytes()
         return baked
 
-    monkeypatch.setattr(hops, "with_preprocessing", broken)
+    monkeypatch.setattr(deployment, "with_preprocessing", broken)
     arguments = ["--bake-preprocess", "nhwc", "--mean", "0.5", "--std", "0.25", "--no-simplify", "--json"]
     assert main(["export", "vgg6", *arguments, "--out", str(tmp_path)]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["certificate.failed.json"]

@@ -1,0 +1,79 @@
+"""What a collapse found, as people read it. Nothing here imports torch or onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from irepdeploy.console import table
+
+__all__ = ["kept_note", "printable", "show_regions", "summary"]
+
+Facts = Mapping[str, Any]
+
+
+def summary(facts: Facts) -> str:
+    """One line about `collapse_facts`."""
+    if not facts["changed"]:
+        return f"{facts.get('note', 'nothing found that is cheaper as one convolution')}: the model is as it was given"
+    convolutions, nodes = facts["convolutions"], facts["nodes"]
+    collapsed = [region for region in facts["regions"] if region["collapsed"]]
+    before, after = (sum(region[key] for region in collapsed) for key in ("macs_before", "macs_after"))
+    return (
+        f"{len(collapsed)} {'region' if len(collapsed) == 1 else 'regions'} collapsed: convolutions "
+        f"{convolutions['before']} -> {convolutions['after']}, nodes {nodes['before']} -> {nodes['after']}, "
+        f"their MACs {before:,} -> {after:,}"
+    )
+
+
+def show_regions(title: str, regions: Sequence[Facts]) -> None:
+    """A table of every region: operators and MACs before and after, float64 errors; below it, why something stayed."""
+    shown = _distinct(regions)
+    rows = [
+        [
+            printable(region["name"]),
+            _operators(region["operators_in"]),
+            _operators(region["operators_out"]) if region["collapsed"] else "left alone",
+            f"{region['macs_before']:,}",
+            f"{region['macs_after']:,}",
+            _error(region["error_interior"]),
+            _error(region["error_border"]),
+        ]
+        for region in shown
+    ]
+    columns = ["region", "operators", "become", "MACs", "MACs after", "error inside", "at the border"]
+    table(printable(title), columns, rows)
+    for region in shown:
+        if region["reason"]:
+            print(f"kept in {printable(region['name'])}:")
+            for reason in region["reason"].split("; "):
+                print(f"  {printable(reason)}")
+
+
+def kept_note(regions: Sequence[Facts]) -> str | None:
+    """One line about what stayed, where something did."""
+    kept = [region for region in _distinct(regions) if region["reason"]]
+    if not kept:
+        return None
+    count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
+    first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
+    return f"{count}; in {printable(first)} (--explain tells all)"
+
+
+def printable(name: str) -> str:
+    """A name without control characters: a file may hold any, and a terminal obeys them."""
+    return "".join(char if char.isprintable() else "?" for char in name)
+
+
+def _distinct(regions: Sequence[Facts]) -> list[Facts]:
+    """Without what is left of a region that was collapsed: a later look found it again."""
+    collapsed = [tuple(region["results"]) for region in regions if region["collapsed"]]
+    return [region for region in regions if region["collapsed"] or tuple(region["results"]) not in collapsed]
+
+
+def _operators(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _error(error: Any) -> str:
+    return "-" if error is None else f"{float(error):.0e}"

@@ -1,0 +1,242 @@
+"""An ONNX file that somebody else wrote, as what is exported: what it reads, gives and says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from irepdeploy.data import DATASETS
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.files import read_bytes
+from irepdeploy.input_files import read_inputs
+from irepdeploy.inputs import Given
+from irepdeploy.origin import Origin
+from irepdeploy.runtime.runner import TensorSpec, shape_text
+
+from .proto import without_weights
+from .settings import Settings
+
+__all__ = ["OnnxSource", "is_onnx", "open_onnx", "with_output_sizes"]
+
+# What `request.input_spec` calls an input that was given without a name.
+_UNNAMED = "input"
+
+
+@dataclass(frozen=True)
+class OnnxSource:
+    """The file's bytes and what is known of it.
+
+    Args:
+        content: as read, or with the sizes that were asked for written into it.
+        specs: inputs as the file declares them; None is a size that is free.
+        origin: inputs with the sizes that they are compared at, and outputs.
+        resized: whether `content` is not the file's own.
+    """
+
+    content: bytes
+    label: str
+    facts: dict[str, Any]
+    specs: tuple[TensorSpec, ...]
+    origin: Origin
+    opset: int
+    ir_version: int
+    resized: bool = False
+
+
+def is_onnx(source: object) -> bool:
+    """Whether a source is the path of an ONNX file, by its name."""
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx"
+
+
+def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | None = None) -> OnnxSource:
+    """Read an ONNX file.
+
+    Args:
+        settings: its `input_shape` fixes sizes that the file leaves free, the batch excepted.
+        given: inputs, which tell the sizes that are free for the comparison only.
+
+    Raises:
+        InputError: no such file, sizes that contradict it or that nobody tells, or options that are for networks.
+        ModelError: no ONNX model, without inputs or outputs, its weights in another file.
+    """
+    label = os.fspath(path)
+    content = read_bytes(path, "ONNX file")
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ModelError("not an ONNX model, or a damaged one", where=label) from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelError("an ONNX model without nodes or outputs", where=label)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError(
+            "its weights lie in another file",
+            where=label,
+            hint="onnx.save(onnx.load(path), other_path) writes one file of at most 2 GiB",
+        )
+    if settings.output_names is not None:
+        raise InputError("the names of an ONNX model stay as they are", where="--output-names")
+    specs = _specs(model, label)
+    digest, resized = hashlib.sha256(content).hexdigest(), False
+    if settings.inputs:
+        fixed = _fixed(specs, settings.inputs, label)
+        resized, specs = fixed != specs, fixed
+        if resized:
+            content = _with_sizes(model, specs, label)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    # Only a hint: a name that is none here means photographs.
+    dataset = metadata.get("irepdeploy.dataset")
+    dataset = dataset if dataset in DATASETS else None
+    facts = {
+        "file": label,
+        "sha256": digest,
+        "net": metadata.get("irepdeploy.net"),
+        "factory": None,
+        "state": "onnx",
+        "architecture": metadata.get("irepdeploy.architecture"),
+        "branches": None,
+        "parameters": _parameters(model),
+        "statistics": "from the ONNX file",
+        "dataset": dataset,
+    }
+    origin = Origin(
+        inputs=tuple(_compared(specs, given, label)),
+        output_names=tuple(value.name for value in model.graph.output),
+        dataset=dataset,
+    )
+    if len(origin.inputs) == 1 and origin.inputs[0].dtype == "float32" and len(origin.inputs[0].shape) > 1:
+        # What is written about networks of one image reads it there.
+        only = origin.inputs[0]
+        shape = tuple(size for size in only.shape[1:] if size is not None)
+        origin = replace(origin, inputs=(), input_name=only.name, input_shape=shape)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    return OnnxSource(content, label, facts, tuple(specs), origin, opset, model.ir_version, resized)
+
+
+def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = []
+    for value in model.graph.input:
+        if value.name in weights:
+            continue
+        kind = value.type.tensor_type
+        if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
+            raise ModelError("an input that is no tensor of known rank", where=f"{label}, {value.name}")
+        sizes = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+        found.append(TensorSpec(value.name, sizes, dtype))
+    if not found:
+        raise ModelError("an ONNX model without inputs", where=label)
+    return found
+
+
+def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str) -> list[TensorSpec]:
+    """The specs with free sizes as asked for; one input may go without its name."""
+    by_name = {spec.name: spec for spec in asked}
+    if len(specs) == 1 and len(asked) == 1 and asked[0].name == _UNNAMED:
+        by_name = {specs[0].name: asked[0]._replace(name=specs[0].name)}
+    unknown = set(by_name) - {spec.name for spec in specs}
+    if unknown:
+        raise InputError(
+            f"no input {min(unknown)}", where="--input-shape", hint=f"it reads {', '.join(map(str, specs))}"
+        )
+    # float32 is also what nothing was said of.
+    other = next((s for s in specs if by_name.get(s.name, s).dtype not in ("float32", s.dtype)), None)
+    if other is not None:
+        raise InputError(f"the file reads {other}, not {by_name[other.name].dtype}", where="--input-shape")
+    found = []
+    for spec in specs:
+        sizes = by_name[spec.name].shape if spec.name in by_name else spec.shape
+        fits = len(sizes) == len(spec.shape) and all(
+            due is None or size is None or due == size for due, size in zip(spec.shape[1:], sizes[1:], strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"{shape_text(sizes)} where the file has {shape_text(spec.shape)}",
+                where=f"--input-shape, {spec.name}",
+                hint="only sizes that it leaves free can be chosen",
+            )
+        merged = (due if due is not None else size for due, size in zip(spec.shape[1:], sizes[1:], strict=True))
+        found.append(spec._replace(shape=(spec.shape[0], *merged)))
+    return found
+
+
+def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> bytes:
+    """The model with these sizes declared, and those of its outputs that follow."""
+    by_name = {spec.name: spec for spec in specs}
+    for value in model.graph.input:
+        for dim, size in (
+            zip(value.type.tensor_type.shape.dim, by_name[value.name].shape, strict=True)
+            if (value.name in by_name)
+            else ()
+        ):
+            if size is not None:
+                dim.dim_value = size
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim[1:]:
+            dim.Clear()
+    try:
+        return with_output_sizes(model)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        text = (str(error).strip().splitlines() or ["?"])[-1]
+        raise InputError(f"its operators do not take these sizes: {text}", where=f"{label}, --input-shape") from error
+
+
+def with_output_sizes(model: onnx.ModelProto) -> bytes:
+    """The model, changed in place, with the sizes of its outputs that follow from those of its inputs.
+
+    Exporters leave them open where they do not see through the operators between.
+    """
+    # Nothing else that is inferred is kept, and weights only slow it down.
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), strict_mode=True, data_prop=True)
+    found = {value.name: value.type.tensor_type.shape for value in inferred.graph.output}
+    for value in model.graph.output:
+        known = found[value.name].dim
+        if len(value.type.tensor_type.shape.dim) in (0, len(known)):
+            del value.type.tensor_type.shape.dim[:]
+            value.type.tensor_type.shape.dim.extend(known)
+    return model.SerializeToString(deterministic=True)
+
+
+def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> list[TensorSpec]:
+    """Inputs with all sizes but the batch known, the free ones as the given inputs have them."""
+    if all(None not in spec.shape[1:] for spec in specs):
+        return [spec._replace(shape=(None, *spec.shape[1:])) for spec in specs]
+    if given is None:
+        raise InputError(
+            f"it leaves sizes free: {', '.join(map(str, specs))}",
+            where=label,
+            hint="give --input-shape 1xCxHxW, which fixes them, or --inputs FILE.npy",
+        )
+    found = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
+    arrays = {specs[0].name: found} if isinstance(found, np.ndarray) else dict(found)
+    sized = []
+    for spec in specs:
+        shape = np.shape(arrays.get(spec.name, np.empty(0)))
+        if len(shape) == len(spec.shape) - 1 and len(specs) == 1:
+            shape = (1, *shape)
+        fits = len(shape) == len(spec.shape) and all(
+            due in (None, size) for due, size in zip(spec.shape[1:], shape[1:], strict=True)
+        )
+        if not fits:
+            raise InputError(f"inputs of shape {shape} where {spec} is due", where="inputs")
+        sized.append(spec._replace(shape=(None, *shape[1:])))
+    return sized
+
+
+def _parameters(model: onnx.ModelProto) -> int:
+    """Floating numbers in the file's constants."""
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+    tensors = list(model.graph.initializer)
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors += [item.t for item in node.attribute if item.name == "value"]
+    return sum(int(np.prod(tensor.dims)) for tensor in tensors if tensor.data_type in kinds)

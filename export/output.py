@@ -1,0 +1,137 @@
+"""What the `export` command prints: results on stdout, what to do next on stderr."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.console import log, print_json, table
+
+from .collapse_table import kept_note, printable, show_regions, summary
+
+if TYPE_CHECKING:
+    from irepdeploy.certificate import Certificate
+    from irepdeploy.runtime.runner import TensorSpec
+
+__all__ = ["explain", "show"]
+
+
+def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = ()) -> None:
+    """Print what of an ONNX file would collapse, with sizes fixed that it leaves free."""
+    from irepdeploy.files import json_safe
+    from irepdeploy.reparam.collapse import collapse
+
+    from .onnx_hops import collapse_facts
+    from .onnx_source import open_onnx
+    from .settings import Settings
+
+    given = open_onnx(source, Settings(input_shape=inputs)).content if inputs else source
+    facts = collapse_facts(collapse(given, border="map" if border == "map" else "refuse"))
+    if as_json:
+        print_json(json_safe({"file": source, **facts}))
+        return
+    if facts["regions"]:
+        show_regions(source, facts["regions"])
+    print(summary(facts))
+    if border == "refuse" and any("at the border" in region["reason"] for region in facts["regions"]):
+        log("hint: --border map writes a constant map for what is no convolution at the border")
+
+
+def show(certificate: Certificate, folder: Path, model: str | None) -> None:
+    """Print what an export did."""
+    from irepdeploy.profiling.health import LayerHealth, health_warnings
+
+    source = certificate.source
+    title = f"{source['file'] or source['net']}: every hop proved (weights: {source['statistics']})"
+    rows = [
+        [hop.source, hop.result, _counted(hop.inputs), f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same"]
+        for hop in certificate.hops
+    ]
+    table(title, ["from", "to", "inputs", "error", "allowed", "verdict"], rows)
+    blocks = certificate.blocks
+    collapsed = certificate.onnx.get("collapse")
+    if collapsed is not None:
+        _show_collapse(collapsed, blocks)
+    elif blocks:
+        worst = blocks["float64"]
+        print(
+            f"{blocks['count']} blocks fused, "
+            f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
+        )
+    for text in health_warnings([LayerHealth.from_dict(layer) for layer in certificate.health]):
+        log(f"warning: {text}")
+    if collapsed is None:
+        print(certificate.onnx["simplifier"])
+    _show_precisions(certificate)
+    _show_engines(certificate, folder)
+    for artefact in certificate.artefacts:
+        print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
+    print(folder / "certificate.json")
+    if "preprocessing" in certificate.onnx:
+        # It takes other inputs than the network: verify would have to normalise for one of the two.
+        return
+    reference = source["file"] or folder / "fused.pt"
+    ours = f" --model {_quoted(model)}" if model else ""
+    log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
+
+
+def _show_collapse(facts: dict[str, Any], proofs: dict[str, Any]) -> None:
+    print(summary(facts))
+    if proofs:
+        inside, border = proofs["float64"], proofs["float64 at the border"]
+        print(
+            f"{proofs['count']} proved in float64: error at most {inside['max_rel_error']:.1e} inside, "
+            f"{border['max_rel_error']:.1e} at the border ({printable(border['worst_layer'])})"
+        )
+    note = kept_note(facts.get("regions", ()))
+    if note is not None:
+        log(f"note: {note}")
+
+
+def _show_precisions(certificate: Certificate) -> None:
+    found = certificate.precisions
+    if "fp16" in found:
+        ranges = found["fp16"]["ranges"]
+        print(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
+    if "int8" in found:
+        int8 = found["int8"]
+        kept = len(int8["kept_float"])
+        drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
+        where = int8["measured_on"]["name"]
+        print(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
+        for note in int8["notes"]:
+            log(f"note: {note}")
+
+
+def _show_engines(certificate: Certificate, folder: Path) -> None:
+    engine = certificate.engine
+    for built in engine.get("engines", ()):
+        layers = built["layers"]
+        print(
+            f"{engine['flavour']} {engine['version']}, {built['precision']} engine: {built['size_bytes']:,} bytes, "
+            f"{layers.get('convolutions', '?')} convolutions in it; {engine['run']}"
+        )
+    for note in engine.get("notes", ()):
+        log(f"note: {note}")
+    for precision, line in engine.get("commands", {}).items():
+        print(f"on the board ({engine['device']}), {precision}: {line}")
+    if engine.get("commands"):
+        # Engines of both come from the float32 file; int8 is quantised in its own.
+        both = [precision for precision in engine["commands"] if precision != "int8"]
+        models = [folder / "model.onnx"] if both else []
+        models += [folder / "model.int8.onnx"] if "int8" in engine["commands"] else []
+        print(
+            f"from the desk: irepdeploy jetson bench USER@HOST {' '.join(map(_quoted, models))}"
+            f" --precision {','.join(engine['commands'])}"
+        )
+
+
+def _counted(groups: list[dict[str, object]]) -> str:
+    return " + ".join(f"{group['count']} {str(group['name']).partition(',')[0]}" for group in groups)
+
+
+def _quoted(path: Path | str) -> str:
+    text = shlex.quote(str(path))
+    return f"./{text}" if text.startswith("-") else text
