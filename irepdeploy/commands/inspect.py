@@ -49,6 +49,12 @@ def inspect(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option("--device", help="With --cost. [cuda where there is one]")
     ] = None,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Also show where each fused kernel's weight lies, and whose it is.")
+    ] = False,
+    arch_weights: Annotated[
+        bool, typer.Option("--arch-weights", help="Also show what alpha and beta weigh the branches by.")
+    ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,10 +73,20 @@ def inspect(
         found = inspect_model(
             source, model_factory=factory, architecture=architecture, seed=seed, cost=request, display=display
         )
+    tables = []
+    if kernels or arch_weights:
+        from irepdeploy.plots.tables import network_tables
+
+        tables = network_tables(source, factory, architecture, seed, kernels=kernels, arch_weights=arch_weights)
     if as_json:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {each.key: each.figures for each in tables})
         return
     _show(found)
+    for each in tables:
+        print()
+        table(each.title, each.columns, each.rows)
+        for note in each.notes:
+            print(note)
     if found.cost is not None:
         _show_cost(found.cost)
     for text in found.warnings:

@@ -10,7 +10,9 @@ import numpy as np
 
 from irepdeploy.errors import InputError, MissingError
 
-__all__ = ["photographs"]
+__all__ = ["photograph_files", "photographs"]
+
+_NAMES = ("china.jpg", "flower.jpg")
 
 
 def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -34,7 +36,7 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
     from PIL import Image
 
     channels, height, width = shape
-    pictures = [Image.open(_folder() / name).convert("RGB") for name in ("china.jpg", "flower.jpg")]
+    pictures = [Image.open(path).convert("RGB") for path in photograph_files()]
     random = np.random.default_rng(seed)
     crops = []
     for index in range(count):
@@ -47,9 +49,14 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
     return (np.stack(crops) - np.float32(0.45)) / np.float32(0.25)
 
 
-def _folder() -> Path:
+def photograph_files() -> list[Path]:
+    """The photographs, whole.
+
+    Raises:
+        MissingError: scikit-learn is not installed.
+    """
     # By path: importing scikit-learn would take longer than all the rest.
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise MissingError("scikit-learn is not installed", hint="pip install scikit-learn")
-    return Path(spec.origin).parent / "datasets" / "images"
+    return [Path(spec.origin).parent / "datasets" / "images" / name for name in _NAMES]

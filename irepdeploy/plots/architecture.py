@@ -1,17 +1,24 @@
-"""An Architecture as a matrix: layers by branches."""
+"""Architectures as matrices: layers by branches (Fig. A1 and A2), and the difference of two."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.arch import Architecture
-from irepdeploy.plots.figure import BLUE, GREY, new_figure
+from irepdeploy.errors import InputError
+from irepdeploy.plots.architecture_view import ArchitectureView, difference, stages_of
+from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure, picture, row_height, shown, shown_rows
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_architecture"]
+__all__ = ["draw_architecture", "draw_architectures", "draw_difference"]
+
+_CELL = 0.34
+_SIDE = 0.84
 
 
 def draw_architecture(
@@ -22,31 +29,142 @@ def draw_architecture(
     Args:
         possible: (layer, branch) indices that can be kept; the others are crossed out. None: all of them.
     """
+    view = ArchitectureView(title or "Architecture", architecture, None if possible is None else frozenset(possible))
+    return draw_architectures([view])
+
+
+@picture
+def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
+    """Architectures side by side; behind each layer its channels, between stages a line.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not views:
+        raise InputError("no Architecture to draw", hint="name a file, a folder or a published one")
+    rows = max(len(view.architecture.layers) for view in views)
+    height = row_height(rows, _CELL)
+    titles = [f"{shown(view.label)}: {view.architecture.count} of {view.total} branches" for view in views]
+    widths = [
+        _width(view.architecture.layers, view.architecture.branches, height, title)
+        for view, title in zip(views, titles, strict=True)
+    ]
+    figure = new_figure(sum(widths) + 0.2, 1.7 + height * rows)
+    panels = figure.subplots(1, len(views), squeeze=False, width_ratios=widths)[0]
+    crossed = False
+    for axes, view, title in zip(panels, views, titles, strict=True):
+        architecture = view.architecture
+        for row, bits in enumerate(architecture.matrix):
+            for column, bit in enumerate(bits):
+                impossible = view.possible is not None and (row, column) not in view.possible
+                crossed |= impossible
+                _square(axes, row, column, BLUE if bit else "white", edge=BLUE if bit else GREY)
+                if impossible:
+                    _text(axes, row, column, "\N{MULTIPLICATION SIGN}", 10 * height / _CELL)
+        _frame(axes, architecture.layers, architecture.branches, view.stages, rows, height)
+        _channels(axes, architecture.layers, len(architecture.branches), view.channels, height)
+        axes.set_title(title, fontsize=10, loc="left")
+    if crossed:
+        panels[0].set_xlabel("\N{MULTIPLICATION SIGN}: not possible at this layer", fontsize=8, color=GREY)
+    return figure
+
+
+@picture
+def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure:
+    """Two Architectures in one matrix: what both keep, and what one of them does.
+
+    Raises:
+        ArchitectureError: they have no layer in common.
+    """
+    from matplotlib.patches import Patch
+
+    found = difference(first.architecture, second.architecture)
+    rows = len(found.layers)
+    height = row_height(rows, _CELL)
+    one, two = shown(first.label), shown(second.label)
+    looks: dict[tuple[int, int], dict[str, Any]] = {
+        (1, 1): {"facecolor": BLUE, "edgecolor": BLUE, "label": "both"},
+        (1, 0): {"facecolor": "white", "edgecolor": ORANGE, "hatch": "//////", "label": f"only {one}"},
+        (0, 1): {"facecolor": "#56B4E9", "edgecolor": "black", "hatch": "....", "label": f"only {two}"},
+        (0, 0): {"facecolor": "white", "edgecolor": GREY, "label": "neither"},
+    }
+    notes: list[str] = []
+    title = f"{one} and {two}: {found.distance} branch{'es' * (found.distance != 1)} differ"
+    figure = new_figure(_width(found.layers, found.branches, height, title), 2.1 + height * rows)
+    axes = figure.add_subplot()
+    for row, (bits, others) in enumerate(zip(found.first, found.second, strict=True)):
+        for column, pair in enumerate(zip(bits, others, strict=True)):
+            look = {key: value for key, value in looks[pair].items() if key != "label"}
+            _square(axes, row, column, look.pop("facecolor"), edge=look.pop("edgecolor"), **look)
+    channels = {**second.channels, **first.channels}
+    _frame(axes, found.layers, found.branches, stages_of(found.layers, channels), rows, height)
+    _channels(axes, found.layers, len(found.branches), channels, height)
+    axes.set_title(title, fontsize=10, loc="left")
+    figure.legend(handles=[Patch(**look) for look in looks.values()], loc="outside lower left", ncols=2, fontsize=8)
+    for place, name in enumerate((one, two)):
+        alone = [shown(layer) for layer, owner in found.only.items() if owner == place]
+        if alone:
+            notes.append(f"only {name} has {_listed(alone)}")
+    if notes:
+        width = int(11 * figure.get_size_inches()[0])
+        axes.set_xlabel("\n".join(textwrap.wrap("; ".join(notes), width)), fontsize=7, loc="left")
+    return figure
+
+
+def _width(layers: Iterable[str], branches: Sequence[str], height: float, title: str) -> float:
+    """Of a panel, in inches: names, squares and channels, or the title above the squares."""
+    names = 0.078 * max((min(len(name), 48) for name in layers), default=0) * min(1, height / 0.15)
+    # The last branch's name leans over the edge.
+    lean = 0.06 * min(len(branches[-1]), 48) if branches else 0
+    return 0.35 + names + max(height * len(branches) + max(0.8, lean), 0.085 * len(title))
+
+
+def _square(axes: Axes, row: int, column: int, face: str, **look: Any) -> None:
     from matplotlib.patches import Rectangle
 
-    rows, columns = len(architecture.layers), len(architecture.branches)
-    names = max((len(name) for name in architecture.layers), default=0)
-    figure = new_figure(1.6 + 0.55 * columns + 0.07 * names, 1.9 + 0.34 * rows)
-    axes = figure.add_subplot()
-    for row in range(rows):
-        for column in range(columns):
-            kept = bool(architecture.matrix[row][column])
-            square = Rectangle((column - 0.42, row - 0.42), 0.84, 0.84, facecolor=BLUE if kept else "white")
-            square.set_edgecolor(BLUE if kept else GREY)
-            axes.add_patch(square)
-            if possible is not None and (row, column) not in possible:
-                axes.text(column, row, "\N{MULTIPLICATION SIGN}", ha="center", va="center", color=GREY)
+    square = Rectangle((column - _SIDE / 2, row - _SIDE / 2), _SIDE, _SIDE, facecolor=face, linewidth=0.8)
+    square.set_edgecolor(look["edge"])
+    if "hatch" in look:
+        square.set_hatch(look["hatch"])
+    axes.add_patch(square)
+
+
+def _text(axes: Axes, row: int, column: int, text: str, size: float) -> None:
+    axes.text(column, row, text, ha="center", va="center", color=GREY, fontsize=size)
+
+
+def _frame(
+    axes: Axes, layers: Sequence[str], branches: Sequence[str], stages: Sequence[int], rows: int, height: float
+) -> None:
+    """Names, and a line in front of each stage but the first; all panels are `rows` high, so that rows are level."""
+    columns = len(branches)
     axes.set_xlim(-0.6, columns - 0.4)
     axes.set_ylim(rows - 0.4, -0.6)
-    # Names come from a file: a dollar sign in one is no formula.
-    plain: dict[str, Any] = {"parse_math": False}
-    axes.set_xticks(range(columns), architecture.branches, rotation=40, ha="right", rotation_mode="anchor", **plain)
-    axes.set_yticks(range(rows), architecture.layers, **plain)
-    axes.set_aspect("equal")
+    names = [shown(name) for name in branches]
+    size = max(6.0, min(9.0, 26 * height))
+    axes.set_xticks(range(columns), names, rotation=40, ha="left", rotation_mode="anchor", fontsize=size)
+    axes.xaxis.tick_top()
+    shown_rows(axes, layers, height)
+    for start in stages[1:]:
+        axes.plot((-0.6, columns - 0.4), (start - 0.5, start - 0.5), color="black", linewidth=0.9)
+    axes.set_aspect("equal", anchor="NW")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    total = rows * columns if possible is None else len(possible)
-    axes.set_title(f"{title or 'Architecture'}: {architecture.count} of {total} branches", fontsize=10, loc="left")
-    if possible is not None and len(possible) < rows * columns:
-        axes.set_xlabel("\N{MULTIPLICATION SIGN}: not possible at this layer", fontsize=8, color=GREY)
-    return figure
+
+
+def _channels(
+    axes: Axes, layers: Sequence[str], columns: int, channels: Mapping[str, tuple[int, int, int]], height: float
+) -> None:
+    """Input and output channels behind each layer, its stride where that is not 1; nothing behind too narrow rows."""
+    if height < 0.1:
+        return
+    for row, layer in enumerate(layers):
+        if layer in channels:
+            inner, outer, stride = channels[layer]
+            text = f"{inner}\N{RIGHTWARDS ARROW}{outer}{f' /{stride}' if stride > 1 else ''}"
+            axes.text(columns - 0.35, row, text, va="center", fontsize=min(7, 45 * height), color="#555555")
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,26 +1,80 @@
-"""What all pictures share: colours that colour-blind readers tell apart, and how a figure is written."""
+"""What all pictures share: colours that colour-blind readers tell apart, names as they are, how a figure is written."""
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from irepdeploy.errors import OutputError
 from irepdeploy.files import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
-__all__ = ["BLUE", "GREY", "ORANGE", "new_figure", "save_figure"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "MARKERS",
+    "ORANGE",
+    "PALETTE",
+    "SEQUENTIAL",
+    "draw_matrix",
+    "figure_svg",
+    "new_figure",
+    "picture",
+    "row_height",
+    "save_figure",
+    "shown",
+    "shown_rows",
+]
 
-# Out of the palette of Okabe and Ito.
+# The palette of Okabe and Ito, its yellow left out: on white paper it is hardly seen.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
+GREEN = "#009E73"
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#9A9A9A"
+# Beside the colours, for readers who have none.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+# From white to dark in one hue: as good in grey.
+SEQUENTIAL = "Blues"
 
 _FORMATS = (".png", ".svg")
+_FONT = "DejaVu Sans"
+# Taken where they are installed, for letters that matplotlib's own font lacks.
+_MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+_LONGEST_NAME = 48
+_TALLEST = 26.0
+_P = ParamSpec("_P")
+
+
+def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Make what a function draws independent of the user's settings of matplotlib.
+
+    Names come from files: a dollar sign in one is no formula.
+    """
+
+    @functools.wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        from matplotlib import rc_context
+
+        settings: Any = {
+            "text.parse_math": False,
+            "font.family": _fonts(),
+            "axes.axisbelow": True,
+            "hatch.linewidth": 0.6,
+        }
+        with rc_context(settings):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -28,6 +82,58 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def shown(name: str, longest: int = _LONGEST_NAME) -> str:
+    r"""A name as it can be drawn: letters that no font here has as ``\u5c42``, the middle of a long one left out."""
+    known = _letters()
+    text = "".join(c if c.isprintable() and ord(c) in known else _escaped(c) for c in name)
+    if len(text) <= longest:
+        return text
+    head = longest // 2
+    return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[head + 1 - longest :]}"
+
+
+def row_height(rows: int, preferred: float) -> float:
+    """Height of a row in inches: less than preferred where the picture would get too tall."""
+    return min(preferred, _TALLEST / max(rows, 1))
+
+
+def shown_rows(axes: Axes, names: Sequence[str], height: float, **text: Any) -> None:
+    """Name the rows of `axes` from the top, each `height` inches high; where they are too narrow only every n-th."""
+    step = 1 if not height else max(1, int(-(-0.11 // height)))
+    size = min(9.0, 62 * height * step)
+    places = range(0, len(names), step)
+    axes.set_yticks(places, [shown(names[place]) for place in places], fontsize=size, **text)
+
+
+def draw_matrix(
+    axes: Axes, values: Any, *, cmap: str, limits: tuple[float, float], form: str | None = None, size: float = 7
+) -> AxesImage:
+    """A heat map of (rows, columns); what is not known (NaN) is a white cell with a dash.
+
+    Args:
+        form: also write each number, such as "+.2f".
+        size: of these numbers.
+    """
+    import numpy as np
+    from matplotlib import colormaps
+
+    values = np.asarray(values, dtype=float)
+    colours = colormaps[cmap].with_extremes(bad="white")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="none"
+    )
+    for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            axes.text(column, row, "\N{EN DASH}", ha="center", va="center", color=GREY, fontsize=size)
+        elif form is not None:
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+            text = format(0.0 if float(format(value, form).rstrip("%")) == 0 else value, form)
+            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=size)
+    axes.tick_params(length=0)
+    return image
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -41,11 +147,39 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         raise OutputError(
             f"cannot draw a {path.suffix or 'file without ending'}", where=path, hint="name it .png or .svg"
         )
+    return write_bytes(path, _rendered(figure, path.suffix.lower()[1:]))
+
+
+def figure_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element, to be put into a page."""
+    text = _rendered(figure, "svg").decode()
+    return text[text.index("<svg") :]
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    kind = path.suffix.lower()[1:]
     # The same figure is the same file, on any day.
     with rc_context({"svg.hashsalt": "irepdeploy"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    return write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    return [_FONT, *(font for font in _MORE_FONTS if font in set(get_font_names()))]
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """Code points that one of the fonts has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(code for font in _fonts() for code in get_font(findfont(font)).get_charmap())
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("ascii", "backslashreplace").decode() if ord(letter) > 127 else repr(letter)[1:-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes
-from irepdeploy.plots.figure import BLUE, GREY, new_figure
+from irepdeploy.plots.figure import BLUE, GREY, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,7 @@ def read_pareto(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return value
 
 
+@picture
 def draw_pareto(found: Mapping[str, Any]) -> Figure:
     """Accuracy against MACs and against memory; those that no other candidate beats are filled and numbered by rank."""
     candidates: Sequence[Mapping[str, Any]] = found["candidates"]

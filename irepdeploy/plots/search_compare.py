@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure
+from irepdeploy.plots.figure import GREY, MARKERS, PALETTE, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_comparison"]
 
-# More out of the palette of Okabe and Ito.
-_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Colour and marker.
+Look = tuple[str, str]
 
 
+@picture
 def draw_comparison(found: Mapping[str, Any]) -> Figure:
     """Best so far and diversity against evaluations, and what retraining gave where it was asked for.
 
@@ -30,11 +31,13 @@ def draw_comparison(found: Mapping[str, Any]) -> Figure:
     retrained = all(run["retrained_test"] is not None for run in runs)
     figure = new_figure(12.4 if retrained else 9.2, 3.8)
     panels = list(figure.subplots(1, 3 if retrained else 2))
-    colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(strategies)}
-    for name, colour in colours.items():
+    looks = {
+        name: (PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(strategies)
+    }
+    for name, look in looks.items():
         mine = [run for run in runs if run["strategy"] == name]
-        _band(panels[0], mine, "best_so_far", 100, colour, name)
-        _band(panels[1], mine, "diversity", 1, colour, name)
+        _band(panels[0], mine, "best_so_far", 100, look, name)
+        _band(panels[1], mine, "diversity", 1, look, name)
     panels[0].set_ylabel("best so far, search-validation set,\nshared weights (%)")
     panels[1].set_ylabel("mean Hamming distance / possible branches")
     panels[1].set_ylim(bottom=0)
@@ -43,26 +46,29 @@ def draw_comparison(found: Mapping[str, Any]) -> Figure:
         axes.grid(axis="y", alpha=0.3)
     panels[0].legend(loc="lower right", fontsize=8, title=_seeds(len(found["seeds"])), title_fontsize=8)
     if retrained:
-        _dots(panels[2], runs, colours)
+        _dots(panels[2], runs, looks)
     return figure
 
 
-def _band(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, unit: int, colour: str, label: str) -> None:
+def _band(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, unit: int, look: Look, label: str) -> None:
+    colour, marker = look
     evaluations = runs[0]["evaluations"]
     columns = [[unit * value for value in column] for column in zip(*(run[key] for run in runs), strict=True)]
-    axes.plot(evaluations, [sum(column) / len(column) for column in columns], "-o", ms=3, color=colour, label=label)
+    axes.plot(
+        evaluations, [sum(column) / len(column) for column in columns], f"-{marker}", ms=4, color=colour, label=label
+    )
     axes.fill_between(
         evaluations, [min(column) for column in columns], [max(column) for column in columns], color=colour, alpha=0.12
     )
 
 
-def _dots(axes: Axes, runs: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> None:
-    for place, (name, colour) in enumerate(colours.items()):
+def _dots(axes: Axes, runs: Sequence[Mapping[str, Any]], looks: Mapping[str, Look]) -> None:
+    for place, (name, (colour, _)) in enumerate(looks.items()):
         values = [100 * run["retrained_test"] for run in runs if run["strategy"] == name]
         axes.plot([place] * len(values), values, "o", color=colour, markerfacecolor="none")
         axes.plot([place - 0.25, place + 0.25], [sum(values) / len(values)] * 2, color=colour, linewidth=2)
-    axes.set_xticks(range(len(colours)), list(colours))
-    axes.set_xlim(-0.6, len(colours) - 0.4)
+    axes.set_xticks(range(len(looks)), list(looks))
+    axes.set_xlim(-0.6, len(looks) - 0.4)
     axes.set_ylabel("test accuracy, retrained and fused (%)")
     axes.set_title("a dot a seed, the bar their mean", fontsize=8, color=GREY)
     axes.grid(axis="y", alpha=0.3)

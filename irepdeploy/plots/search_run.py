@@ -1,83 +1,250 @@
-"""How a search went, drawn from its journal."""
+"""How searches went: fitness, diversity, what alpha and beta became, which branches survived where."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import read_lines
-from irepdeploy.plots.figure import BLUE, ORANGE, new_figure
+from irepdeploy.plots.figure import (
+    GREY,
+    MARKERS,
+    PALETTE,
+    SEQUENTIAL,
+    new_figure,
+    picture,
+    row_height,
+    shown,
+    shown_rows,
+)
+from irepdeploy.plots.search_history import SearchRun, read_search
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["SearchRun", "draw_fitness", "read_search"]
+__all__ = ["SearchRun", "draw_fitness", "draw_search", "read_search"]
 
-
-@dataclass(frozen=True)
-class SearchRun:
-    """What the pictures need of a search's journal.
-
-    Args:
-        start: the first line: recipe, layers, branches, positions (possible branches), budget.
-        evolutions: one line each: index, best, mean, accuracy of every candidate.
-    """
-
-    start: Mapping[str, Any]
-    evolutions: Sequence[Mapping[str, Any]]
-
-    @property
-    def possible(self) -> set[tuple[int, int]]:
-        """(layer, branch) indices of the possible branches."""
-        return {(row, column) for row, column in self.start["positions"]}
-
-    @property
-    def strategy(self) -> str:
-        """ "des" or "random"."""
-        return str(self.start["recipe"]["search"]["strategy"])
+_WIDTH = 11.0
+_ROW = 0.2
+# More layers than that have no room in a legend.
+_MOST_NAMED = 10
 
 
-def read_search(path: str | os.PathLike[str]) -> SearchRun:
-    """Read a search's journal.jsonl.
-
-    Raises:
-        InputError: no such file, not the journal of a search, or no evolution in it yet.
-    """
-    events = [value for _, value in read_lines(path, "journal of a search") if isinstance(value, dict)]
-    starts = [event for event in events if event.get("event") == "start"]
-    if not starts or "positions" not in starts[0]:
-        raise InputError("not the journal of a search", where=path, hint="`irepdeploy search` writes journal.jsonl")
-    evolutions = [event for event in events if event.get("event") == "evolution"]
-    if not evolutions:
-        raise InputError("the search has not finished an evolution yet", where=path, hint="let it run on")
-    return SearchRun(starts[0], evolutions)
-
-
+@picture
 def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
     """Best and mean accuracy of the population by evolution, with every candidate as a dot, a colour a run.
 
     Args:
-        runs: label -> run; at most two are told apart by colour.
+        runs: label -> run.
     """
-    from matplotlib.ticker import MaxNLocator
-
+    _check(runs)
     figure = new_figure(6.4, 3.8)
-    axes = figure.add_subplot()
-    for (label, run), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
-        indices = [event["index"] + 1 for event in run.evolutions]
+    _fitness(figure.add_subplot(), runs)
+    return figure
+
+
+@picture
+def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
+    """All that the journals hold: of all runs fitness and diversity, then of each run importances and survival.
+
+    Survival is the share of the population that keeps a branch. What a journal does not hold is said in its place.
+
+    Args:
+        runs: label -> run.
+    """
+    _check(runs)
+    heights = [_ROW if not run.layers else row_height(len(run.layers), _ROW) for run in runs.values()]
+    parts = [3.2, *(5.6 + height * len(run.layers) for height, run in zip(heights, runs.values(), strict=True))]
+    figure = new_figure(_WIDTH, sum(parts))
+    sections = figure.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
+    left, right = sections[0].subplots(1, 2)
+    _fitness(left, runs)
+    _diversity(right, runs)
+    for section, height, (label, run) in zip(sections[1:], heights, runs.items(), strict=True):
+        _importance_and_survival(section, shown(label), run, height)
+    return figure
+
+
+def _check(runs: Mapping[str, SearchRun]) -> None:
+    if not runs:
+        raise InputError("no search to draw", hint="name its folder")
+
+
+def _looks(runs: Mapping[str, SearchRun]) -> list[tuple[str, SearchRun, str, str]]:
+    """Label, run, colour and marker of each."""
+    return [
+        (shown(label), run, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
+        for place, (label, run) in enumerate(runs.items())
+    ]
+
+
+def _evolutions(run: SearchRun) -> list[int]:
+    return [event["index"] + 1 for event in run.evolutions]
+
+
+def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
+    for label, run, colour, marker in _looks(runs):
+        indices = _evolutions(run)
         for index, event in zip(indices, run.evolutions, strict=True):
             accuracy = [100 * value for value in event["accuracy"]]
             axes.plot([index] * len(accuracy), accuracy, ".", color=colour, alpha=0.25, markersize=5)
         best = [100 * event["best"] for event in run.evolutions]
         mean = [100 * event["mean"] for event in run.evolutions]
-        axes.plot(indices, best, "-o", color=colour, label=f"{label}: best")
-        axes.plot(indices, mean, "--s", color=colour, markersize=4, label=f"{label}: mean")
-    axes.set_xlabel("evolution")
+        every = max(1, len(indices) // 12)
+        axes.plot(indices, best, f"-{marker}", color=colour, label=f"{label}: best", markevery=every)
+        axes.plot(
+            indices, mean, f"--{marker}", color=colour, markerfacecolor="white", label=f"{label}: mean", markevery=every
+        )
     axes.set_ylabel("accuracy, search-validation set (%)")
+    axes.set_title("fitness; a dot is a candidate", fontsize=9, loc="left")
+    _by_evolution(axes)
+    axes.legend(fontsize=8)
+
+
+def _diversity(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
+    drawn = False
+    for label, run, colour, marker in _looks(runs):
+        values = run.diversity()
+        if values is not None:
+            drawn = True
+            every = max(1, len(values) // 12)
+            axes.plot(_evolutions(run), values, f"-{marker}", color=colour, label=label, markevery=every)
+    axes.set_title("diversity: mean Hamming distance of two candidates", fontsize=9, loc="left")
+    if not drawn:
+        _absent(axes, "the population")
+        return
+    axes.set_ylabel("share of the possible branches")
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    _by_evolution(axes)
+    axes.legend(fontsize=8)
+
+
+def _importance_and_survival(section: SubFigure, label: str, run: SearchRun, height: float) -> None:
+    section.suptitle(f"{label}: {len(run.layers)} layer{'s' * (len(run.layers) > 1)}, {_state(run)}", fontsize=10)
+    heights = (2.6, 1.6, 1.1 + height * len(run.layers))
+    top, middle, bottom = section.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
+    left, right = top.subplots(1, 2)
+    _beta(left, run)
+    _alpha_means(right, run)
+    _alpha(middle, run)
+    _survival(bottom, run, height)
+
+
+def _state(run: SearchRun) -> str:
+    budget = f", at most {run.start['budget']}" if isinstance(run.start.get("budget"), int) else ""
+    end = "" if run.finished else f"; not finished: evolution {len(run.evolutions)}"
+    return f"{len(run.positions)} possible branches{budget}{end}"
+
+
+def _beta(axes: Axes, run: SearchRun) -> None:
+    axes.set_title("importance of a block", fontsize=9, loc="left")
+    values = run.beta()
+    if values is None:
+        _absent(axes, "beta")
+        return
+    count = len(run.layers)
+    named = set(range(count)) if count <= _MOST_NAMED else {0, count - 1}
+    for layer in range(count):
+        marker: dict[str, Any] = {"markersize": 4, "markevery": max(1, len(values) // 8)}
+        if len(named) == count:
+            marker["marker"] = MARKERS[layer % len(MARKERS)]
+        label = shown(run.layers[layer], 28) if layer in named else None
+        axes.plot(_evolutions(run), values[:, layer], **_look(layer, count), **marker, label=label)
+    axes.set_ylabel("sigmoid(beta)")
+    _by_evolution(axes)
+    _legend_beside(axes, "layer" if len(named) == count else "first and last layer")
+
+
+def _alpha_means(axes: Axes, run: SearchRun) -> None:
+    import numpy as np
+
+    axes.set_title("importance of a branch, mean over layers", fontsize=9, loc="left")
+    values = run.alpha()
+    if values is None:
+        _absent(axes, "alpha")
+        return
+    for column, branch in enumerate(run.branches):
+        mine = values[:, :, column]
+        mine = mine[:, ~np.isnan(mine).any(axis=0)]
+        if mine.size:
+            look: dict[str, Any] = {"color": PALETTE[column % len(PALETTE)], "marker": MARKERS[column % len(MARKERS)]}
+            look |= {"markersize": 4, "markevery": max(1, len(values) // 8), "linewidth": 1.2}
+            axes.plot(_evolutions(run), mine.mean(axis=1), **look, label=shown(branch, 28))
+    axes.set_ylabel("sigmoid(alpha)")
+    _by_evolution(axes)
+    _legend_beside(axes, "branch")
+
+
+def _alpha(section: SubFigure, run: SearchRun) -> None:
+    values = run.alpha()
+    if values is None:
+        return
+    panels = section.subplots(1, len(run.branches), sharex=True, sharey=True, squeeze=False)[0]
+    for column, (axes, branch) in enumerate(zip(panels, run.branches, strict=True)):
+        for layer in range(len(run.layers)):
+            axes.plot(_evolutions(run), values[:, layer, column], **_look(layer, len(run.layers)))
+        _small(axes, branch)
+        axes.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel("sigmoid(alpha)", fontsize=8)
+    section.supxlabel("evolution: a line a layer, from the first (dark) to the last (bright)", fontsize=8)
+
+
+def _look(layer: int, count: int) -> dict[str, Any]:
+    """Dark for the first layers, bright for the last."""
+    from matplotlib import colormaps
+
+    return {"color": colormaps["viridis"](0.9 * layer / max(count - 1, 1)), "linewidth": 1}
+
+
+def _small(axes: Axes, branch: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(shown(branch, 20), fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.tick_params(labelsize=7, length=2)
+
+
+def _survival(section: SubFigure, run: SearchRun, height: float) -> None:
+    import numpy as np
+    from matplotlib import colormaps
+
+    values = run.kept()
+    if values is None:
+        _absent(section.add_subplot(), "the population")
+        return
+    panels = section.subplots(1, len(run.branches), sharex=True, sharey=True, squeeze=False)[0]
+    first, last = _evolutions(run)[0], _evolutions(run)[-1]
+    colours = colormaps[SEQUENTIAL].with_extremes(bad="#DDDDDD")
+    for column, (axes, branch) in enumerate(zip(panels, run.branches, strict=True)):
+        image = axes.imshow(
+            np.ma.masked_invalid(values[:, :, column].T),
+            cmap=colours,
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="none",
+            extent=(first - 0.5, last + 0.5, len(run.layers) - 0.5, -0.5),
+        )
+        _small(axes, branch)
+    shown_rows(panels[0], run.layers, height)
+    missing = "; grey: not possible there" if np.isnan(values).any() else ""
+    section.supxlabel(f"evolution: share of the population that keeps a branch{missing}", fontsize=8)
+    section.colorbar(image, ax=list(panels), fraction=0.02, pad=0.01, ticks=(0, 0.5, 1)).ax.tick_params(labelsize=7)
+
+
+def _by_evolution(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("evolution")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure
+
+
+def _legend_beside(axes: Axes, title: str) -> None:
+    axes.legend(fontsize=7, title=title, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _absent(axes: Any, what: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, f"this journal does not hold {what}", ha="center", va="center", color=GREY)

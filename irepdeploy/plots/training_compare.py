@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure
+from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_presets"]
 
 
+@picture
 def draw_presets(found: Mapping[str, Any]) -> Figure:
     """Test accuracy by preset: a box from quartile to quartile over seeds, its median, and every seed as a dot.
 

@@ -1,0 +1,155 @@
+"""How much more a search thinks of the asymmetric convolutions than of the dilated pairs beside them (Fig. 5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import CheckpointError, InputError
+from irepdeploy.plots.figure import GREY, draw_matrix, new_figure, picture, row_height, shown, shown_rows
+from irepdeploy.plots.search_history import SearchRun, read_search_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+__all__ = ["PAIRS", "ArchWeights", "draw_arch_weights", "network_weights", "read_arch_weights", "search_weights"]
+
+# Each covers the taps of a dilated pair, and the one between them.
+PAIRS = (("conv1x3", "dil1x2"), ("conv3x1", "dil2x1"))
+
+_CELL = 0.3
+
+
+@dataclass(frozen=True)
+class ArchWeights:
+    """sigmoid(beta) * sigmoid(alpha) of branches, layer by layer.
+
+    Args:
+        weights: one mapping a layer, from the names of its branches.
+        note: whose they are where that is not plain, such as the evolution of an unfinished search.
+    """
+
+    label: str
+    layers: tuple[str, ...]
+    weights: tuple[Mapping[str, float], ...]
+    note: str = ""
+
+    @property
+    def differences(self) -> list[list[float | None]]:
+        """Layers x `PAIRS`: the first of a pair less the second; None where one of them is not there."""
+        return [[_less(row.get(first), row.get(second)) for first, second in PAIRS] for row in self.weights]
+
+
+def search_weights(run: SearchRun, label: str) -> ArchWeights:
+    """Those of the supernet at the last evolution in a search's journal.
+
+    Raises:
+        InputError: the journal does not hold alpha and beta.
+    """
+    alpha, beta = run.alpha(), run.beta()
+    if alpha is None or beta is None:
+        raise InputError("the journal does not hold alpha and beta", where=label, hint="search anew")
+    rows: list[dict[str, float]] = [{} for _ in run.layers]
+    for row, column in run.positions:
+        rows[row][run.branches[column]] = float(alpha[-1, row, column] * beta[-1, row])
+    note = "" if run.finished else f"not finished: evolution {len(run.evolutions)}"
+    return ArchWeights(label, run.layers, tuple(rows), note)
+
+
+def network_weights(model: nn.Module, label: str) -> ArchWeights:
+    """Those of a network in train state, of the branches that take part.
+
+    Raises:
+        CheckpointError: it has no alpha and beta: it is fused, or its branches are not weighed.
+    """
+    from irepdeploy.origin import FUSED, origin_of
+    from irepdeploy.reparam.block import RepBlock
+
+    if origin_of(model).state == FUSED:
+        raise CheckpointError(
+            "a fused network: alpha and beta are in its kernels",
+            where=label,
+            hint="name the checkpoint it was made from",
+        )
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
+    if not any(block.scaled for block in blocks.values()):
+        raise CheckpointError(
+            "no branches that alpha and beta weigh", where=label, hint="those of the preset ireps are; repvgg's are not"
+        )
+    rows = tuple(
+        {name: float(factor.detach()) for name in block.active if (factor := block.factor(name)) is not None}
+        for block in blocks.values()
+    )
+    return ArchWeights(label, tuple(blocks), rows)
+
+
+def read_arch_weights(
+    source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
+) -> ArchWeights:
+    """Those of a search folder, a training folder, a checkpoint, or a network by name.
+
+    Raises:
+        InputError: nothing of that is there, or it has no alpha and beta.
+    """
+    from irepdeploy.plots.feature_maps import checkpoint_in
+    from irepdeploy.source import open_source
+
+    checkpoint = checkpoint_in(source)
+    if Path(checkpoint).is_dir():
+        return search_weights(read_search_folder(checkpoint), label)
+    return network_weights(open_source(checkpoint, model_factory).model, label)
+
+
+@picture
+def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
+    """Layers x `PAIRS` as heat maps side by side on one scale: orange where the asymmetric convolution weighs more.
+
+    Raises:
+        InputError: none is given, or none of their layers has both branches of a pair.
+    """
+    import numpy as np
+
+    tables = [np.array(each.differences, dtype=float).reshape(-1, len(PAIRS)) for each in found]
+    if not tables or all(np.isnan(table).all() for table in tables):
+        raise InputError(
+            "no layer has both a conv1x3 and a dil1x2, or both a conv3x1 and a dil2x1",
+            where=found[0].label if found else None,
+            hint="a search folder has the supernet's, where all branches stand",
+        )
+    limit = max(float(np.nanmax(np.abs(table), initial=0)) for table in tables)
+    rows = max(len(table) for table in tables)
+    height = row_height(rows, _CELL)
+    widths = [1.9 + 0.08 * max(min(len(name), 48) for name in each.layers) for each in found]
+    figure = new_figure(sum(widths) + 0.9, 1.5 + height * rows)
+    panels = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
+    scale = limit or 1e-3
+    for axes, each, table in zip(panels, found, tables, strict=True):
+        padded = np.vstack([table, np.full((rows - len(table), len(PAIRS)), np.nan)])
+        form = "+.4f" if height > 0.1 else None
+        image = draw_matrix(axes, table, cmap="PuOr_r", limits=(-scale, scale), form=form, size=min(7, 50 * height))
+        axes.set_ylim(len(padded) - 0.5, -0.5)
+        names = [f"{first}\n\N{MINUS SIGN} {second}" for first, second in PAIRS]
+        axes.set_xticks(range(len(PAIRS)), names, fontsize=8)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        shown_rows(axes, each.layers, height)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{shown(each.label, 28)}{f', {each.note}' if each.note else ''}", fontsize=10)
+    bar = figure.colorbar(image, ax=list(panels), fraction=0.04, pad=0.02)
+    bar.set_label("difference", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    notes = ["weight: sigmoid(beta) sigmoid(alpha)"]
+    if not limit:
+        notes.append("all are equal: alpha has not moved")
+    if any(np.isnan(table).any() for table in tables):
+        notes.append("\N{EN DASH}: not both stand there")
+    figure.supxlabel("\n".join(notes), fontsize=8, color=GREY)
+    return figure
+
+
+def _less(first: float | None, second: float | None) -> Any:
+    return None if first is None or second is None else first - second

@@ -1,0 +1,157 @@
+"""Where an Architecture is read from, and what is known there of the network that it is for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.arch import Architecture
+from irepdeploy.errors import InputError
+from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
+from irepdeploy.plots.search_history import SearchRun, read_search
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from irepdeploy.reparam.geometry import Geometry
+
+__all__ = ["read_architecture"]
+
+_JOURNAL = "journal.jsonl"
+
+
+def read_architecture(
+    source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
+) -> ArchitectureView:
+    """The Architecture of a file, a search or training folder, a checkpoint, or a network or published one by name.
+
+    A search that is not finished shows the best candidate of its last evolution.
+
+    Raises:
+        InputError: nothing of that is there, or a network without branches.
+    """
+    from irepdeploy.nets import NETS
+    from irepdeploy.reparam.published import PUBLISHED
+
+    text = os.fspath(source)
+    path = Path(text)
+    if text in PUBLISHED and not path.exists():
+        net = next(name for name, entry in NETS.items() if entry.branches == text)
+        return _view(label, PUBLISHED[text], _geometries(net, {}, PUBLISHED[text].layers))
+    if path.is_dir():
+        if (path / _JOURNAL).is_file() and not (path / "best.pt").is_file():
+            return _of_search(path, label)
+        if (path / "best.pt").is_file():
+            return _of_network(path / "best.pt", label, model_factory)
+        raise InputError(
+            "neither a search nor a training in this folder",
+            where=path,
+            hint="`irepdeploy search` writes journal.jsonl",
+        )
+    if path.suffix.lower() == ".json" or (path.is_file() and text not in NETS and _is_json(path)):
+        architecture = Architecture.load(path)
+        return _beside_its_search(path, architecture, label)
+    if not path.exists() and text not in NETS and path.suffix == "":
+        raise InputError(
+            "no such file or folder, and no Architecture or network of this name",
+            where=text,
+            hint=f"published: {', '.join(PUBLISHED)}",
+        )
+    return _of_network(text, label, model_factory)
+
+
+def _of_search(folder: Path, label: str) -> ArchitectureView:
+    run = read_search(folder / _JOURNAL)
+    best = folder / "best.json"
+    if best.is_file():
+        return _with_run(Architecture.load(best), run, label)
+    return _with_run(run.best_candidate(), run, f"{label}, not finished, evolution {run.evolutions[-1]['index'] + 1}")
+
+
+def _beside_its_search(path: Path, architecture: Architecture, label: str) -> ArchitectureView:
+    for folder in (path.resolve().parent, path.resolve().parent.parent):
+        if (folder / _JOURNAL).is_file():
+            try:
+                run = read_search(folder / _JOURNAL)
+            except InputError:
+                continue
+            if architecture.layers == run.layers and architecture.branches == run.branches:
+                return _with_run(architecture, run, label)
+    return ArchitectureView(label, architecture)
+
+
+def _with_run(architecture: Architecture, run: SearchRun, label: str) -> ArchitectureView:
+    net, args = run.net
+    channels = {} if net is None else _channels(_geometries(net, args, architecture.layers))
+    return ArchitectureView(label, architecture, frozenset(run.possible), channels)
+
+
+def _of_network(source: str | Path, label: str, model_factory: Callable[[], nn.Module] | None) -> ArchitectureView:
+    from irepdeploy.origin import FUSED
+    from irepdeploy.reparam.block import RepBlock
+    from irepdeploy.source import open_source
+
+    opened = open_source(source, model_factory)
+    origin = opened.origin
+    modules = dict(opened.model.named_modules())
+    if origin.state == FUSED:
+        kept = {layer.name: layer.branches for layer in origin.layers}
+    else:
+        kept = {name: module.active for name, module in modules.items() if isinstance(module, RepBlock)}
+    names = {name for row in kept.values() for name in row}
+    if not names:
+        raise InputError(
+            "a network without branches has no Architecture", where=source, hint="irep_resnet18 and the like have some"
+        )
+    order = in_column_order(names)
+    geometries = {name: found for name in kept if (found := _geometry(modules[name])) is not None}
+    return _view(label, Architecture.from_branches(kept, order), geometries)
+
+
+def _view(label: str, architecture: Architecture, geometries: Mapping[str, Geometry]) -> ArchitectureView:
+    from irepdeploy.reparam.branches import branch_class
+
+    possible = frozenset(
+        (row, column)
+        for row, layer in enumerate(architecture.layers)
+        for column, name in enumerate(architecture.branches)
+        if layer not in geometries or branch_class(name).impossible(geometries[layer]) is None
+    )
+    return ArchitectureView(label, architecture, possible, _channels(geometries))
+
+
+def _geometries(net: str, args: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Geometry]:
+    """The convolutions of a network of the registry; {} where it is not one, or another than the layers are of."""
+    import torch
+
+    from irepdeploy.nets import build_plain
+
+    try:
+        with torch.device("meta"):
+            modules = dict(build_plain(net, **args).named_modules())
+    except InputError:
+        return {}
+    found = {name: geometry for name in layers if (geometry := _geometry(modules.get(name))) is not None}
+    return found if len(found) == len(layers) else {}
+
+
+def _geometry(module: nn.Module | None) -> Geometry | None:
+    from torch import nn
+
+    from irepdeploy.reparam.block import RepBlock
+    from irepdeploy.reparam.geometry import Geometry
+
+    if isinstance(module, RepBlock):
+        return module.geometry
+    return Geometry.of(module) if isinstance(module, nn.Conv2d) else None
+
+
+def _channels(geometries: Mapping[str, Geometry]) -> dict[str, tuple[int, int, int]]:
+    return {name: (found.in_channels, found.out_channels, found.stride[0]) for name, found in geometries.items()}
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip()[:1] == b"{"

@@ -1,0 +1,125 @@
+"""What a picture of an Architecture shows: what its layers read and give, where stages begin, how two differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from irepdeploy.arch import Architecture
+from irepdeploy.errors import ArchitectureError
+
+__all__ = ["ArchitectureView", "Difference", "difference", "in_column_order", "stages_of"]
+
+_FIRST_NUMBER = re.compile(r"[^0-9]*[0-9]+(?=[^0-9]|$)")
+
+
+@dataclass(frozen=True)
+class ArchitectureView:
+    """An Architecture, and what is known of the network that it is for.
+
+    Args:
+        possible: (layer, branch) indices of what can be kept; None: not known, taken for all.
+        channels: by layer: input channels, output channels, stride; {} where the network is not known.
+    """
+
+    label: str
+    architecture: Architecture
+    possible: frozenset[tuple[int, int]] | None = None
+    channels: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many branches could be kept."""
+        rows, columns = len(self.architecture.layers), len(self.architecture.branches)
+        return rows * columns if self.possible is None else len(self.possible)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Indices of the layers that a stage begins with."""
+        return stages_of(self.architecture.layers, self.channels)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two Architectures over the layers and branches of both; what one does not have, it does not keep.
+
+    Args:
+        first, second: rows of 0 and 1, layers x branches.
+        only: layers that one of the two has, with its place: 0 or 1.
+    """
+
+    layers: tuple[str, ...]
+    branches: tuple[str, ...]
+    first: tuple[tuple[int, ...], ...]
+    second: tuple[tuple[int, ...], ...]
+    only: Mapping[str, int]
+
+    @property
+    def distance(self) -> int:
+        """The Hamming distance: how many branches are kept by one and not by the other."""
+        return sum(
+            a != b for one, two in zip(self.first, self.second, strict=True) for a, b in zip(one, two, strict=True)
+        )
+
+
+def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]] | None = None) -> tuple[int, ...]:
+    """Indices of the layers that a stage begins with.
+
+    A stage is what shares a name up to its first number (``layer1.``, ``stages.0.``); where that would make every layer
+    a stage, what has the same number of output channels.
+    """
+    keys: list[Any] = [found[0] if (found := _FIRST_NUMBER.match(name)) else name for name in layers]
+    starts = _changes(keys)
+    if len(starts) == len(layers) > 1:
+        known = channels or {}
+        starts = _changes([known[name][1] if name in known else None for name in layers])
+    return starts
+
+
+def difference(first: Architecture, second: Architecture) -> Difference:
+    """Both over the union of their layers and branches, in the order of the first where the two differ in it.
+
+    Raises:
+        ArchitectureError: they have no layer in common.
+    """
+    if not set(first.layers) & set(second.layers):
+        raise ArchitectureError(
+            f"the two Architectures have no layer in common: {first.layers[0]} and {second.layers[0]} are the first",
+            hint="compare those of one network",
+        )
+    layers = _merged(first.layers, second.layers)
+    branches = tuple(dict.fromkeys((*first.branches, *second.branches)))
+    rows = []
+    for one in (first, second):
+        kept = {layer: set(one.kept(layer)) for layer in one.layers}
+        rows.append(tuple(tuple(int(name in kept.get(layer, ())) for name in branches) for layer in layers))
+    only = {
+        layer: int(layer in second.layers) for layer in layers if (layer in first.layers) != (layer in second.layers)
+    }
+    return Difference(layers, branches, rows[0], rows[1], only)
+
+
+def in_column_order(names: Iterable[str]) -> list[str]:
+    """Branches in the order that irepdeploy lists them in; those that it does not know behind them, by name."""
+    from irepdeploy.reparam.branches import BRANCHES
+
+    given = set(names)
+    return [*(name for name in BRANCHES if name in given), *sorted(given - set(BRANCHES))]
+
+
+def _merged(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """The names of both; one that only the second has stands in front of the next there that both have."""
+    names = list(first)
+    at = len(names)
+    for name in reversed(second):
+        if name in first:
+            at = min(at, names.index(name))
+        else:
+            names.insert(at, name)
+    return tuple(names)
+
+
+def _changes(keys: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(index for index, key in enumerate(keys) if index == 0 or key != keys[index - 1])

@@ -1,0 +1,214 @@
+"""What the convolutions of a network give for an image: of the fixed operation alone, and with its branches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from irepdeploy.errors import InputError
+from irepdeploy.origin import FUSED, origin_of
+from irepdeploy.plots.images import ShownImage, read_images
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.source import Source, open_source, with_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "FeatureMaps",
+    "checkpoint_in",
+    "chosen_layers",
+    "feature_maps",
+    "layer_names",
+    "read_features",
+    "why_untrained",
+]
+
+Array = np.ndarray[Any, Any]
+
+_FEWEST, _MOST_COLUMNS = 2, 10
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Heat maps of one network: the mean over channels of the absolute output, (H', W'), of each layer for each image.
+
+    Args:
+        layers: those shown, in the network's order.
+        fixed: by image, then by layer, of the fixed operation alone; empty where nothing stands beside it.
+        fused: the same of the fixed operation and its branches together: of the convolution that they are fused into.
+        untrained: why its weights say nothing, or "".
+    """
+
+    label: str
+    images: Sequence[ShownImage]
+    layers: tuple[str, ...]
+    fixed: Sequence[Mapping[str, Array]]
+    fused: Sequence[Mapping[str, Array]]
+    untrained: str = ""
+
+
+def feature_maps(
+    model: nn.Module,
+    images: Sequence[ShownImage],
+    layers: Sequence[str],
+    *,
+    label: str = "network",
+    untrained: str = "",
+) -> FeatureMaps:
+    """Run a network in eval mode on each image and look at its convolutions.
+
+    Args:
+        layers: some of `layer_names`.
+
+    Raises:
+        InputError: the network cannot read the images, or uses none of these layers.
+    """
+    network = _viewed(model)
+    blocks = {name: network.get_submodule(name) for name in layers}
+    fixed: list[dict[str, Array]] = []
+    fused: list[dict[str, Array]] = []
+    for image in images:
+        alone: dict[str, Array] = {}
+        whole: dict[str, Array] = {}
+        handles = []
+        for name, block in blocks.items():
+            handles.append(block.register_forward_hook(_keep(whole, name)))
+            if isinstance(block, RepBlock) and block.active:
+                handles.append(block.fixed.register_forward_hook(_keep(alone, name)))
+        try:
+            with torch.no_grad():
+                network(torch.from_numpy(image.array)[None])
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the network does not run on images of {'x'.join(map(str, image.array.shape))}: {_flat(error)}",
+                where=label,
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        fixed.append(alone)
+        fused.append(whole)
+    reached = tuple(name for name in layers if all(name in maps for maps in fused))
+    if not reached:
+        raise InputError("none of these layers takes part when it runs", where=label)
+    return FeatureMaps(label, images, reached, fixed if any(fixed) else [], fused, untrained)
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """What counts as a layer: each RepBlock.
+
+    Of a network without any, each 3x3 convolution that one could stand for, with its batch normalisation; of a fused
+    one each convolution that one was fused into.
+    """
+    network = _viewed(model)
+    blocks = tuple(name for name, module in network.named_modules() if isinstance(module, RepBlock))
+    origin = origin_of(network)
+    if blocks or origin.state != FUSED:
+        return blocks
+    modules = dict(network.named_modules())
+    return tuple(layer.name for layer in origin.layers if layer.name in modules)
+
+
+def chosen_layers(names: Sequence[str], glob: str | None, columns: int) -> tuple[str, ...]:
+    """Those that `glob` names; of more than `columns` so many, evenly spread, the first and the last among them.
+
+    Raises:
+        InputError: there is none, or fewer than two columns are asked for.
+    """
+    if columns < _FEWEST:
+        raise InputError(f"{columns} columns", hint=f"at least {_FEWEST}")
+    found = [name for name in names if glob is None or fnmatchcase(name, glob)]
+    if not found:
+        raise InputError(f"no layer is named like {glob!r}", hint=f"{names[0]} is one")
+    if len(found) <= columns:
+        return tuple(found)
+    return tuple(found[round(index * (len(found) - 1) / (columns - 1))] for index in range(columns))
+
+
+def read_features(
+    sources: Mapping[str, str | os.PathLike[str]],
+    files: Sequence[str | os.PathLike[str]] = (),
+    *,
+    layers: str | None = None,
+    columns: int = _MOST_COLUMNS,
+    model_factory: Callable[[], nn.Module] | None = None,
+) -> list[FeatureMaps]:
+    """`feature_maps` of networks side by side, of the layers that all of them have.
+
+    Args:
+        sources: label -> a checkpoint, a training folder, or a network by name, which has random weights.
+        files: images; none: those that `read_images` has.
+        layers: a glob on their names, else all.
+        columns: of more layers than that, so many are shown, evenly spread.
+
+    Raises:
+        InputError: nothing of that is there, or networks, layers and images do not fit.
+    """
+    opened = {label: open_source(checkpoint_in(source), model_factory) for label, source in sources.items()}
+    names = {label: layer_names(source.model) for label, source in opened.items()}
+    for label, own in names.items():
+        if not own:
+            raise InputError("no 3x3 convolution that branches could stand beside", where=label)
+    first = next(iter(names.values()), ())
+    common = [name for name in first if all(name in own for own in names.values())]
+    if not common:
+        raise InputError("these networks have no layer in common", where=", ".join(names), hint="draw each by itself")
+    chosen = chosen_layers(common, layers, columns)
+    return [
+        feature_maps(
+            source.model,
+            read_images(files, source.origin.input_shape, source.origin.dataset),
+            chosen,
+            label=label,
+            untrained=why_untrained(source),
+        )
+        for label, source in opened.items()
+    ]
+
+
+def checkpoint_in(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The checkpoint of a training's folder; whatever else is given, as it is."""
+    best = Path(source) / "best.pt"
+    return best if best.is_file() else source
+
+
+def why_untrained(source: Source) -> str:
+    """Why the weights of a network say nothing of what training finds, or ""."""
+    statistics = str(source.facts["statistics"])
+    if "random" in statistics or "fresh" in statistics:
+        return statistics if statistics.startswith("random") else f"branches {statistics.partition('branches ')[2]}"
+    norms = [module for module in source.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm for norm in norms if norm.running_mean is not None and norm.running_var is not None]
+    if tracked and all(_is_fresh(norm) for norm in tracked):
+        return "no batch normalisation has seen a batch"
+    return ""
+
+
+def _is_fresh(norm: Any) -> bool:
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+
+
+def _viewed(model: nn.Module) -> nn.Module:
+    """`model` with a block around each convolution that can have one: then its batch normalisation is part of it."""
+    return (with_blocks(model) or model).eval()
+
+
+def _keep(maps: dict[str, Array], name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        # At once: what the fixed operation gives is added to in place.
+        maps[name] = output[0].abs().mean(0).float().numpy()
+
+    return hook
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,98 @@
+"""Every picture that a folder of a run has something for: what a report shows of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irepdeploy.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FolderPicture", "folder_pictures"]
+
+
+@dataclass(frozen=True)
+class FolderPicture:
+    """A picture with a title; `text` says what it shows, for those who cannot see it."""
+
+    title: str
+    text: str
+    figure: Figure
+
+
+def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
+    """Of a search: how it went, what it found, what it weighs the branches by. Of a training with branches: where its
+    kernels' weight lies, and what its convolutions give for an image. Of records with accuracies: Fig. 1.
+
+    A folder may hold several of these, or none.
+
+    Raises:
+        InputError: one of its files is damaged.
+        MissingError: matplotlib is not installed.
+    """
+    folder = Path(folder)
+    name = folder.resolve().name
+    if (folder / "best.pt").is_file():
+        yield from _of_training(folder, name)
+    elif (folder / "journal.jsonl").is_file() and (folder / "best.json").is_file():
+        yield from _of_search(folder, name)
+    if (folder / "records.jsonl").is_file():
+        yield from _of_records(folder, name)
+
+
+def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
+    from irepdeploy.plots.arch_weights import draw_arch_weights, search_weights
+    from irepdeploy.plots.architecture import draw_architectures
+    from irepdeploy.plots.architecture_source import read_architecture
+    from irepdeploy.plots.search_run import draw_search, read_search
+
+    run = read_search(folder / "journal.jsonl")
+    best = run.evolutions[-1]["best"]
+    text = f"{len(run.evolutions)} evolutions; the best of the last has {best:.1%} on the search-validation set."
+    yield FolderPicture(f"How the search went: {name}", text, draw_search({name: run}))
+    view = read_architecture(folder, name)
+    text = f"Layers by branches; {view.architecture.count} of {view.total} possible branches are kept."
+    yield FolderPicture(f"What the search found: {name}", text, draw_architectures([view]))
+    if run.alpha() is None or run.beta() is None:
+        return
+    weights = search_weights(run, name)
+    if any(value is not None for row in weights.differences for value in row):
+        text = "By layer, how much more conv1x3 and conv3x1 weigh than the dilated pairs dil1x2 and dil2x1 (Fig. 5)."
+        yield FolderPicture(f"What the search weighs: {name}", text, draw_arch_weights([weights]))
+
+
+def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
+    from irepdeploy.plots.feature_maps import read_features
+    from irepdeploy.plots.features import draw_features
+    from irepdeploy.plots.kernel_energy import read_kernels
+    from irepdeploy.plots.kernels import draw_kernels
+
+    try:
+        kernels = read_kernels(folder, name)
+        features = read_features({name: folder})
+    except InputError:
+        # A network of a foreign class, or one that reads no images: its folder alone does not say enough.
+        return
+    cross = [layer.cross for layer in kernels.layers.values()]
+    text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."
+    yield FolderPicture(f"Fused kernels: {name}", text, draw_kernels(kernels))
+    text = "Mean absolute output over channels, layer by layer, of the fixed operations and with their branches."
+    # One image: a page is to stay small.
+    shown = [replace(each, images=each.images[:1], fixed=each.fixed[:1], fused=each.fused[:1]) for each in features]
+    yield FolderPicture(f"Outputs: {name}", text, draw_features(shown))
+
+
+def _of_records(folder: Path, name: str) -> Iterator[FolderPicture]:
+    from irepdeploy.plots.latency import draw_latency
+    from irepdeploy.plots.latency_points import latency_points, pareto_front, read_records
+
+    points = latency_points(read_records([folder]))
+    if any(point.top1 is not None for point in points):
+        front = ", ".join(dict.fromkeys(point.label for point in pareto_front(points)))
+        text = f"Latency against accuracy, device by device; on the Pareto front of all: {front}."
+        yield FolderPicture(f"Latency and accuracy: {name}", text, draw_latency(points))

@@ -1,0 +1,122 @@
+"""Images that a network is shown, and what a reader sees of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.data import dataset_facts, embedded_dataset
+from irepdeploy.data.photographs import photograph_files
+from irepdeploy.errors import InputError
+from irepdeploy.input_files import read_inputs
+
+__all__ = ["ShownImage", "read_images"]
+
+Array = np.ndarray[Any, Any]
+
+_ARRAYS = (".npy", ".npz")
+_IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FEW = 2
+_MOST = 12
+# What `photographs` and `read_inputs` normalise by where there is no data set.
+_MEAN, _STD = (0.45,), (0.25,)
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """One image.
+
+    Args:
+        array: (C, H, W) float32, normalised: what the network reads.
+        pixels: (H, W, 3) float in 0 to 1: what a reader sees.
+    """
+
+    name: str
+    array: Array
+    pixels: Array
+
+
+def read_images(
+    files: Sequence[str | os.PathLike[str]], shape: Sequence[int], dataset: str | None = None
+) -> list[ShownImage]:
+    """Images from files; without any, of the network's data set if that is embedded, else scikit-learn's photographs.
+
+    Images are cut to the network's aspect around their centre, resized, and normalised as those of the data set, else
+    as (x - 0.45) / 0.25. Arrays (``.npy``) are taken as they are.
+
+    Args:
+        shape: (C, H, W) with C 1 (grey) or 3.
+
+    Raises:
+        InputError: no such file, not an image, or a shape that no image has.
+        MissingError: scikit-learn is not installed.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(
+            f"images have 1 or 3 channels, not the shape {'x'.join(map(str, shape)) or 'unknown'}",
+            hint="irepdeploy.save(net, path, input_shape=(C, H, W)) says what a network of your own reads",
+        )
+    facts = dataset_facts(dataset)
+    mean, std = (_MEAN, _STD) if facts is None else (facts.mean, facts.std)
+    paths = [file for given in files for file in _files(Path(given))]
+    if len(paths) > _MOST:
+        raise InputError(f"{len(paths)} images are too many for one picture", hint=f"at most {_MOST}")
+    if not paths:
+        data = None if facts is None else embedded_dataset(facts.name)
+        if data is not None and tuple(data.input_shape) == shape:
+            arrays = list(data.val.images[:_FEW].numpy())
+            return [_image(f"{data.name} {index}", array, mean, std) for index, array in enumerate(arrays)]
+        paths = photograph_files()
+    found: list[ShownImage] = []
+    for file in paths:
+        if file.suffix.lower() in _ARRAYS:
+            arrays = list(read_inputs(file, shape, dataset).array)[:_MOST]
+            names = [file.name] if len(arrays) == 1 else [f"{file.name} {index}" for index in range(len(arrays))]
+            found += [_image(name, array, mean, std) for name, array in zip(names, arrays, strict=True)]
+        else:
+            found.append(_image(file.name, _read(file, shape, mean, std), mean, std))
+    return found[:_MOST]
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those of a folder that look like images or arrays."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in (*_IMAGES, *_ARRAYS))
+    if not found:
+        raise InputError("no image and no .npy file in this folder", where=path)
+    return found
+
+
+def _read(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequence[float]) -> Array:
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise InputError("no such image", where=path, hint="check the path")
+    channels, height, width = shape
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.fit(
+                ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB"),
+                (width, height),
+                Image.Resampling.BILINEAR,
+            )
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"not an image that can be read: {error}", where=path) from error
+    planes = np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray((planes - _planes(mean)) / _planes(std))
+
+
+def _image(name: str, array: Array, mean: Sequence[float], std: Sequence[float]) -> ShownImage:
+    pixels = np.clip(array * _planes(std) + _planes(mean), 0, 1).transpose(1, 2, 0)
+    return ShownImage(name, array, np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+
+
+def _planes(values: Sequence[float]) -> Array:
+    return np.asarray(values, np.float32).reshape(-1, 1, 1)

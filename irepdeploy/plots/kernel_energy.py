@@ -1,0 +1,110 @@
+"""Where the weight of a fused kernel lies, tap by tap, and what each branch has of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import InputError
+from irepdeploy.plots.architecture_view import in_column_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+__all__ = ["FIXED", "KernelEnergy", "NetworkKernels", "kernel_energy", "network_kernels", "read_kernels"]
+
+FIXED = "fixed"
+
+
+@dataclass(frozen=True)
+class KernelEnergy:
+    """Energy of one convolution's fused kernel, the sum of squares of its weights.
+
+    Args:
+        taps: (K, K) shares of it by tap; they add up to 1, and are 0 where all weights are.
+        shares: by name, the fixed operation first, <W_branch, W> / <W, W>: what of the fused kernel W lies in this
+            operation's. They add up to 1; below 0 it works against the others. {} where its parts are not known.
+    """
+
+    taps: np.ndarray[Any, Any]
+    shares: Mapping[str, float]
+
+    @property
+    def cross(self) -> float:
+        """Share of the middle row and column, ACNet's skeleton of a kernel; (2K - 1) / K^2 where all taps are equal."""
+        middle = len(self.taps) // 2
+        return float(self.taps[middle].sum() + self.taps[:, middle].sum() - self.taps[middle, middle])
+
+
+@dataclass(frozen=True)
+class NetworkKernels:
+    """The KxK convolutions of a network, from first to last.
+
+    Args:
+        untrained: why its weights say nothing, or "".
+    """
+
+    label: str
+    layers: Mapping[str, KernelEnergy]
+    untrained: str = ""
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The fixed operation and all branches that have a share somewhere."""
+        names = {name for layer in self.layers.values() for name in layer.shares}
+        return (FIXED, *in_column_order(names - {FIXED})) if names else ()
+
+
+def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
+    """Energy of the sum of kernels (C_out, C_in/groups, K, K), and the share of each."""
+    wide = {name: kernel.detach().double() for name, kernel in parts.items()}
+    whole = sum(wide.values())
+    assert not isinstance(whole, int)
+    energy = (whole * whole).sum((0, 1))
+    total = float(energy.sum())
+    shares = {name: float((kernel * whole).sum()) / total if total else 0.0 for name, kernel in wide.items()}
+    return KernelEnergy((energy / total if total else energy).cpu().numpy(), shares)
+
+
+def network_kernels(model: nn.Module, label: str, untrained: str = "") -> NetworkKernels:
+    """Of all RepBlocks of a network; of one without any, of its square convolutions of 3x3 or more.
+
+    Raises:
+        InputError: it has neither.
+    """
+    from torch import nn
+
+    from irepdeploy.reparam.block import RepBlock
+
+    modules = dict(model.named_modules())
+    found = {}
+    for name, module in modules.items():
+        if isinstance(module, RepBlock):
+            parts = {FIXED: module.fixed.equivalent()[0]}
+            found[name] = kernel_energy(parts | {key: module.branch_equivalent(key)[0] for key in module.active})
+    if not found:
+        for name, module in modules.items():
+            if isinstance(module, nn.Conv2d) and module.kernel_size[0] == module.kernel_size[1] >= 3:
+                found[name] = KernelEnergy(kernel_energy({"": module.weight}).taps, {})
+    if not found:
+        raise InputError("no convolution of 3x3 or more", where=label)
+    return NetworkKernels(label, found, untrained)
+
+
+def read_kernels(
+    source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
+) -> NetworkKernels:
+    """Of a checkpoint, a training folder, or a network by name.
+
+    Raises:
+        InputError: nothing of that is there, or it has no convolution of 3x3 or more.
+    """
+    from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
+    from irepdeploy.source import open_source, with_blocks
+
+    opened = open_source(checkpoint_in(source), model_factory)
+    # With its batch normalisation folded in, a plain network has the kernel that it is deployed with.
+    return network_kernels(with_blocks(opened.model) or opened.model, label, why_untrained(opened))

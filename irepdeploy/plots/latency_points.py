@@ -1,0 +1,160 @@
+"""Latency against accuracy, out of records: what Fig. 1 shows, device by device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irepdeploy import pareto
+from irepdeploy.errors import InputError
+from irepdeploy.record import Record, read
+from irepdeploy.runtime.protocol import percentile, sample_fault
+from irepdeploy.system import UNKNOWN
+
+__all__ = ["LatencyPoint", "by_device", "latency_points", "pareto_front", "read_records"]
+
+_NS_A_MS = 1e6
+_NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class LatencyPoint:
+    """One network on one device.
+
+    Args:
+        conditions: the device, the runner and how it was asked: only points of equal ones may be compared.
+        latency_ms: median; `low_ms` and `high_ms` are the 10th and 90th percentile.
+        top1: accuracy in percent, None where the record does not say it.
+        source: where `top1` is from.
+        family: what kind of network the record says it is, or "".
+    """
+
+    label: str
+    conditions: str
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    top1: float | None
+    source: str
+    family: str = ""
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Latency and accuracy, of a point that has one."""
+        assert self.top1 is not None
+        return self.latency_ms, self.top1
+
+    @property
+    def measured(self) -> bool:
+        """Whether the accuracy is ours and not one that a paper says."""
+        return self.top1 is not None and _NOT_MEASURED not in self.source
+
+
+def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
+    """The records of files, or of the records.jsonl in folders.
+
+    Raises:
+        InputError: one is not there, or is no file of records.
+    """
+    found = []
+    for path in map(Path, paths):
+        found += read(path / "records.jsonl" if path.is_dir() else path)
+    if not found:
+        raise InputError("no records in it", where=", ".join(map(str, paths)), hint="`irepdeploy bench` writes some")
+    return found
+
+
+def latency_points(records: Sequence[Record], top1: Mapping[str, float] | None = None) -> list[LatencyPoint]:
+    """One point for each name that a record's network is listed under; of equal ones and conditions only the latest.
+
+    Args:
+        top1: accuracies in percent by name, for those without one, and in place of those that records say.
+
+    Raises:
+        InputError: an accuracy is given for a name that no record has, or is not between 0 and 100.
+    """
+    given = dict(top1 or {})
+    latest: dict[tuple[str, str], tuple[str, LatencyPoint]] = {}
+    for record in records:
+        fault = sample_fault(record.samples_ns)
+        if fault is not None:
+            raise InputError(fault, where=f"record of {record.model}", hint="measure it again")
+        median, low, high = (percentile(record.samples_ns, share) / _NS_A_MS for share in (50, 10, 90))
+        for name, figures in _listed(record):
+            if name in given:
+                figures = {**figures, "top1": given[name], "top1_source": "given on the command line"}
+            family = figures.get("family")
+            key = name, _conditions(record)
+            kind = family if isinstance(family, str) else ""
+            point = LatencyPoint(*key, median, low, high, *_accuracy(name, figures), kind)
+            if key not in latest or record.created >= latest[key][0]:
+                latest[key] = record.created, point
+    names = list(dict.fromkeys(name for name, _ in latest))
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError(f"no record of {', '.join(unknown)}", where="--top1", hint=f"there are {', '.join(names)}")
+    return [point for _, point in latest.values()]
+
+
+def by_device(points: Sequence[LatencyPoint]) -> dict[str, list[LatencyPoint]]:
+    """Points by their conditions, the quickest first."""
+    groups: dict[str, list[LatencyPoint]] = {}
+    for point in sorted(points, key=lambda point: point.latency_ms):
+        groups.setdefault(point.conditions, []).append(point)
+    return dict(sorted(groups.items()))
+
+
+def pareto_front(points: Sequence[LatencyPoint]) -> list[LatencyPoint]:
+    """Those with an accuracy that no other dominates, the quickest first."""
+    known = [point for point in points if point.top1 is not None]
+    return [known[index] for index in pareto.pareto_front([point.place for point in known])]
+
+
+def _listed(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
+    """The names of the record's network with the figures of each: networks of one graph are measured once."""
+    facts = record.facts
+    rows = facts.get("rows")
+    if isinstance(rows, list) and rows and all(isinstance(row, Mapping) and "name" in row for row in rows):
+        return [(str(row["name"]), row) for row in rows]
+    return [(record.model, facts)]
+
+
+def _accuracy(name: str, figures: Mapping[str, Any]) -> tuple[float | None, str]:
+    value = figures.get("top1")
+    if value is None:
+        return None, ""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise InputError(f"{value!r} is no accuracy in percent", where=name, hint="top1 is from 0 to 100")
+    return float(value), str(figures.get("top1_source") or UNKNOWN)
+
+
+def _conditions(record: Record) -> str:
+    system, runner = record.system, record.runner
+    words = " ".join(str(runner.get(key, "")) for key in ("device", "provider", "runner")).lower()
+    on_gpu = any(word in words for word in ("cuda", "gpu", "trt", "tensorrt"))
+    parts = [_device(system, on_gpu), _text(system.get("power_mode")), _text(runner.get("runner")), record.precision]
+    threads = runner.get("threads")
+    if not on_gpu and type(threads) is int:
+        parts.append(f"{threads} thread{'s' * (threads != 1)}")
+    if record.conditions.get("tf32") == "on":
+        parts.append("TF32")
+    parts.append(f"batch {record.batch}")
+    if record.scenario != "single-stream":
+        parts.append(record.scenario)
+    return ", ".join(filter(None, parts))
+
+
+def _device(system: Mapping[str, Any], on_gpu: bool) -> str:
+    """The board, the GPU or the CPU, as far as the record names it."""
+    board = _text(system.get("board") or system.get("model"))
+    gpus, cpu = system.get("gpu"), system.get("cpu")
+    names = [_text(gpu.get("name")) for gpu in gpus if isinstance(gpu, Mapping)] if isinstance(gpus, list) else []
+    gpu = " + ".join(dict.fromkeys(filter(None, names))) if on_gpu else ""
+    return board or gpu or (_text(cpu.get("model")) if isinstance(cpu, Mapping) else "") or "unknown device"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and value not in (UNKNOWN, "none") else ""

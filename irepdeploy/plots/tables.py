@@ -1,0 +1,117 @@
+"""What the pictures of a network show, as tables for a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import InputError
+from irepdeploy.plots.arch_weights import PAIRS, ArchWeights, network_weights
+from irepdeploy.plots.architecture_view import in_column_order
+from irepdeploy.plots.kernel_energy import NetworkKernels, network_kernels
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from irepdeploy.arch import Architecture
+
+__all__ = ["NetworkTable", "arch_weights_table", "kernel_table", "network_tables"]
+
+
+@dataclass(frozen=True)
+class NetworkTable:
+    """A table by layer.
+
+    Args:
+        key: its name among a network's facts. `figures`: the same for machines.
+        rows: cells, as text, under `columns`.
+    """
+
+    key: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    figures: Any
+
+
+def kernel_table(found: NetworkKernels) -> NetworkTable:
+    """Energy of each fused kernel: of its middle row and column, of its taps row by row, and by operation."""
+    operations = found.operations
+    rows = [
+        [
+            name,
+            f"{layer.cross:.0%}",
+            " / ".join(" ".join(f"{100 * share:.0f}" for share in row) for row in layer.taps),
+            *(f"{layer.shares[part]:.0%}" if part in layer.shares else "-" for part in operations),
+        ]
+        for name, layer in found.layers.items()
+    ]
+    notes = ["cross: middle row and column, 56% of a 3x3 with equal taps; taps: row / row / row, %"]
+    if operations:
+        notes.append("by operation: its part of the fused kernel along that kernel; below 0 it works against the rest")
+    if found.untrained:
+        notes.append(f"untrained: {found.untrained}")
+    figures = {
+        name: {"cross": layer.cross, "taps": layer.taps.tolist(), "shares": dict(layer.shares)}
+        for name, layer in found.layers.items()
+    }
+    return NetworkTable(
+        "kernels", "Energy of the fused kernels", ["layer", "cross", "taps", *operations], rows, notes, figures
+    )
+
+
+def arch_weights_table(found: ArchWeights) -> NetworkTable:
+    """sigmoid(beta) * sigmoid(alpha) of each branch, and the differences of `PAIRS`."""
+    branches = in_column_order({name for row in found.weights for name in row})
+    pairs = [f"{first} - {second}" for first, second in PAIRS]
+    rows = [
+        [
+            layer,
+            *(f"{weights[name]:.4f}" if name in weights else "-" for name in branches),
+            *("-" if value is None else f"{value:+.4f}" for value in differences),
+        ]
+        for layer, weights, differences in zip(found.layers, found.weights, found.differences, strict=True)
+    ]
+    figures = {
+        layer: {"weights": dict(weights), "differences": dict(zip(pairs, differences, strict=True))}
+        for layer, weights, differences in zip(found.layers, found.weights, found.differences, strict=True)
+    }
+    title = "Weights of the branches: sigmoid(beta) sigmoid(alpha)"
+    return NetworkTable("arch_weights", title, ["layer", *branches, *pairs], rows, (), figures)
+
+
+def network_tables(
+    source: str | os.PathLike[str],
+    model_factory: Callable[[], nn.Module] | None = None,
+    architecture: Architecture | None = None,
+    seed: int = 0,
+    *,
+    kernels: bool = True,
+    arch_weights: bool = True,
+) -> list[NetworkTable]:
+    """The tables asked for, of a checkpoint or a network by name.
+
+    Raises:
+        InputError: no such network, or one that has no kernels or no alpha and beta.
+    """
+    from irepdeploy.plots.feature_maps import why_untrained
+    from irepdeploy.source import open_source, with_blocks
+
+    if Path(source).suffix.lower() == ".onnx":
+        raise InputError(
+            "an ONNX model does not say what its kernels were made of",
+            where=source,
+            hint="name the checkpoint it is of",
+        )
+    opened = open_source(source, model_factory, seed, architecture)
+    found = []
+    if arch_weights:
+        found.append(arch_weights_table(network_weights(opened.model, opened.label)))
+    if kernels:
+        model = with_blocks(opened.model) or opened.model
+        found.append(kernel_table(network_kernels(model, opened.label, why_untrained(opened))))
+    return found
