@@ -1,0 +1,206 @@
+"""Board: what a machine is, in what state it is, and what it lacks, as ``check`` tells it.
+
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from typing import Any
+
+from irepdeploy.errors import IrepdeployError
+from irepdeploy.runtime.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_release
+from irepdeploy.runtime.nvpmodel import CONFIGURATION, STATUS, PowerMode, needs_reboot, parse_mode, parse_modes
+
+from .board_files import BoardFiles, sudoers_hint
+from .clocks import ClockReader, parse_jetson_clocks
+from .rails import RailReader, module_mw
+from .tegrastats import parse_tegrastats
+from .thermal import ThermalReader
+
+__all__ = ["board_facts", "board_state", "current_mode", "known_modes", "may_switch"]
+
+_PROGRAMS = ("nvpmodel", "jetson_clocks")
+_LITTLE = 2 << 30
+_JETPACK = "sudo apt-get install nvidia-jetpack (never pip install tensorrt here)"
+_DLA = "/sys/devices/{}*.host1x/*.nvdla[0-9]"
+_HOST1X = ("", "platform/", "platform/bus@0/")
+
+
+def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Everything of `check` but the system block; what cannot be found out is None.
+
+    Args:
+        libraries: what `irepdeploy.jetson.probe` found.
+        folder: whose free space counts.
+    """
+    l4t = parse_tegra_release(files.read(TEGRA_RELEASE))
+    jetpack = None if l4t is None else jetpack_of(l4t)
+    mode = current_mode(files)
+    disk = shutil.disk_usage(_existing(folder))
+    rails = _rails(files)
+    facts = {
+        "jetson": l4t is not None,
+        "board": _model(files),
+        "l4t": None if l4t is None else str(l4t),
+        "jetpack": None if jetpack is None else jetpack.name,
+        "jetpack_tensorrt": None if jetpack is None else jetpack.tensorrt,
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "os": _system_name(files),
+        "python": platform.python_version(),
+        **libraries,
+        "trtexec": files.program("trtexec"),
+        "power_mode": _mode_fields(mode),
+        "power_modes": _modes(files, mode),
+        "clocks": _clocks(files),
+        "temperatures_c": ThermalReader(files).read(),
+        "rails_mw": rails,
+        "module_mw": module_mw(rails),
+        "free_bytes": disk.free,
+        "total_bytes": disk.total,
+        "memory_bytes": _memory(files),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "can_switch": may_switch(files),
+    }
+    if facts["dla_cores"] is None:
+        facts["dla_cores"] = _dla_cores(files) if facts["jetson"] else None
+    facts["missing"] = _missing(facts, files)
+    lacking = {each["for"] for each in facts["missing"]}
+    facts["runners"] = [runner for runner in ("trt", "ort-cpu") if runner not in lacking]
+    return facts
+
+
+def board_state(files: BoardFiles) -> dict[str, Any]:
+    """What of a board changes while it measures: clocks, temperatures, power, mode, load."""
+    return {
+        "clocks": _clocks(files),
+        "temperatures_c": ThermalReader(files).read(),
+        "rails_mw": RailReader(files).read(),
+        "power_mode": _mode_fields(current_mode(files)),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def current_mode(files: BoardFiles) -> PowerMode | None:
+    """The power mode by nvpmodel, else by the file that it leaves; None where neither is there."""
+    try:
+        mode = parse_mode(files.run("nvpmodel", "-q").text)
+    except IrepdeployError:
+        mode = None
+    mode = mode or parse_mode(files.read(STATUS))
+    if mode is None or mode.name is not None:
+        return mode
+    names = {each.id: each.name for each in known_modes(files)}
+    return PowerMode(mode.id, names.get(mode.id))
+
+
+def known_modes(files: BoardFiles) -> list[PowerMode]:
+    """All power modes of the board, by its configuration."""
+    return parse_modes(files.read(CONFIGURATION))
+
+
+def may_switch(files: BoardFiles) -> bool:
+    """Whether modes and clocks can be set here without anybody typing a password."""
+    return files.may_run_as_root(_PROGRAMS)
+
+
+def _clocks(files: BoardFiles) -> dict[str, Any]:
+    clocks = ClockReader(files).read()
+    if clocks["gpu"] is not None and clocks["emc"] is None and may_switch(files):
+        # Only root may read the memory's clock.
+        with contextlib.suppress(IrepdeployError):
+            said = files.run("jetson_clocks", "--show", as_root=True)
+            clocks["emc"] = parse_jetson_clocks(said.text)["emc"]
+    return clocks
+
+
+def _modes(files: BoardFiles, mode: PowerMode | None) -> list[dict[str, Any]]:
+    configuration = files.read(CONFIGURATION)
+    return [
+        {
+            "id": each.id,
+            "name": each.name,
+            "needs_reboot": None if mode is None else needs_reboot(configuration, mode.id, each.id),
+        }
+        for each in parse_modes(configuration)
+    ]
+
+
+def _mode_fields(mode: PowerMode | None) -> dict[str, Any] | None:
+    return None if mode is None else {"id": mode.id, "name": mode.name}
+
+
+def _model(files: BoardFiles) -> str | None:
+    return files.read("/proc/device-tree/model") or files.read("/sys/firmware/devicetree/base/model") or None
+
+
+def _system_name(files: BoardFiles) -> str | None:
+    for line in files.read("/etc/os-release").splitlines():
+        key, _, value = line.partition("=")
+        if key == "PRETTY_NAME":
+            return value.strip("\"'")
+    return None
+
+
+def _memory(files: BoardFiles) -> int | None:
+    for line in files.read("/proc/meminfo").splitlines():
+        words = line.split()
+        if words[:1] == ["MemTotal:"]:
+            return int(words[1]) * 1024
+    return None
+
+
+def _dla_cores(files: BoardFiles) -> int:
+    found = {path.rsplit("/", 1)[-1] for parent in _HOST1X for path in files.find(_DLA.format(parent))}
+    return len(found)
+
+
+def _rails(files: BoardFiles) -> dict[str, float]:
+    rails = RailReader(files).read()
+    if rails or files.program("tegrastats") is None:
+        return rails
+    # It prints for ever: the first line is enough.
+    return dict(parse_tegrastats(files.first_line("tegrastats", "--interval", "500"))["rails_mw"])
+
+
+def _existing(folder: str) -> str:
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder) or "/"
+    return folder
+
+
+def _missing(facts: dict[str, Any], files: BoardFiles) -> list[dict[str, str]]:
+    jetson = facts["jetson"]
+    missing = []
+
+    def lack(what: str, runner: str, hint: str) -> None:
+        missing.append({"what": what, "for": runner, "hint": hint})
+
+    if facts["numpy"] is None:
+        for runner in ("trt", "ort-cpu"):
+            lack("numpy is not installed", runner, "sudo apt-get install python3-numpy")
+    if facts["tensorrt"] is None or facts["tensorrt_problem"] is not None:
+        problem = facts["tensorrt_problem"]
+        what = "TensorRT is not installed for this Python" if problem is None else f"TensorRT does not work: {problem}"
+        lack(what, "trt", _JETPACK if jetson else "pip install tensorrt, or measure with --runner ort-cpu")
+    if "compute_capability" not in facts["cuda"]:
+        why = str(facts["cuda"].get("gpu", "")).partition("none: ")[2]
+        lack(why or "no usable GPU", "trt", _JETPACK if jetson else "install its driver")
+    if facts["onnxruntime"] is None:
+        lack("onnxruntime is not installed", "ort-cpu", "python3 -m pip install --user onnxruntime")
+    if facts["trtexec"] is None and facts["tensorrt"] is not None:
+        lack("no trtexec", "trtexec", "sudo apt-get install libnvinfer-bin")
+    if not facts["rails_mw"]:
+        lack("no INA3221 power monitor", "power", "power is measured on Jetson modules only")
+    if jetson and not facts["can_switch"]:
+        absent = [name for name in _PROGRAMS if files.program(name) is None]
+        what = f"no {' and no '.join(absent)}" if absent else "clocks cannot be set: sudo asks for a password"
+        lack(what, "clocks", "sudo apt-get install nvidia-l4t-nvpmodel nvidia-l4t-tools" if absent else sudoers_hint())
+    if facts["free_bytes"] < _LITTLE:
+        lack(f"{facts['free_bytes'] / 2**30:.1f} GiB of disk are free", "disk", "remove something: df -h ~")
+    return missing

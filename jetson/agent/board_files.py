@@ -1,0 +1,156 @@
+"""Files and programs of the board, below a root that tests put elsewhere.
+
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from irepdeploy.errors import MissingError, RunError
+
+__all__ = ["BoardFiles", "Said"]
+
+_FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/bin", "usr/src/tensorrt/bin")
+_LIMIT_S = 60
+_LINE_S = 5
+
+
+class Said(NamedTuple):
+    """What a program answered: its exit code, and stdout and stderr together."""
+
+    code: int
+    text: str
+
+
+class BoardFiles:
+    """Reads files and runs programs of a board.
+
+    Args:
+        root: "/" for the board this runs on; else a folder with the same files and fake programs, and nothing outside
+            it is read, run or changed.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = os.path.abspath(root)
+
+    @property
+    def real(self) -> bool:
+        """Whether this is the board itself."""
+        return self.root == "/"
+
+    def path(self, name: str) -> str:
+        """Where ``/sys/...`` lies."""
+        return os.path.join(self.root, name.lstrip("/"))
+
+    def read(self, name: str) -> str:
+        """The text of a file without the blanks and NULs at its end, "" where it cannot be read."""
+        try:
+            with open(self.path(name), encoding="utf-8", errors="replace") as file:
+                return file.read().rstrip(" \t\r\n\0")
+        except OSError:
+            return ""
+
+    def number(self, name: str) -> int | None:
+        """The whole number that a file holds, None where it holds none."""
+        try:
+            return int(self.read(name))
+        except ValueError:
+            return None
+
+    def find(self, pattern: str) -> list[str]:
+        """Paths that fit, sorted, as seen from the root."""
+        found = sorted(glob.glob(self.path(pattern)))
+        return ["/" + os.path.relpath(path, self.root) for path in found]
+
+    def program(self, name: str) -> str | None:
+        """Where a program lies, None if it is not there."""
+        for folder in _FOLDERS:
+            path = os.path.join(self.root, folder, name)
+            if os.access(path, os.X_OK) and os.path.isfile(path):
+                return path
+        return shutil.which(name) if self.real else None
+
+    def run(self, name: str, *arguments: str, as_root: bool = False, stdin: str = "") -> Said:
+        """Run a program of the board to its end.
+
+        Raises:
+            MissingError: it is not there, or may not be run as root without a password.
+            RunError: it does not end, or cannot be started.
+        """
+        path = self.program(name)
+        if path is None:
+            raise MissingError(
+                f"no program {name} here", hint="it comes with JetPack: sudo apt-get install nvidia-jetpack"
+            )
+        said = self._run([*(self._sudo() if as_root else []), path, *arguments], name, stdin)
+        if as_root and said.code and "sudo:" in said.text:
+            raise MissingError(f"{name} needs root, and sudo asks for a password", hint=sudoers_hint())
+        return said
+
+    def first_line(self, name: str, *arguments: str) -> str:
+        """The first line of a program that goes on printing, "" where it prints none in time."""
+        path = self.program(name)
+        if path is None:
+            return ""
+        try:
+            process = subprocess.Popen([path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        except OSError:
+            return ""
+        timer = threading.Timer(_LINE_S, process.kill)
+        timer.start()
+        try:
+            with process:
+                line = process.stdout.readline() if process.stdout is not None else b""
+                process.kill()
+        finally:
+            timer.cancel()
+        return line.decode("utf-8", "replace")
+
+    def may_run_as_root(self, names: Sequence[str]) -> bool:
+        """Whether these programs are here and can be run as root without a password."""
+        paths = [self.program(name) for name in names]
+        if None in paths:
+            return False
+        sudo = self._sudo()
+        if not sudo:
+            return os.geteuid() == 0 or not self.real
+        return all(self._run([*sudo, "-l", str(path)], "sudo", "").code == 0 for path in paths)
+
+    def _sudo(self) -> list[str]:
+        sudo = self.program("sudo")
+        if sudo is None or (self.real and os.geteuid() == 0):
+            return []
+        return [sudo, "-n"]
+
+    def _run(self, command: list[str], name: str, stdin: str) -> Said:
+        environment = {**os.environ, "LC_ALL": "C"}
+        try:
+            done = subprocess.run(
+                command,
+                input=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_LIMIT_S,
+                env=environment,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunError(f"{name} does not end within {_LIMIT_S} s", where=name) from error
+        except OSError as error:
+            raise RunError(f"cannot run {name}: {error.strerror}", where=name) from error
+        return Said(done.returncode, done.stdout)
+
+
+def sudoers_hint() -> str:
+    """What gives the right to set modes and clocks."""
+    line = "USER ALL=(root) NOPASSWD: /usr/sbin/nvpmodel, /usr/bin/jetson_clocks"
+    return f"on the board: sudo visudo -f /etc/sudoers.d/irepdeploy, with the line: {line}; or --clocks as-is"

@@ -1,0 +1,65 @@
+"""The board's own trtexec on an engine that was built here: an independent second number beside ours.
+
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from irepdeploy.errors import RunError
+from irepdeploy.runtime.trtexec import arguments, read_times
+
+from .bench_request import BenchModel, BenchRequest
+from .events import EventStream
+from .overseer import Overseer
+
+__all__ = ["run_trtexec"]
+
+_LIMIT_S = 600.0
+_SHOWN = 20
+
+
+def run_trtexec(
+    program: str,
+    version: str,
+    engine: str,
+    model: BenchModel,
+    request: BenchRequest,
+    *,
+    folder: str,
+    events: EventStream,
+    overseer: Overseer,
+) -> dict[str, Any]:
+    """Times of every query in nanoseconds, and the arguments, under which all versions measure alike.
+
+    Args:
+        version: of TensorRT, which is trtexec's own.
+        folder: where it leaves its times.
+
+    Raises:
+        RunError: it failed; the tail of what it said is logged.
+        InputError: it wrote no times.
+    """
+    times = os.path.join(folder, f"{os.path.basename(engine)}.times.json")
+    words = arguments(
+        version,
+        None,
+        times=times,
+        transfers=request.transfers,
+        seconds=max(1.0, request.min_seconds),
+        engine=engine,
+        dla=model.dla,
+        shapes={name: tuple(profile[1]) for name, profile in model.profiles.items()} or None,
+    )
+    events.progress("trtexec", "the board's own trtexec", model=model.label)
+    said: list[str] = []
+    code, late = overseer.run([program, *words], folder, said.append, timeout_s=_LIMIT_S)
+    if code or late:
+        for text in said[-_SHOWN:]:
+            events.log(text, level="error", model=model.label)
+        last = next((text for text in reversed(said) if "[E]" in text), f"exit code {code}")
+        raise RunError(f"trtexec failed: {' '.join(last.split())[:300]}", where=model.label)
+    shown = [word.replace(folder + os.sep, "") for word in words]
+    return {**read_times(times)._asdict(), "version": version, "arguments": shown}

@@ -1,0 +1,136 @@
+"""Engines built on the board, each in a process of its own, where a crash of the builder is an error like others.
+
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from irepdeploy.errors import IrepdeployError
+from irepdeploy.runtime.engine_builder import EngineOptions
+from irepdeploy.runtime.engine_job import describe_job, job_log, job_result, job_sidecar, job_tail
+from irepdeploy.runtime.trt_library import logged
+
+from .bench_request import BenchModel, BenchRequest
+from .cache import as_ours
+from .events import EventStream
+from .overseer import Overseer
+
+__all__ = ["BuiltEngine", "EngineBuild"]
+
+
+class BuiltEngine(NamedTuple):
+    """An engine in the job's folder, and what the desk is told of it."""
+
+    path: str
+    facts: dict[str, Any]
+
+
+class EngineBuild:
+    """Builds engines of one job.
+
+    Args:
+        command: starts the agent's other processes; a word and its arguments are added.
+        onnx: where the ONNX of a digest lies.
+        timing_cache: a file that is read if it is there and written after each build; None for none.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        request: BenchRequest,
+        *,
+        command: list[str],
+        events: EventStream,
+        overseer: Overseer,
+        timing_cache: Path | None,
+    ) -> None:
+        self._job, self._request, self._command = Path(job), request, command
+        self._events, self._overseer, self._timing_cache = events, overseer, timing_cache
+
+    def build(self, model: BenchModel, onnx: str, name: str) -> BuiltEngine:
+        """Build one, with its sidecar beside it.
+
+        Raises:
+            IrepdeployError: as `irepdeploy.runtime.engine_builder.build_plan`; RunError where the builder died.
+            RunError, KeyboardInterrupt: the run was ended.
+        """
+        request = self._request
+        options = EngineOptions(
+            model.precision, model.carried, request.workspace_bytes, model.profiles, request.tf32, model.dla
+        )
+        folder = self._folder(name, onnx, options)
+        result = self._run(folder, model.label)
+        words = ["irepdeploy", "jetson", "bench", "BOARD", model.name, "--precision", model.precision, "--build-only"]
+        command = " ".join(shlex.quote(word) for word in words)
+        sidecar = job_sidecar(result, options, model.sha256, folder / "model.engine", command)
+        engine = self._job / f"{name}.engine"
+        with as_ours(str(self._job)):
+            os.replace(folder / "model.engine", engine)
+            beside = engine.with_name(f"{engine.name}.json")
+            beside.write_text(json.dumps(sidecar.to_dict(), indent=2) + "\n", encoding="utf-8")
+            if self._timing_cache is not None:
+                os.replace(folder / "timing.cache", self._timing_cache)
+        facts = {
+            "sha256": sidecar.engine_sha256,
+            "size_bytes": sidecar.size_bytes,
+            "seconds": result["seconds"],
+            "layers": result["layers"],
+            "typing": result["typing"],
+            "tensorrt": result["version"],
+            "timing_cache": result.get("timing_cache", "none"),
+            "dla": result.get("dla"),
+            "device": result["device"],
+            "warnings": logged(job_log(folder), "WARNING"),
+            "files": [engine.name, beside.name],
+        }
+        shutil.rmtree(folder, ignore_errors=True)
+        return BuiltEngine(str(engine), facts)
+
+    def _folder(self, name: str, onnx: str, options: EngineOptions) -> Path:
+        folder, cache = self._job / f"build-{name}", self._timing_cache
+        with as_ours(str(self._job)):
+            folder.mkdir()
+            shutil.copyfile(onnx, folder / "model.onnx")
+            if cache is not None:
+                (folder / "timing.cache").write_bytes(cache.read_bytes() if cache.exists() else b"")
+            order = describe_job("tensorrt", options, timing_cache=cache is not None)
+            (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
+        return folder
+
+    def _run(self, folder: Path, label: str) -> dict[str, Any]:
+        step = "starting TensorRT's builder"
+
+        def on_line(line: str) -> None:
+            nonlocal step
+            step = line.strip()
+            tell()
+
+        def tell() -> None:
+            # TensorRT before 10 tells no steps: that it still runs is all there is to say.
+            self._events.progress("build", step, model=label, share=_share(step))
+
+        tell()
+        limit_s = self._request.build_timeout_s
+        code, late = self._overseer.run(
+            [*self._command, "_build", str(folder)], str(folder), on_line, progress=tell, timeout_s=limit_s
+        )
+        try:
+            return job_result(folder, code, late_s=limit_s if late else None)
+        except IrepdeployError:
+            for text in job_tail(folder):
+                self._events.log(text, level="error", model=label)
+            raise
+
+
+def _share(step: str) -> float | None:
+    done, slash, total = step.partition(" ")[2].partition("/")
+    if not slash or not done.isdigit() or not total.isdigit() or int(total) == 0:
+        return None
+    return int(done) / int(total)

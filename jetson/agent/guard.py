@@ -1,0 +1,262 @@
+"""Guard: the process that sets power mode and clocks, and puts them back whatever happens to the rest.
+
+It stands apart from the terminal and from the run it serves: once the pipe from that run closes, because it is done or
+because it was killed, everything is undone in reverse order. Each step is noted in a file before it is taken, so that
+what even the guard could not undo (it was killed too, or the power went) is undone when the board is next asked.
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+from irepdeploy.runtime.nvpmodel import CONFIGURATION, PowerMode, asks_reboot, needs_reboot
+
+from .board import current_mode, known_modes
+from .board_files import BoardFiles
+from .cache import AgentCache
+from .failure import from_named, named
+
+__all__ = ["Guard", "find_mode", "main", "restore_left", "unrestored"]
+
+_NOTES = "restore.json"
+# Anything but yes: a mode that would reboot the board is declined.
+_DECLINE = "no\n"
+
+
+class Guard:
+    """The guard as the run that it serves sees it.
+
+    Args:
+        command: starts the process; it is to end in `main`.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunError(f"cannot start the guard of clocks and power mode: {error.strerror}") from error
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def switch(self, mode: int | None, *, pin: bool) -> list[str]:
+        """Set a power mode, or leave it, and hold the clocks at its highest, or leave them.
+
+        Returns:
+            What was done, a line each.
+
+        Raises:
+            InputError: the mode needs a reboot.
+            MissingError, RunError: it cannot be set; what was set by then is put back by `restore`.
+        """
+        answer = self._ask({"mode": mode, "pin": pin})
+        if "error" in answer:
+            raise from_named(answer["error"])
+        return list(answer["done"])
+
+    def restore(self) -> list[str] | None:
+        """Let everything be put back, and wait for it; what was done, a line each, or None where it was killed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        lines = self._process.stdout.read().splitlines()
+        self._process.stdout.close()
+        self._process.wait()
+        return list(json.loads(lines[-1])["done"]) if lines else None
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+            return dict(json.loads(self._process.stdout.readline()))
+        except (OSError, ValueError) as error:
+            raise RunError("the guard of clocks and power mode ended", hint="irepdeploy jetson check") from error
+
+
+def main(files: BoardFiles, cache: AgentCache) -> None:
+    """The process itself: orders on stdin, answers on stdout; at the end of stdin all is put back."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    steps = _Steps(files, cache)
+    for line in sys.stdin.buffer:
+        order = json.loads(line)
+        try:
+            steps.switch(order["mode"], pin=order["pin"])
+            _answer({"done": steps.done})
+        except IrepdeployError as error:
+            _answer({"error": named(error)})
+    _answer({"done": steps.undo()})
+
+
+def find_mode(files: BoardFiles, wanted: str | int) -> PowerMode:
+    """The mode of this name or number.
+
+    Raises:
+        MissingError: there are no power modes here.
+        InputError: there is no such mode, or a switch to it takes effect at the next boot only.
+    """
+    if files.program("nvpmodel") is None:
+        raise MissingError("no power modes here: no nvpmodel", where="--mode", hint="leave it out on what is no Jetson")
+    modes = known_modes(files)
+    text = str(wanted)
+    found = [mode for mode in modes if text in (str(mode.id), mode.name)]
+    if not found:
+        known = ", ".join(f"{mode.id} {mode.name}" for mode in modes) or "none is known"
+        raise InputError(f"no power mode {text!r}", where="--mode", hint=f"modes here: {known}")
+    now = current_mode(files)
+    if now is not None and needs_reboot(files.read(CONFIGURATION), now.id, found[0].id):
+        raise _reboot(found[0])
+    return found[0]
+
+
+def unrestored(cache: AgentCache) -> dict[str, Any] | None:
+    """What an earlier, killed run left as it was not: since when, and the steps; None if there is nothing."""
+    try:
+        with open(os.path.join(cache.root, _NOTES), encoding="utf-8") as file:
+            notes = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return {"since": notes["since"], "steps": [step["text"] for step in notes["steps"]]}
+
+
+def restore_left(files: BoardFiles, cache: AgentCache) -> list[str]:
+    """Undo what an earlier, killed run left; what was done, a line each."""
+    return _Steps(files, cache).undo()
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    # Whom it is for may be gone.
+    with contextlib.suppress(OSError):
+        print(json.dumps(answer), flush=True)
+
+
+class _Steps:
+    """Steps and how each is undone, on disk before it is taken."""
+
+    def __init__(self, files: BoardFiles, cache: AgentCache) -> None:
+        self._files, self._cache = files, cache
+        self._path = os.path.join(cache.root, _NOTES)
+        self._boot = files.read("/proc/sys/kernel/random/boot_id")
+        self.done: list[str] = []
+        self._notes: dict[str, Any] = {"since": _now(), "boot": self._boot, "steps": []}
+        with contextlib.suppress(OSError, ValueError), open(self._path, encoding="utf-8") as file:
+            self._notes = json.load(file)
+
+    def switch(self, wanted: int | None, *, pin: bool) -> None:
+        now = current_mode(self._files)
+        change = wanted is not None and (now is None or now.id != wanted)
+        if change:
+            # The clocks may be held already, in the mode that is left.
+            self._keep_clocks()
+            self._set_mode(now, wanted)
+        if pin:
+            self._keep_clocks()
+            self._run("jetson_clocks")
+            self.done.append("clocks held at the highest of the mode")
+
+    def undo(self) -> list[str]:
+        done: list[str] = []
+        kept: list[dict[str, Any]] = []
+        for step in reversed(self._notes["steps"]):
+            name, *arguments = step["undo"]
+            # What was stored of the clocks is of the boot that was; a mode outlasts it.
+            if name == "jetson_clocks" and self._notes["boot"] != self._boot:
+                continue
+            try:
+                said = self._files.run(name, *arguments, as_root=True, stdin=_DECLINE)
+                fault = _last(said.text) if said.code != 0 or "Error" in said.text else None
+            except IrepdeployError as error:
+                fault = error.line
+            done.append(step["text"] if fault is None else f"FAILED to restore {step['text']}: {fault}")
+            # Tried once more when somebody asks, but not for ever.
+            if fault is not None and "tried" not in step:
+                kept.insert(0, {**step, "tried": True})
+            else:
+                self._forget(name, arguments)
+        self._notes["steps"] = kept
+        with contextlib.suppress(OSError):
+            if kept:
+                self._write()
+            else:
+                os.unlink(self._path)
+        return done
+
+    def _set_mode(self, now: PowerMode | None, wanted: int | None) -> None:
+        if now is not None:
+            self._note(["nvpmodel", "-m", str(now.id)], f"power mode {now}")
+        said = self._files.run("nvpmodel", "-m", str(wanted), as_root=True, stdin=_DECLINE)
+        reached = current_mode(self._files)
+        if asks_reboot(said.text):
+            raise _reboot(PowerMode(int(wanted or 0), None))
+        if reached is None or reached.id != wanted:
+            raise RunError(f"nvpmodel did not set mode {wanted}: {_last(said.text)}", where="--mode")
+        self.done.append(f"power mode {reached}, before: {now}")
+
+    def _keep_clocks(self) -> None:
+        folder = self._cache.folder("clocks")
+        # jetson_clocks asks before it overwrites a file, so the name is new.
+        path = os.path.join(folder, f"{time.time_ns()}.conf")
+        self._run("jetson_clocks", "--store", path)
+        if not os.path.isfile(path):
+            raise RunError("jetson_clocks stored nothing, so that clocks could not be put back", where="jetson_clocks")
+        self._note(["jetson_clocks", "--restore", path], "clocks as they were")
+
+    def _run(self, name: str, *arguments: str) -> None:
+        said = self._files.run(name, *arguments, as_root=True, stdin=_DECLINE)
+        # The script ends with 0 after most of its errors.
+        if said.code or "Error" in said.text:
+            raise RunError(f"{name} failed: {_last(said.text)}", where=" ".join((name, *arguments)))
+
+    def _note(self, undo: list[str], text: str) -> None:
+        self._notes["steps"].append({"undo": undo, "text": text})
+        self._write()
+
+    def _write(self) -> None:
+        part = self._path + ".part"
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(self._notes, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._path)
+
+    def _forget(self, name: str, arguments: Sequence[str]) -> None:
+        if name == "jetson_clocks" and arguments[:1] == ["--restore"]:
+            with contextlib.suppress(OSError):
+                os.unlink(arguments[1])
+                os.rmdir(os.path.dirname(arguments[1]))
+
+
+def _reboot(mode: PowerMode) -> InputError:
+    return InputError(
+        f"power mode {mode} needs a reboot, which is yours to decide",
+        where="--mode",
+        hint=f"on the board: sudo nvpmodel -m {mode.id}, confirm the reboot, then measure again",
+    )
+
+
+def _last(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:300] if lines else "it says nothing"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,227 @@
+"""The agent's command line: one verb, a request on stdin, events on stdout, an exit code.
+
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from irepdeploy import __version__
+from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, InputError, IrepdeployError, RunError
+
+from .board_files import BoardFiles
+from .cache import AgentCache, default_cache
+from .events import PROTOCOL, EventStream
+from .failure import named
+from .request import RequestStream, read_request
+
+__all__ = ["main"]
+
+_DAY_S = 86_400.0
+_CHUNK = 1 << 20
+
+
+def main(arguments: Sequence[str], program: Sequence[str]) -> int:
+    """Run a verb and return the exit code.
+
+    Args:
+        program: starts the agent again, such as ``["python3", "agent.pyz"]``.
+    """
+    parser = argparse.ArgumentParser(prog="irepdeploy-agent", description="irepdeploy's agent on a board")
+    parser.add_argument("verb", choices=[*_VERBS, *_PROCESSES], metavar="|".join(_VERBS))
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--sysroot", default="/", metavar="DIR", help="files and programs of the board, for tests")
+    parser.add_argument("--cache", default=default_cache(), metavar="DIR", help="default: %(default)s")
+    given = parser.parse_args(list(arguments))
+    command = [*program, "--sysroot", given.sysroot, "--cache", given.cache]
+    agent = _Agent(BoardFiles(given.sysroot), AgentCache(given.cache), command)
+    if given.verb in _PROCESSES:
+        _PROCESSES[given.verb](agent, given.folder)
+        return 0
+    return agent.run(given.verb)
+
+
+class _Agent:
+    def __init__(self, files: BoardFiles, cache: AgentCache, command: list[str]) -> None:
+        self.files, self.cache, self.command = files, cache, command
+        self.requests = RequestStream(0)
+
+    def run(self, verb: str) -> int:
+        # Libraries print on their own, and what they print must not stand between events.
+        self.events = EventStream(os.dup(1))
+        os.dup2(2, 1)
+        events = self.events
+        with contextlib.suppress(ValueError, AttributeError):
+            # The default would end the process in the middle of a line.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        events.send("hello", protocol=PROTOCOL, agent=__version__, python=platform.python_version(), pid=os.getpid())
+        try:
+            request = read_request(self.requests)
+            value = _VERBS[verb](self, request)
+        except IrepdeployError as error:
+            events.send("error", **named(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            events.send("error", code=EXIT_INTERRUPTED, kind="", what="stopped", where=None, hint=None)
+            return EXIT_INTERRUPTED
+        except Exception as error:  # a bug of ours is told as one
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            trace = traceback.format_exc()
+            events.send("error", code=EXIT_BUG, kind="", what=what, where="agent", hint=None, traceback=trace)
+            return EXIT_BUG
+        events.send("result", verb=verb, value=value)
+        # Of the first model that failed.
+        return next((model["error"]["code"] for model in value.get("models", ()) if not model["ok"]), 0)
+
+    def libraries(self) -> dict[str, Any]:
+        from .probe import probe
+
+        return probe([*self.command, "_probe"])
+
+
+# What a verb needs is imported by the verb: the archive is compiled anew by every process that reads it.
+def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    from irepdeploy.system import system_block
+
+    from . import guard
+    from .board import board_facts
+
+    agent.events.progress("check", "looking at the board")
+    left = guard.unrestored(agent.cache)
+    if left is not None:
+        hint = "irepdeploy jetson restore puts them back"
+        agent.events.log(f"a run that was killed on {left['since']} left clocks or mode: {hint}", level="warning")
+    facts = board_facts(agent.files, agent.libraries(), agent.cache.root)
+    return {**facts, "unrestored": left, "system": system_block()}
+
+
+def _bench(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    from . import guard
+    from .bench import Bench
+    from .bench_request import parse_bench
+    from .overseer import Overseer
+
+    lifeline = request.get("lifeline")
+    if lifeline is not None and not isinstance(lifeline, dict):
+        raise InputError(f"{lifeline!r}", where="lifeline", hint='{"heartbeat_s": 60}')
+    heartbeat_s = None if lifeline is None else lifeline.get("heartbeat_s")
+    agent.events.limit_s = heartbeat_s
+    parsed = parse_bench(request)
+    if guard.unrestored(agent.cache) is not None:
+        with agent.cache.lock():
+            for text in guard.restore_left(agent.files, agent.cache):
+                agent.events.log(f"left by a run that was killed, restored: {text}", level="warning")
+    overseer = Overseer(agent.events, lifeline=None if lifeline is None else agent.requests, heartbeat_s=heartbeat_s)
+    agent.events.progress("check", "looking at the board")
+    bench = Bench(
+        parsed,
+        files=agent.files,
+        cache=agent.cache,
+        events=agent.events,
+        overseer=overseer,
+        command=agent.command,
+        libraries=agent.libraries(),
+    )
+    return bench.run()
+
+
+def _restore(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    from . import guard
+
+    with agent.cache.lock():
+        return {"restored": guard.restore_left(agent.files, agent.cache)}
+
+
+def _have(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    digests = request.get("sha256")
+    if not isinstance(digests, list):
+        raise InputError("no list of digests", where="sha256")
+    have = [digest for digest in digests if agent.cache.has(digest)]
+    free = shutil.disk_usage(agent.cache.folder("")).free
+    return {"have": have, "missing": [digest for digest in digests if digest not in have], "free_bytes": free}
+
+
+def _put(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    digest: Any = request.get("sha256")
+    size: Any = request.get("size_bytes")
+    agent.cache.put(agent.requests, digest, size)
+    return {"sha256": digest, "size_bytes": size}
+
+
+def _get(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    if "job" in request:
+        path = agent.cache.job_file(request["job"], request.get("name", ""))
+    else:
+        path = agent.cache.file(request.get("sha256", ""))
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise RunError(f"cannot read: {error.strerror}", where=path) from error
+    digest = hashlib.sha256(content).hexdigest()
+    agent.events.send("file", name=os.path.basename(path), sha256=digest, size_bytes=len(content))
+    agent.events.write(content)
+    return {}
+
+
+def _clean(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    if "job" in request:
+        return {"removed_bytes": agent.cache.end_job(request["job"])}
+    days = request.get("older_than_days", 0 if request.get("all") else None)
+    if isinstance(days, bool) or not isinstance(days, (int, float)) or days < 0:
+        raise InputError("nothing named to remove", where="clean", hint="job, older_than_days, or all")
+    return {"removed_bytes": agent.cache.clean(older_than_s=days * _DAY_S)}
+
+
+_VERBS: dict[str, Any] = {
+    "check": _check,
+    "bench": _bench,
+    "restore": _restore,
+    "have": _have,
+    "put": _put,
+    "get": _get,
+    "clean": _clean,
+}
+
+
+def _build(agent: _Agent, folder: str) -> None:
+    from irepdeploy.runtime import engine_worker
+
+    engine_worker.main(Path(folder))
+
+
+def _measure(agent: _Agent, folder: str) -> None:
+    from . import measurement
+
+    measurement.main(folder)
+
+
+def _guard(agent: _Agent, folder: str) -> None:
+    from . import guard
+
+    guard.main(agent.files, agent.cache)
+
+
+def _probe(agent: _Agent, folder: str) -> None:
+    from . import probe
+
+    probe.main()
+
+
+# Started by the agent itself.
+_PROCESSES: dict[str, Any] = {"_probe": _probe, "_guard": _guard, "_build": _build, "_measure": _measure}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], [sys.executable, "-m", "irepdeploy.jetson.agent.main"]))

@@ -1,0 +1,189 @@
+"""The process that measures: models are gated, then timed interleaved, then run steadily for their power.
+
+It does nothing beside that; another process watches it. It reads ``measure.json`` in its folder, tells what it does in
+events on stdout, and writes ``measured.json``.
+Python 3.8, stdlib and numpy only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
+from irepdeploy.runtime.comparison import TOLERANCES, Comparison, compare_outputs
+from irepdeploy.runtime.feeds import check_finite, random_feeds
+from irepdeploy.runtime.protocol import PROTOCOL_VERSION, measure
+from irepdeploy.runtime.runner import Runner
+
+from .events import EventStream
+from .failure import named
+
+__all__ = ["main"]
+
+_IDLE_S = 3.0
+# What the power monitors average over must not reach back to before the loop.
+_SETTLE_S = 1.0
+_TOLD_S = 1.0
+
+
+def main(folder: str) -> None:
+    """Do the job in the folder."""
+    # Libraries print on their own; the lines of stdout are ours.
+    events = EventStream(os.dup(1))
+    os.dup2(2, 1)
+    with open(os.path.join(folder, "measure.json"), encoding="utf-8") as file:
+        job = json.load(file)
+    measured = _Measuring(job, events).run()
+    part = os.path.join(folder, "measured.part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(measured, file)
+    os.replace(part, os.path.join(folder, "measured.json"))
+
+
+class _Measuring:
+    def __init__(self, job: dict[str, Any], events: EventStream) -> None:
+        self._job, self._events = job, events
+        self._models = {model["key"]: model for model in job["models"]}
+        self._found: dict[str, dict[str, Any]] = {key: {} for key in self._models}
+
+    def run(self) -> dict[str, Any]:
+        with contextlib.ExitStack() as stack:
+            runners, calls = {}, {}
+            for key, model in self._models.items():
+                try:
+                    runner = stack.enter_context(_runner(self._job, model))
+                    self._gate(key, model, runner)
+                    calls[key] = self._bind(key, model, runner)
+                    runners[key] = runner
+                except IrepdeployError as error:
+                    self._found[key]["error"] = named(error)
+                except MemoryError:
+                    full = RunError("out of memory", where=model["label"], hint="use a smaller batch")
+                    self._found[key]["error"] = named(full)
+            if calls and self._job["measure"]:
+                self._time(calls)
+                for key, runner in runners.items():
+                    # After the warm-up: whether a graph was captured is known by then.
+                    self._found[key]["runner"] = runner.describe()
+                if self._job["power_s"]:
+                    self._steady(calls)
+        return {"models": self._found, "protocol_version": PROTOCOL_VERSION, "order": "shuffled in every round"}
+
+    def _gate(self, key: str, model: dict[str, Any], runner: Runner) -> None:
+        gate = model["gate"]
+        if gate is None:
+            return
+        self._events.progress("gate", "comparing with the desk's outputs", model=model["label"])
+        verdict = _compare(gate, model, runner)
+        self._found[key]["gate"] = verdict.to_dict()
+        if not verdict.ok:
+            raise CheckFailed(
+                f"its outputs are not those of the desk: {verdict.reason}",
+                where=model["label"],
+                hint="it was not measured: a fast wrong answer is worth nothing",
+            )
+
+    def _bind(self, key: str, model: dict[str, Any], runner: Runner) -> Callable[[], None]:
+        shapes = {name: profile[1] for name, profile in model["profiles"].items()}
+        feeds = random_feeds(runner.inputs, self._job["seed"], model["label"], batch=model["batch"], shapes=shapes)
+        check_finite(runner.infer(feeds), model["label"])
+        shape = list(next(iter(feeds.values())).shape)
+        self._found[key].update(input_shape=shape, batch=shape[0] if shape else 1)
+        return runner.bind(feeds)
+
+    def _time(self, calls: dict[str, Callable[[], None]]) -> None:
+        said = [time.monotonic()]
+
+        def on_round(share: float) -> None:
+            if time.monotonic() - said[0] > _TOLD_S:
+                said[0] = time.monotonic()
+                self._events.progress("measure", f"{len(calls)} interleaved", share=round(share, 3))
+
+        self._events.progress("warm-up", f"{len(calls)} models")
+        self._phase("measure", True)
+        measured = measure(calls, seed=self._job["seed"], on_round=on_round, **self._job["limits"])
+        self._phase("measure", False)
+        for key, one in measured.items():
+            self._found[key].update(
+                samples_ns=one.samples_ns,
+                device_samples_ns=one.device_samples_ns,
+                warmup={"runs": one.warmup_runs, "steady": one.steady, "cov": one.warmup_cov},
+            )
+
+    def _steady(self, calls: dict[str, Callable[[], None]]) -> None:
+        """Each call over and over: mean power over rate is the energy of one."""
+        self._events.progress("power", "idle")
+        self._phase("idle", True)
+        time.sleep(min(_IDLE_S, self._job["power_s"]))
+        self._phase("idle", False)
+        for key, call in calls.items():
+            self._events.progress("power", f"steady for {self._job['power_s']:g} s", model=self._models[key]["label"])
+            _repeat(call, _SETTLE_S)
+            begin_s = self._phase("power", True, key)
+            inferences = _repeat(call, self._job["power_s"])
+            end_s = self._phase("power", False, key)
+            self._found[key]["steady"] = {"inferences": inferences, "seconds": end_s - begin_s}
+
+    def _phase(self, name: str, begins: bool, key: str | None = None) -> float:
+        now = time.monotonic()
+        self._events.send("phase", name=name, begins=begins, model=key, time_s=now)
+        return now
+
+
+def _runner(job: dict[str, Any], model: dict[str, Any]) -> Runner:
+    if job["runner"] == "trt":
+        from irepdeploy.runtime.trt_runner import TrtRunner
+
+        return TrtRunner(model["path"], cuda_graph=job["cuda_graph"], transfers=job["transfers"])
+    from irepdeploy.runtime.ort_runner import OrtRunner
+
+    return OrtRunner(model["path"], threads=job["threads"], spinning=job["spinning"], precision=model["precision"])
+
+
+def _compare(gate: dict[str, Any], model: dict[str, Any], runner: Runner) -> Comparison:
+    if gate["tolerance"] not in TOLERANCES:
+        raise InputError(f"no tolerance {gate['tolerance']!r}", where="gate", hint="one of " + ", ".join(TOLERANCES))
+    feeds, expected = _arrays(gate["inputs"]), _arrays(gate["expected"])
+    rows = {len(array) for array in feeds.values()}
+    if len(rows) != 1:
+        raise InputError(f"inputs of {sorted(rows)} rows", where=f"gate of {model['label']}")
+    fixed = next((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] is not None), None)
+    batch, total = fixed or model["batch"], rows.pop()
+    if total % batch or not total:
+        raise InputError(f"{total} inputs for batches of {batch}", where=f"gate of {model['label']}")
+    parts = [
+        runner.infer({name: array[start : start + batch] for name, array in feeds.items()})
+        for start in range(0, total, batch)
+    ]
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return compare_outputs(expected, outputs, TOLERANCES[gate["tolerance"]])
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"not arrays of a gate: {error}", where="gate") from error
+
+
+def _repeat(call: Callable[[], None], seconds: float) -> int:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        count, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            call()
+            count += 1
+        return count
+    finally:
+        if collecting:
+            gc.enable()

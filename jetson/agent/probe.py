@@ -1,0 +1,125 @@
+"""What of Python's libraries works here, asked in a process of its own: one that crashes or hangs is a finding.
+
+Each finding is printed as soon as it is made, so that a crash costs only what comes after it.
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from irepdeploy.errors import IrepdeployError
+
+__all__ = ["main", "probe"]
+
+_LIMIT_S = 120
+_NOTHING: dict[str, Any] = {
+    "numpy": None,
+    "onnxruntime": None,
+    "cuda": {"gpu": "none: not found out"},
+    "tensorrt": None,
+    "tensorrt_problem": None,
+    "dla_cores": None,
+}
+
+
+def probe(command: Sequence[str]) -> dict[str, Any]:
+    """Start `command`, which is to end in `main`, and gather what it finds.
+
+    Returns:
+        Versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, why it does not work;
+        ``dla_cores`` that TensorRT sees; ``cuda``, the facts of `irepdeploy.runtime.cudart.device_facts`.
+    """
+    found = dict(_NOTHING)
+    try:
+        done = subprocess.run(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+        output, problem = done.stdout, f"it crashes (signal {-done.returncode})" if done.returncode < 0 else None
+    except subprocess.TimeoutExpired as error:
+        output, problem = error.stdout or b"", f"it does not load within {_LIMIT_S} s"
+    except OSError as error:
+        output, problem = b"", f"no process could be started: {error.strerror}"
+    for line in output.decode("utf-8", "replace").splitlines():
+        try:
+            found.update(json.loads(line))
+        except ValueError:
+            continue
+    if problem is not None and found["tensorrt"] is None:
+        found["tensorrt_problem"] = problem
+    return found
+
+
+def main() -> None:
+    """Find out and print, a line for each library."""
+    _tell({"numpy": _version("numpy")})
+    _tell({"onnxruntime": _version("onnxruntime")})
+    _tell({"cuda": _cuda()})
+    _tell(_tensorrt())
+
+
+def _tell(finding: dict[str, Any]) -> None:
+    print(json.dumps(finding), flush=True)
+
+
+def _version(module: str) -> str | None:
+    try:
+        return str(importlib.import_module(module).__version__)
+    except Exception:  # the same
+        return None
+
+
+def _cuda() -> dict[str, Any]:
+    try:
+        from irepdeploy.runtime.cudart import device_facts
+
+        return device_facts()
+    except Exception as error:  # a binding's import can raise anything, and numpy may not be there
+        return {"gpu": f"none: it cannot be asked: {_line(error)}"}
+
+
+def _tensorrt() -> dict[str, Any]:
+    if importlib.util.find_spec("tensorrt") is None:
+        return {}
+    try:
+        return _loaded_tensorrt()
+    except IrepdeployError as error:
+        return {"tensorrt_problem": error.what}
+    except Exception as error:  # a library's import can raise anything
+        return {"tensorrt_problem": f"{type(error).__name__}: {_line(error)}"}
+
+
+def _loaded_tensorrt() -> dict[str, Any]:
+    from irepdeploy.runtime.trt_library import load_tensorrt, logged, logger_of
+
+    library = load_tensorrt("tensorrt")
+    messages: list[tuple[str, str]] = []
+    logger = logger_of(library.module, lambda severity, text: messages.append((severity, text)))
+    found: dict[str, Any] = {"tensorrt": library.version}
+    try:
+        builder = library.module.Builder(logger)
+        return {**found, "dla_cores": int(getattr(builder, "num_DLA_cores", 0))}
+    except (RuntimeError, TypeError) as error:
+        # pybind11 answers a null pointer with TypeError.
+        return {
+            **found,
+            "tensorrt_problem": "it makes no builder: " + "; ".join(logged(messages)[:2] or [_line(error)]),
+        }
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+if __name__ == "__main__":
+    main()

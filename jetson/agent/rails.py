@@ -1,0 +1,77 @@
+"""Power by rail: the INA3221 monitors of the module, as JetPack 4 (iio) and JetPack 5 and later (hwmon) show them.
+
+What they measure is the module's rails: the carrier board and what is plugged into it are not in it. An AGX Xavier has
+two monitors with six rails and none for the input; boards that have one call it VDD_IN or VIN_SYS_5V0's like.
+Python 3.8, stdlib only: the board's agent carries this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .board_files import BoardFiles
+
+__all__ = ["Rail", "RailReader", "module_mw"]
+
+# Channel 7 of hwmon is a sum of shunt voltages, no rail.
+_CHANNELS = (1, 2, 3)
+_UNUSED = ("", "NC")
+# Rails that feed all the others: they are the sum already.
+_INPUTS = ("VDD_IN", "POM_5V_IN")
+
+
+class Rail(NamedTuple):
+    """A rail and the files that tell its power: one in mW, or a voltage in mV and a current in mA."""
+
+    name: str
+    power: str | None
+    voltage: str | None = None
+    current: str | None = None
+
+
+class RailReader:
+    """Reads the power of every rail; where they lie is looked up once."""
+
+    def __init__(self, files: BoardFiles) -> None:
+        self._files = files
+        self.rails: list[Rail] = []
+        for name in files.find("/sys/bus/i2c/devices/*/name"):
+            if files.read(name).startswith("ina3221"):
+                folder = name.rsplit("/", 1)[0]
+                self.rails += self._of_iio(folder) or self._of_hwmon(folder)
+
+    def read(self) -> dict[str, float]:
+        """mW by rail; a rail that cannot be read now is left out."""
+        found = {rail.name: self._power_mw(rail) for rail in self.rails}
+        return {name: power for name, power in found.items() if power is not None}
+
+    def _of_iio(self, folder: str) -> list[Rail]:
+        rails = []
+        for label in self._files.find(folder + "/iio:device*/rail_name_[0-2]"):
+            device, number = label.rsplit("/rail_name_", 1)
+            rails.append(Rail(self._files.read(label), f"{device}/in_power{number}_input"))
+        return [rail for rail in rails if rail.name not in _UNUSED]
+
+    def _of_hwmon(self, folder: str) -> list[Rail]:
+        rails = []
+        for device in self._files.find(folder + "/hwmon/hwmon*"):
+            for channel in _CHANNELS:
+                label = self._files.read(f"{device}/in{channel}_label")
+                rails.append(Rail(label, None, f"{device}/in{channel}_input", f"{device}/curr{channel}_input"))
+        return [rail for rail in rails if rail.name not in _UNUSED]
+
+    def _power_mw(self, rail: Rail) -> float | None:
+        if rail.power is not None:
+            power = self._files.number(rail.power)
+            return None if power is None else float(power)
+        voltage, current = self._files.number(rail.voltage or ""), self._files.number(rail.current or "")
+        return None if voltage is None or current is None else voltage * current / 1000
+
+
+def module_mw(rails_mw: Mapping[str, float]) -> float | None:
+    """Power of the module: its input rail where it has one, else the sum of all rails; None without any."""
+    for name in _INPUTS:
+        if name in rails_mw:
+            return rails_mw[name]
+    return sum(rails_mw.values()) if rails_mw else None

@@ -1,0 +1,52 @@
+"""What an agent says of a failure, or its silence, as errors of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import irepdeploy.errors
+from irepdeploy.errors import IrepdeployError, RunError
+
+from .ssh_failure import disk_full, last_line, one_line
+
+__all__ = ["RemoteBug", "agent_error", "ended_silently", "tree_error"]
+
+
+class RemoteBug(RuntimeError):
+    """A bug of ours that showed on the board; its notes hold the traceback from there."""
+
+
+def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
+    """The error of our tree that the agent raised, at a place of its own in `where`; None where it was none of them."""
+    kind = str(event.get("kind"))
+    made = getattr(irepdeploy.errors, kind, None) if kind in irepdeploy.errors.__all__ else None
+    if made is None or event.get("code") == irepdeploy.errors.EXIT_BUG:
+        return None
+    what = one_line(str(event.get("what") or "the agent gave no reason"))
+    place = f"{where}: {one_line(str(event['where']))}" if event.get("where") else where
+    error: IrepdeployError = made(what, where=place, hint=one_line(str(event["hint"])) if event.get("hint") else None)
+    return error
+
+
+def agent_error(event: dict[str, Any], host: str) -> BaseException:
+    """The error of an agent's last event: one of our tree, a bug of ours, or that somebody interrupted it."""
+    if event.get("code") == irepdeploy.errors.EXIT_INTERRUPTED:
+        return RunError("somebody interrupted the agent there", where=host, hint="measure again")
+    error = tree_error(event, host)
+    if error is not None:
+        return error
+    bug = RemoteBug(f"on {host}: {one_line(str(event.get('what')))}")
+    bug.add_note(f"from the board:\n{event.get('traceback') or 'no traceback'}")
+    return bug
+
+
+def ended_silently(code: int, text: str, host: str) -> IrepdeployError:
+    """The error for an agent that ended with this exit code and stderr, and no last event."""
+    if disk_full(text):
+        return RunError("no space left on it", where=host, hint="free some space there")
+    said = last_line(text)
+    if code > 128:
+        what = f"the agent was killed by signal {code - 128}" + (" (out of memory?)" if code == 137 else "")
+    else:
+        what = f"the agent ended without a word (exit code {code})"
+    return RunError(f"{what}{': ' + said if said else ''}", where=host, hint=f"irepdeploy jetson check {host}")

@@ -1,0 +1,213 @@
+"""``irepdeploy jetson check``, ``bench``, ``restore`` and ``clean``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from irepdeploy.options import InputsOption, JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from irepdeploy.errors import IrepdeployError
+
+    from .boards import Answer
+    from .remote_agent import RemoteAgent
+
+__all__ = ["jetson"]
+
+HostsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[USER@]HOST...", help="Boards, as ssh knows them.", show_default=False)
+]
+HostsOption = Annotated[
+    Path | None, typer.Option("--hosts", metavar="FILE", help="More boards, one a line; they work side by side.")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--ssh-config", metavar="FILE", help="Of ssh, in the place of ~/.ssh/config."),
+]
+
+jetson = typer.Typer(
+    help="Build and measure on a board, over ssh: the system's own, with its configuration and keys. There it takes "
+    "Python 3.8 and numpy, and TensorRT for engines.",
+)
+
+
+@jetson.command()
+def check(
+    boards: HostsArgument = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what a board is, how it stands, what is missing there, and the command that mends it.
+
+    Example: irepdeploy jetson check nvidia@xavier
+    """
+    from irepdeploy.console import print_json, table
+
+    from .state import missing_rows, rows_of, unusable
+
+    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("check"))
+    if json:
+        print_json(
+            [
+                {"host": answer.host, "error": answer.error and answer.error.line, **(answer.value or {})}
+                for answer in answers
+            ]
+        )
+    else:
+        for answer in answers:
+            if answer.value is not None:
+                table(answer.host, ["fact", "value"], rows_of(answer.value))
+                if answer.value.get("missing"):
+                    table("missing there", ["what", "for", "mend it there with"], missing_rows(answer.value))
+    _end([answer.error or unusable(answer.host, answer.value or {}) for answer in answers])
+
+
+@jetson.command()
+def bench(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[USER@]HOST [LABEL=]MODEL.onnx", help="A board, then ONNX files; with --hosts only the files."
+        ),
+    ],
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Of the engines: fp32, fp16, int8, with commas; default: the ONNX's own."),
+    ] = None,
+    runner: Annotated[str, typer.Option("--runner", help="trt, or ort-cpu for ONNX Runtime there.")] = "trt",
+    dla: Annotated[int | None, typer.Option("--dla", min=0, max=1, help="Put layers on this DLA core.")] = None,
+    power: Annotated[bool, typer.Option("--power", help="Also watch the power rails, for 10 s a model.")] = False,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="Power mode meanwhile, such as MAXN; put back afterwards.")
+    ] = None,
+    clocks: Annotated[
+        str | None,
+        typer.Option(
+            "--clocks", help="max holds them at the mode's highest, as-is leaves them; default: max if it may."
+        ),
+    ] = None,
+    via: Annotated[
+        str | None, typer.Option("--via", help="trtexec: the board's own trtexec too, a second, independent number.")
+    ] = None,
+    build_only: Annotated[
+        bool, typer.Option("--build-only", help="Fetch the engines and their sidecars; measure nothing.")
+    ] = False,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Where the model leaves it free.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Of ort-cpu.")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="At least so long for each model.")] = 5.0,
+    seed: SeedOption = 0,
+    inputs: InputsOption = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for records.jsonl and fetched engines.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Build engines on a board, hold them against ONNX Runtime here, and measure them there.
+
+    Examples: irepdeploy jetson bench nvidia@xavier build/model.onnx --precision fp32,fp16 --mode MAXN --power;
+    irepdeploy jetson bench pi@raspberry build/model.onnx --runner ort-cpu
+    """
+    from irepdeploy.console import log, print_json, progress, table
+
+    from .hosts import hosts_and_models
+    from .measure import RECORDS, Settings, bench_boards
+    from .outcome import COLUMNS, cells
+
+    machines, models = hosts_and_models(words, hosts)
+    settings = Settings(
+        precisions=() if precision is None else tuple(part.strip() for part in precision.split(",")),
+        runner=runner,
+        dla=dla,
+        power=power,
+        mode=mode,
+        clocks=clocks,
+        via=via,
+        build_only=build_only,
+        batch=batch,
+        threads=threads,
+        seconds=seconds,
+        seed=seed,
+    )
+    with progress() as display:
+        outcomes = bench_boards(machines, models, settings, display=display, inputs=inputs, out=out, config=ssh_config)
+    if json:
+        written = None if out is None or not any(outcome.records for outcome in outcomes) else str(out / RECORDS)
+        print_json({"records": written, "boards": [outcome.to_dict() for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            if outcome.rows:
+                table(outcome.title, COLUMNS, [cells(row) for row in outcome.rows])
+            for note in outcome.notes:
+                print(note)
+            for path in outcome.engines:
+                print(f"wrote {path}")
+    if any(outcome.records for outcome in outcomes):
+        log("the samples were not kept: add --out DIR" if out is None else f"records: {out / RECORDS}")
+    _end([error for outcome in outcomes for error in outcome.errors])
+
+
+@jetson.command()
+def restore(
+    boards: HostsArgument = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+) -> None:
+    """Put back clocks and power mode that a run left switched when its agent or the board was killed."""
+    from .ssh_failure import one_line
+
+    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.restore())
+    for answer in answers:
+        if answer.value is not None:
+            done = ", ".join(one_line(str(text)) for text in answer.value.get("restored", []))
+            print(f"{answer.host}: {done or 'nothing to put back'}")
+    _end([answer.error for answer in answers])
+
+
+@jetson.command()
+def clean(
+    boards: HostsArgument = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+) -> None:
+    """Remove what is cached on a board: the agent, models, references, timing caches."""
+    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.clean())
+    for answer in answers:
+        if answer.value is not None:
+            print(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
+    _end([answer.error for answer in answers])
+
+
+def _ask(
+    boards: list[str] | None, hosts: Path | None, config: Path | None, work: Callable[[RemoteAgent], dict[str, Any]]
+) -> list[Answer[dict[str, Any]]]:
+    from irepdeploy.console import progress
+
+    from .agent_archive import build_agent
+    from .boards import ask_boards
+    from .hosts import read_hosts
+
+    machines = read_hosts(boards or [], hosts)
+    with progress() as display:
+        return ask_boards(machines, work, archive=build_agent(), display=display, config=config)
+
+
+def _end(errors: Sequence[IrepdeployError | None]) -> None:
+    """Raise the error with the highest exit code, after a line for each of the others."""
+    from irepdeploy.console import log
+
+    found = [error for error in errors if error is not None]
+    if not found:
+        return
+    worst = max(found, key=lambda error: error.exit_code)
+    for error in found:
+        if error is not worst:
+            log(f"irepdeploy: error: {error.line}")
+    raise worst

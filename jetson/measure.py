@@ -1,0 +1,226 @@
+"""Measuring on boards: references here, engines and times there, records here again."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError
+from irepdeploy.files import output_folder, write_bytes
+from irepdeploy.record import append
+from irepdeploy.runtime.sidecar import sidecar_path
+
+from .agent_archive import build_agent
+from .boards import Answer, ask_boards
+from .models import Model, Variant, read_models, variants_of
+from .outcome import Outcome, outcome_of
+from .reference import Reference, reference_of
+from .remote_agent import RemoteAgent
+
+__all__ = ["RECORDS", "RUNNERS", "Settings", "bench_boards"]
+
+RECORDS = "records.jsonl"
+RUNNERS = ("trt", "ort-cpu")
+CLOCKS = ("max", "as-is")
+
+_TOLERANCES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+_WARMUP_S = (0.5, 5.0)
+_POWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Args:
+        precisions: of the engines; () takes what each ONNX carries.
+        dla: core of the DLA that layers are put on where they can be; None: all on the GPU.
+        power: also watch the power rails over a steady loop.
+        mode: power mode to switch to meanwhile, by name or number; None leaves it.
+        clocks: "max" holds them at the highest of the mode, "as-is" leaves them; None: "max" where the board lets us.
+        via: "trtexec" for the board's own beside ours.
+        build_only: fetch the engines, measure nothing.
+        batch: of models whose batch is free.
+        seconds: at least so long for each model.
+    """
+
+    precisions: tuple[str, ...] = ()
+    runner: str = "trt"
+    dla: int | None = None
+    power: bool = False
+    mode: str | None = None
+    clocks: str | None = None
+    via: str | None = None
+    build_only: bool = False
+    batch: int | None = None
+    threads: int = 1
+    seconds: float = 5.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise InputError where two of them contradict each other."""
+        if not math.isfinite(self.seconds):
+            raise InputError("no end to it", where="--seconds", hint="--seconds 5")
+        if self.runner not in RUNNERS:
+            raise InputError(f"no runner {self.runner!r}", where="--runner", hint="one of " + ", ".join(RUNNERS))
+        if self.via not in (None, "trtexec"):
+            raise InputError(f"no way {self.via!r}", where="--via", hint="--via trtexec, or leave it out")
+        if self.clocks not in (None, *CLOCKS):
+            raise InputError(f"no clocks {self.clocks!r}", where="--clocks", hint="one of " + ", ".join(CLOCKS))
+        if self.runner != "trt":
+            for option, given in (
+                ("--dla", self.dla is not None),
+                ("--via", self.via),
+                ("--build-only", self.build_only),
+            ):
+                if given:
+                    raise InputError(f"{option} is for engines", where=f"--runner {self.runner}", hint="leave it out")
+        if self.dla is not None and "fp32" in self.precisions:
+            raise InputError("a DLA has no fp32", where="--dla", hint="--precision fp16 or int8")
+        if self.build_only and (self.power or self.via):
+            raise InputError("nothing is measured with it", where="--build-only", hint="leave out --power and --via")
+
+
+def bench_boards(
+    hosts: Sequence[str],
+    models: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    *,
+    display: ProgressDisplay,
+    inputs: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Build, check and measure every model on every board; a board that fails stops no other.
+
+    Args:
+        inputs: for the check, in the place of real ones.
+        out: folder whose ``records.jsonl`` the records are appended to, and where the engines of `build_only` go, one
+            folder a board.
+        config: of ssh, in the place of the user's own.
+        on_outcome: told what came of each board when it comes, one at a time.
+
+    Raises:
+        InputError: models, precisions or settings that do not fit, or `out` cannot be written.
+        KeyboardInterrupt: after every board has put back what it had switched.
+    """
+    settings.check()
+    if settings.build_only and out is None:
+        raise InputError("nowhere to put the engines", where="--build-only", hint="add --out DIR")
+    variants = variants_of(read_models(models), settings.precisions, builds=settings.runner == "trt")
+    if settings.dla is not None and any(variant.precision == "fp32" for variant in variants):
+        raise InputError("a DLA has no fp32", where="--dla", hint="--precision fp16 or int8")
+    folder = None if out is None else output_folder(out)
+    references: dict[str, Reference] = {}
+    distinct = {variant.model.sha256: variant.model for variant in variants}
+    task = display.task("reference outputs, here", len(distinct))
+    for digest, model in distinct.items():
+        references[digest] = reference_of(model, batch=settings.batch, given=inputs, seed=settings.seed)
+        task.advance(note=model.label)
+
+    def work(agent: RemoteAgent) -> Outcome:
+        return _measure(agent, variants, references, settings, folder)
+
+    def keep(answer: Answer[Outcome]) -> None:
+        outcome = answer.value or Outcome(answer.host)
+        outcome.error = answer.error or outcome.error
+        outcomes[answer.host] = outcome
+        if folder is not None:
+            for record in outcome.records:
+                append(folder / RECORDS, record)
+        if on_outcome is not None:
+            on_outcome(outcome)
+
+    outcomes: dict[str, Outcome] = {}
+    ask_boards(hosts, work, archive=build_agent(), display=display, config=config, on_answer=keep)
+    return [outcomes[host] for host in hosts]
+
+
+def _measure(
+    agent: RemoteAgent,
+    variants: Sequence[Variant],
+    references: dict[str, Reference],
+    settings: Settings,
+    folder: Path | None,
+) -> Outcome:
+    for model in {variant.model.sha256: variant.model for variant in variants}.values():
+        reference = references[model.sha256]
+        agent.send([model.content, reference.inputs, reference.expected], _copying(agent, model))
+    groups = {variant.label: references[variant.model.sha256].groups for variant in variants}
+    outcome = outcome_of(agent.host, agent.bench(_request(variants, references, settings)), variants, groups)
+    if settings.build_only and outcome.job is not None and folder is not None:
+        try:
+            _fetch(agent, outcome, variants, settings, folder)
+        finally:
+            agent.ask("clean", {"job": outcome.job})
+    return outcome
+
+
+def _copying(agent: RemoteAgent, model: Model) -> Callable[[float], None]:
+    return lambda share: agent.on_event({"event": "progress", "stage": "copy", "model": model.label, "share": share})
+
+
+def _request(variants: Sequence[Variant], references: dict[str, Reference], settings: Settings) -> dict[str, Any]:
+    return {
+        "models": [_entry(variant, references[variant.model.sha256], settings) for variant in variants],
+        "runner": settings.runner,
+        "via": settings.via,
+        "build_only": settings.build_only,
+        "threads": settings.threads,
+        "seed": settings.seed,
+        "min_seconds": settings.seconds,
+        "warmup_min_seconds": min(_WARMUP_S[0], settings.seconds),
+        "warmup_max_seconds": min(_WARMUP_S[1], settings.seconds),
+        "power": {"seconds": _POWER_S} if settings.power else False,
+        # A number is a mode's number.
+        "clocks": settings.clocks,
+        "mode": int(settings.mode) if settings.mode is not None and settings.mode.isdecimal() else settings.mode,
+    }
+
+
+def _entry(variant: Variant, reference: Reference, settings: Settings) -> dict[str, Any]:
+    model = variant.model
+    return {
+        "label": variant.label,
+        "sha256": model.sha256,
+        "precision": variant.precision,
+        "carried": model.carried,
+        "batch": reference.batch,
+        "dla": settings.dla,
+        "name": model.label,
+        "profiles": reference.profiles,
+        "gate": {
+            "inputs": reference.inputs_sha256,
+            "expected": reference.expected_sha256,
+            "tolerance": _TOLERANCES[variant.precision],
+        },
+    }
+
+
+def _fetch(agent: RemoteAgent, outcome: Outcome, variants: Sequence[Variant], settings: Settings, folder: Path) -> None:
+    """Engines and sidecars into a folder of the board, under names made of labels."""
+    place = output_folder(folder / _file_name(agent.host))
+    taken: set[str] = set()
+    for variant in variants:
+        stem = f"{_file_name(variant.model.label)}.{variant.precision}"
+        stem += "" if settings.dla is None else f".dla{settings.dla}"
+        # Two labels may become one name.
+        while stem in taken:
+            stem += "-"
+        taken.add(stem)
+        engine = str(place / f"{stem}.engine")
+        # The sidecar last: an engine is whole once it has one.
+        for name in sorted(outcome.files.get(variant.label, []), key=len):
+            target = sidecar_path(engine) if name.endswith(".json") else engine
+            outcome.engines.append(write_bytes(target, agent.fetch(str(outcome.job), name)))
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.@-]+", "_", text).lstrip(".-") or "model"

@@ -1,0 +1,124 @@
+"""Models for a board: ONNX files, read whole, each with the precision that it carries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from irepdeploy.errors import InputError
+from irepdeploy.files import sha256
+
+from .ssh_failure import one_line
+
+__all__ = ["PRECISIONS", "Model", "Variant", "read_models", "variants_of"]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+# What an engine can be built in from an ONNX in each precision: TensorRT rounds float32 weights, and rounds nothing up.
+_BUILDS = {"fp32": ("fp32", "fp16"), "fp16": ("fp16",), "int8": ("int8",)}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX file.
+
+    Args:
+        label: what tables call it.
+        path: as the user wrote it.
+        content: all of it, external data included.
+        carried: the precision that it is in.
+    """
+
+    label: str
+    path: str
+    content: bytes
+    carried: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the content."""
+        return sha256(self.content)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model in the precision that it is to run in; `label` is unique in a run."""
+
+    label: str
+    model: Model
+    precision: str
+
+
+def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
+    """The models behind ``[LABEL=]FILE.onnx``; a label is the file's stem, or its path where two would be equal.
+
+    Raises:
+        InputError: no such file, no ONNX (ModelError), a checkpoint or a network, or a label given twice.
+    """
+    found = [_split(os.fspath(text)) for text in texts]
+    shorts = [label or one_line(Path(path).stem) or "model" for label, path in found]
+    models: list[Model] = []
+    for (label, path), short in zip(found, shorts, strict=True):
+        name = short if label or shorts.count(short) == 1 else one_line(path)
+        if name in {model.label for model in models}:
+            raise InputError("given twice under one label", where=name, hint=f"label them: a={path} b={path}")
+        models.append(Model(name, path, *_content(path)))
+    return models
+
+
+def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: bool) -> list[Variant]:
+    """Each model in every precision that is asked for and that it can have; without any, in the one that it carries.
+
+    Args:
+        builds: whether an engine is built, which can round float32 weights to float16.
+
+    Raises:
+        InputError: an unknown precision, one that no model can have, or a model that can have none of them.
+    """
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"no precision {precision!r}", where="--precision", hint="one or more of " + ", ".join(PRECISIONS)
+            )
+    wanted = list(dict.fromkeys(precisions))
+    variants = []
+    for model in models:
+        can = _BUILDS[model.carried] if builds else (model.carried,)
+        chosen = [precision for precision in wanted if precision in can] if wanted else [model.carried]
+        if not chosen:
+            raise InputError(
+                f"it carries {model.carried}, which {' and '.join(wanted)} cannot be made of",
+                where=model.path,
+                hint=_another(wanted[0]),
+            )
+        several = len(chosen) > 1
+        variants += [Variant(f"{model.label} {one}" if several else model.label, model, one) for one in chosen]
+    idle = [precision for precision in wanted if precision not in {variant.precision for variant in variants}]
+    if idle:
+        raise InputError(f"none of the models can run in {idle[0]}", where="--precision", hint=_another(idle[0]))
+    return variants
+
+
+def _another(precision: str) -> str:
+    return f"irepdeploy export CHECKPOINT --target xavier-jp5 --precision {precision}, and name the ONNX it writes"
+
+
+def _split(text: str) -> tuple[str | None, str]:
+    label, equals, path = text.partition("=")
+    # A path may hold an equals sign of its own.
+    if not equals or not label or os.path.exists(text):
+        return None, text
+    return one_line(label) or None, path
+
+
+def _content(path: str) -> tuple[bytes, str]:
+    """The bytes of the file, external data in them, and the precision that they carry."""
+    from irepdeploy.onnx_file import carried_precision, model_content
+
+    export = f"irepdeploy export {path if one_line(path) == path else 'MODEL'} --target xavier-jp5 --out build"
+    if not path or (Path(path).suffix != ".onnx" and not Path(path).is_dir()):
+        raise InputError("not an ONNX file", where=repr(path), hint=f"make one: {export}")
+    content, _ = model_content(path)
+    return content, carried_precision(content)

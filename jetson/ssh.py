@@ -1,0 +1,300 @@
+"""Remote: another machine, reached by the system's OpenSSH client with the user's own configuration.
+
+Nothing that a user wrote becomes part of a shell line: scripts are constants of ours and take their arguments as
+positional parameters, each quoted. One connection carries all commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from irepdeploy.console import log
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+
+from .destination import check_destination
+from .remote_process import RemoteProcess
+from .ssh_failure import LostConnection, disk_full, last_line, not_connected
+
+__all__ = ["Remote"]
+
+Result = TypeVar("Result")
+
+_CONNECT_S = 10
+# The shell over there may read slow start-up files.
+_SHELL_S = 60
+_OPTIONS = (
+    "BatchMode=yes",
+    f"ConnectTimeout={_CONNECT_S}",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=6",
+    "ClearAllForwardings=yes",
+    "ControlPersist=no",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "RequestTTY=no",
+    "LogLevel=ERROR",
+)
+# Waits before a lost connection is sought again.
+_PAUSES_S = (1.0, 3.0)
+_CHUNK = 1 << 18
+# A socket's path has 108 bytes at most, 17 of which ssh needs while it makes it; "%", "$" and "~" it would expand.
+_SOCKET_PATH = re.compile(r"[\w./+-]{1,80}")
+
+
+class Remote:
+    """A machine to run commands on, inside a ``with``.
+
+    Args:
+        destination: as `check_destination` takes it.
+        config: in the place of the user's own ``~/.ssh/config``.
+
+    Raises (on entry):
+        MissingError: no ssh client, or the machine is not reachable, not the known one, or refuses the login.
+        InputError: a config that is none.
+    """
+
+    def __init__(self, destination: str, *, config: str | os.PathLike[str] | None = None) -> None:
+        self.destination = check_destination(destination)
+        self._config = None if config is None else os.path.abspath(config)
+        self._mark = f"irepdeploy-{secrets.token_hex(8)}"
+        self._folder: str | None = None
+        self._socket: str | None = None
+        self._master: RemoteProcess | None = None
+        self._processes: list[RemoteProcess] = []
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Remote:
+        if shutil.which("ssh") is None:
+            raise MissingError("no ssh client here", hint="sudo apt-get install openssh-client")
+        if self._config is not None and not Path(self._config).is_file():
+            raise InputError("no such file", where=self._config, hint="--ssh-config names a file like ~/.ssh/config")
+        self._folder = tempfile.mkdtemp(prefix="irepdeploy-")
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and everything that runs over it."""
+        self._end_all()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def stop(self) -> None:
+        """From another thread: end all commands now and retry nothing."""
+        self._stopped.set()
+        for process in self._processes:
+            process.kill()
+
+    def start(self, script: str, *arguments: str) -> RemoteProcess:
+        """Start ``sh -c SCRIPT`` with these positional parameters.
+
+        Raises:
+            LostConnection, MissingError, InputError: it could not be started.
+        """
+        process = self._spawn(script, arguments, [])
+        self._skip_to_mark(process)
+        return process
+
+    def run(
+        self,
+        script: str,
+        *arguments: str,
+        content: bytes = b"",
+        advance: Callable[[int], None] | None = None,
+        ok: tuple[int, ...] = (0,),
+    ) -> tuple[int, bytes]:
+        """Run ``sh -c SCRIPT`` to its end and return its exit code and stdout.
+
+        Args:
+            content: what its stdin is given; the script has to read it all before it prints.
+            advance: told the bytes that were given, piece by piece.
+            ok: exit codes that are no failure.
+
+        Raises:
+            LostConnection: the connection broke.
+            RunError: the script failed; its last line is the reason.
+        """
+        process = self.start(script, *arguments)
+        with contextlib.suppress(BrokenPipeError):
+            for begin in range(0, len(content), _CHUNK):
+                piece = content[begin : begin + _CHUNK]
+                process.stdin.write(piece)
+                process.stdin.flush()
+                if advance is not None:
+                    advance(len(piece))
+        process.close_stdin()
+        output = process.stdout.read()
+        code, text = process.finish()
+        if code not in ok:
+            if disk_full(text):
+                raise RunError("no space left on it", where=self.destination, hint="free some space there")
+            raise RunError(last_line(text) or f"a command ended with {code}", where=self.destination)
+        return code, output
+
+    def retried(self, action: Callable[[], Result]) -> Result:
+        """What `action` returns; where the connection breaks meanwhile, connect again and repeat it, twice at most.
+
+        Only for what may be done twice: a copy, a question, never a measurement.
+
+        Raises:
+            LostConnection: it broke each time.
+        """
+        lost: IrepdeployError | None = None
+        for pause in (0.0, *_PAUSES_S):
+            if lost is not None:
+                if self._stopped.is_set():
+                    break
+                log(f"{self.destination}: the connection broke; trying again")
+                try:
+                    self._reconnect(pause)
+                except (LostConnection, MissingError) as error:
+                    lost = error
+                    continue
+            try:
+                return action()
+            except LostConnection as error:
+                lost = error
+        assert lost is not None
+        what = lost.what if isinstance(lost, LostConnection) else f"the connection broke: {lost.what}"
+        raise LostConnection(what, where=self.destination, hint="try again") from None
+
+    def _failure(self, text: str) -> IrepdeployError:
+        """Why ssh itself gave up, from its log and `text`, its stderr."""
+        said = self._log()
+        if self._master is None:
+            return not_connected(self.destination, f"{text}\n{said}")
+        reason = last_line(said) or last_line(text)
+        return LostConnection(f"the connection broke{': ' + reason if reason else ''}", where=self.destination)
+
+    def _connect(self) -> None:
+        # A connection that the user holds open may be the only one that needs no password.
+        held = self._is_held()
+        self._socket = None
+        path = f"{self._folder}/s"
+        options: list[str] = []
+        if not held and _SOCKET_PATH.fullmatch(path):
+            options, self._socket = ["-M"], path
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._folder}/log")
+        master = self._spawn("exec cat >/dev/null", (), options)
+        self._skip_to_mark(master)
+        self._master = master
+
+    def _is_held(self) -> bool:
+        command = [*self._ssh(), "-O", "check", "--", self.destination]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, env=_environment(), timeout=_CONNECT_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def _reconnect(self, pause: float) -> None:
+        self._stopped.wait(pause)
+        self._end_all()
+        self._connect()
+
+    def _end_all(self) -> None:
+        for process in self._processes:
+            if not process.finished:
+                process.kill()
+                with contextlib.suppress(IrepdeployError):
+                    process.finish()
+        self._processes = []
+        self._master = None
+
+    def _spawn(self, script: str, arguments: tuple[str, ...], options: list[str]) -> RemoteProcess:
+        line = shlex.join(["sh", "-c", f'echo "$1"; shift; {script}', "sh", self._mark, *arguments])
+        command = [*self._ssh(), *self._sharing(), *options, "--", self.destination, line]
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # In a session of its own: Ctrl-C is answered by us, who let the other side tidy up first.
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env=_environment(),
+        )
+        process = RemoteProcess(child, errors, self._failure)
+        self._processes = [*(one for one in self._processes if not one.finished), process]
+        if self._stopped.is_set():
+            process.kill()
+        return process
+
+    def _ssh(self) -> list[str]:
+        command = ["ssh", "-T", "-E", f"{self._folder}/log"]
+        if self._config is not None:
+            command += ["-F", self._config]
+        for option in _OPTIONS:
+            command += ["-o", option]
+        return command
+
+    def _sharing(self) -> list[str]:
+        return [] if self._socket is None else ["-S", self._socket, "-o", "ControlMaster=no"]
+
+    def _skip_to_mark(self, process: RemoteProcess) -> None:
+        """Read past what start-up files print; an end without the mark is a failure."""
+        mark = f"{self._mark}\n".encode()
+        silent = threading.Event()
+
+        def give_up() -> None:
+            silent.set()
+            process.kill()
+
+        watch = threading.Timer(_CONNECT_S + _SHELL_S, give_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            # What was printed without an end stands on the same line.
+            if any(line.endswith(mark) for line in iter(process.stdout.readline, b"")):
+                return
+        finally:
+            watch.cancel()
+        try:
+            code, text = process.finish()
+        except IrepdeployError:
+            if not silent.is_set():
+                raise
+            raise MissingError(
+                f"its shell gave no answer for {_SHELL_S} s",
+                where=self.destination,
+                hint=f"try: ssh {self.destination} true",
+            ) from None
+        raise MissingError(
+            f"its login gives no shell that runs commands (exit code {code}): {last_line(text) or 'no reason given'}",
+            where=self.destination,
+            hint=f"try: ssh {self.destination} true",
+        )
+
+    def _log(self) -> str:
+        with contextlib.suppress(OSError):
+            return Path(f"{self._folder}/log").read_text(errors="replace")
+        return ""
+
+
+def _environment() -> dict[str, str]:
+    # ssh's messages are read by `ssh_failure`; the system's words in them follow the language.
+    return {**os.environ, "LC_ALL": "C"}

@@ -1,0 +1,56 @@
+"""Overseer: what ends a run early, and what does not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from irepdeploy.errors import RunError
+from irepdeploy.jetson.agent import overseer as overseer_module
+from irepdeploy.jetson.agent.events import EventStream
+from irepdeploy.jetson.agent.overseer import Overseer
+from irepdeploy.jetson.agent.request import RequestStream
+
+
+def test_a_desk_that_beats_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(overseer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    read, write = os.pipe()
+    overseer = Overseer(EventStream(os.open(os.devnull, os.O_WRONLY)), lifeline=RequestStream(read), heartbeat_s=5.0)
+    now[0] = 4.0
+    os.write(write, b"\n")
+    assert overseer.run([sys.executable, "-c", ""], str(tmp_path), print) == (0, False)
+    now[0] = 8.0
+    overseer.check()
+    now[0] = 9.5
+    with pytest.raises(RunError, match="nothing from the desk for 5 s"):
+        overseer.check()
+    os.close(write)
+
+
+def test_lines_and_codes(tmp_path: Path) -> None:
+    overseer = Overseer(EventStream(os.open(os.devnull, os.O_WRONLY)))
+    lines: list[str] = []
+    code = "import os, sys; os.write(1, b'one\\ntw\\xffo\\nthree'); os.write(2, b'oops'); sys.exit(7)"
+    assert overseer.run([sys.executable, "-c", code], str(tmp_path), lines.append) == (7, False)
+    # What has no end was torn off.
+    assert lines == ["one", "tw\N{REPLACEMENT CHARACTER}o"]
+    assert (tmp_path / "stderr").read_bytes() == b"oops"
+    assert overseer.run([sys.executable, "-c", "import os; os.abort()"], str(tmp_path), print)[0] == -6
+    with pytest.raises(RunError, match="cannot start a process: No such file"):
+        overseer.run(["/nowhere/program"], str(tmp_path), print)
+
+
+def test_nobody_reads(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    events = EventStream(write)
+    overseer = Overseer(events)
+    events.send("hello")
+    with pytest.raises(RunError, match="nobody reads"):
+        overseer.run([sys.executable, "-c", ""], str(tmp_path), print)
+    os.close(write)
