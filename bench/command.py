@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from irepdeploy.console import log, print_json, table
 from irepdeploy.errors import InputError
 from irepdeploy.options import JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from irepdeploy.record import Record
+    from irepdeploy.suite import SuiteRequest
 
 __all__ = ["bench"]
 
@@ -23,35 +27,76 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[[LABEL=]MODEL]...",
-            help="Checkpoints, ONNX files, networks of the registry; the first one is the reference.",
+            help="Checkpoints, ONNX files, engines, networks of the registry; the first one is the reference. With"
+            " --suite: measured beside the suite's own.",
         ),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option("--suite", help="Measure one of the paper's tables instead: table1, table5, ...")
+        str | None,
+        typer.Option(
+            "--suite",
+            help="Measure one of the paper's tables: table1, table2, table3, table5, fig1; or fused-vs-branches,"
+            " supernet-step, training-step.",
+        ),
     ] = None,
     scale: Annotated[
         str | None,
         typer.Option("--scale", help="Of a suite: smoke (seconds), small (minutes on a CPU; default) or paper."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="Of a suite: cpu or cuda; default: cuda where there is one.")
+        str | None,
+        typer.Option("--device", help="cpu or cuda, of torch. Default: cpu; of a suite: cuda where there is one."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Of a suite: a row's name; may be given several times.")
     ] = None,
     runner: Annotated[
         list[str] | None,
-        typer.Option("--runner", help="torch (checkpoints, networks), ort-cpu (ONNX); several with commas."),
+        typer.Option(
+            "--runner",
+            help="torch, torch-compile, torch-graph, ort-cpu, ort-cuda, ort-trt, ort-trt-rtx, trt; several with"
+            " commas. Default: the one natural to each model.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder whose records.jsonl the raw samples are added to.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", min=1, max=1024, help="Threads of every runner. Default: 1; of a suite: torch's own."
-        ),
+        typer.Option("--threads", min=1, max=1024, help="Threads of every runner. Default: 1."),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.0, help="At least so long for each model; default: 5.")
+        float | None,
+        typer.Option(
+            "--seconds", min=0.0, help="At least so long for each model. Default: 5; of a suite: its scale's."
+        ),
     ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="single-stream (batch 1; default) or offline (images a second by batch size)."),
+    ] = None,
+    batches: Annotated[
+        str | None, typer.Option("--batches", metavar="1,8,64", help="Batch sizes. Default of offline: 1,2,4 ... 64.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", metavar="NAME=1x3x224x224", help="Size of an input whose dimensions are free."),
+    ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="TF32 on the GPU; recorded.")] = False,
+    transfers: Annotated[
+        str, typer.Option("--transfers", help="Copies to and from the GPU: excluded or included in the time.")
+    ] = "excluded",
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="RECORDS", help="Earlier records: exit code 1 if a model became slower."),
+    ] = None,
+    max_slower: Annotated[
+        str | None,
+        typer.Option("--max-slower", metavar="5%", help="How much slower than --against is allowed. Default: 5%."),
+    ] = None,
+    other_machine: Annotated[
+        bool, typer.Option("--other-machine", help="Compare with --against although it is of another machine.")
+    ] = False,
     seed: SeedOption = 0,
     model: Annotated[
         str | None,
@@ -61,84 +106,146 @@ def bench(
 ) -> None:
     """Measure models beside each other on this machine: warmed up, interleaved, raw samples kept.
 
-    Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table1
+    Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table2;
+    irepdeploy bench build/model.onnx --against results/records.jsonl --max-slower 5%
     """
+    runners = [name.strip() for given in runner or () for name in given.split(",") if name.strip()]
     if suite is not None:
-        for option, value in (("--runner", runner), ("--model", model), ("--seconds", seconds)):
+        refused = {
+            "--model": model,
+            "--scenario": scenario,
+            "--batches": batches,
+            "--shape": shape,
+            "--tf32": tf32 or None,
+            "--against": against,
+            "--transfers": None if transfers == "excluded" else transfers,
+            "--max-slower": max_slower,
+            "--other-machine": other_machine or None,
+        }
+        for option, value in refused.items():
             if value is not None:
                 raise InputError(f"{option} is not for suites", where=f"--suite {suite}", hint="leave it out")
-        _suite(suite, models, scale, device, threads, seed, out, as_json)
-        return
-    if scale is not None or device is not None:
-        raise InputError("--scale and --device are for suites", hint="add --suite NAME, or use --runner")
-    if not models:
-        raise InputError("nothing to measure", hint="name a model, as fused=build/model.onnx, or --suite table1")
-    from .latency import RECORDS, bench_models
-    from .table import COLUMNS, cells, rows
+        from irepdeploy.suite import SuiteRequest
 
+        request = SuiteRequest(
+            scale=scale or "small",
+            device=device or _best_device(),
+            threads=threads,
+            seed=seed,
+            out=out,
+            only=only or (),
+            models=models or (),
+            runners=runners,
+            seconds=seconds,
+        )
+        _suite(suite, request, as_json)
+        return
+    if scale is not None or only is not None:
+        raise InputError("--scale and --only are for suites", hint="add --suite NAME")
+    if not models:
+        raise InputError("nothing to measure", hint="name a model, as fused=build/model.onnx, or --suite table2")
+    for option, given_alone in {"--max-slower": max_slower is not None, "--other-machine": other_machine}.items():
+        # A guard without its record would pass for ever.
+        if given_alone and against is None:
+            raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
+    from irepdeploy.record import read
+
+    from .against import check_against, parse_max_slower, require
+    from .latency import RECORDS, bench_models
+    from .settings import batch_sizes, input_shapes
+    from .subject import CHOOSES_DEVICE, find_subjects
+
+    limit = parse_max_slower(max_slower or "5%")
+    # Before the measuring: a path that is wrong shows at once.
+    earlier = None if against is None else read(against)
     factory = None
     if model is not None:
         from irepdeploy.checkpoint import load_model_factory
 
         factory = load_model_factory(model)
-    runners = [name.strip() for given in runner or () for name in given.split(",") if name.strip()] or None
+    subjects = find_subjects(models, runners or None)
+    if device not in (None, "cpu") and not any(subject.runner in CHOOSES_DEVICE for subject in subjects):
+        raise InputError(
+            "none of these runners has a choice of device",
+            where=f"--device {device}",
+            hint="an ONNX file is on the GPU with --runner ort-cuda or ort-trt",
+        )
     records = bench_models(
-        models,
-        runners=runners,
+        subjects,
         out=out,
         seed=seed,
         threads=threads or 1,
         min_seconds=5.0 if seconds is None else seconds,
         factory=factory,
         on_round=_lines(),
+        scenario=scenario or "single-stream",
+        batches=batch_sizes(batches),
+        shapes=input_shapes(shape or ()),
+        device=device or "cpu",
+        tf32=tf32,
+        transfers=transfers,
     )
-    shown = rows(records)
     written = None if out is None else str(out / RECORDS)
+    verdicts = [] if earlier is None else check_against(records, earlier, limit, other_machine=other_machine)
     if as_json:
-        print_json(
-            {
-                "records": written,
-                "protocol_version": records[0].protocol_version,
-                "input_shape": records[0].input_shape,
-                "threads": threads or 1,
-                "rows": [row.to_json() for row in shown],
-            }
-        )
+        _print_json(records, written, threads or 1, [verdict.to_json() for verdict in verdicts])
     else:
-        shape = "x".join(map(str, records[0].input_shape))
-        table(f"Latency, input {shape}, threads {threads or 1}", COLUMNS, [cells(row) for row in shown])
+        _print_table(records, threads or 1)
+        for verdict in verdicts:
+            print(verdict.line)
     log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
+    require(verdicts)
 
 
-def _suite(
-    name: str,
-    models: list[str] | None,
-    scale: str | None,
-    device: str | None,
-    threads: int | None,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def _best_device() -> str:
     import torch
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _suite(name: str, request: SuiteRequest, as_json: bool) -> None:
     from irepdeploy.console import progress
-    from irepdeploy.suite import SuiteRequest
 
-    from .suites import run_suite
+    from .run_suite import run_suite
 
-    if models:
-        raise InputError("a suite brings its own models", where=f"--suite {name}", hint="leave the models out")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    request = SuiteRequest(scale=scale or "small", device=device, threads=threads, seed=seed, out=out)
     with progress() as display:
         report = run_suite(name, request, display)
     if as_json:
         print_json({"title": report.title, "notes": list(report.notes), "figures": report.figures})
-    else:
-        table(report.title, report.columns, report.rows)
-        for note in report.notes:
-            print(note)
+        return
+    table(report.title, report.columns, report.rows)
+    for note in report.notes:
+        print(note)
+
+
+def _print_table(records: Sequence[Record], threads: int) -> None:
+    from .table import BATCH_COLUMNS, COLUMNS, batch_cells, cells, optimum, rows
+
+    if records[0].scenario == "offline":
+        title = f"Throughput by batch size, input {_shape(records[0].input_shape[1:])}, threads {threads}"
+        table(title, BATCH_COLUMNS, [batch_cells(each) for each in optimum(records)])
+        return
+    title = f"Latency, input {_shape(records[0].input_shape)}, threads {threads}"
+    table(title, COLUMNS, [cells(row) for row in rows(records)])
+
+
+def _print_json(records: Sequence[Record], written: str | None, threads: int, verdicts: list[object]) -> None:
+    from .table import rows
+
+    print_json(
+        {
+            "records": written,
+            "protocol_version": records[0].protocol_version,
+            "input_shape": records[0].input_shape,
+            "threads": threads,
+            "rows": [row.to_json() for row in rows(records)],
+            "against": verdicts,
+        }
+    )
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _lines() -> Callable[[float], None]:

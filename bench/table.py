@@ -10,9 +10,20 @@ from irepdeploy.errors import InputError
 from irepdeploy.record import Record
 from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
 
-__all__ = ["COLUMNS", "Row", "by_protocol", "cells", "rows"]
+__all__ = [
+    "BATCH_COLUMNS",
+    "COLUMNS",
+    "BatchRow",
+    "Row",
+    "batch_cells",
+    "by_protocol",
+    "cells",
+    "optimum",
+    "rows",
+]
 
 COLUMNS = ["model", "runner", "median ms", "p90 ms", "spread", "x reference"]
+BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms a batch", "images/s by batch"]
 
 # Same records, same table.
 _SEED = 0
@@ -20,18 +31,42 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Row:
-    """One record as a table shows it; `ratio` is None in the reference's own row."""
+    """One record as a table shows it; `ratio` is None in the reference's own row.
+
+    `device` is of the samples by the device's own clock, None where it has none.
+    """
 
     model: str
     runner: str
+    batch: int
     summary: Summary
     ratio: Ratio | None
     steady: bool
+    device: Summary | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """The batch over the median."""
+        return self.batch / self.summary.median_ms * 1000
 
     def to_json(self) -> dict[str, Any]:
         """Flat, units in the names."""
-        shown = {"model": self.model, "runner": self.runner, **self.summary._asdict(), "steady": self.steady}
-        return {**shown, "ratio": None if self.ratio is None else self.ratio._asdict()}
+        shown = {"model": self.model, "runner": self.runner, "batch": self.batch, **self.summary._asdict()}
+        return {
+            **shown,
+            "images_per_second": self.images_per_second,
+            "device_median_ms": None if self.device is None else self.device.median_ms,
+            "steady": self.steady,
+            "ratio": None if self.ratio is None else self.ratio._asdict(),
+        }
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One model on one runner over a sweep of batches, the best of which gives the most images a second."""
+
+    best: Row
+    sweep: Sequence[Row]
 
 
 def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
@@ -43,7 +78,7 @@ def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """One row a record, in their order; the first is the reference of the ratios.
+    """One row a record, in their order; the first of each batch is the reference of its ratios.
 
     Raises:
         InputError: records of different protocol versions.
@@ -55,15 +90,34 @@ def rows(records: Sequence[Record]) -> list[Row]:
             where="table",
             hint="measure the older ones again",
         )
+    references: dict[int, Record] = {}
+    for record in records:
+        references.setdefault(record.batch, record)
     return [
         Row(
             model=record.model,
             runner=str(record.runner.get("runner", "unknown")),
+            batch=record.batch,
             summary=summary(record.samples_ns),
-            ratio=None if record is records[0] else _ratio(record, records[0]),
+            ratio=None if record is references[record.batch] else _ratio(record, references[record.batch]),
             steady=bool(record.warmup.get("steady")),
+            device=summary(record.device_samples_ns) if record.device_samples_ns else None,
         )
         for record in records
+    ]
+
+
+def optimum(records: Sequence[Record]) -> list[BatchRow]:
+    """Each model on each runner, in their order, with the batch of the most images a second; of equal ones the smaller.
+
+    Raises:
+        InputError: records of different protocol versions.
+    """
+    sweeps: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(records):
+        sweeps.setdefault((row.model, row.runner), []).append(row)
+    return [
+        BatchRow(max(sweep, key=lambda row: (row.images_per_second, -row.batch)), sweep) for sweep in sweeps.values()
     ]
 
 
@@ -77,6 +131,19 @@ def cells(row: Row) -> list[object]:
         f"n={numbers.n} < 64" if numbers.p90_ms is None else f"{numbers.p90_ms:.3f}",
         ("-" if numbers.cov is None else f"{numbers.cov:.1%}") + ("" if row.steady else " unsteady"),
         _ratio_text(row.ratio),
+    ]
+
+
+def batch_cells(row: BatchRow) -> list[object]:
+    """The row as text, under `BATCH_COLUMNS`."""
+    best = row.best
+    return [
+        best.model,
+        best.runner,
+        best.batch,
+        f"{best.images_per_second:.1f}",
+        f"{best.summary.median_ms:.3f}" + ("" if best.steady else " unsteady"),
+        ", ".join(f"{each.batch}: {each.images_per_second:.1f}" for each in row.sweep),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The walk through everything: search, train, fuse, export, verify, measure, draw, on the embedded digits.
+"""The walk through everything: search, train, fuse, export, verify, measure, draw, report, on the embedded digits.
 
 Each step is a command line that the user could type; the stages are reached through their commands and meet through
 files alone.
@@ -202,9 +202,10 @@ def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
         (6, ["export", at("plain/best.pt"), "--out", at("export-plain")]),
         (6, ["export", at("irep/best.pt"), "--out", at("export")]),
         (2, ["verify", at("irep/best.pt"), at("export/model.onnx")]),
-        (10, ["bench", *models, "--runner", "torch,ort-cpu", "--seconds", "1", "--out", at("bench")]),
+        (10, ["bench", *models, "--seconds", "1", "--out", at("bench")]),
         (3, ["plot", "arch", at("search"), "--out", at("architecture.png")]),
         (1, ["plot", "search", at("search"), "--against", at("search-random"), "--out", at("search.png")]),
+        (2, ["report", *map(at, ("bench", "search", "irep", "export")), "--out", at("report.html")]),
     ]
 
 
@@ -306,7 +307,7 @@ def _cost(out: Path) -> list[dict[str, Any]]:
 
 
 def _files(out: Path) -> list[str]:
-    names = {"architecture.png", "search.png", "log.txt", "summary.json"}
+    names = {"architecture.png", "search.png", "report.html", "report.csv", "report.md", "log.txt", "summary.json"}
     folders = ("search", "search-random", "plain", "irep-random", "irep", "export-plain", "export", "bench")
     inside = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
     populations = {path.parent for path in inside if path.parent.name == "population"}

@@ -15,6 +15,8 @@ __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 SCALES = ("smoke", "small", "paper")
 
 _MOST_THREADS = 1024
+# How a field is given on the command line.
+_TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class SuiteRequest:
         threads: of torch on the CPU, or None: as they are.
         out: folder whose ``records.jsonl`` the raw figures are added to, or None.
         only: labels of the rows wanted; empty: all.
+        models: of the user's own, ``[label=]path`` or ``[label=]name``, to be measured beside those of the suite.
+        runners: by name; empty: those that the suite chooses.
+        seconds: of measuring, for each network at least; None: as the scale has it.
     """
 
     scale: str = "small"
@@ -35,6 +40,9 @@ class SuiteRequest:
     seed: int = 0
     out: Path | None = None
     only: Sequence[str] = ()
+    models: Sequence[str] = ()
+    runners: Sequence[str] = ()
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -44,6 +52,21 @@ class SuiteRequest:
         # torch crashes where the system has no room for them.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
+        if self.seconds is not None and self.seconds < 0:
+            raise InputError(f"{self.seconds} s of measuring", where="--seconds", hint="0 or more")
+
+    def refuse(self, suite: str, *names: str) -> None:
+        """Refuse what this suite does not take.
+
+        Args:
+            names: some of "models", "runners", "seconds".
+
+        Raises:
+            InputError: one of them was given.
+        """
+        for name in names:
+            if getattr(self, name):
+                raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="leave it out")
 
 
 @dataclass(frozen=True)

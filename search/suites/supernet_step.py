@@ -97,6 +97,7 @@ _AS_IT_IS, _KEPT = "as it is", "kept"
 
 def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Step of the supernet, naive and ours, with a breakdown, and the cost of Table 2's search projected from it."""
+    request.refuse("supernet-step", "models", "runners", "seconds")
     scale = _OF_SCALE[request.scale]
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")

@@ -67,6 +67,7 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     Raises:
         InputError: no such row, or data that is not there.
     """
+    request.refuse("table5", "models", "runners", "seconds")
     rows = _wanted(request)
     plans = [(subject, budget, _plan(request, subject, budget)) for subject, budget in rows]
     epochs = sum(_epochs(plan) for _, _, plan in plans)

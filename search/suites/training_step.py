@@ -40,6 +40,7 @@ _PIPELINE_IMAGES = 20_000
 
 def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Training step of a plain network beside a bare loop, and the input pipeline beside both."""
+    request.refuse("training-step", "models", "runners", "seconds")
     if request.out is not None:
         output_folder(request.out)
     if request.threads is not None:

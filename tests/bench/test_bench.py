@@ -14,8 +14,8 @@ from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.bench.latency import bench_models
-from irepdeploy.bench.subject import find_subjects
-from irepdeploy.bench.table import COLUMNS, _digits, by_protocol, cells, rows
+from irepdeploy.bench.subject import MODULE, NETWORK, RUNNERS, Subject, find_subjects
+from irepdeploy.bench.table import BATCH_COLUMNS, COLUMNS, _digits, batch_cells, by_protocol, cells, optimum, rows
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import sha256
@@ -136,21 +136,205 @@ def test_ratios_have_three_digits() -> None:
     assert [_digits(value) for value in (0.1073, 1.0, 5.571, 61.04, 123.4)] == ["0.107", "1.00", "5.57", "61.0", "123"]
 
 
-def test_each_model_runs_on_the_runners_that_can_take_it(folder: Path) -> None:
-    def pairs(*models: str, runners: list[str] | None) -> list[tuple[str, str]]:
-        return [(subject.label, subject.runner) for subject in find_subjects(models, runners)]
+def pairs(*models: str, runners: list[str] | None = None) -> list[tuple[str, str]]:
+    return [(subject.label, subject.runner) for subject in find_subjects(models, runners)]
 
-    assert pairs("plain.pt", "scale.onnx", runners=["ort-cpu", "torch"]) == [("plain", "torch"), ("scale", "ort-cpu")]
-    with pytest.raises(InputError, match="ort-cpu cannot run a checkpoint") as caught:
-        pairs("plain.pt", runners=["ort-cpu"])
-    assert "irepdeploy export plain.pt" in caught.value.hint
-    with pytest.raises(InputError, match="torch cannot run an ONNX file"):
+
+def test_each_model_runs_on_the_runners_that_can_take_it(folder: Path) -> None:
+    Path("m.engine").write_bytes(b"")
+    assert pairs("plain.pt", "scale.onnx", "vgg6", "m.engine") == [
+        ("plain", "torch"),
+        ("scale", "ort-cpu"),
+        ("vgg6", "torch"),
+        ("m", "trt"),
+    ]
+    assert pairs("plain.pt", "scale.onnx", runners=["ort-cpu", "torch", "ort-cpu"]) == [
+        ("plain", "ort-cpu"),
+        ("plain", "torch"),
+        ("scale", "ort-cpu"),
+    ]
+    assert pairs("vgg6", runners=list(RUNNERS)[:-1]) == [("vgg6", runner) for runner in list(RUNNERS)[:-1]]
+    with pytest.raises(InputError, match="trt cannot run a checkpoint") as caught:
+        pairs("plain.pt", runners=["trt"])
+    assert "irepdeploy export plain.pt --target trt" in caught.value.hint
+    with pytest.raises(InputError, match="torch cannot run an ONNX file") as caught:
         pairs("scale.onnx", runners=["torch"])
-    with pytest.raises(InputError, match="can run on ort-cpu"):
-        pairs("plain.pt", runners=["torch", "ort-cpu"])
+    assert "--runner ort-cpu,ort-cuda" in caught.value.hint
+    with pytest.raises(InputError, match="ort-cpu cannot run an engine"):
+        pairs("m.engine", runners=["ort-cpu"])
+    with pytest.raises(InputError, match="can run on trt"):
+        pairs("plain.pt", runners=["torch", "trt"])
     with pytest.raises(InputError, match="no runner 'ort'") as caught:
         pairs("scale.onnx", runners=["ort"])
     assert "ort-cpu" in caught.value.hint
+
+
+def test_runners_are_named_as_the_opener_knows_them() -> None:
+    from irepdeploy.bench.opened import _PROVIDERS, _TORCH
+
+    assert list(RUNNERS) == [*_TORCH, *_PROVIDERS, "trt"]
+
+
+def test_subjects_of_a_suite_stand_beside_models_given_as_text(folder: Path) -> None:
+    net = ird.build("vgg6").eval()
+    own = Subject("own", MODULE, "network, made here", "ort-cpu", module=net, facts={"top1": 93.0})
+    found = find_subjects(["vgg6", own], ["torch"])
+    assert [subject.key for subject in found] == ["vgg6 (torch)", "own (ort-cpu)"]
+    assert found[1] is own
+    # Runners that were asked for hold for what was given as text alone.
+    assert find_subjects([own], ["torch"]) == [own]
+    with pytest.raises(InputError, match="given twice"):
+        find_subjects([own, own])
+    with pytest.raises(InputError, match="trt takes no module"):
+        Subject("own", MODULE, "x", "trt", module=net)
+    with pytest.raises(InputError, match="takes no network"):
+        Subject("own", NETWORK, "vgg6", "no such runner")
+    for wrong in ({"kind": MODULE, "module": None}, {"kind": NETWORK, "module": net}):
+        with pytest.raises(InputError, match="belongs to the kind"):
+            Subject("own", target="x", runner="torch", **wrong)
+
+
+def test_modules_in_memory_are_measured(folder: Path) -> None:
+    net = ird.build("vgg6").eval()
+    foreign = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval()
+    models = [
+        Subject("a", MODULE, "BN folded", "torch", module=ird.fuse(net), facts={"top1": 93.0, "net": "mine"}),
+        Subject("a", MODULE, "BN kept", "ort-cpu", module=net),
+        Subject("b", MODULE, "own class", "torch", module=foreign, input_shape=(1, 16, 16)),
+    ]
+    records = bench_models(models, suite="table2", facts={"a": {"paper_ms": 1.5, "top1": 1.0}}, **QUICK)
+    assert [record.source for record in records] == ["BN folded", "BN kept", "own class"]
+    assert [record.suite for record in records] == ["table2"] * 3
+    assert records[0].facts["top1"] == 93.0 and records[0].facts["net"] == "mine"
+    assert records[1].facts["top1"] == 1.0 and records[1].facts["net"] == "vgg6"
+    assert records[0].facts["paper_ms"] == records[1].facts["paper_ms"] == 1.5
+    assert records[2].facts == {"params": 20}
+    assert records[1].facts["params"] == sum(parameter.numel() for parameter in net.parameters())
+    shapeless = Subject("c", MODULE, "own class", "torch", module=foreign)
+    with pytest.raises(InputError, match="does not say what it takes") as caught:
+        bench_models([shapeless], **QUICK)
+    assert caught.value.where == "c"
+
+
+@pytest.mark.parametrize("model", ["branches.pt", "vgg6"])
+def test_checkpoints_and_networks_on_onnx_runtime_are_the_same_networks(
+    folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from irepdeploy.runtime.runner import Runner
+
+    seen: dict[str, np.ndarray] = {}
+    real = Runner.infer
+
+    def spy(self: Runner, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen[self.name] = real(self, feeds)["logits"]
+        return {"logits": seen[self.name]}
+
+    monkeypatch.setattr(Runner, "infer", spy)
+    records = bench_models([model], runners=["torch", "ort-cpu"], **QUICK)
+    assert [record.runner["runner"] for record in records] == ["torch", "ort-cpu"]
+    assert records[0].source == records[1].source
+    assert records[0].artefact_sha256 == records[1].artefact_sha256
+    assert records[1].runner["provider"] == "CPUExecutionProvider"
+    assert [record.precision for record in records] == ["fp32", "fp32"]
+    assert records[0].facts == records[1].facts
+    assert np.abs(seen["ort"] - seen["torch"]).max() <= 1e-4 * np.abs(seen["torch"]).max()
+
+
+def test_branches_are_written_as_they_stand(folder: Path) -> None:
+    from irepdeploy.bench.onnx_model import onnx_of
+    from irepdeploy.origin import origin_of
+    from irepdeploy.reparam.block import RepBlock
+    from irepdeploy.runtime.ort_runner import OrtRunner
+
+    net = ird.load("branches.pt").eval()
+    # A subnet: what takes no part is not written.
+    first = next(module for module in net.modules() if isinstance(module, RepBlock))
+    first.active = first.active[1:3]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    specs, names = origin_of(net).specs, origin_of(net).output_names
+    fused = onnx.load_model_from_string(onnx_of(ird.fuse(net), specs, names))
+    whole = onnx.load_model_from_string(onnx_of(net, specs, names))
+
+    def convolutions(model: onnx.ModelProto) -> int:
+        return sum(node.op_type == "Conv" for node in model.graph.node)
+
+    assert convolutions(whole) > 4 * convolutions(fused)
+    images = np.random.default_rng(0).standard_normal((2, 1, 16, 16)).astype("float32")
+    with OrtRunner(whole.SerializeToString()) as runner, torch.inference_mode():
+        found, expected = runner.infer({"input": images})["logits"], net(torch.from_numpy(images)).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) -> None:
+    (record,) = bench_models(["scale.onnx"], tf32=True, transfers="included", **QUICK)
+    assert (record.conditions["tf32"], record.conditions["transfers"]) == ("on", "included")
+    assert set(record.system["state"]) == set(record.system_after) == {"cpu", "gpu", "load_average"}
+    assert record.device_samples_ns == []
+    assert record.power == {}
+    # A CPU has neither.
+    assert record.runner["transfers"] == "none"
+    assert "tf32" not in record.runner
+    with pytest.raises(InputError, match="transfers 'half'"):
+        bench_models(["scale.onnx"], transfers="half", **QUICK)
+    with pytest.raises(InputError, match="no device 'gpu9'"):
+        bench_models(["vgg6"], device="gpu9", **QUICK)
+
+
+def test_samples_of_a_device_clock_are_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from irepdeploy.runtime.runner import DeviceTimed, Runner
+
+    real = Runner.bind
+    monkeypatch.setattr(Runner, "bind", lambda self, feeds: DeviceTimed(real(self, feeds), lambda: 7))
+    (record,) = bench_models(["scale.onnx"], **QUICK)
+    assert record.device_samples_ns == [7] * 8
+    assert rows([record])[0].device.median_ms == 7e-6
+    assert rows([record])[0].to_json()["device_median_ms"] == 7e-6
+
+
+def test_offline_sweeps_batches(folder: Path) -> None:
+    shares: list[float] = []
+    opened: list[str] = []
+    records = bench_models(
+        ["vgg6", "scale.onnx"],
+        scenario="offline",
+        batches=[1, 3],
+        out="r",
+        on_round=shares.append,
+        on_open=opened.append,
+        **QUICK,
+    )
+    assert [(record.model, record.batch) for record in records] == [
+        ("vgg6", 1), ("vgg6", 3), ("scale", 1), ("scale", 3)
+    ]  # fmt: skip
+    assert [record.input_shape[0] for record in records] == [1, 3, 1, 3]
+    assert {record.scenario for record in records} == {"offline"}
+    # Those of one batch, and no others, come from the same rounds.
+    assert records[0].created == records[2].created != records[1].created == records[3].created
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert opened == ["vgg6 (torch)", "scale (ort-cpu)"]
+    assert read("r/records.jsonl") == records
+
+
+def test_offline_has_batches_of_its_own_and_a_checkpoint_on_onnx_runtime_takes_them_all(folder: Path) -> None:
+    records = bench_models(["plain.pt"], runners=["ort-cpu"], scenario="offline", min_seconds=0.0, min_samples=1)
+    assert [record.batch for record in records] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_batches_that_cannot_be(folder: Path) -> None:
+    assert bench_models(["vgg6", "scale.onnx"], batches=[4], **QUICK)[1].input_shape == [4, 1, 16, 16]
+    Path("fixed.onnx").write_bytes(onnx_model((2, 1, 16, 16)))
+    assert bench_models(["fixed.onnx"], **QUICK)[0].batch == 2
+    with pytest.raises(InputError, match="its batch is 2, not 4") as caught:
+        bench_models(["fixed.onnx"], batches=[4], **QUICK)
+    assert "--dynamic-batch" in caught.value.hint
+    with pytest.raises(InputError, match="its batch is 2, not 1"):
+        bench_models(["fixed.onnx"], scenario="offline", **QUICK)
+    for wrong in ([0], [True], [1, 1]):
+        with pytest.raises(InputError, match="batches"):
+            bench_models(["vgg6"], batches=wrong, **QUICK)
+    with pytest.raises(InputError, match="no scenario 'server'"):
+        bench_models(["vgg6"], scenario="server", **QUICK)
 
 
 def test_labels(folder: Path) -> None:
@@ -202,7 +386,15 @@ def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
     with pytest.raises(InputError, match=r"free dimensions: \?x1x\?x16") as caught:
         bench_models(["free.onnx"], **QUICK)
-    assert "make_dynamic_shape_fixed" in caught.value.hint
+    assert caught.value.hint == "say what they are: --shape input=1x1x224x16"
+    (record,) = bench_models(["free.onnx"], shapes={"input": (3, 1, 20, 16)}, **QUICK)
+    assert record.input_shape == [3, 1, 20, 16]
+    for wrong in ((1, 1, 20), (1, 2, 20, 16)):
+        with pytest.raises(InputError, match=r"takes \?x1x\?x16, not 1x"):
+            bench_models(["free.onnx"], shapes={"input": wrong}, **QUICK)
+    with pytest.raises(InputError, match="no model has an input 'image'") as caught:
+        bench_models(["free.onnx"], shapes={"image": (1, 1, 20, 16)}, **QUICK)
+    assert caught.value.hint == "inputs: input"
 
 
 def test_inputs_that_are_no_numbers_of_that_kind(folder: Path) -> None:
@@ -318,6 +510,25 @@ def test_protocol_versions_are_kept_apart(records: list) -> None:
     assert by_protocol([records[0], older]) == {PROTOCOL_VERSION - 1: [older], PROTOCOL_VERSION: [records[0]]}
 
 
+def test_the_best_batch_by_hand(records: list) -> None:
+    def swept(batch: int, ms: float) -> object:
+        return replace(records[0], batch=batch, samples_ns=[round(ms * 1e6)] * 80, scenario="offline")
+
+    other = replace(records[1], samples_ns=[1_000_000] * 80)
+    found = optimum([swept(1, 2.0), swept(2, 3.2), swept(4, 6.4), other])
+    assert len(found) == 2
+    # 500, 625 and 625 images a second: the smaller batch waits less.
+    assert found[0].best.batch == 2
+    assert found[0].best.images_per_second == pytest.approx(625)
+    assert [row.batch for row in found[0].sweep] == [1, 2, 4]
+    assert batch_cells(found[0]) == ["plain", "torch", 2, "625.0", "3.200", "1: 500.0, 2: 625.0, 4: 625.0"]
+    assert batch_cells(found[1])[4] == "1.000 unsteady"
+    assert len(BATCH_COLUMNS) == 6
+    # Ratios are of one batch.
+    ratios = [row.ratio for row in rows([swept(1, 2.0), swept(2, 3.2), other])]
+    assert [None if ratio is None else ratio.value for ratio in ratios] == [None, None, 0.5]
+
+
 def test_command_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "branches.pt", "scale.onnx", "--seconds", "0", "--out", "r"]) == 0
     out, err = capsys.readouterr()
@@ -335,7 +546,11 @@ def test_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "not kept" in err
     assert result["records"] is None
     assert result["input_shape"] == [1, 1, 16, 16]
-    assert [row["model"] for row in result["rows"]] == ["a", "b"]
+    assert [(row["model"], row["runner"]) for row in result["rows"]] == [
+        ("a", "torch"),
+        ("a", "ort-cpu"),
+        ("b", "ort-cpu"),
+    ]
     assert result["rows"][0]["ratio"] is None
     assert result["rows"][0]["n"] == 64
     assert set(result["rows"][1]["ratio"]) == {"value", "low", "high"}
@@ -360,3 +575,43 @@ def test_command_exits_2_with_one_line(folder: Path, args: list[str], capsys: py
     assert out == ""
     assert "Traceback" not in err
     assert err.strip()
+
+
+def test_a_model_that_takes_nothing_or_a_scalar_is_refused(folder: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.ones(1, "float32")))],
+        "constant",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    Path("constant.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="it has no input"):
+        bench_models(["constant.onnx"], **QUICK)
+    Path("scalar.onnx").write_bytes(onnx_model(()))
+    with pytest.raises(InputError, match="is a scalar"):
+        bench_models(["scalar.onnx"], **QUICK)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0])
+def test_a_measurement_has_an_end(folder: Path, seconds: float) -> None:
+    with pytest.raises(InputError, match="--seconds"):
+        bench_models(["scale.onnx"], min_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["scale.onnx", "--max-slower", "50%"], "--max-slower: needs an earlier record"),
+        (["scale.onnx", "--other-machine"], "--other-machine: needs an earlier record"),
+        (["scale.onnx", "--device", "cuda"], "--device cuda: none of these runners"),
+        (["--suite", "table2", "--transfers", "included"], "--transfers is not for suites"),
+        (["--suite", "table2", "--max-slower", "5%"], "--max-slower is not for suites"),
+        (["--suite", "table2", "--other-machine"], "--other-machine is not for suites"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], text: str
+) -> None:
+    assert main(["bench", "--seconds", "0", *options]) == 2
+    assert text in capsys.readouterr().err

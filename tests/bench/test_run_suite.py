@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
-from irepdeploy.bench import suites
+from irepdeploy.bench import run_suite
 from irepdeploy.cli import main
-from irepdeploy.console import ProgressDisplay
+from irepdeploy.console import ProgressDisplay, progress
 from irepdeploy.errors import InputError
 from irepdeploy.suite import SuiteReport, SuiteRequest
 
@@ -15,12 +17,14 @@ from irepdeploy.suite import SuiteReport, SuiteRequest
 def asked(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Tells what it was asked."""
     cells = [[request.scale, request.device, str(request.threads), str(request.seed)]]
-    return SuiteReport("asked", ["scale", "device", "threads", "seed"], cells, ["a note"], {"scale": request.scale})
+    figures = {"scale": request.scale, "models": request.models, "runners": request.runners}
+    figures |= {"seconds": request.seconds, "only": request.only, "out": request.out and str(request.out)}
+    return SuiteReport("asked", ["scale", "device", "threads", "seed"], cells, ["a note"], figures)
 
 
 @pytest.fixture(autouse=True)
 def one_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "entry_points", lambda group: [Point("asked", "", group)])
+    monkeypatch.setattr(run_suite, "entry_points", lambda group: [Point("asked", "", group)])
 
 
 class Point(EntryPoint):
@@ -37,8 +41,26 @@ def test_a_suite_gets_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--suite", "asked", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"title": "asked", "notes": ["a note"], "figures": {"scale": "small"}}
+    line = ["bench", "a=vgg6", "vgg6", "--suite", "asked", "--runner", "torch,ort-cpu", "--seconds", "0", "--json"]
+    assert main([*line, "--only", "a row", "--only", "another", "--out", "results"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["title"], found["notes"]) == ("asked", ["a note"])
+    assert found["figures"] == {
+        "scale": "small",
+        "models": ["a=vgg6", "vgg6"],
+        "runners": ["torch", "ort-cpu"],
+        "seconds": 0.0,
+        "only": ["a row", "another"],
+        "out": "results",
+    }
+
+
+@pytest.mark.parametrize("suite", ["table1", "table5", "supernet_step", "training_step"])
+@pytest.mark.parametrize("given", [{"models": ["vgg6"]}, {"runners": ["torch"]}, {"seconds": 1.0}])
+def test_suites_of_the_search_take_no_networks(suite: str, given: dict[str, Any]) -> None:
+    module = import_module(f"irepdeploy.search.suites.{suite}")
+    with progress(silent=True) as display, pytest.raises(InputError, match="it takes no"):
+        getattr(module, suite)(SuiteRequest("smoke", **given), display)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])
@@ -54,12 +76,16 @@ def test_threads_that_torch_would_crash_with_are_refused_however_a_suite_is_call
         (["--suite", "other"], "one of asked"),
         (["--suite", "asked", "--scale", "large"], "--scale: no scale 'large' (one of smoke, small, paper)"),
         (["--suite", "asked", "--device", "tpu"], "--device: no device 'tpu' (cpu or cuda)"),
-        (["--suite", "asked", "vgg6"], "leave the models out"),
-        (["--suite", "asked", "--runner", "ort-cpu"], "--runner is not for suites"),
+        (["--suite", "asked", "--against", "r.jsonl"], "--against is not for suites"),
+        (["--suite", "asked", "--tf32"], "--tf32 is not for suites"),
+        (["--suite", "asked", "--shape", "x=1x2"], "--shape is not for suites"),
         (["--suite", "asked", "--model", "a:b"], "--model is not for suites"),
-        (["--suite", "asked", "--seconds", "9"], "--seconds is not for suites"),
+        (["--suite", "asked", "--scenario", "offline"], "--scenario is not for suites"),
         (["--suite", "asked", "--threads", "100000"], "--threads"),
         (["--scale", "smoke", "vgg6"], "add --suite NAME"),
+        (["--only", "VGG", "vgg6"], "add --suite NAME"),
+        (["vgg6", "--against", "missing.jsonl"], "missing.jsonl"),
+        (["vgg6", "--max-slower", "5", "--against", "r.jsonl"], "no percentage"),
         ([], "name a model"),
     ],
 )

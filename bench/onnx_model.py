@@ -1,0 +1,59 @@
+"""A network as ONNX in memory, as it stands: with its branches where it has some."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from irepdeploy.export.onnx_from_torch import serialized
+from irepdeploy.export.target import TARGETS
+from irepdeploy.export.torch_exporter import write_onnx
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.runtime.runner import TensorSpec
+
+__all__ = ["onnx_of"]
+
+
+def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> bytes:
+    """The network in eval mode, written but not fused; a first size of None is a free batch.
+
+    Raises:
+        ModelError: train mode, or an operator that nothing can write.
+    """
+    if any(isinstance(module, RepBlock) for module in net.modules()):
+        net = _with_plain_sums(net)
+    return serialized(write_onnx(net, inputs, outputs, target=TARGETS["ort"]).model)
+
+
+class _Sum(nn.Module):
+    """What a RepBlock computes in eval mode; `write_onnx` refuses the block itself, which nobody should deploy."""
+
+    def __init__(self, block: RepBlock) -> None:
+        super().__init__()
+        self.geometry, self.fixed = block.geometry, block.fixed
+        self.branches = nn.ModuleList(block.branches[name] for name in block.active)
+        factors = [block.factor(name) for name in block.active]
+        self.factors = [None if factor is None else factor.detach() for factor in factors]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = self.geometry.padding_mode != "zeros"
+        if padded:
+            x = self.geometry.pad(x)
+        out: torch.Tensor = self.fixed(x, padded=padded)
+        for branch, factor in zip(self.branches, self.factors, strict=True):
+            out = out + branch(x, factor)
+        return out
+
+
+def _with_plain_sums(net: nn.Module) -> nn.Module:
+    if isinstance(net, RepBlock):
+        return _Sum(net).eval()
+    net = copy.deepcopy(net)
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RepBlock):
+                setattr(parent, name, _Sum(child).eval())
+    return net

@@ -1,0 +1,207 @@
+"""A subject opened: its weights found, and a runner made of them that is not yet active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.console import log
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.files import read_bytes, sha256
+from irepdeploy.origin import Origin, origin_of
+from irepdeploy.runtime.ort_runner import OrtRunner
+from irepdeploy.runtime.runner import Runner, TensorSpec
+from irepdeploy.runtime.sidecar import read_sidecar
+from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
+from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
+from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.runtime.trt_runner import TrtRunner
+
+from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["OpenedSubject", "Opener"]
+
+_TORCH: dict[str, type[TorchRunner]] = {
+    "torch": TorchRunner,
+    "torch-compile": TorchCompileRunner,
+    "torch-graph": TorchGraphRunner,
+}
+_PROVIDERS = {
+    "ort-cpu": "CPUExecutionProvider",
+    "ort-cuda": "CUDAExecutionProvider",
+    "ort-trt": "TensorrtExecutionProvider",
+    "ort-trt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class OpenedSubject:
+    """A subject with its runner, where its weights come from, and what was found out about it on the way."""
+
+    subject: Subject
+    runner: Runner
+    source: str
+    artefact_sha256: str | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Opener:
+    """Opens the subjects of one run; a network that several of them are made of is built once.
+
+    Args:
+        seed: of random weights.
+        threads: of every runner.
+        spinning: whether idle threads of ONNX Runtime spin.
+        device: of torch where it can choose.
+        tf32, transfers: conditions of every runner.
+        batch: that all of them are run with, or None for several: an ONNX written here then has a free one.
+        factory: builds the class of a foreign checkpoint.
+    """
+
+    seed: int = 0
+    threads: int = 1
+    spinning: bool = True
+    device: str = "cpu"
+    tf32: bool = False
+    transfers: str = "excluded"
+    batch: int | None = 1
+    factory: Callable[[], nn.Module] | None = None
+    _nets: dict[tuple[str, str], nn.Module] = field(default_factory=dict, init=False, repr=False)
+
+    def open(self, subject: Subject) -> OpenedSubject:
+        """Load the model and make its runner, not yet active.
+
+        Raises:
+            InputError: a damaged file (CheckpointError, ModelError), or a network that does not say what it takes.
+        """
+        if subject.kind == ENGINE:
+            return self._engine(subject)
+        if subject.kind == ONNX:
+            runner = self._ort(subject, subject.target, _onnx_precision(subject.target))
+            return OpenedSubject(subject, runner, ONNX, sha256(Path(subject.target)))
+        net = self._net(subject)
+        origin = origin_of(net)
+        digest = sha256(Path(subject.target)) if subject.kind == CHECKPOINT else None
+        known = {"net": origin.net, "params": sum(parameter.numel() for parameter in net.parameters())}
+        facts = {name: value for name, value in known.items() if value is not None}
+        return OpenedSubject(subject, self._of_net(subject, net, origin), _source(subject, origin), digest, facts)
+
+    def _of_net(self, subject: Subject, net: nn.Module, origin: Origin) -> Runner:
+        dtype = _dtype(subject, net)
+        specs, names = _specs(subject, origin, dtype), origin.output_names
+        if subject.runner in _TORCH:
+            return _TORCH[subject.runner](
+                net,
+                specs,
+                names,
+                threads=self.threads,
+                device="cuda" if subject.runner == TorchGraphRunner.name else self.device,
+                tf32=self.tf32,
+                transfers=self.transfers,
+            )
+        from .onnx_model import onnx_of
+
+        sized = [spec._replace(shape=(self.batch, *spec.shape[1:])) for spec in specs]
+        return self._ort(subject, onnx_of(net, sized, names), _PRECISIONS[dtype])
+
+    def _engine(self, subject: Subject) -> OpenedSubject:
+        sidecar = read_sidecar(subject.target)
+        if sidecar is not None and sidecar.tf32 and not self.tf32:
+            log(f"{subject.label}: the engine was built with TF32 on (recorded); build it again without to compare")
+        runner = TrtRunner(subject.target, cuda_graph=True, transfers=self.transfers)
+        return OpenedSubject(subject, runner, ENGINE, sha256(Path(subject.target)))
+
+    def _ort(self, subject: Subject, model: str | bytes, precision: str) -> Runner:
+        return OrtRunner(
+            model,
+            provider=_PROVIDERS[subject.runner],
+            threads=self.threads,
+            spinning=self.spinning,
+            precision=precision,
+            tf32=self.tf32,
+            transfers=self.transfers,
+        )
+
+    def _net(self, subject: Subject) -> nn.Module:
+        if subject.module is not None:
+            return subject.module
+        key = subject.kind, subject.target
+        if key not in self._nets:
+            if subject.kind == NETWORK:
+                self._nets[key] = _random_network(subject.target, self.seed)
+            else:
+                self._nets[key] = _checkpoint(subject.target, self.factory)
+        return self._nets[key]
+
+
+_PRECISIONS = {"float16": "fp16", "float32": "fp32", "float64": "fp64"}
+
+
+def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
+    from irepdeploy.checkpoint import load, read
+
+    # Networks of the registry may stand beside foreign ones: the factory is for those alone.
+    foreign = factory is not None and read(path)["origin"].get("net") is None
+    return load(path, model=factory if foreign else None)
+
+
+def _random_network(name: str, seed: int) -> nn.Module:
+    import torch
+
+    from irepdeploy.nets import build
+    from irepdeploy.nets.statistics import randomize_statistics
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return randomize_statistics(build(name), seed).eval()
+
+
+def _specs(subject: Subject, origin: Origin, dtype: str) -> Sequence[TensorSpec]:
+    """Every input with a free batch."""
+    if origin.inputs:
+        return origin.inputs
+    shape = origin.input_shape or subject.input_shape
+    if not shape:
+        raise InputError(
+            "it does not say what it takes",
+            where=subject.label if subject.kind == MODULE else subject.target,
+            hint="save it with its input shape: irepdeploy.save(net, path, input_shape=(3, 32, 32))",
+        )
+    return [TensorSpec(origin.input_name, (None, *shape), dtype)]
+
+
+def _dtype(subject: Subject, net: nn.Module) -> str:
+    first = next(net.parameters(), None)
+    dtype = "float32" if first is None else str(first.dtype).rsplit(".", 1)[-1]
+    if dtype not in _PRECISIONS:
+        raise ModelError(f"weights of type {dtype} cannot be fed from numpy", where=subject.target)
+    return dtype
+
+
+def _source(subject: Subject, origin: Origin) -> str:
+    if subject.kind == CHECKPOINT:
+        return f"checkpoint, {origin.state} state"
+    return "network, random weights" if subject.kind == NETWORK else subject.target
+
+
+def _onnx_precision(path: str) -> str:
+    """What the weights of an ONNX model are stored in; a session does not tell."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(read_bytes(path, "ONNX file"))
+    except DecodeError:
+        # The runner says so when it is activated.
+        return "unknown"
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph.node):
+        return "int8"
+    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.DOUBLE: "fp64"}
+    kinds = {names.get(weight.data_type) for weight in model.graph.initializer if len(weight.dims) > 1} - {None}
+    return "mixed" if len(kinds) > 1 else next(iter(kinds), None) or "unknown"

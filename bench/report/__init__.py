@@ -1,0 +1,1 @@
+"""Report: what records say, as one page that needs nothing else."""

@@ -1,0 +1,99 @@
+"""Content: everything that a report says, before it is a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .columns import when
+from .devices import Comparison, comparisons_of
+from .figures import Figure, figures
+from .gather import Certified, gather
+from .others import PlainTable, plain_tables
+from .tables import Table, tables_of
+
+__all__ = ["Content", "content_of"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What `content_of` found. `lede`: one sentence on what it holds."""
+
+    title: str
+    lede: str
+    notes: list[str]
+    tables: list[Table]
+    comparisons: list[Comparison]
+    others: list[PlainTable]
+    figures: list[Figure]
+    certificates: list[Certified]
+
+
+def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency report") -> Content:
+    """Read folders and files and work out what their report says.
+
+    Raises:
+        InputError: as `gather`.
+    """
+    found = gather(places)
+    tables = tables_of(found.records)
+    others, left = plain_tables(found.others)
+    if left:
+        found.notes.append(f"Not shown, having neither samples nor figures of their own: {', '.join(left)}.")
+    pictures = figures(found.folders, found.note)
+    return Content(
+        title=title,
+        lede=_lede(tables, len(others), len(found.certificates)),
+        notes=[*_notes(tables), *found.notes],
+        tables=tables,
+        comparisons=comparisons_of(tables),
+        others=others,
+        figures=pictures,
+        certificates=found.certificates,
+    )
+
+
+def _lede(tables: Sequence[Table], others: int, certificates: int) -> str:
+    records = [record for table in tables for record in table.records]
+    parts = []
+    if records:
+        times = sorted(when(record.created) for record in records)
+        same_day = times[0][:10] == times[-1][:10]
+        last = times[-1][11:] if same_day else times[-1]
+        span = times[0] if times[0] == times[-1] else f"{times[0]} to {last}"
+        models = len({row.model for table in tables for row in table.rows})
+        devices = len({table.device for table in tables})
+        parts.append(
+            f"{_count(len(records), 'measurement')} of {_count(models, 'model')} on {_count(devices, 'device')}, "
+            f"taken {span} UTC"
+        )
+    parts += [_count(others, "other table")] if others else []
+    parts += [_count(certificates, "certificate")] if certificates else []
+    return "; ".join(parts) + "."
+
+
+def _notes(tables: Sequence[Table]) -> list[str]:
+    rows = [row for table in tables for row in table.rows]
+    versions = sorted({table.protocol for table in tables})
+    notes = []
+    if len(versions) > 1:
+        notes.append(
+            f"The records are of protocol versions {' and '.join(map(str, versions))}: they stand apart, and nothing "
+            "here compares a figure of one with a figure of another."
+        )
+    unsteady = sum(not row.steady for row in rows)
+    if unsteady:
+        notes.append(f"{unsteady} of {_count(len(rows), 'row')} are marked unsteady: the device was not quiet enough.")
+    throttled = sum(bool(row.throttled) for row in rows)
+    if throttled:
+        notes.append(f"{throttled} of {_count(len(rows), 'row')} were measured while the device throttled.")
+    if any("not measured" in row.top1_source for row in rows):
+        notes.append("Accuracies labelled 'paper, not measured' are published figures; nothing here repeats them.")
+    if any("random weights" in row.record.source for row in rows):
+        notes.append("Some networks have random weights: that changes no latency here, and their outputs mean nothing.")
+    return notes
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,96 @@
+"""Differences between devices: the same models on several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irepdeploy.record import Record
+from irepdeploy.runtime.protocol import Ratio, ratio, summary
+
+from .claims import order_claim
+from .columns import digits, interval_text
+from .tables import Table
+
+__all__ = ["Comparison", "comparisons_of"]
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models that were measured alike on two devices or more.
+
+    Args:
+        title: suite, scenario, runner, precision, input.
+        columns: what each column was measured on: the device, and what else tells it from the others.
+        rows: (model, median ms by column, ratio to the first column by column); None where it was not measured there.
+        claims: what of it can be said in words.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...], tuple[Ratio | None, ...]], ...]
+    claims: tuple[str, ...]
+
+    def cells(self) -> list[list[str]]:
+        """Model, then each column's median and, beyond the first, its ratio to the first, as text."""
+        return [
+            [model, *(_cell(median, found) for median, found in zip(medians, ratios, strict=True))]
+            for model, medians, ratios in self.rows
+        ]
+
+
+def comparisons_of(tables: Sequence[Table]) -> list[Comparison]:
+    """One for every suite, scenario, runner, precision and input that several devices share; versions stay apart."""
+    groups: dict[tuple[object, ...], list[Table]] = {}
+    for table in tables:
+        key = table.protocol, table.suite, table.scenario, table.runner, table.precision, table.shape
+        groups.setdefault(key, []).append(table)
+    found = map(_compare, groups.values())
+    return [comparison for comparison in found if comparison.rows]
+
+
+def _compare(group: Sequence[Table]) -> Comparison:
+    latest = [{(record.model, record.batch): record for record in table.records} for table in group]
+    models = [
+        model for model in dict.fromkeys(key for each in latest for key in each) if _devices(model, latest, group) > 1
+    ]
+    rows = []
+    for model in models:
+        records = [each.get(model) for each in latest]
+        medians = tuple(None if record is None else summary(record.samples_ns).median_ms for record in records)
+        name = model[0] if not group[0].offline else f"{model[0]}, batch {model[1]}"
+        rows.append((name, medians, tuple(_ratio(record, records[0]) for record in records)))
+    columns = tuple(_name(table, group) for table in group)
+    claims = []
+    for index in range(1, len(group)):
+        shared = [
+            (a, b) for _, medians, _ in rows if (a := medians[0]) is not None and (b := medians[index]) is not None
+        ]
+        claims.append(order_claim(shared, f"on {columns[0]}", f"on {columns[index]}") if len(shared) > 1 else "")
+    head = group[0]
+    title = f"{head.suite}, {head.scenario}, {head.runner}, {head.precision}, input {head.shape}"
+    return Comparison(title, columns, tuple(rows), tuple(filter(None, claims)))
+
+
+def _devices(model: tuple[str, int], latest: Sequence[dict[tuple[str, int], Record]], group: Sequence[Table]) -> int:
+    return len({table.device for table, records in zip(group, latest, strict=True) if model in records})
+
+
+def _ratio(record: Record | None, first: Record | None) -> Ratio | None:
+    if record is None or first is None or record is first:
+        return None
+    return ratio(record.samples_ns, first.samples_ns, _SEED, paired=False)
+
+
+def _name(table: Table, group: Sequence[Table]) -> str:
+    others = [dict(other.conditions) for other in group if other.device == table.device]
+    apart = [f"{name} {value}" for name, value in table.conditions if any(each.get(name) != value for each in others)]
+    return ", ".join([table.device, *apart])
+
+
+def _cell(median: float | None, found: Ratio | None) -> str:
+    if median is None:
+        return "\N{EN DASH}"
+    return f"{digits(median)} ms" + ("" if found is None else f", {interval_text(found)} \N{MULTIPLICATION SIGN}")

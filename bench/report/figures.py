@@ -1,0 +1,52 @@
+"""Pictures of the runs that lie in a report's folders, drawn by `irepdeploy.plots` where matplotlib is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from irepdeploy.console import log
+from irepdeploy.errors import IrepdeployError
+
+__all__ = ["Figure", "figures"]
+
+# A folder with one of these may have something to draw.
+_DRAWN = ("journal.jsonl", "records.jsonl")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with a title. `text` says what it shows, for those who cannot see it; `svg` is one element."""
+
+    title: str
+    text: str
+    svg: str
+
+
+def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[Figure]:
+    """Pictures of every search, training and measurement in `folders` (not below them); none where matplotlib is
+    missing, which is noted.
+
+    A run that cannot be drawn is left out with a note.
+    """
+    runs = [folder for folder in folders if any((folder / name).is_file() for name in _DRAWN)]
+    if not runs:
+        return []
+    if importlib.util.find_spec("matplotlib") is None:
+        note("no pictures of the runs: matplotlib is not installed (pip install 'irepdeploy[report]')")
+        return []
+    from irepdeploy.plots.figure import figure_svg
+    from irepdeploy.plots.folder_pictures import folder_pictures
+
+    found: list[Figure] = []
+    for folder in runs:
+        try:
+            found += [Figure(each.title, each.text, figure_svg(each.figure)) for each in folder_pictures(folder)]
+        except IrepdeployError as error:
+            note(f"no picture of a run: {error.line}")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Of a journal only what the drawing needs was looked at before.
+            note(f"no picture of a run: {folder}: damaged ({type(error).__name__})")
+    return found

@@ -1,0 +1,149 @@
+"""Row: one model of a table, derived from its record's raw samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from irepdeploy.record import Record
+from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
+
+__all__ = ["Row", "rows_of"]
+
+# Same records, same page.
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model as a table shows it. One record makes several where its network is listed under several names.
+
+    Args:
+        model: its name in this table.
+        reference: the record of the table's first model, of the same run where there is one; ratios are to it.
+        family: what kind of network it is said to be, or "".
+        top1: percent. `top1_source`: where that comes from. `paper_ms`: the paper's latency.
+        same_as: other names that the same network is listed under.
+        reference_paper_ms: the paper's latency of the reference.
+        measured: False where the record's measurement stands in an earlier row already.
+    """
+
+    record: Record
+    model: str
+    reference: Record
+    family: str = ""
+    top1: float | None = None
+    top1_source: str = ""
+    paper_ms: float | None = None
+    notes: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
+    measured: bool = True
+    reference_paper_ms: float | None = None
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Of the host's clock."""
+        return summary(self.record.samples_ns)
+
+    @cached_property
+    def device_summary(self) -> Summary | None:
+        """Of the device's own clock, where there is one."""
+        return summary(self.record.device_samples_ns) if self.record.device_samples_ns else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether samples and reference's come from the same rounds."""
+        ours, other = self.record, self.reference
+        return ours.created == other.created and len(ours.samples_ns) == len(other.samples_ns)
+
+    @cached_property
+    def ratio(self) -> Ratio | None:
+        """To the reference; None in its own row."""
+        if self.record is self.reference:
+            return None
+        return ratio(self.record.samples_ns, self.reference.samples_ns, _SEED, paired=self.paired)
+
+    @property
+    def paper_ratio(self) -> float | None:
+        """The same ratio by the paper's latencies."""
+        if self.paper_ms is None or not self.reference_paper_ms:
+            return None
+        return self.paper_ms / self.reference_paper_ms
+
+    @property
+    def steady(self) -> bool:
+        """Whether the warm-up reached its limit of spread."""
+        return self.record.warmup.get("steady") is True
+
+    @property
+    def throttled(self) -> str:
+        """What slowed the device down meanwhile, "" where nothing is known to have."""
+        value = self.record.system_after.get("throttling", self.record.system_after.get("throttled"))
+        if value is True:
+            return "yes"
+        return (
+            value if isinstance(value, str) and value.lower() not in ("", "no", "none", "unknown", "not active") else ""
+        )
+
+    @property
+    def images_per_second(self) -> float:
+        """By the median."""
+        return self.record.batch * 1e3 / self.summary.median_ms
+
+    def fact(self, name: str) -> float | None:
+        """A number out of the record's facts."""
+        return _number(self.record.facts.get(name))
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Millijoules of one inference."""
+        return _number(self.record.power.get("energy_mj_per_inference"))
+
+
+def rows_of(record: Record, reference: Record) -> list[Row]:
+    """The rows of one record: as many as ``facts["rows"]`` has, objects with a name and the figures of that name."""
+    entries = record.facts.get("rows")
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
+        entries = []
+    if not entries:
+        row = _row(record, record.model, record.facts, reference)
+        names = record.facts.get("names")
+        others = [str(name) for name in names if str(name) != record.model] if isinstance(names, list) else []
+        return [replace(row, same_as=tuple(others))]
+    rows = [_row(record, str(entry["name"]), entry, reference) for entry in entries]
+    names = [row.model for row in rows]
+    return [
+        replace(row, same_as=tuple(name for name in names if name != row.model), measured=index == 0)
+        for index, row in enumerate(rows)
+    ]
+
+
+def _row(record: Record, model: str, figures: Mapping[str, Any], reference: Record) -> Row:
+    source, family, notes = (figures.get(key) for key in ("top1_source", "family", "notes"))
+    return Row(
+        record=record,
+        model=model,
+        reference=reference,
+        family=family if isinstance(family, str) else "",
+        top1=_number(figures.get("top1")),
+        top1_source=source if isinstance(source, str) else "",
+        paper_ms=_positive(figures.get("paper_ms")),
+        notes=tuple(map(str, notes)) if isinstance(notes, list) else (notes,) if isinstance(notes, str) else (),
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _positive(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None

@@ -1,0 +1,62 @@
+"""Scale: from values to places on an axis, and where its ticks stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Scale", "latency_scale", "linear_scale"]
+
+# Beyond this ratio of the largest to the smallest the small ones would lie on top of each other.
+_LINEAR_UP_TO = 6.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis from `low` to `high`, drawn from `begin` to `end` in pixels."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    log: bool
+    ticks: tuple[float, ...]
+
+    def __call__(self, value: float) -> float:
+        """The place of `value`, to a tenth of a pixel."""
+        share = (
+            math.log(value / self.low) / math.log(self.high / self.low)
+            if self.log
+            else (value - self.low) / (self.high - self.low)
+        )
+        return round(self.begin + share * (self.end - self.begin), 1)
+
+
+def linear_scale(values: Sequence[float], begin: float, end: float, *, zero: bool = False) -> Scale:
+    """Round ends around all values; from 0 on where `zero`."""
+    low, high = (0.0 if zero else min(values)), max(values)
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    step = _step((high - low) / 5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    ticks = tuple(round(index * step, 10) for index in range(first, last + 1))
+    return Scale(ticks[0], ticks[-1], begin, end, False, ticks)
+
+
+def latency_scale(values: Sequence[float], begin: float, end: float) -> Scale:
+    """Linear from 0 where the values are near each other, else logarithmic."""
+    low, high = min(values), max(values)
+    if high / low <= _LINEAR_UP_TO:
+        return linear_scale(values, begin, end, zero=True)
+    steps = (1, 2, 5) if high / low < 2_000 else (1,)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    marks = [step * 10.0**power for power in powers for step in steps]
+    first = max(mark for mark in marks if mark <= low)
+    last = min((mark for mark in marks if mark >= high), default=marks[-1])
+    return Scale(first, last, begin, end, True, tuple(mark for mark in marks if first <= mark <= last))
+
+
+def _step(raw: float) -> float:
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))

@@ -1,0 +1,198 @@
+"""Which records stand in one table: those whose latencies may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from irepdeploy.record import Record
+
+from .device import device_of
+from .row import Row, rows_of
+
+__all__ = ["Table", "tables_of"]
+
+# What a table is always measured under. Whatever else differs between two measurements of one model splits it too.
+_ALWAYS = ("threads", "transfers", "tf32", "allow_tf32", "condition", "conditions", "scale")
+# How it was measured, which makes no other condition of it; names of things; what has a place of its own.
+_NEVER = {
+    "runner", "provider", "device", "precision", "seed", "order", "input", "interleaved_with", "reference",
+    "min_samples", "min_seconds", "max_samples", "warmup_min_seconds", "warmup_max_seconds", "warmup_max_runs",
+}  # fmt: skip
+_OFFLINE = "offline"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be held against each other.
+
+    Args:
+        conditions: (name, value) of everything else that was the same for all rows.
+        apart: those of them that tell it from another table of the same runner and input.
+        number: from 1, over the whole report.
+    """
+
+    protocol: int
+    device: str
+    suite: str
+    scenario: str
+    runner: str
+    precision: str
+    shape: str
+    conditions: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+    apart: tuple[tuple[str, str], ...] = ()
+    number: int = 0
+
+    @property
+    def anchor(self) -> str:
+        """Its id in the page."""
+        return f"table-{self.number}"
+
+    @property
+    def title(self) -> str:
+        """What tells it from the other tables of its device and suite."""
+        return ", ".join([self.runner, self.precision, f"input {self.shape}", *(f"{a} {b}" for a, b in self.apart)])
+
+    @property
+    def records(self) -> list[Record]:
+        """Each once."""
+        return [row.record for row in self.rows if row.measured]
+
+    @property
+    def reference(self) -> Row:
+        """What the ratios are to: the row that its record's ``facts["reference"]`` names, else the first."""
+        named = (row for row in self.rows if row.record.facts.get("reference") == row.model)
+        return next(named, self.rows[0])
+
+    @property
+    def runs(self) -> list[str]:
+        """When its runs began."""
+        return list(dict.fromkeys(record.created for record in self.records))
+
+    @property
+    def offline(self) -> bool:
+        """Whether it sweeps over batches."""
+        return self.scenario == _OFFLINE
+
+
+def tables_of(records: Sequence[Record]) -> list[Table]:
+    """Tables by protocol version, device, suite, scenario, runner and conditions, in the records' order."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(_key(record), []).append(record)
+    parts = [(key, part) for key, group in groups.items() for part in _split(group)]
+    # Protocol versions apart, the latest first, then devices and suites in the order in which they were met.
+    first: dict[object, int] = {}
+    for rank, (key, _) in enumerate(parts):
+        first.setdefault(key[:1], rank)
+        first.setdefault(key[:2], rank)
+        first.setdefault(key[:3], rank)
+    parts.sort(key=lambda part: (-part[0][0], first[part[0][:2]], first[part[0][:3]]))
+    tables = [_table(part) for _, part in parts]
+    return [replace(table, number=number, apart=_apart(table, tables)) for number, table in enumerate(tables, start=1)]
+
+
+def runner_of(record: Record) -> str:
+    """The name that the user calls the runner by."""
+    name = record.runner.get("runner")
+    return name if isinstance(name, str) else "unknown runner"
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    fixed = tuple(_facets(record).get(name, "") for name in _ALWAYS)
+    return (
+        record.protocol_version,
+        device_of(record),
+        record.suite,
+        record.scenario,
+        runner_of(record),
+        record.precision,
+        _shape(record),
+        fixed,
+    )
+
+
+def _shape(record: Record) -> str:
+    sizes = record.input_shape[1:] if record.scenario == _OFFLINE else record.input_shape
+    return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
+
+
+def _facets(record: Record) -> dict[str, str]:
+    """Everything that is said of the conditions, as text, but what changes nothing or stands elsewhere."""
+    found: dict[str, str] = {}
+    for source in (record.conditions, record.runner):
+        for name, value in source.items():
+            if name not in _NEVER and isinstance(value, str | int | float | bool) and "sha256" not in name:
+                found[str(name)] = _text(value)
+    return found
+
+
+def _split(group: list[Record]) -> list[list[Record]]:
+    """Parts of a group in which no model was measured under two conditions."""
+    by_model: dict[tuple[str, int], list[dict[str, str]]] = {}
+    for record in group:
+        by_model.setdefault((record.model, record.batch), []).append(_facets(record))
+    names = {name for facets in by_model.values() for each in facets for name in each}
+    differing = sorted(
+        name for name in names if any(len({each.get(name) for each in facets}) > 1 for facets in by_model.values())
+    )
+    parts: dict[tuple[str | None, ...], list[Record]] = {}
+    for record in group:
+        facets = _facets(record)
+        parts.setdefault(tuple(facets.get(name) for name in differing), []).append(record)
+    return list(parts.values())
+
+
+def _table(records: list[Record]) -> Table:
+    head = next((record for record in records if _is_reference(record)), records[0])
+    # Of each run and batch; where a run lacks the first model, that of the first run.
+    references: dict[tuple[str, int], Record] = {}
+    for record in sorted(records, key=lambda record: record.model != head.model):
+        references.setdefault(("", record.batch), record)
+        if record.model == head.model:
+            references.setdefault((record.created, record.batch), record)
+    rows = [
+        row
+        for record in records
+        for row in rows_of(record, references.get((record.created, record.batch), references["", record.batch]))
+    ]
+    # The reference's graph may stand under several names, of which the paper has measured some.
+    papers = {row.model: row.paper_ms for row in rows if row.record is head and row.paper_ms is not None}
+    paper_ms = papers.get(str(head.facts.get("reference")), next(iter(papers.values()), None))
+    facets = [_facets(record) for record in records]
+    common = tuple(
+        (name.replace("_", " "), value)
+        for name, value in facets[0].items()
+        if all(each.get(name) == value for each in facets)
+    )
+    return Table(
+        protocol=head.protocol_version,
+        device=device_of(head),
+        suite=head.suite,
+        scenario=head.scenario,
+        runner=runner_of(head),
+        precision=head.precision,
+        shape=_shape(head),
+        conditions=common,
+        rows=tuple(replace(row, reference_paper_ms=paper_ms) for row in rows),
+    )
+
+
+def _is_reference(record: Record) -> bool:
+    return any(row.model == record.facts.get("reference") for row in rows_of(record, record))
+
+
+def _apart(table: Table, tables: list[Table]) -> tuple[tuple[str, str], ...]:
+    def place(other: Table) -> tuple[object, ...]:
+        return other.protocol, other.device, other.suite, other.scenario, other.runner, other.precision, other.shape
+
+    siblings = [dict(other.conditions) for other in tables if place(other) == place(table)]
+    return tuple((name, value) for name, value in table.conditions if any(each.get(name) != value for each in siblings))
+
+
+def _text(value: str | int | float | bool) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,139 @@
+"""The same tables for other programs: CSV, one line a row, and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .claims import claims_of
+from .columns import columns_of
+from .devices import Comparison
+from .markup import clean
+from .row import Row
+from .tables import Table
+
+__all__ = ["csv_text", "markdown_grid", "markdown_table", "markdown_text", "row_json"]
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+def row_json(table: Table, row: Row) -> dict[str, Any]:
+    """One row, flat, units in the names; None where something is not known."""
+    numbers, found, device = row.summary, row.ratio, row.device_summary
+    return {
+        "protocol_version": table.protocol,
+        "device": table.device,
+        "suite": table.suite,
+        "scenario": table.scenario,
+        "runner": table.runner,
+        "precision": table.precision,
+        "input_shape": "x".join(map(str, row.record.input_shape)),
+        "batch": row.record.batch,
+        "conditions": "; ".join(f"{name} {value}" for name, value in table.conditions),
+        "model": row.model,
+        "family": row.family or None,
+        "same_as": "; ".join(row.same_as) or None,
+        "median_ms": numbers.median_ms,
+        "mean_ms": numbers.mean_ms,
+        "min_ms": numbers.min_ms,
+        "p90_ms": numbers.p90_ms,
+        "p99_ms": numbers.p99_ms,
+        "cov": numbers.cov,
+        "n": numbers.n,
+        "device_median_ms": None if device is None else device.median_ms,
+        "steady": row.steady,
+        "throttled": row.throttled or None,
+        "reference": table.reference.model,
+        "ratio": 1.0 if found is None else found.value,
+        "ratio_low": None if found is None else found.low,
+        "ratio_high": None if found is None else found.high,
+        "ratio_paired": row.paired,
+        "paper_ms": row.paper_ms,
+        "top1_percent": row.top1,
+        "top1_source": row.top1_source or None,
+        "params": row.fact("params"),
+        "macs": row.fact("macs"),
+        "energy_mj_per_inference": row.energy_mj,
+        "notes": "; ".join(row.notes) or None,
+        "artefact_sha256": row.record.artefact_sha256,
+        "created": row.record.created,
+    }
+
+
+def csv_text(tables: Sequence[Table]) -> str:
+    """RFC 4180 with a line of names; a text that a spreadsheet takes for a formula gets an apostrophe before it."""
+    lines = [row_json(table, row) for table in tables for row in table.rows]
+    out = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(out, list(lines[0]))
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
+    return out.getvalue()
+
+
+def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], comparisons: Sequence[Comparison]) -> str:
+    """Every table under headings of device and suite, with what it says in words."""
+    parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
+    place: tuple[object, ...] = ()
+    for table in tables:
+        if place[:2] != (table.protocol, table.device):
+            parts.append(f"## {_plain(table.device)}, protocol version {table.protocol}")
+        if place != (table.protocol, table.device, table.suite, table.scenario):
+            parts.append(f"### {_plain(table.suite)}, {_plain(table.scenario)}")
+        place = table.protocol, table.device, table.suite, table.scenario
+        parts.append(f"**Table {table.number}.** {_plain(table.title)}")
+        parts.append(markdown_table(table))
+        parts += [f"- {_plain(claim)}" for claim in claims_of(table)]
+    if comparisons:
+        parts.append("## Differences between devices")
+    for comparison in comparisons:
+        parts.append(f"**{_plain(comparison.title)}**")
+        parts.append(
+            markdown_grid(
+                ["model", *comparison.columns], comparison.cells(), [True] + [False] * len(comparison.columns)
+            )
+        )
+        parts += [f"- {_plain(claim)}" for claim in comparison.claims]
+    return _spaced(parts)
+
+
+def markdown_table(table: Table, keys: Sequence[str] | None = None) -> str:
+    """One table; `keys` chooses columns. Notes on a row stand in its model's cell."""
+    columns = columns_of(table, keys)
+    cells = [list(row) for row in zip(*(column.cells for column in columns), strict=True)]
+    for index, column in enumerate(columns):
+        if column.key == "model":
+            for row, line in zip(table.rows, cells, strict=True):
+                line[index] += "" if row.steady else " (unsteady)"
+    return markdown_grid([column.head for column in columns], cells, [column.text for column in columns])
+
+
+def markdown_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[bool]) -> str:
+    """A table of text; columns of `words` stand on the left."""
+    marks = [":---" if text else "---:" for text in words]
+    lines = [[_plain(head) for head in heads], marks, *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    escaped = re.sub(r"([\\`*_|~])", r"\\\1", clean(text)).replace("](", "]\\(")
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _spaced(parts: Sequence[str]) -> str:
+    """A blank line between parts, but not between items of a list."""
+    text = ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        text += ("" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n") + part
+    return text + "\n"
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

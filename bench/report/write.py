@@ -1,0 +1,69 @@
+"""A report on the disk: page, CSV and Markdown beside each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import OutputError
+from irepdeploy.files import output_folder, write_bytes
+
+from .content import Content, content_of
+from .page import page
+from .text import csv_text, markdown_text, row_json
+
+__all__ = ["Written", "write_report"]
+
+_NAME = "report"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files, the page first, and what they say."""
+
+    files: list[Path]
+    content: Content
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "files": [str(path) for path in self.files],
+            "notes": self.content.notes,
+            "rows": [row_json(table, row) for table in self.content.tables for row in table.rows],
+        }
+
+
+def write_report(
+    places: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    title: str = "Latency report",
+) -> Written:
+    """Report on folders and files.
+
+    Args:
+        out: the page, ending in .html, or a folder for report.html; None: the first of `places`, or its folder.
+
+    Raises:
+        InputError: nothing to report, or a named file that cannot be read.
+        OutputError, RunError: it cannot be written.
+    """
+    content = content_of(places, title)
+    first = Path(places[0])
+    target = Path(out) if out is not None else first if first.is_dir() else first.parent
+    if target.suffix.lower() == ".html" and not target.is_dir():
+        folder, name = output_folder(target.parent), target.name
+    elif target.exists() and not target.is_dir():
+        raise OutputError("a page's name ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}")
+    else:
+        folder, name = output_folder(target), f"{_NAME}.html"
+    path = folder / name
+    texts = {
+        path: page(content, path),
+        path.with_suffix(".csv"): csv_text(content.tables),
+        path.with_suffix(".md"): markdown_text(content.title, content.notes, content.tables, content.comparisons),
+    }
+    return Written([write_bytes(place, text.encode("utf-8", "replace")) for place, text in texts.items()], content)

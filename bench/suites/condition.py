@@ -1,0 +1,66 @@
+"""Under what a suite measures: runners, and on a GPU whether TF32 is on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irepdeploy.errors import InputError
+from irepdeploy.record import Record
+from irepdeploy.suite import SuiteRequest
+
+from ..subject import RUNNERS
+
+__all__ = ["AS_IT_STANDS", "ENGINE_RUNNER", "Condition", "condition_of", "conditions_for"]
+
+# Runners that execute a network as it stands, batch normalisation and all; to the others the exporter gives it folded.
+AS_IT_STANDS = ("torch", "torch-compile", "torch-graph")
+ENGINE_RUNNER = "trt"
+
+_ON_CPU = ("torch", "ort-cpu")
+_ON_GPU = ("torch", "torch-graph")
+# The paper does not say. BN kept and folded explain its numbers under eager execution; TensorRT is what it speaks of.
+_PAPER_ON_GPU = ("torch", ENGINE_RUNNER)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One column of a table.
+
+    Args:
+        both: whether the table has TF32 off and on, so that the title must tell.
+    """
+
+    runner: str
+    tf32: bool = False
+    both: bool = False
+
+    @property
+    def title(self) -> str:
+        """Unique in a table."""
+        return f"{self.runner}, TF32 {'on' if self.tf32 else 'off'}" if self.both else self.runner
+
+
+def conditions_for(request: SuiteRequest) -> list[Condition]:
+    """Those asked for, or the device's own; the condition set of the paper on a GPU has TF32 off and on.
+
+    Raises:
+        InputError: no such runner.
+    """
+    paper_on_gpu = request.device == "cuda" and request.scale == "paper"
+    default = _ON_CPU if request.device == "cpu" else _PAPER_ON_GPU if paper_on_gpu else _ON_GPU
+    runners: Sequence[str] = list(dict.fromkeys(request.runners)) or default
+    for runner in runners:
+        if runner not in RUNNERS:
+            near = difflib.get_close_matches(runner, RUNNERS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"runners: {', '.join(RUNNERS)}"
+            raise InputError(f"no runner {runner!r}", where="--runner", hint=hint)
+    states = (False, True) if paper_on_gpu else (False,)
+    return [Condition(runner, tf32, paper_on_gpu) for tf32 in states for runner in runners]
+
+
+def condition_of(record: Record, conditions: Sequence[Condition]) -> Condition | None:
+    """The one that a record was taken under."""
+    tf32 = record.conditions.get("tf32") == "on"
+    return next((each for each in conditions if (each.runner, each.tf32) == (record.runner["runner"], tf32)), None)

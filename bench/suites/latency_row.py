@@ -1,0 +1,122 @@
+"""One line of a table of latencies: what the paper prints, and what was measured here under each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from irepdeploy.record import Record
+from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
+
+from .condition import Condition
+
+__all__ = ["LatencyRow", "Measured", "Taken", "columns"]
+
+# By what was measured and the condition's title.
+Taken = Mapping[tuple[str, str], Record]
+
+# Same records, same table.
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A latency and its ratio to the reference's under the same condition; None in the reference's own row."""
+
+    summary: Summary
+    ratio: Ratio | None
+    steady: bool
+
+    @classmethod
+    def of(cls, record: Record, reference: Record | None) -> Measured:
+        """Derived from raw samples; `reference` is of the same run."""
+        against = (
+            None
+            if reference is None or reference is record
+            else ratio(
+                record.samples_ns,
+                reference.samples_ns,
+                _SEED,
+                paired=record.created == reference.created and len(record.samples_ns) == len(reference.samples_ns),
+            )
+        )
+        return cls(summary(record.samples_ns), against, bool(record.warmup.get("steady")))
+
+    @property
+    def cells(self) -> list[str]:
+        """Median and ratio as text."""
+        value = self.ratio
+        if value is None:
+            text = "1"
+        elif value.low is None or value.high is None:
+            text = f"{value.value:.2f}"
+        else:
+            text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+        return [f"{self.summary.median_ms:.3f}{'' if self.steady else ' u'}", text]
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """One form of a row of the paper, or a network of the user's.
+
+    Args:
+        family: the paper row's, or "yours".
+        graph: rows of one number are one graph, measured once; empty where that is not known.
+        top1: percent. `top1_source`: whose figure that is.
+        paper_ms: the paper's latency, where this form is the one that it belongs to.
+        paper_ratio: that over the reference's.
+        measured: by condition's title; one that is missing did not run it.
+    """
+
+    label: str
+    family: str
+    graph: str
+    params: int | None
+    top1: float | None
+    top1_source: str
+    paper_ms: float | None
+    paper_ratio: float | None
+    measured: Mapping[str, Measured]
+
+    def cells(self, conditions: Sequence[Condition]) -> list[str]:
+        """The line as text, under `columns`."""
+        found = [
+            self.label,
+            self.graph or "-",
+            "-" if self.params is None else f"{self.params / 1e6:.2f}",
+            "-" if self.top1 is None else f"{self.top1:.2f}",
+            "-" if self.paper_ms is None else f"{self.paper_ms:g}",
+            "-" if self.paper_ratio is None else f"{self.paper_ratio:.2f}",
+        ]
+        for condition in conditions:
+            here = self.measured.get(condition.title)
+            found += ["-", "-"] if here is None else here.cells
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Units in the names."""
+        return {
+            "name": self.label,
+            "family": self.family,
+            "graph": self.graph,
+            "params": self.params,
+            "top1": self.top1,
+            "top1_source": self.top1_source,
+            "paper_ms": self.paper_ms,
+            "paper_ratio": self.paper_ratio,
+            "measured": {
+                title: {
+                    **here.summary._asdict(),
+                    "ratio": None if here.ratio is None else here.ratio._asdict(),
+                    "steady": here.steady,
+                }
+                for title, here in self.measured.items()
+            },
+        }
+
+
+def columns(conditions: Sequence[Condition]) -> list[str]:
+    """Heads of `LatencyRow.cells`."""
+    heads = ["network", "graph", "params M", "top-1 %", "paper ms", "paper x"]
+    return [*heads, *(text for each in conditions for text in (f"{each.title} ms", "x"))]

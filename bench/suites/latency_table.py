@@ -1,0 +1,240 @@
+"""A table of latencies, the paper's beside ours: what the suites of this stage have in common."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError
+from irepdeploy.record import Record
+from irepdeploy.runtime.trt_library import load_tensorrt
+from irepdeploy.suite import SuiteReport, SuiteRequest
+
+from ..latency import bench_models
+from ..subject import MODULE, Subject
+from .condition import AS_IT_STANDS, ENGINE_RUNNER, Condition, condition_of, conditions_for
+from .engines import built_engines
+from .graphs import Graph, distinct_graphs
+from .latency_row import LatencyRow, Measured, Taken, columns
+from .own_models import own_models, own_rows
+from .variants import KEPT, Variant
+from .verdict import verdicts
+
+__all__ = ["LatencyTable", "latency_table"]
+
+_UNSTEADY = "u: the warm-up never became steady (another load, or clocks that move); the interval is of this run alone."
+_PUBLISHED = "top-1: the paper's figure, not measured here, but where a row says otherwise."
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How long each network is measured: at least so many samples and seconds."""
+
+    samples: int
+    seconds: float
+
+
+# 662 samples are the fewest that a 99th percentile may be claimed from.
+_EFFORTS = {"smoke": _Effort(6, 0.0), "small": _Effort(64, 2.0), "paper": _Effort(662, 10.0)}
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What a suite measures.
+
+    Args:
+        name: of the suite.
+        variants: rows, in their order.
+        reference: label of the row that all are held against.
+        smoke: labels of the rows that scale "smoke" takes, the reference among them.
+        notes: below the table.
+    """
+
+    name: str
+    title: str
+    variants: Sequence[Variant]
+    reference: str
+    smoke: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Measure it: each distinct graph once, the user's models among them, all interleaved.
+
+    Raises:
+        InputError: no such row or runner, or a model that does not fit.
+        MissingError: what a runner needs is not there.
+    """
+    wanted = _wanted(table, request)
+    conditions = conditions_for(request)
+    runners = list(dict.fromkeys(condition.runner for condition in conditions))
+    own = own_models(request.models, runners)
+    if ENGINE_RUNNER in runners:
+        # Told before minutes of building networks.
+        load_tensorrt("tensorrt")
+    opening = display.task("networks", len(wanted))
+    graphs = distinct_graphs(wanted, request.seed, lambda label: opening.advance(1, label))
+    subjects = [*_subjects(table, graphs, runners, request), *own]
+    effort = _EFFORTS[request.scale]
+    states = list(dict.fromkeys(condition.tf32 for condition in conditions))
+    measuring = display.task(f"{len(subjects)} latencies", 100 * len(states))
+    taken: dict[tuple[str, str], Record] = {}
+    for tf32 in states:
+        records = bench_models(
+            subjects,
+            out=request.out,
+            seed=request.seed,
+            threads=request.threads or 1,
+            min_seconds=effort.seconds if request.seconds is None else request.seconds,
+            min_samples=effort.samples,
+            on_round=_hundredths(measuring.advance),
+            suite=table.name,
+            device=request.device,
+            tf32=tf32,
+        )
+        for record in records:
+            condition = condition_of(record, conditions)
+            if condition is not None:
+                taken[record.model, condition.title] = record
+    rows = [*_rows(table, graphs, taken, conditions), *own_rows(own, taken, conditions, _home(table, graphs))]
+    return SuiteReport(
+        f"{table.title}: batch 1, fp32, {_place(request)}",
+        columns(conditions),
+        [row.cells(conditions) for row in rows],
+        [*verdicts(rows, conditions, table.reference), _PUBLISHED, _UNSTEADY, *_notes(table, graphs)],
+        {
+            "suite": table.name,
+            "reference": table.reference,
+            "rows": [row.to_json() for row in rows],
+            "graphs": [graph.facts() for graph in graphs],
+        },
+    )
+
+
+def _place(request: SuiteRequest) -> str:
+    if request.device == "cuda":
+        return "GPU"
+    threads = request.threads or 1
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _wanted(table: LatencyTable, request: SuiteRequest) -> list[Variant]:
+    if not request.only:
+        return [each for each in table.variants if request.scale != "smoke" or each.label in table.smoke]
+    labels = {text for each in table.variants for text in (each.label, each.row.label)}
+    for text in request.only:
+        if text not in labels:
+            near = difflib.get_close_matches(text, labels, n=2)
+            # Labels hold commas themselves.
+            hint = f"did you mean {' or '.join(near)}?" if near else f"some of {'; '.join(sorted(labels))}"
+            raise InputError(f"no row {text!r}", where="--only", hint=hint)
+    keep = {*request.only, table.reference}
+    return [each for each in table.variants if keep & {each.label, each.row.label}]
+
+
+def _subjects(
+    table: LatencyTable, graphs: Sequence[Graph], runners: Sequence[str], request: SuiteRequest
+) -> list[Subject]:
+    subjects: list[Subject] = []
+    for runner in runners:
+        folds = runner not in AS_IT_STANDS
+        fitting = [
+            (graph, {**graph.facts(_kept(graph, graphs) if folds else ()), "reference": table.reference})
+            for graph in graphs
+            if not (folds and graph.state == KEPT)
+        ]
+        if runner == ENGINE_RUNNER:
+            subjects += built_engines(fitting, request)
+            continue
+        subjects += [
+            Subject(graph.label, MODULE, "network, random weights", runner, module=graph.module, facts=facts)
+            for graph, facts in fitting
+        ]
+    return subjects
+
+
+def _kept(graph: Graph, graphs: Sequence[Graph]) -> list[Variant]:
+    """Forms with BN kept that are this graph once they are exported."""
+    if graph.state:
+        return []
+    return [
+        each
+        for other in graphs
+        if other.structure == graph.structure and other.state == KEPT
+        for each in other.variants
+    ]
+
+
+def _home(table: LatencyTable, graphs: Sequence[Graph]) -> str:
+    """Label that the reference was measured under."""
+    return next(graph.label for graph in graphs if any(each.label == table.reference for each in graph.variants))
+
+
+def _rows(
+    table: LatencyTable, graphs: Sequence[Graph], taken: Taken, conditions: Sequence[Condition]
+) -> list[LatencyRow]:
+    home = _home(table, graphs)
+    places = {each.label: graph for graph in graphs for each in graph.variants}
+    folded = {graph.structure: graph for graph in graphs if not graph.state}
+    paper_ms = next(each.row.ms for each in table.variants if each.label == table.reference)
+    rows = []
+    for variant in table.variants:
+        if variant.label not in places:
+            continue
+        graph = places[variant.label]
+        measured = {}
+        for condition in conditions:
+            # To a runner whose exporter folds, BN kept is the folded graph.
+            at = folded.get(graph.structure) if graph.state == KEPT and condition.runner not in AS_IT_STANDS else graph
+            record = None if at is None else taken.get((at.label, condition.title))
+            if record is not None:
+                measured[condition.title] = Measured.of(record, taken.get((home, condition.title)))
+        ms = variant.row.ms if variant.published else None
+        rows.append(
+            LatencyRow(
+                label=variant.label,
+                family=variant.row.family,
+                graph=graph.mark,
+                params=graph.params,
+                top1=variant.row.top1,
+                top1_source=variant.row.top1_source,
+                paper_ms=ms,
+                paper_ratio=None if ms is None or paper_ms is None else ms / paper_ms,
+                measured=measured,
+            )
+        )
+    return rows
+
+
+def _notes(table: LatencyTable, graphs: Sequence[Graph]) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for graph in graphs:
+        facts: list[dict[str, Any]] = graph.facts()["rows"]
+        for row in facts:
+            for note in row["notes"]:
+                labels = notes.setdefault(note, [])
+                if row["row"] not in labels:
+                    labels.append(row["row"])
+    shared = [
+        f"{graph.mark}: one graph, measured once: {'; '.join(each.label for each in graph.variants)}."
+        for graph in graphs
+        if len(graph.variants) > 1
+    ]
+    return [*table.notes, *shared, *(f"{', '.join(labels)}: {note}." for note, labels in notes.items())]
+
+
+def _hundredths(advance: Callable[[int], None]) -> Callable[[float], None]:
+    """Progress of a share in whole hundredths, and not more often: a display that draws disturbs what is measured."""
+    done = 0
+
+    def on_round(share: float) -> None:
+        nonlocal done
+        now = int(100 * share)
+        if now > done:
+            advance(now - done)
+            done = now
+
+    return on_round

@@ -1,0 +1,70 @@
+"""Models of the user's in a table of latencies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from irepdeploy.errors import InputError
+
+from ..subject import RUNNERS, Subject, find_subjects
+from .condition import Condition
+from .latency_row import LatencyRow, Measured, Taken
+
+__all__ = ["own_models", "own_rows"]
+
+
+def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
+    """Each on every one of the runners that takes it.
+
+    Raises:
+        InputError: no such model, or none of the runners takes it.
+    """
+    found: list[Subject] = []
+    for model in models:
+        kind = find_subjects([model])[0].kind
+        fitting = [runner for runner in runners if kind in RUNNERS[runner]]
+        if not fitting:
+            takers = [runner for runner, kinds in RUNNERS.items() if kind in kinds]
+            raise InputError(f"{' and '.join(runners)} cannot run it", where=model, hint=f"--runner {takers[0]}")
+        for subject in find_subjects([model], fitting):
+            found.append(_with_accuracy(subject))
+    return found
+
+
+def _with_accuracy(subject: Subject) -> Subject:
+    """A checkpoint that our training wrote has its test accuracy beside it."""
+    result = Path(subject.target).with_name("result.json")
+    if Path(subject.target).name != "best.pt" or not result.is_file():
+        return subject
+    try:
+        accuracy = float(json.loads(result.read_text())["test_accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return subject
+    facts = {**subject.facts, "top1": 100 * accuracy, "top1_source": f"its training's test set ({result.name})"}
+    return dataclasses.replace(subject, facts=facts)
+
+
+def own_rows(own: Sequence[Subject], taken: Taken, conditions: Sequence[Condition], home: str) -> list[LatencyRow]:
+    """A line for each, held against what the table's reference was measured as."""
+    rows = []
+    for subject in {subject.label: subject for subject in own}.values():
+        found = {
+            each.title: taken[subject.label, each.title] for each in conditions if (subject.label, each.title) in taken
+        }
+        rows.append(
+            LatencyRow(
+                label=subject.label,
+                family="yours",
+                graph="",
+                params=None,
+                top1=subject.facts.get("top1"),
+                top1_source=subject.facts.get("top1_source", ""),
+                paper_ms=None,
+                paper_ratio=None,
+                measured={title: Measured.of(record, taken.get((home, title))) for title, record in found.items()},
+            )
+        )
+    return rows

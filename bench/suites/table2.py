@@ -1,0 +1,40 @@
+"""Suite table2: latency on CIFAR-10's 3x32x32 (Table 2)."""
+
+from __future__ import annotations
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.suite import SuiteReport, SuiteRequest
+
+from .latency_table import LatencyTable, latency_table
+from .published import TABLE2
+from .variants import variants
+
+__all__ = ["table2"]
+
+_TABLE = LatencyTable(
+    name="table2",
+    title="Table 2, CIFAR-10 networks",
+    variants=variants(TABLE2),
+    reference="IrepVGG-16, fused",
+    smoke=(
+        "VGG, BN kept",
+        "RepVGG, fused",
+        "IrepVGG-16, fused",
+        "DARTS (second), BN kept",
+        "DARTS (second), BN folded",
+    ),
+    notes=(
+        "Paper: an A100, batch 1, fp32; its runner and whether TF32 was on are not said. Its latencies stand beside BN"
+        " kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
+    ),
+)
+
+
+def table2(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Table 2: latency of plain, re-parameterized and NAS networks on CIFAR-10 images.
+
+    Raises:
+        InputError: no such row or runner, or a model of the user's that does not fit.
+        MissingError: what a runner needs is not there.
+    """
+    return latency_table(_TABLE, request, display)

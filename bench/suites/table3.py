@@ -1,0 +1,34 @@
+"""Suite table3: latency on ImageNet's 3x224x224 (Table 3)."""
+
+from __future__ import annotations
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.suite import SuiteReport, SuiteRequest
+
+from .latency_table import LatencyTable, latency_table
+from .published import TABLE3
+from .variants import variants
+
+__all__ = ["table3"]
+
+_TABLE = LatencyTable(
+    name="table3",
+    title="Table 3, ImageNet networks",
+    variants=variants(TABLE3),
+    reference="IrepResNet-18, fused",
+    smoke=("ResNet-18, BN kept", "IrepResNet-18, fused", "DARTS (second), BN folded"),
+    notes=(
+        "Paper: an A100, batch 1, fp32; its runner and whether TF32 was on are not said. Its parameters of DyRep, DBB"
+        " and Irep rows are those of training; here they are those of inference.",
+    ),
+)
+
+
+def table3(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
+    """Table 3: latency of plain, re-parameterized and NAS networks on ImageNet images.
+
+    Raises:
+        InputError: no such row or runner, or a model of the user's that does not fit.
+        MissingError: what a runner needs is not there.
+    """
+    return latency_table(_TABLE, request, display)

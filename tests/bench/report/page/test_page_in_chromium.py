@@ -1,0 +1,230 @@
+"""The page as a reader has it: opened in a real browser, without network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from irepdeploy.bench.report.write import write_report
+from irepdeploy.record import Record
+
+Write = Callable[..., Path]
+# Text of the visible cells of a column, by the number of the table and of the column.
+COLUMN = "[...document.querySelectorAll('#table-{} tbody tr')].map(row => row.cells[{}].dataset.value ?? null)"
+TIP = "(tip => [!tip.hidden, tip.textContent])(document.getElementById('tip'))"
+FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))"
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "</script><script>document.title='owned'</script>",
+    "\"onmouseover=\"document.title='owned'",
+    "'); document.title='owned'; ('",
+    '=HYPERLINK("http://example.invalid")',
+    "a\u202egnp.exe\x00\x1b[31m\ud800",
+    "very-long-name-" * 40,
+]
+
+
+@pytest.fixture(scope="module")
+def page(records_of_table3: list[Record], records_of_table2: list[Record], write_records: Write) -> Path:
+    return write_report([write_records([*records_of_table3, *records_of_table2])]).files[0]
+
+
+@pytest.fixture(scope="module")
+def hostile_page(write_records: Write, make_record: Callable[..., Record]) -> Path:
+    records = []
+    for index, name in enumerate(HOSTILE):
+        facts = {"top1": 70.0 + index, "top1_source": name, "notes": [name], "family": name, "paper_ms": 3.0}
+        runner = {"runner": "torch", "provider": name, "device": "cpu", name: name}
+        system = {"cpu": {"model": name, "logical_cores": 2}, name: name}
+        changes: dict[str, Any] = {"facts": facts, "runner": runner, "system": system, "suite": name, "argv": [name]}
+        records += [make_record(name, 3.0 + index, **changes), make_record(f"{name}!", 4.0, **changes)]
+    return write_report([write_records(records)], title=HOSTILE[1]).files[0]
+
+
+def test_it_is_drawn_without_an_error_and_without_network(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    assert chromium.messages == []
+    assert chromium.requests == [page.as_uri()]
+    assert chromium.run("document.querySelectorAll('table.sortable tbody tr').length") == 28
+    assert chromium.run("document.querySelectorAll('svg .dot').length") == 28
+    assert chromium.run("[...document.querySelectorAll('.chart')].every(chart => chart.getBBox().width > 400)")
+
+
+def test_a_heading_sorts_its_table_both_ways(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    headings = chromium.run("[...document.querySelectorAll('#table-1 thead th')].map(each => each.innerText)")
+    column = next(index for index, text in enumerate(headings) if text.startswith("median"))
+    state = f"document.querySelectorAll('#table-1 thead th')[{column}].getAttribute('aria-sort')"
+    click = f"document.querySelectorAll('#table-1 thead button')[{column}].click()"
+    before = [float(value) for value in chromium.run(COLUMN.format(1, column))]
+    assert chromium.run(state) == "none"
+    assert before != sorted(before)
+    chromium.run(click)
+    assert (chromium.run(state), list(map(float, chromium.run(COLUMN.format(1, column))))) == (
+        "ascending",
+        sorted(before),
+    )
+    chromium.run(click)
+    assert list(map(float, chromium.run(COLUMN.format(1, column)))) == sorted(before, reverse=True)
+    assert chromium.run(state) == "descending"
+    # Another table stays as it was, and so does what belongs together in a row.
+    assert [float(value) for value in chromium.run(COLUMN.format(2, column))] != sorted(before)
+    pairs = dict(zip(chromium.run(COLUMN.format(1, 0)), chromium.run(COLUMN.format(1, column)), strict=True))
+    assert float(pairs["DARTS (second)"]) == min(before)
+
+
+def test_names_are_sorted_as_names_and_what_is_missing_comes_last(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    button = "document.querySelector('#table-3 thead th:nth-child({}) button').click()"
+    chromium.run(button.format(1))
+    names = chromium.run(COLUMN.format(3, 0))
+    assert names == sorted(names, key=str.lower)
+    headings = chromium.run("[...document.querySelectorAll('#table-3 thead th')].map(each => each.innerText)")
+    paper = next(index for index, text in enumerate(headings) if text.startswith("paper, ms"))
+    chromium.open(page)
+    assert chromium.run(COLUMN.format(3, paper)) == [None, "1.76", "1.76", "31.0"]
+    chromium.run(button.format(paper + 1))
+    assert chromium.run(COLUMN.format(3, paper)) == ["1.76", "1.76", "31.0", None]
+    chromium.run(button.format(paper + 1))
+    assert chromium.run(COLUMN.format(3, paper)) == ["31.0", "1.76", "1.76", None]
+
+
+def test_the_keyboard_sorts_too(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    chromium.run("document.querySelector('#table-1 thead button').focus()")
+    chromium.press("Enter")
+    assert chromium.run("document.querySelector('#table-1 thead th').getAttribute('aria-sort')") == "ascending"
+
+
+def test_a_point_under_the_pointer_says_what_it_is(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    assert chromium.run(TIP)[0] is False
+    place = chromium.run(
+        "(mark => { mark.scrollIntoView({block: 'center'}); const box = mark.getBoundingClientRect();"
+        " return [box.x + box.width / 2, box.y + box.height / 2]; })"
+        "([...document.querySelectorAll('.mark')].find(mark => mark.dataset.tip.startsWith('CARS')"
+        " && mark.querySelector('.dot')))"
+    )
+    chromium.hover(*place)
+    chromium.run(FRAMES)
+    shown, text = chromium.run(TIP)
+    assert shown
+    assert re.fullmatch(r"CARS\nmedian 21\.7 ms\ntop-1 75\.20 % \(paper, not measured\)\nnot on the Pareto front", text)
+    box = chromium.run("(box => [box.left, box.top, box.right, box.bottom])(tip.getBoundingClientRect())")
+    assert box[0] >= 0 and box[1] >= 0 and box[2] <= 1280 and box[3] <= 900
+    chromium.hover(2, 2)
+    assert chromium.run(TIP)[0] is False
+
+
+def test_a_point_with_the_focus_says_it_and_escape_ends_it(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    # Below the fold: the page scrolls on its own account.
+    assert chromium.run("document.querySelector('.mark').getBoundingClientRect().y > innerHeight")
+    chromium.run("document.querySelector('.mark').focus()")
+    chromium.run(FRAMES)
+    shown, text = chromium.run(TIP)
+    assert shown and text.startswith("ResNet-18\nmedian 50.2 ms")
+    assert chromium.run("document.activeElement.getAttribute('aria-describedby')") == "tip"
+    # What a screen reader says is the same.
+    assert chromium.run("document.activeElement.getAttribute('aria-label')") == text.replace("\n", ", ")
+    chromium.press("Tab")
+    assert chromium.run(TIP)[1].startswith("ResNet-34\n")
+    chromium.press("Escape")
+    assert chromium.run(TIP)[0] is False
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_is_read_in_light_and_in_dark(chromium: Any, page: Path, dark: bool) -> None:
+    chromium.open(page, dark=dark)
+    back = luminance(chromium.run("getComputedStyle(document.body).backgroundColor"))
+    assert (back < 0.1) if dark else (back > 0.9)
+    texts = ["body", ".lede", "caption", "thead th", "td", ".below", ".badge", "figcaption", "a[href]", "summary", "dt"]
+    for selector in texts:
+        colour = chromium.run(f"getComputedStyle(document.querySelector('{selector}')).color")
+        assert contrast(luminance(colour), back) >= 4.5, selector
+    shapes = {".dot": "stroke", ".dot.front": "fill", ".box": "stroke", ".median": "stroke", ".beyond": "stroke"}
+    for selector, property in [*shapes.items(), (".tick", "fill"), (".label", "fill")]:
+        colour = chromium.run(f"getComputedStyle(document.querySelector('.chart {selector}')).{property}")
+        assert contrast(luminance(colour), back) >= (4.5 if selector in (".tick", ".label") else 3.0), selector
+
+
+def test_nothing_is_wider_than_a_phone(chromium: Any, page: Path, hostile_page: Path) -> None:
+    for path in (page, hostile_page):
+        chromium.open(path, width=360, height=740, phone=True)
+        chromium.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert chromium.run("document.documentElement.scrollWidth") == 360
+        assert chromium.run("innerWidth") == 360
+    # Tables are not squeezed instead: they scroll in a box that the keyboard reaches.
+    chromium.open(page, width=360, height=740, phone=True)
+    box = "document.querySelector('.scroll:has(#table-1)')"
+    assert chromium.run(f"[{box}.scrollWidth > {box}.clientWidth, {box}.tabIndex]") == [True, 0]
+    assert chromium.run("document.querySelector('.chart').getBoundingClientRect().width") >= 500
+
+
+def test_a_tooltip_stays_on_a_phones_screen(chromium: Any, page: Path) -> None:
+    chromium.open(page, width=360, height=740, phone=True)
+    for index in range(8):
+        chromium.run(f"document.querySelectorAll('.mark')[{index}].focus()")
+        left, right = chromium.run("(box => [box.left, box.right])(tip.getBoundingClientRect())")
+        assert left >= 0 and right <= 360
+        # Nor is it squeezed against an edge.
+        assert right - left > 130
+
+
+def test_hostile_names_are_text(chromium: Any, hostile_page: Path) -> None:
+    chromium.open(hostile_page)
+    assert chromium.messages == []
+    assert chromium.run("document.title") == HOSTILE[1]
+    foreign = "img:not([src^='data:image/svg+xml;base64,']), iframe, object, embed, link, base, form"
+    assert chromium.run(f'document.querySelectorAll("{foreign}").length') == 0
+    assert chromium.run("document.scripts.length") == 1
+    attributes = "[...document.querySelectorAll('*')].flatMap(each => each.getAttributeNames())"
+    assert [name for name in set(chromium.run(attributes)) if name.startswith("on")] == []
+    shown = chromium.run("[...document.querySelectorAll('tbody th bdi')].map(each => each.textContent)")
+    assert {HOSTILE[0], HOSTILE[1], HOSTILE[2]} <= set(shown)
+    # Every name under the pointer, too.
+    chromium.run("document.querySelectorAll('.mark').forEach(mark => mark.dispatchEvent(new Event('pointerenter')))")
+    assert chromium.run("document.getElementById('tip').children.length") == 0
+    assert chromium.messages == []
+
+
+def test_a_script_that_got_in_would_not_run(chromium: Any, page: Path, tmp_path: Path) -> None:
+    """The page's own policy: shown on a page into which somebody has put one."""
+    put_in = "<main><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    changed = tmp_path / "changed.html"
+    changed.write_text(page.read_text().replace("<main>", put_in))
+    chromium.open(changed)
+    assert chromium.run("document.title") == "Latency report"
+    assert any("Content Security Policy" in message for message in chromium.messages)
+
+
+def test_it_can_be_printed(chromium: Any, page: Path) -> None:
+    chromium.open(page, dark=True)
+    chromium.command("Emulation.setEmulatedMedia", media="print")
+    assert luminance(chromium.run("getComputedStyle(document.body).backgroundColor")) > 0.9
+    assert luminance(chromium.run("getComputedStyle(document.body).color")) < 0.1
+    assert len(chromium.command("Page.printToPDF")["data"]) > 10_000
+
+
+def test_every_link_leads_somewhere(chromium: Any, page: Path) -> None:
+    chromium.open(page)
+    anchors = chromium.run("[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.getAttribute('href'))")
+    assert len(anchors) == 5
+    for anchor in anchors:
+        assert chromium.run(f"document.querySelectorAll('{anchor}').length") == 1
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of an ``rgb(...)`` colour (WCAG 2)."""
+    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: float, other: float) -> float:
+    """From 1 to 21 (WCAG 2)."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)

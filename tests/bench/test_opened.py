@@ -1,0 +1,149 @@
+"""What a subject becomes on each runner, without running it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import irepdeploy as ird
+from irepdeploy.bench.opened import Opener
+from irepdeploy.bench.subject import CHECKPOINT, ENGINE, MODULE, NETWORK, RUNNERS, Subject
+from irepdeploy.cli import main
+from irepdeploy.errors import ModelError
+from irepdeploy.files import sha256, write_json
+from irepdeploy.runtime.ort_runner import OrtRunner
+from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
+from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
+from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
+from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.runtime.trt_runner import TrtRunner
+
+SUBJECT = Subject("net", NETWORK, "vgg6", "torch")
+
+
+@pytest.mark.parametrize(
+    ("runner", "kind", "device"),
+    [
+        ("torch", TorchRunner, "cpu"),
+        ("torch-compile", TorchCompileRunner, "cpu"),
+        ("torch-graph", TorchGraphRunner, "cuda"),
+    ],
+)
+def test_torch(runner: str, kind: type[TorchRunner], device: str) -> None:
+    opener = Opener(threads=3, tf32=True, transfers="included")
+    made = opener.open(replace(SUBJECT, runner=runner)).runner
+    assert type(made) is kind
+    assert made.name == runner
+    assert (made._asked_device, made._threads, made._tf32, made._transfers) == (device, 3, True, "included")
+    other = Opener(device="cuda:1").open(replace(SUBJECT, runner=runner)).runner
+    assert other._asked_device == ("cuda" if runner == "torch-graph" else "cuda:1")
+    assert (other._tf32, other._transfers) == (False, "excluded")
+
+
+@pytest.mark.parametrize(
+    ("runner", "provider"),
+    [
+        ("ort-cpu", "CPUExecutionProvider"),
+        ("ort-cuda", "CUDAExecutionProvider"),
+        ("ort-trt", "TensorrtExecutionProvider"),
+        ("ort-trt-rtx", "NvTensorRTRTXExecutionProvider"),
+    ],
+)
+def test_onnx_runtime(runner: str, provider: str) -> None:
+    opener = Opener(threads=3, spinning=False, tf32=True, transfers="included")
+    made = opener.open(replace(SUBJECT, runner=runner)).runner
+    assert isinstance(made, OrtRunner)
+    assert made._asked_provider == provider
+    assert (made._threads, made._spinning, made._tf32, made._transfers) == (3, False, True, "included")
+    assert made._precision == "fp32"
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, 1), (8, 8), (None, 0)])
+def test_onnx_is_written_for_the_batch_that_it_is_run_with(batch: int | None, size: int) -> None:
+    made = Opener(batch=batch).open(replace(SUBJECT, runner="ort-cpu")).runner
+    model = onnx.load_model_from_string(made._model)
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [size, 1, 16, 16]
+
+
+def test_a_network_of_several_runners_is_built_once_from_the_seed() -> None:
+    opener = Opener(seed=1)
+    first, second = (opener.open(replace(SUBJECT, label=label)) for label in ("a", "b"))
+    assert first.runner._model is second.runner._model
+    other = Opener(seed=2).open(SUBJECT).runner._model
+    assert not torch.equal(next(first.runner._model.parameters()), next(other.parameters()))
+    assert first.source == "network, random weights"
+    assert first.artefact_sha256 is None
+    assert first.facts["net"] == "vgg6"
+
+
+def test_a_checkpoint_and_a_module(tmp_path: Path) -> None:
+    net = ird.build("vgg6").eval()
+    ird.save(net, tmp_path / "net.pt")
+    opened = Opener().open(Subject("net", CHECKPOINT, str(tmp_path / "net.pt"), "torch"))
+    assert opened.artefact_sha256 == sha256(tmp_path / "net.pt")
+    assert opened.source == "checkpoint, train state"
+    module = Opener().open(Subject("net", MODULE, "made here", "torch", module=net))
+    assert module.runner._model is net
+    assert (module.source, module.artefact_sha256) == ("made here", None)
+    half = Subject("net", MODULE, "made here", "torch", module=ird.build("vgg6").eval().bfloat16())
+    with pytest.raises(ModelError, match="bfloat16 cannot be fed"):
+        Opener().open(half)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"plan")
+    sidecar = Sidecar(
+        flavour="tensorrt",
+        tensorrt_version="10.3.0.26",
+        compute_capability="8.0",
+        gpu="A100",
+        driver=None,
+        precision="fp32",
+        typing="weak",
+        tf32=True,
+        onnx_sha256="0" * 64,
+        engine_sha256=sha256(path),
+        size_bytes=4,
+        inputs=[],
+        outputs=[],
+        created="2026-11-23T12:00:00Z",
+        irepdeploy_version="0.1.0",
+        command="irepdeploy export model.onnx --target trt",
+    )
+    write_json(sidecar_path(path), sidecar.to_dict())
+    return path
+
+
+def test_an_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subject = Subject("m", ENGINE, str(engine), "trt")
+    opened = Opener(transfers="included").open(subject)
+    assert isinstance(opened.runner, TrtRunner)
+    assert opened.runner._wants_graph and opened.runner._transfers == "included"
+    assert (opened.source, opened.artefact_sha256) == ("engine", sha256(engine))
+    assert "m: the engine was built with TF32 on (recorded)" in capsys.readouterr().err
+    Opener(tf32=True).open(subject)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("runner", [name for name in RUNNERS if name not in ("torch", "torch-compile", "ort-cpu")])
+def test_what_is_not_here_is_said_in_one_line(
+    runner: str, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if runner.startswith("ort") and len(onnxruntime.get_available_providers()) > 2:
+        pytest.skip("this onnxruntime has more than the CPU")
+    model = "model.engine" if runner == "trt" else "vgg6"
+    assert main(["bench", model, "--runner", runner, "--seconds", "0", "--out", "r"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert "pip install" in err or "--device cpu" in err or "irepdeploy doctor" in err
+    assert not list(Path("r").iterdir())
