@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # Debian packages that tests need. A test that lacks one skips with the line to type; under CI it fails.
-DEBIAN_PACKAGES :=
+DEBIAN_PACKAGES := chromium openssh-client openssh-server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly trt check lint types system-deps clean
+.PHONY: help demo test nightly trt check lint types tables system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -31,7 +31,7 @@ nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property 
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
 	$(BIN)/python tests/assemble_trt.py
 
-check: lint types  ## lint, format and types
+check: lint types tables  ## lint, format, types, and the tables of the READMEs against their records
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -45,6 +45,9 @@ types: $(INSTALLED)
 	@mkdir -p $(TYPES)/irepdeploy
 	@ln -s $(CURDIR)/irepdeploy/* $(addprefix $(CURDIR)/,bench export jetson search) $(TYPES)/irepdeploy/
 	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy
+
+tables: $(INSTALLED)
+	$(BIN)/python -m irepdeploy.bench.readme_tables bench/README.md --check
 
 system-deps:  ## install the Debian packages that tests need
 ifeq ($(strip $(DEBIAN_PACKAGES)),)
@@ -64,5 +67,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(OLD)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,report,tensorboard]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,dynamo,report,tensorboard]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Every command and every program of the README works, in the README's order, in one folder.
+"""Every command and every program of the READMEs works, page by page in their order, in one folder.
 
 A block that is not run carries a comment ``<!-- not-run: reason -->`` right behind it; the number of those is fixed.
 """
@@ -11,10 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "bench/README.md", "jetson/README.md")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n(<!-- not-run: [^\n]+ -->)?", re.MULTILINE | re.DOTALL)
-BLOCKS = [(language, text, bool(mark)) for language, text, mark in BLOCK.findall(README)]
+BLOCKS = [(language, text, bool(mark)) for page in PAGES.values() for language, text, mark in BLOCK.findall(page)]
 NOT_RUN = 1
 
 
@@ -24,10 +27,12 @@ def test_every_block_is_known() -> None:
     assert len([1 for language, _, mark in BLOCKS if language in ("sh", "python") and not mark]) >= 4
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL))
     assert targets
-    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
+    folder = (ROOT / page).parent
+    assert [target for target in targets if "://" not in target and not (folder / target).exists()] == []
 
 
 def test_every_exit_code_is_listed() -> None:

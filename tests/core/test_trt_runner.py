@@ -12,10 +12,10 @@ import pytest
 
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError, ModelError, RunError
-from irepdeploy.export.engine_builder import EngineOptions, build_plan
 from irepdeploy.files import sha256, write_json
 from irepdeploy.runtime import trt_runner
 from irepdeploy.runtime.cudart import open_cuda
+from irepdeploy.runtime.engine_builder import EngineOptions, build_plan
 from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
 from irepdeploy.runtime.trt_library import TensorrtLibrary
 from irepdeploy.runtime.trt_runner import TrtRunner
@@ -163,6 +163,31 @@ def test_a_graph_is_captured_again_after_other_inputs(place: Place) -> None:
         call()
     first, again, other, last = place.cuda.launches
     assert first == again != other == last
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(("transfers", "copies"), [("excluded", []), ("included", [1, 2])])
+def test_what_a_bound_call_contains_and_what_the_device_times(
+    place: Place, transfers: str, copies: list[int], graph: bool
+) -> None:
+    place.build()
+    done: list[int] = []
+    copy, record = place.cuda._memcpy_async, place.cuda._event_record
+    place.cuda._memcpy_async = lambda *given: done.append(given[3]) or copy(*given)
+    place.cuda._event_record = lambda *given: done.append(0) or record(*given)
+    with TrtRunner(place.engine, cuda_graph=graph, transfers=transfers) as runner:
+        assert runner.describe()["transfers"] == transfers
+        execute, launch = runner._context.execute_async_v3, place.cuda._graph_launch
+        runner._context.execute_async_v3 = lambda stream: done.append(9) or execute(stream)
+        place.cuda._graph_launch = lambda *given: done.append(9) or launch(*given)
+        call = runner.bind(feeds())
+        done.clear()
+        call()
+        # The events stand around the inference alone: a copy to the device before them, one from it after.
+        assert done == [*copies[:1], 0, 9, 0, *copies[1:]]
+        assert call.device_ns() == 1_500_000
+    with pytest.raises(InputError, match="transfers 'both'"), TrtRunner(place.engine, transfers="both"):
+        pass
 
 
 def test_describes_engine_gpu_and_binding(place: Place) -> None:

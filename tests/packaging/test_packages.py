@@ -119,7 +119,9 @@ class TestWheel:
     def test_holds_only_our_files(self, wheel: Path) -> None:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         data = {f"irepdeploy/search/recipes/{path.name}" for path in (ROOT / "search" / "recipes").glob("*.yaml")}
-        assert names == modules() | data | {"irepdeploy/py.typed"}
+        data |= {f"irepdeploy/bench/report/assets/report.{kind}" for kind in ("css", "js")}
+        data |= {"irepdeploy/nets/genotypes.json", "irepdeploy/py.typed"}
+        assert names == modules() | data
 
     def test_has_the_licence(self, wheel: Path) -> None:
         assert any(name.endswith("/licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
