@@ -19,19 +19,28 @@ def verdicts(rows: Sequence[LatencyRow], conditions: Sequence[Condition], refere
     paper = [row.paper_ratio for row in rows if row.family == NAS and row.paper_ratio is not None]
     said = []
     for condition in conditions:
-        here = [
-            row.measured[condition.title].ratio
-            for row in rows
-            if row.family == NAS and row.paper_ratio is not None and condition.title in row.measured
-        ]
-        values = [each.value for each in here if each is not None]
+        values = _ratios(rows, condition, published=True)
         if not values or not paper:
             continue
-        said.append(
+        sentence = (
             f"{condition.title}: the NAS networks take {_range(values)} times as long as {reference}; in the paper"
             f" {_range(paper)} times. {_order(values)}"
         )
+        folded = _ratios(rows, condition, published=False)
+        if folded and _range(folded) != _range(values):
+            sentence += f" With their BN folded too, as that one's is: {_range(folded)} times."
+        said.append(sentence)
     return said
+
+
+def _ratios(rows: Sequence[LatencyRow], condition: Condition, *, published: bool) -> list[float]:
+    """Of the NAS networks in the form that the paper's latency belongs to, or in the other one."""
+    found = [
+        row.measured[condition.title].ratio
+        for row in rows
+        if row.family == NAS and (row.paper_ratio is not None) == published and condition.title in row.measured
+    ]
+    return [each.value for each in found if each is not None]
 
 
 def _range(values: Sequence[float]) -> str:

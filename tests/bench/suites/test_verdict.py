@@ -34,3 +34,13 @@ def test_nothing_is_said_where_nothing_was_measured_or_published() -> None:
     assert verdicts([row("plain", 1.2, 9.0)], [Condition("torch")], "irep") == []
     assert verdicts([row("NAS", None, 3.0)], [Condition("torch")], "irep") == []
     assert verdicts([row("NAS", 17.0, 3.0)], [Condition("ort-cpu")], "irep") == []
+
+
+def test_like_is_held_against_like_too() -> None:
+    rows = [row("NAS", 17.0, 1.03), row("NAS", None, 0.97), row("NAS", 11.0, 1.44), row("NAS", None, 1.37)]
+    (said,) = verdicts(rows, [Condition("torch")], "irep")
+    assert said.endswith(
+        "All are slower than it here too. With their BN folded too, as that one's is: 0.97 to 1.37 times."
+    )
+    same = [row("NAS", 17.0, 0.4), row("NAS", None, 0.4)]
+    assert "folded too" not in verdicts(same, [Condition("torch")], "irep")[0]
