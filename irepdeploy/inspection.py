@@ -13,7 +13,7 @@ from torch import nn
 from irepdeploy.arch import Architecture
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable
 from irepdeploy.files import json_safe, sha256
-from irepdeploy.nets import build_plain
+from irepdeploy.nets import NETS, build_plain
 from irepdeploy.origin import FUSED, TRAIN, Origin
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
 from irepdeploy.profiling.health import LayerHealth, health_warnings, network_health
@@ -117,6 +117,9 @@ def inspect_model(
 def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> Inspection:
     model, origin = source.model, source.origin
     notes, warnings = list[str](), list[str]()
+    if source.facts["file"] is None and origin.net in NETS and NETS[origin.net].note:
+        # What stands in for what, of a network that was asked for by its name.
+        notes.append(NETS[origin.net].note)
     train: nn.Module | None
     fused: nn.Module | None
     if origin.state == FUSED:

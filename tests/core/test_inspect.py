@@ -694,3 +694,9 @@ def test_a_layer_that_is_the_whole_network() -> None:
     block = random_network(branches="ireps").stages[0][1].conv
     assert list(count_layers(block, (16, 4, 4))) == ["", REST]
     assert isinstance(inspect_model(set_origin(nn.Conv2d(1, 2, 3), input_shape=(1, 5, 5))), Inspection)
+
+
+@pytest.mark.parametrize(("name", "words"), [("irep_vgg16", "publishes no Architecture"), ("vgg6", None)])
+def test_what_stands_in_for_what_is_told(name: str, words: str | None) -> None:
+    notes = inspect_model(name).notes
+    assert notes == [] if words is None else any(words in note for note in notes)
