@@ -47,6 +47,7 @@ types: $(INSTALLED)
 	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy
 
 tables: $(INSTALLED)
+	$(BIN)/python -m irepdeploy.bench.readme_tables README.md --check
 	$(BIN)/python -m irepdeploy.bench.readme_tables bench/README.md --check
 
 system-deps:  ## install the Debian packages that tests need

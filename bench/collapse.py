@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,7 +36,7 @@ from irepdeploy.runtime.ort_runner import OrtRunner
 from irepdeploy.runtime.protocol import PROTOCOL_VERSION, measure, ratio, summary
 from irepdeploy.system import system_block
 
-__all__ = ["TOOLS", "Subject", "large_subjects", "measure_subject", "published_subjects"]
+__all__ = ["TOOLS", "Subject", "convolution_table", "large_subjects", "measure_subject", "published_subjects"]
 
 _SIZE = (3, 112, 112)
 _OURS = "irepdeploy"
@@ -173,14 +173,14 @@ def _onnxsim(subject: Subject) -> onnx.ModelProto:
 
 def _onnxslim(subject: Subject) -> onnx.ModelProto:
     _need("onnxslim")
-    import onnxslim  # type: ignore[import-not-found, unused-ignore]
+    import onnxslim
 
     return onnxslim.slim(onnx.load_model_from_string(subject.content))
 
 
 def _onnxoptimizer(subject: Subject) -> onnx.ModelProto:
     _need("onnxoptimizer")
-    import onnxoptimizer  # type: ignore[import-not-found, unused-ignore]
+    import onnxoptimizer
 
     passes = onnxoptimizer.get_fuse_and_elimination_passes()
     return onnxoptimizer.optimize(onnx.load_model_from_string(subject.content), passes, fixed_point=True)
@@ -232,29 +232,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         done.append(subject)
         log(f"{subject.name}: {subject.convs['as exported']} -> {subject.convs[_OURS]}")
-    _show(done)
+    line = _line(done)
+    title = "Convolutions left, and ONNX Runtime on one thread before and after our collapse"
+    table(title, *convolution_table(line["networks"]))
     if asked.record is not None:
-        append_line(asked.record, _line(done))
+        append_line(asked.record, line)
 
 
-def _show(subjects: Sequence[Subject]) -> None:
-    columns = ["network", "as exported", *TOOLS, _OURS, "deploy form", "error", "seconds", "ms", "ms after", "after"]
+def convolution_table(networks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of what a record holds under ``networks``, derived from its raw samples."""
+    heads = ["network", "as exported", *TOOLS, _OURS, "deploy form", "error", "seconds", "ms", "ms after", "after"]
     rows = []
-    for subject in subjects:
-        given, ours = subject.samples_ns["given"], subject.samples_ns["collapsed"]
+    for name, found in networks.items():
+        given, ours = found["samples_ns"]["given"], found["samples_ns"]["collapsed"]
         rows.append(
             [
-                subject.name,
-                *(subject.convs[name] for name in ("as exported", *TOOLS, _OURS)),
-                "-" if subject.deploy_convs is None else subject.deploy_convs,
-                f"{subject.error:.0e}",
-                f"{subject.seconds:.2f}",
+                name,
+                *(str(found["convolutions"][tool]) for tool in ("as exported", *TOOLS, _OURS)),
+                "-" if found["deploy_form"] is None else str(found["deploy_form"]),
+                f"{found['error']:.0e}",
+                f"{found['collapse_s']:.2f}",
                 f"{summary(given).median_ms:.2f}",
                 f"{summary(ours).median_ms:.2f}",
                 _share(ours, given),
             ]
         )
-    table("Convolutions left, and ONNX Runtime on one thread before and after our collapse", columns, rows)
+    return heads, rows
 
 
 def _share(ours: Sequence[int], given: Sequence[int]) -> str:

@@ -112,8 +112,11 @@ class Opener:
 
     def _engine(self, subject: Subject) -> OpenedSubject:
         sidecar = read_sidecar(subject.target)
-        if sidecar is not None and sidecar.tf32 and not self.tf32:
-            log(f"{subject.label}: the engine was built with TF32 on (recorded); build it again without to compare")
+        if sidecar is not None and sidecar.tf32 != self.tf32:
+            built, other = ("on", "without it") if sidecar.tf32 else ("off", "with it")
+            log(
+                f"{subject.label}: the engine was built with TF32 {built} (recorded); build it again {other} to compare"
+            )
         runner = TrtRunner(subject.target, cuda_graph=True, transfers=self.transfers)
         return OpenedSubject(subject, runner, ENGINE, sha256(Path(subject.target)))
 

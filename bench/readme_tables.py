@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from irepdeploy.errors import CheckFailed, InputError, IrepdeployError
 from irepdeploy.files import read_bytes, write_bytes
@@ -77,6 +78,8 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
     found = gather([path])
     tables = [table for table in tables_of(found.records) if table.suite == suite and runner in (None, table.runner)]
     others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]
+    if others and suite == "collapse":
+        return f"{_collapse(others[-1])}\n"
     plain = [] if runner is not None else plain_tables(others)[0]
     if not tables and not plain:
         raise InputError(f"no measurement of {suite}{f' by {runner}' if runner else ''}", where=path)
@@ -86,6 +89,15 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
         groups.setdefault(key, []).append(table)
     parts = [*map(_beside_each_other, groups.values()), *map(_plain, plain)]
     return "\n\n".join(parts) + "\n"
+
+
+def _collapse(line: Mapping[str, Any]) -> str:
+    """What `irepdeploy.bench.collapse` wrote: convolutions by tool."""
+    from .collapse import convolution_table
+
+    heads, rows = convolution_table(line["networks"])
+    versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items() if name != "irepdeploy")
+    return f"{versions}.\n\n{markdown_grid(heads, rows, [True] + [False] * (len(heads) - 1))}"
 
 
 def _beside_each_other(tables: Sequence[Table]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ class _Described(Protocol):
     def origin(self) -> Origin: ...
 
 
-class Deployment:
+class Deployment(abc.ABC):
     """One export in its staging folder.
 
     A subclass sets in `prepare`: `specs` and `asked` of the file, `onnx_outputs`, `files` and `models`.
@@ -81,9 +82,9 @@ class Deployment:
         # Artefacts whose digest is being computed beside the rest.
         self.saved: dict[Path, Future[Artefact]] = {}
 
+    @abc.abstractmethod
     def prepare(self, report: Report) -> None:
         """Write the fp32 ONNX and prove it."""
-        raise NotImplementedError
 
     def lower(self, precision: str, given: Given | None) -> None:
         """Write another precision, audit it, and hold it against fp32."""

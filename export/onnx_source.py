@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -51,7 +51,7 @@ class OnnxSource:
     resized: bool = False
 
 
-def is_onnx(source: object) -> bool:
+def is_onnx(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Whether a source is the path of an ONNX file, by its name."""
     return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx"
 

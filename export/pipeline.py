@@ -115,7 +115,7 @@ def certified_export(
     opened: Source | OnnxSource
     if is_onnx(source):
         _refuse_for_onnx(model_factory)
-        opened = open_onnx(os.fspath(source), settings, inputs)  # type: ignore[arg-type]
+        opened = open_onnx(os.fspath(source), settings, inputs)
     else:
         _refuse_for_networks(settings)
         opened = open_for_export(source, model_factory, seed)

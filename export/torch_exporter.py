@@ -6,12 +6,9 @@ behind a convolution, names that are numbers, paths of this machine in the file)
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +18,7 @@ import torch
 from torch import nn
 
 from irepdeploy.errors import IrepdeployError, MissingError, ModelError
+from irepdeploy.quiet_exporter import quiet_exporter
 from irepdeploy.runtime.ort_runner import OrtRunner
 from irepdeploy.runtime.runner import TensorSpec
 from irepdeploy.runtime.torch_runner import flattened
@@ -182,7 +180,7 @@ def _exported(
             continue
         export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo
         try:
-            with _quiet():
+            with quiet_exporter():
                 return export(network, examples, inputs, names, opset), writer, opset
         except Exception as error:  # whatever the exporter raises
             failures.append(f"{writer}, opset {opset}: {_first_line(error)}")
@@ -259,32 +257,6 @@ def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[Tens
         for name, array in zip(names, expected, strict=True):
             if found[name].shape != array.shape or not np.allclose(found[name], array, rtol=1e-3, atol=1e-3):
                 raise ModelError(f"with a batch of {batch} the written ONNX is another network", where=name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters print, log and warn; what they have to say that matters is an exception or in the file."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    # One operator for the whole of an attention layer, which no exporter knows.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Prints the whole graph to the process's standard output when it fails, whatever is asked of it.
-    print_graph = getattr(torch._C, "_jit_onnx_log", None)
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        if print_graph is not None:
-            setattr(torch._C, "_jit_onnx_log", lambda *args: None)  # noqa: B010
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        if print_graph is not None:
-            setattr(torch._C, "_jit_onnx_log", print_graph)  # noqa: B010
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
+from irepdeploy.files import output_folder
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 
@@ -54,6 +57,19 @@ class SuiteRequest:
             raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
         if self.seconds is not None and self.seconds < 0:
             raise InputError(f"{self.seconds} s of measuring", where="--seconds", hint="0 or more")
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """A folder of this name in `out`, or one that is gone when the block ends.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        if self.out is not None:
+            yield output_folder(output_folder(self.out) / name)
+            return
+        with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
+            yield Path(temporary)
 
     def refuse(self, suite: str, *names: str) -> None:
         """Refuse what this suite does not take.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from irepdeploy.export.pipeline import export_model
 from irepdeploy.files import output_folder
-from irepdeploy.suite import SuiteRequest
 
 from ..subject import ENGINE, Subject
 from .condition import ENGINE_RUNNER
@@ -19,8 +17,10 @@ from .graphs import Graph
 __all__ = ["built_engines"]
 
 
-def built_engines(graphs: Sequence[tuple[Graph, Mapping[str, Any]]], request: SuiteRequest) -> list[Subject]:
-    """An fp32 engine of each graph, in ``engines/`` of the suite's folder, or in a temporary one.
+def built_engines(
+    graphs: Sequence[tuple[Graph, Mapping[str, Any]]], root: Path, *, seed: int, tf32: bool
+) -> list[Subject]:
+    """An fp32 engine of each graph, each in a folder of `root`.
 
     Args:
         graphs: each with the facts that its record will hold.
@@ -29,11 +29,14 @@ def built_engines(graphs: Sequence[tuple[Graph, Mapping[str, Any]]], request: Su
         MissingError: TensorRT is not there.
         CheckFailed: an engine's outputs are not the network's.
     """
-    root = request.out or Path(tempfile.mkdtemp(prefix="irepdeploy-engines-"))
     subjects = []
     for graph, facts in graphs:
-        folder = output_folder(root / "engines" / re.sub(r"[^A-Za-z0-9]+", "-", graph.label).strip("-").lower())
-        export_model(graph.module, folder, target="trt", precision="fp32", seed=request.seed)
+        folder = output_folder(root / _name(graph.label, tf32))
+        export_model(graph.module, folder, target="trt", precision="fp32", seed=seed, tf32=tf32)
         engine = next(folder.glob("*.engine"))
         subjects.append(Subject(graph.label, ENGINE, str(engine), ENGINE_RUNNER, facts=facts))
     return subjects
+
+
+def _name(label: str, tf32: bool) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() + ("-tf32" if tf32 else "")

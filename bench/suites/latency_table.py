@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from irepdeploy.console import ProgressDisplay
@@ -77,24 +79,25 @@ def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressD
         load_tensorrt("tensorrt")
     opening = display.task("networks", len(wanted))
     graphs = distinct_graphs(wanted, request.seed, lambda label: opening.advance(1, label))
-    subjects = [*_subjects(table, graphs, runners, request), *own]
     effort = _EFFORTS[request.scale]
     states = list(dict.fromkeys(condition.tf32 for condition in conditions))
-    measuring = display.task(f"{len(subjects)} latencies", 100 * len(states))
+    measuring = display.task("latencies", 100 * len(states))
     taken: dict[tuple[str, str], Record] = {}
     for tf32 in states:
-        records = bench_models(
-            subjects,
-            out=request.out,
-            seed=request.seed,
-            threads=request.threads or 1,
-            min_seconds=effort.seconds if request.seconds is None else request.seconds,
-            min_samples=effort.samples,
-            on_round=_hundredths(measuring.advance),
-            suite=table.name,
-            device=request.device,
-            tf32=tf32,
-        )
+        with request.folder("engines") if ENGINE_RUNNER in runners else nullcontext() as folder:
+            subjects = [*_subjects(table, graphs, runners, folder, request.seed, tf32), *own]
+            records = bench_models(
+                subjects,
+                out=request.out,
+                seed=request.seed,
+                threads=request.threads or 1,
+                min_seconds=effort.seconds if request.seconds is None else request.seconds,
+                min_samples=effort.samples,
+                on_round=_hundredths(measuring.advance),
+                suite=table.name,
+                device=request.device,
+                tf32=tf32,
+            )
         for record in records:
             condition = condition_of(record, conditions)
             if condition is not None:
@@ -136,8 +139,14 @@ def _wanted(table: LatencyTable, request: SuiteRequest) -> list[Variant]:
 
 
 def _subjects(
-    table: LatencyTable, graphs: Sequence[Graph], runners: Sequence[str], request: SuiteRequest
+    table: LatencyTable,
+    graphs: Sequence[Graph],
+    runners: Sequence[str],
+    folder: Path | None,
+    seed: int,
+    tf32: bool,
 ) -> list[Subject]:
+    """Of the suite's own graphs; engines, which have TF32 in them or not, are built into `folder`."""
     subjects: list[Subject] = []
     for runner in runners:
         folds = runner not in AS_IT_STANDS
@@ -147,7 +156,8 @@ def _subjects(
             if not (folds and graph.state == KEPT)
         ]
         if runner == ENGINE_RUNNER:
-            subjects += built_engines(fitting, request)
+            assert folder is not None
+            subjects += built_engines(fitting, folder, seed=seed, tf32=tf32)
             continue
         subjects += [
             Subject(graph.label, MODULE, "network, random weights", runner, module=graph.module, facts=facts)

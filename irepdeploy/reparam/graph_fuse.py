@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +15,7 @@ from irepdeploy.comparator import TOLERANCES, compare_outputs
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
 from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.origin import FUSED, origin_of, set_origin
+from irepdeploy.quiet_exporter import quiet_exporter
 from irepdeploy.reparam.collapse import collapse
 from irepdeploy.reparam.torch_from_onnx import torch_from_onnx
 from irepdeploy.runtime.torch_runner import flattened
@@ -86,14 +83,18 @@ def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> t
             where=type(model).__name__,
             hint='fuse(net, method="graph", example=torch.zeros(1, C, H, W))',
         )
-    return tuple(torch.zeros(1, *spec.shape[1:], dtype=getattr(torch, spec.dtype)) for spec in specs)  # type: ignore[arg-type]
+    # An Origin's sizes are fixed, its batch alone is free.
+    sizes = [[size or 0 for size in spec.shape[1:]] for spec in specs]
+    return tuple(
+        torch.zeros(1, *each, dtype=getattr(torch, spec.dtype)) for spec, each in zip(specs, sizes, strict=True)
+    )
 
 
 def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     buffer: Any = io.BytesIO()
     names = [f"input_{place}" for place in range(len(inputs))] if len(inputs) > 1 else ["input"]
     try:
-        with _quiet():
+        with quiet_exporter():
             torch.onnx.export(model, inputs, buffer, dynamo=False, opset_version=_OPSET, input_names=names)
     except Exception as error:  # whatever a foreign forward or the exporter raises
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -120,16 +121,3 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
     comparison = compare_outputs(a, b, TOLERANCES["float32"])
     if not comparison.ok:
         raise CheckFailed(f"collapsed, it differs: {comparison.reason}", where=type(model).__name__)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

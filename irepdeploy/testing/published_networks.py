@@ -4,11 +4,8 @@ as its authors fuse it.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from irepdeploy.nets import build_plain
 from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.quiet_exporter import quiet_exporter
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.testing.published_blocks import (
@@ -108,22 +106,9 @@ def exported(
     if dynamo:
         options.update(external_data=False, verbose=False)
     example = (torch.randn(1, *input_shape),)
-    with _quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(model, example, None if dynamo else buffer, opset_version=opset, **options)
     return program.model_proto.SerializeToString() if dynamo and program is not None else buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Classifier(nn.Module):

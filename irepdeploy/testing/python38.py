@@ -58,7 +58,7 @@ def faults(source: str, ours: Collection[str]) -> list[str]:
 
 def _later(source: str) -> list[str]:
     """What the standard library has had from a later version on, by vermin's rules."""
-    import vermin  # type: ignore[import-untyped]
+    import vermin
 
     config = vermin.Config()
     config.set_verbose(3)

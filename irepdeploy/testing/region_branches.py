@@ -150,7 +150,8 @@ class BranchWriter:
     def _read(self, x: str, pads: Pads) -> tuple[str, Pads]:
         """`x` cropped where a pad is negative, and padded by a node of its own now and then; the pads that are left."""
         graph, rng = self.graph, self.rng
-        rest = tuple(max(p, 0) for p in pads)
+        top, left, bottom, right = (max(p, 0) for p in pads)
+        rest = (top, left, bottom, right)
         if min(pads) < 0:
             if rng.random() < 0.5:
                 ends = [-max(-p, 0) or 2**31 for p in pads[2:]]
@@ -160,7 +161,7 @@ class BranchWriter:
                 x = self.pad_node(x, tuple(min(p, 0) for p in pads))
         if max(rest) > 0 and rng.random() < 0.2:
             x, rest = self.pad_node(x, rest), (0, 0, 0, 0)
-        return x, rest  # type: ignore[return-value]
+        return x, rest
 
     def pad_node(self, x: str, pads: Sequence[int], mode: str = "constant") -> str:
         """`x` behind a Pad."""

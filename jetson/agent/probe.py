@@ -75,7 +75,7 @@ def _tell(finding: dict[str, Any]) -> None:
 def _version(module: str) -> str | None:
     try:
         return str(importlib.import_module(module).__version__)
-    except Exception:  # the same
+    except Exception:  # a library that is broken raises anything when it is imported
         return None
 
 

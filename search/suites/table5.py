@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from irepdeploy.arch import Architecture
 from irepdeploy.console import ProgressDisplay, ProgressTask
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line, output_folder
+from irepdeploy.files import append_line
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.suite import SuiteReport, SuiteRequest
 from irepdeploy.system import system_block
@@ -73,7 +71,7 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     epochs = sum(_epochs(plan) for _, _, plan in plans)
     task = display.task("table5", epochs)
     figures: list[dict[str, Any]] = []
-    with _folder(request) as folder:
+    with request.folder(f"table5-{request.scale}") as folder:
         for subject, budget, plan in plans:
             at = folder / f"{subject.net}-{budget.replace('/', '_')}-seed{request.seed}"
             label = f"{subject.net} {budget}"
@@ -117,15 +115,6 @@ def _plan(request: SuiteRequest, subject: _Subject, budget: str) -> Recipe:
 def _epochs(plan: Recipe) -> int:
     search = plan.search
     return search.warmup_epochs + search.evolutions * search.epochs_per_evolution + plan.train.epochs
-
-
-@contextmanager
-def _folder(request: SuiteRequest) -> Iterator[Path]:
-    if request.out is not None:
-        yield output_folder(output_folder(request.out) / f"table5-{request.scale}")
-        return
-    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
-        yield Path(folder)
 
 
 def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Callable[[int, str], None]) -> dict[str, Any]:

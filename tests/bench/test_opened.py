@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,10 @@ def test_an_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "m: the engine was built with TF32 on (recorded)" in capsys.readouterr().err
     Opener(tf32=True).open(subject)
     assert capsys.readouterr().err == ""
+    sidecar = sidecar_path(engine)
+    write_json(sidecar, json.loads(Path(sidecar).read_text()) | {"tf32": False})
+    Opener(tf32=True).open(subject)
+    assert "m: the engine was built with TF32 off (recorded)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

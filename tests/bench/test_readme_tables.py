@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from irepdeploy.bench.collapse import TOOLS
 from irepdeploy.bench.readme_tables import main, refreshed
 from irepdeploy.errors import InputError
 from irepdeploy.record import Record, append
@@ -145,6 +147,24 @@ def test_devices_stand_apart_and_samples_of_other_suites_have_a_table(readme: Pa
     assert "| naive | 2.00 | 1 |" in text and "batch 8" in text
 
 
-def test_the_readme_is_what_its_records_give() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert refreshed(text, ROOT)[1] == []
+@pytest.mark.parametrize("page", ["README.md", "bench/README.md"])
+def test_the_readmes_are_what_their_records_give(page: str) -> None:
+    path = ROOT / page
+    text = path.read_text()
+    assert "<!-- table: " in text
+    assert refreshed(text, path.parent)[1] == []
+
+
+def test_convolutions_by_tool(tmp_path: Path) -> None:
+    convolutions = {"as exported": 12, **dict.fromkeys(TOOLS, "fails"), "irepdeploy": 6}
+    samples = {"given": [4_000_000] * 64, "collapsed": [1_000_000] * 64}
+    network = {"convolutions": convolutions, "deploy_form": None, "error": 2e-7, "collapse_s": 0.5}
+    line = {
+        "benchmark": "collapse",
+        "versions": {"torch": "2"},
+        "networks": {"acnet": {**network, "samples_ns": samples}},
+    }
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    text, _ = refreshed("<!-- table: collapse from r.jsonl -->\n<!-- end -->", tmp_path)
+    assert "torch 2." in text
+    assert "| acnet | 12 |" in text and "| 6 | - | 2e-07 | 0.50 | 4.00 | 1.00 | 0.25x [0.25, 0.25] |" in text

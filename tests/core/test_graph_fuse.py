@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -173,3 +174,18 @@ def test_an_example_of_no_tensors(example: Any) -> None:
 def test_what_is_no_network() -> None:
     with pytest.raises(NotFusable, match="int is no"):
         graph_fuse.fuse_graph(3)  # type: ignore[arg-type]
+
+
+def test_an_exporter_that_fails_leaves_the_terminal_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings(), pytest.raises((ModelError, NotFusable)):
+        # As outside of these tests, where a warning is no error.
+        warnings.simplefilter("default")
+        irepdeploy.fuse(Unknown().eval(), method="graph", example=torch.zeros(1, 3, 4, 4))
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert torch.backends.mha.get_fastpath_enabled() == fast

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,13 +76,6 @@ IREP = [
 ]
 # By column, times C_in * C_out: the 1x1 in front of the average pool and of the 3x3 is not in the paper's count.
 PAPER_COSTS = (0, 3, 9, 2, 1, 2, 3)
-
-
-@pytest.fixture
-def meta() -> Iterator[None]:
-    """Networks without weights: shapes and counts alone."""
-    with torch.device("meta"):
-        yield
 
 
 def params(model: nn.Module) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -73,13 +72,6 @@ LAYERS = {
     "goldnas_cifar": (487, 222, 312, 0),
     "goldnas": (490, 222, 314, 0),
 }
-
-
-@pytest.fixture
-def meta() -> Iterator[None]:
-    """Networks without weights: shapes and counts alone."""
-    with torch.device("meta"):
-        yield
 
 
 def params(model: nn.Module) -> int:

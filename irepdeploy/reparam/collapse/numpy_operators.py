@@ -95,6 +95,7 @@ def _range(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Array:
 
 def _scatter_nd(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Array:
     if attributes.get("reduction", b"none") != b"none":
+        # Of whoever asked the operator stays as it is, as one that is not in the table.
         raise NotImplementedError
     data = inputs[0].copy()
     data[tuple(np.moveaxis(inputs[1], -1, 0))] = inputs[2]

@@ -213,6 +213,23 @@ def test_engines_where_tensorrt_is_missing_are_an_error_at_once(
         run(SuiteRequest(runners=["trt"]))
 
 
+def test_engines_are_built_for_each_state_of_tf32(
+    fake: FakeBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[tuple[Path, bool]] = []
+
+    def engines(fitting: Sequence[Any], folder: Path, *, seed: int, tf32: bool) -> list[Subject]:
+        assert folder.is_dir()
+        built.append((folder, tf32))
+        return [Subject(graph.label, "engine", "x.engine", "trt", facts=facts) for graph, facts in fitting]
+
+    monkeypatch.setattr(module, "load_tensorrt", lambda flavour: None)
+    monkeypatch.setattr(module, "built_engines", engines)
+    report = run(SuiteRequest("paper", device="cuda", runners=["trt"], out=tmp_path))
+    assert built == [(tmp_path / "engines", False), (tmp_path / "engines", True)]
+    assert set(report.figures["rows"][0]["measured"]) == {"trt, TF32 off", "trt, TF32 on"}
+
+
 def test_figures_are_json(fake: FakeBench) -> None:
     json.dumps(run(SuiteRequest()).figures, allow_nan=False)
 
