@@ -43,12 +43,13 @@ TYPES := build/types
 types: $(INSTALLED)
 	@rm -rf $(TYPES)
 	@mkdir -p $(TYPES)/irepdeploy
+	@ln -s $(CURDIR)/tests/support $(TYPES)/support
 	@ln -s $(CURDIR)/irepdeploy/* $(addprefix $(CURDIR)/,bench export jetson search) $(TYPES)/irepdeploy/
-	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy
+	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy -p support
 
 tables: $(INSTALLED)
-	$(BIN)/python -m irepdeploy.bench.readme_tables README.md --check
-	$(BIN)/python -m irepdeploy.bench.readme_tables bench/README.md --check
+	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables README.md --check
+	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables bench/README.md --check
 
 system-deps:  ## install the Debian packages that tests need
 ifeq ($(strip $(DEBIAN_PACKAGES)),)

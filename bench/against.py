@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from irepdeploy.board.protocol import Ratio, ratio, sample_fault, summary
+from irepdeploy.board.runner import shape_text
+from irepdeploy.board.system import UNKNOWN
 from irepdeploy.console import log
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.record import Record, read
-from irepdeploy.runtime.protocol import Ratio, ratio, sample_fault, summary
-from irepdeploy.runtime.runner import shape_text
-from irepdeploy.system import UNKNOWN
+from irepdeploy.runs.record import Record, read
 
 __all__ = ["NEW", "NOT_DECIDED", "OK", "SLOWER", "Verdict", "check_against", "parse_max_slower", "require"]
 

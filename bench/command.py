@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from irepdeploy.cli.options import JsonOption, SeedOption
 from irepdeploy.console import log, print_json, table
 from irepdeploy.errors import InputError
-from irepdeploy.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
-    from irepdeploy.record import Record
-    from irepdeploy.suite import SuiteRequest
+    from irepdeploy.runs.record import Record
+    from irepdeploy.runs.suite import SuiteRequest
 
 __all__ = ["bench"]
 
@@ -125,7 +125,7 @@ def bench(
         for option, value in refused.items():
             if value is not None:
                 raise InputError(f"{option} is not for suites", where=f"--suite {suite}", hint="leave it out")
-        from irepdeploy.suite import SuiteRequest
+        from irepdeploy.runs.suite import SuiteRequest
 
         request = SuiteRequest(
             scale=scale or "small",
@@ -148,7 +148,7 @@ def bench(
         # A guard without its record would pass for ever.
         if given_alone and against is None:
             raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
-    from irepdeploy.record import read
+    from irepdeploy.runs.record import read
 
     from .against import check_against, parse_max_slower, require
     from .latency import RECORDS, bench_models
@@ -160,7 +160,7 @@ def bench(
     earlier = None if against is None else read(against)
     factory = None
     if model is not None:
-        from irepdeploy.checkpoint import load_model_factory
+        from irepdeploy.network.checkpoint import load_model_factory
 
         factory = load_model_factory(model)
     subjects = find_subjects(models, runners or None)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from irepdeploy.board.feeds import random_feeds
+from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.runtime.feeds import random_feeds
-from irepdeploy.runtime.runner import TensorSpec, shape_text
 
 from .opened import OpenedSubject
 

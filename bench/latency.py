@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irepdeploy.board.feeds import check_finite
+from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure
+from irepdeploy.board.system import machine_state, system_block
 from irepdeploy.console import log
 from irepdeploy.errors import InputError
 from irepdeploy.files import output_folder
-from irepdeploy.record import Record, append
-from irepdeploy.runtime.feeds import check_finite
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Measurement, measure
-from irepdeploy.system import machine_state, system_block
+from irepdeploy.runs.record import Record, append
 
 from .feeds import Feeds, check_one_shape, check_shape_names, feeds_of
 from .opened import OpenedSubject, Opener

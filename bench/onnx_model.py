@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from irepdeploy.export.onnx_from_torch import serialized
-from irepdeploy.export.target import TARGETS
-from irepdeploy.export.torch_exporter import write_onnx
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.export.target.target import TARGETS
+from irepdeploy.export.writer.onnx_from_torch import serialized
+from irepdeploy.export.writer.torch_exporter import write_onnx
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.runtime.runner import TensorSpec
 
 __all__ = ["onnx_of"]
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import Runner, TensorSpec
+from irepdeploy.board.sidecar import read_sidecar
+from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import read_bytes, sha256
-from irepdeploy.origin import Origin, origin_of
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import Runner, TensorSpec
-from irepdeploy.runtime.sidecar import read_sidecar
+from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
-from irepdeploy.runtime.trt_runner import TrtRunner
 
 from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject
 
@@ -147,7 +147,7 @@ _PRECISIONS = {"float16": "fp16", "float32": "fp32", "float64": "fp64"}
 
 
 def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
-    from irepdeploy.checkpoint import load, read
+    from irepdeploy.network.checkpoint import load, read
 
     # Networks of the registry may stand beside foreign ones: the factory is for those alone.
     foreign = factory is not None and read(path)["origin"].get("net") is None
@@ -157,8 +157,8 @@ def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module
 def _random_network(name: str, seed: int) -> nn.Module:
     import torch
 
-    from irepdeploy.nets import build
-    from irepdeploy.nets.statistics import randomize_statistics
+    from irepdeploy.network.nets import build
+    from irepdeploy.network.nets.statistics import randomize_statistics
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError, MissingError
-from irepdeploy.suite import Suite, SuiteReport, SuiteRequest
+from irepdeploy.runs.suite import Suite, SuiteReport, SuiteRequest
 
 __all__ = ["run_suite"]
 

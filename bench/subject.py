@@ -153,7 +153,7 @@ def _kind(target: str) -> tuple[str, str]:
     path = Path(target)
     if path.is_file():
         return _SUFFIXES.get(path.suffix, CHECKPOINT), target
-    from irepdeploy.nets import NETS
+    from irepdeploy.network.nets import NETS
 
     if target in NETS:
         return NETWORK, target
@@ -166,7 +166,7 @@ def _kind(target: str) -> tuple[str, str]:
 
 
 def _nearest(path: Path, is_path: bool) -> str:
-    from irepdeploy.nets import NETS
+    from irepdeploy.network.nets import NETS
 
     files = [str(other) for other in _siblings(path) if other.suffix in _SUFFIXES]
     near = difflib.get_close_matches(str(path), files if is_path else [*NETS, *files], n=3, cutoff=0.5)

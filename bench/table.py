@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
 from irepdeploy.errors import InputError
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.runs.record import Record
 
 __all__ = [
     "BATCH_COLUMNS",

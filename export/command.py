@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption
 from irepdeploy.console import ProgressTask, log, print_json, progress
 from irepdeploy.errors import InputError
-from irepdeploy.options import InputsOption, JsonOption, ModelOption, SeedOption
 
 from .output import explain as explain_onnx
 from .output import show
@@ -97,7 +97,7 @@ def export(
         if not onnx_given or no_collapse:
             other = "--no-collapse" if no_collapse else "a network"
             raise InputError(f"--explain and {other}", hint="it is about what of an ONNX file collapses")
-        from .request import input_spec
+        from .request.request import input_spec
 
         explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
         return
@@ -109,12 +109,12 @@ def export(
     # Its imports go on beside those of torch.
     with contextlib.nullcontext() if no_simplify or onnx_given else Simplifier() as simplifier:
         with _without_collector():
-            from irepdeploy.checkpoint import load_model_factory
-            from irepdeploy.memory import parse_size
+            from irepdeploy.network.checkpoint import load_model_factory
+            from irepdeploy.runtime.memory import parse_size
 
             from .pipeline import certified_export, step_count
-            from .request import batch_range, input_spec
-            from .settings import Settings
+            from .request.request import batch_range, input_spec
+            from .request.settings import Settings
 
         if trt and target not in ("ort", "trt"):
             raise InputError(f"--trt and --target {target}", hint="give one of them")

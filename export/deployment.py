@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx
 
-from irepdeploy.certificate import Artefact, Certificate, Hop
-from irepdeploy.comparator import TOLERANCES, Tolerance, compare_outputs
-from irepdeploy.equivalence import infer_all, onnx_runner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.files import write_bytes
-from irepdeploy.inputs import Given, InputGroup, joined, named
-from irepdeploy.origin import Origin
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.onnx_graph.proto import name_nodes
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
+from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.certificate import Artefact, Certificate, Hop
+from irepdeploy.verify.equivalence import infer_all, onnx_runner
+from irepdeploy.verify.inputs import Given, InputGroup, joined, named
 
-from .audit import Asked, audit
-from .calibration import calibration_data
-from .engines import engines_for
-from .onnx_from_torch import serialized
-from .precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
-from .preprocess import Preprocessing, with_preprocessing
-from .proto import name_nodes
-from .settings import Settings
-from .target import Target
+from .diagnosis.audit import Asked, audit
+from .engine.engines import engines_for
+from .precision.calibration import calibration_data
+from .precision.precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
+from .request.preprocess import Preprocessing, with_preprocessing
+from .request.settings import Settings
+from .target.target import Target
+from .writer.onnx_from_torch import serialized
 
 if TYPE_CHECKING:
-    from .first_bad_layer import LayerError
+    from .diagnosis.first_bad_layer import LayerError
 
 __all__ = ["ONNX", "Deployment", "Locate", "Report"]
 
@@ -203,7 +203,7 @@ class Deployment(abc.ABC):
         """Where one ONNX begins to differ from another."""
 
         def locate(tolerance: Tolerance) -> LayerError | None:
-            from .first_bad_layer import first_bad_layer
+            from .diagnosis.first_bad_layer import first_bad_layer
 
             return first_bad_layer(reference, result, named(self.inputs, self.specs), tolerance)
 

@@ -12,30 +12,30 @@ import numpy as np
 import onnx
 from torch import nn
 
-from irepdeploy.certificate import Artefact, Certificate
-from irepdeploy.checkpoint import save
-from irepdeploy.comparator import Tolerance
-from irepdeploy.equivalence import infer_all, layer_errors, network_runner
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
-from irepdeploy.inputs import InputGroup, named
-from irepdeploy.origin import origin_of
+from irepdeploy.network.checkpoint import save
+from irepdeploy.network.source import Source, with_blocks
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.health import network_health
+from irepdeploy.reparam.comparator import Tolerance
 from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
-from irepdeploy.source import Source, with_blocks
+from irepdeploy.reparam.origin import origin_of
+from irepdeploy.verify.certificate import Artefact, Certificate
+from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
+from irepdeploy.verify.inputs import InputGroup, named
 
-from .audit import Asked
 from .deployment import ONNX, Deployment, Locate, Report
-from .onnx_from_torch import serialized
-from .settings import Settings
+from .diagnosis.audit import Asked
+from .request.settings import Settings
 from .simplify import Simplified, Simplifier
 from .source import metadata_of
-from .target import Target
-from .torch_exporter import write_onnx
+from .target.target import Target
+from .writer.onnx_from_torch import serialized
+from .writer.torch_exporter import write_onnx
 
 if TYPE_CHECKING:
-    from .first_bad_layer import LayerError
+    from .diagnosis.first_bad_layer import LayerError
 
 __all__ = ["FUSED", "Export"]
 
@@ -172,7 +172,7 @@ class Export(Deployment):
         """Where the ONNX begins to differ from a network."""
 
         def locate(tolerance: Tolerance) -> LayerError | None:
-            from .first_bad_layer import first_bad_module
+            from .diagnosis.first_bad_layer import first_bad_module
 
             return first_bad_module(model, self.onnx, named(self.inputs, self.specs), tolerance)
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from irepdeploy.certificate import Certificate
-from irepdeploy.equivalence import infer_all, onnx_runner
 from irepdeploy.errors import CheckFailed, ModelError
 from irepdeploy.files import write_bytes
-from irepdeploy.inputs import InputGroup
-from irepdeploy.reparam.collapse import Collapse, Region, collapse
+from irepdeploy.onnx_collapse import Collapse, Region, collapse
+from irepdeploy.verify.certificate import Certificate
+from irepdeploy.verify.equivalence import infer_all, onnx_runner
+from irepdeploy.verify.inputs import InputGroup
 
-from .audit import Asked
 from .deployment import ONNX, Deployment, Report
+from .diagnosis.audit import Asked
 from .onnx_source import OnnxSource, with_output_sizes
-from .settings import Settings
-from .target import Target
+from .request.settings import Settings
+from .target.target import Target
 
 __all__ = ["OnnxExport", "collapse_facts", "region_facts"]
 

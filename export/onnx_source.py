@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import read_bytes
-from irepdeploy.input_files import read_inputs
-from irepdeploy.inputs import Given
-from irepdeploy.origin import Origin
-from irepdeploy.runtime.runner import TensorSpec, shape_text
+from irepdeploy.onnx_graph.proto import without_weights
+from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.input_files import read_inputs
+from irepdeploy.verify.inputs import Given
 
-from .proto import without_weights
-from .settings import Settings
+from .request.settings import Settings
 
 __all__ = ["OnnxSource", "is_onnx", "open_onnx", "with_output_sizes"]
 

@@ -12,8 +12,8 @@ from irepdeploy.console import log, print_json, table
 from .collapse_table import kept_note, printable, show_regions, summary
 
 if TYPE_CHECKING:
-    from irepdeploy.certificate import Certificate
-    from irepdeploy.runtime.runner import TensorSpec
+    from irepdeploy.board.runner import TensorSpec
+    from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["explain", "show"]
 
@@ -21,11 +21,11 @@ __all__ = ["explain", "show"]
 def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = ()) -> None:
     """Print what of an ONNX file would collapse, with sizes fixed that it leaves free."""
     from irepdeploy.files import json_safe
-    from irepdeploy.reparam.collapse import collapse
+    from irepdeploy.onnx_collapse import collapse
 
     from .onnx_hops import collapse_facts
     from .onnx_source import open_onnx
-    from .settings import Settings
+    from .request.settings import Settings
 
     given = open_onnx(source, Settings(input_shape=inputs)).content if inputs else source
     facts = collapse_facts(collapse(given, border="map" if border == "map" else "refuse"))

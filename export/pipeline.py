@@ -15,27 +15,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from irepdeploy.certificate import Artefact, Certificate
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import move_file, output_folder, remove_file, staging_folder
-from irepdeploy.input_files import read_inputs
-from irepdeploy.inputs import Given, Inputs, gather_inputs, mapped
-from irepdeploy.origin import origin_of, set_origin, with_inputs
+from irepdeploy.network.source import Source
 from irepdeploy.reparam.fuse import check_fusable
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.source import Source
+from irepdeploy.reparam.origin import origin_of, set_origin, with_inputs
+from irepdeploy.verify.certificate import Artefact, Certificate
+from irepdeploy.verify.input_files import read_inputs
+from irepdeploy.verify.inputs import Given, Inputs, gather_inputs, mapped
 
 from .deployment import Deployment
-from .engines import target_here
+from .engine.engines import target_here
 from .hops import Export
-from .onnx_from_torch import named_outputs
 from .onnx_hops import OnnxExport
 from .onnx_source import OnnxSource, is_onnx, open_onnx
-from .precisions import precisions_of
-from .settings import Settings
+from .precision.precisions import precisions_of
+from .request.settings import Settings
 from .simplify import Simplifier
 from .source import open_for_export
-from .target import target_of
+from .target.target import target_of
+from .writer.onnx_from_torch import named_outputs
 
 __all__ = ["certified_export", "export_model", "step_count"]
 

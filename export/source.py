@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 import irepdeploy
+from irepdeploy.board.system import UNKNOWN, commit
 from irepdeploy.data import dataset_facts
 from irepdeploy.errors import ModelError, NotFusable
-from irepdeploy.origin import Origin
-from irepdeploy.source import Source, branches_digest, open_source
-from irepdeploy.system import UNKNOWN, commit
+from irepdeploy.network.source import Source, branches_digest, open_source
+from irepdeploy.reparam.origin import Origin
 
 __all__ = ["metadata_of", "open_for_export"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from torch import nn
 
 from irepdeploy.errors import ModelError
+from irepdeploy.network.source import open_source, with_blocks
+from irepdeploy.onnx_graph.structure_digest import structure_digest
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.source import open_source, with_blocks
-from irepdeploy.structure_digest import structure_digest
 
-from .target import target_of
-from .torch_exporter import write_onnx
+from .target.target import target_of
+from .writer.torch_exporter import write_onnx
 
 __all__ = ["network_digest"]
 

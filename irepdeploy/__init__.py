@@ -15,13 +15,13 @@ import os
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
-    from irepdeploy.arch import Architecture
-    from irepdeploy.checkpoint import load, save
-    from irepdeploy.comparator import compare
     from irepdeploy.errors import IrepdeployError
     from irepdeploy.export.pipeline import export_model
-    from irepdeploy.nets import build
-    from irepdeploy.reparam.collapse import collapse
+    from irepdeploy.network.checkpoint import load, save
+    from irepdeploy.network.nets import build
+    from irepdeploy.onnx_collapse import collapse
+    from irepdeploy.reparam.architecture import Architecture
+    from irepdeploy.reparam.comparator import compare
     from irepdeploy.reparam.fuse import fuse
     from irepdeploy.reparam.insert import insert_branches
 
@@ -46,15 +46,15 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
-    "Architecture": "irepdeploy.arch",
+    "Architecture": "irepdeploy.reparam.architecture",
     "IrepdeployError": "irepdeploy.errors",
-    "build": "irepdeploy.nets",
-    "collapse": "irepdeploy.reparam.collapse",
-    "compare": "irepdeploy.comparator",
+    "build": "irepdeploy.network.nets",
+    "collapse": "irepdeploy.onnx_collapse",
+    "compare": "irepdeploy.reparam.comparator",
     "fuse": "irepdeploy.reparam.fuse",
     "insert_branches": "irepdeploy.reparam.insert",
-    "load": "irepdeploy.checkpoint",
-    "save": "irepdeploy.checkpoint",
+    "load": "irepdeploy.network.checkpoint",
+    "save": "irepdeploy.network.checkpoint",
 }
 
 

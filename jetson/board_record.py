@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.record import Record
+from irepdeploy.runs.record import Record
 
 from .models import Variant
 

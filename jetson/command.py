@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from irepdeploy.options import InputsOption, JsonOption, SeedOption
+from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.files import output_folder, write_bytes
-from irepdeploy.record import append
-from irepdeploy.runtime.sidecar import sidecar_path
+from irepdeploy.runs.record import append
 
 from .agent_archive import build_agent
 from .boards import Answer, ask_boards

@@ -115,7 +115,7 @@ def _split(text: str) -> tuple[str | None, str]:
 
 def _content(path: str) -> tuple[bytes, str]:
     """The bytes of the file, external data in them, and the precision that they carry."""
-    from irepdeploy.onnx_file import carried_precision, model_content
+    from irepdeploy.onnx_graph.onnx_file import carried_precision, model_content
 
     export = f"irepdeploy export {path if one_line(path) == path else 'MODEL'} --target xavier-jp5 --out build"
     if not path or (Path(path).suffix != ".onnx" and not Path(path).is_dir()):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.protocol import summary
 from irepdeploy.errors import CheckFailed, IrepdeployError, RunError
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import summary
+from irepdeploy.runs.record import Record
 
 from .agent_failure import tree_error
 from .board_record import power_of, record_of, trtexec_record_of

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import sha256
-from irepdeploy.inputs import gather_inputs, joined, named
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec, shape_text
+from irepdeploy.verify.inputs import gather_inputs, joined, named
 
 from .models import Model
 from .ssh_failure import one_line
@@ -59,7 +59,7 @@ def reference_of(
 
     Args:
         batch: of a model whose batch is free, by default 1.
-        given: ``.npy``, ``.npz`` or a folder, as `irepdeploy.inputs` reads them.
+        given: ``.npy``, ``.npz`` or a folder, as `irepdeploy.verify.inputs` reads them.
 
     Raises:
         InputError: the model's shapes are free or its batch is another one, ONNX Runtime cannot run it, its outputs are

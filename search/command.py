@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from irepdeploy.default_command import with_default
-from irepdeploy.options import JsonOption, OutOption
+from irepdeploy.cli.default_command import with_default
+from irepdeploy.cli.options import JsonOption, OutOption
 
-from .arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
+from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
 __all__ = ["search"]
 
@@ -34,9 +34,9 @@ def run_search(
     from irepdeploy.console import print_json, progress, table
     from irepdeploy.recipe import load_recipe
 
-    from .device import ranks_of
     from .engine import Search
-    from .shipped import recipe_path
+    from .execution.device import ranks_of
+    from .execution.shipped import recipe_path
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     with ranks_of(plan) as ranks:
@@ -95,8 +95,8 @@ def compare_strategies(
     from irepdeploy.recipe import load_recipe
 
     from .compare import compare, epochs_of
-    from .device import ranks_of
-    from .shipped import recipe_path
+    from .execution.device import ranks_of
+    from .execution.shipped import recipe_path
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     names = [name.strip() for name in strategies.split(",")]
@@ -148,7 +148,7 @@ def show_pareto(
     from irepdeploy.plots.figure import save_figure
     from irepdeploy.plots.pareto import draw_pareto, read_pareto
 
-    from .measured_cost import measure_front
+    from .evaluation.measured_cost import measure_front
 
     found = read_pareto(folder / "pareto.json")
     picture = save_figure(draw_pareto(found), folder / "pareto.png" if out is None else out)

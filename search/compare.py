@@ -15,12 +15,12 @@ from irepdeploy.files import output_folder, write_json
 from irepdeploy.plots.search_run import read_search
 from irepdeploy.recipe import Recipe
 
-from .device import ranks_of
 from .engine import Search
-from .ranks import Ranks
-from .spread import Spread
+from .execution.device import ranks_of
+from .execution.ranks import Ranks
+from .execution.spread import Spread
 from .strategies import STRATEGIES
-from .training import Training
+from .training.training import Training
 
 __all__ = ["ComparedRun", "Comparison", "compare", "diversity", "epochs_of"]
 

@@ -15,20 +15,20 @@ from irepdeploy.data import Augmentation, Loader
 from irepdeploy.files import output_folder, write_json
 from irepdeploy.recipe import Recipe
 
-from .builders import build_supernet, load_data
-from .device import device_name, ranks_of
-from .evaluate import PopulationEvaluator
-from .fitness import Fitness, Outcome
-from .importance import Importance
-from .loop import adam, check_finite, check_loss, clip, cosine, set_rate, sgd
-from .memory_guard import memory_guard
+from .evaluation.evaluate import PopulationEvaluator
+from .evaluation.fitness import Fitness, Outcome
+from .evaluation.racing import RaceResult, cuts_of, race
+from .execution.device import device_name, ranks_of
+from .execution.loop import adam, check_finite, check_loss, clip, cosine, set_rate, sgd
+from .execution.memory_guard import memory_guard
+from .execution.ranks import Ranks
+from .execution.run_folder import RunFolder
 from .pareto import pareto_set
-from .racing import RaceResult, cuts_of, race
-from .ranks import Ranks
 from .result import SearchResult
-from .run_folder import RunFolder
-from .space import Bits
 from .strategies import strategy
+from .strategies.importance import Importance
+from .supernet.builders import build_supernet, load_data
+from .supernet.space import Bits
 
 __all__ = ["Search"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.arch import Architecture
+from irepdeploy.reparam.architecture import Architecture
 
-from .candidate_cost import CandidateCosts, Cost
-from .fitness import Fitness
-from .supernet import Supernet
+from .evaluation.candidate_cost import CandidateCosts, Cost
+from .evaluation.fitness import Fitness
+from .supernet.supernet import Supernet
 
 __all__ = ["NOTES", "Candidate", "ParetoSet", "pareto_set"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.arch import Architecture
+from irepdeploy.reparam.architecture import Architecture
 
-from .evaluate import Fitness
+from .evaluation.evaluate import Fitness
 
 __all__ = ["SearchResult"]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
-# Before torch is imported anywhere; subprocesses inherit it.
+# Before torch is imported anywhere; subprocesses inherit both.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from irepdeploy.runtime.trt_library import assembled_folder
+from irepdeploy.board.trt_library import assembled_folder
 
 _SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(

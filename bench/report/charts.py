@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irepdeploy.pareto import pareto_front
-from irepdeploy.runtime.protocol import percentile
+from irepdeploy.board.protocol import percentile
+from irepdeploy.runs.pareto_front import pareto_front
 
 from .columns import digits
 from .markup import Html, join, tag

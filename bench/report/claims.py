@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from irepdeploy.runtime.protocol import ratio
+from irepdeploy.board.protocol import ratio
 
 from .columns import digits, interval_text
 from .row import Row

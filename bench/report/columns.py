@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irepdeploy.runtime.protocol import MIN_SAMPLES_P90, MIN_SAMPLES_P99, Ratio
+from irepdeploy.board.protocol import MIN_SAMPLES_P90, MIN_SAMPLES_P99, Ratio
 
 from .row import Row
 from .tables import Table

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.cli.options import JsonOption
 from irepdeploy.console import print_json
-from irepdeploy.options import JsonOption
 
 __all__ = ["report"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from irepdeploy.record import Record
-from irepdeploy.system import UNKNOWN
+from irepdeploy.board.system import UNKNOWN
+from irepdeploy.runs.record import Record
 
 __all__ = ["device_of", "system_facts"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import Ratio, ratio, summary
+from irepdeploy.board.protocol import Ratio, ratio, summary
+from irepdeploy.runs.record import Record
 
 from .claims import order_claim
 from .columns import digits, interval_text

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.certificate import Certificate
+from irepdeploy.board.protocol import sample_fault
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError
 from irepdeploy.files import read_bytes, read_lines, sha256
-from irepdeploy.record import Record, record_of
-from irepdeploy.runtime.protocol import sample_fault
+from irepdeploy.runs.record import Record, record_of
+from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["Certified", "Gathered", "gather"]
 

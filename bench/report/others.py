@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.runtime.protocol import summary
+from irepdeploy.board.protocol import summary
 
 from .columns import digits, when
 

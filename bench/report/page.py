@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from irepdeploy import __version__
-from irepdeploy.runtime.protocol import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from irepdeploy.board.protocol import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 from .columns import digits
 from .content import Content

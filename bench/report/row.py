@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.runs.record import Record
 
 __all__ = ["Row", "rows_of"]
 

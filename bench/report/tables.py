@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from irepdeploy.record import Record
+from irepdeploy.runs.record import Record
 
 from .device import device_of
 from .row import Row, rows_of

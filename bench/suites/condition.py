@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irepdeploy.errors import InputError
-from irepdeploy.record import Record
-from irepdeploy.suite import SuiteRequest
+from irepdeploy.runs.record import Record
+from irepdeploy.runs.suite import SuiteRequest
 
 from ..subject import RUNNERS
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.pareto import pareto_front
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.runs.pareto_front import pareto_front
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from .condition import conditions_for
 from .latency_table import LatencyTable, latency_table

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from .latency_table import LatencyTable, latency_table
 from .published import TABLE2, TABLE3, PaperRow

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.export.structure import network_digest
-from irepdeploy.nets import NETS
-from irepdeploy.origin import origin_of
+from irepdeploy.network.nets import NETS
 from irepdeploy.profiling.counts import count
 from irepdeploy.reparam.fold import folded
+from irepdeploy.reparam.origin import origin_of
 
 from .variants import BRANCHES, FUSED, KEPT, Variant
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.runs.record import Record
 
 from .condition import Condition
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.trt_library import load_tensorrt
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.record import Record
-from irepdeploy.runtime.trt_library import load_tensorrt
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.runs.record import Record
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from ..latency import bench_models
 from ..subject import MODULE, Subject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from .latency_table import LatencyTable, latency_table
 from .published import TABLE2

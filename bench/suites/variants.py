@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from irepdeploy.nets import build, build_plain
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets import build, build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.fold import folded
 
 from .published import REP, PaperRow

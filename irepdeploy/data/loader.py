@@ -12,7 +12,7 @@ from irepdeploy.data.dataset import Split
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.pixels import Pixels
 from irepdeploy.errors import InputError
-from irepdeploy.memory_format import channels_last
+from irepdeploy.runtime.memory_format import channels_last
 
 __all__ = ["Loader", "in_order"]
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.system import system_block
+from irepdeploy.board.trt_library import FLAVOURS, assembled_folder
 from irepdeploy.doctor.check import Check, one_line, run_all
 from irepdeploy.doctor.machine import NEVER_PIP, has_gpu, is_jetson
 from irepdeploy.doctor.packages import is_there
 from irepdeploy.doctor.probes import probe
 from irepdeploy.errors import MissingError, RunError
-from irepdeploy.runtime.trt_library import FLAVOURS, assembled_folder
-from irepdeploy.system import system_block
 
 __all__ = ["cuda", "gpu", "providers", "tensorrt", "torch"]
 

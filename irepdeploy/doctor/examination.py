@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from irepdeploy.board.trt_library import FLAVOURS
 from irepdeploy.doctor import accelerators, machine, packages
 from irepdeploy.doctor.check import Check, Part, run_all
-from irepdeploy.runtime.trt_library import FLAVOURS
 
 __all__ = ["examine"]
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board import jetpack, nvpmodel
+from irepdeploy.board.system import system_block
 from irepdeploy.doctor.check import Check, one_line
-from irepdeploy.runtime import jetpack, nvpmodel
-from irepdeploy.system import system_block
 
 __all__ = ["NEVER_PIP", "TEGRA_RELEASE", "has_gpu", "is_jetson", "jetson", "machine"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 
+from irepdeploy.board.trt_library import FLAVOURS
 from irepdeploy.doctor.check import Check, one_line, run_all
 from irepdeploy.doctor.probes import imported, probe
-from irepdeploy.runtime.trt_library import FLAVOURS
 
 __all__ = ["is_there", "packages", "python"]
 

@@ -15,8 +15,8 @@ import sys
 import warnings
 from typing import Any
 
+from irepdeploy.board.trt_library import load_tensorrt, logged, logger_of
 from irepdeploy.errors import IrepdeployError, RunError
-from irepdeploy.runtime.trt_library import load_tensorrt, logged, logger_of
 
 __all__ = ["cuda", "imported", "listed_providers", "probe", "session", "tensorrt", "torch_state"]
 
@@ -118,8 +118,8 @@ def tensorrt(flavour: str) -> dict[str, Any]:
 
 
 def cuda() -> dict[str, Any]:
-    """`irepdeploy.runtime.cudart.device_facts`."""
-    from irepdeploy.runtime.cudart import device_facts
+    """`irepdeploy.board.cudart.device_facts`."""
+    from irepdeploy.board.cudart import device_facts
 
     return device_facts()
 

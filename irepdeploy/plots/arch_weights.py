@@ -66,8 +66,8 @@ def network_weights(model: nn.Module, label: str) -> ArchWeights:
     Raises:
         CheckpointError: it has no alpha and beta: it is fused, or its branches are not weighed.
     """
-    from irepdeploy.origin import FUSED, origin_of
     from irepdeploy.reparam.block import RepBlock
+    from irepdeploy.reparam.origin import FUSED, origin_of
 
     if origin_of(model).state == FUSED:
         raise CheckpointError(
@@ -95,8 +95,8 @@ def read_arch_weights(
     Raises:
         InputError: nothing of that is there, or it has no alpha and beta.
     """
+    from irepdeploy.network.source import open_source
     from irepdeploy.plots.feature_maps import checkpoint_in
-    from irepdeploy.source import open_source
 
     checkpoint = checkpoint_in(source)
     if Path(checkpoint).is_dir():

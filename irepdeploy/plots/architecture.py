@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import InputError
 from irepdeploy.plots.architecture_view import ArchitectureView, difference, stages_of
 from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure, picture, row_height, shown, shown_rows
+from irepdeploy.reparam.architecture import Architecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

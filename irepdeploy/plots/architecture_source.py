@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import InputError
 from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
 from irepdeploy.plots.search_history import SearchRun, read_search
+from irepdeploy.reparam.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ def read_architecture(
     Raises:
         InputError: nothing of that is there, or a network without branches.
     """
-    from irepdeploy.nets import NETS
+    from irepdeploy.network.nets import NETS
     from irepdeploy.reparam.published import PUBLISHED
 
     text = os.fspath(source)
@@ -89,9 +89,9 @@ def _with_run(architecture: Architecture, run: SearchRun, label: str) -> Archite
 
 
 def _of_network(source: str | Path, label: str, model_factory: Callable[[], nn.Module] | None) -> ArchitectureView:
-    from irepdeploy.origin import FUSED
+    from irepdeploy.network.source import open_source
     from irepdeploy.reparam.block import RepBlock
-    from irepdeploy.source import open_source
+    from irepdeploy.reparam.origin import FUSED
 
     opened = open_source(source, model_factory)
     origin = opened.origin
@@ -126,7 +126,7 @@ def _geometries(net: str, args: Mapping[str, Any], layers: Sequence[str]) -> dic
     """The convolutions of a network of the registry; {} where it is not one, or another than the layers are of."""
     import torch
 
-    from irepdeploy.nets import build_plain
+    from irepdeploy.network.nets import build_plain
 
     try:
         with torch.device("meta"):

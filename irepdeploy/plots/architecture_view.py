@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import ArchitectureError
+from irepdeploy.reparam.architecture import Architecture
 
 __all__ = ["ArchitectureView", "Difference", "difference", "in_column_order", "stages_of"]
 

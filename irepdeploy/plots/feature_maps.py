@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from irepdeploy.errors import InputError
-from irepdeploy.origin import FUSED, origin_of
+from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.plots.images import ShownImage, read_images
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.source import Source, open_source, with_blocks
+from irepdeploy.reparam.origin import FUSED, origin_of
 
 if TYPE_CHECKING:
     from torch import Tensor

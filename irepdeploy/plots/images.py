@@ -13,7 +13,7 @@ import numpy as np
 from irepdeploy.data import dataset_facts, embedded_dataset
 from irepdeploy.data.photographs import photograph_files
 from irepdeploy.errors import InputError
-from irepdeploy.input_files import read_inputs
+from irepdeploy.verify.input_files import read_inputs
 
 __all__ = ["ShownImage", "read_images"]
 

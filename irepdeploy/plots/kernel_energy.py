@@ -102,8 +102,8 @@ def read_kernels(
     Raises:
         InputError: nothing of that is there, or it has no convolution of 3x3 or more.
     """
+    from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
-    from irepdeploy.source import open_source, with_blocks
 
     opened = open_source(checkpoint_in(source), model_factory)
     # With its batch normalisation folded in, a plain network has the kernel that it is deployed with.

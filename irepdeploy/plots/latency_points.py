@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irepdeploy import pareto
+from irepdeploy.board.protocol import percentile, sample_fault
+from irepdeploy.board.system import UNKNOWN
 from irepdeploy.errors import InputError
-from irepdeploy.record import Record, read
-from irepdeploy.runtime.protocol import percentile, sample_fault
-from irepdeploy.system import UNKNOWN
+from irepdeploy.runs import pareto_front as pareto
+from irepdeploy.runs.record import Record, read
 
 __all__ = ["LatencyPoint", "by_device", "latency_points", "pareto_front", "read_records"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_lines
+from irepdeploy.reparam.architecture import Architecture
 
 if TYPE_CHECKING:
     import numpy as np

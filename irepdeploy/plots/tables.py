@@ -16,7 +16,7 @@ from irepdeploy.plots.kernel_energy import NetworkKernels, network_kernels
 if TYPE_CHECKING:
     from torch import nn
 
-    from irepdeploy.arch import Architecture
+    from irepdeploy.reparam.architecture import Architecture
 
 __all__ = ["NetworkTable", "arch_weights_table", "kernel_table", "network_tables"]
 
@@ -98,8 +98,8 @@ def network_tables(
     Raises:
         InputError: no such network, or one that has no kernels or no alpha and beta.
     """
+    from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import why_untrained
-    from irepdeploy.source import open_source, with_blocks
 
     if Path(source).suffix.lower() == ".onnx":
         raise InputError(

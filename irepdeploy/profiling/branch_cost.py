@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from irepdeploy.checkpoint import save
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError
-from irepdeploy.memory import is_out_of_memory
-from irepdeploy.nets import build_plain
-from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
+from irepdeploy.network.checkpoint import save
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.source import Source
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.training_cost import PeakMemory, StepTime, peak_memory, step_times
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.origin import FUSED, Origin, origin_of, set_origin
 from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.reparam.published import PUBLISHED
-from irepdeploy.source import Source
+from irepdeploy.runtime.memory import is_out_of_memory
 
 __all__ = ["BranchCost", "BranchCosts", "CostRequest", "branch_costs"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.origin import FUSED, origin_of
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse_block
+from irepdeploy.reparam.origin import FUSED, origin_of
 
 __all__ = ["DROP_DB", "LayerHealth", "WeightHealth", "health_warnings", "kernel_health", "network_health"]
 

@@ -7,15 +7,15 @@ from collections import Counter
 import torch
 from torch import nn
 
-from irepdeploy.exact_arithmetic import exact_arithmetic
-from irepdeploy.origin import FUSED, Origin, origin_of, set_origin
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import check_fusable, fuse
 from irepdeploy.reparam.normalisation import Norm, scale_shift
+from irepdeploy.reparam.origin import FUSED, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, has_hooks, replaced
 from irepdeploy.reparam.usage import followers_in_eval
-from irepdeploy.wrappers import unwrapped
+from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["folded"]
 

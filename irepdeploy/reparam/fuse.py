@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
-from irepdeploy.exact_arithmetic import exact_arithmetic
-from irepdeploy.memory_format import channels_last
-from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 from irepdeploy.reparam.geometry import random_input
 from irepdeploy.reparam.insert import Where, matches
 from irepdeploy.reparam.normalisation import Norm, scale_shift
+from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
 from irepdeploy.reparam.tracer import dissolved_block
-from irepdeploy.wrappers import unwrapped
+from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.runtime.memory_format import channels_last
 
 __all__ = ["BlockProof", "check_fusable", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
 
@@ -72,7 +72,7 @@ def fuse(
         CheckFailed: a block and its convolution differ; the worst is named.
     """
     if method == "graph":
-        from irepdeploy.reparam.graph_fuse import fuse_graph
+        from irepdeploy.onnx_collapse.read_back.graph_fuse import fuse_graph
 
         if keep_bn or where is not None:
             raise InputError(

@@ -9,17 +9,17 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import ArchitectureError, ModelError
-from irepdeploy.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
+from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.presets import Preset, preset_of
 from irepdeploy.reparam.published import PUBLISHED
 from irepdeploy.reparam.structure import insert_layers
 from irepdeploy.reparam.usage import Usage, captured_module, usage_of
-from irepdeploy.wrappers import unwrapped
+from irepdeploy.reparam.wrappers import unwrapped
 
 __all__ = ["Branches", "Where", "expandable", "insert_branches", "matches"]
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import NotFusable
-from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 from irepdeploy.reparam.response import Response, check_kind, significant
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["probe_block", "probe_module"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from irepdeploy.arch import Architecture
+from irepdeploy.reparam.architecture import Architecture
 
 __all__ = ["COLUMNS", "PUBLISHED"]
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.comparator import TOLERANCES, relative_error
 from irepdeploy.errors import NotFusable
+from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 
 __all__ = ["Response", "check_kind", "significant"]
 

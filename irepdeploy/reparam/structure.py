@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from irepdeploy.errors import ArchitectureError, ModelError
-from irepdeploy.origin import FUSED, InsertedLayer, Origin, set_origin
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS, Norm
+from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, set_origin
 
 __all__ = ["copied_without_hooks", "has_hooks", "insert_layers", "plain_conv", "rebuild", "replaced"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from irepdeploy.runtime.runner import TensorSpec
+    from irepdeploy.board.runner import TensorSpec
 
 __all__ = ["TorchGraphRunner"]
 

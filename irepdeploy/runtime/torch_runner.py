@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, known_transfers, positive_threads
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
-from irepdeploy.memory_format import channels_last
-from irepdeploy.runtime.runner import DeviceTimed, Runner, TensorSpec, known_transfers, positive_threads
+from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_settings import check_settings, cuda_arithmetic, torch_settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from irepdeploy.comparator import Tolerance
+    from irepdeploy.reparam.comparator import Tolerance
     from irepdeploy.testing.branch_contract import BranchContract
     from irepdeploy.testing.runner_contract import RunnerContract
 
@@ -55,7 +55,7 @@ def assert_equivalent(
             are named.
         InputError: they cannot be compared.
     """
-    from irepdeploy.equivalence import verify_models
+    from irepdeploy.verify.equivalence import verify_models
 
     result = verify_models(a, b, inputs, model_factory=model, tolerance=tolerance)
     if not result.ok:

@@ -19,9 +19,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from irepdeploy.comparator import relative_error
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES, Branch, branch_class
+from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.fuse import prove_block
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import NORMS

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from irepdeploy.board.runner import Runner
 from irepdeploy.errors import InputError
-from irepdeploy.runtime.runner import Runner
 
 __all__ = ["RunnerCase", "RunnerContract"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.system import system_block
 from irepdeploy.errors import IrepdeployError, RunError
-from irepdeploy.system import system_block
 
 from .bench_request import BenchModel, BenchRequest
 from .board import board_facts, board_state, current_mode

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from irepdeploy.board.trtexec import TRANSFERS
 from irepdeploy.errors import InputError
-from irepdeploy.runtime.trtexec import TRANSFERS
 
 __all__ = ["RUNNERS", "BenchModel", "BenchRequest", "parse_bench"]
 
@@ -84,7 +84,7 @@ class BenchRequest:
     keep: bool = False
 
     def limits(self) -> dict[str, Any]:
-        """Of the measurement, as `irepdeploy.runtime.protocol.measure` takes them."""
+        """Of the measurement, as `irepdeploy.board.protocol.measure` takes them."""
         names = ("min_samples", "min_seconds", "max_samples", "warmup_min_seconds", "warmup_max_seconds")
         return {name: getattr(self, name) for name in names}
 

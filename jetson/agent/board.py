@@ -11,9 +11,9 @@ import platform
 import shutil
 from typing import Any
 
+from irepdeploy.board.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_release
+from irepdeploy.board.nvpmodel import CONFIGURATION, STATUS, PowerMode, needs_reboot, parse_mode, parse_modes
 from irepdeploy.errors import IrepdeployError
-from irepdeploy.runtime.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_release
-from irepdeploy.runtime.nvpmodel import CONFIGURATION, STATUS, PowerMode, needs_reboot, parse_mode, parse_modes
 
 from .board_files import BoardFiles, sudoers_hint
 from .clocks import ClockReader, parse_jetson_clocks

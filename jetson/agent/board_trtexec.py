@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from irepdeploy.board.trtexec import arguments, read_times
 from irepdeploy.errors import RunError
-from irepdeploy.runtime.trtexec import arguments, read_times
 
 from .bench_request import BenchModel, BenchRequest
 from .events import EventStream

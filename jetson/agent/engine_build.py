@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from irepdeploy.board.engine_builder import EngineOptions
+from irepdeploy.board.engine_job import describe_job, job_log, job_result, job_sidecar, job_tail
+from irepdeploy.board.trt_library import logged
 from irepdeploy.errors import IrepdeployError
-from irepdeploy.runtime.engine_builder import EngineOptions
-from irepdeploy.runtime.engine_job import describe_job, job_log, job_result, job_sidecar, job_tail
-from irepdeploy.runtime.trt_library import logged
 
 from .bench_request import BenchModel, BenchRequest
 from .cache import as_ours
@@ -58,7 +58,7 @@ class EngineBuild:
         """Build one, with its sidecar beside it.
 
         Raises:
-            IrepdeployError: as `irepdeploy.runtime.engine_builder.build_plan`; RunError where the builder died.
+            IrepdeployError: as `irepdeploy.board.engine_builder.build_plan`; RunError where the builder died.
             RunError, KeyboardInterrupt: the run was ended.
         """
         request = self._request

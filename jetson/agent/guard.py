@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from irepdeploy.board.nvpmodel import CONFIGURATION, PowerMode, asks_reboot, needs_reboot
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
-from irepdeploy.runtime.nvpmodel import CONFIGURATION, PowerMode, asks_reboot, needs_reboot
 
 from .board import current_mode, known_modes
 from .board_files import BoardFiles

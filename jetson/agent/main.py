@@ -93,7 +93,7 @@ class _Agent:
 
 # What a verb needs is imported by the verb: the archive is compiled anew by every process that reads it.
 def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
-    from irepdeploy.system import system_block
+    from irepdeploy.board.system import system_block
 
     from . import guard
     from .board import board_facts
@@ -196,7 +196,7 @@ _VERBS: dict[str, Any] = {
 
 
 def _build(agent: _Agent, folder: str) -> None:
-    from irepdeploy.runtime import engine_worker
+    from irepdeploy.board import engine_worker
 
     engine_worker.main(Path(folder))
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from irepdeploy.board.comparison import TOLERANCES, Comparison, compare_outputs
+from irepdeploy.board.feeds import check_finite, random_feeds
+from irepdeploy.board.protocol import PROTOCOL_VERSION, measure
+from irepdeploy.board.runner import Runner
 from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
-from irepdeploy.runtime.comparison import TOLERANCES, Comparison, compare_outputs
-from irepdeploy.runtime.feeds import check_finite, random_feeds
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, measure
-from irepdeploy.runtime.runner import Runner
 
 from .events import EventStream
 from .failure import named
@@ -140,10 +140,10 @@ class _Measuring:
 
 def _runner(job: dict[str, Any], model: dict[str, Any]) -> Runner:
     if job["runner"] == "trt":
-        from irepdeploy.runtime.trt_runner import TrtRunner
+        from irepdeploy.board.trt_runner import TrtRunner
 
         return TrtRunner(model["path"], cuda_graph=job["cuda_graph"], transfers=job["transfers"])
-    from irepdeploy.runtime.ort_runner import OrtRunner
+    from irepdeploy.board.ort_runner import OrtRunner
 
     return OrtRunner(model["path"], threads=job["threads"], spinning=job["spinning"], precision=model["precision"])
 

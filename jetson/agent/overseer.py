@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from irepdeploy.board.lifetime import end_with_parent
 from irepdeploy.errors import RunError
-from irepdeploy.runtime.lifetime import end_with_parent
 
 from .events import EventStream
 from .request import RequestStream

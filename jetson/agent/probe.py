@@ -33,7 +33,7 @@ def probe(command: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         Versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, why it does not work;
-        ``dla_cores`` that TensorRT sees; ``cuda``, the facts of `irepdeploy.runtime.cudart.device_facts`.
+        ``dla_cores`` that TensorRT sees; ``cuda``, the facts of `irepdeploy.board.cudart.device_facts`.
     """
     found = dict(_NOTHING)
     try:
@@ -81,7 +81,7 @@ def _version(module: str) -> str | None:
 
 def _cuda() -> dict[str, Any]:
     try:
-        from irepdeploy.runtime.cudart import device_facts
+        from irepdeploy.board.cudart import device_facts
 
         return device_facts()
     except Exception as error:  # a binding's import can raise anything, and numpy may not be there
@@ -100,7 +100,7 @@ def _tensorrt() -> dict[str, Any]:
 
 
 def _loaded_tensorrt() -> dict[str, Any]:
-    from irepdeploy.runtime.trt_library import load_tensorrt, logged, logger_of
+    from irepdeploy.board.trt_library import load_tensorrt, logged, logger_of
 
     library = load_tensorrt("tensorrt")
     messages: list[tuple[str, str]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..space import SearchSpace
+from ..supernet.space import SearchSpace
 from .base import Strategy
 from .des import Directional
 from .evolution import Evolution

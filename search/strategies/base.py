@@ -9,8 +9,8 @@ import numpy as np
 
 from irepdeploy.errors import RecipeError
 
-from ..importance import Importance
-from ..space import Bits, SearchSpace
+from ..supernet.space import Bits, SearchSpace
+from .importance import Importance
 
 if TYPE_CHECKING:
     from irepdeploy.recipe import SearchSection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..importance import Importance
-from ..space import Bits
+from ..supernet.space import Bits
 from .evolution import Evolution
+from .importance import Importance
 
 __all__ = ["Directional"]
 

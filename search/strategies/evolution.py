@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..importance import Importance
-from ..space import Bits
+from ..supernet.space import Bits
 from .base import Strategy
+from .importance import Importance
 
 __all__ = ["Evolution"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..importance import Importance
-from ..space import Bits
+from ..supernet.space import Bits
 from .base import Strategy
+from .importance import Importance
 
 __all__ = ["TopK"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from irepdeploy.board.protocol import Ratio
 from irepdeploy.console import progress, table
 from irepdeploy.errors import IrepdeployError
-from irepdeploy.runtime.protocol import Ratio
-from irepdeploy.suite import SCALES, Suite, SuiteRequest
+from irepdeploy.runs.suite import SCALES, Suite, SuiteRequest
 
 __all__ = ["has_bf16", "interval", "place", "run_alone"]
 

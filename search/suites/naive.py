@@ -13,8 +13,8 @@ from irepdeploy.data import Split
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.structure import replaced
 
-from ..fitness import Fitness
-from ..space import Bits, SearchSpace
+from ..evaluation.fitness import Fitness
+from ..supernet.space import Bits, SearchSpace
 
 __all__ = ["NaiveEvaluator"]
 

@@ -13,7 +13,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import Branch, Conv1x1Avg3x3, Conv1x1Conv3x3, Identity
 from irepdeploy.reparam.structure import replaced
 
-from ..space import Bits, SearchSpace
+from ..supernet.space import Bits, SearchSpace
 
 __all__ = ["NaiveSupernet"]
 

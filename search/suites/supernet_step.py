@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure, ratio, summary
+from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
 from irepdeploy.errors import InputError, MissingError
 from irepdeploy.files import append_line, output_folder
-from irepdeploy.malloc import keep_freed_memory
-from irepdeploy.memory_format import channels_last
-from irepdeploy.nets import build_plain
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Measurement, measure, ratio, summary
-from irepdeploy.suite import SuiteReport, SuiteRequest
-from irepdeploy.system import system_block
+from irepdeploy.network.nets import build_plain
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.runtime.malloc import keep_freed_memory
+from irepdeploy.runtime.memory_format import channels_last
 
-from ..evaluate import PopulationEvaluator
-from ..space import Bits
-from ..supernet import Supernet
+from ..evaluation.evaluate import PopulationEvaluator
+from ..supernet.space import Bits
+from ..supernet.supernet import Supernet
 from .alone import has_bf16, interval, place, run_alone
 from .breakdown import breakdown
 from .naive_step import NaiveSupernet

@@ -25,21 +25,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from irepdeploy.comparator import relative_error
+from irepdeploy.board.protocol import PROTOCOL_VERSION, Ratio, measure, percentile, ratio
+from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.exact_arithmetic import exact_arithmetic
 from irepdeploy.files import append_line, output_folder
-from irepdeploy.nets import build_plain
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, Ratio, measure, percentile, ratio
-from irepdeploy.suite import SuiteReport, SuiteRequest
-from irepdeploy.system import system_block
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.comparator import relative_error
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
-from ..evaluate import PopulationEvaluator
-from ..space import Bits
-from ..supernet import Supernet
+from ..evaluation.evaluate import PopulationEvaluator
+from ..supernet.space import Bits
+from ..supernet.supernet import Supernet
 from .alone import has_bf16, interval, place, run_alone
 from .naive import NaiveEvaluator
 

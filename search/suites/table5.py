@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.arch import Architecture
+from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay, ProgressTask
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line
 from irepdeploy.recipe import Recipe, load_recipe
-from irepdeploy.suite import SuiteReport, SuiteRequest
-from irepdeploy.system import system_block
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from ..engine import Search
-from ..shipped import recipe_path
-from ..training import Training
+from ..execution.shipped import recipe_path
+from ..training.training import Training
 
 __all__ = ["BUDGETS", "PAPER", "table5"]
 

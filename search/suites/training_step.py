@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
+from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
 from irepdeploy.files import append_line, output_folder
-from irepdeploy.memory_format import channels_last
 from irepdeploy.recipe import Recipe
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION, measure, ratio, summary
-from irepdeploy.suite import SuiteReport, SuiteRequest
-from irepdeploy.system import system_block
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.runtime.memory_format import channels_last
 
-from ..builders import build_net, load_data
-from ..ranks import Ranks
-from ..training import Training
+from ..execution.ranks import Ranks
+from ..supernet.builders import build_net, load_data
+from ..training.training import Training
 
 __all__ = ["training_step"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from irepdeploy.bench.against import NEW, NOT_DECIDED, OK, SLOWER, check_against, parse_max_slower, require
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.record import Record, append
+from irepdeploy.runs.record import Record, append
 
 SYSTEM = {
     "cpu": {"model": "EPYC", "machine": "x86_64", "logical_cores": 2, "affinity": 2, "quota_cores": "none"},

@@ -16,11 +16,11 @@ import irepdeploy as ird
 from irepdeploy.bench.latency import bench_models
 from irepdeploy.bench.subject import MODULE, NETWORK, RUNNERS, Subject, find_subjects
 from irepdeploy.bench.table import BATCH_COLUMNS, COLUMNS, _digits, batch_cells, by_protocol, cells, optimum, rows
+from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import sha256
-from irepdeploy.record import read
-from irepdeploy.runtime.protocol import PROTOCOL_VERSION
+from irepdeploy.runs.record import read
 
 QUICK = {"min_seconds": 0.0, "min_samples": 8}
 
@@ -100,7 +100,7 @@ def test_nothing_is_written_without_out(folder: Path) -> None:
 
 
 def test_every_model_sees_the_same_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.runtime.runner import Runner
+    from irepdeploy.board.runner import Runner
 
     seen = []
     real = Runner.bind
@@ -220,7 +220,7 @@ def test_modules_in_memory_are_measured(folder: Path) -> None:
 def test_checkpoints_and_networks_on_onnx_runtime_are_the_same_networks(
     folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from irepdeploy.runtime.runner import Runner
+    from irepdeploy.board.runner import Runner
 
     seen: dict[str, np.ndarray] = {}
     real = Runner.infer
@@ -242,9 +242,9 @@ def test_checkpoints_and_networks_on_onnx_runtime_are_the_same_networks(
 
 def test_branches_are_written_as_they_stand(folder: Path) -> None:
     from irepdeploy.bench.onnx_model import onnx_of
-    from irepdeploy.origin import origin_of
+    from irepdeploy.board.ort_runner import OrtRunner
     from irepdeploy.reparam.block import RepBlock
-    from irepdeploy.runtime.ort_runner import OrtRunner
+    from irepdeploy.reparam.origin import origin_of
 
     net = ird.load("branches.pt").eval()
     # A subnet: what takes no part is not written.
@@ -282,7 +282,7 @@ def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) 
 
 
 def test_samples_of_a_device_clock_are_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.runtime.runner import DeviceTimed, Runner
+    from irepdeploy.board.runner import DeviceTimed, Runner
 
     real = Runner.bind
     monkeypatch.setattr(Runner, "bind", lambda self, feeds: DeviceTimed(real(self, feeds), lambda: 7))

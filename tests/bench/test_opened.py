@@ -14,15 +14,15 @@ import torch
 import irepdeploy as ird
 from irepdeploy.bench.opened import Opener
 from irepdeploy.bench.subject import CHECKPOINT, ENGINE, MODULE, NETWORK, RUNNERS, Subject
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.sidecar import Sidecar, sidecar_path
+from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.cli import main
 from irepdeploy.errors import ModelError
 from irepdeploy.files import sha256, write_json
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
-from irepdeploy.runtime.trt_runner import TrtRunner
 
 SUBJECT = Subject("net", NETWORK, "vgg6", "torch")
 

@@ -11,7 +11,7 @@ from irepdeploy.bench import run_suite
 from irepdeploy.cli import main
 from irepdeploy.console import ProgressDisplay, progress
 from irepdeploy.errors import InputError
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 
 def asked(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SHOWN = "import irepdeploy, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
-RUN = "import irepdeploy.runtime.ort_runner, irepdeploy, onnxruntime"
+RUN = "import irepdeploy.board.ort_runner, irepdeploy, onnxruntime"
 
 
 def run(code: str, home: Path, **more: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.cli import main
-from irepdeploy.record import read
-from irepdeploy.testing.published_networks import PUBLISHED, exported, published_network
+from irepdeploy.runs.record import read
+from support.published_networks import PUBLISHED, exported, published_network
 
 
 def test_from_an_unfused_file_to_a_plain_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

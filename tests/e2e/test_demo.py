@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
+from irepdeploy.verify.certificate import Certificate
 
 
 @pytest.fixture(scope="module")

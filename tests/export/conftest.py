@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.data.digits import digits
-from irepdeploy.export.onnx_from_torch import onnx_from_torch
-from irepdeploy.nets import build_plain
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
+from irepdeploy.network.nets import build_plain
 
 
 @pytest.fixture(scope="session")

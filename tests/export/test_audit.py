@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed
-from irepdeploy.export.audit import Asked, audit
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.target import Target, target_of
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.diagnosis.audit import Asked, audit
+from irepdeploy.export.target.target import Target, target_of
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.networks import random_network
 
 SPEC = TensorSpec("input", (1, 3, 16, 16))
 

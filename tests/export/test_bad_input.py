@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import IrepdeployError
-from irepdeploy.origin import set_origin
+from irepdeploy.reparam.origin import set_origin
+from irepdeploy.verify.certificate import Certificate
 
 Capture = pytest.CaptureFixture[str]
 HOSTILE = ["with space", "qu'o\"te", "ünïcode-日本", "$(touch x);"]

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 import pytest
 
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.board.sidecar import check_sidecar, read_plan_header, read_sidecar
 from irepdeploy.errors import InputError, MissingError, ModelError, OutputError, RunError
-from irepdeploy.export import engine
-from irepdeploy.export.engine import build_engine
-from irepdeploy.export.fp16 import half_graph
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.engine import engine
+from irepdeploy.export.engine.engine import build_engine
+from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.files import sha256
-from irepdeploy.onnx_file import carried_precision
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.runtime.sidecar import check_sidecar, read_plan_header, read_sidecar
-from irepdeploy.testing.networks import random_network
+from irepdeploy.onnx_graph.onnx_file import carried_precision
+from support.networks import random_network
 
 RTX = "tensorrt_rtx"
 
@@ -215,7 +215,7 @@ def test_external_data(tmp_path: Path) -> None:
 def test_killed_at_any_time_nothing_half_written_is_seen(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     code = (
-        "from irepdeploy.export.engine import build_engine\n"
+        "from irepdeploy.export.engine.engine import build_engine\n"
         "def report(step): print(step, flush=True)\n"
         "while True: build_engine('model.onnx', 'out/m.engine', flavour='tensorrt_rtx', report=report)\n"
     )
@@ -274,7 +274,7 @@ def test_the_last_words_of_a_builder_that_dies(content: bytes, tmp_path: Path) -
 def test_a_builder_ends_with_its_command() -> None:
     child = (
         "import signal\n"
-        "from irepdeploy.runtime.lifetime import end_with_parent\n"
+        "from irepdeploy.board.lifetime import end_with_parent\n"
         "end_with_parent()\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
@@ -347,7 +347,7 @@ def test_carried_precision(content: bytes, half: bytes) -> None:
 def test_the_whole_way_with_another_tensorrt(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = (
         "import os\n"
-        "from irepdeploy.testing.fake_tensorrt import FakeTensorrt\n"
+        "from support.fake_tensorrt import FakeTensorrt\n"
         "globals().update(vars(FakeTensorrt('8.5.2.2')))\n"
         "os.write(1, b'it prints on its own\\n')\n"
     )
@@ -370,7 +370,7 @@ def test_the_whole_way_with_another_tensorrt(content: bytes, tmp_path: Path, mon
 def test_what_was_logged_before_a_crash(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt.py").write_text(
         "import os\n"
-        "from irepdeploy.testing.fake_tensorrt import FakeTensorrt, Severity\n"
+        "from support.fake_tensorrt import FakeTensorrt, Severity\n"
         "globals().update(vars(FakeTensorrt('8.6.1.6')))\n"
         "def Builder(logger):\n"
         "    logger.log(Severity.ERROR, 'out of tactics')\n"

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from irepdeploy.export.engine import EngineReport, build_engine
-from irepdeploy.export.fp16 import half_graph
-from irepdeploy.export.int8 import quantized
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.nets import NETS, build_plain
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.export.engine.engine import EngineReport, build_engine
+from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.precision.int8 import quantized
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.network.nets import NETS, build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
 
 pytestmark = pytest.mark.trt
 

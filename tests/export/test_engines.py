@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from irepdeploy.export import engine, engines
-from irepdeploy.export.settings import Settings
-from irepdeploy.export.target import target_of
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.export.engine import engine, engines
+from irepdeploy.export.request.settings import Settings
+from irepdeploy.export.target.target import target_of
 
 
 @pytest.mark.parametrize(

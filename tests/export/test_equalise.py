@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.equalise import Pair, equalised, hidden_pairs, rescaled
-from irepdeploy.export.inference import arrays_of, outputs_of
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.precision.equalise import Pair, equalised, hidden_pairs, rescaled
+from irepdeploy.export.precision.inference import arrays_of, outputs_of
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.networks import random_network
 
 RNG = np.random.default_rng(0)
 

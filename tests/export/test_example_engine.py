@@ -19,11 +19,11 @@ import numpy as np
 import onnx
 import pytest
 
-from irepdeploy.export.engine import build_engine
+from irepdeploy.board.sidecar import Sidecar, sidecar_path
+from irepdeploy.export.engine.engine import build_engine
 from irepdeploy.files import write_json
-from irepdeploy.runtime.sidecar import Sidecar, sidecar_path
-from irepdeploy.testing.fake_cudart import FakeCudart
-from irepdeploy.testing.fake_tensorrt import FakeTensorrt
+from support.fake_cudart import FakeCudart
+from support.fake_tensorrt import FakeTensorrt
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "tensorrt.py").write_text(
-        "from irepdeploy.testing.fake_tensorrt import FakeTensorrt\nglobals().update(vars(FakeTensorrt('8.5.2.2')))\n"
+        "from support.fake_tensorrt import FakeTensorrt\nglobals().update(vars(FakeTensorrt('8.5.2.2')))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
     engine = tmp_path / "model.engine"

@@ -10,7 +10,7 @@ import yaml
 
 import irepdeploy
 from irepdeploy.cli import main
-from irepdeploy.testing.networks import random_network
+from support.networks import random_network
 
 JOB = Path(__file__).parents[2] / "examples" / "equivalence.yml"
 

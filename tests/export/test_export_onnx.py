@@ -16,15 +16,15 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.export import onnx_hops
 from irepdeploy.export.output import explain
-from irepdeploy.export.request import input_spec
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.testing.published_borders import DiverseBranchBlock
-from irepdeploy.testing.published_networks import PUBLISHED, exported, published_network
+from irepdeploy.export.request.request import input_spec
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.verify.certificate import Certificate
+from support.published_borders import DiverseBranchBlock
+from support.published_networks import PUBLISHED, exported, published_network
 
 Capture = pytest.CaptureFixture[str]
 FILES = ["certificate.json", "model.onnx"]
@@ -191,7 +191,7 @@ def test_sizes_that_are_free(folder: Path, tmp_path: Path, capsys: Capture) -> N
 
 
 def broken(content: bytes, **options: Any) -> Any:
-    from irepdeploy.reparam.collapse import collapse
+    from irepdeploy.onnx_collapse import collapse
 
     found = collapse(content, **options)
     weight = next(tensor for tensor in found.model.graph.initializer if len(tensor.dims) == 4)

@@ -14,19 +14,19 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from torch import nn
 
 import irepdeploy
-from irepdeploy.comparator import TOLERANCES, Tolerance
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export import layer_error
-from irepdeploy.export.equalise import equalised, equalised_like, hidden_pairs, rescaled
-from irepdeploy.export.first_bad_layer import LayerError, first_bad_layer, first_bad_module
-from irepdeploy.export.fp16 import half_graph
-from irepdeploy.export.inference import run_parts
-from irepdeploy.export.int8 import quantized
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.target import TARGETS
-from irepdeploy.export.torch_exporter import onnx_by_torch
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.diagnosis import layer_error
+from irepdeploy.export.diagnosis.first_bad_layer import LayerError, first_bad_layer, first_bad_module
+from irepdeploy.export.precision.equalise import equalised, equalised_like, hidden_pairs, rescaled
+from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.precision.inference import run_parts
+from irepdeploy.export.precision.int8 import quantized
+from irepdeploy.export.target.target import TARGETS
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.writer.torch_exporter import onnx_by_torch
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
+from support.networks import random_network
 
 FLOAT32 = TOLERANCES["float32"]
 SPEC = TensorSpec("input", (1, 3, 16, 16))
@@ -227,7 +227,7 @@ def test_few_numbers_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
             portions.append(len(outputs))
             yield count, outputs
 
-    monkeypatch.setattr("irepdeploy.export.first_bad_layer.run_parts", counted)
+    monkeypatch.setattr("irepdeploy.export.diagnosis.first_bad_layer.run_parts", counted)
     model = chain(*["Abs"] * 8)
     first_bad_layer(model, model, {"input": np.ones((16, 4), np.float32)}, FLOAT32)
     assert portions == [3, 3, 3, 3, 2, 2]

@@ -11,15 +11,15 @@ import torch
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from irepdeploy.comparator import TOLERANCES, compare_outputs
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ModelError
-from irepdeploy.export.engine import build_engine
-from irepdeploy.export.fp16 import half_graph
-from irepdeploy.export.inference import outputs_of
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.nets import build_plain
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.export.engine.engine import build_engine
+from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.precision.inference import outputs_of
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
 
 CHANNELS = {"y": 4, "z": 4, "Y": 6, "Z": 6}
 

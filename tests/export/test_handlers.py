@@ -19,17 +19,17 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.comparator import relative_error
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.board.trt_library import load_tensorrt, logger_of
 from irepdeploy.errors import ModelError
-from irepdeploy.export import graph, handlers
-from irepdeploy.export.audit import Asked, audit
-from irepdeploy.export.fp16 import half_graph
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.target import target_of
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.runtime.trt_library import load_tensorrt, logger_of
+from irepdeploy.export.diagnosis.audit import Asked, audit
+from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.target.target import target_of
+from irepdeploy.export.writer import graph, handlers
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.comparator import relative_error
 
 SHAPE = (4, 7, 9)
 

@@ -9,8 +9,15 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export.inference import free_batch, outputs_of, run_parts, samples_in, tensor_types, with_outputs
-from irepdeploy.export.onnx_from_torch import serialized
+from irepdeploy.export.precision.inference import (
+    free_batch,
+    outputs_of,
+    run_parts,
+    samples_in,
+    tensor_types,
+    with_outputs,
+)
+from irepdeploy.export.writer.onnx_from_torch import serialized
 
 
 def written(

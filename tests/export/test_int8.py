@@ -15,16 +15,16 @@ import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from irepdeploy.comparator import Tolerance, compare_outputs
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export.engine import build_engine
-from irepdeploy.export.inference import arrays_of, outputs_of
-from irepdeploy.export.int8 import quantisable, quantized
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.ranges import tensor_ranges
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.engine.engine import build_engine
+from irepdeploy.export.precision.inference import arrays_of, outputs_of
+from irepdeploy.export.precision.int8 import quantisable, quantized
+from irepdeploy.export.precision.ranges import tensor_ranges
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.reparam.comparator import Tolerance, compare_outputs
+from support.networks import random_network
 
 INT8 = Tolerance(0.1, 0.99)
 
@@ -141,8 +141,8 @@ def test_the_same_bytes_in_another_process(plain: onnx.ModelProto, tmp_path: Pat
     np.save(tmp_path / "x.npy", x)
     code = (
         "import sys, numpy, onnx\n"
-        "from irepdeploy.export.int8 import quantized\n"
-        "from irepdeploy.export.onnx_from_torch import serialized\n"
+        "from irepdeploy.export.precision.int8 import quantized\n"
+        "from irepdeploy.export.writer.onnx_from_torch import serialized\n"
         "sys.stdout.buffer.write(serialized(quantized(onnx.load('m.onnx'), numpy.load('x.npy'))))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.nets import NETS, build
-from irepdeploy.nets.statistics import randomize_statistics, settle_statistics
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.network.nets import NETS, build
+from irepdeploy.network.nets.statistics import randomize_statistics, settle_statistics
 from irepdeploy.reparam.fold import folded
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
 
 CELLS = [name for name, net in NETS.items() if "genotype" in net.args]
 OPERATORS = {

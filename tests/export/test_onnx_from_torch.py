@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.nets import NETS, build_plain
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.network.nets import NETS, build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from support.networks import random_network
 
 
 def written(model: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
@@ -239,9 +239,9 @@ def test_metadata_opset_and_ir_version() -> None:
 
 PROGRAM = """
 import hashlib
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.board.runner import TensorSpec
+from support.networks import random_network
 spec = [TensorSpec("input", (1, 3, 16, 16))]
 model = onnx_from_torch(random_network("resnet18_cifar"), spec, ["logits"], metadata={"k": "v"})
 print(hashlib.sha256(serialized(model)).hexdigest())

@@ -18,13 +18,16 @@ import torch
 from torch import nn
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError, MissingError, ModelError, NotFusable
-from irepdeploy.export import deployment, first_bad_layer, fp16, hops, pipeline, simplify, torch_exporter
-from irepdeploy.origin import set_origin
+from irepdeploy.export import deployment, hops, pipeline, simplify
+from irepdeploy.export.diagnosis import first_bad_layer
+from irepdeploy.export.precision import fp16
+from irepdeploy.export.writer import torch_exporter
+from irepdeploy.reparam.origin import set_origin
 from irepdeploy.testing import assert_equivalent
-from irepdeploy.testing.networks import random_network
+from irepdeploy.verify.certificate import Certificate
+from support.networks import random_network
 
 Capture = pytest.CaptureFixture[str]
 FILES = ["certificate.json", "fused.pt", "model.onnx"]
@@ -185,7 +188,7 @@ def test_an_engine_that_cannot_be_built(tmp_path: Path, capsys: Capture) -> None
 
 
 def broken_writer(*args: Any, **kwargs: Any) -> onnx.ModelProto:
-    from irepdeploy.export.onnx_from_torch import onnx_from_torch
+    from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
 
     model = onnx_from_torch(*args, **kwargs)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "stages.1.0.conv.weight")
@@ -205,8 +208,8 @@ def broken_fuse(model: nn.Module) -> tuple[nn.Module, list[Any]]:
 
 
 def broken_audit(*args: Any) -> dict[str, Any]:
-    from irepdeploy.export.audit import audit
-    from irepdeploy.export.target import Target
+    from irepdeploy.export.diagnosis.audit import audit
+    from irepdeploy.export.target.target import Target
 
     return audit(args[0], Target("old", opset=12), *args[2:])
 
@@ -357,7 +360,7 @@ def test_a_simplified_model_is_compared_and_taken(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_identity(*args: Any, **kwargs: Any) -> onnx.ModelProto:
-        from irepdeploy.export.onnx_from_torch import onnx_from_torch
+        from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
 
         model = onnx_from_torch(*args, **kwargs)
         first = model.graph.node[0]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.export import engines
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.engine import engines
+from irepdeploy.verify.certificate import Certificate
+from support.networks import random_network
 
 Capture = pytest.CaptureFixture[str]
 
@@ -106,7 +106,7 @@ def test_what_fp16_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_half_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.export import fp16
+    from irepdeploy.export.precision import fp16
 
     true = fp16.half_graph
 

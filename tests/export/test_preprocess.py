@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.audit import Asked, audit
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.preprocess import METADATA, Preprocessing, with_preprocessing
-from irepdeploy.export.target import target_of
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.export.diagnosis.audit import Asked, audit
+from irepdeploy.export.request.preprocess import METADATA, Preprocessing, with_preprocessing
+from irepdeploy.export.target.target import target_of
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.ranges import range_report, tensor_ranges
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.precision.ranges import range_report, tensor_ranges
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.networks import random_network
 
 
 def chain(*scales: float, batch: int | str = 1) -> onnx.ModelProto:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.request import batch_range, input_spec
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.export.request.request import batch_range, input_spec
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import nn
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.data import DATASETS, load_dataset
 from irepdeploy.data.dataset import Split
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.export.calibration import CalibrationData, calibration_data
-from irepdeploy.export.equalise import hidden_pairs, rescaled
-from irepdeploy.export.inference import arrays_of, outputs_of
-from irepdeploy.export.int8 import quantisable, quantized
-from irepdeploy.export.int8_report import Int8Loss, Int8Report
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.export.sensitivity import int8_model
-from irepdeploy.inputs import InputGroup
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.precision.calibration import CalibrationData, calibration_data
+from irepdeploy.export.precision.equalise import hidden_pairs, rescaled
+from irepdeploy.export.precision.inference import arrays_of, outputs_of
+from irepdeploy.export.precision.int8 import quantisable, quantized
+from irepdeploy.export.precision.int8_report import Int8Loss, Int8Report
+from irepdeploy.export.precision.sensitivity import int8_model
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.verify.inputs import InputGroup
+from support.networks import random_network
 
 SHAPE = (1, 16, 16)
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
 from irepdeploy.cli import main
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.verify.certificate import Certificate
 
 Capture = pytest.CaptureFixture[str]
 

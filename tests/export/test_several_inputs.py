@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy
-from irepdeploy.certificate import Certificate
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, CheckpointError, InputError
 from irepdeploy.export import hops
-from irepdeploy.origin import Origin, origin_of, with_inputs
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.reparam.origin import Origin, origin_of, with_inputs
+from irepdeploy.verify.certificate import Certificate
 
 Capture = pytest.CaptureFixture[str]
 SHAPES = ("--input-shape", "image:1x3x16x12", "--input-shape", "vector:1x5", "--input-shape", "tokens:1x7:int64")

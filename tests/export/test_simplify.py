@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, RunError
-from irepdeploy.export.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.export.simplify import WORKER, Simplified, Simplifier
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.networks import random_network
 
 READ = "import json, sys; before, after = json.loads(sys.stdin.readline())\n"
 

@@ -11,9 +11,9 @@ import irepdeploy as ird
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.pipeline import export_model
 from irepdeploy.export.structure import network_digest
+from irepdeploy.onnx_graph.structure_digest import structure_digest
 from irepdeploy.reparam.fold import folded
-from irepdeploy.structure_digest import structure_digest
-from irepdeploy.testing.networks import random_network
+from support.networks import random_network
 
 VGG16 = ("repvgg_vgg16", "repnas_vgg16", "acnet_vgg16", "dbb_vgg16", "dyrep_vgg16", "irep_vgg16")
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import onnx
 import pytest
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.forms import FORMS
-from irepdeploy.export.target import TARGETS, Target, installed_target, target_of, trtexec_line
-from irepdeploy.runtime.runner import TensorSpec
+from irepdeploy.export.target.target import TARGETS, Target, installed_target, target_of, trtexec_line
+from irepdeploy.onnx_graph.forms import FORMS
 
 SPEC = TensorSpec("input", (None, 3, 224, 224))
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ModelError
-from irepdeploy.export import torch_exporter
-from irepdeploy.export.audit import Asked, audit
-from irepdeploy.export.onnx_from_torch import serialized
-from irepdeploy.export.target import target_of
-from irepdeploy.export.tidy import tidy
-from irepdeploy.export.torch_exporter import DYNAMO, OWN, TORCHSCRIPT, onnx_by_torch, write_onnx
-from irepdeploy.nets.statistics import randomize_statistics
-from irepdeploy.runtime.ort_runner import OrtRunner
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.diagnosis.audit import Asked, audit
+from irepdeploy.export.target.target import target_of
+from irepdeploy.export.writer import torch_exporter
+from irepdeploy.export.writer.onnx_from_torch import serialized
+from irepdeploy.export.writer.tidy import tidy
+from irepdeploy.export.writer.torch_exporter import DYNAMO, OWN, TORCHSCRIPT, onnx_by_torch, write_onnx
+from irepdeploy.network.nets.statistics import randomize_statistics
+from support.networks import random_network
 
 XAVIER = target_of("xavier-jp5")
 
@@ -82,11 +82,11 @@ def test_what_has_no_handler_goes_to_torch(tmp_path: Path, batch: int | None) ->
 PROGRAM = """
 import hashlib, torch
 from torch import nn
-from irepdeploy.export.onnx_from_torch import serialized
-from irepdeploy.export.target import target_of
-from irepdeploy.export.torch_exporter import onnx_by_torch
-from irepdeploy.runtime.runner import TensorSpec
-from irepdeploy.testing.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import serialized
+from irepdeploy.export.target.target import target_of
+from irepdeploy.export.writer.torch_exporter import onnx_by_torch
+from irepdeploy.board.runner import TensorSpec
+from support.networks import random_network
 spec = [TensorSpec("input", (None, 1, 16, 16))]
 written = onnx_by_torch(random_network(), spec, ["logits"], target=target_of("xavier-jp5"))
 print(hashlib.sha256(serialized(written.model)).hexdigest())

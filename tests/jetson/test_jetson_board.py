@@ -16,11 +16,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import irepdeploy.jetson.measure as measure
+from irepdeploy.board.sidecar import read_sidecar
 from irepdeploy.cli import main
 from irepdeploy.files import sha256
-from irepdeploy.record import read
-from irepdeploy.runtime.sidecar import read_sidecar
-from irepdeploy.testing.fake_board import FakeBoard
+from irepdeploy.runs.record import read
+from support.fake_board import FakeBoard
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import irepdeploy.jetson.ssh as ssh
 from irepdeploy.cli import main
 from irepdeploy.files import sha256
 from irepdeploy.jetson.agent_archive import build_agent
-from irepdeploy.record import read
+from irepdeploy.runs.record import read
 
 HOSTILE = ["two words.onnx", "it's $(touch x) `touch y`.onnx", 'a "quoted"\nline.onnx', "-rf.onnx"]
 

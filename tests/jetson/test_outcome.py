@@ -13,7 +13,7 @@ from irepdeploy.errors import CheckFailed, MissingError, ModelError, RunError
 from irepdeploy.jetson.models import Model, Variant
 from irepdeploy.jetson.outcome import COLUMNS, cells, outcome_of
 from irepdeploy.jetson.state import missing_rows, rows_of, unusable
-from irepdeploy.record import append, read
+from irepdeploy.runs.record import append, read
 
 MODEL = Model("net", "net.onnx", b"content", "fp32")
 VARIANTS = [Variant("net fp32", MODEL, "fp32"), Variant("net fp16", MODEL, "fp16")]

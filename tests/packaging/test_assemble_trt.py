@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from irepdeploy.runtime.trt_library import ASSEMBLED_ENVIRONMENT, assembled_folder
+from irepdeploy.board.trt_library import ASSEMBLED_ENVIRONMENT, assembled_folder
 
 SCRIPT = Path(__file__).parents[1] / "assemble_trt.py"
 X86_64 = pytest.mark.skipif(

@@ -120,17 +120,20 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("irepdeploy/cli.py", "import irepdeploy.search"),
-        ("irepdeploy/cli.py", "from irepdeploy import export"),
-        ("irepdeploy/cli.py", "def f():\n    from irepdeploy.bench.suite import run"),
-        ("irepdeploy/cli.py", "from .search import des"),
+        ("irepdeploy/cli/program.py", "import irepdeploy.search"),
+        ("irepdeploy/cli/program.py", "from irepdeploy import export"),
+        ("irepdeploy/cli/program.py", "def f():\n    from irepdeploy.bench.suite import run"),
+        ("irepdeploy/cli/program.py", "from .search import des"),
         ("irepdeploy/data/digits.py", "from ..search import des"),
-        ("irepdeploy/cli.py", "import importlib\nimportlib.import_module('irepdeploy.jetson')"),
-        ("irepdeploy/cli.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import irepdeploy.search"),
+        ("irepdeploy/cli/program.py", "import importlib\nimportlib.import_module('irepdeploy.jetson')"),
+        (
+            "irepdeploy/cli/program.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import irepdeploy.search",
+        ),
         ("irepdeploy/__init__.py", "from irepdeploy.export.pipeline import export_model"),
         ("search/des.py", "from irepdeploy.export import pipeline"),
         ("search/des.py", "from ..export import pipeline"),
-        ("search/des.py", "from irepdeploy.search.supernet import Supernet"),
+        ("search/des.py", "from irepdeploy.search.supernet.supernet import Supernet"),
         ("search/des.py", "from ..errors import RunError"),
         ("search/des.py", "from .. import errors"),
         ("export/pipeline.py", "import irepdeploy.bench"),
@@ -147,7 +150,7 @@ def test_a_forbidden_import_is_caught(path: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("irepdeploy/cli.py", "from irepdeploy.errors import RunError"),
+        ("irepdeploy/cli/program.py", "from irepdeploy.errors import RunError"),
         ("irepdeploy/__init__.py", "if TYPE_CHECKING:\n    from irepdeploy.export.pipeline import export_model"),
         ("search/des.py", "from .supernet import Supernet\nfrom irepdeploy.errors import RunError\nimport torch"),
         ("search/strategies/des.py", "from ..supernet import Supernet\nfrom .. import budget"),

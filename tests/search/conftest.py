@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from irepdeploy.recipe import Recipe, load_recipe
-from irepdeploy.search.shipped import recipe_path
+from irepdeploy.search.execution.shipped import recipe_path
 
 _TINY = [
     "scale=smoke",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from irepdeploy.search.averaging import averaged
+from irepdeploy.search.training.averaging import averaged
 
 
 def net() -> nn.Sequential:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irepdeploy.search.budget import Bits, Budget, Group
+from irepdeploy.search.supernet.budget import Bits, Budget, Group
 
 # Interleaved, so that no group is a run of positions.
 MIXED = Budget((Group((0, 2, 5), 2), Group((1, 4), 1), Group((3,), 1)))

@@ -12,8 +12,8 @@ import torch
 from irepdeploy.data import DATASETS, Loader, load_dataset
 from irepdeploy.errors import InputError, RecipeError
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.builders import build_net, build_supernet, load_data
-from irepdeploy.testing.dataset_files import write_cifar10
+from irepdeploy.search.supernet.builders import build_net, build_supernet, load_data
+from support.dataset_files import write_cifar10
 
 CIFAR10 = ["data.name=cifar10", "data.verify=false", "data.options={val: 20}"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.errors import RunError
-from irepdeploy.search.captured import CapturedForward
+from irepdeploy.search.evaluation.captured import CapturedForward
 
 
 class Recorded(nn.Module):

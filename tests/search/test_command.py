@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from irepdeploy.arch import Architecture
 from irepdeploy.cli import main
-from irepdeploy.search import training
-from irepdeploy.search.shipped import recipe_path, shipped_recipes
-from irepdeploy.search.supernet import Supernet
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.search.execution.shipped import recipe_path, shipped_recipes
+from irepdeploy.search.supernet.supernet import Supernet
+from irepdeploy.search.training import training
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from irepdeploy.errors import MissingError
-from irepdeploy.search.device import choose_device
+from irepdeploy.search.execution.device import choose_device
 
 
 def test_auto_without_cuda_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

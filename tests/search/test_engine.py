@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import CheckpointError, InputError, RecipeError, RunError
 from irepdeploy.recipe import Recipe
-from irepdeploy.search import engine, run_folder
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.search import engine
 from irepdeploy.search.engine import Search
+from irepdeploy.search.execution import run_folder
+from irepdeploy.search.execution.run_folder import RunFolder
 from irepdeploy.search.result import SearchResult
-from irepdeploy.search.run_folder import RunFolder
-from irepdeploy.search.supernet import Supernet
+from irepdeploy.search.supernet.supernet import Supernet
 
 JournalOf = Callable[[Path], list[dict[str, Any]]]
 ContentsOf = Callable[[Path], dict[str, bytes]]

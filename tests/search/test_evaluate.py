@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.comparator import relative_error
 from irepdeploy.data import Split
 from irepdeploy.data.pixels import Pixels
 from irepdeploy.errors import InputError
-from irepdeploy.exact_arithmetic import exact_arithmetic
-from irepdeploy.nets.resnet import ResNet
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets.resnet import ResNet
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.builders import build_supernet
-from irepdeploy.search.evaluate import Mode, PopulationEvaluator
-from irepdeploy.search.fitness import Fitness, joined, score
-from irepdeploy.search.space import Bits
-from irepdeploy.search.supernet import Supernet
+from irepdeploy.reparam.comparator import relative_error
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.search.evaluation.evaluate import Mode, PopulationEvaluator
+from irepdeploy.search.evaluation.fitness import Fitness, joined, score
+from irepdeploy.search.supernet.builders import build_supernet
+from irepdeploy.search.supernet.space import Bits
+from irepdeploy.search.supernet.supernet import Supernet
 
 
 def images(count: int = 30, dtype: torch.dtype = torch.float32) -> Split:

@@ -10,10 +10,10 @@ from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, InputError
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.evaluate import score
-from irepdeploy.search.finetune import Finetuning
+from irepdeploy.search.evaluation.evaluate import score
+from irepdeploy.search.training.finetune import Finetuning
 
 
 @pytest.fixture(scope="module")

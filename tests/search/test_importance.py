@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.builders import build_supernet
-from irepdeploy.search.importance import Importance
+from irepdeploy.search.strategies.importance import Importance
+from irepdeploy.search.supernet.builders import build_supernet
 
 # Two layers, the first with one branch, the second with two.
 BY_HAND = Importance(alpha=np.array([0.1, 0.9, 0.5]), beta=np.array([0.2, 0.7]), layer=np.array([0, 1, 1]))

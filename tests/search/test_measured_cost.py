@@ -9,8 +9,8 @@ import pytest
 
 from irepdeploy.cli import main
 from irepdeploy.recipe import Recipe
-from irepdeploy.search import measured_cost
 from irepdeploy.search.engine import Search
+from irepdeploy.search.evaluation import measured_cost
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 from irepdeploy.errors import InputError
-from irepdeploy.nets import build_plain
+from irepdeploy.network.nets import build_plain
 from irepdeploy.plots.figure import BLUE
 from irepdeploy.plots.pareto import draw_pareto, read_pareto
 from irepdeploy.profiling.counts import count
 from irepdeploy.reparam.insert import insert_branches
-from irepdeploy.search.candidate_cost import CandidateCosts
-from irepdeploy.search.fitness import Fitness
+from irepdeploy.search.evaluation.candidate_cost import CandidateCosts
+from irepdeploy.search.evaluation.fitness import Fitness
 from irepdeploy.search.pareto import ParetoSet, pareto_set
-from irepdeploy.search.space import Bits
-from irepdeploy.search.supernet import Supernet
+from irepdeploy.search.supernet.space import Bits
+from irepdeploy.search.supernet.supernet import Supernet
 
 SHAPE = (1, 16, 16)
 NETS = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from irepdeploy.errors import InputError
-from irepdeploy.search.fitness import Outcome
-from irepdeploy.search.racing import RaceResult, cuts_of, is_beaten, race
+from irepdeploy.search.evaluation.fitness import Outcome
+from irepdeploy.search.evaluation.racing import RaceResult, cuts_of, is_beaten, race
 
 Array = np.ndarray[Any, Any]
 

@@ -6,12 +6,12 @@ import signal
 import pytest
 
 from irepdeploy.errors import InputError, RunError
-from irepdeploy.search.ranks import Ranks
-from irepdeploy.testing.processes import run_ranks
+from irepdeploy.search.execution.ranks import Ranks
+from support.processes import run_ranks
 
 _EXCHANGE = """
 import json, torch
-from irepdeploy.search.ranks import Ranks
+from irepdeploy.search.execution.ranks import Ranks
 
 with Ranks.from_environment(timeout=60) as ranks:
     squares = ranks.gather([index * index for index in ranks.share(7)], 7)
@@ -26,7 +26,7 @@ print(json.dumps([ranks.rank, squares, few, [part.tolist() for part in parts], t
 _LOSE = """
 import os, signal, sys
 from irepdeploy.errors import RunError
-from irepdeploy.search.ranks import Ranks
+from irepdeploy.search.execution.ranks import Ranks
 
 try:
     with Ranks.from_environment(timeout=3) as ranks:

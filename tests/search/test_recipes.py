@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.arch import Architecture
 from irepdeploy.recipe import load_recipe
+from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.search.engine import Search
-from irepdeploy.search.shipped import recipe_path, shipped_recipes
-from irepdeploy.search.training import Training
-from irepdeploy.testing.dataset_files import write_cifar10, write_class_folders
+from irepdeploy.search.execution.shipped import recipe_path, shipped_recipes
+from irepdeploy.search.training.training import Training
+from support.dataset_files import write_cifar10, write_class_folders
 
 FOLDER = Path(recipe_path("digits")).parent
 PAPER = {

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from irepdeploy.search.engine import Search
-from irepdeploy.search.shipped import recipe_path
-from irepdeploy.testing.processes import run_ranks
+from irepdeploy.search.execution.shipped import recipe_path
+from support.processes import run_ranks
 
 _OVERRIDES = ["search.subnets_per_step=3", "search.evaluation.racing.share=0.5"]
 
@@ -79,7 +79,7 @@ def test_what_two_processes_began_one_can_end(overrides: list[str], alone: Path,
     lose = code(_SEARCH, overrides, out).replace(
         "sys.exit(main(",
         """
-from irepdeploy.search.run_folder import RunFolder
+from irepdeploy.search.execution.run_folder import RunFolder
 import os, signal
 original = RunFolder.save_state
 def save_state(self, state):

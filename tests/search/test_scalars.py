@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.errors import MissingError
-from irepdeploy.search.scalars import Scalars
+from irepdeploy.search.execution.scalars import Scalars
 
 pytest.importorskip("tensorboard")
 

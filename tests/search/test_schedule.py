@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from irepdeploy.recipe import SgdSection, TrainSection
-from irepdeploy.search.schedule import rate_at
+from irepdeploy.search.training.schedule import rate_at
 
 
 def settings(**changes: object) -> TrainSection:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irepdeploy.errors import RecipeError
-from irepdeploy.nets import build
+from irepdeploy.network.nets import build
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
-from irepdeploy.search.budget import Budget, Group
-from irepdeploy.search.space import SearchSpace
+from irepdeploy.search.supernet.budget import Budget, Group
+from irepdeploy.search.supernet.space import SearchSpace
 
 
 def space_of(net: str, preset: str) -> SearchSpace:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import SearchSection
-from irepdeploy.search.importance import Importance
-from irepdeploy.search.space import Bits, SearchSpace
 from irepdeploy.search.strategies import STRATEGIES, strategy
 from irepdeploy.search.strategies.des import Directional
 from irepdeploy.search.strategies.evolution import Evolution
+from irepdeploy.search.strategies.importance import Importance
 from irepdeploy.search.strategies.topk import TopK
+from irepdeploy.search.supernet.space import Bits, SearchSpace
 
 
 def space(layers: int, branches: int) -> SearchSpace:

@@ -9,7 +9,7 @@ import pytest
 
 from irepdeploy.console import progress
 from irepdeploy.errors import OutputError
-from irepdeploy.suite import SuiteRequest
+from irepdeploy.runs.suite import SuiteRequest
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.builders import build_supernet
-from irepdeploy.search.loop import adam, sgd
-from irepdeploy.search.space import Bits
-from irepdeploy.search.supernet import Supernet
-from irepdeploy.testing.processes import run_ranks
+from irepdeploy.search.execution.loop import adam, sgd
+from irepdeploy.search.supernet.builders import build_supernet
+from irepdeploy.search.supernet.space import Bits
+from irepdeploy.search.supernet.supernet import Supernet
+from support.processes import run_ranks
 
 
 @pytest.fixture
@@ -192,10 +192,10 @@ def test_select_is_undone_after_a_step(supernet: Supernet, batch: tuple[Tensor, 
 _STEPS = """
 import sys
 import numpy as np, torch
-from irepdeploy.nets import build_plain
-from irepdeploy.search.loop import clip
-from irepdeploy.search.ranks import Ranks
-from irepdeploy.search.supernet import Supernet
+from irepdeploy.network.nets import build_plain
+from irepdeploy.search.execution.loop import clip
+from irepdeploy.search.execution.ranks import Ranks
+from irepdeploy.search.supernet.supernet import Supernet
 
 torch.manual_seed(0)
 supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps")

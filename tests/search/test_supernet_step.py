@@ -11,15 +11,15 @@ import torch
 
 from irepdeploy.console import progress
 from irepdeploy.errors import InputError, MissingError
-from irepdeploy.nets import build_plain
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import load_recipe
-from irepdeploy.search.shipped import recipe_path
+from irepdeploy.runs.suite import SuiteRequest
+from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.suites.breakdown import breakdown
 from irepdeploy.search.suites.naive_step import NaiveSupernet
 from irepdeploy.search.suites.supernet_step import RECIPE, supernet_step
-from irepdeploy.search.supernet import Supernet
-from irepdeploy.suite import SuiteRequest
+from irepdeploy.search.supernet.supernet import Supernet
 
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
 _ALONE = f"""

@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch import nn
 
-from irepdeploy.comparator import relative_error
 from irepdeploy.console import progress
 from irepdeploy.data import Split
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.nets.statistics import randomize_statistics
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.builders import build_supernet
-from irepdeploy.search.evaluate import PopulationEvaluator
-from irepdeploy.search.kernels import PlainNetwork
+from irepdeploy.reparam.comparator import relative_error
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
+from irepdeploy.search.evaluation.kernels import PlainNetwork
 from irepdeploy.search.suites import table1 as module
 from irepdeploy.search.suites.naive import NaiveEvaluator
 from irepdeploy.search.suites.table1 import table1
-from irepdeploy.suite import SuiteReport, SuiteRequest
+from irepdeploy.search.supernet.builders import build_supernet
 
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
 _ALONE = f"""

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from irepdeploy.arch import Architecture
 from irepdeploy.errors import InputError
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.suite import SuiteRequest
 from irepdeploy.search.suites import table5 as module
 from irepdeploy.search.suites.table5 import BUDGETS, PAPER, table5
-from irepdeploy.suite import SuiteRequest
 
 
 class Display:

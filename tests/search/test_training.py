@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 import irepdeploy as ird
-from irepdeploy.arch import Architecture
-from irepdeploy.checkpoint import load
 from irepdeploy.data import Dataset
 from irepdeploy.errors import ArchitectureError, CheckpointError, InputError, RecipeError, RunError
-from irepdeploy.origin import origin_of
+from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.search import training
-from irepdeploy.search.builders import build_net, load_data, with_branches
-from irepdeploy.search.evaluate import score
-from irepdeploy.search.shipped import recipe_path
-from irepdeploy.search.training import Training, TrainingResult
+from irepdeploy.reparam.origin import origin_of
+from irepdeploy.search.evaluation.evaluate import score
+from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
+from irepdeploy.search.training import training
+from irepdeploy.search.training.training import Training, TrainingResult
 
 SOME = Architecture.from_branches(
     {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},

@@ -10,8 +10,8 @@ from irepdeploy.errors import InputError
 from irepdeploy.plots.figure import save_figure
 from irepdeploy.plots.training_compare import draw_presets
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.training import Training
-from irepdeploy.search.training_compare import TrainingComparison, compare_presets
+from irepdeploy.search.training.training import Training
+from irepdeploy.search.training.training_compare import TrainingComparison, compare_presets
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from irepdeploy.arch import Architecture
-from irepdeploy.checkpoint import load
 from irepdeploy.data import Loader
 from irepdeploy.errors import RunError
-from irepdeploy.origin import origin_of
+from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.search.ranks import Ranks
-from irepdeploy.search.training import Training, TrainingResult
+from irepdeploy.reparam.origin import origin_of
+from irepdeploy.search.execution.ranks import Ranks
+from irepdeploy.search.training.training import Training, TrainingResult
 
 SOME = Architecture.from_branches(
     {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},

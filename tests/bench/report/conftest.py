@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irepdeploy.record import Record, append
+from irepdeploy.runs.record import Record, append
 
 CPU = {
     "os": "Linux-6.1-x86_64",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from irepdeploy.bench.report.charts import box_plots, scatter
 from irepdeploy.bench.report.scale import latency_scale, linear_scale
 from irepdeploy.bench.report.tables import Table, tables_of
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import percentile
+from irepdeploy.board.protocol import percentile
+from irepdeploy.runs.record import Record
 
 Make = Callable[..., Record]
 LATENCY = st.floats(1e-4, 1e5)

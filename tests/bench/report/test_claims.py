@@ -9,7 +9,7 @@ import pytest
 from irepdeploy.bench.report.claims import claims_of, order_claim
 from irepdeploy.bench.report.devices import comparisons_of
 from irepdeploy.bench.report.tables import Table, tables_of
-from irepdeploy.record import Record
+from irepdeploy.runs.record import Record
 
 Make = Callable[..., Record]
 

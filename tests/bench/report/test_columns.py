@@ -6,8 +6,8 @@ import pytest
 
 from irepdeploy.bench.report.columns import Column, columns_of, digits, interval_text
 from irepdeploy.bench.report.tables import tables_of
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import Ratio
+from irepdeploy.board.protocol import Ratio
+from irepdeploy.runs.record import Record
 
 Make = Callable[..., Record]
 

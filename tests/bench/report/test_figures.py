@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.arch import Architecture
 from irepdeploy.bench.report.figures import figures
+from irepdeploy.reparam.architecture import Architecture
 
 
 @pytest.fixture

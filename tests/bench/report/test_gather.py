@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from irepdeploy.bench.report.gather import gather
-from irepdeploy.certificate import Artefact, Certificate
 from irepdeploy.errors import InputError
-from irepdeploy.record import Record
+from irepdeploy.runs.record import Record
+from irepdeploy.verify.certificate import Artefact, Certificate
 
 Make = Callable[..., Record]
 Write = Callable[..., Path]

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from irepdeploy.bench.report.write import write_report
-from irepdeploy.certificate import Artefact, Certificate
+from irepdeploy.board.protocol import summary
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import summary
+from irepdeploy.runs.record import Record
+from irepdeploy.verify.certificate import Artefact, Certificate
 
 Make = Callable[..., Record]
 Write = Callable[..., Path]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from irepdeploy.bench.report.tables import tables_of
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import ratio, summary
+from irepdeploy.board.protocol import ratio, summary
+from irepdeploy.runs.record import Record
 
 Make = Callable[..., Record]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from irepdeploy.bench.report.devices import comparisons_of
 from irepdeploy.bench.report.tables import tables_of
 from irepdeploy.bench.report.text import csv_text, markdown_grid, markdown_text, row_json
-from irepdeploy.record import Record
-from irepdeploy.runtime.protocol import ratio, summary
+from irepdeploy.board.protocol import ratio, summary
+from irepdeploy.runs.record import Record
 
 Make = Callable[..., Record]
 

@@ -4,7 +4,7 @@ import pytest
 
 from irepdeploy.bench.suites.condition import conditions_for
 from irepdeploy.errors import InputError
-from irepdeploy.suite import SuiteRequest
+from irepdeploy.runs.suite import SuiteRequest
 
 
 def titles(**asked: object) -> list[str]:

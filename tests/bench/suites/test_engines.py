@@ -10,8 +10,8 @@ from irepdeploy.bench.suites.engines import built_engines
 from irepdeploy.bench.suites.graphs import Graph
 from irepdeploy.bench.suites.published import TABLE2
 from irepdeploy.bench.suites.variants import FUSED, Variant
-from irepdeploy.suite import SuiteRequest
-from irepdeploy.testing.networks import random_network
+from irepdeploy.runs.suite import SuiteRequest
+from support.networks import random_network
 
 
 def test_each_graph_gets_an_engine_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,13 @@ from irepdeploy.bench.suites.fused_vs_branches import fused_vs_branches
 from irepdeploy.bench.suites.latency_table import LatencyTable, latency_table
 from irepdeploy.bench.suites.published import TABLE2
 from irepdeploy.bench.suites.variants import Variant, variants
-from irepdeploy.checkpoint import save
 from irepdeploy.console import progress
 from irepdeploy.errors import InputError, MissingError
 from irepdeploy.export.structure import network_digest
-from irepdeploy.record import Record
-from irepdeploy.suite import SuiteReport, SuiteRequest
-from irepdeploy.testing.networks import random_network
+from irepdeploy.network.checkpoint import save
+from irepdeploy.runs.record import Record
+from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from support.networks import random_network
 
 VGGS = [row for row in TABLE2 if row.net in ("vgg16", "repvgg_vgg16", "irep_vgg16")]
 TABLE = LatencyTable(

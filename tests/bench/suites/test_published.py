@@ -6,7 +6,7 @@ import pytest
 
 from irepdeploy.bench.suites.published import CARS, NAS, PLAIN, REP, TABLE2, TABLE3, PaperRow
 from irepdeploy.bench.suites.variants import FOLDED, FUSED, KEPT, variants
-from irepdeploy.nets import NETS
+from irepdeploy.network.nets import NETS
 
 ROWS = (*TABLE2, *TABLE3, *CARS)
 

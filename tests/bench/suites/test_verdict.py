@@ -5,7 +5,7 @@ import pytest
 from irepdeploy.bench.suites.condition import Condition
 from irepdeploy.bench.suites.latency_row import LatencyRow, Measured
 from irepdeploy.bench.suites.verdict import verdicts
-from irepdeploy.runtime.protocol import Ratio, summary
+from irepdeploy.board.protocol import Ratio, summary
 
 
 def row(family: str, paper_ratio: float | None, ratio: float | None) -> LatencyRow:

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from irepdeploy.jetson.agent_archive import build_agent
-from irepdeploy.testing.fake_board import FakeBoard
+from support.fake_board import FakeBoard
 
 
 @dataclass

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from irepdeploy.testing.fake_board import FakeBoard
+from support.fake_board import FakeBoard
 
 Quick = dict[str, Any]
 

@@ -14,7 +14,7 @@ import pytest
 from irepdeploy.errors import MissingError, RunError
 from irepdeploy.jetson.agent.board_files import BoardFiles
 from irepdeploy.jetson.agent.probe import probe
-from irepdeploy.testing.fake_board import FakeBoard
+from support.fake_board import FakeBoard
 
 
 def test_a_xavier(xavier: Any) -> None:

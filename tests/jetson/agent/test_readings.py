@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from irepdeploy.board.jetpack import jetpack_of, parse_tegra_release
+from irepdeploy.board.nvpmodel import asks_reboot, needs_reboot, parse_mode, parse_modes
 from irepdeploy.jetson.agent.board import current_mode
 from irepdeploy.jetson.agent.board_files import BoardFiles
 from irepdeploy.jetson.agent.clocks import ClockReader, parse_jetson_clocks
@@ -14,9 +16,7 @@ from irepdeploy.jetson.agent.rails import RailReader, module_mw
 from irepdeploy.jetson.agent.sampler import Sample, Sampler, mean_rails
 from irepdeploy.jetson.agent.tegrastats import parse_tegrastats
 from irepdeploy.jetson.agent.thermal import ThermalReader
-from irepdeploy.runtime.jetpack import jetpack_of, parse_tegra_release
-from irepdeploy.runtime.nvpmodel import asks_reboot, needs_reboot, parse_mode, parse_modes
-from irepdeploy.testing.fake_board import FakeBoard
+from support.fake_board import FakeBoard
 
 # github.com/DataDog/datadog-agent, pkg/collector/corechecks/nvidia/jetson, its tests: AGX Xavier on JetPack 4.
 AGX_XAVIER = (

@@ -18,7 +18,7 @@ from irepdeploy.errors import InputError, MissingError, RunError
 from irepdeploy.jetson.agent.board_files import BoardFiles
 from irepdeploy.jetson.agent.cache import AgentCache
 from irepdeploy.jetson.agent.guard import Guard, find_mode, restore_left, unrestored
-from irepdeploy.testing.fake_board import FakeBoard
+from support.fake_board import FakeBoard
 
 Request = dict[str, Any]
 

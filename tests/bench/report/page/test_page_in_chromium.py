@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from irepdeploy.bench.report.write import write_report
-from irepdeploy.record import Record
+from irepdeploy.runs.record import Record
 
 Write = Callable[..., Path]
 # Text of the visible cells of a column, by the number of the table and of the column.

@@ -1,0 +1,162 @@
+"""Whether candidates should be scored with batch-normalisation statistics of their own.
+
+A supernet's statistics are shared: each is an average over the subnets that a branch took part in. Recalibrating them
+for every candidate, by one pass over the training images, costs a forward pass of all branches for each of them. This
+measures what that buys: how well the ranking by shared and by recalibrated statistics agrees with the ranking after
+retraining, and how well two retrainings with different seeds agree, which is the most that can be asked for.
+
+Run ``python -m irepdeploy.bench.tools.bn_recalibration [FILE.jsonl [CANDIDATES [SEEDS [KEY=VALUE...]]]]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from irepdeploy.board.system import system_block
+from irepdeploy.console import log, table
+from irepdeploy.data import Dataset
+from irepdeploy.files import append_line
+from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.reparam.fuse import fuse
+from irepdeploy.runtime.memory_format import channels_last
+from irepdeploy.search.engine import Search
+from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
+from irepdeploy.search.evaluation.fitness import Fitness, score
+from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.search.supernet.builders import build_net, with_branches
+from irepdeploy.search.supernet.space import Bits
+from irepdeploy.search.training.training import Training
+
+from .kendall import kendall
+
+__all__ = ["measure_recalibration", "recalibrate"]
+
+_BATCH = 50
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, data: Dataset) -> nn.Module:
+    """Give every batch normalisation the mean of the statistics of all training batches, in place."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        # None: the mean of all batches, each with the same weight.
+        norm.momentum = None
+    net.train()
+    for start in range(0, len(data.train), _BATCH):
+        images = data.train.images[start : start + _BATCH]
+        if len(images) > 1:
+            net(channels_last(images))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return net.eval()
+
+
+def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: Path) -> dict[str, Any]:
+    """Search, draw candidates under the budget, and score each in three ways.
+
+    Args:
+        candidates: how many, drawn uniformly.
+        seeds: how often each is retrained; the search-validation accuracy counts, the test set is not looked at.
+        folder: for the runs; what is there is gone on with.
+    """
+    search = Search(recipe, folder / "search", resume=True)
+    search.run()
+    budget = search.space.budget(recipe.search.budget)
+    random = np.random.default_rng(recipe.seed)
+    drawn: dict[bytes, Bits] = {}
+    while len(drawn) < candidates:
+        bits = budget.uniform(random)
+        drawn[bits.tobytes()] = bits
+    population = list(drawn.values())
+    shared = PopulationEvaluator(search.supernet, search.data.val).evaluate(population)
+    own = [_own_statistics(recipe, search, bits) for bits in population]
+    retrained: list[list[float]] = []
+    for seed in range(seeds):
+        plan = recipe.model_copy(update={"seed": recipe.seed + seed})
+        accuracies = []
+        for number, bits in enumerate(population):
+            at = folder / f"train-seed{seed}" / f"{number:03d}"
+            found = Training(plan, at, search.space.architecture(bits), resume=True).run()
+            accuracies.append(found.val_accuracy)
+            log(f"retrained {seed * candidates + number + 1} of {seeds * candidates}")
+        retrained.append(accuracies)
+    return {
+        "network": recipe.net.name,
+        "dataset": recipe.data.name,
+        "candidates": candidates,
+        "shared": [(each.accuracy, each.negative_loss) for each in shared],
+        "recalibrated": [(each.accuracy, each.negative_loss) for each in own],
+        "retrained": retrained,
+        **_agreement(shared, own, retrained),
+    }
+
+
+def _own_statistics(recipe: Recipe, search: Search, bits: Bits) -> Fitness:
+    net = with_branches(build_net(recipe, search.data), search.space.architecture(bits))
+    weights = search.supernet.model.state_dict()
+    net.load_state_dict({name: weights[name] for name in net.state_dict()})
+    recalibrate(channels_last(net), search.data)
+    return score(channels_last(fuse(net, prove=False)), search.data.val)
+
+
+def _agreement(
+    shared: Sequence[Fitness], own: Sequence[Fitness], retrained: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    """Kendall's tau-b between all rankings, accuracy ties told apart by the loss where there is one."""
+    by_shared, by_own = _ranks(shared), _ranks(own)
+    mean = [statistics.fmean(values) for values in zip(*retrained, strict=True)]
+    pairs = [kendall(one, other) for one, other in itertools.combinations(retrained, 2)]
+    known = [tau for tau in pairs if tau is not None]
+    found = {
+        "shared against recalibrated": kendall(by_shared, by_own),
+        "shared against retrained": kendall(by_shared, mean),
+        "recalibrated against retrained": kendall(by_own, mean),
+        "one retraining against another": statistics.fmean(known) if known else None,
+    }
+    return {"kendall": found}
+
+
+def _ranks(fitness: Sequence[Fitness]) -> list[int]:
+    order = sorted(set(fitness))
+    return [order.index(each) for each in fitness]
+
+
+def main(record: str | None = None, candidates: str = "32", seeds: str = "2", *overrides: str) -> None:
+    """Measure on the digits, print a table, and append the figures to `record`."""
+    recipe = load_recipe(recipe_path("digits"), list(overrides))
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_recalibration(recipe, int(candidates), int(seeds), Path(folder))
+    rows = [[name, "-" if tau is None else f"{tau:.3f}"] for name, tau in found["kendall"].items()]
+    accuracy = [100 * value for value, _ in found["recalibrated"]]
+    title = f"Rankings of {candidates} candidates on {recipe.data.name}, retrained with {seeds} seeds"
+    table(title, ["rankings", "Kendall's tau-b"], rows)
+    print(
+        f"accuracy by shared statistics {100 * statistics.fmean(value for value, _ in found['shared']):.1f} %,"
+        f" recalibrated {statistics.fmean(accuracy):.1f} %"
+    )
+    if record is not None:
+        line = {
+            "benchmark": "bn recalibration",
+            "created": datetime.now(UTC).isoformat(),
+            "system": system_block(),
+            "overrides": list(overrides),
+            **found,
+        }
+        append_line(Path(record), line)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

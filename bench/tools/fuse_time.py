@@ -1,0 +1,95 @@
+"""How long a fuse takes with its proof, beside loading the same checkpoint, and the memory that it needs at its peak.
+
+Run ``python -m irepdeploy.bench.tools.fuse_time [FILE.jsonl]``: ResNet-50 with all nine branches, random weights and
+statistics, loaded (construction included, the file in the page cache) and fused in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
+from irepdeploy.board.system import system_block
+from irepdeploy.console import table
+from irepdeploy.files import append_line
+from irepdeploy.network.checkpoint import load, save
+from irepdeploy.network.nets import build
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.fuse import fuse
+from irepdeploy.runtime.resident_memory import peak_bytes, reset_peak
+
+__all__ = ["measure_fuse", "peak_of_fuse"]
+
+_ROUNDS = 20
+
+
+def measure_fuse(checkpoint: Path, rounds: int = _ROUNDS) -> dict[str, list[int]]:
+    """Nanoseconds of loading a checkpoint and of fusing it with and without proof, measured in turn."""
+    net = load(checkpoint)
+    calls = {
+        "load": lambda: _done(load(checkpoint)),
+        "fuse, proved": lambda: _done(fuse(net)),
+        "fuse, not proved": lambda: _done(fuse(net, prove=False)),
+    }
+    measured = measure(calls, seed=0, min_samples=rounds, max_samples=rounds, warmup_max_runs=2)
+    return {name: each.samples_ns for name, each in measured.items()}
+
+
+def peak_of_fuse(net: nn.Module) -> float | None:
+    """Resident memory at the peak of a proved fuse above that before it, over the bytes of the weights."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    # What torch loads for any fuse, but nothing that is kept of this one.
+    fuse(build("vgg6", branches="ireps").eval())
+    # What loading has freed goes back to the system: else a fuse could use it and seem to need nothing.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    before = reset_peak()
+    plain = fuse(net)
+    found = None if before is None else (peak_bytes() - before) / weights
+    del plain
+    return found
+
+
+def main(record: str | None = None) -> None:
+    """Measure, print a table, and append the raw samples to `record`."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = save(randomize_statistics(build("resnet50", branches="ireps").eval()), Path(folder, "net.pt"))
+        # First, while the process is still small.
+        peak = peak_of_fuse(load(checkpoint))
+        samples = measure_fuse(checkpoint)
+    rows = []
+    for name, times in samples.items():
+        found = ratio(times, samples["load"], seed=0)
+        interval = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
+        rows.append([name, f"{summary(times).median_ms:.0f}", f"{found.value:.2f}", interval])
+    table("ResNet-50 with all branches", ["call", "median ms", "x load", "95 % interval"], rows)
+    told = "not told by this system" if peak is None else f"{peak:.2f} times the weights"
+    print(f"peak memory of a proved fuse above that before it: {told}")
+    if record is not None:
+        line: dict[str, Any] = {
+            "benchmark": "fuse time",
+            "protocol_version": PROTOCOL_VERSION,
+            "created": datetime.now(UTC).isoformat(),
+            "system": system_block(),
+            "peak_over_weights": peak,
+            "samples_ns": samples,
+        }
+        append_line(Path(record), line)
+
+
+def _done(_: nn.Module) -> None:
+    """Nothing: what was made is dropped."""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

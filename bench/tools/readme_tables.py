@@ -1,0 +1,168 @@
+"""Tables of a Markdown file, written anew from the records that they name.
+
+A table stands between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the
+path is from the Markdown file's folder. ``SUITE runner`` takes one runner only. Run it as
+``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``:
+with ``--check`` nothing is written, and a table
+that is not what its record gives makes it exit 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError
+from irepdeploy.files import read_bytes, write_bytes
+
+from ..report.columns import interval_text
+from ..report.gather import gather
+from ..report.others import PlainTable, plain_tables
+from ..report.row import Row
+from ..report.tables import Table, tables_of
+from ..report.text import markdown_grid
+
+__all__ = ["main", "refreshed"]
+
+_BEGIN = re.compile(r"<!-- table: (?P<suite>\S+)(?: (?P<runner>\S+))? from (?P<file>\S+) -->\n")
+_END = "<!-- end -->"
+_NOTHING = "\N{EN DASH}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
+    """`text` with every table as its record gives it, and the names of the tables that were different.
+
+    Raises:
+        InputError: a record is not there or has nothing of the suite, or a table has no end.
+    """
+    done, stale, rest = "", [], text
+    while found := _BEGIN.search(rest):
+        before, after = rest[: found.end()], rest[found.end() :]
+        old, end, rest = after.partition(_END)
+        name = found[0].strip()
+        if not end or _BEGIN.search(old):
+            raise InputError("a table without an end", where=name, hint=f"close it with {_END}")
+        new = f"\n{_tables(found['suite'], found['runner'], folder / found['file'])}\n"
+        if new != old:
+            stale.append(name)
+        done += before + new + end
+    return done + rest, stale
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables anew, or with ``--check`` say which are stale; the exit code of the outcome."""
+    parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.readme_tables", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=Path("README.md"), metavar="README.md")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is not its record's")
+    asked = parser.parse_args(arguments)
+    try:
+        text = read_bytes(asked.file, "Markdown file").decode()
+        new, stale = refreshed(text, asked.file.parent)
+        if stale and asked.check:
+            hint = f"python -m irepdeploy.bench.tools.readme_tables {asked.file}"
+            raise CheckFailed(f"not what the records give: {'; '.join(stale)}", where=asked.file, hint=hint)
+        if stale:
+            write_bytes(asked.file, new.encode())
+        print(f"{asked.file}: {len(stale)} of {len(_BEGIN.findall(text))} tables written anew")
+    except IrepdeployError as error:
+        print(error.line, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _tables(suite: str, runner: str | None, path: Path) -> str:
+    found = gather([path])
+    tables = [table for table in tables_of(found.records) if table.suite == suite and runner in (None, table.runner)]
+    others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]
+    if others and suite == "collapse":
+        return f"{_collapse(others[-1])}\n"
+    plain = [] if runner is not None else plain_tables(others)[0]
+    if not tables and not plain:
+        raise InputError(f"no measurement of {suite}{f' by {runner}' if runner else ''}", where=path)
+    groups: dict[tuple[object, ...], list[Table]] = {}
+    for table in tables:
+        key = table.protocol, table.device, table.scenario, table.precision, table.shape
+        groups.setdefault(key, []).append(table)
+    parts = [*map(_beside_each_other, groups.values()), *map(_plain, plain)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _collapse(line: Mapping[str, Any]) -> str:
+    """What `irepdeploy.bench.tools.collapse` wrote: convolutions by tool."""
+    from .collapse import convolution_table
+
+    heads, rows = convolution_table(line["networks"])
+    versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items() if name != "irepdeploy")
+    return f"{versions}.\n\n{markdown_grid(heads, rows, [True] + [False] * (len(heads) - 1))}"
+
+
+def _beside_each_other(tables: Sequence[Table]) -> str:
+    """One line a model, its latency on every runner, then what the paper has."""
+    columns = [_column(table) for table in tables]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    first = {key: next(column[key] for column in columns if key in column) for key in keys}
+    heads, rows = ["model"], [[key[0]] for key in keys]
+
+    def add(head: str, cells: Sequence[str]) -> None:
+        if any(cell != _NOTHING for cell in cells):
+            heads.append(head)
+            for row, cell in zip(rows, cells, strict=True):
+                row.append(cell)
+
+    add("batch", [str(first[key].record.batch) if tables[0].offline else _NOTHING for key in keys])
+    for table, column in zip(tables, columns, strict=True):
+        name = ", ".join([table.runner, *(f"{a} {b}" for a, b in table.apart)])
+        add(f"{name}, ms", [_median(column.get(key)) for key in keys])
+        add(f"{_TIMES}", [_ratio(column.get(key)) for key in keys])
+    papers = {key: [column[key] for column in columns if key in column] for key in keys}
+    add("paper, ms", [_number((row.paper_ms for row in papers[key]), "g") for key in keys])
+    add(f"paper {_TIMES}", [_number((row.paper_ratio for row in papers[key]), ".2f") for key in keys])
+    sources = {row.top1_source for row in first.values() if row.top1 is not None}
+    only = next(iter(sources)) if len(sources) == 1 else ""
+    add(f"top-1, %{f' ({only})' if only else ''}", [_number((row.top1 for row in papers[key]), ".2f") for key in keys])
+    return f"{_caption(tables)}\n\n{markdown_grid(heads, rows, [True] + [False] * (len(heads) - 1))}"
+
+
+def _column(table: Table) -> dict[tuple[str, int], Row]:
+    """The latest row of each model and batch."""
+    return {(row.model, row.record.batch): row for row in table.rows}
+
+
+def _caption(tables: Sequence[Table]) -> str:
+    head = tables[0]
+    threads = {dict(table.conditions).get("threads") for table in tables} - {None}
+    count = f", {next(iter(threads))} thread{'' if threads == {'1'} else 's'}" if len(threads) == 1 else ""
+    marked = "" if all(row.steady for table in tables for row in table.rows) else "; u: unsteady"
+    references = " or ".join(dict.fromkeys(table.reference.model for table in tables))
+    return (
+        f"{head.device}{count}; {head.scenario}, {head.precision}, input {head.shape}. Medians; {_TIMES}: as a "
+        f"multiple of {references}, with the 95 % interval{marked}."
+    )
+
+
+def _plain(table: PlainTable) -> str:
+    words = [not table.is_number(index) for index in range(len(table.columns))]
+    said = f"{table.title}, {table.where}{f'; {table.conditions}' if table.conditions else ''}."
+    return f"{said}\n\n{markdown_grid(table.columns, table.rows, words)}"
+
+
+def _median(row: Row | None) -> str:
+    return _NOTHING if row is None else f"{row.summary.median_ms:.3f}{'' if row.steady else ' u'}"
+
+
+def _ratio(row: Row | None) -> str:
+    return _NOTHING if row is None else interval_text(row.ratio)
+
+
+def _number(values: Iterable[float | None], form: str) -> str:
+    found = next((value for value in values if value is not None), None)
+    return _NOTHING if found is None else f"{found:{form}}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Find out what a target rejects and which layer differs first."""

@@ -1,0 +1,240 @@
+"""Read an ONNX file again and hold it against what was asked for: an exporter's own success message proves nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import CheckFailed
+from irepdeploy.files import read_bytes
+from irepdeploy.onnx_graph.forms import FORMS, View
+from irepdeploy.onnx_graph.proto import without_weights
+
+from ..target.target import Target
+
+__all__ = ["Asked", "audit"]
+
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
+_SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+_HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a file must be, beside what its target says.
+
+    Args:
+        precision: "fp32", "fp16" or "int8"; the target's route says what that means for the ONNX.
+        dynamic_batch: the first size of every input and output is free, and only that one.
+        kept: layers that were left in a higher precision on purpose, by the names of their nodes.
+        opset: that was to be written; default: the target's.
+        given: the file, or what it was made of, is somebody else's: any opset, IR version and size that the target
+            takes will do, batch normalisation and nodes without names may stand in it.
+    """
+
+    precision: str = "fp32"
+    dynamic_batch: bool = False
+    kept: frozenset[str] = frozenset()
+    opset: int | None = None
+    given: bool = False
+
+
+def audit(
+    path: str | os.PathLike[str],
+    target: Target,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str | TensorSpec],
+    asked: Asked | None = None,
+) -> dict[str, Any]:
+    """Check the file and return what it is: opset, IR version, nodes by operator, inputs, outputs, weights, size.
+
+    Args:
+        inputs: names, shapes and dtypes that the file must have; None is a size that is free.
+        outputs: the same, or only the names.
+        asked: default: fp32, a static batch.
+
+    Raises:
+        CheckFailed: it is not what was asked for; all that is wrong is named.
+    """
+    asked = asked or Asked()
+    content = read_bytes(path, "ONNX file")
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise CheckFailed("the written ONNX cannot be read again", where=path) from error
+    view = View(model)
+    faults = [
+        *_header(view, target, asked.opset or target.opset, asked.given),
+        *_files(view, Path(path), len(content), target),
+        *_signature(model, inputs, outputs),
+        *_nodes(view, target, asked.given),
+    ]
+    # With external data or foreign operators what follows would only hide the reason.
+    faults = faults or [
+        *(() if asked.given else _left_behind(view)),
+        *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
+        *_precision(view, target.route(asked.precision).graph, asked.kept),
+    ]
+    faults = faults or [*_checker(content)] or [*_sizes(view, target, asked)]
+    if faults:
+        raise CheckFailed(f"the written ONNX is not what was asked for: {'; '.join(faults)}", where=path)
+    return {
+        "opset": view.opset,
+        "ir_version": model.ir_version,
+        "nodes": len(view.nodes),
+        "operators": dict(sorted(Counter(node.op_type for node in view.nodes).items())),
+        "inputs": [_declared(value) for value in model.graph.input],
+        "outputs": [_declared(value) for value in model.graph.output],
+        "weights": _weights(view),
+        "size_bytes": len(content),
+    }
+
+
+def _header(view: View, target: Target, opset: int, given: bool) -> Iterator[str]:
+    low, high = target.allowed_opsets
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in view.model.opset_import}
+    if opsets.get("ai.onnx") != opset or (len(opsets) > 1 and not given):
+        yield f"opset {opsets}, not {opset}"
+    elif not low <= opset <= high:
+        yield f"opset {opset}, and target {target.name} takes {low} to {high}"
+    # What runs here has been loaded here.
+    most = target.ir_version if target.engine or not given else view.model.ir_version
+    if not 3 <= view.model.ir_version <= most:
+        yield f"IR version {view.model.ir_version}, not {target.ir_version}"
+    if view.model.functions:
+        yield "it holds functions"
+
+
+def _files(view: View, path: Path, size: int, target: Target) -> Iterator[str]:
+    tensors = [tensor for graph in view.graphs for tensor in graph.initializer]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in (*tensors, *view.constants.values())):
+        yield "its weights lie in another file"
+    if path.with_name(f"{path.name}.data").exists():
+        yield "a file of weights lies beside it"
+    if size > target.max_bytes:
+        yield f"{size:,} bytes, and target {target.name} takes {target.max_bytes:,}"
+
+
+def _signature(
+    model: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[str | TensorSpec]
+) -> Iterator[str]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = [_declared(value) for value in model.graph.input if value.name not in weights]
+    wanted = [_wanted(spec) for spec in inputs]
+    if not _agree(found, wanted):
+        yield f"inputs {found}, not {wanted}"
+    given = [_declared(value) for value in model.graph.output]
+    names = [spec if isinstance(spec, str) else spec.name for spec in outputs]
+    if [value["name"] for value in given] != names:
+        yield f"outputs {[value['name'] for value in given]}, not {names}"
+        return
+    specs = [spec for spec in outputs if isinstance(spec, TensorSpec)]
+    of_specs = [value for value, spec in zip(given, outputs, strict=True) if isinstance(spec, TensorSpec)]
+    if not _agree(of_specs, [_wanted(spec) for spec in specs]):
+        yield f"outputs {of_specs}, not {[_wanted(spec) for spec in specs]}"
+
+
+def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
+    known = target.operators
+    strange = {node.op_type for node in view.nodes if node.domain or (known is not None and node.op_type not in known)}
+    if strange:
+        yield f"operators that target {target.name} does not take: {', '.join(sorted(strange))}"
+    names = Counter(node.name for node in view.nodes)
+    if not given and (names[""] or any(count > 1 for count in names.values())):
+        yield "nodes without a name of their own"
+
+
+def _left_behind(view: View) -> Iterator[str]:
+    """Batch normalisations that could stand in their convolution: nothing else reads its output."""
+    returned = {value.name for value in view.model.graph.output}
+    for node in view.nodes:
+        name = node.input[0] if node.op_type == "BatchNormalization" else ""
+        before = view.producers.get(name)
+        if before is not None and before.op_type == "Conv" and len(view.readers[name]) == 1 and name not in returned:
+            yield f"batch normalisation {node.name} was left behind the convolution {before.name}"
+
+
+def _precision(view: View, graph: str, kept: frozenset[str]) -> Iterator[str]:
+    """Layers whose weights are not of the type that the precision asks for."""
+    for node in view.nodes:
+        if node.op_type not in _WEIGHTED or node.name in kept:
+            continue
+        quantised = view.producers.get(node.input[1])
+        tensor = view.constants.get(node.input[1])
+        if graph == "int8 Q/DQ":
+            if quantised is None or quantised.op_type != "DequantizeLinear":
+                yield f"{node.name}: weights that are not quantised"
+        elif tensor is not None and tensor.data_type != (_HALF if graph == "float16" else _FLOAT):
+            kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+            yield f"{node.name}: weights of {kind} in a {graph} graph"
+        elif quantised is not None and quantised.op_type == "DequantizeLinear":
+            yield f"{node.name}: quantised weights in a {graph} graph"
+
+
+def _checker(content: bytes) -> Iterator[str]:
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        yield f"onnx.checker: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+
+
+def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
+    dynamic, anything = asked.dynamic_batch, asked.given and target.engine is None
+    ends = [*view.model.graph.input, *view.model.graph.output]
+    for value in ends:
+        shape = _declared(value)["shape"]
+        free = [index for index, size in enumerate(shape) if not isinstance(size, int)]
+        if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic and not anything):
+            yield f"{value.name} has no static shape: {shape}"
+        elif free and free != [0] and not anything:
+            yield f"{value.name} is free beyond its batch: {shape}"
+    symbols = {str(_declared(value)["shape"][0]) for value in ends if _declared(value)["shape"]}
+    if dynamic and not asked.given and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):
+        yield f"a free batch was asked for, and inputs and outputs begin with {', '.join(sorted(symbols))}"
+    for node in view.nodes:
+        if node.op_type in _SIZED_BY_VALUES:
+            yield f"{node.name}: the size of what {node.op_type} gives depends on values"
+    inferred = onnx.shape_inference.infer_shapes(without_weights(view.model), strict_mode=True)
+    for value in inferred.graph.value_info:
+        rank = len(_declared(value)["shape"])
+        if rank > target.dimensions:
+            yield f"{value.name} has {rank} dimensions, and target {target.name} takes {target.dimensions}"
+
+
+def _weights(view: View) -> dict[str, int]:
+    """Bytes of the constants by their type."""
+    found: Counter[str] = Counter()
+    for tensor in view.constants.values():
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        found[kind.name] += int(np.prod(tensor.dims, dtype=np.int64)) * kind.itemsize
+    return dict(sorted(found.items()))
+
+
+def _wanted(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _agree(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
+    def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+        sizes = zip(a["shape"], b["shape"], strict=True) if len(a["shape"]) == len(b["shape"]) else [(0, 1)]
+        return (a["name"], a["dtype"]) == (b["name"], b["dtype"]) and all(
+            x == y or (y is None and isinstance(x, str)) for x, y in sizes
+        )
+
+    return len(found) == len(wanted) and all(map(same, found, wanted))
+
+
+def _declared(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    sizes = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name if kind.elem_type else "unknown"
+    return {"name": value.name, "shape": sizes, "dtype": dtype}

@@ -1,0 +1,226 @@
+"""Where a difference between two forms of a network begins: the first layer whose output leaves the tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.files import read_bytes
+from irepdeploy.reparam.comparator import Tolerance
+
+from ..precision.equalise import equalised_like
+from ..precision.inference import run_parts, tensor_types, with_outputs
+from .layer_calls import run_layers
+from .layer_error import Add, LayerError, Place, first_beyond
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["LayerError", "first_bad_layer", "first_bad_module"]
+
+Array = np.ndarray[Any, Any]
+Model = onnx.ModelProto | Path
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+
+
+def first_bad_layer(
+    reference: Model, result: Model, inputs: Mapping[str, Array], tolerance: Tolerance
+) -> LayerError | None:
+    """The first node of `reference` whose output leaves the tolerance in `result`; None where there is none.
+
+    Two tensors are the same if they have one name, else if nodes of one name and operator give them; what has no
+    counterpart is passed over. Where the weights of `result` were quantised after equalisation, the reference is
+    equalised too, as its hidden maps have other scales then.
+
+    Args:
+        inputs: (N, ...) by name of the input.
+
+    Raises:
+        InputError: a file cannot be read, or the inputs are not those of the models.
+        ModelError: no ONNX model, or ONNX Runtime cannot run it.
+    """
+    b = _loaded(result)
+    a = equalised_like(_loaded(reference), b)
+    full = _filled(inputs, a, b)
+
+    def run(places: Sequence[Place], add: Add) -> None:
+        parts = [run_parts(_exposing(a, [place.reference for place in places]), full)]
+        parts.append(run_parts(_exposing(b, [place.tensor for place in places]), full))
+        for outputs_a, outputs_b in _in_step(*parts):
+            for place in places:
+                add(place, outputs_a[place.reference], outputs_b[place.tensor])
+
+    return first_beyond(_common(a, b), b, full, run, tolerance)
+
+
+def first_bad_module(
+    model: nn.Module, result: Model, inputs: Mapping[str, Array], tolerance: Tolerance
+) -> LayerError | None:
+    """The first module, in the order of calls, whose output leaves the tolerance in `result`; None where there is none.
+
+    The output of a module is that of the node that has its path as name, with a number behind it where the module was
+    called before. Where a batch normalisation has no node, it was folded into the module before it, and its output is
+    that module's.
+
+    Args:
+        model: in eval mode.
+        inputs: (N, ...) by name of the ONNX's input.
+
+    Raises:
+        InputError: a file cannot be read, or the inputs are not those of the models.
+        ModelError: no ONNX model, or ONNX Runtime cannot run it.
+    """
+    b = _loaded(result)
+    full = _filled(inputs, b)
+    names, batch = list(_inputs(b)), _batch(b)
+    where = _calls_in(model, [full[name][:batch] for name in names], _outputs_by_node(b))
+
+    def run(places: Sequence[Place], add: Add) -> None:
+        at = {where[place]: place for place in places}
+        start = 0
+        for count, outputs in run_parts(_exposing(b, [place.tensor for place in places]), full):
+            seen = _Seen(at, outputs, add)
+            run_layers(model, [full[name][start : start + count] for name in names], seen)
+            start += count
+
+    return first_beyond(sorted(where, key=lambda place: where[place]), b, full, run, tolerance)
+
+
+def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Place]:
+    """The tensors that both have, in the order of `a`."""
+    floats_a, floats_b = _float_outputs(a), _float_outputs(b)
+    alike = {(node.name, node.op_type, place): name for name, (node, place) in floats_b.items() if node.name}
+    rounded = {name: other for name, other in _rounded(b).items() if other in floats_b}
+    places = []
+    for name, (node, place) in floats_a.items():
+        twin: str | None = name if name in floats_b else alike.get((node.name, node.op_type, place))
+        # A node whose output is another tensor of the reference has taken in the one behind it.
+        if twin is not None and (twin == name or twin not in floats_a):
+            places.append(Place(node.name or name, name, rounded.get(twin, twin)))
+    return places
+
+
+def _rounded(model: onnx.ModelProto) -> dict[str, str]:
+    """What each tensor that is quantised is read as: with a zero point that is where a ReLU went."""
+    floats = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    quantised = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    return {name: floats[integers] for name, integers in quantised.items() if integers in floats}
+
+
+def _float_outputs(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, int]]:
+    """Each float tensor that a node gives, the node and the output's place, in the order of the graph."""
+    kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
+    made = {name: (node, place) for node in model.graph.node for place, name in enumerate(node.output)}
+    return {name: found for name, found in made.items() if kinds.get(name) in _FLOATS}
+
+
+def _outputs_by_node(model: onnx.ModelProto) -> dict[str, str]:
+    """The first output of each node, by the path of a module: exporters of torch put the operator behind it."""
+    found = {}
+    for name, (node, place) in reversed(_float_outputs(model).items()):
+        if place == 0:
+            found[node.name.removesuffix(f".{node.op_type}")] = name
+    return found
+
+
+def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
+    return with_outputs(model, [onnx.helper.make_tensor_value_info(name, kinds[name], None) for name in names])
+
+
+def _in_step(*both: Iterator[tuple[int, dict[str, Array]]]) -> Iterator[list[dict[str, Array]]]:
+    """The outputs of two models over the same inputs, whatever the parts are that each runs in."""
+    counts = [0, 0]
+    held: list[list[dict[str, Array]]] = [[], []]
+    while True:
+        behind = 0 if counts[0] <= counts[1] else 1
+        count, outputs = next(both[behind], (0, {}))
+        if count == 0:
+            return
+        counts[behind] += count
+        held[behind].append(outputs)
+        if counts[0] == counts[1]:
+            yield [_joined(parts) for parts in held]
+            held = [[], []]
+
+
+def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _filled(inputs: Mapping[str, Array], *models: onnx.ModelProto) -> dict[str, Array]:
+    """The inputs, the last one repeated until every declared batch divides their number."""
+    for model in models:
+        due = sorted(_inputs(model))
+        if due != sorted(inputs):
+            raise InputError(f"inputs {sorted(inputs)} where {due} are due", hint="give one array for each name")
+    size = math.lcm(*map(_batch, models))
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
+        for name, array in inputs.items()
+    }
+
+
+def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {value.name: value for value in model.graph.input if value.name not in weights}
+
+
+def _batch(model: onnx.ModelProto) -> int:
+    """The declared batch; 1 where it is free."""
+    dims = [value.type.tensor_type.shape.dim for value in _inputs(model).values()]
+    return math.lcm(*(dim[0].dim_value or 1 for dim in dims if len(dim) > 0))
+
+
+def _loaded(model: Model) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        return onnx.load_model_from_string(read_bytes(model, "ONNX file"))
+    except DecodeError as error:
+        raise ModelError("not an ONNX model, or a damaged one", where=model) from error
+
+
+def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str]) -> dict[Place, int]:
+    """The calls whose outputs the ONNX has too, by their place among all calls."""
+    from torch import nn
+
+    where: dict[Place, int] = {}
+    # By identity of what a layer gave; the tensors stay alive, so that no other takes their place.
+    made: dict[int, tuple[Any, Place]] = {}
+
+    def note(index: int, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if name in nodes:
+            place = Place(name, nodes[name], nodes[name])
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and args and id(args[0]) in made:
+            place = made[id(args[0])][1]
+        else:
+            return
+        where[place] = index
+        made[id(output)] = (output, place)
+
+    run_layers(model, arrays, note)
+    return where
+
+
+class _Seen:
+    """Holds what the layers of a network give against the outputs of its ONNX."""
+
+    def __init__(self, at: Mapping[int, Place], outputs: Mapping[str, Array], add: Add) -> None:
+        self.at, self.outputs, self.add = at, outputs, add
+
+    def __call__(self, index: int, name: str, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if index in self.at:
+            place = self.at[index]
+            self.add(place, output.detach().double().cpu().numpy(), self.outputs[place.tensor])

@@ -1,0 +1,92 @@
+"""What int8 is calibrated with and measured on: real inputs, apart from each other where there are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import InputError
+from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, mapped, specs_of
+
+__all__ = ["CalibrationData", "calibration_data"]
+
+Array = np.ndarray[Any, Any]
+
+_CALIBRATION, _EVALUATION = 128, 1000
+_LARGE, _FEW = 64, 32
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Inputs to take ranges from, and inputs to measure on.
+
+    Args:
+        calibration: what the ranges of activations are taken from.
+        evaluation: what the loss is measured on.
+        labels: (N,) classes of the evaluation inputs, or None.
+    """
+
+    calibration: InputGroup
+    evaluation: InputGroup
+    labels: Array | None = None
+
+
+def calibration_data(
+    wanted: Sequence[int] | Sequence[TensorSpec],
+    *,
+    given: Given | None = None,
+    dataset: str | None = None,
+) -> CalibrationData:
+    """Calibration on training images and evaluation on the search-validation set, with its labels, of the data set.
+
+    The test set is never read. Without a data set of this shape, photographs take the place of both, unlabelled and
+    half of them for each; inputs given take that of the training images. Of several inputs those that are no images
+    are random beside the photographs.
+
+    Args:
+        wanted: (C, H, W) of one input, or the inputs of the model; of several, there is one array for each.
+        given: what `gather_inputs` takes in the place of real inputs.
+        dataset: name of the data set that the network was trained on.
+
+    Raises:
+        InputError: there are no real inputs of this shape, or of any where none is an image, or those given do not
+            fit.
+    """
+    from irepdeploy.data import embedded_dataset, real_inputs
+
+    specs = specs_of(wanted)
+    own = None if given is None else gather_inputs(specs, given=given, dataset=dataset)[-1]
+    if len(specs) > 1 or len(specs[0].shape) != 4:
+        return _of_several(specs, own, dataset)
+    shape = tuple(size for size in specs[0].shape[1:] if size is not None)
+    large = max(shape[1:], default=0) > _LARGE
+    count = _FEW if large else _CALIBRATION
+    data = None if dataset is None else embedded_dataset(dataset)
+    if data is not None and data.input_shape == shape:
+        most = _FEW if large else _EVALUATION
+        train = InputGroup(f"data set {dataset}, training images", data.train.images[:count].numpy())
+        val = InputGroup(f"data set {dataset}, search-validation set", data.val.images[:most].numpy())
+        return CalibrationData(own or train, val, data.val.labels[:most].numpy())
+    if own is not None:
+        return CalibrationData(own, own)
+    array, name = real_inputs(shape, 2 * count)
+    return CalibrationData(InputGroup(name, array[::2]), InputGroup(name, array[1::2]))
+
+
+def _of_several(specs: Sequence[TensorSpec], own: InputGroup | None, dataset: str | None) -> CalibrationData:
+    if own is not None:
+        return CalibrationData(own, own)
+    groups = gather_inputs(specs, dataset=dataset)
+    if len(groups) == 1:
+        raise InputError(
+            f"int8 needs real inputs, and none of {', '.join(map(str, specs))} is an image", hint="give --inputs FILE"
+        )
+    name, arrays = groups[1].name, groups[1].array
+    return CalibrationData(
+        InputGroup(name, mapped(arrays, lambda array: array[::2])),
+        InputGroup(name, mapped(arrays, lambda array: array[1::2])),
+    )

@@ -1,0 +1,193 @@
+"""Run an ONNX model in memory over many inputs, and look up what its tensors are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.onnx_graph.proto import attribute_of, without_weights
+from irepdeploy.verify.inputs import Inputs, samples_in
+
+__all__ = [
+    "PROBE",
+    "Inputs",
+    "arrays_of",
+    "free_batch",
+    "outputs_of",
+    "run_parts",
+    "runnable",
+    "samples_in",
+    "tensor_types",
+    "with_outputs",
+]
+
+Array = np.ndarray[Any, Any]
+
+_CHUNK = 16
+_LARGE = 64
+# Begin of the names of nodes that only look at a tensor.
+PROBE = "irepdeploy.range."
+# These treat the inputs of a batch one by one, whatever their attributes.
+_ONE_BY_ONE = """
+    Abs Add AveragePool BatchNormalization Cast Clip Conv ConvTranspose DepthToSpace DequantizeLinear Div Elu Erf Exp
+    Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization LeakyRelu MaxPool Mul
+    Neg PRelu Pow QuantizeLinear Relu Sigmoid Softplus Sqrt Sub Tanh
+"""
+
+
+def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Array]:
+    """Every output over all inputs, (N, ...) each.
+
+    Args:
+        inputs: (N, ...) for a model of one input, else one such array a name. A model of batch 1 is run in larger
+            batches where all of its operators treat inputs one by one.
+
+    Raises:
+        InputError: the inputs are not those of the model.
+        ModelError: ONNX Runtime cannot run it, or an output has no batch.
+    """
+    parts: dict[str, list[Array]] = {}
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    for count, outputs in run_parts(model, inputs):
+        for name, output in outputs.items():
+            if output.ndim == 0 or len(output) < count:
+                raise ModelError(f"shape {output.shape} of a batch of {count}", where=f"output {name!r}")
+            parts.setdefault(name, []).append(output[:count])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, dict[str, Array]]]:
+    """How many inputs are in each part, and the outputs; the last input fills up a declared batch that is too short.
+
+    QuantizeLinear and DequantizeLinear are computed as they are written, on floats: what a session would otherwise make
+    of them depends on the processor, and without VNNI it may overflow.
+
+    Args:
+        model: a model, or what `runnable` made of one.
+    """
+    session = _session(model if isinstance(model, bytes) else runnable(model))
+    feeds = _feeds(session, inputs)
+    names = [output.name for output in session.get_outputs()]
+    size, total = _batch(session, feeds), samples_in(inputs)
+    for start in range(0, total, size):
+        part = {name: array[start : start + size] for name, array in feeds.items()}
+        count = min(size, total - start)
+        if count < size and isinstance(session.get_inputs()[0].shape[0], int):
+            part = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in part.items()}
+        try:
+            outputs = session.run(names, part)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+            raise ModelError(f"ONNX Runtime cannot run this model: {_one_line(error)}") from error
+        yield count, dict(zip(names, outputs, strict=True))
+
+
+def free_batch(inputs: Mapping[str, Array]) -> int:
+    """How many inputs are run at a time where a model takes any number."""
+    return 1 if any(max(array.shape[2:], default=0) > _LARGE for array in inputs.values()) else _CHUNK
+
+
+def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
+    """The initialisers by name."""
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Type and shape, as far as they can be inferred, of every tensor that is no initialiser."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    values = [*found.input, *found.value_info, *found.output]
+    return {value.name: value for value in values if value.name not in weights}
+
+
+def runnable(model: onnx.ModelProto) -> bytes:
+    """`model` for any batch where it is one for batch 1 and every operator treats inputs one by one, else as it is."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    values = [value for value in (*model.graph.input, *model.graph.output) if value.name not in arrays]
+    shapes = [value.type.tensor_type.shape for value in values]
+    dims = [shape.dim[0] for shape in shapes if len(shape.dim) > 0]
+    alone = all(dim.dim_value == 1 for dim in dims)
+    if not alone or not all(_one_by_one(node, arrays) for node in model.graph.node):
+        return model.SerializeToString()
+    # Changed for a moment: a copy would double the memory.
+    inside = list(model.graph.value_info)
+    for dim in dims:
+        dim.dim_param = "irepdeploy_batch"
+    del model.graph.value_info[:]
+    try:
+        return model.SerializeToString()
+    finally:
+        for dim in dims:
+            dim.dim_value = 1
+        model.graph.value_info.extend(inside)
+
+
+def with_outputs(
+    model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], nodes: Sequence[onnx.NodeProto] = ()
+) -> bytes:
+    """What `runnable` makes of `model` with these in the place of its outputs, and these nodes behind its own."""
+    graph = model.graph
+    count, own = len(graph.node), list(graph.output)
+    del graph.output[:]
+    graph.node.extend(nodes)
+    graph.output.extend(outputs)
+    # Put right again at once: a copy would double the memory.
+    try:
+        return runnable(model)
+    finally:
+        del graph.node[count:]
+        del graph.output[:]
+        graph.output.extend(own)
+
+
+def _session(content: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options.intra_op_num_threads = cores
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        raise ModelError(f"ONNX Runtime cannot load this model: {_one_line(error)}") from error
+
+
+def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
+    if node.op_type == "Concat":
+        return attribute_of(node, "axis", 0) > 0
+    if node.op_type == "Flatten":
+        return attribute_of(node, "axis", 1) == 1
+    if node.op_type == "Slice":
+        axes = node.input[3] if len(node.input) > 3 else ""
+        return axes in arrays and bool((onnx.numpy_helper.to_array(arrays[axes]) > 0).all())
+    if node.op_type in ("ReduceMax", "ReduceMin"):
+        return node.name.startswith(PROBE)
+    return node.domain == "" and node.op_type in _ONE_BY_ONE.split()
+
+
+def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
+    due = [value.name for value in session.get_inputs()]
+    given = dict(inputs) if isinstance(inputs, Mapping) else {due[0]: inputs}
+    if set(given) != set(due):
+        raise InputError(f"inputs {sorted(given)} where {sorted(due)} are due", hint="give one array for each name")
+    if len({len(array) for array in given.values()}) != 1 or samples_in(inputs) == 0:
+        raise InputError("as many inputs of each name are due, and at least one")
+    return given
+
+
+def _batch(session: Any, feeds: Mapping[str, Array]) -> int:
+    declared = session.get_inputs()[0].shape[0]
+    return declared if isinstance(declared, int) else free_batch(feeds)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,189 @@
+"""What int8 costs, in figures, and what was done about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.files import json_safe
+from irepdeploy.reparam.comparator import Tolerance, compare_outputs
+
+__all__ = ["Equalisation", "Int8Layer", "Int8Loss", "Int8Report", "finite", "loss_between", "sqnr_db"]
+
+Array = np.ndarray[Any, Any]
+Outputs = Mapping[str, Array]
+
+MIN_COSINE = 0.99
+# The agreement of classes is asked for where the two best scores are further apart than this share of the largest.
+_MARGIN = 1e-2
+_FORMS = {"int8": "symmetric per tensor", "uint8": "with a zero point per tensor"}
+
+
+@dataclass(frozen=True)
+class Int8Loss:
+    """What int8 loses against float32, over the evaluation inputs.
+
+    Args:
+        logit_sqnr_db: 10 log10(sum a^2 / sum (a - b)^2) over all outputs; None where they are the same.
+        cosine: the least of any output.
+        accuracy: top-1 in percent of float32 and of int8; None without labels.
+        top1_agreement: share of inputs with the same class, or None where that is not informative.
+        top1_note: why it is not, or "".
+        drop: percentage points lost: of accuracy, or without labels of agreement; None where neither is known.
+        problem: what makes a comparison impossible (NaN, all zero), or "".
+    """
+
+    logit_sqnr_db: float | None
+    cosine: float
+    accuracy: tuple[float, float] | None
+    top1_agreement: float | None
+    top1_note: str
+    drop: float | None
+    problem: str = ""
+
+    @property
+    def reason(self) -> str:
+        """The figures that decide, in words."""
+        if self.problem:
+            return self.problem
+        text = f"cosine {self.cosine:.4f}"
+        if self.drop is not None:
+            text += f", {self.drop:.2f} points of {'agreement' if self.accuracy is None else 'accuracy'} lost"
+        return text
+
+    def within(self, max_drop: float) -> bool:
+        """Whether the cosine is at least 0.99 and no more than `max_drop` percentage points are lost."""
+        # Accuracies are ratios of whole numbers: what is exactly the budget must not fail by rounding.
+        drop_ok = self.drop is None or self.drop <= max_drop + 1e-9
+        return not self.problem and self.cosine >= MIN_COSINE and drop_ok
+
+
+@dataclass(frozen=True)
+class Int8Layer:
+    """A layer that can be quantised.
+
+    Args:
+        kept_float: it stays float32.
+        tensor_db: SQNR of its weights in int8 with one step for all; None where int8 holds them exactly.
+        channel_db: with one step for each output channel.
+        worst_channel_db: the least of any channel, with one step for all.
+        alone_db: logit SQNR where this layer alone is quantised; None where the sensitivity pass was not needed.
+    """
+
+    layer: str
+    operator: str
+    kept_float: bool
+    tensor_db: float | None
+    channel_db: float | None
+    worst_channel_db: float | None
+    alone_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Equalisation:
+    """What cross-layer equalisation did.
+
+    Args:
+        kept: whether the model is equalised: where that raises the logit SQNR on 32 calibration inputs by 0.5 dB.
+        maps: how many hidden maps it changed.
+        largest_factor: by which a channel was scaled, up or down.
+        sqnr_before_db: logit SQNR on them without it.
+        sqnr_after_db: with it.
+        max_rel_error: of the equalised float32 model against the model.
+    """
+
+    kept: bool
+    maps: int
+    largest_factor: float = 1.0
+    sqnr_before_db: float | None = None
+    sqnr_after_db: float | None = None
+    max_rel_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What was quantised, how, and what it costs.
+
+    Args:
+        calibration: the inputs that ranges were taken from, without their numbers.
+        measured_on: the inputs that the loss was measured on; never a test set.
+        max_drop: the budget, in percentage points.
+        size_bytes: of the ONNX in float32 and in int8.
+    """
+
+    loss: Int8Loss
+    layers: tuple[Int8Layer, ...]
+    equalisation: Equalisation
+    calibration: dict[str, Any]
+    measured_on: dict[str, Any]
+    max_drop: float
+    activations: str
+    size_bytes: tuple[int, int]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def kept_float(self) -> tuple[str, ...]:
+        """The layers that stay float32."""
+        return tuple(layer.layer for layer in self.layers if layer.kept_float)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        loss = asdict(self.loss)
+        accuracy = loss.pop("accuracy")
+        plain = {
+            "activations": f"{self.activations}, {_FORMS[self.activations]}",
+            "weights": "int8, symmetric per output channel",
+            **loss,
+            "accuracy": None if accuracy is None else {"float32": accuracy[0], "int8": accuracy[1]},
+            "max_drop": self.max_drop,
+            "measured_on": self.measured_on,
+            "calibration": self.calibration,
+            "kept_float": list(self.kept_float),
+            "equalisation": asdict(self.equalisation),
+            "size_bytes": {"float32": self.size_bytes[0], "int8": self.size_bytes[1]},
+            "notes": list(self.notes),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+        return json_safe(plain)
+
+
+def loss_between(a: Outputs, b: Outputs, labels: Array | None = None) -> Int8Loss:
+    """The loss of outputs `b` against `a`, the reference, (N, ...) each; `labels` are (N,) classes."""
+    comparison = compare_outputs(a, b, Tolerance(_MARGIN, MIN_COSINE))
+    problem = next((f"output {output.name!r}: {output.problem}" for output in comparison.outputs if output.problem), "")
+    cosine = min(output.cosine for output in comparison.outputs)
+    scores = next((output for output in comparison.outputs if a[output.name].ndim == 2), None)
+    agreement = None if scores is None else scores.top1_agreement
+    note = "not class scores" if scores is None else scores.top1_note
+    accuracy = None
+    drop = None if agreement is None else 100 * (1 - agreement)
+    if labels is not None and scores is not None and not problem:
+        accuracy = (_accuracy(a[scores.name], labels), _accuracy(b[scores.name], labels))
+        drop = accuracy[0] - accuracy[1]
+    return Int8Loss(finite(sqnr_db(a, b)), cosine, accuracy, agreement, note, drop, problem)
+
+
+def sqnr_db(a: Outputs, b: Outputs) -> float:
+    """10 log10(sum a^2 / sum (a - b)^2) over all outputs.
+
+    Infinity where nothing differs, minus infinity where something is not finite.
+    """
+    pairs = [(a[name].astype(np.float64), b[name].astype(np.float64)) for name in a]
+    signal = sum(float((x * x).sum()) for x, _ in pairs)
+    noise = sum(float(((x - y) ** 2).sum()) for x, y in pairs)
+    if not math.isfinite(noise) or signal == 0:
+        return -math.inf
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise)
+
+
+def _accuracy(scores: Array, labels: Array) -> float:
+    return 100 * float(np.mean(scores.argmax(1) == labels))
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None

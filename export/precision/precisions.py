@@ -1,0 +1,91 @@
+"""The lower precisions of an export: their ONNX files, what was found about them, and how far they may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.files import write_bytes
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
+from irepdeploy.verify.inputs import Inputs
+
+from ..target.target import Target
+from ..writer.onnx_from_torch import serialized
+
+if TYPE_CHECKING:
+    from .calibration import CalibrationData
+
+__all__ = ["PRECISIONS", "carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
+    """``fp32,fp16`` as names, each known to the target; None: fp32, and fp16 where an engine is for it.
+
+    Raises:
+        InputError: one that nobody knows, that the target does not have, or none at all.
+    """
+    if text is None:
+        return ("fp32",) if target.engine is None else ("fp32", "fp16")
+    names = [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
+    for name in names:
+        if name not in PRECISIONS:
+            raise InputError(f"no precision {name!r}", where="--precision", hint=f"some of {','.join(PRECISIONS)}")
+        target.route(name)
+    return tuple(name for name in PRECISIONS if name in names)
+
+
+def carried_by_fp32(target: Target, precision: str) -> bool:
+    """Whether the builder makes this precision from the fp32 ONNX, by a flag."""
+    return target.route(precision).graph == "float32"
+
+
+def tolerance_of_precision(precision: str) -> Tolerance:
+    """How far outputs of this precision may be from those of fp32."""
+    return TOLERANCES[{"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]]
+
+
+def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
+    """Report the ranges of weights and activations on `inputs`, and write the half graph to `path` where one is given.
+
+    Raises:
+        CheckFailed: something is beyond fp16's largest number; the first is named.
+        ModelError: an operator that has no half form here.
+    """
+    from .fp16 import half_graph
+    from .ranges import range_report
+
+    ranges = range_report(model, inputs)
+    if not ranges.ok:
+        raise CheckFailed(
+            f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="leave fp16 out: --precision fp32"
+        )
+    if path is not None:
+        write_bytes(path, serialized(half_graph(model)))
+    return {"ranges": ranges.to_dict()}
+
+
+def write_int8(
+    model: onnx.ModelProto,
+    data: CalibrationData,
+    path: Path,
+    *,
+    target: Target,
+    max_drop: float,
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """Write explicit int8 within the budget, and return what it took and which layers stay in float.
+
+    Raises:
+        CheckFailed: only with every layer in float is the loss within the budget.
+    """
+    from .sensitivity import int8_model
+
+    activations = "uint8" if target.engine is None else "int8"
+    result, found = int8_model(model, data, max_drop=max_drop, activations=activations)
+    write_bytes(path, serialized(result))
+    return found.to_dict(), frozenset(found.kept_float)

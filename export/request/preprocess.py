@@ -1,0 +1,259 @@
+"""Preprocessing inside the ONNX: a camera's bytes go in, and nobody has to write the normalisation again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from irepdeploy.errors import InputError
+from irepdeploy.onnx_graph.forms import all_graphs
+from irepdeploy.onnx_graph.proto import attribute_of, distinct_name
+
+__all__ = ["METADATA", "Preprocessing", "with_preprocessing"]
+
+METADATA = "irepdeploy.preprocessing"
+
+Array = np.ndarray[Any, Any]
+
+_LAYOUTS = ("nhwc", "nchw")
+_ORDERS = ("rgb", "bgr")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to uint8 images before a network that was trained on (x / 255 - mean) / std, channels first, RGB.
+
+    Args:
+        mean: of each channel in the network's own order, or one for all.
+        std: the same.
+        layout: "nhwc" or "nchw": how the images come.
+        order: "rgb" or "bgr": in which order their channels come.
+        peak: the number that stands for 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: str = "nhwc"
+    order: str = "rgb"
+    peak: float = 255.0
+
+    def __post_init__(self) -> None:
+        if self.layout not in _LAYOUTS or self.order not in _ORDERS:
+            raise InputError(
+                f"{self.layout},{self.order} is no layout and order of channels",
+                where="preprocessing",
+                hint=f"one of {', '.join(_LAYOUTS)}, and one of {', '.join(_ORDERS)}",
+            )
+        if not self.mean or len(self.mean) != len(self.std) or not np.isfinite([*self.mean, *self.std]).all():
+            raise InputError(f"mean {self.mean} and std {self.std} do not fit", where="preprocessing")
+        if min(self.std) <= 0 or not self.peak > 0:
+            raise InputError(f"std {self.std} is not above 0", where="preprocessing")
+
+    @classmethod
+    def parse(cls, text: str, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+        """From ``nhwc,bgr``: words in any order, those left out being nhwc and rgb.
+
+        Raises:
+            InputError: another word.
+        """
+        given: dict[str, Any] = {}
+        for word in filter(None, (part.strip().lower() for part in text.split(","))):
+            key = "layout" if word in _LAYOUTS else "order" if word in _ORDERS else None
+            if key is None or key in given:
+                known = ", ".join((*_LAYOUTS, *_ORDERS))
+                raise InputError(
+                    f"{text!r}: {word!r} is unknown or one too many", where="--bake-preprocess", hint=known
+                )
+            given[key] = word
+        return cls(tuple(mean), tuple(std), **given)
+
+    def __call__(self, images: Array) -> Array:
+        """The same on uint8 arrays: (N, H, W, C) or (N, C, H, W) to (N, C, H, W) float32, rounded once."""
+        planes = images.astype(np.float64)
+        if self.layout == "nhwc":
+            planes = planes.transpose(0, 3, 1, 2)
+        if self.order == "bgr":
+            planes = planes[:, ::-1]
+        mean, std = (np.reshape(values, (-1, 1, 1)) for values in (self.mean, self.std))
+        return np.ascontiguousarray((planes / self.peak - mean) / std, dtype=np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "dtype": "uint8"}
+
+
+def with_preprocessing(
+    model: onnx.ModelProto, spec: Preprocessing, *, input_name: str | None = None, fold: bool = True
+) -> onnx.ModelProto:
+    """A copy of `model` that takes uint8 images under the name of its float32 input, and says so in its metadata.
+
+    Folded, the scale and the order of the channels go into the first convolution, and the mean too where it has no
+    padding. With padding the mean stays a node of its own, since zeros around (x - mean) are not zeros around x.
+
+    Args:
+        input_name: which input, where there are several of four dimensions.
+        fold: fold into the first convolution where it can be done: float32 weights, and no other reader.
+
+    Raises:
+        InputError: no such input, not as many channels as means, or preprocessing is in it already.
+    """
+    if any(entry.key == METADATA for entry in model.metadata_props):
+        raise InputError("preprocessing is in this model already", where="preprocessing")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    value = _input(graph, input_name)
+    channels = value.type.tensor_type.shape.dim[1].dim_value
+    if len(spec.mean) not in (1, channels) or (spec.order == "bgr" and channels != 3):
+        raise InputError(
+            f"{len(spec.mean)} means, order {spec.order}, and the network takes {channels} channels",
+            where=f"input {value.name!r}",
+        )
+    shift, scale = (np.broadcast_to(part, channels) for part in (np.asarray(spec.mean), 1 / np.asarray(spec.std)))
+    shift, scale = shift * spec.peak, scale / spec.peak
+    readers = _readers(graph, value.name)
+    swap = spec.order == "bgr"
+    if fold and _foldable(graph, readers, value.name):
+        padded = any(_padded(node) for node in readers)
+        grouped = any(attribute_of(node, "group", 1) != 1 for node in readers)
+        for node in readers:
+            _fold(graph, node, scale, None if padded else shift, swap=swap and not grouped)
+        if swap and not grouped:
+            # The channels stay as they come, and so do their means.
+            swap, shift = False, shift[::-1]
+        steps = _steps(spec.layout, swap, shift if padded else None, None)
+    else:
+        steps = _steps(spec.layout, swap, shift, scale)
+    _insert(graph, value, readers, list(steps))
+    _redeclare(value, spec.layout)
+    copy.metadata_props.add(key=METADATA, value=json.dumps(spec.to_dict(), sort_keys=True))
+    return copy
+
+
+_Step = tuple[str, str, dict[str, Any], Array | None]
+
+
+def _steps(layout: str, swap: bool, shift: Array | None, scale: Array | None) -> Iterator[_Step]:
+    """(name, operator, attributes, constant) of the nodes in their order. TensorRT reads uint8 only by a Cast."""
+    yield "cast", "Cast", {"to": onnx.TensorProto.FLOAT}, None
+    if layout == "nhwc":
+        yield "transpose", "Transpose", {"perm": [0, 3, 1, 2]}, None
+    if swap:
+        yield "order", "Gather", {"axis": 1}, np.array([2, 1, 0], np.int64)
+    if shift is not None:
+        yield "mean", "Sub", {}, shift.reshape(1, -1, 1, 1).astype(np.float32)
+    if scale is not None:
+        yield "scale", "Mul", {}, scale.reshape(1, -1, 1, 1).astype(np.float32)
+
+
+def _insert(
+    graph: onnx.GraphProto, value: onnx.ValueInfoProto, readers: Sequence[onnx.NodeProto], steps: Sequence[_Step]
+) -> None:
+    taken = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+    taken.update(tensor.name for tensor in graph.initializer)
+    nodes, current = [], value.name
+    for name, operator, attributes, constant in steps:
+        name = distinct_name(f"preprocess.{name}", taken)
+        inputs = [current]
+        if constant is not None:
+            inputs.append(distinct_name(f"{name}.values", taken))
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(constant), inputs[-1]))
+        nodes.append(onnx.helper.make_node(operator, inputs, [name], name=name, **attributes))
+        current = name
+    for node in readers:
+        node.input[:] = [current if name == value.name else name for name in node.input]
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def _redeclare(value: onnx.ValueInfoProto, layout: str) -> None:
+    kind = value.type.tensor_type
+    kind.elem_type = onnx.TensorProto.UINT8
+    if layout == "nhwc":
+        sizes = [onnx.TensorShapeProto.Dimension.FromString(dim.SerializeToString()) for dim in kind.shape.dim]
+        del kind.shape.dim[:]
+        kind.shape.dim.extend([sizes[0], sizes[2], sizes[3], sizes[1]])
+
+
+def _input(graph: onnx.GraphProto, name: str | None) -> onnx.ValueInfoProto:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    images = [
+        value
+        for value in inputs
+        if len(value.type.tensor_type.shape.dim) == 4
+        and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        and value.type.tensor_type.shape.dim[1].dim_value > 0
+    ]
+    found = [value for value in images if name in (None, value.name)]
+    if len(found) != 1:
+        known = ", ".join(value.name for value in images) or "none"
+        raise InputError(
+            f"{len(found)} inputs that could take images{f' called {name!r}' if name else ''}",
+            where="preprocessing",
+            hint=f"float32 inputs of four dimensions: {known}",
+        )
+    return found[0]
+
+
+def _readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
+    return [node for inner in all_graphs(graph) for node in inner.node if name in node.input]
+
+
+def _foldable(graph: onnx.GraphProto, readers: Sequence[onnx.NodeProto], name: str) -> bool:
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    return bool(readers) and all(
+        node.op_type == "Conv"
+        and list(node.input).count(name) == 1
+        and all(item in floats for item in node.input[1:] if item)
+        and attribute_of(node, "auto_pad", b"NOTSET") == b"NOTSET"
+        for node in readers
+    )
+
+
+def _padded(node: onnx.NodeProto) -> bool:
+    return any(attribute_of(node, "pads", ()))
+
+
+def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Array | None, *, swap: bool) -> None:
+    """W(scale (x - shift)) + b as one convolution of x: in float64, rounded once."""
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input}
+    kernel = weights[node.input[1]].astype(np.float64)
+    groups, wide = attribute_of(node, "group", 1), [1] * (kernel.ndim - 2)
+
+    def each(values: Array) -> Array:
+        """`values` of the input channels, as each output channel reads them: (C_out, C_in / groups, 1, ...)."""
+        split = values.reshape(groups, -1)
+        return np.repeat(split, len(kernel) // groups, axis=0).reshape(len(kernel), -1, *wide)
+
+    kernel = kernel * each(scale)
+    taken = {tensor.name for tensor in graph.initializer}
+    if shift is not None:
+        offset = -(kernel * each(shift)).sum(axis=tuple(range(1, kernel.ndim)))
+        if len(node.input) > 2 and node.input[2]:
+            offset = weights[node.input[2]].astype(np.float64) + offset
+        _replace(graph, node, 2, offset, taken)
+    _replace(graph, node, 1, kernel[:, ::-1] if swap else kernel, taken)
+
+
+def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, array: Array, taken: set[str]) -> None:
+    """Give the node another weight; the old one goes where nothing else reads it."""
+    old = node.input[place] if place < len(node.input) else ""
+    name = distinct_name(old or f"{node.name}.bias", taken)
+    if old and len(_readers(graph, old)) == 1:
+        name = old
+        kept = [tensor for tensor in graph.initializer if tensor.name != old]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+    if place < len(node.input):
+        node.input[place] = name
+    else:
+        node.input.append(name)

@@ -1,0 +1,1 @@
+"""Write a torch network as ONNX."""

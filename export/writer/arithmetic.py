@@ -1,0 +1,257 @@
+"""Arithmetic, activations, products and sums of tensors, as nodes of ONNX; one function for each operator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .graph import FREE, Emitter, Value
+from .pools import pair_or_more
+from .shapes import Size, cast_to, reshaped, transposed
+
+__all__ = [
+    "add",
+    "argmax",
+    "attention",
+    "divide",
+    "extremum",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "matmul",
+    "multiply",
+    "normalize",
+    "power",
+    "reverse",
+    "rsqrt",
+    "subtract",
+    "total",
+    "unary",
+]
+
+Number = float | int
+
+
+def unary(operator: str) -> Callable[..., Value]:
+    """An operator of one input that both sides have."""
+
+    def handler(emit: Emitter, input: Value, *, inplace: bool = False, out: None = None) -> Value:
+        return emit.node(operator, [cast_to(emit, input, emit.dtype)])
+
+    return handler
+
+
+def add(emit: Emitter, input: Value | Number, other: Value | Number, *, alpha: Number = 1) -> Value:
+    """A sum."""
+    # sum() begins with 0 + x.
+    for number, tensor in ((input, other), (other, input)):
+        if isinstance(tensor, Value) and not isinstance(number, Value) and number == 0:
+            return cast_to(emit, tensor, emit.dtype)
+    return emit.node("Add", [_operand(emit, input), _scaled(emit, other, alpha)])
+
+
+def subtract(emit: Emitter, input: Value | Number, other: Value | Number, *, alpha: Number = 1) -> Value:
+    """A difference."""
+    return emit.node("Sub", [_operand(emit, input), _scaled(emit, other, alpha)])
+
+
+def multiply(emit: Emitter, input: Value | Number, other: Value | Number) -> Value:
+    """A product, element by element."""
+    return emit.node("Mul", [_operand(emit, input), _operand(emit, other)])
+
+
+def divide(emit: Emitter, input: Value | Number, other: Value | Number, *, rounding_mode: str | None = None) -> Value:
+    """A quotient."""
+    if rounding_mode is not None or not emit.dtype.startswith("float"):
+        raise emit.refuse("division that rounds cannot be written")
+    return emit.node("Div", [_operand(emit, input), _operand(emit, other)])
+
+
+def reverse(handler: Callable[..., Value]) -> Callable[..., Value]:
+    """The handler of an operator whose operands come the other way round."""
+
+    def reversed_(emit: Emitter, input: Value, other: Value | Number, **kwargs: Any) -> Value:
+        return handler(emit, other, input, **kwargs)
+
+    return reversed_
+
+
+def power(emit: Emitter, input: Value | Number, exponent: Value | Number) -> Value:
+    """A power; squares are products."""
+    if not isinstance(exponent, Value) and exponent == 2:
+        return multiply(emit, input, input)
+    return emit.node("Pow", [_operand(emit, input), _operand(emit, exponent)])
+
+
+def rsqrt(emit: Emitter, input: Value) -> Value:
+    """1 / sqrt(x)."""
+    return emit.node("Div", [emit.constant(1.0), emit.node("Sqrt", [input], input.shape, part="root")])
+
+
+def matmul(emit: Emitter, input: Value, other: Value) -> Value:
+    """A matrix product."""
+    return emit.node("MatMul", [_operand(emit, input), _operand(emit, other)])
+
+
+def attention(
+    emit: Emitter,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Value:
+    """softmax(q k' scale + mask) v."""
+    if dropout_p or is_causal or enable_gqa or (attn_mask is not None and not attn_mask.dtype.startswith("float")):
+        raise emit.refuse("attention with dropout, a causal or boolean mask or shared heads cannot be written")
+    rank = len(query.shape)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scaled = emit.node("Mul", [query, emit.constant(factor, "scale")], query.shape, part="query")
+    turned = transposed(emit, key, [*range(rank - 2), rank - 1, rank - 2], "key")
+    shape = (*query.shape[:-1], key.shape[-2])
+    scores = emit.node("MatMul", [scaled, turned], shape, part="scores")
+    if attn_mask is not None:
+        scores = emit.node("Add", [scores, attn_mask], shape, part="masked")
+    weights = emit.node("Softmax", [scores], shape, part="weights", axis=rank - 1)
+    return emit.node("MatMul", [weights, value])
+
+
+def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
+    """A sum over dimensions, as the mean times their number: from opset 13 on ReduceSum reads its axes as an input."""
+    dims = _dims(emit, input, dim)
+    count = math.prod(input.shape[axis] for axis in dims)
+    average = emit.node("ReduceMean", [cast_to(emit, input, emit.dtype)], part="mean", axes=dims, keepdims=int(keepdim))
+    return emit.node("Mul", [average, emit.constant(float(count), "count")])
+
+
+def extremum(operator: str) -> Callable[..., Value | tuple[Value, ...]]:
+    """amax and amin, max and min: of all, over a dimension with its places, or of two tensors."""
+
+    def handler(emit: Emitter, input: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        other = kwargs.get("other", dim)
+        if isinstance(other, Value):
+            return emit.node(operator, [_operand(emit, input), _operand(emit, other)])
+        dims = _dims(emit, input, dim)
+        values = emit.node(f"Reduce{operator}", [input], axes=dims, keepdims=int(keepdim))
+        if len(emit.parts) == 1:
+            return values
+        where = emit.node(
+            f"Arg{operator}", [input], part="indices", type_of="int64", axis=dims[0], keepdims=int(keepdim)
+        )
+        return values, where
+
+    return handler
+
+
+def argmax(operator: str) -> Callable[..., Value]:
+    """The place of the largest or smallest along one dimension."""
+
+    def handler(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+        if dim is None:
+            raise emit.refuse("argmax over all dimensions cannot be written (pass dim)")
+        return emit.node(operator, [input], axis=dim % len(input.shape), keepdims=int(keepdim))
+
+    return handler
+
+
+def layer_norm(
+    emit: Emitter,
+    input: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+) -> Value:
+    """Mean 0 and variance 1 over the last dimensions."""
+    rank = len(input.shape)
+    dims = list(range(rank - len(normalized_shape), rank))
+    return _affine(emit, _standardised(emit, input, dims, eps, last=weight is None and bias is None), weight, bias)
+
+
+def group_norm(
+    emit: Emitter,
+    input: Value,
+    num_groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+) -> Value:
+    """Mean 0 and variance 1 within groups of channels."""
+    n, c, *rest = input.shape
+    apart = reshaped(emit, input, (n, num_groups, c // num_groups * math.prod(rest)), "groups")
+    level = reshaped(emit, _standardised(emit, apart, [2], eps), input.shape, "joined")
+    given = [None if part is None else _column(emit, part, len(rest)) for part in (weight, bias)]
+    return _affine(emit, level, given[0], given[1])
+
+
+def instance_norm(emit: Emitter, module: Any, x: Value) -> Value:
+    """Mean 0 and variance 1 within each channel."""
+    if module.track_running_stats:
+        raise emit.refuse("instance normalisation by running statistics cannot be written")
+    channels = x.shape[1]
+    gamma = torch.ones(channels) if module.weight is None else module.weight
+    beta = torch.zeros(channels) if module.bias is None else module.bias
+    weights = [emit.weight(name, part, (id(module), name)) for name, part in (("weight", gamma), ("bias", beta))]
+    return emit.node("InstanceNormalization", [x, *weights], epsilon=module.eps)
+
+
+def normalize(emit: Emitter, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Value:
+    """x / max(|x|, eps)."""
+    if p != 2:
+        raise emit.refuse(f"normalize with p={p} cannot be written")
+    axis = dim % len(input.shape)
+    shape = (*input.shape[:axis], 1, *input.shape[axis + 1 :])
+    length = emit.node("ReduceL2", [input], shape, part="length", axes=[axis], keepdims=1)
+    return emit.node("Div", [input, emit.node("Clip", [length, emit.constant(eps, "least")], shape, part="bounded")])
+
+
+def _operand(emit: Emitter, value: Value | Number) -> Value:
+    return cast_to(emit, value, emit.dtype) if isinstance(value, Value) else emit.constant(value)
+
+
+def _scaled(emit: Emitter, value: Value | Number, alpha: Number) -> Value:
+    if alpha == 1:
+        return _operand(emit, value)
+    if not isinstance(value, Value):
+        return emit.constant(value * alpha)
+    return emit.node("Mul", [_operand(emit, value), emit.constant(alpha, "alpha")], value.shape, part="scaled")
+
+
+def _dims(emit: Emitter, x: Value, dim: Size) -> list[int]:
+    rank = len(x.shape)
+    dims = sorted(d % rank for d in pair_or_more(dim)) or list(range(rank))
+    if any(x.shape[axis] == FREE for axis in dims):
+        raise emit.refuse("a reduction over a free batch cannot be written")
+    return dims
+
+
+def _standardised(emit: Emitter, x: Value, dims: list[int], eps: float, *, last: bool = False) -> Value:
+    thin = tuple(1 if axis in dims else size for axis, size in enumerate(x.shape))
+
+    def mean(of: Value, part: str) -> Value:
+        return emit.node("ReduceMean", [of], thin, part=part, axes=dims, keepdims=1)
+
+    centred = emit.node("Sub", [x, mean(x, "mean")], x.shape, part="centred")
+    variance = mean(emit.node("Mul", [centred, centred], x.shape, part="squares"), "variance")
+    spread = emit.node(
+        "Sqrt", [emit.node("Add", [variance, emit.constant(eps, "eps")], thin, part="raised")], thin, part="spread"
+    )
+    return emit.node("Div", [centred, spread], x.shape, part="" if last else "level")
+
+
+def _affine(emit: Emitter, x: Value, weight: Value | None, bias: Value | None) -> Value:
+    if weight is not None:
+        x = emit.node("Mul", [x, weight], x.shape, part="scaled" if bias is not None else "")
+    return x if bias is None else emit.node("Add", [x, bias], x.shape)
+
+
+def _column(emit: Emitter, weights: Value, behind: int) -> Value:
+    if weights.tensor is None:
+        raise emit.refuse("normalisation by computed weights cannot be written")
+    return emit.weight(weights.name.rpartition(".")[2], weights.tensor.reshape(-1, *[1] * behind), object())

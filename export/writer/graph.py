@@ -1,0 +1,226 @@
+"""OnnxGraph: one ONNX model while it is being written.
+
+Everything is put straight into one ``ModelProto``: onnx's helpers copy every initialiser, which doubles the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+
+import irepdeploy
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.proto import distinct_name
+
+__all__ = ["BATCH", "FREE", "Emitter", "Normalisation", "OnnxGraph", "Value"]
+
+# A size that is free, and the name that a free batch has in the file.
+FREE = -1
+BATCH = "N"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the graph: its name, its shape (`FREE` where the batch decides) and its numpy dtype by name.
+
+    Args:
+        tensor: its value, where it is a constant that is not in the file yet.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    tensor: torch.Tensor | None = field(default=None, compare=False)
+
+
+class OnnxGraph:
+    """A graph that grows node by node; every name in it is unique.
+
+    Args:
+        name: the graph's name.
+        reserved: names that only inputs and outputs may have.
+    """
+
+    def __init__(self, name: str, *, opset: int, ir_version: int, reserved: Sequence[str]) -> None:
+        self.model = onnx.ModelProto(
+            ir_version=ir_version, producer_name="irepdeploy", producer_version=irepdeploy.__version__
+        )
+        self.model.opset_import.add(domain="", version=opset)
+        self.model.graph.name = name
+        self._names = set(reserved)
+        self._initializers: dict[Hashable, str] = {}
+        self._batch: str | None = None
+
+    def unique(self, name: str) -> str:
+        """`name`, with a number behind it where it is taken."""
+        return distinct_name(name, self._names)
+
+    def initializer(self, key: Hashable, name: str, tensor: torch.Tensor) -> str:
+        """Name of the initialiser that holds `tensor`; equal keys share one."""
+        if key not in self._initializers:
+            array = tensor.detach().cpu().contiguous().numpy()
+            self._initializers[key] = self.unique(name)
+            self.model.graph.initializer.add(
+                name=self._initializers[key],
+                dims=array.shape,
+                data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+                raw_data=array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
+            )
+        return self._initializers[key]
+
+    def name_of(self, value: Value) -> str:
+        """The name by which a node reads `value`; a constant comes into the file here."""
+        if value.tensor is None:
+            return value.name
+        return self.initializer(("constant", id(value.tensor)), value.name, value.tensor)
+
+    def node(self, operator: str, name: str, inputs: Sequence[str], attributes: Mapping[str, object]) -> str:
+        """Append a node and return the name of its output, which is the node's own."""
+        name = self.unique(name)
+        node = self.model.graph.node.add(op_type=operator, name=name, input=inputs, output=[name])
+        node.attribute.extend(onnx.helper.make_attribute(key, attributes[key]) for key in sorted(attributes))
+        return name
+
+    def add_input(self, value: Value) -> None:
+        """Declare an input."""
+        self.model.graph.input.append(_value_info(value))
+
+    def stretched(self, value: Value) -> Value:
+        """A constant of one row, repeated for every row of a free batch."""
+        ends = [("starts", 0), ("ends", 1), ("axes", 0)]
+        if self._batch is None:
+            first = next(item for item in self.model.graph.input if item.type.tensor_type.shape.dim[0].dim_param)
+            sizes = self.node("Shape", "batch.shape", [first.name], {})
+            cut = [self.initializer(("batch", name), f"batch.{name}", torch.tensor([at])) for name, at in ends]
+            self._batch = self.node("Slice", "batch", [sizes, *cut], {})
+        rest = self.initializer(("rest", value.shape[1:]), f"{value.name}.sizes", torch.tensor(value.shape[1:]).long())
+        shape = self.node("Concat", f"{value.name}.shape", [self._batch, rest], {"axis": 0})
+        found = self.node("Expand", f"{value.name}.stretched", [self.name_of(value), shape], {})
+        return replace(value, name=found, tensor=None)
+
+    def finish(self, outputs: Mapping[str, Value], metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """Name the outputs, drop what nothing reads, and return the model."""
+        graph = self.model.graph
+        named = {name: replace(value, name=self.name_of(value), tensor=None) for name, value in outputs.items()}
+        produced = {node.output[0] for node in graph.node}
+        renamed: dict[str, str] = {}
+        for name, value in named.items():
+            if value.name in produced and value.name not in renamed:
+                renamed[value.name] = name
+            else:
+                source = renamed.get(value.name, value.name)
+                graph.node.add(op_type="Identity", name=self.unique(f"{name}.identity"), input=[source], output=[name])
+            graph.output.append(_value_info(replace(value, name=name)))
+        for node in graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        self._drop_unread()
+        for key in sorted(metadata):
+            self.model.metadata_props.add(key=key, value=metadata[key])
+        return self.model
+
+    def _drop_unread(self) -> None:
+        graph = self.model.graph
+        read = {output.name for output in graph.output}
+        for index in reversed(range(len(graph.node))):
+            if graph.node[index].output[0] in read:
+                read.update(graph.node[index].input)
+            else:
+                del graph.node[index]
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name not in read:
+                del graph.initializer[index]
+
+
+class Normalisation(NamedTuple):
+    """A batch normalisation by its statistics; `key` says whose it is."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float
+    key: int
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """What a handler writes one operator of the network with.
+
+    Args:
+        name: path of the module, or of the function within its module.
+        found: what the operator gives: a Value, or a tuple of them.
+        folded: the batch normalisations to fold into a convolution, in their order.
+    """
+
+    graph: OnnxGraph
+    name: str
+    found: Value | tuple[Value, ...]
+    folded: tuple[Normalisation, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Value, ...]:
+        """What the operator gives, one or several."""
+        return self.found if isinstance(self.found, tuple) else (self.found,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the operator's result, of the first where it gives several."""
+        return self.parts[0].shape
+
+    @property
+    def dtype(self) -> str:
+        """Its numpy dtype by name."""
+        return self.parts[0].dtype
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[Value | None],
+        shape: tuple[int, ...] | None = None,
+        *,
+        part: str = "",
+        type_of: str | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Append a node.
+
+        Args:
+            inputs: None is an input that is left out.
+            shape: where the result is not yet the operator's own.
+            part: what the node is within the operator, for its name.
+            type_of: dtype of the result, where it is not the operator's own.
+        """
+        names = ["" if item is None else self.graph.name_of(item) for item in inputs]
+        output = self.graph.node(operator, f"{self.name}.{part}" if part else self.name, names, attributes)
+        return Value(output, self.shape if shape is None else shape, type_of or self.dtype)
+
+    def weight(self, name: str, tensor: torch.Tensor, key: Hashable) -> Value:
+        """An initialiser ``<module path>.<name>``; equal keys share one."""
+        tensor = tensor.detach()
+        found = self.graph.initializer(key, f"{self.name}.{name}", tensor)
+        return Value(found, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def constant(self, value: float | Sequence[float] | torch.Tensor, name: str = "constant") -> Value:
+        """Numbers as an initialiser of the operator's dtype."""
+        tensor = torch.as_tensor(value, dtype=getattr(torch, self.dtype))
+        return self.weight(name, tensor, object())
+
+    def ints(self, name: str, values: Sequence[int]) -> Value:
+        """Whole numbers as an initialiser: sizes, axes, indices."""
+        return self.weight(name, torch.tensor(list(values), dtype=torch.int64), object())
+
+    def refuse(self, what: str) -> ModelError:
+        """The error for something that this writer has no ONNX for."""
+        return ModelError(what, where=self.name)
+
+
+def _value_info(value: Value) -> onnx.ValueInfoProto:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+    sizes = [BATCH if size == FREE else size for size in value.shape]
+    return onnx.helper.make_tensor_value_info(value.name, kind, sizes)

@@ -1,0 +1,172 @@
+"""From an operator of torch to nodes of ONNX: which function writes which.
+
+A handler takes an `Emitter` and the operator's own arguments, under the names that torch gives them; tensors arrive as
+`Value`. It returns the `Value` that the operator gives, or a tuple of them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import activations, arithmetic, layers, pools, resize, shapes
+from .graph import Value
+
+__all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of", "supported"]
+
+Handler = Callable[..., Value | tuple[Value, ...]]
+
+_UNARY = {
+    "Abs": (torch.abs, "abs"),
+    "Ceil": (torch.ceil, "ceil"),
+    "Cos": (torch.cos, "cos"),
+    "Erf": (torch.erf, "erf"),
+    "Exp": (torch.exp, "exp"),
+    "Floor": (torch.floor, "floor"),
+    "Log": (torch.log, "log"),
+    "Neg": (operator.neg, torch.neg, "neg", "__neg__"),
+    "Relu": (F.relu, torch.relu, "relu"),
+    "Selu": (F.selu, torch.selu),
+    "Sigmoid": (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid"),
+    "Sin": (torch.sin, "sin"),
+    "Softsign": (F.softsign,),
+    "Sqrt": (torch.sqrt, "sqrt"),
+    "Tanh": (torch.tanh, F.tanh, "tanh"),
+}
+
+_TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
+    *((arithmetic.unary(kind), names) for kind, names in _UNARY.items()),
+    (arithmetic.add, (operator.add, operator.iadd, torch.add, "add", "__add__", "__radd__")),
+    (arithmetic.subtract, (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "__sub__")),
+    (arithmetic.reverse(arithmetic.subtract), (torch.rsub, "__rsub__")),
+    (arithmetic.multiply, (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "__mul__", "__rmul__")),
+    (arithmetic.divide, (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div")),
+    (arithmetic.divide, ("__truediv__", "true_divide")),
+    (arithmetic.reverse(arithmetic.divide), ("__rtruediv__",)),
+    (arithmetic.reverse(arithmetic.divide), ("__rdiv__",)),
+    (arithmetic.power, (operator.pow, torch.pow, "pow", "__pow__")),
+    (lambda emit, input: arithmetic.multiply(emit, input, input), (torch.square, "square")),
+    (lambda emit, input: arithmetic.divide(emit, 1.0, input), (torch.reciprocal, "reciprocal")),
+    (arithmetic.rsqrt, (torch.rsqrt, "rsqrt")),
+    (arithmetic.matmul, (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm", "__matmul__")),
+    (arithmetic.attention, (F.scaled_dot_product_attention,)),
+    (activations.clamp, (torch.clamp, torch.clip, F.hardtanh, "clamp", "clip")),
+    (lambda emit, input, min: activations.clamp(emit, input, min), (torch.clamp_min, "clamp_min")),
+    (lambda emit, input, max: activations.clamp(emit, input, None, max), (torch.clamp_max, "clamp_max")),
+    (activations.relu6, (F.relu6,)),
+    (activations.leaky_relu, (F.leaky_relu,)),
+    (activations.prelu, (F.prelu, torch.prelu)),
+    (activations.elu, (F.elu,)),
+    (activations.hardsigmoid, (F.hardsigmoid,)),
+    (activations.hardswish, (F.hardswish,)),
+    (activations.silu, (F.silu,)),
+    (activations.mish, (F.mish,)),
+    (activations.gelu, (F.gelu,)),
+    (activations.softplus, (F.softplus,)),
+    (activations.glu, (F.glu,)),
+    (activations.softmax("Softmax"), (F.softmax, torch.softmax, "softmax")),
+    (activations.softmax("LogSoftmax"), (F.log_softmax, torch.log_softmax, "log_softmax")),
+    (pools.mean, (torch.mean, "mean")),
+    (arithmetic.total, (torch.sum, "sum")),
+    (arithmetic.extremum("Max"), (torch.amax, torch.max, torch.maximum, "amax", "max", "maximum")),
+    (arithmetic.extremum("Min"), (torch.amin, torch.min, torch.minimum, "amin", "min", "minimum")),
+    (arithmetic.argmax("ArgMax"), (torch.argmax, "argmax")),
+    (arithmetic.argmax("ArgMin"), (torch.argmin, "argmin")),
+    (arithmetic.layer_norm, (F.layer_norm,)),
+    (arithmetic.group_norm, (F.group_norm,)),
+    (arithmetic.normalize, (F.normalize,)),
+    (activations.dropout, (F.dropout, F.dropout2d, F.alpha_dropout)),
+    (shapes.cat, (torch.cat, torch.concat, torch.concatenate)),
+    (shapes.stack, (torch.stack,)),
+    (shapes.split, (torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split")),
+    (shapes.unbind, (torch.unbind, "unbind")),
+    (shapes.getitem, (operator.getitem, "__getitem__")),
+    (shapes.reshape, (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten)),
+    (shapes.reshape, ("flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten")),
+    (shapes.permute, (torch.permute, "permute")),
+    (shapes.transpose, (torch.transpose, torch.swapaxes, torch.t, "transpose", "swapaxes", "t")),
+    (shapes.attribute_of, (getattr,)),
+    (shapes.expand, ("expand", "expand_as", torch.broadcast_to, "broadcast_to")),
+    (shapes.repeat, ("repeat", torch.tile, "tile")),
+    (resize.pad, (F.pad,)),
+    (shapes.roll, (torch.roll, "roll")),
+    (resize.interpolate, (F.interpolate, F.upsample)),
+    (shapes.pixel_shuffle, (F.pixel_shuffle, torch.pixel_shuffle)),
+    (shapes.pixel_unshuffle, (F.pixel_unshuffle, torch.pixel_unshuffle)),
+    (shapes.channel_shuffle, (F.channel_shuffle, torch.channel_shuffle)),
+    (shapes.cast, ("to", "float", "double", "half", "int", "long", "type", "type_as", "cpu", "cuda")),
+    (shapes.unchanged, ("contiguous", "clone", "detach", torch.clone, torch.detach)),
+    (layers.conv_function, (F.conv1d, F.conv2d, F.conv3d)),
+    (layers.conv_transpose_function, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)),
+    (layers.linear_function, (F.linear,)),
+    (layers.batch_norm_function, (F.batch_norm,)),
+    (pools.max_pool, (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
+    (pools.avg_pool, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)),
+    (pools.adaptive_avg_pool, (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)),
+    (pools.adaptive_max_pool, (F.adaptive_max_pool1d, F.adaptive_max_pool2d)),
+)
+
+FUNCTIONS: dict[object, Handler] = {key: handler for handler, keys in _TABLE for key in keys}
+
+# Those that ask only for the shape of their result: their arguments may depend on the batch.
+BY_SHAPE: set[object] = {key for handler, keys in _TABLE if handler in (shapes.reshape, shapes.expand) for key in keys}
+
+
+def _same(emit: Any, module: Any, x: Value) -> Value:
+    return x
+
+
+def _as_function(function: object, *names: str) -> Handler:
+    """A module that is a function of its input and of some of its attributes, in this order."""
+    handler = FUNCTIONS[function]
+    return lambda emit, module, x: handler(emit, x, *(getattr(module, name) for name in names))
+
+
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+# Other modules of torch are traced through to the functions that they call.
+MODULES: dict[type[nn.Module], Handler] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), layers.conv),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.conv_transpose),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), layers.batch_norm),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d), arithmetic.instance_norm),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _as_function(F.max_pool2d, *_MAX_POOL)),
+    **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), _as_function(F.avg_pool2d, *_AVG_POOL, "divisor_override")),
+    nn.AvgPool1d: _as_function(F.avg_pool1d, *_AVG_POOL),
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        _as_function(F.adaptive_avg_pool2d, "output_size"),
+    ),
+    nn.AdaptiveMaxPool2d: _as_function(F.adaptive_max_pool2d, "output_size", "return_indices"),
+    nn.Linear: layers.linear,
+    nn.Embedding: layers.embedding,
+    nn.ReLU: _as_function(F.relu),
+    nn.Flatten: _as_function(torch.flatten),
+    nn.Unflatten: _as_function(torch.flatten),
+}
+
+# What gives its input back in eval mode, so that a batch normalisation behind it can still be folded.
+PASSED_THROUGH: set[object] = {nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, "contiguous"}
+
+
+def handler_of(target: object) -> Handler | None:
+    """The handler of a function or method; one that works in place has its sibling's."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if target not in FUNCTIONS and name.endswith("_") and not name.endswith("__"):
+        return FUNCTIONS.get(name[:-1])
+    return FUNCTIONS.get(target)
+
+
+def supported() -> str:
+    """The operators that can be written, for messages."""
+    functions = {key if isinstance(key, str) else getattr(key, "__name__", "") for key in FUNCTIONS}
+    # The functional max pooling is a dispatcher called fn.
+    names = {name for name in functions if name not in ("fn", "") and not name.startswith("_")} | {"max_pool2d"}
+    return ", ".join([*sorted(kind.__name__ for kind in MODULES), *sorted(names)])

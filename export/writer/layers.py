@@ -1,0 +1,256 @@
+"""Layers with weights as nodes of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.reparam import algebra
+
+from .graph import Emitter, Normalisation, Value
+from .pools import times
+from .resize import padded
+from .shapes import Size
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_function",
+    "conv",
+    "conv_function",
+    "conv_transpose",
+    "conv_transpose_function",
+    "embedding",
+    "linear",
+    "linear_function",
+]
+
+
+def conv(emit: Emitter, module: Any, x: Value) -> Value:
+    """A convolution of any rank; padding other than zeros comes before it."""
+    if module.padding_mode != "zeros":
+        mode = {"replicate": "edge"}.get(module.padding_mode, module.padding_mode)
+        x = padded(emit, x, module._reversed_padding_repeated_twice, mode)
+        pads = [0] * (2 * len(module.kernel_size))
+    else:
+        pads = _conv_pads(module.padding, module.kernel_size, module.dilation)
+    key = (id(module), *(bn.key for bn in emit.folded))
+    weight, bias = _fold(module.weight, module.bias, emit.folded)
+    inputs = [x, emit.weight("weight", weight, (*key, "weight"))]
+    if bias is not None:
+        inputs.append(emit.weight("bias", bias, (*key, "bias")))
+    return _conv(emit, inputs, module.kernel_size, module.stride, pads, module.dilation, module.groups)
+
+
+def conv_function(
+    emit: Emitter,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Value:
+    """A convolution by a kernel that is no layer's own."""
+    rank = len(weight.shape) - 2
+    kernel, dilations = list(weight.shape[2:]), times(dilation, rank)
+    pads = _conv_pads(padding if isinstance(padding, str) else times(padding, rank), kernel, dilations)
+    if emit.folded:
+        kernels, biases = weight.tensor, None if bias is None else bias.tensor
+        if kernels is None or (bias is not None and biases is None):
+            raise emit.refuse("batch normalisation behind a convolution by a computed kernel cannot be written")
+        folded, shift = _fold(kernels, biases, emit.folded)
+        assert shift is not None
+        weight, bias = emit.weight("weight", folded, object()), emit.weight("bias", shift, object())
+    inputs = [input, weight] if bias is None else [input, weight, bias]
+    return _conv(emit, inputs, kernel, times(stride, rank), pads, dilations, groups)
+
+
+def conv_transpose(emit: Emitter, module: Any, x: Value, output_size: Any = None) -> Value:
+    """A transposed convolution."""
+    if output_size is not None:
+        raise emit.refuse("a transposed convolution with output_size cannot be written")
+    inputs = [x, emit.weight("weight", module.weight, (id(module), "weight"))]
+    if module.bias is not None:
+        inputs.append(emit.weight("bias", module.bias, (id(module), "bias")))
+    attributes = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+    return _conv_transpose(emit, inputs, *attributes)
+
+
+def conv_transpose_function(
+    emit: Emitter,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Value:
+    """A transposed convolution by a kernel that is no layer's own."""
+    inputs = [input, weight] if bias is None else [input, weight, bias]
+    return _conv_transpose(emit, inputs, stride, padding, output_padding, groups, dilation)
+
+
+def batch_norm(emit: Emitter, module: Any, x: Value) -> Value:
+    """Batch normalisation by its running statistics."""
+    mean, var = module.running_mean, module.running_var
+    if mean is None or var is None:
+        raise emit.refuse("batch normalisation without running statistics depends on the batch")
+    return _batch_norm(emit, x, mean, var, module.weight, module.bias, module.eps, id(module))
+
+
+def batch_norm_function(
+    emit: Emitter,
+    input: Value,
+    running_mean: Value | None,
+    running_var: Value | None,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Value:
+    """Batch normalisation whose statistics are no layer's own."""
+    given = [None if value is None else value.tensor for value in (running_mean, running_var, weight, bias)]
+    if training or given[0] is None or given[1] is None:
+        raise emit.refuse("batch normalisation without running statistics depends on the batch")
+    return _batch_norm(emit, input, given[0], given[1], given[2], given[3], eps, object())
+
+
+def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
+    """A linear layer on the last dimension."""
+    key = id(module)
+    bias = None if module.bias is None else (module.bias, (key, "bias"))
+    return _linear(emit, x, module.weight, (key, "weight"), bias)
+
+
+def linear_function(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
+    """The same by weights that are no layer's own."""
+    if weight.tensor is None or (bias is not None and bias.tensor is None):
+        raise emit.refuse("a linear layer of computed weights cannot be written (use torch.matmul)")
+    given = None if bias is None or bias.tensor is None else (bias.tensor, ("constant", id(bias.tensor)))
+    return _linear(emit, input, weight.tensor, ("constant", id(weight.tensor)), given)
+
+
+def embedding(emit: Emitter, module: nn.Embedding, x: Value) -> Value:
+    """Rows of a table by their numbers."""
+    return emit.node("Gather", [emit.weight("weight", module.weight, (id(module), "weight")), x], axis=0)
+
+
+def _conv(
+    emit: Emitter,
+    inputs: list[Value],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: list[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    return emit.node(
+        "Conv",
+        inputs,
+        kernel_shape=list(kernel),
+        strides=list(stride),
+        pads=pads,
+        dilations=list(dilation),
+        group=groups,
+    )
+
+
+def _conv_transpose(
+    emit: Emitter, inputs: list[Value], stride: Size, padding: Size, output_padding: Size, groups: int, dilation: Size
+) -> Value:
+    kernel = list(inputs[1].shape[2:])
+    return emit.node(
+        "ConvTranspose",
+        inputs,
+        kernel_shape=kernel,
+        strides=times(stride, len(kernel)),
+        pads=times(padding, len(kernel)) * 2,
+        output_padding=times(output_padding, len(kernel)),
+        dilations=times(dilation, len(kernel)),
+        group=groups,
+    )
+
+
+def _conv_pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
+    pads = [0] * len(kernel) if isinstance(padding, str) else list(padding)
+    return [*pads, *pads]
+
+
+def _fold(
+    weight: torch.Tensor, bias: torch.Tensor | None, bns: Sequence[Normalisation]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Kernel and bias with the batch normalisations in them: in float64, rounded once."""
+    if not bns:
+        return weight, bias
+    kernel, shift = weight.detach().double(), _wide(bias)
+    for bn in bns:
+        scale, offset = _scale_shift(bn.mean, bn.var, bn.weight, bn.bias, bn.eps)
+        kernel = kernel * scale.reshape(-1, *[1] * (kernel.dim() - 1))
+        shift = offset if shift is None else shift * scale + offset
+    assert shift is not None
+    return kernel.to(weight.dtype), shift.to(weight.dtype)
+
+
+def _scale_shift(
+    mean: torch.Tensor, var: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return algebra.bn_scale_shift(_wide(gamma), _wide(beta), mean.detach().double(), var.detach().double(), eps)
+
+
+def _wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().double()
+
+
+def _batch_norm(
+    emit: Emitter,
+    x: Value,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    gamma: torch.Tensor | None,
+    beta: torch.Tensor | None,
+    eps: float,
+    key: object,
+) -> Value:
+    if len(x.shape) != 4:
+        # Beside maps, parsers differ on what the operator takes.
+        scale, shift = (
+            part.reshape(-1, *[1] * (len(x.shape) - 2)).to(var.dtype)
+            for part in _scale_shift(mean, var, gamma, beta, eps)
+        )
+        scaled = emit.node("Mul", [x, emit.weight("scale", scale, (key, "scale", len(x.shape)))], part="scaled")
+        return emit.node("Add", [scaled, emit.weight("shift", shift, (key, "shift", len(x.shape)))])
+    tensors = {
+        "weight": torch.ones_like(var) if gamma is None else gamma,
+        "bias": torch.zeros_like(var) if beta is None else beta,
+        "running_mean": mean,
+        "running_var": var,
+    }
+    weights = [emit.weight(name, tensor, (key, name)) for name, tensor in tensors.items()]
+    return emit.node("BatchNormalization", [x, *weights], epsilon=eps)
+
+
+def _linear(
+    emit: Emitter,
+    x: Value,
+    weight: torch.Tensor,
+    key: tuple[object, ...],
+    bias: tuple[torch.Tensor, tuple[object, ...]] | None,
+) -> Value:
+    shift = None if bias is None else emit.weight("bias", *bias)
+    if len(x.shape) == 2:
+        inputs = [x, emit.weight("weight", weight, key)]
+        return emit.node("Gemm", inputs if shift is None else [*inputs, shift], transB=1)
+    inputs = [x, emit.weight("weight", weight.detach().T.contiguous(), (*key, "transposed"))]
+    if shift is None:
+        return emit.node("MatMul", inputs)
+    return emit.node("Add", [emit.node("MatMul", inputs, part="product"), shift])

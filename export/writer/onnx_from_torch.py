@@ -1,0 +1,277 @@
+"""Write a network as ONNX, from the operators that it calls.
+
+torch's own exporter ignores the opset asked for, renames what it folds and may write a second file; what convolutional
+networks are made of is written here node by node, with the names of the module tree.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+import torch.fx
+from torch import nn
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.runtime.torch_runner import flattened
+
+from .graph import FREE, Emitter, Normalisation, OnnxGraph, Value
+from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of, supported
+from .trace import VARYING, Trace, trace_network
+
+__all__ = ["named_outputs", "onnx_from_torch", "refuse_what_never_works", "serialized"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONV_FUNCTIONS = {torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d}
+
+
+@torch.no_grad()
+def onnx_from_torch(
+    model: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str] | None = None,
+    *,
+    opset: int = 13,
+    ir_version: int = 8,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """The ONNX model of a network in eval mode.
+
+    A batch normalisation whose input is one convolution that nothing else reads is folded into it, in float64 and
+    rounded once. Nodes are named as the module tree (``layer1.0.conv1``), weights after their node
+    (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
+
+    Args:
+        model: made of the operators in `handlers`; RepBlocks must have been fused.
+        inputs: name, shape with the batch and dtype of each input, in the order of ``forward``. A first size of None is
+            a free batch, called N in the file; every other size is static.
+        outputs: names of what ``forward`` returns, in its order, tuples, lists and mappings flattened, None left out;
+            default: "output" for one tensor, the keys of a mapping of tensors, else out_0, out_1, ...
+        opset: 13 to 17: between them nothing that is written here changed.
+        metadata: written into ``metadata_props``.
+
+    Raises:
+        InputError: a free size that is not the batch, or an opset outside 13 to 17.
+        ModelError: train mode, an operator that cannot be written, a ``forward`` that cannot be traced or does not take
+            these inputs, or one whose shapes hold the batch where it must be free.
+    """
+    if not 13 <= opset <= 17:
+        raise InputError(f"opset {opset} cannot be written here", hint="13 to 17")
+    refuse_what_never_works(model)
+    shapes = [_shape(spec) for spec in inputs]
+    trace = trace_network(model, shapes, [getattr(torch, spec.dtype) for spec in inputs], frozenset(MODULES))
+    names = _output_names(trace, outputs, type(model).__name__)
+    if {spec.name for spec in inputs} & set(names):
+        raise InputError(f"an input and an output of one name: {', '.join(names)}", where=type(model).__name__)
+    graph = OnnxGraph(
+        type(model).__name__, opset=opset, ir_version=ir_version, reserved=[*(spec.name for spec in inputs), *names]
+    )
+    results = _emit(graph, trace, inputs)
+    for name, result in zip(names, results, strict=True):
+        if FREE in result.shape[1:]:
+            raise ModelError("its shape depends on the batch beyond its first size", where=f"output {name!r}")
+    return graph.finish(dict(zip(names, results, strict=True)), metadata or {})
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of `model`, always the same."""
+    return model.SerializeToString(deterministic=True)
+
+
+def refuse_what_never_works(model: nn.Module) -> None:
+    """Raise ModelError for a network that is in train mode or has branches, by whatever way it would be written."""
+    for name, module in model.named_modules():
+        if module.training:
+            raise ModelError(
+                "the network is in train mode", where=name or type(module).__name__, hint="call model.eval()"
+            )
+        if isinstance(module, RepBlock):
+            raise ModelError("branches cannot be written as ONNX", where=name, hint="fuse first: irepdeploy.fuse(net)")
+
+
+def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[Value]:
+    """Write every node and return what the network returns."""
+    values: dict[torch.fx.Node, Any] = {}
+    folds = _foldable(trace)
+    folded = {bn for bns in folds.values() for bn in bns}
+    specs = iter(inputs)
+    for position, node in enumerate(trace.nodes):
+        if node.op == "placeholder":
+            values[node] = _input(graph, next(specs), trace.found[node])
+        elif node.op == "output":
+            returned = torch.fx.node.map_arg(node.args[0], values.__getitem__)
+            return list(flattened(returned))
+        elif node in trace.constants:
+            found, tensor = trace.found[node], trace.constants[node]
+            name = str(node.target) or f"{_scope(node, trace)}constant"
+            values[node] = Value(name, found.shape, found.dtype, tensor)
+            if FREE in found.shape:
+                values[node] = graph.stretched(values[node])
+        elif node in folded:
+            values[node] = values[node.args[0]]
+        else:
+            values[node] = result = _write(graph, trace, node, values, tuple(folds.get(node, {}).values()))
+            for other, same in trace.mutated.get(node, ()):
+                if same:
+                    # Whoever reads the old tensor after an operator that works in place reads the new one.
+                    values[other] = result
+                elif any(trace.nodes.index(user) > position for user in other.users):
+                    raise ModelError("a tensor is changed in place through a view of it", where=_name(node, trace))
+    raise ModelError("the network returns nothing")
+
+
+def _write(
+    graph: OnnxGraph,
+    trace: Trace,
+    node: torch.fx.Node,
+    values: dict[torch.fx.Node, Any],
+    folded: tuple[Normalisation, ...],
+) -> Any:
+    found, name = trace.found[node], _name(node, trace)
+    module = trace.module_of(node)
+    args, kwargs = torch.fx.node.map_arg(trace.args[node], values.__getitem__)
+    if module is None and node.target is operator.getitem and isinstance(args[0], tuple):
+        return args[0][args[1]]
+    handler = handler_of(node.target) if module is None else MODULES.get(type(module))
+    if handler is None:
+        kind = _operator_name(node.target) if module is None else type(module).__name__
+        raise ModelError(f"operator {kind} cannot be written as ONNX", where=name, hint=f"can be: {supported()}")
+    if node.target not in BY_SHAPE and any(item is VARYING for item in _items((args, kwargs))):
+        raise ModelError("its arguments depend on the batch", where=name, hint="export a static batch")
+    emit = Emitter(graph, name, found, folded)
+    try:
+        return handler(emit, *args, **kwargs) if module is None else handler(emit, module, *args, **kwargs)
+    except TypeError as error:
+        raise ModelError(f"these arguments cannot be written as ONNX: {error}", where=name) from error
+
+
+def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:
+    """The batch normalisations behind each convolution that nothing else reads."""
+    found = {}
+    for conv in trace.nodes:
+        if type(trace.module_of(conv)) not in _CONVOLUTIONS and conv.target not in _CONV_FUNCTIONS:
+            continue
+        folded = {}
+        node = conv
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            normalisation = _normalisation(trace, node)
+            if normalisation is not None:
+                folded[node] = normalisation
+            elif type(trace.module_of(node)) not in PASSED_THROUGH and node.target not in PASSED_THROUGH:
+                break
+        if folded:
+            found[conv] = folded
+    return found
+
+
+def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
+    """The batch normalisation, a module or a function, that a node is."""
+    module: Any = trace.module_of(node)
+    if type(module) in _BATCH_NORMS and module.running_var is not None:
+        return Normalisation(
+            module.running_mean, module.running_var, module.weight, module.bias, module.eps, id(module)
+        )
+    if node.target is not torch.nn.functional.batch_norm:
+        return None
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    read = [given.get(name) for name in names[1:5]]
+    tensors = [trace.constants.get(item) if isinstance(item, torch.fx.Node) else None for item in read]
+    unknown = any(tensor is None and item is not None for tensor, item in zip(tensors, read, strict=True))
+    if unknown or tensors[0] is None or tensors[1] is None or given.get("training"):
+        return None
+    eps: Any = given.get("eps", 1e-5)
+    return Normalisation(tensors[0], tensors[1], tensors[2], tensors[3], float(eps), id(tensors[1]))
+
+
+def _input(graph: OnnxGraph, spec: TensorSpec, found: Value) -> Value:
+    value = Value(spec.name, found.shape, spec.dtype)
+    graph.add_input(value)
+    return value
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    if None in spec.shape[1:]:
+        raise InputError(f"input {spec} has a free size", hint="only the batch, its first size, may be free")
+    return tuple(FREE if size is None else size for size in spec.shape)
+
+
+def _output_names(trace: Trace, names: Sequence[str] | None, where: str) -> list[str]:
+    returned = trace.nodes[-1].args[0]
+    return named_outputs(returned, torch.fx.Node, names, where)
+
+
+def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:
+    """Names for the tensors in what a network returned, which are of type `kind`.
+
+    Raises:
+        InputError: names given that are not distinct.
+        ModelError: there is something beside tensors, or `names` are not as many.
+    """
+    tensors = list(flattened(returned))
+    if not tensors or not all(isinstance(item, kind) for item in tensors):
+        raise ModelError("the network returns something that is no tensor, nor tensors", where=where)
+    if names is None:
+        if isinstance(returned, Mapping) and all(isinstance(item, kind) for item in returned.values()):
+            return _distinct([re.sub(r"\W", "_", str(key)) for key in returned])
+        return ["output"] if len(tensors) == 1 else [f"out_{index}" for index in range(len(tensors))]
+    if len(tensors) != len(names):
+        raise ModelError(
+            f"the network gives {len(tensors)} outputs, and {len(names)} are named: {', '.join(names)}",
+            where=where,
+            hint="irepdeploy.reparam.origin.set_origin(net, output_names=(...)) names them",
+        )
+    if len(set(names)) != len(names):
+        raise InputError(f"names of outputs that are not distinct: {', '.join(names)}", where=where)
+    return list(names)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return names if len(set(names)) == len(names) else [f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def _items(args: Any) -> Iterator[Any]:
+    if isinstance(args, slice):
+        args = (args.start, args.stop, args.step)
+    if isinstance(args, Mapping):
+        args = list(args.values())
+    if isinstance(args, list | tuple):
+        for item in args:
+            yield from _items(item)
+    else:
+        yield args
+
+
+def _name(node: torch.fx.Node, trace: Trace) -> str:
+    """Path of the module, or of the module that a function is called in and the function's name."""
+    if node.op == "call_module":
+        return str(node.target)
+    scope = _scope(node, trace)
+    # A module of torch's own is one function: nothing is told by naming it again.
+    inner = trace.modules.get(scope.rstrip(".")) if scope else None
+    return scope.rstrip(".") if inner is not None and _is_function(inner) else f"{scope}{_operator_name(node.target)}"
+
+
+def _is_function(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+
+
+def _scope(node: torch.fx.Node, trace: Trace) -> str:
+    path = str(next(reversed(node.meta.get("nn_module_stack", {})), "")).partition("@")[0]
+    return f"{path}." if path else ""
+
+
+def _operator_name(target: Any) -> str:
+    known = {torch.nn.functional.max_pool2d: "max_pool2d", operator.iadd: "add", operator.isub: "sub"}
+    if target in known:
+        return known[target]
+    name = target if isinstance(target, str) else str(getattr(target, "__name__", target))
+    return name.strip("_") or name

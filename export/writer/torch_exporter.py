@@ -1,0 +1,263 @@
+"""The generic way to ONNX: torch's own exporters, for networks that `onnx_from_torch` cannot write.
+
+Their success message is not believed: opsets are read from the file, what they leave undone (batch normalisation
+behind a convolution, names that are numbers, paths of this machine in the file) is mended, and a free batch is tried.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import IrepdeployError, MissingError, ModelError
+from irepdeploy.runtime.quiet_exporter import quiet_exporter
+from irepdeploy.runtime.torch_runner import flattened
+
+from ..target.target import Target
+from .graph import BATCH
+from .onnx_from_torch import named_outputs, onnx_from_torch, refuse_what_never_works, serialized
+from .tidy import tidy
+from .tracer import ValuesDecide
+
+__all__ = ["DYNAMO", "OWN", "TORCHSCRIPT", "Written", "onnx_by_torch", "write_onnx"]
+
+OWN = "irepdeploy"
+TORCHSCRIPT = "torch.onnx (TorchScript)"
+DYNAMO = "torch.onnx (dynamo)"
+
+# The lowest that the newer exporter writes; what it is asked for below that, it may or may not do.
+_DYNAMO_OPSET = 18
+# For what TorchScript's exporter cannot write in the target's own. From 17 on it writes layer normalisation as one
+# operator, which TensorRT 8.5 does not have.
+_LATER_OPSET = 16
+_NO_ONNXSCRIPT = "onnxscript is not installed (pip install 'irepdeploy[dynamo]')"
+
+
+@dataclass(frozen=True)
+class Written:
+    """An ONNX model and how it came to be.
+
+    Args:
+        writer: `OWN`, `TORCHSCRIPT` or `DYNAMO`.
+        opset: that it is written in.
+        reason: why it was not written by `OWN`, or None.
+    """
+
+    model: onnx.ModelProto
+    writer: str
+    opset: int
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a certificate keeps."""
+        return {"writer": self.writer, "opset": self.opset, "reason": self.reason}
+
+
+def write_onnx(
+    model: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str] | None = None,
+    *,
+    target: Target,
+    metadata: Mapping[str, str] | None = None,
+) -> Written:
+    """Write a network for a target: by `onnx_from_torch`, and what that cannot write by torch's exporters.
+
+    Args:
+        inputs: a first size of None is a free batch.
+        outputs: names; default: see `onnx_from_torch`.
+
+    Raises:
+        InputError: inputs or outputs that nothing can be written for.
+        ModelError: neither can write it; both reasons are given.
+    """
+    refuse_what_never_works(model)
+    try:
+        own = onnx_from_torch(
+            model, inputs, outputs, opset=target.opset, ir_version=target.ir_version, metadata=metadata
+        )
+        return Written(own, OWN, target.opset)
+    except ValuesDecide:
+        raise
+    except ModelError as refused:
+        try:
+            return onnx_by_torch(model, inputs, outputs, target=target, metadata=metadata, reason=refused.line)
+        except (ModelError, MissingError) as error:
+            raise ModelError(
+                refused.what, where=refused.where, hint=f"torch's exporter neither: {error.what}"
+            ) from error
+
+
+@torch.no_grad()
+def onnx_by_torch(
+    model: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str] | None = None,
+    *,
+    target: Target,
+    metadata: Mapping[str, str] | None = None,
+    reason: str | None = None,
+) -> Written:
+    """Write a network by an exporter of torch: the TorchScript one, which keeps to the opset, else the newer one.
+
+    The newer one needs onnxscript and a target that takes opset 18.
+
+    Args:
+        reason: why this way was taken, for the record.
+
+    Raises:
+        MissingError: this torch has no exporter that works without another package.
+        ModelError: the exporters fail, or what they wrote holds the batch where it must be free.
+    """
+    refuse_what_never_works(model)
+    free = any(None in spec.shape for spec in inputs)
+    # Not 1, which both exporters take for a size that never changes.
+    examples = _examples(inputs, 2)
+    try:
+        returned = model(*examples)
+    except Exception as error:  # a foreign forward
+        raise ModelError(f"forward fails: {_first_line(error)}", where=type(model).__name__) from error
+    names = named_outputs(returned, torch.Tensor, outputs, type(model).__name__)
+    plain = isinstance(returned, torch.Tensor) or (
+        isinstance(returned, tuple) and all(isinstance(item, torch.Tensor) for item in returned)
+    )
+    network = model if plain else _Flat(model).eval()
+    proto, writer, opset = _exported(network, examples, inputs, names, target)
+    tidy(proto, ir_version=target.ir_version, prefix="" if plain else "model")
+    for key in sorted(metadata or {}):
+        proto.metadata_props.add(key=key, value=(metadata or {})[key])
+    found = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if found != opset:
+        raise ModelError(f"{writer} was asked for opset {opset} and wrote {found}", where=type(model).__name__)
+    others = list(flattened(model(*_examples(inputs, 3)))) if free else list(flattened(returned))
+    for value, a, b in zip(proto.graph.output, flattened(returned), others, strict=True):
+        # What the exporters cannot work out themselves they leave open.
+        sizes = [x if x == y else BATCH for x, y in zip(a.shape, b.shape, strict=True)]
+        kind = value.type.tensor_type.elem_type
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, sizes))
+    if free:
+        _try_batches(proto, model, inputs, names)
+    return Written(proto, writer, opset, reason)
+
+
+class _Flat(nn.Module):
+    """A network whose outputs lie beside each other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(flattened(self.model(*args)))
+
+
+def _exported(
+    network: nn.Module,
+    examples: Sequence[torch.Tensor],
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    target: Target,
+) -> tuple[onnx.ModelProto, str, int]:
+    low, high = target.allowed_opsets
+    failures: list[str] = []
+    ways = dict.fromkeys(
+        [(TORCHSCRIPT, target.opset), (TORCHSCRIPT, min(high, _LATER_OPSET)), (DYNAMO, max(_DYNAMO_OPSET, low))]
+    )
+    for writer, opset in ways:
+        if writer == DYNAMO and (opset > high or importlib.util.find_spec("onnxscript") is None):
+            missing = _NO_ONNXSCRIPT if opset <= high else f"target {target.name} takes no opset {opset}"
+            failures.append(f"{writer}: {missing}")
+            continue
+        export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo
+        try:
+            with quiet_exporter():
+                return export(network, examples, inputs, names, opset), writer, opset
+        except Exception as error:  # whatever the exporter raises
+            failures.append(f"{writer}, opset {opset}: {_first_line(error)}")
+    raise ModelError("; ".join(failures), where=type(network).__name__)
+
+
+def _by_torchscript(
+    network: nn.Module,
+    examples: Sequence[torch.Tensor],
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    opset: int,
+) -> onnx.ModelProto:
+    free = [spec.name for spec in inputs if None in spec.shape]
+    buffer: Any = io.BytesIO()
+    torch.onnx.export(
+        network,
+        tuple(examples),
+        buffer,
+        dynamo=False,
+        opset_version=opset,
+        input_names=[spec.name for spec in inputs],
+        output_names=list(names),
+        dynamic_axes={name: {0: BATCH} for name in (*free, *names)} if free else None,
+    )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _by_dynamo(
+    network: nn.Module,
+    examples: Sequence[torch.Tensor],
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    opset: int,
+) -> onnx.ModelProto:
+    batch = torch.export.Dim(BATCH)
+    shapes: Any = tuple({0: batch} if None in spec.shape else None for spec in inputs)
+    program = torch.onnx.export(
+        network,
+        tuple(examples),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[spec.name for spec in inputs],
+        output_names=list(names),
+        dynamic_shapes=({"args": shapes} if isinstance(network, _Flat) else shapes) if any(shapes) else None,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _examples(inputs: Sequence[TensorSpec], batch: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for spec in inputs:
+        shape, dtype = [batch if size is None else size for size in spec.shape], getattr(torch, spec.dtype)
+        random = torch.randn(shape, generator=generator)
+        found.append(random.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype))
+    return found
+
+
+def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str]) -> None:
+    """Run with other batches than the exporter saw: one that it wrote into the graph shows."""
+    for batch in (1, 3):
+        examples = _examples(inputs, batch)
+        expected = [tensor.numpy() for tensor in flattened(model(*examples))]
+        try:
+            with OrtRunner(serialized(proto)) as runner:
+                feeds = {spec.name: tensor.numpy() for spec, tensor in zip(inputs, examples, strict=True)}
+                found = runner.infer(feeds)
+        except IrepdeployError as error:
+            raise ModelError(f"with a batch of {batch} the written ONNX fails: {error.what}") from error
+        for name, array in zip(names, expected, strict=True):
+            if found[name].shape != array.shape or not np.allclose(found[name], array, rtol=1e-3, atol=1e-3):
+                raise ModelError(f"with a batch of {batch} the written ONNX is another network", where=name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

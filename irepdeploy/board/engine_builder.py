@@ -1,0 +1,302 @@
+"""One builder for TensorRT 8.5, 8.6, 10 and 11 and for TensorRT-RTX: what a version has is asked of its enums' names.
+
+The bits behind the names moved from version to version, so no number is written here. TensorRT 8 is weakly typed: its
+precision is a flag, and the builder may still choose fp32. From 10 on an ONNX that is itself in the wanted precision
+is typed strongly, and there is nothing to set; 10 still takes the flag for an fp32 one, 11 has it no more. This module
+is Python 3.8, stdlib and TensorRT only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from irepdeploy.board.engine_log import dla_placement, engine_layers
+from irepdeploy.board.trt_library import LogMessage, TensorrtLibrary, lacks_gpu, logged, logger_of
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+
+__all__ = ["EngineOptions", "Profile", "build_plan"]
+
+Profile = Tuple[Sequence[int], Sequence[int], Sequence[int]]
+
+_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built.
+
+    Args:
+        precision: "fp32", "fp16" or "int8".
+        carried: the precision that the ONNX itself is in.
+        workspace_bytes: the most scratch memory a layer may take while it is tried; None leaves TensorRT's default.
+        profiles: smallest, best and largest shape of each input with a free dimension.
+        tf32: let fp32 convolutions round to TF32 on GPUs that can.
+        dla_core: of the accelerator that takes what layers it can, None for the GPU alone.
+    """
+
+    precision: str = "fp32"
+    carried: str = "fp32"
+    workspace_bytes: Optional[int] = None
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    tf32: bool = False
+    dla_core: Optional[int] = None
+
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def build_plan(
+    library: TensorrtLibrary,
+    onnx: bytes,
+    options: EngineOptions,
+    *,
+    timing_cache: Optional[bytes] = None,
+    messages: List[LogMessage],
+    keep: Optional[Callable[[str, str], None]] = None,
+    report: Callable[[str], None] = lambda step: None,
+) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
+    """Parse and build.
+
+    Args:
+        timing_cache: of an earlier build, empty to begin one, None for none.
+        messages: grows by all that TensorRT logs.
+        keep: called with each of them too, before anything can crash after it.
+
+    Returns:
+        The engine, the timing cache if one was asked for, and what was built: typing, inputs, outputs, layers and more.
+
+    Raises:
+        InputError: the options do not fit the network or this TensorRT.
+        ModelError: TensorRT cannot parse the ONNX, or finds no way to run it; its reasons are named.
+        MissingError: it needs a GPU, driver or DLA that is not here.
+        RunError: it ran out of memory.
+    """
+    trt = library.module
+
+    def log(severity: str, text: str) -> None:
+        messages.append((severity, text))
+        if keep is not None:
+            keep(severity, text)
+
+    logger = logger_of(trt, log)
+    typing = _typing(trt, options)
+    _check_precision(library, options, typing)
+    builder = _made(lambda: trt.Builder(logger), "no builder", messages, library)
+    network = _made(lambda: builder.create_network(_network_flags(trt, typing)), "no network", messages, library)
+    report("parse")
+    _parse(trt, network, logger, onnx, messages, library)
+    config = _made(builder.create_builder_config, "no builder configuration", messages, library)
+    inputs, outputs = _tensors(network, "input"), _tensors(network, "output")
+    facts: Dict[str, Any] = {"typing": typing, "inputs": inputs, "outputs": outputs}
+    _configure(trt, config, options, typing)
+    _add_profiles(builder, network, config, options.profiles)
+    if options.dla_core is not None:
+        facts["dla"] = _use_dla(trt, builder, network, config, options)
+    cache = None if timing_cache is None else _use_cache(trt, config, timing_cache, library, facts)
+    _watch(trt, config, report)
+    report("build")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _failed("TensorRT built no engine", messages, library)
+    facts["layers"] = engine_layers(messages).to_dict()
+    if options.dla_core is not None:
+        facts["dla"].update(dla_placement(messages))
+    cached = bytes(config.get_timing_cache().serialize()) if cache is not None else None
+    return bytes(plan), cached, facts
+
+
+def has(enum: Any, name: str) -> bool:
+    """Whether this version's enum has the name."""
+    return enum is not None and name in enum.__members__
+
+
+def _typing(trt: Any, options: EngineOptions) -> str:
+    flagged = has(trt.BuilderFlag, "FP16")
+    typed = has(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not flagged
+    # TensorRT 10 has both; what the ONNX itself says needs no flag.
+    return "strong" if typed and (options.precision == options.carried or not flagged) else "weak"
+
+
+def _network_flags(trt: Any, typing: str) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    if has(flags, "STRONGLY_TYPED"):
+        # Where the precision flags are gone every network is typed strongly, and this flag only warns.
+        return 1 << int(flags.STRONGLY_TYPED) if typing == "strong" and has(trt.BuilderFlag, "FP16") else 0
+    return 1 << int(flags.EXPLICIT_BATCH) if has(flags, "EXPLICIT_BATCH") else 0
+
+
+def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: str) -> None:
+    wanted, carried = options.precision, options.carried
+    if wanted == carried or (typing == "weak" and (wanted, carried) == ("fp16", "fp32")):
+        return
+    why = f": {library.title} takes every layer's precision from the ONNX" if typing == "strong" else ""
+    raise InputError(
+        f"an {wanted} engine of an ONNX that is {carried}{why}",
+        where="ONNX model",
+        hint=f"export with --precision {wanted} writes one",
+    )
+
+
+def _parse(
+    trt: Any, network: Any, logger: Any, onnx: bytes, messages: List[LogMessage], library: TensorrtLibrary
+) -> None:
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(onnx):
+        return
+    reasons = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        # Before TensorRT 10 an error knows no more than the node's number.
+        known = hasattr(error, "node_name") and hasattr(error, "node_operator")
+        node = f"{error.node_operator()} {error.node_name()!r}" if known else f"node {error.node()}"
+        reasons.append(f"{node}: {' '.join(str(error.desc()).split())}")
+    raise ModelError(
+        f"{library.title} cannot parse this ONNX: {_few(reasons or logged(messages))}",
+        where="ONNX model",
+        hint="export for the target that is to run it",
+    )
+
+
+def _configure(trt: Any, config: Any, options: EngineOptions, typing: str) -> None:
+    if has(getattr(trt, "ProfilingVerbosity", None), "DETAILED"):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if has(trt.BuilderFlag, "TF32"):
+        (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    if typing == "weak" and options.precision != "fp32":
+        config.set_flag(getattr(trt.BuilderFlag, options.precision.upper()))
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]) -> None:
+    shapes = {tensor["name"]: tensor["shape"] for tensor in _tensors(network, "input")}
+    free = {name for name, shape in shapes.items() if -1 in shape}
+    for name in sorted(free.union(profiles)):
+        if name not in free:
+            what = "no input of this name" if name not in shapes else "its shape is fixed"
+            raise InputError(f"a profile, but {what}", where=f"input {name!r}", hint="leave the profile out")
+        if name not in profiles:
+            raise InputError(
+                "a free dimension and no profile", where=f"input {name!r}", hint="give --dynamic-batch MIN:OPT:MAX"
+            )
+        _check_profile(name, shapes[name], profiles[name])
+    if not free:
+        return
+    profile = builder.create_optimization_profile()
+    for name in sorted(free):
+        profile.set_shape(name, *(tuple(shape) for shape in profiles[name]))
+    config.add_optimization_profile(profile)
+
+
+def _check_profile(name: str, shape: Sequence[int], profile: Profile) -> None:
+    fits = all(len(one) == len(shape) for one in profile) and all(
+        1 <= low <= best <= high and (due == -1 or low == high == due) for due, low, best, high in zip(shape, *profile)
+    )
+    if not fits:
+        text = " : ".join("x".join(map(str, one)) for one in profile)
+        due = "x".join("?" if size == -1 else str(size) for size in shape)
+        raise InputError(f"profile {text} does not fit {due}", where=f"input {name!r}", hint="smallest:best:largest")
+
+
+def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> Dict[str, Any]:
+    cores = getattr(builder, "num_DLA_cores", 0)
+    core = options.dla_core
+    if not has(getattr(trt, "DeviceType", None), "DLA") or core is None or not 0 <= core < cores:
+        raise MissingError(
+            f"no DLA core {core}: TensorRT sees {cores} here", where="--dla", hint="leave it out to build for the GPU"
+        )
+    if options.precision == "fp32":
+        raise InputError("the DLA runs fp16 and int8 only", where="--dla", hint="add --precision fp16")
+    if options.profiles:
+        raise InputError("the DLA needs fixed shapes", where="--dla", hint="leave --dynamic-batch out")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    able = sum(bool(config.can_run_on_DLA(network.get_layer(index))) for index in range(network.num_layers))
+    return {"core": core, "network_layers": network.num_layers, "can_run_on_dla": able}
+
+
+def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
+    if library.flavour == "tensorrt_rtx":
+        raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="leave it out")
+    cache = config.create_timing_cache(content)
+    accepted = bool(config.set_timing_cache(cache, False))
+    facts["timing_cache"] = "begun" if not content else "used" if accepted else "of another device or version: not used"
+    if not accepted:
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _watch(trt: Any, config: Any, report: Callable[[str], None]) -> None:
+    if not hasattr(trt, "IProgressMonitor") or not hasattr(config, "progress_monitor"):
+        return
+
+    class Monitor(trt.IProgressMonitor):
+        """Phases whose parent is the build itself."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps = 0
+            self.top = ""
+
+        def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
+            if not parent_phase:
+                self.top, self.steps = phase_name, num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name == self.top:
+                report(f"build {step + 1}/{self.steps}")
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            if phase_name == self.top:
+                report(f"build {self.steps}/{self.steps}")
+
+    config.progress_monitor = Monitor()
+
+
+def _tensors(network: Any, kind: str) -> List[Dict[str, Any]]:
+    get, number = getattr(network, f"get_{kind}"), getattr(network, f"num_{kind}s")
+    tensors = [get(index) for index in range(number)]
+    return [
+        {"name": one.name, "shape": [int(size) for size in one.shape], "dtype": _dtype(one.dtype)} for one in tensors
+    ]
+
+
+def _dtype(dtype: Any) -> str:
+    return _DTYPES.get(dtype.name, dtype.name.lower())
+
+
+def _made(make: Callable[[], Any], what: str, messages: List[LogMessage], library: TensorrtLibrary) -> Any:
+    try:
+        made = make()
+    except (RuntimeError, TypeError) as error:
+        # pybind11 answers a null pointer with TypeError.
+        raise _failed(f"{what}: {' '.join(str(error).split())}", messages, library) from error
+    if made is None:
+        raise _failed(what, messages, library)
+    return made
+
+
+def _failed(what: str, messages: List[LogMessage], library: TensorrtLibrary) -> IrepdeployError:
+    reasons = logged(messages)
+    said = f"{what} ({library.title}): {_few(reasons)}"
+    text = " ".join(reasons)
+    if lacks_gpu(reasons):
+        return MissingError(
+            f"{library.title} needs an NVIDIA GPU and its driver: {_few(reasons)}", hint="irepdeploy doctor"
+        )
+    if "out of memory" in text.lower() or "OutOfMemory" in text or "insufficient memory" in text.lower():
+        return RunError(said, hint="end what else uses the GPU, or give a smaller workspace")
+    return ModelError(said, where="ONNX model")
+
+
+def _few(reasons: Sequence[str]) -> str:
+    if not reasons:
+        return "it gave no reason"
+    more = f"; and {len(reasons) - _FEW} more" if len(reasons) > _FEW else ""
+    return "; ".join(reason[:400] for reason in reasons[:_FEW]) + more

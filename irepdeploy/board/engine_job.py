@@ -1,0 +1,110 @@
+"""The folder in which an engine is built: what goes in, and what is found there when its process has ended.
+
+This module is Python 3.8, stdlib only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from irepdeploy import __version__, errors
+from irepdeploy.board.engine_builder import EngineOptions
+from irepdeploy.board.sidecar import Sidecar
+from irepdeploy.board.trt_library import LogMessage, logged
+from irepdeploy.errors import RunError
+
+__all__ = ["describe_job", "job_log", "job_result", "job_sidecar", "job_tail"]
+
+_SHOWN = 20
+
+
+def describe_job(flavour: str, options: EngineOptions, *, timing_cache: bool) -> Dict[str, Any]:
+    """What ``job.json`` holds."""
+    return {"flavour": flavour, "options": options.to_dict(), "timing_cache": timing_cache}
+
+
+def job_result(folder: Path, code: int, *, late_s: Optional[float] = None) -> Dict[str, Any]:
+    """What the worker left.
+
+    Args:
+        code: the worker's exit code; negative, the signal that ended it.
+        late_s: the limit, where it was ended for having taken longer.
+
+    Raises:
+        IrepdeployError: the one that the worker met; RunError where it left none.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError):
+        raise RunError(_death(folder, code, late_s), hint="TensorRT's log tells more") from None
+    if "error" in result:
+        raise getattr(errors, result["error"])(result["what"], where=result["where"], hint=result["hint"])
+    return result
+
+
+def job_log(folder: Path) -> List[LogMessage]:
+    """What TensorRT logged; what a crash tore off is left out."""
+    messages: List[LogMessage] = []
+    path = folder / "log.jsonl"
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                severity, text = json.loads(line)
+            except ValueError:
+                break
+            messages.append((severity, text))
+    return messages
+
+
+def job_tail(folder: Path) -> List[str]:
+    """The last lines that tell why a build failed."""
+    shown = logged(job_log(folder), "ERROR", "INTERNAL_ERROR", "WARNING")
+    return [f"TensorRT: {text[:500]}" for text in shown[-_SHOWN:]]
+
+
+def job_sidecar(
+    result: Dict[str, Any], options: EngineOptions, onnx_sha256: str, engine: Path, command: str
+) -> Sidecar:
+    """The sidecar of the engine that was built."""
+    content, device = engine.read_bytes(), result["device"]
+    return Sidecar(
+        flavour=result["flavour"],
+        tensorrt_version=result["version"],
+        # TensorRT-RTX builds for all the GPUs it knows unless it is told otherwise.
+        compute_capability=None if result["flavour"] == "tensorrt_rtx" else device.get("compute_capability"),
+        gpu=device.get("name"),
+        driver=device.get("driver"),
+        precision=options.precision,
+        typing=result["typing"],
+        tf32=options.tf32,
+        onnx_sha256=onnx_sha256,
+        engine_sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        inputs=result["inputs"],
+        outputs=result["outputs"],
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        irepdeploy_version=__version__,
+        command=command,
+        settings={
+            "workspace_bytes": options.workspace_bytes,
+            "profiles": options.to_dict()["profiles"],
+            "dla_core": options.dla_core,
+            "assembled": result["assembled"],
+        },
+    )
+
+
+def _death(folder: Path, code: int, late_s: Optional[float]) -> str:
+    if late_s is not None:
+        return f"TensorRT's builder took longer than {late_s:g} s and was ended"
+    if code < 0:
+        reason = f"crashed (signal {-code})"
+    else:
+        lines = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = f"failed ({lines[-1][:300] if lines else f'exit code {code}'})"
+    last = [text for severity, text in job_log(folder) if severity in ("ERROR", "INTERNAL_ERROR", "WARNING")]
+    return f"TensorRT's builder {reason}" + (f"; its last words: {' '.join(last[-1].split())[:300]}" if last else "")

@@ -1,0 +1,93 @@
+"""What a builder's log tells: the layers that the engine really executes, and its memory.
+
+An engine can be inspected only where it can be loaded. The builder's own verbose log lists the same layers, and needs
+no GPU. This module is Python 3.8, stdlib only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, Iterable, List, Match, Optional
+
+from irepdeploy.board.trt_library import LogMessage
+
+__all__ = ["EngineLayers", "dla_placement", "engine_layers"]
+
+# TensorRT-RTX and TensorRT 10: "Name: stem.conv_U3_myl0_1, LayerType: correlation, Inputs: [ ... Datatype: Half ..."
+_DETAILED = re.compile(r"^(?:Layers:\s*)?Name: (?P<name>.*?), LayerType: (?P<type>[^,]+),(?P<rest>.*)", re.MULTILINE)
+# TensorRT 8: "Layer(CaskConvolution): stem.conv + stem.relu, Tactic: 0x..., input[Float(1,3,32,32)] -> ..."
+_CLASSIC = re.compile(r"^Layer\((?P<type>\w+)\): (?P<name>.*?), Tactic:(?P<rest>.*)", re.MULTILINE)
+_DATATYPE = re.compile(r"Datatype: (\w+)|\[(Float|Half|Int8)\(")
+_MEMORY = {
+    "weights_bytes": re.compile(r"Total Weights Memory: (\d+)"),
+    "activation_bytes": re.compile(r"Total Activation Memory: (\d+)"),
+    "scratch_bytes": re.compile(r"Max Scratch Memory: (\d+)"),
+}
+
+
+@dataclass(frozen=True)
+class EngineLayers:
+    """Layers of an engine by its build log.
+
+    Args:
+        convolutions: really executed; None where the log holds no list of layers.
+        convolution_inputs: their number by the type of what they read: Float, Half, Int8.
+        layers: number by the builder's own name of the kind.
+        weights_bytes, activation_bytes, scratch_bytes: on the device, None where the log does not say.
+    """
+
+    convolutions: Optional[int] = None
+    convolution_inputs: Dict[str, int] = field(default_factory=dict)
+    layers: Dict[str, int] = field(default_factory=dict)
+    weights_bytes: Optional[int] = None
+    activation_bytes: Optional[int] = None
+    scratch_bytes: Optional[int] = None
+
+    def to_dict(self) -> Dict[str, Any]:
+        """What of it is known, for a certificate."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+
+def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
+    """Count layers in the list that a builder with detailed profiling verbosity logs at its end."""
+    found: List[Match[str]] = []
+    memory: Dict[str, int] = {}
+    for _, text in messages:
+        if "LayerType: " in text or "Layer(" in text:
+            listed = [*_DETAILED.finditer(text), *_CLASSIC.finditer(text)]
+            # Of several lists the last is the engine's; one that is logged a layer a message stays together.
+            found = listed if len(listed) > 1 else [*found, *listed]
+        for name, pattern in _MEMORY.items():
+            match = pattern.search(text)
+            if match:
+                memory[name] = int(match[1])
+    reads: Dict[str, int] = Counter()
+    for layer in found:
+        count = _convolutions(layer["name"], layer["type"])
+        datatype = _DATATYPE.search(layer["rest"])
+        if count:
+            reads[(datatype[1] or datatype[2]) if datatype else "unknown"] += count
+    return EngineLayers(
+        convolutions=sum(reads.values()) if found else None,
+        convolution_inputs=dict(sorted(reads.items())),
+        layers=dict(sorted(Counter(layer["type"] for layer in found).items())),
+        **memory,
+    )
+
+
+def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
+    """Where a build for the DLA put its layers: runs of layers on the DLA, single layers that fell back to the GPU."""
+    texts = [text for _, text in messages]
+    return {
+        "dla_subgraphs": sum(text.count("[DlaLayer]") for text in texts),
+        "gpu_layers": sum(text.count("[GpuLayer]") for text in texts),
+    }
+
+
+def _convolutions(name: str, kind: str) -> int:
+    if name.startswith("__myl_"):
+        # A fused kernel is named after what it holds: __myl_CorrMulAddRelu_myl0_5.
+        return name.count("Corr") or int(kind == "correlation")
+    return int(kind == "correlation" or "convolution" in kind.lower())

@@ -1,0 +1,83 @@
+"""The process that builds one engine: ``python -m irepdeploy.board.engine_worker FOLDER``.
+
+In FOLDER it reads ``job.json``, ``model.onnx`` and perhaps ``timing.cache``, and writes ``log.jsonl`` as it goes, then
+``model.engine`` and, last, ``result.json``. Steps go to stdout, a line each. This module is Python 3.8, stdlib only:
+the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+from irepdeploy.board.cudart import device_facts
+from irepdeploy.board.engine_builder import EngineOptions, build_plan
+from irepdeploy.board.lifetime import end_with_parent
+from irepdeploy.board.trt_library import LogMessage, load_tensorrt
+from irepdeploy.errors import IrepdeployError
+
+__all__ = ["main"]
+
+
+def main(folder: Path) -> None:
+    """Do the job in the folder; whatever goes wrong in an expected way is its result."""
+    # A build goes on for minutes, which would be for nobody.
+    end_with_parent()
+    # TensorRT prints on its own; the lines of stdout are ours.
+    steps = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        result = _build(folder, steps)
+    except IrepdeployError as error:
+        result = {"error": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _build(folder: Path, steps: Any) -> Dict[str, Any]:
+    def report(step: str) -> None:
+        print(step, file=steps, flush=True)
+
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    options = EngineOptions(**job["options"])
+    library = load_tensorrt(job["flavour"])
+    report(f"loaded {library.title}")
+    messages: List[LogMessage] = []
+    cache = folder / "timing.cache"
+    began = time.monotonic()
+    with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
+
+        def keep(severity: str, text: str) -> None:
+            log.write(json.dumps([severity, text]) + "\n")
+            log.flush()
+
+        plan, cached, facts = build_plan(
+            library,
+            (folder / "model.onnx").read_bytes(),
+            options,
+            timing_cache=cache.read_bytes() if job["timing_cache"] else None,
+            messages=messages,
+            keep=keep,
+            report=report,
+        )
+    facts["seconds"] = round(time.monotonic() - began, 3)
+    if cached is not None:
+        cache.write_bytes(cached)
+    with open(folder / "model.engine", "wb") as file:
+        file.write(plan)
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "flavour": library.flavour,
+        "version": library.version,
+        "assembled": library.assembled,
+        "device": device_facts(),
+        **facts,
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,237 @@
+"""OrtRunner: an ONNX model on ONNX Runtime.
+
+This module is Python 3.8, stdlib, numpy and onnxruntime only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, Tuple, Type, Union
+
+import numpy as np
+
+from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
+from irepdeploy.board.runner import Runner, TensorSpec, known_transfers, positive_threads
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+
+__all__ = ["OrtRunner"]
+
+_DTYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class OrtRunner(Runner):
+    """Runs an ONNX model with one pinned thread pool and all graph optimisations, on exactly the provider asked for.
+
+    Args:
+        model: path of an ONNX file, or its bytes (then without external data).
+        provider: ONNX Runtime's name of the execution provider.
+        threads: of the intra-operator pool; the inter-operator pool has 1.
+        spinning: let idle threads of the pool spin, which is ONNX Runtime's default.
+        precision: what the model is known to compute in, for `describe`: a session does not tell.
+        tf32: let float32 round to TF32 on a GPU. Only the CUDA provider can be told not to; for those of TensorRT the
+            environment must forbid it.
+        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
+
+    Raises (on activation):
+        InputError: no such file, a provider, thread count or kind of transfers that is none, or TF32 that cannot be
+            turned off.
+        ModelError: no ONNX model, damaged, without its external data, or with operators ONNX Runtime does not have.
+        MissingError: onnxruntime or the provider is not there, or the provider would not run the whole model.
+    """
+
+    name = "ort"
+
+    def __init__(
+        self,
+        model: Union[str, os.PathLike, bytes],
+        *,
+        provider: str = "CPUExecutionProvider",
+        threads: int = 1,
+        spinning: bool = True,
+        precision: str = "unknown",
+        tf32: bool = False,
+        transfers: str = "excluded",
+    ) -> None:
+        super().__init__()
+        self._model = model if isinstance(model, bytes) else os.fspath(model)
+        self._where = "ONNX model in memory" if isinstance(model, bytes) else os.fspath(model)
+        self._asked_provider = provider
+        self._threads = threads
+        self._spinning = spinning
+        self._precision = precision
+        self._tf32 = tf32
+        self._transfers = transfers
+        self._session: Any = None
+
+    @property
+    def metadata(self) -> Dict[str, str]:
+        """What the model says of itself in its ``metadata_props``."""
+        self._need_active()
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def _activate(self) -> None:
+        positive_threads(self._threads, self.name)
+        known_transfers(self._transfers, self.name)
+        self._provider: Provider = provider_of(self._asked_provider)
+        self._check_readable()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingError("onnxruntime is not installed", hint="pip install onnxruntime") from error
+        self._version = onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        # Failures come back as exceptions; what ONNX Runtime prints of them on its own would stand beside our line.
+        options.log_severity_level = 4
+        try:
+            self._session = open_session(
+                onnxruntime, self._model, options, self._provider, tf32=self._tf32, where=self._where
+            )
+        except _ort_errors() as error:
+            raise self._load_error(error) from error
+        self._inputs = [self._spec(value) for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def _deactivate(self) -> None:
+        self._session = None
+
+    def _infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        try:
+            values = self._session.run(self._outputs, feeds)
+        except _ort_errors() as error:
+            raise self._run_error(error) from error
+        return dict(zip(self._outputs, values))
+
+    def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
+        session, device = self._session, self._provider.device
+        if device != "cpu" and self._transfers == "included":
+            return self._bind_transfers(feeds)
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            # The binding uses this memory itself and keeps it alive: a copy, so that the inputs stay fixed.
+            binding.bind_cpu_input(name, np.array(array, order="C"))
+        for name in self._outputs:
+            binding.bind_output(name, device)
+        run = session.run_with_iobinding
+        try:
+            run(binding)
+        except _ort_errors() as error:
+            raise self._run_error(error) from error
+        if device == "cpu":
+            return lambda: run(binding)
+
+        def call() -> None:
+            run(binding)
+            binding.synchronize_outputs()
+
+        return call
+
+    def _bind_transfers(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
+        fixed = {name: np.array(array, order="C") for name, array in feeds.items()}
+        run, outputs = self._session.run, self._outputs
+        self._infer(fixed)
+
+        def call() -> None:
+            run(outputs, fixed)
+
+        return call
+
+    def _describe(self) -> Dict[str, Any]:
+        device, tf32 = self._provider.device, has_tf32(self._provider, self._tf32)
+        described = {
+            "provider": self._session.get_providers()[0],
+            "device": device,
+            "threads": self._threads,
+            "inter_op_threads": 1,
+            "spinning": self._spinning,
+            "graph_optimization": "all",
+            "precision": self._precision,
+            "transfers": "none" if device == "cpu" else self._transfers,
+            "version": self._version,
+        }
+        if tf32 is not None:
+            described["tf32"] = tf32
+        return described
+
+    def _check_readable(self) -> None:
+        # ONNX Runtime's own words for these name its source lines, not the mistake.
+        if isinstance(self._model, bytes):
+            return
+        if os.path.isdir(self._model):
+            raise InputError("a folder where an ONNX file is due", where=self._where, hint="name the file in it")
+        try:
+            with open(self._model, "rb"):
+                pass
+        except FileNotFoundError:
+            raise InputError("no such ONNX file", where=self._where, hint="check the path") from None
+        except OSError as error:
+            raise InputError(f"cannot read this ONNX file: {error.strerror}", where=self._where) from error
+
+    def _spec(self, value: Any) -> TensorSpec:
+        if value.type not in _DTYPES:
+            raise ModelError(f"input {value.name!r} is a {value.type}, which cannot be fed", where=self._where)
+        # A dimension that is free is None or the name of a symbol.
+        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+        return TensorSpec(value.name, shape, _DTYPES[value.type])
+
+    def _load_error(self, error: Exception) -> IrepdeployError:
+        kind, text = type(error).__name__, _one_line(error)
+        if "disable_cpu_ep_fallback" in text or "CPU EP" in text or "explicitly disabled" in text:
+            return MissingError(
+                f"{self._provider.name} cannot run every operator of this model, and nothing falls back",
+                where=self._where,
+                hint="use another runner for it",
+            )
+        if kind == "InvalidProtobuf":
+            return ModelError("not an ONNX model, or a damaged one", where=self._where, hint="export it again")
+        if "external" in text.lower():
+            return ModelError(
+                f"its external data cannot be read: {text}",
+                where=self._where,
+                hint="keep the data file beside the model, under the name it was written with",
+            )
+        unknown = ("No Op registered", "not a registered function")
+        if kind == "NotImplemented" or any(words in str(error) for words in unknown):
+            return ModelError(f"ONNX Runtime lacks an operator of this model: {text}", where=self._where)
+        return ModelError(
+            f"ONNX Runtime cannot load this model: {text}",
+            where=self._where,
+            hint="if it was copied or downloaded, it may be truncated",
+        )
+
+    def _run_error(self, error: Exception) -> IrepdeployError:
+        text = _one_line(error)
+        if "Failed to allocate" in text or "bad allocation" in text or "out of memory" in text.lower():
+            return RunError(f"out of memory: {text}", where=self._where, hint="use a smaller batch")
+        return ModelError(f"ONNX Runtime cannot run this model: {text}", where=self._where)
+
+
+def _ort_errors() -> Tuple[Type[Exception], ...]:
+    # ONNX Runtime's exceptions have no base class of their own, and their number grows with its version.
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (RuntimeError, ValueError, *found)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    prefix = "[ONNXRuntimeError] : "
+    if text.startswith(prefix):
+        # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : what happened"
+        text = text[len(prefix) :].split(" : ", 2)[-1]
+    return text if len(text) <= 300 else text[:297] + "..."

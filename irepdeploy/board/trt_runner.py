@@ -1,0 +1,293 @@
+"""TrtRunner: a TensorRT engine on the kind of GPU it was built for.
+
+One path by tensor names, which TensorRT has had from 8.5 on. This module is Python 3.8, stdlib, numpy and TensorRT
+only: the board's agent carries it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, List, Optional, Union
+
+import numpy as np
+
+from irepdeploy.board.cudart import open_cuda
+from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, known_transfers
+from irepdeploy.board.sidecar import Sidecar, check_sidecar, read_plan_header, read_sidecar
+from irepdeploy.board.trt_library import FLAVOURS, LogMessage, lacks_gpu, load_tensorrt, logged, logger_of
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+
+__all__ = ["TrtRunner"]
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+class TrtRunner(Runner):
+    """Runs an engine, after its sidecar has been held against this TensorRT and this GPU.
+
+    Args:
+        engine: its path.
+        device: number of the GPU.
+        require_sidecar: refuse an engine without one.
+        cuda_graph: capture the call of `bind` as one CUDA graph; `describe` says what became of it.
+        backend: binding of `irepdeploy.board.cudart`; None takes the first that is installed.
+        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
+
+    Raises (on activation):
+        InputError: no such engine, or one that its sidecar or its header shows cannot run here.
+        MissingError: no TensorRT, driver or GPU.
+        ModelError: TensorRT refuses the engine; its reason is named.
+        RunError: out of memory.
+    """
+
+    name = "trt"
+
+    def __init__(
+        self,
+        engine: Union[str, os.PathLike],
+        *,
+        device: int = 0,
+        require_sidecar: bool = True,
+        cuda_graph: bool = False,
+        backend: Optional[str] = None,
+        transfers: str = "excluded",
+    ) -> None:
+        super().__init__()
+        self._path = os.fspath(engine)
+        self._device = device
+        self._require_sidecar = require_sidecar
+        self._wants_graph = cuda_graph
+        self._backend = backend
+        self._transfers = transfers
+        self._forget()
+
+    def _forget(self) -> None:
+        self._cuda: Any = None
+        self._stream: Any = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._pointers: List[int] = []
+        self._current: Optional[Dict[str, int]] = None
+        self._sidecar: Optional[Sidecar] = None
+        self._graph = "not asked for"
+
+    def _activate(self) -> None:
+        known_transfers(self._transfers, self.name)
+        self._library = load_tensorrt(_flavour(self._path))
+        # Before the GPU is asked: what is wrong with the file is then said on any machine.
+        self._check_engine(None)
+        self._cuda = open_cuda(self._device, backend=self._backend)
+        self._facts = self._cuda.facts()
+        self._sidecar = self._check_engine(self._facts["compute_capability"])
+        self._stream = self._cuda.stream()
+        self._load()
+        engine, mode = self._engine, self._library.module.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._dtypes = {name: self._dtype(name) for name in names}
+        self._outputs = [name for name in names if engine.get_tensor_mode(name) != mode.INPUT]
+        self._inputs = [
+            TensorSpec(
+                name,
+                tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name)),
+                self._dtypes[name],
+            )
+            for name in names
+            if engine.get_tensor_mode(name) == mode.INPUT
+        ]
+
+    def _deactivate(self) -> None:
+        cuda = self._cuda
+        self._context = self._engine = self._runtime = None
+        if cuda is not None:
+            for pointer in self._pointers:
+                cuda.free(pointer)
+            if self._stream is not None:
+                cuda.end_stream(self._stream)
+            cuda.close()
+        self._forget()
+
+    def _infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        cuda, stream = self._cuda, self._stream
+        pointers = self._prepare(feeds)
+        try:
+            self._execute(stream)
+            outputs = {}
+            for name in self._outputs:
+                outputs[name] = self._room(name)
+                cuda.to_host(outputs[name], pointers[name], stream)
+            cuda.synchronize(stream)
+        finally:
+            self._free(pointers)
+        return outputs
+
+    def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
+        cuda, stream = self._cuda, self._stream
+        arrays = {name: np.array(array, order="C") for name, array in feeds.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        pointers = self._prepare(arrays)
+        self._execute(stream)
+        cuda.synchronize(stream)
+        included = self._transfers == "included"
+        outputs = {name: self._room(name) for name in self._outputs} if included else {}
+        start, end = cuda.event(), cuda.event()
+        run = self._captured(stream)
+
+        def call() -> None:
+            nonlocal run
+            if self._current is not pointers:
+                # Other inputs were run in between: back to these.
+                self._point(shapes, pointers)
+                run = self._captured(stream)
+            if included:
+                for name, array in arrays.items():
+                    cuda.to_device(pointers[name], array, stream)
+            cuda.record(start, stream)
+            run()
+            cuda.record(end, stream)
+            for name, array in outputs.items():
+                cuda.to_host(array, pointers[name], stream)
+            cuda.synchronize(stream)
+
+        return DeviceTimed(call, lambda: round(cuda.elapsed_ms(start, end) * 1e6))
+
+    def _captured(self, stream: int) -> Callable[[], None]:
+        """What gives the stream one inference: a CUDA graph where one was asked for and can be had."""
+        if self._wants_graph and not self._graph.startswith("failed"):
+            try:
+                launch = self._cuda.capture(stream, lambda: self._execute(stream))
+                self._graph = "captured"
+                return launch
+            except (MissingError, RunError) as error:
+                self._graph = "failed: " + error.what
+        return lambda: self._execute(stream)
+
+    def _describe(self) -> Dict[str, Any]:
+        sidecar = self._sidecar
+        return {
+            "provider": FLAVOURS[self._library.flavour],
+            "version": self._library.version,
+            "device": "cuda",
+            "threads": 1,
+            "gpu": self._facts,
+            "precision": "unknown" if sidecar is None else sidecar.precision,
+            "typing": "unknown" if sidecar is None else sidecar.typing,
+            "tf32": "unknown" if sidecar is None else sidecar.tf32,
+            "transfers": self._transfers,
+            "cuda_binding": self._cuda.name,
+            "cuda_graph": self._graph,
+        }
+
+    def _check_engine(self, compute_capability: Optional[str]) -> Optional[Sidecar]:
+        return check_sidecar(
+            self._path,
+            version=self._library.version,
+            flavour=self._library.flavour,
+            compute_capability=compute_capability,
+            require=self._require_sidecar,
+        )
+
+    def _load(self) -> None:
+        trt = self._library.module
+        self._messages: List[LogMessage] = []
+        self._logger = logger_of(trt, lambda severity, text: self._messages.append((severity, text)))
+        with open(self._path, "rb") as file:
+            plan = file.read()
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise self._error("refuses this engine")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise self._error("cannot prepare this engine")
+
+    def _prepare(self, feeds: Dict[str, np.ndarray]) -> Dict[str, int]:
+        """Bring the inputs to the device, make room for the outputs, and point the context to both."""
+        cuda, stream = self._cuda, self._stream
+        pointers: Dict[str, int] = {}
+        try:
+            arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+            for name, array in arrays.items():
+                pointers[name] = self._malloc(array.nbytes)
+                cuda.to_device(pointers[name], array, stream)
+                self._set_shape(name, array.shape)
+            for name in self._outputs:
+                shape = tuple(self._context.get_tensor_shape(name))
+                pointers[name] = self._malloc(
+                    int(np.prod(shape, dtype=np.int64)) * np.dtype(self._dtypes[name]).itemsize
+                )
+            self._point({}, pointers)
+            cuda.synchronize(stream)
+        except BaseException:
+            self._free(pointers)
+            raise
+        return pointers
+
+    def _room(self, name: str) -> np.ndarray:
+        return np.empty(tuple(self._context.get_tensor_shape(name)), self._dtypes[name])
+
+    def _point(self, shapes: Dict[str, Any], pointers: Dict[str, int]) -> None:
+        for name, shape in shapes.items():
+            self._set_shape(name, shape)
+        for name, pointer in pointers.items():
+            self._context.set_tensor_address(name, pointer)
+        self._current = pointers
+
+    def _set_shape(self, name: str, shape: Any) -> None:
+        if not self._context.set_input_shape(name, tuple(shape)):
+            raise InputError(
+                "a shape outside the engine's profile",
+                where=f"{self.name}, input {name!r}",
+                hint="build the engine with a --dynamic-batch that holds it",
+            )
+
+    def _execute(self, stream: int) -> None:
+        if not self._context.execute_async_v3(stream):
+            raise self._error("cannot run this engine")
+
+    def _malloc(self, size: int) -> int:
+        pointer = self._cuda.malloc(size)
+        self._pointers.append(pointer)
+        return pointer
+
+    def _free(self, pointers: Dict[str, int]) -> None:
+        self._current = None
+        for pointer in pointers.values():
+            self._pointers.remove(pointer)
+            self._cuda.free(pointer)
+
+    def _dtype(self, name: str) -> str:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise ModelError(f"tensor {name!r} is {kind}, which numpy does not have", where=self._path)
+        return _DTYPES[kind]
+
+    def _error(self, what: str) -> IrepdeployError:
+        reasons = logged(self._messages)
+        text = "; ".join(reason[:300] for reason in reasons[:3]) or "it gave no reason"
+        if lacks_gpu(reasons):
+            return MissingError(f"no usable GPU: {text}", where=self._path, hint="irepdeploy doctor")
+        if "out of memory" in text.lower() or "OutOfMemory" in text:
+            return RunError(f"the GPU is out of memory: {text}", where=self._path, hint="use a smaller batch")
+        hint = None if self._sidecar is None else "build it again: " + self._sidecar.command
+        return ModelError(f"{self._library.title} {what}: {text}", where=self._path, hint=hint)
+
+
+def _flavour(path: str) -> str:
+    """Of the sidecar, else of the engine's own header, else TensorRT."""
+    if not os.path.isfile(path):
+        raise InputError("no such engine", where=path, hint="check the path")
+    sidecar = read_sidecar(path)
+    if sidecar is not None:
+        return sidecar.flavour
+    with open(path, "rb") as file:
+        header = read_plan_header(file.read(28))
+    return "tensorrt" if header is None else header.flavour

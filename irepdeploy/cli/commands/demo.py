@@ -1,0 +1,34 @@
+"""``irepdeploy demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from irepdeploy.cli.options import JsonOption, OutOption
+
+__all__ = ["demo"]
+
+
+def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the digits recipe: scale=smoke, seed=1."),
+    ] = None,
+    out: OutOption = Path("demo"),
+    json: JsonOption = False,
+) -> None:
+    """Search, train, fuse, export, verify and measure a small network on real handwritten digits.
+
+    Prints every command that it runs, so that each can be run again by itself. Example: irepdeploy demo scale=smoke
+    """
+    from irepdeploy.cli.demo import print_summary, run_demo
+    from irepdeploy.console import print_json
+
+    summary = run_demo(out, overrides or [])
+    if json:
+        print_json(summary.to_dict())
+    else:
+        print_summary(summary)

@@ -1,0 +1,47 @@
+"""The `doctor` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from irepdeploy.cli.options import JsonOption
+from irepdeploy.console import print_json, table
+from irepdeploy.errors import MissingError
+
+if TYPE_CHECKING:
+    from irepdeploy.doctor import Check
+
+__all__ = ["doctor"]
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what is installed, what really works, and what to type to mend the rest.
+
+    0 if all that a plain installation needs is there, 3 if not.
+
+    Example: irepdeploy doctor
+    """
+    from irepdeploy.doctor import examine
+
+    checks = examine()
+    lacking = [check for check in checks if check.required and check.status == "missing"]
+    if as_json:
+        print_json({"ok": not lacking, "checks": [check.to_dict() for check in checks]})
+    else:
+        _show(checks)
+    if lacking:
+        hint = next((check.mend for check in lacking if check.mend), None)
+        raise MissingError("a plain installation needs: " + ", ".join(check.name for check in lacking), hint=hint)
+
+
+def _show(checks: list[Check]) -> None:
+    rows = [[check.name, check.found, check.status, check.note] for check in checks]
+    table("What is here", ["what", "found", "status", "note"], rows)
+    lines: dict[str, list[str]] = {}
+    for check in checks:
+        if check.mend:
+            lines.setdefault(check.mend, []).append(check.name + (" (needed)" if check.required else ""))
+    if lines:
+        print("What to type, each only if you want it:")
+    for line, names in lines.items():
+        print(f"  {line}  # {', '.join(names)}")

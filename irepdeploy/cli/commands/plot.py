@@ -1,0 +1,217 @@
+"""``irepdeploy plot``: pictures of Architectures, searches, networks and records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from irepdeploy.cli.options import ModelOption
+from irepdeploy.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot"]
+
+plot = typer.Typer(help="Draw what a search found and what a network does, as PNG or SVG.")
+
+_OUT: Any = typer.Option("--out", "-o", help="The picture: .png or .svg.")
+
+
+@plot.command("arch")
+def plot_arch(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[LABEL=]SOURCE",
+            help="An Architecture file, a search or training folder, a checkpoint, or a name: irep-resnet50.",
+        ),
+    ],
+    diff: Annotated[bool, typer.Option("--diff", help="Two sources in one matrix: where they differ.")] = False,
+    model: ModelOption = None,
+    out: Annotated[Path, _OUT] = Path("arch.png"),
+) -> None:
+    """Draw Architectures as matrices, layers by branches, side by side.
+
+    Example: irepdeploy plot arch irep-resnet18 irep-resnet34 irep-resnet50 --out architectures.png
+    """
+    from irepdeploy.plots.architecture import draw_architectures, draw_difference
+    from irepdeploy.plots.architecture_source import read_architecture
+
+    if diff and len(sources) != 2:
+        raise InputError(f"--diff of {len(sources)} Architecture{'s' * (len(sources) != 1)}", hint="name two")
+    views = [read_architecture(path, label, model_factory=_factory(model)) for label, path in _labelled(sources)]
+    _write(draw_difference(*views) if diff else draw_architectures(views), out)
+
+
+@plot.command("search")
+def plot_search(
+    folders: Annotated[list[str], typer.Argument(metavar="[LABEL=]FOLDER", help="Search folders.")],
+    against: Annotated[str | None, typer.Option(help="One more folder.")] = None,
+    out: Annotated[Path, _OUT] = Path("search.png"),
+) -> None:
+    """Draw how searches went: fitness, diversity, alpha and beta, which branches survived where.
+
+    Example: irepdeploy plot search des=runs/search random=runs/search-random --out search.svg
+    """
+    from irepdeploy.plots.search_history import read_search_folder
+    from irepdeploy.plots.search_run import draw_search
+
+    sources = [*folders, *([against] if against else [])]
+    runs = {label: read_search_folder(folder) for label, folder in _labelled(sources)}
+    strategies = {run.strategy: run for run in runs.values()}
+    if len(strategies) == len(runs) and not any(label for label, _ in map(_parts, sources)):
+        runs = strategies
+    _write(draw_search(runs), out)
+
+
+@plot.command("features")
+def plot_features(
+    networks: Annotated[
+        list[str],
+        typer.Argument(metavar="[LABEL=]NET", help="Checkpoints, training folders, or networks by name."),
+    ],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            help="An image or a .npy file; may be repeated. [the network's embedded data set, or photographs]",
+        ),
+    ] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="Only layers of such names: 'layer3.*'.")] = None,
+    columns: Annotated[int, typer.Option("--columns", min=2, max=40, help="Layers shown at most, evenly spread.")] = 10,
+    model: ModelOption = None,
+    out: Annotated[Path, _OUT] = Path("features.png"),
+) -> None:
+    """Draw what the convolutions give for images, with and without their branches, network beside network.
+
+    Example: irepdeploy plot features plain=runs/plain irep=runs/irep --images cat.jpg --out features.png
+    """
+    from irepdeploy.plots.feature_maps import read_features
+    from irepdeploy.plots.features import draw_features
+
+    found = read_features(
+        dict(_labelled(networks)), images or [], layers=layers, columns=columns, model_factory=_factory(model)
+    )
+    _write(draw_features(found), out)
+
+
+@plot.command("arch-weights")
+def plot_arch_weights(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="[LABEL=]SOURCE", help="Search folders, training folders or checkpoints."),
+    ],
+    model: ModelOption = None,
+    out: Annotated[Path, _OUT] = Path("arch-weights.png"),
+) -> None:
+    """Draw how much more conv1x3 and conv3x1 weigh than the dilated pairs beside them, layer by layer.
+
+    Example: irepdeploy plot arch-weights runs/search --out arch-weights.png
+    """
+    from irepdeploy.plots.arch_weights import draw_arch_weights, read_arch_weights
+
+    named = _labelled(sources)
+    found = [read_arch_weights(path, label, model_factory=_factory(model)) for label, path in named]
+    _write(draw_arch_weights(found), out)
+
+
+@plot.command("kernels")
+def plot_kernels(
+    network: Annotated[
+        str, typer.Argument(metavar="[LABEL=]NET", help="A checkpoint, a training folder, or a network by name.")
+    ],
+    model: ModelOption = None,
+    out: Annotated[Path, _OUT] = Path("kernels.png"),
+) -> None:
+    """Draw where the weight of each fused kernel lies, tap by tap, and what each branch has of it.
+
+    Example: irepdeploy plot kernels runs/irep --out kernels.png
+    """
+    from irepdeploy.plots.kernel_energy import read_kernels
+    from irepdeploy.plots.kernels import draw_kernels
+
+    ((label, path),) = _labelled([network])
+    _write(draw_kernels(read_kernels(path, label, model_factory=_factory(model))), out)
+
+
+@plot.command("latency")
+def plot_latency(
+    records: Annotated[list[Path], typer.Argument(help="Files of records, or folders with a records.jsonl.")],
+    top1: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--top1", metavar="MODEL=PERCENT", help="Accuracy of a model whose records do not say one; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[Path, _OUT] = Path("latency.png"),
+) -> None:
+    """Draw latency against accuracy, device by device, with the Pareto front.
+
+    Example: irepdeploy plot latency results --top1 plain=93.9 --top1 fused=95.4 --out latency.png
+    """
+    from irepdeploy.plots.latency import draw_latency
+    from irepdeploy.plots.latency_points import latency_points, read_records
+
+    _write(draw_latency(latency_points(read_records(records), dict(map(_accuracy, top1 or [])))), out)
+
+
+def _write(figure: Figure, out: Path) -> None:
+    from irepdeploy.plots.figure import save_figure
+
+    save_figure(figure, out)
+    print(f"wrote {out}")
+
+
+def _factory(model: str | None) -> Callable[[], Any] | None:
+    from irepdeploy.network.checkpoint import load_model_factory
+
+    return load_model_factory(model) if model else None
+
+
+def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
+    """``LABEL=SOURCE`` or ``SOURCE`` as (label, source): without a label the file's or folder's name, or the path where
+    two share that.
+
+    Raises:
+        InputError: a label is given twice, or one source twice without labels.
+    """
+    parts = [_parts(text) for text in sources]
+    shorts = [label or _short(source) for label, source in parts]
+    found = [
+        (label or (short if shorts.count(short) == 1 else source), source)
+        for (label, source), short in zip(parts, shorts, strict=True)
+    ]
+    labels = [label for label, _ in found]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError("given twice", where=twice, hint="label them: a=SOURCE b=SOURCE")
+    return found
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Label, "" where there is none, and source."""
+    label, equals, source = text.partition("=")
+    return (label, source) if equals and label and source and not os.path.exists(text) else ("", text)
+
+
+def _short(source: str) -> str:
+    path = Path(source)
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.suffix in (".json", ".pt") else source
+
+
+def _accuracy(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not name or not 0 <= value <= 100:
+        raise InputError(f"not MODEL=PERCENT: {text!r}", where="--top1", hint="such as fused=95.4")
+    return name, value

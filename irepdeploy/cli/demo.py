@@ -1,0 +1,329 @@
+"""The walk through everything: search, train, fuse, export, verify, measure, draw, report, on the embedded digits.
+
+Each step is a command line that the user could type; the stages are reached through their commands and meet through
+files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.board.protocol import ratio, summary
+from irepdeploy.cli.application import invoke
+from irepdeploy.console import log, table
+from irepdeploy.files import output_folder, read_bytes, write_bytes, write_json
+from irepdeploy.network.checkpoint import load, read
+from irepdeploy.plots.search_run import read_search
+from irepdeploy.profiling.counts import count
+from irepdeploy.profiling.training_cost import training_cost
+from irepdeploy.reparam.comparator import TOLERANCES
+from irepdeploy.runs.record import read as read_records
+from irepdeploy.verify.certificate import Certificate
+
+__all__ = ["DemoSummary", "print_summary", "run_demo"]
+
+# Labels of the latency table; the first is what all others are held against.
+_PLAIN_BN = "plain, BN kept"
+_PLAIN_FOLDED = "plain, BN folded"
+_BRANCHES = "branches (train state)"
+_FUSED = "branches, fused"
+_SHARE_OF_COST = 10
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """Every figure of a demo, as written to summary.json.
+
+    Args:
+        accuracy: one row a network: search score, retrained search-validation and test accuracy.
+        search: spread of alpha and beta, candidates, seconds, by strategy.
+        equality: largest relative error of each hop, what was allowed, and the verdict.
+        latency: median and ratio to the plain network, by network and runner.
+        cost: parameters, MACs, seconds an epoch and peak memory of training, plain and with branches.
+        smoke: whether the scale was so small that the accuracies mean nothing.
+    """
+
+    folder: str
+    seconds: float
+    accuracy: list[dict[str, Any]]
+    search: dict[str, dict[str, Any]]
+    equality: list[dict[str, Any]]
+    latency: list[dict[str, Any]]
+    cost: list[dict[str, Any]]
+    files: list[str]
+    smoke: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of summary.json."""
+        return asdict(self)
+
+
+def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
+    """Run the demo into `out`.
+
+    Args:
+        overrides: changes to the digits recipe, such as ``scale=smoke``.
+
+    Raises:
+        IrepdeployError: whatever a step raises.
+    """
+    started = time.perf_counter()
+    output_folder(out)
+    commands = _commands(out, list(overrides))
+    steps = [*(share for share, _ in commands), _SHARE_OF_COST]
+    printed = ""
+    for index, (_, command) in enumerate(commands):
+        log(f"{_position(index, steps, started)}$ irepdeploy {shlex.join(command)}")
+        printed += _run(command, out)
+        write_bytes(out / "log.txt", printed.encode())
+    log(f"{_position(len(commands), steps, started)}measuring what training costs ...")
+    cost = _cost(out)
+    result = DemoSummary(
+        folder=str(out),
+        seconds=time.perf_counter() - started,
+        accuracy=_accuracy(out),
+        search={name: _json(out / name / "result.json") for name in ("search", "search-random")},
+        equality=_equality(out),
+        latency=_latency(out),
+        cost=cost,
+        files=_files(out),
+        smoke="scale=smoke" in overrides,
+    )
+    write_json(out / "summary.json", result.to_dict())
+    return result
+
+
+def print_summary(result: DemoSummary) -> None:
+    """Print the tables, the files and what to type next."""
+    out = Path(result.folder)
+    print()
+    if result.smoke:
+        print("scale=smoke: these networks are hardly trained, and their accuracies mean nothing.")
+    table(
+        "Accuracy on handwritten digits (one seed, 597 test images: 2 standard errors are about 2 points)",
+        ["network", "branches", "search score", "retrained, validation", "retrained, test"],
+        [
+            [
+                row["network"],
+                row["branches"],
+                "-" if row["search_score"] is None else f"{row['search_score']:.1%}",
+                f"{row['val_accuracy']:.1%}",
+                f"{row['test_accuracy']:.1%}",
+            ]
+            for row in result.accuracy
+        ],
+    )
+    des, blind = result.search["search"], result.search["search-random"]
+    print(
+        f"search: {des['evaluations']} candidates scored in {des['seconds']:.0f} s; spread of sigmoid(alpha)"
+        f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f};\nbest score {des['val_accuracy']:.1%},"
+        f" of a random search with as many candidates {blind['val_accuracy']:.1%}"
+    )
+    print()
+    table(
+        "Are the outputs the same? (largest relative error)",
+        ["from", "to", "error", "allowed", "verdict"],
+        [
+            [row["from"], row["to"], f"{row['error']:.1e}", f"{row['allowed']:.0e}", "same" if row["ok"] else "DIFFER"]
+            for row in result.equality
+        ],
+    )
+    print()
+    table(
+        "Latency, batch 1, one thread, measured in turn",
+        ["network", "runner", "median ms", "x first of runner", "95 % interval", "warm-up"],
+        [
+            [
+                row["network"],
+                row["runner"],
+                f"{row['median_ms']:.3f}",
+                f"{row['ratio']:.2f}",
+                _interval(row),
+                "steady" if row["steady"] else "unsteady",
+            ]
+            for row in result.latency
+        ],
+    )
+    print("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
+    print("The fused network and the plain one with BN folded are the same graph: what those rows differ by is noise.")
+    print("What the first row loses to the second is folding alone, which needs no branches.")
+    print()
+    table(
+        "What the branches cost in training",
+        ["network", "parameters", "MACs", "seconds an epoch", "peak memory MB"],
+        [
+            [
+                row["network"],
+                f"{row['params']:,}",
+                f"{row['macs']:,}",
+                f"{row['seconds_per_epoch']:.3f}",
+                "unknown" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}",
+            ]
+            for row in result.cost
+        ],
+    )
+    print(f"\nDone in {result.seconds:.0f} s. Written:")
+    for file in result.files:
+        print(f"  {file}")
+    again = shlex.join(["verify", str(out / "irep" / "best.pt"), str(out / "export" / "model.onnx")])
+    print(f"next: {_program()} {again}")
+
+
+def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
+    def at(*parts: str) -> str:
+        return str(out.joinpath(*parts))
+
+    new = ["--overwrite"]
+    models = [
+        f"{_PLAIN_BN}={at('plain/best.pt')}",
+        f"{_PLAIN_FOLDED}={at('export-plain/fused.pt')}",
+        f"{_BRANCHES}={at('irep/best.pt')}",
+        f"{_FUSED}={at('export/fused.pt')}",
+        f"{_PLAIN_FOLDED}={at('export-plain/model.onnx')}",
+        f"{_FUSED}={at('export/model.onnx')}",
+    ]
+    # Each with its share of the whole time, from which the time left is told.
+    return [
+        (22, ["search", "digits", *overrides, "--out", at("search"), *new]),
+        (22, ["search", "digits", *overrides, "search.strategy=random", "--out", at("search-random"), *new]),
+        (2, ["train", "digits", *overrides, "branches=none", "--out", at("plain"), *new]),
+        (8, ["train", "digits", *overrides, "--arch", at("search-random/best.json"), "--out", at("irep-random"), *new]),
+        (8, ["train", "digits", *overrides, "--arch", at("search/best.json"), "--out", at("irep"), *new]),
+        (6, ["export", at("plain/best.pt"), "--out", at("export-plain")]),
+        (6, ["export", at("irep/best.pt"), "--out", at("export")]),
+        (2, ["verify", at("irep/best.pt"), at("export/model.onnx")]),
+        (10, ["bench", *models, "--seconds", "1", "--out", at("bench")]),
+        (3, ["plot", "arch", at("search"), "--out", at("architecture.png")]),
+        (1, ["plot", "search", at("search"), "--against", at("search-random"), "--out", at("search.png")]),
+        (2, ["report", *map(at, ("bench", "search", "irep", "export")), "--out", at("report.html")]),
+    ]
+
+
+def _position(index: int, shares: Sequence[int], started: float) -> str:
+    """Where the demo stands, and how long it will take from what it has taken."""
+    elapsed, done = time.perf_counter() - started, sum(shares[:index])
+    left = f", about {elapsed / done * sum(shares[index:]):.0f} s left" if done else ""
+    return f"[{index + 1}/{len(shares)}{left}] "
+
+
+def _run(command: list[str], out: Path) -> str:
+    """Run one command and give what it printed: the summary says it again, so it goes to a file instead."""
+    if command[0] == "bench":
+        # Samples of an earlier demo were not taken in turn with these.
+        (out / "bench" / "records.jsonl").unlink(missing_ok=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        invoke(command)
+    return f"$ irepdeploy {shlex.join(command)}\n{printed.getvalue()}\n"
+
+
+def _accuracy(out: Path) -> list[dict[str, Any]]:
+    rows = []
+    networks = (("plain", "plain", None), ("random search", "irep-random", "search-random"), ("DES", "irep", "search"))
+    for network, trained, searched in networks:
+        result = _json(out / trained / "result.json")
+        score = None if searched is None else _json(out / searched / "result.json")["val_accuracy"]
+        rows.append(
+            {
+                "network": network,
+                "branches": result["branches"],
+                "search_score": score,
+                "val_accuracy": result["val_accuracy"],
+                "test_accuracy": result["test_accuracy"],
+            }
+        )
+    return rows
+
+
+def _equality(out: Path) -> list[dict[str, Any]]:
+    certificate = Certificate.load(out / "export" / "certificate.json")
+    proof = certificate.blocks["float64"]
+    blocks = {
+        "from": f"{certificate.blocks['count']} blocks, float64",
+        "to": "convolutions",
+        "error": proof["max_rel_error"],
+        "allowed": TOLERANCES["float64"].max_rel_error,
+        # An export whose blocks differ leaves no certificate.
+        "ok": True,
+    }
+    hops = [
+        {"from": hop.source, "to": hop.result, "error": hop.error, "allowed": hop.allowed, "ok": hop.ok}
+        for hop in certificate.hops
+    ]
+    return [blocks, *hops]
+
+
+def _latency(out: Path) -> list[dict[str, Any]]:
+    records = read_records(out / "bench" / "records.jsonl")
+    # Each runner has a reference of its own: the first network on it. Between runners it is the runner that differs.
+    references: dict[str, list[int]] = {}
+    rows = []
+    for record in records:
+        reference = references.setdefault(record.runner["runner"], record.samples_ns)
+        times = ratio(record.samples_ns, reference, seed=0)
+        rows.append(
+            {
+                "network": record.model,
+                "runner": record.runner["runner"],
+                "median_ms": summary(record.samples_ns).median_ms,
+                "ratio": times.value,
+                "low": times.low,
+                "high": times.high,
+                "steady": record.warmup["steady"],
+            }
+        )
+    return rows
+
+
+def _cost(out: Path) -> list[dict[str, Any]]:
+    checkpoints = {"plain": out / "plain" / "best.pt", "with branches": out / "irep" / "best.pt"}
+    recipe = read_search(out / "search" / "journal.jsonl").start["recipe"]
+    batch = recipe["train"]["batch_size"]
+    steps = -(-recipe["data"]["options"]["train"] // batch)
+    measured = training_cost(checkpoints, batch)
+    rows = []
+    for name, path in checkpoints.items():
+        counts = count(load(path), tuple(read(path)["origin"]["input_shape"]))
+        rows.append(
+            {
+                "network": name,
+                "params": counts.params,
+                "macs": counts.macs,
+                "seconds_per_epoch": measured[name].seconds_per_step * steps,
+                "peak_memory_bytes": measured[name].peak_memory_bytes,
+            }
+        )
+    return rows
+
+
+def _files(out: Path) -> list[str]:
+    names = {"architecture.png", "search.png", "report.html", "report.csv", "report.md", "log.txt", "summary.json"}
+    folders = ("search", "search-random", "plain", "irep-random", "irep", "export-plain", "export", "bench")
+    inside = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
+    populations = {path.parent for path in inside if path.parent.name == "population"}
+    files = {*(out / name for name in names), *(path for path in inside if path.parent not in populations)}
+    return [*sorted(map(str, files)), *sorted(f"{path} ({len(list(path.iterdir()))} files)" for path in populations)]
+
+
+def _program() -> str:
+    """How the user calls us: `make demo` leaves the program in a virtual environment that is not on the path."""
+    return "irepdeploy" if shutil.which("irepdeploy") else shlex.quote(sys.argv[0])
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "-" if row["low"] is None or row["low"] == row["high"] else f"{row['low']:.2f} to {row['high']:.2f}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(read_bytes(path))
+    return value

@@ -1,0 +1,179 @@
+"""The `irepdeploy` program: runs one command and turns whatever happens into an exit code and one clear line.
+
+Exit codes: 0 done; 1 a check failed (`CheckFailed` alone gives it, no crash does); 2 wrong input; 3 something is
+missing; 4 the run failed; 70 a bug of ours; 130 interrupted; 141 nobody reads our output any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IrepdeployError, RunError
+from irepdeploy.runtime.memory import is_out_of_memory
+
+__all__ = ["main"]
+
+_EXIT_USAGE = 2
+_EXIT_PIPE = 128 + 13  # what a shell reports for a program ended by SIGPIPE
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_VERSIONS = ("irepdeploy", "torch", "numpy", "onnx", "onnxruntime", "onnxsim", "pydantic", "typer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `irepdeploy` with these arguments and return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    command_line = ["irepdeploy", *args]
+    debug = _take_debug(args)
+    try:
+        code = _run(args)
+        sys.stdout.flush()  # output that cannot leave is noticed here and not at the interpreter's end
+        return code
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error, command_line)
+
+
+def _run(args: list[str]) -> int:
+    # Imported here so that Ctrl-C during the imports is answered in main.
+    import typer
+
+    from irepdeploy.cli.application import invoke
+
+    try:
+        invoke(args or ["--help"])
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        place = getattr(error, "ctx", None)
+        _say(error.format_message(), usage=None if place is None else place.get_usage())
+        return _EXIT_USAGE
+    return EXIT_OK
+
+
+def _take_debug(args: list[str]) -> bool:
+    end = args.index("--") if "--" in args else len(args)
+    found = "--debug" in args[:end]
+    args[:end] = [arg for arg in args[:end] if arg != "--debug"]
+    return found
+
+
+def _explain(error: BaseException, command_line: list[str]) -> int:
+    """Say in one line on stderr what happened and return the exit code that stands for it."""
+    if isinstance(error, KeyboardInterrupt):
+        _print("irepdeploy: interrupted")
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        return _EXIT_PIPE
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return EXIT_OK
+    known = _as_ours(error)
+    if known is not None:
+        _say(known.line)
+        return known.exit_code
+    report = _write_report(error, command_line)
+    _print(f"irepdeploy: bug: {type(error).__name__}: {_flat(error)} (please report it, with {report})")
+    return EXIT_BUG
+
+
+def _as_ours(error: BaseException) -> IrepdeployError | None:
+    """The error of our tree that a foreign one amounts to, or None where it is a bug."""
+    if isinstance(error, IrepdeployError):
+        return error
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("", "irepdeploy"):
+        from irepdeploy.cli.application import missing
+
+        return missing(error)
+    if is_out_of_memory(error):
+        return RunError(f"out of memory: {_flat(error) or 'an allocation failed'}", hint="use a smaller batch or scale")
+    # torch's signal handler raises it wherever the main thread stands.
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return RunError(f"a process that decodes images was ended: {_flat(error)}", hint="use fewer workers")
+    if isinstance(error, BrokenPipeError):
+        return RunError("a connection was closed by the other side")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = error.filename or None
+        return RunError(f"cannot write: {os.strerror(error.errno).lower()}", where=where, hint="free some space")
+    return None
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is our own output that nobody reads (`| head`); if so, what is left of it goes nowhere."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        if _is_broken(stream):
+            gone = True
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+    return gone
+
+
+def _is_broken(stream: TextIO) -> bool:
+    import select
+
+    try:
+        stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # no poll here, or a stream that is no file
+        return False
+
+
+def _write_report(error: BaseException, command_line: list[str]) -> str:
+    """Write everything that helps to find the bug into the current folder, else the temporary one."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from irepdeploy.files import write_bytes
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    lines = [
+        f"command: {command_line}",
+        f"python: {platform.python_version()} on {platform.platform()}",
+        *(f"{package}: {installed(package)}" for package in _VERSIONS),
+        "",
+        *(line.rstrip("\n") for line in traceback.format_exception(error)),
+    ]
+    content = ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+    name = f"irepdeploy-bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
+        with contextlib.suppress(IrepdeployError, OSError):
+            return str(write_bytes(folder() / name, content))
+    return "the traceback that --debug shows"
+
+
+def _say(text: str, usage: str | None = None) -> None:
+    if usage is not None:
+        _print(usage)
+    _print(f"irepdeploy: error: {_flat(text)}")
+
+
+def _flat(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _print(text: str) -> None:
+    # Nobody may be left to read this, and the exit code still stands.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)

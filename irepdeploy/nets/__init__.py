@@ -1,7 +1,0 @@
-"""Networks by name."""
-
-from __future__ import annotations
-
-from irepdeploy.nets.registry import NETS, build, build_plain
-
-__all__ = ["NETS", "build", "build_plain"]

@@ -1,0 +1,7 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from irepdeploy.network.nets.registry import NETS, build, build_plain
+
+__all__ = ["NETS", "build", "build_plain"]

@@ -1,0 +1,141 @@
+"""Genotype: which operations a cell is made of and how they are wired; the published ones are in ``genotypes.json``.
+
+Node 0 is what the cell before the last gave, node 1 what the last gave; each further node is the sum of operations on
+nodes before it, and the cell gives some of its nodes, concatenated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from irepdeploy.errors import ModelError
+from irepdeploy.network.nets.operations import OPERATION_SETS, OPERATIONS, OperationSet
+
+__all__ = ["CellGenotype", "Genotype", "genotype_of"]
+
+Edge = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class CellGenotype:
+    """One cell.
+
+    Args:
+        nodes: of node 2 and on: the operations that it sums, each with the node that it reads.
+        concat: the nodes that the cell gives.
+    """
+
+    nodes: tuple[tuple[Edge, ...], ...]
+    concat: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A network's cells: one for all that keep the size and one for all that halve it, or each its own.
+
+    Args:
+        operations: how its family builds operations.
+        cells: the cells in order, or () where `normal` and `reduce` say them all.
+    """
+
+    operations: OperationSet
+    normal: CellGenotype | None = None
+    reduce: CellGenotype | None = None
+    cells: tuple[CellGenotype, ...] = ()
+
+    def cell(self, index: int, reduction: bool) -> CellGenotype:
+        """The cell at this place."""
+        if self.cells:
+            return self.cells[index]
+        cell = self.reduce if reduction else self.normal
+        assert cell is not None
+        return cell
+
+
+def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
+    """A published genotype by name, or one written as those in ``genotypes.json`` are.
+
+    Raises:
+        ModelError: no such name, or not a genotype; what is wrong and where is told.
+    """
+    if not isinstance(value, str):
+        return _genotype(value, "genotype")
+    published = _published()
+    if value not in published:
+        near = difflib.get_close_matches(value, published, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(published)}"
+        raise ModelError(f"no genotype {value!r}", hint=hint)
+    return _genotype(published[value], value)
+
+
+@cache
+def _published() -> dict[str, Any]:
+    text = resources.files("irepdeploy.network.nets").joinpath("genotypes.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _genotype(value: object, where: str) -> Genotype:
+    value = _mapping(value, {"operations", "normal", "reduce", "cells", "source"}, where)
+    kind = value.get("operations")
+    if kind not in OPERATION_SETS:
+        raise ModelError(f"operations {kind!r}", where=where, hint=f"one of {', '.join(OPERATION_SETS)}")
+    operations = OPERATION_SETS[kind]
+    if ("cells" in value) == ("normal" in value) or ("normal" in value) != ("reduce" in value):
+        raise ModelError(
+            "cells are missing or said twice", where=where, hint='either "cells", or "normal" and "reduce"'
+        )
+    if "cells" in value:
+        cells = _sequence(value["cells"], f"{where}: cells")
+        return Genotype(
+            operations, cells=tuple(_cell(cell, f"{where}: cell {index}") for index, cell in enumerate(cells))
+        )
+    return Genotype(operations, _cell(value["normal"], f"{where}: normal"), _cell(value["reduce"], f"{where}: reduce"))
+
+
+def _cell(value: object, where: str) -> CellGenotype:
+    value = _mapping(value, {"nodes", "concat"}, where)
+    nodes: list[tuple[Edge, ...]] = []
+    for number, edges in enumerate(_sequence(value.get("nodes"), where), 2):
+        place = f"{where}: node {number}"
+        nodes.append(tuple(_edge(edge, number, place) for edge in _sequence(edges, place)))
+    concat = tuple(_sequence(value.get("concat"), f"{where}: concat"))
+    count = len(nodes) + 2
+    if not all(_is_node(node, count) for node in concat) or len(set(concat)) != len(concat):
+        raise ModelError(f"concat {list(concat)!r}", where=where, hint=f"distinct nodes from 0 to {count - 1}")
+    return CellGenotype(tuple(nodes), concat)
+
+
+def _edge(value: object, node: int, where: str) -> Edge:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ModelError(
+            f"{value!r} is no operation with the node that it reads", where=where, hint='["skip_connect", 0]'
+        )
+    name, source = value
+    if not isinstance(name, str) or name not in OPERATIONS:
+        raise ModelError(f"no operation {name!r}", where=where, hint=f"one of {', '.join(OPERATIONS)}")
+    if not _is_node(source, node):
+        raise ModelError(f"{name} reads node {source!r}", where=where, hint=f"a node from 0 to {node - 1}")
+    return name, source
+
+
+def _is_node(value: object, count: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
+
+
+def _mapping(value: object, keys: set[str], where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not set(value) <= keys:
+        raise ModelError(f"not an object of {', '.join(sorted(keys))}", where=where)
+    return value
+
+
+def _sequence(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ModelError("a list that is not empty is due", where=where)
+    return list(value)

@@ -1,0 +1,150 @@
+"""Source: a network from a checkpoint, by name, or from memory, and the facts about it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.errors import InputError
+from irepdeploy.files import sha256
+from irepdeploy.network.checkpoint import load
+from irepdeploy.network.nets import NETS, build
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.insert import expandable, insert_branches
+from irepdeploy.reparam.origin import TRAIN, Origin, origin_of, set_origin
+from irepdeploy.reparam.wrappers import unwrapped
+
+__all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network, in eval mode on the CPU, and the facts about it that a certificate keeps."""
+
+    model: nn.Module
+    label: str
+    facts: dict[str, Any]
+
+    @property
+    def origin(self) -> Origin:
+        """What the network says of itself."""
+        return origin_of(self.model)
+
+
+def open_source(
+    source: str | os.PathLike[str] | nn.Module,
+    model_factory: Callable[[], nn.Module] | None = None,
+    seed: int = 0,
+    architecture: Architecture | None = None,
+) -> Source:
+    """Open a network; one that is in train mode or on another device is copied.
+
+    Args:
+        source: a checkpoint, the name of a network (it gets seeded random weights and statistics), or a network.
+        model_factory: builds the class of a foreign checkpoint.
+        seed: of a network by name, and of inserted branches.
+        architecture: branches to insert.
+
+    Raises:
+        InputError: no such file or network, a damaged file, an ONNX model, or an Architecture that does not fit.
+    """
+    if isinstance(source, nn.Module):
+        return _from_memory(source, seed, architecture)
+    text = os.fspath(source)
+    if text in NETS and not os.path.isfile(text):
+        return _by_name(text, seed, architecture)
+    path = Path(text)
+    if path.suffix.lower() == ".onnx":
+        raise InputError(
+            "an ONNX model where a checkpoint or the name of a network is due",
+            where=text,
+            hint="`irepdeploy export`, `verify` and `inspect` take ONNX models",
+        )
+    if not path.exists() and path.suffix == "" and len(path.parts) == 1:
+        near = difflib.get_close_matches(text, NETS, n=3)
+        raise InputError(
+            "no such checkpoint, and no such network",
+            where=text,
+            hint=f"did you mean {' or '.join(near)}?" if near else f"networks: {', '.join(NETS)}",
+        )
+    with ThreadPoolExecutor(1) as pool:
+        # Neither waits for the other: reading and hashing leave the interpreter free.
+        digest = pool.submit(sha256, path)
+        model = load(path, model=model_factory)
+    drawn = origin_of(model).statistics
+    statistics = drawn if drawn.startswith("random") else "from the checkpoint"
+    if architecture is not None:
+        model, statistics = _inserted(model, architecture, seed, statistics)
+    return _described(model, text, statistics, file=text, sha256=digest.result())
+
+
+def with_blocks(model: nn.Module) -> nn.Module | None:
+    """`model` as a network of RepBlocks, whose fuse folds batch normalisation too; None where nothing is to fuse."""
+    if any(isinstance(module, RepBlock) for module in model.modules()):
+        return model
+    plain = origin_of(model).state == TRAIN and any(reason is None for reason in expandable(model).values())
+    return insert_branches(model, "none") if plain else None
+
+
+def branches_digest(origin: Origin) -> str | None:
+    """Digest of the inserted branches; None where there are none."""
+    return origin.architecture.digest if any(layer.branches for layer in origin.layers) else None
+
+
+def _by_name(name: str, seed: int, architecture: Architecture | None) -> Source:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(name) if architecture is None else build(name, branches=architecture)
+        randomize_statistics(model, seed).eval()
+    statistics = f"random, seed {seed}"
+    set_origin(model, statistics=statistics)
+    return _described(model, name, statistics)
+
+
+def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:
+    model = unwrapped(model)
+    if any(module.training for module in model.modules()) or any(
+        tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())
+    ):
+        model = copy.deepcopy(model).cpu().eval()
+    drawn = origin_of(model).statistics
+    statistics = drawn if drawn.startswith("random") else "from the network given"
+    if architecture is not None:
+        model, statistics = _inserted(model, architecture, seed, statistics)
+    return _described(model, type(model).__name__, statistics)
+
+
+def _inserted(model: nn.Module, architecture: Architecture, seed: int, statistics: str) -> tuple[nn.Module, str]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = insert_branches(model, architecture).eval()
+    return model, f"{statistics}, branches fresh, seed {seed}"
+
+
+def _described(model: nn.Module, label: str, statistics: str, **file: str) -> Source:
+    origin = origin_of(model)
+    facts: dict[str, Any] = {
+        "file": None,
+        "sha256": None,
+        **file,
+        "net": origin.net,
+        "factory": origin.factory,
+        "state": origin.state,
+        "architecture": branches_digest(origin),
+        "branches": sum(len(module.active) for module in model.modules() if isinstance(module, RepBlock)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "statistics": statistics,
+        "dataset": origin.dataset,
+    }
+    return Source(model, label, facts)

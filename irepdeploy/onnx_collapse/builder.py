@@ -1,0 +1,118 @@
+"""Build: the numbers of one unit of a plan, and what of it cannot be had exactly at the border."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from irepdeploy.onnx_collapse.context import Context
+from irepdeploy.onnx_collapse.emit import Emitted, Names, emit
+from irepdeploy.onnx_collapse.form import Form
+from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.plan import Unit
+from irepdeploy.onnx_collapse.refusal import NO_LOSS, Refusal
+from irepdeploy.onnx_collapse.rules import apply_rule, map_inputs
+from irepdeploy.onnx_collapse.stencil import trim
+
+__all__ = ["Border", "Built", "build"]
+
+Border = Literal["refuse", "map"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A unit written anew.
+
+    Args:
+        forms: of its results.
+        residue: by how much constants of the border, which the file holds rounded, differ from what they should be.
+    """
+
+    emitted: Emitted
+    forms: Mapping[str, Form]
+
+    @property
+    def residue(self) -> float:
+        """The largest of its forms."""
+        return max(form.residue for form in self.forms.values())
+
+
+def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
+    """Compose the kernels of a unit in float64.
+
+    Args:
+        context: with numbers.
+
+    Raises:
+        Refusal: naming the tensors that must be kept.
+    """
+    builder = _Builder(unit, context)
+    forms = builder.forms()
+    emitted = Emitted()
+    for name in unit.results:
+        form = forms[name]
+        if not form.uniform and (border == "refuse" or form.free):
+            raise builder.border_refusal(name)
+        form = replace(form, terms={source: trim(term) for source, term in form.terms.items()})
+        forms[name] = form
+        emit(form, name, context.graph.producers[name].name, names, emitted)
+    if not unit.before.accepts(emitted.cost):
+        raise Refusal(NO_LOSS, builder.inner)
+    return Built(emitted, forms)
+
+
+class _Builder:
+    def __init__(self, unit: Unit, context: Context) -> None:
+        self.unit, self.context = unit, context
+        self.producers = {name: operator for operator in unit.operators for name in operator.outputs if name}
+        self.uniform: dict[str, bool] = {}
+
+    @property
+    def inner(self) -> list[str]:
+        """What the unit does away with."""
+        return [name for name in self.producers if name not in self.unit.results]
+
+    def forms(self) -> dict[str, Form]:
+        """Of the results; a form is let go of once all that follow it are made."""
+        pending = Counter(name for operator in self.unit.operators for name in map_inputs(operator, self.context))
+        pending.update(self.unit.results)
+        forms: dict[str, Form] = {}
+        for operator in self.unit.operators:
+            names = map_inputs(operator, self.context)
+            own = {name: forms[name] if self._inside(name) else self.context.form(name) for name in names}
+            try:
+                found = apply_rule(operator, own, self.context)
+            except Refusal as refusal:
+                raise Refusal(refusal.reason, [name for name in names if self._inside(name)] or self.inner) from None
+            forms.update(found)
+            self.uniform.update((name, form.uniform) for name, form in found.items())
+            for name in names:
+                pending[name] -= 1
+                if not pending[name]:
+                    forms.pop(name, None)
+        return {name: forms[name] for name in self.unit.results}
+
+    def _inside(self, name: str) -> bool:
+        return name in self.producers and name not in self.unit.results
+
+    def border_refusal(self, name: str) -> Refusal:
+        """Where the bias of a result ceases to be the same at every position."""
+        operator = self.producers[name]
+        while True:
+            inner = [item for item in map_inputs(operator, self.context) if self._inside(item)]
+            uneven = [item for item in inner if not self.uniform[item]]
+            if not uneven:
+                break
+            operator = self.producers[uneven[0]]
+        own = [item for item in operator.outputs if self._inside(item)]
+        return Refusal(_border_reason(operator), inner or own or self.inner)
+
+
+def _border_reason(operator: Operator) -> str:
+    if operator.kind in ("Conv", "AveragePool", "Pad"):
+        return f"{operator.kind} {operator.name!r} pads with zeros behind a bias, which is no convolution at the border"
+    if operator.kind in ("ScatterElements", "ScatterND"):
+        return f"{operator.kind} {operator.name!r} writes a border that is not what a bias would be there"
+    return f"{operator.kind} {operator.name!r} adds a constant that differs by position"

@@ -1,0 +1,81 @@
+"""Context: what a rule may ask of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irepdeploy.onnx_collapse.form import LARGEST_SIDE, Form, Linear, source_form
+from irepdeploy.onnx_collapse.graph import FLOATS, Graph, Operator
+from irepdeploy.onnx_collapse.refusal import Refusal
+
+__all__ = ["Context"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Context:
+    """The graph, and whether rules are to give numbers.
+
+    Args:
+        structures: operators with one input, without numbers, by index; kept because each is asked for many times.
+    """
+
+    graph: Graph
+    numeric: bool = False
+    structures: dict[int, Linear] = field(default_factory=dict)
+
+    def form(self, name: str) -> Form:
+        """A tensor as a source.
+
+        Raises:
+            Refusal: it is no map of floats, or its sizes are not known.
+        """
+        shape, nominal = self.graph.shape(name), self.graph.nominal(name)
+        kind = self.graph.shapes.types.get(name, 0)
+        if shape is None or nominal is None or len(shape) != len(nominal):
+            raise Refusal(f"the shape of {name!r} is not known")
+        if len(shape) != 4:
+            raise Refusal(f"{name!r} has {len(shape)} dimensions, not 4")
+        if kind not in FLOATS:
+            raise Refusal(f"{name!r} is not of float16, float32 or float64")
+        if shape[1] is None:
+            raise Refusal(f"{name!r} has a free number of channels")
+        if not all(0 < size <= LARGEST_SIDE for size in nominal[1:]):
+            raise Refusal(f"the sizes of {name!r} are no map's: {nominal[1:]}")
+        free = shape[2] is None or shape[3] is None
+        rounding = float(np.finfo(FLOATS[kind]).eps) / 2
+        size = (nominal[2], nominal[3])
+        return source_form(name, nominal[1], size, free=free, numeric=self.numeric, rounding=max(rounding, 2.0**-44))
+
+    def array(self, operator: Operator, place: int) -> Array | None:
+        """An input that is constant, in float64 where it is a float; None where it is left out.
+
+        Raises:
+            Refusal: it is computed at run time.
+        """
+        name = operator.input(place)
+        if not name:
+            return None
+        constant = self.graph.constant(name)
+        if constant is None:
+            raise Refusal(f"{name!r} is computed at run time")
+        return constant.wide
+
+    def tensor(self, operator: Operator, place: int) -> Tensor | None:
+        """The same as a torch tensor in float64."""
+        array = self.array(operator, place)
+        return None if array is None else torch.from_numpy(np.ascontiguousarray(array, np.float64))
+
+    def integers(self, operator: Operator, place: int, attribute: str) -> list[int] | None:
+        """Whole numbers that are an attribute in old opsets and an input in new ones; None where neither is there."""
+        if attribute in operator.attributes:
+            found = operator.attributes[attribute]
+            return [int(item) for item in (found if isinstance(found, list | tuple) else [found])]
+        array = self.array(operator, place)
+        return None if array is None else [int(item) for item in np.atleast_1d(array)]

@@ -1,0 +1,193 @@
+"""Graph: the operators of an ONNX model in their order, who gives and who reads each tensor, and what is constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.shapes import Shape, Shapes
+
+__all__ = ["FLOATS", "Constant", "Graph", "Operator", "inner_graphs"]
+
+Array = np.ndarray[Any, Any]
+
+# Element types that a convolution can be written in.
+FLOATS: dict[int, np.dtype[Any]] = {
+    onnx.TensorProto.FLOAT: np.dtype(np.float32),
+    onnx.TensorProto.FLOAT16: np.dtype(np.float16),
+    onnx.TensorProto.DOUBLE: np.dtype(np.float64),
+}
+_OWN = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """A node; `kind` is its operator type, with the domain before it where it is not ONNX's own."""
+
+    index: int
+    node: onnx.NodeProto
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captured: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The node's name, or that of its first output."""
+        return self.node.name or next(filter(None, self.outputs), self.kind)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """By name; a reference to an attribute of a function has no value and is left out."""
+        return {
+            item.name: onnx.helper.get_attribute_value(item) for item in self.node.attribute if not item.ref_attr_name
+        }
+
+    def input(self, place: int) -> str:
+        """Name of an input, empty where it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else ""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value known before the model runs.
+
+    Args:
+        native: as the model computes it.
+        wide: in float64 where it is a float: the numbers of the file, not rounded between operators.
+    """
+
+    native: Array
+    wide: Array
+
+
+@dataclass
+class Graph:
+    """A model being collapsed.
+
+    Args:
+        opset: of ONNX's own operators.
+        operators: live ones, in order; what is folded is not among them.
+        initializers: constants of the file by name.
+        folded: constants that operators give.
+        shapes: of every tensor whose shape is known.
+    """
+
+    model: onnx.ModelProto
+    opset: int
+    operators: list[Operator]
+    initializers: dict[str, onnx.TensorProto]
+    outputs: set[str]
+    folded: dict[str, Constant] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=Shapes)
+    producers: dict[str, Operator] = field(default_factory=dict)
+    readers: dict[str, list[Operator]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> Graph:
+        """Index `model`; operators whose results nothing needs are left out.
+
+        Raises:
+            ModelError: a tensor is read that nothing gives, or is given twice.
+        """
+        proto = model.graph
+        opset = max((item.version for item in model.opset_import if item.domain in _OWN), default=0)
+        given = {value.name for value in proto.input}
+        # Since IR version 4 an initialiser that is an input too is only its default.
+        fixed = (item for item in proto.initializer if model.ir_version < 4 or item.name not in given)
+        initializers = {item.name: item for item in fixed}
+        known = given | set(initializers) | {item.values.name for item in proto.sparse_initializer} | {""}
+        operators = []
+        for index, node in enumerate(proto.node):
+            kind = node.op_type if node.domain in _OWN else f"{node.domain}::{node.op_type}"
+            captured = tuple(_captured(node))
+            operator = Operator(index, node, kind, tuple(node.input), tuple(node.output), captured)
+            for name in (*operator.inputs, *captured):
+                if name not in known:
+                    raise ModelError(f"damaged: {operator.name!r} reads {name!r}, which nothing before it gives")
+            for name in filter(None, operator.outputs):
+                if name in known:
+                    raise ModelError(f"damaged: {name!r} is given twice")
+                known.add(name)
+            operators.append(operator)
+        outputs = {value.name for value in proto.output}
+        for name in sorted(outputs - known):
+            raise ModelError(f"damaged: nothing gives the output {name!r}")
+        graph = cls(model, opset, operators, initializers, outputs)
+        graph.index()
+        return graph
+
+    def index(self) -> None:
+        """Drop what nothing needs and index the rest again."""
+        needed = set(self.outputs)
+        live = []
+        for operator in reversed(self.operators):
+            if not needed.isdisjoint(filter(None, operator.outputs)):
+                live.append(operator)
+                needed.update(operator.inputs, operator.captured)
+        self.operators = live[::-1]
+        self.producers = {name: operator for operator in self.operators for name in operator.outputs if name}
+        self.readers = {}
+        for operator in self.operators:
+            for name in dict.fromkeys((*operator.inputs, *operator.captured)):
+                self.readers.setdefault(name, []).append(operator)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the tensor is known before the model runs."""
+        return name in self.initializers or name in self.folded
+
+    def constant(self, name: str) -> Constant | None:
+        """The value of a constant tensor, None where it is none."""
+        if name in self.folded:
+            return self.folded[name]
+        if name not in self.initializers:
+            return None
+        native = _array(self.initializers[name])
+        return Constant(native, widened(native))
+
+    def shape(self, name: str) -> Shape | None:
+        """Sizes of a tensor, None for each that is free; None where the rank is unknown."""
+        return self.shapes.exact.get(name)
+
+    def nominal(self, name: str) -> tuple[int, ...] | None:
+        """Sizes with a number in place of each that is free."""
+        return self.shapes.nominal.get(name)
+
+
+def widened(array: Array) -> Array:
+    """Floats in float64."""
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan, and those within them."""
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield graph
+            for inner in graph.node:
+                yield from inner_graphs(inner)
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors of the outer graph that the bodies of `node` read."""
+    graphs = list(inner_graphs(node))
+    own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
+    own |= {output for graph in graphs for inner in graph.node for output in inner.output}
+    own |= {item.values.name for graph in graphs for item in graph.sparse_initializer}
+    for graph in graphs:
+        yield from (name for inner in graph.node for name in inner.input if name and name not in own)
+        yield from (value.name for value in graph.output if value.name not in own)
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"damaged: the initialiser {tensor.name!r} does not hold what it says: {error}") from error

@@ -1,0 +1,224 @@
+"""Plans: which tensors inside a region stay, so that what is between them becomes one convolution each.
+
+Everything merged is often the dearest plan: a 1x1 bottleneck or a depthwise convolution before a 1x1 one grows by an
+order of magnitude. The cheapest set of tensors to keep is searched on structures, without numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from irepdeploy.onnx_collapse.context import Context
+from irepdeploy.onnx_collapse.cost import Cost, form_cost, operator_cost
+from irepdeploy.onnx_collapse.form import CANONICAL, Form
+from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.refusal import Refusal
+from irepdeploy.onnx_collapse.region import LinearRegion
+from irepdeploy.onnx_collapse.rules import apply_rule, map_inputs
+
+__all__ = ["Plan", "Planner", "Unit"]
+
+# So many undecided tensors are tried in every combination; more are decided one after the other.
+_ALL_COMBINATIONS = 4
+_SWEEPS = 3
+# Behind these the kernel of what is before them does not grow.
+_HARMLESS = {"Add", "BatchNormalization", "Div", "Dropout", "Identity", "Mean", "Mul", "Neg", "Sub", "Sum"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Operators that are replaced together or not at all.
+
+    Args:
+        results: the tensors that it must give.
+        replace: whether the cost rule accepts it.
+    """
+
+    operators: tuple[Operator, ...]
+    results: tuple[str, ...]
+    before: Cost
+    after: Cost
+    replace: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a region.
+
+    Args:
+        cuts: tensors inside that stay.
+        reasons: why a tensor has to stay, by tensor.
+        alone: indices of operators that follow nothing and are followed by nothing.
+    """
+
+    units: tuple[Unit, ...]
+    cuts: frozenset[str]
+    reasons: Mapping[str, str]
+    alone: frozenset[int] = frozenset()
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """Cost and nodes."""
+        parts = [unit.after if unit.replace else unit.before for unit in self.units]
+        return sum(part.total for part in parts), sum(part.nodes for part in parts)
+
+
+class Planner:
+    """Finds the plan of one region.
+
+    Args:
+        context: without numbers.
+    """
+
+    def __init__(self, region: LinearRegion, context: Context) -> None:
+        self.region, self.context = region, context
+        self._given = region.given
+        self._costs = {operator.index: operator_cost(operator, context) for operator in region.operators}
+        self._sources: dict[str, Form] = {}
+        self._plans: dict[frozenset[str], Plan] = {}
+
+    def merged(self, cuts: Mapping[str, str]) -> Plan:
+        """The plan that keeps as few tensors as can be: those in `cuts` and what follows from them."""
+        return self._plan(frozenset(cuts), cuts)
+
+    def best(self, cuts: Mapping[str, str]) -> Plan:
+        """The cheapest plan that keeps `cuts`, which are reasons by tensor."""
+        start = self.merged(cuts)
+        undecided = self._undecided(start)
+        plans = [start]
+        if len(undecided) <= _ALL_COMBINATIONS:
+            for count in range(1, len(undecided) + 1):
+                plans += [
+                    self._plan(start.cuts | frozenset(chosen), start.reasons)
+                    for chosen in itertools.combinations(undecided, count)
+                ]
+        else:
+            plans.append(self._swept(start, undecided))
+            plans.append(self._swept(self._plan(start.cuts | frozenset(undecided), start.reasons), undecided))
+        return min(plans, key=lambda plan: (plan.total, len(plan.cuts)))
+
+    def _swept(self, plan: Plan, undecided: Sequence[str]) -> Plan:
+        """Keep or do not keep one tensor after the other, as long as it pays."""
+        for _ in range(_SWEEPS):
+            before = plan
+            for name in undecided:
+                other = self._plan(plan.cuts ^ {name}, plan.reasons)
+                if (other.total, len(other.cuts)) < (plan.total, len(plan.cuts)):
+                    plan = other
+            if plan is before:
+                break
+        return plan
+
+    def _undecided(self, plan: Plan) -> list[str]:
+        """Tensors before which merging may make a kernel larger, or be done twice."""
+        graph = self.context.graph
+        forms = self._propagate(plan.cuts, plan.alone)
+        found = []
+        for name, form in forms.items():
+            if name in plan.cuts or name in self.region.needed:
+                continue
+            readers = graph.readers.get(name, [])
+            if not readers:
+                continue
+            if len(readers) == 1 and readers[0].kind in _HARMLESS:
+                continue
+            if graph.producers[name].kind == "Pad":  # what it pads is decided on
+                continue
+            if all(term.per_element for term in form.terms.values()):
+                continue
+            found.append(name)
+        return found
+
+    def _plan(self, cuts: frozenset[str], reasons: Mapping[str, str]) -> Plan:
+        """Keep `cuts`, and what has to be kept besides."""
+        key, known = cuts, dict(reasons)
+        if key in self._plans:
+            return self._plans[key]
+        alone: set[int] = set()
+        while True:
+            try:
+                forms = self._propagate(cuts, alone)
+                break
+            except _Obstacle as obstacle:
+                if obstacle.tensors:
+                    known.update(dict.fromkeys(obstacle.tensors, obstacle.reason))
+                    cuts |= frozenset(obstacle.tensors)
+                else:
+                    alone.add(obstacle.operator.index)
+                    cuts |= frozenset(name for name in obstacle.operator.outputs if name in self._given)
+        plan = Plan(tuple(self._units(forms, cuts, alone)), cuts - self.region.needed, known, frozenset(alone))
+        self._plans[key] = plan
+        return plan
+
+    def _propagate(self, cuts: frozenset[str], alone: Iterable[int] = ()) -> dict[str, Form]:
+        """Forms of all tensors, those of `cuts` and the needed ones being sources for what follows.
+
+        Raises:
+            _Obstacle: an operator cannot follow what is before it.
+        """
+        forms: dict[str, Form] = {}
+        kept = cuts | self.region.needed
+        for operator in self.region.operators:
+            if operator.index in alone:
+                continue
+            names = map_inputs(operator, self.context)
+            own = {name: forms[name] for name in names if name in forms and name not in kept}
+            try:
+                for name in names:
+                    if name not in own:
+                        own[name] = self._source(name)
+                found = apply_rule(operator, own, self.context)
+                for name, form in found.items():
+                    if name in kept and form.layout != CANONICAL:
+                        raise Refusal("its result is transposed")
+            except Refusal as refusal:
+                inner = [name for name in dict.fromkeys(names) if name in forms and name not in kept]
+                named = [name for name in refusal.tensors or () if name in inner]
+                raise _Obstacle(operator, named or inner, refusal.reason) from None
+            forms.update(found)
+        return forms
+
+    def _source(self, name: str) -> Form:
+        if name not in self._sources:
+            self._sources[name] = self.context.form(name)
+        return self._sources[name]
+
+    def _units(self, forms: Mapping[str, Form], cuts: frozenset[str], alone: set[int]) -> list[Unit]:
+        """Operators by the tensor that they are made for; those that serve several are one unit."""
+        kept = (cuts | self.region.needed) & self._given
+        producers = {name: operator for operator in self.region.operators for name in operator.outputs if name}
+        serves: dict[int, set[str]] = {operator.index: set() for operator in self.region.operators}
+        for operator in reversed(self.region.operators):
+            for name in filter(None, operator.outputs):
+                if name in kept:
+                    serves[operator.index].add(name)
+            for name in map_inputs(operator, self.context):
+                if name in producers and name not in kept:
+                    serves[producers[name].index] |= serves[operator.index]
+        together: dict[str, set[str]] = {name: {name} for name in kept}
+        for names in serves.values():
+            joined = set().union(*(together[name] for name in names))
+            for name in joined:
+                together[name] = joined
+        members: dict[frozenset[str], list[Operator]] = {}
+        for operator in self.region.operators:
+            names = serves[operator.index]
+            members.setdefault(frozenset(together[next(iter(names))]) if names else frozenset(), []).append(operator)
+        units = []
+        for results, operators in members.items():
+            before = sum((self._costs[operator.index] for operator in operators), Cost())
+            ordered = tuple(name for operator in operators for name in operator.outputs if name in results)
+            possible = len(operators) > 1 and all(name in forms for name in ordered)
+            after = sum((form_cost(forms[name]) for name in ordered), Cost()) if possible else before
+            units.append(Unit(tuple(operators), ordered, before, after, possible and before.accepts(after)))
+        return units
+
+
+class _Obstacle(Exception):
+    """An operator that cannot follow; `tensors` are to be kept, or it stands alone."""
+
+    def __init__(self, operator: Operator, tensors: Sequence[str], reason: str) -> None:
+        super().__init__(reason)
+        self.operator, self.tensors, self.reason = operator, tensors, reason

@@ -1,0 +1,164 @@
+"""Proof: a random and a zero input through what was there and what is there now, in float64.
+
+Both are affine, so a difference that is not zero everywhere is not zero at a random point; the zero input alone shows
+the bias.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from irepdeploy.onnx_collapse.builder import Built
+from irepdeploy.onnx_collapse.context import Array, Context
+from irepdeploy.onnx_collapse.form import Form
+from irepdeploy.onnx_collapse.interpreter import evaluate
+from irepdeploy.onnx_collapse.plan import Unit
+from irepdeploy.onnx_collapse.refusal import Refusal
+
+__all__ = ["INTERIOR", "Proof", "border_tolerance", "prove"]
+
+INTERIOR = 1e-10
+_BORDER = 1e-6
+_FLOAT32 = 2.0**-24
+# Maps beyond the windows' reach say nothing new: outputs that are kept beside it.
+_MARGIN = 4
+_POSITIONAL = {"ScatterElements", "ScatterND", "Slice"}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """max|a - b| / max|a| where no window reaches over the border (None where every one does) and where one does."""
+
+    interior: float | None
+    border: float | None
+
+
+def border_tolerance(form: Form) -> float:
+    """1e-6 where the file holds constants of the border rounded to float32, as much more as its floats are coarser."""
+    return max(INTERIOR, _BORDER * form.rounding / _FLOAT32) if form.residue else INTERIOR
+
+
+def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
+    """Compare a unit with what it was built into.
+
+    Raises:
+        Refusal: they differ.
+    """
+    shrunk = _shrink(unit, built, context)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for form in built.forms.values():
+        for source, term in form.terms.items():
+            if source in built.forms:
+                continue
+            whole = zip(form.sizes[source], shrunk, term.axes, strict=True)
+            height, width = (size - less * axis.stride for size, less, axis in whole)
+            sizes[source] = (_batch(source, unit, context), term.channels_in, height, width)
+    generator = torch.Generator().manual_seed(seed)
+    random = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    zero = {name: torch.zeros_like(value) for name, value in random.items()}
+    try:
+        pairs = [_both(unit, built, context, feeds) for feeds in (random, zero)]
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise Refusal(f"its proof does not run: {error}") from error
+    interior, border = [0.0], [0.0]
+    inside_any = outside_any = False
+    for name, form in built.forms.items():
+        scale = max(float(old[name].abs().max()) for old, _ in pairs) or 1.0
+        difference = torch.stack([(old[name] - new[name]).abs().amax((0, 1)) for old, new in pairs]).amax(0) / scale
+        inside = _interior(form, shrunk)
+        if bool(inside.any()):
+            inside_any = True
+            interior.append(_largest(difference[inside]))
+            _check(interior[-1], INTERIOR, "inside the map", name)
+        if not bool(inside.all()):
+            outside_any = True
+            border.append(_largest(difference[~inside]))
+            _check(border[-1], border_tolerance(form), "at the border", name)
+    return Proof(max(interior) if inside_any else None, max(border) if outside_any else None)
+
+
+def _check(error: float, tolerance: float, where: str, name: str) -> None:
+    if error == math.inf:
+        raise Refusal(f"its proof failed: {name!r} holds NaN or infinity")
+    if not error <= tolerance:
+        raise Refusal(f"its proof failed: {name!r} differs {where} by {error:.1e}")
+
+
+def _largest(difference: Tensor) -> float:
+    found = float(difference.max())
+    return found if math.isfinite(found) else math.inf
+
+
+def _both(
+    unit: Unit, built: Built, context: Context, feeds: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def constant(name: str) -> Array | None:
+        found = context.graph.constant(name)
+        return None if found is None else found.wide
+
+    old = evaluate([operator.node for operator in unit.operators], feeds, unit.results, constant)
+    same = built.emitted.same
+    nodes = [
+        node
+        for name in unit.results
+        for node in built.emitted.nodes[name] or [onnx.helper.make_node("Identity", [same[name]], [name])]
+    ]
+    return old, evaluate(nodes, feeds, unit.results, built.emitted.arrays.get)
+
+
+def _batch(source: str, unit: Unit, context: Context) -> int:
+    """One sample, unless constants are written into every sample."""
+    shape = context.graph.shape(source)
+    fixed = any(operator.kind in _POSITIONAL for operator in unit.operators)
+    return shape[0] if fixed and shape is not None and shape[0] is not None else 1
+
+
+def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
+    """bool (H, W): where no window of any term reaches over the border."""
+    found = None
+    for source, term in form.terms.items():
+        masks = []
+        for axis, whole, less in zip(term.taps(), form.sizes[source], shrunk, strict=True):
+            size = whole - less * axis.stride
+            at = np.arange(axis.outputs(size)) * axis.stride
+            masks.append((at + axis.offsets[0] >= 0) & (at + axis.offsets[-1] < size))
+        inside = torch.from_numpy(masks[0][:, None] & masks[1])
+        found = inside if found is None else found & inside
+    assert found is not None
+    return found
+
+
+def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
+    """By how many outputs, down and across, the maps can be smaller and still show every border and the inside."""
+    if len(built.forms) > 1 or any(operator.kind in _POSITIONAL for operator in unit.operators):
+        return 0, 0
+    (form,) = built.forms.values()
+    by_position = any(
+        context.graph.is_constant(name) and _by_position(context.graph.shape(name))
+        for operator in unit.operators
+        if operator.kind in ("Add", "Sub", "Sum", "Mean")
+        for name in operator.inputs
+    )
+    if by_position or not form.uniform:
+        return 0, 0
+    less = []
+    for place in (0, 1):
+        reach = max(
+            (term.axes[place].offsets[-1] - term.axes[place].offsets[0]) // term.axes[place].stride
+            for term in form.terms.values()
+        )
+        less.append(max(form.size[place] - (2 * reach + _MARGIN), 0))
+        for source, term in form.terms.items():
+            axis, size = term.axes[place], form.sizes[source][place]
+            less[place] = min(less[place], max((size - 2 * (reach + 1) * axis.stride) // axis.stride, 0))
+    return less[0], less[1]
+
+
+def _by_position(shape: tuple[int | None, ...] | None) -> bool:
+    return shape is not None and any(size != 1 for size in shape[-2:])

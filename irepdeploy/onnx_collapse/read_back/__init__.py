@@ -1,0 +1,1 @@
+"""Read an ONNX graph back as a torch module."""

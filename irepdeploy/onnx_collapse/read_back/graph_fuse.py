@@ -1,0 +1,123 @@
+"""Fuse a network of any class: as ONNX, collapsed there, and read back as a torch network of plain convolutions."""
+
+from __future__ import annotations
+
+import copy
+import io
+from dataclasses import replace
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.errors import CheckFailed, InputError, NotFusable
+from irepdeploy.onnx_collapse import collapse
+from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
+from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
+from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.runtime.quiet_exporter import quiet_exporter
+from irepdeploy.runtime.torch_runner import flattened
+
+__all__ = ["fuse_graph"]
+
+# The last that TorchScript's exporter writes without operators that are new to most.
+_OPSET = 17
+_BATCH = 3
+
+
+@torch.no_grad()
+@exact_arithmetic()
+def fuse_graph(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...] | None = None, *, prove: bool = True
+) -> nn.Module:
+    """A new `torch.fx.GraphModule` in which linear regions of the network are single convolutions.
+
+    It is on the network's device and reads inputs of the same sizes, any number at a time. Where nothing collapses, a
+    copy of the network itself.
+
+    Args:
+        model: any network of float32 in eval mode that torch's exporter can write; it is not changed.
+        example: inputs, each (1, ...); default: what its Origin says.
+        prove: run both on seeded random inputs of another batch.
+
+    Raises:
+        InputError: nobody says what the network reads.
+        NotFusable: train mode, another dtype, or a ``forward`` that cannot be exported.
+        ModelError: an operator between the convolutions that cannot be read back.
+        CheckFailed: the networks differ.
+    """
+    if not isinstance(model, nn.Module):
+        raise NotFusable(f"{type(model).__name__} is no torch.nn.Module")
+    if any(module.training for module in model.modules()):
+        raise NotFusable("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if kinds - {torch.float32}:
+        raise NotFusable(
+            f"weights of {', '.join(sorted(map(str, kinds)))}; a graph is float32", hint="fuse model.float() first"
+        )
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = _example(model, example)
+    found = collapse(_exported(model, tuple(x.to(device) for x in inputs)))
+    if not found.changed:
+        return copy.deepcopy(model)
+    plain = torch_from_onnx(found.model).to(device)
+    if prove:
+        _prove(model, plain, tuple(x.to(device) for x in inputs))
+    origin = origin_of(model)
+    # Its structure is the graph's own: no class of the registry, nor any other, has it.
+    return set_origin(plain, replace(origin, net=None, args={}, factory=None, layers=(), state=FUSED))
+
+
+def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    if example is not None:
+        given = tuple(example) if isinstance(example, list | tuple) else (example,)
+        if not given or any(not isinstance(x, Tensor) or x.ndim == 0 for x in given):
+            raise InputError("no tensors with a batch", where="example", hint="torch.zeros(1, C, H, W)")
+        return tuple(x[:1] for x in given)
+    specs = origin_of(model).specs
+    if not specs:
+        raise InputError(
+            "nothing says what this network reads",
+            where=type(model).__name__,
+            hint='fuse(net, method="graph", example=torch.zeros(1, C, H, W))',
+        )
+    # An Origin's sizes are fixed, its batch alone is free.
+    sizes = [[size or 0 for size in spec.shape[1:]] for spec in specs]
+    return tuple(
+        torch.zeros(1, *each, dtype=getattr(torch, spec.dtype)) for spec, each in zip(specs, sizes, strict=True)
+    )
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
+    buffer: Any = io.BytesIO()
+    names = [f"input_{place}" for place in range(len(inputs))] if len(inputs) > 1 else ["input"]
+    try:
+        with quiet_exporter():
+            torch.onnx.export(model, inputs, buffer, dynamo=False, opset_version=_OPSET, input_names=names)
+    except Exception as error:  # whatever a foreign forward or the exporter raises
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotFusable(f"torch cannot export it: {text}", where=type(model).__name__) from error
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for x in inputs:
+        shape = (_BATCH, *x.shape[1:])
+        random = torch.randn(shape, generator=generator)
+        drawn.append(random.to(x) if x.is_floating_point() else torch.zeros(shape).to(x))
+    expected = list(flattened(model(*drawn)))
+    try:
+        outputs = list(flattened(plain(*drawn)))
+    except RuntimeError as error:
+        text = (str(error).strip().splitlines() or ["?"])[0]
+        raise NotFusable(f"its graph holds the batch that it was exported with: {text}") from error
+    if [tuple(a.shape) for a in expected] != [tuple(b.shape) for b in outputs]:
+        raise NotFusable("its graph holds the batch that it was exported with", where=type(model).__name__)
+    a, b = ({str(i): t.cpu().numpy() for i, t in enumerate(tensors)} for tensors in (expected, outputs))
+    comparison = compare_outputs(a, b, TOLERANCES["float32"])
+    if not comparison.ok:
+        raise CheckFailed(f"collapsed, it differs: {comparison.reason}", where=type(model).__name__)

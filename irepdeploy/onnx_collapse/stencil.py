@@ -1,0 +1,276 @@
+"""Stencil: one zero-padded convolution from a map to a map, with only the taps that it has.
+
+Output (i, j) of channel o is the sum over its group's channels c and its taps of
+``kernel[o, c, a, b] * x[c, stride_h * i + rows[a], stride_w * j + columns[b]]``, x being zero outside its map. So a
+dilation, a padding and a crop are all offsets, and two stencils add and chain without being aligned first. Kernels are
+torch tensors in float64; a stencil without one is only the structure, which is what costs are counted on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irepdeploy.onnx_collapse.refusal import Refusal
+
+__all__ = ["Axis", "Stencil", "add", "chain", "identity", "select", "stack", "trim"]
+
+Array = np.ndarray[Any, Any]
+
+# Taps across that no network has; and how many numbers a kernel may grow to where groups do not fit each other.
+_WIDEST = 255
+_LARGEST_KERNEL = 1 << 24
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Height or width: ``out = (size + excess) // stride + 1``, and the offsets of the taps in ascending order."""
+
+    offsets: tuple[int, ...]
+    stride: int = 1
+    excess: int = -1
+
+    def outputs(self, size: int) -> int:
+        """How many outputs a map of `size` pixels has."""
+        return (size + self.excess) // self.stride + 1
+
+    def behind(self, first: Axis) -> tuple[int, int]:
+        """Stride and excess of this axis after `first`; floors nest: (a // s + m) // t = (a + m * s) // (s * t)."""
+        return first.stride * self.stride, first.excess + first.stride * (1 + self.excess)
+
+    def reads(self, size: int) -> Array:
+        """The positions outside a map of `size` pixels that are read, in no order."""
+        places = np.arange(self.outputs(size))[:, None] * self.stride + np.asarray(self.offsets)
+        return np.unique(places[(places < 0) | (places >= size)])
+
+    def may_read_outside(self) -> bool:
+        """Whether a window reaches over the border at some size."""
+        return self.offsets[0] < 0 or self.excess + self.offsets[-1] >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Stencil:
+    """See the module.
+
+    Args:
+        kernel: (channels_out, channels_in / groups, rows, columns), or None.
+        support: bool (rows, columns): taps that are not zero for every pair of channels.
+        unit: it is the identity, to the bit.
+    """
+
+    channels_in: int
+    channels_out: int
+    groups: int
+    rows: Axis
+    columns: Axis
+    support: Array
+    kernel: Tensor | None = None
+    unit: bool = False
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether output channel i reads input channel i only."""
+        return self.groups == self.channels_in == self.channels_out
+
+    @property
+    def per_element(self) -> bool:
+        """Whether every output element is a multiple of the input element in its place."""
+        return self.per_channel and self.rows == self.columns == Axis((0,))
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H', W') of the output for an input of (H, W)."""
+        return self.rows.outputs(size[0]), self.columns.outputs(size[1])
+
+    def taps(self) -> tuple[Axis, Axis]:
+        """The axes with only the offsets at which some tap is not zero."""
+        rows = tuple(np.asarray(self.rows.offsets)[self.support.any(1)].tolist())
+        columns = tuple(np.asarray(self.columns.offsets)[self.support.any(0)].tolist())
+        return replace(self.rows, offsets=rows or (0,)), replace(self.columns, offsets=columns or (0,))
+
+    def regroup(self, groups: int) -> Stencil:
+        """The same with fewer groups, which must divide these: zeros where nothing is read.
+
+        Raises:
+            Refusal: the kernel would be too large.
+        """
+        if groups == self.groups:
+            return self
+        merged, own = self.groups // groups, self.channels_in // self.groups
+        size = self.channels_out * own * merged * self.support.size
+        if size > _LARGEST_KERNEL:
+            raise Refusal(f"channels that are read group by group would become a dense kernel of {size:,} numbers")
+        kernel = None
+        if self.kernel is not None:
+            # (groups, merged, outputs of one, merged, inputs of one, taps): only equal parts are read.
+            shape = (groups, merged, self.channels_out // self.groups, merged, own, *self.support.shape)
+            kernel = self.kernel.new_zeros(shape)
+            parts = self.kernel.reshape(groups, merged, shape[2], own, *self.support.shape)
+            for part in range(merged):
+                kernel[:, part, :, part] = parts[:, part]
+            kernel = kernel.reshape(self.channels_out, merged * own, *self.support.shape)
+        return replace(self, groups=groups, kernel=kernel, unit=False)
+
+    def placed(self, rows: tuple[int, ...], columns: tuple[int, ...]) -> Stencil:
+        """The same with taps at more offsets, zero where they are new."""
+        if (rows, columns) == (self.rows.offsets, self.columns.offsets):
+            return self
+        place = np.ix_(np.searchsorted(rows, self.rows.offsets), np.searchsorted(columns, self.columns.offsets))
+        support = np.zeros((len(rows), len(columns)), bool)
+        support[place] = self.support
+        kernel = None
+        if self.kernel is not None:
+            kernel = self.kernel.new_zeros(*self.kernel.shape[:2], *support.shape)
+            kernel[:, :, torch.from_numpy(place[0]), torch.from_numpy(place[1])] = self.kernel
+        axes = replace(self.rows, offsets=rows), replace(self.columns, offsets=columns)
+        return replace(self, rows=axes[0], columns=axes[1], support=support, kernel=kernel)
+
+
+def identity(channels: int, *, numeric: bool) -> Stencil:
+    """A map as it is."""
+    kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64) if numeric else None
+    return Stencil(channels, channels, channels, Axis((0,)), Axis((0,)), np.ones((1, 1), bool), kernel, unit=True)
+
+
+def chain(first: Stencil, second: Stencil) -> Stencil:
+    """`second` behind `first`, each position that `second` reads outside being what `first` would give there.
+
+    Raises:
+        Refusal: the kernel would be too large.
+    """
+    if first.unit:
+        return second
+    if second.unit:
+        return first
+    axes = []
+    for one, two in zip(first.axes, second.axes, strict=True):
+        offsets = sorted({one.stride * b + a for a in one.offsets for b in two.offsets})
+        if len(offsets) > _WIDEST:
+            raise Refusal(f"the kernel would be {len(offsets)} taps wide")
+        axes.append(Axis(tuple(offsets), *two.behind(one)))
+    places = [
+        [np.searchsorted(axis.offsets, [one.stride * b + a for a in one.offsets]) for b in two.offsets]
+        for axis, one, two in zip(axes, first.axes, second.axes, strict=True)
+    ]
+    support = np.zeros(tuple(len(axis.offsets) for axis in axes), bool)
+    taps = [(int(a), int(b)) for a, b in np.argwhere(second.support)]
+    for a, b in taps:
+        support[np.ix_(places[0][a], places[1][b])] |= first.support
+    if second.per_channel:
+        groups = first.groups
+    elif first.per_channel:
+        groups = second.groups
+    else:
+        groups = math.gcd(first.groups, second.groups)
+        first, second = first.regroup(groups), second.regroup(groups)
+    kernel = None
+    if first.kernel is not None and second.kernel is not None:
+        kernel = _chain_kernels(first, second, groups, taps, places, support.shape)
+    return Stencil(first.channels_in, second.channels_out, groups, axes[0], axes[1], support, kernel)
+
+
+def _chain_kernels(
+    first: Stencil,
+    second: Stencil,
+    groups: int,
+    taps: Sequence[tuple[int, int]],
+    places: Sequence[Sequence[Array]],
+    shape: tuple[int, ...],
+) -> Tensor:
+    assert first.kernel is not None and second.kernel is not None
+    per_group = first.channels_in // groups
+    full = first.kernel.new_zeros(second.channels_out, per_group, *shape)
+    one = first.kernel
+    if not (second.per_channel or first.per_channel):
+        one = one.reshape(groups, first.channels_out // groups, -1)
+    for a, b in taps:
+        tap = second.kernel[:, :, a, b]
+        if second.per_channel:
+            part = one * tap[:, :, None, None]
+        elif first.per_channel:
+            # Row o of the second reads the channels of its group: their own factors of the first.
+            own = one.reshape(groups, 1, per_group, *one.shape[2:])
+            rows = tap.reshape(groups, -1, per_group)[..., None, None]
+            part = (rows * own).reshape(second.channels_out, per_group, *one.shape[2:])
+        else:
+            rows = tap.reshape(groups, second.channels_out // groups, -1)
+            part = torch.bmm(rows, one).reshape(second.channels_out, per_group, *first.support.shape)
+        rows_at, columns_at = (torch.from_numpy(place[at]) for place, at in zip(places, (a, b), strict=True))
+        full[:, :, rows_at[:, None], columns_at] += part
+    return full
+
+
+def add(one: Stencil, other: Stencil) -> Stencil:
+    """Their sum; strides and the sizes of the outputs are equal.
+
+    Raises:
+        Refusal: the kernel would be too large.
+    """
+    groups = math.gcd(one.groups, other.groups)
+    rows, columns = (tuple(sorted({*a.offsets, *b.offsets})) for a, b in zip(one.axes, other.axes, strict=True))
+    if max(len(rows), len(columns)) > _WIDEST:
+        raise Refusal(f"the kernel would be {max(len(rows), len(columns))} taps wide")
+    one, other = (item.regroup(groups).placed(rows, columns) for item in (one, other))
+    kernel = None if one.kernel is None or other.kernel is None else one.kernel + other.kernel
+    return replace(one, support=one.support | other.support, kernel=kernel, unit=False)
+
+
+def stack(parts: Sequence[Stencil]) -> Stencil:
+    """Output channels behind each other, as of a concatenation.
+
+    Raises:
+        Refusal: the kernel would be too large.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    rows, columns = (tuple(sorted({offset for part in parts for offset in part.axes[axis].offsets})) for axis in (0, 1))
+    # A group of the whole must be outputs that lie together; parts that have groups of their own read all channels.
+    dense = [part.regroup(1).placed(rows, columns) for part in parts]
+    kernels = [part.kernel for part in dense if part.kernel is not None]
+    kernel = torch.cat(kernels) if len(kernels) == len(dense) else None
+    support = np.logical_or.reduce([part.support for part in dense])
+    channels = sum(part.channels_out for part in dense)
+    return replace(dense[0], channels_out=channels, support=support, kernel=kernel, unit=False)
+
+
+def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
+    """Some of its output channels.
+
+    Raises:
+        Refusal: the kernel would be too large.
+    """
+    if list(channels) == list(range(stencil.channels_out)):
+        return stencil
+    dense = stencil.regroup(1)
+    kernel = None if dense.kernel is None else dense.kernel[list(channels)]
+    return replace(dense, channels_out=len(channels), kernel=kernel, unit=False)
+
+
+def trim(stencil: Stencil) -> Stencil:
+    """Without the rows and columns of taps that are zero throughout."""
+    support = stencil.support
+    if stencil.kernel is not None:
+        support = (stencil.kernel != 0).any(0).any(0).numpy()
+    rows, columns = np.asarray(support.any(1)), np.asarray(support.any(0))
+    if (rows.all() and columns.all()) or stencil.unit:
+        return replace(stencil, support=support)
+    if not rows.any():
+        rows[len(rows) // 2] = columns[len(columns) // 2] = True
+    kernel = None
+    if stencil.kernel is not None:
+        kernel = stencil.kernel[:, :, torch.from_numpy(rows)][:, :, :, torch.from_numpy(columns)]
+    axes = [
+        replace(axis, offsets=tuple(np.asarray(axis.offsets)[kept].tolist()))
+        for axis, kept in zip(stencil.axes, (rows, columns), strict=True)
+    ]
+    return replace(stencil, rows=axes[0], columns=axes[1], support=support[np.ix_(rows, columns)], kernel=kernel)

@@ -1,0 +1,1 @@
+"""Open, check, view, digest and describe ONNX files."""

@@ -1,0 +1,253 @@
+"""What a network or an ONNX file is: its layers, its size in train and fused state, its numerical health."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from irepdeploy.errors import ArchitectureError, InputError, NotFusable
+from irepdeploy.files import json_safe, sha256
+from irepdeploy.network.nets import NETS, build_plain
+from irepdeploy.network.source import Source, open_source, with_blocks
+from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
+from irepdeploy.profiling.health import LayerHealth, health_warnings, network_health
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.fuse import fuse
+from irepdeploy.reparam.origin import FUSED, TRAIN, Origin
+from irepdeploy.reparam.structure import rebuild
+
+if TYPE_CHECKING:
+    from irepdeploy.console import ProgressDisplay
+    from irepdeploy.profiling.branch_cost import BranchCosts, CostRequest
+
+__all__ = ["Inspection", "LayerFacts", "inspect_model"]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer; `REST` is what no layer holds.
+
+    Args:
+        branches: those beside a convolution.
+        train, fused: parameters and MACs in that state; None where the layer or the state is not there.
+    """
+
+    layer: str
+    operation: str
+    branches: tuple[str, ...]
+    train: Counts | None
+    fused: Counts | None
+    health: LayerHealth | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Args:
+        kind: "network" or "onnx".
+        facts: of a network those of its `Source` and its input shape; of an ONNX file its opset, inputs and the like.
+        train, fused: the whole in that state; None where that state is not known. An ONNX file is fused.
+        operators: nodes of an ONNX file by operator.
+        notes: what could not be found out, and why.
+        warnings: what is wrong.
+    """
+
+    source: str
+    kind: str
+    facts: dict[str, Any]
+    layers: list[LayerFacts]
+    train: Counts | None
+    fused: Counts | None
+    operators: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cost: BranchCosts | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return json_safe(asdict(self))
+
+
+def inspect_model(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    model_factory: Callable[[], nn.Module] | None = None,
+    architecture: Architecture | None = None,
+    seed: int = 0,
+    cost: CostRequest | None = None,
+    display: ProgressDisplay | None = None,
+) -> Inspection:
+    """Look at a network in train and fused state, or at an ONNX file.
+
+    Args:
+        source: a checkpoint, an ``.onnx`` file, the name of a network (it gets seeded random weights and statistics),
+            or a network, which is left as it is.
+        model_factory: builds the class of a foreign checkpoint.
+        architecture: branches to insert first.
+        seed: of whatever is random.
+        cost: also train it for a few steps with and without branches, and measure time and memory.
+
+    Raises:
+        InputError: no such file or network, a damaged file, or something that cannot be asked of it.
+        RunError: a training step failed.
+    """
+    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx":
+        if architecture is not None or cost is not None:
+            raise InputError(
+                "an ONNX model has no branches and is not trained", where=source, hint="name the checkpoint it is of"
+            )
+        return _onnx(source)
+    opened = open_source(source, model_factory, seed, architecture)
+    found = _network(opened, model_factory)
+    if cost is None:
+        return found
+    from irepdeploy.profiling.branch_cost import branch_costs
+
+    measured = branch_costs(opened, cost, model_factory=model_factory, seed=seed, display=display)
+    return replace(found, cost=measured)
+
+
+def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> Inspection:
+    model, origin = source.model, source.origin
+    notes, warnings = list[str](), list[str]()
+    if source.facts["file"] is None and origin.net in NETS and NETS[origin.net].note:
+        # What stands in for what, of a network that was asked for by its name.
+        notes.append(NETS[origin.net].note)
+    train: nn.Module | None
+    fused: nn.Module | None
+    if origin.state == FUSED:
+        train, fused = _train_state(origin, model_factory), model
+        if train is None:
+            notes.append("train state: not known, since the network it was made from cannot be built")
+        health = network_health(model)
+    else:
+        train = with_blocks(model) or model
+        try:
+            fused = fuse(train, prove=False)
+        except NotFusable as error:
+            fused = None
+            warnings.append(f"no fused state: {error.line}")
+        health = network_health(train, fused)
+    shape = origin.input_shape or None
+    if shape is None:
+        notes.append(
+            "MACs: not known, since the network does not say what it reads; "
+            "irepdeploy.save(net, path, input_shape=(C, H, W)) makes it"
+        )
+    counted = {}
+    for state, net in (("train", train), ("fused", fused)):
+        counted[state], problem = _counted(net, shape)
+        if problem and problem not in notes:
+            notes.append(problem)
+    modules = dict((train or model).named_modules())
+    if origin.state == FUSED:
+        branches = {layer.name: layer.branches for layer in origin.layers}
+    else:
+        branches = {name: module.active for name, module in modules.items() if isinstance(module, RepBlock)}
+    layers = _layers(counted["train"], counted["fused"], {layer.layer: layer for layer in health}, branches, modules)
+    return Inspection(
+        source.label,
+        "network",
+        {**source.facts, "input_shape": list(shape or ())},
+        layers,
+        _total(counted["train"]),
+        _total(counted["fused"]),
+        notes=notes,
+        warnings=[*warnings, *health_warnings(health)],
+    )
+
+
+def _onnx(path: str | os.PathLike[str]) -> Inspection:
+    from irepdeploy.profiling.onnx_counts import read_onnx
+
+    found = read_onnx(path)
+    layers = [LayerFacts(layer.name, layer.operation, (), None, layer.counts, layer.health) for layer in found.layers]
+    notes = []
+    if found.counts.macs is None:
+        unknown = [layer for layer in found.layers if layer.counts.macs is None and layer.name != REST]
+        notes.append(f"MACs of the whole: not known, since the shapes of {len(unknown)} nodes are free")
+    if found.not_counted:
+        notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
+    if "BatchNormalization" in found.operators:
+        notes.append("health is of the kernels as they are in the file; batch normalisation behind them is not folded")
+    health = [layer.health for layer in found.layers if layer.health is not None]
+    hidden = found.operators.get("Conv", 0) - len(health)
+    if hidden:
+        notes.append(f"health of {hidden} convolutions: not known, since their weights are no floats of the file")
+    facts = {
+        "file": os.fspath(path),
+        "sha256": sha256(path),
+        "opset": found.opset,
+        "ir_version": found.ir_version,
+        "producer": found.producer,
+        "inputs": found.inputs,
+        "outputs": found.outputs,
+        "metadata": found.metadata,
+    }
+    return Inspection(
+        os.fspath(path), "onnx", facts, layers, None, found.counts, found.operators, notes, health_warnings(health)
+    )
+
+
+def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) -> nn.Module | None:
+    """The structure that a fused network was trained in, with fresh values; None where it cannot be built."""
+    if origin.net is not None:
+        base = build_plain(origin.net, **origin.args)
+    elif model_factory is not None:
+        base = model_factory()
+    else:
+        return None
+    try:
+        return rebuild(base, replace(origin, state=TRAIN))
+    except ArchitectureError:  # a factory that builds another network than the one that was fused
+        return None
+
+
+def _counted(net: nn.Module | None, shape: tuple[int, ...] | None) -> tuple[dict[str, Counts], str | None]:
+    if net is None:
+        return {}, None
+    try:
+        return count_layers(net, shape), None
+    except Exception as error:  # whatever a foreign forward raises
+        reason = " ".join(str(error).split())
+        return count_layers(net, None), f"MACs: not known, since the network does not run on {shape}: {reason}"
+
+
+def _layers(
+    train: Mapping[str, Counts],
+    fused: Mapping[str, Counts],
+    health: Mapping[str, LayerHealth],
+    branches: Mapping[str, tuple[str, ...]],
+    modules: Mapping[str, nn.Module],
+) -> list[LayerFacts]:
+    names = [name for name in {**train, **fused} if name != REST]
+    found = [
+        LayerFacts(
+            name, _operation(modules[name]), branches.get(name, ()), train.get(name), fused.get(name), health.get(name)
+        )
+        for name in names
+    ]
+    return [*found, LayerFacts(REST, "", (), train.get(REST), fused.get(REST), None)]
+
+
+def _operation(module: nn.Module) -> str:
+    conv = module.fixed.conv if isinstance(module, RepBlock) else module
+    if isinstance(conv, nn.modules.conv._ConvNd):
+        text = conv_text(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.dilation, conv.groups)
+        return text if isinstance(conv, nn.Conv2d) else f"{text} ({type(conv).__name__})"
+    return f"linear {conv.in_features} -> {conv.out_features}" if isinstance(conv, nn.Linear) else type(conv).__name__
+
+
+def _total(layers: Mapping[str, Counts]) -> Counts | None:
+    if not layers:
+        return None
+    macs = [counts.macs for counts in layers.values()]
+    whole = None if None in macs else sum(count for count in macs if count is not None)
+    return Counts(sum(counts.params for counts in layers.values()), whole)

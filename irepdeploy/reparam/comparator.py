@@ -1,0 +1,152 @@
+"""Are two networks the same? Every layer that both have is compared, and their outputs.
+
+What an error is, and what two outputs may differ by, is `irepdeploy.board.comparison`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from irepdeploy.board.comparison import (
+    TOLERANCES,
+    Comparison,
+    OutputComparison,
+    Tolerance,
+    compare_outputs,
+    relative_error,
+)
+from irepdeploy.errors import InputError
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["TOLERANCES", "Comparison", "OutputComparison", "Tolerance", "compare", "compare_outputs", "relative_error"]
+
+Array = np.ndarray[Any, Any]
+
+
+def compare(
+    a: nn.Module,
+    b: nn.Module,
+    inputs: torch.Tensor | Sequence[torch.Tensor],
+    tolerance: Tolerance = TOLERANCES["float32"],
+) -> Comparison:
+    """Run two networks on the same inputs and compare outputs, and every layer that both have under one name.
+
+    Args:
+        a: the reference, in eval mode.
+        b: the other one, in eval mode.
+        inputs: one tensor (N, C, H, W), or one for each input of the networks.
+
+    Raises:
+        InputError: a network is in train mode, or the two do not take these inputs.
+    """
+    import torch
+
+    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    shared = _shared_layers(a, b)
+    with exact_arithmetic():
+        outputs_a, layers_a = _run(a, tensors, shared)
+        outputs_b, layers_b = _run(b, tensors, shared)
+    errors = {
+        name: relative_error(layers_a[name], layers_b[name])
+        for name in shared
+        if name in layers_a and name in layers_b and layers_a[name].shape == layers_b[name].shape
+    }
+    return compare_outputs(outputs_a, outputs_b, tolerance, layers=errors)
+
+
+def _shared_layers(a: nn.Module, b: nn.Module) -> list[str]:
+    from irepdeploy.reparam.block import RepBlock
+
+    def layers(model: nn.Module) -> dict[str, nn.Module]:
+        blocks = [name for name, module in model.named_modules() if isinstance(module, RepBlock)]
+        inside = tuple(f"{name}." for name in blocks)
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if name in blocks or (_has_weights(module) and not name.startswith(inside))
+        }
+
+    in_b = layers(b)
+    # Where a batch normalisation was folded away, what the convolution gives is another thing.
+    return [name for name, module in layers(a).items() if name and name in in_b and _same_meaning(module, in_b[name])]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    # What has none (ReLU, pools) can only pass on an error, and would hide the layer that made it.
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def _same_meaning(a: nn.Module, b: nn.Module) -> bool:
+    from torch import nn
+
+    from irepdeploy.reparam.block import RepBlock
+
+    if type(a) is type(b):
+        return True
+    return any(isinstance(m, RepBlock) for m in (a, b)) and all(isinstance(m, RepBlock | nn.Conv2d) for m in (a, b))
+
+
+def _run(
+    model: nn.Module, inputs: tuple[torch.Tensor, ...], layers: Sequence[str]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    import torch
+
+    if model.training:
+        raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        # Two forms of one network may differ in dtype or device; the numbers that they are given are the same.
+        dtype = parameter.dtype
+        inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
+    seen: dict[str, Array] = {}
+    modules = dict(model.named_modules())
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                seen[name] = _array(output)
+
+        return hook
+
+    handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    try:
+        with torch.inference_mode():
+            result = model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _named(result), seen
+
+
+def _named(result: Any, name: str = "output") -> dict[str, Array]:
+    """Each tensor of what a network returned, by its place: ``output1``, ``scores``, ``scores.0``."""
+    if isinstance(result, Mapping):
+        prefix = "" if name == "output" else f"{name}."
+        parts = {f"{prefix}{key}": value for key, value in result.items()}
+    elif isinstance(result, list | tuple):
+        dot = "" if name == "output" else "."
+        parts = {f"{name}{dot}{index}": value for index, value in enumerate(result)}
+    else:
+        return {name: _array(result)}
+    return {place: array for part, value in parts.items() for place, array in _named(value, part).items()}
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(
+            f"the network gives a {type(tensor).__name__} where a tensor can be compared",
+            hint="compare networks whose outputs are tensors, or lists, tuples or dicts of them",
+        )
+    wide = tensor.detach().cpu()
+    if wide.is_complex():
+        wide = torch.view_as_real(wide)
+    return (wide.float() if wide.dtype.is_floating_point and wide.itemsize < 4 else wide).numpy()

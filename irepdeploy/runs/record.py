@@ -1,0 +1,151 @@
+"""Record: one measurement, raw samples with the system and the conditions they were taken under.
+
+Records are appended to a file of JSON lines and never changed. What a table shows is derived from the raw samples by
+`irepdeploy.board.protocol` when it is shown, so that a new metric needs no new run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from irepdeploy.errors import InputError
+from irepdeploy.files import append_line, read_lines
+
+__all__ = ["SCHEMA_VERSION", "Record", "append", "read", "record_of"]
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """One network measured on one runner.
+
+    Fields:
+        suite, scenario: what the measurement is part of, and how queries arrive ("single-stream").
+        model: its label. `source`: what it was made from (a checkpoint's state, "onnx", "network, random weights").
+        artefact_sha256: of the file, None for a network that comes from no file.
+        runner: `Runner.describe()`, under the name that the user calls it by.
+        batch, input_shape: of the first input; the shape holds the batch.
+        samples_ns: raw times in the order they were taken, of the host's clock; of records with equal `created` the
+            i-th are from one round.
+        device_samples_ns: the same runs by the device's own clock, one each; empty where there is none.
+        warmup: runs, steady, cov. `conditions`: seed, order, limits, labels it was interleaved with.
+        system, system_after: the machine before, and what of it can change after; {} where nobody looked.
+        power: what the measurement took: mean_mw by rail, energy_mj_per_inference; {} where there is no meter.
+        facts: what is known of the model beside its latency: net, params, macs, structure (digest), names (all that it
+            is listed under), top1 (percent) and top1_source, paper_ms, notes.
+        created: UTC, ISO 8601, the same for all records of one run.
+    """
+
+    suite: str
+    scenario: str
+    model: str
+    source: str
+    artefact_sha256: str | None
+    runner: dict[str, Any]
+    precision: str
+    batch: int
+    input_shape: list[int]
+    samples_ns: list[int]
+    warmup: dict[str, Any]
+    protocol_version: int
+    system: dict[str, Any]
+    conditions: dict[str, Any]
+    argv: list[str]
+    created: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    device_samples_ns: list[int] = field(default_factory=list)
+    system_after: dict[str, Any] = field(default_factory=dict)
+    power: dict[str, Any] = field(default_factory=dict)
+    schema: int = field(default=SCHEMA_VERSION)
+
+
+# The JSON types of each field; bool is an int to Python and is never one here.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "suite": (str,),
+    "scenario": (str,),
+    "model": (str,),
+    "source": (str,),
+    "artefact_sha256": (str, type(None)),
+    "runner": (dict,),
+    "precision": (str,),
+    "batch": (int,),
+    "input_shape": (list,),
+    "samples_ns": (list,),
+    "warmup": (dict,),
+    "protocol_version": (int,),
+    "system": (dict,),
+    "conditions": (dict,),
+    "argv": (list,),
+    "created": (str,),
+    "facts": (dict,),
+    "device_samples_ns": (list,),
+    "system_after": (dict,),
+    "power": (dict,),
+    "schema": (int,),
+}
+
+# What each schema version brought: a record of an older one is read with these empty.
+_SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_after", "power")}
+
+
+def append(path: str | os.PathLike[str], record: Record) -> None:
+    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is cut off first.
+
+    Raises:
+        OutputError, RunError: the file cannot be written, or the disk is full.
+    """
+    append_line(path, asdict(record))
+
+
+def read(path: str | os.PathLike[str]) -> list[Record]:
+    """All records of a file, in order. A torn last line is left out, with a log line.
+
+    Raises:
+        InputError: no such file, or a line in it is no record, or one of an unknown schema version; names the line.
+    """
+    lines = read_lines(path, "file of records", of="record")
+    return [record_of(value, f"{os.fspath(path)}, line {number}") for number, value in lines]
+
+
+def record_of(value: object, where: str) -> Record:
+    """The record that one line of a file holds as JSON, of an earlier schema too.
+
+    Raises:
+        InputError: it is none, or of an unknown schema version; names `where`.
+    """
+    if not isinstance(value, dict) or "schema" not in value:
+        raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
+    schema = value["schema"]
+    if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
+        raise InputError(
+            f"schema version {schema!r}, this irepdeploy reads 1 to {SCHEMA_VERSION}",
+            where=where,
+            hint="read it with the irepdeploy that wrote it, or measure again",
+        )
+    later = {name for version, names in _SINCE.items() if version > schema for name in names}
+    due = {item.name for item in fields(Record)} - later
+    if set(value) != due:
+        wrong = sorted(due - set(value)) + sorted(set(value) - due)
+        raise InputError(f"not a record: fields missing or unknown: {', '.join(wrong)}", where=where)
+    for name in due:
+        if not isinstance(value[name], _TYPES[name]) or isinstance(value[name], bool):
+            raise InputError(f"not a record: {name} is a {type(value[name]).__name__}", where=where)
+    _check_numbers(value, where)
+    # Whoever appends it again writes it whole.
+    return Record(**{**value, "schema": SCHEMA_VERSION})
+
+
+def _check_numbers(value: dict[str, Any], where: str) -> None:
+    samples, device = value["samples_ns"], value.get("device_samples_ns", [])
+    for name, numbers in (
+        ("samples_ns", samples),
+        ("input_shape", value["input_shape"]),
+        ("device_samples_ns", device),
+    ):
+        if not all(type(item) is int and item >= 0 for item in numbers) or (not numbers and numbers is not device):
+            raise InputError(f"not a record: {name} is not a list of whole numbers", where=where)
+    if device and len(device) != len(samples):
+        raise InputError("not a record: device_samples_ns are not one for each of samples_ns", where=where)

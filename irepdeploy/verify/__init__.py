@@ -1,0 +1,1 @@
+"""Compare models, load the inputs for it, and certify the result."""

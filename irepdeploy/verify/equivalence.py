@@ -1,0 +1,314 @@
+"""Do two models give the same outputs? Each is a checkpoint, an ONNX model, an engine or a network in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import Runner, TensorSpec, shape_text
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
+from irepdeploy.verify.inputs import Given, InputGroup, Inputs, gather_inputs, joined, mapped, named, samples_in
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = [
+    "Verification",
+    "infer_all",
+    "layer_errors",
+    "network_runner",
+    "onnx_runner",
+    "tolerance_of",
+    "verify_models",
+]
+
+Array = np.ndarray[Any, Any]
+
+_CHUNK = 8
+_LARGE = 64
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict on two models, and what they were compared on."""
+
+    a: str
+    b: str
+    inputs: tuple[InputGroup, ...]
+    comparison: Comparison
+
+    @property
+    def ok(self) -> bool:
+        """Whether the models give the same outputs within the tolerance."""
+        return self.comparison.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        inputs = [group.to_dict() for group in self.inputs]
+        return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": self.comparison.to_dict()}
+
+
+def verify_models(
+    a: str | os.PathLike[str] | nn.Module,
+    b: str | os.PathLike[str] | nn.Module,
+    inputs: Given | torch.Tensor | None = None,
+    *,
+    model_factory: Callable[[], nn.Module] | None = None,
+    seed: int = 0,
+    tolerance: str | Tolerance = "float32",
+) -> Verification:
+    """Run two models on the same inputs and compare their outputs; `a` is the reference.
+
+    Args:
+        a: a checkpoint, an ``.onnx`` or ``.engine`` file, or a network in eval mode.
+        b: another one.
+        inputs: what `gather_inputs` takes in the place of real inputs; 8 seeded random ones are always compared too.
+        model_factory: builds the class of foreign checkpoints.
+        tolerance: a name in `TOLERANCES`, or a Tolerance.
+
+    Raises:
+        InputError: a file is missing or damaged, an engine is not for this machine, the models do not take the same
+            inputs, or the inputs do not fit.
+        MissingError: an engine, and no TensorRT or GPU.
+    """
+    limit = tolerance_of(tolerance)
+    with contextlib.ExitStack() as stack:
+        sides = _open_both((a, b), model_factory, stack)
+        specs = _common_inputs(sides[0], sides[1], inputs)
+        datasets = [side.dataset for side in sides if side.dataset is not None]
+        groups = gather_inputs(specs, given=_as_arrays(inputs), dataset=datasets[0] if datasets else None, seed=seed)
+        arrays = joined([group.array for group in groups])
+        outputs = [infer_all(side.runner, arrays) for side in sides]
+    layers = {}
+    if sides[0].network is not None and sides[1].network is not None:
+        layers = layer_errors(sides[0].network, sides[1].network, groups)
+    comparison = compare_outputs(outputs[0], outputs[1], limit, layers=layers)
+    return Verification(sides[0].label, sides[1].label, tuple(groups), comparison)
+
+
+def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
+    """The Tolerance of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if isinstance(tolerance, Tolerance):
+        return tolerance
+    if tolerance not in TOLERANCES:
+        raise InputError(f"no tolerance {tolerance!r}", hint=f"one of {', '.join(TOLERANCES)}")
+    return TOLERANCES[tolerance]
+
+
+def network_runner(model: nn.Module) -> Runner:
+    """A runner of `model` for any batch, named and shaped as its Origin says; what that does not know is any image.
+
+    Floating inputs are taken in the type of the weights.
+
+    Raises:
+        ModelError: weights of a type that numpy does not have.
+    """
+    from irepdeploy.reparam.origin import origin_of
+    from irepdeploy.runtime.torch_runner import TorchRunner
+
+    origin = origin_of(model)
+    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} or {"float32"}
+    if len(kinds) > 1 or not kinds <= {"float16", "float32", "float64"}:
+        raise ModelError(
+            f"weights of type {' and '.join(sorted(kinds))} cannot be fed from numpy", where=type(model).__name__
+        )
+    kind = kinds.pop()
+    specs = origin.specs or (TensorSpec(origin.input_name, (None, None, None, None)),)
+    cast = [spec._replace(dtype=kind) if spec.dtype.startswith("float") else spec for spec in specs]
+    return TorchRunner(model, cast, origin.output_names)
+
+
+def onnx_runner(model: str | os.PathLike[str] | bytes) -> OrtRunner:
+    """A runner of an ONNX model on all cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Nothing is timed, and threads that spin take the cores from other processes of the same command.
+    return OrtRunner(model, threads=cores, spinning=False)
+
+
+def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
+    """Run an active runner on (N, ...) inputs, of several one such array a name, in batches as it takes them.
+
+    Raises:
+        InputError: there are more or fewer inputs than the model takes.
+        ModelError: an output does not have the batch as its first dimension.
+    """
+    arrays = named(inputs, runner.inputs)
+    fixed = runner.inputs[0].shape[0]
+    size = fixed or _CHUNK
+    parts: dict[str, list[Array]] = {name: [] for name in runner.outputs}
+    for start in range(0, samples_in(inputs), size):
+        count = min(size, samples_in(inputs) - start)
+        due = count if fixed is None else size
+        feeds = {}
+        for spec in runner.inputs:
+            part = arrays[spec.name][start : start + count]
+            if count < due:
+                part = np.concatenate([part, np.repeat(part[-1:], due - count, axis=0)])
+            feeds[spec.name] = part.astype(spec.dtype, copy=False)
+        for name, output in runner.infer(feeds).items():
+            if output.ndim == 0 or len(output) != due:
+                raise ModelError(f"shape {output.shape} of a batch of {due}", where=f"output {name!r}")
+            parts[name].append(output[:count])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def layer_errors(a: nn.Module, b: nn.Module, groups: Sequence[InputGroup]) -> dict[str, float]:
+    """Relative error of every layer that two networks of one dtype share, on a few inputs: all layers are kept."""
+    import torch
+
+    places = [next(((p.device, p.dtype) for p in model.parameters()), None) for model in (a, b)]
+    if places[0] is None or places[0] != places[1]:
+        return {}
+    few = joined([_few(group.array) for group in groups])
+    tensors = [torch.from_numpy(array).to(places[0][0]) for array in _each(few)]
+    return compare(a, b, tensors).layers
+
+
+def _each(inputs: Inputs) -> list[Array]:
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
+def _few(inputs: Inputs) -> Any:
+    large = any(max(array.shape[2:], default=0) > _LARGE for array in _each(inputs))
+    return mapped(inputs, lambda array: array[: 1 if large else 4])
+
+
+@dataclass(frozen=True)
+class _Side:
+    label: str
+    runner: Runner
+    dataset: str | None
+    network: nn.Module | None = None
+
+
+def _open_both(
+    models: Sequence[str | os.PathLike[str] | nn.Module],
+    factory: Callable[[], nn.Module] | None,
+    stack: contextlib.ExitStack,
+) -> list[_Side]:
+    # What a network does not know of itself, the file beside it says: that one is opened first.
+    sides: dict[int, _Side] = {}
+    for place in sorted(range(len(models)), key=lambda place: _kind(models[place]) is None):
+        sides[place] = _open(models[place], factory, stack, next(iter(sides.values()), None))
+    return [sides[place] for place in range(len(models))]
+
+
+def _kind(model: object) -> str | None:
+    """ ".onnx" or ".engine"; None: a checkpoint or a network."""
+    kind = Path(model).suffix.lower() if isinstance(model, str | os.PathLike) else ""
+    return kind if kind in (".onnx", ".engine") else None
+
+
+def _open(
+    model: str | os.PathLike[str] | nn.Module,
+    factory: Callable[[], nn.Module] | None,
+    stack: contextlib.ExitStack,
+    other: _Side | None,
+) -> _Side:
+    from irepdeploy.reparam.origin import origin_of, set_origin, with_inputs
+
+    if isinstance(model, str | os.PathLike):
+        if _kind(model) == ".onnx":
+            runner = stack.enter_context(onnx_runner(model))
+            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata))
+        if _kind(model) == ".engine":
+            from irepdeploy.board.trt_runner import TrtRunner
+
+            return _Side(os.fspath(model), stack.enter_context(TrtRunner(model)), None)
+        from irepdeploy.network.checkpoint import load
+
+        label, network = os.fspath(model), load(model, model=factory)
+    else:
+        label, network = type(model).__name__, model
+    origin = origin_of(network)
+    fed = network
+    if other is not None and other.network is None and origin.net is None and not origin.specs:
+        fed = set_origin(copy.copy(network), output_names=tuple(other.runner.outputs))
+        if all(None not in spec.shape[1:] for spec in other.runner.inputs):
+            fed = with_inputs(fed, other.runner.inputs)
+    return _Side(label, stack.enter_context(network_runner(fed)), origin.dataset, network)
+
+
+def _known_dataset(metadata: Mapping[str, str]) -> str | None:
+    from irepdeploy.data import DATASETS
+
+    # Metadata of a file is only a hint: a name that is none here means photographs.
+    name = metadata.get("irepdeploy.dataset")
+    return name if name in DATASETS else None
+
+
+def _common_inputs(a: _Side, b: _Side, given: Given | torch.Tensor | None) -> list[TensorSpec]:
+    """What both models take, by the names of `a`; sizes that neither fixes come from the given inputs."""
+    ours, theirs = a.runner.inputs, b.runner.inputs
+    if len(ours) != len(theirs):
+        counts = [f"{side.label} takes {len(side.runner.inputs)}" for side in (a, b)]
+        raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]} inputs")
+    if {spec.name for spec in ours} == {spec.name for spec in theirs}:
+        by_name = {spec.name: spec for spec in theirs}
+        theirs = [by_name[spec.name] for spec in ours]
+    merged = [_merged(x, y) for x, y in zip(ours, theirs, strict=True)]
+    if all(None not in spec.shape[1:] for spec in merged):
+        return merged
+    open_ones = ", ".join(shape_text(spec.shape) for spec in merged)
+    if given is None:
+        raise InputError(f"the models do not say what size they take: {open_ones}", hint="give --inputs FILE.npy")
+    found = _sizes_of(given)
+    shapes = [found[spec.name] for spec in merged] if set(found) == {s.name for s in merged} else list(found.values())
+    if len(shapes) != len(merged):
+        raise InputError(f"{len(shapes)} inputs where {len(merged)} are due", where="inputs")
+    fitting = []
+    for spec, sizes in zip(merged, shapes, strict=True):
+        fits = len(sizes) == len(spec.shape) - 1 and all(
+            due is None or due == size for due, size in zip(spec.shape[1:], sizes, strict=True)
+        )
+        if not fits:
+            raise InputError(f"inputs of shape {sizes} where {shape_text(spec.shape[1:])} is due", where="inputs")
+        fitting.append(spec._replace(shape=(None, *sizes)))
+    return fitting
+
+
+def _merged(a: TensorSpec, b: TensorSpec) -> TensorSpec:
+    floats = a.dtype.startswith("float") and b.dtype.startswith("float")
+    fits = (
+        len(a.shape) == len(b.shape)
+        and (floats or a.dtype == b.dtype)
+        and all(x is None or y is None or x == y for x, y in zip(a.shape[1:], b.shape[1:], strict=True))
+    )
+    if not fits:
+        kinds = ["" if floats else f"{spec.dtype} " for spec in (a, b)]
+        texts = [f"{kind}{shape_text(spec.shape)}" for kind, spec in zip(kinds, (a, b), strict=True)]
+        raise InputError(
+            f"the models take different inputs: {texts[0]} and {texts[1]}", hint="compare forms of one network"
+        )
+    sizes = [y if x is None else x for x, y in zip(a.shape[1:], b.shape[1:], strict=True)]
+    # What is fed is float32, whatever floats the models take.
+    return TensorSpec(a.name, (None, *sizes), "float32" if floats else a.dtype)
+
+
+def _sizes_of(given: Given | torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Shape of one input without its batch, by name."""
+    from irepdeploy.verify.input_files import read_inputs
+
+    found = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
+    arrays = found if isinstance(found, Mapping) else {"input": found}
+    return {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+
+
+def _as_arrays(inputs: Given | torch.Tensor | None) -> Given | None:
+    if inputs is None or isinstance(inputs, str | os.PathLike | np.ndarray | Mapping):
+        return inputs
+    return inputs.detach().cpu().numpy()

@@ -1,0 +1,208 @@
+"""Inputs in files: arrays, archives of arrays for models of several inputs, images."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import InputError
+from irepdeploy.verify.inputs import InputGroup, joined, mapped, samples_in, specs_of
+
+__all__ = ["checked", "fitted", "read_inputs"]
+
+Array = np.ndarray[Any, Any]
+
+_IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_READABLE = {".npy", ".npz", *_IMAGES}
+_MOST = 256
+_MEAN, _STD = (0.45,), (0.25,)
+
+
+def read_inputs(
+    path: str | os.PathLike[str],
+    wanted: Sequence[int] | Sequence[TensorSpec] | None = None,
+    dataset: str | None = None,
+) -> InputGroup:
+    """Inputs from a ``.npy`` or ``.npz`` file, or from all such files and images of a folder, by name; 256 at most.
+
+    Arrays are (N, ...) or one input without a batch, already normalised; a ``.npz`` file holds one for each input of
+    the model, by its name. Images are resized and normalised as those of the data set, else as (x - 0.45) / 0.25.
+
+    Args:
+        wanted: the shape of one float32 input without its batch, or the inputs of the model; None takes the shape of
+            the first array, then (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+
+    Raises:
+        InputError: nothing is there, or something of a wrong shape, dtype or form.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            "no such file or folder of inputs", where=path, hint="--inputs takes a .npy or .npz file, or a folder"
+        )
+    specs = None if wanted is None else specs_of(wanted)
+    files = _files(path)
+    parts: list[Any] = []
+    note = ""
+    for file in files:
+        part, how = _read(file, specs, dataset)
+        parts.append(part)
+        note = how or note
+        specs = specs or _specs_in(part)
+        if sum(map(samples_in, parts)) >= _MOST:
+            break
+    inputs = joined(parts)
+    if samples_in(inputs) > _MOST or file is not files[-1]:
+        inputs, note = mapped(inputs, lambda array: array[:_MOST]), f", the first {_MOST}{note}"
+    return InputGroup(f"{path}{note}", inputs)
+
+
+def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
+    """At most 257 inputs of the array, (N, ...), after a look at shape, dtype and values.
+
+    Args:
+        spec: what is due; None: an image of any size.
+
+    Raises:
+        InputError: they are not what is due.
+    """
+    dtype = "float32" if spec is None else spec.dtype
+    sizes = (None, None, None) if spec is None else spec.shape[1:]
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"a {type(array).__name__} where an array is due", where=where)
+    if array.dtype != np.dtype(dtype):
+        raise InputError(f"dtype {array.dtype} where {dtype} is due", where=where, hint=f"array.astype({dtype!r})")
+    if array.ndim == len(sizes):
+        array = array[None]
+    if array.ndim != len(sizes) + 1 or any(
+        due is not None and due != size for due, size in zip(sizes, array.shape[1:], strict=True)
+    ):
+        due = (
+            "N, C, H, W" if spec is None else ", ".join(["N", *("?" if size is None else str(size) for size in sizes)])
+        )
+        raise InputError(f"shape {array.shape} where ({due}) is due", where=where)
+    if array.size == 0:
+        raise InputError(f"shape {array.shape}: it holds no input", where=where)
+    array = np.array(array[: _MOST + 1])
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError("it holds NaN or infinity", where=where)
+    return array
+
+
+def fitted(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], where: object) -> dict[str, Array]:
+    """Arrays by name, checked against the inputs of a model: the same names, shapes, types, and as many inputs of each.
+
+    Raises:
+        InputError: they are not.
+    """
+    due = [spec.name for spec in specs]
+    if set(arrays) != set(due):
+        raise InputError(f"arrays {', '.join(sorted(arrays)) or 'none'} where {', '.join(due)} are due", where=where)
+    found = {spec.name: checked(arrays[spec.name], spec, f"{where}, {spec.name}") for spec in specs}
+    counts = {name: len(array) for name, array in found.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"as many inputs of each name are due, not {counts}", where=where)
+    return found
+
+
+def _specs_in(inputs: Any) -> list[TensorSpec]:
+    arrays = inputs if isinstance(inputs, Mapping) else {"input": inputs}
+    return [TensorSpec(name, (None, *array.shape[1:]), array.dtype.name) for name, array in arrays.items()]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if path.suffix.lower() not in _READABLE:
+            raise InputError("neither a .npy or .npz file nor an image", where=path)
+        return [path]
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READABLE)
+    except OSError as error:
+        raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
+    if not files:
+        raise InputError("no .npy or .npz file and no image in this folder", where=path)
+    return files
+
+
+def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -> tuple[Any, str]:
+    """What is in one file, and how it was made fit."""
+    kind = file.suffix.lower()
+    if kind == ".npz":
+        return _from_archive(file, specs), ""
+    if specs is not None and len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise InputError(
+            f"one array where {len(specs)} are due: {names}", where=file, hint=f"numpy.savez(path, {specs[0].name}=...)"
+        )
+    spec = None if specs is None else specs[0]
+    if kind == ".npy":
+        return checked(_read_array(file), spec, file), ""
+    if spec is None:
+        raise InputError("images do not say what size the network takes", where=file, hint="give a .npy file")
+    mean, std = _normalisation(dataset)
+    return _read_image(file, spec, mean, std), f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}"
+
+
+def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
+    try:
+        # Opened here, since numpy leaves a damaged one open.
+        with open(file, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError("not an archive of arrays", where=file, hint="numpy.savez(path, name=array)")
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"not an archive of arrays that can be read: {error}", where=file) from error
+    if not arrays or any(array.ndim == 0 for array in arrays.values()):
+        raise InputError("no arrays (N, ...) in it", where=file, hint="numpy.savez(path, name=array)")
+    found = fitted(arrays, specs or _specs_in(arrays), file)
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _read_array(path: Path) -> Array:
+    try:
+        # Mapped, so that a file of any size costs only what is used of it.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise InputError(f"not an array that can be read: {error}", where=path) from error
+    if not isinstance(array, np.ndarray):
+        raise InputError("not one array", where=path, hint="write it with numpy.save")
+    return array
+
+
+def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequence[float]) -> Array:
+    from PIL import Image
+
+    shape = tuple(spec.shape[1:])
+    if len(shape) != 3 or shape[0] not in (1, 3) or spec.dtype != "float32":
+        raise InputError(f"an image has 1 or 3 channels, and the network takes {spec}", where=path, hint="give arrays")
+    channels, height, width = (int(size or 0) for size in shape)
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(
+                image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
+                dtype=np.float32,
+            )
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"not an image that can be read: {error}", where=path) from error
+    planes = pixels.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
+    scaled = (planes - np.asarray(mean, np.float32).reshape(-1, 1, 1)) / np.asarray(std, np.float32).reshape(-1, 1, 1)
+    return np.ascontiguousarray(scaled[None], dtype=np.float32)
+
+
+def _normalisation(name: str | None) -> tuple[Sequence[float], Sequence[float]]:
+    from irepdeploy.data import dataset_facts
+
+    data = dataset_facts(name)
+    return (_MEAN, _STD) if data is None else (data.mean, data.std)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return (
+        ", ".join(f"{value:g}" for value in values) if len(values) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"
+    )

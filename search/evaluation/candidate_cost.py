@@ -1,0 +1,189 @@
+"""What candidates cost in training, counted: a base and what each branch adds to it, so that a population is one sum.
+
+Counts, not measurements: a GPU's time also depends on how many kernels it launches and how much memory they move.
+`irepdeploy.profiling.training_cost` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from irepdeploy.reparam.block import RepBlock
+
+from ..supernet.space import Bits, SearchSpace
+
+__all__ = ["CandidateCosts", "Cost"]
+
+# Batch normalisation in train mode takes no batch of one.
+_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Training cost of a network in train state.
+
+    Args:
+        params: trainable, alpha and beta included.
+        macs: of the forward pass of one image; the backward pass takes about twice as many.
+        activation_bytes: what the forward pass of one image keeps for the backward pass.
+        param_bytes: of the parameters.
+    """
+
+    params: int
+    macs: int
+    activation_bytes: int
+    param_bytes: int
+
+    def memory_bytes(self, batch_size: int) -> int:
+        """Parameters, gradients and momentum, and the activations of a batch."""
+        return 3 * self.param_bytes + batch_size * self.activation_bytes
+
+
+class CandidateCosts:
+    """The cost of every candidate of a supernet, from one pass without values.
+
+    Args:
+        supernet: RepBlocks with every possible branch, as an Architecture of them will be retrained.
+        input_shape: (C, H, W) of one image.
+    """
+
+    def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
+        blocks = [supernet.get_submodule(name) for name in space.layers]
+        active = [_block(block).active for block in blocks]
+        was_training = supernet.training
+        added: list[Counts] = []
+        supernet.train()
+        try:
+            for block in blocks:
+                _block(block).active = ()
+            base, inputs = _base(supernet, blocks, input_shape)
+            # Layers of the same geometry and input share what their branches add.
+            known: dict[Any, Counts] = {}
+            for row, column in space.positions:
+                block, name = _block(blocks[row]), space.branches[column]
+                key = block.geometry, inputs[row], name
+                if key not in known:
+                    known[key] = _added(block, name, inputs[row])
+                added.append(known[key])
+            # beta is there wherever a block keeps a branch.
+            betas = [_size(beta) if (beta := _block(block).beta) is not None else (0, 0) for block in blocks]
+        finally:
+            supernet.train(was_training)
+            for block, names in zip(blocks, active, strict=True):
+                _block(block).active = names
+        self._layer = space.layer
+        self._base = torch.tensor(base)
+        self._added = torch.tensor(added).reshape(-1, 4)
+        self._betas = torch.tensor([[count, 0, 0, size] for count, size in betas])
+
+    def of(self, bits: Bits) -> Cost:
+        """The cost of a candidate."""
+        used = torch.zeros(len(self._betas), dtype=torch.bool)
+        used[self._layer[bits]] = True
+        total = self._base + self._added[torch.from_numpy(bits)].sum(0) + self._betas[used].sum(0)
+        return Cost(*(int(value) for value in total))
+
+
+Counts = tuple[int, int, int, int]
+
+
+def _base(
+    supernet: nn.Module, blocks: list[nn.Module], input_shape: tuple[int, ...]
+) -> tuple[Counts, list[tuple[int, ...]]]:
+    """The network without branches, and the shape that each block reads."""
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+        shapes[block] = tuple(args[0].shape)
+
+    hooks = [block.register_forward_pre_hook(note) for block in blocks]
+    try:
+        macs, kept = _traced(supernet, (_BATCH, *input_shape), images=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inside = {id(p) for block in blocks for part in _searched(_block(block)) for p in part.parameters()}
+    inside |= {id(beta) for block in blocks if (beta := _block(block).beta) is not None}
+    params, size = _sizes(p for p in supernet.parameters() if id(p) not in inside)
+    return (params, macs, kept, size), [shapes[block] for block in blocks]
+
+
+def _added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Counts:
+    """What one branch adds to a block that has no other."""
+    alone = _traced(block, shape)
+    block.active = (name,)
+    try:
+        macs, kept = (after - old for after, old in zip(_traced(block, shape), alone, strict=True))
+    finally:
+        block.active = ()
+    own = [*block.branches[name].parameters(), *([block.alpha[name]] if name in block.alpha else [])]
+    params, size = _sizes(own)
+    return params, macs, kept, size
+
+
+def _traced(module: nn.Module, shape: tuple[int, ...], *, images: bool = False) -> tuple[int, int]:
+    """MACs and kept bytes of one image: the module runs on shapes alone.
+
+    Args:
+        images: the input needs no gradient, as a network's does not.
+    """
+    state: dict[str, Tensor] = {
+        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+    }
+    like = next(module.parameters())
+    x = torch.empty(shape, dtype=like.dtype, device="meta", requires_grad=not images)
+    given = {tensor.untyped_storage()._cdata for tensor in state.values()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in given:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with _Macs() as macs, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.func.functional_call(module, state, (x,))
+    return macs.total // shape[0], sum(storage.nbytes() for storage in kept.values()) // shape[0]
+
+
+class _Macs(TorchDispatchMode):
+    """Counts multiply-accumulates as `irepdeploy.profiling.counts` does, several times faster for many small runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            # torch counts a multiply-accumulate as two operations.
+            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
+def _searched(block: RepBlock) -> Iterable[nn.Module]:
+    yield block.branches
+    yield block.alpha
+
+
+def _sizes(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
+    found = [_size(parameter) for parameter in parameters]
+    return sum(count for count, _ in found), sum(size for _, size in found)
+
+
+def _size(parameter: nn.Parameter) -> tuple[int, int]:
+    return parameter.numel(), parameter.numel() * parameter.element_size()
+
+
+def _block(module: nn.Module) -> RepBlock:
+    assert isinstance(module, RepBlock)
+    return module

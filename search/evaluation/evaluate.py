@@ -1,0 +1,180 @@
+"""Score a population by fused networks: each branch fused once, a candidate a sum of cached kernels (Section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.data import Split
+from irepdeploy.errors import InputError
+from irepdeploy.reparam.block import RepBlock
+
+from ..supernet.space import Bits
+from ..supernet.supernet import Supernet
+from .captured import CapturedForward
+from .fitness import Fitness, Outcome, joined, outcome_rows, score
+from .kernels import PlainNetwork
+
+__all__ = ["Fitness", "Mode", "PopulationEvaluator", "score"]
+
+Mode = Literal["fused", "fused-bf16", "multi-branch"]
+
+
+class PopulationEvaluator:
+    """Scores candidates of a supernet: one evaluator a run, `refresh` after the supernet's weights have moved.
+
+    Images and labels are put on the supernet's device once. A candidate's outcome does not depend on who else is
+    scored, so that candidates can be divided over ranks.
+
+    Args:
+        supernet: in any mode; it is not changed.
+        data: the search-validation set; never the test set.
+        batch_size: images a forward pass.
+        mode: "fused": plain networks in the supernet's dtype; "fused-bf16": the same with weights and activations in
+            bfloat16, kernels summed in the supernet's dtype and rounded once; "multi-branch": the supernet with masks.
+        cuts: rising numbers of images at which the set is cut into parts that can be scored by themselves. Where there
+            are any, the images are shuffled first, by `seed` alone.
+        layout: of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
+            ``torch.contiguous_format`` may be the faster.
+        graph: whether the plain network is captured as a CUDA graph; None: on a CUDA device, but in "multi-branch".
+
+    Raises:
+        InputError: no such mode, cuts that are no cuts of this set, or a graph where there can be none.
+        RunError: at the first forward pass, if a network cannot be captured.
+
+    Attributes:
+        sizes: images of each part.
+        how: how the networks run: "cuda graph" or "eager".
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: Split,
+        batch_size: int = 200,
+        *,
+        mode: Mode = "fused",
+        cuts: Sequence[int] = (),
+        seed: int = 0,
+        layout: torch.memory_format = torch.channels_last,
+        graph: bool | None = None,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise InputError(f"no mode {mode!r} of evaluation", hint=f"one of {', '.join(get_args(Mode))}")
+        edges = [0, *cuts, len(data)]
+        if any(start >= end for start, end in pairwise(edges)):
+            raise InputError(f"a set of {len(data)} images cannot be cut at {list(cuts)}", where="cuts")
+        self.sizes = [end - start for start, end in pairwise(edges)]
+        self._parts = [slice(start, end) for start, end in pairwise(edges)]
+        self._supernet = supernet
+        self._batch_size = batch_size
+        self._layout = layout
+        weight = next(supernet.model.parameters())
+        self._device, self._wide = weight.device, weight.dtype
+        self._dtype = torch.bfloat16 if mode == "fused-bf16" else weight.dtype
+        self._plain: PlainNetwork | None = None
+        if mode != "multi-branch":
+            self._plain = PlainNetwork(supernet.model, supernet.space, dtype=self._dtype, layout=layout)
+        on_cuda = self._device.type == "cuda"
+        if graph and not (on_cuda and self._plain is not None):
+            raise InputError(f"{mode} on {self._device} cannot be captured as a CUDA graph", hint="graph=None")
+        captured = self._plain is not None and (on_cuda if graph is None else graph)
+        self._forward: Callable[[Tensor], Tensor] = self._network
+        if captured:
+            self._forward = CapturedForward(self._network)
+        self.how = "cuda graph" if captured else "eager"
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)) if cuts else None
+        self._put(data.to(self._device), order)
+        self._known: dict[tuple[bytes, int], Outcome] = {}
+
+    def refresh(self) -> None:
+        """Fuse the supernet's branches as they are now, and forget the outcomes of the old ones."""
+        if self._plain is not None:
+            self._plain.refresh()
+        self._known.clear()
+
+    def evaluate(self, population: Sequence[Bits]) -> list[Fitness]:
+        """The fitness of each candidate on the whole set; identical ones are scored once."""
+        parts = [self.outcomes(population, part) for part in range(len(self.sizes))]
+        return [joined(outcomes).fitness for outcomes in zip(*parts, strict=True)]
+
+    @torch.inference_mode()
+    def outcomes(self, candidates: Sequence[Bits], part: int = 0) -> list[Outcome]:
+        """What each candidate makes of the images of one part; identical candidates are run once.
+
+        On a GPU the host waits for the device once a candidate.
+        """
+        missing = {bits.tobytes(): bits for bits in candidates if (bits.tobytes(), part) not in self._known}
+        if missing:
+            masks = self._masks(list(missing.values()))
+            with self._in_eval_mode():
+                for (key, bits), mask in zip(missing.items(), masks, strict=True):
+                    self._write(bits, mask)
+                    self._known[key, part] = self._run(self._parts[part])
+        return [self._known[bits.tobytes(), part] for bits in candidates]
+
+    def network(self, bits: Bits) -> nn.Module:
+        """The network of a candidate; the same module each time, with other kernels or another mask."""
+        self._write(bits, self._masks([bits])[0])
+        return self._network
+
+    @property
+    def _network(self) -> nn.Module:
+        return self._supernet.model if self._plain is None else self._plain.network
+
+    def _masks(self, candidates: Sequence[Bits]) -> Tensor:
+        return torch.from_numpy(np.stack(candidates)).to(self._device, self._wide)
+
+    def _write(self, bits: Bits, mask: Tensor) -> None:
+        if self._plain is None:
+            self._supernet.select(bits)
+        else:
+            self._plain.write(mask)
+
+    def _run(self, part: slice) -> Outcome:
+        rows = []
+        for start in range(part.start, part.stop, self._batch_size):
+            batch = slice(start, min(start + self._batch_size, part.stop))
+            rows.append(outcome_rows(self._forward(self._batch(batch)), self._labels[batch]))
+        return Outcome.of(torch.cat(rows, dim=1))
+
+    def _put(self, data: Split, order: Tensor | None) -> None:
+        """Keep the data on the device: of a tensor a copy as the network reads it, else what gives the batches."""
+        self._images, self._labels, self._order = data.images, data.labels, None
+        if order is not None:
+            order = order.to(self._device)
+            self._labels, self._order = data.labels[order], order
+        if isinstance(self._images, Tensor):
+            self._images, self._order = self._laid_out(self._images if order is None else self._images[order]), None
+
+    def _batch(self, batch: slice) -> Tensor:
+        images = self._images[batch if self._order is None else self._order[batch]]
+        return self._laid_out(images)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        # Integers and doubles in float32 networks included.
+        return images.to(self._dtype).contiguous(memory_format=self._layout)
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
+        """Let the supernet stand as it was after it has been run with masks."""
+        if self._plain is not None:
+            yield
+            return
+        modules = list(self._supernet.model.modules())
+        training = [module.training for module in modules]
+        active = [(block, block.active) for block in modules if isinstance(block, RepBlock)]
+        self._supernet.model.eval()
+        try:
+            yield
+        finally:
+            for module, was in zip(modules, training, strict=True):
+                module.training = was
+            for block, names in active:
+                block.active = names

@@ -1,0 +1,120 @@
+"""Kernels of a supernet: every branch fused once, a candidate their sum (Section 3.4).
+
+The kernel that a branch equals does not depend on the mask, and in eval mode the sum of kernels is exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.structure import plain_conv, replaced
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+
+from ..supernet.space import SearchSpace
+
+__all__ = ["PlainNetwork"]
+
+
+class PlainNetwork:
+    """One plain network whose kernels become those of one candidate after the other, in place.
+
+    Its tensors stay where they are, so that it can be compiled, or captured as a CUDA graph, once.
+
+    Args:
+        supernet: in any mode; it is not changed.
+        space: its search space.
+        dtype: of the plain network's weights, or None for the supernet's. Sums of kernels are taken in the supernet's
+            and rounded once; batch normalisations that stay keep the supernet's.
+        layout: of its kernels.
+
+    Attributes:
+        network: the plain network, in eval mode, with the kernels that `write` has last written.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        space: SearchSpace,
+        *,
+        dtype: torch.dtype | None = None,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self._supernet = supernet
+        blocks = {name: block for name, block in supernet.named_modules() if isinstance(block, RepBlock)}
+        convs = {name: plain_conv(block.geometry, like=block.fixed.conv) for name, block in blocks.items()}
+        replacements: dict[nn.Module, nn.Module] = {blocks[name]: conv for name, conv in convs.items()}
+        self.network = replaced(supernet, replacements, {}).eval().requires_grad_(False)
+        self.network.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        for module in self.network.modules():
+            if isinstance(module, NORMS):
+                module.to(dtype=next(supernet.parameters()).dtype)
+        branches: list[list[str]] = [[] for _ in space.layers]
+        for row, column in space.positions:
+            branches[row].append(space.branches[column])
+        self._layers = [
+            _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, branches, strict=True)
+        ]
+        # What is not fused is shared: head, other convolutions and their batch normalisations.
+        fused = {f"{name}.{part}" for name in space.layers for part in ("weight", "bias")}
+        self._shared = [name for name in self.network.state_dict() if name not in fused]
+        self.refresh()
+
+    @torch.no_grad()
+    @exact_arithmetic()
+    def refresh(self) -> None:
+        """Fuse every branch of the supernet as it is now, and take over what is not fused."""
+        for layer in self._layers:
+            layer.fuse()
+        target, source = self.network.state_dict(), self._supernet.state_dict()
+        for name in self._shared:
+            target[name].copy_(source[name])
+
+    @torch.no_grad()
+    @exact_arithmetic()
+    def write(self, mask: Tensor) -> None:
+        """Make the network that of a candidate.
+
+        Args:
+            mask: (positions of the space,), 1 for each branch that is kept, in the supernet's dtype and on its device.
+        """
+        start = 0
+        for layer in self._layers:
+            layer.write(mask[start : start + len(layer.names)])
+            start += len(layer.names)
+
+
+class _Layer:
+    """The kernels of one RepBlock, one row a branch, in the memory order of the convolution that gets their sum."""
+
+    def __init__(self, block: RepBlock, conv: nn.Conv2d, names: list[str]) -> None:
+        self.names = names
+        self._block = block
+        assert conv.bias is not None
+        self._bias = conv.bias
+        # As (C_out, K, K, C_in/groups) where the channels are last in memory.
+        self._order = (0, 2, 3, 1) if conv.weight.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+        self._weight = conv.weight.permute(self._order)
+        like = block.fixed.conv.weight
+        self._fixed_kernel, self._fixed_bias = like.new_empty(like.numel()), like.new_empty(len(like))
+        self._kernels = like.new_empty(len(names), like.numel())
+        self._biases = like.new_empty(len(names), len(like))
+
+    def fuse(self) -> None:
+        kernel, bias = self._block.fixed.equivalent()
+        self._fixed_kernel.copy_(self._flat(kernel))
+        self._fixed_bias.copy_(bias)
+        for row, name in enumerate(self.names):
+            kernel, bias = self._block.branch_equivalent(name)
+            self._kernels[row].copy_(self._flat(kernel))
+            self._biases[row].copy_(bias)
+
+    def write(self, mask: Tensor) -> None:
+        kernel = torch.addmv(self._fixed_kernel, self._kernels.T, mask)
+        self._weight.copy_(kernel.view(self._weight.shape))
+        self._bias.copy_(torch.addmv(self._fixed_bias, self._biases.T, mask))
+
+    def _flat(self, kernel: Tensor) -> Tensor:
+        return kernel.permute(self._order).reshape(-1)

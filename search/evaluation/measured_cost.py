@@ -1,0 +1,81 @@
+"""What the Pareto set of a finished search costs in training, measured on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from irepdeploy.console import ProgressDisplay
+from irepdeploy.errors import InputError
+from irepdeploy.network.checkpoint import save
+from irepdeploy.plots.pareto import read_pareto
+from irepdeploy.plots.search_run import read_search
+from irepdeploy.profiling.training_cost import peak_memory, step_times
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
+
+from ..execution.device import choose_device
+from ..supernet.builders import build_net, load_data, with_branches
+
+__all__ = ["MeasuredCost", "measure_front"]
+
+
+@dataclass(frozen=True)
+class MeasuredCost:
+    """Training cost of one candidate.
+
+    Args:
+        rank: of the candidate, as in pareto.json.
+        seconds_per_step: of forward, backward and SGD on one batch, median.
+        peak_memory_bytes: of a process of its own, as `PeakMemory` says it; None where the system does not tell.
+    """
+
+    rank: int
+    seconds_per_step: float
+    peak_memory_bytes: int | None
+
+
+def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
+    """Train each network of the Pareto set of the search in `folder` for a few steps, in turn (A B A B).
+
+    The batch size is that of pareto.json and the device that of the recipe; the weights do not matter and are random.
+
+    Raises:
+        InputError: the folder holds no finished search, or files of several.
+        RunError: memory ran out.
+        MissingError: the recipe's device is not there.
+    """
+    found = read_pareto(folder / "pareto.json")
+    recipe = Recipe.model_validate(read_search(folder / "journal.jsonl").start["recipe"])
+    device = choose_device(recipe.device)
+    plain = build_net(recipe, load_data(recipe))
+    ranks = {str(c["rank"]): c["digest"] for c in found["candidates"] if c["pareto"]}
+    nets = {}
+    for rank, digest in ranks.items():
+        path = folder / "population" / f"{int(rank):03d}.json"
+        architecture = Architecture.load(path)
+        if architecture.digest != digest:
+            raise InputError("not the Architecture that pareto.json names", where=path, hint="search anew")
+        nets[rank] = with_branches(plain, architecture)
+    memory = display.task("peak memory", len(nets))
+    peaks = {}
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
+        for rank, net in nets.items():
+            checkpoint = save(net, Path(temporary) / "network.pt")
+            peaks[rank] = peak_memory(checkpoint, found["batch_size"], device=device)
+            memory.advance(note=f"rank {rank}")
+    times = step_times(nets, found["batch_size"], device=device, on_round=_percent(display))
+    return [MeasuredCost(int(rank), times[rank].seconds, peaks[rank].peak_bytes) for rank in nets]
+
+
+def _percent(display: ProgressDisplay) -> Callable[[float], None]:
+    task, done = display.task("seconds a step", 100), 0
+
+    def on_round(share: float) -> None:
+        nonlocal done
+        task.advance(int(share * 100) - done)
+        done = int(share * 100)
+
+    return on_round

@@ -1,0 +1,1 @@
+"""Run folders, devices, ranks and loops."""

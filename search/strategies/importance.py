@@ -1,0 +1,70 @@
+"""How much the supernet thinks of each block and branch: sigmoid(beta) and sigmoid(alpha)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from irepdeploy.reparam.block import RepBlock
+
+from ..supernet.space import SearchSpace
+
+__all__ = ["Importance"]
+
+Vector = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """sigmoid(alpha) by position of the search space and sigmoid(beta) by layer; both start at a half."""
+
+    alpha: Vector
+    beta: Vector
+    layer: Vector
+
+    @classmethod
+    def of(cls, supernet: nn.Module, space: SearchSpace) -> Importance:
+        """Read alpha and beta from the RepBlocks of `supernet`."""
+        blocks = [supernet.get_submodule(name) for name in space.layers]
+        alpha = [_sigmoid(_block(blocks[row]).alpha[space.branches[column]]) for row, column in space.positions]
+        beta = [_sigmoid(block.beta) if (block := _block(module)).beta is not None else 0.5 for module in blocks]
+        return cls(np.array(alpha), np.array(beta), np.array([row for row, _ in space.positions], dtype=int))
+
+    @property
+    def score(self) -> Vector:
+        """beta' * alpha' by position: what Eq. 10 ranks where nothing is perturbed."""
+        return self.beta[self.layer] * self.alpha
+
+    def perturbed_score(self, random: np.random.Generator, *, clamp: bool = True) -> Vector:
+        """(beta' + sigma_beta) * (alpha' + sigma_alpha) by position (Eq. 8 to 10).
+
+        sigma is uniform in (a0 - max a, a0 - min a), over all layers, with a range of its own for alpha and for beta.
+
+        Args:
+            clamp: keep both factors from going below 0, where two negative ones would multiply to a good score. The
+                paper does not say so: a deviation of ours.
+        """
+        alpha = self.alpha + _noise(self.alpha, random)
+        beta = self.beta + _noise(self.beta, random)
+        if clamp:
+            alpha, beta = np.maximum(alpha, 0), np.maximum(beta, 0)
+        return beta[self.layer] * alpha
+
+
+def _noise(values: Vector, random: np.random.Generator) -> Vector:
+    start = 0.5
+    return random.uniform(start - values.max(), start - values.min(), size=values.shape)
+
+
+def _block(module: nn.Module) -> RepBlock:
+    assert isinstance(module, RepBlock)
+    return module
+
+
+def _sigmoid(value: torch.Tensor | None) -> float:
+    assert value is not None
+    return float(torch.sigmoid(value.detach().double()))

@@ -1,0 +1,104 @@
+"""Networks as recipes ask for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from irepdeploy.data import Dataset, DatasetFacts, load_dataset
+from irepdeploy.errors import RecipeError
+from irepdeploy.network.nets import build_plain
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.branches import Branch
+from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.origin import set_origin
+
+from .supernet import Supernet
+
+__all__ = ["build_net", "build_supernet", "load_data", "with_branches"]
+
+# sigmoid(0) * sigmoid(0): what alpha and beta multiply by when training starts.
+_FACTOR_AT_START = 0.25
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data set.
+
+    Raises:
+        InputError: its files are not right, or an option is wrong.
+    """
+    # The section's other keys, such as root, are options as well: of data sets that have files.
+    given = recipe.data.model_dump(exclude={"name", "options"}, exclude_none=True)
+    return load_dataset(recipe.data.name, **{**given, **recipe.data.options})
+
+
+def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
+    """The recipe's plain network for the shape and classes of its data; seed and threads are set as the recipe says.
+
+    Args:
+        data: the recipe's data set; None: it is loaded for this.
+
+    Raises:
+        RecipeError: the network cannot be built so, or the images are too small for it.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    data = load_data(recipe) if data is None else data
+    for key in ("name", "num_classes", "input_shape", "in_channels"):
+        if key in recipe.net.args:
+            raise RecipeError("not set here: net.name and the data say it", where=f"net.args.{key}")
+    args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
+    try:
+        net = build_plain(recipe.net.name, **args)
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *data.input_shape))
+    except RuntimeError as error:
+        size = "x".join(map(str, data.input_shape))
+        raise RecipeError(f"{recipe.net.name} cannot read images of {size}: {error}", where="net") from error
+    net.train()
+    return set_origin(net, dataset=data.name, classes=data.classes)
+
+
+def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet:
+    """The recipe's network with every possible branch of its preset; seed and threads are set as the recipe says.
+
+    Args:
+        data: the recipe's data set; None: it is loaded for this.
+
+    Raises:
+        RecipeError: the network cannot be built so, or the images are too small for it.
+    """
+    return Supernet(build_net(recipe, data), recipe.branches)
+
+
+def with_branches(
+    plain: nn.Module, branches: Architecture | str, factors: Literal["trainable", "folded", "none"] = "trainable"
+) -> nn.Module:
+    """`plain` with the branches of an Architecture, or with all of a preset wherever they can stand.
+
+    Args:
+        factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
+            is in the gamma of each branch's last batch normalisation, and there is no alpha or beta; "none": nothing
+            weighs the branches, as in the presets of peers.
+
+    Raises:
+        RecipeError: the Architecture is of another network.
+    """
+    if isinstance(branches, Architecture):
+        unknown = [layer for layer in branches.layers if layer not in dict(plain.named_modules())]
+        if unknown:
+            raise RecipeError(
+                f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",
+                where="--arch",
+            )
+    net = insert_branches(plain, branches, scaled=factors == "trainable")
+    if factors == "folded":
+        for module in net.modules():
+            if isinstance(module, Branch):
+                last = [inner for inner in module.modules() if isinstance(inner, nn.BatchNorm2d)][-1]
+                nn.init.constant_(last.weight, _FACTOR_AT_START)
+    return net

@@ -1,0 +1,165 @@
+"""Contribution: what one subnet adds to a step, its gradients and the changes of its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..execution.ranks import Ranks
+
+__all__ = ["Contribution", "StepSum"]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one subnet, or the mean of several, adds to a step.
+
+    Args:
+        loss: of the batch.
+        gradients: by index of the parameter; one outside the subnet has none.
+        changes: of running means and variances, by index of the buffer; likewise.
+    """
+
+    loss: Tensor | float
+    gradients: dict[int, Tensor]
+    changes: dict[int, Tensor]
+
+
+class StepSum:
+    """Sums the contributions to one step in their order; every subnet starts from the same statistics.
+
+    Args:
+        parameters: of the network; their gradients are taken over.
+        norms: its batch normalisations.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.BatchNorm2d]) -> None:
+        self._parameters = list(parameters)
+        self._buffers: list[Tensor] = []
+        # The counter of a batch normalisation, by index of its running mean.
+        self._counters: dict[int, Tensor] = {}
+        self._of_norm: list[list[int]] = []
+        for bn in norms:
+            first = len(self._buffers)
+            if bn.running_mean is not None and bn.running_var is not None:
+                self._buffers += [bn.running_mean, bn.running_var]
+                if bn.num_batches_tracked is not None:
+                    self._counters[first] = bn.num_batches_tracked
+            self._of_norm.append(list(range(first, len(self._buffers))))
+        self._start = [tensor.clone() for tensor in self._buffers]
+        self._start_counters = {index: counter.clone() for index, counter in self._counters.items()}
+        self._losses: list[Tensor | float] = []
+        self._gradients: dict[int, Tensor] = {}
+        self._changes: dict[int, Tensor] = {}
+        self._subnets = [0] * len(self._buffers)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def take(self, loss: Tensor, norms: Sequence[int]) -> Contribution:
+        """What the backward pass that has just run contributed; gradients and statistics are put back.
+
+        Args:
+            norms: indices of those that took part.
+        """
+        gradients = {}
+        for index, parameter in enumerate(self._parameters):
+            if parameter.grad is not None:
+                gradients[index] = parameter.grad
+                parameter.grad = None
+        touched = [index for norm in norms for index in self._of_norm[norm]]
+        now, start = [self._buffers[index] for index in touched], [self._start[index] for index in touched]
+        changes = _foreach(torch._foreach_sub, now, start)
+        _foreach(torch._foreach_copy_, now, start)
+        counted = [index for index in touched if index in self._counters]
+        now = [self._counters[index] for index in counted]
+        _foreach(torch._foreach_copy_, now, [self._start_counters[index] for index in counted])
+        return Contribution(loss.detach(), gradients, dict(zip(touched, changes, strict=True)))
+
+    def add(self, contribution: Contribution) -> None:
+        """Add a contribution, whose tensors are taken over."""
+        self._losses.append(contribution.loss)
+        _add(self._gradients, contribution.gradients)
+        _add(self._changes, contribution.changes)
+        for index in contribution.changes:
+            self._subnets[index] += 1
+
+    def mean(self) -> Contribution:
+        """The means over the subnets that took part; gradients are summed: those of losses divided already."""
+        _foreach(torch._foreach_div_, list(self._changes.values()), [float(self._subnets[i]) for i in self._changes])
+        loss = sum(float(loss) for loss in self._losses) / len(self._losses)
+        return Contribution(loss, self._gradients, self._changes)
+
+    def write(self, mean: Contribution) -> float:
+        """Leave gradients in ``.grad``, move the statistics, each counted once, and return the loss."""
+        for index, gradient in mean.gradients.items():
+            self._parameters[index].grad = gradient
+        _foreach(torch._foreach_add_, [self._buffers[index] for index in mean.changes], list(mean.changes.values()))
+        _foreach(torch._foreach_add_, [self._counters[index] for index in mean.changes if index in self._counters], 1)
+        return float(mean.loss)
+
+    def exchanged(self, mine: Contribution | None, count: int, ranks: Ranks) -> list[Contribution]:
+        """The contributions of the first `count` ranks, on every rank; `mine` is None where this is not one of them.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        if ranks.size == 1:
+            return [] if mine is None else [mine]
+        heads = ranks.gather([] if mine is None else [_head(mine)], count)
+        sizes = [sum(tensor.numel() for tensor in self._like(*head[1:])) for head in heads]
+        empty = self._parameters[0].new_empty(0)
+        flats = ranks.gather_flat(empty if mine is None else _flattened(mine), sizes + [0] * (ranks.size - count))
+        return [self._unflattened(flat, *head) for flat, head in zip(flats, heads, strict=False)]
+
+    def summed(self, mine: Contribution, weight: float, ranks: Ranks) -> Contribution:
+        """The sum of ``weight * mine`` over all ranks, on every rank; all have the same subnets.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        _, gradients, changes = _head(mine)
+        loss = sum(ranks.gather([float(mine.loss) * weight], ranks.size))
+        return self._unflattened(ranks.sum(_flattened(mine) * weight), loss, gradients, changes)
+
+    def _like(self, gradients: Sequence[int], changes: Sequence[int]) -> list[Tensor]:
+        return [self._parameters[index] for index in gradients] + [self._buffers[index] for index in changes]
+
+    def _unflattened(self, flat: Tensor, loss: float, gradients: Sequence[int], changes: Sequence[int]) -> Contribution:
+        """The contribution of which `flat` is made: views of it, laid out as parameters and buffers are."""
+        like = self._like(gradients, changes)
+        parts = [
+            part.to(tensor.dtype) for part, tensor in zip(flat.split([t.numel() for t in like]), like, strict=True)
+        ]
+        views = [p.as_strided(t.shape, t.stride(), p.storage_offset()) for p, t in zip(parts, like, strict=True)]
+        count = len(gradients)
+        return Contribution(
+            loss,
+            dict(zip(gradients, views[:count], strict=True)),
+            dict(zip(changes, views[count:], strict=True)),
+        )
+
+
+def _head(contribution: Contribution) -> tuple[float, list[int], list[int]]:
+    return float(contribution.loss), list(contribution.gradients), list(contribution.changes)
+
+
+def _flattened(contribution: Contribution) -> Tensor:
+    """All tensors end to end, each in the order of its memory: torch lays a gradient out as its parameter."""
+    tensors = [*contribution.gradients.values(), *contribution.changes.values()]
+    return torch.cat([tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset()) for tensor in tensors])
+
+
+def _add(total: dict[int, Tensor], more: dict[int, Tensor]) -> None:
+    both = [index for index in more if index in total]
+    _foreach(torch._foreach_add_, [total[index] for index in both], [more[index] for index in both])
+    total.update({index: tensor for index, tensor in more.items() if index not in total})
+
+
+def _foreach(function: Any, tensors: list[Tensor], other: Any) -> Any:
+    """One of torch's functions on many tensors at once; they refuse empty lists."""
+    with torch.no_grad():
+        return function(tensors, other) if tensors else []

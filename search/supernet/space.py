@@ -1,0 +1,99 @@
+"""The search space of one network: which branches are possible where, and how many may be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from irepdeploy.errors import RecipeError
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.block import RepBlock
+
+from .budget import Bits, Budget, Group
+
+__all__ = ["Bits", "SearchSpace"]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The possible branches as a row of positions, layer by layer.
+
+    A candidate is a vector of bits over these positions, so that a branch that a layer cannot have never counts and can
+    never be switched on.
+
+    Args:
+        layers: names of the RepBlocks.
+        branches: names of the candidate operations: the columns of an Architecture.
+        positions: (layer index, branch index) of every possible branch.
+    """
+
+    layers: tuple[str, ...]
+    branches: tuple[str, ...]
+    positions: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, supernet: nn.Module, branches: Sequence[str]) -> SearchSpace:
+        """The space that the RepBlocks of `supernet` span, all possible branches inserted."""
+        blocks = {name: module for name, module in supernet.named_modules() if isinstance(module, RepBlock)}
+        positions = tuple(
+            (row, column)
+            for row, block in enumerate(blocks.values())
+            for column, branch in enumerate(branches)
+            if branch in block.branches
+        )
+        return cls(tuple(blocks), tuple(branches), positions)
+
+    @property
+    def size(self) -> int:
+        """How many branches are possible."""
+        return len(self.positions)
+
+    @property
+    def layer(self) -> np.ndarray[Any, Any]:
+        """The layer index of each position."""
+        return np.array([row for row, _ in self.positions], dtype=int)
+
+    def budget(self, text: str) -> Budget:
+        """C of Eq. 5: floor(share x possible branches), or so many a block.
+
+        Args:
+            text: a fraction such as "2/3", of all possible branches wherever they are; or "4/block" (Section 4.4): at
+                most four in every block, where it has as many.
+
+        Raises:
+            RecipeError: no branch would be left.
+        """
+        if not self.size:
+            raise RecipeError("there is no branch to search", where="branches", hint="branches=ireps has nine")
+        number, per_block, _ = text.partition("/block")
+        if per_block:
+            blocks = [
+                tuple(index for index, (row, _) in enumerate(self.positions) if row == layer)
+                for layer in range(len(self.layers))
+            ]
+            return Budget(tuple(Group(block, min(int(number), len(block))) for block in blocks if block))
+        count = math.floor(Fraction(text) * self.size)
+        if count < 1:
+            raise RecipeError(
+                f"a budget of {text} keeps none of the {self.size} possible branches",
+                where="search.budget",
+                hint=f"at least 1/{self.size}",
+            )
+        return Budget((Group(tuple(range(self.size)), count),))
+
+    def architecture(self, bits: Bits) -> Architecture:
+        """The Architecture of a candidate."""
+        matrix = np.zeros((len(self.layers), len(self.branches)), dtype=int)
+        for bit, (row, column) in zip(bits, self.positions, strict=True):
+            matrix[row, column] = int(bit)
+        return Architecture(self.layers, self.branches, tuple(tuple(int(bit) for bit in row) for row in matrix))
+
+    def bits(self, architecture: Architecture) -> Bits:
+        """The candidate that `architecture` describes."""
+        return np.array([architecture.matrix[row][column] for row, column in self.positions], dtype=bool)

@@ -1,0 +1,147 @@
+"""The supernet: all candidate operations at once, trained through the subnets of a population (Eq. 3 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.presets import preset_of
+from irepdeploy.runtime.memory_format import channels_last
+
+from ..execution.ranks import Ranks
+from .contribution import Contribution, StepSum
+from .space import Bits, SearchSpace
+
+__all__ = ["Split", "Supernet"]
+
+Split = Literal["subnets", "batch"]
+
+
+class Supernet:
+    """A network with every possible branch, of which a subnet uses some.
+
+    Args:
+        net: a plain network.
+        branches: name of the preset whose branches are inserted wherever they can stand.
+
+    Attributes:
+        model: the network, channels last.
+        space: its search space.
+    """
+
+    def __init__(self, net: nn.Module, branches: str) -> None:
+        self.model = channels_last(insert_branches(net, branches, scaled=True))
+        self.space = SearchSpace.of(self.model, preset_of(branches).names)
+        self._blocks = [self._block(name) for name in self.space.layers]
+        # (batch normalisation, position of its branch or None): which statistics a subnet touches.
+        self._norms = list(self._list_norms())
+
+    def weights(self) -> Iterator[nn.Parameter]:
+        """Omega: everything but alpha and beta."""
+        arch = {id(parameter) for parameter in self.arch_parameters()}
+        return (parameter for parameter in self.model.parameters() if id(parameter) not in arch)
+
+    def arch_parameters(self) -> Iterator[nn.Parameter]:
+        """Theta: alpha and beta."""
+        for block in self._blocks:
+            yield from block.alpha.parameters()
+            if block.beta is not None:
+                yield block.beta
+
+    def select(self, bits: Bits | None) -> None:
+        """Let the branches of a candidate take part, or all of them."""
+        chosen: list[list[str]] = [[] for _ in self._blocks]
+        for index, (row, column) in enumerate(self.space.positions):
+            if bits is None or bits[index]:
+                chosen[row].append(self.space.branches[column])
+        for block, names in zip(self._blocks, chosen, strict=True):
+            block.active = names
+
+    def accumulate(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        subnets: Sequence[Bits | None],
+        *,
+        ranks: Ranks | None = None,
+        split: Split = "subnets",
+        amp: bool = False,
+    ) -> float:
+        """Leave the mean gradient of `subnets` in ``.grad`` (Eq. 3), whatever was there, and return their mean loss.
+
+        Parameters outside all subnets get no gradient, so that no optimizer moves them. Every subnet starts from the
+        same batch-normalisation statistics; the changes are averaged over the subnets that a statistic took part in, so
+        that one process and many come to the same numbers.
+
+        Args:
+            images: (N, C, H, W), channels last; the same on every rank.
+            labels: (N,).
+            subnets: candidates; None is the whole supernet.
+            ranks: the processes that divide the work; None: this one alone.
+            split: what they divide. "subnets": a rank computes whole subnets; on CPUs the weights are then equal to the
+                bit with those of one process of as many threads. "batch": a rank computes every subnet on its part of
+                the images, whose batch statistics are others, and so are the weights.
+            amp: compute under bfloat16 autocast.
+
+        Raises:
+            RunError: a rank failed or did not answer; names it.
+        """
+        ranks = ranks or Ranks.alone(images.device)
+        step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
+        if split == "batch":
+            images, labels, weight = _part(images, labels, ranks)
+            for bits in subnets:
+                step.add(self._contribution(step, images, labels, bits, len(subnets), amp))
+            mean = step.summed(step.mean(), weight, ranks)
+        else:
+            # In rounds of one subnet a rank: no more gradients are held at once than there are ranks.
+            for start in range(0, len(subnets), ranks.size):
+                round_ = subnets[start : start + ranks.size]
+                mine = None
+                if ranks.rank < len(round_):
+                    mine = self._contribution(step, images, labels, round_[ranks.rank], len(subnets), amp)
+                for contribution in step.exchanged(mine, len(round_), ranks):
+                    step.add(contribution)
+            mean = step.mean()
+        self.select(None)
+        return step.write(mean)
+
+    def _contribution(
+        self, step: StepSum, images: Tensor, labels: Tensor, bits: Bits | None, count: int, amp: bool
+    ) -> Contribution:
+        self.select(bits)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float() if amp else logits, labels)
+        (loss / count).backward()
+        took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
+        return step.take(loss, [index for index, took in enumerate(took_part) if took])
+
+    def _block(self, name: str) -> RepBlock:
+        block = self.model.get_submodule(name)
+        assert isinstance(block, RepBlock)
+        return block
+
+    def _list_norms(self) -> Iterable[tuple[nn.BatchNorm2d, int | None]]:
+        owner = {}
+        for index, (row, column) in enumerate(self.space.positions):
+            for module in self._blocks[row].branches[self.space.branches[column]].modules():
+                owner[id(module)] = index
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                yield module, owner.get(id(module))
+
+
+def _part(images: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, float]:
+    """This rank's part of a batch, and its share of the whole; of two images at least, which have batch statistics."""
+    parts = max(1, min(ranks.size, len(images) // 2))
+    if ranks.rank >= parts:
+        return images, labels, 0.0
+    mine = images.tensor_split(parts)[ranks.rank]
+    return channels_last(mine), labels.tensor_split(parts)[ranks.rank], len(mine) / len(images)

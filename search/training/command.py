@@ -1,0 +1,209 @@
+"""``irepdeploy train``, ``train finetune`` and ``train compare``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from irepdeploy.cli.default_command import with_default
+from irepdeploy.cli.options import JsonOption, OutOption
+
+from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
+
+if TYPE_CHECKING:
+    from irepdeploy.recipe import Recipe
+
+    from .training import TrainingResult
+
+__all__ = ["train"]
+
+
+def run_train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    arch: Annotated[
+        Path | None,
+        typer.Option(help="Architecture file of a search. Default: every branch of the recipe (branches=none: none)."),
+    ] = None,
+    out: OutOption = Path("runs/train"),
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    tensorboard: TensorboardOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train one network, plain or with branches.
+
+    Writes best.pt and last.pt, which `irepdeploy export` takes, and result.json. Every accuracy is of the fused
+    network; the test set is read once, at the end. Examples:
+    irepdeploy train digits branches=none --out runs/plain;
+    torchrun --nproc-per-node 4 -m irepdeploy train irep_resnet50_imagenet --out runs/imagenet
+    """
+    from dataclasses import asdict
+
+    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.errors import InputError
+    from irepdeploy.recipe import load_recipe
+    from irepdeploy.reparam.architecture import Architecture
+    from irepdeploy.reparam.presets import preset_of
+
+    from ..execution.device import ranks_of
+    from ..execution.shipped import recipe_path
+    from .training import Training
+
+    plan = load_recipe(recipe_path(recipe), overrides or [])
+    if arch is not None and not preset_of(plan.branches).branches:
+        raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
+    chosen = None if arch is None else Architecture.load(arch)
+    with ranks_of(plan) as ranks:
+        run = Training(plan, out, chosen, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
+        with progress(silent=not ranks.first) as display:
+            task = display.task(f"train {plan.net.name}, {run.branches} branches", plan.train.epochs)
+            result = run.run(task.advance)
+    if not ranks.first:
+        return
+    if json:
+        print_json(asdict(result))
+        return
+    table(_title("Training", plan, result), ["figure", "value"], _rows(result))
+    _say_written(out)
+
+
+def finetune(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="CKPT", help="Checkpoint of a plain or fused network.")
+    ] = None,
+    insert: Annotated[str, typer.Option(help="A preset or a published Architecture: ireps, acnet, dbb, ...")] = "ireps",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a foreign checkpoint."),
+    ] = None,
+    out: OutOption = Path("runs/finetune"),
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    tensorboard: TensorboardOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Fine-tune a pre-trained plain network with branches, and fuse back.
+
+    The branches start at zero, so that training begins at the accuracy that is there. Data and settings are the
+    recipe's, its network is left aside; a small rate is wise. Example:
+    irepdeploy train finetune digits train.weights.lr=0.01 --from runs/plain/best.pt --insert ireps --out runs/tuned
+    """
+    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.errors import InputError
+    from irepdeploy.network.checkpoint import load_model_factory
+    from irepdeploy.recipe import load_recipe
+
+    from ..execution.device import ranks_of
+    from ..execution.shipped import recipe_path
+    from .finetune import Finetuning
+
+    if source is None:
+        raise InputError("nothing to fine-tune", hint="--from CKPT names the checkpoint")
+    plan = load_recipe(recipe_path(recipe), overrides or [])
+    factory = None if model is None else load_model_factory(model)
+    with ranks_of(plan) as ranks:
+        run = Finetuning(
+            plan,
+            out,
+            source,
+            insert,
+            model=factory,
+            resume=resume,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
+            ranks=ranks,
+        )
+        with progress(silent=not ranks.first) as display:
+            task = display.task(f"fine-tune, {run.training.branches} branches", plan.train.epochs)
+            result = run.run(task.advance)
+    if not ranks.first:
+        return
+    if json:
+        print_json(result.to_dict())
+        return
+    gain = 100 * (result.accuracy_after - result.accuracy_before)
+    before = [
+        ["test accuracy before", f"{result.accuracy_before:.2%}"],
+        ["change, in points", f"{gain:+.2f}"],
+    ]
+    table(_title("Fine-tuning", plan, result.training), ["figure", "value"], [*before, *_rows(result.training)])
+    _say_written(out)
+
+
+def compare(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    presets: Annotated[
+        str, typer.Option(help="Names, separated by commas; the others are held against the first.")
+    ] = "plain,acnet,dbb,repvgg,ireps",
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
+    out: OutOption = Path("runs/presets"),
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Compare presets under one recipe: test accuracy over seeds.
+
+    Each training has its own folder; writes compare.json and compare.png. Example:
+    irepdeploy train compare digits scale=smoke --presets plain,ireps --seeds 2 --out runs/presets
+    """
+    # Before hours of work.
+    import matplotlib  # noqa: F401
+
+    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.training_compare import draw_presets
+    from irepdeploy.recipe import load_recipe
+
+    from ..execution.device import ranks_of
+    from ..execution.shipped import recipe_path
+    from .training_compare import compare_presets
+
+    plan = load_recipe(recipe_path(recipe), overrides or [])
+    names = [name.strip() for name in presets.split(",") if name.strip()]
+    with ranks_of(plan) as ranks, progress(silent=not ranks.first) as display:
+        task = display.task("compare", plan.train.epochs * len(names) * seeds)
+        found = compare_presets(
+            plan, names, seeds, out, resume=resume, overwrite=overwrite, advance=task.advance, ranks=ranks
+        )
+    if not ranks.first:
+        return
+    picture = save_figure(draw_presets(found.to_dict()), out / "compare.png")
+    if json:
+        print_json(found.to_dict())
+        return
+    table(
+        f"Training of {plan.net.name} on {plan.data.name}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
+        f" deviation; differences from {names[0]}, seed by seed",
+        found.columns,
+        found.rows,
+    )
+    for note in found.notes:
+        print(note)
+    print(f"wrote {out / 'compare.json'}, {picture}")
+
+
+def _title(what: str, plan: Recipe, result: TrainingResult) -> str:
+    return f"{what} of {plan.net.name} on {plan.data.name}: {result.branches} branches, seed {plan.seed}"
+
+
+def _rows(result: TrainingResult) -> list[list[object]]:
+    return [
+        ["test accuracy, fused, read once", f"{result.test_accuracy:.2%}"],
+        ["search-validation accuracy, fused", f"{result.val_accuracy:.2%} (epoch {result.best_epoch})"],
+        ["seconds an epoch, median", f"{result.seconds_per_epoch:.2f} on {result.devices} x {result.device}"],
+    ]
+
+
+def _say_written(out: Path) -> None:
+    print(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
+    print(f"next: irepdeploy export {shlex.quote(str(out / 'best.pt'))} --out build")
+
+
+train = with_default(run_train, finetune=finetune, compare=compare)

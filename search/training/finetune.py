@@ -1,0 +1,137 @@
+"""Fine-tune a pre-trained plain network with branches that start at zero, and fuse back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.data import Dataset
+from irepdeploy.errors import InputError
+from irepdeploy.files import sha256, write_json
+from irepdeploy.network.checkpoint import load
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.fuse import fuse
+from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
+
+from ..evaluation.evaluate import score
+from ..execution.ranks import Ranks
+from ..supernet.builders import load_data
+from .training import Advance, Training, TrainingResult
+
+__all__ = ["FinetuneResult", "Finetuning"]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What fine-tuning changed.
+
+    Args:
+        accuracy_before: of the network as it was given, fused, on the test set; read with `accuracy_after` at the end.
+        accuracy_after: of the best epoch, fused back, on the same set.
+        training: everything else.
+    """
+
+    accuracy_before: float
+    accuracy_after: float
+    training: TrainingResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for result.json."""
+        return asdict(self)
+
+
+class Finetuning:
+    """One fine-tuning in a folder, as `Training`, whose best.pt is what `irepdeploy export` takes.
+
+    Args:
+        recipe: data and `train` section; its network is left aside.
+        out: the folder.
+        source: a checkpoint of a plain or fused network.
+        branches: a preset or a published Architecture by name. They start at zero: before the first step the outputs in
+            eval mode are those of the network given.
+        model: builds the class of a foreign checkpoint.
+
+    Raises:
+        InputError: the checkpoint is none, or its network does not fit the data.
+        ArchitectureError: the branches do not fit the network.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        source: Path,
+        branches: str,
+        *,
+        model: Callable[[], nn.Module] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        tensorboard: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        torch.manual_seed(recipe.seed)
+        self.data = load_data(recipe)
+        self.source = load(source, model=model)
+        _check_fits(self.source, self.data, source)
+        net = insert_branches(self.source, branches, preserve=True)
+        set_origin(net, state=TRAIN, dataset=self.data.name, classes=self.data.classes)
+        self.training = Training(
+            recipe,
+            out,
+            None,
+            net=net,
+            model=model,
+            identity=[sha256(source), branches],
+            data=self.data,
+            resume=resume,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
+            ranks=ranks,
+        )
+
+    def run(self, advance: Advance = lambda epochs, note: None) -> FinetuneResult:
+        """Run what is left.
+
+        Raises:
+            RunError: as `Training.run`.
+        """
+        found = self.training.run(advance)
+        ranks = self.training.ranks
+        result = ranks.gather([self._result(found)] if ranks.first else [], 1)[0]
+        if ranks.first:
+            write_json(self.training.folder.path / "result.json", result.to_dict())
+        return result
+
+    def _result(self, found: TrainingResult) -> FinetuneResult:
+        blocks = any(isinstance(module, RepBlock) for module in self.source.modules())
+        plain = fuse(self.source) if blocks else self.source
+        device = self.training.ranks.device
+        before = score(plain.to(device).eval(), self.data.load_test())
+        return FinetuneResult(before.accuracy, found.test_accuracy, found)
+
+
+def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:
+    shape = origin_of(net).input_shape
+    size = "x".join(map(str, data.input_shape))
+    try:
+        with torch.inference_mode():
+            logits = net.eval()(torch.zeros(1, *data.input_shape))
+    except RuntimeError as error:
+        takes = f"it reads {'x'.join(map(str, shape))}" if shape else str(error).splitlines()[0]
+        raise InputError(f"the network cannot read the {size} images of {data.name}: {takes}", where=where) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, len(data.classes)):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"the network gives {found} where {data.name} has {len(data.classes)} classes",
+            where=where,
+            hint="fine-tune a network with one logit for each class",
+        )

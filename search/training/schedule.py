@@ -1,0 +1,31 @@
+"""How the learning rate moves over the epochs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..execution.loop import cosine
+
+if TYPE_CHECKING:
+    from irepdeploy.recipe import TrainSection
+
+__all__ = ["rate_at"]
+
+
+def rate_at(settings: TrainSection, epoch: int, share: float = 0.0) -> float:
+    """The rate of a training.
+
+    Args:
+        epoch: from 0.
+        share: of the epoch that is done, in [0, 1): the rate rises with every step in the warm-up, and falls by epochs
+            after it.
+    """
+    start, warm = settings.weights.lr, settings.warmup_epochs
+    if epoch < warm:
+        return start * (epoch + share) / warm
+    done, whole = epoch - warm, settings.epochs - warm
+    if settings.schedule == "cosine":
+        return cosine(start, done, whole)
+    if settings.schedule == "step":
+        return start * 0.1 ** (3 * done // whole)
+    return start

@@ -1,0 +1,307 @@
+"""Train one network: plain, or with the branches of an Architecture."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from irepdeploy.data import Augmentation, Dataset, Loader
+from irepdeploy.errors import CheckpointError, InputError
+from irepdeploy.files import canonical_json, write_json
+from irepdeploy.network.checkpoint import load, read, save
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.fuse import fuse
+from irepdeploy.reparam.origin import origin_of, set_origin
+from irepdeploy.reparam.presets import preset_of
+from irepdeploy.runtime.memory_format import channels_last
+
+from ..evaluation.evaluate import Fitness, score
+from ..execution.device import device_name, ranks_of
+from ..execution.loop import check_finite, check_loss, clip, set_rate, sgd
+from ..execution.memory_guard import memory_guard
+from ..execution.ranks import Ranks
+from ..execution.run_folder import RunFolder
+from ..supernet.builders import build_net, load_data, with_branches
+from .averaging import averaged
+from .schedule import rate_at
+
+__all__ = ["Training", "TrainingResult"]
+
+Advance = Callable[[int, str], None]
+
+_SECONDS_BETWEEN_NOTES = 1.0
+# A GPU waits for nothing between two looks at the loss.
+_STEPS_BETWEEN_LOOKS = 50
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training reached.
+
+    Args:
+        val_accuracy: of the best epoch, fused, on the search-validation set.
+        test_accuracy: of that checkpoint, fused; the test set was read this once.
+        seconds_per_epoch: median.
+    """
+
+    branches: int
+    val_accuracy: float
+    test_accuracy: float
+    best_epoch: int
+    epochs: int
+    seconds_per_epoch: float
+    seconds: float
+    device: str
+    devices: int
+
+
+class Training:
+    """One training in a folder, which can be killed and resumed.
+
+    The folder gets journal.jsonl, state.pt and last.pt after each epoch, best.pt when the fused network's accuracy on
+    the search-validation set has risen, and at the end result.json.
+
+    Args:
+        recipe: what to do.
+        out: the folder; all ranks must see it.
+        architecture: which branches to train with; None: all of the recipe's preset wherever they can stand, none where
+            it is "none".
+        net: what to train in the place of the recipe's network, its branches in it.
+        model: builds the class of a foreign `net`, for its checkpoints to be read again.
+        identity: what makes this run besides recipe and Architecture.
+        data: the recipe's data set, where it is loaded already.
+        tensorboard: mirror the journal's numbers into ``tensorboard/``.
+        ranks: the processes that divide each batch; None: those of torchrun, or this one alone.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
+        RecipeError: the Architecture is of another network.
+        MissingError: the recipe's device is not there, or TensorBoard is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        architecture: Architecture | None,
+        *,
+        net: nn.Module | None = None,
+        model: Callable[[], nn.Module] | None = None,
+        identity: Sequence[str] = (),
+        data: Dataset | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        tensorboard: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.settings = settings = recipe.train
+        self.ranks = ranks_of(recipe) if ranks is None else ranks
+        digest = None if architecture is None else architecture.digest
+        run = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
+        results = ("best.pt", "last.pt", "result.json")
+        self.data = load_data(recipe) if data is None else data
+        if net is None:
+            net = build_net(recipe, self.data)
+            factors = settings.factors if preset_of(recipe.branches).scaled else "none"
+            if preset_of(recipe.branches).branches:
+                net = with_branches(net, architecture or recipe.branches, factors)
+        source = f"trained, moving average {settings.ema:g} of the weights" if settings.ema else "trained"
+        self.net = channels_last(set_origin(net, statistics=source)).to(self.ranks.device)
+        blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
+        self.has_blocks = bool(blocks)
+        self.branches = sum(len(block.active) for block in blocks)
+        self._model = model
+        self.order = torch.Generator().manual_seed(recipe.seed)
+        self.loader = Loader(
+            self.data.train,
+            settings.batch_size,
+            self.order,
+            Augmentation(**settings.augment.model_dump()),
+            device=self.ranks.device,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+        )
+        silent = not self.ranks.first
+        where = f"{self.ranks.size} x {self.ranks.device.type}"
+        self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where)
+        self.optimizer = sgd(self.net.parameters(), settings.weights)
+        self.average = averaged(self.net, settings.ema) if settings.ema else None
+        self.epoch = 0
+        self.best: tuple[Fitness, int] | None = None
+        self.epoch_seconds: list[float] = []
+        state = self.folder.load_state() if resume else None
+        if state is not None:
+            self._load(state)
+        else:
+            self.folder.write_start(
+                recipe,
+                device=device_name(self.ranks.device),
+                devices=self.ranks.size,
+                architecture=origin_of(self.net).architecture.to_dict() if self.has_blocks else None,
+            )
+        if tensorboard:
+            self.folder.mirror_to_tensorboard()
+        # It shares its weights with `net`, and adds up the gradients of all ranks.
+        self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
+
+    def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
+        """Run what is left.
+
+        Args:
+            advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
+
+        Raises:
+            RunError: the loss is no number, memory or the disk is full, or a rank is lost; the last good state is kept.
+        """
+        advance(self.epoch, "")
+        while self.epoch < self.settings.epochs:
+            started = time.perf_counter()
+            with memory_guard(f"epoch {self.epoch + 1} of the training", self.ranks.device, "train.batch_size"):
+                loss, rate = self.train_epoch(lambda note: advance(0, note))
+                fitness = self._score()
+            self.epoch_seconds.append(time.perf_counter() - started)
+            check_loss(-fitness.negative_loss, self.epoch, "training")
+            self.folder.write(
+                "epoch", epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy, images_per_second=rate
+            )
+            if self.best is None or fitness > self.best[0]:
+                self.best = fitness, self.epoch
+                self._save_net("best.pt")
+            self.epoch += 1
+            self._save_net("last.pt")
+            self._save()
+            advance(1, f"loss {loss:.3f}  val {fitness.accuracy:.1%}  {rate:.0f} images/s")
+        return self._finish()
+
+    @property
+    def trained(self) -> nn.Module:
+        """What is scored, saved and fused: the moving average where there is one, else the network."""
+        if self.average is None:
+            return self.net
+        module = self.average.module
+        assert isinstance(module, nn.Module)
+        return module
+
+    def train_epoch(self, report: Callable[[str], None]) -> tuple[float, float]:
+        """Train for one epoch; its mean loss, and how many images a second it took on all ranks together."""
+        settings = self.settings
+        self._forward.train()
+        share = self.epoch / settings.epochs
+        for module in self.net.modules():
+            if isinstance(module, RepBlock):
+                module.drop_path = settings.drop_path * share
+        total = torch.zeros((), device=self.ranks.device)
+        seen, steps = 0, len(self.loader)
+        started = reported = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        for step, (images, labels) in enumerate(self.loader):
+            # The last batches of an epoch may be fewer than a step accumulates.
+            begin = step - step % settings.accumulate
+            parts = min(settings.accumulate, steps - begin)
+            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
+                logits = self._forward(images)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            (loss / parts).backward()
+            total += loss.detach()
+            if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or step + 1 == steps:
+                check_loss(float(total), self.epoch, "training")
+            if step + 1 == begin + parts:
+                set_rate(self.optimizer, rate_at(settings, self.epoch, step / steps))
+                clip(self.optimizer, settings.weights.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.average is not None:
+                    self.average.update_parameters(self.net)
+            seen += len(images) * self.ranks.size
+            now = time.perf_counter()
+            if now - reported > _SECONDS_BETWEEN_NOTES:
+                reported = now
+                report(f"{seen}/{len(self.data.train)} images  {seen / (now - started):.0f} images/s")
+        self._forward.eval()
+        check_finite(self.net, self.epoch, "training")
+        return float(total) / steps, seen / (time.perf_counter() - started)
+
+    def _score(self) -> Fitness:
+        """Of the fused network, on the search-validation set. The first rank's statistics are what is saved."""
+        mine = [score(self._fused(), self.data.val)] if self.ranks.first else []
+        return self.ranks.gather(mine, 1)[0]
+
+    def _fused(self) -> nn.Module:
+        net = self.trained.eval()
+        return fuse(net, prove=False) if self.has_blocks else net
+
+    def _finish(self) -> TrainingResult:
+        result = self.ranks.gather([self._result()] if self.ranks.first else [], 1)[0]
+        if self.ranks.first:
+            write_json(self.folder.path / "result.json", asdict(result))
+        return result
+
+    def _result(self) -> TrainingResult:
+        assert self.best is not None
+        fitness, epoch = self.best
+        best = channels_last(load(self.folder.path / "best.pt", model=self._model))
+        plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
+        test = score(plain, self.data.load_test())
+        return TrainingResult(
+            branches=self.branches,
+            val_accuracy=fitness.accuracy,
+            test_accuracy=test.accuracy,
+            best_epoch=epoch + 1,
+            epochs=self.epoch,
+            seconds_per_epoch=statistics.median(self.epoch_seconds),
+            seconds=sum(self.epoch_seconds),
+            device=device_name(self.ranks.device),
+            devices=self.ranks.size,
+        )
+
+    def _save_net(self, name: str) -> None:
+        if self.ranks.first:
+            save(self.trained, self.folder.path / name)
+
+    def _save(self) -> None:
+        assert self.best is not None
+        fitness, epoch = self.best
+        self.folder.save_state(
+            {
+                "model": self.net.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "order": self.order.get_state(),
+                "epoch": self.epoch,
+                "best": (fitness.accuracy, fitness.negative_loss, epoch),
+                "epoch_seconds": self.epoch_seconds,
+            }
+        )
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if self.ranks.first:
+            # It may be what the end is made of, hours from now.
+            try:
+                read(self.folder.path / "best.pt")
+            except InputError as error:
+                hint = "--overwrite begins anew"
+                raise CheckpointError(
+                    f"the best network of this run: {error.what}", where=error.where, hint=hint
+                ) from error
+        self.net.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])
+        self.epoch = state["epoch"]
+        accuracy, negative_loss, epoch = state["best"]
+        self.best = Fitness(accuracy, negative_loss), epoch
+        self.epoch_seconds = state["epoch_seconds"]

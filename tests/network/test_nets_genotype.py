@@ -1,0 +1,110 @@
+"""Genotypes as data: all published ones are valid, and what is no genotype is refused with its place."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from irepdeploy.errors import ModelError
+from irepdeploy.network.nets import NETS, build
+from irepdeploy.network.nets import genotype as module
+from irepdeploy.network.nets.genotype import genotype_of
+
+CELL = {"nodes": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["max_pool_3x3", 2]]], "concat": [2, 3]}
+VALID = {"operations": "darts", "normal": CELL, "reduce": CELL}
+
+
+def test_every_published_genotype_is_one_and_is_used() -> None:
+    published = module._published()
+    for name in published:
+        found = genotype_of(name)
+        assert found.cells or (found.normal and found.reduce)
+        assert published[name]["source"]
+    assert set(published) == {net.args["genotype"] for net in NETS.values() if "genotype" in net.args}
+
+
+def test_published_ones_differ() -> None:
+    assert len({repr(genotype_of(name)) for name in module._published()}) == len(module._published())
+
+
+def test_a_genotype_of_one_s_own() -> None:
+    found = genotype_of(VALID)
+    assert found.cell(3, False).nodes == ((("sep_conv_3x3", 0), ("skip_connect", 1)), (("max_pool_3x3", 2),))
+    assert found.cell(3, True).concat == (2, 3) and found.operations.affine
+    assert genotype_of({"operations": "goldnas", "cells": [CELL, CELL]}).cell(1, True) == found.normal
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    value: dict[str, Any] = copy.deepcopy(VALID)
+    for key, item in changes.items():
+        if item is None:
+            del value[key]
+        else:
+            value[key] = item
+    return value
+
+
+def of_nodes(nodes: object, concat: object = (2,)) -> dict[str, Any]:
+    return changed(reduce={"nodes": nodes, "concat": list(concat)})  # type: ignore[call-overload]  # bad ones too
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("darts_v3", r"no genotype 'darts_v3' \(did you mean darts_v2"),
+        ("zzz", "no genotype 'zzz' .one of darts_v2, pdarts"),
+        ([], "genotype: not an object"),
+        (changed(operations="enas"), r"operations 'enas' \(one of darts, goldnas\)"),
+        (changed(operations=None), "operations None"),
+        (changed(reduce=None), "cells are missing or said twice"),
+        (changed(normal=None, reduce=None), "cells are missing or said twice"),
+        (changed(cells=[CELL]), "cells are missing or said twice"),
+        (changed(auxiliary=True), "not an object of cells, normal, operations, reduce, source"),
+        ({"operations": "darts", "cells": []}, "cells: a list that is not empty"),
+        ({"operations": "darts", "cells": [CELL, {}]}, "cell 1: a list that is not empty"),
+        (of_nodes([[["sep_conv_4x4", 0]]]), "reduce: node 2: no operation 'sep_conv_4x4'"),
+        (of_nodes([[["none", 0]]]), "no operation 'none'"),
+        (of_nodes([[["skip_connect", 2]]]), r"node 2: skip_connect reads node 2 \(a node from 0 to 1\)"),
+        (of_nodes([[["skip_connect", -1]]]), "reads node -1"),
+        (of_nodes([[["skip_connect", True]]]), "reads node True"),
+        (of_nodes([[["skip_connect"]]]), "is no operation with the node"),
+        (of_nodes([[]]), "node 2: a list that is not empty"),
+        (of_nodes([[["skip_connect", 0]]], (3,)), r"reduce: concat \[3\]"),
+        (of_nodes([[["skip_connect", 0]]], (2, 2)), r"reduce: concat \[2, 2\]"),
+        (of_nodes([[["skip_connect", 0]]], ()), "concat: a list that is not empty"),
+    ],
+)
+def test_what_is_none_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        genotype_of(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"genotype": "goldnas_s1"}, "a genotype of 14 cells for a network of 20"),
+        ({"channels": 35}, "35 channels"),
+        ({"channels": 0}, "0 channels"),
+        ({"cells": 0}, "0 cells"),
+        ({"stem": "large"}, "stem 'large'"),
+        ({"genotype": {"operations": "darts"}}, "cells are missing"),
+        ({"layers": 3}, "unexpected keyword"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build("darts_cifar", **changes)
+
+
+def test_genotypes_are_read_only_when_a_network_of_cells_is_built() -> None:
+    code = (
+        "from irepdeploy.network.nets import build; from irepdeploy.network.nets.genotype import _published;"
+        "size = lambda: _published.cache_info().currsize;"
+        "build('vgg6'); print(size()); build('goldnas_cifar', channels=2); print(size())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]

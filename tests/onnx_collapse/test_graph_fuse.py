@@ -1,0 +1,191 @@
+"""`fuse(method="graph")`: networks of classes that we do not know, through ONNX and back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import irepdeploy
+from irepdeploy.errors import CheckFailed, InputError, ModelError, NotFusable
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.onnx_collapse.read_back import graph_fuse
+from irepdeploy.reparam.origin import origin_of
+from support.networks import random_network
+from support.published_networks import PUBLISHED, published_network
+
+
+def convolutions(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def same(a: nn.Module, b: nn.Module, shape: tuple[int, ...], batch: int = 2) -> float:
+    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = a(x), b(x)
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+EXACT = [name for name, network in PUBLISHED.items() if network.deploy_convs is not None]
+SOON = ("repvgg", "yolov9", "repvit", "orepa", "mobileone")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SOON else [pytest.mark.slow]) for name in EXACT]
+)
+def test_published_networks(name: str) -> None:
+    model, network = published_network(name), PUBLISHED[name]
+    before = copy.deepcopy(model.state_dict())
+    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, *network.input_shape))
+    assert convolutions(plain) == network.deploy_convs
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
+    assert same(model, plain, network.input_shape, batch=5) < 1e-5
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in plain.parameters()) and not plain.training
+
+
+def test_a_network_of_ours_says_what_it_reads(tmp_path: Any) -> None:
+    model = random_network(branches="ireps")
+    plain = irepdeploy.fuse(model, method="graph")
+    assert convolutions(plain) == 6 and same(model, plain, (1, 16, 16)) < 1e-5
+    origin = origin_of(plain)
+    assert origin.state == "fused" and origin.net is None and origin.input_shape == (1, 16, 16)
+    certificate = irepdeploy.export_model(plain, tmp_path, simplify=False)
+    assert certificate.ok and certificate.onnx["operators"]["Conv"] == 6
+    copied = copy.deepcopy(plain)
+    assert same(plain, copied, (1, 16, 16)) == 0
+
+
+def test_nothing_to_collapse_is_a_copy() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 3, 8, 8))
+    assert type(plain) is nn.Sequential and plain is not model and same(model, plain, (3, 8, 8)) == 0
+
+
+class Mixed(nn.Module):
+    """RepVGG's branches among operators that stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.odd, self.fc = nn.Conv2d(4, 6, 3), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.hardswish(self.a(x) + self.b(x))
+        y = F.max_pool2d(F.pad(y, (1, 0, 1, 0)), 2) + F.avg_pool2d(F.pad(y, (0, 1, 0, 1)), 2)
+        y = F.leaky_relu(self.odd(F.pad(y, (1, 2, 0, 1), mode="reflect")), 0.1)
+        first, second = y.split([2, 4], 1)
+        y = torch.cat([second.sigmoid() * 2 - 1, first.clamp(-0.5, 0.5)], 1)
+        return F.softmax(self.fc(y.mean((2, 3))), -1), y.permute(0, 2, 3, 1)
+
+
+def test_operators_that_stay() -> None:
+    torch.manual_seed(0)
+    model = Mixed().eval()
+    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 4, 9, 9))
+    assert convolutions(plain) == 2
+    x = torch.randn(3, 4, 9, 9)
+    with torch.no_grad():
+        for a, b in zip(model(x), plain(x), strict=True):
+            assert a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_batch_in_a_shape() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.a(x) + self.b(x))
+            return self.fc(y.view(x.size(0), -1))
+
+    model = Flat().eval()
+    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 2, 4, 4))
+    assert convolutions(plain) == 1 and same(model, plain, (2, 4, 4), batch=7) < 1e-5
+
+
+def test_a_batch_in_the_numbers_is_found() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.a(x) + self.b(x)) * x.size(0)
+
+    with pytest.raises(CheckFailed, match="differs"):
+        irepdeploy.fuse(Scaled().eval(), method="graph", example=torch.zeros(1, 2, 4, 4))
+
+
+def test_a_wrong_collapse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = graph_fuse.torch_from_onnx
+
+    def broken(model: Any) -> Any:
+        plain = true(model)
+        with torch.no_grad():
+            next(plain.parameters()).mul_(1.5)
+        return plain
+
+    monkeypatch.setattr(graph_fuse, "torch_from_onnx", broken)
+    model = published_network("repvgg")
+    with pytest.raises(CheckFailed, match="differs"):
+        irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 3, 21, 18))
+
+
+def test_bad_input() -> None:
+    model, example = published_network("repvgg"), torch.zeros(1, 3, 21, 18)
+    with pytest.raises(InputError, match="example"):
+        irepdeploy.fuse(model, method="graph")
+    with pytest.raises(InputError, match="blocks"):
+        irepdeploy.fuse(model, method="graph", example=example, keep_bn=True)
+    with pytest.raises(InputError, match='method="graph"'):
+        irepdeploy.fuse(random_network(), example=example)
+    with pytest.raises(NotFusable, match=r"eval\(\)"):
+        irepdeploy.fuse(published_network("repvgg").train(), method="graph", example=example)
+    with pytest.raises(NotFusable, match="float32"):
+        irepdeploy.fuse(published_network("repvgg").double(), method="graph", example=example.double())
+    with pytest.raises(NotFusable, match="cannot export"):
+        irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 7, 21, 18))
+
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cumsum(self.a(x) + self.b(x), 1)
+
+    with pytest.raises(ModelError, match="CumSum"):
+        irepdeploy.fuse(randomize_statistics(Strange()).eval(), method="graph", example=example)
+
+
+@pytest.mark.parametrize("example", [3, {"x": torch.zeros(1, 3, 8, 8)}])
+def test_an_example_of_no_tensors(example: Any) -> None:
+    with pytest.raises(InputError, match="no tensors"):
+        irepdeploy.fuse(nn.Conv2d(3, 3, 3).eval(), method="graph", example=example)
+
+
+def test_what_is_no_network() -> None:
+    with pytest.raises(NotFusable, match="int is no"):
+        graph_fuse.fuse_graph(3)  # type: ignore[arg-type]
+
+
+def test_an_exporter_that_fails_leaves_the_terminal_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings(), pytest.raises((ModelError, NotFusable)):
+        # As outside of these tests, where a warning is no error.
+        warnings.simplefilter("default")
+        irepdeploy.fuse(Unknown().eval(), method="graph", example=torch.zeros(1, 3, 4, 4))
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert torch.backends.mha.get_fastpath_enabled() == fast

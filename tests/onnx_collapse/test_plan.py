@@ -1,0 +1,235 @@
+"""What is merged and what is not: the cost rule and the search for the tensors that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irepdeploy.onnx_collapse import collapse
+from irepdeploy.onnx_collapse.cost import Cost, window
+from irepdeploy.onnx_collapse.stencil import Axis
+
+RNG = np.random.default_rng(3)
+SAME = {"pads": [1, 1, 1, 1]}
+Difference = Callable[..., float]
+
+
+def weights(out: int, per_group: int, size: int) -> Any:
+    return RNG.standard_normal((out, per_group, size, size)) / (per_group * size)
+
+
+def convs(found: Any) -> list[tuple[int, ...]]:
+    """Shapes of the kernels, in order."""
+    shapes = {item.name: tuple(item.dims) for item in found.model.graph.initializer}
+    return [shapes[node.input[1]] for node in found.model.graph.node if node.op_type == "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        pytest.param(
+            [("Conv", ["x", "a"], ["m"]), ("Conv", ["m", "b"], ["y"])],
+            {"a": weights(4, 32, 1), "b": weights(32, 4, 3)},
+            id="bottleneck",
+        ),
+        pytest.param(
+            [("Conv", ["x", "a"], ["m"], {**SAME, "group": 32}), ("Conv", ["m", "b"], ["y"])],
+            {"a": weights(32, 1, 3), "b": weights(32, 32, 1)},
+            id="separable",
+        ),
+        pytest.param(
+            [("AveragePool", ["x"], ["m"], {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Conv", ["m", "b"], ["y"])],
+            {"b": weights(32, 32, 1)},
+            id="downsampling of ResNet-D",
+        ),
+        pytest.param(
+            [
+                ("Slice", ["x", "one", "end", "axes"], ["s"]),
+                ("Conv", ["x", "a"], ["m"], {"strides": [2, 2]}),
+                ("Conv", ["s", "b"], ["n"], {"strides": [2, 2], "pads": [0, 0, 1, 1]}),
+                ("Concat", ["m", "n"], ["y"], {"axis": 1}),
+            ],
+            {
+                "a": weights(16, 32, 1),
+                "b": weights(16, 32, 1),
+                "one": [1, 1],
+                "end": [2**40, 2**40],
+                "axes": [2, 3],
+            },
+            id="factorised reduction",
+        ),
+    ],
+)
+def test_what_would_grow_stays(nodes: list[Any], constants: dict[str, Any], model_of: Any) -> None:
+    model = model_of([*nodes, ("Relu", ["y"], ["z"])], constants, {"x": (1, 32, 12, 12)}, ["z"])
+    found = collapse(model)
+    assert not found.changed and found.content == model.SerializeToString(deterministic=True)
+    assert "merged it would take" in found.regions[0].reason
+
+
+def test_a_bottleneck_merges_beside_a_dense_convolution(model_of: Any, largest_difference: Difference) -> None:
+    """Its 3x3 costs nothing where there is one already."""
+    nodes = [
+        ("Conv", ["x", "a"], ["m"]),
+        ("Conv", ["m", "b"], ["n"], SAME),
+        ("Conv", ["x", "c"], ["o"], SAME),
+        ("Add", ["n", "o"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    constants = {"a": weights(4, 32, 1), "b": weights(32, 4, 3), "c": weights(32, 32, 3)}
+    model = model_of(nodes, constants, {"x": (1, 32, 12, 12)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(32, 32, 3, 3)] and largest_difference(model, found.content) < 1e-5
+
+
+def test_two_bottlenecks_that_merge_only_together(model_of: Any, largest_difference: Difference) -> None:
+    """Each alone grows; both share one kernel."""
+    nodes: list[Any] = []
+    for name in "abc":
+        nodes.append(("Conv", ["x", f"{name}1"], [f"{name}m"]))
+        nodes.append(("Conv", [f"{name}m", f"{name}3"], [name], SAME))
+    nodes += [("Sum", ["a", "b", "c"], ["y"]), ("Relu", ["y"], ["z"])]
+    constants = {}
+    for name in "abc":
+        constants |= {f"{name}1": weights(16, 32, 1), f"{name}3": weights(32, 16, 3)}
+    model = model_of(nodes, constants, {"x": (1, 32, 12, 12)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(32, 32, 3, 3)] and largest_difference(model, found.content) < 1e-5
+
+
+def test_depthwise_branches_merge_and_the_1x1_behind_them_stays(model_of: Any, largest_difference: Difference) -> None:
+    """RepViT's token mixer before a 1x1 with nothing between them."""
+    nodes = [
+        ("Conv", ["x", "a"], ["m"], {**SAME, "group": 32}),
+        ("Conv", ["x", "b"], ["n"], {"group": 32}),
+        ("Sum", ["m", "n", "x"], ["s"]),
+        ("Conv", ["s", "c"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    constants = {"a": weights(32, 1, 3), "b": weights(32, 1, 1), "c": weights(64, 32, 1)}
+    model = model_of(nodes, constants, {"x": (1, 32, 12, 12)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(32, 1, 3, 3), (64, 32, 1, 1)] and largest_difference(model, found.content) < 1e-5
+    assert "merged it would take" in found.regions[0].reason
+
+
+def test_many_chains_in_one_region(model_of: Any, largest_difference: Difference) -> None:
+    """More undecided tensors than are tried in every combination."""
+    nodes: list[Any] = [("Conv", ["x", "d"], ["s0"], SAME)]
+    constants: dict[str, Any] = {"d": weights(8, 8, 3)}
+    for place in range(7):
+        nodes.append(("Conv", ["x", f"a{place}"], [f"m{place}"]))
+        nodes.append(("Conv", [f"m{place}", f"b{place}"], [f"n{place}"], SAME))
+        nodes.append(("Add", [f"s{place}", f"n{place}"], [f"s{place + 1}"]))
+        constants |= {f"a{place}": weights(8, 8, 1), f"b{place}": weights(8, 8, 3)}
+    nodes.append(("Relu", ["s7"], ["z"]))
+    model = model_of(nodes, constants, {"x": (1, 8, 9, 9)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(8, 8, 3, 3)] and largest_difference(model, found.content) < 1e-5
+
+
+def test_a_residual_sum_keeps_its_other_source(model_of: Any, largest_difference: Difference) -> None:
+    """Branches of one tensor added to and fro with another one: one convolution and one sum."""
+    nodes = [
+        ("Relu", ["x"], ["r"]),
+        ("Conv", ["r", "a"], ["m"], SAME),
+        ("Add", ["m", "x"], ["s"]),
+        ("Conv", ["r", "b"], ["n"]),
+        ("Add", ["s", "n"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    constants = {"a": weights(8, 8, 3), "b": weights(8, 8, 1)}
+    model = model_of(nodes, constants, {"x": (1, 8, 9, 9)}, ["z"])
+    found = collapse(model)
+    assert [node.op_type for node in found.model.graph.node] == ["Relu", "Conv", "Add", "Relu"]
+    assert largest_difference(model, found.content) < 1e-5
+
+
+def test_strides_that_differ(model_of: Any, largest_difference: Difference) -> None:
+    """Of one tensor in one sum: the sizes agree by chance, no convolution has both strides."""
+    nodes = [
+        ("Conv", ["x", "a"], ["m"], {"strides": [2, 2]}),
+        ("Conv", ["x", "b"], ["n"]),
+        ("Add", ["m", "n"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    model = model_of(nodes, {"a": weights(4, 4, 1), "b": weights(4, 4, 5)}, {"x": (1, 4, 9, 9)}, ["z"])
+    found = collapse(model)
+    assert not found.changed and "strides differ" in found.regions[0].reason
+
+
+def test_a_pre_activation_normalisation_goes_into_all_its_readers(
+    model_of: Any, largest_difference: Difference
+) -> None:
+    nodes = [
+        ("BatchNormalization", ["x", "g", "b", "m", "v"], ["n"]),
+        ("Conv", ["n", "a"], ["p"]),
+        ("Conv", ["n", "c"], ["q"]),
+        ("Relu", ["p"], ["y"]),
+        ("Sigmoid", ["q"], ["z"]),
+    ]
+    statistics = {name: RNG.uniform(0.5, 2, 8) for name in "gbmv"}
+    model = model_of(
+        nodes, {"a": weights(8, 8, 1), "c": weights(8, 8, 3), **statistics}, {"x": (1, 8, 9, 9)}, ["y", "z"]
+    )
+    found = collapse(model)
+    assert found.operators_after == {"Conv": 2, "Relu": 1, "Sigmoid": 1}
+    assert largest_difference(model, found.content) < 1e-5
+
+
+def test_kernels_of_31_stay_depthwise(model_of: Any, largest_difference: Difference) -> None:
+    nodes = [
+        ("Conv", ["x", "a"], ["m"], {"pads": [15] * 4, "group": 256}),
+        ("Conv", ["x", "b"], ["n"], {"pads": [8] * 4, "dilations": [4, 4], "group": 256}),
+        ("Add", ["m", "n"], ["s"]),
+        ("BatchNormalization", ["s", "g", "b2", "m2", "v"], ["t"]),
+        ("Add", ["t", "x"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    statistics = {name: RNG.uniform(0.5, 2, 256) for name in ("g", "b2", "m2", "v")}
+    constants = {"a": weights(256, 1, 31), "b": weights(256, 1, 5), **statistics}
+    model = model_of(nodes, constants, {"x": (1, 256, 7, 9)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(256, 1, 31, 31)] and largest_difference(model, found.content) < 1e-5
+
+
+def test_dilated_branches_keep_their_dilation(model_of: Any, largest_difference: Difference) -> None:
+    """A dilated convolution and its normalisation: no zeros are written between its taps."""
+    nodes = [
+        ("Conv", ["x", "a"], ["m"], {"pads": [18] * 4, "dilations": [18, 18]}),
+        ("Mul", ["m", "s"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    model = model_of(nodes, {"a": weights(4, 4, 3), "s": np.asarray(2.0)}, {"x": (1, 4, 40, 38)}, ["z"])
+    found = collapse(model)
+    assert convs(found) == [(4, 4, 3, 3)] and largest_difference(model, found.content) < 1e-5
+
+
+def test_the_rule() -> None:
+    before = Cost(macs=100, moved=10, nodes=3, convs=2)
+    assert before.accepts(Cost(100, 9, 2, 1))
+    for worse in (Cost(100, 10, 2, 1), Cost(90, 9, 3, 1), Cost(90, 9, 2, 3), Cost(101, 9, 2, 1), Cost(90, 20, 2, 1)):
+        assert not before.accepts(worse)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "free", "expected"),
+    [
+        (Axis((-1, 0, 1), 1, -1), 8, False, (3, 1, 1, 1)),
+        (Axis((-1, 0, 1), 2, -1), 8, False, (3, 1, 0, 1)),
+        (Axis((-1, 0, 1), 2, -1), 8, True, (3, 1, 1, 1)),
+        (Axis((-2, 0, 2), 1, -1), 8, False, (3, 2, 2, 2)),
+        (Axis((1,), 2, -2), 8, False, (2, 0, 0, 1)),
+        (Axis((0,), 1, -3), 8, False, (3, 0, 0, 1)),
+    ],
+)
+def test_windows(axis: Axis, size: int, free: bool, expected: tuple[int, ...]) -> None:
+    """Taps, padding before and after, dilation; ONNX's formula gives the outputs that the axis has."""
+    found = window(axis, size, free=free)
+    assert (found.taps, found.before, found.after, found.dilation) == expected
+    reach = (found.taps - 1) * found.dilation + 1
+    assert (size + found.before + found.after - reach) // found.stride + 1 == axis.outputs(size)
+    assert set(axis.offsets) <= set(found.offsets)

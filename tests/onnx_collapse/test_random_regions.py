@@ -1,0 +1,172 @@
+"""Random linear regions become the one convolution that they are; nearly linear ones keep their numbers.
+
+A failure names its seed: ``linear_region(seed)`` or ``faulty_region(seed, fault)`` gives the graph again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import pytest
+
+from irepdeploy.onnx_collapse import Collapse, collapse, collapser, form
+from irepdeploy.onnx_collapse.proof import Proof
+from irepdeploy.reparam.comparator import relative_error
+from support.linear_regions import FAULTS, LinearRegion, faulty_region, linear_region
+from support.onnx_float64 import evaluate
+from support.random_graphs import random_graph
+
+# Kernels are rounded to float32 once, from numbers that may cancel.
+FLOAT32 = 1e-5
+CHUNK = 200
+# 2,000 graphs now, 18,000 more at night.
+SOON, NIGHT = range(8), range(8, 78)
+FAULTY_SOON, FAULTY_NIGHT = range(50), range(50, 550)
+GRAPHS_SOON, GRAPHS_NIGHT = range(250), range(250, 4000)
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def difference(region: LinearRegion, found: Collapse) -> float:
+    """Largest difference of any output from the graph as it was, over the largest number in it."""
+    feeds = region.feeds()
+    expected, outputs = evaluate(region.model, feeds), evaluate(found.content, feeds)
+    assert list(expected) == list(outputs)
+    worst = 0.0
+    for name, array in expected.items():
+        assert outputs[name].shape == array.shape
+        worst = max(worst, float(np.abs(outputs[name] - array).max() / max(float(np.abs(array).max()), 1.0)))
+    return worst
+
+
+def check_linear(seed: int) -> None:
+    region = linear_region(seed)
+    found = collapse(region.model)
+    error = difference(region, found)
+    assert error <= FLOAT32, (seed, error)
+    left = operators(found.model)
+    # 1x1 for each channel alone is cheaper as a scale and a shift.
+    layers = left["Conv"] + left["BatchNormalization"] + left["Mul"] + left["Add"]
+    assert layers == 1 and sum(left.values()) == 2, (seed, dict(left), [r.reason for r in found.regions])
+    for one in found.regions:
+        assert (one.error_interior or 0.0) <= 1e-10 and (one.error_border or 0.0) <= 1e-6, (seed, one)
+
+
+def check_faulty(seed: int, fault: str) -> None:
+    region = faulty_region(seed, fault)
+    found = collapse(region.model)
+    error = difference(region, found)
+    assert error <= FLOAT32, (seed, fault, error)
+    left = operators(found.model)
+    assert left["Conv"] <= operators(region.model)["Conv"], (seed, fault, dict(left))
+    kept = {"relu inside": "Relu", "padding not counted": "AveragePool", "product": "Mul"}.get(fault)
+    if kept is not None:
+        assert left[kept] >= (2 if kept == "Relu" else 1), (seed, fault, dict(left))
+    if fault in ("bias before padding", "cut, then padded", "reflected", "computed weights"):
+        assert left["Conv"] > 1, (seed, fault, dict(left))
+    if seed % 5 == 0:
+        again = collapse(found.content)
+        assert not again.changed and again.content == found.content, (seed, fault)
+
+
+@pytest.mark.parametrize("chunk", SOON)
+def test_one_convolution(chunk: int) -> None:
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        check_linear(seed)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nearly_linear(fault: str) -> None:
+    for seed in FAULTY_SOON:
+        check_faulty(seed, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", NIGHT)
+def test_one_convolution_many_times(chunk: int) -> None:
+    test_one_convolution(chunk)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nearly_linear_many_times(fault: str) -> None:
+    for seed in FAULTY_NIGHT:
+        check_faulty(seed, fault)
+
+
+def check_any(seed: int) -> None:
+    """Numbers stay, convolutions do not become more, and a second time changes nothing."""
+    region = random_graph(seed)
+    border: Literal["map", "refuse"] = "map" if seed % 2 else "refuse"
+    found = collapse(region.model, border=border)
+    feeds = region.feeds()
+    expected, outputs = evaluate(region.model, feeds), evaluate(found.content, feeds)
+    assert list(expected) == list(outputs), seed
+    for name, array in expected.items():
+        assert relative_error(array, outputs[name]) <= FLOAT32, (seed, name)
+    assert operators(found.model)["Conv"] <= operators(region.model)["Conv"], seed
+    if not found.changed:
+        assert found.content == region.model.SerializeToString(deterministic=True), seed
+    again = collapse(found.content, border=border)
+    assert not again.changed and again.content == found.content, seed
+
+
+def test_any_graph() -> None:
+    for seed in GRAPHS_SOON:
+        check_any(seed)
+
+
+@pytest.mark.slow
+def test_any_graph_many_times() -> None:
+    for seed in GRAPHS_NIGHT:
+        check_any(seed)
+
+
+def test_once_is_enough() -> None:
+    for seed in range(0, 1600, 60):
+        found = collapse(linear_region(seed).model)
+        again = collapse(found.content)
+        assert not again.changed and again.content == found.content, seed
+
+
+def test_a_map_at_the_border() -> None:
+    """What is refused for its border becomes a convolution and a map, exactly."""
+    mapped = 0
+    for seed in range(30):
+        region = faulty_region(seed, "bias before padding")
+        found = collapse(region.model, border="map")
+        assert difference(region, found) <= FLOAT32, seed
+        mapped += operators(found.model)["Conv"] == 1
+    assert mapped >= 25
+
+
+# Whether these tests see a collapser that is wrong at the border.
+
+MUTANTS: dict[str, tuple[str, Any, str]] = {
+    "what lies outside the map inside": ("_reaches_over", lambda *args, **kwargs: False, "cut, then padded"),
+    "a bias before zero padding": ("UNIFORM", math.inf, "bias before padding"),
+}
+
+
+def wrong(fault: str, seeds: range) -> int:
+    count = 0
+    for seed in seeds:
+        region = faulty_region(seed, fault)
+        count += difference(region, collapse(region.model)) > FLOAT32
+    return count
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_collapser_without_the_border_check(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, value, fault = MUTANTS[mutant]
+    monkeypatch.setattr(form, name, value)
+    # The proof of each region still refuses it; without that too, the numbers here show it.
+    assert wrong(fault, range(15)) == 0
+    monkeypatch.setattr(collapser, "prove", lambda unit, built, context: Proof(0.0, 0.0))
+    assert wrong(fault, range(15)) >= 8

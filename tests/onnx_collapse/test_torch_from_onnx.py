@@ -1,0 +1,198 @@
+"""Each operator that is read back from ONNX, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
+from irepdeploy.onnx_collapse.read_back.torch_operators import OPERATORS
+
+Constants = Sequence[Any]
+_RNG = np.random.default_rng(0)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return _RNG.uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def whole(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def model_of(kind: str, constants: Constants = (), outputs: int = 1, **attributes: Any) -> onnx.ModelProto:
+    """One node that reads ``x`` (N, 4, 7, 6) and constants; None is an input that is left out."""
+    names = [f"c{place}" if value is not None else "" for place, value in enumerate(constants)]
+    weights = [
+        numpy_helper.from_array(value, name) for value, name in zip(constants, names, strict=True) if value is not None
+    ]
+    results = [f"y{place}" for place in range(outputs)]
+    node = helper.make_node(kind, ["x", *names], results, "layer.one", **attributes)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 7, 6])
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
+    graph = helper.make_graph([node], "g", [x], made, weights)
+    opset = 20 if kind == "Gelu" else 17
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+LOW, HIGH = np.array(-0.5, np.float32), np.array(0.4, np.float32)
+ONE = np.array(1.5, np.float32)
+CASES: list[tuple[str, Constants, dict[str, Any]]] = [
+    ("Add", [numbers(1, 4, 1, 1)], {}),
+    ("AveragePool", [], {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 0]}),
+    ("AveragePool", [], {"kernel_shape": [3, 2], "pads": [1, 0, 2, 1], "count_include_pad": 1}),
+    ("AveragePool", [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+    ("AveragePool", [], {"kernel_shape": [2, 4], "strides": [2, 3], "ceil_mode": 1}),
+    ("BatchNormalization", [numbers(4) for _ in range(4)], {"epsilon": 1e-2}),
+    ("Clip", [LOW, HIGH], {}),
+    ("Clip", [None, HIGH], {}),
+    ("Concat", [numbers(1, 3, 7, 6)], {"axis": 1}),
+    ("Conv", [numbers(6, 2, 3, 2), numbers(6)], {"group": 2, "strides": [2, 1], "dilations": [2, 1]}),
+    ("Conv", [numbers(6, 4, 3, 3)], {"pads": [0, 1, 2, 3]}),
+    ("Conv", [numbers(6, 4, 3, 3)], {"pads": [1, 2, 1, 2]}),
+    ("Div", [numbers(1, 4, 1, 1)], {}),
+    ("Dropout", [], {}),
+    ("Elu", [], {"alpha": 0.7}),
+    ("Erf", [], {}),
+    ("Exp", [], {}),
+    ("Flatten", [], {}),
+    ("Gelu", [], {}),
+    ("Gelu", [], {"approximate": "tanh"}),
+    ("GlobalAveragePool", [], {}),
+    ("GlobalMaxPool", [], {}),
+    ("HardSigmoid", [], {}),
+    ("HardSigmoid", [], {"alpha": 1 / 6}),
+    ("HardSwish", [], {}),
+    ("Identity", [], {}),
+    ("LeakyRelu", [], {"alpha": 0.2}),
+    ("LeakyRelu", [], {}),
+    ("MatMul", [numbers(6, 3)], {}),
+    ("MaxPool", [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("MaxPool", [], {"kernel_shape": [3, 3], "pads": [0, 1, 2, 0], "dilations": [2, 1]}),
+    ("MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    ("Mul", [numbers(4, 1, 1)], {}),
+    ("Neg", [], {}),
+    ("Pad", [whole(0, 0, 1, 2, 0, 0, 0, 3), ONE], {}),
+    ("Pad", [whole(0, 0, -1, 2, 0, 0, 1, -2)], {}),
+    ("Pad", [whole(0, 0, 1, 2, 0, 0, 3, 0)], {"mode": "reflect"}),
+    ("Pad", [whole(0, 0, 1, 2, 0, 0, 3, 0)], {"mode": "edge"}),
+    ("Pow", [np.array(2.0, np.float32)], {}),
+    ("ReduceMean", [], {"axes": [2, 3]}),
+    ("ReduceMean", [], {"axes": [2], "keepdims": 0}),
+    ("Relu", [], {}),
+    ("Reshape", [whole(1, -1)], {}),
+    ("Reshape", [whole(1, 2, 14, 6)], {}),
+    ("Reshape", [whole(-1, 2, 84)], {}),
+    ("Sigmoid", [], {}),
+    ("Slice", [whole(1, 0), whole(3, 2**40), whole(1, 3), whole(1, 2)], {}),
+    ("Slice", [whole(0, 1), whole(1, 4)], {}),
+    ("Softmax", [], {"axis": 1}),
+    ("Softplus", [], {}),
+    ("Split", [whole(1, 3)], {"axis": 1, "outputs": 2}),
+    ("Sqrt", [], {}),
+    ("Sub", [numbers(1, 4, 1, 1)], {}),
+    ("Sum", [numbers(1, 4, 7, 6), numbers(1, 4, 1, 1)], {}),
+    ("Tanh", [], {}),
+    ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+]
+
+
+def check(model: onnx.ModelProto, image: np.ndarray, again: np.ndarray | None = None) -> None:
+    """The same numbers as ONNX Runtime's; with `again` both run, one by one there, on more than the file's batch."""
+    network = torch_from_onnx(model)
+    with OrtRunner(model.SerializeToString()) as runner:
+        name = runner.inputs[0].name
+        expected = list(runner.infer({name: image}).values())
+        if again is not None:
+            parts = [runner.infer({name: again[i : i + 1]}) for i in range(len(again))]
+            expected = [np.concatenate([part[key] for part in parts]) for key in runner.outputs]
+            image = again
+    with torch.no_grad():
+        found: Any = network(torch.from_numpy(image))
+    for a, b in zip(expected, found if isinstance(found, tuple) else (found,), strict=True):
+        assert a.shape == tuple(b.shape)
+        np.testing.assert_allclose(b.numpy(), a, rtol=1e-5, atol=1e-5)
+    assert not network.training
+
+
+@pytest.mark.parametrize(("kind", "constants", "attributes"), CASES, ids=[f"{c[0]}{i}" for i, c in enumerate(CASES)])
+def test_one_operator(kind: str, constants: Constants, attributes: dict[str, Any]) -> None:
+    image = np.random.default_rng(1).standard_normal((1, 4, 7, 6), dtype=np.float32)
+    more = np.random.default_rng(2).standard_normal((3, 4, 7, 6), dtype=np.float32)
+    if kind == "Sqrt":
+        image, more = abs(image), abs(more)
+    alone = kind in ("Concat", "Sum") or (kind == "Slice" and len(constants) == 2)
+    check(model_of(kind, constants, **attributes), image, None if alone else more)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm(transposed: int) -> None:
+    weight = numbers(5, 4) if transposed else numbers(4, 5)
+    for bias in ([numbers(5)], [numbers(1)], []):
+        weights = [
+            numpy_helper.from_array(value, name) for value, name in zip([weight, *bias], ["w", "b"], strict=False)
+        ]
+        names = [tensor.name for tensor in weights]
+        node = helper.make_node("Gemm", ["x", *names], ["y"], "fc", transB=transposed, alpha=0.5, beta=2.0)
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])
+        model = helper.make_model(
+            helper.make_graph([node], "g", [x], [y], weights),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=8,
+        )
+        check(model, numbers(3, 4))
+        assert isinstance(torch_from_onnx(model).fc, torch.nn.Linear)
+
+
+def test_every_operator_is_tested() -> None:
+    assert {kind for kind, _, _ in CASES} | {"Gemm"} == set(OPERATORS)
+
+
+def test_names_are_those_of_the_nodes() -> None:
+    model = model_of("Conv", [numbers(4, 4, 1, 1)])
+    for place, name in enumerate(("/stem/stem.0/Conv", "stem.0", "/stem/Conv", "")):
+        node = helper.make_node("Conv", [f"y{place}", "c0"], [f"y{place + 1}"], name)
+        model.graph.node.append(node)
+    model.graph.output[0].name = "y4"
+    network = torch_from_onnx(model)
+    convs = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert sorted(convs) == ["conv", "layer.one", "stem.0", "stem.0_1", "stem_1"]
+    check(model, numbers(1, 4, 7, 6))
+
+
+@pytest.mark.parametrize(
+    ("kind", "constants", "attributes", "text"),
+    [
+        ("Conv", [numbers(4, 4, 3, 3)], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
+        ("Flatten", [], {"axis": 2}, "Flatten"),
+        ("CumSum", [whole(1)], {}, "CumSum"),
+        ("Reshape", [whole(0, -1)], {}, "Reshape"),
+        ("Reshape", [whole(1, -1, 6)], {}, "Reshape"),
+        ("AveragePool", [], {"kernel_shape": [3, 2], "pads": [1, 0, 2, 1]}, "AveragePool"),
+        ("Slice", [whole(3), whole(0), whole(1), whole(-1)], {}, "Slice"),
+        ("Slice", [whole(0), whole(1), whole(-1)], {}, "Slice"),
+        ("Pad", [whole(0, 1, 0, 0, 0, 0, 0, 0)], {}, "Pad"),
+        ("MaxPool", [], {"kernel_shape": [2, 2], "outputs": 2}, "MaxPool"),
+    ],
+)
+def test_what_cannot_be_read_is_named(kind: str, constants: Constants, attributes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text) as error:
+        torch_from_onnx(model_of(kind, constants, **attributes))
+    assert "layer.one" in str(error.value)
+
+
+def test_computed_weights_are_refused() -> None:
+    model = model_of("Conv", [numbers(4, 4, 1, 1)])
+    model.graph.input.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [4, 4, 1, 1]))
+    del model.graph.initializer[:]
+    with pytest.raises(ModelError, match="computed weights"):
+        torch_from_onnx(model)

@@ -1,0 +1,232 @@
+"""What a search's journal says, as numbers, and how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from irepdeploy.errors import InputError
+from irepdeploy.files import append_line
+from irepdeploy.plots.figure import BLUE, ORANGE, save_figure
+from irepdeploy.plots.search_history import SearchRun, read_search, read_search_folder
+from irepdeploy.plots.search_run import draw_fitness, draw_search
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.search.compare import diversity
+
+START = {
+    "event": "start",
+    "recipe": {"search": {"strategy": "des", "evolutions": 2}},
+    "layers": ["stages.0", "stages.1", "head"],
+    "branches": ["conv1x3", "identity"],
+    "positions": [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]],
+    "budget": 4,
+}
+POPULATIONS = (["11000", "00111", "10101"], ["10001", "10001", "10101"])
+
+
+def evolution(index: int, accuracy: Sequence[float], **more: Any) -> dict[str, Any]:
+    mean = sum(accuracy) / len(accuracy)
+    values = {"index": index, "best": max(accuracy), "mean": mean, "accuracy": list(accuracy)}
+    return {"event": "evolution", **values, **more}
+
+
+def whole(index: int, accuracy: Sequence[float]) -> dict[str, Any]:
+    """An evolution with all that a search writes of it."""
+    alpha = [0.5 + index + place / 10 for place in range(5)]
+    beta = [0.1 + index, 0.2 + index, 0.3 + index]
+    return evolution(index, accuracy, population=POPULATIONS[index], alpha=alpha, beta=beta)
+
+
+def journal(folder: Path, *events: Any) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    for event in events:
+        append_line(folder / "journal.jsonl", event)
+    return folder / "journal.jsonl"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "search"
+    journal(
+        folder,
+        START,
+        {"event": "epoch", "epoch": 0},
+        whole(0, [0.5, 0.25, 0.75]),
+        {"event": "epoch", "epoch": 1},
+        whole(1, [0.75, 0.5, 1.0]),
+    )
+    return folder
+
+
+@pytest.fixture
+def run(run_folder: Path) -> SearchRun:
+    return read_search(run_folder / "journal.jsonl")
+
+
+def lines(figure: Figure, style: str, colour: str) -> list[list[float]]:
+    """The heights of every line of the first panel with this style and colour."""
+    found = [line for line in figure.axes[0].lines if line.get_linestyle() == style and line.get_color() == colour]
+    return [[float(value) for value in line.get_ydata()] for line in found]
+
+
+def legend(figure: Figure, panel: int = 0) -> list[str]:
+    return [text.get_text() for text in figure.axes[panel].get_legend().get_texts()]
+
+
+def test_what_a_journal_says(run: SearchRun) -> None:
+    assert run.possible == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)}
+    assert run.strategy == "des"
+    assert [event["index"] for event in run.evolutions] == [0, 1]
+    assert run.finished
+    assert not SearchRun(run.start, run.evolutions[:1]).finished
+    assert run.net == (None, {})
+
+
+def test_survival_of_each_branch(run: SearchRun) -> None:
+    kept = run.kept()
+    assert kept is not None and kept.shape == (2, 3, 2)
+    # Of three candidates: position by position 2, 1, 2, 1, 2 and then 3, 0, 1, 0, 3; the last layer has no identity.
+    assert kept[0] == pytest.approx(np.array([[2 / 3, 1 / 3], [2 / 3, 1 / 3], [2 / 3, np.nan]]), nan_ok=True)
+    assert kept[1] == pytest.approx(np.array([[1, 0], [1 / 3, 0], [1, np.nan]]), nan_ok=True)
+
+
+def test_trajectories_of_alpha_and_beta(run: SearchRun) -> None:
+    alpha, beta = run.alpha(), run.beta()
+    assert alpha is not None and beta is not None
+    assert alpha[1] == pytest.approx(np.array([[1.5, 1.6], [1.7, 1.8], [1.9, np.nan]]), nan_ok=True)
+    assert beta == pytest.approx(np.array([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3]]))
+
+
+def test_diversity_is_the_mean_hamming_distance(run: SearchRun) -> None:
+    # By hand: 5, 3 and 2 of 5 positions; 0, 1 and 1.
+    assert run.diversity() == pytest.approx([(5 + 3 + 2) / 3 / 5, 2 / 3 / 5])
+    assert run.diversity() == pytest.approx([diversity(population) for population in POPULATIONS])
+    alone = SearchRun(START, [evolution(0, [0.5], population=["11000"])])
+    assert alone.diversity() == [0]
+
+
+def test_the_best_candidate_of_the_last_evolution(run: SearchRun) -> None:
+    expected = Architecture(("stages.0", "stages.1", "head"), ("conv1x3", "identity"), ((1, 0), (1, 0), (1, 0)))
+    assert run.best_candidate() == expected
+    with pytest.raises(InputError, match="does not hold the population"):
+        SearchRun(START, [evolution(0, [0.5])]).best_candidate()
+
+
+def test_old_journals_hold_less(run: SearchRun) -> None:
+    old = SearchRun(START, [evolution(0, [0.5, 0.25, 0.75]), run.evolutions[1]])
+    assert (old.kept(), old.alpha(), old.beta(), old.diversity()) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([], "not the journal of a search"),
+        ([3, [1], "text", None], "not the journal of a search"),
+        ([{"event": "start", "architecture": None}], "not the journal of a search"),
+        ([evolution(0, [0.5])], "not the journal of a search"),
+        ([START], "has not finished an evolution yet"),
+        ([START, 3, {"event": "epoch"}], "has not finished an evolution yet"),
+        ([START, evolution(0, [0.5], population=["111"])], "is damaged"),
+        ([START, evolution(0, [0.5], population=["11111", "11111"])], "is damaged"),
+        ([START, evolution(0, [0.5], population=[[1, 1, 1, 1, 1]])], "is damaged"),
+        ([START, evolution(0, [0.5], alpha=[0.5])], "is damaged"),
+        ([START, evolution(0, [0.5], beta=None)], "is damaged"),
+        ([START, {"event": "evolution", "index": 0, "accuracy": []}], "is damaged"),
+        ([START, {"event": "evolution", "index": 0}], "is damaged"),
+    ],
+)
+def test_journals_that_cannot_be_drawn(events: list[Any], said: str, tmp_path: Path) -> None:
+    path = journal(tmp_path, *events)
+    path.touch()
+    with pytest.raises(InputError, match=said):
+        read_search(path)
+
+
+def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text("some\ntext\n")
+    with pytest.raises(InputError, match="line 1"):
+        read_search(path)
+    with pytest.raises(InputError, match="no such journal"):
+        read_search_folder(tmp_path / "none")
+
+
+def test_a_folder_or_its_journal(run_folder: Path) -> None:
+    assert read_search_folder(run_folder) == read_search_folder(run_folder / "journal.jsonl")
+
+
+def test_fitness_by_evolution(run: SearchRun) -> None:
+    figure = draw_fitness({"des": run})
+    assert lines(figure, "-", BLUE) == [[75, 100]]
+    assert lines(figure, "--", BLUE) == [[50, 75]]
+    assert lines(figure, "None", BLUE) == [[50, 25, 75], [75, 50, 100]]
+    assert legend(figure) == ["des: best", "des: mean"]
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-"] == [[1, 2]]
+
+
+def test_runs_differ_in_colour_and_marker(run: SearchRun) -> None:
+    other = SearchRun(START, [evolution(0, [0.1, 0.3])])
+    figure = draw_fitness({"des": run, "random": other})
+    assert lines(figure, "-", ORANGE) == [[30]]
+    assert lines(figure, "-", BLUE) == [[75, 100]]
+    best = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    assert [line.get_marker() for line in best] == ["o", "s"]
+
+
+def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
+    figure = draw_search({"$des$": run})
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "fitness; a dot is a candidate",
+        "diversity: mean Hamming distance of two candidates",
+        "importance of a block",
+        "importance of a branch, mean over layers",
+        *(2 * ["conv1x3", "identity"]),
+        "",
+    ]
+    _, spread, beta, means, alpha, identity, survival, other, _ = figure.axes
+    assert list(spread.lines[0].get_ydata()) == run.diversity()
+    assert [list(line.get_ydata()) for line in beta.lines] == [[0.1, 1.1], [0.2, 1.2], [0.3, 1.3]]
+    assert legend(figure, 2) == START["layers"]
+    assert means.lines[0].get_ydata() == pytest.approx([0.7, 1.7])
+    # Of the identity the two layers that have it.
+    assert means.lines[1].get_ydata() == pytest.approx([0.7, 1.7])
+    assert alpha.lines[1].get_ydata() == pytest.approx([0.7, 1.7])
+    assert identity.lines[0].get_ydata() == pytest.approx([0.6, 1.6])
+    assert survival.images[0].get_array().tolist() == pytest.approx(np.array([[2 / 3, 1], [2 / 3, 1 / 3], [2 / 3, 1]]))
+    assert other.images[0].get_array().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2]
+    save_figure(figure, tmp_path / "a.png")
+    save_figure(figure, tmp_path / "a.svg")
+    assert "not finished" not in figure.subfigs[1].get_suptitle()
+
+
+def test_an_unfinished_search_and_an_old_one(run: SearchRun, tmp_path: Path) -> None:
+    unfinished = SearchRun(START, run.evolutions[:1])
+    old = SearchRun(START, [evolution(0, [0.5])])
+    figure = draw_search({"a": unfinished, "b": old})
+    assert figure.subfigs[1].get_suptitle().endswith("not finished: evolution 1")
+    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert said == [f"this journal does not hold {what}" for what in ("beta", "alpha", "the population")]
+    assert "the population" in draw_search({"b": old}).axes[1].texts[0].get_text()
+    save_figure(figure, tmp_path / "a.png")
+    with pytest.raises(InputError, match="no search"):
+        draw_search({})
+
+
+@pytest.mark.parametrize("layers", [1, 100])
+def test_few_and_many_layers(layers: int) -> None:
+    start = {**START, "layers": [f"слой.{row}" for row in range(layers)], "positions": [[r, 1] for r in range(layers)]}
+    events = [
+        evolution(index, [0.5], population=["1" * layers], alpha=[0.5] * layers, beta=[0.5] * layers)
+        for index in range(1 if layers > 1 else 40)
+    ]
+    figure = draw_search({"many": SearchRun(start, events)})
+    # No layer has the other branch: its panels are empty, and it has no line among the means.
+    assert legend(figure, 3) == ["identity"]
+    assert legend(figure, 2) == (["слой.0"] if layers == 1 else ["слой.0", "слой.99"])
+    figure.draw_without_rendering()

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from irepdeploy.errors import InputError, OutputError
+from irepdeploy.runs.record import SCHEMA_VERSION, Record, append, read
+
+RECORD = Record(
+    suite="models",
+    scenario="single-stream",
+    model="größe",
+    source="onnx",
+    artefact_sha256="ab" * 32,
+    runner={"runner": "ort-cpu", "provider": "CPUExecutionProvider", "threads": 1},
+    precision="fp32",
+    batch=1,
+    input_shape=[1, 3, 32, 32],
+    samples_ns=[1_000_001, 999_999, 2_000_000],
+    warmup={"runs": 20, "steady": True, "cov": 0.01},
+    protocol_version=1,
+    system={"cpu": {"model": "unknown"}},
+    conditions={"seed": 0, "interleaved_with": ["a", "b"]},
+    argv=["irepdeploy", "bench"],
+    created="2026-01-02T03:04:05.000006+00:00",
+    facts={"net": "vgg16", "top1": 93.5, "top1_source": "paper, not measured"},
+    device_samples_ns=[900_000, 900_001, 900_002],
+    system_after={"gpu": "none"},
+    power={"mean_mw": {"GPU": 1000}},
+)
+
+# What schema 2 brought.
+LATER = {"facts": {}, "device_samples_ns": [], "system_after": {}, "power": {}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "records.jsonl"
+    append(path, RECORD)
+    append(path, replace(RECORD, model="b", artefact_sha256=None))
+    return path
+
+
+def test_what_was_appended_is_read(path: Path) -> None:
+    assert read(path) == [RECORD, replace(RECORD, model="b", artefact_sha256=None)]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_appending_leaves_what_is_there(path: Path) -> None:
+    before = path.read_bytes()
+    append(path, RECORD)
+    assert path.read_bytes().startswith(before)
+
+
+def test_no_summary_is_stored_beside_the_samples() -> None:
+    assert not {name for name in asdict(RECORD) if name.endswith("_ms") or name in ("median", "mean", "p90")}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 300])
+def test_torn_last_line_is_left_out_and_said_so(path: Path, cut: int, capsys: pytest.CaptureFixture[str]) -> None:
+    os.truncate(path, path.stat().st_size - cut)
+    found = read(path)
+    if cut == 1:
+        # Nothing but the newline is gone: the record is whole.
+        assert len(found) == 2
+        assert capsys.readouterr().err == ""
+    else:
+        assert found == [RECORD]
+        assert "line 2 is torn" in capsys.readouterr().err
+
+
+def test_appending_after_a_torn_line_keeps_the_file_readable(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 40)
+    third = replace(RECORD, model="c")
+    append(path, third)
+    assert read(path) == [RECORD, third]
+
+
+def test_torn_line_in_the_middle_is_an_error_that_names_it(path: Path) -> None:
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first[:-30] + b"\n" + second)
+    with pytest.raises(InputError, match="no JSON") as caught:
+        read(path)
+    assert caught.value.where == f"{path}, line 1"
+
+
+@pytest.mark.parametrize("line", ["no record", "\x89PNG", "[1, 2]", "7", '"text"', "{}", '{"a": 1}'])
+def test_a_file_of_something_else_is_an_error_even_unterminated(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "other"
+    path.write_text(line)
+    with pytest.raises(InputError, match="not a record"):
+        read(path)
+
+
+def changed(**fields: object) -> str:
+    return json.dumps({**asdict(RECORD), **fields})
+
+
+def first_version(**fields: object) -> str:
+    kept = {name: value for name, value in asdict(RECORD).items() if name not in LATER}
+    return json.dumps({**kept, "schema": 1, **fields})
+
+
+def test_records_of_the_first_schema_are_read(path: Path) -> None:
+    path.write_text(first_version() + "\n")
+    (found,) = read(path)
+    assert found == replace(RECORD, **LATER)
+    # And written whole again.
+    append(path, found)
+    assert read(path) == [found, found]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (changed(schema=SCHEMA_VERSION + 1), f"schema version {SCHEMA_VERSION + 1}"),
+        (changed(schema="1"), "schema version '1'"),
+        (changed(schema=True), "schema version True"),
+        (changed(more=1), "more"),
+        (json.dumps({key: value for key, value in asdict(RECORD).items() if key != "batch"}), "batch"),
+        (changed(samples_ns="fast"), "samples_ns"),
+        (changed(samples_ns=[]), "samples_ns"),
+        (changed(samples_ns=[1, -2]), "samples_ns"),
+        (changed(samples_ns=[1, 2.5]), "samples_ns"),
+        (changed(samples_ns=[True]), "samples_ns"),
+        (changed(device_samples_ns=[1.5, 2, 3]), "device_samples_ns"),
+        (changed(device_samples_ns=[1]), "device_samples_ns are not one for each"),
+        (changed(input_shape=[]), "input_shape"),
+        (changed(facts=[]), "facts"),
+        (changed(schema=1), "unknown: device_samples_ns, facts, power, system_after"),
+        (first_version(schema=2), "missing or unknown: device_samples_ns, facts"),
+        (first_version(batch=None), "batch"),
+        (changed(schema=0), "schema version 0"),
+        (changed(batch=None), "batch"),
+        (changed(batch=True), "batch"),
+        (changed(runner=[]), "runner"),
+        (changed(conditions={"x": float("nan")}), "no JSON"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_bad_line_is_an_error_that_names_it(path: Path, line: str, text: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert text in caught.value.what
+    assert caught.value.where == f"{path}, line 3"
+
+
+def test_bytes_that_are_no_text(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"\xff\xfe\n")
+    with pytest.raises(InputError, match="no JSON"):
+        read(path)
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        read(tmp_path / "missing")
+    with pytest.raises(InputError, match="folder"):
+        read(tmp_path)
+    with pytest.raises(OutputError):
+        append(tmp_path / "no" / "folder" / "records.jsonl", RECORD)
+
+
+def test_fields_and_their_types_agree() -> None:
+    from irepdeploy.runs.record import _TYPES
+
+    assert list(_TYPES) == list(asdict(RECORD))
+    assert all(isinstance(value, _TYPES[name]) for name, value in asdict(RECORD).items())

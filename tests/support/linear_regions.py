@@ -1,0 +1,140 @@
+"""Random ONNX graphs whose linear part is, by construction, one convolution, or only nearly is.
+
+A region is a sum of branches beside a dense convolution whose kernel covers them all, so that replacing it by one
+convolution always costs less; it ends in a Relu. A nearly linear one has one fault put into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from support.graph_writer import Free, GraphWriter
+from support.region_branches import BranchWriter, random_geometry
+
+__all__ = ["FAULTS", "LinearRegion", "faulty_region", "linear_region"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class LinearRegion:
+    """A graph with one region.
+
+    Args:
+        inputs: shape of each, for feeds.
+        fault: None where it is one convolution and a Relu.
+    """
+
+    model: onnx.ModelProto
+    inputs: dict[str, tuple[int, ...]]
+    fault: str | None = None
+
+    def feeds(self, seed: int = 0) -> dict[str, Array]:
+        """Standard normal inputs."""
+        rng = np.random.default_rng(seed)
+        return {name: rng.standard_normal(shape) for name, shape in self.inputs.items()}
+
+
+def linear_region(seed: int) -> LinearRegion:
+    """A region that is one convolution."""
+    return _region(seed, None)
+
+
+def faulty_region(seed: int, fault: str) -> LinearRegion:
+    """A region with this one of `FAULTS`."""
+    return _region(seed, fault)
+
+
+def _region(seed: int, fault: str | None) -> LinearRegion:
+    rng = np.random.default_rng([seed, 0 if fault is None else 1 + list(FAULTS).index(fault)])
+    geometry = random_geometry(rng, fault)
+    graph = GraphWriter(rng)
+    writer = BranchWriter(graph, geometry, rng)
+    terms = [writer.dense("x")]
+    terms += [writer.branch("x") for _ in range(rng.choice([1, 1, 1, 2, 3] if fault is None else [0, 1, 1, 2]))]
+    batch = int(rng.integers(1, 3))
+    inputs: dict[str, tuple[int, ...]] = {"x": (batch, geometry.channels, *geometry.size)}
+    outputs: list[str] = []
+    if fault is not None:
+        terms.append(FAULTS[fault](writer, terms, inputs, outputs))
+    rng.shuffle(terms)
+    y = writer.scaled(writer.added(terms), geometry.out)
+    outputs.insert(0, graph.node("Relu", [y]))
+    shapes: dict[str, Sequence[Free]] = {name: list(shape) for name, shape in inputs.items()}
+    if rng.random() < 0.2:
+        shapes["x"] = ["N", *inputs["x"][1:]]
+    model = graph.model(shapes, outputs, int(rng.choice([13, 17, 20])))
+    return LinearRegion(model, inputs, fault)
+
+
+Fault = Callable[[BranchWriter, list[str], dict[str, tuple[int, ...]], list[str]], str]
+
+
+def _relu_inside(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
+    x = writer.graph.node("Relu", [writer.pointwise("x", writer.g.channels, 2)])
+    return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
+
+
+def _padding_not_counted(
+    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
+) -> str:
+    x = writer.pointwise("x", writer.g.channels, writer.g.out, bias=False)
+    steps = [writer.g.stride] * 2
+    return str(writer.graph.node("AveragePool", [x], kernel_shape=[3, 3], strides=steps, pads=[1, 1, 1, 1]))
+
+
+def _bias_before_padding(
+    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
+) -> str:
+    x = writer.normalised(writer.pointwise("x", writer.g.channels, 2), 2)
+    return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
+
+
+def _cut_then_padded(
+    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
+) -> str:
+    # The 3x3 in the middle loses what its padding would have read.
+    x = writer.conv("x", writer.g.channels, 2, (2, 2), (0, 0), stride=1, padded=False, bias=False)
+    return writer.conv(x, 2, writer.g.out, (2, 2), (0, 0), covers=(3, 3), bias=False)
+
+
+def _read_elsewhere(
+    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
+) -> str:
+    x = writer.pointwise("x", writer.g.channels, 2, bias=False)
+    outputs.append(x if writer.rng.random() < 0.5 else writer.graph.node("Relu", [x]))
+    return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
+
+
+def _computed_weights(
+    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
+) -> str:
+    inputs["w"] = (writer.g.out, writer.g.channels, 3, 3)
+    steps = [writer.g.stride] * 2
+    return str(writer.graph.node("Conv", ["x", "w"], pads=list(writer.g.pads), strides=steps))
+
+
+def _reflected(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
+    x = writer.pad_node("x", (1, 1, 1, 1), "reflect")
+    return writer.conv(x, writer.g.channels, writer.g.out, (3, 3), (0, 0), padded=False)
+
+
+def _product(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
+    return str(writer.graph.node("Mul", [terms[0], terms[-1]]))
+
+
+FAULTS: dict[str, Fault] = {
+    "relu inside": _relu_inside,
+    "padding not counted": _padding_not_counted,
+    "bias before padding": _bias_before_padding,
+    "cut, then padded": _cut_then_padded,
+    "read elsewhere": _read_elsewhere,
+    "computed weights": _computed_weights,
+    "reflected": _reflected,
+    "product": _product,
+}

@@ -1,0 +1,28 @@
+"""Networks for tests: seeded, with random statistics, in eval mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from irepdeploy.network.nets import build
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.block import RepBlock
+
+__all__ = ["random_network"]
+
+
+@torch.no_grad()
+def random_network(name: str = "vgg6", branches: str | None = None, *, seed: int = 0) -> nn.Module:
+    """A network of the registry with random weights and statistics, and random alpha and beta where it has branches.
+
+    `branches` takes the place of the network's own.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(name) if branches is None else build(name, branches=branches)
+        for module in model.modules():
+            if isinstance(module, RepBlock) and module.beta is not None:
+                for factor in (module.beta, *module.alpha.values()):
+                    factor.normal_()
+    return randomize_statistics(model, seed).eval()
