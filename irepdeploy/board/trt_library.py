@@ -143,7 +143,7 @@ def assembled_folder() -> Optional[str]:
                 "no builder that `make trt` assembled", where=f"{ASSEMBLED_ENVIRONMENT}={named}", hint="make trt"
             )
         return named
-    checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     folder = os.path.join(checkout, "build", "trt")
     return folder if _marker(folder) else None
 
