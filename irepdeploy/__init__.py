@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from irepdeploy.network.checkpoint import load, save
     from irepdeploy.network.nets import build
     from irepdeploy.onnx_collapse import collapse
+    from irepdeploy.onnx_collapse.read_back.graph_fuse import fuse_graph
     from irepdeploy.reparam.architecture import Architecture
     from irepdeploy.reparam.comparator import compare
     from irepdeploy.reparam.fuse import fuse
     from irepdeploy.reparam.insert import insert_branches
+    from irepdeploy.reparam.probe import fuse_probe
 
 __all__ = [
     "Architecture",
@@ -34,6 +36,8 @@ __all__ = [
     "compare",
     "export_model",
     "fuse",
+    "fuse_graph",
+    "fuse_probe",
     "insert_branches",
     "load",
     "save",
@@ -52,6 +56,8 @@ _HOME = {
     "collapse": "irepdeploy.onnx_collapse",
     "compare": "irepdeploy.reparam.comparator",
     "fuse": "irepdeploy.reparam.fuse",
+    "fuse_graph": "irepdeploy.onnx_collapse.read_back.graph_fuse",
+    "fuse_probe": "irepdeploy.reparam.probe",
     "insert_branches": "irepdeploy.reparam.insert",
     "load": "irepdeploy.network.checkpoint",
     "save": "irepdeploy.network.checkpoint",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from irepdeploy.errors import CheckFailed, InputError, NotFusable
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 from irepdeploy.reparam.geometry import random_input
-from irepdeploy.reparam.insert import Where, matches
+from irepdeploy.reparam.insert import Where
 from irepdeploy.reparam.normalisation import Norm, scale_shift
 from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
@@ -25,8 +27,12 @@ from irepdeploy.runtime.memory_format import channels_last
 
 __all__ = ["BlockProof", "check_fusable", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
 
-Example = Tensor | tuple[Tensor, ...] | None
-Method = Literal["algebra", "probe", "graph"]
+# Kernel and bias of a block in eval mode, in float64.
+Equivalent = Callable[[RepBlock], tuple[Tensor, Tensor]]
+
+
+def _by_algebra(block: RepBlock) -> tuple[Tensor, Tensor]:
+    return block.equivalent()
 
 
 @dataclass(frozen=True)
@@ -45,43 +51,60 @@ def fuse(
     *,
     keep_bn: bool = False,
     prove: bool = True,
-    method: Method = "algebra",
+    method: str | None = None,
     where: Where | None = None,
-    example: Example = None,
+    example: Any = None,
 ) -> nn.Module:
-    """A new network in which every RepBlock is one convolution with bias.
+    """Return a new network in which every RepBlock is one convolution with bias.
 
-    Everything else is copied as it is: other batch normalisations, hooks, dtype, device, ``requires_grad`` and names.
-    What DistributedDataParallel, torch.compile and the like wrap around the network is taken off.
+    Everything else is copied unchanged: other batch normalisations, hooks, dtype, device, ``requires_grad`` and names.
+    Wrappers such as DistributedDataParallel or torch.compile are removed.
 
     Args:
-        model: a network with RepBlocks, in eval mode; it is not changed.
-        keep_bn: put the bias into a neutral batch normalisation instead, so that the state dict loads strictly into the
+        model: A network with RepBlocks, in eval mode; it is not changed.
+        keep_bn: Put the bias into a neutral batch normalisation instead, so that the state dict loads strictly into the
             network that the branches were inserted into.
-        prove: compare each block with its convolution: in float64 to 1e-10, in its own dtype to 1e-5 (float32).
-        method: "algebra" adds up the kernels of the branches; "probe" reads each block's kernel off its response to
-            unit impulses, which needs no algebra and is slow; "graph" knows no blocks: it writes a network of any class
-            as ONNX, collapses what is linear there, and reads that back as a new `torch.fx.GraphModule`.
-        where: with "probe": blocks of foreign classes to replace as well, by a glob on their names, by type or by
-            ``f(name, module) -> bool``; each must be one convolution, which is checked.
-        example: with "graph": an input (1, C, H, W), or a tuple of inputs; default: what the network says it reads.
+        prove: Compare each block with its convolution: in float64 to 1e-10, in its own dtype to 1e-5 (float32).
+        method: Deprecated: call `irepdeploy.fuse_probe` for "probe", `irepdeploy.fuse_graph` for "graph".
+        where: Deprecated: belongs to `irepdeploy.fuse_probe`.
+        example: Deprecated: belongs to `irepdeploy.fuse_graph`.
 
     Raises:
-        NotFusable: train mode, values that are not finite, batch-normalisation statistics that are missing or not
-            positive, RepBlocks that were dissolved in a graph, or a foreign block that is not one convolution.
-        CheckFailed: a block and its convolution differ; the worst is named.
+        NotFusable: Train mode, values that are not finite, batch-normalisation statistics that are missing or not
+            positive, or RepBlocks that were dissolved in a graph.
+        CheckFailed: A block and its convolution differ; the worst is named.
     """
-    if method == "graph":
-        from irepdeploy.onnx_collapse.read_back.graph_fuse import fuse_graph
+    if method is not None or where is not None or example is not None:
+        return _by_method(model, method or "algebra", keep_bn=keep_bn, prove=prove, where=where, example=example)
+    return fuse_with_proof(model, keep_bn=keep_bn, prove=prove)[0]
 
-        if keep_bn or where is not None:
-            raise InputError(
-                f"{'keep_bn' if keep_bn else 'where'} goes with blocks, and a graph has none", hint="leave it out"
-            )
-        return fuse_graph(unwrapped(model), example, prove=prove)
-    if example is not None:
-        raise InputError("only a graph is exported with an example", hint='add method="graph"')
-    return fuse_with_proof(model, keep_bn=keep_bn, prove=prove, method=method, where=where)[0]
+
+def _by_method(
+    model: nn.Module, method: str, *, keep_bn: bool, prove: bool, where: Where | None, example: Any
+) -> nn.Module:
+    """Redirect the call of version 0.1 to the function that does it now."""
+    # Through the facade, because the graph's room lies above this one.
+    import irepdeploy
+
+    if method not in ("algebra", "probe", "graph"):
+        raise InputError(f"expected a method of algebra, probe or graph, got {method!r}")
+    if where is not None and method != "probe":
+        raise InputError(
+            "`where` chooses foreign blocks, which fuse() does not read", hint="ird.fuse_probe(net, where)"
+        )
+    if example is not None and method != "graph":
+        raise InputError("fuse() reads no example", hint="ird.fuse_graph(net, example)")
+    if keep_bn and method == "graph":
+        raise InputError("keep_bn applies to blocks, and a graph has none", hint="omit it")
+    new = {"algebra": "fuse(net)", "probe": "fuse_probe(net, where=...)", "graph": "fuse_graph(net, example=...)"}
+    warnings.warn(
+        f"fuse(method={method!r}) is deprecated: call irepdeploy.{new[method]}", DeprecationWarning, stacklevel=3
+    )
+    if method == "graph":
+        return irepdeploy.fuse_graph(model, example, prove=prove)
+    if method == "probe":
+        return irepdeploy.fuse_probe(model, where, keep_bn=keep_bn, prove=prove)
+    return fuse(model, keep_bn=keep_bn, prove=prove)
 
 
 def fuse_with_proof(
@@ -89,16 +112,20 @@ def fuse_with_proof(
     *,
     keep_bn: bool = False,
     prove: bool = True,
-    method: Method = "algebra",
-    where: Where | None = None,
+    equivalent: Equivalent = _by_algebra,
+    foreign: Mapping[nn.Module, nn.Module] | None = None,
 ) -> tuple[nn.Module, list[BlockProof]]:
-    """`fuse`, and what the proof of each block found."""
-    if method not in ("algebra", "probe"):
-        raise InputError(f"no method {method!r} to fuse by", hint="algebra, probe or graph")
-    if where is not None and method != "probe":
-        raise InputError("`where` chooses foreign blocks, which only a probe can read", hint='add method="probe"')
+    """Fuse like `fuse`, and return the proof of each block as well.
+
+    Args:
+        model: A network without wrappers, or what `fuse` accepts.
+        keep_bn: As for `fuse`.
+        prove: As for `fuse`.
+        equivalent: Computes kernel and bias of a block in float64.
+        foreign: Modules of other classes to replace as well.
+    """
     if not isinstance(model, nn.Module):
-        raise NotFusable(f"{type(model).__name__} is no torch.nn.Module")
+        raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
     check_fusable(model, everywhere=False)
     inserted = {layer.name: layer for layer in origin_of(model).layers}
@@ -109,34 +136,32 @@ def fuse_with_proof(
         if not isinstance(block, RepBlock):
             continue
         if prove:
-            conv, proof = prove_block(block, name, method)
+            conv, proof = prove_block(block, name, equivalent)
             proofs.append(proof)
         else:
-            conv = fuse_block(block, method)
+            conv = fuse_block(block, equivalent)
         if keep_bn:
             replacements.update(_bias_moved(block, conv, inserted.get(name), modules, name))
         replacements[block] = conv
     if proofs:
         _refuse_bad(proofs)
-    if where is not None:
-        replacements.update(_foreign(model, modules, where))
-    plain = replaced(model, replacements, {})
+    plain = replaced(model, {**replacements, **(foreign or {})}, {})
     return set_origin(plain, _origin_after(origin_of(model), keep_bn)), proofs
 
 
 @torch.no_grad()
 @exact_arithmetic()
-def fuse_block(block: RepBlock, method: Method = "algebra") -> nn.Conv2d:
-    """The one convolution that `block` equals in eval mode: its kernel is added up in float64 and rounded once."""
-    return _rounded(block, *_kernel(block, _wide(copied_without_hooks(block)), method))
+def fuse_block(block: RepBlock, equivalent: Equivalent = _by_algebra) -> nn.Conv2d:
+    """Return the convolution that `block` equals in eval mode, summed in float64 and rounded once."""
+    return _rounded(block, *equivalent(_wide(copied_without_hooks(block))))
 
 
 @torch.no_grad()
 @exact_arithmetic()
-def prove_block(block: RepBlock, name: str = "", method: Method = "algebra") -> tuple[nn.Conv2d, BlockProof]:
-    """`fuse_block`, and the block and its convolution run side by side on a small seeded map.
+def prove_block(block: RepBlock, name: str = "", equivalent: Equivalent = _by_algebra) -> tuple[nn.Conv2d, BlockProof]:
+    """Fuse a block, and run it and its convolution side by side on a small seeded map.
 
-    In float64 against the kernel before it was rounded, which tests the algebra; in the block's own dtype against the
+    In float64 the block is compared with the kernel before rounding, which tests the algebra; in its own dtype with the
     convolution that will be used.
     """
     weight = block.fixed.conv.weight
@@ -144,7 +169,7 @@ def prove_block(block: RepBlock, name: str = "", method: Method = "algebra") -> 
     x = random_input(block.geometry, dtype=weight.dtype, device=weight.device)
     narrow = _numpy(twin(x))
     wide = _wide(twin)
-    kernel, bias = _kernel(block, wide, method)
+    kernel, bias = equivalent(wide)
     conv = _rounded(block, kernel, bias)
     narrow_error = relative_error(narrow, _numpy(conv(x)))
     exact = plain_conv(block.geometry, like=wide.fixed.conv)
@@ -160,14 +185,6 @@ def _wide(copied: RepBlock) -> RepBlock:
     # Apple's GPUs have no float64.
     place = copied.fixed.conv.weight.device
     return copied.to(device="cpu" if place.type == "mps" else place, dtype=torch.float64)
-
-
-def _kernel(block: RepBlock, wide: RepBlock, method: Method) -> tuple[Tensor, Tensor]:
-    if method == "probe":
-        from irepdeploy.reparam.probe import probe_block
-
-        return probe_block(block)
-    return wide.equivalent()
 
 
 def _rounded(block: RepBlock, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -329,23 +346,6 @@ def _origin_after(origin: Origin, keep_bn: bool) -> Origin:
         now for was, now in zip(origin.layers, layers, strict=True) if was.folded or was.fused or origin.state == FUSED
     )
     return replace(origin, state=FUSED if left else TRAIN, layers=left)
-
-
-def _foreign(model: nn.Module, modules: dict[str, nn.Module], where: Where) -> dict[nn.Module, nn.Module]:
-    from irepdeploy.reparam.probe import probe_module
-
-    found: dict[nn.Module, nn.Module] = {}
-    done: list[str] = []
-    for name, module in modules.items():
-        if not name or isinstance(module, RepBlock) or name.startswith(tuple(done)):
-            continue
-        chosen = isinstance(module, where) if isinstance(where, type) else matches(model, where, name)
-        if chosen:
-            found[module] = probe_module(module, name=name)
-            done.append(f"{name}.")
-    if not found:
-        raise InputError(f"no module chosen by where={where!r}", hint="a glob on names, a type, or f(name, module)")
-    return found
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -18,13 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.errors import NotFusable
+from irepdeploy.errors import InputError, NotFusable
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.comparator import TOLERANCES, relative_error
+from irepdeploy.reparam.fuse import check_fusable, fuse_with_proof
+from irepdeploy.reparam.insert import Where, matches
 from irepdeploy.reparam.response import Response, check_kind, significant
+from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
-__all__ = ["probe_block", "probe_module"]
+__all__ = ["fuse_probe", "probe_block", "probe_module"]
 
 # Of one batch of impulses. A module holds some ten times as much: unfolded windows, and a map for every branch.
 _BATCH_BYTES = 4 << 20
@@ -32,6 +35,48 @@ _BATCH_BYTES = 4 << 20
 # Impulses side by side in one map, out of each other's reach: a map with one makes products of small matrices only,
 # which take five times as long.
 _BESIDE = 8
+
+
+def fuse_probe(model: nn.Module, where: Where | None = None, *, keep_bn: bool = False, prove: bool = True) -> nn.Module:
+    """Fuse blocks by their response to unit impulses: those of foreign classes as well as RepBlocks.
+
+    It needs no algebra of the branches, and is slower than `irepdeploy.fuse`.
+
+    Args:
+        model: A network in eval mode; it is not changed.
+        where: Foreign blocks to replace by one convolution each: a glob on their names, a type, or
+            ``f(name, module) -> bool``. None: RepBlocks only.
+        keep_bn: As for `irepdeploy.fuse`; it concerns RepBlocks only.
+        prove: Compare each RepBlock with its convolution. Foreign blocks are always compared.
+
+    Returns:
+        A new network.
+
+    Raises:
+        InputError: `where` chooses no module.
+        NotFusable: What `irepdeploy.fuse` refuses, or a foreign block that is not one zero-padded convolution.
+        CheckFailed: A RepBlock and its convolution differ; the worst is named.
+    """
+    if isinstance(model, nn.Module):
+        model = unwrapped(model)
+        check_fusable(model, everywhere=False)
+    foreign = None if where is None else _foreign(model, where)
+    return fuse_with_proof(model, keep_bn=keep_bn, prove=prove, equivalent=probe_block, foreign=foreign)[0]
+
+
+def _foreign(model: nn.Module, where: Where) -> dict[nn.Module, nn.Module]:
+    found: dict[nn.Module, nn.Module] = {}
+    done: list[str] = []
+    for name, module in model.named_modules():
+        if not name or isinstance(module, RepBlock) or name.startswith(tuple(done)):
+            continue
+        chosen = isinstance(module, where) if isinstance(where, type) else matches(model, where, name)
+        if chosen:
+            found[module] = probe_module(module, name=name)
+            done.append(f"{name}.")
+    if not found:
+        raise InputError(f"no module chosen by where={where!r}", hint="a glob on names, a type, or f(name, module)")
+    return found
 
 
 @torch.no_grad()

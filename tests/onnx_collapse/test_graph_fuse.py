@@ -1,4 +1,4 @@
-"""`fuse(method="graph")`: networks of classes that we do not know, through ONNX and back."""
+"""`fuse_graph`: networks of classes that we do not know, through ONNX and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SOON = ("repvgg", "yolov9", "repvit", "orepa", "mobileone")
 def test_published_networks(name: str) -> None:
     model, network = published_network(name), PUBLISHED[name]
     before = copy.deepcopy(model.state_dict())
-    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, *network.input_shape))
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, *network.input_shape))
     assert convolutions(plain) == network.deploy_convs
     assert not any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
     assert same(model, plain, network.input_shape, batch=5) < 1e-5
@@ -51,7 +51,7 @@ def test_published_networks(name: str) -> None:
 
 def test_a_network_of_ours_says_what_it_reads(tmp_path: Any) -> None:
     model = random_network(branches="ireps")
-    plain = irepdeploy.fuse(model, method="graph")
+    plain = irepdeploy.fuse_graph(model)
     assert convolutions(plain) == 6 and same(model, plain, (1, 16, 16)) < 1e-5
     origin = origin_of(plain)
     assert origin.state == "fused" and origin.net is None and origin.input_shape == (1, 16, 16)
@@ -63,7 +63,7 @@ def test_a_network_of_ours_says_what_it_reads(tmp_path: Any) -> None:
 
 def test_nothing_to_collapse_is_a_copy() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
-    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 3, 8, 8))
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 8, 8))
     assert type(plain) is nn.Sequential and plain is not model and same(model, plain, (3, 8, 8)) == 0
 
 
@@ -87,7 +87,7 @@ class Mixed(nn.Module):
 def test_operators_that_stay() -> None:
     torch.manual_seed(0)
     model = Mixed().eval()
-    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 4, 9, 9))
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 4, 9, 9))
     assert convolutions(plain) == 2
     x = torch.randn(3, 4, 9, 9)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_a_batch_in_a_shape() -> None:
             return self.fc(y.view(x.size(0), -1))
 
     model = Flat().eval()
-    plain = irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 2, 4, 4))
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 2, 4, 4))
     assert convolutions(plain) == 1 and same(model, plain, (2, 4, 4), batch=7) < 1e-5
 
 
@@ -120,7 +120,7 @@ def test_a_batch_in_the_numbers_is_found() -> None:
             return F.relu(self.a(x) + self.b(x)) * x.size(0)
 
     with pytest.raises(CheckFailed, match="differs"):
-        irepdeploy.fuse(Scaled().eval(), method="graph", example=torch.zeros(1, 2, 4, 4))
+        irepdeploy.fuse_graph(Scaled().eval(), example=torch.zeros(1, 2, 4, 4))
 
 
 def test_a_wrong_collapse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,23 +135,19 @@ def test_a_wrong_collapse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_fuse, "torch_from_onnx", broken)
     model = published_network("repvgg")
     with pytest.raises(CheckFailed, match="differs"):
-        irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 3, 21, 18))
+        irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 21, 18))
 
 
 def test_bad_input() -> None:
     model, example = published_network("repvgg"), torch.zeros(1, 3, 21, 18)
     with pytest.raises(InputError, match="example"):
-        irepdeploy.fuse(model, method="graph")
-    with pytest.raises(InputError, match="blocks"):
-        irepdeploy.fuse(model, method="graph", example=example, keep_bn=True)
-    with pytest.raises(InputError, match='method="graph"'):
-        irepdeploy.fuse(random_network(), example=example)
+        irepdeploy.fuse_graph(model)
     with pytest.raises(NotFusable, match=r"eval\(\)"):
-        irepdeploy.fuse(published_network("repvgg").train(), method="graph", example=example)
+        irepdeploy.fuse_graph(published_network("repvgg").train(), example=example)
     with pytest.raises(NotFusable, match="float32"):
-        irepdeploy.fuse(published_network("repvgg").double(), method="graph", example=example.double())
+        irepdeploy.fuse_graph(published_network("repvgg").double(), example=example.double())
     with pytest.raises(NotFusable, match="cannot export"):
-        irepdeploy.fuse(model, method="graph", example=torch.zeros(1, 7, 21, 18))
+        irepdeploy.fuse_graph(model, example=torch.zeros(1, 7, 21, 18))
 
     class Strange(nn.Module):
         def __init__(self) -> None:
@@ -162,13 +158,13 @@ def test_bad_input() -> None:
             return torch.cumsum(self.a(x) + self.b(x), 1)
 
     with pytest.raises(ModelError, match="CumSum"):
-        irepdeploy.fuse(randomize_statistics(Strange()).eval(), method="graph", example=example)
+        irepdeploy.fuse_graph(randomize_statistics(Strange()).eval(), example=example)
 
 
 @pytest.mark.parametrize("example", [3, {"x": torch.zeros(1, 3, 8, 8)}])
 def test_an_example_of_no_tensors(example: Any) -> None:
     with pytest.raises(InputError, match="no tensors"):
-        irepdeploy.fuse(nn.Conv2d(3, 3, 3).eval(), method="graph", example=example)
+        irepdeploy.fuse_graph(nn.Conv2d(3, 3, 3).eval(), example=example)
 
 
 def test_what_is_no_network() -> None:
@@ -185,7 +181,7 @@ def test_an_exporter_that_fails_leaves_the_terminal_alone(capfd: pytest.CaptureF
     with warnings.catch_warnings(), pytest.raises((ModelError, NotFusable)):
         # As outside of these tests, where a warning is no error.
         warnings.simplefilter("default")
-        irepdeploy.fuse(Unknown().eval(), method="graph", example=torch.zeros(1, 3, 4, 4))
+        irepdeploy.fuse_graph(Unknown().eval(), example=torch.zeros(1, 3, 4, 4))
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert torch.backends.mha.get_fastpath_enabled() == fast

@@ -218,11 +218,11 @@ def test_training_in_half_precision(preset: str, dtype: torch.dtype, x: Tensor) 
     ird.fuse(net.eval())
 
 
-@pytest.mark.parametrize("method", ["algebra", "probe"])
-def test_fusing_under_autocast(method: Any, x: Tensor) -> None:
+@pytest.mark.parametrize("fuse", [ird.fuse, ird.fuse_probe])
+def test_fusing_under_autocast(fuse: Any, x: Tensor) -> None:
     net = randomize_statistics(ird.insert_branches(usual(), "dbb").eval(), 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        plain = ird.fuse(net, method=method)
+        plain = fuse(net)
         assert torch.is_autocast_enabled("cpu") and ird.compare(net, plain, x).max_rel_error < 1e-5
 
 

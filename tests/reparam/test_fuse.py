@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -374,11 +375,11 @@ def test_a_batch_normalisation_of_its_own_leaves_the_networks_outside() -> None:
 
 def test_probe_gives_what_the_algebra_gives() -> None:
     net = ireps_net(5)
-    by_probe, by_algebra = ird.fuse(net, method="probe"), ird.fuse(net)
+    by_probe, by_algebra = ird.fuse_probe(net), ird.fuse(net)
     for (name, a), b in zip(by_algebra.named_parameters(), by_probe.parameters(), strict=True):
         assert relative_error(array(a), array(b)) <= 1e-5, name
     wide = ireps_net(5).double()
-    by_probe, by_algebra = ird.fuse(wide, method="probe"), ird.fuse(wide)
+    by_probe, by_algebra = ird.fuse_probe(wide), ird.fuse(wide)
     for (name, a), b in zip(by_algebra.named_parameters(), by_probe.parameters(), strict=True):
         assert relative_error(array(a), array(b)) <= 1e-10, name
 
@@ -400,24 +401,62 @@ def test_foreign_blocks_by_probe() -> None:
     randomize_statistics(own, 2)
     x = torch.randn(2, 3, 15, 14)
     for where, names in ((TwoPaths, ["1", "3"]), ("3", ["3"]), (lambda name, module: name == "1", ["1"])):
-        plain = ird.fuse(own, method="probe", where=where)
+        plain = ird.fuse_probe(own, where=where)
         assert [str(i) for i in (1, 3) if isinstance(plain[i], nn.Conv2d)] == names
         assert ird.compare(own, plain, x).ok and isinstance(plain[4], nn.BatchNorm2d)
     mixed = randomize_statistics(ird.insert_branches(own, "ireps", "0"), 3)
-    plain = ird.fuse(mixed, method="probe", where=TwoPaths)
+    plain = ird.fuse_probe(mixed, where=TwoPaths)
     assert not any(isinstance(module, RepBlock | TwoPaths) for module in plain.modules())
     assert ird.compare(mixed, plain, x).ok
 
 
 @pytest.mark.parametrize(
+    ("where", "text"),
+    [("nothing", "no module chosen"), (nn.ReLU, "one convolution|not linear|affine|channels")],
+)
+def test_a_probe_refuses_bad_choices(where: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        ird.fuse_probe(nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU()).eval(), where)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"method": "algebra", "keep_bn": True}, lambda net: ird.fuse(net, keep_bn=True)),
+        ({"method": "probe", "where": TwoPaths}, lambda net: ird.fuse_probe(net, where=TwoPaths)),
+        (
+            {"method": "graph", "example": torch.zeros(1, 6, 9, 9)},
+            lambda net: ird.fuse_graph(net, torch.zeros(1, 6, 9, 9)),
+        ),
+    ],
+    ids=lambda value: value["method"] if isinstance(value, dict) else "",
+)
+def test_the_old_keyword_still_fuses_and_names_the_new_call(
+    old: dict[str, Any], new: Callable[[nn.Module], nn.Module]
+) -> None:
+    own = nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), TwoPaths(6)).eval()
+    net = randomize_statistics(ird.insert_branches(own, "repvgg", "0"), 4)
+    call = {"algebra": r"\.fuse\(net\)", "probe": r"\.fuse_probe\(net, where", "graph": r"\.fuse_graph\(net, example"}
+    with pytest.warns(DeprecationWarning, match=call[old["method"]]) as caught:
+        by_keyword = ird.fuse(net, **old)
+    assert [warning.filename for warning in caught] == [__file__]
+    by_name = new(net)
+    assert list(by_keyword.state_dict()) == list(by_name.state_dict())
+    x = torch.randn(2, 6, 9, 9)
+    with torch.no_grad():
+        assert torch.equal(by_keyword(x), by_name(x))
+
+
+@pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"method": "guess"}, "no method 'guess'"),
-        ({"where": TwoPaths}, "only a probe can read"),
-        ({"method": "probe", "where": "nothing"}, "no module chosen"),
-        ({"method": "probe", "where": nn.ReLU}, "one convolution|not linear|affine|channels"),
+        ({"method": "guess"}, "'guess'"),
+        ({"where": TwoPaths}, "ird.fuse_probe"),
+        ({"method": "graph", "where": TwoPaths}, "ird.fuse_probe"),
+        ({"example": torch.zeros(1, 2, 9, 9)}, "ird.fuse_graph"),
+        ({"method": "graph", "keep_bn": True}, "keep_bn"),
     ],
 )
-def test_fuse_refuses_bad_settings(settings: dict[str, object], text: str) -> None:
+def test_old_keywords_that_exclude_each_other(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text):
         ird.fuse(nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU()).eval(), **settings)

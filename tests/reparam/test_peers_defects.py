@@ -170,5 +170,5 @@ def test_the_border_trap_is_seen_in_foreign_blocks() -> None:
     """DBB, OREPA: zero padding behind a normalisation is not one convolution at the border."""
     net = trained_look(nn.Sequential(nn.Conv2d(3, 4, 3), BorderTrap()), 12)
     with pytest.raises(NotFusable, match="border"):
-        ird.fuse(net, method="probe", where=BorderTrap)
+        ird.fuse_probe(net, where=BorderTrap)
     assert ird.fuse(random_network("vgg6", ["conv1x1_3x3"], seed=12).eval()) is not None

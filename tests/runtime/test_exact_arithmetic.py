@@ -51,7 +51,7 @@ def test_fuse_compare_and_probe_run_without_it() -> None:
     own = nn.Sequential(Watcher(2, 2, 3)).eval()
     ird.compare(own, own, torch.randn(1, 2, 8, 8))
     count = len(Watcher.seen)
-    ird.fuse(own, method="probe", where=Watcher)
+    ird.fuse_probe(own, where=Watcher)
     assert count and len(Watcher.seen) > count and set(Watcher.seen) == {("ieee", "ieee")}
 
 

@@ -16,6 +16,7 @@ from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
+from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
 from irepdeploy.runtime.torch_runner import flattened
@@ -50,6 +51,7 @@ def fuse_graph(
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"{type(model).__name__} is no torch.nn.Module")
+    model = unwrapped(model)
     if any(module.training for module in model.modules()):
         raise NotFusable("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
@@ -81,7 +83,7 @@ def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> t
         raise InputError(
             "nothing says what this network reads",
             where=type(model).__name__,
-            hint='fuse(net, method="graph", example=torch.zeros(1, C, H, W))',
+            hint="fuse_graph(net, example=torch.zeros(1, C, H, W))",
         )
     # An Origin's sizes are fixed, its batch alone is free.
     sizes = [[size or 0 for size in spec.shape[1:]] for spec in specs]
