@@ -25,7 +25,7 @@ from irepdeploy.network.checkpoint import load, save
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.runtime.resident_memory import peak_bytes, reset_peak
+from irepdeploy.runtime.memory import peak_bytes, reset_peak
 
 __all__ = ["measure_fuse", "peak_of_fuse"]
 

@@ -24,9 +24,8 @@ from irepdeploy.board.protocol import measure, summary
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.network.checkpoint import load, load_model_factory
 from irepdeploy.reparam.origin import FUSED, origin_of
-from irepdeploy.runtime.memory import is_out_of_memory
+from irepdeploy.runtime.memory import is_out_of_memory, peak_bytes, reset_peak
 from irepdeploy.runtime.memory_format import channels_last
-from irepdeploy.runtime.resident_memory import peak_bytes, reset_peak
 
 __all__ = ["PeakMemory", "StepTime", "TrainingCost", "peak_memory", "step_times", "training_cost"]
 

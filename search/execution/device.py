@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from irepdeploy.errors import MissingError
-from irepdeploy.runtime.malloc import keep_freed_memory
+from irepdeploy.runtime.memory import keep_freed_memory
 
 from .ranks import Ranks
 

@@ -24,7 +24,7 @@ from irepdeploy.errors import InputError, MissingError
 from irepdeploy.files import append_line, output_folder
 from irepdeploy.network.nets import build_plain
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
-from irepdeploy.runtime.malloc import keep_freed_memory
+from irepdeploy.runtime.memory import keep_freed_memory
 from irepdeploy.runtime.memory_format import channels_last
 
 from ..evaluation.evaluate import PopulationEvaluator

@@ -401,7 +401,7 @@ def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: 
         (["--cost", "--presets", "iresp"], "no preset 'iresp'"),
         (["--cost", "--presets", "irep-resnet18"], "no such convolution in the network"),
         (["--cost", "--presets", " , "], "names none"),
-        (["--cost", "--memory", "8"], "'8' is no size of memory"),
+        (["--cost", "--memory", "8"], "expected a memory size such as 8GB, got '8'"),
         (["--cost", "--memory", "much"], "8GiB"),
         (["--arch", "none.json"], "none.json"),
     ],
@@ -642,7 +642,7 @@ def test_sizes(text: str, size: int) -> None:
     "text", ["", "8", "GB", "0GB", "-1GB", "1e3GB", "8kB", "8 GB GB", "9" * 400 + "GB", "٣GB", "nanGB"]
 )
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="is no size of memory"):
+    with pytest.raises(InputError, match="expected a memory size"):
         parse_size(text)
 
 

@@ -5,14 +5,13 @@ import sys
 
 import pytest
 
-from irepdeploy.runtime import malloc
-from irepdeploy.runtime.malloc import keep_freed_memory
+from irepdeploy.runtime import memory
 
 # Page faults of filling 64 MiB that were filled and freed before.
 _FAULTS = """
 import resource
 import numpy as np
-from irepdeploy.runtime.malloc import keep_freed_memory
+from irepdeploy.runtime.memory import keep_freed_memory
 
 def faults():
     np.full(2**23, 1.0)
@@ -37,6 +36,6 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
     assert kept * 10 < again
 
 
-def test_elsewhere_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc.sys, "platform", "darwin")
-    assert not keep_freed_memory()
+def test_other_systems_keep_their_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert not memory.keep_freed_memory()
