@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.errors import CheckpointError, InputError, MissingError
@@ -20,16 +20,7 @@ from irepdeploy.network import checkpoint
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.origin import origin_of, set_origin
-
-
-class Foreign(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.bn = nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+from support.networks import ConvBn
 
 
 def trained(name: str = "vgg6", preset: str = "ireps") -> nn.Module:
@@ -75,16 +66,16 @@ def test_written_twice_the_same_but_for_the_time(tmp_path: Path) -> None:
 
 
 def test_foreign_class_needs_the_factory(tmp_path: Path) -> None:
-    net = randomize_statistics(ird.insert_branches(Foreign().eval(), "ireps"))
+    net = randomize_statistics(ird.insert_branches(ConvBn().eval(), "ireps"))
     path = ird.save(net, tmp_path / "c.pt", factory="my.code:make", input_shape=(3, 8, 8))
     with pytest.raises(CheckpointError, match=r"--model my\.code:make"):
         ird.load(path)
-    again = ird.load(path, model=Foreign)
+    again = ird.load(path, model=ConvBn)
     x = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(net(x), again(x))
     assert origin_of(again).input_shape == (3, 8, 8)
-    fused = ird.load(ird.save(ird.fuse(net), tmp_path / "f.pt"), model=Foreign())
+    fused = ird.load(ird.save(ird.fuse(net), tmp_path / "f.pt"), model=ConvBn())
     assert ird.compare(net, fused, x).ok
     with pytest.raises(CheckpointError, match="does not fit the network"):
         ird.load(path, model=lambda: nn.Sequential(nn.Conv2d(3, 4, 3)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.block import RepBlock
 
-__all__ = ["random_network"]
+__all__ = ["ConvBn", "random_network"]
 
 
 @torch.no_grad()
@@ -26,3 +26,15 @@ def random_network(name: str = "vgg6", branches: str | None = None, *, seed: int
                 for factor in (module.beta, *module.alpha.values()):
                     factor.normal_()
     return randomize_statistics(model, seed).eval()
+
+
+class ConvBn(nn.Module):
+    """A network of a class that is not in the registry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
