@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 DEBIAN_PACKAGES := chromium openssh-client openssh-server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly trt check lint types tables system-deps clean
+.PHONY: help demo test nightly trt check lint tree types imports tables system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -31,7 +31,7 @@ nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property 
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
 	$(BIN)/python tests/assemble_trt.py
 
-check: lint types tables  ## lint, format, types, and the tables of the READMEs against their records
+check: lint types imports tables  ## lint, format, types, import rules, and the tables of the READMEs against their records
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -39,13 +39,19 @@ lint: $(INSTALLED)
 
 # The stages lie beside the core and are installed inside it. mypy sees neither an editable install nor, at the root,
 # anything but the core; so it gets the tree as it is installed.
-TYPES := build/types
-types: $(INSTALLED)
-	@rm -rf $(TYPES)
-	@mkdir -p $(TYPES)/irepdeploy
-	@ln -s $(CURDIR)/tests/support $(TYPES)/support
-	@ln -s $(CURDIR)/irepdeploy/* $(addprefix $(CURDIR)/,bench export jetson search) $(TYPES)/irepdeploy/
-	cd $(TYPES) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy -p support
+TREE := build/tree
+types imports: tree
+tree: $(INSTALLED)
+	@rm -rf $(TREE)
+	@mkdir -p $(TREE)/irepdeploy
+	@ln -s $(CURDIR)/tests/support $(TREE)/support
+	@ln -s $(CURDIR)/irepdeploy/* $(addprefix $(CURDIR)/,bench export jetson search) $(TREE)/irepdeploy/
+
+types:
+	cd $(TREE) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p irepdeploy -p support
+
+imports:
+	cd $(TREE) && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-logo
 
 tables: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables README.md --check

@@ -76,6 +76,7 @@ def test_types_are_checked_in_core_and_stages(tmp_path: Path) -> None:
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
         (tmp_path / folder / "planted.py").write_text("wrong: int = 'text'\n")
+    shutil.copytree(ROOT / "tests" / "support", tmp_path / "tests" / "support")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     environment = Path(sys.executable).parents[1]
