@@ -13,7 +13,7 @@ from irepdeploy.board.sidecar import read_sidecar
 from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.files import read_bytes, sha256
+from irepdeploy.files import sha256
 from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
@@ -83,7 +83,10 @@ class Opener:
         if subject.kind == ENGINE:
             return self._engine(subject)
         if subject.kind == ONNX:
-            runner = self._ort(subject, subject.target, _onnx_precision(subject.target))
+            from irepdeploy.onnx_graph.model_file import open_model
+            from irepdeploy.onnx_graph.precision import precision_of
+
+            runner = self._ort(subject, subject.target, precision_of(open_model(subject.target, weights=False)))
             return OpenedSubject(subject, runner, ONNX, sha256(Path(subject.target)))
         net = self._net(subject)
         origin = origin_of(net)
@@ -191,20 +194,3 @@ def _source(subject: Subject, origin: Origin) -> str:
     if subject.kind == CHECKPOINT:
         return f"checkpoint, {origin.state} state"
     return "network, random weights" if subject.kind == NETWORK else subject.target
-
-
-def _onnx_precision(path: str) -> str:
-    """What the weights of an ONNX model are stored in; a session does not tell."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model_from_string(read_bytes(path, "ONNX file"))
-    except DecodeError:
-        # The runner says so when it is activated.
-        return "unknown"
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph.node):
-        return "int8"
-    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.DOUBLE: "fp64"}
-    kinds = {names.get(weight.data_type) for weight in model.graph.initializer if len(weight.dims) > 1} - {None}
-    return "mixed" if len(kinds) > 1 else next(iter(kinds), None) or "unknown"

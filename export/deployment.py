@@ -16,6 +16,7 @@ import onnx
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.files import write_bytes
+from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import name_nodes
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.reparam.origin import Origin
@@ -88,7 +89,7 @@ class Deployment(abc.ABC):
 
     def lower(self, precision: str, given: Given | None) -> None:
         """Write another precision, audit it, and hold it against fp32."""
-        model = onnx.load_model_from_string(self.onnx.read_bytes())
+        model = open_model(self.onnx)
         name_nodes(model)
         path = self.onnx.with_name(f"model.{precision}.onnx")
         kept: frozenset[str] = frozenset()
@@ -123,7 +124,7 @@ class Deployment(abc.ABC):
                 continue
             with onnx_runner(path) as runner:
                 before = infer_all(runner, preprocessing(images))
-            baked = with_preprocessing(onnx.load_model_from_string(path.read_bytes()), preprocessing)
+            baked = with_preprocessing(open_model(path), preprocessing)
             write_bytes(path, serialized(baked))
             kept = frozenset(self.certificate.precisions.get(precision, {}).get("kept_float", ()))
             asked = dataclasses.replace(self.asked, precision=precision, kept=kept)

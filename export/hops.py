@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.source import Source, with_blocks
+from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.health import network_health
 from irepdeploy.reparam.comparator import Tolerance
@@ -143,7 +143,7 @@ class Export(Deployment):
             try:
                 self._audit()
                 outputs = self.run_onnx()
-                reference = onnx.load_model_from_string(original)
+                reference = open_model(original)
                 self.gate(ONNX, "simplified", before, outputs, locate=self.layer(reference, self.onnx))
             except (CheckFailed, InputError) as error:
                 note, outputs = f"{note}, but its model was refused: {error.what}", before

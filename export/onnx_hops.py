@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from irepdeploy.errors import CheckFailed, ModelError
 from irepdeploy.files import write_bytes
 from irepdeploy.onnx_collapse import Collapse, Region, collapse
+from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.verify.certificate import Certificate
 from irepdeploy.verify.equivalence import infer_all, onnx_runner
 from irepdeploy.verify.inputs import InputGroup
@@ -69,7 +69,7 @@ class OnnxExport(Deployment):
         if found is not None and changed:
             self.certificate.blocks = _proofs(found.regions)
             self.onnx_outputs = self.run_onnx()
-        original = onnx.load_model_from_string(content)
+        original = open_model(content)
         self.gate(_GIVEN, ONNX, reference, self.onnx_outputs, locate=self.layer(original, self.onnx))
         report("compared")
 
@@ -94,7 +94,7 @@ class OnnxExport(Deployment):
         if self.target.engine is None or self.source.ir_version <= self.target.ir_version:
             return content
         # What newer versions added to the format is of no use to a network of float tensors.
-        model = onnx.load_model_from_string(content)
+        model = open_model(content)
         model.ir_version = self.target.ir_version
         for node in model.graph.node:
             del node.metadata_props[:]
@@ -104,7 +104,7 @@ class OnnxExport(Deployment):
     def _declared(self, content: bytes) -> bytes:
         """A collapsed model with the sizes of its outputs, where the file given leaves some open that follow."""
         fixed = all(None not in spec.shape for spec in self.specs)
-        model = onnx.load_model_from_string(content)
+        model = open_model(content)
         open_ones = (
             dim for value in model.graph.output for dim in value.type.tensor_type.shape.dim if dim.dim_value < 1
         )

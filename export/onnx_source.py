@@ -11,13 +11,13 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.files import read_bytes
-from irepdeploy.onnx_graph.proto import without_weights
+from irepdeploy.onnx_graph.model_file import model_content, open_model
+from irepdeploy.onnx_graph.proto import constants_of, opset_of
+from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.input_files import read_inputs
 from irepdeploy.verify.inputs import Given
@@ -65,22 +65,13 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
 
     Raises:
         InputError: no such file, sizes that contradict it or that nobody tells, or options that are for networks.
-        ModelError: no ONNX model, without inputs or outputs, its weights in another file.
+        ModelError: it is not an ONNX model, has no inputs or outputs, or lacks its external data.
     """
     label = os.fspath(path)
-    content = read_bytes(path, "ONNX file")
-    try:
-        model = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise ModelError("not an ONNX model, or a damaged one", where=label) from error
+    content = model_content(path)
+    model = open_model(content)
     if not model.graph.node or not model.graph.output:
         raise ModelError("an ONNX model without nodes or outputs", where=label)
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise ModelError(
-            "its weights lie in another file",
-            where=label,
-            hint="onnx.save(onnx.load(path), other_path) writes one file of at most 2 GiB",
-        )
     if settings.output_names is not None:
         raise InputError("the names of an ONNX model stay as they are", where="--output-names")
     specs = _specs(model, label)
@@ -116,8 +107,7 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
         only = origin.inputs[0]
         shape = tuple(size for size in only.shape[1:] if size is not None)
         origin = replace(origin, inputs=(), input_name=only.name, input_shape=shape)
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    return OnnxSource(content, label, facts, tuple(specs), origin, opset, model.ir_version, resized)
+    return OnnxSource(content, label, facts, tuple(specs), origin, opset_of(model), model.ir_version, resized)
 
 
 def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
@@ -185,9 +175,9 @@ def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str)
             dim.Clear()
     try:
         return with_output_sizes(model)
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        text = (str(error).strip().splitlines() or ["?"])[-1]
-        raise InputError(f"its operators do not take these sizes: {text}", where=f"{label}, --input-shape") from error
+    except ModelError as error:
+        where = f"{label}, --input-shape"
+        raise InputError(f"its operators do not take these sizes: {error.what}", where=where) from error
 
 
 def with_output_sizes(model: onnx.ModelProto) -> bytes:
@@ -196,8 +186,8 @@ def with_output_sizes(model: onnx.ModelProto) -> bytes:
     Exporters leave them open where they do not see through the operators between.
     """
     # Nothing else that is inferred is kept, and weights only slow it down.
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), strict_mode=True, data_prop=True)
-    found = {value.name: value.type.tensor_type.shape for value in inferred.graph.output}
+    inferred = inferred_graph(model, strict=True, data_prop=True)
+    found = {value.name: value.type.tensor_type.shape for value in inferred.output}
     for value in model.graph.output:
         known = found[value.name].dim
         if len(value.type.tensor_type.shape.dim) in (0, len(known)):
@@ -235,8 +225,5 @@ def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> l
 def _parameters(model: onnx.ModelProto) -> int:
     """Floating numbers in the file's constants."""
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            tensors += [item.t for item in node.attribute if item.name == "value"]
+    tensors = constants_of(model.graph).values()
     return sum(int(np.prod(tensor.dims)) for tensor in tensors if tensor.data_type in kinds)

@@ -94,8 +94,7 @@ class Simplifier:
             self._after.unlink(missing_ok=True)
 
     def _read(self, stdout: bytes, stderr: bytes) -> Simplified:
-        import onnx
-        from google.protobuf.message import DecodeError
+        from irepdeploy.onnx_graph.model_file import open_model
 
         code = self._process.returncode
         if code != 0:
@@ -104,8 +103,8 @@ class Simplifier:
         if counts is not None and counts[1] >= counts[0]:
             return Simplified(None, f"onnxsim: 0 nodes removed of {counts[0]}")
         try:
-            simpler = onnx.load_model_from_string(self._after.read_bytes())
-        except (OSError, DecodeError):
+            simpler = open_model(self._after)
+        except InputError:
             return Simplified(None, "onnxsim wrote no ONNX model: not simplified")
         nodes, left = counts or (_nodes(self._model.read_bytes()), len(simpler.graph.node))
         if left >= nodes:
@@ -125,9 +124,9 @@ class Simplifier:
 
 
 def _nodes(content: bytes) -> int:
-    import onnx
+    from irepdeploy.onnx_graph.model_file import open_model
 
-    return len(onnx.load_model_from_string(content).graph.node)
+    return len(open_model(content).graph.node)
 
 
 def _counts(stdout: bytes) -> tuple[int, int] | None:

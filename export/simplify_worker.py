@@ -21,6 +21,8 @@ def main() -> None:
     import onnx
     import onnxsim
 
+    from irepdeploy.onnx_graph.model_file import open_model
+
     line = sys.stdin.readline()
     if not line:
         return
@@ -28,7 +30,7 @@ def main() -> None:
     # What a crash leaves, a core file, goes with the temporary folder.
     os.chdir(os.path.dirname(after))
     # Not the path: what is read by path is written to a file and read again.
-    model = onnx.load(before)
+    model = open_model(before)
     nodes = len(model.graph.node)
     model, _ = onnxsim.simplify(model)
     left = len(model.graph.node)

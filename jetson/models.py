@@ -16,8 +16,8 @@ __all__ = ["PRECISIONS", "Model", "Variant", "read_models", "variants_of"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
-# What an engine can be built in from an ONNX in each precision: TensorRT rounds float32 weights, and rounds nothing up.
-_BUILDS = {"fp32": ("fp32", "fp16"), "fp16": ("fp16",), "int8": ("int8",)}
+# Precisions of engines by that of the ONNX: TensorRT rounds weights, and rounds nothing up.
+_BUILDS = {"fp64": ("fp32", "fp16"), "fp32": ("fp32", "fp16"), "fp16": ("fp16",), "int8": ("int8",)}
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: b
     wanted = list(dict.fromkeys(precisions))
     variants = []
     for model in models:
-        can = _BUILDS[model.carried] if builds else (model.carried,)
-        chosen = [precision for precision in wanted if precision in can] if wanted else [model.carried]
+        can = _BUILDS.get(model.carried, ()) if builds else (model.carried,)
+        chosen = [precision for precision in wanted if precision in can] if wanted else list(can[:1])
         if not chosen:
             raise InputError(
-                f"it carries {model.carried}, which {' and '.join(wanted)} cannot be made of",
+                f"it carries {model.carried}, which {' and '.join(wanted) or 'an engine'} cannot be made of",
                 where=model.path,
-                hint=_another(wanted[0]),
+                hint=_another(wanted[0] if wanted else "fp32"),
             )
         several = len(chosen) > 1
         variants += [Variant(f"{model.label} {one}" if several else model.label, model, one) for one in chosen]
@@ -115,10 +115,11 @@ def _split(text: str) -> tuple[str | None, str]:
 
 def _content(path: str) -> tuple[bytes, str]:
     """The bytes of the file, external data in them, and the precision that they carry."""
-    from irepdeploy.onnx_graph.onnx_file import carried_precision, model_content
+    from irepdeploy.onnx_graph.model_file import model_content, open_model
+    from irepdeploy.onnx_graph.precision import precision_of
 
     export = f"irepdeploy export {path if one_line(path) == path else 'MODEL'} --target xavier-jp5 --out build"
     if not path or (Path(path).suffix != ".onnx" and not Path(path).is_dir()):
         raise InputError("not an ONNX file", where=repr(path), hint=f"make one: {export}")
-    content, _ = model_content(path)
-    return content, carried_precision(content)
+    content = model_content(path)
+    return content, precision_of(open_model(content))

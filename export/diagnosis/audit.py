@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import CheckFailed
+from irepdeploy.errors import CheckFailed, ModelError
 from irepdeploy.files import read_bytes
-from irepdeploy.onnx_graph.forms import FORMS, View
-from irepdeploy.onnx_graph.proto import without_weights
+from irepdeploy.onnx_graph.forms import FORMS
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.shapes import inferred_graph
+from irepdeploy.onnx_graph.view import View
 
 from ..target.target import Target
 
@@ -68,8 +69,8 @@ def audit(
     asked = asked or Asked()
     content = read_bytes(path, "ONNX file")
     try:
-        model = onnx.load_model_from_string(content)
-    except DecodeError as error:
+        model = open_model(content, weights=False)
+    except ModelError as error:
         raise CheckFailed("the written ONNX cannot be read again", where=path) from error
     view = View(model)
     faults = [
@@ -203,8 +204,7 @@ def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
     for node in view.nodes:
         if node.op_type in _SIZED_BY_VALUES:
             yield f"{node.name}: the size of what {node.op_type} gives depends on values"
-    inferred = onnx.shape_inference.infer_shapes(without_weights(view.model), strict_mode=True)
-    for value in inferred.graph.value_info:
+    for value in inferred_graph(view.model, strict=True).value_info:
         rank = len(_declared(value)["shape"])
         if rank > target.dimensions:
             yield f"{value.name} has {rank} dimensions, and target {target.name} takes {target.dimensions}"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
-from irepdeploy.errors import InputError, ModelError
-from irepdeploy.files import read_bytes
+from irepdeploy.errors import InputError
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.shapes import tensor_types
 from irepdeploy.reparam.comparator import Tolerance
 
 from ..precision.equalise import equalised_like
-from ..precision.inference import run_parts, tensor_types, with_outputs
+from ..precision.inference import run_parts, with_outputs
 from .layer_calls import run_layers
 from .layer_error import Add, LayerError, Place, first_beyond
 
@@ -48,8 +48,8 @@ def first_bad_layer(
         InputError: a file cannot be read, or the inputs are not those of the models.
         ModelError: no ONNX model, or ONNX Runtime cannot run it.
     """
-    b = _loaded(result)
-    a = equalised_like(_loaded(reference), b)
+    b = open_model(result)
+    a = equalised_like(open_model(reference), b)
     full = _filled(inputs, a, b)
 
     def run(places: Sequence[Place], add: Add) -> None:
@@ -79,7 +79,7 @@ def first_bad_module(
         InputError: a file cannot be read, or the inputs are not those of the models.
         ModelError: no ONNX model, or ONNX Runtime cannot run it.
     """
-    b = _loaded(result)
+    b = open_model(result)
     full = _filled(inputs, b)
     names, batch = list(_inputs(b)), _batch(b)
     where = _calls_in(model, [full[name][:batch] for name in names], _outputs_by_node(b))
@@ -181,15 +181,6 @@ def _batch(model: onnx.ModelProto) -> int:
     """The declared batch; 1 where it is free."""
     dims = [value.type.tensor_type.shape.dim for value in _inputs(model).values()]
     return math.lcm(*(dim[0].dim_value or 1 for dim in dims if len(dim) > 0))
-
-
-def _loaded(model: Model) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    try:
-        return onnx.load_model_from_string(read_bytes(model, "ONNX file"))
-    except DecodeError as error:
-        raise ModelError("not an ONNX model, or a damaged one", where=model) from error
 
 
 def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str]) -> dict[Place, int]:

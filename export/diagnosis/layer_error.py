@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
+from irepdeploy.onnx_graph.shapes import tensor_types
 from irepdeploy.reparam.comparator import Tolerance
 
-from ..precision.inference import free_batch, samples_in, tensor_types
+from ..precision.inference import free_batch, samples_in
 
 __all__ = ["Add", "LayerError", "Place", "first_beyond"]
 

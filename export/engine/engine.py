@@ -30,7 +30,8 @@ from irepdeploy.files import (
     write_bytes,
     write_json,
 )
-from irepdeploy.onnx_graph.onnx_file import carried_precision, model_content
+from irepdeploy.onnx_graph.model_file import model_content, open_model
+from irepdeploy.onnx_graph.precision import precision_of
 
 __all__ = ["EngineReport", "build_engine"]
 
@@ -116,8 +117,9 @@ def build_engine(
         RunError: the builder crashed, hung, or ran out of memory or disk.
     """
     _check(flavour, precision, workspace_bytes)
-    content, name = model_content(onnx)
-    carried = carried_precision(content)
+    content = model_content(onnx)
+    name = "MODEL.onnx" if isinstance(onnx, bytes) else os.fspath(onnx)
+    carried = precision_of(open_model(content))
     options = EngineOptions(precision, carried, workspace_bytes, dict(profiles or {}), tf32, dla_core)
     command = command or f"irepdeploy export {shlex.quote(name)} --target {_TARGETS[flavour]} --precision {precision}"
     engine = Path(out)

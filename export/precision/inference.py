@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.onnx_graph.proto import attribute_of, without_weights
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.proto import attribute_of
 from irepdeploy.verify.inputs import Inputs, samples_in
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "run_parts",
     "runnable",
     "samples_in",
-    "tensor_types",
     "with_outputs",
 ]
 
@@ -53,9 +53,7 @@ def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Arra
         ModelError: ONNX Runtime cannot run it, or an output has no batch.
     """
     parts: dict[str, list[Array]] = {}
-    if isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    for count, outputs in run_parts(model, inputs):
+    for count, outputs in run_parts(open_model(model), inputs):
         for name, output in outputs.items():
             if output.ndim == 0 or len(output) < count:
                 raise ModelError(f"shape {output.shape} of a batch of {count}", where=f"output {name!r}")
@@ -96,14 +94,6 @@ def free_batch(inputs: Mapping[str, Array]) -> int:
 def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
     """The initialisers by name."""
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Type and shape, as far as they can be inferred, of every tensor that is no initialiser."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    found = onnx.shape_inference.infer_shapes(without_weights(model)).graph
-    values = [*found.input, *found.value_info, *found.output]
-    return {value.name: value for value in values if value.name not in weights}
 
 
 def runnable(model: onnx.ModelProto) -> bytes:

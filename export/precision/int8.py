@@ -18,8 +18,10 @@ import onnx
 from onnx import TensorProto
 
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.onnx_graph.proto import opset_of
+from irepdeploy.onnx_graph.shapes import tensor_types
 
-from .inference import Inputs, arrays_of, tensor_types
+from .inference import Inputs, arrays_of
 from .ranges import tensor_ranges
 
 __all__ = ["ACTIVATIONS", "Ranges", "quantisable", "quantized"]
@@ -84,7 +86,7 @@ def _check(model: onnx.ModelProto, keep_float: Collection[str], activations: str
     unknown = sorted(set(keep_float) - set(layers))
     if unknown:
         raise InputError(f"no layer {unknown[0]!r} that could be kept in float", hint=f"one of {', '.join(layers)}")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < 13:
         raise ModelError(f"opset {opset}: a step for each channel needs opset 13 or newer")
 

@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 
 from irepdeploy.files import json_safe
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.shapes import tensor_types
 
 from .fp16 import FP16_MAX, FP16_SMALLEST_NORMAL, float_constants
-from .inference import PROBE, Inputs, run_parts, samples_in, tensor_types, with_outputs
+from .inference import PROBE, Inputs, run_parts, samples_in, with_outputs
 
 __all__ = ["NodeRange", "RangeReport", "range_report", "tensor_ranges"]
 
@@ -116,7 +118,7 @@ def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
         InputError: the inputs are not those of the model.
         ModelError: ONNX Runtime cannot run it.
     """
-    proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else model
+    proto = open_model(model)
     ranges = tensor_ranges(proto, inputs)
     weights = float_constants(proto)
     nodes = [

@@ -12,8 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from irepdeploy.errors import InputError
-from irepdeploy.onnx_graph.forms import all_graphs
-from irepdeploy.onnx_graph.proto import attribute_of, distinct_name
+from irepdeploy.onnx_graph.proto import attribute_of, distinct_name, graphs_of
 
 __all__ = ["METADATA", "Preprocessing", "with_preprocessing"]
 
@@ -204,7 +203,7 @@ def _input(graph: onnx.GraphProto, name: str | None) -> onnx.ValueInfoProto:
 
 
 def _readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    return [node for inner in all_graphs(graph) for node in inner.node if name in node.input]
+    return [node for inner in graphs_of(graph) for node in inner.node if name in node.input]
 
 
 def _foldable(graph: onnx.GraphProto, readers: Sequence[onnx.NodeProto], name: str) -> bool:

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from irepdeploy.onnx_graph.forms import all_graphs
-from irepdeploy.onnx_graph.proto import distinct_name
+from irepdeploy.onnx_graph.proto import distinct_name, graphs_of
 
 __all__ = ["tidy"]
 
@@ -24,7 +23,7 @@ def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
     model.ir_version = ir_version
     model.doc_string = ""
     del model.metadata_props[:]
-    for graph in all_graphs(model.graph):
+    for graph in graphs_of(model.graph):
         graph.doc_string = ""
         del graph.value_info[:]
         for node in graph.node:
@@ -88,7 +87,7 @@ def _wide(tensor: onnx.TensorProto) -> np.ndarray:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {name for inner in all_graphs(graph) for node in inner.node for name in node.input}
+    read = {name for inner in graphs_of(graph) for node in inner.node for name in node.input}
     read.update(value.name for value in graph.output)
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in read:
@@ -98,7 +97,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:
     """Nodes get names of their own, without slashes; weights that an exporter numbered are named after their reader."""
     taken: set[str] = set()
-    for inner in all_graphs(graph):
+    for inner in graphs_of(graph):
         for node in inner.node:
             steps = node.name.strip("/").split("/")
             # TorchScript names a layer of a Sequential after both: stem/stem.0.
@@ -106,7 +105,7 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
             name = ".".join(kept_steps) or node.op_type
             node.name = distinct_name(name.removeprefix(f"{prefix}.") if prefix else name, taken)
     kept = {value.name for value in (*graph.input, *graph.output)}
-    taken |= kept | {output for inner in all_graphs(graph) for node in inner.node for output in node.output}
+    taken |= kept | {output for inner in graphs_of(graph) for node in inner.node for output in node.output}
     renamed: dict[str, str] = {}
     first = {name: (node, place) for node in reversed(graph.node) for place, name in enumerate(node.input)}
     for tensor in graph.initializer:
@@ -118,6 +117,6 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
             name = f"{node.name}.{role or f'input{place}'}"
         old, tensor.name = tensor.name, distinct_name(name, taken)
         renamed[old] = tensor.name
-    for inner in all_graphs(graph):
+    for inner in graphs_of(graph):
         for node in inner.node:
             node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -20,6 +20,8 @@ from torch import nn
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import IrepdeployError, MissingError, ModelError
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.proto import opset_of
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
 from irepdeploy.runtime.torch_runner import flattened
 
@@ -136,7 +138,7 @@ def onnx_by_torch(
     tidy(proto, ir_version=target.ir_version, prefix="" if plain else "model")
     for key in sorted(metadata or {}):
         proto.metadata_props.add(key=key, value=(metadata or {})[key])
-    found = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    found = opset_of(proto)
     if found != opset:
         raise ModelError(f"{writer} was asked for opset {opset} and wrote {found}", where=type(model).__name__)
     others = list(flattened(model(*_examples(inputs, 3)))) if free else list(flattened(returned))
@@ -206,7 +208,7 @@ def _by_torchscript(
         output_names=list(names),
         dynamic_axes={name: {0: BATCH} for name in (*free, *names)} if free else None,
     )
-    return onnx.load_model_from_string(buffer.getvalue())
+    return open_model(buffer.getvalue())
 
 
 def _by_dynamo(

@@ -129,7 +129,8 @@ def _network_flags(trt: Any, typing: str) -> int:
 
 
 def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: str) -> None:
-    wanted, carried = options.precision, options.carried
+    # The parser rounds float64 weights to float32.
+    wanted, carried = options.precision, "fp32" if options.carried == "fp64" else options.carried
     if wanted == carried or (typing == "weak" and (wanted, carried) == ("fp16", "fp32")):
         return
     why = f": {library.title} takes every layer's precision from the ONNX" if typing == "strong" else ""

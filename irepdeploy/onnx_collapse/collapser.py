@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,8 @@ from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.region import LinearRegion, find_regions
 from irepdeploy.onnx_collapse.report import Collapse, Region
 from irepdeploy.onnx_collapse.rewrite import Replacement, names_of, rewrite, rounded
-from irepdeploy.onnx_graph.loading import content_of, load
+from irepdeploy.onnx_graph.check import check_model
+from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, model_content, open_model
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["collapse"]
@@ -31,7 +31,7 @@ _PASSES = 10
 
 
 @exact_arithmetic()
-def collapse(model: onnx.ModelProto | bytes | str | os.PathLike[str], *, border: Border = "refuse") -> Collapse:
+def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
     """Replace linear, shift-invariant regions of an ONNX graph by single convolutions, exactly.
 
     Kernels are composed in float64 and rounded once. Each region is proved by a random and a zero input in float64: to
@@ -44,11 +44,15 @@ def collapse(model: onnx.ModelProto | bytes | str | os.PathLike[str], *, border:
 
     Raises:
         InputError: the file is missing; `border` is neither.
-        ModelError: no ONNX model, a damaged one, one of an opset before 7, or one whose weights lie in other files.
+        ModelError: it is not an ONNX model, is damaged, lacks its external data, or is older than opset 7.
     """
     if border not in get_args(Border):
         raise InputError(f"border is {border!r}, not one of {', '.join(get_args(Border))}")
-    proto, where = load(model)
+    proto, where = open_model(model), label_of(model)
+    check_model(proto, where)
+    if proto is model:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model)
     given = Counter(node.op_type for node in proto.graph.node)
     done: list[Region] = []
     left: list[Region] = []
@@ -63,7 +67,7 @@ def collapse(model: onnx.ModelProto | bytes | str | os.PathLike[str], *, border:
             break
     if not done:
         same = model if isinstance(model, onnx.ModelProto) else proto
-        return Collapse(same, left, False, content_of(model), given, given)
+        return Collapse(same, left, False, model_content(model), given, given)
     after = Counter(node.op_type for node in proto.graph.node)
     return Collapse(proto, done + left, True, proto.SerializeToString(deterministic=True), given, after)
 

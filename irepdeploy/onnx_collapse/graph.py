@@ -12,9 +12,10 @@ import onnx
 from onnx import numpy_helper
 
 from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.proto import opset_of, subgraphs_of
 from irepdeploy.onnx_graph.shapes import Shape, Shapes
 
-__all__ = ["FLOATS", "Constant", "Graph", "Operator", "inner_graphs"]
+__all__ = ["FLOATS", "Constant", "Graph", "Operator"]
 
 Array = np.ndarray[Any, Any]
 
@@ -98,7 +99,7 @@ class Graph:
             ModelError: a tensor is read that nothing gives, or is given twice.
         """
         proto = model.graph
-        opset = max((item.version for item in model.opset_import if item.domain in _OWN), default=0)
+        opset = opset_of(model)
         given = {value.name for value in proto.input}
         # Since IR version 4 an initialiser that is an input too is only its default.
         fixed = (item for item in proto.initializer if model.ir_version < 4 or item.name not in given)
@@ -166,18 +167,9 @@ def widened(array: Array) -> Array:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of If, Loop and Scan, and those within them."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield graph
-            for inner in graph.node:
-                yield from inner_graphs(inner)
-
-
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
     """Tensors of the outer graph that the bodies of `node` read."""
-    graphs = list(inner_graphs(node))
+    graphs = list(subgraphs_of(node))
     own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
     own |= {output for graph in graphs for inner in graph.node for output in inner.output}
     own |= {item.values.name for graph in graphs for item in graph.sparse_initializer}

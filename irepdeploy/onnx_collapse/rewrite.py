@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from irepdeploy.onnx_collapse.emit import Emitted, Names
-from irepdeploy.onnx_collapse.graph import Graph, Operator, inner_graphs
+from irepdeploy.onnx_collapse.graph import Graph, Operator
 from irepdeploy.onnx_collapse.refusal import Refusal
+from irepdeploy.onnx_graph.proto import graphs_of
 
 __all__ = ["Replacement", "names_of", "rewrite", "rounded"]
 
@@ -26,7 +27,7 @@ class Replacement:
 
 def names_of(model: onnx.ModelProto) -> Names:
     """All names of a model as taken."""
-    graphs = [model.graph, *(inner for node in model.graph.node for inner in inner_graphs(node))]
+    graphs = list(graphs_of(model))
     taken: set[str] = {""}
     for graph in graphs:
         taken.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))
@@ -87,7 +88,7 @@ def rewrite(graph: Graph, replacements: list[Replacement]) -> None:
 
 def _replace_initializers(graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
     proto = graph.model.graph
-    bodies = [inner for node in proto.node for inner in inner_graphs(node)]
+    bodies = list(graphs_of(proto))[1:]
     read = {name for body in (proto, *bodies) for node in body.node for name in node.input}
     read |= {value.name for body in (proto, *bodies) for value in body.output}
     dropped = set()

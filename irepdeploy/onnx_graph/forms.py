@@ -1,76 +1,19 @@
-"""Forms of ONNX operators that some target refuses, or worse, misreads: one check each, by name.
+"""Operator forms that some target refuses or misreads: one check each, by name.
 
-A target names those that may not stand in its files (`Target.forbidden`). A check yields what it finds, as text.
+A target lists the forms that its files must not contain (`Target.forbidden`). A check yields its findings as text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 import numpy as np
 import onnx
 
-__all__ = ["FORMS", "View", "all_graphs"]
+from irepdeploy.onnx_graph.proto import attribute_of
+from irepdeploy.onnx_graph.view import View
 
-
-class View:
-    """A model, looked at: its nodes, those of subgraphs included, its constants and who makes and reads what."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.graphs = list(all_graphs(model.graph))
-        self.nodes = [node for graph in self.graphs for node in graph.node]
-        self.producers = {output: node for node in self.nodes for output in node.output if output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    @cached_property
-    def constants(self) -> dict[str, onnx.TensorProto]:
-        """Initialisers and results of Constant nodes."""
-        found = {tensor.name: tensor for graph in self.graphs for tensor in graph.initializer}
-        for node in self.nodes:
-            if node.op_type == "Constant":
-                found.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
-        return found
-
-    @property
-    def opset(self) -> int:
-        """Version of ONNX's own operators that the model names."""
-        return max((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-    def fixed(self, name: str) -> bool:
-        """Whether a tensor is known without running: a constant, or none at all."""
-        producer = self.producers.get(name)
-        return not name or name in self.constants or (producer is not None and producer.op_type == "Constant")
-
-    def value(self, name: str) -> np.ndarray | None:
-        """A constant as an array; None where it is none or lies in another file."""
-        tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return None
-        return onnx.numpy_helper.to_array(tensor)
-
-
-def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for item in node.attribute:
-            for inner in (item.g, *item.graphs):
-                if inner.node or inner.initializer:
-                    yield from all_graphs(inner)
-
-
-def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
-    """An attribute's value, text decoded."""
-    for item in node.attribute:
-        if item.name == name:
-            value = onnx.helper.get_attribute_value(item)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
+__all__ = ["FORMS"]
 
 
 def _reduce_axes(view: View) -> Iterator[str]:
@@ -110,7 +53,7 @@ def _float64(view: View) -> Iterator[str]:
         if tensor.data_type == double:
             yield f"{name}: a float64 tensor"
     for node in view.nodes:
-        if node.op_type == "Cast" and attribute(node, "to") == double:
+        if node.op_type == "Cast" and attribute_of(node, "to", None) == double:
             yield f"{node.name}: a cast to float64"
 
 
@@ -141,9 +84,9 @@ def _zero_point(view: View) -> Iterator[str]:
 def _resize(view: View) -> Iterator[str]:
     for node in view.nodes:
         if node.op_type == "Resize":
-            mode = attribute(node, "mode", "nearest")
-            place = attribute(node, "coordinate_transformation_mode", "half_pixel")
-            if mode not in ("nearest", "linear") or place == "tf_crop_and_resize" or attribute(node, "antialias", 0):
+            mode = attribute_of(node, "mode", b"nearest").decode()
+            place = attribute_of(node, "coordinate_transformation_mode", b"half_pixel").decode()
+            if mode not in ("nearest", "linear") or place == "tf_crop_and_resize" or attribute_of(node, "antialias", 0):
                 yield f"{node.name}: Resize by {mode}, {place}"
 
 

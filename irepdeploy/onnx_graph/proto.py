@@ -1,25 +1,83 @@
-"""ONNX's protobufs: attributes, names that are free, and a copy without the weights."""
+"""Read ONNX protobufs: nodes, subgraphs, constants, attributes and names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 
-__all__ = ["attribute_of", "distinct_name", "name_nodes", "without_weights"]
+__all__ = [
+    "attribute_of",
+    "constants_of",
+    "distinct_name",
+    "graphs_of",
+    "name_nodes",
+    "nodes_of",
+    "opset_of",
+    "subgraphs_of",
+    "tensors_of",
+]
 
-# Elements. Below this size a constant may decide about shapes, and costs nothing to keep.
-_SMALL = 1024
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operator set that the model imports; 0 if it imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def graphs_of(model: onnx.ModelProto | onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the main graph and all subgraphs, outer ones first."""
+    graph = model.graph if isinstance(model, onnx.ModelProto) else model
+    yield graph
+    for node in graph.node:
+        yield from subgraphs_of(node)
+
+
+def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the bodies of If, Loop and Scan, and those nested in them."""
+    for item in node.attribute:
+        for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
+            yield from graphs_of(graph)
+
+
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node, those of subgraphs and functions included."""
+    for graph in graphs_of(model):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for graph in subgraphs_of(node):
+                yield from graph.node
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that is stored in the model: initializers and attributes, those of subgraphs included."""
+    for graph in graphs_of(model):
+        yield from graph.initializer
+    for node in nodes_of(model):
+        for item in node.attribute:
+            if item.HasField("t"):
+                yield item.t
+            yield from item.tensors
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return initializers and the tensors of Constant nodes by name, without those of subgraphs."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            found.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
+    return found
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """The value of a node's attribute, or `default` where it has none of this name."""
+    """Return the value of a node's attribute, text as bytes, or `default` if the node does not have it."""
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
 def distinct_name(name: str, taken: set[str]) -> str:
-    """`name`, with a number behind it where it is `taken`; it is then taken too."""
+    """Return `name`, with a number appended if it is `taken`, and add the result to `taken`."""
     candidate, count = name, 0
     while candidate in taken:
         count += 1
@@ -29,24 +87,7 @@ def distinct_name(name: str, taken: set[str]) -> str:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, in place: layers are told apart by them."""
+    """Give every node of the main graph a name of its own, in place: layers are told apart by them."""
     taken: set[str] = set()
     for node in model.graph.node:
         node.name = distinct_name(node.name or node.op_type, taken)
-
-
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its large constants only declared: shapes do not depend on them, and inference copies them."""
-    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    bare.graph.name = model.graph.name or "graph"
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.output.extend(model.graph.output)
-    bare.graph.value_info.extend(model.graph.value_info)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    bare.graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims)) <= _SMALL:
-            bare.graph.initializer.append(tensor)
-        else:
-            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return bare

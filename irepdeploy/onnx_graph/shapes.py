@@ -1,4 +1,4 @@
-"""Shapes of the tensors of a graph, inferred without its weights."""
+"""Infer the shapes of a model's tensors, without its weights."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
-__all__ = ["Shape", "Shapes", "infer_shapes"]
+from irepdeploy.errors import ModelError
+
+__all__ = ["Shape", "Shapes", "infer_shapes", "inferred_graph", "tensor_types"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
 
-# In place of a height or width that is free; more than the windows of a region reach.
+# Stands for a dynamic height or width; more than the windows of a region reach.
 _NOMINAL = 224
-# Tensors up to this size may hold sizes, which inference has to see.
-_SMALL = 256
-_SIZES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
+# Elements. Inference must see tensors that may hold sizes; larger ones are only declared, since it copies them.
+_SMALL = 1024
 
 
 @dataclass
 class Shapes:
-    """By tensor: its sizes, its sizes with a number where one is free, and its element type."""
+    """Shapes by tensor.
+
+    Attributes:
+        exact: sizes, None for each dynamic dimension.
+        nominal: sizes with a number in place of each dynamic dimension.
+        types: element type, a value of ``TensorProto.DataType``.
+        batches: name of the first dimension, empty if it has none.
+    """
 
     exact: dict[str, Shape] = field(default_factory=dict)
     nominal: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -34,12 +41,15 @@ class Shapes:
 
 
 def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: Iterable[int]) -> Shapes:
-    """Infer the shapes of a model's tensors.
+    """Infer the shapes of a model that is being folded.
 
     Args:
-        values: constants that operators give; the operators of index `skipped` give nothing else.
+        values: results of operators that were computed already, by name.
+        skipped: indices of the operators that computed them.
     """
     skeleton = _skeleton(model, values, set(skipped))
+    # Declared before folding and rewriting.
+    del skeleton.graph.value_info[:]
     shapes = Shapes()
     for name, (sizes, kind, batch) in _inferred(skeleton).items():
         shapes.types[name] = kind
@@ -72,11 +82,39 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
     return shapes
 
 
-def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int, str]]:
+def inferred_graph(model: onnx.ModelProto, *, strict: bool = False, data_prop: bool = False) -> onnx.GraphProto:
+    """Return the graph with inferred shapes, its large initializers declared as inputs.
+
+    Args:
+        strict: raise if inference fails; otherwise the graph is returned with the shapes that the model declares.
+        data_prop: whether to follow the values of shapes through operators.
+
+    Raises:
+        ModelError: with `strict`, the model contradicts itself.
+    """
+    return _infer(_skeleton(model, {}, set()), strict=strict, data_prop=data_prop)
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return type and shape, as far as they can be inferred, of every tensor that is not an initializer."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    graph = inferred_graph(model)
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: value for value in values if value.name not in weights}
+
+
+def _infer(skeleton: onnx.ModelProto, *, strict: bool, data_prop: bool) -> onnx.GraphProto:
     try:
-        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        graph = skeleton.graph
+        return onnx.shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=data_prop).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        if strict:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise ModelError(f"its shapes contradict each other: {reason}") from error
+        return skeleton.graph
+
+
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int, str]]:
+    graph = _infer(skeleton, strict=False, data_prop=True)
     found = {}
     for value in (*graph.value_info, *graph.output, *graph.input):
         kind = value.type.tensor_type
@@ -89,26 +127,28 @@ def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int, s
 
 
 def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array], skipped: set[int]) -> onnx.ModelProto:
-    skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4))
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
+    skeleton = onnx.ModelProto(
+        ir_version=max(model.ir_version, 4), opset_import=model.opset_import, functions=model.functions
+    )
     graph = skeleton.graph
-    graph.name = "skeleton"
+    graph.name = model.graph.name or "graph"
+    # Since IR version 4 an initializer that is an input too is only its default.
     given = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
     fixed = [item for item in model.graph.initializer if item.name not in given]
     constants = {item.name for item in fixed} | set(values)
     graph.input.extend(value for value in model.graph.input if value.name not in constants)
     graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
     for tensor in fixed:
-        if math.prod(tensor.dims) <= _SMALL and tensor.data_type in _SIZES:
+        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     for name, array in values.items():
-        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        if array.size <= _SMALL and kind in _SIZES:
+        if array.size <= _SMALL:
             graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         else:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
     graph.node.extend(node for index, node in enumerate(model.graph.node) if index not in skipped)
     return skeleton

@@ -7,16 +7,14 @@ shapes and types, for inputs of the same shapes and types: a runtime that is giv
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from irepdeploy.errors import ModelError
-from irepdeploy.files import read_bytes
+from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, open_model
 
 __all__ = ["structure_digest"]
 
@@ -53,7 +51,7 @@ class _Vertex:
         self.tree = _hashed(label, [read.tree for read in reads])
 
 
-def structure_digest(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> str:
+def structure_digest(model: OnnxModel) -> str:
     """The digest of a model's structure: 64 hexadecimal digits.
 
     It does not depend on the values of weights, on names, on the order of the nodes in the file, on nodes that no
@@ -74,8 +72,10 @@ def structure_digest(model: onnx.ModelProto | bytes | str | os.PathLike[str]) ->
         ModelError: not an ONNX model, one with a node that reads what no node before it gives, or one where more than
             weights lies in another file.
     """
-    opened = _opened(model)
+    opened = open_model(model, weights=False)
     graph = opened.graph
+    if not graph.output:
+        raise ModelError("not an ONNX model, or one without outputs", where=label_of(model))
     given, tensors = _sources(graph)
     lines: list[object] = [[_type(value.type) for value in graph.input if value.name not in tensors]]
     for node in graph.node:
@@ -199,20 +199,6 @@ def _numbered(root: _Vertex, numbers: dict[_Vertex, int]) -> list[object]:
             numbers[vertex] = len(numbers)
             lines.append((vertex.label, [(numbers[read.vertex], read.place, read.detail) for read in vertex.reads]))
     return lines
-
-
-def _opened(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    where = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
-    content = model if isinstance(model, bytes) else read_bytes(model, "ONNX model")
-    try:
-        opened = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise ModelError("not an ONNX model", where=where) from error
-    if not opened.graph.output:
-        raise ModelError("not an ONNX model, or one without outputs", where=where)
-    return opened
 
 
 def _hashed(*parts: object) -> str:

@@ -15,7 +15,7 @@ from irepdeploy.files import json_safe, sha256
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
-from irepdeploy.profiling.health import LayerHealth, health_warnings, network_health
+from irepdeploy.profiling.health import LayerHealth, health_warnings, kernel_health, network_health
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
@@ -165,20 +165,26 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
 
 
 def _onnx(path: str | os.PathLike[str]) -> Inspection:
-    from irepdeploy.profiling.onnx_counts import read_onnx
+    from irepdeploy.onnx_graph.facts import read_onnx
 
     found = read_onnx(path)
-    layers = [LayerFacts(layer.name, layer.operation, (), None, layer.counts, layer.health) for layer in found.layers]
+    layers = []
+    for layer in found.layers:
+        operation = layer.operator if layer.conv is None else conv_text(*layer.conv)
+        health = LayerHealth(layer.name, (), None, kernel_health(*layer.weights)) if layer.weights else None
+        layers.append(LayerFacts(layer.name, operation, (), None, Counts(layer.params, layer.macs), health))
+    rest = Counts(found.params - sum(layer.params for layer in found.layers), None if found.macs is None else 0)
+    layers.append(LayerFacts(REST, "", (), None, rest, None))
     notes = []
-    if found.counts.macs is None:
-        unknown = [layer for layer in found.layers if layer.counts.macs is None and layer.name != REST]
+    if found.macs is None:
+        unknown = [layer for layer in found.layers if layer.macs is None]
         notes.append(f"MACs of the whole: not known, since the shapes of {len(unknown)} nodes are free")
     if found.not_counted:
         notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
     if "BatchNormalization" in found.operators:
         notes.append("health is of the kernels as they are in the file; batch normalisation behind them is not folded")
-    health = [layer.health for layer in found.layers if layer.health is not None]
-    hidden = found.operators.get("Conv", 0) - len(health)
+    known = [layer.health for layer in layers if layer.health is not None]
+    hidden = found.operators.get("Conv", 0) - len(known)
     if hidden:
         notes.append(f"health of {hidden} convolutions: not known, since their weights are no floats of the file")
     facts = {
@@ -191,8 +197,9 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
         "outputs": found.outputs,
         "metadata": found.metadata,
     }
+    counts = Counts(found.params, found.macs)
     return Inspection(
-        os.fspath(path), "onnx", facts, layers, None, found.counts, found.operators, notes, health_warnings(health)
+        os.fspath(path), "onnx", facts, layers, None, counts, found.operators, notes, health_warnings(known)
     )
 
 

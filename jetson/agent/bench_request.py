@@ -15,7 +15,7 @@ from irepdeploy.errors import InputError
 __all__ = ["RUNNERS", "BenchModel", "BenchRequest", "parse_bench"]
 
 RUNNERS = ("trt", "ort-cpu")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "bf16", "fp64")
 CLOCKS = ("max", "as-is")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

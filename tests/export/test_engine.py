@@ -21,7 +21,6 @@ from irepdeploy.export.engine.engine import build_engine
 from irepdeploy.export.precision.fp16 import half_graph
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.files import sha256
-from irepdeploy.onnx_graph.onnx_file import carried_precision
 from support.networks import random_network
 
 RTX = "tensorrt_rtx"
@@ -332,16 +331,6 @@ def test_a_folder_that_cannot_be_written(content: bytes, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         build_engine(content, tmp_path / "file/m.engine", flavour=RTX)
-
-
-def test_carried_precision(content: bytes, half: bytes) -> None:
-    assert carried_precision(content) == "fp32"
-    assert carried_precision(half) == "fp16"
-    model = onnx.load_model_from_string(content)
-    model.graph.node[0].op_type = "QuantizeLinear"
-    assert carried_precision(model.SerializeToString()) == "int8"
-    with pytest.raises(ModelError):
-        carried_precision(b"garbage")
 
 
 def test_the_whole_way_with_another_tensorrt(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,8 @@ def test_files_that_are_none(folder: Path, tmp_path: Path, capsys: Capture) -> N
     strange.graph.node[0].op_type = "Sinc"
     onnx.save(strange, tmp_path / "strange.onnx")
     onnx.save(small(), tmp_path / "out.onnx", save_as_external_data=True, location="out.data", size_threshold=0)
+    assert export(tmp_path / "out.onnx", tmp_path / "whole") == 0 and "model.onnx" in names(tmp_path / "whole")
+    (tmp_path / "out.data").unlink()
     for name, options, text in (
         ("none.onnx", (), "no such"),
         ("garbage.onnx", (), "not an ONNX model"),
@@ -245,7 +247,7 @@ def test_files_that_are_none(folder: Path, tmp_path: Path, capsys: Capture) -> N
         ("half.onnx", (), "FLOAT16"),
         ("new.onnx", ("--target", "xavier-jp5"), "opset 21"),
         ("strange.onnx", (), "Sinc"),
-        ("out.onnx", (), "another file"),
+        ("out.onnx", (), "external data cannot be read"),
     ):
         capsys.readouterr()
         assert export(tmp_path / name, tmp_path / "out", *options) == 2, name

@@ -14,10 +14,10 @@ from irepdeploy.export.precision.inference import (
     outputs_of,
     run_parts,
     samples_in,
-    tensor_types,
     with_outputs,
 )
 from irepdeploy.export.writer.onnx_from_torch import serialized
+from irepdeploy.onnx_graph.shapes import tensor_types
 
 
 def written(

@@ -22,12 +22,12 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
 from irepdeploy.errors import ArchitectureError, InputError, ModelError, RunError
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.onnx_graph.facts import read_onnx
 from irepdeploy.profiling import branch_cost, training_cost
 from irepdeploy.profiling.branch_cost import CostRequest
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count, count_layers
 from irepdeploy.profiling.health import network_health
 from irepdeploy.profiling.inspection import Inspection, inspect_model
-from irepdeploy.profiling.onnx_counts import read_onnx
 from irepdeploy.profiling.training_cost import PeakMemory, StepTime
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.origin import origin_of, set_origin
@@ -325,12 +325,12 @@ def test_onnx_by_hand(tmp_path: Path) -> None:
     for batch in (1, 7, "N"):
         found = read_onnx(onnx_file(tmp_path / "m.onnx", nodes, [batch, 4, 9, 8], weights))
         macs = {"conv": 5 * 4 * 6 * 2 * 9, "matmul": 6 * 5, "gemm": 5 * 3, "again": 3 * 5}
-        assert {layer.name: layer.counts.macs for layer in found.layers if layer.name != REST} == macs
+        assert {layer.name: layer.macs for layer in found.layers} == macs
         # Weights that two nodes share count once; a limit is none.
         params = {"conv": 6 * 2 * 9 + 6, "matmul": 30, "gemm": 18, "again": 0}
-        assert {layer.name: layer.counts.params for layer in found.layers if layer.name != REST} == params
-        assert found.counts == Counts(sum(params.values()), sum(macs.values()))
-        assert found.layers[0].operation == "3x3 conv 4 -> 6, stride 2, 2 groups"
+        assert {layer.name: layer.params for layer in found.layers} == params
+        assert (found.params, found.macs) == (sum(params.values()), sum(macs.values()))
+        assert conv_text(*found.layers[0].conv) == "3x3 conv 4 -> 6, stride 2, 2 groups"
         assert found.operators == dict(sorted(Counter(node.op_type for node in nodes).items()))
         assert found.inputs == {"x": [batch, 4, 9, 8]} and found.not_counted == []
 
@@ -370,14 +370,14 @@ def test_onnx_with_its_weights_in_another_file(models: dict[str, Path], tmp_path
     outside, inside = inspected(capsys, path), inspected(capsys, models["fused.onnx"])
     assert outside["layers"] == inside["layers"] and outside["fused"] == inside["fused"]
     (tmp_path / "weights.bin").unlink()
-    assert "lie in another file" in refused(capsys, path)
+    assert "external data cannot be read" in refused(capsys, path)
 
 
 def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
     whole = models["fused.onnx"].read_bytes()
     for name, content, said in (
         ("half.onnx", whole[: len(whole) // 2], "ONNX"),
-        ("empty.onnx", b"", "no nodes"),
+        ("empty.onnx", b"", "no graph"),
         ("garbage.onnx", b"garbage" * 100, "not an ONNX model"),
         ("swapped.onnx", models["fused.pt"].read_bytes(), "not an ONNX model"),
         ("swapped.pt", whole, "ONNX model where a checkpoint is due"),

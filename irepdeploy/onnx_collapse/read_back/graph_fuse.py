@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
+from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.wrappers import unwrapped
@@ -101,7 +102,7 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     except Exception as error:  # whatever a foreign forward or the exporter raises
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotFusable(f"torch cannot export it: {text}", where=type(model).__name__) from error
-    return onnx.load_model_from_string(buffer.getvalue())
+    return open_model(buffer.getvalue())
 
 
 def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,0 +1,179 @@
+"""Facts of an ONNX file: nodes by operator, parameters, and MACs as far as its shapes are known."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.model_file import label_of, open_model
+from irepdeploy.onnx_graph.proto import attribute_of, constants_of, opset_of
+from irepdeploy.onnx_graph.shapes import inferred_graph
+
+__all__ = ["ConvShape", "OnnxFacts", "OnnxLayer", "read_onnx"]
+
+Array = np.ndarray[Any, Any]
+Shape = list[int | str]
+
+_COUNTED = ("Conv", "Gemm", "MatMul")
+# These multiply and accumulate too, but are not counted here.
+_NOT_COUNTED = {
+    "Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "MatMulInteger",
+    "QLinearConv", "QLinearMatMul", "RNN", "Scan",
+}  # fmt: skip
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+_NO_PARAMETERS = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+
+
+class ConvShape(NamedTuple):
+    """Sizes of a convolution; "?" where the file does not tell one."""
+
+    in_channels: int | str
+    out_channels: int | str
+    kernel: Sequence[int | str]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    groups: int
+
+
+@dataclass(frozen=True)
+class OnnxLayer:
+    """A node with weights.
+
+    Attributes:
+        name: the node's name, or that of its output.
+        operator: "Conv", "Gemm" or "MatMul".
+        params: elements of its weights; those that an earlier layer shares are not counted again.
+        macs: of one input; None if its shapes are not known.
+        conv: sizes of a Conv.
+        weights: kernel and bias of a Conv, in float32 or float64; empty if they are not floats stored in the file.
+    """
+
+    name: str
+    operator: str
+    params: int
+    macs: int | None
+    conv: ConvShape | None = None
+    weights: Sequence[Array] = ()
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """Facts of an ONNX file.
+
+    Attributes:
+        inputs, outputs: shape by name; a dynamic dimension is its name as text.
+        operators: nodes by operator.
+        layers: `Conv`, `Gemm` and `MatMul` nodes.
+        params: parameters of the whole model.
+        macs: multiply-accumulates of the whole model for one input; None if the shapes of a layer are not known.
+        not_counted: operators that multiply and accumulate, or that are not ONNX's own, and are in no MACs.
+    """
+
+    opset: int
+    ir_version: int
+    producer: str
+    metadata: dict[str, str]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    operators: dict[str, int]
+    layers: list[OnnxLayer]
+    params: int
+    macs: int | None
+    not_counted: list[str]
+
+
+def read_onnx(path: str | os.PathLike[str]) -> OnnxFacts:
+    """Read the facts of an ONNX file.
+
+    Raises:
+        InputError: the file is missing.
+        ModelError: it is not an ONNX model, is damaged, or lacks its external data.
+    """
+    model = open_model(path)
+    graph = model.graph
+    if not graph.node:
+        raise ModelError("not an ONNX model: it has no nodes", where=label_of(path))
+    constants = constants_of(graph)
+    shapes = _shapes(model, constants)
+    inputs = {value.name: shapes[value.name] for value in graph.input if value.name not in constants}
+    first = next(iter(inputs.values()), [])
+    batch = first[0] if first else 1
+    counted: set[str] = set()
+    layers = []
+    for node in graph.node:
+        if node.op_type in _COUNTED and not node.domain and len(node.input) > 1:
+            own = [name for name in node.input if name in constants and name not in counted]
+            counted.update(own)
+            params = sum(_parameters(constants[name]) for name in own)
+            conv = _conv(node, shapes) if node.op_type == "Conv" else None
+            weights = _weights(node, constants) if node.op_type == "Conv" else ()
+            name = node.name or node.output[0]
+            layers.append(OnnxLayer(name, node.op_type, params, _macs(node, shapes, batch), conv, weights))
+    macs = [layer.macs for layer in layers]
+    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
+    return OnnxFacts(
+        opset=opset_of(model),
+        ir_version=model.ir_version,
+        producer=" ".join(text for text in (model.producer_name, model.producer_version) if text),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        inputs=inputs,
+        outputs={value.name: shapes[value.name] for value in graph.output},
+        operators=dict(sorted(operators.items())),
+        layers=layers,
+        params=sum(map(_parameters, constants.values())),
+        macs=None if None in macs else sum(count for count in macs if count is not None),
+        not_counted=sorted(name for name in operators if name in _NOT_COUNTED or "::" in name),
+    )
+
+
+def _shapes(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> dict[str, Shape]:
+    graph = inferred_graph(model)
+    shapes: dict[str, Shape] = {name: list(tensor.dims) for name, tensor in constants.items()}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        shapes[value.name] = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+    return shapes
+
+
+def _parameters(tensor: onnx.TensorProto) -> int:
+    # A scalar is a setting, such as the limit of a clip; a whole number is a shape.
+    return 0 if tensor.data_type in _NO_PARAMETERS or not tensor.dims else math.prod(tensor.dims)
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], batch: int | str) -> int | None:
+    out, weights = shapes.get(node.output[0]), shapes.get(node.input[1])
+    if not out or not weights:
+        return None
+    # The products that each output sums up, without the bias.
+    if node.op_type == "Conv":
+        terms = weights[1:]
+    elif node.op_type == "Gemm":
+        terms = [weights[1 if attribute_of(node, "transB", 0) else 0]]
+    else:
+        terms = weights[-2:][:1]
+    sizes = [size for size in (*(out[1:] if out[0] == batch else out), *terms) if isinstance(size, int)]
+    return math.prod(sizes) if len(sizes) == len(out) - (out[0] == batch) + len(terms) else None
+
+
+def _conv(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> ConvShape:
+    out, per_group, *kernel = shapes.get(node.input[1]) or ["?", "?"]
+    groups = attribute_of(node, "group", 1)
+    channels = per_group * groups if isinstance(per_group, int) else per_group
+    strides, dilations = attribute_of(node, "strides", ()), attribute_of(node, "dilations", ())
+    return ConvShape(channels, out, kernel, strides, dilations, groups)
+
+
+def _weights(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Sequence[Array]:
+    tensors = [constants[name] for name in node.input[1:3] if name in constants]
+    if len(tensors) < sum(map(bool, node.input[1:3])) or any(tensor.data_type not in _FLOATS for tensor in tensors):
+        return ()
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
+    return [array if array.dtype == np.float64 else array.astype(np.float32) for array in arrays]

@@ -1,0 +1,110 @@
+"""Open ONNX models: parse them and read the weights that are stored beside them."""
+
+from __future__ import annotations
+
+import os
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.files import read_bytes
+from irepdeploy.onnx_graph.proto import tensors_of
+
+__all__ = ["OnnxModel", "label_of", "model_content", "open_model"]
+
+OnnxModel = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+_IN_MEMORY = "ONNX model"
+
+
+def open_model(model: OnnxModel, *, weights: bool = True) -> onnx.ModelProto:
+    """Parse an ONNX model and read its external data.
+
+    Args:
+        model: a path, serialized bytes, or a ModelProto, which is returned as it is.
+        weights: whether the values of tensors are needed; if not, external data stays unread.
+
+    Raises:
+        InputError: the file is missing or cannot be read, or `model` is of another type.
+        ModelError: it is not an ONNX model, is damaged, or lacks its external data.
+    """
+    label = label_of(model)
+    if isinstance(model, onnx.ModelProto):
+        _check_fields(model, label)
+        proto = model
+    else:
+        proto = _parse(_bytes_of(model), label)
+    if weights and _is_external(proto):
+        if isinstance(model, onnx.ModelProto | bytes):
+            raise ModelError("its weights are stored in another file", where=label, hint="give the path of the model")
+        _read_external_data(proto, label)
+    return proto
+
+
+def model_content(model: OnnxModel) -> bytes:
+    """Return a model as serialized bytes in one piece, external data included.
+
+    A file without external data is returned byte for byte.
+
+    Raises:
+        InputError: the file is missing or cannot be read, or `model` is of another type.
+        ModelError: it is not an ONNX model, is damaged, lacks its external data, or exceeds 2 GiB in one piece.
+    """
+    label = label_of(model)
+    if not isinstance(model, onnx.ModelProto):
+        content = _bytes_of(model)
+        proto = _parse(content, label)
+        if not _is_external(proto):
+            return content
+    proto = open_model(model)
+    try:
+        return proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ModelError("exceeds 2 GiB, the limit of a single ONNX file", where=label) from error
+
+
+def label_of(model: OnnxModel) -> str:
+    """Return the name of a model in messages: its path if it has one."""
+    if isinstance(model, onnx.ModelProto | bytes):
+        return _IN_MEMORY
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    raise InputError(
+        f"expected an ONNX model, got a {type(model).__name__}", hint="give its path, its bytes or a ModelProto"
+    )
+
+
+def _bytes_of(model: bytes | str | os.PathLike[str]) -> bytes:
+    return model if isinstance(model, bytes) else read_bytes(model, "ONNX file")
+
+
+def _parse(content: bytes, label: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ModelError("not an ONNX model, or a damaged one", where=label, hint="export it again") from error
+    _check_fields(model, label)
+    return model
+
+
+def _check_fields(model: onnx.ModelProto, label: str) -> None:
+    # Protobuf reads an empty file, and some texts, as a message without fields.
+    missing = "graph" if not model.HasField("graph") else "opset" if not model.opset_import else None
+    if missing is not None:
+        raise ModelError(f"not an ONNX model: it has no {missing}", where=label, hint="export it again")
+
+
+def _is_external(model: onnx.ModelProto) -> bool:
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(model))
+
+
+def _read_external_data(model: onnx.ModelProto, path: str) -> None:
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"its external data cannot be read: {' '.join(str(error).split())}",
+            where=path,
+            hint="keep the data file beside the model, under the name it was written with",
+        ) from error
