@@ -97,7 +97,7 @@ def export(
         if not onnx_given or no_collapse:
             other = "--no-collapse" if no_collapse else "a network"
             raise InputError(f"--explain and {other}", hint="it is about what of an ONNX file collapses")
-        from .request.request import input_spec
+        from .request.parse import input_spec
 
         explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
         return
@@ -113,13 +113,13 @@ def export(
             from irepdeploy.runtime.memory import parse_size
 
             from .pipeline import certified_export, step_count
-            from .request.request import batch_range, input_spec
+            from .request.export_request import ExportRequest
+            from .request.parse import batch_range, input_spec
             from .request.settings import Settings
 
         if trt and target not in ("ort", "trt"):
             raise InputError(f"--trt and --target {target}", hint="give one of them")
         folder = out or Path(f"{Path(source).stem}-export")
-        wanted = "trt" if trt else target
         settings = Settings(
             precision=precision,
             max_drop=max_drop,
@@ -137,19 +137,22 @@ def export(
             collapse=not no_collapse,
             border="map" if border == "map" else "refuse",
         )
-        news = f"{source}: linear regions become single convolutions (--no-collapse leaves them)"
+        request = ExportRequest(
+            source=source,
+            out=folder,
+            target="trt" if trt else target,
+            model_factory=load_model_factory(model) if model else None,
+            inputs=inputs,
+            seed=seed,
+            settings=settings,
+        )
+        news = f"{source}: linear regions become single convolutions (--no-collapse keeps them)"
         with progress() as display:
-            task = display.task(f"export {Path(source).name}", total=step_count(wanted, precision, onnx=onnx_given))
+            task = display.task(f"export {Path(source).name}", total=step_count(request))
             certificate = certified_export(
-                source,
-                folder,
-                target=wanted,
-                model_factory=load_model_factory(model) if model else None,
-                inputs=inputs,
-                seed=seed,
-                settings=settings,
-                simplifier=simplifier,
+                request,
                 report=lambda step: _advance(task, step, news if onnx_given and settings.collapse else None),
+                simplifier=simplifier,
             )
     if as_json:
         print_json(certificate.to_dict())

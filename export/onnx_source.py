@@ -6,8 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,9 +23,9 @@ from irepdeploy.verify.inputs import Given
 
 from .request.settings import Settings
 
-__all__ = ["OnnxSource", "is_onnx", "open_onnx", "with_output_sizes"]
+__all__ = ["OnnxSource", "open_onnx", "with_output_sizes"]
 
-# What `request.input_spec` calls an input that was given without a name.
+# What `request.parse.input_spec` calls an input that was given without a name.
 _UNNAMED = "input"
 
 
@@ -49,11 +48,6 @@ class OnnxSource:
     opset: int
     ir_version: int
     resized: bool = False
-
-
-def is_onnx(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether a source is the path of an ONNX file, by its name."""
-    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx"
 
 
 def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | None = None) -> OnnxSource:

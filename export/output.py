@@ -23,7 +23,7 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
     from irepdeploy.files import json_safe
     from irepdeploy.onnx_collapse import collapse
 
-    from .onnx_hops import collapse_facts
+    from .onnx_export import collapse_facts
     from .onnx_source import open_onnx
     from .request.settings import Settings
 

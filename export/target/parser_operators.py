@@ -1,177 +1,35 @@
-"""Operators of ONNX that the parsers of TensorRT take, by version.
+"""ONNX operators that the parsers of TensorRT accept, by version.
 
-8.5 and 8.6 from the support matrices of onnx-tensorrt and its changelog, 11 asked from the parser itself
-(``OnnxParser.supports_operator`` of TensorRT 11.4). What a source leaves open is left out.
+8.5 and 8.6 are from the support matrices of onnx-tensorrt and its changelog, 11 from the parser itself
+(``OnnxParser.supports_operator`` of TensorRT 11.4). Operators that a source does not settle are omitted.
 """
 
 from __future__ import annotations
 
 __all__ = ["TENSORRT_8_5", "TENSORRT_8_6", "TENSORRT_10", "TENSORRT_11"]
 
-TENSORRT_8_5 = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Add",
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Conv",
-        "ConvTranspose",
-        "Cos",
-        "Cosh",
-        "CumSum",
-        "DepthToSpace",
-        "DequantizeLinear",
-        "Div",
-        "Dropout",
-        "Einsum",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Expand",
-        "EyeLike",
-        "Flatten",
-        "Floor",
-        "GRU",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalLpPool",
-        "GlobalMaxPool",
-        "Greater",
-        "GreaterOrEqual",
-        "GridSample",
-        "HardSigmoid",
-        "Identity",
-        "If",
-        "InstanceNormalization",
-        "IsNaN",
-        "LRN",
-        "LSTM",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "LogSoftmax",
-        "Loop",
-        "LpNormalization",
-        "LpPool",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Mean",
-        "MeanVarianceNormalization",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "NonMaxSuppression",
-        "NonZero",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pad",
-        "Pow",
-        "QuantizeLinear",
-        "RNN",
-        "RandomNormal",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Range",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "ReverseSequence",
-        "RoiAlign",
-        "Round",
-        "Scan",
-        "Scatter",
-        "ScatterElements",
-        "ScatterND",
-        "Selu",
-        "Shape",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Size",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Upsample",
-        "Where",
-        "Xor",
-    ]
-)
+_8_5 = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip
+    Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout
+    Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool
+    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid Identity If InstanceNormalization IsNaN
+    LRN LSTM LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
+    MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero Not Or PRelu Pad Pow QuantizeLinear RNN
+    RandomNormal RandomUniform RandomUniformLike Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign Round
+    Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus
+    Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
+    Upsample Where Xor
+"""
+_NEW_IN_10 = """
+    BlackmanWindow CastLike HammingWindow HannWindow HardSwish Hardmax OneHot RandomNormalLike Reciprocal
+"""
+_NEW_IN_11 = """
+    Attention CausalConvWithState Gelu LinearAttention Mish RMSNormalization RotaryEmbedding STFT Swish
+    TensorScatter
+"""
+
+TENSORRT_8_5 = frozenset(_8_5.split())
 TENSORRT_8_6 = TENSORRT_8_5 | {"GroupNormalization", "IsInf", "LayerNormalization"}
-TENSORRT_10 = TENSORRT_8_6 | frozenset(
-    [
-        "BlackmanWindow",
-        "CastLike",
-        "HammingWindow",
-        "HannWindow",
-        "HardSwish",
-        "Hardmax",
-        "OneHot",
-        "RandomNormalLike",
-        "Reciprocal",
-    ]
-)
-TENSORRT_11 = TENSORRT_10 | frozenset(
-    [
-        "Attention",
-        "CausalConvWithState",
-        "Gelu",
-        "LinearAttention",
-        "Mish",
-        "RMSNormalization",
-        "RotaryEmbedding",
-        "STFT",
-        "Swish",
-        "TensorScatter",
-    ]
-)
+TENSORRT_10 = TENSORRT_8_6 | frozenset(_NEW_IN_10.split())
+TENSORRT_11 = TENSORRT_10 | frozenset(_NEW_IN_11.split())

@@ -137,13 +137,13 @@ def test_a_folder_that_is_read_only(out: str, capsys: Capture) -> None:
 
 
 KILLED = """
-import os, signal, sys
-from irepdeploy.export import {module}
-real = {module}.{name}
+import importlib, os, signal, sys
+module = importlib.import_module("irepdeploy.export.{module}")
+real = module.{name}
 def killed(*args, **kwargs):
     {before}
     os.kill(os.getpid(), signal.SIGKILL)
-{module}.{name} = killed
+module.{name} = killed
 from irepdeploy.cli import main
 main(["export", "vgg6", "--out", sys.argv[1], *sys.argv[2:]])
 """
@@ -158,7 +158,7 @@ def kill(out: Path, module: str, name: str, *options: str, before: str = "pass")
 @pytest.mark.parametrize("where", ["written", "half moved"])
 def test_killed_at_any_point_nothing_is_vouched_for(where: str, tmp_path: Path) -> None:
     if where == "written":
-        kill(tmp_path, "deployment", "onnx_runner")
+        kill(tmp_path, "job", "onnx_runner")
         assert [name for name in names(tmp_path) if not name.startswith(".staging-")] == []
     else:
         kill(tmp_path, "pipeline", "move_file", before="real(*args, **kwargs)")
@@ -175,7 +175,7 @@ def test_killed_while_the_engine_is_written(before: str, tmp_path: Path) -> None
     irepdeploy.export_model("vgg6", tmp_path, simplify=False)
     held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     options = ["--target", "rtx", "--precision", "fp32", "--no-simplify"]
-    kill(tmp_path, "engine", "move_file", *options, before=before)
+    kill(tmp_path, "engine.engine", "move_file", *options, before=before)
     # What was there is whole and certified still.
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == held
     Certificate.load(tmp_path / "certificate.json").check_files(tmp_path)

@@ -18,9 +18,9 @@ from torch import nn
 import irepdeploy
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.export import onnx_hops
+from irepdeploy.export import onnx_export
 from irepdeploy.export.output import explain
-from irepdeploy.export.request.request import input_spec
+from irepdeploy.export.request.parse import input_spec
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.verify.certificate import Certificate
 from support.published_borders import DiverseBranchBlock
@@ -204,7 +204,7 @@ def broken(content: bytes, **options: Any) -> Any:
 def test_a_wrong_collapse_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(onnx_hops, "collapse", broken)
+    monkeypatch.setattr(onnx_export, "collapse", broken)
     assert export(folder / "repvgg.onnx", tmp_path) == 1
     assert names(tmp_path) == ["certificate.failed.json"] and "differ" in capsys.readouterr().err
     with pytest.raises(CheckFailed):
@@ -263,7 +263,7 @@ def test_options_that_do_not_fit(folder: Path, tmp_path: Path, capsys: Capture) 
         ([str(source), "--border", "blur"], "refuse or map"),
         ([str(source), "--input-shape", "1x3x22x18"], "only sizes that it leaves free"),
         ([str(source), "--input-shape", "y:1x3x21x18", "--input-shape", "z:1x2"], "no input"),
-        ([str(source), "--dynamic-batch", "1:2:4"], "batch of this ONNX file is not free"),
+        ([str(source), "--dynamic-batch", "1:2:4"], "batch dimension of this ONNX file is static"),
         ([str(source), "--explain", "--no-collapse"], "--explain"),
         (["vgg6", "--explain"], "--explain"),
         (["vgg6", "--no-collapse"], "--no-collapse"),
@@ -358,7 +358,7 @@ def test_what_does_not_run_is_named_by_its_file(tmp_path: Path, capsys: Capture)
     wrong, nan = branched(), branched()
     wrong.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.ones((2, 5, 1, 1), np.float32), "v"))
     nan.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.full((2, 3, 1, 1), np.nan, np.float32), "v"))
-    for name, model, text in (("wrong.onnx", wrong, "cannot run"), ("nan.onnx", nan, "NaN or infinity")):
+    for name, model, text in (("wrong.onnx", wrong, "cannot run"), ("nan.onnx", nan, "NaN or infinite")):
         onnx.save(model, tmp_path / name)
         capsys.readouterr()
         assert export(tmp_path / name, tmp_path / "out") == 2

@@ -20,7 +20,7 @@ from torch import nn
 import irepdeploy
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError, MissingError, ModelError, NotFusable
-from irepdeploy.export import deployment, hops, pipeline, simplify
+from irepdeploy.export import job, network_export, pipeline, simplify
 from irepdeploy.export.diagnosis import first_bad_layer
 from irepdeploy.export.precision import fp16
 from irepdeploy.export.writer import torch_exporter
@@ -31,7 +31,7 @@ from support.networks import random_network
 
 Capture = pytest.CaptureFixture[str]
 FILES = ["certificate.json", "fused.pt", "model.onnx"]
-HOMES = {"onnx_from_torch": torch_exporter, "audit": deployment, "compare_outputs": deployment}
+HOMES = {"onnx_from_torch": torch_exporter, "audit": job, "compare_outputs": job}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_what_is_written_is_the_network(checkpoint: Path, tmp_path: Path) -> Non
 def test_the_commit_is_in_the_file(
     found: dict[str, Any], written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("irepdeploy.export.source.commit", lambda: found)
+    monkeypatch.setattr("irepdeploy.export.network_source.commit", lambda: found)
     for folder in ("a", "b"):
         irepdeploy.export_model("vgg6", tmp_path / folder, simplify=False)
     model = onnx.load(tmp_path / "a" / "model.onnx")
@@ -232,7 +232,7 @@ def test_a_mismatch_leaves_no_model_behind(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:
-    monkeypatch.setattr(HOMES.get(name, hops), name, replacement)
+    monkeypatch.setattr(HOMES.get(name, network_export), name, replacement)
     assert export(checkpoint, tmp_path) == 1
     err = capsys.readouterr().err
     assert reason in err and "Traceback" not in err
@@ -295,7 +295,7 @@ def test_an_export_that_is_broken_off_leaves_nothing(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(HOMES.get(name, hops), name, fail)
+    monkeypatch.setattr(HOMES.get(name, network_export), name, fail)
     assert export(checkpoint, tmp_path) == code
     assert names(tmp_path) == []
 

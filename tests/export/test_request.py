@@ -6,7 +6,7 @@ import pytest
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.request.request import batch_range, input_spec
+from irepdeploy.export.request.parse import batch_range, input_spec
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ def test_another_input_than_the_network_knows(tmp_path: Path, capsys: Capture) -
     certificate = Certificate.load(tmp_path / "certificate.json")
     assert certificate.onnx["inputs"] == [{"name": "camera", "shape": [1, 3, 40, 24], "dtype": "float32"}]
     for shapes, text in (
-        (["1x1x40x24"], "forward does not take input float32 ?x1x40x24"),
+        (["1x1x40x24"], "forward does not accept input float32 ?x1x40x24"),
         (["3,40,24"], "no input"),
-        (["a:1x3x8x8", "b:1x3x8x8"], "forward does not take a float32 ?x3x8x8, b"),
-        (["1x3x8x8", "1x3x8x8"], "inputs of one name: input, input"),
+        (["a:1x3x8x8", "b:1x3x8x8"], "forward does not accept a float32 ?x3x8x8, b"),
+        (["1x3x8x8", "1x3x8x8"], "several inputs of the same name: input, input"),
     ):
         arguments = [word for shape in shapes for word in ("--input-shape", shape)]
         assert main(["export", "resnet18_cifar", *arguments, "--out", str(tmp_path / "out")]) == 2
@@ -137,9 +137,9 @@ def test_options_that_do_not_fit(arguments: list[str], text: str, tmp_path: Path
 
 
 def test_a_wrong_preprocessing_is_not_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.export import deployment
+    from irepdeploy.export import steps
 
-    true = deployment.with_preprocessing
+    true = steps.with_preprocessing
 
     def broken(model: onnx.ModelProto, spec: Any) -> onnx.ModelProto:
         baked = true(model, spec)
@@ -148,7 +148,7 @@ def test_a_wrong_preprocessing_is_not_certified(tmp_path: Path, monkeypatch: pyt
         weight.raw_data = array.astype(np.float32).tobytes()
         return baked
 
-    monkeypatch.setattr(deployment, "with_preprocessing", broken)
+    monkeypatch.setattr(steps, "with_preprocessing", broken)
     arguments = ["--bake-preprocess", "nhwc", "--mean", "0.5", "--std", "0.25", "--no-simplify", "--json"]
     assert main(["export", "vgg6", *arguments, "--out", str(tmp_path)]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["certificate.failed.json"]

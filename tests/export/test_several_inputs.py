@@ -20,7 +20,7 @@ import irepdeploy
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, CheckpointError, InputError
-from irepdeploy.export import hops
+from irepdeploy.export import network_export
 from irepdeploy.reparam.origin import Origin, origin_of, with_inputs
 from irepdeploy.verify.certificate import Certificate
 
@@ -247,8 +247,8 @@ def test_swapped_inputs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             node.input[:] = [names.get(name, name) for name in node.input]
         return written
 
-    true = hops.write_onnx
-    monkeypatch.setattr(hops, "write_onnx", swapped)
+    true = network_export.write_onnx
+    monkeypatch.setattr(network_export, "write_onnx", swapped)
     specs = [TensorSpec("a", (1, 4)), TensorSpec("b", (1, 4))]
     with pytest.raises(CheckFailed, match="differ"):
         irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False)

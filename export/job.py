@@ -1,0 +1,144 @@
+"""A running export: its audits and comparisons, and the certificate that records them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import CheckFailed, IrepdeployError
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
+from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.certificate import Certificate, Hop
+from irepdeploy.verify.equivalence import infer_all, onnx_runner
+from irepdeploy.verify.inputs import InputGroup, Inputs, joined, named
+
+from .diagnosis.audit import Asked, audit
+from .request.export_request import ExportRequest
+from .request.settings import Settings
+from .target.target import Target
+
+if TYPE_CHECKING:
+    from .diagnosis.first_bad_layer import LayerError
+    from .simplify import Simplifier
+
+__all__ = ["Form", "Job", "Locate", "Outputs", "Report"]
+
+Outputs = dict[str, np.ndarray[Any, Any]]
+Report = Callable[[str], None]
+Locate = Callable[[Tolerance], "LayerError | None"]
+
+
+class Form(NamedTuple):
+    """One form of what is exported: its name in the certificate, and its outputs on the inputs of the export."""
+
+    name: str
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class Job:
+    """An export in its staging folder.
+
+    Attributes:
+        request: What was asked for.
+        target: Target of the request, as it is on this machine.
+        label: Name of the source in messages.
+        origin: Inputs and outputs of the source.
+        groups: Inputs that every form is compared on.
+        certificate: Record of every check; it is complete when the last step is done.
+        folder: Staging folder.
+        report: Called with the name of each finished step.
+        simplifier: Running onnx-simplifier, if the caller started one.
+    """
+
+    request: ExportRequest
+    target: Target
+    label: str
+    origin: Origin
+    groups: Sequence[InputGroup]
+    certificate: Certificate
+    folder: Path
+    report: Report
+    simplifier: Simplifier | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the request."""
+        return self.request.settings
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The inputs of all groups together."""
+        return joined([group.array for group in self.groups])
+
+    def run(self, model: bytes | Path, inputs: Inputs | None = None) -> Outputs:
+        """Return the outputs of an ONNX model on the inputs of the export, or on other ones."""
+        with onnx_runner(model) as runner:
+            return infer_all(runner, self.inputs if inputs is None else inputs)
+
+    def audit(self, path: Path, specs: Sequence[TensorSpec], asked: Asked) -> dict[str, Any]:
+        """Audit a file and return the findings.
+
+        Raises:
+            CheckFailed: The file is not what was asked for.
+        """
+        try:
+            return audit(path, self.target, specs, self.origin.output_names, asked)
+        except CheckFailed as error:
+            # The file itself disappears with the staging folder.
+            raise CheckFailed(error.what, where=f"{self.label}, {path.name}", hint=error.hint) from error
+
+    def gate(
+        self,
+        reference: Form,
+        result: Form,
+        *,
+        layers: dict[str, float] | None = None,
+        tolerance: Tolerance = TOLERANCES["float32"],
+        inputs: list[dict[str, Any]] | None = None,
+        locate: Locate = lambda tolerance: None,
+    ) -> None:
+        """Compare two forms and record the comparison in the certificate.
+
+        Args:
+            reference: The form that errors are relative to.
+            result: The form compared with it.
+            layers: Errors of single layers, where they were measured.
+            tolerance: Largest difference that passes.
+            inputs: Description of the inputs; default: those of the export.
+            locate: Finds the first layer that differs.
+
+        Raises:
+            CheckFailed: The outputs differ.
+        """
+        comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers)
+        described = comparison.to_dict()
+        if not comparison.ok and comparison.first_bad_layer is None:
+            # A failed search must not hide the verdict.
+            with contextlib.suppress(IrepdeployError):
+                first = locate(tolerance)
+                if first is not None:
+                    described["first_bad_layer"] = first.layer
+                    described["reason"] += f"; the first layer that differs is {first.layer}, by {first.error:.2e}"
+        inputs = [group.to_dict() for group in self.groups] if inputs is None else inputs
+        self.certificate.hops.append(Hop(reference.name, result.name, inputs, described))
+        if not comparison.ok:
+            raise CheckFailed(f"{reference.name} and {result.name} differ: {described['reason']}", where=self.label)
+
+    def layer_search(self, reference: onnx.ModelProto, result: Path, specs: Sequence[TensorSpec]) -> Locate:
+        """Return a search for the first layer where one ONNX model differs from another."""
+
+        def locate(tolerance: Tolerance) -> LayerError | None:
+            from .diagnosis.first_bad_layer import first_bad_layer
+
+            return first_bad_layer(reference, result, named(self.inputs, specs), tolerance)
+
+        return locate

@@ -1,0 +1,185 @@
+"""Export of a network: fuse, write ONNX, simplify, with a comparison after every step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import nn
+
+from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.files import write_bytes
+from irepdeploy.network.checkpoint import save
+from irepdeploy.network.source import Source, with_blocks
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.profiling.counts import Counts, count
+from irepdeploy.profiling.health import network_health
+from irepdeploy.reparam.comparator import Tolerance
+from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
+from irepdeploy.reparam.origin import origin_of
+from irepdeploy.verify.certificate import Artefact
+from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
+from irepdeploy.verify.inputs import InputGroup, Inputs, gather_inputs, named
+
+from .diagnosis.audit import Asked
+from .exportable import Exportable
+from .job import Form, Job, Locate, Outputs
+from .network_source import metadata_of, open_network, with_output_names
+from .prepared import Prepared
+from .request.export_request import ExportRequest
+from .simplify import Simplified, Simplifier
+from .target.target import Target
+from .writer.onnx_from_torch import serialized
+from .writer.torch_exporter import write_onnx
+
+if TYPE_CHECKING:
+    from .diagnosis.first_bad_layer import LayerError
+
+__all__ = ["FUSED", "NetworkExport"]
+
+FUSED = "fused.pt"
+_ONNX = "model.onnx"
+_NETWORK, _FUSED_STATE = "network", "fused state"
+
+
+class NetworkExport(Exportable):
+    """The export of a checkpoint, a network by name or a network in memory."""
+
+    STEPS = ("fused", "written", "compared")
+
+    def __init__(self, source: Source, groups: Sequence[InputGroup]) -> None:
+        self.model, self.groups = source.model, groups
+        self.label, self.facts, self.origin = source.label, source.facts, source.origin
+
+    @classmethod
+    def open(cls, request: ExportRequest) -> Self:
+        """Open a network and let its Origin name all inputs and outputs."""
+        settings = request.settings
+        source = open_network(request)
+        origin = source.origin
+        groups = gather_inputs(origin.specs, given=request.inputs, dataset=origin.dataset, seed=request.seed)
+        if settings.output_names is not None or settings.input_shape is not None or origin.net is None:
+            source = with_output_names(source, settings.output_names, groups[0].array)
+        return cls(source, groups)
+
+    def versions(self, target: Target) -> tuple[int, int]:
+        """Return the versions that the target prefers."""
+        return target.opset, target.ir_version
+
+    def prepare(self, job: Job) -> Prepared:
+        """Fuse, write ONNX and simplify it."""
+        path = job.folder / FUSED
+        # The simplifier is started first, since its imports take longer than its work.
+        with _started(job) as simplifier, ThreadPoolExecutor(1) as pool:
+            network = Form(_NETWORK, _run(self.model, job.inputs))
+            blocks = with_blocks(self.model)
+            fused, proofs = (self.model, []) if blocks is None else fuse_with_proof(blocks)
+            # Written and hashed while the rest goes on.
+            saved = pool.submit(lambda: Artefact.of(save(fused, path)))
+            final = network
+            if blocks is not None:
+                final = Form(_FUSED_STATE, _run(fused, job.inputs))
+                self._describe_fuse(job, blocks, fused, proofs)
+                job.gate(network, final, layers=layer_errors(blocks, fused, job.groups))
+            job.report("fused")
+            prepared = self._write(job, fused)
+            job.report("written")
+            if simplifier is not None:
+                simplifier.begin(prepared.onnx, job.folder / "simpler.onnx")
+            prepared = dataclasses.replace(prepared, outputs=job.run(prepared.onnx))
+            job.gate(final, Form(_ONNX, prepared.outputs), locate=_module_search(fused, job, prepared))
+            job.certificate.onnx["simplifier"] = "not run"
+            if simplifier is not None:
+                prepared = _simplified(job, prepared, simplifier.result())
+            if final is not network:
+                result = Form(_ONNX, prepared.outputs)
+                job.gate(network, result, locate=_module_search(self.model, job, prepared))
+            job.certificate.onnx["parameters"] = _parameters(fused)
+            job.report("compared")
+            artefact = saved.result()
+        return dataclasses.replace(prepared, files=(*prepared.files, path), hashed={path: artefact})
+
+    def _describe_fuse(self, job: Job, blocks: nn.Module, fused: nn.Module, proofs: Sequence[BlockProof]) -> None:
+        shape = self.origin.input_shape
+        sizes = {
+            state: count(net, shape) if shape else Counts(_parameters(net), None)
+            for state, net in (("train", blocks), ("fused", fused))
+        }
+        job.certificate.blocks = _summary(proofs)
+        job.certificate.health = [layer.to_dict() for layer in network_health(blocks, fused)]
+        job.certificate.size = {state: dataclasses.asdict(counts) for state, counts in sizes.items()}
+
+    def _write(self, job: Job, fused: nn.Module) -> Prepared:
+        """Write ONNX and audit it; its outputs are not known yet."""
+        batch = 1 if job.settings.dynamic_batch is None else None
+        specs = [spec._replace(shape=(batch, *spec.shape[1:])) for spec in self.origin.specs]
+        metadata = metadata_of(origin_of(fused))
+        written = write_onnx(fused, specs, self.origin.output_names, target=job.target, metadata=metadata)
+        asked = Asked(opset=written.opset, dynamic_batch=batch is None)
+        described = written.to_dict()
+        path = write_bytes(job.folder / _ONNX, serialized(written.model))
+        # Free the weights before the audit reads them again.
+        del written
+        job.certificate.onnx.update(job.audit(path, specs, asked))
+        job.certificate.onnx.update(described)
+        return Prepared({"fp32": path}, specs, asked, {}, (path,))
+
+
+def _started(job: Job) -> contextlib.AbstractContextManager[Simplifier | None]:
+    started = job.simplifier is not None or not job.settings.simplify
+    return contextlib.nullcontext(job.simplifier) if started else Simplifier()
+
+
+def _simplified(job: Job, prepared: Prepared, result: Simplified) -> Prepared:
+    """Replace the ONNX file by the simplified one, unless that fails a check."""
+    certificate, path = job.certificate, prepared.onnx
+    certificate.onnx["simplifier"] = result.note
+    if result.content is None:
+        return prepared
+    original = path.read_bytes()
+    write_bytes(path, result.content)
+    try:
+        certificate.onnx.update(job.audit(path, prepared.specs, prepared.asked))
+        outputs = job.run(path)
+        locate = job.layer_search(open_model(original), path, prepared.specs)
+        job.gate(Form(_ONNX, prepared.outputs), Form("simplified", outputs), locate=locate)
+    except (CheckFailed, InputError) as error:
+        certificate.onnx["simplifier"] = f"{result.note}, but its model was refused: {error.what}"
+        certificate.hops = [hop for hop in certificate.hops if hop.result != "simplified"]
+        write_bytes(path, original)
+        certificate.onnx.update(job.audit(path, prepared.specs, prepared.asked))
+        return prepared
+    return dataclasses.replace(prepared, outputs=outputs)
+
+
+def _run(model: nn.Module, inputs: Inputs) -> Outputs:
+    with network_runner(model) as runner:
+        return infer_all(runner, inputs)
+
+
+def _module_search(model: nn.Module, job: Job, prepared: Prepared) -> Locate:
+    """Return a search for the first module where the ONNX file differs from a network."""
+
+    def locate(tolerance: Tolerance) -> LayerError | None:
+        from .diagnosis.first_bad_layer import first_bad_module
+
+        return first_bad_module(model, prepared.onnx, named(job.inputs, prepared.specs), tolerance)
+
+    return locate
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _summary(proofs: Sequence[BlockProof]) -> dict[str, Any]:
+    worst = max(proofs, key=lambda proof: proof.error_float64)
+    own = max(proofs, key=lambda proof: proof.error_own_dtype)
+    return {
+        "count": len(proofs),
+        "float64": {"worst_layer": worst.layer, "max_rel_error": worst.error_float64},
+        own.dtype: {"worst_layer": own.layer, "max_rel_error": own.error_own_dtype},
+    }

@@ -1,0 +1,51 @@
+"""The value that the steps of an export hand on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.verify.certificate import Artefact
+
+from .diagnosis.audit import Asked
+from .job import Outputs
+
+__all__ = ["Prepared"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A verified fp32 ONNX file and the files made from it so far.
+
+    Attributes:
+        models: ONNX file of each precision; "fp32" is always there.
+        specs: Inputs of these files.
+        asked: What the audit expects of the fp32 file.
+        outputs: Outputs of the fp32 file on the inputs of the export.
+        files: Every file to publish, in the order of the certificate.
+        hashed: Artefacts among them whose digest is known already.
+    """
+
+    models: Mapping[str, Path]
+    specs: Sequence[TensorSpec]
+    asked: Asked
+    outputs: Outputs
+    files: tuple[Path, ...]
+    hashed: Mapping[Path, Artefact] = field(default_factory=dict)
+
+    @property
+    def onnx(self) -> Path:
+        """The fp32 ONNX file."""
+        return self.models["fp32"]
+
+    def with_model(self, precision: str, path: Path) -> Prepared:
+        """Return a copy with the ONNX file of another precision, which may be the fp32 file itself."""
+        files = self.files if path in self.files else (*self.files, path)
+        return dataclasses.replace(self, models={**self.models, precision: path}, files=files)
+
+    def artefacts(self) -> list[Artefact]:
+        """Return the artefact of every file, hashing those that are not hashed yet."""
+        return [self.hashed.get(path) or Artefact.of(path) for path in self.files]

@@ -1,0 +1,98 @@
+"""Steps that follow a verified fp32 ONNX file: lower precisions, built-in preprocessing, engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from irepdeploy.files import write_bytes
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.proto import name_nodes
+
+from .engine.engines import engines_for
+from .job import Form, Job
+from .precision.calibration import calibration_data
+from .precision.precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
+from .prepared import Prepared
+from .request.preprocess import Preprocessing, with_preprocessing
+from .writer.onnx_from_torch import serialized
+
+__all__ = ["add_engines", "add_precision", "bake_preprocessing"]
+
+
+def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
+    """Write the model in another precision, audit it, and compare it with fp32.
+
+    Raises:
+        CheckFailed: The precision cannot hold the model, or its outputs differ too much.
+    """
+    fp32 = prepared.onnx
+    model = open_model(fp32)
+    name_nodes(model)
+    path = fp32 if carried_by_fp32(job.target, precision) else fp32.with_name(f"model.{precision}.onnx")
+    kept: frozenset[str] = frozenset()
+    if precision == "fp16":
+        found = write_fp16(model, job.inputs, None if path == fp32 else path)
+    else:
+        data = calibration_data(job.origin.specs, given=job.request.inputs, dataset=job.origin.dataset)
+        found, kept = write_int8(model, data, path, target=job.target, max_drop=job.settings.max_drop)
+    job.certificate.precisions[precision] = found
+    if path != fp32:
+        asked = dataclasses.replace(prepared.asked, precision=precision, kept=kept)
+        found["onnx"] = job.audit(path, prepared.specs, asked)
+        job.gate(
+            Form(fp32.name, prepared.outputs),
+            Form(path.name, job.run(path)),
+            tolerance=tolerance_of_precision(precision),
+            locate=job.layer_search(model, path, prepared.specs),
+        )
+    return prepared.with_model(precision, path)
+
+
+def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:
+    """Make every file take uint8 images, and compare it with the file before on the same images, normalised.
+
+    Raises:
+        CheckFailed: The outputs differ.
+    """
+    channels, height, width = job.origin.input_shape
+    size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
+    images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
+    described = [{"name": "random uint8 images", "count": len(images), "shape": list(size), "seed": 0}]
+    specs = [spec._replace(shape=(spec.shape[0], *size), dtype="uint8") for spec in prepared.specs]
+    for precision, path in prepared.models.items():
+        if path == prepared.onnx and precision != "fp32":
+            continue
+        before = Form(f"normalise, then {path.name}", job.run(path, preprocessing(images)))
+        baked = with_preprocessing(open_model(path), preprocessing)
+        write_bytes(path, serialized(baked))
+        kept = frozenset(job.certificate.precisions.get(precision, {}).get("kept_float", ()))
+        facts = job.audit(path, specs, dataclasses.replace(prepared.asked, precision=precision, kept=kept))
+        job.gate(
+            before,
+            Form(f"{path.name}, uint8", job.run(path, images)),
+            tolerance=tolerance_of_precision(precision),
+            inputs=described,
+        )
+        if precision == "fp32":
+            job.certificate.onnx.update(facts)
+        else:
+            job.certificate.precisions[precision]["onnx"] = facts
+    job.certificate.onnx["preprocessing"] = preprocessing.to_dict()
+    return dataclasses.replace(prepared, specs=specs)
+
+
+def add_engines(job: Job, prepared: Prepared, precisions: Sequence[str]) -> Prepared:
+    """Build the engines that the target asks for.
+
+    Raises:
+        ModelError: TensorRT cannot parse or build the model.
+        RunError: The builder crashed, or ran out of memory or disk.
+    """
+    models = {name: prepared.models[name] for name in precisions}
+    job.certificate.engine, engines = engines_for(
+        job.target, models, job.folder, prepared.specs, job.label, job.settings, job.report
+    )
+    return dataclasses.replace(prepared, files=(*prepared.files, *engines))
