@@ -127,7 +127,7 @@ def test_uint8_images_go_in(layout: str, tmp_path: Path) -> None:
         (["--bake-preprocess", "nhwc", "--mean", "half", "--std", "1"], "no list of numbers"),
         (["--bake-preprocess", "nhwc", "--mean", "0.5", "--std", "0"], "not above 0"),
         (["--dynamic-batch", "4:2:8"], "no range of batches"),
-        (["--workspace", "much"], "no size of memory"),
+        (["--workspace", "much"], "expected a memory size"),
         (["--target", "xavier-jp5", "--dla", "7"], "DLA cores"),
     ],
 )
