@@ -11,9 +11,9 @@ from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.emit import Emitted, Names, emit
 from irepdeploy.onnx_collapse.form import Form
 from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.plan import Unit
 from irepdeploy.onnx_collapse.refusal import NO_LOSS, Refusal
-from irepdeploy.onnx_collapse.rules import apply_rule, map_inputs
 from irepdeploy.onnx_collapse.stencil import trim
 
 __all__ = ["Border", "Built", "build"]
@@ -76,14 +76,14 @@ class _Builder:
 
     def forms(self) -> dict[str, Form]:
         """Of the results; a form is let go of once all that follow it are made."""
-        pending = Counter(name for operator in self.unit.operators for name in map_inputs(operator, self.context))
+        pending = Counter(name for operator in self.unit.operators for name in self._maps(operator))
         pending.update(self.unit.results)
         forms: dict[str, Form] = {}
         for operator in self.unit.operators:
-            names = map_inputs(operator, self.context)
+            names = self._maps(operator)
             own = {name: forms[name] if self._inside(name) else self.context.form(name) for name in names}
             try:
-                found = apply_rule(operator, own, self.context)
+                found = rule_of(operator.kind).apply(operator, own, self.context)
             except Refusal as refusal:
                 raise Refusal(refusal.reason, [name for name in names if self._inside(name)] or self.inner) from None
             forms.update(found)
@@ -94,6 +94,9 @@ class _Builder:
                     forms.pop(name, None)
         return {name: forms[name] for name in self.unit.results}
 
+    def _maps(self, operator: Operator) -> list[str]:
+        return rule_of(operator.kind).maps(operator, self.context)
+
     def _inside(self, name: str) -> bool:
         return name in self.producers and name not in self.unit.results
 
@@ -101,18 +104,12 @@ class _Builder:
         """Where the bias of a result ceases to be the same at every position."""
         operator = self.producers[name]
         while True:
-            inner = [item for item in map_inputs(operator, self.context) if self._inside(item)]
+            inner = [item for item in self._maps(operator) if self._inside(item)]
             uneven = [item for item in inner if not self.uniform[item]]
             if not uneven:
                 break
             operator = self.producers[uneven[0]]
         own = [item for item in operator.outputs if self._inside(item)]
-        return Refusal(_border_reason(operator), inner or own or self.inner)
-
-
-def _border_reason(operator: Operator) -> str:
-    if operator.kind in ("Conv", "AveragePool", "Pad"):
-        return f"{operator.kind} {operator.name!r} pads with zeros behind a bias, which is no convolution at the border"
-    if operator.kind in ("ScatterElements", "ScatterND"):
-        return f"{operator.kind} {operator.name!r} writes a border that is not what a bias would be there"
-    return f"{operator.kind} {operator.name!r} adds a constant that differs by position"
+        return Refusal(
+            f"{operator.kind} {operator.name!r} {rule_of(operator.kind).border_reason}", inner or own or self.inner
+        )

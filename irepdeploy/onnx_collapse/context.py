@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from irepdeploy.onnx_collapse.form import LARGEST_SIDE, Form, Linear, source_form
-from irepdeploy.onnx_collapse.graph import FLOATS, Graph, Operator
+from irepdeploy.onnx_collapse.graph import FLOATS, Array, Graph, Operator
 from irepdeploy.onnx_collapse.refusal import Refusal
 
 __all__ = ["Context"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.form import Form
 from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.stencil import Axis, Stencil
 
 __all__ = ["Cost", "Window", "form_cost", "operator_cost", "window"]
 
 _PER_ELEMENT = 10
-_WINDOWED = {"AveragePool", "Conv", "ConvTranspose"}
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,8 @@ def _taps(term: Stencil, size: tuple[int, int], *, free: bool) -> int:
 def operator_cost(operator: Operator, context: Context) -> Cost:
     """Of an operator as it stands in the file."""
     read, written = (sum(_elements(name, context) for name in names) for names in (operator.inputs, operator.outputs))
-    macs = 0
-    if operator.kind == "Conv":
-        weights = context.graph.shape(operator.inputs[1]) or ()
-        macs = written * math.prod(size or 1 for size in weights[1:])
-    elif operator.kind == "AveragePool":
-        macs = written * math.prod(operator.attributes["kernel_shape"])
-    elif operator.kind in ("BatchNormalization", "Div", "Mul"):
-        macs = written
-    return Cost(macs, read + written, 1, int(operator.kind in ("Conv", "ConvTranspose")))
+    rule = rule_of(operator.kind)
+    return Cost(rule.macs(operator, written, context), read + written, 1, int(rule.convolution))
 
 
 def _elements(name: str, context: Context) -> int:

@@ -25,7 +25,9 @@ __all__ = [
     "Form",
     "Linear",
     "apply",
+    "as_map",
     "convolve",
+    "per_channel",
     "settle",
     "source_form",
     "sum_forms",
@@ -89,6 +91,13 @@ def source_form(name: str, channels: int, size: tuple[int, int], *, free: bool, 
     return Form({name: term}, channels, size, bias, free, {name: size}, rounding=rounding)
 
 
+def per_channel(scale: Tensor, bias: Tensor | None = None) -> Linear:
+    """Return ``scale * x + bias`` by channel, both (C,)."""
+    channels, point = len(scale), Axis((0,))
+    kernel = scale.reshape(channels, 1, 1, 1).contiguous()
+    return Linear(Stencil(channels, channels, channels, point, point, np.ones((1, 1), bool), kernel), bias)
+
+
 def apply(linear: Linear, form: Form) -> Form:
     """An operator behind a form.
 
@@ -143,7 +152,7 @@ def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
     if outside and (bias.ndim == 3 or bool((bias != linear.fill).any())):
         if form.free and (second.rows.stride > 1 or second.columns.stride > 1):
             raise Refusal("a bias before zero padding, stride and free sizes: what becomes of it depends on the size")
-        found = convolve(second, _as_map(bias, form.size)[None], fill=linear.fill)[0]
+        found = convolve(second, as_map(bias, form.size)[None], fill=linear.fill)[0]
     elif bias.ndim == 3:
         found = convolve(second, bias[None])[0]
     else:
@@ -154,7 +163,7 @@ def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
     return found
 
 
-def _as_map(bias: Tensor, size: tuple[int, int]) -> Tensor:
+def as_map(bias: Tensor, size: tuple[int, int]) -> Tensor:
     return bias if bias.ndim == 3 else bias[:, None, None].expand(-1, *size)
 
 
@@ -182,7 +191,7 @@ def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
         bias = None
         if total.bias is not None and form.bias is not None:
             same = total.bias.ndim == form.bias.ndim
-            bias = total.bias + form.bias if same else _as_map(total.bias, total.size) + _as_map(form.bias, form.size)
+            bias = total.bias + form.bias if same else as_map(total.bias, total.size) + as_map(form.bias, form.size)
         total = replace(
             total, terms=terms, bias=bias, free=total.free or form.free, sizes={**total.sizes, **form.sizes},
             residue=max(total.residue, form.residue), rounding=max(total.rounding, form.rounding),

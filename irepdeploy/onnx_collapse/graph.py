@@ -15,7 +15,7 @@ from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.proto import opset_of, subgraphs_of
 from irepdeploy.onnx_graph.shapes import Shape, Shapes
 
-__all__ = ["FLOATS", "Constant", "Graph", "Operator"]
+__all__ = ["FLOATS", "Array", "Constant", "Graph", "Operator", "kind_of", "widened"]
 
 Array = np.ndarray[Any, Any]
 
@@ -107,9 +107,8 @@ class Graph:
         known = given | set(initializers) | {item.values.name for item in proto.sparse_initializer} | {""}
         operators = []
         for index, node in enumerate(proto.node):
-            kind = node.op_type if node.domain in _OWN else f"{node.domain}::{node.op_type}"
             captured = tuple(_captured(node))
-            operator = Operator(index, node, kind, tuple(node.input), tuple(node.output), captured)
+            operator = Operator(index, node, kind_of(node), tuple(node.input), tuple(node.output), captured)
             for name in (*operator.inputs, *captured):
                 if name not in known:
                     raise ModelError(f"damaged: {operator.name!r} reads {name!r}, which nothing before it gives")
@@ -160,6 +159,11 @@ class Graph:
     def nominal(self, name: str) -> tuple[int, ...] | None:
         """Sizes with a number in place of each that is free."""
         return self.shapes.nominal.get(name)
+
+
+def kind_of(node: onnx.NodeProto) -> str:
+    """Return the operator type of a node, with the domain before it if it is not one of ONNX's own."""
+    return node.op_type if node.domain in _OWN else f"{node.domain}::{node.op_type}"
 
 
 def widened(array: Array) -> Array:

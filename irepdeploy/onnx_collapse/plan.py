@@ -14,17 +14,15 @@ from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.cost import Cost, form_cost, operator_cost
 from irepdeploy.onnx_collapse.form import CANONICAL, Form
 from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.region import LinearRegion
-from irepdeploy.onnx_collapse.rules import apply_rule, map_inputs
 
 __all__ = ["Plan", "Planner", "Unit"]
 
 # So many undecided tensors are tried in every combination; more are decided one after the other.
 _ALL_COMBINATIONS = 4
 _SWEEPS = 3
-# Behind these the kernel of what is before them does not grow.
-_HARMLESS = {"Add", "BatchNormalization", "Div", "Dropout", "Identity", "Mean", "Mul", "Neg", "Sub", "Sum"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Planner:
             readers = graph.readers.get(name, [])
             if not readers:
                 continue
-            if len(readers) == 1 and readers[0].kind in _HARMLESS:
+            if len(readers) == 1 and rule_of(readers[0].kind).per_element:
                 continue
             if graph.producers[name].kind == "Pad":  # what it pads is decided on
                 continue
@@ -163,13 +161,14 @@ class Planner:
         for operator in self.region.operators:
             if operator.index in alone:
                 continue
-            names = map_inputs(operator, self.context)
+            rule = rule_of(operator.kind)
+            names = rule.maps(operator, self.context)
             own = {name: forms[name] for name in names if name in forms and name not in kept}
             try:
                 for name in names:
                     if name not in own:
                         own[name] = self._source(name)
-                found = apply_rule(operator, own, self.context)
+                found = rule.apply(operator, own, self.context)
                 for name, form in found.items():
                     if name in kept and form.layout != CANONICAL:
                         raise Refusal("its result is transposed")
@@ -194,7 +193,7 @@ class Planner:
             for name in filter(None, operator.outputs):
                 if name in kept:
                     serves[operator.index].add(name)
-            for name in map_inputs(operator, self.context):
+            for name in rule_of(operator.kind).maps(operator, self.context):
                 if name in producers and name not in kept:
                     serves[producers[name].index] |= serves[operator.index]
         together: dict[str, set[str]] = {name: {name} for name in kept}

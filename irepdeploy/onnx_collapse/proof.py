@@ -18,6 +18,7 @@ from irepdeploy.onnx_collapse.builder import Built
 from irepdeploy.onnx_collapse.context import Array, Context
 from irepdeploy.onnx_collapse.form import Form
 from irepdeploy.onnx_collapse.interpreter import evaluate
+from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.plan import Unit
 from irepdeploy.onnx_collapse.refusal import Refusal
 
@@ -28,7 +29,6 @@ _BORDER = 1e-6
 _FLOAT32 = 2.0**-24
 # Maps beyond the windows' reach say nothing new: outputs that are kept beside it.
 _MARGIN = 4
-_POSITIONAL = {"ScatterElements", "ScatterND", "Slice"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _both(
 def _batch(source: str, unit: Unit, context: Context) -> int:
     """One sample, unless constants are written into every sample."""
     shape = context.graph.shape(source)
-    fixed = any(operator.kind in _POSITIONAL for operator in unit.operators)
-    return shape[0] if fixed and shape is not None and shape[0] is not None else 1
+    return shape[0] if _positional(unit) and shape is not None and shape[0] is not None else 1
 
 
 def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
@@ -136,13 +135,13 @@ def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
 
 def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
     """By how many outputs, down and across, the maps can be smaller and still show every border and the inside."""
-    if len(built.forms) > 1 or any(operator.kind in _POSITIONAL for operator in unit.operators):
+    if len(built.forms) > 1 or _positional(unit):
         return 0, 0
     (form,) = built.forms.values()
     by_position = any(
         context.graph.is_constant(name) and _by_position(context.graph.shape(name))
         for operator in unit.operators
-        if operator.kind in ("Add", "Sub", "Sum", "Mean")
+        if rule_of(operator.kind).adds_constants
         for name in operator.inputs
     )
     if by_position or not form.uniform:
@@ -158,6 +157,10 @@ def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
             axis, size = term.axes[place], form.sizes[source][place]
             less[place] = min(less[place], max((size - 2 * (reach + 1) * axis.stride) // axis.stride, 0))
     return less[0], less[1]
+
+
+def _positional(unit: Unit) -> bool:
+    return any(rule_of(operator.kind).positional for operator in unit.operators)
 
 
 def _by_position(shape: tuple[int | None, ...] | None) -> bool:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from irepdeploy.onnx_collapse.context import Context
-from irepdeploy.onnx_collapse.graph import Graph, Operator
-from irepdeploy.onnx_collapse.refusal import Refusal
-from irepdeploy.onnx_collapse.rules import LINEAR, REFUSED, apply_rule, map_inputs
+from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.operators import rule_of
 
 __all__ = ["LinearRegion", "find_regions"]
 
-# Whether they are linear depends on what is before them; alone they are not.
-_BY_CONTEXT = {"Concat", "ScatterElements", "ScatterND"}
 # Operators that are searched at once. A longer chain is cut where one tensor carries everything.
 _LONGEST = 150
 
@@ -44,12 +41,11 @@ def find_regions(context: Context) -> list[LinearRegion]:
     reasons: dict[int, str] = {}
     linear: dict[int, Operator] = {}
     for operator in graph.operators:
-        if operator.kind in LINEAR or operator.kind in REFUSED:
-            reason = _obstacle(operator, context)
-            if reason is None:
-                linear[operator.index] = operator
-            else:
-                reasons[operator.index] = reason
+        reason = rule_of(operator.kind).obstacle(operator, context)
+        if reason is None:
+            linear[operator.index] = operator
+        else:
+            reasons[operator.index] = reason
     kept: set[str] = set()
     roots = {index: index for index in linear}
     for index, operator in linear.items():
@@ -77,52 +73,13 @@ def find_regions(context: Context) -> list[LinearRegion]:
     return found
 
 
-def _obstacle(operator: Operator, context: Context) -> str | None:
-    """Why an operator is not linear, None where it is, or may be."""
-    try:
-        if operator.kind in REFUSED:
-            raise Refusal(REFUSED[operator.kind])
-        if _ends_gelu(operator, context.graph):
-            raise Refusal("it ends a GELU, which runtimes know by its five operators")
-        forms = {name: context.form(name) for name in map_inputs(operator, context)}
-        if operator.kind in _BY_CONTEXT:
-            constants = set(operator.inputs) - set(forms)
-            if not forms or not all(context.graph.is_constant(name) for name in constants if name):
-                raise Refusal("it is computed at run time")
-            if operator.kind == "Concat" and operator.attributes.get("axis", 0) % 4 != 1:
-                raise Refusal("it does not concatenate channels")
-            return None
-        apply_rule(operator, forms, context)
-    except Refusal as refusal:
-        return refusal.reason
-    return None
-
-
-def _ends_gelu(operator: Operator, graph: Graph) -> bool:
-    """Whether it is the last of ``x * (erf(x / sqrt(2)) + 1) * 0.5``.
-
-    Runtimes put one kernel in the place of all five; without the half they do not, which costs more than a
-    multiplication saves.
-    """
-    half = next((constant for name in operator.inputs if (constant := graph.constant(name)) is not None), None)
-    if operator.kind != "Mul" or half is None or half.wide.size != 1 or half.wide.item() != 0.5:
-        return False
-    return bool(_before(_before(_before([operator], "Mul", graph), "Add", graph), "Erf", graph))
-
-
-def _before(operators: Sequence[Operator], kind: str, graph: Graph) -> list[Operator]:
-    """Those of a kind that give what these read."""
-    names = (name for operator in operators for name in operator.inputs)
-    return [found for name in names if (found := graph.producers.get(name)) is not None and found.kind == kind]
-
-
 def _parts(operators: list[Operator], kept: set[str], context: Context) -> list[list[Operator]]:
     """Pieces of a long region, cut behind operators whose result alone is read later."""
     if len(operators) <= _LONGEST:
         return [operators]
     last = {}
     for place, operator in enumerate(operators):
-        for name in map_inputs(operator, context):
+        for name in rule_of(operator.kind).maps(operator, context):
             last[name] = place
     parts, start, open_until = [], 0, 0
     for place, operator in enumerate(operators):
@@ -139,12 +96,13 @@ def _parts(operators: list[Operator], kept: set[str], context: Context) -> list[
 def _neighbours(operators: Sequence[Operator], reasons: dict[int, str], context: Context) -> tuple[str, ...]:
     graph = context.graph
     found: dict[str, None] = {}
-    kinds = {"Conv", *REFUSED} | ({"AveragePool"} if len(operators) > 1 else set())
     for operator in operators:
         beside = [graph.producers.get(name) for name in operator.inputs]
         beside += [reader for name in operator.outputs for reader in graph.readers.get(name, [])]
         for other in beside:
-            if other is not None and other.index in reasons and other.kind in kinds:
+            if other is None or other.index not in reasons:
+                continue
+            if len(operators) >= rule_of(other.kind).reported_from:
                 found[f"{other.kind} {other.name!r}: {reasons[other.index]}"] = None
     return tuple(found)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from irepdeploy.onnx_collapse.refusal import Refusal
 
-__all__ = ["Axis", "Stencil", "add", "chain", "identity", "select", "stack", "trim"]
+__all__ = ["Axis", "Stencil", "add", "chain", "identity", "moved", "select", "stack", "trim"]
 
 Array = np.ndarray[Any, Any]
 
@@ -140,6 +140,13 @@ def identity(channels: int, *, numeric: bool) -> Stencil:
     """A map as it is."""
     kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64) if numeric else None
     return Stencil(channels, channels, channels, Axis((0,)), Axis((0,)), np.ones((1, 1), bool), kernel, unit=True)
+
+
+def moved(channels: int, rows: Axis, columns: Axis) -> Stencil:
+    """Return the stencil that moves, crops or pads a map; each axis has one tap."""
+    kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64)
+    unit = rows == columns == Axis((0,))
+    return Stencil(channels, channels, channels, rows, columns, np.ones((1, 1), bool), kernel, unit)
 
 
 def chain(first: Stencil, second: Stencil) -> Stencil:

@@ -152,7 +152,7 @@ def test_a_border_that_is_wrong_is_refused(wrong: float, model_of: Any, largest_
     model = model_of(nodes, constants, {"x": (1, 4, 8, 9)}, ["z"])
     found = collapse(model)
     assert found.operators_after["Conv"] > 1
-    assert "which is no convolution at the border" in found.regions[0].reason
+    assert "which is not a convolution at the border" in found.regions[0].reason
     assert largest_difference(model, found.content) < 1e-6
 
 

@@ -39,8 +39,8 @@ print(json.dumps([irepdeploy.__file__, names]))
 
 # Everything that users install; the workshop (bench/tools, tests/support) stays out.
 PACKAGES = """
-    irepdeploy board cli cli.commands data doctor network network.nets onnx_collapse onnx_collapse.read_back onnx_graph
-    plots profiling reparam runs runtime testing verify
+    irepdeploy board cli cli.commands data doctor network network.nets onnx_graph
+    onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime testing verify
     bench bench.report bench.suites
     export export.diagnosis export.engine export.precision export.request export.target export.writer
     jetson jetson.agent

@@ -1,0 +1,180 @@
+"""The base classes of operator rules: how the collapse recognises, evaluates, folds and costs one kind of operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from irepdeploy.onnx_collapse.context import Context
+from irepdeploy.onnx_collapse.form import Form, Linear, apply
+from irepdeploy.onnx_collapse.graph import Array, Graph, Operator
+from irepdeploy.onnx_collapse.refusal import Refusal
+
+__all__ = ["Attributes", "Fold", "OperatorRule", "Refused", "StencilRule", "integers"]
+
+Attributes = Mapping[str, Any]
+Fold = Callable[[Sequence[Any], Attributes], Any]
+
+# Raised for the attributes and constants of a damaged file.
+_UNREADABLE = (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+
+
+class OperatorRule:
+    """How the collapse treats one kind of operator; this base class treats it as non-linear.
+
+    A linear rule sets `linear` and implements `forms` and `evaluate`. The proof of a region compares the two, so they
+    share no code: a mistake in one shows in the other.
+
+    Attributes:
+        linear: whether such operators can be part of a region.
+        reason: why they cannot, where a report should say so.
+        reads_all: whether every computed input is a feature map, rather than the first input alone.
+        per_element: whether an output element depends on one element of each map, so that merging enlarges no kernel.
+        positional: whether it addresses absolute positions, so that proofs need whole maps and the whole batch.
+        adds_constants: whether it adds constant inputs, which may differ by position.
+        convolution: whether it counts as a convolution in costs.
+        reported_from: size of the smallest neighbouring region that reports why this operator is not part of it.
+        border_reason: why a region is not a convolution at the border because of it; follows the operator's name.
+        selects: whether each output element is one of the input, so that sizes picked from a Shape fold even where
+            other sizes are dynamic.
+        foldable: whether its output is a function of its inputs, and not there to keep a weight small.
+        fold: computes the output of constant inputs in numpy, as ``fold(inputs, attributes)``; None: use onnx's
+            reference implementation, which is slow but knows every operator.
+        fold_since: oldest opset whose meaning of the operator is the folded one.
+    """
+
+    linear: bool = False
+    reason: str = ""
+    reads_all: bool = False
+    per_element: bool = False
+    positional: bool = False
+    adds_constants: bool = False
+    convolution: bool = False
+    reported_from: float = float("inf")
+    border_reason: str = "adds a constant that differs by position"
+    selects: bool = False
+    foldable: bool = True
+    fold: Fold | None = None
+    fold_since: int = 7
+
+    def maps(self, operator: Operator, context: Context) -> list[str]:
+        """Return the names of the inputs that are feature maps."""
+        if self.reads_all:
+            return [name for name in operator.inputs if not context.graph.is_constant(name)]
+        return [operator.inputs[0]]
+
+    def obstacle(self, operator: Operator, context: Context) -> str | None:
+        """Return why the operator cannot be part of any region; None if it can, or may."""
+        try:
+            if not self.linear:
+                return self.reason
+            self.check(operator, {name: context.form(name) for name in self.maps(operator, context)}, context)
+        except Refusal as refusal:
+            return refusal.reason
+        except _UNREADABLE as error:
+            return _unreadable(error)
+        return None
+
+    def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
+        """Check the operator on its own, each of its maps being a source.
+
+        Raises:
+            Refusal: it can be part of no region, with the reason.
+        """
+        self.apply(operator, forms, context)
+
+    def apply(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> dict[str, Form]:
+        """Return the forms of the outputs, given those of the maps.
+
+        Raises:
+            Refusal: the operator is not linear and shift-invariant here, or its attributes and constants do not fit.
+        """
+        try:
+            names = self.maps(operator, context)
+            if not names or any(name not in forms for name in names):
+                raise Refusal("it reads no map", [])
+            return self.forms(operator, [forms[name] for name in names], context)
+        except _UNREADABLE as error:
+            raise Refusal(_unreadable(error)) from error
+
+    def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
+        """Compute the forms of the outputs, by name; `forms` are those of `maps`, in order.
+
+        Raises:
+            Refusal: the operator is not linear and shift-invariant here, with the reason.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor | tuple[Tensor, ...]:
+        """Run the operator in float64 by the ONNX specification.
+
+        Args:
+            inputs: float64 maps (N, C, H, W), and constants; None for an omitted input.
+            attributes: those of the node, and the number of its outputs as ``outputs``.
+        """
+        raise NotImplementedError
+
+    def macs(self, operator: Operator, written: int, context: Context) -> int:
+        """Return the MACs of one sample, given its number of output elements."""
+        return 0
+
+    def known(self, operator: Operator, graph: Graph) -> Array | None:
+        """Return the output where it is known without constant inputs."""
+        return None
+
+    def fold_wide(self, inputs: Sequence[Any], attributes: Attributes) -> Any:
+        """Fold with every float in float64; the result is kept beside the one in the model's own types."""
+        assert self.fold is not None
+        return self.fold(inputs, attributes)
+
+
+class StencilRule(OperatorRule):
+    """An operator that reads one map and is one stencil and a bias."""
+
+    linear = True
+
+    def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
+        """Return the operator as a stencil, with its numbers.
+
+        Raises:
+            Refusal: it is not linear and shift-invariant.
+        """
+        raise NotImplementedError
+
+    def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
+        """Apply the stencil; without numbers it is computed once, since planning asks for it many times."""
+        (form,) = forms
+        if context.numeric:
+            linear = self.stencil(operator, form, context)
+        elif operator.index in context.structures:
+            linear = context.structures[operator.index]
+        else:
+            whole = self.stencil(operator, form, context)
+            linear = Linear(replace(whole.stencil, kernel=None), fill=whole.fill)
+            context.structures[operator.index] = linear
+        return {operator.outputs[0]: apply(linear, form)}
+
+
+class Refused(OperatorRule):
+    """An operator that multiplies and adds like a convolution but never collapses; reports say why."""
+
+    reported_from = 1
+
+    def __init__(self, reason: str, *, convolution: bool = False) -> None:
+        self.reason, self.convolution = reason, convolution
+
+
+def integers(inputs: Sequence[Any], place: int, attributes: Attributes, name: str) -> list[int] | None:
+    """Return integers that are an attribute in old opsets and an input in new ones."""
+    if name in attributes:
+        return [int(item) for item in np.atleast_1d(attributes[name])]
+    given = inputs[place] if len(inputs) > place else None
+    return None if given is None else [int(item) for item in given.reshape(-1)]
+
+
+def _unreadable(error: Exception) -> str:
+    return f"it cannot be read: {type(error).__name__}: {error}"

@@ -1,0 +1,116 @@
+"""Operators that overwrite positions: ScatterElements and ScatterND with constants.
+
+Assigning to a slice in torch (``x[:, :, :1, :] = value``, as DBB writes its border) becomes these in ONNX. The
+overwritten positions must not depend on a source; then only the bias changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irepdeploy.onnx_collapse.context import Context
+from irepdeploy.onnx_collapse.form import Form, as_map, settle
+from irepdeploy.onnx_collapse.graph import Array, Operator
+from irepdeploy.onnx_collapse.operators.rule import Attributes, OperatorRule
+from irepdeploy.onnx_collapse.refusal import Refusal
+
+__all__ = ["ScatterElements", "ScatterND"]
+
+
+class _Scatter(OperatorRule):
+    linear = True
+    positional = True
+    border_reason = "writes a border that is not what a bias would be there"
+
+    def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
+        """Return numpy's index of the overwritten elements."""
+        raise NotImplementedError
+
+    def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
+        """Check for constants only: which positions depend on a source is decided by the region."""
+        if not all(context.graph.is_constant(name) for name in operator.inputs[1:] if name not in forms and name):
+            raise Refusal("it is computed at run time")
+
+    def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
+        """Overwrite the bias where no source is seen."""
+        (form,) = forms
+        if operator.attributes.get("reduction", b"none") != b"none":
+            raise Refusal("it does not overwrite")
+        shape = context.graph.shape(operator.inputs[0])
+        if form.free or shape is None or None in shape:
+            raise Refusal("it overwrites positions while sizes or batch are dynamic", [])
+        if [shape[form.layout.index(axis)] for axis in (1, 2, 3)] != [form.channels, *form.size]:
+            raise Refusal("the shape of what it overwrites is not known", [])
+        indices, updates = context.array(operator, 1), context.array(operator, 2)
+        if indices is None or updates is None:
+            raise Refusal("its indices are not known")
+        whole = tuple(size for size in shape if size is not None)
+        written, values = np.zeros(whole, bool), np.zeros(whole, np.float64)
+        place = self.indices(operator, indices)
+        written[place], values[place] = True, updates
+        order = np.argsort(form.layout)
+        written, values = written.transpose(order), values.transpose(order)
+        if not (written == written[:1]).all() or not (values == values[:1]).all():
+            raise Refusal("it treats samples of a batch differently")
+        if _seen(form, *np.nonzero(written[0].any(0))):
+            raise Refusal("it overwrites positions that depend on the input")
+        if form.bias is not None:
+            bias = torch.where(torch.from_numpy(written[0]), torch.from_numpy(values[0]), as_map(form.bias, form.size))
+            form = settle(replace(form, bias=bias))
+        return {operator.outputs[0]: form}
+
+
+class ScatterElements(_Scatter):
+    """Elements overwritten along one axis."""
+
+    def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
+        """Return numpy's index of the overwritten elements."""
+        grid: list[Array] = list(np.indices(indices.shape, sparse=True))
+        grid[operator.attributes.get("axis", 0) % 4] = indices
+        return tuple(grid)
+
+    def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
+        """Scatter."""
+        x, indices, updates = inputs
+        axis = attributes.get("axis", 0)
+        return x.scatter(axis, torch.where(indices < 0, indices + x.shape[axis], indices), updates)
+
+
+class ScatterND(_Scatter):
+    """Elements or parts overwritten at their indices."""
+
+    def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
+        """Return numpy's index of the overwritten elements."""
+        return tuple(np.moveaxis(indices, -1, 0))
+
+    def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
+        """Assign to the indices."""
+        found = inputs[0].clone()
+        found[tuple(inputs[1].unbind(-1))] = inputs[2]
+        return found
+
+    def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
+        """Assign to the indices."""
+        if attributes.get("reduction", b"none") != b"none":
+            raise NotImplementedError
+        data = inputs[0].copy()
+        data[tuple(np.moveaxis(inputs[1], -1, 0))] = inputs[2]
+        return data
+
+
+def _seen(form: Form, rows: Array, columns: Array) -> bool:
+    """Return whether some term sees its source at one of these positions."""
+    for name, term in form.terms.items():
+        seen = []
+        for axis, places, size in zip(term.taps(), (rows, columns), form.sizes[name], strict=True):
+            at = places[:, None] * axis.stride + np.asarray(axis.offsets)
+            seen.append(((at >= 0) & (at < size)).any(1))
+        if bool((seen[0] & seen[1]).any()):
+            return True
+    return False
