@@ -46,7 +46,7 @@ def run_search(
     if not ranks.first:
         return
     if json:
-        print_json(result.to_dict())
+        print_json(result.figures.to_dict())
         return
     table(
         f"Search of {plan.net.name} on {plan.data.name}: {plan.search.strategy}, seed {plan.seed}",
@@ -115,7 +115,7 @@ def compare_strategies(
         )
     if not ranks.first:
         return
-    picture = save_figure(draw_comparison(found.to_dict()), out / "compare.png")
+    picture = save_figure(draw_comparison(found), out / "compare.png")
     if json:
         print_json(found.to_dict())
         return
@@ -146,24 +146,23 @@ def show_pareto(
 
     from irepdeploy.console import print_json, progress, table
     from irepdeploy.plots.figure import save_figure
-    from irepdeploy.plots.pareto import draw_pareto, read_pareto
+    from irepdeploy.plots.pareto import draw_pareto
+    from irepdeploy.runs.pareto import ParetoSet
 
     from .evaluation.measured_cost import measure_front
 
-    found = read_pareto(folder / "pareto.json")
+    found = ParetoSet.read(folder / "pareto.json")
     picture = save_figure(draw_pareto(found), folder / "pareto.png" if out is None else out)
     costs = {}
     if measure:
         with progress() as display:
             costs = {cost.rank: asdict(cost) for cost in measure_front(folder, display)}
-    rows = [
-        {**candidate, **costs.get(candidate["rank"], {})} for candidate in found["candidates"] if candidate["pareto"]
-    ]
+    rows = [candidate.model_dump() | costs.get(candidate.rank, {}) for candidate in found.front]
     if json:
         print_json(rows)
         return
     table(
-        f"Pareto set of {len(found['candidates'])} candidates, training batch {found['batch_size']}",
+        f"Pareto set of {len(found.candidates)} candidates, training batch {found.batch_size}",
         ["rank", "accuracy", "branches", "MACs, train state", "memory MB, counted", "seconds a step", "peak memory MB"],
         [
             [
@@ -178,7 +177,7 @@ def show_pareto(
             for row in rows
         ],
     )
-    for note in found["notes"]:
+    for note in found.notes:
         print(note)
     print(f"wrote {picture}")
 

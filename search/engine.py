@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.files import output_folder, write_json
+from irepdeploy.files import output_folder
 from irepdeploy.recipe import Recipe
+from irepdeploy.runs.journal import Epoch, Evolution, SearchStart
 
 from .evaluation.evaluate import PopulationEvaluator
 from .evaluation.fitness import Fitness, Outcome
@@ -22,7 +23,7 @@ from .execution.device import device_name, ranks_of
 from .execution.loop import adam, check_finite, check_loss, clip, cosine, set_rate, sgd
 from .execution.memory_guard import memory_guard
 from .execution.ranks import Ranks
-from .execution.run_folder import RunFolder
+from .execution.run_folder import RunFolder, start_facts
 from .pareto import pareto_set
 from .result import SearchResult
 from .strategies import strategy
@@ -117,14 +118,16 @@ class Search:
         if state is not None:
             self._load(state)
         else:
-            self.folder.write_start(
-                recipe,
-                device=device_name(self.ranks.device),
-                devices=self.ranks.size,
-                layers=list(self.space.layers),
-                branches=list(self.space.branches),
-                positions=[list(position) for position in self.space.positions],
-                budget=self.strategy.budget.total,
+            self.folder.write(
+                SearchStart(
+                    **start_facts(recipe),
+                    device=device_name(self.ranks.device),
+                    devices=self.ranks.size,
+                    layers=self.space.layers,
+                    branches=self.space.branches,
+                    positions=self.space.positions,
+                    budget=self.strategy.budget.total,
+                )
             )
         if tensorboard:
             self.folder.mirror_to_tensorboard()
@@ -152,7 +155,7 @@ class Search:
             keys = ("search.batch_size", "search.evaluation.batch_size")
             with memory_guard(f"epoch {self.epoch + 1} of the search", self.ranks.device, *keys):
                 loss, rate = self._train_epoch(warm, functools.partial(_noted, advance, phase))
-                self.folder.write("epoch", epoch=self.epoch, phase=phase, loss=loss, images_per_second=rate)
+                self.folder.write(Epoch(epoch=self.epoch, phase=phase, loss=loss, images_per_second=rate))
                 if self._ends_evolution:
                     advance(0, f"{phase}  scoring {len(self.population)} candidates")
                     best = self._evolve()
@@ -215,18 +218,19 @@ class Search:
         importance = Importance.of(self.supernet.model, self.space)
         accuracies = [fitness.accuracy for fitness in self.fitness]
         best, mean = accuracies[self.ranking[0]], sum(accuracies) / len(accuracies)
-        self.folder.write(
-            "evolution",
+        evolution = Evolution(
             index=self._evolution,
             best=best,
             mean=mean,
-            accuracy=accuracies,
-            loss=[-fitness.negative_loss for fitness in self.fitness],
-            population=["".join("1" if bit else "0" for bit in bits) for bits in self.population],
-            alpha=importance.alpha.tolist(),
-            beta=importance.beta.tolist(),
-            **({"race": raced.to_dict()} if len(self.evaluator.sizes) > 1 else {}),
+            accuracy=tuple(accuracies),
+            loss=tuple(-fitness.negative_loss for fitness in self.fitness),
+            population=tuple("".join("1" if bit else "0" for bit in bits) for bits in self.population),
+            alpha=tuple(importance.alpha.tolist()),
+            beta=tuple(importance.beta.tolist()),
         )
+        if len(self.evaluator.sizes) > 1:
+            evolution = evolution.model_copy(update={"race": raced.facts})
+        self.folder.write(evolution)
         if self._evolution + 1 < self.settings.evolutions:
             self.population = self.strategy.next(self.population, self.ranking, importance, self.random)
         return f"best {best:.1%}, mean {mean:.1%}"
@@ -269,8 +273,8 @@ class Search:
                 input_shape=self.data.input_shape,
                 batch_size=self.recipe.train.batch_size,
             )
-            write_json(self.folder.path / "pareto.json", pareto.to_dict())
-            write_json(self.folder.path / "result.json", result.to_dict())
+            pareto.write(self.folder.path / "pareto.json")
+            result.figures.write(self.folder.path / "result.json")
         self.ranks.barrier()
         return result
 

@@ -3,76 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.pareto import Candidate, ParetoSet
 
-from .evaluation.candidate_cost import CandidateCosts, Cost
+from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.fitness import Fitness
 from .supernet.supernet import Supernet
 
-__all__ = ["NOTES", "Candidate", "ParetoSet", "pareto_set"]
-
-NOTES = (
-    "Accuracy is that of the search-validation set by the supernet's shared weights; after retraining it is another.",
-    "Costs are counts, not measurements: MACs of a forward pass of one image in train state stand for time (the"
-    " backward pass takes about twice as many), and parameters, gradients, momentum and kept activations for memory.",
-    "The fused networks of all candidates cost the same.",
-)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One Architecture of a population.
-
-    Args:
-        rank: its place by fitness, 0 the best; the name of its file in ``population/``.
-        memory_bytes: of training with the batch size of the recipe.
-        pareto: whether no other is at least as good in accuracy, MACs and memory, and better in one of them.
-    """
-
-    rank: int
-    digest: str
-    branches: int
-    val_accuracy: float
-    cost: Cost
-    memory_bytes: int
-    pareto: bool
-
-
-@dataclass(frozen=True)
-class ParetoSet:
-    """A population with its costs, best fitness first."""
-
-    batch_size: int
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def front(self) -> tuple[Candidate, ...]:
-        """Those that no other beats."""
-        return tuple(candidate for candidate in self.candidates if candidate.pareto)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of pareto.json."""
-        return {
-            "batch_size": self.batch_size,
-            "candidates": [
-                {
-                    "rank": candidate.rank,
-                    "digest": candidate.digest,
-                    "branches": candidate.branches,
-                    "val_accuracy": candidate.val_accuracy,
-                    "params": candidate.cost.params,
-                    "macs": candidate.cost.macs,
-                    "activation_bytes": candidate.cost.activation_bytes,
-                    "memory_bytes": candidate.memory_bytes,
-                    "pareto": candidate.pareto,
-                }
-                for candidate in self.candidates
-            ],
-            "notes": list(NOTES),
-        }
+__all__ = ["pareto_set"]
 
 
 def pareto_set(
@@ -97,16 +36,18 @@ def pareto_set(
         (one.accuracy, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)
     ]
     return ParetoSet(
-        batch_size,
-        tuple(
+        batch_size=batch_size,
+        candidates=tuple(
             Candidate(
-                rank,
-                architecture.digest,
-                architecture.count,
-                fitness[rank].accuracy,
-                cost,
-                cost.memory_bytes(batch_size),
-                not any(_beats(other, aims[rank]) for other in aims),
+                rank=rank,
+                digest=architecture.digest,
+                branches=architecture.count,
+                val_accuracy=fitness[rank].accuracy,
+                params=cost.params,
+                macs=cost.macs,
+                activation_bytes=cost.activation_bytes,
+                memory_bytes=cost.memory_bytes(batch_size),
+                pareto=not any(_beats(other, aims[rank]) for other in aims),
             )
             for rank, (architecture, cost) in enumerate(zip(population, counted, strict=True))
         ),

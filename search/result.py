@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.result import SearchFigures
 
 from .evaluation.evaluate import Fitness
 
@@ -43,18 +43,19 @@ class SearchResult:
         """Days of all devices together: GPU-days where they are GPUs."""
         return self.seconds * self.devices / _SECONDS_A_DAY
 
-    def to_dict(self) -> dict[str, Any]:
-        """Figures for result.json."""
-        return {
-            "best_digest": self.best.digest,
-            "branches": self.best.count,
-            "val_accuracy": self.fitness.accuracy,
-            "val_loss": -self.fitness.negative_loss,
-            "evaluations": self.evaluations,
-            "seconds": self.seconds,
-            "device": self.device,
-            "devices": self.devices,
-            "device_days": self.device_days,
-            "alpha_spread": self.alpha_spread,
-            "beta_spread": self.beta_spread,
-        }
+    @property
+    def figures(self) -> SearchFigures:
+        """The content of result.json."""
+        return SearchFigures(
+            best_digest=self.best.digest,
+            branches=self.best.count,
+            val_accuracy=self.fitness.accuracy,
+            val_loss=-self.fitness.negative_loss,
+            evaluations=self.evaluations,
+            seconds=self.seconds,
+            device=self.device,
+            devices=self.devices,
+            device_days=self.device_days,
+            alpha_spread=self.alpha_spread,
+            beta_spread=self.beta_spread,
+        )

@@ -23,10 +23,10 @@ from irepdeploy.cli.application import invoke
 from irepdeploy.console import log, table
 from irepdeploy.files import output_folder, read_bytes, write_bytes, write_json
 from irepdeploy.network.checkpoint import load, read
-from irepdeploy.plots.search_run import read_search
 from irepdeploy.profiling.counts import count
 from irepdeploy.profiling.training_cost import training_cost
 from irepdeploy.reparam.comparator import TOLERANCES
+from irepdeploy.runs.journal import SearchJournal
 from irepdeploy.runs.record import read as read_records
 from irepdeploy.verify.certificate import Certificate
 
@@ -287,7 +287,7 @@ def _latency(out: Path) -> list[dict[str, Any]]:
 
 def _cost(out: Path) -> list[dict[str, Any]]:
     checkpoints = {"plain": out / "plain" / "best.pt", "with branches": out / "irep" / "best.pt"}
-    recipe = read_search(out / "search" / "journal.jsonl").start["recipe"]
+    recipe = SearchJournal.read(out / "search").start.recipe
     batch = recipe["train"]["batch_size"]
     steps = -(-recipe["data"]["options"]["train"] // batch)
     measured = training_cost(checkpoints, batch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.plots.figure import GREY, draw_matrix, new_figure, picture, row_height, shown, shown_rows
-from irepdeploy.plots.search_history import SearchRun, read_search_folder
+from irepdeploy.plots.search_history import SearchRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def read_arch_weights(
 
     checkpoint = checkpoint_in(source)
     if Path(checkpoint).is_dir():
-        return search_weights(read_search_folder(checkpoint), label)
+        return search_weights(SearchRun.read(checkpoint), label)
     return network_weights(open_source(checkpoint, model_factory).model, label)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError
 from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
-from irepdeploy.plots.search_history import SearchRun, read_search
+from irepdeploy.plots.search_history import SearchRun
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.journal import JOURNAL
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from irepdeploy.reparam.geometry import Geometry
 
 __all__ = ["read_architecture"]
-
-_JOURNAL = "journal.jsonl"
 
 
 def read_architecture(
@@ -41,7 +40,7 @@ def read_architecture(
         net = next(name for name, entry in NETS.items() if entry.branches == text)
         return _view(label, PUBLISHED[text], _geometries(net, {}, PUBLISHED[text].layers))
     if path.is_dir():
-        if (path / _JOURNAL).is_file() and not (path / "best.pt").is_file():
+        if (path / JOURNAL).is_file() and not (path / "best.pt").is_file():
             return _of_search(path, label)
         if (path / "best.pt").is_file():
             return _of_network(path / "best.pt", label, model_factory)
@@ -63,18 +62,18 @@ def read_architecture(
 
 
 def _of_search(folder: Path, label: str) -> ArchitectureView:
-    run = read_search(folder / _JOURNAL)
+    run = SearchRun.read(folder)
     best = folder / "best.json"
     if best.is_file():
         return _with_run(Architecture.load(best), run, label)
-    return _with_run(run.best_candidate(), run, f"{label}, not finished, evolution {run.evolutions[-1]['index'] + 1}")
+    return _with_run(run.best_candidate(), run, f"{label}, not finished, evolution {run.evolutions[-1].index + 1}")
 
 
 def _beside_its_search(path: Path, architecture: Architecture, label: str) -> ArchitectureView:
     for folder in (path.resolve().parent, path.resolve().parent.parent):
-        if (folder / _JOURNAL).is_file():
+        if (folder / JOURNAL).is_file():
             try:
-                run = read_search(folder / _JOURNAL)
+                run = SearchRun.read(folder)
             except InputError:
                 continue
             if architecture.layers == run.layers and architecture.branches == run.branches:
@@ -85,7 +84,7 @@ def _beside_its_search(path: Path, architecture: Architecture, label: str) -> Ar
 def _with_run(architecture: Architecture, run: SearchRun, label: str) -> ArchitectureView:
     net, args = run.net
     channels = {} if net is None else _channels(_geometries(net, args, architecture.layers))
-    return ArchitectureView(label, architecture, frozenset(run.possible), channels)
+    return ArchitectureView(label, architecture, frozenset(run.positions), channels)
 
 
 def _of_network(source: str | Path, label: str, model_factory: Callable[[], nn.Module] | None) -> ArchitectureView:

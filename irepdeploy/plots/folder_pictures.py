@@ -49,10 +49,11 @@ def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
     from irepdeploy.plots.arch_weights import draw_arch_weights, search_weights
     from irepdeploy.plots.architecture import draw_architectures
     from irepdeploy.plots.architecture_source import read_architecture
-    from irepdeploy.plots.search_run import draw_search, read_search
+    from irepdeploy.plots.search_history import SearchRun
+    from irepdeploy.plots.search_run import draw_search
 
-    run = read_search(folder / "journal.jsonl")
-    best = run.evolutions[-1]["best"]
+    run = SearchRun.read(folder)
+    best = run.evolutions[-1].best
     text = f"{len(run.evolutions)} evolutions; the best of the last has {best:.1%} on the search-validation set."
     yield FolderPicture(f"How the search went: {name}", text, draw_search({name: run}))
     view = read_architecture(folder, name)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from irepdeploy.plots.figure import GREY, MARKERS, PALETTE, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 
 __all__ = ["draw_comparison"]
 
@@ -18,42 +20,37 @@ Look = tuple[str, str]
 
 
 @picture
-def draw_comparison(found: Mapping[str, Any]) -> Figure:
+def draw_comparison(found: SearchComparison) -> Figure:
     """Best so far and diversity against evaluations, and what retraining gave where it was asked for.
 
     A line is the mean over seeds, the band goes from the lowest seed to the highest.
-
-    Args:
-        found: the content of compare.json.
     """
-    strategies: Sequence[str] = found["strategies"]
-    runs: Sequence[Mapping[str, Any]] = found["runs"]
-    retrained = all(run["retrained_test"] is not None for run in runs)
+    retrained = found.retrained
     figure = new_figure(12.4 if retrained else 9.2, 3.8)
     panels = list(figure.subplots(1, 3 if retrained else 2))
     looks = {
-        name: (PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(strategies)
+        name: (PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
+        for place, name in enumerate(found.strategies)
     }
     for name, look in looks.items():
-        mine = [run for run in runs if run["strategy"] == name]
-        _band(panels[0], mine, "best_so_far", 100, look, name)
-        _band(panels[1], mine, "diversity", 1, look, name)
+        _band(panels[0], found.of(name), "best_so_far", 100, look, name)
+        _band(panels[1], found.of(name), "diversity", 1, look, name)
     panels[0].set_ylabel("best so far, search-validation set,\nshared weights (%)")
     panels[1].set_ylabel("mean Hamming distance / possible branches")
     panels[1].set_ylim(bottom=0)
     for axes in panels[:2]:
         axes.set_xlabel("candidates scored")
         axes.grid(axis="y", alpha=0.3)
-    panels[0].legend(loc="lower right", fontsize=8, title=_seeds(len(found["seeds"])), title_fontsize=8)
+    panels[0].legend(loc="lower right", fontsize=8, title=_seeds(len(found.seeds)), title_fontsize=8)
     if retrained:
-        _dots(panels[2], runs, looks)
+        _dots(panels[2], found, looks)
     return figure
 
 
-def _band(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, unit: int, look: Look, label: str) -> None:
+def _band(axes: Axes, runs: Sequence[ComparedSearch], key: str, unit: int, look: Look, label: str) -> None:
     colour, marker = look
-    evaluations = runs[0]["evaluations"]
-    columns = [[unit * value for value in column] for column in zip(*(run[key] for run in runs), strict=True)]
+    evaluations = runs[0].evaluations
+    columns = [[unit * value for value in column] for column in zip(*(getattr(run, key) for run in runs), strict=True)]
     axes.plot(
         evaluations, [sum(column) / len(column) for column in columns], f"-{marker}", ms=4, color=colour, label=label
     )
@@ -62,9 +59,9 @@ def _band(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, unit: int, lo
     )
 
 
-def _dots(axes: Axes, runs: Sequence[Mapping[str, Any]], looks: Mapping[str, Look]) -> None:
+def _dots(axes: Axes, found: SearchComparison, looks: Mapping[str, Look]) -> None:
     for place, (name, (colour, _)) in enumerate(looks.items()):
-        values = [100 * run["retrained_test"] for run in runs if run["strategy"] == name]
+        values = [100 * (run.retrained_test or 0) for run in found.of(name)]
         axes.plot([place] * len(values), values, "o", color=colour, markerfacecolor="none")
         axes.plot([place - 0.25, place + 0.25], [sum(values) / len(values)] * 2, color=colour, linewidth=2)
     axes.set_xticks(range(len(looks)), list(looks))

@@ -17,13 +17,13 @@ from irepdeploy.plots.figure import (
     shown,
     shown_rows,
 )
-from irepdeploy.plots.search_history import SearchRun, read_search
+from irepdeploy.plots.search_history import SearchRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["SearchRun", "draw_fitness", "draw_search", "read_search"]
+__all__ = ["draw_fitness", "draw_search"]
 
 _WIDTH = 11.0
 _ROW = 0.2
@@ -80,17 +80,17 @@ def _looks(runs: Mapping[str, SearchRun]) -> list[tuple[str, SearchRun, str, str
 
 
 def _evolutions(run: SearchRun) -> list[int]:
-    return [event["index"] + 1 for event in run.evolutions]
+    return [event.index + 1 for event in run.evolutions]
 
 
 def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
     for label, run, colour, marker in _looks(runs):
         indices = _evolutions(run)
         for index, event in zip(indices, run.evolutions, strict=True):
-            accuracy = [100 * value for value in event["accuracy"]]
+            accuracy = [100 * value for value in event.accuracy]
             axes.plot([index] * len(accuracy), accuracy, ".", color=colour, alpha=0.25, markersize=5)
-        best = [100 * event["best"] for event in run.evolutions]
-        mean = [100 * event["mean"] for event in run.evolutions]
+        best = [100 * event.best for event in run.evolutions]
+        mean = [100 * event.mean for event in run.evolutions]
         every = max(1, len(indices) // 12)
         axes.plot(indices, best, f"-{marker}", color=colour, label=f"{label}: best", markevery=every)
         axes.plot(
@@ -132,7 +132,7 @@ def _importance_and_survival(section: SubFigure, label: str, run: SearchRun, hei
 
 
 def _state(run: SearchRun) -> str:
-    budget = f", at most {run.start['budget']}" if isinstance(run.start.get("budget"), int) else ""
+    budget = "" if run.start.budget is None else f", at most {run.start.budget}"
     end = "" if run.finished else f"; not finished: evolution {len(run.evolutions)}"
     return f"{len(run.positions)} possible branches{budget}{end}"
 

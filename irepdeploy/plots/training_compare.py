@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from irepdeploy.plots.figure import BLUE, GREY, ORANGE, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from irepdeploy.runs.comparison import TrainingComparison
+
 __all__ = ["draw_presets"]
 
 
 @picture
-def draw_presets(found: Mapping[str, Any]) -> Figure:
-    """Test accuracy by preset: a box from quartile to quartile over seeds, its median, and every seed as a dot.
-
-    Args:
-        found: the content of compare.json.
-    """
-    presets: Sequence[str] = found["presets"]
-    values = {
-        preset: [100 * run["test_accuracy"] for run in found["runs"] if run["preset"] == preset] for preset in presets
-    }
+def draw_presets(found: TrainingComparison) -> Figure:
+    """Test accuracy by preset: a box from quartile to quartile over seeds, its median, and every seed as a dot."""
+    presets = found.presets
+    values = {preset: [100 * run.test_accuracy for run in found.of(preset)] for preset in presets}
     figure = new_figure(1.8 + 1.1 * len(presets), 4)
     axes = figure.add_subplot()
     drawn = axes.boxplot(
@@ -38,8 +33,8 @@ def draw_presets(found: Mapping[str, Any]) -> Figure:
     axes.set_xticks(range(1, len(presets) + 1), presets)
     axes.set_ylabel("test accuracy, fused (%)")
     axes.grid(axis="y", alpha=0.3)
-    seeds = len(found["seeds"])
+    seeds = len(found.seeds)
     axes.set_title(
-        f"{found['network']} on {found['dataset']}, {seeds} seed{'' if seeds == 1 else 's'}", fontsize=10, loc="left"
+        f"{found.network} on {found.dataset}, {seeds} seed{'' if seeds == 1 else 's'}", fontsize=10, loc="left"
     )
     return figure

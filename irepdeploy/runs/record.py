@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, StrictInt
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line, read_lines
 
+from .schema import validated
+
 __all__ = ["SCHEMA_VERSION", "Record", "append", "read", "record_of"]
 
 SCHEMA_VERSION = 2
+
+_Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ class Record:
         created: UTC, ISO 8601, the same for all records of one run.
     """
 
+    # A dataclass that is validated when it is read: records are changed by `dataclasses.replace`.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     suite: str
     scenario: str
     model: str
@@ -46,46 +55,21 @@ class Record:
     artefact_sha256: str | None
     runner: dict[str, Any]
     precision: str
-    batch: int
-    input_shape: list[int]
-    samples_ns: list[int]
+    batch: StrictInt
+    input_shape: Annotated[list[_Count], Field(min_length=1)]
+    samples_ns: Annotated[list[_Count], Field(min_length=1)]
     warmup: dict[str, Any]
-    protocol_version: int
+    protocol_version: StrictInt
     system: dict[str, Any]
     conditions: dict[str, Any]
     argv: list[str]
     created: str
     facts: dict[str, Any] = field(default_factory=dict)
-    device_samples_ns: list[int] = field(default_factory=list)
+    device_samples_ns: list[_Count] = field(default_factory=list)
     system_after: dict[str, Any] = field(default_factory=dict)
     power: dict[str, Any] = field(default_factory=dict)
     schema: int = field(default=SCHEMA_VERSION)
 
-
-# The JSON types of each field; bool is an int to Python and is never one here.
-_TYPES: dict[str, tuple[type, ...]] = {
-    "suite": (str,),
-    "scenario": (str,),
-    "model": (str,),
-    "source": (str,),
-    "artefact_sha256": (str, type(None)),
-    "runner": (dict,),
-    "precision": (str,),
-    "batch": (int,),
-    "input_shape": (list,),
-    "samples_ns": (list,),
-    "warmup": (dict,),
-    "protocol_version": (int,),
-    "system": (dict,),
-    "conditions": (dict,),
-    "argv": (list,),
-    "created": (str,),
-    "facts": (dict,),
-    "device_samples_ns": (list,),
-    "system_after": (dict,),
-    "power": (dict,),
-    "schema": (int,),
-}
 
 # What each schema version brought: a record of an older one is read with these empty.
 _SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_after", "power")}
@@ -130,22 +114,8 @@ def record_of(value: object, where: str) -> Record:
     if set(value) != due:
         wrong = sorted(due - set(value)) + sorted(set(value) - due)
         raise InputError(f"not a record: fields missing or unknown: {', '.join(wrong)}", where=where)
-    for name in due:
-        if not isinstance(value[name], _TYPES[name]) or isinstance(value[name], bool):
-            raise InputError(f"not a record: {name} is a {type(value[name]).__name__}", where=where)
-    _check_numbers(value, where)
     # Whoever appends it again writes it whole.
-    return Record(**{**value, "schema": SCHEMA_VERSION})
-
-
-def _check_numbers(value: dict[str, Any], where: str) -> None:
-    samples, device = value["samples_ns"], value.get("device_samples_ns", [])
-    for name, numbers in (
-        ("samples_ns", samples),
-        ("input_shape", value["input_shape"]),
-        ("device_samples_ns", device),
-    ):
-        if not all(type(item) is int and item >= 0 for item in numbers) or (not numbers and numbers is not device):
-            raise InputError(f"not a record: {name} is not a list of whole numbers", where=where)
-    if device and len(device) != len(samples):
+    record = validated(Record, {**value, "schema": SCHEMA_VERSION}, "a record", where=where)
+    if record.device_samples_ns and len(record.device_samples_ns) != len(record.samples_ns):
         raise InputError("not a record: device_samples_ns are not one for each of samples_ns", where=where)
+    return record

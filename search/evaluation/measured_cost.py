@@ -10,11 +10,11 @@ from pathlib import Path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.network.checkpoint import save
-from irepdeploy.plots.pareto import read_pareto
-from irepdeploy.plots.search_run import read_search
 from irepdeploy.profiling.training_cost import peak_memory, step_times
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.journal import SearchJournal
+from irepdeploy.runs.pareto import ParetoSet
 
 from ..execution.device import choose_device
 from ..supernet.builders import build_net, load_data, with_branches
@@ -47,11 +47,11 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
         RunError: memory ran out.
         MissingError: the recipe's device is not there.
     """
-    found = read_pareto(folder / "pareto.json")
-    recipe = Recipe.model_validate(read_search(folder / "journal.jsonl").start["recipe"])
+    found = ParetoSet.read(folder / "pareto.json")
+    recipe = Recipe.model_validate(SearchJournal.read(folder).start.recipe)
     device = choose_device(recipe.device)
     plain = build_net(recipe, load_data(recipe))
-    ranks = {str(c["rank"]): c["digest"] for c in found["candidates"] if c["pareto"]}
+    ranks = {str(candidate.rank): candidate.digest for candidate in found.front}
     nets = {}
     for rank, digest in ranks.items():
         path = folder / "population" / f"{int(rank):03d}.json"
@@ -64,9 +64,9 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
         for rank, net in nets.items():
             checkpoint = save(net, Path(temporary) / "network.pt")
-            peaks[rank] = peak_memory(checkpoint, found["batch_size"], device=device)
+            peaks[rank] = peak_memory(checkpoint, found.batch_size, device=device)
             memory.advance(note=f"rank {rank}")
-    times = step_times(nets, found["batch_size"], device=device, on_round=_percent(display))
+    times = step_times(nets, found.batch_size, device=device, on_round=_percent(display))
     return [MeasuredCost(int(rank), times[rank].seconds, peaks[rank].peak_bytes) for rank in nets]
 
 

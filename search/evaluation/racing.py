@@ -26,9 +26,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 from irepdeploy.errors import InputError
+from irepdeploy.runs.journal import Race
 
 from .fitness import Fitness, Outcome, joined
 
@@ -65,15 +65,10 @@ class RaceResult:
         """Images seen by all candidates together, over those without a race."""
         return sum(self.images) / (self.total * len(self.images))
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the journal."""
-        return {
-            "dropped": list(self.dropped),
-            "back": list(self.back),
-            "images": list(self.images),
-            "share": self.share,
-            "level": self.level,
-        }
+    @property
+    def facts(self) -> Race:
+        """What the journal keeps."""
+        return Race(dropped=self.dropped, back=self.back, images=self.images, share=self.share, level=self.level)
 
 
 def cuts_of(images: int, share: float) -> list[int]:

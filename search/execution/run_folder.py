@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +18,14 @@ import torch
 import irepdeploy
 from irepdeploy.console import log
 from irepdeploy.errors import CheckpointError, InputError
-from irepdeploy.files import append_line, output_folder, read_bytes, read_lines, remove_file, write_bytes
+from irepdeploy.files import output_folder, read_bytes, remove_file, write_bytes
 from irepdeploy.recipe import Recipe
+from irepdeploy.runs.journal import JOURNAL, Epoch, Event, read_events
 
 from .scalars import Scalars
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "start_facts"]
 
-_JOURNAL = "journal.jsonl"
 _STATE = "state.pt"
 _TENSORBOARD = "tensorboard"
 
@@ -60,7 +59,7 @@ class RunFolder:
         computed_on: str = "cpu",
     ) -> None:
         self.path = path if silent else output_folder(path)
-        self.journal = self.path / _JOURNAL
+        self.journal = self.path / JOURNAL
         self.silent = silent
         self._identity = identity
         self._results = results
@@ -70,7 +69,7 @@ class RunFolder:
             raise InputError("--resume goes on with a run and --overwrite throws it away: choose one", where=path)
         if resume or silent:
             return
-        present = [old for pattern in (_JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
+        present = [old for pattern in (JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
         if present and not overwrite:
             raise InputError(
                 "a run is in this folder already",
@@ -89,26 +88,13 @@ class RunFolder:
         if not self.silent:
             self._scalars = Scalars(self.path / _TENSORBOARD, self.journal)
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Append ``{"event": ..., "time": seconds since 1970, ...}`` to the journal and flush it to the disk."""
+    def write(self, event: Event) -> None:
+        """Append an event to the journal and flush it to the disk."""
         if self.silent:
             return
-        line = {"event": event, "time": round(time.time(), 3), **fields}
-        append_line(self.journal, line)
+        event.append(self.journal)
         if self._scalars is not None:
-            self._scalars.write(line)
-
-    def write_start(self, recipe: Recipe, **fields: Any) -> None:
-        """Append the first line: the recipe and what its result depends on besides."""
-        versions = {"irepdeploy": irepdeploy.__version__, "torch": str(torch.__version__)}
-        # Scales are applied by now.
-        self.write(
-            "start",
-            recipe=recipe.model_dump(mode="json", exclude={"scales"}),
-            threads=torch.get_num_threads(),
-            versions=versions,
-            **fields,
-        )
+            self._scalars.write(event)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state whole, with what a resumed run must find the same again."""
@@ -186,5 +172,14 @@ class RunFolder:
     def _epochs_in_journal(self) -> int:
         if not self.journal.exists():
             return 0
-        events = (value for _, value in read_lines(self.journal, "journal") if isinstance(value, dict))
-        return sum(event.get("event") == "epoch" for event in events)
+        return sum(isinstance(event, Epoch) for event in read_events(self.journal))
+
+
+def start_facts(recipe: Recipe) -> dict[str, Any]:
+    """Return what the first event of every run holds: the recipe and what its result depends on besides."""
+    return {
+        # Scales are applied by now.
+        "recipe": recipe.model_dump(mode="json", exclude={"scales"}),
+        "threads": torch.get_num_threads(),
+        "versions": {"irepdeploy": irepdeploy.__version__, "torch": str(torch.__version__)},
+    }

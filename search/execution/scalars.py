@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from irepdeploy.errors import MissingError
-from irepdeploy.files import read_lines
+from irepdeploy.runs.journal import Epoch, Event, Evolution, read_events
 
 __all__ = ["Scalars"]
-
-# What counts the steps of an event.
-_STEPS = {"epoch": "epoch", "evolution": "index"}
 
 
 class Scalars:
@@ -39,17 +35,19 @@ class Scalars:
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
         if journal.exists():
-            for _, line in read_lines(journal, "journal"):
-                if isinstance(line, dict):
-                    self.write(line)
+            for event in read_events(journal):
+                self.write(event)
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Mirror one line of the journal; lines of other events are left out."""
-        counter = _STEPS.get(str(line.get("event")))
-        if counter is None or counter not in line:
+    def write(self, event: Event) -> None:
+        """Mirror an epoch or an evolution; other events are skipped."""
+        if isinstance(event, Epoch):
+            step = event.epoch
+        elif isinstance(event, Evolution):
+            step = event.index
+        else:
             return
-        for name, value in _numbers(line, counter):
-            self._writer.add_scalar(f"{line['event']}/{name}", value, line[counter], walltime=line.get("time"))
+        for name, value in _numbers(event):
+            self._writer.add_scalar(f"{event.event}/{name}", value, step, walltime=event.time)
         self._writer.flush()
 
     def close(self) -> None:
@@ -57,7 +55,7 @@ class Scalars:
         self._writer.close()
 
 
-def _numbers(line: Mapping[str, Any], counter: str) -> Iterator[tuple[str, float]]:
-    for name, value in line.items():
-        if name not in (counter, "time") and isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, float(value)
+def _numbers(event: Event) -> Iterator[tuple[str, float]]:
+    for name, value in event:
+        if name != "time" and isinstance(value, float):
+            yield name, value

@@ -15,8 +15,7 @@ from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgu
 
 if TYPE_CHECKING:
     from irepdeploy.recipe import Recipe
-
-    from .training import TrainingResult
+    from irepdeploy.runs.result import TrainingResult
 
 __all__ = ["train"]
 
@@ -41,8 +40,6 @@ def run_train(
     irepdeploy train digits branches=none --out runs/plain;
     torchrun --nproc-per-node 4 -m irepdeploy train irep_resnet50_imagenet --out runs/imagenet
     """
-    from dataclasses import asdict
-
     from irepdeploy.console import print_json, progress, table
     from irepdeploy.errors import InputError
     from irepdeploy.recipe import load_recipe
@@ -65,7 +62,7 @@ def run_train(
     if not ranks.first:
         return
     if json:
-        print_json(asdict(result))
+        print_json(result.to_dict())
         return
     table(_title("Training", plan, result), ["figure", "value"], _rows(result))
     _say_written(out)
@@ -174,7 +171,7 @@ def compare(
         )
     if not ranks.first:
         return
-    picture = save_figure(draw_presets(found.to_dict()), out / "compare.png")
+    picture = save_figure(draw_presets(found), out / "compare.png")
     if json:
         print_json(found.to_dict())
         return

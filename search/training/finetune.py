@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from irepdeploy.data import Dataset
 from irepdeploy.errors import InputError
-from irepdeploy.files import sha256, write_json
+from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
+from irepdeploy.runs.result import FinetuneResult, TrainingResult
 
 from ..evaluation.evaluate import score
 from ..execution.ranks import Ranks
 from ..supernet.builders import load_data
-from .training import Advance, Training, TrainingResult
+from .training import Advance, Training
 
-__all__ = ["FinetuneResult", "Finetuning"]
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What fine-tuning changed.
-
-    Args:
-        accuracy_before: of the network as it was given, fused, on the test set; read with `accuracy_after` at the end.
-        accuracy_after: of the best epoch, fused back, on the same set.
-        training: everything else.
-    """
-
-    accuracy_before: float
-    accuracy_after: float
-    training: TrainingResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Figures for result.json."""
-        return asdict(self)
+__all__ = ["Finetuning"]
 
 
 class Finetuning:
@@ -108,7 +88,7 @@ class Finetuning:
         ranks = self.training.ranks
         result = ranks.gather([self._result(found)] if ranks.first else [], 1)[0]
         if ranks.first:
-            write_json(self.training.folder.path / "result.json", result.to_dict())
+            result.write(self.training.folder.path / "result.json")
         return result
 
     def _result(self, found: TrainingResult) -> FinetuneResult:
@@ -116,7 +96,7 @@ class Finetuning:
         plain = fuse(self.source) if blocks else self.source
         device = self.training.ranks.device
         before = score(plain.to(device).eval(), self.data.load_test())
-        return FinetuneResult(before.accuracy, found.test_accuracy, found)
+        return FinetuneResult(accuracy_before=before.accuracy, accuracy_after=found.test_accuracy, training=found)
 
 
 def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:

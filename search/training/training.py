@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from irepdeploy.data import Augmentation, Dataset, Loader
 from irepdeploy.errors import CheckpointError, InputError
-from irepdeploy.files import canonical_json, write_json
+from irepdeploy.files import canonical_json
 from irepdeploy.network.checkpoint import load, read, save
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
@@ -24,6 +23,8 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.reparam.presets import preset_of
+from irepdeploy.runs.journal import Epoch, Start
+from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runtime.memory_format import channels_last
 
 from ..evaluation.evaluate import Fitness, score
@@ -31,39 +32,18 @@ from ..execution.device import device_name, ranks_of
 from ..execution.loop import check_finite, check_loss, clip, set_rate, sgd
 from ..execution.memory_guard import memory_guard
 from ..execution.ranks import Ranks
-from ..execution.run_folder import RunFolder
+from ..execution.run_folder import RunFolder, start_facts
 from ..supernet.builders import build_net, load_data, with_branches
 from .averaging import averaged
 from .schedule import rate_at
 
-__all__ = ["Training", "TrainingResult"]
+__all__ = ["Training"]
 
 Advance = Callable[[int, str], None]
 
 _SECONDS_BETWEEN_NOTES = 1.0
 # A GPU waits for nothing between two looks at the loss.
 _STEPS_BETWEEN_LOOKS = 50
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training reached.
-
-    Args:
-        val_accuracy: of the best epoch, fused, on the search-validation set.
-        test_accuracy: of that checkpoint, fused; the test set was read this once.
-        seconds_per_epoch: median.
-    """
-
-    branches: int
-    val_accuracy: float
-    test_accuracy: float
-    best_epoch: int
-    epochs: int
-    seconds_per_epoch: float
-    seconds: float
-    device: str
-    devices: int
 
 
 class Training:
@@ -146,11 +126,13 @@ class Training:
         if state is not None:
             self._load(state)
         else:
-            self.folder.write_start(
-                recipe,
-                device=device_name(self.ranks.device),
-                devices=self.ranks.size,
-                architecture=origin_of(self.net).architecture.to_dict() if self.has_blocks else None,
+            self.folder.write(
+                Start(
+                    **start_facts(recipe),
+                    device=device_name(self.ranks.device),
+                    devices=self.ranks.size,
+                    architecture=origin_of(self.net).architecture.to_dict() if self.has_blocks else None,
+                )
             )
         if tensorboard:
             self.folder.mirror_to_tensorboard()
@@ -174,9 +156,7 @@ class Training:
                 fitness = self._score()
             self.epoch_seconds.append(time.perf_counter() - started)
             check_loss(-fitness.negative_loss, self.epoch, "training")
-            self.folder.write(
-                "epoch", epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy, images_per_second=rate
-            )
+            self.folder.write(Epoch(epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy, images_per_second=rate))
             if self.best is None or fitness > self.best[0]:
                 self.best = fitness, self.epoch
                 self._save_net("best.pt")
@@ -246,7 +226,7 @@ class Training:
     def _finish(self) -> TrainingResult:
         result = self.ranks.gather([self._result()] if self.ranks.first else [], 1)[0]
         if self.ranks.first:
-            write_json(self.folder.path / "result.json", asdict(result))
+            result.write(self.folder.path / "result.json")
         return result
 
     def _result(self) -> TrainingResult:

@@ -4,95 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import output_folder, write_json
+from irepdeploy.files import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.presets import PRESETS
+from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
 
 from ..execution.device import ranks_of
 from ..execution.ranks import Ranks
-from ..execution.spread import Spread
-from .training import Training, TrainingResult
+from .training import Training
 
-__all__ = ["PLAIN", "ComparedTraining", "TrainingComparison", "compare_presets"]
+__all__ = ["PLAIN", "compare_presets"]
 
 Advance = Callable[[int, str], None]
 
 PLAIN = "plain"
-
-_NOTES = (
-    "Every accuracy is of the fused network of the best epoch by the search-validation set; the test set was read once"
-    " in each training, at its end.",
-    "The spread is the standard deviation over seeds; differences are taken seed by seed. One less than about twice its"
-    " spread over the root of the number of seeds is noise.",
-)
-
-
-@dataclass(frozen=True)
-class ComparedTraining:
-    """One training of a comparison."""
-
-    preset: str
-    seed: int
-    result: TrainingResult
-
-
-@dataclass(frozen=True)
-class TrainingComparison:
-    """All trainings, preset by preset in the order that was asked for; differences are from the first."""
-
-    network: str
-    dataset: str
-    presets: tuple[str, ...]
-    seeds: tuple[int, ...]
-    runs: tuple[ComparedTraining, ...]
-
-    columns = ("preset", "branches", "test %", "difference", "validation %", "seconds an epoch")
-
-    def of(self, preset: str) -> list[TrainingResult]:
-        """The results of a preset by seed."""
-        return [run.result for run in self.runs if run.preset == preset]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """A line a preset: mean and standard deviation over seeds."""
-        first = self.of(self.presets[0])
-        rows = []
-        for preset in self.presets:
-            found = self.of(preset)
-            gains = [one.test_accuracy - base.test_accuracy for one, base in zip(found, first, strict=True)]
-            rows.append(
-                [
-                    preset,
-                    str(found[0].branches),
-                    Spread.of([100 * each.test_accuracy for each in found]).text,
-                    "-" if preset == self.presets[0] else Spread.of([100 * gain for gain in gains]).signed,
-                    Spread.of([100 * each.val_accuracy for each in found]).text,
-                    f"{Spread.of([each.seconds_per_epoch for each in found]).mean:.2f}",
-                ]
-            )
-        return rows
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the figures are and are not."""
-        return _NOTES
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of compare.json."""
-        runs = [{"preset": run.preset, "seed": run.seed, **asdict(run.result)} for run in self.runs]
-        return {
-            "network": self.network,
-            "dataset": self.dataset,
-            "presets": list(self.presets),
-            "seeds": list(self.seeds),
-            "runs": runs,
-            "notes": list(_NOTES),
-        }
 
 
 def compare_presets(
@@ -132,10 +60,16 @@ def compare_presets(
             )
             label = f"{preset}, seed {seed}"
             result = training.run(functools.partial(_labelled, advance, label))
-            runs.append(ComparedTraining(preset, seed, result))
-    found = TrainingComparison(recipe.net.name, recipe.data.name, tuple(presets), tuple(numbers), tuple(runs))
+            runs.append(ComparedTraining(preset=preset, seed=seed, **result.model_dump()))
+    found = TrainingComparison(
+        network=recipe.net.name,
+        dataset=recipe.data.name,
+        presets=tuple(presets),
+        seeds=tuple(numbers),
+        runs=tuple(runs),
+    )
     if ranks.first:
-        write_json(folder / "compare.json", found.to_dict())
+        found.write(folder / "compare.json")
     return found
 
 

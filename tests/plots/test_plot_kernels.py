@@ -51,8 +51,8 @@ def run(alpha: list[float], beta: list[float], **recipe: Any) -> SearchRun:
         "branches": ["conv1x3", "dil1x2", "dil2x1", "conv3x1"],
         "positions": [[0, 0], [0, 1], [1, 2], [1, 3], [1, 0]],
     }
-    first = {"index": 0, "accuracy": [0.5], "alpha": [0.5] * 5, "beta": [0.5] * 2}
-    return SearchRun(start, [first, {**first, "index": 1, "alpha": alpha, "beta": beta}])
+    first = {"index": 0, "best": 0.5, "mean": 0.5, "accuracy": [0.5], "alpha": [0.5] * 5, "beta": [0.5] * 2}
+    return SearchRun(start=start, evolutions=[first, {**first, "index": 1, "alpha": alpha, "beta": beta}])
 
 
 def test_energy_and_shares_by_hand() -> None:
@@ -168,7 +168,7 @@ def test_the_difference_of_weights_by_hand() -> None:
         assert row == [None if value is None else pytest.approx(value) for value in due]
     assert found.note == ""
     assert search_weights(run([0.5] * 5, [0.5] * 2, evolutions=9), "run").note == "not finished: evolution 2"
-    old = SearchRun(run([], []).start, [{"index": 0, "accuracy": [0.5]}])
+    old = SearchRun(start=run([], []).start, evolutions=[{"index": 0, "best": 0.5, "mean": 0.5, "accuracy": [0.5]}])
     with pytest.raises(InputError, match="old: the journal does not hold alpha and beta"):
         search_weights(old, "old")
 

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line
 from irepdeploy.plots.figure import BLUE, ORANGE, save_figure
-from irepdeploy.plots.search_history import SearchRun, read_search, read_search_folder
+from irepdeploy.plots.search_history import SearchRun
 from irepdeploy.plots.search_run import draw_fitness, draw_search
 from irepdeploy.reparam.architecture import Architecture
-from irepdeploy.search.compare import diversity
 
 START = {
     "event": "start",
@@ -65,7 +64,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(run_folder: Path) -> SearchRun:
-    return read_search(run_folder / "journal.jsonl")
+    return SearchRun.read(run_folder / "journal.jsonl")
 
 
 def lines(figure: Figure, style: str, colour: str) -> list[list[float]]:
@@ -79,11 +78,11 @@ def legend(figure: Figure, panel: int = 0) -> list[str]:
 
 
 def test_what_a_journal_says(run: SearchRun) -> None:
-    assert run.possible == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)}
+    assert run.positions == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
     assert run.strategy == "des"
-    assert [event["index"] for event in run.evolutions] == [0, 1]
+    assert [event.index for event in run.evolutions] == [0, 1]
     assert run.finished
-    assert not SearchRun(run.start, run.evolutions[:1]).finished
+    assert not SearchRun(start=run.start, evolutions=run.evolutions[:1]).finished
     assert run.net == (None, {})
 
 
@@ -105,8 +104,7 @@ def test_trajectories_of_alpha_and_beta(run: SearchRun) -> None:
 def test_diversity_is_the_mean_hamming_distance(run: SearchRun) -> None:
     # By hand: 5, 3 and 2 of 5 positions; 0, 1 and 1.
     assert run.diversity() == pytest.approx([(5 + 3 + 2) / 3 / 5, 2 / 3 / 5])
-    assert run.diversity() == pytest.approx([diversity(population) for population in POPULATIONS])
-    alone = SearchRun(START, [evolution(0, [0.5], population=["11000"])])
+    alone = SearchRun(start=START, evolutions=[evolution(0, [0.5], population=["11000"])])
     assert alone.diversity() == [0]
 
 
@@ -114,11 +112,11 @@ def test_the_best_candidate_of_the_last_evolution(run: SearchRun) -> None:
     expected = Architecture(("stages.0", "stages.1", "head"), ("conv1x3", "identity"), ((1, 0), (1, 0), (1, 0)))
     assert run.best_candidate() == expected
     with pytest.raises(InputError, match="does not hold the population"):
-        SearchRun(START, [evolution(0, [0.5])]).best_candidate()
+        SearchRun(start=START, evolutions=[evolution(0, [0.5])]).best_candidate()
 
 
 def test_old_journals_hold_less(run: SearchRun) -> None:
-    old = SearchRun(START, [evolution(0, [0.5, 0.25, 0.75]), run.evolutions[1]])
+    old = SearchRun(start=START, evolutions=[evolution(0, [0.5, 0.25, 0.75]), run.evolutions[1]])
     assert (old.kept(), old.alpha(), old.beta(), old.diversity()) == (None,) * 4
 
 
@@ -127,37 +125,49 @@ def test_old_journals_hold_less(run: SearchRun) -> None:
     [
         ([], "not the journal of a search"),
         ([3, [1], "text", None], "not the journal of a search"),
-        ([{"event": "start", "architecture": None}], "not the journal of a search"),
+        ([{"event": "start", "recipe": {}, "architecture": None}], "not the journal of a search"),
         ([evolution(0, [0.5])], "not the journal of a search"),
         ([START], "has not finished an evolution yet"),
-        ([START, 3, {"event": "epoch"}], "has not finished an evolution yet"),
-        ([START, evolution(0, [0.5], population=["111"])], "is damaged"),
-        ([START, evolution(0, [0.5], population=["11111", "11111"])], "is damaged"),
-        ([START, evolution(0, [0.5], population=[[1, 1, 1, 1, 1]])], "is damaged"),
-        ([START, evolution(0, [0.5], alpha=[0.5])], "is damaged"),
-        ([START, evolution(0, [0.5], beta=None)], "is damaged"),
-        ([START, {"event": "evolution", "index": 0, "accuracy": []}], "is damaged"),
-        ([START, {"event": "evolution", "index": 0}], "is damaged"),
+        ([START, 3, {"event": "epoch", "epoch": 0}], "has not finished an evolution yet"),
+        ([START, evolution(0, [0.5], population=["111"])], "evolution 0: population: expected 5 bits, got 3"),
+        (
+            [START, evolution(0, [0.5], population=["11111", "11111"])],
+            r"population: expected 1 values \(candidates\), got 2",
+        ),
+        (
+            [START, evolution(0, [0.5], population=[[1, 1, 1, 1, 1]])],
+            r"line 2: not an evolution: population\.0: expected a valid string, got \[1, 1, 1, 1, 1\]",
+        ),
+        ([START, evolution(0, [0.5], loss=[0.5, 1.0])], r"loss: expected 1 values \(candidates\), got 2"),
+        ([START, evolution(0, [0.5], alpha=[0.5])], r"alpha: expected 5 values \(possible branches\), got 1"),
+        ([START, evolution(0, [0.5], beta=[0.5])], r"beta: expected 3 values \(layers\), got 1"),
+        ([START, evolution(0, [0.5], beta=None)], "line 2: not an evolution: beta: expected a valid tuple, got None"),
+        ([START, {**evolution(0, [0.5]), "accuracy": []}], "line 2: not an evolution: accuracy: "),
+        ([START, {"event": "evolution", "index": 0}], "best is missing; mean is missing; accuracy is missing"),
+        (
+            [{**START, "positions": [[0]]}, evolution(0, [0.5])],
+            r"line 1: not the start of a search: positions\.0\.1 is missing",
+        ),
     ],
 )
 def test_journals_that_cannot_be_drawn(events: list[Any], said: str, tmp_path: Path) -> None:
     path = journal(tmp_path, *events)
     path.touch()
     with pytest.raises(InputError, match=said):
-        read_search(path)
+        SearchRun.read(path)
 
 
 def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text("some\ntext\n")
     with pytest.raises(InputError, match="line 1"):
-        read_search(path)
+        SearchRun.read(path)
     with pytest.raises(InputError, match="no such journal"):
-        read_search_folder(tmp_path / "none")
+        SearchRun.read(tmp_path / "none")
 
 
 def test_a_folder_or_its_journal(run_folder: Path) -> None:
-    assert read_search_folder(run_folder) == read_search_folder(run_folder / "journal.jsonl")
+    assert SearchRun.read(run_folder) == SearchRun.read(run_folder / "journal.jsonl")
 
 
 def test_fitness_by_evolution(run: SearchRun) -> None:
@@ -170,7 +180,7 @@ def test_fitness_by_evolution(run: SearchRun) -> None:
 
 
 def test_runs_differ_in_colour_and_marker(run: SearchRun) -> None:
-    other = SearchRun(START, [evolution(0, [0.1, 0.3])])
+    other = SearchRun(start=START, evolutions=[evolution(0, [0.1, 0.3])])
     figure = draw_fitness({"des": run, "random": other})
     assert lines(figure, "-", ORANGE) == [[30]]
     assert lines(figure, "-", BLUE) == [[75, 100]]
@@ -206,8 +216,8 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_search_and_an_old_one(run: SearchRun, tmp_path: Path) -> None:
-    unfinished = SearchRun(START, run.evolutions[:1])
-    old = SearchRun(START, [evolution(0, [0.5])])
+    unfinished = SearchRun(start=START, evolutions=run.evolutions[:1])
+    old = SearchRun(start=START, evolutions=[evolution(0, [0.5])])
     figure = draw_search({"a": unfinished, "b": old})
     assert figure.subfigs[1].get_suptitle().endswith("not finished: evolution 1")
     said = [text.get_text() for axes in figure.axes for text in axes.texts]
@@ -225,7 +235,7 @@ def test_few_and_many_layers(layers: int) -> None:
         evolution(index, [0.5], population=["1" * layers], alpha=[0.5] * layers, beta=[0.5] * layers)
         for index in range(1 if layers > 1 else 40)
     ]
-    figure = draw_search({"many": SearchRun(start, events)})
+    figure = draw_search({"many": SearchRun(start=start, evolutions=events)})
     # No layer has the other branch: its panels are empty, and it has no line among the means.
     assert legend(figure, 3) == ["identity"]
     assert legend(figure, 2) == (["слой.0"] if layers == 1 else ["слой.0", "слой.99"])

@@ -122,10 +122,10 @@ def test_records_of_the_first_schema_are_read(path: Path) -> None:
         (changed(schema=True), "schema version True"),
         (changed(more=1), "more"),
         (json.dumps({key: value for key, value in asdict(RECORD).items() if key != "batch"}), "batch"),
-        (changed(samples_ns="fast"), "samples_ns"),
+        (changed(samples_ns="fast"), "not a record: samples_ns: expected a valid list, got 'fast'"),
         (changed(samples_ns=[]), "samples_ns"),
         (changed(samples_ns=[1, -2]), "samples_ns"),
-        (changed(samples_ns=[1, 2.5]), "samples_ns"),
+        (changed(samples_ns=[1, 2.5]), "not a record: samples_ns.1: expected a valid integer, got 2.5"),
         (changed(samples_ns=[True]), "samples_ns"),
         (changed(device_samples_ns=[1.5, 2, 3]), "device_samples_ns"),
         (changed(device_samples_ns=[1]), "device_samples_ns are not one for each"),
@@ -165,10 +165,3 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(OutputError):
         append(tmp_path / "no" / "folder" / "records.jsonl", RECORD)
-
-
-def test_fields_and_their_types_agree() -> None:
-    from irepdeploy.runs.record import _TYPES
-
-    assert list(_TYPES) == list(asdict(RECORD))
-    assert all(isinstance(value, _TYPES[name]) for name, value in asdict(RECORD).items())

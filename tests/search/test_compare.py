@@ -14,13 +14,15 @@ from irepdeploy.cli import main
 from irepdeploy.errors import InputError
 from irepdeploy.plots.search_compare import draw_comparison
 from irepdeploy.recipe import Recipe
-from irepdeploy.search.compare import ComparedRun, Comparison, compare, diversity, epochs_of
+from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
+from irepdeploy.runs.journal import Evolution, SearchJournal
+from irepdeploy.search.compare import compare, epochs_of
 
 
 @pytest.fixture(scope="module")
 def compared(
     tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Comparison, list[tuple[int, str]]]:
+) -> tuple[Path, SearchComparison, list[tuple[int, str]]]:
     """Two strategies, two seeds, retrained."""
     out = tmp_path_factory.mktemp("compare")
     said: list[tuple[int, str]] = []
@@ -41,7 +43,7 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_run_is_a_search_of_its_own_strategy_and_seed(
-    compared: tuple[Path, Comparison, list[tuple[int, str]]],
+    compared: tuple[Path, SearchComparison, list[tuple[int, str]]],
 ) -> None:
     out, found, _ = compared
     assert [(run.strategy, run.seed) for run in found.runs] == list(itertools.product(["topk", "random"], [3, 4]))
@@ -58,7 +60,7 @@ def test_every_run_is_a_search_of_its_own_strategy_and_seed(
 
 
 def test_the_figures_are_those_of_journals_and_results(
-    compared: tuple[Path, Comparison, list[tuple[int, str]]],
+    compared: tuple[Path, SearchComparison, list[tuple[int, str]]],
 ) -> None:
     out, found, _ = compared
     for run in found.runs:
@@ -68,17 +70,16 @@ def test_the_figures_are_those_of_journals_and_results(
         assert run.evaluations == (5, 10, 15)
         assert list(run.best_so_far) == best
         assert list(run.mean) == [event["mean"] for event in evolutions]
-        assert list(run.diversity) == [diversity(event["population"]) for event in evolutions]
+        assert list(run.diversity) == [event.diversity for event in SearchJournal.read(folder).evolutions]
         result = json.loads((folder / "result.json").read_text())
         trained = json.loads((folder / "train" / "result.json").read_text())
         assert (run.val_accuracy, run.digest) == (result["val_accuracy"], result["best_digest"])
         assert (run.retrained_val, run.retrained_test) == (trained["val_accuracy"], trained["test_accuracy"])
         assert trained["branches"] == run.branches == result["branches"]
-    written = json.loads((out / "compare.json").read_text())
-    assert written == json.loads(json.dumps(found.to_dict()))
+    assert SearchComparison.read(out / "compare.json") == found
 
 
-def test_strategies_of_one_seed_start_alike(compared: tuple[Path, Comparison, list[tuple[int, str]]]) -> None:
+def test_strategies_of_one_seed_start_alike(compared: tuple[Path, SearchComparison, list[tuple[int, str]]]) -> None:
     out, found, _ = compared
     for seed in found.seeds:
         one, other = (journal(out / f"{name}-seed{seed}")[0] for name in found.strategies)
@@ -87,7 +88,7 @@ def test_strategies_of_one_seed_start_alike(compared: tuple[Path, Comparison, li
 
 
 def test_progress_counts_every_epoch(
-    compared: tuple[Path, Comparison, list[tuple[int, str]]], tiny: Callable[..., Recipe]
+    compared: tuple[Path, SearchComparison, list[tuple[int, str]]], tiny: Callable[..., Recipe]
 ) -> None:
     _, _, said = compared
     assert sum(epochs for epochs, _ in said) == 4 * epochs_of(tiny(), retrain=True) == 4 * (4 + 3)
@@ -116,7 +117,7 @@ def test_a_comparison_goes_on_where_it_was(tiny: Callable[..., Recipe], tmp_path
     resumed = compare(tiny(), tmp_path, ["des", "evolution"], 1, resume=True)
     whole = compare(tiny(), tmp_path / "whole", ["des", "evolution"], 1)
 
-    def timeless(found: Comparison) -> list[dict[str, Any]]:
+    def timeless(found: SearchComparison) -> list[dict[str, Any]]:
         return [{**run, "seconds": 0} for run in found.to_dict()["runs"]]
 
     assert timeless(resumed) == timeless(whole)
@@ -132,23 +133,41 @@ def test_a_run_that_is_in_the_way_is_seen_before_another_begins(tiny: Callable[.
     assert [path.name for path in tmp_path.iterdir()] == ["evolution-seed1"]
 
 
-def run(strategy: str, seed: int, best: float, test: float | None = None) -> ComparedRun:
-    return ComparedRun(strategy, seed, (4, 8), (0.1, best), (0.1, 0.2), (0.5, 0.4), best, 3, "x", 2.0, test, test)
+def run(strategy: str, seed: int, best: float, test: float | None = None) -> ComparedSearch:
+    return ComparedSearch(
+        strategy=strategy,
+        seed=seed,
+        evaluations=(4, 8),
+        best_so_far=(0.1, best),
+        mean=(0.1, 0.2),
+        diversity=(0.5, 0.4),
+        val_accuracy=best,
+        branches=3,
+        digest="x",
+        seconds=2.0,
+        retrained_val=test,
+        retrained_test=test,
+    )
 
 
 def test_rows_say_spread_and_paired_differences() -> None:
     runs = (run("des", 0, 0.8), run("des", 1, 0.6), run("random", 0, 0.7), run("random", 1, 0.5))
-    rows = Comparison(("des", "random"), (0, 1), runs).rows
+    rows = SearchComparison(strategies=("des", "random"), seeds=(0, 1), runs=runs).rows
     assert rows[0][:3] == ["des", "8", "70.00 +- 14.14"]
     # The seeds differ much, the strategies by ten points in each.
     assert rows[1][:3] == ["random", "8", "60.00 +- 14.14 (-10.00 +- 0.00)"]
 
 
 def test_one_seed_has_no_spread_and_retraining_has_columns_of_its_own() -> None:
-    found = Comparison(("des",), (0,), (run("des", 0, 0.8, 0.9),))
+    found = SearchComparison(strategies=("des",), seeds=(0,), runs=(run("des", 0, 0.8, 0.9),))
     assert found.rows == [["des", "8", "80.00", "80.00", "40.00", "90.00", "90.00", "2.0"]]
     assert len(found.columns) == 8
-    assert len(Comparison(("des",), (0,), (run("des", 0, 0.8),)).columns) == 6
+    assert len(SearchComparison(strategies=("des",), seeds=(0,), runs=(run("des", 0, 0.8),)).columns) == 6
+
+
+def diversity(population: list[str]) -> float:
+    accuracy = [0.5] * len(population)
+    return Evolution(index=0, best=0.5, mean=0.5, accuracy=accuracy, population=population).diversity
 
 
 def test_diversity_is_the_mean_distance_of_pairs() -> None:
@@ -164,7 +183,7 @@ def test_diversity_is_the_mean_distance_of_pairs() -> None:
 
 def test_the_picture_shows_means_and_the_range_over_seeds() -> None:
     runs = (run("des", 0, 0.8, 0.9), run("des", 1, 0.6, 0.7), run("topk", 0, 0.7, 0.5), run("topk", 1, 0.5, 0.6))
-    figure = draw_comparison(Comparison(("des", "topk"), (0, 1), runs).to_dict())
+    figure = draw_comparison(SearchComparison(strategies=("des", "topk"), seeds=(0, 1), runs=runs))
     best, spread, test = figure.axes
     assert [line.get_label() for line in best.lines] == ["des", "topk"]
     assert list(best.lines[0].get_xdata()) == [4, 8]
@@ -176,7 +195,9 @@ def test_the_picture_shows_means_and_the_range_over_seeds() -> None:
     assert [list(line.get_ydata()) for line in dots] == [pytest.approx([90, 70]), pytest.approx([50, 60])]
     assert to_rgba(best.lines[0].get_color()) != to_rgba(best.lines[1].get_color())
     figure = draw_comparison(
-        Comparison(("des", "topk"), (0, 1), tuple(run(r.strategy, r.seed, 0.5) for r in runs)).to_dict()
+        SearchComparison(
+            strategies=("des", "topk"), seeds=(0, 1), runs=tuple(run(r.strategy, r.seed, 0.5) for r in runs)
+        )
     )
     assert len(figure.axes) == 2
 

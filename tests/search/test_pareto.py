@@ -13,12 +13,13 @@ from matplotlib.colors import to_rgba
 from irepdeploy.errors import InputError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.plots.figure import BLUE
-from irepdeploy.plots.pareto import draw_pareto, read_pareto
+from irepdeploy.plots.pareto import draw_pareto
 from irepdeploy.profiling.counts import count
 from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.runs.pareto import ParetoSet
 from irepdeploy.search.evaluation.candidate_cost import CandidateCosts
 from irepdeploy.search.evaluation.fitness import Fitness
-from irepdeploy.search.pareto import ParetoSet, pareto_set
+from irepdeploy.search.pareto import pareto_set
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
 
@@ -106,7 +107,7 @@ def population(supernet: Supernet, accuracies: list[float], seed: int = 0) -> tu
 @given(st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.8]), min_size=1, max_size=12), st.integers(0, 99))
 def test_the_front_is_what_nothing_beats(supernet: Supernet, accuracies: list[float], seed: int) -> None:
     _, found = population(supernet, accuracies, seed)
-    rows = [(c.val_accuracy, -c.cost.macs, -c.memory_bytes) for c in found.candidates]
+    rows = [(c.val_accuracy, -c.macs, -c.memory_bytes) for c in found.candidates]
     beaten = [any(all(a >= b for a, b in zip(x, y, strict=True)) and x != y for x in rows) for y in rows]
     assert [candidate.pareto for candidate in found.candidates] == [not each for each in beaten]
     assert found.front
@@ -116,7 +117,7 @@ def test_the_front_is_what_nothing_beats(supernet: Supernet, accuracies: list[fl
 def test_the_cheapest_and_the_most_accurate_are_in_the_front_whatever_the_others(supernet: Supernet) -> None:
     bits, found = population(supernet, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     assert found.candidates[0].pareto
-    assert min(found.candidates, key=lambda candidate: candidate.cost.macs).pareto
+    assert min(found.candidates, key=lambda candidate: candidate.macs).pareto
     for each, candidate in zip(bits, found.candidates, strict=True):
         assert candidate.branches == each.sum()
         assert candidate.digest == supernet.space.architecture(each).digest
@@ -136,10 +137,9 @@ def test_less_memory_for_more_macs_is_in_the_front(supernet: Supernet, costs: Ca
 
 def test_the_picture_fills_the_front(supernet: Supernet, tmp_path: Path) -> None:
     _, found = population(supernet, [0.9, 0.8, 0.8, 0.7, 0.6, 0.5], seed=3)
-    (tmp_path / "pareto.json").write_text(json.dumps(found.to_dict()))
-    figure = draw_pareto(read_pareto(tmp_path / "pareto.json"))
+    figure = draw_pareto(ParetoSet.read(found.write(tmp_path / "pareto.json")))
     left, right = figure.axes
-    for axes, values in ((left, [c.cost.macs for c in found.front]), (right, [c.memory_bytes for c in found.front])):
+    for axes, values in ((left, [c.macs for c in found.front]), (right, [c.memory_bytes for c in found.front])):
         every, front = axes.lines
         assert len(every.get_xdata()) == 6
         assert to_rgba(front.get_color()) == to_rgba(BLUE)
@@ -154,12 +154,12 @@ def test_a_file_with_a_wrong_value_is_refused(supernet: Supernet, tmp_path: Path
         content = found.to_dict()
         content["candidates"][1][key] = value
         (tmp_path / "pareto.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"not the pareto\.json"):
-            read_pareto(tmp_path / "pareto.json")
+        with pytest.raises(InputError, match=rf"not the pareto\.json of a search: candidates\.1\.{key}: expected"):
+            ParetoSet.read(tmp_path / "pareto.json")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"candidates": [], "batch_size": 2}', '{"candidates": [1]}'])
 def test_another_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "pareto.json").write_text(content)
     with pytest.raises(InputError, match=r"not the pareto\.json"):
-        read_pareto(tmp_path / "pareto.json")
+        ParetoSet.read(tmp_path / "pareto.json")

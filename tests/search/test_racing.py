@@ -72,10 +72,10 @@ def test_no_image_is_scored_twice_and_the_share_is_what_was_scored() -> None:
     assert len(set(field.asked)) == len(field.asked)
     seen = sum(field.parts[part].stop - field.parts[part].start for _, part in field.asked)
     assert found.share == seen / (24 * 1000) < 0.7
-    assert found.to_dict() == {
-        "dropped": list(found.dropped),
-        "back": list(found.back),
-        "images": list(found.images),
+    assert found.facts.model_dump() == {
+        "dropped": found.dropped,
+        "back": found.back,
+        "images": found.images,
         "share": found.share,
         "level": found.level,
     }

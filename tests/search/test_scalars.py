@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.errors import MissingError
+from irepdeploy.runs.journal import read_events
 from irepdeploy.search.execution.scalars import Scalars
 
 pytest.importorskip("tensorboard")
 
 LINES = [
-    {"event": "start", "time": 1.0, "threads": 1},
+    {"event": "start", "time": 1.0, "threads": 1, "recipe": {}},
     {"event": "epoch", "time": 2.0, "epoch": 0, "phase": "warm-up", "loss": 2.5},
     {"event": "epoch", "time": 3.0, "epoch": 1, "phase": "evolution 1/1", "loss": 1.5},
     {"event": "evolution", "time": 4.0, "index": 0, "best": 0.75, "mean": 0.5, "accuracy": [0.75, 0.25]},
@@ -37,9 +38,9 @@ EXPECTED = {"epoch/loss": [(0, 2.5), (1, 1.5)], "evolution/best": [(0, 0.75)], "
 
 
 def test_numbers_of_epochs_and_evolutions_are_mirrored(tmp_path: Path) -> None:
-    scalars = Scalars(tmp_path / "tb", tmp_path / "journal.jsonl")
-    for line in LINES:
-        scalars.write(line)
+    scalars = Scalars(tmp_path / "tb", tmp_path / "none")
+    for event in read_events(journal(tmp_path, LINES)):
+        scalars.write(event)
     scalars.close()
     assert scalars_of(tmp_path / "tb") == EXPECTED
 
@@ -48,7 +49,8 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
     path = journal(tmp_path, LINES[:3])
     for _ in range(2):
         scalars = Scalars(tmp_path / "tb", path)
-    scalars.write(LINES[3])
+    (*_, last) = read_events(journal(tmp_path, LINES))
+    scalars.write(last)
     scalars.close()
     assert scalars_of(tmp_path / "tb") == EXPECTED
 

@@ -37,7 +37,7 @@ class Stop(Exception):
 
 
 def without_seconds(result: TrainingResult) -> TrainingResult:
-    return replace(result, seconds=0.0, seconds_per_epoch=0.0)
+    return result.model_copy(update={"seconds": 0.0, "seconds_per_epoch": 0.0})
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from irepdeploy.errors import InputError
 from irepdeploy.plots.figure import save_figure
 from irepdeploy.plots.training_compare import draw_presets
 from irepdeploy.recipe import Recipe
+from irepdeploy.runs.comparison import TrainingComparison
 from irepdeploy.search.training.training import Training
-from irepdeploy.search.training.training_compare import TrainingComparison, compare_presets
+from irepdeploy.search.training.training_compare import compare_presets
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def test_each_training_is_the_one_of_its_preset_and_seed(
         ("acnet", 0),
         ("acnet", 1),
     ]
-    assert [run.result.branches for run in comparison.runs] == [0, 0, 6, 6]
+    assert [run.branches for run in comparison.runs] == [0, 0, 6, 6]
     alone = Training(recipe.model_copy(update={"branches": "acnet", "seed": 1}), tmp_path, None).run()
-    assert comparison.runs[3].result.test_accuracy == alone.test_accuracy
-    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(comparison.to_dict()))
+    assert comparison.runs[3].test_accuracy == alone.test_accuracy
+    assert TrainingComparison.read(out / "compare.json") == comparison
 
 
 def test_rows_hold_mean_spread_and_paired_difference(found: tuple[Path, TrainingComparison]) -> None:
@@ -61,7 +61,7 @@ def test_what_is_done_is_not_done_again(
 
 
 def test_the_picture(found: tuple[Path, TrainingComparison], tmp_path: Path) -> None:
-    figure = draw_presets(found[1].to_dict())
+    figure = draw_presets(found[1])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["plain", "acnet"]
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [len(line.get_ydata()) for line in dots] == [2, 2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +51,7 @@ def same(one: Path, two: Path) -> bool:
 
 
 def without_seconds(result: TrainingResult) -> TrainingResult:
-    return replace(result, seconds=0.0, seconds_per_epoch=0.0)
+    return result.model_copy(update={"seconds": 0.0, "seconds_per_epoch": 0.0})
 
 
 def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(

@@ -58,11 +58,11 @@ def plot_search(
 
     Example: irepdeploy plot search des=runs/search random=runs/search-random --out search.svg
     """
-    from irepdeploy.plots.search_history import read_search_folder
+    from irepdeploy.plots.search_history import SearchRun
     from irepdeploy.plots.search_run import draw_search
 
     sources = [*folders, *([against] if against else [])]
-    runs = {label: read_search_folder(folder) for label, folder in _labelled(sources)}
+    runs = {label: SearchRun.read(folder) for label, folder in _labelled(sources)}
     strategies = {run.strategy: run for run in runs.values()}
     if len(strategies) == len(runs) and not any(label for label, _ in map(_parts, sources)):
         runs = strategies

@@ -1,0 +1,162 @@
+"""compare.json: strategies or presets compared over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
+
+from .result import TrainingResult
+from .schema import JsonFile, Schema
+from .spread import Spread
+
+__all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "TrainingComparison"]
+
+_SEARCH_NOTES = (
+    "Search accuracies are by the shared weights of each run's own supernet: a strategy that trains few subnets scores"
+    " them higher than they are worth. Only retrained accuracies compare strategies fairly.",
+    "The spread is the standard deviation over seeds; differences are taken seed by seed.",
+)
+_TRAINING_NOTES = (
+    "Every accuracy is of the fused network of the best epoch by the search-validation set; the test set was read once"
+    " in each training, at its end.",
+    "The spread is the standard deviation over seeds; differences are taken seed by seed. One less than about twice its"
+    " spread over the root of the number of seeds is noise.",
+)
+
+
+class ComparedSearch(Schema):
+    """A search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
+
+    Attributes:
+        evaluations: Candidates scored so far.
+        best_so_far: Accuracy on the search-validation set, in [0, 1], by shared weights; `mean`: of the population.
+        diversity: Of the scored population, as `Evolution.diversity`.
+        val_accuracy: Of the chosen Architecture, the best of the last evolution, by shared weights.
+        branches: How many branches it keeps; `digest`: its digest.
+        retrained_val: Of that Architecture retrained and fused, or None; `retrained_test`: on the test set.
+    """
+
+    strategy: StrictStr
+    seed: StrictInt
+    evaluations: tuple[StrictInt, ...]
+    best_so_far: tuple[StrictFloat, ...]
+    mean: tuple[StrictFloat, ...]
+    diversity: tuple[StrictFloat, ...]
+    val_accuracy: StrictFloat
+    branches: StrictInt
+    digest: StrictStr
+    seconds: StrictFloat
+    retrained_val: StrictFloat | None = None
+    retrained_test: StrictFloat | None = None
+
+
+Figure = Callable[[ComparedSearch], float]
+
+
+class SearchComparison(JsonFile):
+    """All searches of a comparison, strategy by strategy; differences are from the first strategy."""
+
+    kind = "compare.json of a search"
+    hint = "`irepdeploy search compare` writes it"
+
+    strategies: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    seeds: tuple[StrictInt, ...]
+    runs: Annotated[tuple[ComparedSearch, ...], Field(min_length=1)]
+    notes: tuple[StrictStr, ...] = _SEARCH_NOTES
+
+    def of(self, strategy: str) -> list[ComparedSearch]:
+        """Return the runs of a strategy by seed."""
+        return [run for run in self.runs if run.strategy == strategy]
+
+    @property
+    def retrained(self) -> bool:
+        """Whether every run's Architecture was retrained."""
+        return all(run.retrained_test is not None for run in self.runs)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Heads of `rows`."""
+        return ("strategy", "scored", *(name for name, _ in self._figures), "seconds")
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """A row per strategy: mean and standard deviation over seeds, and the difference from the first strategy."""
+        rows = []
+        for name in self.strategies:
+            runs, first = self.of(name), self.of(self.strategies[0])
+            cells = []
+            for _, figure in self._figures:
+                text = Spread.of([figure(run) for run in runs]).text
+                if name != self.strategies[0]:
+                    gains = [figure(one) - figure(base) for one, base in zip(runs, first, strict=True)]
+                    text += f" ({Spread.of(gains).signed})"
+                cells.append(text)
+            seconds = Spread.of([run.seconds for run in runs]).mean
+            rows.append([name, str(runs[0].evaluations[-1]), *cells, f"{seconds:.1f}"])
+        return rows
+
+    @property
+    def _figures(self) -> list[tuple[str, Figure]]:
+        found: list[tuple[str, Figure]] = [
+            ("best so far %", lambda run: 100 * run.best_so_far[-1]),
+            ("chosen %", lambda run: 100 * run.val_accuracy),
+            ("diversity %", lambda run: 100 * run.diversity[-1]),
+        ]
+        if self.retrained:
+            found += [
+                ("retrained, validation %", lambda run: 100 * (run.retrained_val or 0)),
+                ("retrained, test %", lambda run: 100 * (run.retrained_test or 0)),
+            ]
+        return found
+
+
+class ComparedTraining(TrainingResult):
+    """A training of a comparison."""
+
+    preset: StrictStr
+    seed: StrictInt
+
+
+class TrainingComparison(JsonFile):
+    """All trainings of a comparison, preset by preset; differences are from the first preset."""
+
+    kind = "compare.json of a training"
+    hint = "`irepdeploy train compare` writes it"
+
+    network: StrictStr
+    dataset: StrictStr
+    presets: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    seeds: tuple[StrictInt, ...]
+    runs: Annotated[tuple[ComparedTraining, ...], Field(min_length=1)]
+    notes: tuple[StrictStr, ...] = _TRAINING_NOTES
+
+    def of(self, preset: str) -> list[ComparedTraining]:
+        """Return the trainings with a preset by seed."""
+        return [run for run in self.runs if run.preset == preset]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Heads of `rows`."""
+        return ("preset", "branches", "test %", "difference", "validation %", "seconds an epoch")
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """A row per preset: mean and standard deviation over seeds."""
+        first = self.of(self.presets[0])
+        rows = []
+        for preset in self.presets:
+            found = self.of(preset)
+            gains = [one.test_accuracy - base.test_accuracy for one, base in zip(found, first, strict=True)]
+            rows.append(
+                [
+                    preset,
+                    str(found[0].branches),
+                    Spread.of([100 * each.test_accuracy for each in found]).text,
+                    "-" if preset == self.presets[0] else Spread.of([100 * gain for gain in gains]).signed,
+                    Spread.of([100 * each.val_accuracy for each in found]).text,
+                    f"{Spread.of([each.seconds_per_epoch for each in found]).mean:.2f}",
+                ]
+            )
+        return rows

@@ -1,0 +1,64 @@
+"""pareto.json: the last population of a search with what training each candidate costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from .schema import JsonFile, Schema
+
+__all__ = ["Candidate", "ParetoSet"]
+
+_NOTES = (
+    "Accuracy is that of the search-validation set by the supernet's shared weights; after retraining it is another.",
+    "Costs are counts, not measurements: MACs of a forward pass of one image in train state stand for time (the"
+    " backward pass takes about twice as many), and parameters, gradients, momentum and kept activations for memory.",
+    "The fused networks of all candidates cost the same.",
+)
+
+
+class Candidate(Schema):
+    """An Architecture of a population.
+
+    Attributes:
+        rank: Its rank by fitness, 0 the best; the name of its file in ``population/``.
+        digest: Digest of the Architecture.
+        branches: How many branches it keeps.
+        val_accuracy: In [0, 1], on the search-validation set, by the supernet's shared weights.
+        params: Trainable parameters, alpha and beta included.
+        macs: Multiply-accumulates of the forward pass of one image, in train state.
+        activation_bytes: What the forward pass of one image keeps for the backward pass.
+        memory_bytes: Of training with the batch size of the recipe.
+        pareto: Whether no other is at least as good in accuracy, MACs and memory, and better in one of them.
+    """
+
+    rank: StrictInt
+    digest: StrictStr
+    branches: StrictInt
+    val_accuracy: StrictFloat
+    params: StrictInt
+    macs: StrictInt
+    activation_bytes: StrictInt
+    memory_bytes: StrictInt
+    pareto: StrictBool
+
+
+class ParetoSet(JsonFile):
+    """A population with its costs, best fitness first.
+
+    Attributes:
+        batch_size: Of the training that memory is counted for.
+    """
+
+    kind = "pareto.json of a search"
+    hint = "`irepdeploy search` writes it at its end"
+
+    batch_size: StrictInt
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    notes: tuple[StrictStr, ...] = _NOTES
+
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """Candidates that no other dominates."""
+        return tuple(candidate for candidate in self.candidates if candidate.pareto)
