@@ -1,4 +1,4 @@
-"""Fuse a network of any class: as ONNX, collapsed there, and read back as a torch network of plain convolutions."""
+"""Fuse a network of any class through ONNX: export it, collapse the graph, and read it back as a torch network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from irepdeploy.runtime.torch_runner import flattened
 
 __all__ = ["fuse_graph"]
 
-# The last that TorchScript's exporter writes without operators that are new to most.
+# The newest opset in which torch's TorchScript exporter writes only widely supported operators.
 _OPSET = 17
 _BATCH = 3
 
@@ -34,31 +34,34 @@ _BATCH = 3
 def fuse_graph(
     model: nn.Module, example: Tensor | tuple[Tensor, ...] | None = None, *, prove: bool = True
 ) -> nn.Module:
-    """A new `torch.fx.GraphModule` in which linear regions of the network are single convolutions.
+    """Fuse a network of any class through its ONNX graph.
 
-    It is on the network's device and reads inputs of the same sizes, any number at a time. Where nothing collapses, a
-    copy of the network itself.
+    Linear regions of the graph, whatever modules they come from, become single convolutions.
 
     Args:
-        model: any network of float32 in eval mode that torch's exporter can write; it is not changed.
-        example: inputs, each (1, ...); default: what its Origin says.
-        prove: run both on seeded random inputs of another batch.
+        model: a float32 network in eval mode that torch's exporter can write; it is not changed.
+        example: input tensors, each (1, ...), which give the input sizes; by default those of the network's Origin.
+        prove: compare both networks on seeded random inputs with another batch size.
+
+    Returns:
+        A new `torch.fx.GraphModule` on the network's device, for inputs of the same sizes with any batch; a copy of the
+        network if nothing collapses.
 
     Raises:
-        InputError: nobody says what the network reads.
-        NotFusable: train mode, another dtype, or a ``forward`` that cannot be exported.
-        ModelError: an operator between the convolutions that cannot be read back.
-        CheckFailed: the networks differ.
+        InputError: neither `example` nor an Origin tells the input sizes.
+        NotFusable: the network is in train mode, has another dtype, or cannot be exported.
+        ModelError: an operator between the convolutions cannot be read back.
+        CheckFailed: the fused network's outputs differ.
     """
     if not isinstance(model, nn.Module):
-        raise NotFusable(f"{type(model).__name__} is no torch.nn.Module")
+        raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
     if any(module.training for module in model.modules()):
         raise NotFusable("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if kinds - {torch.float32}:
         raise NotFusable(
-            f"weights of {', '.join(sorted(map(str, kinds)))}; a graph is float32", hint="fuse model.float() first"
+            f"expected float32 weights, got {', '.join(sorted(map(str, kinds)))}", hint="fuse model.float() first"
         )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs = _example(model, example)
@@ -69,7 +72,7 @@ def fuse_graph(
     if prove:
         _prove(model, plain, tuple(x.to(device) for x in inputs))
     origin = origin_of(model)
-    # Its structure is the graph's own: no class of the registry, nor any other, has it.
+    # No registered class has the structure of the graph.
     return set_origin(plain, replace(origin, net=None, args={}, factory=None, layers=(), state=FUSED))
 
 
@@ -77,16 +80,16 @@ def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> t
     if example is not None:
         given = tuple(example) if isinstance(example, list | tuple) else (example,)
         if not given or any(not isinstance(x, Tensor) or x.ndim == 0 for x in given):
-            raise InputError("no tensors with a batch", where="example", hint="torch.zeros(1, C, H, W)")
+            raise InputError("expected tensors with a batch dimension", where="example", hint="torch.zeros(1, C, H, W)")
         return tuple(x[:1] for x in given)
     specs = origin_of(model).specs
     if not specs:
         raise InputError(
-            "nothing says what this network reads",
+            "the input sizes of this network are not known",
             where=type(model).__name__,
             hint="fuse_graph(net, example=torch.zeros(1, C, H, W))",
         )
-    # An Origin's sizes are fixed, its batch alone is free.
+    # In an Origin's sizes, only the batch is dynamic.
     sizes = [[size or 0 for size in spec.shape[1:]] for spec in specs]
     return tuple(
         torch.zeros(1, *each, dtype=getattr(torch, spec.dtype)) for spec, each in zip(specs, sizes, strict=True)
@@ -99,7 +102,7 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     try:
         with quiet_exporter():
             torch.onnx.export(model, inputs, buffer, dynamo=False, opset_version=_OPSET, input_names=names)
-    except Exception as error:  # whatever a foreign forward or the exporter raises
+    except Exception as error:  # any error of a foreign forward or of the exporter
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotFusable(f"torch cannot export it: {text}", where=type(model).__name__) from error
     return open_model(buffer.getvalue())
@@ -117,10 +120,10 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
         outputs = list(flattened(plain(*drawn)))
     except RuntimeError as error:
         text = (str(error).strip().splitlines() or ["?"])[0]
-        raise NotFusable(f"its graph holds the batch that it was exported with: {text}") from error
+        raise NotFusable(f"its graph fixes the batch size that it was exported with: {text}") from error
     if [tuple(a.shape) for a in expected] != [tuple(b.shape) for b in outputs]:
-        raise NotFusable("its graph holds the batch that it was exported with", where=type(model).__name__)
+        raise NotFusable("its graph fixes the batch size that it was exported with", where=type(model).__name__)
     a, b = ({str(i): t.cpu().numpy() for i, t in enumerate(tensors)} for tensors in (expected, outputs))
     comparison = compare_outputs(a, b, TOLERANCES["float32"])
     if not comparison.ok:
-        raise CheckFailed(f"collapsed, it differs: {comparison.reason}", where=type(model).__name__)
+        raise CheckFailed(f"the fused network differs: {comparison.reason}", where=type(model).__name__)

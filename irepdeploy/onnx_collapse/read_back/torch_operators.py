@@ -1,28 +1,20 @@
-"""ONNX operators as calls of torch: one function an operator, which writes it by a `torch_from_onnx.Reader`."""
+"""ONNX operators as calls of torch: one function for each operator, which writes it into a `Reader`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.errors import ModelError
+from irepdeploy.onnx_collapse.read_back.reader import Reader, refused
 
-if TYPE_CHECKING:
-    from irepdeploy.onnx_collapse.read_back.torch_from_onnx import Reader
-
-__all__ = ["OPERATORS", "refused"]
+__all__ = ["OPERATORS"]
 
 Attributes = dict[str, Any]
-
-
-def refused(node: onnx.NodeProto, form: str) -> ModelError:
-    """The error of an operator in a form that cannot be read."""
-    return ModelError(f"{node.op_type} {form} cannot be read back into torch", where=node.name or node.output[0])
 
 
 def _pads(node: onnx.NodeProto, attributes: Attributes) -> list[int]:
@@ -32,7 +24,7 @@ def _pads(node: onnx.NodeProto, attributes: Attributes) -> list[int]:
 
 
 def _padded(reader: Reader, x: Any, pads: Sequence[int], value: float = 0.0) -> tuple[Any, tuple[int, int]]:
-    """`x`, padded by a node of its own where the two sides differ, and what is left for the layer itself."""
+    """Return `x`, padded by a separate node if opposite sides differ, and the padding left to the layer."""
     top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return x, (top, left)
@@ -75,7 +67,7 @@ def _gemm(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     return reader.layer(node, linear, reader.value(node.input[0]))
 
 
-def _normalised(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+def _batch_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     parts = [reader.weight(node, place) for place in range(1, 5)]
     gamma, beta, mean, var = (part.clone() for part in parts if part is not None)
     norm = nn.BatchNorm2d(len(gamma), attributes.get("epsilon", 1e-5))
@@ -133,7 +125,7 @@ def _split(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 def _flatten(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     if attributes.get("axis", 1) != 1:
-        # Two dimensions, the first of them more than the batch.
+        # The first of its two dimensions would be more than the batch.
         raise refused(node, "at another axis")
     return reader.call(torch.flatten, reader.value(node.input[0]), 1)
 
@@ -142,7 +134,7 @@ def _reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> An
     shape = reader.numbers(node, 1)
     if shape is None or 0 in shape:
         raise refused(node, "to this shape")
-    # Exported with one input: what stands there is the batch.
+    # The network was exported with batch 1.
     if shape[0] == 1:
         if -1 not in shape:
             shape = [-1, *shape[1:]]
@@ -166,7 +158,7 @@ def _clip(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     return reader.call(torch.clamp, reader.value(node.input[0]), *bounds)
 
 
-def _total(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+def _sum(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     total = reader.value(node.input[0])
     for name in node.input[1:]:
         total = reader.call(torch.add, total, reader.value(name))
@@ -174,62 +166,62 @@ def _total(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Callable[..., Any]:
-    """An operator that is one function of its inputs; `names`: its arguments by attribute and default."""
+    """Write an operator as one function of its inputs; `names`: (attribute, default) by argument."""
 
-    def handler(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         chosen = {name: attributes.get(attribute, default) for name, (attribute, default) in names.items()}
         return reader.call(function, *(reader.value(name) for name in node.input), **chosen)
 
-    return handler
+    return write
 
 
-def _joined(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+def _concat(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     return reader.call(torch.cat, [reader.value(name) for name in node.input], attributes["axis"])
 
 
-def _same(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+def _identity(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     return reader.value(node.input[0])
 
 
-def _over_everything(module: Callable[[], nn.Module]) -> Callable[..., Any]:
+def _global(module: Callable[[], nn.Module]) -> Callable[..., Any]:
     return lambda reader, node, attributes: reader.layer(node, module(), reader.value(node.input[0]))
 
 
 def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """clip(alpha x + beta, 0, 1)."""
+    """Return clip(alpha x + beta, 0, 1)."""
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
 def permuted(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """The axes in another order."""
+    """Return `x` with its axes in another order."""
     return x.permute(*axes)
 
 
 def gelu(x: Tensor, approximate: bytes) -> Tensor:
-    """x Phi(x)."""
+    """Return x Phi(x)."""
     return F.gelu(x, approximate=approximate.decode())
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": _plain(torch.add),
     "AveragePool": _pool,
-    "BatchNormalization": _normalised,
+    "BatchNormalization": _batch_normalization,
     "Clip": _clip,
-    "Concat": _joined,
+    "Concat": _concat,
     "Conv": _conv,
     "Div": _plain(torch.div),
-    "Dropout": _same,
+    "Dropout": _identity,
     "Elu": _plain(F.elu, alpha=("alpha", 1.0)),
     "Erf": _plain(torch.erf),
     "Exp": _plain(torch.exp),
     "Flatten": _flatten,
     "Gelu": _plain(gelu, approximate=("approximate", b"none")),
     "Gemm": _gemm,
-    "GlobalAveragePool": _over_everything(lambda: nn.AdaptiveAvgPool2d(1)),
-    "GlobalMaxPool": _over_everything(lambda: nn.AdaptiveMaxPool2d(1)),
+    "GlobalAveragePool": _global(lambda: nn.AdaptiveAvgPool2d(1)),
+    "GlobalMaxPool": _global(lambda: nn.AdaptiveMaxPool2d(1)),
     "HardSigmoid": _plain(hard_sigmoid, alpha=("alpha", 0.2), beta=("beta", 0.5)),
     "HardSwish": _plain(F.hardswish),
-    "Identity": _same,
+    "Identity": _identity,
     "LeakyRelu": _plain(F.leaky_relu, negative_slope=("alpha", 0.01)),
     "MatMul": _plain(torch.matmul),
     "MaxPool": _pool,
@@ -247,7 +239,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Split": _split,
     "Sqrt": _plain(torch.sqrt),
     "Sub": _plain(torch.sub),
-    "Sum": _total,
+    "Sum": _sum,
     "Tanh": _plain(torch.tanh),
     "Transpose": _plain(permuted, axes=("perm", None)),
 }
