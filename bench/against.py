@@ -1,15 +1,13 @@
 """Regression guard: records of this run against earlier ones of the same models.
 
-A model is slower when the whole 95 % interval of the ratio of medians, now over then, lies above what is allowed; it is
-not when the whole interval lies below. In between nothing is decided, which is said and passes: a guard that fails by
-chance is switched off soon. The interval is about the samples of the two runs; what a machine does differently on
-another day it cannot know, which is what the allowance is for.
+A model is slower if the whole 95 % interval of the ratio of medians, now to then, lies above the allowed ratio, and not
+slower if it lies below. In between the guard decides nothing, says so and passes: one that fails by chance is soon
+switched off. The interval covers the samples of the two runs alone; the allowance covers the difference between days.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +17,16 @@ from irepdeploy.board.runner import shape_text
 from irepdeploy.board.system import UNKNOWN
 from irepdeploy.console import log
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.runs.record import Record, read
+from irepdeploy.runs.record import Record
 
-__all__ = ["NEW", "NOT_DECIDED", "OK", "SLOWER", "Verdict", "check_against", "parse_max_slower", "require"]
+__all__ = ["NEW", "NOT_DECIDED", "OK", "SLOWER", "Guard", "Verdict", "parse_max_slower", "require"]
 
 OK, SLOWER, NOT_DECIDED, NEW = "ok", "slower", "not decided", "not in the record"
 
 # Same records, same verdict.
 _SEED = 0
-# Of `Record.runner` and `Record.conditions`: what must be equal for two latencies to be compared.
+_WHERE = "--against"
+# Entries of `Record.runner` that must be equal for two latencies to be comparable.
 _RUNNER_CONDITIONS = ("device", "threads", "transfers", "tf32", "spinning", "channels_last")
 _CPU = ("model", "machine", "logical_cores", "affinity", "quota_cores")
 
@@ -36,13 +35,13 @@ _Key = tuple[str, str, str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One model of this run against the record.
+    """The verdict on one model of this run.
 
-    Args:
-        ratio: of medians, now over then; above 1 it has become slower. None for a model that is new.
-        limit: of the ratio: 1.05 allows 5 %.
+    Attributes:
+        ratio: Ratio of medians, now to then; above 1 the model has become slower. None for a new model.
+        limit: Largest allowed ratio: 1.05 allows 5 %.
         outcome: OK, SLOWER, NOT_DECIDED or NEW.
-        steady: whether both warm-ups had come to rest.
+        steady: Whether both warm-ups became steady.
     """
 
     model: str
@@ -58,7 +57,7 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """For people."""
+        """The verdict as one line of text."""
         name = f"{self.model} ({self.runner}, {self.precision}, {shape_text(tuple(self.input_shape))})"
         if self.ratio is None or self.median_ms_before is None:
             return f"{name}: {self.outcome}, {self.median_ms:.3f} ms"
@@ -70,7 +69,7 @@ class Verdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, units in the names."""
+        """Return a flat JSON object with units in its names."""
         return {
             "model": self.model,
             "runner": self.runner,
@@ -86,10 +85,10 @@ class Verdict:
 
 
 def parse_max_slower(text: str) -> float:
-    """``5%`` as 0.05.
+    """Parse a percentage: ``5%`` is 0.05.
 
     Raises:
-        InputError: no percentage from 0 up.
+        InputError: If the text is not a percentage from 0 up.
     """
     number, percent, rest = text.strip().partition("%")
     try:
@@ -97,54 +96,71 @@ def parse_max_slower(text: str) -> float:
     except ValueError:
         value = math.nan
     if not percent or rest or not 0 <= value < math.inf:
-        raise InputError(f"{text!r} is no percentage", where="--max-slower", hint="such as 5%")
+        raise InputError(f"expected a percentage such as 5%, got {text!r}", where="--max-slower")
     return value
 
 
-def check_against(
-    records: Sequence[Record],
-    earlier: str | os.PathLike[str] | Sequence[Record],
-    max_slower: float,
-    *,
-    other_machine: bool = False,
-) -> list[Verdict]:
-    """A verdict for each record, in their order.
+@dataclass(frozen=True)
+class Guard:
+    """Compare the records of a run with earlier ones.
 
     Models are paired by label, runner, precision and input shape; of several earlier records the last one counts.
-    Those of this very run are left out, since it may be written to the same file.
 
-    Args:
-        earlier: a file of records, or what was read from it.
-        max_slower: 0.05 allows 5 %.
-        other_machine: compare although the record is of another CPU or GPU.
-
-    Raises:
-        InputError: no such file, or no file of records; none of the models is in it; or one is, but was measured by
-            another protocol version, under other conditions or on another machine.
+    Attributes:
+        earlier: Earlier records. Those of the run itself are ignored, since it may be written to the same file.
+        max_slower: How much slower a model may become; 0.05 allows 5 %.
+        other_machine: Whether to compare even if the records are from another CPU or GPU.
     """
-    if isinstance(earlier, str | os.PathLike):
-        where, baseline = os.fspath(earlier), read(earlier)
-    else:
-        where, baseline = "--against", list(earlier)
-    runs = {record.created for record in records}
-    found = {_key(record): record for record in baseline if record.created not in runs}
-    if not any(_key(record) in found for record in records):
-        raise InputError(
-            "none of these models is in this record: " + ", ".join(map(_name, records)),
-            where=where,
-            hint=f"it holds {', '.join(map(_name, found.values()))}; label them alike: label=path"
-            if found
-            else "it holds no other run: measure one first",
+
+    earlier: Sequence[Record]
+    max_slower: float
+    other_machine: bool = False
+
+    def check(self, records: Sequence[Record]) -> list[Verdict]:
+        """Return a verdict on each record, in their order.
+
+        Raises:
+            InputError: If none of the models is among the earlier records, or one is but was measured by another
+                protocol version, under other conditions or on another machine.
+        """
+        runs = {record.created for record in records}
+        found = {_key(record): record for record in self.earlier if record.created not in runs}
+        if not any(_key(record) in found for record in records):
+            raise InputError(
+                "none of these models is in this record: " + ", ".join(map(_name, records)),
+                where=_WHERE,
+                hint=f"it holds {', '.join(map(_name, found.values()))}; label them alike: label=path"
+                if found
+                else "it holds no other run: measure one first",
+            )
+        return [self._verdict(record, found.get(_key(record))) for record in records]
+
+    def _verdict(self, now: Record, before: Record | None) -> Verdict:
+        compared, outcome, limit = None, NEW, 1 + self.max_slower
+        if before is not None:
+            _check_comparable(now, before, self.other_machine)
+            compared = ratio(now.samples_ns, before.samples_ns, _SEED, paired=False)
+            outcome = _outcome(compared, limit)
+        return Verdict(
+            model=now.model,
+            runner=_runner(now),
+            precision=now.precision,
+            input_shape=now.input_shape,
+            median_ms=summary(now.samples_ns).median_ms,
+            median_ms_before=None if before is None else summary(before.samples_ns).median_ms,
+            ratio=compared,
+            limit=limit,
+            outcome=outcome,
+            steady=all(bool(record.warmup.get("steady")) for record in (now, before) if record is not None),
         )
-    return [_verdict(record, found.get(_key(record)), 1 + max_slower, where, other_machine) for record in records]
 
 
 def require(verdicts: Sequence[Verdict]) -> None:
-    """Log what is not decided, then raise CheckFailed where a model is slower."""
+    """Log undecided verdicts, and raise CheckFailed if a model is slower."""
     for verdict in verdicts:
         if verdict.outcome == NOT_DECIDED:
             name = f"{verdict.model} ({verdict.runner})"
-            log(f"nothing is decided about {name}: measure for longer with --seconds, on a quieter machine")
+            log(f"no decision about {name}: measure longer with --seconds, or on a quieter machine")
     slower = [verdict for verdict in verdicts if verdict.outcome == SLOWER]
     if slower:
         raise CheckFailed(
@@ -152,26 +168,6 @@ def require(verdicts: Sequence[Verdict]) -> None:
             where="--max-slower",
             hint="to see it beside the earlier one, bench both files in one run",
         )
-
-
-def _verdict(now: Record, before: Record | None, limit: float, where: str, other_machine: bool) -> Verdict:
-    compared, outcome = None, NEW
-    if before is not None:
-        _check_comparable(now, before, where, other_machine)
-        compared = ratio(now.samples_ns, before.samples_ns, _SEED, paired=False)
-        outcome = _outcome(compared, limit)
-    return Verdict(
-        model=now.model,
-        runner=_runner(now),
-        precision=now.precision,
-        input_shape=now.input_shape,
-        median_ms=summary(now.samples_ns).median_ms,
-        median_ms_before=None if before is None else summary(before.samples_ns).median_ms,
-        ratio=compared,
-        limit=limit,
-        outcome=outcome,
-        steady=all(bool(record.warmup.get("steady")) for record in (now, before) if record is not None),
-    )
 
 
 def _outcome(compared: Ratio, limit: float) -> str:
@@ -182,8 +178,8 @@ def _outcome(compared: Ratio, limit: float) -> str:
     return OK if compared.high <= limit else NOT_DECIDED
 
 
-def _check_comparable(now: Record, before: Record, where: str, other_machine: bool) -> None:
-    place = f"{where}, {_name(before)}"
+def _check_comparable(now: Record, before: Record, other_machine: bool) -> None:
+    place = f"{_WHERE}, {_name(before)}"
     fault = sample_fault(before.samples_ns)
     if fault is not None:
         raise InputError(fault, where=place, hint="measure the record again")
@@ -209,7 +205,7 @@ def _check_comparable(now: Record, before: Record, where: str, other_machine: bo
 
 
 def _other_machine(now: Record, before: Record) -> str:
-    """What differs, or "" where nothing known does."""
+    """Return what differs between the machines, or "" if nothing known does."""
     pairs = {name: (_of(before, "cpu", name), _of(now, "cpu", name)) for name in _CPU}
     if now.runner.get("device") not in (None, "cpu"):
         pairs["GPU"] = _gpus(before), _gpus(now)

@@ -1,4 +1,4 @@
-"""``irepdeploy bench``."""
+"""The `bench` command."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from irepdeploy.errors import InputError
 if TYPE_CHECKING:
     from irepdeploy.runs.record import Record
     from irepdeploy.runs.suite import SuiteRequest
+
+    from .against import Guard
+    from .request import BenchRequest
+    from .subject import Subject
 
 __all__ = ["bench"]
 
@@ -41,46 +45,44 @@ def bench(
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option("--scale", help="Of a suite: smoke (seconds), small (minutes on a CPU; default) or paper."),
+        typer.Option("--scale", help="For a suite: smoke (seconds), small (minutes on a CPU; default) or paper."),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="cpu or cuda, of torch. Default: cpu; of a suite: cuda where there is one."),
+        typer.Option("--device", help="Device of torch: cpu or cuda. Default: cpu; for a suite: cuda if available."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Of a suite: a row's name; may be given several times.")
+        list[str] | None, typer.Option("--only", help="For a suite: name of a row; may be repeated.")
     ] = None,
     runner: Annotated[
         list[str] | None,
         typer.Option(
             "--runner",
-            help="torch, torch-compile, torch-graph, ort-cpu, ort-cuda, ort-trt, ort-trt-rtx, trt; several with"
-            " commas. Default: the one natural to each model.",
+            help="torch, torch-compile, torch-graph, ort-cpu, ort-cuda, ort-trt, ort-trt-rtx, trt;"
+            " comma-separated. Default: the natural one of each model.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder whose records.jsonl the raw samples are added to.")
+        Path | None, typer.Option("--out", "-o", help="Folder; the raw samples are appended to its records.jsonl.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, max=1024, help="Threads of every runner. Default: 1."),
+        typer.Option("--threads", min=1, max=1024, help="Number of threads of every runner. Default: 1."),
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(
-            "--seconds", min=0.0, help="At least so long for each model. Default: 5; of a suite: its scale's."
-        ),
+        typer.Option("--seconds", min=0.0, help="Shortest time for each model. Default: 5; for a suite: by its scale."),
     ] = None,
     scenario: Annotated[
         str | None,
-        typer.Option("--scenario", help="single-stream (batch 1; default) or offline (images a second by batch size)."),
+        typer.Option("--scenario", help="single-stream (batch 1; default) or offline (images/s by batch size)."),
     ] = None,
     batches: Annotated[
-        str | None, typer.Option("--batches", metavar="1,8,64", help="Batch sizes. Default of offline: 1,2,4 ... 64.")
+        str | None, typer.Option("--batches", metavar="1,8,64", help="Batch sizes. Default for offline: 1,2,4 ... 64.")
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--shape", metavar="NAME=1x3x224x224", help="Size of an input whose dimensions are free."),
+        typer.Option("--shape", metavar="NAME=1x3x224x224", help="Shape of an input with dynamic dimensions."),
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="TF32 on the GPU; recorded.")] = False,
     transfers: Annotated[
@@ -95,7 +97,7 @@ def bench(
         typer.Option("--max-slower", metavar="5%", help="How much slower than --against is allowed. Default: 5%."),
     ] = None,
     other_machine: Annotated[
-        bool, typer.Option("--other-machine", help="Compare with --against although it is of another machine.")
+        bool, typer.Option("--other-machine", help="Compare with --against even if it was measured on another machine.")
     ] = False,
     seed: SeedOption = 0,
     model: Annotated[
@@ -104,7 +106,7 @@ def bench(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure models beside each other on this machine: warmed up, interleaved, raw samples kept.
+    """Measure the latency of models side by side on this machine: warmed up, interleaved, raw samples kept.
 
     Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table2;
     irepdeploy bench build/model.onnx --against results/records.jsonl --max-slower 5%
@@ -124,10 +126,10 @@ def bench(
         }
         for option, value in refused.items():
             if value is not None:
-                raise InputError(f"{option} is not for suites", where=f"--suite {suite}", hint="leave it out")
+                raise InputError(f"{option} is not for suites", where=f"--suite {suite}", hint="omit it")
         from irepdeploy.runs.suite import SuiteRequest
 
-        request = SuiteRequest(
+        suite_request = SuiteRequest(
             scale=scale or "small",
             device=device or _best_device(),
             threads=threads,
@@ -138,7 +140,7 @@ def bench(
             runners=runners,
             seconds=seconds,
         )
-        _suite(suite, request, as_json)
+        _bench_suite(suite, suite_request, as_json)
         return
     if scale is not None or only is not None:
         raise InputError("--scale and --only are for suites", hint="add --suite NAME")
@@ -150,51 +152,40 @@ def bench(
             raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
     from irepdeploy.runs.record import read
 
-    from .against import check_against, parse_max_slower, require
-    from .latency import RECORDS, bench_models
+    from .against import Guard, parse_max_slower
+    from .request import BenchRequest
     from .settings import batch_sizes, input_shapes
     from .subject import CHOOSES_DEVICE, find_subjects
 
+    # Before anything is measured, so that a wrong path shows at once.
     limit = parse_max_slower(max_slower or "5%")
-    # Before the measuring: a path that is wrong shows at once.
-    earlier = None if against is None else read(against)
+    guard = None if against is None else Guard(read(against), limit, other_machine)
     factory = None
     if model is not None:
         from irepdeploy.network.checkpoint import load_model_factory
 
         factory = load_model_factory(model)
-    subjects = find_subjects(models, runners or None)
+    subjects = find_subjects(models, runners)
     if device not in (None, "cpu") and not any(subject.runner in CHOOSES_DEVICE for subject in subjects):
         raise InputError(
             "none of these runners has a choice of device",
             where=f"--device {device}",
             hint="an ONNX file is on the GPU with --runner ort-cuda or ort-trt",
         )
-    records = bench_models(
-        subjects,
-        out=out,
-        seed=seed,
-        threads=threads or 1,
-        min_seconds=5.0 if seconds is None else seconds,
-        factory=factory,
-        on_round=_lines(),
+    request = BenchRequest(
         scenario=scenario or "single-stream",
         batches=batch_sizes(batches),
         shapes=input_shapes(shape or ()),
+        seed=seed,
+        threads=threads or 1,
         device=device or "cpu",
         tf32=tf32,
         transfers=transfers,
+        min_seconds=5.0 if seconds is None else seconds,
+        factory=factory,
+        out=out,
     )
-    written = None if out is None else str(out / RECORDS)
-    verdicts = [] if earlier is None else check_against(records, earlier, limit, other_machine=other_machine)
-    if as_json:
-        _print_json(records, written, threads or 1, [verdict.to_json() for verdict in verdicts])
-    else:
-        _print_table(records, threads or 1)
-        for verdict in verdicts:
-            print(verdict.line)
-    log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
-    require(verdicts)
+    _bench_subjects(subjects, request, guard, as_json)
 
 
 def _best_device() -> str:
@@ -203,7 +194,7 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _suite(name: str, request: SuiteRequest, as_json: bool) -> None:
+def _bench_suite(name: str, request: SuiteRequest, as_json: bool) -> None:
     from irepdeploy.console import progress
 
     from .run_suite import run_suite
@@ -216,6 +207,23 @@ def _suite(name: str, request: SuiteRequest, as_json: bool) -> None:
     table(report.title, report.columns, report.rows)
     for note in report.notes:
         print(note)
+
+
+def _bench_subjects(subjects: Sequence[Subject], request: BenchRequest, guard: Guard | None, as_json: bool) -> None:
+    from .against import require
+    from .latency import RECORDS, bench_models
+
+    records = bench_models(subjects, request, _lines())
+    written = None if request.out is None else str(Path(request.out) / RECORDS)
+    verdicts = [] if guard is None else guard.check(records)
+    if as_json:
+        _print_json(records, written, request.threads, [verdict.to_json() for verdict in verdicts])
+    else:
+        _print_table(records, request.threads)
+        for verdict in verdicts:
+            print(verdict.line)
+    log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
+    require(verdicts)
 
 
 def _print_table(records: Sequence[Record], threads: int) -> None:
@@ -249,7 +257,7 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _lines() -> Callable[[float], None]:
-    """Progress in plain lines: a live bar refreshes itself from a thread, which would disturb what is measured."""
+    """Return a callback that logs plain lines: the refresh thread of a live bar would disturb the measurement."""
     begin = last = 0.0
 
     def on_round(share: float) -> None:

@@ -19,6 +19,7 @@ from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
 
+from .request import BenchRequest
 from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject
 
 if TYPE_CHECKING:
@@ -52,26 +53,15 @@ class OpenedSubject:
 
 @dataclass
 class Opener:
-    """Opens the subjects of one run; a network that several of them are made of is built once.
+    """Open the subjects of one run; a network that several of them share is built once.
 
-    Args:
-        seed: of random weights.
-        threads: of every runner.
-        spinning: whether idle threads of ONNX Runtime spin.
-        device: of torch where it can choose.
-        tf32, transfers: conditions of every runner.
-        batch: that all of them are run with, or None for several: an ONNX written here then has a free one.
-        factory: builds the class of a foreign checkpoint.
+    Attributes:
+        request: How the run measures.
+        spinning: Whether idle threads of ONNX Runtime spin.
     """
 
-    seed: int = 0
-    threads: int = 1
+    request: BenchRequest
     spinning: bool = True
-    device: str = "cpu"
-    tf32: bool = False
-    transfers: str = "excluded"
-    batch: int | None = 1
-    factory: Callable[[], nn.Module] | None = None
     _nets: dict[tuple[str, str], nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, subject: Subject) -> OpenedSubject:
@@ -103,35 +93,35 @@ class Opener:
                 net,
                 specs,
                 names,
-                threads=self.threads,
-                device="cuda" if subject.runner == TorchGraphRunner.name else self.device,
-                tf32=self.tf32,
-                transfers=self.transfers,
+                threads=self.request.threads,
+                device="cuda" if subject.runner == TorchGraphRunner.name else self.request.device,
+                tf32=self.request.tf32,
+                transfers=self.request.transfers,
             )
         from .onnx_model import onnx_of
 
-        sized = [spec._replace(shape=(self.batch, *spec.shape[1:])) for spec in specs]
+        sized = [spec._replace(shape=(self.request.written_batch, *spec.shape[1:])) for spec in specs]
         return self._ort(subject, onnx_of(net, sized, names), _PRECISIONS[dtype])
 
     def _engine(self, subject: Subject) -> OpenedSubject:
         sidecar = read_sidecar(subject.target)
-        if sidecar is not None and sidecar.tf32 != self.tf32:
+        if sidecar is not None and sidecar.tf32 != self.request.tf32:
             built, other = ("on", "without it") if sidecar.tf32 else ("off", "with it")
             log(
                 f"{subject.label}: the engine was built with TF32 {built} (recorded); build it again {other} to compare"
             )
-        runner = TrtRunner(subject.target, cuda_graph=True, transfers=self.transfers)
+        runner = TrtRunner(subject.target, cuda_graph=True, transfers=self.request.transfers)
         return OpenedSubject(subject, runner, ENGINE, sha256(Path(subject.target)))
 
     def _ort(self, subject: Subject, model: str | bytes, precision: str) -> Runner:
         return OrtRunner(
             model,
             provider=_PROVIDERS[subject.runner],
-            threads=self.threads,
+            threads=self.request.threads,
             spinning=self.spinning,
             precision=precision,
-            tf32=self.tf32,
-            transfers=self.transfers,
+            tf32=self.request.tf32,
+            transfers=self.request.transfers,
         )
 
     def _net(self, subject: Subject) -> nn.Module:
@@ -140,9 +130,9 @@ class Opener:
         key = subject.kind, subject.target
         if key not in self._nets:
             if subject.kind == NETWORK:
-                self._nets[key] = _random_network(subject.target, self.seed)
+                self._nets[key] = _random_network(subject.target, self.request.seed)
             else:
-                self._nets[key] = _checkpoint(subject.target, self.factory)
+                self._nets[key] = _checkpoint(subject.target, self.request.factory)
         return self._nets[key]
 
 

@@ -1,4 +1,4 @@
-"""Subject: one network on one runner, found from what the user wrote or made by a suite."""
+"""Subjects of a run: models with their runners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from irepdeploy.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CHECKPOINT", "CHOOSES_DEVICE", "ENGINE", "MODULE", "NETWORK", "ONNX", "RUNNERS", "Subject", "find_subjects"]
+__all__ = [
+    "CHECKPOINT",
+    "CHOOSES_DEVICE",
+    "ENGINE",
+    "MODULE",
+    "NETWORK",
+    "ONNX",
+    "RUNNERS",
+    "Subject",
+    "check_keys",
+    "find_subjects",
+]
 
 CHECKPOINT = "checkpoint"
 ONNX = "onnx"
@@ -24,7 +35,7 @@ MODULE = "module"
 
 _TORCH = (CHECKPOINT, NETWORK, MODULE)
 _ANY = (ONNX, *_TORCH)
-# Which kinds of model a runner takes. The first runner that takes a kind is the one natural to it.
+# Kinds of model that each runner takes. The first runner that takes a kind is its natural one.
 RUNNERS: dict[str, tuple[str, ...]] = {
     "torch": _TORCH,
     "torch-compile": _TORCH,
@@ -42,16 +53,19 @@ CHOOSES_DEVICE = ("torch", "torch-compile", "torch-graph")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a label, a kind, where it is, and the runner.
+    """A model and the runner to measure it on.
 
-    Args:
-        label: as it stands in tables; those of one run on one runner differ.
+    Attributes:
+        label: Name in tables; unique among the subjects of a run on one runner.
         kind: CHECKPOINT, ONNX, ENGINE, NETWORK or MODULE.
-        target: a path; of a NETWORK its name in the registry; of a MODULE what it is made from, in words.
-        runner: a name in `RUNNERS` that takes this kind.
-        module: of a MODULE: a network in eval mode, which is neither moved nor changed.
-        input_shape: of a MODULE without an `Origin`: of one input without the batch.
-        facts: what is known of it beside its latency (`Record.facts`).
+        target: Path; for a NETWORK its name in the registry; for a MODULE its origin in words.
+        runner: Name in `RUNNERS` that takes this kind.
+        module: For a MODULE, a network in eval mode; it is neither moved nor changed.
+        input_shape: For a MODULE without an `Origin`, the shape of one input without the batch.
+        facts: Known facts beside the latency (`Record.facts`).
+
+    Raises:
+        InputError: If the runner does not take this kind, or `module` is given for another kind than MODULE.
     """
 
     label: str
@@ -73,36 +87,33 @@ class Subject:
 
     @property
     def key(self) -> str:
-        """Unique among the subjects of a run."""
+        """The identifier among the subjects of a run."""
         return f"{self.label} ({self.runner})"
 
 
-def find_subjects(
-    models: Sequence[str | os.PathLike[str] | Subject], runners: Sequence[str] | None = None
-) -> list[Subject]:
-    """Turn ``[label=]path`` and ``[label=]name`` into subjects, each on every runner asked for that can take it.
+def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[str] = ()) -> list[Subject]:
+    """Turn ``[label=]path`` and ``[label=]name`` into subjects, each on every requested runner that can take it.
 
-    Without `runners`, each model is on the one natural to it. A label is the file's stem or the network's name; where
-    two would be equal, it is what the user wrote. Subjects stay as they are.
+    A label defaults to the file's stem or the network's name, or, if two models share that, to the text as typed.
+
+    Args:
+        models: Checkpoints, ONNX files, engines and networks of the registry.
+        runners: Names from `RUNNERS`. By default each model runs on its natural one.
 
     Raises:
-        InputError: no models, an unknown file, name or runner (with the nearest ones), a model that none of the runners
-            takes, a runner that takes none of the models, a label given twice.
+        InputError: If there are no models, a file, name or runner is unknown (with the nearest ones), no runner takes
+            a model or no model a runner, or a label is given twice.
     """
     if not models:
         raise InputError("nothing to measure", where="bench", hint="name a checkpoint, an ONNX file or a network")
-    for runner in runners or ():
+    for runner in runners:
         if runner not in RUNNERS:
             raise InputError(f"no runner {runner!r}", where="--runner", hint="runners: " + ", ".join(RUNNERS))
-    wanted = list(dict.fromkeys(runners or ()))
-    found = [model if isinstance(model, Subject) else _split(os.fspath(model)) for model in models]
-    shorts = [_short(each) for each in found]
+    wanted = list(dict.fromkeys(runners))
+    found = [_split(os.fspath(model)) for model in models]
+    shorts = [label or (target if kind == NETWORK else Path(target).stem) for label, kind, target in found]
     subjects: list[Subject] = []
-    for each, short in zip(found, shorts, strict=True):
-        if isinstance(each, Subject):
-            subjects.append(each)
-            continue
-        label, kind, target = each
+    for (label, kind, target), short in zip(found, shorts, strict=True):
         takers = [name for name, kinds in RUNNERS.items() if kind in kinds]
         chosen = [name for name in wanted if name in takers] if wanted else takers[:1]
         if not chosen:
@@ -113,17 +124,21 @@ def find_subjects(
             )
         name = short if label or shorts.count(short) == 1 else target
         subjects += [Subject(name, kind, target, runner) for runner in chosen]
-    texts = any(not isinstance(each, Subject) for each in found)
-    idle = [name for name in wanted if texts and name not in {subject.runner for subject in subjects}]
+    idle = [name for name in wanted if name not in {subject.runner for subject in subjects}]
     if idle:
-        raise InputError(f"none of the models can run on {', '.join(idle)}", where="--runner", hint="leave it out")
+        raise InputError(f"none of the models can run on {', '.join(idle)}", where="--runner", hint="omit it")
+    check_keys(subjects)
+    return subjects
+
+
+def check_keys(subjects: Sequence[Subject]) -> None:
+    """Raise InputError if two subjects share a label and a runner."""
     keys = [subject.key for subject in subjects]
     twice = next((subject for subject in subjects if keys.count(subject.key) > 1), None)
     if twice is not None:
         raise InputError(
             "given twice under one label", where=twice.label, hint=f"label them: a={twice.target} b={twice.target}"
         )
-    return subjects
 
 
 _KINDS = {CHECKPOINT: "a checkpoint", ONNX: "an ONNX file", ENGINE: "an engine", NETWORK: "a network by name"}
@@ -133,15 +148,8 @@ _SHOWN = 12
 _SUFFIXES = {".onnx": ONNX, ".engine": ENGINE, ".pt": CHECKPOINT}
 
 
-def _short(model: Subject | tuple[str | None, str, str]) -> str:
-    if isinstance(model, Subject):
-        return model.label
-    label, kind, target = model
-    return label or (target if kind == NETWORK else Path(target).stem)
-
-
 def _split(text: str) -> tuple[str | None, str, str]:
-    """Label, kind and target of what the user wrote."""
+    """Return label, kind and target of a model as the user wrote it."""
     label, equals, target = text.partition("=")
     # A path may hold an equals sign of its own.
     if not equals or not label or os.path.exists(text):
@@ -158,7 +166,7 @@ def _kind(target: str) -> tuple[str, str]:
     if target in NETS:
         return NETWORK, target
     if path.is_dir():
-        raise InputError("a folder where a model is due", where=target, hint="name a .pt, .onnx or .engine file in it")
+        raise InputError("expected a model, got a directory", where=target, hint="name the .pt, .onnx or .engine file")
     is_path = path.suffix in _SUFFIXES or len(path.parts) > 1
     raise InputError(
         "no such file" if is_path else "no such file, and no such network", where=target, hint=_nearest(path, is_path)

@@ -1,11 +1,13 @@
-"""Every command and every program of the READMEs works, page by page in their order, in one folder.
+"""Every command and every program of the READMEs works.
 
-A block that is not run carries a comment ``<!-- not-run: reason -->`` right behind it; the number of those is fixed.
+Blocks that use one another's files run in the READMEs' order in one folder; these chains are independent. A block that
+is not run carries a comment ``<!-- not-run: reason -->`` right behind it; the number of those is fixed.
 """
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,18 +15,37 @@ from pathlib import Path
 
 import pytest
 
+from irepdeploy import errors
+from irepdeploy.cli import main
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "bench/README.md", "jetson/README.md")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n(<!-- not-run: [^\n]+ -->)?", re.MULTILINE | re.DOTALL)
 BLOCKS = [(language, text, bool(mark)) for page in PAGES.values() for language, text, mark in BLOCK.findall(page)]
+RUN = [(language, text) for language, text, skipped in BLOCKS if language != "text" and not skipped]
 NOT_RUN = 1
+
+# The blocks of each chain, by what they mention.
+CHAINS = {
+    "digits": r"\bruns/",
+    "own network": r"class Mine\b|import Mine\b|mine:Mine",
+    "collapse": r"\bunfused\.onnx",
+    "suite": r"--suite table2",
+    "records": r"--against",
+}
+WRITTEN = {
+    "digits": ("build/model.onnx", "architecture.png", "search.svg", "results/records.jsonl"),
+    "own network": ("build-mine/model.onnx",),
+}
 
 
 def test_every_block_is_known() -> None:
     assert {language for language, _, _ in BLOCKS} <= {"sh", "python", "text"}
     assert sum(mark for _, _, mark in BLOCKS) == NOT_RUN
-    assert len([1 for language, _, mark in BLOCKS if language in ("sh", "python") and not mark]) >= 4
+    chains = [[chain for chain, mentions in CHAINS.items() if re.search(mentions, text)] for _, text in RUN]
+    assert all(len(each) == 1 for each in chains), chains
+    assert {chain for (chain,) in chains} == set(CHAINS)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -36,32 +57,40 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_every_exit_code_is_listed() -> None:
-    from irepdeploy import errors
-
     codes = {getattr(errors, name).exit_code for name in errors.__all__ if isinstance(getattr(errors, name), type)}
     codes |= {errors.EXIT_OK, errors.EXIT_BUG, errors.EXIT_INTERRUPTED}
     assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 
-def test_commands_and_programs_work(tmp_path: Path) -> None:
-    program = Path(sys.executable).with_name("irepdeploy")
-    for language, text, skipped in BLOCKS:
-        if skipped or language == "text":
+@pytest.mark.parametrize("chain", CHAINS)
+def test_commands_and_programs_work(chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In this process, where torch is imported already; a network of the user's own is found by a process of its own.
+    run = _run_whole if chain == "own network" else _run_here
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+    for language, text in RUN:
+        if not re.search(CHAINS[chain], text):
             continue
         if language == "python":
             file = tmp_path / ("mine.py" if "class Mine" in text else "program.py")
             file.write_text(text)
-            _run([sys.executable, str(file)], tmp_path, text)
+            runpy.run_path(str(file), run_name="__main__")
             continue
         for line in filter(None, map(str.strip, text.splitlines())):
-            words = shlex.split(line, comments=True)
-            assert words[0] == "irepdeploy", f"only irepdeploy commands are run: {line}"
-            _run([str(program), *words[1:]], tmp_path, line)
-    written = ("build/model.onnx", "build-mine/model.onnx", "architecture.png", "search.svg", "results/records.jsonl")
-    for name in written:
+            program, *words = shlex.split(line, comments=True)
+            assert program == "irepdeploy", f"only irepdeploy commands are run: {line}"
+            run(words)
+    for name in WRITTEN.get(chain, ()):
         assert (tmp_path / name).stat().st_size > 0
 
 
-def _run(command: list[str], folder: Path, shown: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{shown}\n{done.stdout}\n{done.stderr}"
+def _run_here(words: list[str]) -> None:
+    assert main(words) == 0, words
+
+
+def _run_whole(words: list[str]) -> None:
+    command = [str(Path(sys.executable).with_name("irepdeploy")), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"

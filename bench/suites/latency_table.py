@@ -16,6 +16,7 @@ from irepdeploy.runs.record import Record
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from ..latency import bench_models
+from ..request import BenchRequest
 from ..subject import MODULE, Subject
 from .condition import AS_IT_STANDS, ENGINE_RUNNER, Condition, condition_of, conditions_for
 from .engines import built_engines
@@ -86,18 +87,17 @@ def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressD
     for tf32 in states:
         with request.folder("engines") if ENGINE_RUNNER in runners else nullcontext() as folder:
             subjects = [*_subjects(table, graphs, runners, folder, request.seed, tf32), *own]
-            records = bench_models(
-                subjects,
+            bench = BenchRequest(
+                suite=table.name,
                 out=request.out,
                 seed=request.seed,
                 threads=request.threads or 1,
-                min_seconds=effort.seconds if request.seconds is None else request.seconds,
-                min_samples=effort.samples,
-                on_round=_hundredths(measuring.advance),
-                suite=table.name,
                 device=request.device,
                 tf32=tf32,
+                min_seconds=effort.seconds if request.seconds is None else request.seconds,
+                min_samples=effort.samples,
             )
+            records = bench_models(subjects, bench, _hundredths(measuring.advance))
         for record in records:
             condition = condition_of(record, conditions)
             if condition is not None:

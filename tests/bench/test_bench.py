@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,16 +16,24 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import irepdeploy as ird
-from irepdeploy.bench.latency import bench_models
+from irepdeploy.bench import latency
+from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import MODULE, NETWORK, RUNNERS, Subject, find_subjects
 from irepdeploy.bench.table import BATCH_COLUMNS, COLUMNS, _digits, batch_cells, by_protocol, cells, optimum, rows
 from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import sha256
-from irepdeploy.runs.record import read
+from irepdeploy.runs.record import Record, read
 
-QUICK = {"min_seconds": 0.0, "min_samples": 8}
+
+def bench_models(
+    models: Sequence[Any], runners: Sequence[str] = (), on_round: Any = None, **options: Any
+) -> list[Record]:
+    """Measure, as short as it may be."""
+    subjects = models if isinstance(models[0], Subject) else find_subjects(models, runners)
+    request = BenchRequest(**{"min_seconds": 0.0, "min_samples": 8, **options})
+    return latency.bench_models(subjects, request, on_round)
 
 
 def onnx_model(
@@ -40,21 +51,28 @@ def onnx_model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with plain.pt, branches.pt and scale.onnx."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with plain.pt, branches.pt and scale.onnx."""
+    folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     net = ird.build("vgg6").eval()
-    ird.save(net, "plain.pt")
-    ird.save(ird.insert_branches(net).eval(), "branches.pt")
-    Path("scale.onnx").write_bytes(onnx_model())
-    return tmp_path
+    ird.save(net, folder / "plain.pt")
+    ird.save(ird.insert_branches(net).eval(), folder / "branches.pt")
+    (folder / "scale.onnx").write_bytes(onnx_model())
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files of `made`."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def test_models_of_all_kinds_are_measured_beside_each_other(folder: Path) -> None:
     models = ["branches.pt", Path("plain.pt"), "own=scale.onnx", "vgg6"]
-    records = bench_models(models, out=folder / "r", seed=3, **QUICK)
+    records = bench_models(models, out=folder / "r", seed=3)
     assert [record.model for record in records] == ["branches", "plain", "own", "vgg6"]
     assert [record.runner["runner"] for record in records] == ["torch", "torch", "ort-cpu", "torch"]
     assert [record.source for record in records] == [
@@ -89,13 +107,13 @@ def test_models_of_all_kinds_are_measured_beside_each_other(folder: Path) -> Non
         assert record.system["torch_threads"] == 1
         assert record.created == records[0].created
     # A second run adds to the file.
-    bench_models(["vgg6"], out=folder / "r", **QUICK)
+    bench_models(["vgg6"], out=folder / "r")
     assert len(read(folder / "r" / "records.jsonl")) == 5
 
 
 def test_nothing_is_written_without_out(folder: Path) -> None:
     before = sorted(folder.iterdir())
-    bench_models(["scale.onnx"], **QUICK)
+    bench_models(["scale.onnx"])
     assert sorted(folder.iterdir()) == before
 
 
@@ -105,8 +123,8 @@ def test_every_model_sees_the_same_input(folder: Path, monkeypatch: pytest.Monke
     seen = []
     real = Runner.bind
     monkeypatch.setattr(Runner, "bind", lambda self, feeds: seen.append(feeds["input"]) or real(self, feeds))
-    bench_models(["plain.pt", "scale.onnx", "vgg6"], seed=1, **QUICK)
-    bench_models(["vgg6"], seed=2, **QUICK)
+    bench_models(["plain.pt", "scale.onnx", "vgg6"], seed=1)
+    bench_models(["vgg6"], seed=2)
     assert all(np.array_equal(array, seen[0]) for array in seen[1:3])
     assert not np.array_equal(seen[3], seen[0])
     assert 0.8 < seen[0].std() < 1.2
@@ -114,7 +132,7 @@ def test_every_model_sees_the_same_input(folder: Path, monkeypatch: pytest.Monke
 
 def test_threads_and_random_state_are_left_as_they_were(folder: Path) -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    records = bench_models(["vgg6", "scale.onnx"], threads=threads + 1, **QUICK)
+    records = bench_models(["vgg6", "scale.onnx"], threads=threads + 1)
     assert [record.runner["threads"] for record in records] == [threads + 1] * 2
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
@@ -123,7 +141,7 @@ def test_threads_and_random_state_are_left_as_they_were(folder: Path) -> None:
 
 def test_idle_threads_spin_only_where_they_disturb_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def spinning(*models: str, threads: int) -> bool:
-        return bench_models(models, threads=threads, **QUICK)[0].runner["spinning"]
+        return bench_models(models, threads=threads)[0].runner["spinning"]
 
     assert spinning("scale.onnx", threads=2)
     assert spinning("scale.onnx", "vgg6", threads=1)
@@ -136,7 +154,7 @@ def test_ratios_have_three_digits() -> None:
     assert [_digits(value) for value in (0.1073, 1.0, 5.571, 61.04, 123.4)] == ["0.107", "1.00", "5.57", "61.0", "123"]
 
 
-def pairs(*models: str, runners: list[str] | None = None) -> list[tuple[str, str]]:
+def pairs(*models: str, runners: Sequence[str] = ()) -> list[tuple[str, str]]:
     return [(subject.label, subject.runner) for subject in find_subjects(models, runners)]
 
 
@@ -175,16 +193,11 @@ def test_runners_are_named_as_the_opener_knows_them() -> None:
     assert list(RUNNERS) == [*_TORCH, *_PROVIDERS, "trt"]
 
 
-def test_subjects_of_a_suite_stand_beside_models_given_as_text(folder: Path) -> None:
+def test_subjects_that_contradict_themselves() -> None:
     net = ird.build("vgg6").eval()
-    own = Subject("own", MODULE, "network, made here", "ort-cpu", module=net, facts={"top1": 93.0})
-    found = find_subjects(["vgg6", own], ["torch"])
-    assert [subject.key for subject in found] == ["vgg6 (torch)", "own (ort-cpu)"]
-    assert found[1] is own
-    # Runners that were asked for hold for what was given as text alone.
-    assert find_subjects([own], ["torch"]) == [own]
+    own = Subject("own", MODULE, "network, made here", "ort-cpu", module=net)
     with pytest.raises(InputError, match="given twice"):
-        find_subjects([own, own])
+        bench_models([own, own])
     with pytest.raises(InputError, match="trt takes no module"):
         Subject("own", MODULE, "x", "trt", module=net)
     with pytest.raises(InputError, match="takes no network"):
@@ -202,17 +215,16 @@ def test_modules_in_memory_are_measured(folder: Path) -> None:
         Subject("a", MODULE, "BN kept", "ort-cpu", module=net),
         Subject("b", MODULE, "own class", "torch", module=foreign, input_shape=(1, 16, 16)),
     ]
-    records = bench_models(models, suite="table2", facts={"a": {"paper_ms": 1.5, "top1": 1.0}}, **QUICK)
+    records = bench_models(models, suite="table2")
     assert [record.source for record in records] == ["BN folded", "BN kept", "own class"]
     assert [record.suite for record in records] == ["table2"] * 3
     assert records[0].facts["top1"] == 93.0 and records[0].facts["net"] == "mine"
-    assert records[1].facts["top1"] == 1.0 and records[1].facts["net"] == "vgg6"
-    assert records[0].facts["paper_ms"] == records[1].facts["paper_ms"] == 1.5
+    assert records[1].facts["net"] == "vgg6" and "top1" not in records[1].facts
     assert records[2].facts == {"params": 20}
     assert records[1].facts["params"] == sum(parameter.numel() for parameter in net.parameters())
     shapeless = Subject("c", MODULE, "own class", "torch", module=foreign)
     with pytest.raises(InputError, match="does not say what it takes") as caught:
-        bench_models([shapeless], **QUICK)
+        bench_models([shapeless])
     assert caught.value.where == "c"
 
 
@@ -230,7 +242,7 @@ def test_checkpoints_and_networks_on_onnx_runtime_are_the_same_networks(
         return {"logits": seen[self.name]}
 
     monkeypatch.setattr(Runner, "infer", spy)
-    records = bench_models([model], runners=["torch", "ort-cpu"], **QUICK)
+    records = bench_models([model], runners=["torch", "ort-cpu"])
     assert [record.runner["runner"] for record in records] == ["torch", "ort-cpu"]
     assert records[0].source == records[1].source
     assert records[0].artefact_sha256 == records[1].artefact_sha256
@@ -267,7 +279,7 @@ def test_branches_are_written_as_they_stand(folder: Path) -> None:
 
 
 def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) -> None:
-    (record,) = bench_models(["scale.onnx"], tf32=True, transfers="included", **QUICK)
+    (record,) = bench_models(["scale.onnx"], tf32=True, transfers="included")
     assert (record.conditions["tf32"], record.conditions["transfers"]) == ("on", "included")
     assert set(record.system["state"]) == set(record.system_after) == {"cpu", "gpu", "load_average"}
     assert record.device_samples_ns == []
@@ -276,9 +288,9 @@ def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) 
     assert record.runner["transfers"] == "none"
     assert "tf32" not in record.runner
     with pytest.raises(InputError, match="transfers 'half'"):
-        bench_models(["scale.onnx"], transfers="half", **QUICK)
+        bench_models(["scale.onnx"], transfers="half")
     with pytest.raises(InputError, match="no device 'gpu9'"):
-        bench_models(["vgg6"], device="gpu9", **QUICK)
+        bench_models(["vgg6"], device="gpu9")
 
 
 def test_samples_of_a_device_clock_are_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +298,7 @@ def test_samples_of_a_device_clock_are_recorded(folder: Path, monkeypatch: pytes
 
     real = Runner.bind
     monkeypatch.setattr(Runner, "bind", lambda self, feeds: DeviceTimed(real(self, feeds), lambda: 7))
-    (record,) = bench_models(["scale.onnx"], **QUICK)
+    (record,) = bench_models(["scale.onnx"])
     assert record.device_samples_ns == [7] * 8
     assert rows([record])[0].device.median_ms == 7e-6
     assert rows([record])[0].to_json()["device_median_ms"] == 7e-6
@@ -294,15 +306,12 @@ def test_samples_of_a_device_clock_are_recorded(folder: Path, monkeypatch: pytes
 
 def test_offline_sweeps_batches(folder: Path) -> None:
     shares: list[float] = []
-    opened: list[str] = []
     records = bench_models(
         ["vgg6", "scale.onnx"],
         scenario="offline",
         batches=[1, 3],
         out="r",
         on_round=shares.append,
-        on_open=opened.append,
-        **QUICK,
     )
     assert [(record.model, record.batch) for record in records] == [
         ("vgg6", 1), ("vgg6", 3), ("scale", 1), ("scale", 3)
@@ -312,7 +321,6 @@ def test_offline_sweeps_batches(folder: Path) -> None:
     # Those of one batch, and no others, come from the same rounds.
     assert records[0].created == records[2].created != records[1].created == records[3].created
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert opened == ["vgg6 (torch)", "scale (ort-cpu)"]
     assert read("r/records.jsonl") == records
 
 
@@ -322,19 +330,19 @@ def test_offline_has_batches_of_its_own_and_a_checkpoint_on_onnx_runtime_takes_t
 
 
 def test_batches_that_cannot_be(folder: Path) -> None:
-    assert bench_models(["vgg6", "scale.onnx"], batches=[4], **QUICK)[1].input_shape == [4, 1, 16, 16]
+    assert bench_models(["vgg6", "scale.onnx"], batches=[4])[1].input_shape == [4, 1, 16, 16]
     Path("fixed.onnx").write_bytes(onnx_model((2, 1, 16, 16)))
-    assert bench_models(["fixed.onnx"], **QUICK)[0].batch == 2
+    assert bench_models(["fixed.onnx"])[0].batch == 2
     with pytest.raises(InputError, match="its batch is 2, not 4") as caught:
-        bench_models(["fixed.onnx"], batches=[4], **QUICK)
+        bench_models(["fixed.onnx"], batches=[4])
     assert "--dynamic-batch" in caught.value.hint
     with pytest.raises(InputError, match="its batch is 2, not 1"):
-        bench_models(["fixed.onnx"], scenario="offline", **QUICK)
+        bench_models(["fixed.onnx"], scenario="offline")
     for wrong in ([0], [True], [1, 1]):
         with pytest.raises(InputError, match="batches"):
-            bench_models(["vgg6"], batches=wrong, **QUICK)
+            bench_models(["vgg6"], batches=wrong)
     with pytest.raises(InputError, match="no scenario 'server'"):
-        bench_models(["vgg6"], scenario="server", **QUICK)
+        bench_models(["vgg6"], scenario="server")
 
 
 def test_labels(folder: Path) -> None:
@@ -365,49 +373,49 @@ def test_labels(folder: Path) -> None:
 )
 def test_unknown_models_are_answered_with_the_nearest(folder: Path, model: str, text: str) -> None:
     with pytest.raises(InputError, match="no such") as caught:
-        bench_models([model], **QUICK)
+        bench_models([model])
     assert text in caught.value.hint
 
 
 def test_nothing_to_measure_and_a_folder() -> None:
     with pytest.raises(InputError, match="nothing to measure"):
-        bench_models([])
-    with pytest.raises(InputError, match="a folder"):
-        bench_models(["."])
+        find_subjects([])
+    with pytest.raises(InputError, match="got a directory"):
+        find_subjects(["."])
 
 
 def test_models_of_different_inputs_are_not_compared(folder: Path) -> None:
     Path("large.onnx").write_bytes(onnx_model((1, 3, 32, 32)))
     with pytest.raises(InputError, match="takes 1x3x32x32, but plain takes 1x1x16x16"):
-        bench_models(["plain.pt", "large.onnx"], **QUICK)
+        bench_models(["plain.pt", "large.onnx"])
 
 
 def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
     with pytest.raises(InputError, match=r"free dimensions: \?x1x\?x16") as caught:
-        bench_models(["free.onnx"], **QUICK)
+        bench_models(["free.onnx"])
     assert caught.value.hint == "say what they are: --shape input=1x1x224x16"
-    (record,) = bench_models(["free.onnx"], shapes={"input": (3, 1, 20, 16)}, **QUICK)
+    (record,) = bench_models(["free.onnx"], shapes={"input": (3, 1, 20, 16)})
     assert record.input_shape == [3, 1, 20, 16]
     for wrong in ((1, 1, 20), (1, 2, 20, 16)):
         with pytest.raises(InputError, match=r"takes \?x1x\?x16, not 1x"):
-            bench_models(["free.onnx"], shapes={"input": wrong}, **QUICK)
+            bench_models(["free.onnx"], shapes={"input": wrong})
     with pytest.raises(InputError, match="no model has an input 'image'") as caught:
-        bench_models(["free.onnx"], shapes={"image": (1, 1, 20, 16)}, **QUICK)
+        bench_models(["free.onnx"], shapes={"image": (1, 1, 20, 16)})
     assert caught.value.hint == "inputs: input"
 
 
 def test_inputs_that_are_no_numbers_of_that_kind(folder: Path) -> None:
     Path("whole.onnx").write_bytes(onnx_model(dtype="int64"))
     with pytest.raises(InputError, match="int64"):
-        bench_models(["whole.onnx"], **QUICK)
+        bench_models(["whole.onnx"])
 
 
 @pytest.mark.parametrize(("weight", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_a_model_that_returns_no_numbers_is_named_and_not_measured(folder: Path, weight: float, word: str) -> None:
     Path("broken.onnx").write_bytes(onnx_model(weight=weight))
     with pytest.raises(InputError, match=f"returns {word}") as caught:
-        bench_models(["scale.onnx", "broken.onnx"], out="r", **QUICK)
+        bench_models(["scale.onnx", "broken.onnx"], out="r")
     assert caught.value.where == "broken"
     assert not Path("r", "records.jsonl").exists()
 
@@ -418,7 +426,7 @@ def test_checkpoint_with_nan_is_named(folder: Path) -> None:
         next(net.parameters())[0] = float("nan")
     ird.save(net, "nan.pt")
     with pytest.raises(InputError, match="returns NaN") as caught:
-        bench_models(["nan.pt"], **QUICK)
+        bench_models(["nan.pt"])
     assert caught.value.where == "nan"
 
 
@@ -426,14 +434,14 @@ def test_checkpoint_with_nan_is_named(folder: Path) -> None:
 def test_damaged_files(folder: Path, name: str) -> None:
     Path(name).write_bytes(b"garbage")
     with pytest.raises(InputError) as caught:
-        bench_models([name], **QUICK)
+        bench_models([name])
     assert name in caught.value.line
 
 
 @pytest.mark.parametrize(("dtype", "word"), [("float16", "fp16"), ("float64", "fp64")])
 def test_precision_of_an_onnx_model_is_that_of_its_weights(folder: Path, dtype: str, word: str) -> None:
     Path("typed.onnx").write_bytes(onnx_model(dtype=dtype))
-    assert bench_models(["typed.onnx"], **QUICK)[0].precision == word
+    assert bench_models(["typed.onnx"])[0].precision == word
 
 
 def test_quantized_onnx_model_is_int8(folder: Path) -> None:
@@ -445,7 +453,7 @@ def test_quantized_onnx_model_is_int8(folder: Path) -> None:
     ]
     graph = helper.make_graph(nodes, "q", info[:1], info[1:], [scale, zero])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "q.onnx")
-    assert bench_models(["q.onnx"], **QUICK)[0].precision == "int8"
+    assert bench_models(["q.onnx"])[0].precision == "int8"
 
 
 class Foreign(nn.Module):
@@ -460,12 +468,12 @@ class Foreign(nn.Module):
 def test_foreign_checkpoint_needs_its_factory(folder: Path) -> None:
     ird.save(Foreign().eval(), "foreign.pt", input_shape=(1, 16, 16))
     with pytest.raises(InputError, match="class"):
-        bench_models(["foreign.pt"], **QUICK)
-    records = bench_models(["foreign.pt", "plain.pt"], factory=Foreign, **QUICK)
+        bench_models(["foreign.pt"])
+    records = bench_models(["foreign.pt", "plain.pt"], factory=Foreign)
     assert [record.model for record in records] == ["foreign", "plain"]
     ird.save(Foreign().eval(), "shapeless.pt")
     with pytest.raises(InputError, match="does not say what it takes"):
-        bench_models(["shapeless.pt"], factory=Foreign, **QUICK)
+        bench_models(["shapeless.pt"], factory=Foreign)
 
 
 def test_output_folder_is_checked_before_anything_is_measured(folder: Path) -> None:
@@ -476,7 +484,7 @@ def test_output_folder_is_checked_before_anything_is_measured(folder: Path) -> N
 
 @pytest.fixture
 def records(folder: Path) -> list:
-    measured = bench_models(["plain.pt", "scale.onnx"], **QUICK)
+    measured = bench_models(["plain.pt", "scale.onnx"])
     return [
         replace(measured[0], samples_ns=[2_000_000] * 80, warmup={"steady": True}),
         replace(measured[1], samples_ns=[1_000_000] * 80, warmup={"steady": False}),
@@ -587,10 +595,10 @@ def test_a_model_that_takes_nothing_or_a_scalar_is_refused(folder: Path) -> None
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     Path("constant.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="it has no input"):
-        bench_models(["constant.onnx"], **QUICK)
+        bench_models(["constant.onnx"])
     Path("scalar.onnx").write_bytes(onnx_model(()))
     with pytest.raises(InputError, match="is a scalar"):
-        bench_models(["scalar.onnx"], **QUICK)
+        bench_models(["scalar.onnx"])
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0])

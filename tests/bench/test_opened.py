@@ -13,6 +13,7 @@ import torch
 
 import irepdeploy as ird
 from irepdeploy.bench.opened import Opener
+from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import CHECKPOINT, ENGINE, MODULE, NETWORK, RUNNERS, Subject
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.sidecar import Sidecar, sidecar_path
@@ -36,12 +37,12 @@ SUBJECT = Subject("net", NETWORK, "vgg6", "torch")
     ],
 )
 def test_torch(runner: str, kind: type[TorchRunner], device: str) -> None:
-    opener = Opener(threads=3, tf32=True, transfers="included")
+    opener = Opener(BenchRequest(threads=3, tf32=True, transfers="included"))
     made = opener.open(replace(SUBJECT, runner=runner)).runner
     assert type(made) is kind
     assert made.name == runner
     assert (made._asked_device, made._threads, made._tf32, made._transfers) == (device, 3, True, "included")
-    other = Opener(device="cuda:1").open(replace(SUBJECT, runner=runner)).runner
+    other = Opener(BenchRequest(device="cuda:1")).open(replace(SUBJECT, runner=runner)).runner
     assert other._asked_device == ("cuda" if runner == "torch-graph" else "cuda:1")
     assert (other._tf32, other._transfers) == (False, "excluded")
 
@@ -56,7 +57,7 @@ def test_torch(runner: str, kind: type[TorchRunner], device: str) -> None:
     ],
 )
 def test_onnx_runtime(runner: str, provider: str) -> None:
-    opener = Opener(threads=3, spinning=False, tf32=True, transfers="included")
+    opener = Opener(BenchRequest(threads=3, tf32=True, transfers="included"), spinning=False)
     made = opener.open(replace(SUBJECT, runner=runner)).runner
     assert isinstance(made, OrtRunner)
     assert made._asked_provider == provider
@@ -64,18 +65,18 @@ def test_onnx_runtime(runner: str, provider: str) -> None:
     assert made._precision == "fp32"
 
 
-@pytest.mark.parametrize(("batch", "size"), [(1, 1), (8, 8), (None, 0)])
-def test_onnx_is_written_for_the_batch_that_it_is_run_with(batch: int | None, size: int) -> None:
-    made = Opener(batch=batch).open(replace(SUBJECT, runner="ort-cpu")).runner
+@pytest.mark.parametrize(("batches", "size"), [((), 1), ((8,), 8), ((1, 8), 0)])
+def test_onnx_is_written_for_the_batch_that_it_is_run_with(batches: tuple[int, ...], size: int) -> None:
+    made = Opener(BenchRequest(batches=batches)).open(replace(SUBJECT, runner="ort-cpu")).runner
     model = onnx.load_model_from_string(made._model)
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [size, 1, 16, 16]
 
 
 def test_a_network_of_several_runners_is_built_once_from_the_seed() -> None:
-    opener = Opener(seed=1)
+    opener = Opener(BenchRequest(seed=1))
     first, second = (opener.open(replace(SUBJECT, label=label)) for label in ("a", "b"))
     assert first.runner._model is second.runner._model
-    other = Opener(seed=2).open(SUBJECT).runner._model
+    other = Opener(BenchRequest(seed=2)).open(SUBJECT).runner._model
     assert not torch.equal(next(first.runner._model.parameters()), next(other.parameters()))
     assert first.source == "network, random weights"
     assert first.artefact_sha256 is None
@@ -85,15 +86,15 @@ def test_a_network_of_several_runners_is_built_once_from_the_seed() -> None:
 def test_a_checkpoint_and_a_module(tmp_path: Path) -> None:
     net = ird.build("vgg6").eval()
     ird.save(net, tmp_path / "net.pt")
-    opened = Opener().open(Subject("net", CHECKPOINT, str(tmp_path / "net.pt"), "torch"))
+    opened = Opener(BenchRequest()).open(Subject("net", CHECKPOINT, str(tmp_path / "net.pt"), "torch"))
     assert opened.artefact_sha256 == sha256(tmp_path / "net.pt")
     assert opened.source == "checkpoint, train state"
-    module = Opener().open(Subject("net", MODULE, "made here", "torch", module=net))
+    module = Opener(BenchRequest()).open(Subject("net", MODULE, "made here", "torch", module=net))
     assert module.runner._model is net
     assert (module.source, module.artefact_sha256) == ("made here", None)
     half = Subject("net", MODULE, "made here", "torch", module=ird.build("vgg6").eval().bfloat16())
     with pytest.raises(ModelError, match="bfloat16 cannot be fed"):
-        Opener().open(half)
+        Opener(BenchRequest()).open(half)
 
 
 @pytest.fixture
@@ -124,16 +125,16 @@ def engine(tmp_path: Path) -> Path:
 
 def test_an_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subject = Subject("m", ENGINE, str(engine), "trt")
-    opened = Opener(transfers="included").open(subject)
+    opened = Opener(BenchRequest(transfers="included")).open(subject)
     assert isinstance(opened.runner, TrtRunner)
     assert opened.runner._wants_graph and opened.runner._transfers == "included"
     assert (opened.source, opened.artefact_sha256) == ("engine", sha256(engine))
     assert "m: the engine was built with TF32 on (recorded)" in capsys.readouterr().err
-    Opener(tf32=True).open(subject)
+    Opener(BenchRequest(tf32=True)).open(subject)
     assert capsys.readouterr().err == ""
     sidecar = sidecar_path(engine)
     write_json(sidecar, json.loads(Path(sidecar).read_text()) | {"tf32": False})
-    Opener(tf32=True).open(subject)
+    Opener(BenchRequest(tf32=True)).open(subject)
     assert "m: the engine was built with TF32 off (recorded)" in capsys.readouterr().err
 
 

@@ -85,7 +85,7 @@ def test_threads_that_torch_would_crash_with_are_refused_however_a_suite_is_call
         (["--scale", "smoke", "vgg6"], "add --suite NAME"),
         (["--only", "VGG", "vgg6"], "add --suite NAME"),
         (["vgg6", "--against", "missing.jsonl"], "missing.jsonl"),
-        (["vgg6", "--max-slower", "5", "--against", "r.jsonl"], "no percentage"),
+        (["vgg6", "--max-slower", "5", "--against", "r.jsonl"], "expected a percentage"),
         ([], "name a model"),
     ],
 )

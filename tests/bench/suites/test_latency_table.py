@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import Subject
 from irepdeploy.bench.suites import graphs
 from irepdeploy.bench.suites import latency_table as module
@@ -44,18 +45,18 @@ class FakeBench:
 
     def __init__(self, times: Mapping[tuple[str, str], float]) -> None:
         self.times = times
-        self.calls: list[tuple[list[Subject], dict[str, Any]]] = []
+        self.calls: list[tuple[list[Subject], BenchRequest]] = []
 
-    def __call__(self, subjects: Sequence[Subject], **options: Any) -> list[Record]:
-        self.calls.append((list(subjects), options))
+    def __call__(self, subjects: Sequence[Subject], request: BenchRequest, on_round: Any) -> list[Record]:
+        self.calls.append((list(subjects), request))
         for share in (0.3, 0.301, 1.0):
-            options["on_round"](share)
-        return [self.record(subject, options) for subject in subjects]
+            on_round(share)
+        return [self.record(subject, request) for subject in subjects]
 
-    def record(self, subject: Subject, options: dict[str, Any]) -> Record:
+    def record(self, subject: Subject, request: BenchRequest) -> Record:
         ms = self.times.get((subject.label, subject.runner), 8)
         return Record(
-            suite=options["suite"],
+            suite=request.suite,
             scenario="single-stream",
             model=subject.label,
             source=subject.target,
@@ -68,7 +69,7 @@ class FakeBench:
             warmup={"runs": 1, "steady": subject.runner == "torch", "cov": 0.0},
             protocol_version=1,
             system={},
-            conditions={"tf32": "on" if options["tf32"] else "off"},
+            conditions={"tf32": "on" if request.tf32 else "off"},
             argv=[],
             created="now",
             facts=dict(subject.facts),
@@ -116,7 +117,7 @@ def lines(report: SuiteReport) -> dict[str, list[str]]:
 
 def test_one_graph_is_measured_once_and_listed_under_all_its_names(fake: FakeBench) -> None:
     report = run(SuiteRequest())
-    ((subjects, options),) = fake.calls
+    ((subjects, request),) = fake.calls
     assert [subject.key for subject in subjects] == [
         "VGG, BN kept (torch)",
         "VGG, BN folded (torch)",
@@ -132,7 +133,7 @@ def test_one_graph_is_measured_once_and_listed_under_all_its_names(fake: FakeBen
     mark = found["RepVGG, fused"][0]
     assert {found[label][0] for label in found} == {mark, f"{mark}+BN"}
     assert f"{mark}: one graph, measured once: VGG, BN folded; RepVGG, fused; IrepVGG-16, fused." in report.notes
-    assert options["suite"] == "vggs" and options["min_samples"] == 64 and options["threads"] == 1
+    assert request.suite == "vggs" and request.min_samples == 64 and request.threads == 1
 
 
 def test_where_the_exporter_folds_bn_kept_is_the_folded_graph(fake: FakeBench) -> None:
@@ -195,8 +196,8 @@ def test_a_model_that_no_runner_takes_is_refused_before_the_networks_are_built(
 
 def test_the_papers_conditions_run_with_tf32_off_and_on(fake: FakeBench) -> None:
     report = run(SuiteRequest("paper", device="cuda", runners=["torch"]))
-    assert [options["tf32"] for _, options in fake.calls] == [False, True]
-    assert all(options["device"] == "cuda" and options["min_samples"] == 662 for _, options in fake.calls)
+    assert [request.tf32 for _, request in fake.calls] == [False, True]
+    assert all(request.device == "cuda" and request.min_samples == 662 for _, request in fake.calls)
     assert list(report.columns)[6:] == ["torch, TF32 off ms", "x", "torch, TF32 on ms", "x"]
     assert set(report.figures["rows"][0]["measured"]) == {"torch, TF32 off", "torch, TF32 on"}
 

@@ -1,0 +1,106 @@
+"""How a run measures its models."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["OFFLINE", "OFFLINE_BATCHES", "SINGLE_STREAM", "BenchRequest"]
+
+# The scenarios of MLPerf: one query after another, as from a camera, and all images at once, in batches.
+SINGLE_STREAM, OFFLINE = "single-stream", "offline"
+OFFLINE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+_MAX_SAMPLES = 10_000
+_WARMUP_S = (0.5, 5.0)
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """Say how all models of a run are measured.
+
+    Attributes:
+        scenario: SINGLE_STREAM, or OFFLINE: one record per batch size.
+        batches: Batch sizes. Default: 1, or the model's own if that is fixed; for OFFLINE, `OFFLINE_BATCHES`.
+        shapes: Sizes of inputs with dynamic dimensions by input name, the batch first.
+        seed: Seed of the inputs, of random weights and of the order of measurement.
+        threads: Number of threads of every runner.
+        device: Device of the torch runners; the other runners have one of their own.
+        tf32: Whether float32 may round to TF32 on a GPU.
+        transfers: "excluded" or "included": whether a call copies inputs to the GPU and outputs back.
+        min_seconds: Shortest time for each model and batch size, in seconds on average.
+        min_samples: Fewest samples for each model and batch size.
+        factory: Builds the class of checkpoints that are not in the registry.
+        suite: Name of the suite that the records belong to.
+        out: Folder whose ``records.jsonl`` the records are appended to, or None to write nothing.
+
+    Raises:
+        InputError: If the scenario is unknown, a batch size is not positive or repeated, or the time has no end.
+    """
+
+    scenario: str = SINGLE_STREAM
+    batches: Sequence[int] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    tf32: bool = False
+    transfers: str = "excluded"
+    min_seconds: float = 5.0
+    min_samples: int = 64
+    factory: Callable[[], nn.Module] | None = None
+    suite: str = "models"
+    out: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.min_seconds) or self.min_seconds < 0:
+            raise InputError(f"expected a finite number of seconds from 0, got {self.min_seconds}", where="--seconds")
+        if self.scenario not in (SINGLE_STREAM, OFFLINE):
+            raise InputError(f"no scenario {self.scenario!r}", where="--scenario", hint=f"{SINGLE_STREAM} or {OFFLINE}")
+        batches = self.batches
+        if any(isinstance(batch, bool) or batch < 1 for batch in batches) or len(set(batches)) != len(batches):
+            hint = "whole numbers from 1 up, each once"
+            raise InputError(f"batches {list(batches)}", where="--batches", hint=hint)
+
+    @property
+    def batch_sizes(self) -> list[int | None]:
+        """The batch sizes to measure; None stands for 1, or the model's own."""
+        return list(self.batches or (OFFLINE_BATCHES if self.scenario == OFFLINE else (None,)))
+
+    @property
+    def written_batch(self) -> int | None:
+        """The batch size of ONNX models written for this run, or None for a dynamic one."""
+        sizes = self.batch_sizes
+        return (sizes[0] or 1) if len(sizes) == 1 and not self.shapes else None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """How long `irepdeploy.board.protocol.measure` shall measure and warm up."""
+        return {
+            "min_samples": self.min_samples,
+            "min_seconds": self.min_seconds,
+            "max_samples": _MAX_SAMPLES,
+            # A short measurement is not worth a longer warm-up.
+            "warmup_min_seconds": min(_WARMUP_S[0], self.min_seconds),
+            "warmup_max_seconds": min(_WARMUP_S[1], self.min_seconds),
+        }
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What records say of how they were measured."""
+        return {
+            "seed": self.seed,
+            "order": "shuffled in every round",
+            "input": "standard normal",
+            "tf32": "on" if self.tf32 else "off",
+            "transfers": self.transfers,
+            **self.limits,
+        }
