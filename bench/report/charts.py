@@ -1,107 +1,76 @@
-"""Charts, drawn as SVG that takes its colours from the page: latency against accuracy, and the spread of samples."""
+"""Charts as SVG: accuracy against latency, and the spread of samples."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from irepdeploy.board.protocol import percentile
 from irepdeploy.runs.pareto_front import pareto_front
 
 from .columns import digits
-from .markup import Html, join, tag
 from .row import Row
-from .scale import Scale, latency_scale, linear_scale
+from .scale import latency_scale, linear_scale
+from .templates import Markup, macro
 
 __all__ = ["box_plots", "scatter"]
 
-_WIDTH = 720
-# Of the page's small type, on average.
+_TEMPLATE = "charts.html"
+# Width of a character of the page's small type, on average.
 _CHARACTER = 7.0
 _LONGEST = 26
 
 
-def scatter(rows: Sequence[Row], title: str) -> Html | None:
-    """Accuracy against median latency, the Pareto front joined; None below two models whose accuracy is known."""
+class _Frame(NamedTuple):
+    """The drawing area of a chart, in pixels."""
+
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+def scatter(rows: Sequence[Row], title: str) -> Markup | None:
+    """Draw accuracy against median latency, the Pareto front joined.
+
+    Returns:
+        One SVG element, or None if fewer than two models have a known accuracy.
+    """
     shown = [row for row in rows if row.top1 is not None]
     if len({row.model for row in shown}) < 2:
         return None
-    points = [(row.summary.median_ms, row.top1 or 0.0) for row in shown]
-    front = pareto_front(points)
-    height, left, right, top, bottom = 384, 56, 20, 26, 46
-    x = latency_scale([point[0] for point in points], left, _WIDTH - right)
-    y = linear_scale([point[1] for point in points], height - bottom, top)
+    values = [(row.summary.median_ms, row.top1 or 0.0) for row in shown]
+    front = pareto_front(values)
+    frame = _Frame(height=384, left=56, right=700, top=26, bottom=338)
+    x = latency_scale([value[0] for value in values], frame.left, frame.right)
+    y = linear_scale([value[1] for value in values], frame.bottom, frame.top)
+    places = [(x(latency), y(accuracy)) for latency, accuracy in values]
     steps = "".join(
-        f"M{x(points[a][0])} {y(points[a][1])}H{x(points[b][0])}V{y(points[b][1])}"
-        for a, b in itertools.pairwise(front)
+        f"M{places[a][0]} {places[a][1]}H{places[b][0]}V{places[b][1]}" for a, b in itertools.pairwise(front)
     )
-    places = [(x(a), y(b)) for a, b in points]
-    labels = _labels(places, [_short(row.model) for row in shown], _WIDTH - right, height - bottom)
-    marks = [
-        _mark(
-            tag("circle", cx=px, cy=py, r=11, class_="hit"),
-            tag("circle", cx=px, cy=py, r=5.5, class_="dot front" if index in front else "dot"),
-            tip=_point_tip(row, index in front),
-        )
+    labels = _labels(places, [_short(row.model) for row in shown], frame)
+    points = [
+        {"x": px, "y": py, "on_front": index in front, "tip": _point_tip(row, index in front)}
         for index, (row, (px, py)) in enumerate(zip(shown, places, strict=True))
     ]
-    return _svg(
-        height,
-        title,
-        _horizontal(y, left, _WIDTH - right),
-        _vertical(x, top, height - bottom),
-        tag(
-            "text",
-            "median latency, ms" + (" (logarithmic)" if x.log else ""),
-            x=_WIDTH - right,
-            y=height - 8,
-            class_="axis end",
-        ),
-        tag("text", "top-1, %", x=left - 44, y=11, class_="axis"),
-        tag("path", d=steps, class_="pareto") if steps else Html(""),
-        *labels,
-        *marks,
-    )
+    return macro(_TEMPLATE, "scatter")(title, frame, x, y, steps, labels, points)
 
 
-def box_plots(rows: Sequence[Row], title: str) -> Html:
-    """The samples of each row: quartiles, whiskers to the last within 1.5 box lengths, and all beyond as dots."""
+def box_plots(rows: Sequence[Row], title: str) -> Markup:
+    """Draw the samples of each row: quartiles, whiskers to the last within 1.5 box lengths, and all beyond as dots."""
     boxes = [_Box.of(row) for row in rows]
-    left, right, top, step = 226, 20, 10, 26
-    height = top + step * len(boxes) + 44
-    x = latency_scale([value for box in boxes for value in (box.low, box.high)], left, _WIDTH - right)
-    lines = [
-        _vertical(x, top, top + step * len(boxes)),
-        tag("text", "ms" + (" (logarithmic)" if x.log else ""), x=_WIDTH - right, y=height - 6, class_="axis end"),
-    ]
-    for index, box in enumerate(boxes):
-        middle = top + step * index + step / 2
-        dots = dict.fromkeys(x(value) for value in box.beyond)
-        lines.append(
-            _mark(
-                tag("rect", x=0, y=middle - step / 2, width=_WIDTH, height=step, class_="hit"),
-                tag("text", _short(box.row.model, 34), x=left - 12, y=middle + 4, class_="label end"),
-                tag("path", d=f"M{x(box.whisker_low)} {middle}H{x(box.whisker_high)}", class_="whisker"),
-                tag(
-                    "rect",
-                    x=x(box.q1),
-                    y=middle - 7,
-                    width=max(1.0, round(x(box.q3) - x(box.q1), 1)),
-                    height=14,
-                    class_="box",
-                ),
-                tag("path", d=f"M{x(box.median)} {middle - 9}V{middle + 9}", class_="median"),
-                *(tag("circle", cx=place, cy=middle, r=1.8, class_="beyond") for place in dots),
-                tip=box.tip(),
-            )
-        )
-    return _svg(height, title, *lines)
+    bottom = 10 + 26 * len(boxes)
+    frame = _Frame(height=bottom + 44, left=226, right=700, top=10, bottom=bottom)
+    x = latency_scale([value for box in boxes for value in (box.low, box.high)], frame.left, frame.right)
+    return macro(_TEMPLATE, "box_plots")(title, frame, x, boxes)
 
 
 @dataclass(frozen=True)
 class _Box:
-    """Milliseconds; every one of them but the whiskers' reach is a sample that was taken."""
+    """Five numbers and the outliers of a row's samples, in milliseconds; each is a sample that was taken."""
 
     row: Row
     low: float
@@ -122,6 +91,11 @@ class _Box:
         beyond = tuple(value for value in samples if not within[0] <= value <= within[-1])
         return cls(row, samples[0], within[0], q1, median, q3, within[-1], samples[-1], beyond)
 
+    @property
+    def name(self) -> str:
+        return _short(self.row.model, 34)
+
+    @property
     def tip(self) -> str:
         return "\n".join(
             [
@@ -151,54 +125,8 @@ def _name(row: Row) -> str:
     return f"{_short(row.model, 80)}{batch}{'' if row.steady else ' (unsteady)'}"
 
 
-def _mark(*shapes: Html, tip: str) -> Html:
-    """Something with a tooltip, by pointer and by keyboard."""
-    return tag("g", *shapes, class_="mark", tabindex="0", role="img", aria_label=tip.replace("\n", ", "), data_tip=tip)
-
-
-def _svg(height: float, title: str, *children: Html) -> Html:
-    return tag(
-        "svg",
-        *children,
-        viewBox=f"0 0 {_WIDTH} {height}",
-        width=_WIDTH,
-        height=height,
-        role="group",
-        aria_label=title,
-        class_="chart",
-    )
-
-
-def _horizontal(y: Scale, left: float, right: float) -> Html:
-    return join(
-        [
-            join(
-                [
-                    tag("path", d=f"M{left} {y(mark)}H{right}", class_="grid"),
-                    tag("text", f"{mark:g}", x=left - 8, y=y(mark) + 4, class_="tick end"),
-                ]
-            )
-            for mark in y.ticks
-        ]
-    )
-
-
-def _vertical(x: Scale, top: float, bottom: float) -> Html:
-    return join(
-        [
-            join(
-                [
-                    tag("path", d=f"M{x(mark)} {top}V{bottom}", class_="grid"),
-                    tag("text", f"{mark:g}", x=x(mark), y=bottom + 16, class_="tick middle"),
-                ]
-            )
-            for mark in x.ticks
-        ]
-    )
-
-
-def _labels(places: Sequence[tuple[float, float]], names: Sequence[str], right: float, bottom: float) -> list[Html]:
-    """A name beside each point where there is room; the tooltip has those for which there is none."""
+def _labels(places: Sequence[tuple[float, float]], names: Sequence[str], frame: _Frame) -> list[dict[str, Any]]:
+    """Place a name beside each point if there is room; the tooltip has the others."""
     taken = [(x - 6.0, y - 6.0, x + 6.0, y + 6.0) for x, y in places]
     found = []
     for (x, y), name in zip(places, names, strict=True):
@@ -215,13 +143,12 @@ def _labels(places: Sequence[tuple[float, float]], names: Sequence[str], right: 
         ):
             left = place - {"start": 0, "middle": width / 2, "end": width}[anchor]
             space = (left, baseline - 11, left + width, baseline + 3)
-            inside = space[0] > 58 and space[2] < right and space[1] > 12 and space[3] < bottom
+            inside = space[0] > 58 and space[2] < frame.right and space[1] > 12 and space[3] < frame.bottom
             if inside and not any(
                 a < space[2] and space[0] < c and b < space[3] and space[1] < d for a, b, c, d in taken
             ):
                 taken.append(space)
-                where = {"x": round(place, 1), "y": round(baseline, 1)}
-                found.append(tag("text", name, **where, class_=f"label {anchor}", aria_hidden="true"))
+                found.append({"text": name, "anchor": anchor, "x": round(place, 1), "y": round(baseline, 1)})
                 break
     return found
 

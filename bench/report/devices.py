@@ -33,6 +33,11 @@ class Comparison:
     rows: tuple[tuple[str, tuple[float | None, ...], tuple[Ratio | None, ...]], ...]
     claims: tuple[str, ...]
 
+    @property
+    def heads(self) -> list[tuple[str, bool]]:
+        """Names of the columns, and whether they hold words."""
+        return [("model", True), *((column, False) for column in self.columns)]
+
     def cells(self) -> list[list[str]]:
         """Model, then each column's median and, beyond the first, its ratio to the first, as text."""
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ class Figure:
     title: str
     text: str
     svg: str
+
+    @property
+    def base64(self) -> str:
+        """The picture for a data address."""
+        return b64encode(self.svg.encode()).decode()
 
 
 def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[Figure]:

@@ -33,8 +33,12 @@ class PlainTable:
     rows: tuple[tuple[str, ...], ...]
     conditions: str = ""
 
-    def is_number(self, column: int) -> bool:
-        """Whether all cells of a column are numbers or empty."""
+    @property
+    def heads(self) -> list[tuple[str, bool]]:
+        """Names of the columns, and whether they hold words."""
+        return [(name, not self._is_number(index)) for index, name in enumerate(self.columns)]
+
+    def _is_number(self, column: int) -> bool:
         return all(row[column].lstrip("+-")[:1].isdigit() for row in self.rows if row[column])
 
 

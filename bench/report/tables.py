@@ -56,6 +56,16 @@ class Table:
         return ", ".join([self.runner, self.precision, f"input {self.shape}", *(f"{a} {b}" for a, b in self.apart)])
 
     @property
+    def home(self) -> tuple[object, ...]:
+        """The protocol version and device, which have a heading of their own."""
+        return self.protocol, self.device
+
+    @property
+    def chapter(self) -> tuple[object, ...]:
+        """The suite and scenario on a device, which have a heading of their own."""
+        return *self.home, self.suite, self.scenario
+
+    @property
     def records(self) -> list[Record]:
         """Each once."""
         return [row.record for row in self.rows if row.measured]

@@ -11,9 +11,9 @@ from typing import Any
 from .claims import claims_of
 from .columns import columns_of
 from .devices import Comparison
-from .markup import clean
 from .row import Row
 from .tables import Table
+from .templates import clean
 
 __all__ = ["csv_text", "markdown_grid", "markdown_table", "markdown_text", "row_json"]
 
@@ -77,13 +77,13 @@ def csv_text(tables: Sequence[Table]) -> str:
 def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], comparisons: Sequence[Comparison]) -> str:
     """Every table under headings of device and suite, with what it says in words."""
     parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
-    place: tuple[object, ...] = ()
+    before: Table | None = None
     for table in tables:
-        if place[:2] != (table.protocol, table.device):
+        if before is None or before.home != table.home:
             parts.append(f"## {_plain(table.device)}, protocol version {table.protocol}")
-        if place != (table.protocol, table.device, table.suite, table.scenario):
+        if before is None or before.chapter != table.chapter:
             parts.append(f"### {_plain(table.suite)}, {_plain(table.scenario)}")
-        place = table.protocol, table.device, table.suite, table.scenario
+        before = table
         parts.append(f"**Table {table.number}.** {_plain(table.title)}")
         parts.append(markdown_table(table))
         parts += [f"- {_plain(claim)}" for claim in claims_of(table)]
