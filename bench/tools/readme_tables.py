@@ -146,9 +146,8 @@ def _caption(tables: Sequence[Table]) -> str:
 
 
 def _plain(table: PlainTable) -> str:
-    words = [not table.is_number(index) for index in range(len(table.columns))]
     said = f"{table.title}, {table.where}{f'; {table.conditions}' if table.conditions else ''}."
-    return f"{said}\n\n{markdown_grid(table.columns, table.rows, words)}"
+    return f"{said}\n\n{markdown_grid(table.columns, table.rows, [words for _, words in table.heads])}"
 
 
 def _median(row: Row | None) -> str:
