@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
-from .result import TrainingResult
-from .schema import JsonFile, Schema
-from .spread import Spread
+from irepdeploy.runs.result import TrainingResult
+from irepdeploy.runs.schema import JsonFile, Schema
+from irepdeploy.runs.spread import Spread
 
 __all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "TrainingComparison"]
 

@@ -12,8 +12,7 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr, ValidationInfo, f
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line, read_lines
-
-from .schema import Schema, validated
+from irepdeploy.runs.schema import Schema, validated
 
 __all__ = ["JOURNAL", "Epoch", "Event", "Evolution", "Race", "SearchJournal", "SearchStart", "Start", "read_events"]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from .schema import JsonFile, Schema
+from irepdeploy.runs.schema import JsonFile, Schema
 
 __all__ = ["Candidate", "ParetoSet"]
 

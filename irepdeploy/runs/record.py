@@ -14,8 +14,7 @@ from pydantic import ConfigDict, Field, StrictInt
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line, read_lines
-
-from .schema import validated
+from irepdeploy.runs.schema import validated
 
 __all__ = ["SCHEMA_VERSION", "Record", "append", "read", "record_of"]
 

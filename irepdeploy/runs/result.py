@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import StrictFloat, StrictInt, StrictStr
 
-from .schema import JsonFile
+from irepdeploy.runs.schema import JsonFile
 
 __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
