@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,7 +16,6 @@ from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from support.networks import random_network
 
@@ -67,18 +62,6 @@ class Call(nn.Module):
 def conv(*args: int, **kwargs: object) -> nn.Conv2d:
     torch.manual_seed(0)
     return nn.Conv2d(*args, **kwargs)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "name", [*(name for name, net in NETS.items() if net.branches is None and net.multiple == 1), "repvgg_a0"]
-)
-def test_every_kind_of_network_of_the_registry(name: str) -> None:
-    shape = NETS[name].input_shape
-    torch.manual_seed(0)
-    model = randomize_statistics(build_plain(name))
-    proto = check_same(model, shape if shape[1] <= 32 else (3, 64, 64))
-    assert "BatchNormalization" not in operators(proto)
-    assert [node.output[0] for node in proto.graph.node][-1] == "logits"
 
 
 def test_names_come_from_the_module_tree() -> None:
@@ -237,25 +220,6 @@ def test_metadata_opset_and_ir_version() -> None:
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 2
 
 
-PROGRAM = """
-import hashlib
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.board.runner import TensorSpec
-from support.networks import random_network
-spec = [TensorSpec("input", (1, 3, 16, 16))]
-model = onnx_from_torch(random_network("resnet18_cifar"), spec, ["logits"], metadata={"k": "v"})
-print(hashlib.sha256(serialized(model)).hexdigest())
-"""
-
-
-def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    model = random_network("resnet18_cifar")
-    spec = [TensorSpec("input", (1, 3, 16, 16))]
-    here = hashlib.sha256(serialized(onnx_from_torch(model, spec, ["logits"], metadata={"k": "v"}))).hexdigest()
-    there = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert there.stdout.strip() == here
-
-
 def untraceable(m: nn.Module, x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
 
@@ -389,18 +353,6 @@ def test_an_input_that_forward_does_not_take() -> None:
 def test_a_third_input_is_asked_for() -> None:
     with pytest.raises(ModelError, match="takes 'number' too"):
         onnx_from_torch(Two().eval(), [TensorSpec("image", (1, 3, 7, 9))])
-
-
-def test_the_networks_of_the_registry_with_a_free_batch() -> None:
-    for name in ("resnet18_cifar", "vgg6"):
-        model = random_network(name)
-        shape = NETS[name].input_shape
-        proto = onnx_from_torch(model, [TensorSpec("input", (None, *shape))], ["logits"])
-        assert [dim.dim_param or dim.dim_value for dim in proto.graph.output[0].type.tensor_type.shape.dim] == ["N", 10]
-        x = np.random.default_rng(0).standard_normal((3, *shape), dtype=np.float32)
-        with torch.inference_mode(), OrtRunner(serialized(proto)) as runner:
-            found, expected = runner.infer({"input": x})["logits"], model(torch.from_numpy(x)).numpy()
-        assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
 def test_tracing_leaves_the_network_as_it_was() -> None:

@@ -1,37 +1,18 @@
-"""Every operator that is written, against torch, through ONNX Runtime: odd sizes, a static batch and a free one.
-
-Each file also passes the audit of the strictest target, so that no handler gives a form that TensorRT 8.5 misreads, and
-in float16 it gives the same.
-"""
+"""Networks of a single operator or layer: everything that the ONNX writer writes, on odd sizes."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import onnx
-import pytest
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.board.ort_runner import OrtRunner
-from irepdeploy.board.runner import TensorSpec
-from irepdeploy.board.trt_library import load_tensorrt, logger_of
-from irepdeploy.errors import ModelError
-from irepdeploy.export.diagnosis.audit import Asked, audit
-from irepdeploy.export.precision.fp16 import half_graph
-from irepdeploy.export.target.target import target_of
-from irepdeploy.export.writer import graph, handlers
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
-from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam.comparator import relative_error
+__all__ = ["FUNCTIONS", "INPUT_SHAPE", "MODULES", "Call", "operator_network"]
 
-SHAPE = (4, 7, 9)
+INPUT_SHAPE = (4, 7, 9)
 
 
 class Call(nn.Module):
@@ -47,47 +28,6 @@ class Call(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
-
-
-def check(
-    model: nn.Module, path: Path, shape: tuple[int, ...] = SHAPE, *, free: bool, error: float = 3e-6
-) -> onnx.ModelProto:
-    """Write with a batch of 2 or a free one, audit, run, and hold against torch."""
-    batches = [1, 2, 5] if free else [2]
-    spec = TensorSpec("input", (None if free else 2, *shape))
-    model = randomize_statistics(model).eval()
-    proto = onnx_from_torch(model, [spec])
-    content = serialized(proto)
-    path.write_bytes(content)
-    names = [value.name for value in proto.graph.output]
-    audit(path, target_of("xavier-jp5"), [spec], names, Asked(dynamic_batch=free))
-    with OrtRunner(content) as runner:
-        for batch in batches:
-            x = np.random.default_rng(batch).standard_normal((batch, *shape), dtype=np.float32)
-            with torch.inference_mode():
-                expected = model(torch.from_numpy(x.copy()))
-            expected = expected if isinstance(expected, tuple | list) else (expected,)
-            found = runner.infer({"input": x})
-            assert len(expected) == len(names)
-            for name, tensor in zip(names, expected, strict=True):
-                reference = tensor.numpy()
-                assert found[name].shape == reference.shape
-                assert found[name].dtype == reference.dtype
-                assert np.abs(found[name] - reference).max() <= error * max(np.abs(reference).max(), 1e-6)
-    check_half(proto, batches[-1], shape)
-    return proto
-
-
-def check_half(proto: onnx.ModelProto, batch: int, shape: tuple[int, ...]) -> None:
-    """The same in float16, in types that are right throughout."""
-    half = half_graph(proto)
-    onnx.checker.check_model(half, full_check=True)
-    x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
-    with OrtRunner(serialized(proto)) as whole, OrtRunner(serialized(half)) as runner:
-        expected, found = whole.infer({"input": x}), runner.infer({"input": x})
-    for name, reference in expected.items():
-        assert found[name].dtype == reference.dtype
-        assert relative_error(reference, found[name]) <= 1e-2
 
 
 def conv(*args: int, **kwargs: Any) -> nn.Conv2d:
@@ -225,23 +165,6 @@ class _Change(nn.Module):
         return z
 
 
-def _network(kind: str) -> nn.Module:
-    torch.manual_seed(1)
-    return Call(
-        FUNCTIONS[kind],
-        change=_Change(),
-        same=nn.Identity(),
-        line=nn.Conv1d(4, 3, 3, padding=1),
-        table=nn.Embedding(9, 5),
-    )
-
-
-@pytest.mark.parametrize("free", [False, True], ids=["static", "free"])
-@pytest.mark.parametrize("kind", FUNCTIONS)
-def test_functions(tmp_path: Path, kind: str, free: bool) -> None:
-    check(_network(kind), tmp_path / "m.onnx", free=free)
-
-
 def se(channels: int) -> nn.Module:
     squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, 2, 1), nn.SiLU(True))
     expand = nn.Sequential(nn.Conv2d(2, channels, 1), nn.Hardsigmoid(inplace=True))
@@ -251,13 +174,13 @@ def se(channels: int) -> nn.Module:
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "activations": lambda: nn.Sequential(nn.Hardswish(True), nn.SiLU(), nn.GELU(), nn.Mish(), nn.ELU(), nn.Softplus()),
     "bounded": lambda: nn.Sequential(nn.ReLU6(True), nn.Hardtanh(-0.5, 0.5), nn.LeakyReLU(0.1, True), nn.Tanh()),
-    "prelu": lambda: nn.Sequential(conv(4, 6, 3), nn.PReLU(6), nn.PReLU()),
+    "prelu layer": lambda: nn.Sequential(conv(4, 6, 3), nn.PReLU(6), nn.PReLU()),
     "paddings": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d((1, 2, 0, 1)), nn.ReplicationPad2d(1)),
     "upsamples": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.UpsamplingBilinear2d(scale_factor=2)),
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2, bias=False),
     "transposed and normalised": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.BatchNorm2d(3), nn.ReLU()),
-    "pixel shuffle": lambda: nn.Sequential(conv(4, 8, 1), nn.PixelShuffle(2), nn.PixelUnshuffle(2)),
-    "channel shuffle": lambda: nn.ChannelShuffle(2),
+    "pixel shuffle layer": lambda: nn.Sequential(conv(4, 8, 1), nn.PixelShuffle(2), nn.PixelUnshuffle(2)),
+    "channel shuffle layer": lambda: nn.ChannelShuffle(2),
     "normalisations": lambda: nn.Sequential(
         nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.InstanceNorm2d(4)
     ),
@@ -271,11 +194,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "reflecting": lambda: nn.Sequential(conv(4, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4)),
     "replicating": lambda: conv(4, 4, 3, padding=(2, 1), padding_mode="replicate"),
-    "circular": lambda: conv(4, 4, (3, 5), padding="same", padding_mode="circular"),
+    "circular layer": lambda: conv(4, 4, (3, 5), padding="same", padding_mode="circular"),
     "squeeze and excite": lambda: se(4),
     "pools": lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True)),
     "pyramid": lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, 6)), nn.AdaptiveMaxPool2d((1, 3))),
-    "unflatten": lambda: nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (9, 7)), nn.Softmax(1)),
+    "unflatten layer": lambda: nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (9, 7)), nn.Softmax(1)),
     "one dimension": lambda: nn.Sequential(
         nn.Flatten(2),
         nn.Conv1d(4, 6, 3, 2),
@@ -290,63 +213,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("free", [False, True], ids=["static", "free"])
-@pytest.mark.parametrize("kind", MODULES)
-def test_modules(tmp_path: Path, kind: str, free: bool) -> None:
-    torch.manual_seed(2)
-    check(MODULES[kind](), tmp_path / "m.onnx", free=free)
-
-
-REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "batch into a matrix": (lambda m, x: x.reshape(1, -1, 7, 9), "beyond its first size|batch"),
-    "batch as a number": (lambda m, x: x * x.shape[0], "depend on the batch"),
-    "mean over the batch": (lambda m, x: x.mean(0), "free batch"),
-    "constant of the batch": (lambda m, x: x + torch.arange(float(x.shape[0])).view(-1, 1, 1, 1), "constant depends"),
-    "split of the batch": (lambda m, x: x.chunk(x.shape[0], 0)[0], "other"),
-    "other things for one": (lambda m, x: x.relu() if x.shape[0] == 1 else x.sigmoid(), "other things"),
-    "squeeze": (lambda m, x: x.squeeze(), "other dimensions"),
-    "stretched to the batch": (lambda m, x: x[:1].expand_as(x), "free batch|beyond"),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_a_batch_that_is_baked_in_is_refused(tmp_path: Path, kind: str) -> None:
-    function, reason = REFUSED[kind]
-    with pytest.raises(ModelError, match=reason):
-        onnx_from_torch(Call(function).eval(), [TensorSpec("input", (None, *SHAPE))])
-
-
-def everything_written() -> Iterator[tuple[str, onnx.ModelProto]]:
-    networks = {kind: _network(kind) for kind in FUNCTIONS} | {kind: make() for kind, make in MODULES.items()}
-    for kind, model in networks.items():
-        yield kind, onnx_from_torch(randomize_statistics(model).eval(), [TensorSpec("input", (None, *SHAPE))])
-
-
-def test_every_operator_is_here() -> None:
-    """What the writer's source names is what these networks are written with."""
-    # Modules that write nothing of their own.
-    others = {"onnx_from_torch.py"}
-    sources = [path for path in Path(handlers.__file__).parent.glob("onnx_*.py") if path.name not in others]
-    named: set[str] = set()
-    for path in [*sources, Path(handlers.__file__), Path(graph.__file__)]:
-        tree = ast.walk(ast.parse(path.read_text()))
-        named |= {str(node.value) for node in tree if isinstance(node, ast.Constant)}
-    named |= {f"Reduce{name}" for name in ("Max", "Min")}
-    # Of what is named for another reason: a type of the writer's own.
-    named.remove("Size")
-    written = {node.op_type for _, proto in everything_written() for node in proto.graph.node}
-    assert written == {name for name in named if name.isidentifier() and onnx.defs.has(name)}
-
-
-@pytest.mark.trt
-def test_tensorrt_parses_every_operator() -> None:
-    library = load_tensorrt("tensorrt_rtx")
-    messages: list[tuple[str, str]] = []
-    logger = logger_of(library.module, lambda severity, text: messages.append((severity, text)))
-    builder, failed = library.module.Builder(logger), []
-    for name, proto in everything_written():
-        for model in (proto, half_graph(proto)):
-            network = builder.create_network(0)
-            if not library.module.OnnxParser(network, logger).parse(serialized(model)):
-                failed.append(name)
-    assert not failed, messages[-5:]
+def operator_network(kind: str) -> nn.Module:
+    """The network of this name in `FUNCTIONS` or `MODULES`, with fresh weights."""
+    torch.manual_seed(1)
+    if kind in MODULES:
+        return MODULES[kind]()
+    modules = {"change": _Change(), "same": nn.Identity(), "line": nn.Conv1d(4, 3, 3, padding=1)}
+    return Call(FUNCTIONS[kind], table=nn.Embedding(9, 5), **modules)
