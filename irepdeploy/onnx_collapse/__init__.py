@@ -1,4 +1,4 @@
-"""Collapse: the plain network that an ONNX file with parallel or chained linear operators equals, with a proof."""
+"""Collapse parallel and chained linear operators of an ONNX graph into single convolutions, with a proof."""
 
 from __future__ import annotations
 

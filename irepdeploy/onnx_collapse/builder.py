@@ -1,4 +1,4 @@
-"""Build: the numbers of one unit of a plan, and what of it cannot be had exactly at the border."""
+"""Build one unit of a plan: compose its kernels, and refuse what is not exact at the border."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ Border = Literal["refuse", "map"]
 
 @dataclass(frozen=True)
 class Built:
-    """A unit written anew.
+    """A unit written as new operators.
 
-    Args:
-        forms: of its results.
-        residue: by how much constants of the border, which the file holds rounded, differ from what they should be.
+    Attributes:
+        forms: of the unit's results.
     """
 
     emitted: Emitted
@@ -35,7 +34,7 @@ class Built:
 
     @property
     def residue(self) -> float:
-        """The largest of its forms."""
+        """How far border constants, which the file stores rounded, are from their exact values."""
         return max(form.residue for form in self.forms.values())
 
 
@@ -43,17 +42,20 @@ def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
     """Compose the kernels of a unit in float64.
 
     Args:
-        context: with numbers.
+        unit: operators to replace.
+        context: a numeric context.
+        names: gives new tensors and nodes their names.
+        border: whether a bias that differs at the border is refused or written as a constant map.
 
     Raises:
-        Refusal: naming the tensors that must be kept.
+        Refusal: names the tensors that must be kept.
     """
     builder = _Builder(unit, context)
     forms = builder.forms()
     emitted = Emitted()
     for name in unit.results:
         form = forms[name]
-        if not form.uniform and (border == "refuse" or form.free):
+        if not form.uniform and (border == "refuse" or form.dynamic):
             raise builder.border_refusal(name)
         form = replace(form, terms={source: trim(term) for source, term in form.terms.items()})
         forms[name] = form
@@ -71,11 +73,11 @@ class _Builder:
 
     @property
     def inner(self) -> list[str]:
-        """What the unit does away with."""
+        """Tensors that the unit removes."""
         return [name for name in self.producers if name not in self.unit.results]
 
     def forms(self) -> dict[str, Form]:
-        """Of the results; a form is let go of once all that follow it are made."""
+        """Return the forms of the results; other forms are released after their last use."""
         pending = Counter(name for operator in self.unit.operators for name in self._maps(operator))
         pending.update(self.unit.results)
         forms: dict[str, Form] = {}
@@ -101,7 +103,7 @@ class _Builder:
         return name in self.producers and name not in self.unit.results
 
     def border_refusal(self, name: str) -> Refusal:
-        """Where the bias of a result ceases to be the same at every position."""
+        """Return the refusal of the first operator behind which the bias is not the same at every position."""
         operator = self.producers[name]
         while True:
             inner = [item for item in self._maps(operator) if self._inside(item)]

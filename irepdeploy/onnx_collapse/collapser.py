@@ -1,4 +1,4 @@
-"""The pass: fold, find regions, plan, build, prove and rewrite, until nothing changes."""
+"""The passes over a model: fold, find regions, plan, build, prove and rewrite until nothing changes."""
 
 from __future__ import annotations
 
@@ -34,20 +34,24 @@ _PASSES = 10
 def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
     """Replace linear, shift-invariant regions of an ONNX graph by single convolutions, exactly.
 
-    Kernels are composed in float64 and rounded once. Each region is proved by a random and a zero input in float64: to
-    1e-10 inside the map, and at its border too unless the file holds constants of the border, which are rounded.
+    Kernels are composed in float64 and rounded once. Each region is proved in float64 by a random and a zero input: to
+    1e-10 inside the map, and at its border unless the file stores border constants, which are rounded.
 
     Args:
-        model: in memory (it is not changed), as bytes, or a file.
-        border: what to do where the border of a merged region is no convolution, as with a bias before zero padding:
-            "refuse" leaves it, with the reason; "map" writes the convolution and a constant map (1, C, H, W).
+        model: a model in memory (it is not changed), its bytes, or a path.
+        border: how to treat a merged region that is not a convolution at its border, as with a bias before zero
+            padding: "refuse" keeps it and gives the reason; "map" writes the convolution and a constant map
+            (1, C, H, W).
+
+    Returns:
+        The collapsed model and a report of every region; the model as given if nothing collapses.
 
     Raises:
-        InputError: the file is missing; `border` is neither.
+        InputError: the file is missing, or `border` is unknown.
         ModelError: it is not an ONNX model, is damaged, lacks its external data, or is older than opset 7.
     """
     if border not in get_args(Border):
-        raise InputError(f"border is {border!r}, not one of {', '.join(get_args(Border))}")
+        raise InputError(f"expected border to be one of {', '.join(get_args(Border))}, got {border!r}")
     proto, where = open_model(model), label_of(model)
     check_model(proto, where)
     if proto is model:
@@ -73,7 +77,7 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
 
 
 def _once(proto: onnx.ModelProto, border: Border) -> list[Region]:
-    """One pass over the model, which is changed in place."""
+    """Run one pass over the model, in place."""
     graph = Graph.of(proto)
     fold(graph)
     context = Context(graph)
@@ -91,7 +95,7 @@ def _once(proto: onnx.ModelProto, border: Border) -> list[Region]:
 
 
 class _Worker:
-    """One region: from its plan to what replaces it."""
+    """Collapse one region."""
 
     def __init__(self, region: LinearRegion, context: Context, names: Names, border: Border) -> None:
         self.region, self.context, self.names, self.border = region, context, names, border
@@ -101,7 +105,7 @@ class _Worker:
         self.proofs: list[Proof] = []
 
     def run(self) -> Region | None:
-        """Plan, build and prove; what cannot be built exactly is kept, and the rest planned anew."""
+        """Plan, build and prove; keep what cannot be built exactly and plan the rest again."""
         cuts: dict[str, str] = {}
         ready: dict[tuple[str, ...], tuple[Unit, Replacement, Proof]] = {}
         while True:
@@ -129,7 +133,7 @@ class _Worker:
         return Replacement(unit.operators, built.emitted, rounded(built.emitted.arrays, kind)), proof
 
     def _row(self, plan: Plan, cuts: Mapping[str, str]) -> Region | None:
-        """The region's line in the report; None where there was nothing to merge."""
+        """Return the region's row in the report; None if there was nothing to merge."""
         gone = {operator.index for item in self.replacements for operator in item.operators}
         operators = self.region.operators
         before = Counter(operator.kind for operator in operators)
@@ -164,13 +168,13 @@ class _Worker:
         )
 
     def _reasons(self, plan: Plan, cuts: Mapping[str, str]) -> list[str]:
-        """Why tensors inside stayed; of those that the cost kept, what merging would have cost."""
+        """Explain why inner tensors were kept; for those that the cost model kept, say what merging would cost."""
         producers = {name: operator for operator in self.region.operators for name in operator.outputs}
         known = {**plan.reasons, **cuts}
         found = dict.fromkeys(
             f"{_label(producers, name)}: {known[name]}" for name in sorted(plan.cuts) if known.get(name)
         )
-        # What the cost rule kept: in a plan of its own, or as a unit that it does not accept.
+        # The cost model keeps a tensor by choosing another plan, or by not accepting a unit.
         plans = [plan] if plan.cuts <= known.keys() else [plan, self.planner.merged(cuts)]
         refused = [unit for unit in plans[-1].units if not unit.replace and unit.after.nodes < unit.before.nodes]
         if refused:

@@ -1,4 +1,4 @@
-"""Context: what a rule may ask of the graph."""
+"""Context: the questions about the graph that operator rules ask."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["Context"]
 
 @dataclass
 class Context:
-    """The graph, and whether rules are to give numbers.
+    """A graph, as operator rules see it.
 
-    Args:
-        structures: operators with one input, without numbers, by index; kept because each is asked for many times.
+    Attributes:
+        numeric: whether forms have numbers, or only a structure for planning.
+        structures: cached stencils without numbers, by index of the operator.
     """
 
     graph: Graph
@@ -28,10 +29,10 @@ class Context:
     structures: dict[int, Linear] = field(default_factory=dict)
 
     def form(self, name: str) -> Form:
-        """A tensor as a source.
+        """Return the form of a tensor that is a source.
 
         Raises:
-            Refusal: it is no map of floats, or its sizes are not known.
+            Refusal: it is not a feature map of floats, or its sizes are not known.
         """
         shape, nominal = self.graph.shape(name), self.graph.nominal(name)
         kind = self.graph.shapes.types.get(name, 0)
@@ -42,16 +43,18 @@ class Context:
         if kind not in FLOATS:
             raise Refusal(f"{name!r} is not of float16, float32 or float64")
         if shape[1] is None:
-            raise Refusal(f"{name!r} has a free number of channels")
+            raise Refusal(f"{name!r} has a dynamic number of channels")
         if not all(0 < size <= LARGEST_SIDE for size in nominal[1:]):
-            raise Refusal(f"the sizes of {name!r} are no map's: {nominal[1:]}")
-        free = shape[2] is None or shape[3] is None
+            raise Refusal(f"the sizes of {name!r} are not those of a feature map: {nominal[1:]}")
+        dynamic = shape[2] is None or shape[3] is None
         rounding = float(np.finfo(FLOATS[kind]).eps) / 2
         size = (nominal[2], nominal[3])
-        return source_form(name, nominal[1], size, free=free, numeric=self.numeric, rounding=max(rounding, 2.0**-44))
+        return source_form(
+            name, nominal[1], size, dynamic=dynamic, numeric=self.numeric, rounding=max(rounding, 2.0**-44)
+        )
 
     def array(self, operator: Operator, place: int) -> Array | None:
-        """An input that is constant, in float64 where it is a float; None where it is left out.
+        """Return a constant input, floats in float64; None if it is omitted.
 
         Raises:
             Refusal: it is computed at run time.
@@ -65,12 +68,12 @@ class Context:
         return constant.wide
 
     def tensor(self, operator: Operator, place: int) -> Tensor | None:
-        """The same as a torch tensor in float64."""
+        """Return a constant input as a float64 tensor; None if it is omitted."""
         array = self.array(operator, place)
         return None if array is None else torch.from_numpy(np.ascontiguousarray(array, np.float64))
 
     def integers(self, operator: Operator, place: int, attribute: str) -> list[int] | None:
-        """Whole numbers that are an attribute in old opsets and an input in new ones; None where neither is there."""
+        """Return integers that are an attribute in old opsets and an input in new ones; None if there are neither."""
         if attribute in operator.attributes:
             found = operator.attributes[attribute]
             return [int(item) for item in (found if isinstance(found, list | tuple) else [found])]

@@ -1,7 +1,7 @@
-"""Cost: what operators take, in MACs and in elements moved, and the rule by which a region is accepted.
+"""Cost of operators in MACs and moved elements, and the rule that accepts a replacement.
 
-An element moved counts as ten MACs; between 0 and 100 the decisions on the networks that this was tuned on do not
-change.
+A moved element counts as ten MACs; any weight from 0 to 100 gives the same decisions on the networks that it was tuned
+on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ _PER_ELEMENT = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Of some operators."""
+    """Cost of some operators for one sample.
+
+    Attributes:
+        macs: multiply-accumulates.
+        moved: elements read and written.
+        nodes: number of operators.
+        convs: number of convolutions.
+    """
 
     macs: int = 0
     moved: int = 0
@@ -36,14 +43,14 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """In MACs."""
+        """The cost in MACs."""
         return self.macs + _PER_ELEMENT * self.moved
 
     def accepts(self, after: Cost) -> bool:
-        """Whether `after` may stand in this one's place.
+        """Return whether operators of cost `after` may replace those of this cost.
 
-        Cost and nodes must fall, and neither convolutions nor MACs rise: a half-empty 2x2 kernel in the place of a
-        crop and two 1x1 ones moves less, yet where arithmetic is what takes the time it takes longer.
+        Cost and nodes must fall, and neither convolutions nor MACs may rise: a half-empty 2x2 kernel that replaces a
+        crop and two 1x1 kernels moves less but takes longer where arithmetic limits the speed.
         """
         cheaper = after.total < self.total and after.nodes < self.nodes
         return cheaper and after.convs <= self.convs and after.macs <= self.macs
@@ -51,7 +58,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Window:
-    """One axis of a Conv node."""
+    """One axis of a Conv node.
+
+    Attributes:
+        taps: kernel size.
+        before: padding before the map.
+        after: padding after it.
+        first: offset of the first tap.
+    """
 
     taps: int
     before: int
@@ -62,19 +76,27 @@ class Window:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where the taps lie."""
+        """Offsets of the taps."""
         return tuple(self.first + self.dilation * tap for tap in range(self.taps))
 
 
-def window(axis: Axis, size: int, *, free: bool) -> Window:
-    """The smallest evenly spaced window that holds the taps of `axis`; zero taps are added where it crops."""
+def window(axis: Axis, size: int, *, dynamic: bool) -> Window:
+    """Return the smallest evenly spaced window that contains the taps of an axis.
+
+    Zero taps are added where the window would need a negative padding.
+
+    Args:
+        axis: offsets, stride and excess.
+        size: of the input map.
+        dynamic: whether the size is dynamic, so that the window must hold for any.
+    """
     first, last = min(axis.offsets[0], 0), axis.offsets[-1]
     dilation = math.gcd(*(offset - first for offset in axis.offsets)) or 1
     outputs = axis.outputs(size)
     while True:
-        after = axis.excess + 1 + last if free else (outputs - 1) * axis.stride + last - (size - 1)
-        # A window that ends before the map does may, as long as no further output would fit.
-        if after < 0 and not free and (size - 1 - last) // axis.stride + 1 == outputs:
+        after = axis.excess + 1 + last if dynamic else (outputs - 1) * axis.stride + last - (size - 1)
+        # A window may end before the map as long as no further output fits.
+        if after < 0 and not dynamic and (size - 1 - last) // axis.stride + 1 == outputs:
             after = 0
         if after >= 0:
             return Window((last - first) // dilation + 1, -first, after, axis.stride, dilation, first)
@@ -82,7 +104,7 @@ def window(axis: Axis, size: int, *, free: bool) -> Window:
 
 
 def form_cost(form: Form) -> Cost:
-    """Of the operators that a form is written as."""
+    """Return the cost of the operators that a form is written as."""
     total = Cost()
     area = math.prod(form.size)
     elements = form.channels * area
@@ -93,27 +115,27 @@ def form_cost(form: Form) -> Cost:
             total += Cost(elements, 2 * elements, 1)
             continue
         read = term.channels_in * math.prod(form.sizes[name])
-        taps = _taps(term, form.sizes[name], free=form.free)
+        taps = _taps(term, form.sizes[name], dynamic=form.dynamic)
         weights = term.channels_out * (term.channels_in // term.groups) * taps
         total += Cost(weights * area, read + elements + weights, 1, 1)
     joined = len(form.terms) - 1
     return total + Cost(0, 3 * elements * joined, joined)
 
 
-def _taps(term: Stencil, size: tuple[int, int], *, free: bool) -> int:
+def _taps(term: Stencil, size: tuple[int, int], *, dynamic: bool) -> int:
     axes = (replace(axis, offsets=kept.offsets) for axis, kept in zip(term.axes, term.taps(), strict=True))
-    return math.prod(window(axis, pixels, free=free).taps for axis, pixels in zip(axes, size, strict=True))
+    return math.prod(window(axis, pixels, dynamic=dynamic).taps for axis, pixels in zip(axes, size, strict=True))
 
 
 def operator_cost(operator: Operator, context: Context) -> Cost:
-    """Of an operator as it stands in the file."""
+    """Return the cost of an operator of the file."""
     read, written = (sum(_elements(name, context) for name in names) for names in (operator.inputs, operator.outputs))
     rule = rule_of(operator.kind)
     return Cost(rule.macs(operator, written, context), read + written, 1, int(rule.convolution))
 
 
 def _elements(name: str, context: Context) -> int:
-    """Of one sample; of a constant all."""
+    """Return the number of elements of one sample, or of a whole constant."""
     sizes = context.graph.nominal(name) if name else None
     if not sizes:
         return 0

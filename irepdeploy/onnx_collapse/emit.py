@@ -1,4 +1,4 @@
-"""Emit: the operators that a form is written as: a Conv a source, their sum, and a constant where there is one."""
+"""Emit the operators of a form: a Conv for each source, their sum, and a constant if there is one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ __all__ = ["Emitted", "Names", "emit"]
 
 
 class Names:
-    """Names of tensors and nodes that are not taken."""
+    """Gives tensors and nodes unique names.
+
+    Args:
+        taken: names in use.
+    """
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
 
     def __call__(self, name: str) -> str:
-        """`name`, with a number behind it where it is taken."""
+        """Return `name`, with a number appended if it is taken, and take it."""
         found, number = name, 1
         while found in self._taken:
             number += 1
@@ -36,12 +40,13 @@ class Names:
 
 @dataclass
 class Emitted:
-    """Operators in place of others.
+    """Operators that replace others.
 
-    Args:
-        nodes: by the tensor that they give.
-        arrays: their constants, in float64.
-        same: tensors that are others, by name.
+    Attributes:
+        nodes: by the tensor that they compute.
+        arrays: their constants in float64, by name.
+        same: the tensor that a result is equal to, by name.
+        cost: of all nodes.
     """
 
     nodes: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
@@ -51,12 +56,20 @@ class Emitted:
 
     @property
     def every_node(self) -> list[onnx.NodeProto]:
-        """All, in order."""
+        """All nodes in order."""
         return [node for nodes in self.nodes.values() for node in nodes]
 
 
 def emit(form: Form, result: str, node_name: str, names: Names, into: Emitted) -> None:
-    """Write `form`, the tensor `result`, into `into`; its stencils are trimmed."""
+    """Emit the operators of a form.
+
+    Args:
+        form: numeric, with trimmed stencils.
+        result: name of the tensor that it is the form of.
+        node_name: name that the new nodes start with.
+        names: gives unique names.
+        into: receives the operators.
+    """
     writer = _Writer(result, node_name, names, into)
     bias = form.bias
     assert bias is not None
@@ -103,7 +116,7 @@ class _Writer:
 
     def conv(self, source: str, term: Stencil, bias: Tensor | None, form: Form) -> str:
         rows, columns = (
-            window(axis, size, free=form.free) for axis, size in zip(term.axes, form.sizes[source], strict=True)
+            window(axis, size, dynamic=form.dynamic) for axis, size in zip(term.axes, form.sizes[source], strict=True)
         )
         kernel = term.placed(rows.offsets, columns.offsets).kernel
         assert kernel is not None
@@ -121,7 +134,7 @@ class _Writer:
         scale = term.kernel.reshape(-1)
         if bias is None:
             return self.node("Mul", [source, self.constant("scale", scale.reshape(1, -1, 1, 1))])
-        # One node of its own kind, where Mul and Add were two.
+        # A single BatchNormalization instead of a Mul and an Add.
         epsilon = np.float64(np.float32(1e-5))
         values = [scale * float(np.sqrt(1 + epsilon)), bias, torch.zeros_like(bias), torch.ones_like(bias)]
         roles = ("scale", "shift", "mean", "var")

@@ -1,7 +1,7 @@
-"""Folding: what a model computes from constants and from sizes that are known, before it runs.
+"""Fold what a model computes from constants and known sizes.
 
-Floats are kept in float64 beside what the model computes, so that a weight that is made of others (a batch
-normalisation's statistics, the sigmoid of an alpha) is rounded once, at the end.
+Every folded float is also kept in float64, so that a weight computed from others (batch normalization statistics, the
+sigmoid of an alpha) is rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from irepdeploy.onnx_graph.shapes import infer_shapes
 
 __all__ = ["fold"]
 
-# A constant that is this much larger than what it is made of is cheaper made anew: bytes, and times the inputs.
+# A constant above both limits is cheaper to compute at run time: in bytes, and as a multiple of its inputs.
 _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
 # The oldest opset of which the reference evaluator computes every operator.
@@ -26,7 +26,7 @@ _REFERENCE_SINCE = 13
 
 
 def fold(graph: Graph) -> None:
-    """Fold `graph` to a fixpoint and infer its shapes; operators that are folded leave it."""
+    """Fold a graph to a fixpoint and infer its shapes; folded operators leave the graph."""
     fixed: dict[str, Array] = {}
     skipped: set[int] = set()
     tried: set[int] = set()
@@ -49,7 +49,7 @@ def fold(graph: Graph) -> None:
 
 
 def _fold_once(graph: Graph, tried: set[int]) -> list[Operator]:
-    """Fold what can be, and let go of values that only folded operators read."""
+    """Fold every operator that can be folded, and release values that only folded operators read."""
     folded = []
     pending = {name: len(readers) for name, readers in graph.readers.items()}
     for operator in graph.operators:
@@ -95,7 +95,7 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
             wide = native
             if any(array.dtype.kind == "f" for array in native):
                 wide = _run(rule.fold_wide if own else None, graph, operator, wide_inputs)
-    except Exception:  # whatever a kernel raises for inputs that it does not know: the operator stays as it is
+    except Exception:  # any error of a kernel: the operator stays as it is
         return None
     found = {}
     for name, array, other in zip(operator.outputs, native, wide, strict=True):
@@ -128,7 +128,7 @@ def _reference(graph: Graph, operator: Operator, inputs: Sequence[Array | None])
 
 
 def _part_of_shape(graph: Graph, operator: Operator) -> Array | None:
-    """Some sizes of a tensor of which others are free."""
+    """Return known sizes that are picked from a shape whose other sizes are dynamic."""
     shape = graph.producers.get(operator.inputs[0])
     sizes = None if shape is None or shape.kind != "Shape" or shape.attributes else graph.shape(shape.inputs[0])
     if sizes is None or not all(graph.is_constant(name) for name in operator.inputs[1:] if name):

@@ -1,7 +1,7 @@
-"""Form: what a tensor is of the tensors that it is made of: a stencil for each of them, and a bias.
+"""Forms: a tensor as an affine function of its sources, one stencil for each source and a bias.
 
-A bias is a vector (C,) where it is the same at every position, else a map (C, H, W): zero padding behind a bias makes
-one. Rules build forms with numbers (`numeric`) or as structure only.
+A bias is a vector (C,) if it is the same at every position, else a map (C, H, W), as zero padding behind a bias makes
+it. Forms have numbers (`numeric`) or are structure only.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 CANONICAL = (0, 1, 2, 3)
-# A map is uniform where it varies by less than this many roundings of the file's floats, against its largest value.
+# A bias map is uniform if it varies by less than this many roundings of its largest value to the file's float type.
 UNIFORM = 16
-# Of a map; beyond it a size is damage.
+# Largest height or width; a larger one is taken for damage.
 LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Linear:
-    """An operator with one input: ``y = stencil(x) + bias``, with `fill` where it reads outside x."""
+    """An operator with one map: ``y = stencil(x) + bias``, reading `fill` outside x."""
 
     stencil: Stencil
     bias: Tensor | None = None
@@ -51,23 +51,25 @@ class Linear:
 
 @dataclass(frozen=True)
 class Form:
-    """See the module.
+    """A tensor as an affine function of its sources.
 
-    Args:
+    Attributes:
         terms: stencil by source.
-        size: (H, W); nominal where `free`.
-        bias: None where the form is structure only.
-        free: height or width are free, so nothing may depend on a position.
+        channels: number of channels.
+        size: (H, W), nominal if `dynamic`.
+        bias: (C,) or (C, H, W) in float64; None if the form is structure only.
+        dynamic: whether height or width are dynamic, so that nothing may depend on a position.
         sizes: (H, W) of each source.
         layout: order of the axes (N, C, H, W) in the tensor.
-        rounding: of the floats of the file.
+        rounding: relative rounding error of the file's float type.
+        residue: relative error of border constants that were taken for the bias.
     """
 
     terms: Mapping[str, Stencil]
     channels: int
     size: tuple[int, int]
     bias: Tensor | None
-    free: bool
+    dynamic: bool
     sizes: Mapping[str, tuple[int, int]]
     layout: tuple[int, ...] = CANONICAL
     rounding: float = 2.0**-24
@@ -84,11 +86,13 @@ class Form:
         return self.bias is None or self.bias.ndim == 1
 
 
-def source_form(name: str, channels: int, size: tuple[int, int], *, free: bool, numeric: bool, rounding: float) -> Form:
-    """A tensor that is taken as it is."""
+def source_form(
+    name: str, channels: int, size: tuple[int, int], *, dynamic: bool, numeric: bool, rounding: float
+) -> Form:
+    """Return the form of a tensor that is its own source."""
     bias = torch.zeros(channels, dtype=torch.float64) if numeric else None
     term = stencils.identity(channels, numeric=numeric)
-    return Form({name: term}, channels, size, bias, free, {name: size}, rounding=rounding)
+    return Form({name: term}, channels, size, bias, dynamic, {name: size}, rounding=rounding)
 
 
 def per_channel(scale: Tensor, bias: Tensor | None = None) -> Linear:
@@ -99,10 +103,10 @@ def per_channel(scale: Tensor, bias: Tensor | None = None) -> Linear:
 
 
 def apply(linear: Linear, form: Form) -> Form:
-    """An operator behind a form.
+    """Return the form of an operator that follows a form.
 
     Raises:
-        Refusal: it reads positions outside the tensor where the form is not zero; or what it needs is not known.
+        Refusal: the operator pads with zeros where the form is not zero, or depends on sizes that are not known.
     """
     second = linear.stencil
     if form.layout != CANONICAL:
@@ -115,8 +119,8 @@ def apply(linear: Linear, form: Form) -> Form:
     for name, first in form.terms.items():
         if not first.unit and not second.per_element:
             for one, two, outer, inner in zip(first.taps(), second.taps(), form.sizes[name], form.size, strict=True):
-                if _reaches_over(one, two, outer, inner, free=form.free):
-                    raise Refusal("the one behind it pads with zeros what is not zero there")
+                if _reaches_over(one, two, outer, inner, dynamic=form.dynamic):
+                    raise Refusal("the next operator pads with zeros where it is not zero")
     terms = {name: stencils.chain(first, second) for name, first in form.terms.items()}
     bias = form.bias
     if bias is not None:
@@ -125,12 +129,12 @@ def apply(linear: Linear, form: Form) -> Form:
     return settle(found)
 
 
-def _reaches_over(first: Axis, second: Axis, size: int, inner: int, *, free: bool) -> bool:
-    """Whether `second` reads a position outside the inner map at which `first` still sees its source.
+def _reaches_over(first: Axis, second: Axis, size: int, inner: int, *, dynamic: bool) -> bool:
+    """Return whether `second` reads a position outside the inner map at which `first` still sees its source.
 
-    There the inner map is padded with zeros, while the two as one would go on.
+    The inner map is padded with zeros there, while the merged stencil would not be zero.
     """
-    if free:
+    if dynamic:
         low = any(place * first.stride + first.offsets[-1] >= 0 for place in range(second.offsets[0], 0))
         beyond = second.excess + second.offsets[-1] >= 0
         return low or (beyond and first.excess + 1 + first.offsets[0] < 0)
@@ -142,16 +146,16 @@ def _reaches_over(first: Axis, second: Axis, size: int, inner: int, *, free: boo
 
 
 def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
-    """The bias behind an operator: a map only where the operator pads with something else than the bias."""
+    """Return the bias behind an operator: a map only if the operator pads with another value than the bias."""
     second = linear.stencil
     assert second.kernel is not None
     outside = any(
-        axis.may_read_outside() if form.free else len(axis.reads(size)) > 0
+        axis.may_read_outside() if form.dynamic else len(axis.reads(size)) > 0
         for axis, size in zip(second.axes, form.size, strict=True)
     )
     if outside and (bias.ndim == 3 or bool((bias != linear.fill).any())):
-        if form.free and (second.rows.stride > 1 or second.columns.stride > 1):
-            raise Refusal("a bias before zero padding, stride and free sizes: what becomes of it depends on the size")
+        if form.dynamic and (second.rows.stride > 1 or second.columns.stride > 1):
+            raise Refusal("a bias before zero padding and a stride, which depends on dynamic sizes")
         found = convolve(second, as_map(bias, form.size)[None], fill=linear.fill)[0]
     elif bias.ndim == 3:
         found = convolve(second, bias[None])[0]
@@ -164,14 +168,15 @@ def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
 
 
 def as_map(bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a bias as a map (C, H, W)."""
     return bias if bias.ndim == 3 else bias[:, None, None].expand(-1, *size)
 
 
 def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
-    """Their sum.
+    """Return the sum of forms.
 
     Raises:
-        Refusal: sizes or strides differ; at fault are those that differ from the first.
+        Refusal: sizes or strides differ; names those that differ from the first.
     """
     total = forms[0]
     for name, form in zip(names[1:], forms[1:], strict=True):
@@ -185,7 +190,7 @@ def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
             for one, two in zip(terms[source].axes, term.axes, strict=True):
                 if one.stride != two.stride:
                     raise Refusal(f"strides differ in a sum: {one.stride} and {two.stride}", [name])
-                if form.free and one.excess != two.excess:
+                if form.dynamic and one.excess != two.excess:
                     raise Refusal("paddings differ in a sum", [name])
             terms[source] = stencils.add(terms[source], term)
         bias = None
@@ -193,16 +198,16 @@ def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
             same = total.bias.ndim == form.bias.ndim
             bias = total.bias + form.bias if same else as_map(total.bias, total.size) + as_map(form.bias, form.size)
         total = replace(
-            total, terms=terms, bias=bias, free=total.free or form.free, sizes={**total.sizes, **form.sizes},
+            total, terms=terms, bias=bias, dynamic=total.dynamic or form.dynamic, sizes={**total.sizes, **form.sizes},
             residue=max(total.residue, form.residue), rounding=max(total.rounding, form.rounding),
         )  # fmt: skip
     return settle(total)
 
 
 def settle(form: Form) -> Form:
-    """A map that is uniform but for the rounding of the file's constants becomes a vector: its value in the middle.
+    """Replace a bias map that is uniform up to the rounding of the file's constants by its value in the middle.
 
-    What it varied by is kept as the residue.
+    The variation is kept as the residue.
     """
     if form.bias is None or form.bias.ndim == 1:
         return form
@@ -216,7 +221,7 @@ def settle(form: Form) -> Form:
 
 
 def convolve(stencil: Stencil, x: Tensor, fill: float = 0.0) -> Tensor:
-    """A stencil of one operator applied to maps (N, C, H, W); its taps lie evenly."""
+    """Apply a stencil whose taps are evenly spaced to maps (N, C, H, W)."""
     assert stencil.kernel is not None
     size = stencil.size((x.shape[2], x.shape[3]))
     pads, dilation = [], []
@@ -234,7 +239,7 @@ def convolve(stencil: Stencil, x: Tensor, fill: float = 0.0) -> Tensor:
 def _per_channel(
     kernel: Tensor, x: Tensor, strides: Sequence[int], dilation: Sequence[int], size: Sequence[int]
 ) -> Tensor:
-    """Tap by tap: torch's float64 convolution takes one channel after the other."""
+    """Convolve tap by tap: torch's float64 convolution takes one channel after the other."""
     found = x.new_zeros(*x.shape[:2], *size)
     spans = [(count - 1) * stride + 1 for count, stride in zip(size, strides, strict=True)]
     for a in range(kernel.shape[2]):

@@ -1,4 +1,4 @@
-"""Graph: the operators of an ONNX model in their order, who gives and who reads each tensor, and what is constant."""
+"""Graph: the operators of an ONNX model in order, the producer and readers of each tensor, and the constants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FLOATS", "Array", "Constant", "Graph", "Operator", "kind_of", "widen
 
 Array = np.ndarray[Any, Any]
 
-# Element types that a convolution can be written in.
+# Element types of convolutions that can be written.
 FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
@@ -30,7 +30,13 @@ _OWN = ("", "ai.onnx")
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A node; `kind` is its operator type, with the domain before it where it is not ONNX's own."""
+    """A node of the graph.
+
+    Attributes:
+        index: its place in the file.
+        kind: its operator type, with the domain before it if it is not one of ONNX's own.
+        captured: outer tensors that its subgraphs read.
+    """
 
     index: int
     node: onnx.NodeProto
@@ -41,28 +47,28 @@ class Operator:
 
     @property
     def name(self) -> str:
-        """The node's name, or that of its first output."""
+        """The node's name, or else that of its first output."""
         return self.node.name or next(filter(None, self.outputs), self.kind)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """By name; a reference to an attribute of a function has no value and is left out."""
+        """Values by name, without references to attributes of a function."""
         return {
             item.name: onnx.helper.get_attribute_value(item) for item in self.node.attribute if not item.ref_attr_name
         }
 
     def input(self, place: int) -> str:
-        """Name of an input, empty where it is left out."""
+        """Return the name of an input, empty if it is omitted."""
         return self.inputs[place] if place < len(self.inputs) else ""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A value known before the model runs.
+    """A value that is known before the model runs.
 
-    Args:
+    Attributes:
         native: as the model computes it.
-        wide: in float64 where it is a float: the numbers of the file, not rounded between operators.
+        wide: floats in float64, not rounded between operators.
     """
 
     native: Array
@@ -71,14 +77,17 @@ class Constant:
 
 @dataclass
 class Graph:
-    """A model being collapsed.
+    """A model that is being collapsed.
 
-    Args:
-        opset: of ONNX's own operators.
-        operators: live ones, in order; what is folded is not among them.
+    Attributes:
+        opset: version of ONNX's own operator set.
+        operators: in order, without folded and unused ones.
         initializers: constants of the file by name.
-        folded: constants that operators give.
+        outputs: names of the model's outputs.
+        folded: constants computed by folded operators.
         shapes: of every tensor whose shape is known.
+        producers: the operator that computes a tensor, by name.
+        readers: the operators that read a tensor, by name.
     """
 
     model: onnx.ModelProto
@@ -93,10 +102,10 @@ class Graph:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Graph:
-        """Index `model`; operators whose results nothing needs are left out.
+        """Index a model, omitting operators whose results are not used.
 
         Raises:
-            ModelError: a tensor is read that nothing gives, or is given twice.
+            ModelError: a tensor is read that no node computes, or is computed twice.
         """
         proto = model.graph
         opset = opset_of(model)
@@ -111,21 +120,21 @@ class Graph:
             operator = Operator(index, node, kind_of(node), tuple(node.input), tuple(node.output), captured)
             for name in (*operator.inputs, *captured):
                 if name not in known:
-                    raise ModelError(f"damaged: {operator.name!r} reads {name!r}, which nothing before it gives")
+                    raise ModelError(f"damaged: {operator.name!r} reads {name!r}, which no earlier node computes")
             for name in filter(None, operator.outputs):
                 if name in known:
-                    raise ModelError(f"damaged: {name!r} is given twice")
+                    raise ModelError(f"damaged: {name!r} is computed twice")
                 known.add(name)
             operators.append(operator)
         outputs = {value.name for value in proto.output}
         for name in sorted(outputs - known):
-            raise ModelError(f"damaged: nothing gives the output {name!r}")
+            raise ModelError(f"damaged: no node computes the output {name!r}")
         graph = cls(model, opset, operators, initializers, outputs)
         graph.index()
         return graph
 
     def index(self) -> None:
-        """Drop what nothing needs and index the rest again."""
+        """Drop unused operators and index the others again."""
         needed = set(self.outputs)
         live = []
         for operator in reversed(self.operators):
@@ -140,11 +149,11 @@ class Graph:
                 self.readers.setdefault(name, []).append(operator)
 
     def is_constant(self, name: str) -> bool:
-        """Whether the tensor is known before the model runs."""
+        """Return whether the tensor is known before the model runs."""
         return name in self.initializers or name in self.folded
 
     def constant(self, name: str) -> Constant | None:
-        """The value of a constant tensor, None where it is none."""
+        """Return the value of a constant tensor; None if it is computed at run time."""
         if name in self.folded:
             return self.folded[name]
         if name not in self.initializers:
@@ -153,11 +162,11 @@ class Graph:
         return Constant(native, widened(native))
 
     def shape(self, name: str) -> Shape | None:
-        """Sizes of a tensor, None for each that is free; None where the rank is unknown."""
+        """Return the sizes of a tensor, None for each dynamic one; None if the rank is unknown."""
         return self.shapes.exact.get(name)
 
     def nominal(self, name: str) -> tuple[int, ...] | None:
-        """Sizes with a number in place of each that is free."""
+        """Return the sizes of a tensor, with a nominal number for each dynamic one."""
         return self.shapes.nominal.get(name)
 
 
@@ -167,12 +176,12 @@ def kind_of(node: onnx.NodeProto) -> str:
 
 
 def widened(array: Array) -> Array:
-    """Floats in float64."""
+    """Return the array with floats in float64."""
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Tensors of the outer graph that the bodies of `node` read."""
+    """Yield the outer tensors that the subgraphs of `node` read."""
     graphs = list(subgraphs_of(node))
     own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
     own |= {output for graph in graphs for inner in graph.node for output in inner.output}
@@ -186,4 +195,4 @@ def _array(tensor: onnx.TensorProto) -> Array:
     try:
         return numpy_helper.to_array(tensor)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"damaged: the initialiser {tensor.name!r} does not hold what it says: {error}") from error
+        raise ModelError(f"damaged: the initialiser {tensor.name!r} cannot be decoded: {error}") from error

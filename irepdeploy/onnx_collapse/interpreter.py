@@ -1,6 +1,7 @@
-"""A float64 run of the operators that a region may hold: ONNX Runtime has no convolution in float64.
+"""Run the operators of a region in float64, in which ONNX Runtime has no convolution.
 
-It reads every operator by the ONNX specification and shares nothing with the rules, so that it can prove them.
+It runs every operator by the ONNX specification (`OperatorRule.evaluate`) and shares no code with the propagation of
+forms, so that it can prove the latter.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ Constants = Callable[[str], Array | None]
 def evaluate(
     nodes: Iterable[onnx.NodeProto], feeds: Mapping[str, Tensor], results: Sequence[str], constants: Constants
 ) -> dict[str, Tensor]:
-    """Run `nodes` in their order.
+    """Run nodes in order.
 
     Args:
+        nodes: linear operators.
         feeds: float64 maps (N, C, H, W) by name.
-        results: the tensors to give.
-        constants: the value of a tensor that is none of them, floats in float64; None where there is none.
+        results: names of the tensors to return.
+        constants: returns the value of any other tensor, floats in float64; None if it is not constant.
 
     Raises:
-        ModelError: an operator that no region holds.
+        ModelError: an operator is not linear, or reads a tensor that is neither computed nor constant.
     """
     nodes = list(nodes)
     pending = Counter(name for node in nodes for name in node.input)
@@ -58,5 +60,5 @@ def evaluate(
 
 def _tensor(array: Array | None) -> Tensor:
     if array is None:
-        raise ModelError("an operator of a region reads what is not constant")
+        raise ModelError("an operator of a region reads a tensor that is not constant")
     return torch.from_numpy(np.array(array, copy=True) if not array.flags.writeable else np.ascontiguousarray(array))

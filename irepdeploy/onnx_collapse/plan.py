@@ -1,7 +1,7 @@
-"""Plans: which tensors inside a region stay, so that what is between them becomes one convolution each.
+"""Plans: which inner tensors of a region are kept, so that the operators between them become one convolution each.
 
-Everything merged is often the dearest plan: a 1x1 bottleneck or a depthwise convolution before a 1x1 one grows by an
-order of magnitude. The cheapest set of tensors to keep is searched on structures, without numbers.
+Merging everything is often the most expensive plan: a 1x1 bottleneck, or a depthwise convolution before a 1x1, grows by
+an order of magnitude. The cheapest set of kept tensors is searched on structures, without numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from irepdeploy.onnx_collapse.region import LinearRegion
 
 __all__ = ["Plan", "Planner", "Unit"]
 
-# So many undecided tensors are tried in every combination; more are decided one after the other.
+# Up to this many undecided tensors are tried in every combination; more are decided one after the other.
 _ALL_COMBINATIONS = 4
 _SWEEPS = 3
 
@@ -29,9 +29,11 @@ _SWEEPS = 3
 class Unit:
     """Operators that are replaced together or not at all.
 
-    Args:
-        results: the tensors that it must give.
-        replace: whether the cost rule accepts it.
+    Attributes:
+        results: the tensors that the unit must compute.
+        before: cost of the operators.
+        after: cost of their replacement.
+        replace: whether the cost model accepts the replacement.
     """
 
     operators: tuple[Operator, ...]
@@ -43,12 +45,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a region.
+    """A partition of a region into units.
 
-    Args:
-        cuts: tensors inside that stay.
-        reasons: why a tensor has to stay, by tensor.
-        alone: indices of operators that follow nothing and are followed by nothing.
+    Attributes:
+        cuts: inner tensors that are kept.
+        reasons: why a tensor must be kept, by tensor.
+        alone: indices of operators that are merged with no other.
     """
 
     units: tuple[Unit, ...]
@@ -58,16 +60,17 @@ class Plan:
 
     @property
     def total(self) -> tuple[int, int]:
-        """Cost and nodes."""
+        """Cost in MACs and number of nodes."""
         parts = [unit.after if unit.replace else unit.before for unit in self.units]
         return sum(part.total for part in parts), sum(part.nodes for part in parts)
 
 
 class Planner:
-    """Finds the plan of one region.
+    """Searches the cheapest plan of one region.
 
     Args:
-        context: without numbers.
+        region: linear operators.
+        context: a context without numbers.
     """
 
     def __init__(self, region: LinearRegion, context: Context) -> None:
@@ -78,11 +81,11 @@ class Planner:
         self._plans: dict[frozenset[str], Plan] = {}
 
     def merged(self, cuts: Mapping[str, str]) -> Plan:
-        """The plan that keeps as few tensors as can be: those in `cuts` and what follows from them."""
+        """Return the plan that keeps as few tensors as possible: those in `cuts` and the ones that these require."""
         return self._plan(frozenset(cuts), cuts)
 
     def best(self, cuts: Mapping[str, str]) -> Plan:
-        """The cheapest plan that keeps `cuts`, which are reasons by tensor."""
+        """Return the cheapest plan that keeps `cuts`, given as reasons by tensor."""
         start = self.merged(cuts)
         undecided = self._undecided(start)
         plans = [start]
@@ -98,7 +101,7 @@ class Planner:
         return min(plans, key=lambda plan: (plan.total, len(plan.cuts)))
 
     def _swept(self, plan: Plan, undecided: Sequence[str]) -> Plan:
-        """Keep or do not keep one tensor after the other, as long as it pays."""
+        """Decide one tensor after the other, as long as the cost falls."""
         for _ in range(_SWEEPS):
             before = plan
             for name in undecided:
@@ -110,7 +113,7 @@ class Planner:
         return plan
 
     def _undecided(self, plan: Plan) -> list[str]:
-        """Tensors before which merging may make a kernel larger, or be done twice."""
+        """Return tensors behind which merging may enlarge a kernel or duplicate work."""
         graph = self.context.graph
         forms = self._propagate(plan.cuts, plan.alone)
         found = []
@@ -122,7 +125,7 @@ class Planner:
                 continue
             if len(readers) == 1 and rule_of(readers[0].kind).per_element:
                 continue
-            if graph.producers[name].kind == "Pad":  # what it pads is decided on
+            if graph.producers[name].kind == "Pad":  # the tensor that it pads is decided instead
                 continue
             if all(term.per_element for term in form.terms.values()):
                 continue
@@ -130,7 +133,7 @@ class Planner:
         return found
 
     def _plan(self, cuts: frozenset[str], reasons: Mapping[str, str]) -> Plan:
-        """Keep `cuts`, and what has to be kept besides."""
+        """Return the plan that keeps `cuts` and every tensor that must be kept besides."""
         key, known = cuts, dict(reasons)
         if key in self._plans:
             return self._plans[key]
@@ -151,10 +154,10 @@ class Planner:
         return plan
 
     def _propagate(self, cuts: frozenset[str], alone: Iterable[int] = ()) -> dict[str, Form]:
-        """Forms of all tensors, those of `cuts` and the needed ones being sources for what follows.
+        """Return the forms of all tensors; those in `cuts` and the needed ones are sources for later operators.
 
         Raises:
-            _Obstacle: an operator cannot follow what is before it.
+            _Obstacle: an operator cannot be merged with the operators before it.
         """
         forms: dict[str, Form] = {}
         kept = cuts | self.region.needed
@@ -185,7 +188,7 @@ class Planner:
         return self._sources[name]
 
     def _units(self, forms: Mapping[str, Form], cuts: frozenset[str], alone: set[int]) -> list[Unit]:
-        """Operators by the tensor that they are made for; those that serve several are one unit."""
+        """Group operators by the kept tensor that they serve; those that serve several form one unit."""
         kept = (cuts | self.region.needed) & self._given
         producers = {name: operator for operator in self.region.operators for name in operator.outputs if name}
         serves: dict[int, set[str]] = {operator.index: set() for operator in self.region.operators}
@@ -216,7 +219,7 @@ class Planner:
 
 
 class _Obstacle(Exception):
-    """An operator that cannot follow; `tensors` are to be kept, or it stands alone."""
+    """An operator that cannot be merged unless `tensors` are kept; without any, it stays alone."""
 
     def __init__(self, operator: Operator, tensors: Sequence[str], reason: str) -> None:
         super().__init__(reason)

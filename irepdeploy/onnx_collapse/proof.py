@@ -1,7 +1,7 @@
-"""Proof: a random and a zero input through what was there and what is there now, in float64.
+"""Prove a replacement: run a random and a zero input through the old and the new operators in float64.
 
-Both are affine, so a difference that is not zero everywhere is not zero at a random point; the zero input alone shows
-the bias.
+Both are affine, so a difference that is not zero everywhere is not zero at a random point; the zero input isolates the
+bias.
 """
 
 from __future__ import annotations
@@ -27,25 +27,36 @@ __all__ = ["INTERIOR", "Proof", "border_tolerance", "prove"]
 INTERIOR = 1e-10
 _BORDER = 1e-6
 _FLOAT32 = 2.0**-24
-# Maps beyond the windows' reach say nothing new: outputs that are kept beside it.
+# Outputs beyond the reach of the windows that are computed: the interior of larger maps shows nothing new.
 _MARGIN = 4
 
 
 @dataclass(frozen=True)
 class Proof:
-    """max|a - b| / max|a| where no window reaches over the border (None where every one does) and where one does."""
+    """Largest differences of a replacement, max|a - b| / max|a|.
+
+    Attributes:
+        interior: where no window reaches over the border; None if every window does.
+        border: where windows do; None if none does.
+    """
 
     interior: float | None
     border: float | None
 
 
 def border_tolerance(form: Form) -> float:
-    """1e-6 where the file holds constants of the border rounded to float32, as much more as its floats are coarser."""
+    """Return the tolerance at the border: 1e-10, or 1e-6 and more if the file rounds border constants."""
     return max(INTERIOR, _BORDER * form.rounding / _FLOAT32) if form.residue else INTERIOR
 
 
 def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
-    """Compare a unit with what it was built into.
+    """Compare a unit with its replacement.
+
+    Args:
+        unit: the old operators.
+        built: the new operators.
+        context: a numeric context.
+        seed: of the random input.
 
     Raises:
         Refusal: they differ.
@@ -113,13 +124,13 @@ def _both(
 
 
 def _batch(source: str, unit: Unit, context: Context) -> int:
-    """One sample, unless constants are written into every sample."""
+    """Return the batch size of the proof: 1, unless constants are written into every sample."""
     shape = context.graph.shape(source)
     return shape[0] if _positional(unit) and shape is not None and shape[0] is not None else 1
 
 
 def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
-    """bool (H, W): where no window of any term reaches over the border."""
+    """Return a bool map (H, W) that is True where no window of any term reaches over the border."""
     found = None
     for source, term in form.terms.items():
         masks = []
@@ -134,7 +145,7 @@ def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
 
 
 def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
-    """By how many outputs, down and across, the maps can be smaller and still show every border and the inside."""
+    """Return how many rows and columns of outputs the proof can omit and still show every border and the interior."""
     if len(built.forms) > 1 or _positional(unit):
         return 0, 0
     (form,) = built.forms.values()

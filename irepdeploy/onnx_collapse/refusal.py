@@ -1,4 +1,4 @@
-"""Refusal: why an operator cannot be taken into a region; it ends a region and never reaches a user as an error."""
+"""Refusal: why an operator cannot be merged; it ends up in the report and never reaches users as an error."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 __all__ = ["NO_LOSS", "Refusal"]
 
-# The reason where no convolution would have been saved, and nothing is to be reported.
+# The reason if merging would save no convolution, so that there is nothing to report.
 NO_LOSS = ""
 
 
 class Refusal(Exception):
-    """Raised by a rule.
+    """Raised by an operator rule.
 
     Args:
         reason: in words, without a full stop.
-        tensors: the inputs at fault: were they not taken into the region, the operator could be; None: all of them.
+        tensors: the inputs that must be kept for the operator to be merged; None means all of them.
     """
 
     def __init__(self, reason: str, tensors: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Regions: linear operators that hang together by tensors which nothing else reads."""
+"""Regions: linear operators connected by tensors that no other operator reads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from irepdeploy.onnx_collapse.operators import rule_of
 
 __all__ = ["LinearRegion", "find_regions"]
 
-# Operators that are searched at once. A longer chain is cut where one tensor carries everything.
+# Most operators that are planned together. A longer chain is cut where one tensor carries everything.
 _LONGEST = 150
 
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """Linear operators in order.
+    """Connected linear operators, in order.
 
-    Args:
-        needed: tensors that must stay: outputs of the model, and what a non-linear operator reads.
-        neighbours: why an operator that multiplies and adds too, and that reads or gives one of its tensors, is not
-            one of them.
+    Attributes:
+        needed: tensors that must be kept: outputs of the model, and inputs of non-linear operators.
+        neighbours: why adjacent convolutions and the like are not part of the region.
     """
 
     operators: tuple[Operator, ...]
@@ -31,12 +30,12 @@ class LinearRegion:
 
     @property
     def given(self) -> set[str]:
-        """All tensors that its operators give."""
+        """Tensors that its operators compute."""
         return {name for operator in self.operators for name in operator.outputs if name}
 
 
 def find_regions(context: Context) -> list[LinearRegion]:
-    """All regions of the graph, in its order."""
+    """Return all regions of the graph, in order."""
     graph = context.graph
     reasons: dict[int, str] = {}
     linear: dict[int, Operator] = {}
@@ -74,7 +73,7 @@ def find_regions(context: Context) -> list[LinearRegion]:
 
 
 def _parts(operators: list[Operator], kept: set[str], context: Context) -> list[list[Operator]]:
-    """Pieces of a long region, cut behind operators whose result alone is read later."""
+    """Cut a long region behind operators whose result is the only tensor read later."""
     if len(operators) <= _LONGEST:
         return [operators]
     last = {}

@@ -1,4 +1,4 @@
-"""Collapse and Region: what was found in a graph, what became of it, and how exact it is."""
+"""Report of a collapse: the regions found, their replacements and errors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ __all__ = ["Collapse", "Region"]
 
 @dataclass(frozen=True)
 class Region:
-    """Linear operators between tensors that are needed, and what stands in their place.
+    """A region of linear operators and its replacement.
 
-    Args:
-        name: of the operator that gives its result.
-        operators_in, operators_out: how many of each kind before and after; equal where it was left alone.
-        macs_before, macs_after: of one input; a size that is free counts as its nominal value.
-        reason: why it was left alone, or which part of it was; empty where everything became one.
-        error_interior: in float64, max|a - b| / max|a| of a random and of a zero input, where no window reaches over
-            the border; None where it was left alone, or where every window does.
-        error_border: the same where windows do. What is more than rounding here comes from constants of the border
-            that the file holds rounded.
-        sources, results: names of the tensors it reads and gives.
+    Attributes:
+        name: of the operator that computes its last result.
+        operators_in: number of operators of each type before.
+        operators_out: number of operators of each type after; equal if the region was kept.
+        macs_before: MACs of one sample before, dynamic sizes at their nominal value.
+        macs_after: MACs of one sample after.
+        reason: why the region or a part of it was kept; empty if all of it was merged.
+        error_interior: max|a - b| / max|a| in float64, over a random and a zero input, where no window reaches over
+            the border; None if the region was kept, or if every window does.
+        error_border: the same where windows reach over the border. More than rounding comes from border constants,
+            which the file stores rounded.
+        sources: names of the tensors it reads.
+        results: names of the tensors it computes.
     """
 
     name: str
@@ -40,20 +43,21 @@ class Region:
 
     @property
     def collapsed(self) -> bool:
-        """Whether something stands in its place."""
+        """Whether operators were replaced."""
         return dict(self.operators_in) != dict(self.operators_out)
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """A model after its collapse.
+    """A collapsed model and its report.
 
-    Args:
-        model: the result; where nothing was found, the model as it was given.
-        regions: in the order of the graph; those left alone with their reason.
+    Attributes:
+        model: the result; the model as given if nothing changed.
+        regions: collapsed ones, then kept ones with their reason.
         changed: whether anything was replaced.
-        content: the bytes of `model`; the very bytes that were given where nothing changed.
-        operators_before, operators_after: of the whole graph, by kind.
+        content: the bytes of `model`; the bytes as given if nothing changed.
+        operators_before: number of operators of each type in the whole graph before.
+        operators_after: number of operators of each type after.
     """
 
     model: onnx.ModelProto = field(repr=False)

@@ -1,4 +1,4 @@
-"""Rewrite: put what was built into the model, drop what nothing needs any more."""
+"""Rewrite a model: insert replacements, remove operators and constants that are no longer used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ __all__ = ["Replacement", "names_of", "rewrite", "rounded"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """Operators that go, and those that come, with their constants rounded to the type of the file."""
+    """Old operators and the new ones.
+
+    Attributes:
+        operators: to remove.
+        emitted: the new operators.
+        arrays: their constants, rounded to the float type of the file.
+    """
 
     operators: tuple[Operator, ...]
     emitted: Emitted
@@ -26,7 +32,7 @@ class Replacement:
 
 
 def names_of(model: onnx.ModelProto) -> Names:
-    """All names of a model as taken."""
+    """Return unique names for a model, all of its own being taken."""
     graphs = list(graphs_of(model))
     taken: set[str] = {""}
     for graph in graphs:
@@ -38,10 +44,10 @@ def names_of(model: onnx.ModelProto) -> Names:
 
 
 def rounded(arrays: Mapping[str, np.ndarray], kind: np.dtype) -> dict[str, np.ndarray]:
-    """Constants in the type of the file, rounded once.
+    """Return constants rounded to the float type of the file.
 
     Raises:
-        Refusal: a number is too large for it.
+        Refusal: a number is too large for the type.
     """
     found = {}
     for name, array in arrays.items():
@@ -53,7 +59,7 @@ def rounded(arrays: Mapping[str, np.ndarray], kind: np.dtype) -> dict[str, np.nd
 
 
 def rewrite(graph: Graph, replacements: list[Replacement]) -> None:
-    """Change `graph.model` in place."""
+    """Rewrite the model of a graph in place."""
     proto = graph.model.graph
     gone = {operator.index for item in replacements for operator in item.operators}
     come = {name: nodes for item in replacements for name, nodes in item.emitted.nodes.items()}

@@ -1,9 +1,9 @@
-"""Stencil: one zero-padded convolution from a map to a map, with only the taps that it has.
+"""Stencils: zero-padded convolutions as the offsets and weights of their taps.
 
 Output (i, j) of channel o is the sum over its group's channels c and its taps of
-``kernel[o, c, a, b] * x[c, stride_h * i + rows[a], stride_w * j + columns[b]]``, x being zero outside its map. So a
-dilation, a padding and a crop are all offsets, and two stencils add and chain without being aligned first. Kernels are
-torch tensors in float64; a stencil without one is only the structure, which is what costs are counted on.
+``kernel[o, c, a, b] * x[c, stride_h * i + rows[a], stride_w * j + columns[b]]``, x being zero outside its map.
+Dilation, padding and cropping are all offsets, so two stencils add and chain without being aligned first. Kernels are
+float64 torch tensors; a stencil without one is structure only, from which costs are computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Axis", "Stencil", "add", "chain", "identity", "moved", "select", "st
 
 Array = np.ndarray[Any, Any]
 
-# Taps across that no network has; and how many numbers a kernel may grow to where groups do not fit each other.
+# Most taps along an axis, and most numbers of a kernel that becomes dense because groups do not match.
 _WIDEST = 255
 _LARGEST_KERNEL = 1 << 24
 
@@ -37,31 +37,39 @@ class Axis:
     excess: int = -1
 
     def outputs(self, size: int) -> int:
-        """How many outputs a map of `size` pixels has."""
+        """Return the number of outputs for a map of `size` pixels."""
         return (size + self.excess) // self.stride + 1
 
     def behind(self, first: Axis) -> tuple[int, int]:
-        """Stride and excess of this axis after `first`; floors nest: (a // s + m) // t = (a + m * s) // (s * t)."""
+        """Return stride and excess of this axis after `first`.
+
+        Floors nest: (a // s + m) // t = (a + m * s) // (s * t).
+        """
         return first.stride * self.stride, first.excess + first.stride * (1 + self.excess)
 
     def reads(self, size: int) -> Array:
-        """The positions outside a map of `size` pixels that are read, in no order."""
+        """Return the positions that are read outside a map of `size` pixels, sorted."""
         places = np.arange(self.outputs(size))[:, None] * self.stride + np.asarray(self.offsets)
         return np.unique(places[(places < 0) | (places >= size)])
 
     def may_read_outside(self) -> bool:
-        """Whether a window reaches over the border at some size."""
+        """Return whether a window reaches over the border at some size."""
         return self.offsets[0] < 0 or self.excess + self.offsets[-1] >= 0
 
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """See the module.
+    """A zero-padded convolution; see the module.
 
-    Args:
-        kernel: (channels_out, channels_in / groups, rows, columns), or None.
-        support: bool (rows, columns): taps that are not zero for every pair of channels.
-        unit: it is the identity, to the bit.
+    Attributes:
+        channels_in: number of input channels.
+        channels_out: number of output channels.
+        groups: number of groups.
+        rows: taps along the height.
+        columns: taps along the width.
+        support: bool (rows, columns), True for taps that are not zero for every pair of channels.
+        kernel: float64 (channels_out, channels_in / groups, rows, columns); None for structure only.
+        unit: whether it is the identity, bit for bit.
     """
 
     channels_in: int
@@ -85,21 +93,21 @@ class Stencil:
 
     @property
     def per_element(self) -> bool:
-        """Whether every output element is a multiple of the input element in its place."""
+        """Whether every output element is a multiple of the input element at the same position."""
         return self.per_channel and self.rows == self.columns == Axis((0,))
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H', W') of the output for an input of (H, W)."""
+        """Return (H', W') of the output for an input of (H, W)."""
         return self.rows.outputs(size[0]), self.columns.outputs(size[1])
 
     def taps(self) -> tuple[Axis, Axis]:
-        """The axes with only the offsets at which some tap is not zero."""
+        """Return the axes with only the offsets at which some tap is not zero."""
         rows = tuple(np.asarray(self.rows.offsets)[self.support.any(1)].tolist())
         columns = tuple(np.asarray(self.columns.offsets)[self.support.any(0)].tolist())
         return replace(self.rows, offsets=rows or (0,)), replace(self.columns, offsets=columns or (0,))
 
     def regroup(self, groups: int) -> Stencil:
-        """The same with fewer groups, which must divide these: zeros where nothing is read.
+        """Return the same stencil with fewer groups, which must divide the present ones.
 
         Raises:
             Refusal: the kernel would be too large.
@@ -122,7 +130,7 @@ class Stencil:
         return replace(self, groups=groups, kernel=kernel, unit=False)
 
     def placed(self, rows: tuple[int, ...], columns: tuple[int, ...]) -> Stencil:
-        """The same with taps at more offsets, zero where they are new."""
+        """Return the same stencil with taps at more offsets; new taps are zero."""
         if (rows, columns) == (self.rows.offsets, self.columns.offsets):
             return self
         place = np.ix_(np.searchsorted(rows, self.rows.offsets), np.searchsorted(columns, self.columns.offsets))
@@ -137,7 +145,7 @@ class Stencil:
 
 
 def identity(channels: int, *, numeric: bool) -> Stencil:
-    """A map as it is."""
+    """Return the stencil that copies a map."""
     kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64) if numeric else None
     return Stencil(channels, channels, channels, Axis((0,)), Axis((0,)), np.ones((1, 1), bool), kernel, unit=True)
 
@@ -150,7 +158,7 @@ def moved(channels: int, rows: Axis, columns: Axis) -> Stencil:
 
 
 def chain(first: Stencil, second: Stencil) -> Stencil:
-    """`second` behind `first`, each position that `second` reads outside being what `first` would give there.
+    """Return `second` after `first`, as if `first` computed every position that `second` reads outside its map.
 
     Raises:
         Refusal: the kernel would be too large.
@@ -218,7 +226,7 @@ def _chain_kernels(
 
 
 def add(one: Stencil, other: Stencil) -> Stencil:
-    """Their sum; strides and the sizes of the outputs are equal.
+    """Return the sum of two stencils with equal strides and output sizes.
 
     Raises:
         Refusal: the kernel would be too large.
@@ -233,7 +241,7 @@ def add(one: Stencil, other: Stencil) -> Stencil:
 
 
 def stack(parts: Sequence[Stencil]) -> Stencil:
-    """Output channels behind each other, as of a concatenation.
+    """Concatenate output channels.
 
     Raises:
         Refusal: the kernel would be too large.
@@ -251,7 +259,7 @@ def stack(parts: Sequence[Stencil]) -> Stencil:
 
 
 def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
-    """Some of its output channels.
+    """Select output channels.
 
     Raises:
         Refusal: the kernel would be too large.
@@ -264,7 +272,7 @@ def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
 
 
 def trim(stencil: Stencil) -> Stencil:
-    """Without the rows and columns of taps that are zero throughout."""
+    """Remove rows and columns of taps that are zero throughout."""
     support = stencil.support
     if stencil.kernel is not None:
         support = (stencil.kernel != 0).any(0).any(0).numpy()

@@ -216,7 +216,7 @@ def test_the_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axis", "size", "free", "expected"),
+    ("axis", "size", "dynamic", "expected"),
     [
         (Axis((-1, 0, 1), 1, -1), 8, False, (3, 1, 1, 1)),
         (Axis((-1, 0, 1), 2, -1), 8, False, (3, 1, 0, 1)),
@@ -226,9 +226,9 @@ def test_the_rule() -> None:
         (Axis((0,), 1, -3), 8, False, (3, 0, 0, 1)),
     ],
 )
-def test_windows(axis: Axis, size: int, free: bool, expected: tuple[int, ...]) -> None:
+def test_windows(axis: Axis, size: int, dynamic: bool, expected: tuple[int, ...]) -> None:
     """Taps, padding before and after, dilation; ONNX's formula gives the outputs that the axis has."""
-    found = window(axis, size, free=free)
+    found = window(axis, size, dynamic=dynamic)
     assert (found.taps, found.before, found.after, found.dilation) == expected
     reach = (found.taps - 1) * found.dilation + 1
     assert (size + found.before + found.after - reach) // found.stride + 1 == axis.outputs(size)

@@ -80,7 +80,7 @@ def test_a_map_without_an_inside_has_no_error_there(model_of: Any) -> None:
 
 def test_what_the_border_may_differ_by() -> None:
     """Nothing, unless constants of the border are in the file; then as its floats are rounded."""
-    form = source_form("x", 1, (2, 2), free=False, numeric=True, rounding=2.0**-24)
+    form = source_form("x", 1, (2, 2), dynamic=False, numeric=True, rounding=2.0**-24)
     assert border_tolerance(form) == 1e-10
     rounded = [
         border_tolerance(type(form)(**{**vars(form), "residue": 1e-8, "rounding": 2.0**-bits})) for bits in (11, 24, 53)

@@ -49,7 +49,7 @@ class Concat(OperatorRule):
                 raise Refusal("sizes differ in a concatenation", [name])
             parts += form.terms.values()
             for one, two in zip(parts[0].axes, parts[-1].axes, strict=True):
-                if one.stride != two.stride or (form.free and one.excess != two.excess):
+                if one.stride != two.stride or (form.dynamic and one.excess != two.excess):
                     raise Refusal("strides or paddings differ in a concatenation", [name])
         term = stencils.stack(parts)
         bias = None
@@ -99,7 +99,7 @@ class Slice(StencilRule):
             if axis < 2 or step < 1:
                 raise Refusal("it reverses the map, or cuts the batch")
             size = form.size[axis - 2]
-            if form.free and (start < 0 or (0 <= end < 1 << 31)):
+            if form.dynamic and (start < 0 or (0 <= end < 1 << 31)):
                 raise Refusal("it cuts at a place that depends on a dynamic size")
             first = min(max(start + size if start < 0 else start, 0), size)
             last = min(max(end + size if end < 0 else end, 0), size)

@@ -106,7 +106,7 @@ class _Scale(StencilRule):
     per_element = True
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """One for each element."""
+        """Count one for each element."""
         return written
 
 
@@ -190,7 +190,7 @@ class Neg(_Scale):
         return np.negative(*inputs)
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """A sign is not a multiplication."""
+        """Count no MACs for a sign."""
         return 0
 
 
@@ -260,7 +260,7 @@ def _plus(form: Form, constant: Array) -> Form:
     if form.layout != CANONICAL and constant.size > 1:
         raise Refusal("its axes are transposed")
     by_position = constant.shape[1:] != (1, 1)
-    if by_position and form.free:
+    if by_position and form.dynamic:
         raise Refusal("a constant that differs by position while sizes are dynamic")
     if form.bias is None:
         return form

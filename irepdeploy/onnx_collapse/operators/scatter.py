@@ -43,7 +43,7 @@ class _Scatter(OperatorRule):
         if operator.attributes.get("reduction", b"none") != b"none":
             raise Refusal("it does not overwrite")
         shape = context.graph.shape(operator.inputs[0])
-        if form.free or shape is None or None in shape:
+        if form.dynamic or shape is None or None in shape:
             raise Refusal("it overwrites positions while sizes or batch are dynamic", [])
         if [shape[form.layout.index(axis)] for axis in (1, 2, 3)] != [form.channels, *form.size]:
             raise Refusal("the shape of what it overwrites is not known", [])

@@ -41,7 +41,7 @@ class Conv(StencilRule):
         bias = context.tensor(operator, 2)
         if bias is not None and bias.shape != (len(kernel),):
             raise Refusal("its bias does not fit its weights")
-        rows, columns = _windows(operator, form.size, kernel.shape[2:], free=form.free)
+        rows, columns = _windows(operator, form.size, kernel.shape[2:], dynamic=form.dynamic)
         support = (kernel != 0).any(0).any(0).numpy()
         return Linear(Stencil(form.channels, kernel.shape[0], groups, rows, columns, support, kernel), bias)
 
@@ -66,7 +66,7 @@ class Conv(StencilRule):
         return found if bias is None else found + bias[:, None, None]
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """One for each weight that an output element reads."""
+        """Count one for each weight that an output element reads."""
         weights = context.graph.shape(operator.inputs[1]) or ()
         return written * math.prod(size or 1 for size in weights[1:])
 
@@ -78,16 +78,16 @@ class AveragePool(StencilRule):
     border_reason = _BORDER
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """A depthwise convolution of equal weights."""
+        """Return a depthwise convolution with equal weights."""
         attributes = operator.attributes
         taps = attributes["kernel_shape"]
-        axes = _windows(operator, form.size, taps, free=form.free)
+        axes = _windows(operator, form.size, taps, dynamic=form.dynamic)
         padded = any(axis.offsets[0] < 0 or axis.excess + 1 + axis.offsets[-1] > 0 for axis in axes)
         if padded and not attributes.get("count_include_pad", 0):
             raise Refusal("an average pool that does not count its padding weighs the border differently")
         if attributes.get("ceil_mode", 0):
             for axis, size in zip(axes, form.size, strict=True):
-                if form.free or (size + axis.excess) % axis.stride:
+                if form.dynamic or (size + axis.excess) % axis.stride:
                     raise Refusal("an average pool with ceil_mode adds windows that reach over the padding")
         kernel = torch.full((form.channels, 1, *taps), 1 / float(np.prod(taps)), dtype=torch.float64)
         support = np.ones(tuple(taps), bool)
@@ -103,7 +103,7 @@ class AveragePool(StencilRule):
         return F.conv2d(x, mean, stride=strides, dilation=dilations, groups=x.shape[1])
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """One for each element of a window."""
+        """Count one for each element of a window."""
         return written * math.prod(operator.attributes["kernel_shape"])
 
 
@@ -145,7 +145,7 @@ class Pad(StencilRule):
         return F.pad(x, [size for pair in reversed(both) for size in pair], value=value)
 
 
-def _windows(operator: Operator, size: Sequence[int], taps: Sequence[int], *, free: bool) -> list[Axis]:
+def _windows(operator: Operator, size: Sequence[int], taps: Sequence[int], *, dynamic: bool) -> list[Axis]:
     """Return both axes of a convolution or pooling with `taps` taps, for a stencil."""
     attributes = operator.attributes
     strides = attributes.get("strides") or [1, 1]
@@ -156,7 +156,7 @@ def _windows(operator: Operator, size: Sequence[int], taps: Sequence[int], *, fr
     mode = attributes.get("auto_pad", b"NOTSET")
     reaches = [(tap - 1) * dilation + 1 for tap, dilation in zip(taps, dilations, strict=True)]
     if mode in (b"SAME_UPPER", b"SAME_LOWER"):
-        if free:
+        if dynamic:
             raise Refusal(f"auto_pad={mode.decode()} with dynamic sizes")
         for place in (0, 1):
             count = -(-size[place] // strides[place])
