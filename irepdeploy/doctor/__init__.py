@@ -1,7 +1,7 @@
-"""What is installed here, what really works, and what to type to mend the rest.
+"""Find out what is installed, what works, and which commands fix the rest.
 
-Whatever can hang or crash is asked in a process of its own (`irepdeploy.doctor.probes`); a check that fails all the
-same becomes a warning with its reason.
+Anything that can hang or crash runs in a separate process (`irepdeploy.doctor.probes`); a check that fails nonetheless
+becomes a warning with its reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of what networks run on: ONNX Runtime's providers, torch, the GPU, CUDA and TensorRT."""
+"""Check what networks run on: providers of ONNX Runtime, torch, the GPU, CUDA and TensorRT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SYSTEM_SITE = "python3 -m venv --system-site-packages .venv"
 
 
 def providers() -> list[Check]:
-    """Which execution providers carry a session, not which are listed."""
+    """Check which listed execution providers can run a session."""
     if not is_there("onnxruntime"):
         return []
     listed, _ = probe("listed_providers")
@@ -42,7 +42,7 @@ def providers() -> list[Check]:
 
 
 def torch() -> list[Check]:
-    """What torch computes on, and how it rounds there."""
+    """Check the device of torch and its TF32 settings."""
     if not is_there("torch"):
         return []
     state, _ = probe("torch_state")
@@ -50,7 +50,7 @@ def torch() -> list[Check]:
 
 
 def gpu() -> list[Check]:
-    """The GPUs that nvidia-smi sees."""
+    """List the GPUs that nvidia-smi sees."""
     seen = system_block()["gpu"]
     if isinstance(seen, list):
         return [
@@ -64,12 +64,12 @@ def gpu() -> list[Check]:
     if is_jetson():
         return [Check("GPU", "of the Jetson", note="its driver is part of L4T")]
     if has_gpu():
-        return [Check("GPU", "unknown", "warning", "there is a device, but nvidia-smi does not answer", "nvidia-smi")]
+        return [Check("GPU", "unknown", "warning", "a device exists, but nvidia-smi does not answer", "nvidia-smi")]
     return [Check("GPU", "-", "missing", "not needed for search, ONNX and the CPU; needed to build and run TensorRT")]
 
 
 def cuda() -> list[Check]:
-    """CUDA's runtime and the device that it sees."""
+    """Check the CUDA runtime and its device."""
     facts, _ = probe("cuda")
     missing = facts.get("gpu", "")
     if not missing:
@@ -87,7 +87,7 @@ def cuda() -> list[Check]:
 
 
 def tensorrt(flavour: str) -> list[Check]:
-    """TensorRT or TensorRT-RTX, and whether it gives a builder here."""
+    """Check TensorRT or TensorRT-RTX, and whether it can build engines here."""
     title = FLAVOURS[flavour]
     row = partial(Check, title)
     rtx = flavour == "tensorrt_rtx"
@@ -105,13 +105,13 @@ def tensorrt(flavour: str) -> list[Check]:
     try:
         facts, _ = probe("tensorrt", flavour)
     except RunError as error:
-        note = f"installed, but of no use: {one_line(error)}"
+        note = f"installed, but not usable: {one_line(error)}"
         if is_jetson():
             return [row("-", "missing", f"{note}; {NEVER_PIP}", _SYSTEM_SITE)]
         return [row("-", "missing", note, f"pip install --force-reinstall {flavour.replace('_', '-')}")]
     found = facts["title"].removeprefix(title).strip()
     if facts["why"]:
-        return [row(found, "missing", f"builds nothing here: {one_line(facts['why'])}")]
+        return [row(found, "missing", f"cannot build here: {one_line(facts['why'])}")]
     if facts["assembled"]:
         return [row(found, "warning", "the builder that `make trt` assembled; its engines are for tests", install)]
     return [row(found, note="builds here")]
@@ -137,7 +137,7 @@ def _provider(name: str) -> list[Check]:
 
 
 def _brings(library: str, provider: str) -> str:
-    """The line after which the loader finds `library`."""
+    """Return the command after which the loader finds `library`."""
     packages = Path(sysconfig.get_path("purelib"))
     found = [*packages.glob(f"nvidia/*/lib/{library}"), *packages.glob(f"tensorrt*libs/{library}")]
     if found:
@@ -158,7 +158,7 @@ def _torch_device(state: Mapping[str, Any]) -> Check:
     if state["cuda"]:
         return row("CPU", "warning", f"built for CUDA {state['cuda']}, but sees no GPU; {threads}")
     if has_gpu():
-        note = f"built for CPUs, and here is a GPU; {threads}"
+        note = f"built for CPUs, although this machine has a GPU; {threads}"
         return row("CPU", "warning", note, "" if is_jetson() else "pip install --force-reinstall torch")
     return row("CPU", note=f"built for CPUs, {threads}")
 
@@ -170,9 +170,9 @@ def _tf32(state: Mapping[str, Any]) -> Check:
     convolutions, products = state["tf32_conv"], state["tf32_matmul"]
     found = f"convolutions {'on' if convolutions else 'off'}, matrix products {'on' if products else 'off'}"
     if not state["capability"] or state["capability"][0] < 8:
-        return row(found, note="of no effect: torch sees no GPU that has it")
+        return row(found, note="no effect: torch sees no GPU with TF32")
     if convolutions or products:
-        note = "float32 is rounded to 10 bits; comparisons of irepdeploy switch it off by themselves"
+        note = "float32 is rounded to 10 bits; irepdeploy switches it off for comparisons"
         return row(found, "warning", note, "export NVIDIA_TF32_OVERRIDE=0")
     return row(found)
 
@@ -180,5 +180,5 @@ def _tf32(state: Mapping[str, Any]) -> Check:
 def _install_tensorrt() -> str:
     if is_jetson():
         return _SYSTEM_SITE
-    # The extra brings pycuda too, which has to be compiled.
+    # The extra includes pycuda, which must be compiled.
     return "pip install 'irepdeploy[trt]'" if shutil.which("nvcc") else "pip install 'tensorrt>=10'"

@@ -1,4 +1,4 @@
-"""One row of the doctor's table, and how checks are run: side by side, none of them able to end the others."""
+"""A row of the doctor's table, and running checks in parallel, isolated from each other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Check", "Part", "one_line", "run_all"]
 class Check:
     """One row.
 
-    Args:
-        name: what was looked at.
-        found: what is there, "-" if it is not.
-        status: "ok"; "missing": it is not there or of no use; "warning": of use, with something to know.
+    Attributes:
+        name: what was checked.
+        found: what was found, "-" if nothing.
+        status: "ok"; "missing": absent or not usable; "warning": usable, with a caveat.
         note: one line.
-        mend: exactly what to type, "" where nothing is to be typed.
-        required: a plain installation needs it.
+        mend: the exact command that fixes it, "" if there is none.
+        required: whether a plain installation needs it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Check:
     required: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
+        """Return all fields, for JSON."""
         return asdict(self)
 
 
@@ -40,7 +40,7 @@ Part = Callable[[], list[Check]]
 
 
 def run_all(parts: Mapping[str, Part]) -> list[Check]:
-    """Rows of all parts, in order; of a part that raises one warning with the reason."""
+    """Run all parts in parallel and return their rows in order; a part that raises gives a warning with the reason."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return [check for checks in pool.map(_guarded, parts, parts.values()) for check in checks]
 
@@ -48,11 +48,11 @@ def run_all(parts: Mapping[str, Part]) -> list[Check]:
 def _guarded(name: str, part: Part) -> list[Check]:
     try:
         return part()
-    except Exception as error:  # however odd a machine is, its user sees all other rows
-        return [Check(name, "unknown", "warning", f"cannot be looked at: {type(error).__name__}: {one_line(error)}")]
+    except Exception as error:  # on any machine, the user must see the other rows
+        return [Check(name, "unknown", "warning", f"cannot be checked: {type(error).__name__}: {one_line(error)}")]
 
 
 def one_line(text: object) -> str:
-    """The text as one line of at most 160 characters."""
+    """Return the text as one line of at most 160 characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= 160 else line[:157] + "..."

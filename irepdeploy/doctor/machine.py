@@ -1,4 +1,4 @@
-"""Rows of the machine: cores, memory, disk, and what a Jetson says of itself."""
+"""Check the machine: cores, memory, disk, and the facts of a Jetson."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LITTLE = 2 * 2**30
 
 
 def jetson() -> list[Check]:
-    """L4T and JetPack, trtexec, and the power mode; nothing elsewhere."""
+    """Check L4T, JetPack, trtexec and the power mode; return no rows on other machines."""
     if not is_jetson():
         return []
     trtexec = Check("trtexec", str(_TRTEXEC))
@@ -37,7 +37,7 @@ def jetson() -> list[Check]:
 
 
 def machine() -> list[Check]:
-    """Cores, memory and disk."""
+    """Check cores, memory and disk."""
     system = system_block()
     temporary = Path(tempfile.gettempdir())
     disks = [_disk("disk here", Path.cwd()), _disk("disk for temporary files", temporary)]
@@ -45,12 +45,12 @@ def machine() -> list[Check]:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA device node is there, whatever works with it."""
+    """Return whether an NVIDIA device node exists, usable or not."""
     return any(device.exists() for device in _GPU_DEVICES)
 
 
 def is_jetson() -> bool:
-    """Whether this is a Jetson, by the file that L4T leaves."""
+    """Return whether this is a Jetson, by the release file of L4T."""
     return TEGRA_RELEASE.exists()
 
 
@@ -60,14 +60,14 @@ def _jetpack(release: str) -> Check:
         return Check("Jetson", "unknown", "warning", f"{TEGRA_RELEASE} says {one_line(release)}; {NEVER_PIP}")
     found = jetpack.jetpack_of(l4t)
     if found is None:
-        return Check("Jetson", f"L4T {l4t}", "warning", f"no JetPack that irepdeploy knows; {NEVER_PIP}")
-    target = f"target {found.target}" if found.target else "no target is for it"
+        return Check("Jetson", f"L4T {l4t}", "warning", f"not a JetPack that irepdeploy knows; {NEVER_PIP}")
+    target = f"target {found.target}" if found.target else "no target supports it"
     note = f"its TensorRT is {found.tensorrt}; {target}; {NEVER_PIP}"
     return Check("Jetson", f"L4T {l4t}, JetPack {found.name}", "ok" if found.target else "warning", note)
 
 
 def _power_mode() -> Check:
-    row = partial(Check, "power mode", note="engines are built for the clocks of the mode they are built in")
+    row = partial(Check, "power mode", note="an engine is tuned for the clocks of the mode it is built in")
     program = shutil.which("nvpmodel")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if program:
@@ -89,7 +89,7 @@ def _cores(cpu: Mapping[str, Any]) -> Check:
     quota, usable = cpu["quota_cores"], cpu["affinity"]
     if isinstance(quota, float) and isinstance(usable, int) and quota < usable and not threads:
         mend = f"export OMP_NUM_THREADS={max(1, int(quota))}"
-        return Check("CPU", found, "warning", f"{note}; the control group grants {quota:g} of them", mend)
+        return Check("CPU", found, "warning", f"{note}; the control group allows {quota:g} of them", mend)
     return Check("CPU", found, note=note)
 
 

@@ -1,4 +1,4 @@
-"""Rows of Python and of the packages that irepdeploy's own metadata name."""
+"""Check Python and the packages that irepdeploy requires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["is_there", "packages", "python"]
 
 _PYTHON = (3, 11)
 _MODULES = {"cuda-python": "cuda.bindings.runtime", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
-# Imported here: they are light, and the command has most of them loaded already.
+# Imported in this process: they are light, and most are loaded already.
 _LIGHT = ("numpy", "pillow", "pydantic", "pyyaml", "rich", "typer")
 _NOT_NEEDED = "ctypes on libcudart takes its place"
 _NOTES = {"cuda-python": _NOT_NEEDED, "pycuda": f"needs nvcc to install; {_NOT_NEEDED}"}
@@ -36,7 +36,7 @@ class _Requirement:
 
 
 def python() -> list[Check]:
-    """The interpreter."""
+    """Check the interpreter."""
     where = sys.executable + ("" if sys.prefix != sys.base_prefix else ", not a virtual environment")
     if sys.version_info < _PYTHON:
         return [Check("Python", platform.python_version(), "missing", f"older than 3.11; {where}", required=True)]
@@ -44,19 +44,19 @@ def python() -> list[Check]:
 
 
 def packages() -> list[Check]:
-    """Each package that a plain installation or an extra brings, and whether it can be imported."""
+    """Check each package of a plain installation or an extra, and whether it can be imported."""
     wanted = [need for need in map(_requirement, metadata.requires("irepdeploy") or ()) if need.extra != "dev"]
-    # TensorRT has a row of its own.
+    # TensorRT has its own row.
     wanted = [need for need in wanted if need.package not in FLAVOURS] + [_Requirement("cuda-python", "", "")]
     return run_all({need.package: partial(_package, need, need.package != "cuda-python") for need in wanted})
 
 
 def is_there(module: str) -> bool:
-    """Whether a module is installed; it is not imported."""
+    """Return whether a module is installed, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
-        # A parent package that is not there; a module put into sys.modules by hand.
+        # The parent package is missing, or sys.modules was modified by hand.
         return False
 
 
@@ -73,7 +73,7 @@ def _package(need: _Requirement, ours: bool) -> list[Check]:
     if not is_there(module):
         install = f"irepdeploy[{need.extra}]" if need.extra else need.specifier
         return [row("-", "missing", purpose, f"pip install '{install}'")]
-    # onnxruntime-gpu brings the same module.
+    # onnxruntime-gpu provides the same module.
     names = [name for name in (need.package, f"{need.package}-gpu") if _version(name)] or [need.package]
     version = _version(names[-1])
     try:

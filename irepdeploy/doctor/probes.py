@@ -1,7 +1,6 @@
-"""What `doctor` asks in a process of its own: libraries that are heavy, that may crash, or that may never answer.
+"""Probe libraries that are heavy, may crash or may hang, in a separate process.
 
-Each function returns what JSON can hold. ``python -m irepdeploy.doctor.probes NAME ARGUMENT...`` prints it on
-its last line.
+Each function returns JSON values. ``python -m irepdeploy.doctor.probes NAME ARGUMENT...`` prints them on its last line.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from irepdeploy.errors import IrepdeployError, RunError
 __all__ = ["cuda", "imported", "listed_providers", "probe", "session", "tensorrt", "torch_state"]
 
 _SECONDS = 90.0
-# One 3x3 convolution of a 1x1x3x3 input "x" with ones, opset 13: some providers load and then cannot run even that.
+# One 3x3 convolution of a 1x1x3x3 input "x" with ones, opset 13: some providers load but cannot run even that.
 _MODEL = (
     "CAgSADqDAQoPCgF4CgF3EgF5IgRDb252EgFnKjMIAQgBCAMIAxABIiQAAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD9CAXdaGwoBeBIW"
     "ChQIARIQCgIIAQoCCAEKAggDCgIIA2IbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAEKAggBQgQKABAN"
@@ -32,14 +31,14 @@ def probe(name: str, *arguments: str) -> tuple[Any, str]:
     """Call the function `name` of this module in another process.
 
     Returns:
-        What it returned, and what was written to stderr meanwhile.
+        Its result, and the output to stderr.
 
     Raises:
-        RunError: it raised, crashed, or took too long.
+        RunError: the process raised, crashed, or took too long.
     """
     try:
         done = subprocess.run(
-            # -P: a file torch.py in the user's folder is not torch.
+            # -P: a file torch.py in the user's folder must not shadow torch.
             [sys.executable, "-P", "-m", "irepdeploy.doctor.probes", name, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -64,12 +63,12 @@ def probe(name: str, *arguments: str) -> tuple[Any, str]:
 
 
 def imported(module: str) -> dict[str, Any]:
-    """Version that a module gives of itself, "" if it gives none; raises what its import raises."""
+    """Import a module and return its ``__version__``, "" if it has none; raise what the import raises."""
     return {"version": str(getattr(importlib.import_module(module), "__version__", ""))}
 
 
 def torch_state() -> dict[str, Any]:
-    """What a fresh torch computes on and how it rounds there."""
+    """Return the devices and TF32 settings of a newly started torch."""
     import torch
 
     usable = torch.cuda.is_available()
@@ -84,14 +83,14 @@ def torch_state() -> dict[str, Any]:
 
 
 def listed_providers() -> list[str]:
-    """Execution providers that onnxruntime was built with, whether they load or not."""
+    """Return the execution providers that onnxruntime was built with, whether they load or not."""
     import onnxruntime
 
     return onnxruntime.get_available_providers()
 
 
 def session(provider: str) -> list[str]:
-    """Providers of a session that was asked for `provider`, after it has run."""
+    """Run a session with `provider` and return the providers that it uses."""
     import numpy as np
     import onnxruntime
 
@@ -103,14 +102,14 @@ def session(provider: str) -> list[str]:
 
 
 def tensorrt(flavour: str) -> dict[str, Any]:
-    """Title and version of a TensorRT, whether it was assembled for tests, and why it has no builder here, if so."""
+    """Return title and version of a TensorRT, whether it was assembled for tests, and why it cannot build."""
     library = load_tensorrt(flavour)
     messages: list[tuple[str, str]] = []
     logger = logger_of(library.module, lambda severity, text: messages.append((severity, text)))
     try:
-        why = "" if library.module.Builder(logger) is not None else "it makes no builder"
+        why = "" if library.module.Builder(logger) is not None else "it cannot create a builder"
     except (RuntimeError, TypeError) as error:
-        # pybind11 answers a null pointer with TypeError.
+        # pybind11 raises TypeError for a null pointer.
         why = " ".join(str(error).split())
     if why:
         why = "; ".join(logged(messages)[:2]) or why
@@ -118,7 +117,7 @@ def tensorrt(flavour: str) -> dict[str, Any]:
 
 
 def cuda() -> dict[str, Any]:
-    """`irepdeploy.board.cudart.device_facts`."""
+    """Return `irepdeploy.board.cudart.device_facts()`."""
     from irepdeploy.board.cudart import device_facts
 
     return device_facts()
@@ -132,7 +131,7 @@ def _signal(number: int) -> str:
 
 
 def _main(name: str, *arguments: str) -> int:
-    # What a library warns of when it is imported would stand where the reason of a failure is looked for.
+    # Warnings of an import would hide the reason of a failure on stderr.
     warnings.simplefilter("ignore")
     try:
         print("\n" + json.dumps(globals()[name](*arguments)))

@@ -9,7 +9,7 @@ from irepdeploy.onnx_graph.proto import opset_of
 
 __all__ = ["check_model"]
 
-# Since then Add and Mul broadcast, and BatchNormalization has no mode.
+# From then on Add and Mul broadcast, and BatchNormalization has no mode.
 _OLDEST = 7
 _POSITIVE = {"dilations", "group", "kernel_shape", "num_outputs", "strides"}
 _SIZES = {*_POSITIVE, "axis", "axes", "pads", "perm", "split"}
@@ -20,6 +20,7 @@ def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
     """Refuse a model that is older than opset 7, or whose attributes would crash shape inference.
 
     Args:
+        model: the model to check.
         label: name of the model in messages.
 
     Raises:
@@ -31,7 +32,7 @@ def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
         raise ModelError(f"opset {opset} is older than {_OLDEST}", where=label, hint=hint)
     for node in model.graph.node:
         for item in node.attribute:
-            # onnx's own shape inference divides by some of them, and makes as many outputs as others say.
+            # Shape inference of onnx divides by some of them, and creates as many outputs as others tell.
             values = item.ints or [item.i]
             least = 1 if item.name in _POSITIVE else -_LARGEST
             if item.name in _SIZES and not least <= min(values) <= max(values) <= _LARGEST:

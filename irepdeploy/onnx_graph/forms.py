@@ -26,7 +26,7 @@ def _reduce_axes(view: View) -> Iterator[str]:
 def _reduce_computed(view: View) -> Iterator[str]:
     for node in view.nodes:
         if node.op_type.startswith("Reduce") and not all(view.fixed(name) for name in node.input[1:]):
-            yield f"{node.name}: {node.op_type} over axes that are computed"
+            yield f"{node.name}: {node.op_type} over computed axes"
 
 
 def _shape_computed(view: View) -> Iterator[str]:

@@ -44,6 +44,7 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
     """Infer the shapes of a model that is being folded.
 
     Args:
+        model: the model, as it was before folding.
         values: results of operators that were computed already, by name.
         skipped: indices of the operators that computed them.
     """
@@ -86,6 +87,7 @@ def inferred_graph(model: onnx.ModelProto, *, strict: bool = False, data_prop: b
     """Return the graph with inferred shapes, its large initializers declared as inputs.
 
     Args:
+        model: the model, which is not changed.
         strict: raise if inference fails; otherwise the graph is returned with the shapes that the model declares.
         data_prop: whether to follow the values of shapes through operators.
 

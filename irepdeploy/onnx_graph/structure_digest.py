@@ -1,7 +1,7 @@
-"""Structure digest: what an ONNX model computes, apart from the values of its weights and all of its names.
+"""Digest of the structure of an ONNX model: all that it computes, except for values of weights and names.
 
-Two models of one digest have the same operators with the same attributes, wired in the same way, on weights of the same
-shapes and types, for inputs of the same shapes and types: a runtime that is given either does the same work.
+Two models with the same digest have the same operators with the same attributes, connected in the same way, on weights
+of the same shapes and types, for inputs of the same shapes and types: a runtime does the same work for either.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["structure_digest"]
 
 _COMMUTATIVE = {"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
 _PASSED = {"Dropout", "Identity"}
-# Constants of these are no weights: they say what is computed. So do whole numbers and scalars, but those of a
-# quantised network are weights like any other.
+# Constants of these are not weights: they define what is computed. So do integers and scalars, except in quantised
+# networks, where they are weights like any other.
 _SHAPING = {"Clip", "Pad", "Range", "Resize", "Upsample"}
 _WHOLE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 _QUANTISING = {"DequantizeLinear", "QuantizeLinear"}
-# Attributes whose default has as many numbers as the input has axes, and the number.
+# Attributes whose default repeats this number for each axis.
 _DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One input of a node: output `place` of `vertex`; `detail`: what a constant is to this reader."""
+    """One input of a node: output `place` of `vertex`; `detail` describes a constant as this reader uses it."""
 
     vertex: _Vertex
     place: int
@@ -43,7 +43,7 @@ class _Read:
 
 
 class _Vertex:
-    """A node, a constant or an input; `tree` is what it is computed from, shared parts told twice."""
+    """A node, a constant or an input; `tree` is the digest of the expression that computes it."""
 
     def __init__(self, label: object, reads: list[_Read]) -> None:
         self.label = label
@@ -52,25 +52,25 @@ class _Vertex:
 
 
 def structure_digest(model: OnnxModel) -> str:
-    """The digest of a model's structure: 64 hexadecimal digits.
+    """Return the digest of a model's structure: 64 hexadecimal digits.
 
-    It does not depend on the values of weights, on names, on the order of the nodes in the file, on nodes that no
-    output needs or that pass their input through, on attributes that are written out at their defaults, on whether
-    constants are nodes, on the order of the summands of an addition (and the like), on versions and metadata. It
-    depends on all else: the order of inputs and outputs, the inputs' types and shapes (a free size is free, however it
-    is called), and on whether two nodes read one weight or two. Whole numbers, scalars and what shapes a result
-    (bounds, paddings, scales of a resize) count with their values; in subgraphs and functions, names count.
+    It does not depend on values of weights, names, the order of nodes in the file, nodes that no output needs or that
+    pass their input through, attributes written out at their defaults, whether constants are nodes, the order of the
+    operands of commutative operators, versions, and metadata. It depends on everything else: the order of inputs and
+    outputs, types and shapes of inputs (a dynamic dimension is dynamic, whatever its name), and whether two nodes read
+    one weight or two. Integers, scalars, and constants that shape a result (bounds, paddings, scales of a resize)
+    count with their values; in subgraphs and functions, names count.
 
-    Models that differ never share a digest. Two that are equal may miss it in one case: where summands that are the
-    same but for their weights are swapped, and one of them is read elsewhere too.
+    Different models never share a digest. Equal ones may differ in one case: if operands that differ only in their
+    weights are swapped, and another node reads one of them too.
 
     Args:
-        model: a model, its bytes, or a file; weights in a file beside it are not read.
+        model: a model, its bytes, or a path; external data is not read.
 
     Raises:
         InputError: no such file.
-        ModelError: not an ONNX model, one with a node that reads what no node before it gives, or one where more than
-            weights lies in another file.
+        ModelError: it is not an ONNX model, a node reads a tensor that no earlier node computes, or constants other
+            than weights are stored in another file.
     """
     opened = open_model(model, weights=False)
     graph = opened.graph
@@ -83,7 +83,7 @@ def structure_digest(model: OnnxModel) -> str:
     numbers: dict[_Vertex, int] = {}
     for output in graph.output:
         if output.name not in given:
-            raise ModelError("an output that nothing gives", where=output.name)
+            raise ModelError("no node computes this output", where=output.name)
         vertex, place = given[output.name]
         lines += _numbered(vertex, numbers)
         lines.append((numbers[vertex], place))
@@ -92,7 +92,7 @@ def structure_digest(model: OnnxModel) -> str:
 
 
 def _sources(graph: onnx.GraphProto) -> tuple[dict[str, tuple[_Vertex, int]], dict[str, onnx.TensorProto]]:
-    """What the nodes start from, by name, and those that are constants."""
+    """Return inputs and constants as vertices by name, and the tensors of the constants."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     given = {name: (_Vertex("constant", []), 0) for name in tensors}
     for sparse in graph.sparse_initializer:
@@ -130,7 +130,7 @@ def _read(
     if not name:
         return _Read(_NOTHING, 0, "")
     if name not in given:
-        raise ModelError(f"a node reads {name!r}, which nothing before it gives", where=node.name or node.op_type)
+        raise ModelError(f"a node reads {name!r}, which no earlier node computes", where=node.name or node.op_type)
     vertex, place = given[name]
     return _Read(vertex, place, _constant(tensors[name], node.op_type) if name in tensors else "")
 
@@ -143,12 +143,16 @@ def _constant(tensor: onnx.TensorProto, reader: str) -> str:
 
 def _tensor(tensor: onnx.TensorProto) -> str:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ModelError("what it says is computed lies in another file", where=tensor.name, hint="save it in one file")
+        raise ModelError(
+            "a constant that defines the structure is stored in another file",
+            where=tensor.name,
+            hint="save the model in one file",
+        )
     return repr((tensor.data_type, list(tensor.dims), onnx.numpy_helper.to_array(tensor).tobytes()))
 
 
 def _attributes(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> list[tuple[str, str]]:
-    """Name and value of those that are not at their default."""
+    """Return name and value of the attributes that are not at their default."""
     defaults = {}
     if onnx.defs.has(node.op_type, node.domain):
         defaults = onnx.defs.get_schema(node.op_type, node.domain).attributes
@@ -160,7 +164,7 @@ def _attributes(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -
             continue
         if item.name in _DEFAULTS and all(number == _DEFAULTS[item.name] for number in value):
             continue
-        # The weights say it.
+        # The shape of the weights tells it.
         if item.name == "kernel_shape" and len(node.input) > 1 and node.input[1] in tensors:
             continue
         found.append((item.name, _text(value)))
@@ -185,7 +189,7 @@ def _type(kind: onnx.TypeProto) -> object:
 
 
 def _numbered(root: _Vertex, numbers: dict[_Vertex, int]) -> list[object]:
-    """Number what `root` needs and has no number yet, depth first in the order of the inputs; a line for each."""
+    """Assign numbers to the vertices that `root` needs, depth first, and return a line for each new one."""
     lines: list[object] = []
     stack = [root]
     while stack:

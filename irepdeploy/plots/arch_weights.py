@@ -1,4 +1,4 @@
-"""How much more a search thinks of the asymmetric convolutions than of the dilated pairs beside them (Fig. 5)."""
+"""Compare the learned weights of asymmetric convolutions and of the dilated pairs beside them (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIRS", "ArchWeights", "draw_arch_weights", "network_weights", "read_arch_weights", "search_weights"]
 
-# Each covers the taps of a dilated pair, and the one between them.
+# Each covers the taps of a dilated pair and the tap between them.
 PAIRS = (("conv1x3", "dil1x2"), ("conv3x1", "dil2x1"))
 
 _CELL = 0.3
@@ -26,11 +26,11 @@ _CELL = 0.3
 
 @dataclass(frozen=True)
 class ArchWeights:
-    """sigmoid(beta) * sigmoid(alpha) of branches, layer by layer.
+    """Branch weights sigmoid(beta) * sigmoid(alpha), layer by layer.
 
     Args:
         weights: one mapping a layer, from the names of its branches.
-        note: whose they are where that is not plain, such as the evolution of an unfinished search.
+        note: their origin if it is not obvious, such as the evolution of an unfinished search.
     """
 
     label: str
@@ -40,19 +40,19 @@ class ArchWeights:
 
     @property
     def differences(self) -> list[list[float | None]]:
-        """Layers x `PAIRS`: the first of a pair less the second; None where one of them is not there."""
+        """Weight of the first of each pair minus that of the second, layers x `PAIRS`; None if either is missing."""
         return [[_less(row.get(first), row.get(second)) for first, second in PAIRS] for row in self.weights]
 
 
 def search_weights(run: SearchRun, label: str) -> ArchWeights:
-    """Those of the supernet at the last evolution in a search's journal.
+    """Return the branch weights of a supernet at the last evolution in a search's journal.
 
     Raises:
         InputError: the journal does not hold alpha and beta.
     """
     alpha, beta = run.alpha(), run.beta()
     if alpha is None or beta is None:
-        raise InputError("the journal does not hold alpha and beta", where=label, hint="search anew")
+        raise InputError("the journal does not hold alpha and beta", where=label, hint="run the search again")
     rows: list[dict[str, float]] = [{} for _ in run.layers]
     for row, column in run.positions:
         rows[row][run.branches[column]] = float(alpha[-1, row, column] * beta[-1, row])
@@ -61,10 +61,10 @@ def search_weights(run: SearchRun, label: str) -> ArchWeights:
 
 
 def network_weights(model: nn.Module, label: str) -> ArchWeights:
-    """Those of a network in train state, of the branches that take part.
+    """Return the weights of the active branches of a network in train state.
 
     Raises:
-        CheckpointError: it has no alpha and beta: it is fused, or its branches are not weighed.
+        CheckpointError: it has no alpha and beta: it is fused, or its branches are not weighted.
     """
     from irepdeploy.reparam.block import RepBlock
     from irepdeploy.reparam.origin import FUSED, origin_of
@@ -73,12 +73,12 @@ def network_weights(model: nn.Module, label: str) -> ArchWeights:
         raise CheckpointError(
             "a fused network: alpha and beta are in its kernels",
             where=label,
-            hint="name the checkpoint it was made from",
+            hint="name the checkpoint it was fused from",
         )
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
     if not any(block.scaled for block in blocks.values()):
         raise CheckpointError(
-            "no branches that alpha and beta weigh", where=label, hint="those of the preset ireps are; repvgg's are not"
+            "no branches with alpha and beta", where=label, hint="the preset ireps has them, repvgg does not"
         )
     rows = tuple(
         {name: float(factor.detach()) for name in block.active if (factor := block.factor(name)) is not None}
@@ -90,10 +90,10 @@ def network_weights(model: nn.Module, label: str) -> ArchWeights:
 def read_arch_weights(
     source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
 ) -> ArchWeights:
-    """Those of a search folder, a training folder, a checkpoint, or a network by name.
+    """Return the branch weights of a search folder, a training folder, a checkpoint, or a network by name.
 
     Raises:
-        InputError: nothing of that is there, or it has no alpha and beta.
+        InputError: the source does not exist, or has no alpha and beta.
     """
     from irepdeploy.network.source import open_source
     from irepdeploy.plots.feature_maps import checkpoint_in
@@ -106,10 +106,10 @@ def read_arch_weights(
 
 @picture
 def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
-    """Layers x `PAIRS` as heat maps side by side on one scale: orange where the asymmetric convolution weighs more.
+    """Draw layers x `PAIRS` as heat maps on one scale: orange where the asymmetric convolution weighs more.
 
     Raises:
-        InputError: none is given, or none of their layers has both branches of a pair.
+        InputError: `weights` is empty, or no layer has both branches of a pair.
     """
     import numpy as np
 
@@ -118,7 +118,7 @@ def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
         raise InputError(
             "no layer has both a conv1x3 and a dil1x2, or both a conv3x1 and a dil2x1",
             where=found[0].label if found else None,
-            hint="a search folder has the supernet's, where all branches stand",
+            hint="a search folder has those of the supernet, which holds all branches",
         )
     limit = max(float(np.nanmax(np.abs(table), initial=0)) for table in tables)
     rows = max(len(table) for table in tables)
@@ -146,7 +146,7 @@ def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
     if not limit:
         notes.append("all are equal: alpha has not moved")
     if any(np.isnan(table).any() for table in tables):
-        notes.append("\N{EN DASH}: not both stand there")
+        notes.append("\N{EN DASH}: one of them is missing")
     figure.supxlabel("\n".join(notes), fontsize=8, color=GREY)
     return figure
 

@@ -1,4 +1,4 @@
-"""Architectures as matrices: layers by branches (Fig. A1 and A2), and the difference of two."""
+"""Draw Architectures as matrices of layers by branches (Fig. A1 and A2), and the difference of two."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ _SIDE = 0.84
 def draw_architecture(
     architecture: Architecture, *, possible: Collection[tuple[int, int]] | None = None, title: str = ""
 ) -> Figure:
-    """Rows are layers from first to last, columns candidate operations; a filled square is a kept branch.
+    """Draw layers as rows and candidate operations as columns; a filled square is a kept branch.
 
     Args:
-        possible: (layer, branch) indices that can be kept; the others are crossed out. None: all of them.
+        architecture: the Architecture to draw.
+        possible: (layer, branch) indices that can be kept; the others are crossed out. Default: all.
+        title: of the figure; default: "Architecture".
     """
     view = ArchitectureView(title or "Architecture", architecture, None if possible is None else frozenset(possible))
     return draw_architectures([view])
@@ -35,10 +37,10 @@ def draw_architecture(
 
 @picture
 def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
-    """Architectures side by side; behind each layer its channels, between stages a line.
+    """Draw Architectures side by side, with the channels behind each layer and a line between stages.
 
     Raises:
-        InputError: there is none.
+        InputError: `views` is empty.
     """
     if not views:
         raise InputError("no Architecture to draw", hint="name a file, a folder or a published one")
@@ -71,7 +73,7 @@ def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
 
 @picture
 def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure:
-    """Two Architectures in one matrix: what both keep, and what one of them does.
+    """Draw two Architectures in one matrix: branches that both keep, and those that only one keeps.
 
     Raises:
         ArchitectureError: they have no layer in common.
@@ -112,9 +114,9 @@ def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure
 
 
 def _width(layers: Iterable[str], branches: Sequence[str], height: float, title: str) -> float:
-    """Of a panel, in inches: names, squares and channels, or the title above the squares."""
+    """Return the size of a panel in inches: names, squares and channels, or the title above the squares."""
     names = 0.078 * max((min(len(name), 48) for name in layers), default=0) * min(1, height / 0.15)
-    # The last branch's name leans over the edge.
+    # The name of the last branch leans over the edge.
     lean = 0.06 * min(len(branches[-1]), 48) if branches else 0
     return 0.35 + names + max(height * len(branches) + max(0.8, lean), 0.085 * len(title))
 
@@ -136,7 +138,7 @@ def _text(axes: Axes, row: int, column: int, text: str, size: float) -> None:
 def _frame(
     axes: Axes, layers: Sequence[str], branches: Sequence[str], stages: Sequence[int], rows: int, height: float
 ) -> None:
-    """Names, and a line in front of each stage but the first; all panels are `rows` high, so that rows are level."""
+    """Label a panel and draw a line in front of each stage but the first; panels are `rows` high, to be level."""
     columns = len(branches)
     axes.set_xlim(-0.6, columns - 0.4)
     axes.set_ylim(rows - 0.4, -0.6)
@@ -155,7 +157,7 @@ def _frame(
 def _channels(
     axes: Axes, layers: Sequence[str], columns: int, channels: Mapping[str, tuple[int, int, int]], height: float
 ) -> None:
-    """Input and output channels behind each layer, its stride where that is not 1; nothing behind too narrow rows."""
+    """Write input and output channels behind each layer, and its stride unless it is 1, if rows are high enough."""
     if height < 0.1:
         return
     for row, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""Where an Architecture is read from, and what is known there of the network that it is for."""
+"""Read an Architecture, and facts of the network it is for, from any source that has one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["read_architecture"]
 def read_architecture(
     source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
 ) -> ArchitectureView:
-    """The Architecture of a file, a search or training folder, a checkpoint, or a network or published one by name.
+    """Read an Architecture from a file, a search or training folder, a checkpoint, or by name.
 
-    A search that is not finished shows the best candidate of its last evolution.
+    An unfinished search gives the best candidate of its last evolution.
 
     Raises:
-        InputError: nothing of that is there, or a network without branches.
+        InputError: the source does not exist, or is a network without branches.
     """
     from irepdeploy.network.nets import NETS
     from irepdeploy.reparam.published import PUBLISHED
@@ -45,7 +45,7 @@ def read_architecture(
         if (path / "best.pt").is_file():
             return _of_network(path / "best.pt", label, model_factory)
         raise InputError(
-            "neither a search nor a training in this folder",
+            "neither a search nor a training folder",
             where=path,
             hint="`irepdeploy search` writes journal.jsonl",
         )
@@ -54,7 +54,7 @@ def read_architecture(
         return _beside_its_search(path, architecture, label)
     if not path.exists() and text not in NETS and path.suffix == "":
         raise InputError(
-            "no such file or folder, and no Architecture or network of this name",
+            "no file, folder, Architecture or network of this name",
             where=text,
             hint=f"published: {', '.join(PUBLISHED)}",
         )
@@ -101,9 +101,7 @@ def _of_network(source: str | Path, label: str, model_factory: Callable[[], nn.M
         kept = {name: module.active for name, module in modules.items() if isinstance(module, RepBlock)}
     names = {name for row in kept.values() for name in row}
     if not names:
-        raise InputError(
-            "a network without branches has no Architecture", where=source, hint="irep_resnet18 and the like have some"
-        )
+        raise InputError("a network without branches has no Architecture", where=source, hint="try irep_resnet18")
     order = in_column_order(names)
     geometries = {name: found for name in kept if (found := _geometry(modules[name])) is not None}
     return _view(label, Architecture.from_branches(kept, order), geometries)
@@ -122,7 +120,7 @@ def _view(label: str, architecture: Architecture, geometries: Mapping[str, Geome
 
 
 def _geometries(net: str, args: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Geometry]:
-    """The convolutions of a network of the registry; {} where it is not one, or another than the layers are of."""
+    """Return the convolutions of a registry network; {} if it is not one, or does not have these layers."""
     import torch
 
     from irepdeploy.network.nets import build_plain

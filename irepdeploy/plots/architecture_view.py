@@ -1,4 +1,4 @@
-"""What a picture of an Architecture shows: what its layers read and give, where stages begin, how two differ."""
+"""View of an Architecture for drawing: channels of its layers, stages, and the difference of two."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FIRST_NUMBER = re.compile(r"[^0-9]*[0-9]+(?=[^0-9]|$)")
 
 @dataclass(frozen=True)
 class ArchitectureView:
-    """An Architecture, and what is known of the network that it is for.
+    """An Architecture, and the known facts of the network it is for.
 
     Args:
-        possible: (layer, branch) indices of what can be kept; None: not known, taken for all.
-        channels: by layer: input channels, output channels, stride; {} where the network is not known.
+        possible: (layer, branch) indices of branches that can be kept; None if not known, which counts as all.
+        channels: (input channels, output channels, stride) by layer; {} if the network is not known.
     """
 
     label: str
@@ -31,23 +31,23 @@ class ArchitectureView:
 
     @property
     def total(self) -> int:
-        """How many branches could be kept."""
+        """Number of branches that can be kept."""
         rows, columns = len(self.architecture.layers), len(self.architecture.branches)
         return rows * columns if self.possible is None else len(self.possible)
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Indices of the layers that a stage begins with."""
+        """Indices of the first layer of each stage."""
         return stages_of(self.architecture.layers, self.channels)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two Architectures over the layers and branches of both; what one does not have, it does not keep.
+    """Two Architectures over the union of their layers and branches; a missing branch counts as dropped.
 
     Args:
         first, second: rows of 0 and 1, layers x branches.
-        only: layers that one of the two has, with its place: 0 or 1.
+        only: layers that only one has, with its index, 0 or 1.
     """
 
     layers: tuple[str, ...]
@@ -58,17 +58,17 @@ class Difference:
 
     @property
     def distance(self) -> int:
-        """The Hamming distance: how many branches are kept by one and not by the other."""
+        """Hamming distance: number of branches that exactly one of them keeps."""
         return sum(
             a != b for one, two in zip(self.first, self.second, strict=True) for a, b in zip(one, two, strict=True)
         )
 
 
 def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]] | None = None) -> tuple[int, ...]:
-    """Indices of the layers that a stage begins with.
+    """Return the indices of the first layer of each stage.
 
-    A stage is what shares a name up to its first number (``layer1.``, ``stages.0.``); where that would make every layer
-    a stage, what has the same number of output channels.
+    Layers of a stage share the name up to its first number (``layer1.``, ``stages.0.``), or, if that would make every
+    layer a stage, the number of output channels.
     """
     keys: list[Any] = [found[0] if (found := _FIRST_NUMBER.match(name)) else name for name in layers]
     starts = _changes(keys)
@@ -79,7 +79,7 @@ def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]
 
 
 def difference(first: Architecture, second: Architecture) -> Difference:
-    """Both over the union of their layers and branches, in the order of the first where the two differ in it.
+    """Compare two Architectures over the union of their layers and branches, in the order of the first.
 
     Raises:
         ArchitectureError: they have no layer in common.
@@ -102,7 +102,7 @@ def difference(first: Architecture, second: Architecture) -> Difference:
 
 
 def in_column_order(names: Iterable[str]) -> list[str]:
-    """Branches in the order that irepdeploy lists them in; those that it does not know behind them, by name."""
+    """Return branches in the order in which irepdeploy lists them, unknown ones last, by name."""
     from irepdeploy.reparam.branches import BRANCHES
 
     given = set(names)
@@ -110,7 +110,7 @@ def in_column_order(names: Iterable[str]) -> list[str]:
 
 
 def _merged(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """The names of both; one that only the second has stands in front of the next there that both have."""
+    """Merge names; one that only the second has comes before the next one that both have."""
     names = list(first)
     at = len(names)
     for name in reversed(second):

@@ -1,4 +1,4 @@
-"""What the convolutions of a network give for an image: of the fixed operation alone, and with its branches."""
+"""Outputs of the convolutions of a network for an image: of the fixed operation alone, and with its branches."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _FEWEST, _MOST_COLUMNS = 2, 10
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Heat maps of one network: the mean over channels of the absolute output, (H', W'), of each layer for each image.
+    """Feature maps of one network: absolute outputs averaged over channels, (H', W'), by layer and image.
 
     Args:
-        layers: those shown, in the network's order.
-        fixed: by image, then by layer, of the fixed operation alone; empty where nothing stands beside it.
-        fused: the same of the fixed operation and its branches together: of the convolution that they are fused into.
-        untrained: why its weights say nothing, or "".
+        layers: names of the layers, in the network's order.
+        fixed: maps of the fixed operation alone, by image, then by layer; empty if it has no branches.
+        fused: the same of the convolution into which it is fused with its branches.
+        untrained: why its weights are meaningless, or "".
     """
 
     label: str
@@ -64,13 +64,17 @@ def feature_maps(
     label: str = "network",
     untrained: str = "",
 ) -> FeatureMaps:
-    """Run a network in eval mode on each image and look at its convolutions.
+    """Run a network in eval mode on each image and record the outputs of its convolutions.
 
     Args:
+        model: the network, which is left as it is.
+        images: input images.
         layers: some of `layer_names`.
+        label: of the network in the picture.
+        untrained: why its weights are meaningless, or "".
 
     Raises:
-        InputError: the network cannot read the images, or uses none of these layers.
+        InputError: the network does not run on the images, or uses none of these layers.
     """
     network = _viewed(model)
     blocks = {name: network.get_submodule(name) for name in layers}
@@ -99,15 +103,15 @@ def feature_maps(
         fused.append(whole)
     reached = tuple(name for name in layers if all(name in maps for maps in fused))
     if not reached:
-        raise InputError("none of these layers takes part when it runs", where=label)
+        raise InputError("the network uses none of these layers", where=label)
     return FeatureMaps(label, images, reached, fixed if any(fixed) else [], fused, untrained)
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """What counts as a layer: each RepBlock.
+    """Return the names of RepBlocks.
 
-    Of a network without any, each 3x3 convolution that one could stand for, with its batch normalisation; of a fused
-    one each convolution that one was fused into.
+    In a network without any, those of the 3x3 convolutions that could get branches; in a fused network, those of the
+    convolutions into which RepBlocks were fused.
     """
     network = _viewed(model)
     blocks = tuple(name for name, module in network.named_modules() if isinstance(module, RepBlock))
@@ -119,10 +123,10 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def chosen_layers(names: Sequence[str], glob: str | None, columns: int) -> tuple[str, ...]:
-    """Those that `glob` names; of more than `columns` so many, evenly spread, the first and the last among them.
+    """Return the names that match `glob`, at most `columns`, evenly spread, the first and last included.
 
     Raises:
-        InputError: there is none, or fewer than two columns are asked for.
+        InputError: no layer matches, or `columns` is below two.
     """
     if columns < _FEWEST:
         raise InputError(f"{columns} columns", hint=f"at least {_FEWEST}")
@@ -142,26 +146,27 @@ def read_features(
     columns: int = _MOST_COLUMNS,
     model_factory: Callable[[], nn.Module] | None = None,
 ) -> list[FeatureMaps]:
-    """`feature_maps` of networks side by side, of the layers that all of them have.
+    """Return the feature maps of several networks, for the layers that all of them have.
 
     Args:
-        sources: label -> a checkpoint, a training folder, or a network by name, which has random weights.
-        files: images; none: those that `read_images` has.
-        layers: a glob on their names, else all.
-        columns: of more layers than that, so many are shown, evenly spread.
+        sources: checkpoint, training folder, or name of a network (with random weights) by label.
+        files: images; if empty, the default ones of `read_images`.
+        layers: glob on the names of layers; default: all.
+        columns: the most layers to show, evenly spread.
+        model_factory: builds the class of foreign checkpoints.
 
     Raises:
-        InputError: nothing of that is there, or networks, layers and images do not fit.
+        InputError: a source does not exist, or networks, layers and images do not fit together.
     """
     opened = {label: open_source(checkpoint_in(source), model_factory) for label, source in sources.items()}
     names = {label: layer_names(source.model) for label, source in opened.items()}
     for label, own in names.items():
         if not own:
-            raise InputError("no 3x3 convolution that branches could stand beside", where=label)
+            raise InputError("no 3x3 convolution that could get branches", where=label)
     first = next(iter(names.values()), ())
     common = [name for name in first if all(name in own for own in names.values())]
     if not common:
-        raise InputError("these networks have no layer in common", where=", ".join(names), hint="draw each by itself")
+        raise InputError("these networks have no layer in common", where=", ".join(names), hint="draw them one by one")
     chosen = chosen_layers(common, layers, columns)
     return [
         feature_maps(
@@ -176,20 +181,20 @@ def read_features(
 
 
 def checkpoint_in(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The checkpoint of a training's folder; whatever else is given, as it is."""
+    """Return the checkpoint of a training folder; anything else as it is."""
     best = Path(source) / "best.pt"
     return best if best.is_file() else source
 
 
 def why_untrained(source: Source) -> str:
-    """Why the weights of a network say nothing of what training finds, or ""."""
+    """Return why the weights of a network are meaningless, or ""."""
     statistics = str(source.facts["statistics"])
     if "random" in statistics or "fresh" in statistics:
         return statistics if statistics.startswith("random") else f"branches {statistics.partition('branches ')[2]}"
     norms = [module for module in source.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.running_mean is not None and norm.running_var is not None]
     if tracked and all(_is_fresh(norm) for norm in tracked):
-        return "no batch normalisation has seen a batch"
+        return "its batch normalisation has never been trained"
     return ""
 
 
@@ -198,13 +203,13 @@ def _is_fresh(norm: Any) -> bool:
 
 
 def _viewed(model: nn.Module) -> nn.Module:
-    """`model` with a block around each convolution that can have one: then its batch normalisation is part of it."""
+    """Wrap each eligible convolution of `model` in a block, which includes its batch normalisation."""
     return (with_blocks(model) or model).eval()
 
 
 def _keep(maps: dict[str, Array], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        # At once: what the fixed operation gives is added to in place.
+        # At once: later operations add to the output of the fixed one in place.
         maps[name] = output[0].abs().mean(0).float().numpy()
 
     return hook

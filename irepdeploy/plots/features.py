@@ -1,4 +1,4 @@
-"""Heat maps of outputs, layer by layer (Fig. 4 and A3)."""
+"""Draw outputs as heat maps, layer by layer (Fig. 4 and A3)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ROWS = {"fixed": "fixed operation", "fused": "with branches, fused"}
 
 @picture
 def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
-    """For each image and network a row of the fixed operations' outputs and one of the fused ones'.
+    """Draw, for each image and network, a row of the fixed operations' outputs and one of the fused ones'.
 
-    First stands the image, then the last layer, then the others in order; each map from its own lowest value (dark) to
-    its highest (bright), since only where a layer looks is compared.
+    The image comes first, then the last layer, then the others in order. Each map has its own scale from dark (lowest)
+    to bright (highest), since only positions are compared.
 
     Args:
-        networks: of the same images.
+        networks: feature maps of the same images.
 
     Raises:
-        InputError: there is none, they are not of the same images, or there are too many for one picture.
+        InputError: `networks` is empty, their images differ, or there are too many rows for one picture.
     """
     if not networks or not networks[0].images:
         raise InputError("nothing to draw", hint="name a network and an image")
@@ -47,7 +47,7 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
                 rows.append((index, network, "fixed", network.fixed[index]))
             rows.append((index, network, "fused", network.fused[index]))
     if len(rows) > _MOST_ROWS:
-        raise InputError(f"{len(rows)} rows are too many for one picture", hint="fewer images")
+        raise InputError(f"{len(rows)} rows are too many for one picture", hint="give fewer images")
     columns = 1 + max(len(network.layers) for network in networks)
     figure = new_figure(1.5 + _CELL * columns, 1.1 + 1.12 * _CELL * len(rows) + 0.1)
     panels = figure.subplots(len(rows), columns, squeeze=False)
@@ -80,7 +80,7 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
 
 
 def _same(pixels: Any, row: tuple[int, FeatureMaps, str, Mapping[str, Any]]) -> bool:
-    """Whether the row above shows this image already."""
+    """Return whether the row above shows this image already."""
     above = row[1].images[row[0]].pixels
     return above.shape == pixels.shape and bool((above == pixels).all())
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that colour-blind readers tell apart, names as they are, how a figure is written."""
+"""Shared by all figures: colours for colour-blind readers, verbatim names, and saving."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = [
     "shown_rows",
 ]
 
-# The palette of Okabe and Ito, its yellow left out: on white paper it is hardly seen.
+# The palette of Okabe and Ito without yellow, which is hardly visible on white paper.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
 GREEN = "#009E73"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#9A9A9A"
-# Beside the colours, for readers who have none.
+# In addition to colours, for readers without colour.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# From white to dark in one hue: as good in grey.
+# From white to dark in one hue: readable in grey too.
 SEQUENTIAL = "Blues"
 
 _FORMATS = (".png", ".svg")
 _FONT = "DejaVu Sans"
-# Taken where they are installed, for letters that matplotlib's own font lacks.
+# Used if installed, for letters that matplotlib's own font lacks.
 _MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 _LONGEST_NAME = 48
 _TALLEST = 26.0
@@ -56,9 +56,9 @@ _P = ParamSpec("_P")
 
 
 def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Make what a function draws independent of the user's settings of matplotlib.
+    """Make a drawing function independent of the user's matplotlib settings.
 
-    Names come from files: a dollar sign in one is no formula.
+    Names come from files: a dollar sign in one does not begin a formula.
     """
 
     @functools.wraps(draw)
@@ -78,14 +78,14 @@ def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, outside of pyplot's global state."""
+    """Create an empty figure, sizes in inches, outside of pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def shown(name: str, longest: int = _LONGEST_NAME) -> str:
-    r"""A name as it can be drawn: letters that no font here has as ``\u5c42``, the middle of a long one left out."""
+    r"""Return a name as it can be drawn: letters without a font as ``\u5c42``, the middle of a long one elided."""
     known = _letters()
     text = "".join(c if c.isprintable() and ord(c) in known else _escaped(c) for c in name)
     if len(text) <= longest:
@@ -95,12 +95,12 @@ def shown(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def row_height(rows: int, preferred: float) -> float:
-    """Height of a row in inches: less than preferred where the picture would get too tall."""
+    """Return the height of a row in inches: less than preferred if the picture would get too tall."""
     return min(preferred, _TALLEST / max(rows, 1))
 
 
 def shown_rows(axes: Axes, names: Sequence[str], height: float, **text: Any) -> None:
-    """Name the rows of `axes` from the top, each `height` inches high; where they are too narrow only every n-th."""
+    """Label the rows of `axes` from the top, each `height` inches high; only every n-th if they are too low."""
     step = 1 if not height else max(1, int(-(-0.11 // height)))
     size = min(9.0, 62 * height * step)
     places = range(0, len(names), step)
@@ -110,11 +110,15 @@ def shown_rows(axes: Axes, names: Sequence[str], height: float, **text: Any) -> 
 def draw_matrix(
     axes: Axes, values: Any, *, cmap: str, limits: tuple[float, float], form: str | None = None, size: float = 7
 ) -> AxesImage:
-    """A heat map of (rows, columns); what is not known (NaN) is a white cell with a dash.
+    """Draw a heat map of (rows, columns); unknown values (NaN) are white cells with a dash.
 
     Args:
-        form: also write each number, such as "+.2f".
-        size: of these numbers.
+        axes: where to draw.
+        values: numbers (rows, columns).
+        cmap: name of a colour map.
+        limits: values of its first and last colour.
+        form: format of the number to write into each cell, such as "+.2f"; default: no numbers.
+        size: font size of these numbers.
     """
     import numpy as np
     from matplotlib import colormaps
@@ -137,21 +141,21 @@ def draw_matrix(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG or SVG, by the file's ending, whole or not at all.
+    """Write a figure as PNG or SVG, by the file's extension, atomically.
 
     Raises:
-        OutputError: another ending, or a place that cannot be written.
+        OutputError: the extension is another one, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(
-            f"cannot draw a {path.suffix or 'file without ending'}", where=path, hint="name it .png or .svg"
+            f"cannot draw a {path.suffix or 'file without extension'}", where=path, hint="name it .png or .svg"
         )
     return write_bytes(path, _rendered(figure, path.suffix.lower()[1:]))
 
 
 def figure_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element, to be put into a page."""
+    """Return the figure as an ``<svg>`` element to embed into a page."""
     text = _rendered(figure, "svg").decode()
     return text[text.index("<svg") :]
 
@@ -160,7 +164,7 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    # The same figure is the same file, on any day.
+    # Reproducible: the same figure gives the same file on any day.
     with rc_context({"svg.hashsalt": "irepdeploy"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
@@ -175,7 +179,7 @@ def _fonts() -> list[str]:
 
 @functools.cache
 def _letters() -> frozenset[int]:
-    """Code points that one of the fonts has."""
+    """Return the code points that one of the fonts has."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(code for font in _fonts() for code in get_font(findfont(font)).get_charmap())

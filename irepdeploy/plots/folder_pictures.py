@@ -1,4 +1,4 @@
-"""Every picture that a folder of a run has something for: what a report shows of it."""
+"""Draw every picture for which the folder of a run has data, for the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FolderPicture", "folder_pictures"]
 
 @dataclass(frozen=True)
 class FolderPicture:
-    """A picture with a title; `text` says what it shows, for those who cannot see it."""
+    """A picture with a title; `text` describes it for readers who cannot see it."""
 
     title: str
     text: str
@@ -26,10 +26,10 @@ class FolderPicture:
 
 
 def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
-    """Of a search: how it went, what it found, what it weighs the branches by. Of a training with branches: where its
-    kernels' weight lies, and what its convolutions give for an image. Of records with accuracies: Fig. 1.
+    """Draw the pictures of a run.
 
-    A folder may hold several of these, or none.
+    A search gives its progress, its result and its branch weights; a training with branches the energy of its kernels
+    and its feature maps; records with accuracies give Fig. 1. A folder may hold several of these, or none.
 
     Raises:
         InputError: one of its files is damaged.
@@ -55,16 +55,16 @@ def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
     run = SearchRun.read(folder)
     best = run.evolutions[-1].best
     text = f"{len(run.evolutions)} evolutions; the best of the last has {best:.1%} on the search-validation set."
-    yield FolderPicture(f"How the search went: {name}", text, draw_search({name: run}))
+    yield FolderPicture(f"Progress of the search: {name}", text, draw_search({name: run}))
     view = read_architecture(folder, name)
     text = f"Layers by branches; {view.architecture.count} of {view.total} possible branches are kept."
-    yield FolderPicture(f"What the search found: {name}", text, draw_architectures([view]))
+    yield FolderPicture(f"Result of the search: {name}", text, draw_architectures([view]))
     if run.alpha() is None or run.beta() is None:
         return
     weights = search_weights(run, name)
     if any(value is not None for row in weights.differences for value in row):
-        text = "By layer, how much more conv1x3 and conv3x1 weigh than the dilated pairs dil1x2 and dil2x1 (Fig. 5)."
-        yield FolderPicture(f"What the search weighs: {name}", text, draw_arch_weights([weights]))
+        text = "Weights of conv1x3 and conv3x1 minus those of the dilated pairs dil1x2 and dil2x1, by layer (Fig. 5)."
+        yield FolderPicture(f"Branch weights of the search: {name}", text, draw_arch_weights([weights]))
 
 
 def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
@@ -77,13 +77,13 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
         kernels = read_kernels(folder, name)
         features = read_features({name: folder})
     except InputError:
-        # A network of a foreign class, or one that reads no images: its folder alone does not say enough.
+        # A foreign class, or a network that does not read images: its folder alone is not enough.
         return
     cross = [layer.cross for layer in kernels.layers.values()]
     text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."
     yield FolderPicture(f"Fused kernels: {name}", text, draw_kernels(kernels))
     text = "Mean absolute output over channels, layer by layer, of the fixed operations and with their branches."
-    # One image: a page is to stay small.
+    # One image, to keep the page small.
     shown = [replace(each, images=each.images[:1], fixed=each.fixed[:1], fused=each.fused[:1]) for each in features]
     yield FolderPicture(f"Outputs: {name}", text, draw_features(shown))
 

@@ -1,4 +1,4 @@
-"""Images that a network is shown, and what a reader sees of them."""
+"""Read images as input of a network and as pixels for the reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARRAYS = (".npy", ".npz")
 _IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FEW = 2
 _MOST = 12
-# What `photographs` and `read_inputs` normalise by where there is no data set.
+# Used by `photographs` and `read_inputs` too if there is no data set.
 _MEAN, _STD = (0.45,), (0.25,)
 
 
@@ -31,9 +31,9 @@ _MEAN, _STD = (0.45,), (0.25,)
 class ShownImage:
     """One image.
 
-    Args:
-        array: (C, H, W) float32, normalised: what the network reads.
-        pixels: (H, W, 3) float in 0 to 1: what a reader sees.
+    Attributes:
+        array: (C, H, W) float32, normalised, as the network reads it.
+        pixels: (H, W, 3) floats from 0 to 1, as a reader sees it.
     """
 
     name: str
@@ -44,23 +44,25 @@ class ShownImage:
 def read_images(
     files: Sequence[str | os.PathLike[str]], shape: Sequence[int], dataset: str | None = None
 ) -> list[ShownImage]:
-    """Images from files; without any, of the network's data set if that is embedded, else scikit-learn's photographs.
+    """Read images from files, else from the network's data set if it is embedded, else scikit-learn's photographs.
 
-    Images are cut to the network's aspect around their centre, resized, and normalised as those of the data set, else
-    as (x - 0.45) / 0.25. Arrays (``.npy``) are taken as they are.
+    Images are centre-cropped to the network's aspect ratio, resized, and normalised like the data set, else as
+    (x - 0.45) / 0.25. Arrays (``.npy``) are taken as they are.
 
     Args:
+        files: images, arrays, or folders of them.
         shape: (C, H, W) with C 1 (grey) or 3.
+        dataset: name of the data set that the network was trained on.
 
     Raises:
-        InputError: no such file, not an image, or a shape that no image has.
+        InputError: a file is missing or not an image, or `shape` is not that of an image.
         MissingError: scikit-learn is not installed.
     """
     shape = tuple(shape)
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(
             f"images have 1 or 3 channels, not the shape {'x'.join(map(str, shape)) or 'unknown'}",
-            hint="irepdeploy.save(net, path, input_shape=(C, H, W)) says what a network of your own reads",
+            hint="save your own network with its input shape: irepdeploy.save(net, path, input_shape=(C, H, W))",
         )
     facts = dataset_facts(dataset)
     mean, std = (_MEAN, _STD) if facts is None else (facts.mean, facts.std)
@@ -85,7 +87,7 @@ def read_images(
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or those of a folder that look like images or arrays."""
+    """Return the file, or the images and arrays of a folder."""
     if not path.is_dir():
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in (*_IMAGES, *_ARRAYS))

@@ -1,4 +1,4 @@
-"""Where the weight of a fused kernel lies, tap by tap, and what each branch has of it."""
+"""Energy of fused kernels, tap by tap, and the share of each branch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FIXED = "fixed"
 
 @dataclass(frozen=True)
 class KernelEnergy:
-    """Energy of one convolution's fused kernel, the sum of squares of its weights.
+    """Energy of one convolution's fused kernel: the sum of squares of its weights.
 
     Args:
-        taps: (K, K) shares of it by tap; they add up to 1, and are 0 where all weights are.
-        shares: by name, the fixed operation first, <W_branch, W> / <W, W>: what of the fused kernel W lies in this
-            operation's. They add up to 1; below 0 it works against the others. {} where its parts are not known.
+        taps: (K, K) share of each tap; they add up to 1, or are 0 if all weights are.
+        shares: <W_branch, W> / <W, W> by name, the fixed operation first: the part of the fused kernel W along this
+            operation's. They add up to 1; a negative one works against the others. {} if the parts are not known.
     """
 
     taps: np.ndarray[Any, Any]
@@ -34,17 +34,17 @@ class KernelEnergy:
 
     @property
     def cross(self) -> float:
-        """Share of the middle row and column, ACNet's skeleton of a kernel; (2K - 1) / K^2 where all taps are equal."""
+        """Share of the middle row and column, ACNet's skeleton of a kernel; (2K - 1) / K^2 if all taps are equal."""
         middle = len(self.taps) // 2
         return float(self.taps[middle].sum() + self.taps[:, middle].sum() - self.taps[middle, middle])
 
 
 @dataclass(frozen=True)
 class NetworkKernels:
-    """The KxK convolutions of a network, from first to last.
+    """Energies of the KxK convolutions of a network, from first to last.
 
     Args:
-        untrained: why its weights say nothing, or "".
+        untrained: why its weights are meaningless, or "".
     """
 
     label: str
@@ -53,13 +53,13 @@ class NetworkKernels:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The fixed operation and all branches that have a share somewhere."""
+        """Names of the fixed operation and of all branches that have a share somewhere."""
         names = {name for layer in self.layers.values() for name in layer.shares}
         return (FIXED, *in_column_order(names - {FIXED})) if names else ()
 
 
 def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
-    """Energy of the sum of kernels (C_out, C_in/groups, K, K), and the share of each."""
+    """Return the energy of the sum of kernels (C_out, C_in/groups, K, K), and the share of each."""
     wide = {name: kernel.detach().double() for name, kernel in parts.items()}
     whole = sum(wide.values())
     assert not isinstance(whole, int)
@@ -70,10 +70,10 @@ def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
 
 
 def network_kernels(model: nn.Module, label: str, untrained: str = "") -> NetworkKernels:
-    """Of all RepBlocks of a network; of one without any, of its square convolutions of 3x3 or more.
+    """Return the energies of all RepBlocks, or, without any, of all square convolutions of 3x3 or more.
 
     Raises:
-        InputError: it has neither.
+        InputError: the network has neither.
     """
     from torch import nn
 
@@ -97,14 +97,14 @@ def network_kernels(model: nn.Module, label: str, untrained: str = "") -> Networ
 def read_kernels(
     source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
 ) -> NetworkKernels:
-    """Of a checkpoint, a training folder, or a network by name.
+    """Return the kernel energies of a checkpoint, a training folder, or a network by name.
 
     Raises:
-        InputError: nothing of that is there, or it has no convolution of 3x3 or more.
+        InputError: the source does not exist, or has no convolution of 3x3 or more.
     """
     from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
 
     opened = open_source(checkpoint_in(source), model_factory)
-    # With its batch normalisation folded in, a plain network has the kernel that it is deployed with.
+    # A plain network is deployed with its batch normalisation folded in.
     return network_kernels(with_blocks(opened.model) or opened.model, label, why_untrained(opened))

@@ -1,4 +1,4 @@
-"""Latency against accuracy (Fig. 1)."""
+"""Draw latency against accuracy (Fig. 1)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["draw_latency"]
 
 _COLUMNS = 2
 _PANEL = (5.6, 4.0)
-# A ratio of latencies above which they are drawn by their logarithm.
+# Ratio of latencies above which the axis is logarithmic.
 _WIDE = 5
 _POINTS_AN_INCH = 72
 _NEAR = ((6, -5), (-6, -5), (6, 4), (-6, 4), (6, -13), (-6, -13), (0, 5), (0, -15))
 _FAR = tuple((across, up) for up in (16, -22, 28, -34, 40, -46) for across in (14, -14, 30, -30))
-# What kind of network: those of the suites, then others in their order.
+# Families of networks: those of the suites, then others in their order.
 _FAMILIES = {"plain": (ORANGE, "o"), "re-parameterized": (BLUE, "s"), "NAS": (GREEN, "^"), "": ("#000000", "D")}
 
 
 @picture
 def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
-    """A panel for each device and way of asking it; the line is the Pareto front, the bars go from 10 % to 90 %.
+    """Draw a panel per device and conditions, with the Pareto front and bars from the 10th to the 90th percentile.
 
-    What has no accuracy is named below its panel.
+    Networks without accuracy are listed below their panel.
 
     Raises:
         InputError: no point has an accuracy.
@@ -41,7 +41,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
     if not known:
         labels = ", ".join(dict.fromkeys(point.label for point in points)) or "none"
         raise InputError(
-            f"no record says an accuracy; there are {labels}",
+            f"no record has an accuracy; there are {labels}",
             hint="--top1 LABEL=PERCENT gives one, and bench --suite fig1 knows the paper's",
         )
     columns = min(_COLUMNS, len(known))
@@ -58,7 +58,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
     if silent:
         text = f"without any accuracy, not drawn: {'; '.join(silent)}"
         figure.supxlabel(_wrapped(text, columns), fontsize=7, color="#555555")
-    # Where names go is known once everything has its place.
+    # Names are placed after everything else.
     figure.draw_without_rendering()
     for axes, group in zip(panels, known.values(), strict=False):
         _label(axes, [point for point in group if point.top1 is not None])
@@ -66,7 +66,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
 
 
 def _looks(points: Sequence[LatencyPoint]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by family."""
+    """Return colour and marker by family."""
     others = sorted({point.family for point in points} - set(_FAMILIES))
     free = [(colour, marker) for colour, marker in zip(PALETTE[3:6], MARKERS[4:7], strict=True)]
     return _FAMILIES | {name: free[place % len(free)] for place, name in enumerate(others)}
@@ -116,7 +116,7 @@ def _legend(figure: Figure, drawn: Sequence[LatencyPoint], looks: dict[str, tupl
 
 
 def _label(axes: Axes, points: Sequence[LatencyPoint]) -> None:
-    """Name each point where its name lies on no other name or point, as far as there is such a place."""
+    """Label each point where its label overlaps no other label or point, as far as there is such a place."""
     scale = axes.figure.dpi / _POINTS_AN_INCH
     spots = [axes.transData.transform(point.place) / scale for point in points]
     ends = [
@@ -154,7 +154,7 @@ def _label(axes: Axes, points: Sequence[LatencyPoint]) -> None:
             va="bottom",
             arrowprops=line,
         )
-        # Else the panels would be laid out anew for it, and it would have its place for nothing.
+        # Otherwise the layout would change again, and the position would be wrong.
         name.set_in_layout(False)
 
 

@@ -1,4 +1,4 @@
-"""Latency against accuracy, out of records: what Fig. 1 shows, device by device."""
+"""Points of latency against accuracy from records, by device (Fig. 1)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LatencyPoint:
     """One network on one device.
 
     Args:
-        conditions: the device, the runner and how it was asked: only points of equal ones may be compared.
+        conditions: device, runner and settings; only points with equal ones are comparable.
         latency_ms: median; `low_ms` and `high_ms` are the 10th and 90th percentile.
-        top1: accuracy in percent, None where the record does not say it.
-        source: where `top1` is from.
-        family: what kind of network the record says it is, or "".
+        top1: accuracy in percent; None if the record does not have it.
+        source: origin of `top1`.
+        family: family of the network as recorded, or "".
     """
 
     label: str
@@ -43,21 +43,21 @@ class LatencyPoint:
 
     @property
     def place(self) -> tuple[float, float]:
-        """Latency and accuracy, of a point that has one."""
+        """Latency and accuracy of a point that has both."""
         assert self.top1 is not None
         return self.latency_ms, self.top1
 
     @property
     def measured(self) -> bool:
-        """Whether the accuracy is ours and not one that a paper says."""
+        """Whether the accuracy was measured, not taken from a paper."""
         return self.top1 is not None and _NOT_MEASURED not in self.source
 
 
 def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
-    """The records of files, or of the records.jsonl in folders.
+    """Read the records of files, or of records.jsonl in folders.
 
     Raises:
-        InputError: one is not there, or is no file of records.
+        InputError: a file is missing or does not hold records.
     """
     found = []
     for path in map(Path, paths):
@@ -68,13 +68,14 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
 
 
 def latency_points(records: Sequence[Record], top1: Mapping[str, float] | None = None) -> list[LatencyPoint]:
-    """One point for each name that a record's network is listed under; of equal ones and conditions only the latest.
+    """Return a point per name of a record's network; for equal names and conditions only the latest.
 
     Args:
-        top1: accuracies in percent by name, for those without one, and in place of those that records say.
+        records: in the order in which they were measured.
+        top1: accuracies in percent by name, which take precedence over recorded ones.
 
     Raises:
-        InputError: an accuracy is given for a name that no record has, or is not between 0 and 100.
+        InputError: an accuracy is for a name that no record has, or is not between 0 and 100.
     """
     given = dict(top1 or {})
     latest: dict[tuple[str, str], tuple[str, LatencyPoint]] = {}
@@ -100,7 +101,7 @@ def latency_points(records: Sequence[Record], top1: Mapping[str, float] | None =
 
 
 def by_device(points: Sequence[LatencyPoint]) -> dict[str, list[LatencyPoint]]:
-    """Points by their conditions, the quickest first."""
+    """Group points by their conditions, fastest first."""
     groups: dict[str, list[LatencyPoint]] = {}
     for point in sorted(points, key=lambda point: point.latency_ms):
         groups.setdefault(point.conditions, []).append(point)
@@ -108,13 +109,13 @@ def by_device(points: Sequence[LatencyPoint]) -> dict[str, list[LatencyPoint]]:
 
 
 def pareto_front(points: Sequence[LatencyPoint]) -> list[LatencyPoint]:
-    """Those with an accuracy that no other dominates, the quickest first."""
+    """Return the points that no other dominates in latency and accuracy, fastest first."""
     known = [point for point in points if point.top1 is not None]
     return [known[index] for index in pareto.pareto_front([point.place for point in known])]
 
 
 def _listed(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
-    """The names of the record's network with the figures of each: networks of one graph are measured once."""
+    """Return the names of the record's network with the figures of each: identical graphs are measured once."""
     facts = record.facts
     rows = facts.get("rows")
     if isinstance(rows, list) and rows and all(isinstance(row, Mapping) and "name" in row for row in rows):
@@ -127,7 +128,7 @@ def _accuracy(name: str, figures: Mapping[str, Any]) -> tuple[float | None, str]
     if value is None:
         return None, ""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise InputError(f"{value!r} is no accuracy in percent", where=name, hint="top1 is from 0 to 100")
+        raise InputError(f"expected an accuracy in percent, got {value!r}", where=name, hint="top1 is from 0 to 100")
     return float(value), str(figures.get("top1_source") or UNKNOWN)
 
 
@@ -148,7 +149,7 @@ def _conditions(record: Record) -> str:
 
 
 def _device(system: Mapping[str, Any], on_gpu: bool) -> str:
-    """The board, the GPU or the CPU, as far as the record names it."""
+    """Return the name of the board, GPU or CPU, as far as it is recorded."""
     board = _text(system.get("board") or system.get("model"))
     gpus, cpu = system.get("gpu"), system.get("cpu")
     names = [_text(gpu.get("name")) for gpu in gpus if isinstance(gpu, Mapping)] if isinstance(gpus, list) else []

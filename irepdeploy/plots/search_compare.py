@@ -1,4 +1,4 @@
-"""Strategies beside each other, drawn from the compare.json of ``irepdeploy search compare``."""
+"""Draw a comparison of strategies from the compare.json of ``irepdeploy search compare``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Look = tuple[str, str]
 
 @picture
 def draw_comparison(found: SearchComparison) -> Figure:
-    """Best so far and diversity against evaluations, and what retraining gave where it was asked for.
+    """Draw best so far and diversity against evaluations, and retrained accuracies if there are any.
 
-    A line is the mean over seeds, the band goes from the lowest seed to the highest.
+    A line is the mean over seeds, a band the range from the lowest to the highest seed.
     """
     retrained = found.retrained
     figure = new_figure(12.4 if retrained else 9.2, 3.8)

@@ -1,4 +1,4 @@
-"""What the pictures of a network show, as tables for a terminal."""
+"""Data of a network's pictures as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ __all__ = ["NetworkTable", "arch_weights_table", "kernel_table", "network_tables
 class NetworkTable:
     """A table by layer.
 
-    Args:
-        key: its name among a network's facts. `figures`: the same for machines.
-        rows: cells, as text, under `columns`.
+    Attributes:
+        key: its name in the JSON output.
+        figures: the same data for JSON.
+        rows: cells as text, under `columns`.
     """
 
     key: str
@@ -39,7 +40,7 @@ class NetworkTable:
 
 
 def kernel_table(found: NetworkKernels) -> NetworkTable:
-    """Energy of each fused kernel: of its middle row and column, of its taps row by row, and by operation."""
+    """Return the energy of each fused kernel: of its middle row and column, of each tap, and by operation."""
     operations = found.operations
     rows = [
         [
@@ -52,7 +53,7 @@ def kernel_table(found: NetworkKernels) -> NetworkTable:
     ]
     notes = ["cross: middle row and column, 56% of a 3x3 with equal taps; taps: row / row / row, %"]
     if operations:
-        notes.append("by operation: its part of the fused kernel along that kernel; below 0 it works against the rest")
+        notes.append("by operation: its part along the fused kernel; a negative one works against the rest")
     if found.untrained:
         notes.append(f"untrained: {found.untrained}")
     figures = {
@@ -65,7 +66,7 @@ def kernel_table(found: NetworkKernels) -> NetworkTable:
 
 
 def arch_weights_table(found: ArchWeights) -> NetworkTable:
-    """sigmoid(beta) * sigmoid(alpha) of each branch, and the differences of `PAIRS`."""
+    """Return sigmoid(beta) * sigmoid(alpha) of each branch, and the differences of `PAIRS`."""
     branches = in_column_order({name for row in found.weights for name in row})
     pairs = [f"{first} - {second}" for first, second in PAIRS]
     rows = [
@@ -93,19 +94,19 @@ def network_tables(
     kernels: bool = True,
     arch_weights: bool = True,
 ) -> list[NetworkTable]:
-    """The tables asked for, of a checkpoint or a network by name.
+    """Return the requested tables of a checkpoint or a network by name.
 
     Raises:
-        InputError: no such network, or one that has no kernels or no alpha and beta.
+        InputError: the network does not exist, or has no kernels or no alpha and beta.
     """
     from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import why_untrained
 
     if Path(source).suffix.lower() == ".onnx":
         raise InputError(
-            "an ONNX model does not say what its kernels were made of",
+            "an ONNX model does not tell how its kernels were fused",
             where=source,
-            hint="name the checkpoint it is of",
+            hint="name the checkpoint it was exported from",
         )
     opened = open_source(source, model_factory, seed, architecture)
     found = []

@@ -1,4 +1,4 @@
-"""Presets beside each other, drawn from the compare.json of ``irepdeploy train compare``."""
+"""Draw a comparison of presets from the compare.json of ``irepdeploy train compare``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["draw_presets"]
 
 @picture
 def draw_presets(found: TrainingComparison) -> Figure:
-    """Test accuracy by preset: a box from quartile to quartile over seeds, its median, and every seed as a dot."""
+    """Draw test accuracy by preset: a box from quartile to quartile over seeds, the median, and a dot per seed."""
     presets = found.presets
     values = {preset: [100 * run.test_accuracy for run in found.of(preset)] for preset in presets}
     figure = new_figure(1.8 + 1.1 * len(presets), 4)
@@ -27,7 +27,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
     for box in drawn["boxes"]:
         box.set(facecolor="white", edgecolor=BLUE)
     for place, accuracies in enumerate(values.values(), start=1):
-        # Equal accuracies lie beside each other, not on each other.
+        # Equal accuracies are drawn side by side.
         shift = [0.08 * (index - (len(accuracies) - 1) / 2) for index in range(len(accuracies))]
         axes.plot([place + each for each in shift], accuracies, "o", ms=4, color=GREY, alpha=0.8)
     axes.set_xticks(range(1, len(presets) + 1), presets)

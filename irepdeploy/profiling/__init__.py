@@ -1,1 +1,1 @@
-"""What a network costs: to train, in time and memory, and in parameters."""
+"""Cost of a network in parameters, MACs, training time and memory, and its numerical health."""

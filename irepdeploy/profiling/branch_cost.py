@@ -1,4 +1,4 @@
-"""What branches cost in training: the plain network, the network as it is, and each preset, beside each other."""
+"""Compare the training cost of the plain network, the network as it is, and each preset of branches."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _SAMPLES = 5
 
 @dataclass(frozen=True)
 class CostRequest:
-    """What is to be measured.
+    """Parameters of a measurement.
 
-    Args:
-        presets: names of presets or of published Architectures; None: all presets that fit the network.
-        batch_size: images a step.
-        memory_bytes: the memory that training is to fit into, or None.
-        device: "cpu" or "cuda"; None: "cuda" where there is one.
+    Attributes:
+        presets: names of presets or of published Architectures; default: all presets that fit the network.
+        batch_size: images per step.
+        memory_bytes: memory that training must fit into; default: no limit.
+        device: "cpu" or "cuda"; default: "cuda" if available.
     """
 
     presets: tuple[str, ...] | None = None
@@ -51,14 +51,14 @@ class CostRequest:
 
 @dataclass(frozen=True)
 class BranchCost:
-    """One way to train the network.
+    """Cost of one variant of the network.
 
-    Args:
-        name: a preset, or which network it is; several where they are the same network.
-        branches: how many, over all layers.
+    Attributes:
+        name: preset, or role of the network; several names if they are the same network.
+        branches: number of branches over all layers.
         params, macs: in train state; MACs of one input.
-        time: None where memory ran out.
-        fits: whether the peak memory is within `CostRequest.memory_bytes`; None where one of them is not known.
+        time: None if memory ran out.
+        fits: whether the peak memory is within `CostRequest.memory_bytes`; None if one of them is not known.
     """
 
     name: str
@@ -72,11 +72,11 @@ class BranchCost:
 
 @dataclass(frozen=True)
 class BranchCosts:
-    """What was measured, on this machine, and how.
+    """Measured costs, and the conditions of the measurement.
 
-    Args:
-        threads: of torch on the CPU.
-        notes: what the figures are and are not, in words.
+    Attributes:
+        threads: CPU threads of torch.
+        notes: limits of what the figures mean.
     """
 
     batch_size: int
@@ -88,7 +88,7 @@ class BranchCosts:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
@@ -100,25 +100,28 @@ def branch_costs(
     seed: int = 0,
     display: ProgressDisplay | None = None,
 ) -> BranchCosts:
-    """Measure a training step of the network plain, as it is, and with each preset in the place of its branches.
+    """Measure a training step of the network plain, as it is, and with each preset in place of its branches.
 
-    The weights do not matter and are random; peak memory is measured in a process for each, and the steps are timed in
-    turn (A B A B) in this one.
+    Weights are random. Peak memory is measured in one process per variant; steps are timed alternately (A B A B) in
+    this process.
 
     Args:
-        source: the network. Presets are put where it has branches, else wherever they can stand; into a fused network,
+        source: the network. Presets replace its branches, else they are inserted wherever possible; in a fused network,
             beside its fused convolutions.
+        request: what to measure.
         model_factory: builds a foreign class; it must be importable by name, since other processes build it too.
+        seed: of the random images.
+        display: shows progress.
 
     Raises:
-        InputError: an unknown preset or one that fits nowhere, no input shape, a network that does not run on it, or a
-            foreign class without a factory of its own name.
-        MissingError: CUDA was asked for and is not there.
+        InputError: a preset is unknown or fits nowhere, the network has no input shape or does not run on it, or a
+            foreign class has no importable factory.
+        MissingError: CUDA was requested and is not available.
         RunError: a training step failed for another reason than memory.
     """
     if not source.origin.input_shape:
         raise InputError(
-            "it does not say what it reads, so it cannot be trained here",
+            "it has no input shape, so it cannot be trained here",
             where=source.label,
             hint="irepdeploy.save(net, path, input_shape=(C, H, W))",
         )
@@ -161,11 +164,11 @@ def branch_costs(
 def _networks(
     source: Source, presets: Sequence[str] | None, model_factory: Callable[[], nn.Module] | None
 ) -> dict[str, nn.Module]:
-    """Every network in train state, by the name of its row; those that are the same network share one."""
+    """Return every network in train state by the name of its row; identical networks share one."""
     origin, model = source.origin, source.model
     layers = {layer.name for layer in origin.layers}
     branched = any(isinstance(module, RepBlock) for module in model.modules())
-    # Copies: what is timed is trained.
+    # Copies, since timing trains them.
     base = _plain(origin, model, model_factory) if branched else copy.deepcopy(model)
     found: dict[frozenset[Any], tuple[list[str], nn.Module]] = {}
 
@@ -190,11 +193,11 @@ def _networks(
 
 
 def _plain(origin: Origin, model: nn.Module, model_factory: Callable[[], nn.Module] | None) -> nn.Module:
-    """The network before its branches were inserted."""
+    """Return the network before its branches were inserted."""
     if origin.net is not None:
         base = build_plain(origin.net, **origin.args)
     else:
-        assert model_factory is not None  # _factory_name saw to it
+        assert model_factory is not None  # ensured by _factory_name
         base = set_origin(model_factory(), Origin(factory=origin.factory))
     like = next(model.parameters())
     return set_origin(base.to(like.dtype), input_shape=origin.input_shape)
@@ -234,10 +237,10 @@ def _times(
 
     try:
         return step_times(nets, batch_size, device=device, min_samples=_SAMPLES, seed=seed, on_round=on_round), []
-    except Exception as error:  # torch and Python say in several ways that memory ran out
+    except Exception as error:  # torch and Python raise several types when memory runs out
         if not is_out_of_memory(error):
             raise
-        return {}, ["The steps could not be timed: memory ran out with all networks in it at once."]
+        return {}, ["The steps could not be timed: memory ran out with all networks loaded at once."]
 
 
 def _device(wanted: str | None) -> str:
@@ -248,10 +251,10 @@ def _device(wanted: str | None) -> str:
 
 
 def _factory_name(source: Source, factory: Callable[[], nn.Module] | None) -> str:
-    """``package.module:function`` of a factory, by which another process finds it."""
+    """Return ``package.module:function`` of a factory, by which another process imports it."""
     if factory is None:
         raise InputError(
-            "memory is measured in processes of their own, which must be able to build the network",
+            "memory is measured in separate processes, which must be able to build the network",
             where=source.label,
             hint="name a function of a module that builds it: --model package.module:factory",
         )
@@ -269,7 +272,7 @@ def _counted(net: nn.Module, source: Source) -> Counts:
     shape = source.origin.input_shape
     try:
         return count(net, shape)
-    except Exception as error:  # whatever a foreign forward raises
+    except Exception as error:  # a foreign forward may raise anything
         reason = " ".join(str(error).split())
         raise InputError(
             f"the network does not run on inputs of shape {shape}: {reason}", where=source.label
@@ -288,17 +291,17 @@ def _notes(source: Source, device: str) -> list[str]:
     notes = []
     if source.origin.state == FUSED:
         notes.append(
-            "The network is fused: branches were put beside its fused convolutions, which have no batch normalisation "
-            "of their own any more."
+            "The network is fused: branches were inserted beside its fused convolutions, which have no batch "
+            "normalisation."
         )
     if device == "cuda":
         notes.append(
-            "Peak memory is what torch had allocated at most on the device; the CUDA context and what the allocator "
-            "holds in reserve come on top."
+            "Peak memory is the most that torch allocated on the device, without the CUDA context and the reserve of "
+            "the allocator."
         )
     else:
         notes.append(
-            "Peak memory is the resident memory of a process that trains, above what it was before the network was "
-            "loaded; a GPU needs another amount."
+            "Peak memory is the growth of resident memory of a training process since before the network was loaded; "
+            "a GPU needs a different amount."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates, by one convention."""
+"""Count parameters and multiply-accumulates (MACs) by one convention."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from irepdeploy.reparam.block import RepBlock
 
 __all__ = ["REST", "Counts", "conv_text", "count", "count_layers"]
 
-# What no layer of `count_layers` holds: batch normalisation outside RepBlocks, embeddings, products of maps.
+# Outside the layers of `count_layers`: batch normalisation outside RepBlocks, embeddings, products of maps.
 REST = "(rest)"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters (alpha and beta included), and MACs of one input; None where the shape of that is not known."""
+    """Parameters (alpha and beta included) and MACs of one input; None if the input shape is not known."""
 
     params: int
     macs: int | None
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
-    """Count on one forward pass over zeros (1, *input_shape), of a copy in eval mode: `model` stays as it is.
+    """Count parameters, and the MACs of a forward pass over zeros (1, *input_shape) in eval mode.
 
-    A convolution that a block runs through ``torch.nn.functional`` is counted too, since the operators are watched, not
-    the modules.
+    `model` is left as it is. Operators are counted, not modules, so ``torch.nn.functional.conv2d`` counts too.
     """
     return Counts(sum(p.numel() for p in model.parameters()), _macs(model, input_shape)["Global"])
 
 
 def count_layers(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, Counts]:
-    """`count` by layer: each RepBlock, each convolution and linear layer outside of them, and `REST`.
+    """Count by layer: each RepBlock, each convolution and linear layer outside of them, and `REST`.
 
-    They add up to the whole. Parameters that layers share count where they are first used.
+    Layers add up to the total. Shared parameters count in the first layer that has them.
     """
     macs = None if input_shape is None else _macs(model, input_shape)
     prefix = type(model).__name__
@@ -71,7 +70,7 @@ def conv_text(
     dilation: Sequence[int] = (),
     groups: int = 1,
 ) -> str:
-    """A convolution in words; strides and the like of 1 are not said."""
+    """Describe a convolution in words; strides, dilations and groups of 1 are omitted."""
     parts = [f"{'x'.join(map(str, kernel))} conv {in_channels} -> {out_channels}"]
     for name, values in (("stride", stride), ("dilation", dilation)):
         if any(value != 1 for value in values):
@@ -82,7 +81,7 @@ def conv_text(
 
 
 def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """By module, its class name in the place of the root's, and ``Global``."""
+    """Return MACs by module (the root by its class name) and ``Global``."""
     from torch.utils.flop_counter import FlopCounterMode
 
     def run(twin: nn.Module) -> Any:
@@ -93,9 +92,9 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
         return counter
 
     try:
-        # Shapes alone: nothing is computed, and no weight is copied.
+        # On the meta device nothing is computed, and no weight is copied.
         counter = run(_without_values(model))
-    except Exception:  # whatever a foreign forward raises that reads values or makes tensors of its own
+    except Exception:  # a foreign forward that reads values or creates tensors may raise anything
         counter = run(copy.deepcopy(model))
     # torch counts a multiply-accumulate as two operations.
     return {

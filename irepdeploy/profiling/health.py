@@ -1,7 +1,7 @@
-"""Numerical health of weights: how they sit in fp16 and in int8, before a fuse and after it.
+"""Numerical health of weights: their losses in fp16 and int8, before and after fusing.
 
-The int8 figures are signal-to-quantisation-noise ratios of the weights alone, in dB: they compare kernels, and say
-nothing about accuracy. For a kernel w on a symmetric grid of step ``max|w| / 127``, rounded to nearest to q, the ratio
+The int8 figures are signal-to-quantisation-noise ratios of the weights alone, in dB: they compare kernels, and do not
+predict accuracy. For a kernel w on a symmetric grid of step ``max|w| / 127``, rounded to nearest to q, the ratio
 is ``10 log10(sum w^2 / sum (w - q)^2)``.
 """
 
@@ -24,8 +24,8 @@ __all__ = ["DROP_DB", "LayerHealth", "WeightHealth", "health_warnings", "kernel_
 
 Array = np.ndarray[Any, Any]
 
-# Two bits of the eight, 6.02 dB each. Small networks trained with nine weighed branches lose 8 to 9 dB, and their
-# accuracy in int8 does not show it; an unweighed identity, with which RepVGG is known to fail in int8, costs 13 to 21.
+# Two of eight bits, 6.02 dB each. Small networks trained with nine weighted branches lose 8 to 9 dB without loss of
+# int8 accuracy; an unweighted identity, with which RepVGG is known to fail in int8, costs 13 to 21.
 DROP_DB = 12.0
 
 _FP16_MAX, _FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
@@ -36,19 +36,19 @@ _CACHED = 1 << 15
 
 @dataclass(frozen=True)
 class WeightHealth:
-    """Figures of one kernel and bias; a ratio is None where the kernel is all zero or int8 holds it exactly.
+    """Figures of one kernel and bias; a ratio is None if the kernel is all zero or exact in int8.
 
-    Args:
+    Attributes:
         max_weight: largest finite ``|w|``.
-        max_bias: largest finite ``|b|``; 0 where there is none.
-        not_finite: how many weights and biases are NaN or infinite; they count in nothing else.
-        fp16_overflow: how many weights and biases are beyond fp16's largest number, 65504.
-        fp16_lost: share of the weights that are not zero but below fp16's smallest normal number, 2^-14: fp16 holds
-            them as subnormal numbers, with fewer bits, or as zero.
-        int8_tensor_db: with one step for the whole kernel.
-        int8_channel_db: with a step for each output channel, over the whole kernel.
-        int8_worst_channel_db: the least of any output channel that is not zero, with one step for the whole kernel.
-            Where channels differ much in range, the small ones are lost and `int8_tensor_db` hardly shows it.
+        max_bias: largest finite ``|b|``; 0 without a bias.
+        not_finite: number of weights and biases that are NaN or infinite; the other figures omit them.
+        fp16_overflow: number of weights and biases beyond 65504, the largest number of fp16.
+        fp16_lost: share of nonzero weights below 2^-14, the smallest normal number of fp16, which become subnormal
+            (fewer bits) or zero.
+        int8_tensor_db: SQNR with one step for the whole kernel.
+        int8_channel_db: SQNR of the whole kernel with a step per output channel.
+        int8_worst_channel_db: lowest SQNR of any nonzero output channel with one step for the whole kernel. If channels
+            differ much in range, the small ones are lost and `int8_tensor_db` hardly shows it.
     """
 
     max_weight: float
@@ -63,12 +63,12 @@ class WeightHealth:
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """A layer before and after its fuse.
+    """Health of a layer before and after fusing.
 
-    Args:
-        branches: those that were fused into it.
-        before: the fixed operation alone with its batch normalisation folded, which is what a plain network would
-            hold; None where only the fused kernel is known.
+    Attributes:
+        branches: branches that were fused into it.
+        before: the fixed operation alone with its batch normalisation folded, as in a plain network; None if only the
+            fused kernel is known.
         after: the fused kernel.
     """
 
@@ -79,7 +79,7 @@ class LayerHealth:
 
     @property
     def int8_drop_db(self) -> float | None:
-        """By how much the fuse lowers the ratio with one step a kernel or a channel, whichever it lowers more."""
+        """Loss by fusing in dB: of `int8_tensor_db` or `int8_channel_db`, whichever is larger."""
         if self.before is None:
             return None
         pairs = (
@@ -91,12 +91,12 @@ class LayerHealth:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that `from_dict` reads."""
+        """Return the JSON object that `from_dict` reads."""
         return {**asdict(self), "branches": list(self.branches)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerHealth:
-        """What `to_dict` was made of; TypeError or KeyError where `value` is something else."""
+        """Return the instance that `to_dict` described; raise TypeError or KeyError for anything else."""
         before = value["before"]
         return cls(
             value["layer"],
@@ -107,7 +107,7 @@ class LayerHealth:
 
 
 def kernel_health(kernel: Tensor | Array, bias: Tensor | Array | None = None) -> WeightHealth:
-    """The health of a kernel (C_out, ...) and a bias (C_out,), of any floating dtype."""
+    """Return the health of a kernel (C_out, ...) and a bias (C_out,) of any floating dtype."""
     wide = _wide(kernel)
     rows, not_finite = _finite(wide.reshape(len(wide), -1))
     rest, not_finite_bias = _finite(np.zeros(1) if bias is None else _wide(bias))
@@ -121,12 +121,12 @@ def kernel_health(kernel: Tensor | Array, bias: Tensor | Array | None = None) ->
 
 
 def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[LayerHealth]:
-    """The health of every layer that a fuse makes or made.
+    """Return the health of every layer that is or was fused.
 
     Args:
-        model: a network with RepBlocks: each of them before and after. Or a fused one: only after; of a network that
-            does not say what was fused, every Conv2d as it is, a batch normalisation behind it not folded.
-        fused: what `model` was fused into, where it is there already; its kernels are then not computed again.
+        model: a network with RepBlocks (health before and after) or a fused one (only after). In a network of unknown
+            origin every Conv2d counts, without the batch normalisation behind it.
+        fused: the fused form of `model` if it exists already; its kernels are then not computed again.
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
     if blocks:
@@ -141,7 +141,7 @@ def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[Lay
 
 
 def health_warnings(layers: Sequence[LayerHealth]) -> list[str]:
-    """What is wrong, in words: at most one line of each kind, which names the worst layer."""
+    """Describe problems: at most one line of each kind, which names the worst layer."""
     found = []
     for count, text in (
         (lambda health: health.not_finite, "values are NaN or infinite"),
@@ -167,7 +167,7 @@ def _block_health(name: str, block: RepBlock, fused: nn.Module | None) -> LayerH
     known = None if fused is None else fused.get_submodule(name)
     conv = known if isinstance(known, nn.Conv2d) else fuse_block(block)
     after = kernel_health(conv.weight, conv.bias)
-    # Without branches the fixed operation is all there is.
+    # Without branches the fixed operation is the fused kernel.
     before = kernel_health(*block.fixed.equivalent()) if block.active else after
     return LayerHealth(name, block.active, before, after)
 
@@ -179,15 +179,15 @@ class _Ratios(NamedTuple):
 
 
 def _measured(rows: Array, peaks: Array) -> tuple[float, _Ratios]:
-    """Share of values that fp16 loses, and the int8 ratios; the largest of `peaks` is not 0."""
+    """Return the share of values that fp16 loses, and the int8 ratios; the largest of `peaks` is not 0."""
     peak = peaks.max()
-    # Everything in steps of its grid, relative to the whole kernel: no square over- or underflows where it counts.
+    # In steps of the grid, relative to the whole kernel, so that no relevant square over- or underflows.
     relative = peaks.astype(np.float64) / float(peak)
     own = np.divide(_INT8_STEPS, relative, out=np.zeros_like(relative), where=relative > _NOTHING)
     factors = own.astype(rows.dtype)[:, None]
     nonzero = normal = 0
     signals, noises, own_noises = [], [], []
-    # By numpy, in parts that stay in the cache: ten times faster than torch on whole kernels.
+    # numpy on parts that stay in the cache: ten times faster than torch on whole kernels.
     height = max(1, _CACHED // rows.shape[1])
     for start in range(0, len(rows), height):
         part = rows[start : start + height]
@@ -202,7 +202,7 @@ def _measured(rows: Array, peaks: Array) -> tuple[float, _Ratios]:
         own_noises.append(_energy(steps - np.rint(steps)))
     signal, noise, own_noise = map(np.concatenate, (signals, noises, own_noises))
     total = float(signal.sum())
-    # Where a channel's signal underflows, int8 holds nothing of it.
+    # If a channel's signal underflows, int8 holds nothing of it.
     live = peaks > 0
     worst = [
         _decibels(s, n) if s > 0 else 0.0 for s, n in zip(signal[live].tolist(), noise[live].tolist(), strict=True)
@@ -231,7 +231,7 @@ def _wide(values: Tensor | Array) -> Array:
 
 
 def _finite(values: Array) -> tuple[Array, int]:
-    """`values` with 0 in the place of what is NaN or infinite, and how many those were."""
+    """Return `values` with 0 in place of NaN and infinity, and their number."""
     good = np.isfinite(values)
     count = values.size - int(np.count_nonzero(good))
     return (np.where(good, values, 0), count) if count else (values, 0)

@@ -1,4 +1,4 @@
-"""What a network or an ONNX file is: its layers, its size in train and fused state, its numerical health."""
+"""Inspect a network or an ONNX file: layers, size in train and fused state, numerical health."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = ["Inspection", "LayerFacts", "inspect_model"]
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer; `REST` is what no layer holds.
+    """One layer, or `REST`: everything outside of layers.
 
-    Args:
-        branches: those beside a convolution.
-        train, fused: parameters and MACs in that state; None where the layer or the state is not there.
+    Attributes:
+        branches: branches beside a convolution.
+        train, fused: parameters and MACs in that state; None if the layer or the state does not exist.
     """
 
     layer: str
@@ -48,15 +48,15 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """Result of an inspection.
 
-    Args:
+    Attributes:
         kind: "network" or "onnx".
-        facts: of a network those of its `Source` and its input shape; of an ONNX file its opset, inputs and the like.
-        train, fused: the whole in that state; None where that state is not known. An ONNX file is fused.
-        operators: nodes of an ONNX file by operator.
-        notes: what could not be found out, and why.
-        warnings: what is wrong.
+        facts: for a network those of its `Source` and its input shape; for an ONNX file opset, inputs and the like.
+        train, fused: total in that state; None if that state is not known. An ONNX file is fused.
+        operators: number of nodes of an ONNX file by operator.
+        notes: what could not be determined, and why.
+        warnings: problems found.
     """
 
     source: str
@@ -71,7 +71,7 @@ class Inspection:
     cost: BranchCosts | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return json_safe(asdict(self))
 
 
@@ -84,24 +84,27 @@ def inspect_model(
     cost: CostRequest | None = None,
     display: ProgressDisplay | None = None,
 ) -> Inspection:
-    """Look at a network in train and fused state, or at an ONNX file.
+    """Inspect a network in train and fused state, or an ONNX file.
 
     Args:
-        source: a checkpoint, an ``.onnx`` file, the name of a network (it gets seeded random weights and statistics),
-            or a network, which is left as it is.
+        source: a checkpoint, an ``.onnx`` file, the name of a network (with seeded random weights and statistics), or
+            a network, which is left as it is.
         model_factory: builds the class of a foreign checkpoint.
         architecture: branches to insert first.
-        seed: of whatever is random.
+        seed: of random weights, statistics and images.
         cost: also train it for a few steps with and without branches, and measure time and memory.
+        display: shows progress.
 
     Raises:
-        InputError: no such file or network, a damaged file, or something that cannot be asked of it.
+        InputError: no such file or network, a damaged file, or options that do not apply to it.
         RunError: a training step failed.
     """
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx":
         if architecture is not None or cost is not None:
             raise InputError(
-                "an ONNX model has no branches and is not trained", where=source, hint="name the checkpoint it is of"
+                "an ONNX model has no branches and cannot be trained",
+                where=source,
+                hint="name the checkpoint it was exported from",
             )
         return _onnx(source)
     opened = open_source(source, model_factory, seed, architecture)
@@ -118,14 +121,14 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
     model, origin = source.model, source.origin
     notes, warnings = list[str](), list[str]()
     if source.facts["file"] is None and origin.net in NETS and NETS[origin.net].note:
-        # What stands in for what, of a network that was asked for by its name.
+        # Such as layers that replace those of the paper.
         notes.append(NETS[origin.net].note)
     train: nn.Module | None
     fused: nn.Module | None
     if origin.state == FUSED:
         train, fused = _train_state(origin, model_factory), model
         if train is None:
-            notes.append("train state: not known, since the network it was made from cannot be built")
+            notes.append("train state: not known, since the original network cannot be built")
         health = network_health(model)
     else:
         train = with_blocks(model) or model
@@ -138,8 +141,8 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
     shape = origin.input_shape or None
     if shape is None:
         notes.append(
-            "MACs: not known, since the network does not say what it reads; "
-            "irepdeploy.save(net, path, input_shape=(C, H, W)) makes it"
+            "MACs: not known, since the network has no input shape; "
+            "irepdeploy.save(net, path, input_shape=(C, H, W)) stores it"
         )
     counted = {}
     for state, net in (("train", train), ("fused", fused)):
@@ -178,15 +181,17 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
     notes = []
     if found.macs is None:
         unknown = [layer for layer in found.layers if layer.macs is None]
-        notes.append(f"MACs of the whole: not known, since the shapes of {len(unknown)} nodes are free")
+        notes.append(f"total MACs: not known, since the shapes of {len(unknown)} nodes are dynamic")
     if found.not_counted:
         notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
     if "BatchNormalization" in found.operators:
-        notes.append("health is of the kernels as they are in the file; batch normalisation behind them is not folded")
+        notes.append("health is that of the kernels in the file, without the batch normalisation behind them")
     known = [layer.health for layer in layers if layer.health is not None]
     hidden = found.operators.get("Conv", 0) - len(known)
     if hidden:
-        notes.append(f"health of {hidden} convolutions: not known, since their weights are no floats of the file")
+        notes.append(
+            f"health of {hidden} convolutions: not known, since their weights are not floats stored in the file"
+        )
     facts = {
         "file": os.fspath(path),
         "sha256": sha256(path),
@@ -204,7 +209,7 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
 
 
 def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) -> nn.Module | None:
-    """The structure that a fused network was trained in, with fresh values; None where it cannot be built."""
+    """Return the structure in which a fused network was trained, with new values; None if it cannot be built."""
     if origin.net is not None:
         base = build_plain(origin.net, **origin.args)
     elif model_factory is not None:
@@ -213,7 +218,7 @@ def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) 
         return None
     try:
         return rebuild(base, replace(origin, state=TRAIN))
-    except ArchitectureError:  # a factory that builds another network than the one that was fused
+    except ArchitectureError:  # the factory builds another network than the one that was fused
         return None
 
 
@@ -222,7 +227,7 @@ def _counted(net: nn.Module | None, shape: tuple[int, ...] | None) -> tuple[dict
         return {}, None
     try:
         return count_layers(net, shape), None
-    except Exception as error:  # whatever a foreign forward raises
+    except Exception as error:  # a foreign forward may raise anything
         reason = " ".join(str(error).split())
         return count_layers(net, None), f"MACs: not known, since the network does not run on {shape}: {reason}"
 

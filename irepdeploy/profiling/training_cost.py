@@ -1,7 +1,7 @@
-"""What training costs: seconds a step, interleaved between networks, and peak memory, each in a process of its own.
+"""Measure the cost of training: seconds per step, alternating between networks, and peak memory, in a process each.
 
-Run as a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY``) it is the process
-that measures the memory of one checkpoint and prints it as JSON.
+As a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY``) it measures the memory
+of one checkpoint and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEPS_FOR_MEMORY = 3
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step: forward, backward and SGD with momentum; the median of so many samples."""
+    """Median seconds of one training step (forward, backward, SGD with momentum), and the number of samples."""
 
     seconds: float
     samples: int
@@ -42,13 +42,12 @@ class StepTime:
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Memory of a process that trains.
+    """Memory of a training process.
 
-    Args:
-        peak_bytes: on the CPU the peak resident memory above what it was before the network was loaded, None where the
-            system does not tell (only Linux does); on CUDA the most that torch had allocated on the device. None too
-            where memory ran out.
-        out_of_memory: whether it ran out.
+    Attributes:
+        peak_bytes: on the CPU the growth of peak resident memory since before the network was loaded (Linux only); on
+            CUDA the most that torch allocated on the device. None if not known or if memory ran out.
+        out_of_memory: whether memory ran out.
     """
 
     peak_bytes: int | None
@@ -57,7 +56,7 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of one training step: as `StepTime` and `PeakMemory` say it."""
+    """Cost of one training step, see `StepTime` and `PeakMemory`."""
 
     seconds_per_step: float
     samples: int
@@ -67,21 +66,24 @@ class TrainingCost:
 def training_cost(
     checkpoints: Mapping[str, Path], batch_size: int, *, min_samples: int = 12, min_seconds: float = 1.0, seed: int = 0
 ) -> dict[str, TrainingCost]:
-    """Measure the training step of each checkpoint on the CPU, all in one run, one step of each in turn (A B A B).
+    """Measure the training step of each checkpoint on the CPU, in one run, alternating between them (A B A B).
 
     Args:
-        checkpoints: name -> file in train state.
-        batch_size: images a step, of seeded random values.
+        checkpoints: files in train state by name.
+        batch_size: random images per step.
+        min_samples: steps per checkpoint, at least.
+        min_seconds: time per checkpoint, at least.
+        seed: of the images and the order.
 
     Raises:
-        InputError: a checkpoint is missing, damaged, in fused state or says no input shape.
+        InputError: a checkpoint is missing, damaged, in fused state or without input shape.
         RunError: the process that measures memory failed, or memory ran out.
     """
     nets = {name: load(path) for name, path in checkpoints.items()}
     for name, net in nets.items():
         if origin_of(net).state == FUSED:
-            hint = "name the checkpoint with branches"
-            raise InputError("a fused network is not trained", where=checkpoints[name], hint=hint)
+            hint = "give the checkpoint with branches"
+            raise InputError("a fused network cannot be trained", where=checkpoints[name], hint=hint)
     peaks = {}
     for name, path in checkpoints.items():
         memory = peak_memory(path, batch_size)
@@ -102,13 +104,19 @@ def step_times(
     seed: int = 0,
     on_round: Callable[[float], None] | None = None,
 ) -> dict[str, StepTime]:
-    """Time the training step of each network, one step of each in turn; they are trained and left in train mode.
+    """Time the training step of each network, alternating between them; they are trained and left in train mode.
 
     Args:
-        on_round: told after each round the share of the work that is done, 0 to 1.
+        nets: networks by name.
+        batch_size: random images per step.
+        device: "cpu" or "cuda".
+        min_samples: steps per network, at least.
+        min_seconds: time per network, at least.
+        seed: of the images and the order.
+        on_round: called after each round with the share of the work that is done, 0 to 1.
 
     Raises:
-        InputError: a network says no input shape.
+        InputError: a network has no input shape.
     """
     calls = {name: _step(net, batch_size, device, name) for name, net in nets.items()}
     timed = measure(
@@ -121,9 +129,12 @@ def step_times(
 
 
 def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None) -> PeakMemory:
-    """Train a checkpoint for a few steps in a process of its own, and measure the memory that it took.
+    """Train a checkpoint for a few steps in a separate process, and measure its memory.
 
     Args:
+        checkpoint: file in train state.
+        batch_size: random images per step.
+        device: "cpu" or "cuda".
         factory: ``package.module:function`` that builds a foreign class.
 
     Raises:
@@ -133,7 +144,7 @@ def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", facto
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
     command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # Where memory runs out, the system may end the process before an allocation fails.
+    # If memory runs out, the system may kill the process before an allocation fails.
     if done.returncode == -signal.SIGKILL:
         return PeakMemory(None, out_of_memory=True)
     if done.returncode != 0:
@@ -141,15 +152,15 @@ def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", facto
         ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = done.stderr.strip().splitlines() or [ended]
         raise RunError(f"the process that measures memory failed: {lines[-1]}", where=checkpoint)
-    # The user's own module may print while it is imported.
+    # The user's module may print when it is imported.
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _step(net: nn.Module, batch_size: int, device: str, where: object) -> Callable[[], None]:
-    """A closed training step on fixed random images."""
+    """Return a function that runs a training step on fixed random images."""
     origin = origin_of(net)
     if not origin.input_shape:
-        raise InputError("the network does not say what it reads", where=where)
+        raise InputError("the network has no input shape", where=where)
     net = channels_last(net.train().to(device).requires_grad_(True))
     dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
@@ -170,12 +181,12 @@ def _step(net: nn.Module, batch_size: int, device: str, where: object) -> Callab
 def _train_once(net: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer) -> None:
     _loss(net(images)).backward()
     optimizer.step()
-    # At the end: between the steps of one network those of the others run.
+    # At the end, since steps of other networks run in between.
     optimizer.zero_grad(set_to_none=True)
 
 
 def _loss(outputs: Any) -> Tensor:
-    """Cross-entropy of logits (N, classes); of whatever else a network gives, the mean squares."""
+    """Return the cross-entropy of logits (N, classes); of any other outputs, the mean of squares."""
     if isinstance(outputs, Tensor) and outputs.dim() == 2:
         return F.cross_entropy(outputs, torch.zeros(len(outputs), dtype=torch.long, device=outputs.device))
     return torch.stack([output.float().square().mean() for output in _tensors(outputs)]).sum()
@@ -194,7 +205,7 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def _measured(path: str, batch_size: int, steps: int, device: str, factory: str) -> PeakMemory:
-    # One tiny step first, so that what torch loads and keeps for any training is in the start value.
+    # One tiny step first, so that the start value includes what torch allocates for any training.
     warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
     images = torch.zeros(2, 1, 8, 8, device=device)
     warm(images)
@@ -207,7 +218,7 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str)
             torch.cuda.reset_peak_memory_stats()
         for _ in range(steps):
             step()
-    except Exception as error:  # torch and Python say in several ways that memory ran out
+    except Exception as error:  # torch and Python raise several types when memory runs out
         if is_out_of_memory(error):
             return PeakMemory(None, out_of_memory=True)
         raise
@@ -217,7 +228,7 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str)
 
 
 def _main(path: str, batch_size: str, steps: str, device: str, factory: str) -> None:
-    # Where memory runs out, this process goes first, and not the one that waits for it.
+    # If memory runs out, this process is killed first, not the one that waits for it.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     found = _measured(path, int(batch_size), int(steps), device, factory)

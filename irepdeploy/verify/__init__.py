@@ -1,1 +1,1 @@
-"""Compare models, load the inputs for it, and certify the result."""
+"""Compare models, load inputs for the comparison, and certify the result."""

@@ -1,4 +1,4 @@
-"""Certificate: what was exported from what, and by how much every hop differs."""
+"""Certificate of an export: digests of source and artefacts, and the error of every hop."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 1
-# Fields that certificates of this version got later; one without them is whole.
+# Added later; certificates of this version may lack them.
 _LATER = ("health", "precisions", "size")
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One comparison of two forms of the network, the first being the reference.
+    """One comparison of two forms of the network; the first is the reference.
 
-    Args:
-        inputs: what they were compared on: name, count, shape, seed of each group.
+    Attributes:
+        inputs: name, count, shape and seed of each group of inputs.
         comparison: `Comparison.to_dict()`.
     """
 
@@ -46,18 +46,18 @@ class Hop:
 
     @property
     def error(self) -> float:
-        """The largest relative error; NaN or infinity, which JSON has as text, included."""
+        """Largest relative error, possibly NaN or infinity, which JSON holds as text."""
         return float(self.comparison["max_rel_error"])
 
     @property
     def allowed(self) -> float:
-        """The largest relative error that passes."""
+        """Largest relative error that passes."""
         return float(self.comparison["tolerance"]["max_rel_error"])
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file that lies beside the certificate."""
+    """A file beside the certificate."""
 
     file: str
     sha256: str
@@ -65,7 +65,7 @@ class Artefact:
 
     @classmethod
     def of(cls, path: Path) -> Artefact:
-        """The artefact that `path` is now."""
+        """Describe the file at `path`."""
         return cls(path.name, sha256(path), path.stat().st_size)
 
 
@@ -73,17 +73,17 @@ class Artefact:
 class Certificate:
     """Digests, versions, shapes and errors of one export.
 
-    Args:
+    Attributes:
         source: file, sha256, net, state, architecture digest, statistics, params.
         target: name, opset, IR version.
-        hops: every comparison, in order.
-        blocks: the proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
-        size: parameters and MACs of one input, in train state and fused; MACs None where they cannot be counted.
-        health: `LayerHealth.to_dict()` of each fused block; empty in certificates of before it was measured.
-        precisions: by lower precision what was found: ranges for fp16, the loss and its budget for int8.
-        onnx: what the audit found, and the simplifier's note.
+        hops: all comparisons, in order.
+        blocks: proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
+        size: parameters and MACs of one input in train and fused state; MACs are None if they cannot be counted.
+        health: `LayerHealth.to_dict()` of each fused block; empty in older certificates.
+        precisions: findings by lower precision: ranges for fp16, the loss and its budget for int8.
+        onnx: findings of the audit, and the simplifier's note.
         engine: status ("not asked for", "not built"), reason.
-        failure: why the export failed, or None.
+        failure: reason why the export failed, or None.
     """
 
     source: dict[str, Any]
@@ -107,27 +107,27 @@ class Certificate:
 
     @property
     def max_rel_error(self) -> float:
-        """The largest relative error of any hop."""
+        """Largest relative error of any hop."""
         return max((hop.error for hop in self.hops), key=_sortable, default=math.nan)
 
     @property
     def worst_layer(self) -> str | None:
-        """The layer with the largest error between the network and its fused form, where layers were compared."""
+        """Layer with the largest error between the network and its fused form, if layers were compared."""
         layers = (hop.comparison.get("worst_layer") for hop in self.hops)
         return next((layer for layer in layers if layer is not None), None)
 
     def require_engine(self) -> None:
-        """Raise MissingError where an engine was asked for and is not built."""
+        """Raise MissingError if an engine was requested and could not be built."""
         if self.engine["status"] == "not built":
             raise MissingError(
                 f"ONNX written and verified; no engine: {self.engine['reason']}", hint=self.engine.get("hint")
             )
 
     def check_files(self, folder: str | os.PathLike[str]) -> None:
-        """Hold the artefacts in `folder` against their digests.
+        """Compare the artefacts in `folder` with their digests.
 
         Raises:
-            CheckFailed: one is missing or was changed; it is named.
+            CheckFailed: an artefact is missing or was changed; it is named.
         """
         for artefact in self.artefacts:
             path = Path(folder, artefact.file)
@@ -141,16 +141,16 @@ class Certificate:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object; a number that is not finite becomes its name as text."""
+        """Return a JSON object; numbers that are not finite become text."""
         verdict = {"ok": self.ok, "max_rel_error": self.max_rel_error, "worst_layer": self.worst_layer}
         return json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Certificate:
-        """Read what `to_dict` gave.
+        """Return the certificate that `to_dict` described.
 
         Raises:
-            InputError: it is something else, of a newer version, or damaged.
+            InputError: `value` is not a certificate, is of a newer version, or is damaged.
         """
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise InputError("not a certificate", where=where, hint="`irepdeploy export` writes certificate.json")
@@ -165,14 +165,14 @@ class Certificate:
             known["hops"] = [Hop(**hop) for hop in known["hops"]]
             known["artefacts"] = [Artefact(**artefact) for artefact in known["artefacts"]]
             certificate = cls(**known)
-            # What is derived must be there to be derived from.
+            # Raises if derived values cannot be computed.
             certificate.to_dict()
             str(certificate.engine["status"])
             _check_names(certificate.artefacts)
             _check_health(certificate.health)
             return certificate
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"a damaged certificate: {error}", where=where, hint="export again") from None
+            raise InputError(f"damaged certificate: {error}", where=where, hint="export again") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate as JSON."""
@@ -183,17 +183,17 @@ class Certificate:
         """Read a certificate file.
 
         Raises:
-            InputError: it is missing or no certificate.
+            InputError: the file is missing or is not a certificate.
         """
         try:
             value = json.loads(read_bytes(path, "certificate"))
         except (ValueError, RecursionError):
-            raise InputError("not a certificate: no JSON", where=path) from None
+            raise InputError("not a certificate: not valid JSON", where=path) from None
         return cls.from_dict(value, where=path)
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of every package that an export depends on."""
+    """Return the versions of Python and of every package that an export depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -204,15 +204,15 @@ def installed_versions() -> dict[str, str]:
 
 
 def _check_names(artefacts: Sequence[Artefact]) -> None:
-    # A certificate may come from anywhere, and its names must not lead out of its folder.
+    # A certificate may come from anywhere; its names must not lead out of its folder.
     for artefact in artefacts:
         if Path(artefact.file).name != artefact.file or artefact.file == "..":
-            raise ValueError(f"{artefact.file!r} is no file name")
+            raise ValueError(f"{artefact.file!r} is not a file name")
 
 
 def _check_health(health: object) -> None:
     if not isinstance(health, list) or not all(isinstance(layer, dict) for layer in health):
-        raise TypeError("health is no list of layers")
+        raise TypeError("health is not a list of layers")
 
 
 def _sortable(error: float) -> float:

@@ -1,4 +1,4 @@
-"""Do two models give the same outputs? Each is a checkpoint, an ONNX model, an engine or a network in memory."""
+"""Check whether two models give the same outputs: checkpoints, ONNX models, engines or networks in memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGE = 64
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict on two models, and what they were compared on."""
+    """Result of comparing two models, and the inputs it was obtained on."""
 
     a: str
     b: str
@@ -53,7 +53,7 @@ class Verification:
         return self.comparison.ok
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         inputs = [group.to_dict() for group in self.inputs]
         return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": self.comparison.to_dict()}
 
@@ -71,15 +71,16 @@ def verify_models(
 
     Args:
         a: a checkpoint, an ``.onnx`` or ``.engine`` file, or a network in eval mode.
-        b: another one.
-        inputs: what `gather_inputs` takes in the place of real inputs; 8 seeded random ones are always compared too.
+        b: like `a`.
+        inputs: inputs to use instead of real ones, see `gather_inputs`; 8 seeded random ones are always added.
         model_factory: builds the class of foreign checkpoints.
+        seed: of the random inputs.
         tolerance: a name in `TOLERANCES`, or a Tolerance.
 
     Raises:
         InputError: a file is missing or damaged, an engine is not for this machine, the models do not take the same
             inputs, or the inputs do not fit.
-        MissingError: an engine, and no TensorRT or GPU.
+        MissingError: a model is an engine, and TensorRT or a GPU is missing.
     """
     limit = tolerance_of(tolerance)
     with contextlib.ExitStack() as stack:
@@ -97,10 +98,10 @@ def verify_models(
 
 
 def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
-    """The Tolerance of this name.
+    """Return the Tolerance of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no tolerance of this name.
     """
     if isinstance(tolerance, Tolerance):
         return tolerance
@@ -110,12 +111,12 @@ def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
 
 
 def network_runner(model: nn.Module) -> Runner:
-    """A runner of `model` for any batch, named and shaped as its Origin says; what that does not know is any image.
+    """Return a runner of `model` for any batch, with inputs and outputs as in its Origin, else an image of any size.
 
-    Floating inputs are taken in the type of the weights.
+    Floating inputs have the type of the weights.
 
     Raises:
-        ModelError: weights of a type that numpy does not have.
+        ModelError: numpy does not have the type of the weights.
     """
     from irepdeploy.reparam.origin import origin_of
     from irepdeploy.runtime.torch_runner import TorchRunner
@@ -133,14 +134,14 @@ def network_runner(model: nn.Module) -> Runner:
 
 
 def onnx_runner(model: str | os.PathLike[str] | bytes) -> OrtRunner:
-    """A runner of an ONNX model on all cores that this process may use."""
+    """Return a runner of an ONNX model on all cores available to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Nothing is timed, and threads that spin take the cores from other processes of the same command.
+    # Nothing is timed here, and spinning threads would take cores from other processes of the command.
     return OrtRunner(model, threads=cores, spinning=False)
 
 
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
-    """Run an active runner on (N, ...) inputs, of several one such array a name, in batches as it takes them.
+    """Run an active runner on inputs (N, ...), or a mapping of such arrays, in batches that it accepts.
 
     Raises:
         InputError: there are more or fewer inputs than the model takes.
@@ -167,7 +168,7 @@ def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
 
 
 def layer_errors(a: nn.Module, b: nn.Module, groups: Sequence[InputGroup]) -> dict[str, float]:
-    """Relative error of every layer that two networks of one dtype share, on a few inputs: all layers are kept."""
+    """Return the relative error of every layer that two networks of one dtype share, on a few inputs."""
     import torch
 
     places = [next(((p.device, p.dtype) for p in model.parameters()), None) for model in (a, b)]
@@ -200,7 +201,7 @@ def _open_both(
     factory: Callable[[], nn.Module] | None,
     stack: contextlib.ExitStack,
 ) -> list[_Side]:
-    # What a network does not know of itself, the file beside it says: that one is opened first.
+    # A file may have facts that the network lacks: it is opened first.
     sides: dict[int, _Side] = {}
     for place in sorted(range(len(models)), key=lambda place: _kind(models[place]) is None):
         sides[place] = _open(models[place], factory, stack, next(iter(sides.values()), None))
@@ -208,7 +209,7 @@ def _open_both(
 
 
 def _kind(model: object) -> str | None:
-    """ ".onnx" or ".engine"; None: a checkpoint or a network."""
+    """Return ".onnx", ".engine", or None for a checkpoint or a network."""
     kind = Path(model).suffix.lower() if isinstance(model, str | os.PathLike) else ""
     return kind if kind in (".onnx", ".engine") else None
 
@@ -246,13 +247,13 @@ def _open(
 def _known_dataset(metadata: Mapping[str, str]) -> str | None:
     from irepdeploy.data import DATASETS
 
-    # Metadata of a file is only a hint: a name that is none here means photographs.
+    # Metadata of a file is only a hint: an unknown name means photographs.
     name = metadata.get("irepdeploy.dataset")
     return name if name in DATASETS else None
 
 
 def _common_inputs(a: _Side, b: _Side, given: Given | torch.Tensor | None) -> list[TensorSpec]:
-    """What both models take, by the names of `a`; sizes that neither fixes come from the given inputs."""
+    """Return the common inputs, named as in `a`; sizes that are dynamic in both come from the given inputs."""
     ours, theirs = a.runner.inputs, b.runner.inputs
     if len(ours) != len(theirs):
         counts = [f"{side.label} takes {len(side.runner.inputs)}" for side in (a, b)]
@@ -265,18 +266,18 @@ def _common_inputs(a: _Side, b: _Side, given: Given | torch.Tensor | None) -> li
         return merged
     open_ones = ", ".join(shape_text(spec.shape) for spec in merged)
     if given is None:
-        raise InputError(f"the models do not say what size they take: {open_ones}", hint="give --inputs FILE.npy")
+        raise InputError(f"both models have dynamic sizes: {open_ones}", hint="give --inputs FILE.npy")
     found = _sizes_of(given)
     shapes = [found[spec.name] for spec in merged] if set(found) == {s.name for s in merged} else list(found.values())
     if len(shapes) != len(merged):
-        raise InputError(f"{len(shapes)} inputs where {len(merged)} are due", where="inputs")
+        raise InputError(f"expected {len(merged)} inputs, got {len(shapes)}", where="inputs")
     fitting = []
     for spec, sizes in zip(merged, shapes, strict=True):
         fits = len(sizes) == len(spec.shape) - 1 and all(
             due is None or due == size for due, size in zip(spec.shape[1:], sizes, strict=True)
         )
         if not fits:
-            raise InputError(f"inputs of shape {sizes} where {shape_text(spec.shape[1:])} is due", where="inputs")
+            raise InputError(f"expected inputs of shape {shape_text(spec.shape[1:])}, got {sizes}", where="inputs")
         fitting.append(spec._replace(shape=(None, *sizes)))
     return fitting
 
@@ -295,12 +296,12 @@ def _merged(a: TensorSpec, b: TensorSpec) -> TensorSpec:
             f"the models take different inputs: {texts[0]} and {texts[1]}", hint="compare forms of one network"
         )
     sizes = [y if x is None else x for x, y in zip(a.shape[1:], b.shape[1:], strict=True)]
-    # What is fed is float32, whatever floats the models take.
+    # float32 is fed, whatever floats the models take.
     return TensorSpec(a.name, (None, *sizes), "float32" if floats else a.dtype)
 
 
 def _sizes_of(given: Given | torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Shape of one input without its batch, by name."""
+    """Return the shape of one input without its batch, by name."""
     from irepdeploy.verify.input_files import read_inputs
 
     found = read_inputs(given).array if isinstance(given, str | os.PathLike) else given

@@ -29,17 +29,19 @@ def read_inputs(
     wanted: Sequence[int] | Sequence[TensorSpec] | None = None,
     dataset: str | None = None,
 ) -> InputGroup:
-    """Inputs from a ``.npy`` or ``.npz`` file, or from all such files and images of a folder, by name; 256 at most.
+    """Read up to 256 inputs from a ``.npy`` or ``.npz`` file, or from such files and images of a folder, by name.
 
     Arrays are (N, ...) or one input without a batch, already normalised; a ``.npz`` file holds one for each input of
-    the model, by its name. Images are resized and normalised as those of the data set, else as (x - 0.45) / 0.25.
+    the model, by its name. Images are resized and normalised like those of the data set, else as (x - 0.45) / 0.25.
 
     Args:
-        wanted: the shape of one float32 input without its batch, or the inputs of the model; None takes the shape of
-            the first array, then (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+        path: a file or a folder.
+        wanted: the shape of one float32 input without its batch, or the inputs of the model; default: the shape of the
+            first array, (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+        dataset: name of the data set by which images are normalised.
 
     Raises:
-        InputError: nothing is there, or something of a wrong shape, dtype or form.
+        InputError: there are no inputs, or they have a wrong shape, dtype or format.
     """
     path = Path(path)
     if not path.exists():
@@ -64,20 +66,22 @@ def read_inputs(
 
 
 def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
-    """At most 257 inputs of the array, (N, ...), after a look at shape, dtype and values.
+    """Check shape, dtype and values of an array, and return at most 257 of its inputs, (N, ...).
 
     Args:
-        spec: what is due; None: an image of any size.
+        array: (N, ...), or one input without a batch.
+        spec: the expected input; default: a float32 image of any size.
+        where: origin of the array in messages.
 
     Raises:
-        InputError: they are not what is due.
+        InputError: the array is not as expected.
     """
     dtype = "float32" if spec is None else spec.dtype
     sizes = (None, None, None) if spec is None else spec.shape[1:]
     if not isinstance(array, np.ndarray):
-        raise InputError(f"a {type(array).__name__} where an array is due", where=where)
+        raise InputError(f"expected an array, got a {type(array).__name__}", where=where)
     if array.dtype != np.dtype(dtype):
-        raise InputError(f"dtype {array.dtype} where {dtype} is due", where=where, hint=f"array.astype({dtype!r})")
+        raise InputError(f"expected dtype {dtype}, got {array.dtype}", where=where, hint=f"array.astype({dtype!r})")
     if array.ndim == len(sizes):
         array = array[None]
     if array.ndim != len(sizes) + 1 or any(
@@ -86,28 +90,28 @@ def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
         due = (
             "N, C, H, W" if spec is None else ", ".join(["N", *("?" if size is None else str(size) for size in sizes)])
         )
-        raise InputError(f"shape {array.shape} where ({due}) is due", where=where)
+        raise InputError(f"expected shape ({due}), got {array.shape}", where=where)
     if array.size == 0:
-        raise InputError(f"shape {array.shape}: it holds no input", where=where)
+        raise InputError(f"shape {array.shape}: contains no input", where=where)
     array = np.array(array[: _MOST + 1])
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError("it holds NaN or infinity", where=where)
+        raise InputError("contains NaN or infinity", where=where)
     return array
 
 
 def fitted(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], where: object) -> dict[str, Array]:
-    """Arrays by name, checked against the inputs of a model: the same names, shapes, types, and as many inputs of each.
+    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name.
 
     Raises:
-        InputError: they are not.
+        InputError: they do not match.
     """
     due = [spec.name for spec in specs]
     if set(arrays) != set(due):
-        raise InputError(f"arrays {', '.join(sorted(arrays)) or 'none'} where {', '.join(due)} are due", where=where)
+        raise InputError(f"expected arrays {', '.join(due)}, got {', '.join(sorted(arrays)) or 'none'}", where=where)
     found = {spec.name: checked(arrays[spec.name], spec, f"{where}, {spec.name}") for spec in specs}
     counts = {name: len(array) for name, array in found.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f"as many inputs of each name are due, not {counts}", where=where)
+        raise InputError(f"expected the same number of inputs for each name, got {counts}", where=where)
     return found
 
 
@@ -119,57 +123,61 @@ def _specs_in(inputs: Any) -> list[TensorSpec]:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if path.suffix.lower() not in _READABLE:
-            raise InputError("neither a .npy or .npz file nor an image", where=path)
+            raise InputError("expected a .npy or .npz file or an image", where=path)
         return [path]
     try:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READABLE)
     except OSError as error:
         raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
     if not files:
-        raise InputError("no .npy or .npz file and no image in this folder", where=path)
+        raise InputError("no .npy file, .npz file or image in this folder", where=path)
     return files
 
 
 def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -> tuple[Any, str]:
-    """What is in one file, and how it was made fit."""
+    """Return the inputs in one file, and how they were normalised."""
     kind = file.suffix.lower()
     if kind == ".npz":
         return _from_archive(file, specs), ""
     if specs is not None and len(specs) > 1:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(
-            f"one array where {len(specs)} are due: {names}", where=file, hint=f"numpy.savez(path, {specs[0].name}=...)"
+            f"expected {len(specs)} arrays, got one: {names}",
+            where=file,
+            hint=f"numpy.savez(path, {specs[0].name}=...)",
         )
     spec = None if specs is None else specs[0]
     if kind == ".npy":
         return checked(_read_array(file), spec, file), ""
     if spec is None:
-        raise InputError("images do not say what size the network takes", where=file, hint="give a .npy file")
+        raise InputError(
+            "the size of the network's input is not known from images", where=file, hint="give a .npy file"
+        )
     mean, std = _normalisation(dataset)
     return _read_image(file, spec, mean, std), f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}"
 
 
 def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
     try:
-        # Opened here, since numpy leaves a damaged one open.
+        # Opened here, since numpy does not close a damaged file.
         with open(file, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError("not an archive of arrays", where=file, hint="numpy.savez(path, name=array)")
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"not an archive of arrays that can be read: {error}", where=file) from error
+        raise InputError(f"not a readable archive of arrays: {error}", where=file) from error
     if not arrays or any(array.ndim == 0 for array in arrays.values()):
-        raise InputError("no arrays (N, ...) in it", where=file, hint="numpy.savez(path, name=array)")
+        raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
     found = fitted(arrays, specs or _specs_in(arrays), file)
     return found if len(found) > 1 else next(iter(found.values()))
 
 
 def _read_array(path: Path) -> Array:
     try:
-        # Mapped, so that a file of any size costs only what is used of it.
+        # Memory-mapped: only the inputs that are used are read.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise InputError(f"not an array that can be read: {error}", where=path) from error
+        raise InputError(f"not a readable array: {error}", where=path) from error
     if not isinstance(array, np.ndarray):
         raise InputError("not one array", where=path, hint="write it with numpy.save")
     return array
@@ -180,7 +188,7 @@ def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequen
 
     shape = tuple(spec.shape[1:])
     if len(shape) != 3 or shape[0] not in (1, 3) or spec.dtype != "float32":
-        raise InputError(f"an image has 1 or 3 channels, and the network takes {spec}", where=path, hint="give arrays")
+        raise InputError(f"images have 1 or 3 channels, but the network takes {spec}", where=path, hint="give arrays")
     channels, height, width = (int(size or 0) for size in shape)
     try:
         with Image.open(path) as image:
@@ -189,7 +197,7 @@ def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequen
                 dtype=np.float32,
             )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image that can be read: {error}", where=path) from error
+        raise InputError(f"not a readable image: {error}", where=path) from error
     planes = pixels.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     scaled = (planes - np.asarray(mean, np.float32).reshape(-1, 1, 1)) / np.asarray(std, np.float32).reshape(-1, 1, 1)
     return np.ascontiguousarray(scaled[None], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Inputs that models are compared on: seeded random ones, and real ones or the user's own."""
+"""Gather inputs for comparing models: seeded random ones, and real ones or the user's own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from irepdeploy.errors import InputError
 __all__ = ["Given", "InputGroup", "Inputs", "gather_inputs", "joined", "mapped", "named", "samples_in", "specs_of"]
 
 Array = np.ndarray[Any, Any]
-# (N, ...) for a model of one input, else one such array a name, in the order of ``forward``.
+# (N, ...) for a model of one input, else one such array by name, in the order of ``forward``.
 Inputs = Array | Mapping[str, Array]
-# What somebody gives in the place of real inputs: such inputs, a file of them or a folder.
+# Given in place of real inputs: such inputs, or a file or folder of them.
 Given = str | os.PathLike[str] | Array | Mapping[str, Array]
 
 _LARGE = 64
@@ -29,10 +29,10 @@ _IMAGE_CHANNELS = (1, 3)
 class InputGroup:
     """Inputs of one origin.
 
-    Args:
-        name: where they are from.
-        array: (N, ...), or for a model of several inputs one such array a name.
-        seed: of random ones, else None.
+    Attributes:
+        name: their origin.
+        array: (N, ...), or for a model of several inputs one such array by name.
+        seed: of random inputs, else None.
     """
 
     name: str
@@ -41,31 +41,31 @@ class InputGroup:
 
     @property
     def count(self) -> int:
-        """How many inputs there are."""
+        """Number of inputs."""
         return samples_in(self.array)
 
     def to_dict(self) -> dict[str, Any]:
-        """The group without its numbers, as a certificate keeps it; of several inputs the shape of each by name."""
+        """Return the group without its values, for certificates; shapes are by name if there are several inputs."""
         shape: Any = mapped(self.array, lambda array: list(array.shape[1:]))
         return {"name": self.name, "count": self.count, "shape": shape, "seed": self.seed}
 
 
 def samples_in(inputs: Inputs) -> int:
-    """How many inputs there are."""
+    """Return the number of inputs."""
     if isinstance(inputs, Mapping):
         return min((len(array) for array in inputs.values()), default=0)
     return len(inputs)
 
 
 def mapped(inputs: Inputs, function: Callable[[Array], Any]) -> Any:
-    """What `function` gives for the array, or for each by its name."""
+    """Apply `function` to the array, or to each array by name."""
     if isinstance(inputs, Mapping):
         return {name: function(array) for name, array in inputs.items()}
     return function(inputs)
 
 
 def joined(groups: Sequence[Inputs]) -> Inputs:
-    """The inputs of all groups, one after the other."""
+    """Concatenate the inputs of all groups."""
     first = groups[0]
     if isinstance(first, Mapping):
         each: Any = groups
@@ -74,22 +74,22 @@ def joined(groups: Sequence[Inputs]) -> Inputs:
 
 
 def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """The array for each input of a model: by its name where the names are the model's, else by position.
+    """Assign arrays to the inputs of a model: by name if the names match, else by position.
 
     Raises:
-        InputError: there are more or fewer than the model takes.
+        InputError: the number of arrays is wrong.
     """
     arrays = dict(inputs) if isinstance(inputs, Mapping) else {specs[0].name: inputs}
     if len(arrays) != len(specs):
         due = ", ".join(spec.name for spec in specs)
-        raise InputError(f"{len(arrays)} inputs where {len(specs)} are due: {due}", where="inputs")
+        raise InputError(f"expected {len(specs)} inputs ({due}), got {len(arrays)}", where="inputs")
     if set(arrays) == {spec.name for spec in specs}:
         return {spec.name: arrays[spec.name] for spec in specs}
     return {spec.name: array for spec, array in zip(specs, arrays.values(), strict=True)}
 
 
 def specs_of(wanted: Sequence[Any]) -> list[TensorSpec]:
-    """The inputs themselves, or the one float32 input that a shape without a batch stands for."""
+    """Return the specs as they are, or the one float32 input of a shape without a batch."""
     if wanted and all(isinstance(item, TensorSpec) for item in wanted):
         return list(wanted)
     return [TensorSpec("input", (None, *wanted))]
@@ -102,20 +102,20 @@ def gather_inputs(
     dataset: str | None = None,
     seed: int = 0,
 ) -> list[InputGroup]:
-    """8 seeded random inputs and 64 real ones (8 where a side is above 64), or those given in place of the real ones.
+    """Return 8 seeded random inputs and 64 real ones (8 if a side is above 64), or given ones instead.
 
-    Where no input is an image there are no real ones: 64 random inputs (8 where a side is above 64) are all. Random
-    numbers are standard normal, whole ones 0 or 1 (uint8: 0 to 255).
+    If no input is an image, there are only 64 random inputs (8 if a side is above 64). Random floats are standard
+    normal, random integers 0 or 1 (uint8: 0 to 255).
 
     Args:
-        wanted: the shape of one float32 input without its batch, or the inputs of the model; of several, every group
-            holds one array a name.
-        given: an array (N, ...) or one input without a batch, such an array for each name, or where `read_inputs`
-            finds some.
+        wanted: the shape of one float32 input without its batch, or the inputs of the model; for several, every group
+            holds one array by name.
+        given: an array (N, ...) or one input without a batch, such arrays by name, or a path for `read_inputs`.
         dataset: name of the data set that the network was trained on; its search-validation images are the real ones.
+        seed: of the random inputs.
 
     Raises:
-        InputError: there are no real images of this shape, or what is given does not fit.
+        InputError: there are no real images of this shape, or the given inputs do not fit.
     """
     specs = specs_of(wanted)
     few = any(max(_sizes(spec)[1:], default=0) > _LARGE for spec in specs)
@@ -138,7 +138,7 @@ def _random(spec: TensorSpec, count: int, seed: int, place: int) -> Array:
     from irepdeploy.data import random_inputs
 
     if _is_float(spec):
-        # The seed of the first is the bare one.
+        # The first input uses the seed itself.
         own = seed if place == 0 else int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
         return random_inputs(_sizes(spec), count, own).astype(spec.dtype, copy=False)
     high = 256 if spec.dtype == "uint8" else 2
@@ -178,10 +178,10 @@ def _real(specs: Sequence[TensorSpec], count: int, dataset: str | None, seed: in
         if _is_image(spec):
             arrays[spec.name], origin = real_inputs(_sizes(spec), count, dataset)
         else:
-            # Other numbers than those of the random group.
+            # Different from those of the random group.
             arrays[spec.name], origin = _random(spec, count, seed, place + len(specs)), "random"
         origins.setdefault(origin, []).append(spec.name)
-    # What is real comes first.
+    # Real inputs come first.
     texts = [f"{origin} for {' and '.join(names)}" for origin, names in origins.items()]
     texts.sort(key=lambda text: text.startswith("random for"))
     return InputGroup(", ".join(texts), arrays, seed)
@@ -197,6 +197,6 @@ def _given(given: Given, specs: Sequence[TensorSpec], dataset: str | None) -> In
     if len(specs) > 1:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(
-            f"one array where {len(specs)} are due: {names}", where="inputs", hint="give {name: array}, or a .npz file"
+            f"expected {len(specs)} arrays, got one: {names}", where="inputs", hint="give {name: array}, or a .npz file"
         )
     return InputGroup("given inputs", checked(given, specs[0], "inputs"))

@@ -297,7 +297,7 @@ def test_whatever_raises_is_a_warning_with_its_reason(answers: Answers, monkeypa
     answers({("torch_state",): {}, ("listed_providers",): RunError("no answer within 90 s")})
     found = rows()
     assert found["machine"] == Check(
-        "machine", "unknown", "warning", "cannot be looked at: ZeroDivisionError: odd machine"
+        "machine", "unknown", "warning", "cannot be checked: ZeroDivisionError: odd machine"
     )
     assert (found["torch device"].status, found["torch"].status) == ("warning", "ok")
     assert found["onnxruntime providers"].note.endswith("no answer within 90 s")
@@ -353,7 +353,7 @@ def test_the_tiny_model_is_one_and_runs() -> None:
     [
         (TypeError("factory function returned nullptr"), "no CUDA-capable device", "no CUDA-capable device"),
         (TypeError("factory function\nreturned nullptr"), "", "factory function returned nullptr"),
-        (None, "", "it makes no builder"),
+        (None, "", "it cannot create a builder"),
         (object(), "only a word", ""),
     ],
 )

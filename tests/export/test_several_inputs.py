@@ -180,11 +180,11 @@ def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsy
     np.savez(tmp_path / "kind.npz", **{**arrays(), "tokens": arrays()["tokens"].astype(np.int32)})
     (tmp_path / "torn.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:500])
     for name, text in (
-        ("x.npy", "one array where 3 are due"),
-        ("two.npz", "arrays image, vector where image, vector, tokens are due"),
-        ("uneven.npz", "as many inputs of each name"),
-        ("kind.npz", "dtype int32 where int64 is due"),
-        ("torn.npz", "not an archive"),
+        ("x.npy", "expected 3 arrays, got one"),
+        ("two.npz", "expected arrays image, vector, tokens, got image, vector"),
+        ("uneven.npz", "the same number of inputs for each name"),
+        ("kind.npz", "expected dtype int64, got int32"),
+        ("torn.npz", "not a readable archive"),
     ):
         given = ("--inputs", str(tmp_path / name), "--out", str(tmp_path / "2"))
         assert main(["export", str(checkpoint), *SHAPES, *given, *ours]) == 2
@@ -195,11 +195,11 @@ def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda given: given["image"], "one array where 3 are due"),
-        (lambda given: {**given, "more": given["vector"]}, "are due"),
-        (lambda given: {**given, "vector": given["vector"][:, :4]}, r"vector: shape \(3, 4\)"),
-        (lambda given: {**given, "vector": given["vector"] * np.float32("nan")}, "vector: it holds NaN"),
-        (lambda given: {**given, "image": given["image"].tolist()}, "image: a list where an array is due"),
+        (lambda given: given["image"], "expected 3 arrays, got one"),
+        (lambda given: {**given, "more": given["vector"]}, "expected arrays"),
+        (lambda given: {**given, "vector": given["vector"][:, :4]}, r"vector: expected shape .*, got \(3, 4\)"),
+        (lambda given: {**given, "vector": given["vector"] * np.float32("nan")}, "vector: contains NaN"),
+        (lambda given: {**given, "image": given["image"].tolist()}, "image: expected an array, got a list"),
     ],
 )
 def test_inputs_that_do_not_fit(change: Callable[[Any], Any], text: str, tmp_path: Path) -> None:

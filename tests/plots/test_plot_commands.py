@@ -146,7 +146,7 @@ def test_labels_of_architectures(runs: Path, monkeypatch: pytest.MonkeyPatch, tm
         ("", "Missing command"),
         ("nonsense search", "No such command"),
         ("arch", "Missing argument"),
-        ("arch none", "no such file or folder"),
+        ("arch none", "no file, folder, Architecture or network of this name"),
         ("arch empty", "neither a search nor a training"),
         ("arch journal.jsonl", "not an Architecture"),
         ("arch search search", "given twice"),
@@ -166,12 +166,12 @@ def test_labels_of_architectures(runs: Path, monkeypatch: pytest.MonkeyPatch, tm
         ("features vgg6 --images none.png", "no such image"),
         ("features vgg6 --layers head", "no layer is named like"),
         ("arch-weights empty", "no such journal"),
-        ("arch-weights vgg6", "no branches that alpha and beta weigh"),
+        ("arch-weights vgg6", "no branches with alpha and beta"),
         ("kernels search", "a folder where a checkpoint is due"),
         ("kernels none.pt", "no such checkpoint"),
         ("latency none", "no such file of records"),
         ("latency search/journal.jsonl", "not a record"),
-        ("latency silent", "no record says an accuracy"),
+        ("latency silent", "no record has an accuracy"),
         ("latency silent --top1 net", "not MODEL=PERCENT: 'net'"),
         ("latency silent --top1 net=nan", "not MODEL=PERCENT"),
         ("latency silent --top1 other=5", "no record of other"),
@@ -201,7 +201,11 @@ def test_every_picture_of_a_folder(runs: Path, tmp_path: Path) -> None:
     found = {name: list(folder_pictures(runs / name)) for name in ("search", "irep", "bench")}
     titles = {name: [each.title for each in pictures] for name, pictures in found.items()}
     assert titles == {
-        "search": ["How the search went: search", "What the search found: search", "What the search weighs: search"],
+        "search": [
+            "Progress of the search: search",
+            "Result of the search: search",
+            "Branch weights of the search: search",
+        ],
         "irep": ["Fused kernels: irep", "Outputs: irep"],
         "bench": ["Latency and accuracy: bench"],
     }

@@ -116,7 +116,7 @@ def test_layers_that_take_no_part_and_images_that_do_not_fit() -> None:
     model = Foreign().eval()
     maps = feature_maps(model, images(1, (3, 8, 8)), layer_names(model))
     assert maps.layers == ("first",)
-    with pytest.raises(InputError, match="takes part"):
+    with pytest.raises(InputError, match="uses none of these layers"):
         feature_maps(model, images(1, (3, 8, 8)), ["idle"])
     with pytest.raises(InputError, match="mine: the network does not run on images of 1x8x8"):
         feature_maps(model, images(1, (1, 8, 8)), ["first"], label="mine")
@@ -125,7 +125,7 @@ def test_layers_that_take_no_part_and_images_that_do_not_fit() -> None:
 
 def test_who_is_untrained(tmp_path: Path) -> None:
     assert why_untrained(open_source("vgg6")) == "random, seed 0"
-    assert why_untrained(open_source(build("vgg6"))) == "no batch normalisation has seen a batch"
+    assert why_untrained(open_source(build("vgg6"))) == "its batch normalisation has never been trained"
     trained = net(None)
     set_origin(trained, statistics="initial")
     assert why_untrained(open_source(trained)) == ""

@@ -155,7 +155,7 @@ def test_few_and_many_layers(layers: int, tmp_path: Path) -> None:
     save_figure(draw_kernels(NetworkKernels("many", kernels)), tmp_path / "a.png")
     weights = tuple({"conv1x3": 0.25, "dil1x2": 0.25} for _ in range(layers))
     figure = draw_arch_weights([ArchWeights("many", tuple(kernels), weights)])
-    assert figure.get_supxlabel().endswith("all are equal: alpha has not moved\n\N{EN DASH}: not both stand there")
+    assert figure.get_supxlabel().endswith("all are equal: alpha has not moved\n\N{EN DASH}: one of them is missing")
     figure.draw_without_rendering()
 
 
@@ -190,7 +190,7 @@ def test_weights_of_a_network_are_the_factors_of_its_blocks(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="fused: a fused network"):
         network_weights(ird.fuse(model, prove=False), "fused")
     for branches in ("repvgg", None):
-        with pytest.raises(CheckpointError, match="no branches that alpha and beta weigh"):
+        with pytest.raises(CheckpointError, match="no branches with alpha and beta"):
             network_weights(net(branches), "net")
     (tmp_path / "run").mkdir()
     ird.save(model, tmp_path / "run" / "best.pt")
@@ -208,7 +208,7 @@ def test_the_picture_of_weights(tmp_path: Path) -> None:
     # One scale, the same to both sides.
     assert first.images[0].get_clim() == second.images[0].get_clim() == pytest.approx((-0.3, 0.3))
     assert bar.get_ylabel() == "difference"
-    assert figure.get_supxlabel() == "weight: sigmoid(beta) sigmoid(alpha)\n\N{EN DASH}: not both stand there"
+    assert figure.get_supxlabel() == "weight: sigmoid(beta) sigmoid(alpha)\n\N{EN DASH}: one of them is missing"
     assert second.get_title().endswith("not finished")
     save_figure(figure, tmp_path / "a.png")
     save_figure(figure, tmp_path / "a.svg")
@@ -244,5 +244,5 @@ def test_inspect_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert sum(found["kernels"][LAYER]["shares"].values()) == pytest.approx(1)
     assert np.sum(found["kernels"][LAYER]["taps"]) == pytest.approx(1)
     assert found["arch_weights"][LAYER]["differences"] == {"conv1x3 - dil1x2": 0, "conv3x1 - dil2x1": 0}
-    with pytest.raises(InputError, match=r"a\.onnx: an ONNX model does not say"):
+    with pytest.raises(InputError, match=r"a\.onnx: an ONNX model does not tell"):
         network_tables(tmp_path / "a.onnx")

@@ -112,7 +112,7 @@ def test_accuracies_given_beside_the_records() -> None:
 
 @pytest.mark.parametrize("top1", [-1, 100.5, "75", True])
 def test_what_is_no_accuracy(top1: Any) -> None:
-    with pytest.raises(InputError, match=r"a: .* is no accuracy in percent"):
+    with pytest.raises(InputError, match="a: expected an accuracy in percent, got"):
         latency_points([record("a", 2, top1)])
 
 
@@ -205,7 +205,7 @@ def test_one_point_and_many_panels(tmp_path: Path) -> None:
 
 
 def test_no_accuracy_at_all_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"no record says an accuracy; there are a, b .*--top1"):
+    with pytest.raises(InputError, match=r"no record has an accuracy; there are a, b .*--top1"):
         draw_latency(latency_points([record("a", 2), record("b", 2)]))
     with pytest.raises(InputError, match="there are none"):
         draw_latency([])

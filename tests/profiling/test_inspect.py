@@ -338,7 +338,7 @@ def test_onnx_by_hand(tmp_path: Path) -> None:
 def test_onnx_of_a_free_size(tmp_path: Path, capsys: Capture) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
     found = inspected(capsys, onnx_file(tmp_path / "m.onnx", nodes, [1, 2, "H", 8], {"w": random(3, 2, 3, 3)}))
-    assert found["fused"] == {"params": 54, "macs": None} and "shapes of 1 nodes are free" in found["notes"][0]
+    assert found["fused"] == {"params": 54, "macs": None} and "shapes of 1 nodes are dynamic" in found["notes"][0]
     assert found["layers"][0]["health"]["after"]["int8_tensor_db"] > 30
 
 

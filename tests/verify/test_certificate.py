@@ -86,8 +86,8 @@ def test_an_engine_that_was_asked_for() -> None:
         ({"hops": [{}]}, "damaged"),
         ({"hops": None}, "damaged"),
         ({"hops": [{"source": "a", "result": "b", "inputs": [], "comparison": {}}]}, "damaged"),
-        ({"artefacts": [{"file": "../../etc/passwd", "sha256": "", "size_bytes": 0}]}, "no file name"),
-        ({"artefacts": [{"file": "..", "sha256": "", "size_bytes": 0}]}, "no file name"),
+        ({"artefacts": [{"file": "../../etc/passwd", "sha256": "", "size_bytes": 0}]}, "is not a file name"),
+        ({"artefacts": [{"file": "..", "sha256": "", "size_bytes": 0}]}, "is not a file name"),
     ],
 )
 def test_what_is_no_certificate(tmp_path: Path, change: dict[str, object], named: str) -> None:

@@ -76,11 +76,11 @@ def saved(tmp_path: Path, value: np.ndarray) -> Path:
 
 def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
     for value, named in (
-        (array(2, 3, 16, 16), r"shape \(2, 3, 16, 16\) where \(N, 1, 16, 16\)"),
+        (array(2, 3, 16, 16), r"expected shape \(N, 1, 16, 16\), got \(2, 3, 16, 16\)"),
         (array(16, 16), "shape"),
         (array(0, *SHAPE), "no input"),
-        (array(2, *SHAPE, dtype="float64"), "float64 where float32"),
-        (array(2, *SHAPE, dtype="uint8"), "uint8 where float32"),
+        (array(2, *SHAPE, dtype="float64"), "expected dtype float32, got float64"),
+        (array(2, *SHAPE, dtype="uint8"), "expected dtype float32, got uint8"),
         (np.full((2, *SHAPE), np.nan, np.float32), "NaN"),
         (np.float32(1.0), "shape"),
     ):
@@ -117,8 +117,8 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
 def test_places_without_inputs(tmp_path: Path) -> None:
     for path, named in (
         (tmp_path / "no.npy", "no such file"),
-        (tmp_path, "no .npy or .npz file and no image"),
-        (refused(tmp_path, b"", "x.txt"), "neither"),
+        (tmp_path, "no .npy file, .npz file or image"),
+        (refused(tmp_path, b"", "x.txt"), "expected a .npy or .npz file or an image"),
     ):
         with pytest.raises(InputError, match=named):
             read_inputs(path, SHAPE)

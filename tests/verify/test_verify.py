@@ -112,7 +112,7 @@ def test_own_inputs(models: dict[str, Path], tmp_path: Path, capsys: Capture) ->
     assert "8 random, standard normal + 3 " in capsys.readouterr().out
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.float32))
     assert main([*args, str(tmp_path / "x.npy")]) == 2
-    assert "shape (3, 1, 8, 8)" in capsys.readouterr().err
+    assert "got (3, 1, 8, 8)" in capsys.readouterr().err
 
 
 def test_a_free_batch(models: dict[str, Path], tmp_path: Path) -> None:
