@@ -19,7 +19,7 @@ from irepdeploy.board.system import UNKNOWN, commit
 from irepdeploy.data import dataset_facts
 from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
-from irepdeploy.reparam.fuse import check_fusable
+from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
 from irepdeploy.verify.input_files import read_inputs
 from irepdeploy.verify.inputs import Given, Inputs, mapped

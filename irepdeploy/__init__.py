@@ -1,12 +1,12 @@
-"""irepdeploy: search re-parameterization branches, train with them, fuse them exactly, deploy the plain network.
+"""Search re-parameterization branches, train with them, fuse them exactly, and deploy the plain network.
 
     import irepdeploy as ird
     net = ird.insert_branches(net)
     plain = ird.fuse(net.eval())
     assert ird.compare(net, plain, inputs).ok
 
-Names are imported when they are first used, so that `import irepdeploy` costs nothing. Python 3.8, because the board's
-agent carries this file.
+Names are imported on first use, so that `import irepdeploy` is cheap. This file runs on Python 3.8, because the board's
+agent contains it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# ONNX Runtime 1.32 starts a thread when it is imported, which keeps a database of its use in the home folder and can
-# upload it; it reads this before its first import. Who has set it keeps what was set.
+# On import ONNX Runtime 1.32 starts a thread that stores usage data in the home folder and can upload it, unless this
+# is set.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
@@ -79,7 +79,7 @@ def __dir__() -> List[str]:
 
 
 def _from_stage(name: str) -> Any:
-    # The core imports no stage: a stage's public function is an entry point.
+    # The core does not import stages: their public functions are entry points.
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="irepdeploy.api", name=name))

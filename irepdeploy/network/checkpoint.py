@@ -1,7 +1,7 @@
-"""One file for a network, in train or fused state, that says what it is.
+"""Save and load a network, in train or fused state, as one self-describing file.
 
 The file is a ``torch.save`` archive of plain containers: format and version, the Origin (which network, what was
-inserted, what it reads), the state dict, and versions. Loading runs no code of the file (``weights_only=True``).
+inserted, its inputs), the state dict, and versions. Loading runs no code of the file (``weights_only=True``).
 """
 
 from __future__ import annotations
@@ -43,29 +43,32 @@ def save(
     input_shape: tuple[int, ...] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `model` to `path`, whole or not at all.
+    """Save a network; the file is written completely or not at all.
 
     Args:
-        model: a network of the registry, or any network (its class is built by `factory` when it is loaded); what
-            DistributedDataParallel, torch.compile and the like wrap around it is left out.
-        factory: ``package.module:function`` for a foreign class; remembered for the message that `load` gives.
-        input_shape: (C, H, W) that a foreign network reads.
-        extra: plain containers and tensors to keep beside it (optimizer state, figures).
+        model: A network of the registry, or any other (loading it needs its class). Wrappers such as
+            DistributedDataParallel or torch.compile are removed.
+        path: The file to write.
+        factory: ``package.module:function`` that builds a foreign class; `load` names it in its error.
+        input_shape: (C, H, W) of a foreign network's input.
+        extra: Plain containers and tensors to store as well (optimizer state, metrics).
+
+    Returns:
+        `path`.
 
     Raises:
-        RunError: the disk is full.
-        OutputError: the place cannot be written.
-        ModelError: the network keeps state that is not made of tensors.
+        RunError: The disk is full.
+        OutputError: The path cannot be written.
+        ModelError: The network has state other than tensors.
     """
     model = unwrapped(model)
     origin = origin_of(model)
-    changes: dict[str, Any] = {}
-    if factory is not None:
-        changes["factory"] = factory
-    if input_shape is not None:
-        changes["input_shape"] = tuple(input_shape)
-    changes["layers"] = _layers_now(model, origin)
-    origin = Origin(**{**vars(origin), **changes})
+    origin = replace(
+        origin,
+        layers=_layers_now(model, origin),
+        factory=origin.factory if factory is None else factory,
+        input_shape=origin.input_shape if input_shape is None else tuple(input_shape),
+    )
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -79,7 +82,7 @@ def save(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
-    # Through memory, so that the file itself is written by the one function that never leaves half of it.
+    # Through memory, because write_bytes never leaves a partial file.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return write_bytes(path, buffer.getvalue())
@@ -90,33 +93,35 @@ def load(
     *,
     model: Callable[[], nn.Module] | nn.Module | None = None,
 ) -> nn.Module:
-    """The network in the file, in eval mode, on the CPU.
+    """Load the network of a checkpoint, in eval mode, on the CPU.
 
     Args:
-        path: a checkpoint.
-        model: for a foreign class: the network as it was before branches were inserted, or a function that builds it.
+        path: A checkpoint.
+        model: For a foreign class: the network before branches were inserted, or a function that builds it.
 
     Raises:
-        InputError: the file is missing.
-        CheckpointError: it is no checkpoint, is damaged, holds code, or needs `model`.
+        InputError: The file is missing.
+        CheckpointError: The file is not a checkpoint, is damaged, contains code, or needs `model`.
     """
     content = read(path)
     origin = Origin.from_dict(content["origin"], where=path)
     if model is not None:
         base = _built(model, path)
         if not isinstance(base, nn.Module):
-            raise CheckpointError(f"the model factory gave a {type(base).__name__}, not a torch.nn.Module", where=path)
+            raise CheckpointError(
+                f"expected a torch.nn.Module from the model factory, got {type(base).__name__}", where=path
+            )
     elif origin.net is not None:
         try:
             base = build_plain(origin.net, **origin.args)
         except ModelError as error:
             raise CheckpointError(
-                f"needs a network that this irepdeploy does not have: {error.what}", where=path
+                f"needs a network that this version of irepdeploy does not have: {error.what}", where=path
             ) from None
     else:
         factory = origin.factory or "package.module:factory"
         raise CheckpointError(
-            "holds weights of a class that is not irepdeploy's, which a file cannot rebuild",
+            "contains the weights of a class of your own, which a file cannot rebuild",
             where=path,
             hint=f"add --model {factory}, or ird.load(path, model=factory)",
         )
@@ -129,31 +134,31 @@ def load(
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint file, checked for its form.
+    """Read the content of a checkpoint file, and check its structure.
 
     Raises:
-        InputError: the file is missing.
-        CheckpointError: it is no checkpoint, is damaged, or holds code.
+        InputError: The file is missing.
+        CheckpointError: The file is not a checkpoint, is damaged, or contains code.
     """
     raw = read_bytes(path, "checkpoint")
     if not raw:
         raise CheckpointError("the file is empty", where=path, hint="write it again")
     try:
         with warnings.catch_warnings():
-            # torch warns about archives of other kinds (TorchScript) before it refuses them.
+            # torch warns about other archives (TorchScript) before it refuses them.
             warnings.simplefilter("ignore")
             content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything on a damaged or hostile file
         raise _unreadable(error, raw, path) from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(
-            "a torch file, but no irepdeploy checkpoint",
+            "a torch file, but not an irepdeploy checkpoint",
             where=path,
             hint="load the weights into your network and write it with irepdeploy.save(net, path)",
         )
     if content.get("version") != _VERSION:
         raise CheckpointError(
-            f"checkpoint version {content.get('version')!r}; this irepdeploy reads {_VERSION}",
+            f"expected checkpoint version {_VERSION}, got {content.get('version')!r}",
             where=path,
             hint="update irepdeploy",
         )
@@ -165,30 +170,34 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         and isinstance(extra, dict)
     )
     if not well_formed:
-        raise CheckpointError("a checkpoint with parts missing or of a wrong type", where=path, hint="write it again")
+        raise CheckpointError(
+            "parts of the checkpoint are missing or of a wrong type", where=path, hint="write it again"
+        )
     return content
 
 
 def load_model_factory(spec: str) -> Callable[[], nn.Module]:
-    """The function that ``package.module:factory`` names; this runs the user's own code because the user names it.
+    """Import the function that ``package.module:factory`` names, which runs that module's code.
 
     Raises:
-        MissingError: no such module.
-        CheckpointError: no such function in it.
+        MissingError: There is no such module.
+        CheckpointError: The module has no such function.
     """
     import importlib
     import sys
 
     module_name, _, function = spec.partition(":")
     if not module_name or not function:
-        raise CheckpointError("--model takes package.module:factory", where=spec)
-    # As `python -m` does: a module in the folder that the user stands in is found.
+        raise CheckpointError("expected --model package.module:factory", where=spec)
+    # Like `python -m`: find modules in the current folder.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise MissingError(f"cannot import it: {error}", where=spec, hint="is its folder on PYTHONPATH?") from error
+        raise MissingError(
+            f"cannot import the module: {error}", where=spec, hint="is its folder on PYTHONPATH?"
+        ) from error
     factory = getattr(module, function, None)
     if not callable(factory):
         raise CheckpointError(f"{module_name} has no function {function!r}", where=spec)
@@ -196,7 +205,7 @@ def load_model_factory(spec: str) -> Callable[[], nn.Module]:
 
 
 def _layers_now(model: nn.Module, origin: Origin) -> tuple[InsertedLayer, ...]:
-    """What was inserted, with the branches that take no part as they are now."""
+    """Return the inserted layers with the branches that are inactive now."""
     modules = dict(model.named_modules())
     if origin.state != FUSED and not any(isinstance(module, RepBlock) for module in modules.values()):
         return ()
@@ -222,11 +231,11 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     if isinstance(model, nn.Module):
-        # The network given is not to be written over.
+        # The caller's network must not change.
         return copy.deepcopy(model)
     try:
         return model()
-    except Exception as error:  # whatever a user's factory raises
+    except Exception as error:  # anything that a user's factory raises
         name = getattr(model, "__qualname__", repr(model))
         text = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(f"the model factory {name} raised {type(error).__name__}: {text}", where=path) from error
@@ -236,18 +245,18 @@ def _unreadable(error: Exception, raw: bytes, path: str | os.PathLike[str]) -> C
     text = str(error)
     if Path(path).suffix == ".onnx" or _looks_like_onnx(raw):
         return CheckpointError(
-            "an ONNX model where a checkpoint is due", where=path, hint="`irepdeploy verify` takes ONNX models"
+            "expected a checkpoint, got an ONNX model", where=path, hint="`irepdeploy verify` takes ONNX models"
         )
     asks_for_code = "Weights only load failed" in text or ("nsupported" in text and "global" in text.lower())
     if asks_for_code and (raw[:2] == b"PK" or raw[:1] == b"\x80"):
         return CheckpointError(
-            "refused: the file asks for code to be run, not only for weights to be read",
+            "refused: the file contains code to run, not only weights",
             where=path,
-            hint="load it where it was made and write it with irepdeploy.save(net, path)",
+            hint="load it where it was made and save it with irepdeploy.save(net, path)",
         )
     if raw[:2] == b"PK":
         return CheckpointError(
-            "damaged: the archive is truncated or was changed", where=path, hint="copy or write it again"
+            "damaged: the archive is truncated or was modified", where=path, hint="copy or write it again"
         )
     return CheckpointError("not a checkpoint", where=path, hint="irepdeploy.save and `irepdeploy train` write them")
 

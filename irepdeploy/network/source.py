@@ -1,4 +1,4 @@
-"""Source: a network from a checkpoint, by name, or from memory, and the facts about it."""
+"""Open a network from a checkpoint, by name, or from memory, and collect facts about it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ __all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
 
 @dataclass(frozen=True)
 class Source:
-    """The network, in eval mode on the CPU, and the facts about it that a certificate keeps."""
+    """A network that was opened.
+
+    Attributes:
+        model: The network, in eval mode on the CPU.
+        label: Its file, name or class.
+        facts: Facts about it for certificates and records.
+    """
 
     model: nn.Module
     label: str
@@ -38,7 +44,7 @@ class Source:
 
     @property
     def origin(self) -> Origin:
-        """What the network says of itself."""
+        """The network's Origin."""
         return origin_of(self.model)
 
 
@@ -48,16 +54,17 @@ def open_source(
     seed: int = 0,
     architecture: Architecture | None = None,
 ) -> Source:
-    """Open a network; one that is in train mode or on another device is copied.
+    """Open a network; it is copied if it is in train mode or not on the CPU.
 
     Args:
-        source: a checkpoint, the name of a network (it gets seeded random weights and statistics), or a network.
-        model_factory: builds the class of a foreign checkpoint.
-        seed: of a network by name, and of inserted branches.
-        architecture: branches to insert.
+        source: A checkpoint, the name of a network (it gets seeded random weights and statistics), or a network.
+        model_factory: Builds the class of a foreign checkpoint.
+        seed: Seed of a network by name, and of inserted branches.
+        architecture: Branches to insert.
 
     Raises:
-        InputError: no such file or network, a damaged file, an ONNX model, or an Architecture that does not fit.
+        InputError: There is no such file or network, the file is damaged or an ONNX model, or the Architecture does
+            not fit.
     """
     if isinstance(source, nn.Module):
         return _from_memory(source, seed, architecture)
@@ -67,19 +74,19 @@ def open_source(
     path = Path(text)
     if path.suffix.lower() == ".onnx":
         raise InputError(
-            "an ONNX model where a checkpoint or the name of a network is due",
+            "expected a checkpoint or the name of a network, got an ONNX model",
             where=text,
             hint="`irepdeploy export`, `verify` and `inspect` take ONNX models",
         )
     if not path.exists() and path.suffix == "" and len(path.parts) == 1:
         near = difflib.get_close_matches(text, NETS, n=3)
         raise InputError(
-            "no such checkpoint, and no such network",
+            "no such checkpoint or network",
             where=text,
             hint=f"did you mean {' or '.join(near)}?" if near else f"networks: {', '.join(NETS)}",
         )
     with ThreadPoolExecutor(1) as pool:
-        # Neither waits for the other: reading and hashing leave the interpreter free.
+        # In parallel: reading and hashing release the GIL.
         digest = pool.submit(sha256, path)
         model = load(path, model=model_factory)
     drawn = origin_of(model).statistics
@@ -90,7 +97,7 @@ def open_source(
 
 
 def with_blocks(model: nn.Module) -> nn.Module | None:
-    """`model` as a network of RepBlocks, whose fuse folds batch normalisation too; None where nothing is to fuse."""
+    """Return `model` with RepBlocks, so that fusing folds its batch normalisation; None if there is nothing to fuse."""
     if any(isinstance(module, RepBlock) for module in model.modules()):
         return model
     plain = origin_of(model).state == TRAIN and any(reason is None for reason in expandable(model).values())
@@ -98,7 +105,7 @@ def with_blocks(model: nn.Module) -> nn.Module | None:
 
 
 def branches_digest(origin: Origin) -> str | None:
-    """Digest of the inserted branches; None where there are none."""
+    """Return the digest of the inserted branches, or None if there are none."""
     return origin.architecture.digest if any(layer.branches for layer in origin.layers) else None
 
 

@@ -1,1 +1,1 @@
-"""Re-parameterization: branches beside a convolution, and their exact fuse into it."""
+"""Re-parameterization: insert branches beside convolutions, and fuse them exactly."""

@@ -1,7 +1,7 @@
-"""Pure functions on kernels: what makes many branches one convolution.
+"""Pure functions on kernels that merge many branches into one convolution.
 
 Shapes: kernel (C_out, C_in/groups, kh, kw), bias (C_out,), per-channel vectors (C,). Every function works in the dtype
-it is given; the proofs call it in float64.
+of its arguments; the proofs pass float64.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["add_taps", "bn_scale_shift", "chain_1x1", "fold_scale_shift", "ident
 def bn_scale_shift(
     gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Batch normalisation as ``y = scale * x + shift``.
+    """Express batch normalisation as ``y = scale * x + shift``.
 
-    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; `shift` is also the image of zero.
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; `shift` is also the output for zero.
     """
     scale = torch.rsqrt(var + eps)
     if gamma is not None:
@@ -37,7 +37,7 @@ def fold_scale_shift(kernel: Tensor, bias: Tensor | None, scale: Tensor, shift: 
 def add_taps(full: Tensor, kernel: Tensor, rows: slice, columns: slice, factor: Tensor | None = None) -> None:
     """Add ``factor * kernel`` in place at the given rows and columns of a KxK kernel (Section 3.1).
 
-    `kernel` has as many rows and columns, or one that stands for all of them.
+    Each side of `kernel` has that many taps, or one that is repeated.
     """
     taps = full[:, :, rows, columns]
     if factor is None:
@@ -47,7 +47,7 @@ def add_taps(full: Tensor, kernel: Tensor, rows: slice, columns: slice, factor: 
 
 
 def identity(channels: int, groups: int, like: Tensor) -> Tensor:
-    """The 1x1 kernel of the identity: channel i reads channel i, which is ``i mod C/groups`` within its group."""
+    """Return the 1x1 kernel of the identity: channel i reads channel i (``i mod C/groups`` in its group)."""
     kernel = like.new_zeros((channels, channels // groups, 1, 1))
     index = torch.arange(channels, device=like.device)
     kernel[index, index % (channels // groups)] = 1
@@ -60,6 +60,7 @@ def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:
     Args:
         kernel: (C_out, C_in/groups, kh, kw).
         scale: (C_in,).
+        groups: Groups of the convolution.
     """
     out_channels, per_group = kernel.shape[:2]
     per_row = scale.reshape(groups, 1, per_group).expand(groups, out_channels // groups, per_group)
@@ -67,15 +68,19 @@ def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:
 
 
 def chain_1x1(first: Tensor, first_bias: Tensor, second: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """A 1x1 convolution followed by a KxK one, as one KxK convolution.
+    """Merge a 1x1 convolution and the KxK one behind it into one KxK convolution.
 
-    W[o, i] = sum over m of W2[o, m] W1[m, i];  b[o] = sum over m and taps of W2[o, m] b1[m]. Exact everywhere only
-    where what is padded between the two is `first_bias`, not zero.
+    W[o, i] = sum over m of W2[o, m] W1[m, i];  b[o] = sum over m and taps of W2[o, m] b1[m]. It is exact at the border
+    only if the map between the two is padded with `first_bias`, not with zero.
 
     Args:
         first: (M, C_in/groups, 1, 1).
         first_bias: (M,).
         second: (C_out, M/groups, K, K).
+        groups: Groups of both.
+
+    Returns:
+        Kernel (C_out, C_in/groups, K, K) and bias (C_out,).
     """
     out_channels, inner, height, width = second.shape
     per_group = first.reshape(groups, inner, -1)

@@ -1,7 +1,6 @@
-"""Architecture: which branch stands at which convolution.
+"""Architecture: a binary matrix, layers by branches, that says which branches are kept at which convolution.
 
-A binary matrix, layers by branches, with the names of both. It builds nothing and imports no torch, so that it can be
-read anywhere.
+It does not import torch, so that any program can read it.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Architecture:
-    """Layers x branches in {0, 1}.
+    """The branches kept at each layer.
 
-    Args:
-        layers: names of the convolutions, in the network's order.
-        branches: names of the candidate operations, in a fixed order.
-        matrix: one row a layer, one column a branch; 1 keeps the branch.
+    Attributes:
+        layers: Names of the convolutions, in the network's order.
+        branches: Names of the candidate operations, in a fixed order.
+        matrix: One row per layer, one column per branch; 1 keeps the branch.
 
     Raises:
-        ArchitectureError: names repeat, or the matrix does not fit them.
+        ArchitectureError: A name repeats, or the matrix does not fit the names.
     """
 
     layers: tuple[str, ...]
@@ -44,16 +43,22 @@ class Architecture:
             if repeated:
                 raise ArchitectureError(f"{kind} named twice: {', '.join(repeated)}")
         if len(self.matrix) != len(self.layers):
-            raise ArchitectureError(f"{len(self.matrix)} rows for {len(self.layers)} layers")
+            raise ArchitectureError(f"expected {len(self.layers)} rows, one per layer, got {len(self.matrix)}")
         for layer, row in zip(self.layers, self.matrix, strict=True):
             if len(row) != len(self.branches):
-                raise ArchitectureError(f"{len(row)} columns for {len(self.branches)} branches", where=layer)
+                raise ArchitectureError(
+                    f"expected {len(self.branches)} columns, one per branch, got {len(row)}", where=layer
+                )
             if any(bit not in (0, 1) for bit in row):
-                raise ArchitectureError("only 0 and 1 may stand in the matrix", where=layer)
+                raise ArchitectureError("expected only 0 and 1 in the matrix", where=layer)
 
     @classmethod
     def from_branches(cls, kept: Mapping[str, Iterable[str]], branches: Sequence[str]) -> Architecture:
-        """The Architecture that keeps, at each layer, the branches named for it."""
+        """Build an Architecture from the names of the branches kept at each layer.
+
+        Raises:
+            ArchitectureError: A layer names an unknown branch.
+        """
         rows = []
         for layer, names in kept.items():
             chosen = set(names)
@@ -65,19 +70,19 @@ class Architecture:
 
     @property
     def count(self) -> int:
-        """How many branches are kept: the norm that Eq. 5 bounds by the branch budget."""
+        """The number of branches kept, which Eq. 5 bounds by the branch budget."""
         return sum(map(sum, self.matrix))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is kept where: the order of the columns, and columns that no layer uses, do not count."""
+        """SHA-256 of the branches kept per layer; the order of columns and unused columns do not matter."""
         return sha256(canonical_json([[layer, sorted(self.kept(layer))] for layer in self.layers]))
 
     def kept(self, layer: str) -> tuple[str, ...]:
-        """The branches kept at `layer`, in column order.
+        """Return the branches kept at `layer`, in column order.
 
         Raises:
-            ArchitectureError: there is no such layer.
+            ArchitectureError: There is no such layer.
         """
         try:
             row = self.matrix[self.layers.index(layer)]
@@ -86,7 +91,7 @@ class Architecture:
         return tuple(name for name, bit in zip(self.branches, row, strict=True) if bit)
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON object that `from_dict` reads."""
+        """Return a JSON object for `from_dict`."""
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -97,10 +102,10 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Architecture:
-        """Read what `to_dict` gave.
+        """Read the result of `to_dict`.
 
         Raises:
-            ArchitectureError: it is something else, or of a newer version.
+            ArchitectureError: It is something else, or of a newer version.
         """
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise ArchitectureError(
@@ -112,15 +117,15 @@ class Architecture:
             )
         try:
             layers, branches, matrix = value["layers"], value["branches"], value["matrix"]
-            if not all(isinstance(part, list) for part in (layers, branches, matrix)):
-                raise TypeError
-            if not all(isinstance(name, str) for name in [*layers, *branches]):
-                raise TypeError
-            if not all(type(bit) is int for row in matrix for bit in row):
+            if not (
+                all(isinstance(part, list) for part in (layers, branches, matrix))
+                and all(isinstance(name, str) for name in [*layers, *branches])
+                and all(type(bit) is int for row in matrix for bit in row)
+            ):
                 raise TypeError
             return cls(tuple(layers), tuple(branches), tuple(tuple(row) for row in matrix))
         except (KeyError, TypeError):
-            raise ArchitectureError("layers, branches or matrix missing or of a wrong type", where=where) from None
+            raise ArchitectureError("layers, branches or matrix is missing or of a wrong type", where=where) from None
         except ArchitectureError as error:
             raise ArchitectureError(error.line, where=where) from None
 
@@ -133,8 +138,8 @@ class Architecture:
         """Read an Architecture file.
 
         Raises:
-            InputError: the file is missing.
-            ArchitectureError: the file is no Architecture.
+            InputError: The file is missing.
+            ArchitectureError: The file is not an Architecture.
         """
         try:
             value = json.loads(read_bytes(path, "Architecture file"))

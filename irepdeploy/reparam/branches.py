@@ -1,9 +1,9 @@
 """The candidate operations of the re-parameterization search space, one class each (Section 3.1).
 
-Each stands beside a fixed KxK convolution, ends in its own batch normalisation, and knows the KxK kernel and the bias
-that it is equal to in eval mode. `BRANCHES` names them all. A name says what the branch is beside a 3x3 convolution:
-beside a 5x5 one ``conv1x3`` is a 1x5, and ``conv1x1_avg3x3`` pools 5x5. A branch may stand more than once beside one
-convolution: ``conv3x3_2`` is the second ``conv3x3``.
+Each runs beside a fixed KxK convolution, ends in its own batch normalisation, and knows the KxK kernel and the bias
+that it equals in eval mode. `BRANCHES` names them all. The names are for a 3x3 convolution: beside a 5x5 one
+``conv1x3`` is a 1x5, and ``conv1x1_avg3x3`` pools 5x5. A convolution may have a branch more than once: ``conv3x3_2`` is
+the second ``conv3x3``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Taps = Literal["all", "middle", "ends"]
 class Branch(nn.Module):
     """One candidate operation.
 
-    A subclass sets `name`, builds its layers in ``__init__`` and gives `forward` and `equivalent_taps`; `rows` and
-    `columns` say at which taps of the KxK kernel the latter stand.
+    A subclass sets `name`, builds its layers in ``__init__`` and defines `forward` and `equivalent_taps`; `rows` and
+    `columns` are the taps of the KxK kernel that the latter returns.
     """
 
     name: ClassVar[str]
@@ -42,22 +42,22 @@ class Branch(nn.Module):
 
     @classmethod
     def impossible(cls, geometry: Geometry) -> str | None:
-        """Why the branch cannot stand beside a convolution of this geometry, or None where it can."""
+        """Return why the branch is not possible beside a convolution of this geometry, or None if it is."""
         return None
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'), times the scalar `factor` where one is given."""
+        """(N, C_in, H, W) -> (N, C_out, H', W'), times the scalar `factor`, if given."""
         raise NotImplementedError
 
     def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        """The kernel (C_out, C_in/groups, rows, columns) and the bias (C_out,) that the branch equals in eval mode.
+        """Return the kernel (C_out, C_in/groups, rows, columns) and the bias (C_out,) of the branch in eval mode.
 
-        One row stands for equal rows, and one column for equal columns.
+        Equal rows may be returned as one row, and equal columns as one column.
         """
         raise NotImplementedError
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """The kernel (C_out, C_in/groups, K, K) and the bias (C_out,) that the branch equals in eval mode."""
+        """Return the kernel (C_out, C_in/groups, K, K) and the bias (C_out,) of the branch in eval mode."""
         taps, bias = self.equivalent_taps()
         size = self.geometry.kernel
         kernel = taps.new_zeros((*taps.shape[:2], size, size))
@@ -65,7 +65,7 @@ class Branch(nn.Module):
         return kernel, bias
 
     def add_to(self, kernel: Tensor, bias: Tensor, factor: Tensor | None) -> None:
-        """Add what `equivalent` gives, times the scalar `factor`, to `kernel` and `bias` in place."""
+        """Add the kernel and bias of `equivalent`, times the scalar `factor`, to `kernel` and `bias` in place."""
         taps, shift = self.equivalent_taps()
         size = self.geometry.kernel
         algebra.add_taps(kernel, taps, _slice(self.rows, size), _slice(self.columns, size), factor)
@@ -94,15 +94,15 @@ class _TapBranch(Branch):
     @classmethod
     def impossible(cls, geometry: Geometry) -> str | None:
         if "ends" in (cls.rows, cls.columns) and geometry.kernel != 3:
-            return "a dilated pair of taps stands beside a 3x3 convolution only"
+            return "a dilated pair of taps exists beside a 3x3 convolution only"
         return None
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         x, padding = pad_or_crop(x, self.padding)
         conv, stride = self.conv, self.geometry.stride
         if conv.kernel_size == (1, 1) and padding == (0, 0) and stride != (1, 1):
-            # Read only what is used. With few channels in channels_last the CPU's backward of a strided 1x1 convolution
-            # writes outside its memory (oneDNN, torch 2.13).
+            # Crop to the pixels that are read: with few channels in channels_last, the CPU's backward of a strided
+            # 1x1 convolution writes outside its memory (oneDNN, torch 2.13).
             x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
         y = F.conv2d(x, conv.weight, None, stride, padding, conv.dilation, conv.groups)
         return batch_norm(y, self.bn, factor)
@@ -112,7 +112,7 @@ class _TapBranch(Branch):
 
 
 class Conv3x3(_TapBranch):
-    """Another KxK convolution; not in the paper's search space, but peers use it."""
+    """Another KxK convolution; other papers use it, the paper's search space does not."""
 
     name = "conv3x3"
     rows, columns = "all", "all"
@@ -163,9 +163,9 @@ class Dil2x2(_TapBranch):
 class Conv1x1Conv3x3(Branch):
     """1x1 convolution to C_in channels, BN, KxK convolution, BN.
 
-    Between the two the map is padded with the first BN's image of zero, so that the whole is one convolution at the
+    Between the two the map is padded with the first BN's output for zero, so that the whole is one convolution at the
     border too. With ``bn(h) = s * h + z`` that is a zero-padded convolution of h with the kernel times s, plus the sum
-    of kernel times z: no padded map is ever made.
+    of kernel times z, so no padded map is needed.
     """
 
     name = "conv1x1_3x3"
@@ -189,11 +189,11 @@ class Conv1x1Conv3x3(Branch):
 
     @staticmethod
     def inner_channels(geometry: Geometry) -> int:
-        """Channels between the two convolutions."""
+        """Return the number of channels between the two convolutions."""
         return geometry.in_channels
 
     def first_kernel(self) -> Tensor:
-        """The 1x1 kernel (inner channels, C_in/groups, 1, 1)."""
+        """Return the 1x1 kernel (inner channels, C_in/groups, 1, 1)."""
         return self.conv1.weight
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -201,7 +201,7 @@ class Conv1x1Conv3x3(Branch):
         h = F.conv2d(x, self.first_kernel(), groups=geometry.groups)
         scale, shift = scale_shift(self.bn1, h)
         kernel, bias = self._second(scale, shift)
-        # Statistics of a half-precision map are float32; the map is convolved in its own dtype.
+        # The statistics of a half-precision map are float32; convolve in its own dtype.
         kernel, bias = kernel.to(h.dtype), bias.to(h.dtype)
         y = F.conv2d(h, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return batch_norm(y, self.bn2, factor)
@@ -213,7 +213,7 @@ class Conv1x1Conv3x3(Branch):
         return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn2))
 
     def _second(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The second convolution with the first BN in it."""
+        """Return kernel and bias of the second convolution with the first BN folded in."""
         groups = self.geometry.groups
         weight = self.conv2.weight
         taps = weight.sum((2, 3)).reshape(groups, -1, weight.shape[1])
@@ -222,8 +222,10 @@ class Conv1x1Conv3x3(Branch):
 
 
 class IdConv1x1Conv3x3(Conv1x1Conv3x3):
-    """DBB's chain: the 1x1 kernel is I + W with W starting at 0; of a depthwise convolution an ordinary one, twice as
-    wide."""
+    """DBB's chain: the 1x1 kernel is I + W, and W starts at 0.
+
+    Beside a depthwise convolution it is an ordinary 1x1 kernel, twice as wide.
+    """
 
     name = "idconv1x1_3x3"
 
@@ -246,7 +248,7 @@ class IdConv1x1Conv3x3(Conv1x1Conv3x3):
 class Conv1x1Avg3x3(Branch):
     """1x1 convolution to C_out channels, BN, KxK average pool that always divides by K*K, BN.
 
-    The map is padded with the first BN's image of zero, as in `Conv1x1Conv3x3`; a pool of ``s * h + z`` padded with z
+    The map is padded with the first BN's output for zero, as in `Conv1x1Conv3x3`; a pool of ``s * h + z`` padded with z
     is ``s * pool(h) + z`` with h padded with zero.
     """
 
@@ -273,8 +275,7 @@ class Conv1x1Avg3x3(Branch):
 
 
 class Avg3x3(Branch):
-    """KxK average pool that always divides by K*K, then BN: what DBB leaves of the branch before beside a depthwise
-    convolution."""
+    """KxK average pool that always divides by K*K, then BN: DBB's pool beside a depthwise convolution."""
 
     name = "avg3x3"
 
@@ -350,10 +351,10 @@ _REPEATED = re.compile(r"(.+)_([2-9]|[1-9][0-9]+)")
 
 
 def branch_class(name: str) -> type[Branch]:
-    """The class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution.
+    """Return the class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution.
 
     Raises:
-        ArchitectureError: no such branch.
+        ArchitectureError: There is no such branch.
     """
     if name in BRANCHES:
         return BRANCHES[name]
@@ -364,12 +365,12 @@ def branch_class(name: str) -> type[Branch]:
 
 
 def register_branch(branch: type[Branch]) -> type[Branch]:
-    """Let presets, lists and Architectures name a class of your own; a decorator.
+    """Register a class of your own, so that presets, lists and Architectures can name it; a decorator.
 
-    `irepdeploy.testing.BranchContract` tells whether it keeps what a branch promises.
+    Test the class with `irepdeploy.testing.BranchContract`.
 
     Raises:
-        ArchitectureError: the name is taken, or no name.
+        ArchitectureError: The name is taken or not valid.
     """
     name = getattr(branch, "name", "")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or _REPEATED.fullmatch(name):
@@ -377,21 +378,21 @@ def register_branch(branch: type[Branch]) -> type[Branch]:
             f"{name!r} cannot name a branch", where=branch.__name__, hint="letters, digits and _; no number at its end"
         )
     if BRANCHES.setdefault(name, branch) is not branch:
-        raise ArchitectureError(f"there is a branch {name!r} already", where=branch.__name__)
+        raise ArchitectureError(f"branch {name!r} is registered already", where=branch.__name__)
     return branch
 
 
 def possible_branches(geometry: Geometry, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `names` that can stand beside a convolution of this geometry."""
+    """Return those of `names` that are possible beside a convolution of this geometry."""
     return tuple(name for name in names if branch_class(name).impossible(geometry) is None)
 
 
 def _pool(x: Tensor, geometry: Geometry) -> Tensor:
-    """The mean over each KxK window, padded zeros counted."""
+    """Average each KxK window, padded zeros included."""
     size = geometry.kernel
     if geometry.dilation == (1, 1) and max(geometry.padding) <= size // 2:
         return F.avg_pool2d(x, size, geometry.stride, geometry.padding, count_include_pad=True)
-    # avg_pool2d has neither dilation nor padding above half its window.
+    # avg_pool2d supports neither dilation nor padding above half its window.
     window = x.new_full((x.shape[1], 1, size, size), 1 / size**2)
     return F.conv2d(x, window, None, geometry.stride, geometry.padding, geometry.dilation, x.shape[1])
 

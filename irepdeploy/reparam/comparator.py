@@ -1,6 +1,6 @@
-"""Are two networks the same? Every layer that both have is compared, and their outputs.
+"""Compare two networks by their outputs and by every layer that both have.
 
-What an error is, and what two outputs may differ by, is `irepdeploy.board.comparison`'s.
+Errors and tolerances are defined in `irepdeploy.board.comparison`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def compare(
     """Run two networks on the same inputs and compare outputs, and every layer that both have under one name.
 
     Args:
-        a: the reference, in eval mode.
-        b: the other one, in eval mode.
-        inputs: one tensor (N, C, H, W), or one for each input of the networks.
+        a: The reference, in eval mode.
+        b: The other network, in eval mode.
+        inputs: One tensor (N, C, H, W), or one for each input of the networks.
+        tolerance: The largest error allowed.
 
     Raises:
-        InputError: a network is in train mode, or the two do not take these inputs.
+        InputError: A network is in train mode, or an output cannot be compared.
     """
     import torch
 
@@ -74,12 +75,12 @@ def _shared_layers(a: nn.Module, b: nn.Module) -> list[str]:
         }
 
     in_b = layers(b)
-    # Where a batch normalisation was folded away, what the convolution gives is another thing.
+    # Where a batch normalisation was folded, the convolution's output means something else.
     return [name for name, module in layers(a).items() if name and name in in_b and _same_meaning(module, in_b[name])]
 
 
 def _has_weights(module: nn.Module) -> bool:
-    # What has none (ReLU, pools) can only pass on an error, and would hide the layer that made it.
+    # Layers without weights (ReLU, pools) only pass an error on, and would hide the layer that caused it.
     return next(module.parameters(recurse=False), None) is not None
 
 
@@ -102,7 +103,7 @@ def _run(
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     parameter = next(model.parameters(), None)
     if parameter is not None:
-        # Two forms of one network may differ in dtype or device; the numbers that they are given are the same.
+        # The networks may differ in dtype and device, but get the same values.
         dtype = parameter.dtype
         inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
     seen: dict[str, Array] = {}
@@ -126,7 +127,7 @@ def _run(
 
 
 def _named(result: Any, name: str = "output") -> dict[str, Array]:
-    """Each tensor of what a network returned, by its place: ``output1``, ``scores``, ``scores.0``."""
+    """Name each tensor that a network returned by its place: ``output1``, ``scores``, ``scores.0``."""
     if isinstance(result, Mapping):
         prefix = "" if name == "output" else f"{name}."
         parts = {f"{prefix}{key}": value for key, value in result.items()}
@@ -143,7 +144,7 @@ def _array(tensor: torch.Tensor) -> Array:
 
     if not isinstance(tensor, torch.Tensor):
         raise InputError(
-            f"the network gives a {type(tensor).__name__} where a tensor can be compared",
+            f"expected a network that returns tensors, got {type(tensor).__name__}",
             hint="compare networks whose outputs are tensors, or lists, tuples or dicts of them",
         )
     wide = tensor.detach().cpu()

@@ -1,17 +1,19 @@
-"""Fold batch normalisation into the convolutions before it, whatever their kernels."""
+"""Fold batch normalisation into the convolutions before it, of any kernel size."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.fuse import check_fusable, fuse
+from irepdeploy.reparam.fusable import check_fusable
+from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.normalisation import Norm, scale_shift
-from irepdeploy.reparam.origin import FUSED, Origin, origin_of, set_origin
+from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, has_hooks, replaced
 from irepdeploy.reparam.usage import followers_in_eval
 from irepdeploy.reparam.wrappers import unwrapped
@@ -21,20 +23,20 @@ __all__ = ["folded"]
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A new network in which every batch normalisation that alone reads a convolution is folded into it.
+    """Return a new network in which batch normalisations are folded into the convolutions before them.
 
-    Branches are fused first. `fuse` alone folds what stands inside its blocks, beside kernels of 3x3 to 7x7; this folds
-    behind 1x1 and any other convolution too. An identity takes the place of the normalisation. One that reads anything
-    else (a concatenation, a sum, a map that others read too) stays. Kernels are scaled in float64 and rounded once.
+    Branches are fused first. `fuse` folds only inside its blocks, with kernels of 3x3 to 7x7; this also folds behind
+    1x1 and all other convolutions. An identity takes the place of the normalisation. A normalisation that is not the
+    only reader of a convolution (it reads a sum, or a map with other readers) stays. Kernels are scaled in float64 and
+    rounded once.
 
-    The result is for inference here: it does not say which network of the registry it is, and cannot be trained as it
-    was. Its Origin keeps what it reads.
+    The result is for inference only: its Origin keeps the inputs and outputs, but not the network of the registry.
 
     Args:
-        model: a network in eval mode; it is not changed.
+        model: A network in eval mode; it is not changed.
 
     Raises:
-        NotFusable: train mode, or statistics or weights that cannot be folded.
+        NotFusable: Train mode, or statistics or weights that cannot be folded.
         ModelError: ``forward`` cannot be traced.
     """
     model = unwrapped(model)
@@ -47,22 +49,12 @@ def folded(model: nn.Module) -> nn.Module:
     for conv_name, bn_name in followers_in_eval(model).items():
         conv, bn = modules[conv_name], modules[bn_name]
         assert isinstance(conv, nn.Conv2d) and isinstance(bn, Norm)
-        # What is watched stays, and so does a weight that another module reads; a class of its own may do more.
+        # Skip modules with hooks, weights that another module shares, and subclasses, which may do more.
         watched = has_hooks(conv) or has_hooks(bn)
         if type(conv) is nn.Conv2d and not watched and holders[id(conv.weight)] == 1:
             replacements[conv] = _folded(conv, bn)
             replacements[bn] = nn.Identity().eval()
-    origin = origin_of(model)
-    bare = Origin(
-        state=FUSED,
-        input_shape=origin.input_shape,
-        input_name=origin.input_name,
-        output_names=origin.output_names,
-        dataset=origin.dataset,
-        classes=origin.classes,
-        statistics=origin.statistics,
-        inputs=origin.inputs,
-    )
+    bare = replace(origin_of(model), net=None, args={}, factory=None, layers=(), state=FUSED)
     return set_origin(replaced(model, replacements, {}), bare)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from irepdeploy.errors import CheckFailed, InputError, NotFusable
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.comparator import TOLERANCES, relative_error
+from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.geometry import random_input
 from irepdeploy.reparam.insert import Where
 from irepdeploy.reparam.normalisation import Norm, scale_shift
 from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
-from irepdeploy.reparam.tracer import dissolved_block
 from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.memory_format import channels_last
 
-__all__ = ["BlockProof", "check_fusable", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
+__all__ = ["BlockProof", "fuse", "fuse_block", "fuse_with_proof", "prove_block"]
 
 # Kernel and bias of a block in eval mode, in float64.
 Equivalent = Callable[[RepBlock], tuple[Tensor, Tensor]]
@@ -37,7 +38,15 @@ def _by_algebra(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BlockProof:
-    """Relative errors of one fused block against its branches, on a small map."""
+    """Relative errors of one fused block against its branches, on a small map.
+
+    Attributes:
+        layer: Name of the block.
+        branches: Its active branches.
+        error_float64: Error of the kernel before rounding.
+        error_own_dtype: Error of the convolution, in `dtype`.
+        dtype: The block's own dtype.
+    """
 
     layer: str
     branches: tuple[str, ...]
@@ -181,8 +190,7 @@ def prove_block(block: RepBlock, name: str = "", equivalent: Equivalent = _by_al
 
 
 def _wide(copied: RepBlock) -> RepBlock:
-    """The copy of a block that is given, in float64."""
-    # Apple's GPUs have no float64.
+    """Convert a block in place to float64, on the CPU if its device is an Apple GPU, which has no float64."""
     place = copied.fixed.conv.weight.device
     return copied.to(device="cpu" if place.type == "mps" else place, dtype=torch.float64)
 
@@ -199,100 +207,24 @@ def _rounded(block: RepBlock, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     return conv
 
 
-def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
-    """Refuse a network that has no exact fused form.
-
-    Args:
-        everywhere: whether every batch normalisation must have one, or those of RepBlocks alone.
-
-    Raises:
-        NotFusable: naming the module and how to mend it.
-    """
-    dissolved = dissolved_block(model)
-    if dissolved is not None:
-        raise NotFusable(
-            "the branches are dissolved in a traced, scripted or exported graph: no block is left to fuse",
-            where=dissolved,
-            hint="fuse before tracing, or trace with irepdeploy.reparam.tracer.Tracer, which keeps RepBlocks whole",
-        )
-    for name, module in model.named_modules():
-        if module.training and isinstance(module, RepBlock | nn.modules.batchnorm._BatchNorm):
-            raise NotFusable(
-                "the network is in train mode, where batch normalisation depends on the batch",
-                where=name or type(module).__name__,
-                hint="call model.eval() first",
-            )
-    blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise NotFusable("weights on the meta device have no values", where=name, hint="load some first")
-        if not _all_finite(parameter):
-            raise NotFusable(
-                "weights are not finite (NaN or infinity)",
-                where=name,
-                hint="train again, or take an earlier checkpoint",
-            )
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
-        if not everywhere and not name.startswith(blocks):
-            continue
-        if module.running_mean is None or module.running_var is None:
-            raise NotFusable(
-                "batch normalisation without running statistics has no fixed form",
-                where=name,
-                hint="train with track_running_stats=True",
-            )
-        if not _all_finite(module.running_mean) or not _all_finite(module.running_var):
-            raise NotFusable(
-                "statistics of this batch normalisation are not finite",
-                where=name,
-                hint="train again, or take an earlier checkpoint",
-            )
-        if bool((module.running_var <= 0).any()):
-            raise NotFusable(
-                "a running variance of this batch normalisation is not positive",
-                where=name,
-                hint="train some batches; a dead channel's output is constant: give it a running_var above 0 yourself",
-            )
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    if not tensor.numel():
-        return True
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.detach())
-    elif tensor.is_floating_point() and tensor.itemsize < 2:
-        tensor = tensor.detach().float()
-    # The smallest and the largest are NaN or infinite where any value is; no tensor of flags is made.
-    low, high = torch.aminmax(tensor.detach())
-    return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
 def _refuse_bad(proofs: list[BlockProof]) -> None:
-    worst = max(proofs, key=lambda proof: _not_less(proof.error_float64))
-    limit = TOLERANCES["float64"].max_rel_error
-    if not worst.error_float64 <= limit:
-        raise CheckFailed(f"fused block differs in float64: {worst.error_float64:.2e} > {limit:.0e}", where=worst.layer)
-    worst = max(proofs, key=lambda proof: _not_less(proof.error_own_dtype))
-    limit = TOLERANCES[f"{worst.dtype}-block"].max_rel_error
-    if not worst.error_own_dtype <= limit:
-        raise CheckFailed(
-            f"fused block differs in {worst.dtype}: {worst.error_own_dtype:.2e} > {limit:.0e}", where=worst.layer
-        )
-
-
-def _not_less(error: float) -> float:
-    return float("inf") if error != error else error
+    wide = [(proof.error_float64, "float64", "float64", proof.layer) for proof in proofs]
+    own = [(proof.error_own_dtype, proof.dtype, f"{proof.dtype}-block", proof.layer) for proof in proofs]
+    for errors in (wide, own):
+        # NaN counts as the largest.
+        error, dtype, tolerance, layer = max(errors, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
+        limit = TOLERANCES[tolerance].max_rel_error
+        if not error <= limit:
+            raise CheckFailed(f"fused block differs in {dtype}: {error:.2e} > {limit:.0e}", where=layer)
 
 
 def _bias_moved(
     block: RepBlock, conv: nn.Conv2d, layer: InsertedLayer | None, modules: dict[str, nn.Module], name: str
 ) -> dict[nn.Module, nn.Module]:
-    """Put the bias where the network before the insertion can carry it; what stands for its batch normalisation."""
+    """Move the bias to a place that the network before the insertion has; return replacements of its BN."""
     if layer is None or (layer.bn is None and not layer.bias):
         raise NotFusable(
-            "no batch normalisation moved into this block and its convolution had no bias: nothing can carry the bias",
+            "no batch normalisation moved into this block and its convolution had no bias: no place for the bias",
             where=name,
             hint="fuse without keep_bn=True"
             + ("; the preset gave the block a batch normalisation of its own" if layer and layer.own_bn else ""),
@@ -308,8 +240,8 @@ def _refuse_tied(block: RepBlock, modules: dict[str, nn.Module], name: str) -> N
     for other, module in modules.items():
         if module is not block.fixed.conv and any(p is weight for p in module.parameters(recurse=False)):
             raise NotFusable(
-                f"its convolution shares its weight with {other}, and fused the two differ: no file of the unchanged "
-                "class holds both",
+                f"its convolution shares its weight with {other}, and fused the two differ: the unchanged class cannot "
+                "hold both",
                 where=name,
                 hint="fuse without keep_bn=True",
             )
@@ -341,7 +273,7 @@ def _origin_after(origin: Origin, keep_bn: bool) -> Origin:
     layers = tuple(replace(layer, own_bn=False, folded=False, fused=False, off=()) for layer in origin.layers)
     if not keep_bn:
         return replace(origin, state=FUSED, layers=layers)
-    # The network before the insertion again, save for what had been fused before that.
+    # The network before the insertion again, except for layers that were fused before it.
     left = tuple(
         now for was, now in zip(origin.layers, layers, strict=True) if was.folded or was.fused or origin.state == FUSED
     )

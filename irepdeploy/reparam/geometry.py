@@ -1,9 +1,9 @@
-"""The geometry of a fixed KxK convolution, and where each tap of it looks.
+"""The geometry of a fixed KxK convolution, and which input position each of its taps reads.
 
 Along one axis, tap r of a kernel with dilation d reads the position ``stride * i - p + r * d`` of its input. A branch
 that has only some of the K taps is a smaller convolution whose first tap is tap r0 of the fixed one, so its padding is
-``p - r0 * d``: negative means that the input is cropped. Where the padding is not zero but reflected, replicated or
-circular, it is made once, and everything behind it has padding 0.
+``p - r0 * d``: negative means that the input is cropped. Padding that is reflected, replicated or circular is applied
+once to the input of a block, and its operations have padding 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 __all__ = ["KERNELS", "Geometry", "refusal"]
 
 Pair = tuple[int, int]
-
 
 KERNELS = (3, 5, 7)
 
@@ -37,7 +36,7 @@ class Geometry:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:
-        """The geometry of `conv`, which `refusal` must have let through; 'same' and 'valid' become numbers."""
+        """Read the geometry of `conv`, which `refusal` must accept; 'same' and 'valid' become numbers."""
         dilation, kernel = _pair(conv.dilation), int(conv.kernel_size[0])
         if conv.padding == "valid":
             padding = (0, 0)
@@ -46,7 +45,7 @@ class Geometry:
         else:
             assert not isinstance(conv.padding, str)
             padding = _pair(conv.padding)
-        # Without padding all modes are one, and torch's own padding is the quickest.
+        # Without padding all modes are the same, and zeros are the fastest.
         mode = conv.padding_mode if padding != (0, 0) else "zeros"
         return cls(
             conv.in_channels, conv.out_channels, _pair(conv.stride), padding, dilation, conv.groups, kernel, mode
@@ -54,7 +53,7 @@ class Geometry:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether an identity fits beside the convolution: C_in = C_out and stride 1."""
+        """Whether the output has the shape that an identity needs: C_in = C_out and stride 1."""
         return self.in_channels == self.out_channels and self.stride == (1, 1)
 
     @property
@@ -64,18 +63,18 @@ class Geometry:
 
     @property
     def behind_padding(self) -> Geometry:
-        """The geometry of what reads a map that `pad` has made."""
+        """The geometry of an operation that reads the output of `pad`."""
         return self if self.padding_mode == "zeros" else replace(self, padding=(0, 0), padding_mode="zeros")
 
     def pad(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) with the padding that is not zero; zeros are left to the convolutions."""
+        """Pad (N, C_in, H, W) unless the padding is zeros, which convolutions add themselves."""
         if self.padding_mode == "zeros":
             return x
         height, width = self.padding
         return F.pad(x, (width, width, height, height), mode=self.padding_mode)
 
     def tap_padding(self, first_row: int, first_column: int) -> Pair:
-        """Padding of a branch whose first tap is (first_row, first_column) of the kernel."""
+        """Return the padding of a branch whose first tap is (first_row, first_column) of the kernel."""
         return (
             self.padding[0] - first_row * self.dilation[0],
             self.padding[1] - first_column * self.dilation[1],
@@ -83,7 +82,7 @@ class Geometry:
 
 
 def refusal(conv: nn.Module) -> str | None:
-    """Why branches cannot stand beside `conv`, or None where they can."""
+    """Return the reason why branches cannot be inserted beside `conv`, or None if they can."""
     if torch.nn.utils.parametrize.is_parametrized(conv):
         return "its weight is parametrized: remove the parametrization first"
     if type(conv) is not nn.Conv2d:
@@ -92,21 +91,21 @@ def refusal(conv: nn.Module) -> str | None:
     if height != width:
         return f"kernel {height}x{width} is not square"
     if height not in KERNELS:
-        return f"kernel {height}x{width} is none of {', '.join(f'{size}x{size}' for size in KERNELS)}"
+        return f"kernel {height}x{width} is not one of {', '.join(f'{size}x{size}' for size in KERNELS)}"
     extra = sorted(set(dict(conv.named_parameters())) - {"weight", "bias"})
     if extra:
         return f"has parameters of its own ({', '.join(extra)}): remove its weight_norm or pruning first"
     if "forward" in vars(conv):
         return "its forward was replaced on the instance"
     if any(True for _ in conv.children()):
-        return "holds modules of its own, as quantisation prepares it"
+        return "has submodules, as a convolution prepared for quantisation does"
     if not conv.weight.is_floating_point():
         return f"weights of type {str(conv.weight.dtype).removeprefix('torch.')}"
     return None
 
 
 def pad_or_crop(x: Tensor, padding: Pair) -> tuple[Tensor, Pair]:
-    """Crop (N, C, H, W) where `padding` is negative, and leave positive padding to the convolution that follows."""
+    """Crop (N, C, H, W) by negative padding; return the padding that is left to the convolution."""
     height, width = padding
     if height >= 0 and width >= 0:
         return x, padding
@@ -114,10 +113,10 @@ def pad_or_crop(x: Tensor, padding: Pair) -> tuple[Tensor, Pair]:
 
 
 def random_input(geometry: Geometry, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-    """A small seeded input on which the convolution has interior, border, and odd and even sides.
+    """Draw a small seeded input with an interior, a border, and an odd and an even side.
 
     Returns:
-        (2, C_in, H, W) with H odd and W even, drawn in float64 and cast, so that dtypes see the same numbers.
+        (2, C_in, H, W) with H odd and W even, drawn in float64 and cast, so that all dtypes get the same values.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = (

@@ -35,29 +35,27 @@ def insert_branches(
     scaled: bool | None = None,
     preserve: bool = False,
 ) -> nn.Module:
-    """A new network with a RepBlock in the place of each chosen convolution.
+    """Return a new network with a RepBlock in place of each chosen convolution.
 
-    The batch normalisation that follows a convolution and nothing else moves into the block; an identity takes its
-    place. ``forward`` alone tells, in both modes: another method that calls the convolution without its normalisation
-    gives other values afterwards. Convolutions that cannot be expanded are left alone: `expandable` gives the reasons.
-    The result carries an Origin that a checkpoint stores, so that `fuse` and `load` know what was inserted. A fused
-    network gets its branches back in the same way, beside the convolutions as they are.
+    A batch normalisation that is the only reader of a convolution moves into the block, and an identity takes its
+    place. Only ``forward`` is traced, in both modes: another method that calls the convolution without its
+    normalisation gives different values afterwards. Convolutions that cannot be expanded are skipped: `expandable`
+    gives the reasons. The result has an Origin that a checkpoint stores, so that `fuse` and `load` know what was
+    inserted. Branches can be inserted into a fused network again, beside its convolutions as they are.
 
     Args:
-        model: any module; it is not changed. What DistributedDataParallel, torch.compile and the like wrap around it is
-            taken off.
-        branches: a preset, one of the paper's published Architectures (``irep-resnet18``), a list of branch names
-            (those that a layer cannot have are left out there), or an Architecture, whose layers say where; `where`
-            chooses among them.
-        where: a glob on the names of convolutions or the name of a module that holds some, a type of convolution or of
-            a module that holds some, or ``f(name, convolution) -> bool``.
-        scaled: whether alpha and beta weigh the branches; default: as the preset says, True for an Architecture.
-        preserve: start the branches at zero (gamma of their last batch normalisation), so that the outputs in eval mode
+        model: Any module; it is not changed. Wrappers such as DistributedDataParallel or torch.compile are removed.
+        branches: A preset, one of the paper's published Architectures (``irep-resnet18``), a list of branch names
+            (a layer gets those that are possible there), or an Architecture, whose layers `where` can narrow down.
+        where: A glob on the names of convolutions, the name of a module that contains some, a type of convolution or of
+            a module that contains some, or ``f(name, convolution) -> bool``.
+        scaled: Whether alpha and beta scale the branches; default: the preset's choice, True for an Architecture.
+        preserve: Start the branches at zero (gamma of their last batch normalisation), so that the outputs in eval mode
             are those of `model`.
 
     Raises:
-        ArchitectureError: unknown preset, branch or layer, or a branch that a layer cannot have.
-        ModelError: nothing matches, or the network cannot be copied.
+        ArchitectureError: A preset, branch or layer is unknown, or a layer cannot have a branch.
+        ModelError: Nothing matches, or the network cannot be copied.
     """
     model = _checked(model, where)
     usage = usage_of(model)
@@ -77,10 +75,11 @@ def insert_branches(
 
 
 def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) -> dict[str, str | None]:
-    """Every convolution of `model` outside RepBlocks, with the reason why it cannot be expanded, or None.
+    """Map every convolution outside RepBlocks to the reason why it cannot be expanded, or None if it can.
 
     Args:
-        branches: a preset or a list of branches; what these leave alone has a reason too.
+        model: Any module.
+        branches: A preset or a list of branches; convolutions that it skips have a reason too.
     """
     model = _checked(model, "*")
     preset = None if branches is None else _preset(branches)
@@ -89,10 +88,10 @@ def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) ->
 
 
 def matches(model: nn.Module, where: Where, name: str) -> bool:
-    """Whether `where` chooses the module of this name, as `insert_branches` says it."""
+    """Tell whether `where` chooses the module of this name, as in `insert_branches`."""
     module = model.get_submodule(name)
     if isinstance(where, str | type):
-        # A module that stands at several places is chosen by any of its names.
+        # A module that is used at several places is chosen by any of its names.
         names = [other for other, each in model.named_modules(remove_duplicate=False) if each is module]
         return any(_named(model, where, other) for other in names)
     return bool(where(name, module))
@@ -107,9 +106,9 @@ def _named(model: nn.Module, where: str | type[nn.Module], name: str) -> bool:
 
 
 def _checked(model: nn.Module, where: Where) -> nn.Module:
-    """The network inside `model`, if branches can be inserted into it at all."""
+    """Return the network inside `model`, or refuse one that cannot have branches."""
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{type(model).__name__} is no torch.nn.Module")
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("a scripted network has no modules to replace", hint="insert before scripting")
@@ -129,21 +128,21 @@ def _preset(branches: object) -> Preset:
     if isinstance(branches, str) or (isinstance(branches, Sequence) and all(isinstance(b, str) for b in branches)):
         return preset_of(branches if isinstance(branches, str) else tuple(branches))
     raise ArchitectureError(
-        f"branches={branches!r} names none", hint="a preset, a list of branch names, or an Architecture"
+        f"expected branches, got {branches!r}", hint="a preset, a list of branch names, or an Architecture"
     )
 
 
 def _check_called(result: nn.Module, usage: Usage, names: Sequence[str]) -> None:
-    """Refuse a network that leaves a block out where it called the convolution."""
+    """Refuse a network that skips a block where it called the convolution."""
     after = usage_of(result)
     if not usage.traced or not after.traced:
         return
     for name in names:
         if name in usage.called and name not in after.called:
             raise ModelError(
-                "forward does not call what stands in the place of this convolution",
+                "forward does not call the block that replaces this convolution",
                 where=name,
-                hint="does it ask for isinstance(module, nn.Conv2d)? leave the layer out with where=...",
+                hint="does it check isinstance(module, nn.Conv2d)? exclude the layer with where=...",
             )
 
 
@@ -155,7 +154,7 @@ def _layers_of_architecture(
     for name in architecture.layers:
         reason = possible.get(name, "no such convolution in the network")
         if name not in possible and isinstance(dict(model.named_modules()).get(name), RepBlock):
-            reason = "it has branches already; fuse the network first, or take the plain one"
+            reason = "it already has branches; fuse the network first, or use the plain one"
         if reason is not None:
             raise ArchitectureError(f"cannot insert branches: {reason}", where=name)
         if matches(model, where, name):
@@ -208,7 +207,7 @@ def _described(
 
 
 def _with_layers(origin: Origin, inserted: Sequence[InsertedLayer]) -> Origin:
-    """The Origin after these were inserted too: what was fused before and is not among them stays fused."""
+    """Return the Origin after this insertion; layers that were fused before and are not inserted stay fused."""
     layers = {layer.name: replace(layer, fused=True) if origin.state == FUSED else layer for layer in origin.layers}
     layers.update({layer.name: layer for layer in inserted})
     return replace(origin, layers=tuple(layers.values()), state=TRAIN)
@@ -232,17 +231,17 @@ def _reason(name: str, conv: nn.Module, usage: Usage, preset: Preset | None) -> 
     names = preset.beside(geometry)
     if names is None:
         sizes = " and ".join(f"{size}x{size}" for size in preset.kernels)
-        return f"kernel {geometry.kernel}x{geometry.kernel}; these branches stand beside {sizes} only"
+        return f"kernel {geometry.kernel}x{geometry.kernel}; these branches fit beside {sizes} only"
     if preset.branches and not names:
-        return "none of the branches can stand beside it"
+        return "none of the branches is possible beside it"
     return None
 
 
 def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> ModelError:
     count = sum(1 for _ in _convolutions(model))
     if any(isinstance(module, RepBlock) for module in model.modules()) and not reasons:
-        text = "no plain convolution is left to insert branches at: the network has branches already"
-        return ModelError(text, hint="fuse it first, or take the plain network")
+        text = "no plain convolution is left to insert branches at: the network already has branches"
+        return ModelError(text, hint="fuse it first, or use the plain network")
     why = "; ".join(f"{name}: {reason}" for reason, name in list(reasons.items())[:3])
     text = f"no convolution to insert branches at: {count} convolutions, none chosen by where={where!r} fits"
     return ModelError(f"{text} ({why})" if why else text, hint="ird.expandable(model) gives the reason for each")
@@ -255,7 +254,7 @@ def _silence(model: nn.Module, names: set[str]) -> None:
                 last = [module for module in branch.modules() if isinstance(module, NORMS)][-1:]
                 if not last:
                     raise ArchitectureError(
-                        f"branch {type(branch).__name__} has no batch normalisation to silence it by",
+                        f"branch {type(branch).__name__} has no batch normalisation that could start at zero",
                         where=name,
                         hint="insert without preserve=True",
                     )

@@ -1,4 +1,4 @@
-"""Batch normalisation as branches need it: with a factor, and as a scale and a shift that a next kernel can take in."""
+"""Batch normalisation for branches: with a factor, and as a scale and a shift to fold into the next kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
-    """``factor * bn(x)``, the factor taken into the affine of the normalisation: one pass over the map less."""
+    """Return ``factor * bn(x)``; the factor goes into gamma and beta, which saves a pass over the map."""
     if factor is None:
         return bn(x)
     if type(bn) is not nn.BatchNorm2d or bn.weight is None or _has_hooks(bn):
@@ -37,23 +37,27 @@ def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
 
 
 def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`bn` as ``scale * x + shift``: by the running statistics, or in train mode by those of the batch `x`.
+    """Express `bn` as ``scale * x + shift``, by its running statistics or, in train mode, by those of the batch `x`.
 
-    With a batch in train mode the running statistics move as they do in torch's own forward pass. Under a SyncBatchNorm
-    they are those of the batches of all ranks.
+    A batch in train mode updates the running statistics as torch's own forward pass does. Under a SyncBatchNorm the
+    statistics are those of the batches of all ranks.
 
     Args:
-        x: (N, C, H, W), or None to take the running statistics in any mode.
+        bn: The batch normalisation.
+        x: (N, C, H, W), or None to use the running statistics in any mode.
+
+    Returns:
+        scale (C,) and shift (C,).
     """
     if x is None or not bn.training:
         assert bn.running_mean is not None and bn.running_var is not None
         return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
-    # torch.compile does not take a function that moves buffers.
+    # torch.compile does not support a function that updates buffers.
     if type(bn) is nn.BatchNorm2d and x.numel() > x.shape[1] and not torch.compiler.is_compiling():
         mean, inverse = _BatchStatistics.apply(x, bn.running_mean, bn.running_var, _count_batch(bn), bn.eps)
         scale = inverse if bn.weight is None else inverse * bn.weight
         return scale, (0 if bn.bias is None else bn.bias) - mean * scale
-    # Statistics of a half-precision map are taken in float32, as torch's own kernels do.
+    # In float32 for a half-precision map, as torch's own kernels do.
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
     count = torch.full_like(mean[:1], x.numel() / x.shape[1])
@@ -69,7 +73,7 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 class _BatchStatistics(torch.autograd.Function):
-    """Mean and 1 / sqrt(variance + eps) of each channel; moves the running statistics.
+    """Mean and 1 / sqrt(variance + eps) of each channel; updates the running statistics.
 
     `torch.var_mean` over the channels of a channels-last map takes 14 times as long as torch's batch normalisation, and
     its gradient is five passes over the map where one is enough: with n values a channel,
@@ -93,12 +97,12 @@ class _BatchStatistics(torch.autograd.Function):
         slope = of_inverse * inverse**3 / -count
         start = of_mean / count - slope * mean
         slope, start = slope.reshape(1, -1, 1, 1), start.reshape(1, -1, 1, 1)
-        # Rounded once: a rounded slope would be wrong by the same at every pixel.
+        # Rounded once: a rounded slope would add the same error at every pixel.
         return torch.addcmul(start, x, slope).to(x.dtype), None, None, None, None
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over all ranks; a gradient is the sum of the gradients of all ranks."""
+    """Sum over all ranks; the gradient is the sum of the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
@@ -117,11 +121,11 @@ class _SumOverRanks(torch.autograd.Function):
 def _over_ranks(
     var: Tensor, mean: Tensor, count: Tensor, group: distributed.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Variance, mean and count over the batches of all ranks, each of any size."""
+    """Return variance, mean and count over the batches of all ranks, which may differ in size."""
     sums: Tensor = _SumOverRanks.apply(torch.cat([mean * count, count]), group)
     total = sums[-1:]
     whole = sums[:-1] / total
-    # Around the mean of all, so that a large mean does not eat the digits of the variance.
+    # Around the common mean, so that a large mean does not cancel the digits of the variance.
     squares: Tensor = _SumOverRanks.apply((var + (mean - whole).square()) * count, group)
     return squares / total, whole, total
 

@@ -1,7 +1,8 @@
-"""Where a network comes from: enough to build its structure again, and to feed it.
+"""Origin: how to rebuild a network's structure, and what inputs it takes.
 
-Every network of the registry, and every one that branches were inserted into, carries an `Origin` as the attribute
-``irepdeploy_origin``. A checkpoint stores it as JSON.
+Every network of the registry, and every network that branches were inserted into, has an `Origin` in its attribute
+``irepdeploy_origin``. A checkpoint stores it as plain containers. Checked by hand, because the suites that time a step
+on a bare machine import no pydantic.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ __all__ = ["FUSED", "INPUT_DTYPES", "TRAIN", "InsertedLayer", "Origin", "origin_
 
 TRAIN = "train"
 FUSED = "fused"
-# Types of inputs that a network can be said to read.
+# Dtypes that an input may have.
 INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
 
 
 @dataclass(frozen=True)
 class InsertedLayer:
-    """A convolution that a RepBlock stands for.
+    """A convolution that a RepBlock replaced.
 
-    Args:
-        name: the convolution's name in the network before the insertion.
-        bn: name of the batch normalisation that moved into the block, or None.
-        branches: names of the branches beside it.
-        scaled: whether alpha and beta weigh them.
-        bias: whether the convolution had a bias of its own.
-        own_bn: whether the fixed operation got a batch normalisation of its own (and a bias), the network's staying
+    Attributes:
+        name: The convolution's name in the network before the insertion.
+        bn: Name of the batch normalisation that moved into the block, or None.
+        branches: Names of the branches beside it.
+        scaled: Whether alpha and beta scale them.
+        bias: Whether the convolution had a bias of its own.
+        own_bn: Whether the fixed operation got a batch normalisation (and a bias) of its own, and the network's stayed
             outside.
-        folded: whether `bn` was already folded into the convolution when the branches were inserted.
-        fused: in a network in train state: whether this layer is a plain convolution all the same, fused before.
-        off: those of `branches` that take no part.
+        folded: Whether `bn` was already folded into the convolution when the branches were inserted.
+        fused: Whether this layer of a network in train state is a plain convolution, fused before.
+        off: Those of `branches` that are inactive.
     """
 
     name: str
@@ -55,20 +56,22 @@ class InsertedLayer:
 
 @dataclass(frozen=True)
 class Origin:
-    """How to build a network's structure, and what it reads and gives.
+    """How to build a network's structure, and its inputs and outputs.
 
-    Args:
-        net: name in the registry, or None for a foreign class.
-        args: keyword arguments of the registry's builder.
-        factory: ``package.module:function`` that builds a foreign class, where known.
-        state: what the network is made of: "train" (branches, batch normalisation) or "fused" (plain convolutions).
-        layers: what was inserted.
-        input_shape: of one input without its batch, most often (C, H, W), or () where unknown.
-        dataset: name of the data set that it was trained on, or None.
-        classes: names of the classes, or ().
-        statistics: where its weights and batch-normalisation statistics come from.
-        inputs: what it reads where that is not one float32 input: several, or whole numbers; in the order of
-            ``forward``, the batch None; () where `input_shape` and `input_name` say it.
+    Attributes:
+        net: Name in the registry, or None for a foreign class.
+        args: Keyword arguments of the registry's builder.
+        factory: ``package.module:function`` that builds a foreign class, if known.
+        state: "train" (branches, batch normalisation) or "fused" (plain convolutions).
+        layers: Inserted layers.
+        input_shape: Shape of the one input without its batch, usually (C, H, W); () if unknown.
+        input_name: Name of that input.
+        output_names: Names of the outputs.
+        dataset: Name of the training set, or None.
+        classes: Names of the classes, or ().
+        statistics: Where its weights and batch-normalisation statistics come from.
+        inputs: Every input in the order of ``forward``, with batch None, if there are several or one is not float32; ()
+            if `input_shape` and `input_name` describe the only one.
     """
 
     net: str | None = None
@@ -86,32 +89,32 @@ class Origin:
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        """Every input with a free batch; () where nothing is known of them."""
+        """Every input with a dynamic batch; () if they are unknown."""
         if self.inputs or not self.input_shape:
             return self.inputs
         return (TensorSpec(self.input_name, (None, *self.input_shape)),)
 
     @property
     def architecture(self) -> Architecture:
-        """The inserted branches as an Architecture; its columns are the branches in order of first use."""
+        """The inserted branches as an Architecture, with columns in order of first use."""
         columns: dict[str, None] = {}
         for layer in self.layers:
             columns.update(dict.fromkeys(layer.branches))
         return Architecture.from_branches({layer.name: layer.branches for layer in self.layers}, tuple(columns))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that `from_dict` reads."""
+        """Return plain containers for `from_dict`."""
         found = asdict(self)
-        # An irepdeploy of before there were several inputs reads the others.
+        # Older versions read files without it.
         del found["inputs"]
         return {**found, "inputs": [spec._asdict() for spec in self.inputs]} if self.inputs else found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, where: object = None) -> Origin:
-        """Read what `to_dict` gave.
+        """Read the result of `to_dict`.
 
         Raises:
-            CheckpointError: a field is missing, unknown or of a wrong type.
+            CheckpointError: A field is missing, unknown or of a wrong type.
         """
         try:
             fields = dict(value)
@@ -121,7 +124,7 @@ class Origin:
             )
             for name in ("input_shape", "output_names", "classes"):
                 fields[name] = tuple(fields[name])
-            # Checkpoints of before there were several inputs do not have it.
+            # Older checkpoints do not have it.
             fields["inputs"] = tuple(
                 TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"]) for spec in fields.get("inputs", ())
             )
@@ -131,27 +134,27 @@ class Origin:
         if origin.state not in (TRAIN, FUSED) or not isinstance(origin.args, dict):
             raise CheckpointError("the description of the network is damaged", where=where)
         if not all(isinstance(size, int) and size > 0 for size in origin.input_shape):
-            raise CheckpointError(f"input shape {origin.input_shape!r} is no shape", where=where)
+            raise CheckpointError(f"expected an input shape of positive sizes, got {origin.input_shape!r}", where=where)
         if not all(_is_spec(spec) for spec in origin.inputs):
-            raise CheckpointError(f"inputs {origin.inputs!r} are none", where=where)
+            raise CheckpointError(f"inputs {origin.inputs!r} are not valid", where=where)
         return origin
 
 
 def origin_of(model: nn.Module) -> Origin:
-    """The Origin that `model` carries, or an empty one."""
+    """Return the Origin of `model`, or an empty one."""
     origin = getattr(model, _ATTRIBUTE, None)
     return origin if isinstance(origin, Origin) else Origin()
 
 
 def set_origin(model: nn.Module, origin: Origin | None = None, **changes: Any) -> nn.Module:
-    """Make `model` carry `origin` (default: its own) with the given fields changed, and return it."""
+    """Give `model` the Origin `origin` (default: its own) with these fields changed, and return the model."""
     origin = replace(origin_of(model) if origin is None else origin, **changes)
     setattr(model, _ATTRIBUTE, origin)
     return model
 
 
 def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
-    """Make `model` carry an Origin that says that it reads these; their batches are not looked at."""
+    """Record in the Origin of `model` that it takes these inputs, of any batch size; return the model."""
     inputs = tuple(TensorSpec(spec.name, (None, *spec.shape[1:]), spec.dtype) for spec in specs)
     if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1:
         return set_origin(model, input_name=inputs[0].name, input_shape=inputs[0].shape[1:], inputs=())

@@ -26,14 +26,14 @@ _DYREP = ("conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "conv1x3", "conv3x1", "ide
 
 @dataclass(frozen=True)
 class Preset:
-    """Candidate operations, and how they stand.
+    """A named set of candidate operations.
 
-    Args:
-        branches: names of branches.
-        depthwise: those beside a depthwise convolution, where they are others.
-        scaled: whether alpha and beta weigh them.
-        kernels: sizes of the convolutions that it is meant for.
-        own_bn: the fixed convolution gets a bias and a batch normalisation of its own, and the network's stays outside.
+    Attributes:
+        branches: Names of branches.
+        depthwise: Branches beside a depthwise convolution, if they differ.
+        scaled: Whether alpha and beta scale the branches.
+        kernels: Sizes of the convolutions to expand.
+        own_bn: Give the fixed convolution a bias and a batch normalisation of its own; the network's stays outside.
     """
 
     branches: tuple[str, ...]
@@ -44,11 +44,11 @@ class Preset:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All branches that may stand anywhere: the columns of an Architecture."""
+        """All branches that may occur: the columns of an Architecture."""
         return tuple(dict.fromkeys(self.branches + (self.depthwise or ())))
 
     def beside(self, geometry: Geometry) -> tuple[str, ...] | None:
-        """Those that can stand beside a convolution of this geometry; None where the preset leaves it alone."""
+        """Return the branches for a convolution of this geometry, or None if the preset skips it."""
         if geometry.kernel not in self.kernels:
             return None
         names = self.depthwise if geometry.depthwise and self.depthwise is not None else self.branches
@@ -56,7 +56,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # The paper's, Section 3.1; its dilated pairs are those of a 3x3.
+    # Section 3.1 of the paper; dilated pairs exist for 3x3 only.
     "ireps": Preset(_IREPS, scaled=True, kernels=(3,)),
     "ireps-resnet-cifar": Preset(tuple(b for b in _IREPS if b != "identity"), scaled=True, kernels=(3,)),
     "ireps-resnet-imagenet": Preset(
@@ -70,7 +70,7 @@ PRESETS: dict[str, Preset] = {
     "dbb": Preset(
         ("conv1x1", "idconv1x1_3x3", "conv1x1_avg3x3"), depthwise=("idconv1x1_3x3", "avg3x3"), kernels=(3, 5)
     ),
-    # Huang et al., 2022: the branches of a grown block; growing and cutting are training, and not here.
+    # Huang et al., 2022: all branches of a grown block; growing and cutting happen in training.
     "dyrep": Preset(_DYREP, own_bn=True),
     # Vasu et al., 2023: k parallel convolutions, the fixed one among them; S0 has k = 4, the others k = 1.
     "mobileone": Preset(("conv3x3", "conv3x3_2", "conv3x3_3", "conv1x1", "identity")),
@@ -80,10 +80,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
-    """The preset of this name, or one made of these branch names (unweighed).
+    """Return the preset of this name, or make one of these branch names, without alpha and beta.
 
     Raises:
-        ArchitectureError: no such preset or branch, or one named twice.
+        ArchitectureError: There is no such preset or branch, or a branch is named twice.
     """
     if isinstance(branches, str):
         if branches not in PRESETS:

@@ -1,9 +1,9 @@
-"""Read a convolution off the responses of a module to unit impulses: the fuse that needs no algebra of kernels.
+"""Find the convolution that a module equals from its responses to unit impulses, without any algebra of kernels.
 
 Along one axis, output o of a convolution reads its input at ``stride * o + u`` with the offsets
 ``u = dilation * tap - padding``. An impulse at h therefore shows the offset u at output ``(h - u) / stride``, and one
-impulse for each residue by the stride shows all. The response to zero is the bias; without it, what is left of a
-response is the kernel.
+impulse for each residue modulo the stride shows all. The response to zero is the bias; a response minus the bias is the
+kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from irepdeploy.errors import InputError, NotFusable
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.comparator import TOLERANCES, relative_error
-from irepdeploy.reparam.fuse import check_fusable, fuse_with_proof
+from irepdeploy.reparam.fusable import check_fusable
+from irepdeploy.reparam.fuse import fuse_with_proof
 from irepdeploy.reparam.insert import Where, matches
 from irepdeploy.reparam.response import Response, check_kind, significant
 from irepdeploy.reparam.wrappers import unwrapped
@@ -29,11 +30,11 @@ from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["fuse_probe", "probe_block", "probe_module"]
 
-# Of one batch of impulses. A module holds some ten times as much: unfolded windows, and a map for every branch.
+# Size of a batch of impulses. A module needs about ten times as much: unfolded windows, and a map per branch.
 _BATCH_BYTES = 4 << 20
 
-# Impulses side by side in one map, out of each other's reach: a map with one makes products of small matrices only,
-# which take five times as long.
+# Impulses side by side in one map, out of each other's reach: one per map means products of small matrices, which
+# take five times as long.
 _BESIDE = 8
 
 
@@ -82,15 +83,15 @@ def _foreign(model: nn.Module, where: Where) -> dict[nn.Module, nn.Module]:
 @torch.no_grad()
 @exact_arithmetic()
 def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
-    """Kernel and bias that `block` equals in eval mode, read off a float64 copy of it.
+    """Read kernel and bias of a block in eval mode off a float64 copy of it.
 
-    Channel i of every group gets its impulse at once, so that one map is enough for a depthwise block.
+    Channel i of every group gets its impulse at the same time, so that one map is enough for a depthwise block.
 
     Returns:
         kernel (C_out, C_in/groups, K, K) and bias (C_out,) in float64.
 
     Raises:
-        NotFusable: train mode.
+        NotFusable: Train mode.
     """
     check_kind(block, type(block).__name__)
     geometry = block.geometry
@@ -98,7 +99,7 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
         _Axis(*numbers, geometry.kernel)
         for numbers in zip(geometry.stride, geometry.padding, geometry.dilation, strict=True)
     ]
-    # Windows may reach into a padding of zeros, which makes the map small; any other padding repeats the impulse.
+    # Windows may reach into padding of zeros, which keeps the map small; other padding would repeat the impulse.
     zeros = geometry.padding_mode == "zeros"
     margins = [max(axis.reach - axis.padding, 0) if zeros else axis.reach for axis in axes]
     wide = copy.deepcopy(block).double()
@@ -115,23 +116,23 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 @exact_arithmetic()
 def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
-    """The one zero-padded convolution that a module of any class equals in eval mode.
+    """Find the zero-padded convolution that a module of any class equals in eval mode.
 
-    Stride, the smallest kernel, padding, the largest dilation and the most groups that explain the responses of a
-    float64 copy are found; taps are seen within 30 pixels, or as far as the convolutions inside reach. Then convolution
-    and module are run side by side on random maps, border included: in float64 to 1e-10, and in the module's own dtype.
+    Its stride, the smallest kernel, its padding, the largest dilation and the most groups follow from the responses of
+    a float64 copy. Taps are found within 30 pixels, or as far as the convolutions inside reach. Then convolution and
+    module are compared on random maps, border included: in float64 to 1e-10, and in the module's own dtype.
 
     Args:
-        module: takes and gives one map (N, C, H, W); it is not changed.
-        in_channels: C_in; None takes it from the convolutions and batch normalisations of `module`.
-        name: of the module, for errors.
+        module: Maps (N, C_in, H, W) to (N, C_out, H', W'); it is not changed.
+        in_channels: C_in; None infers it from the convolutions and batch normalisations of `module`.
+        name: Name of the module in errors.
 
     Returns:
-        A convolution with bias, in the dtype, on the device and in the mode of `module`; it requires gradients where a
+        A convolution with bias, in the dtype, on the device and in the mode of `module`; it requires gradients if a
         parameter of `module` does.
 
     Raises:
-        NotFusable: train mode, or the module is not one zero-padded convolution; with the reason.
+        NotFusable: Train mode, or the module is not one zero-padded convolution; the reason is given.
     """
     where = name or type(module).__name__
     check_kind(module, where)
@@ -142,7 +143,7 @@ def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str
         _axis(response, *numbers, offsets)
         for numbers, offsets in zip(growth, response.offsets([stride for stride, _ in growth]), strict=True)
     ]
-    # Windows stay inside the map, so that whatever happens at its border is not read as the kernel.
+    # Windows stay inside the map, so that nothing at its border is taken for the kernel.
     margins = [axis.reach for axis in axes]
     blank = response.zeros(1, *(2 * margin + axis.stride for margin, axis in zip(margins, axes, strict=True)))
     kernel, bias = _read(lambda x: _sized(response, x, axes), blank, axes, margins)
@@ -165,15 +166,15 @@ class _Axis:
 
     @property
     def reach(self) -> int:
-        """From the first to the last tap."""
+        """Distance from the first to the last tap."""
         return (self.taps - 1) * self.dilation
 
     def outputs(self, size: int) -> int:
-        """How many outputs a map of `size` pixels has."""
+        """Return the output size for a map of `size` pixels."""
         return (size + 2 * self.padding - self.reach - 1) // self.stride + 1
 
     def readings(self, margin: int) -> dict[int, tuple[list[int], list[int]]]:
-        """Where impulses go from `margin` on, and by place the taps that show there and the outputs they show at."""
+        """Map positions of impulses, from `margin` on, to the taps that they show and the outputs that show them."""
         found: dict[int, tuple[list[int], list[int]]] = {}
         for tap in range(self.taps):
             offset = self.dilation * tap - self.padding
@@ -184,7 +185,7 @@ class _Axis:
         return found
 
     def interior(self, size: int) -> slice:
-        """The outputs whose windows lie inside a map of `size` pixels."""
+        """Return the outputs whose windows lie inside a map of `size` pixels."""
         first = -(-self.padding // self.stride)
         last = (size - 1 - self.reach + self.padding) // self.stride
         return slice(first, last + 1)
@@ -193,7 +194,7 @@ class _Axis:
 def _read(
     run: Callable[[Tensor], Tensor], blank: Tensor, axes: Sequence[_Axis], margins: Sequence[int], groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Kernel (C_out, C_in/groups, K_h, K_w) and bias (C_out,) of `run`; `blank` is a zero map (1, C_in, H, W)."""
+    """Read kernel (C_out, C_in/groups, K_h, K_w) and bias (C_out,) of `run`; `blank` is a zero map (1, C_in, H, W)."""
     share = blank.shape[1] // groups
     beside = min(_BESIDE, share)
     steps = axes[1].reach // axes[1].stride + 1
@@ -216,7 +217,7 @@ def _read(
 
 
 def _sized(response: Response, x: Tensor, axes: Sequence[_Axis]) -> Tensor:
-    """What `response` gives for x, of the size that a convolution gives."""
+    """Return the response to x, if its size is that of a convolution."""
     y = response(x)
     size = [axis.outputs(side) for axis, side in zip(axes, x.shape[2:], strict=True)]
     if list(y.shape[2:]) != size:
@@ -226,7 +227,7 @@ def _sized(response: Response, x: Tensor, axes: Sequence[_Axis]) -> Tensor:
 
 
 def _axis(response: Response, stride: int, excess: int, offsets: set[int]) -> _Axis:
-    """The smallest kernel that covers `offsets` where reach - 2 * padding is `excess`, with the largest dilation."""
+    """Return the smallest kernel that covers `offsets`, if reach - 2 * padding is `excess`; dilation is the largest."""
     if offsets and min(offsets) > 0 and max(offsets) < excess:
         raise response.refusal(
             f"it crops the map: {min(offsets)} pixels before and {excess - max(offsets)} after are never read",
@@ -261,7 +262,7 @@ def _conv(kernel: Tensor, bias: Tensor, axes: Sequence[_Axis]) -> nn.Conv2d:
 
 
 def _most_groups(kernel: Tensor) -> int:
-    """The largest number of groups outside which `kernel` (C_out, C_in, K_h, K_w) is zero."""
+    """Return the most groups into which `kernel` (C_out, C_in, K_h, K_w) splits."""
     used = significant(kernel.flatten(2), kernel.new_zeros(kernel.shape[0], 1, 1)).any(2)
     common = math.gcd(*used.shape)
     for groups in range(common, 1, -1):
@@ -273,7 +274,7 @@ def _most_groups(kernel: Tensor) -> int:
 
 
 def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
-    """Refuse a module that differs from `conv` in float64, and say where it does."""
+    """Refuse a module that differs from `conv` in float64, and say where."""
     limit = TOLERANCES["float64"].max_rel_error
     for seed, (height, width) in enumerate(_proof_sizes(axes)):
         x = response.random(2, height, width, seed)
@@ -286,16 +287,16 @@ def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
         if interior <= limit:
             raise response.refusal(
                 f"its interior agrees with one (error {interior:.1e}) and its border does not (error {error:.1e})",
-                hint="it pads what is not its input, as between two layers or behind a batch normalisation, or it does "
-                "not pad with zeros",
+                hint="it pads something other than its input, as between two layers or behind a batch normalisation, "
+                "or does not pad with zeros",
             )
         raise response.refusal(
-            f"what it does depends on the absolute position or on other samples (error {interior:.1e} in the interior)"
+            f"its output depends on the absolute position or on other samples (error {interior:.1e} in the interior)"
         )
 
 
 def _prove_rounded(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
-    """Refuse a module that differs from `conv` in its own dtype, where both round."""
+    """Refuse a module that differs from `conv` in its own dtype, in which both round."""
     dtype = str(response.dtype).removeprefix("torch.")
     limit = TOLERANCES[f"{dtype}-block"].max_rel_error
     for seed, (height, width) in enumerate(_proof_sizes(axes)):
@@ -305,12 +306,12 @@ def _prove_rounded(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -
             raise NotFusable(
                 f"this is one convolution in float64, but in {dtype} the two differ by {error:.1e} of the largest",
                 where=response.where,
-                hint="its weights are of very different sizes; fuse it in float32 or float64",
+                hint="its weights differ widely in size; fuse it in float32 or float64",
             )
 
 
 def _proof_sizes(axes: Sequence[_Axis]) -> list[tuple[int, int]]:
-    """Odd and even heights and widths with few and with many windows inside the map; not all square."""
+    """Return odd and even sizes, not all square, with few and with many windows inside the map."""
     height, width = (axis.reach + axis.stride for axis in axes)
     return [(height, width + 1), (height + 3, width + 2), (height + 8, width + 13)]
 

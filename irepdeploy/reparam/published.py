@@ -1,12 +1,12 @@
-"""The Architectures that the paper publishes for ImageNet (Appendix A).
+"""The Architectures that the paper published for ImageNet (Appendix A).
 
 Each row of a matrix is a 3x3 convolution, from the first to the last of the residual blocks, and each column a branch;
-the stem is not among them. The paper does not say which column is which branch. `COLUMNS` is INFERRED: of all orders,
-this one alone gives the paper's training-time parameters (18.23, 36.12 and 29.04 million) to rounding, when the columns
-cost 0, 3, 9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch 3 C_out more (bias and batch normalisation; without
-them it is 18.20, 36.06 and 29.01). So the 1x1 in front of the average pool and of the 3x3 is not in the paper's count;
-it is in ours (18.87, 37.64 and 29.38 million). What costs the same cannot be told apart: conv1x3 and conv3x1 may be the
-other way round, so may dil1x2 and dil2x1.
+the stem is not included. The paper does not say which column is which branch. `COLUMNS` is INFERRED: this is the only
+order that gives the paper's training-time parameters (18.23, 36.12 and 29.04 million) to rounding, if the columns cost
+0, 3, 9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch 3 C_out more (bias and batch normalisation; without them
+18.20, 36.06 and 29.01). So the paper's count omits the 1x1 in front of the average pool and of the 3x3; ours includes
+it (18.87, 37.64 and 29.38 million). Branches of equal cost cannot be told apart: conv1x3 and conv3x1 may be swapped,
+and so may dil1x2 and dil2x1.
 """
 
 from __future__ import annotations

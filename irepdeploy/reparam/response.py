@@ -1,4 +1,4 @@
-"""The response of a module of any class to maps: checked at every run, and what its sizes and impulses tell."""
+"""Responses of a module of any class to maps, and what output sizes and impulses reveal about it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 
 __all__ = ["Response", "check_kind", "significant"]
 
-# Sides of square maps: the first that a module runs on is taken, and on the largest its offsets are seen.
+# Sides of square maps: the smallest that a module accepts is used; offsets are found on the largest.
 _SIDES = (15, 31, 63)
 
-# A response below this share of its channel's largest, or of the rounding of the response to zero, is none.
+# Responses below this share of the channel's largest, or of the rounding of the response to zero, count as zero.
 _NEGLIGIBLE = 1e-12
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
@@ -26,16 +26,16 @@ _HINT = "leave the module as it is, or fuse smaller parts of it"
 
 
 class Response:
-    """What a copy of a module gives for maps (N, C_in, H, W); every refusal names the module.
+    """Run a copy of a module on maps (N, C_in, H, W), and check every output.
 
     Args:
-        module: in eval mode; it is copied, not changed.
-        where: its name in errors.
-        in_channels: C_in; None tries those of its convolutions and batch normalisations, in their order.
-        wide: convert the copy to float64; else its maps are of the dtype of its first parameter.
+        module: In eval mode; it is copied, not changed.
+        where: Its name in errors.
+        in_channels: C_in; None tries those of its convolutions and batch normalisations, in order.
+        wide: Convert the copy to float64; otherwise maps have the dtype of its first parameter.
 
     Raises:
-        NotFusable: the module cannot be copied, or runs on no square map.
+        NotFusable: The module cannot be copied, or does not accept any square map.
     """
 
     def __init__(self, module: nn.Module, where: str, in_channels: int | None = None, *, wide: bool = True) -> None:
@@ -44,7 +44,7 @@ class Response:
             self.module = copy.deepcopy(module)
             if wide:
                 self.module.double()
-        except Exception as error:  # whatever a foreign state raises
+        except Exception as error:  # anything that a foreign state raises
             raise self.refusal(f"it cannot be copied: {_first_line(error)}") from error
         tensors = itertools.chain(module.parameters(), module.buffers())
         like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
@@ -52,70 +52,70 @@ class Response:
         self.dtype = torch.float64 if wide else like.dtype
         known = _channel_counts(module) if in_channels is None else [in_channels]
         if not known:
-            raise self.refusal("nothing in it tells the number of its input channels", hint="pass in_channels")
+            raise self.refusal("the number of its input channels is unknown", hint="pass in_channels")
         self.channels, self.side = self._first_that_runs(known, inferred=in_channels is None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'), finite.
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), all finite.
 
         Raises:
-            NotFusable: the module fails on this map or gives something else.
+            NotFusable: The module fails on this map or returns something else.
         """
         try:
             y: object = self.module(x)
-        except Exception as error:  # whatever a foreign forward raises
+        except Exception as error:  # anything that a foreign forward raises
             text = f"it does not run on every map: {x.shape[2]}x{x.shape[3]} pixels fail with: {_first_line(error)}"
             raise self.refusal(text) from error
         if isinstance(y, tuple | list | dict):
-            raise self.refusal(f"it gives a {type(y).__name__} of {len(y)} outputs, not one map")
+            raise self.refusal(f"expected one map as its output, got a {type(y).__name__} of {len(y)}")
         if not isinstance(y, Tensor):
-            raise self.refusal(f"it gives no map, but {type(y).__name__}")
+            raise self.refusal(f"expected a map as its output, got {type(y).__name__}")
         if y.ndim != x.ndim:
             raise self.refusal(f"it changes the rank: a map of 4 dimensions becomes {y.ndim}")
         if y.shape[0] != x.shape[0]:
-            raise self.refusal(f"it makes {y.shape[0]} samples of {x.shape[0]}")
+            raise self.refusal(f"it returns {y.shape[0]} samples for {x.shape[0]}")
         if y.numel() == 0:
-            raise self.refusal(f"it gives an empty map for {x.shape[2]}x{x.shape[3]} pixels")
+            raise self.refusal(f"it returns an empty map for {x.shape[2]}x{x.shape[3]} pixels")
         if y.dtype != x.dtype:
             raise self.refusal(
-                f"it gives {str(y.dtype).removeprefix('torch.')} whatever it is given", hint="drop the cast inside it"
+                f"it returns {str(y.dtype).removeprefix('torch.')} for any dtype", hint="remove the cast inside it"
             )
         if not bool(torch.isfinite(y).all()):
-            raise self.refusal("it gives NaN or infinity", hint="its weights or statistics are damaged")
+            raise self.refusal("it returns NaN or infinity", hint="its weights or statistics are damaged")
         return y
 
     def refusal(self, what: str, hint: str | None = None) -> NotFusable:
-        """The error to raise."""
+        """Return the error to raise."""
         return NotFusable(f"this is not one convolution: {what}", where=self.where, hint=hint or _HINT)
 
     def zeros(self, samples: int, height: int, width: int) -> Tensor:
-        """A map of zeros."""
+        """Return a map of zeros."""
         return torch.zeros(samples, self.channels, height, width, dtype=self.dtype, device=self.device)
 
     def random(self, samples: int, height: int, width: int, seed: int = 0) -> Tensor:
-        """A seeded normal map, drawn in float64 and cast, so that dtypes see the same numbers."""
+        """Draw a seeded normal map in float64 and cast it, so that all dtypes get the same values."""
         generator = torch.Generator().manual_seed(seed)
         shape = (samples, self.channels, height, width)
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
 
     def check_affine(self) -> None:
-        """Refuse a module in which the responses to a sum and to its terms do not add up, at two amplitudes."""
+        """Refuse a module whose response to a sum is not the sum of the responses, at two amplitudes."""
         for amplitude in (1.0, 1e3):
             x, y = (amplitude * self.random(2, self.side, self.side)).split(1)
-            # One at a time: a statistic of the batch would be the same for all of one batch.
+            # One sample per run: a statistic of the batch would be the same for all of one batch.
             expected, found = self(x) + self(y), self(x + y) + self(torch.zeros_like(x))
             error = relative_error(expected.cpu().numpy(), found.cpu().numpy())
             if not error <= TOLERANCES["float64"].max_rel_error:
                 raise self.refusal(
                     f"it is not affine: the response to a sum differs from the sum of the responses by {error:.1e}",
-                    hint="a non-linearity or a statistic of the batch inside it; fuse what lies between those",
+                    hint="it contains a non-linearity or a statistic of the batch; fuse the parts between those",
                 )
 
     def growth(self) -> list[tuple[int, int]]:
-        """By axis, the stride and ``reach - 2 * padding``, which are all that the output's sizes can tell.
+        """Return stride and ``reach - 2 * padding`` of each axis, found from output sizes.
 
-        The output of a map of n pixels has ``(n - 1 - (reach - 2 * padding)) // stride + 1``; reach is the distance of
-        the first to the last tap.
+        The output for a map of n pixels has ``(n - 1 - (reach - 2 * padding)) // stride + 1``; reach is the distance
+        from the first to the last tap.
         """
         side = self.side
         before = self._output_size(side)
@@ -143,17 +143,17 @@ class Response:
         return found
 
     def offsets(self, strides: Sequence[int]) -> tuple[set[int], set[int]]:
-        """By axis, where around ``stride * o`` the output o reads its input.
+        """Return, for each axis, the offsets from ``stride * o`` at which output o reads its input.
 
-        Seen is what lies within 30 pixels, or within what the module's convolutions reach one behind the other. All
-        input channels get an impulse of random height at once: that two cancel is as unlikely as that two are equal.
+        They are found within 30 pixels, or within the total reach of the module's convolutions. All input channels get
+        an impulse of random height at the same time: that two cancel is as unlikely as that two are equal.
         """
         heights = self.random(1, 1, 1)[0, :, 0, 0]
         side = max(_SIDES[-1], 4 * max(strides), 2 * _reach(self.module, max(strides)) + 3)
         zero = self(self.zeros(1, side, side))[0]
         rows: set[int] = set()
         columns: set[int] = set()
-        # Each residue by the stride is read by taps of its own.
+        # Each residue modulo the stride is read by different taps.
         centres = [side // 2 // stride * stride for stride in strides]
         residues = itertools.product(*map(range, strides))
         for row, column in ((centres[0] + down, centres[1] + across) for down, across in residues):
@@ -175,21 +175,21 @@ class Response:
         for side, channels in itertools.product(_SIDES, channel_counts):
             try:
                 self.module(torch.zeros(1, channels, side, side, dtype=self.dtype, device=self.device))
-            except Exception as error:  # whatever a foreign forward raises
-                # The largest map tells most: on it no kernel is too large.
+            except Exception as error:  # anything that a foreign forward raises
+                # The error on the largest map says most: no kernel is too large for it.
                 failure = error if channels == channel_counts[0] else failure
             else:
                 return channels, side
         assert failure is not None
         counts = " or ".join(map(str, channel_counts))
         raise self.refusal(
-            f"it runs on no map of {counts} channels and {_SIDES[-1]}x{_SIDES[-1]} pixels: {_first_line(failure)}",
-            hint="pass in_channels" if inferred else "is in_channels what it takes?",
+            f"it fails on a map of {counts} channels and {_SIDES[-1]}x{_SIDES[-1]} pixels: {_first_line(failure)}",
+            hint="pass in_channels" if inferred else "is in_channels correct?",
         ) from failure
 
 
 def significant(response: Tensor, zero: Tensor) -> Tensor:
-    """Where a response, less that to zero, is more than rounding; both (C, H, W)."""
+    """Return where a response minus the one to zero is more than rounding; both (C, H, W)."""
     largest = response.abs().amax((1, 2), keepdim=True)
     return response.abs() > _NEGLIGIBLE * largest + _ROUNDING * zero.abs().amax((1, 2), keepdim=True)
 
@@ -198,7 +198,7 @@ def check_kind(module: nn.Module, where: str) -> None:
     """Refuse train mode and several inputs.
 
     Raises:
-        NotFusable: with the submodule or the inputs at fault.
+        NotFusable: It names the submodule or the inputs.
     """
     for name, child in module.named_modules():
         if child.training:
@@ -230,7 +230,7 @@ def _channel_counts(module: nn.Module) -> list[int]:
 
 
 def _reach(module: nn.Module, stride: int) -> int:
-    """From the first to the last tap of the convolutions in `module`, one behind the other, `stride` in all."""
+    """Return the reach of all convolutions in `module`, one behind the other, with `stride` in all."""
     total, step = 0, 1
     for child in module.modules():
         if isinstance(child, nn.Conv2d):

@@ -1,6 +1,6 @@
-"""Put modules into a network in the place of others: RepBlocks for convolutions, and plain convolutions for RepBlocks.
+"""Replace modules of a network: convolutions by RepBlocks, and RepBlocks by plain convolutions.
 
-What `insert_branches`, `fuse` and the loading of a checkpoint have in common.
+Shared by `insert_branches`, `fuse` and the loading of a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _HOOKS = (
 
 
 def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Module:
-    """A copy of `model` with a RepBlock, weights and statistics moved in, in the place of each of these convolutions.
+    """Copy `model` with a RepBlock, weights and statistics moved in, in place of each of these convolutions.
 
     Raises:
-        ArchitectureError: a layer is not there, or cannot be expanded so.
-        ModelError: the network cannot be copied.
+        ArchitectureError: A layer does not exist, or cannot have these branches.
+        ModelError: The network cannot be copied.
     """
     memo: dict[int, Any] = {}
     replacements: dict[nn.Module, nn.Module] = {}
@@ -52,51 +52,51 @@ def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Modul
 
 
 def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
-    """A copy of `base`, as it was before branches were inserted, with the structure that `origin` describes.
+    """Copy `base`, the network before the insertion, with the structure that `origin` describes.
 
-    The values of what is put in are fresh: this is what a checkpoint is loaded into.
+    New modules have fresh values: a checkpoint is loaded into them.
 
     Raises:
-        ArchitectureError: a layer is not there, or cannot be expanded so.
+        ArchitectureError: A layer does not exist, or cannot have these branches.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(base.named_modules())
     for layer in origin.layers:
         conv, bn = _find(modules, layer)
         if origin.state == FUSED or layer.fused:
-            made: nn.Module = plain_conv(Geometry.of(conv), like=conv)
+            new: nn.Module = plain_conv(Geometry.of(conv), like=conv)
         else:
             inner = plain_conv(Geometry.of(conv), like=conv) if layer.folded else copy.deepcopy(conv)
-            made = _rep_block(inner, None if layer.folded else copy.deepcopy(bn), layer)
-        if isinstance(made, RepBlock):
-            made.active = [name for name in made.branches if name not in layer.off]
-        replacements[conv] = made.train(conv.training)
+            new = block = _rep_block(inner, None if layer.folded else copy.deepcopy(bn), layer)
+            block.active = [name for name in block.branches if name not in layer.off]
+        replacements[conv] = new.train(conv.training)
         if bn is not None:
             replacements[bn] = nn.Identity().train(bn.training)
     return set_origin(replaced(base, replacements, {}), origin)
 
 
 def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo: dict[int, Any]) -> nn.Module:
-    """A deep copy of `model` in which each key stands replaced, wherever and however often it is used.
+    """Copy `model` deeply, with each key replaced wherever and however often it is used.
 
-    Hooks move to the replacement; those of the parts of a RepBlock go with it.
+    Hooks move to the replacement; those of the parts of a RepBlock are dropped with them.
 
     Args:
-        memo: of deepcopy; what is in it already is taken for the copy.
+        model: Any module; it is not changed.
+        replacements: New modules by old ones.
+        memo: The memo of deepcopy, which may hold copies already.
 
     Raises:
-        ModelError: the network cannot be copied.
+        ModelError: The network cannot be copied.
     """
-    # deepcopy takes what it finds in its memo for the copy of that object, and what is replaced is never copied.
+    # deepcopy uses an object's entry in its memo as the copy, so that replaced modules are never copied.
     memo.update({id(old): new for old, new in replacements.items()})
-    # The memo must not outlive the objects whose ids it knows; these are the only ones made here.
     result: nn.Module = _deepcopy(model, memo)
     there = set(result.modules())
     names = {module: name for name, module in model.named_modules()}
     for old, new in replacements.items():
         if new not in there:
             raise ModelError(
-                "the copy of the network lacks what was to stand in the place of this module",
+                "the copy of the network lacks the replacement of this module",
                 where=names.get(old),
                 hint="a module around it copies itself (__deepcopy__) and drops it",
             )
@@ -109,9 +109,9 @@ def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo
 
 
 def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> Module:
-    """A deep copy of `module` whose calls nobody watches.
+    """Copy `module` deeply, without its hooks.
 
-    A hook may lead to anything, the whole network included, which is not to be copied with one part of it.
+    A hook may refer to anything, even to the whole network, which must not be copied along with one part.
     """
     memo = {} if memo is None else memo
     for part in module.modules():
@@ -120,12 +120,12 @@ def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> 
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything watches or changes what goes through `module` itself."""
+    """Tell whether `module` itself has hooks."""
     return any(getattr(module, name) for name in _HOOKS)
 
 
 def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
-    """A convolution with bias of this geometry, in the dtype, on the device and in the mode of `like`."""
+    """Make a convolution with bias, its values not set, in the dtype, on the device and in the mode of `like`."""
     conv: nn.Conv2d = _WithoutValues(
         geometry.in_channels,
         geometry.out_channels,
@@ -144,13 +144,13 @@ def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
 
 
 class _WithoutValues(nn.Conv2d):
-    # torch's own skip_init goes by the meta device, which imports sympy: a third of a second.
+    # torch's own skip_init uses the meta device, which imports sympy: a third of a second.
     def reset_parameters(self) -> None:
-        """Draw nothing: whoever makes one writes the values."""
+        """Draw nothing: the caller sets the values."""
 
 
 def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
-    """Train and eval mode as they were: a batch normalisation that was frozen stays so."""
+    """Keep train and eval mode: a frozen batch normalisation stays frozen."""
     block.train(conv.training)
     if bn is not None and block.fixed.bn is not None:
         block.fixed.bn.train(bn.training)
@@ -179,7 +179,7 @@ def _find(
         raise ArchitectureError("the network has no such convolution and batch normalisation", where=layer.name)
     reason = refusal(conv)
     if reason is not None:
-        raise ArchitectureError(f"cannot stand for this convolution: {reason}", where=layer.name)
+        raise ArchitectureError(f"cannot replace this convolution: {reason}", where=layer.name)
     return conv, bn if isinstance(bn, NORMS) else None
 
 
@@ -189,12 +189,12 @@ def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         where, hint = _stored_tensor(value), None
         if where is not None:
-            hint = "it holds a tensor of a past forward pass: detach() what is kept there"
+            hint = "it holds a tensor of a past forward pass: detach() it"
         raise ModelError(f"the network cannot be copied: {error}", where=where, hint=hint) from error
 
 
 def _stored_tensor(model: Any) -> str | None:
-    """Name of an attribute that holds a tensor with a history, which torch does not copy."""
+    """Return the name of an attribute that holds a tensor with a history, which torch does not copy."""
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:

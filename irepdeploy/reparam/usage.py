@@ -1,4 +1,4 @@
-"""How a network uses its convolutions and batch normalisations, as its torch.fx graphs in both modes tell it."""
+"""Find out from torch.fx graphs how a network uses its convolutions and batch normalisations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Usage", "captured_module", "followers_in_eval", "usage_of"]
 
 @dataclass(frozen=True)
 class Usage:
-    """What tracing told; empty where the network cannot be traced.
+    """The result of tracing; empty if the network cannot be traced.
 
-    Args:
-        traced: whether it could be.
-        called: names of the convolutions and RepBlocks that ``forward`` calls.
-        read: names of modules whose parameters ``forward`` reads itself.
-        followers: by convolution, the batch normalisation that alone reads its output, and reads nothing else, in eval
-            mode and in train mode, and that may move into a block.
+    Attributes:
+        traced: Whether the network can be traced.
+        called: Names of the convolutions and RepBlocks that ``forward`` calls.
+        read: Names of modules whose parameters ``forward`` reads itself.
+        followers: Batch normalisations by convolution. Each is the only reader of the convolution's output, reads
+            nothing else, in eval mode and in train mode, and may move into a block.
     """
 
     traced: bool = False
@@ -41,7 +41,7 @@ class Usage:
 def usage_of(model: nn.Module) -> Usage:
     """Trace a copy of `model` in eval mode and in train mode.
 
-    The copy shares the parameters; whatever else ``forward`` writes to, it writes to the copy.
+    The copy shares the parameters; anything else that ``forward`` writes to belongs to the copy.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
     found = []
@@ -49,8 +49,8 @@ def usage_of(model: nn.Module) -> Usage:
         try:
             twin = copy.deepcopy(model, dict(memo)).train(mode)
             found.append(_of_graph(twin, Tracer().trace(twin)))
-        except Exception:  # whatever a foreign module raises when it is copied or traced
-            # No batch normalisation moves, which is right for every network, only less usual.
+        except Exception:  # anything that a foreign module raises when it is copied or traced
+            # No batch normalisation moves, which is correct for every network.
             return Usage()
     calm, training = found
     followers = {
@@ -62,7 +62,7 @@ def usage_of(model: nn.Module) -> Usage:
 
 
 def followers_in_eval(model: nn.Module) -> dict[str, str]:
-    """By convolution of a network in eval mode, the batch normalisation that alone reads its output.
+    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader.
 
     Raises:
         ModelError: ``forward`` cannot be traced.
@@ -71,13 +71,13 @@ def followers_in_eval(model: nn.Module) -> dict[str, str]:
     try:
         twin = copy.deepcopy(model, memo)
         return _of_graph(twin, Tracer().trace(twin)).followers
-    except Exception as error:  # whatever a foreign module raises when it is copied or traced
+    except Exception as error:  # anything that a foreign module raises when it is copied or traced
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"forward cannot be traced: {text}", where=type(model).__name__) from error
 
 
 def captured_module(model: nn.Module) -> str | None:
-    """Name of an attribute that holds a function bound to modules of `model`, which no copy of `model` would follow."""
+    """Return the name of an attribute whose function holds modules of `model`: a copy would use the old ones."""
     own = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -99,7 +99,7 @@ def _may_move(model: nn.Module, conv_name: str, bn_name: str) -> bool:
     conv, bn = model.get_submodule(conv_name), model.get_submodule(bn_name)
     if type(bn) not in NORMS or not bn.track_running_stats or not bn.affine:
         return False
-    # What watches either of the two is to see the same as before, and what freezes the second is to find it.
+    # Hooks on either must see the same values as before, and code that freezes the second must find it.
     if has_hooks(bn) or has_hooks(conv) or bn.training != conv.training:
         return False
     parts = bn_name.split(".")

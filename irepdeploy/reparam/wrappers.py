@@ -1,4 +1,4 @@
-"""What others wrap around a network, and the network inside."""
+"""Remove the wrappers that PyTorch puts around a network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, DataParallel, torch.compile and AveragedModel, in any nesting.
+    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or AveragedModel, not a copy.
 
-    The network itself, not a copy.
+    Wrappers may be nested.
     """
     from torch.optim.swa_utils import AveragedModel
 

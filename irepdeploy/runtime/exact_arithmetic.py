@@ -1,4 +1,4 @@
-"""float32 that is float32: on a GPU too, and under autocast."""
+"""Full float32 precision, on a GPU and under autocast too."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["exact_arithmetic"]
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Convolutions and matrix products of float32 in float32, autocast off; settings are put back afterwards.
+    """Compute float32 convolutions and matrix products in float32, without autocast; restore the settings afterwards.
 
-    NVIDIA's GPUs since Ampere round the inputs of a convolution to TF32's 10 bits by torch's default, an error of
-    1e-3 in which no wrong fuse could be told from a right one.
+    By torch's default, NVIDIA's GPUs since Ampere round the inputs of a convolution to TF32's 10 bits. That error of
+    1e-3 would hide a wrong fuse.
     """
     import torch
 
-    # torch 2.9 and newer name the operators one by one; older ones have a switch a library.
+    # torch 2.9 and newer have one setting per operator, older versions one per library.
     cudnn: Any = torch.backends.cudnn
     per_operator = hasattr(cudnn, "conv")
     backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv if per_operator else cudnn]

@@ -1,4 +1,4 @@
-"""torch's ONNX exporters without what they print, log and warn."""
+"""Silence torch's ONNX exporters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["quiet_exporter"]
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Call an exporter inside: what it has to say that matters is an exception or in the file."""
+    """Suppress output, logs and warnings of an exporter; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
-    # One operator for the whole of an attention layer, which no exporter knows.
+    # The fast path is one operator for a whole attention layer, which exporters do not support.
     fast = torch.backends.mha.get_fastpath_enabled()
-    # Prints the whole graph to the process's standard output when it fails, whatever is asked of it.
+    # On failure this prints the whole graph to standard output, regardless of the verbosity.
     print_graph = getattr(torch._C, "_jit_onnx_log", None)
     try:
         torch.backends.mha.set_fastpath_enabled(False)

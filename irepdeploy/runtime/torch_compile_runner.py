@@ -1,4 +1,4 @@
-"""TorchCompileRunner: an nn.Module compiled by torch.compile, all of it or not at all."""
+"""TorchCompileRunner: run an nn.Module compiled by torch.compile as a whole."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchCompileRunner"]
 
-# A sweep of batches compiles once for each; beyond its own limit torch would go on without compiling.
+# A sweep of batches compiles once for each; above its own limit torch would silently stop compiling.
 _MOST_SHAPES = 64
 
 
 class TorchCompileRunner(TorchRunner):
-    """Runs a module as one graph that torch.compile made of it, anew for every shape of its inputs.
+    """Run a module as one graph of torch.compile, one for every shape of its inputs.
 
-    Nothing of it runs eagerly: a network that cannot be compiled whole is refused. Compiling takes seconds to minutes,
-    before anything is timed.
+    Nothing runs eagerly: a network that cannot be compiled as a whole is refused. Compiling takes seconds to minutes,
+    and is not timed.
 
-    Raises (on activation, beside those of `TorchRunner`):
-        MissingError: no compiler that torch.compile needs, or the environment switches it off.
+    Raises (on activation, in addition to `TorchRunner`):
+        MissingError: torch.compile finds no compiler, or the environment disables it.
     """
 
     name = "torch-compile"
@@ -38,7 +38,7 @@ class TorchCompileRunner(TorchRunner):
 
         if dynamo.disable:
             raise MissingError(
-                "torch.compile is switched off here", where=self.name, hint="unset TORCH_COMPILE_DISABLE"
+                "torch.compile is disabled by the environment", where=self.name, hint="unset TORCH_COMPILE_DISABLE"
             )
         if self._device.type == "cpu":
             _check_compiler()
@@ -66,32 +66,32 @@ class TorchCompileRunner(TorchRunner):
         def run(*inputs: torch.Tensor) -> Any:
             return net(*inputs)
 
-        # What torch has compiled hangs on the code object and is searched at every call: one that all networks share
-        # would make each slower with every other.
+        # torch stores compiled graphs with the code object and searches them at every call: a shared one would slow
+        # down every network with every other.
         run.__code__ = run.__code__.replace()
         options: dict[str, Any] = {}
         if self._device.type == "cpu":
-            # Else it is the number when the cache on disk was filled.
+            # Otherwise the disk cache decides, with the number of threads at that time.
             options["cpp.threads"] = torch.get_num_threads()
         compiled = torch.compile(run, fullgraph=True, dynamic=False, options=options)
-        # What fails without being compiled is no fault of compiling.
+        # An error that also occurs in eager mode is not one of compiling.
         net(*tensors)
         with warnings.catch_warnings(), dynamo.patch(recompile_limit=_MOST_SHAPES, suppress_errors=False):
-            # Of torch's own modules, when they are first imported.
+            # torch's own modules warn when they are first imported.
             warnings.simplefilter("ignore")
             try:
                 compiled(*tensors)
-            except Exception as error:  # whatever the compiler raises
+            except Exception as error:  # anything that the compiler raises
                 raise ModelError(
-                    f"torch.compile cannot take this network whole: {_reason(error)}",
+                    f"torch.compile cannot compile this network as a whole: {_reason(error)}",
                     where=self.name,
-                    hint="--runner torch runs it as it is",
+                    hint="use --runner torch",
                 ) from error
         return compiled
 
 
 def _reason(error: Exception) -> str:
-    """The first lines of what torch says; the others are advice for whoever debugs torch."""
+    """Return the first lines of torch's message; the others are advice for debugging torch."""
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])[:300] or type(error).__name__
 
 
@@ -101,7 +101,7 @@ def _check_compiler() -> None:
     names = [name for name in config.cpp.cxx if name]
     if not any(shutil.which(name) for name in names):
         raise MissingError(
-            f"torch.compile needs a C++ compiler, and there is no {' or '.join(names)}",
+            f"torch.compile needs a C++ compiler: {' or '.join(names)} not found",
             where=TorchCompileRunner.name,
             hint="sudo apt-get install g++",
         )

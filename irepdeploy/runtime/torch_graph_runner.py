@@ -1,4 +1,4 @@
-"""TorchGraphRunner: an nn.Module whose kernels are captured once and launched as one CUDA graph."""
+"""TorchGraphRunner: run an nn.Module as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchGraphRunner"]
 
-# What a first run does once (cuDNN's choice of algorithms, memory) must not happen under capture.
+# One-time work (cuDNN's choice of algorithms, allocations) must not happen during capture.
 _RUNS_BEFORE = 3
 
 
 class TorchGraphRunner(TorchRunner):
-    """Runs a module as one CUDA graph: without the host's share of every launch, which rules at batch 1.
+    """Run a module as one CUDA graph, which saves the launch of every kernel, most of the latency at batch 1.
 
-    A bound call replays its own graph; `infer` captures one anew each time. What cannot be captured is refused.
+    A bound call replays its own graph; `infer` captures a new one each time. A network that cannot be captured is
+    refused.
 
-    Raises (on activation, beside those of `TorchRunner`):
-        InputError: a device other than CUDA.
+    Raises (on activation, in addition to `TorchRunner`):
+        InputError: The device is not CUDA.
     """
 
     name = "torch-graph"
@@ -44,7 +45,9 @@ class TorchGraphRunner(TorchRunner):
 
     def _activate(self) -> None:
         if not self._asked_device.startswith("cuda"):
-            raise InputError(f"no CUDA graphs on {self._asked_device}", where=self.name, hint="for example cuda")
+            raise InputError(
+                f"expected a CUDA device, got {self._asked_device}", where=self.name, hint="for example cuda"
+            )
         super()._activate()
 
     def _describe(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class TorchGraphRunner(TorchRunner):
             try:
                 with torch.cuda.graph(graph):
                     returned = net(*tensors)
-            except Exception as error:  # whatever a foreign forward does that cannot be captured
+            except Exception as error:  # anything in a foreign forward that cannot be captured
                 raise self._not_captured(error) from error
 
         def replay() -> Any:
@@ -80,7 +83,7 @@ class TorchGraphRunner(TorchRunner):
 
     def _not_captured(self, error: Exception) -> IrepdeployError:
         return ModelError(
-            f"cannot be captured as a CUDA graph: {first_line(error)}",
+            f"the network cannot be captured as a CUDA graph: {first_line(error)}",
             where=self.name,
-            hint="--runner torch runs it as it is",
+            hint="use --runner torch",
         )

@@ -1,4 +1,4 @@
-"""TorchRunner: an nn.Module in eager PyTorch, and what its other ways to run a module share."""
+"""TorchRunner: run an nn.Module in eager PyTorch; the base class of the other torch runners."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _PRECISIONS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float6
 
 
 class TorchRunner(Runner):
-    """Runs a module as it is, in inference mode. The caller's module is neither moved nor changed.
+    """Run a module in inference mode. The caller's module is neither moved nor changed.
 
     Args:
-        model: a module in eval mode; it takes its inputs by position, in the order of `inputs`, and returns a tensor,
-            a sequence of tensors or a mapping with the names `outputs`.
-        inputs: what it takes, shapes with the batch.
-        outputs: names of what it returns.
-        device: as torch writes it.
-        threads: set while the runner is active, then given back; None leaves torch's own number.
-        channels_last: run with NHWC memory.
-        tf32: let float32 round to TF32, on CUDA; set while the runner is active, as cuDNN's trying of algorithms is.
+        model: A module in eval mode. It takes its inputs by position, in the order of `inputs`, and returns a tensor, a
+            sequence of tensors or a mapping with the names `outputs`.
+        inputs: Its inputs, shapes with the batch.
+        outputs: Names of its outputs.
+        device: The name of a torch device.
+        threads: Threads while the runner is active; None keeps torch's number.
+        channels_last: Run with NHWC memory.
+        tf32: Allow TF32 on CUDA while the runner is active, as cuDNN's benchmark of algorithms is.
         transfers: "included": a bound call copies its inputs to the device and its outputs back; "excluded": neither.
 
     Raises (on activation):
-        InputError: a module in train mode, or a device, thread count or kind of transfers that is none.
-        MissingError: the device is not there.
+        InputError: The module is in train mode, or the device, thread count or kind of transfers is not valid.
+        MissingError: The device is not available.
     """
 
     name = "torch"
@@ -155,12 +155,12 @@ class TorchRunner(Runner):
         return described
 
     def _network(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
-        """What runs for inputs like these."""
+        """Return the function to call with inputs of these shapes."""
         assert self._net is not None
         return self._net
 
     def _closed(self, tensors: Sequence[torch.Tensor]) -> Callable[[], Any]:
-        """A call on just these tensors, under inference mode, that returns what the network does."""
+        """Return a call on these tensors, to be made in inference mode, that returns the network's outputs."""
         run = self._network(tensors)
         return lambda: run(*tensors)
 
@@ -184,7 +184,7 @@ class TorchRunner(Runner):
                 returned = self._network(tensors)(*tensors)
         except IrepdeployError:
             raise
-        except Exception as error:  # whatever a foreign forward raises
+        except Exception as error:  # anything that a foreign forward raises
             raise self._error(error) from error
         values: list[Any]
         if isinstance(returned, Mapping) and set(self._outputs) & set(returned):
@@ -194,9 +194,9 @@ class TorchRunner(Runner):
         found = list(returned) if isinstance(returned, Mapping) else [f"{len(values)} unnamed"]
         if len(values) != len(self._outputs) or not all(isinstance(value, torch.Tensor) for value in values):
             raise ModelError(
-                f"returns {found} where tensors {self._outputs} are due",
+                f"expected the network to return tensors {self._outputs}, got {found}",
                 where=self.name,
-                hint="wrap the network in one that returns these tensors alone",
+                hint="wrap the network in one that returns only these tensors",
             )
         return values
 
@@ -208,7 +208,7 @@ class TorchRunner(Runner):
 
 
 def flattened(returned: Any) -> Iterator[Any]:
-    """What lies in tuples, lists and mappings, in their order; None is left out."""
+    """Yield the items of nested tuples, lists and mappings in order, without None."""
     if isinstance(returned, Mapping):
         returned = list(returned.values())
     if isinstance(returned, list | tuple):
@@ -228,13 +228,13 @@ def _device(asked: str) -> torch.device:
     if device.type == "meta":
         raise InputError("the device 'meta' computes nothing", where="torch", hint="for example cpu, cuda")
     try:
-        # The tensor's own device has an index ('cuda' becomes 'cuda:0'), which is what parameters are compared with.
+        # The tensor's device has an index ('cuda' becomes 'cuda:0'), like those of parameters.
         return torch.empty(1, device=device).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise MissingError(
             f"the device {asked!r} cannot be used: {first_line(error)}",
             where="torch",
-            hint="--device cpu runs anywhere",
+            hint="use --device cpu",
         ) from error
 
 
@@ -243,7 +243,7 @@ def _tensors(net: nn.Module) -> list[torch.Tensor]:
 
 
 def _precision(net: nn.Module) -> str:
-    # Buffers are left out: BN counts its batches in int64.
+    # Parameters only: BN counts its batches in int64.
     kinds = {str(tensor.dtype).rsplit(".", 1)[-1] for tensor in net.parameters()}
     if len(kinds) != 1:
         return "mixed" if kinds else "unknown"
@@ -256,10 +256,10 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    # A view of the input or of a buffer must not reach the caller.
+    # A copy, because the tensor may be a view of the input or of a buffer.
     return np.array(tensor.cpu().numpy())
 
 
 def first_line(error: Exception) -> str:
-    """Of its text, or its type's name."""
+    """Return the first line of an error, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

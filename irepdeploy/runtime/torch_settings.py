@@ -1,4 +1,4 @@
-"""Settings of torch that hold for the whole process, while a runner needs them."""
+"""Process-wide settings of torch that a runner needs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ __all__ = ["check_settings", "cuda_arithmetic", "torch_settings"]
 
 @contextlib.contextmanager
 def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool = False) -> Iterator[None]:
-    """Set them for a ``with`` block, then give back what was.
+    """Set them for a ``with`` block, then restore the previous values.
 
     Args:
-        threads: of operators on the CPU; None leaves torch's own number.
-        cuda: whether the network runs there: cuDNN then tries its algorithms for each shape (``cudnn.benchmark``).
-        tf32: let float32 convolutions and products round to TF32 there. torch's default is on for convolutions, off
-            for products.
+        threads: Threads of CPU operators; None keeps torch's number.
+        cuda: Whether the network runs on CUDA: cuDNN then tries its algorithms for each shape (``cudnn.benchmark``).
+        tf32: Allow TF32 for float32 convolutions and products on CUDA. torch's default allows it for convolutions only.
     """
     import torch
 
@@ -34,30 +33,30 @@ def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool
             for place, name in _newer_names():
                 stack.callback(setattr, place, name, getattr(place, name))
             for place in (cudnn, matmul):
-                # Where the caller has used both sets of names they contradict each other, and reading this one raises.
+                # Reading raises if the caller used both the older and the newer names.
                 with contextlib.suppress(RuntimeError):
                     stack.callback(setattr, place, "allow_tf32", place.allow_tf32)
-                # The older name sets the newer ones too; those leave the older one as it was, and reading it raises.
+                # The older name sets the newer ones too, but not the other way round: reading it would then raise.
                 place.allow_tf32 = tf32
         yield
 
 
 def check_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool = False, where: str) -> None:
-    """Raise InputError where another runner, active at the same time, has set them otherwise."""
+    """Raise InputError if another active runner has changed the settings."""
     import torch
 
-    hint = "torch has one such setting for a process: give runners that are active together the same"
+    hint = "torch has one such setting per process: runners that are active at the same time must agree"
     if threads is not None and torch.get_num_threads() != threads:
         raise InputError(
-            f"torch runs on {torch.get_num_threads()} threads where {threads} were asked for", where=where, hint=hint
+            f"expected torch to run on {threads} threads, got {torch.get_num_threads()}", where=where, hint=hint
         )
     now = cuda_arithmetic()
     if cuda and {now["tf32_conv"], now["tf32_matmul"]} != {tf32}:
-        raise InputError(f"TF32 is not {'on' if tf32 else 'off'}, though it was asked for so", where=where, hint=hint)
+        raise InputError(f"expected TF32 to be {'on' if tf32 else 'off'}, got {now}", where=where, hint=hint)
 
 
 def cuda_arithmetic() -> dict[str, bool]:
-    """What float32 on the GPU is now; `tf32`: whether any of it rounds."""
+    """Return the current float32 settings of CUDA; `tf32`: whether any operator rounds to TF32."""
     cudnn, matmul = _places()
     if _newer_names():
         convolutions, products = cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
@@ -78,7 +77,7 @@ def _places() -> tuple[Any, Any]:
 
 
 def _newer_names() -> list[tuple[Any, str]]:
-    """Where torch from 2.9 on keeps what it does with float32, the widest last, to be given back first; [] before."""
+    """Return the settings of torch 2.9 and newer, the widest last, because it is restored first; [] before 2.9."""
     cudnn, matmul = _places()
     if not hasattr(matmul, "fp32_precision"):
         return []

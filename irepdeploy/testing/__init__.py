@@ -1,4 +1,4 @@
-"""Checks for users' tests and ours."""
+"""Checks for tests of users."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTRACTS = {
 
 
 def __getattr__(name: str) -> Any:
-    # The contracts need pytest and hypothesis, which whoever asserts equivalence may not have.
+    # The contracts need pytest and hypothesis, which assert_equivalent does not.
     if name not in _CONTRACTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
@@ -41,19 +41,20 @@ def assert_equivalent(
     *,
     model: Callable[[], nn.Module] | None = None,
 ) -> None:
-    """Assert that two models, each a network in eval mode, a checkpoint or an ONNX file, give the same outputs.
+    """Assert that two models, each a network in eval mode, a checkpoint or an ONNX file, have the same outputs.
 
     Args:
-        a: the reference.
-        inputs: (N, C, H, W) float32, or where `read_inputs` finds some; 8 seeded random ones are compared too. Without
-            them real images are taken, which need a known (C, H, W).
-        tolerance: a name in `TOLERANCES`, or a Tolerance.
-        model: builds the class of a checkpoint of your own network.
+        a: The reference.
+        b: The other model.
+        inputs: (N, C, H, W) float32, or a path for `read_inputs`; 8 seeded random inputs are compared as well. By
+            default real images are used, which need a known (C, H, W).
+        tolerance: A name in `TOLERANCES`, or a Tolerance.
+        model: Builds the class of a checkpoint of your own network.
 
     Raises:
-        AssertionError: they do not; the error, what is allowed and, between two networks, the first layer that differs
-            are named.
-        InputError: they cannot be compared.
+        AssertionError: The outputs differ; the message has the error, the tolerance and, for two networks, the first
+            layer that differs.
+        InputError: The models cannot be compared.
     """
     from irepdeploy.verify.equivalence import verify_models
 

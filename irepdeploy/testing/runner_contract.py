@@ -1,4 +1,4 @@
-"""What every Runner promises, as tests: a new runner inherits them all and gives one fixture.
+"""Tests that every Runner must pass; the test of a new runner inherits them and defines one fixture.
 
     class TestOrtRunner(RunnerContract):
         @pytest.fixture
@@ -25,10 +25,13 @@ __all__ = ["RunnerCase", "RunnerContract"]
 
 @dataclass(frozen=True)
 class RunnerCase:
-    """A runner that is not active, an input of it, and the outputs that a reference gives for that input.
+    """A runner and the outputs that it must return.
 
-    Args:
-        rtol: allowed max|a - b| / max|a| of every output.
+    Attributes:
+        runner: The runner, not active.
+        feeds: Its inputs by name.
+        expected: The outputs of a reference by name.
+        rtol: Allowed max|a - b| / max|a| of every output.
     """
 
     runner: Runner
@@ -38,11 +41,11 @@ class RunnerCase:
 
 
 class RunnerContract:
-    """Inherit, and define the fixture `case` that returns a `RunnerCase`."""
+    """Inherit, and define the fixture `case`, which returns a `RunnerCase`."""
 
     @pytest.fixture
     def case(self) -> RunnerCase:
-        """The runner under test."""
+        """Return the runner under test."""
         raise NotImplementedError("define the fixture `case`")
 
     def test_outputs_are_those_of_the_reference(self, case: RunnerCase) -> None:

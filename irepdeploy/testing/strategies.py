@@ -1,4 +1,4 @@
-"""Hypothesis strategies for our tests and for users': convolution geometries, RepBlocks, networks, inputs.
+"""Hypothesis strategies for tests: convolution geometries, RepBlocks, networks and inputs.
 
 Batch-normalisation statistics are always random: fresh ones would hide a wrong fuse.
 """
@@ -26,7 +26,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
-    """3x3, 5x5 and 7x7 convolutions of few channels: stride, padding and its mode, dilation, groups, depthwise."""
+    """Draw 3x3, 5x5 and 7x7 convolutions of few channels: stride, padding and its mode, dilation, groups, depthwise."""
     groups = draw(st.sampled_from((1, 1, 2, 3, 4)))
     in_channels = groups * draw(st.integers(1, 3))
     same = draw(st.booleans())
@@ -49,7 +49,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 @st.composite
 def rep_blocks(draw: st.DrawFn, geometry: Geometry | None = None) -> RepBlock:
-    """RepBlocks in eval mode with a random subset of the possible branches, all values random."""
+    """Draw RepBlocks in eval mode with a random subset of the possible branches, all values random."""
     shape = draw(geometries()) if geometry is None else geometry
     possible = possible_branches(shape, tuple(BRANCHES))
     names = [name for name in possible if draw(st.booleans())]
@@ -62,7 +62,7 @@ def rep_blocks(draw: st.DrawFn, geometry: Geometry | None = None) -> RepBlock:
 
 @st.composite
 def small_inputs(draw: st.DrawFn, geometry: Geometry, dtype: torch.dtype = torch.float64) -> Tensor:
-    """(N, C_in, H, W) with odd and even sides, large enough for the dilated kernel."""
+    """Draw (N, C_in, H, W) with odd and even sides, large enough for the dilated kernel."""
     least = [
         # Reflected padding needs a side above its own width.
         max((geometry.kernel - 1) * dilation + 1 - 2 * padding, padding + 1, 1)
@@ -75,7 +75,7 @@ def small_inputs(draw: st.DrawFn, geometry: Geometry, dtype: torch.dtype = torch
 
 
 def conv_of(geometry: Geometry, *, bias: bool = False) -> nn.Conv2d:
-    """A fixed convolution of this geometry."""
+    """Make a convolution of this geometry."""
     return nn.Conv2d(
         geometry.in_channels,
         geometry.out_channels,
@@ -124,7 +124,7 @@ class _Twice(nn.Module):
 
 
 class _Parallel(nn.Module):
-    """Two modules that read one map, held in a ModuleDict; their outputs are concatenated."""
+    """Two modules of a ModuleDict that read the same map; their outputs are concatenated."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class _Parallel(nn.Module):
 
 
 class _Forked(nn.Module):
-    """A convolution that its batch normalisation does not read alone."""
+    """A convolution with two readers, one of them its batch normalisation."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -149,10 +149,10 @@ class _Forked(nn.Module):
 
 @st.composite
 def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
-    """A network of a few random parts around random convolutions, in eval mode, all values random; and inputs of it.
+    """Draw a network of a few random parts around random convolutions, in eval mode, all values random, and inputs.
 
     Parts are plain, residual, used twice, parallel, or fork behind the convolution, with and without batch
-    normalisation; some convolutions have a kernel that no branch stands beside.
+    normalisation; some convolutions have a kernel that cannot be expanded.
     """
     channels = draw(st.sampled_from((2, 3, 4, 6)))
     x_channels, parts = channels, list[nn.Module]()
@@ -182,7 +182,7 @@ def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
 
 
 def _same(draw: st.DrawFn, channels: int) -> Geometry:
-    """A convolution that keeps the shape of its map."""
+    """Draw a convolution that keeps the shape of its map."""
     kernel, dilation = draw(st.sampled_from((3, 3, 5))), draw(st.sampled_from((1, 1, 2)))
     groups = draw(st.sampled_from([count for count in (1, 2, 3, channels) if channels % count == 0]))
     reach = dilation * (kernel // 2)

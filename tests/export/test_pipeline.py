@@ -437,7 +437,7 @@ def test_sources_that_are_none(checkpoint: Path, tmp_path: Path, capsys: Capture
         (tmp_path / "none.pt", "no such"),
         (tmp_path / "garbage.pt", "not a checkpoint"),
         (tmp_path / "truncated.pt", "truncated"),
-        (tmp_path / "swapped.pt", "ONNX model where a checkpoint is due"),
+        (tmp_path / "swapped.pt", "got an ONNX model"),
         (tmp_path, "folder"),
         ("vgg61", "did you mean vgg6"),
         ("nothing-like-it", "networks: "),

@@ -79,7 +79,7 @@ def test_foreign_class_needs_the_factory(tmp_path: Path) -> None:
     assert ird.compare(net, fused, x).ok
     with pytest.raises(CheckpointError, match="does not fit the network"):
         ird.load(path, model=lambda: nn.Sequential(nn.Conv2d(3, 4, 3)))
-    with pytest.raises(CheckpointError, match=r"not a torch\.nn\.Module"):
+    with pytest.raises(CheckpointError, match=r"expected a torch\.nn\.Module"):
         ird.load(path, model=lambda: 3)  # type: ignore[arg-type,return-value]
 
 
@@ -133,15 +133,15 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "text": (lambda _: b"hello world, this is no checkpoint\n" * 100, "not a checkpoint"),
     "truncated": (lambda _: raw(state={"w": torch.zeros(5000)})[:-3000], "damaged"),
     "half": (lambda _: raw(state={"w": torch.zeros(5000)})[:9000], "damaged"),
-    "bomb": (bomb, "asks for code to be run"),
-    "zipped bomb": (zipped_bomb, "asks for code to be run"),
-    "pickled module": (pickled_module, "asks for code to be run"),
-    "script": (torchscript, "damaged|not a checkpoint|asks for code"),
-    "state dict": (bare_state_dict, "no irepdeploy checkpoint"),
-    "newer version": (lambda _: raw(version=99), "version 99"),
-    "parts missing": (lambda _: raw(state=[1, 2]), "parts missing"),
-    "state of text": (lambda _: raw(state={"a": "b"}), "parts missing"),
-    "no origin": (lambda _: raw(origin=None), "parts missing"),
+    "bomb": (bomb, "contains code to run"),
+    "zipped bomb": (zipped_bomb, "contains code to run"),
+    "pickled module": (pickled_module, "contains code to run"),
+    "script": (torchscript, "damaged|not a checkpoint|contains code"),
+    "state dict": (bare_state_dict, "not an irepdeploy checkpoint"),
+    "newer version": (lambda _: raw(version=99), "version 1, got 99"),
+    "parts missing": (lambda _: raw(state=[1, 2]), "parts of the checkpoint are missing"),
+    "state of text": (lambda _: raw(state={"a": "b"}), "parts of the checkpoint are missing"),
+    "no origin": (lambda _: raw(origin=None), "parts of the checkpoint are missing"),
     "empty origin": (lambda _: raw(), "description of the network"),
 }
 
@@ -188,7 +188,7 @@ def test_onnx_is_recognised(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
     for name in ("model.onnx", "renamed.pt"):
         onnx.save(helper.make_model(graph, producer_name="test"), str(tmp_path / name))
-        with pytest.raises(CheckpointError, match="an ONNX model where a checkpoint is due"):
+        with pytest.raises(CheckpointError, match="expected a checkpoint, got an ONNX model"):
             ird.load(tmp_path / name)
 
 
@@ -204,7 +204,7 @@ def damaged_origin(**changes: object) -> dict[str, object]:
         (damaged_origin(state="frozen"), "damaged"),
         (damaged_origin(layers=[{"name": "x"}]), "damaged"),
         (damaged_origin(extra=1), "damaged"),
-        (damaged_origin(input_shape=[0, -1]), "no shape"),
+        (damaged_origin(input_shape=[0, -1]), "of positive sizes"),
         (damaged_origin(args={}), r"weights do not fit the network: head"),
         (damaged_origin(layers=[]), "weights do not fit"),
     ],

@@ -1,4 +1,4 @@
-"""Genotypes as data: all published ones are valid, and what is no genotype is refused with its place."""
+"""Genotypes as data: all published ones are valid, and errors name their place."""
 
 from __future__ import annotations
 
@@ -55,30 +55,30 @@ def of_nodes(nodes: object, concat: object = (2,)) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("darts_v3", r"no genotype 'darts_v3' \(did you mean darts_v2"),
-        ("zzz", "no genotype 'zzz' .one of darts_v2, pdarts"),
-        ([], "genotype: not an object"),
+        ("darts_v3", r"unknown genotype 'darts_v3' \(did you mean darts_v2"),
+        ("zzz", "unknown genotype 'zzz' .one of darts_v2, pdarts"),
+        ([], "genotype: expected an object"),
         (changed(operations="enas"), r"operations 'enas' \(one of darts, goldnas\)"),
-        (changed(operations=None), "operations None"),
-        (changed(reduce=None), "cells are missing or said twice"),
-        (changed(normal=None, reduce=None), "cells are missing or said twice"),
-        (changed(cells=[CELL]), "cells are missing or said twice"),
-        (changed(auxiliary=True), "not an object of cells, normal, operations, reduce, source"),
-        ({"operations": "darts", "cells": []}, "cells: a list that is not empty"),
-        ({"operations": "darts", "cells": [CELL, {}]}, "cell 1: a list that is not empty"),
-        (of_nodes([[["sep_conv_4x4", 0]]]), "reduce: node 2: no operation 'sep_conv_4x4'"),
-        (of_nodes([[["none", 0]]]), "no operation 'none'"),
-        (of_nodes([[["skip_connect", 2]]]), r"node 2: skip_connect reads node 2 \(a node from 0 to 1\)"),
-        (of_nodes([[["skip_connect", -1]]]), "reads node -1"),
-        (of_nodes([[["skip_connect", True]]]), "reads node True"),
-        (of_nodes([[["skip_connect"]]]), "is no operation with the node"),
-        (of_nodes([[]]), "node 2: a list that is not empty"),
-        (of_nodes([[["skip_connect", 0]]], (3,)), r"reduce: concat \[3\]"),
-        (of_nodes([[["skip_connect", 0]]], (2, 2)), r"reduce: concat \[2, 2\]"),
-        (of_nodes([[["skip_connect", 0]]], ()), "concat: a list that is not empty"),
+        (changed(operations=None), "unknown operations None"),
+        (changed(reduce=None), "cells are missing or given twice"),
+        (changed(normal=None, reduce=None), "cells are missing or given twice"),
+        (changed(cells=[CELL]), "cells are missing or given twice"),
+        (changed(auxiliary=True), "expected an object with keys among cells, normal, operations, reduce, source"),
+        ({"operations": "darts", "cells": []}, "cells: expected a list that is not empty"),
+        ({"operations": "darts", "cells": [CELL, {}]}, "cell 1: expected a list that is not empty"),
+        (of_nodes([[["sep_conv_4x4", 0]]]), "reduce: node 2: unknown operation 'sep_conv_4x4'"),
+        (of_nodes([[["none", 0]]]), "unknown operation 'none'"),
+        (of_nodes([[["skip_connect", 2]]]), "node 2: expected skip_connect to read a node from 0 to 1, got 2"),
+        (of_nodes([[["skip_connect", -1]]]), "got -1"),
+        (of_nodes([[["skip_connect", True]]]), "got True"),
+        (of_nodes([[["skip_connect"]]]), "expected an operation and the node"),
+        (of_nodes([[]]), "node 2: expected a list that is not empty"),
+        (of_nodes([[["skip_connect", 0]]], (3,)), r"reduce: expected distinct nodes from 0 to 2 in concat, got \[3\]"),
+        (of_nodes([[["skip_connect", 0]]], (2, 2)), r"in concat, got \[2, 2\]"),
+        (of_nodes([[["skip_connect", 0]]], ()), "concat: expected a list that is not empty"),
     ],
 )
-def test_what_is_none_is_refused(value: Any, message: str) -> None:
+def test_an_invalid_genotype_is_refused(value: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         genotype_of(value)
 
@@ -86,7 +86,7 @@ def test_what_is_none_is_refused(value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"genotype": "goldnas_s1"}, "a genotype of 14 cells for a network of 20"),
+        ({"genotype": "goldnas_s1"}, "expected a genotype of 20 cells, got 14"),
         ({"channels": 35}, "35 channels"),
         ({"channels": 0}, "0 channels"),
         ({"cells": 0}, "0 cells"),
@@ -95,7 +95,7 @@ def test_what_is_none_is_refused(value: Any, message: str) -> None:
         ({"layers": 3}, "unexpected keyword"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build("darts_cifar", **changes)
 

@@ -198,7 +198,7 @@ def test_branches_of_an_architecture(tmp_path: Path, capsys: Capture) -> None:
     found = inspected(capsys, tmp_path / "plain.pt", "--arch", tmp_path / "best.json")
     assert found["facts"]["branches"] == 2 and "branches fresh" in found["facts"]["statistics"]
     ird.save(random_network(branches="repvgg"), tmp_path / "branched.pt")
-    assert "branches already" in refused(capsys, tmp_path / "branched.pt", "--arch", tmp_path / "best.json")
+    assert "already has branches" in refused(capsys, tmp_path / "branched.pt", "--arch", tmp_path / "best.json")
     assert "no such convolution" in refused(capsys, "resnet18_cifar", "--arch", tmp_path / "best.json")
 
 
@@ -401,7 +401,7 @@ def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: 
         ("empty.onnx", b"", "no graph"),
         ("garbage.onnx", b"garbage" * 100, "not an ONNX model"),
         ("swapped.onnx", models["fused.pt"].read_bytes(), "not an ONNX model"),
-        ("swapped.pt", whole, "ONNX model where a checkpoint is due"),
+        ("swapped.pt", whole, "got an ONNX model"),
         ("garbage.pt", b"garbage" * 100, "not a checkpoint"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -421,7 +421,7 @@ def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: 
         (["--memory", "8GB", "--presets", "ireps"], "--presets and --memory without --cost"),
         (["--cost", "--presets", "iresp"], "no preset 'iresp'"),
         (["--cost", "--presets", "irep-resnet18"], "no such convolution in the network"),
-        (["--cost", "--presets", " , "], "names none"),
+        (["--cost", "--presets", " , "], "expected branches, got"),
         (["--cost", "--memory", "8"], "expected a memory size such as 8GB, got '8'"),
         (["--cost", "--memory", "much"], "8GiB"),
         (["--arch", "none.json"], "none.json"),

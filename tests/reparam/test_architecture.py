@@ -65,9 +65,9 @@ def test_the_order_of_kept_names_does_not_matter() -> None:
     [
         ({"layers": ["a", "a", "c"]}, "layer named twice: a"),
         ({"branches": ["x", "x"]}, "branch named twice: x"),
-        ({"matrix": [[0, 1]]}, "1 rows for 3 layers"),
-        ({"matrix": [[0, 1], [1], [0, 0]]}, "größe: 1 columns for 2 branches"),
-        ({"matrix": [[0, 1], [1, 2], [0, 0]]}, "größe: only 0 and 1"),
+        ({"matrix": [[0, 1]]}, "expected 3 rows, one per layer, got 1"),
+        ({"matrix": [[0, 1], [1], [0, 0]]}, "größe: expected 2 columns, one per branch, got 1"),
+        ({"matrix": [[0, 1], [1, 2], [0, 0]]}, "größe: expected only 0 and 1"),
         ({"matrix": [[0, 1], [1, -1], [0, 0]]}, "only 0 and 1"),
         ({"matrix": [[0, 1], [1, True], [0, 0]]}, "wrong type"),
         ({"matrix": [[0, 1], [1, 1.0], [0, 0]]}, "wrong type"),

@@ -154,7 +154,7 @@ class CopiesItself(nn.Module):
         (CopiesItself, "conv", "copy of the network lacks"),
         (lambda: nn.Sequential(CopiesItself(), conv()), "0.conv", "copy of the network lacks"),
         (lambda: torch.jit.script(usual()), None, "scripted"),
-        (lambda: 3, None, "no torch.nn.Module"),
+        (lambda: 3, None, "expected a torch.nn.Module"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -304,7 +304,7 @@ def test_where_chooses_among_the_layers_of_an_architecture() -> None:
 
 @pytest.mark.parametrize("branches", [None, 3, [1], b"dbb"])
 def test_branches_of_a_wrong_type(branches: Any) -> None:
-    with pytest.raises(ArchitectureError, match="names none"):
+    with pytest.raises(ArchitectureError, match="expected branches, got"):
         ird.insert_branches(usual(), branches)
 
 

@@ -296,7 +296,7 @@ def test_channels_last_is_kept() -> None:
 def test_block_refuses_unknown_and_impossible_branches() -> None:
     with pytest.raises(ArchitectureError, match="unknown branch 'conv5x5'"):
         RepBlock(nn.Conv2d(2, 2, 3), None, ["conv5x5"])
-    with pytest.raises(ArchitectureError, match="cannot stand here"):
+    with pytest.raises(ArchitectureError, match="is not possible here"):
         RepBlock(nn.Conv2d(2, 4, 3), None, ["identity"])
     with pytest.raises(ArchitectureError, match="no such branch"):
         full_block().active = ["nothing"]
@@ -369,7 +369,7 @@ def test_a_batch_normalisation_of_its_own_leaves_the_networks_outside() -> None:
     block = net.get_submodule("stages.0.0.conv")
     assert block.fixed.bn is not None and block.fixed.conv.bias is not None
     assert isinstance(net.get_submodule("stages.0.0.bn"), nn.BatchNorm2d)
-    with pytest.raises(NotFusable, match="nothing can carry the bias"):
+    with pytest.raises(NotFusable, match="no place for the bias"):
         ird.fuse(net, keep_bn=True)
 
 

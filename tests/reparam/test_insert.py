@@ -302,8 +302,8 @@ def replaced_forward() -> nn.Module:
         (nn.LazyConv2d(4, 3), "LazyConv2d"),
         (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d"),
         (nn.Conv1d(4, 4, 3), "Conv1d"),
-        (nn.Conv2d(4, 4, 2), "2x2 is none of"),
-        (nn.Conv2d(4, 4, 9), "9x9 is none of"),
+        (nn.Conv2d(4, 4, 2), "2x2 is not one of"),
+        (nn.Conv2d(4, 4, 9), "9x9 is not one of"),
         (nn.Conv2d(4, 4, (1, 3)), "1x3 is not square"),
     ],
 )
@@ -319,10 +319,10 @@ def test_what_cannot_be_expanded_says_why(conv: nn.Module, text: str) -> None:
 
 def test_a_network_with_branches_is_told_from_one_without_convolutions() -> None:
     net = ird.insert_branches(build("vgg6"), "acnet")
-    with pytest.raises(ModelError, match="has branches already") as caught:
+    with pytest.raises(ModelError, match="already has branches") as caught:
         ird.insert_branches(net, "acnet")
     assert "fuse" in str(caught.value.hint)
-    with pytest.raises(ArchitectureError, match="has branches already"):
+    with pytest.raises(ArchitectureError, match="already has branches"):
         ird.insert_branches(net, origin_of(net).architecture)
 
 

@@ -372,18 +372,18 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "global average": (of(lambda y: y + y.mean((2, 3), keepdim=True)), "reaches the border"),
     "adaptive average": (of(lambda y: F.adaptive_avg_pool2d(y, 5)), "does not grow"),
     "odd sizes fail": (of(nn.PixelUnshuffle(2)), "divisible"),
-    "two outputs": (of(lambda y: (y, y)), "tuple of 2 outputs"),
-    "dict": (of(lambda y: {"y": y}), "dict of 1 outputs"),
-    "nothing": (of(lambda y: None), "no map"),
+    "two outputs": (of(lambda y: (y, y)), "got a tuple of 2"),
+    "dict": (of(lambda y: {"y": y}), "got a dict of 1"),
+    "nothing": (of(lambda y: None), "expected a map as its output, got NoneType"),
     "flattened": (of(lambda y: y.flatten(1)), "rank"),
     "multiple of 4": (of(lambda y: F.pad(y, (0, -y.shape[3] % 4, 0, -y.shape[2] % 4))), "enlarges|a convolution gives"),
-    "other batch": (of(lambda y: y.repeat(2, 1, 1, 1)), "2 samples of 1"),
+    "other batch": (of(lambda y: y.repeat(2, 1, 1, 1)), "2 samples for 1"),
     "empty": (of(lambda y: y[:, :0]), "empty"),
-    "cast": (of(lambda y: y.float()), "gives float32"),
+    "cast": (of(lambda y: y.float()), "returns float32"),
     "two inputs": (TwoInputs, r"2 inputs \(x, skip\)"),
     "NaN": (broken, "NaN"),
     "linear": (lambda: nn.Linear(3, 3), "pass in_channels"),
-    "1d": (lambda: nn.Conv1d(3, 3, 3), "runs on no map"),
+    "1d": (lambda: nn.Conv1d(3, 3, 3), "fails on a map"),
 }
 
 
@@ -462,5 +462,5 @@ def test_channels_are_asked_for_where_nothing_tells_them() -> None:
     assert caught.value.hint == "pass in_channels"
     conv = probe_module(pool, 3)
     assert shape_of(conv) == shape_of(nn.Conv2d(3, 3, 2, 2, groups=3))
-    with pytest.raises(NotFusable, match="no map of 7 channels"):
+    with pytest.raises(NotFusable, match="fails on a map of 7 channels"):
         probe_module(nn.Conv2d(3, 4, 1).eval(), 7)

@@ -1,6 +1,6 @@
-"""Every network by name: how it is built, what it reads, the branches that it is trained with, and what is to be told.
+"""The registry: every network by name, with its builder, input, branches for training, and notes for tables.
 
-Table 2's RepVGG, RepNAS and ACNet are VGG-16 with their branches, and so one graph once fused.
+Table 2's RepVGG, RepNAS and ACNet are VGG-16 with their branches, and the same graph once fused.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ __all__ = ["NETS", "Net"]
 class Net:
     """A network of the registry.
 
-    Args:
-        builder: builds the plain network; takes `num_classes`, `in_channels` and the keywords in `args`.
-        input_shape: (C, H, W) that it is built for; other sizes work as far as its strides allow.
-        num_classes: default number of classes.
-        branches: a preset or a published Architecture by name, names of branches, or None for a plain network.
-        least: the smallest height and width that it reads.
-        multiple: what height and width are multiples of.
-        note: where it is not what was published: what stands in for what, and why. Tables that show it show this.
+    Attributes:
+        builder: Builds the plain network from `num_classes`, `in_channels` and `args`.
+        input_shape: Default (C, H, W); other sizes work as far as its strides allow.
+        num_classes: Default number of classes.
+        args: Keyword arguments of the builder.
+        branches: A preset or a published Architecture by name, names of branches, or None for a plain network.
+        least: Smallest height and width.
+        multiple: Height and width must be multiples of it.
+        note: How it differs from the published network, and why; shown in tables.
     """
 
     builder: Callable[..., nn.Module]
@@ -47,7 +48,7 @@ _RESNET34: dict[str, Any] = {"block": "basic", "depths": (3, 4, 6, 3)}
 _RESNET50: dict[str, Any] = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
 
 _NO_ARCHITECTURE = (
-    "every candidate branch stands: the paper publishes no Architecture for CIFAR-10; fused it is the plain network"
+    "with every candidate branch: the paper publishes no Architecture for CIFAR-10; fused it is the plain network"
 )
 _COLUMNS = (
     "which column of the paper's matrix is which branch is inferred; in training {ours}M parameters, the paper counts "
@@ -58,8 +59,7 @@ _GROWN = (
     "plain network"
 )
 _REPNAS = (
-    "every branch that its search chooses from stands: which ones it kept on VGG-16 was not found; fused it is the "
-    "plain network"
+    "with every branch of its search space: which ones it kept on VGG-16 was not found; fused it is the plain network"
 )
 _PDARTS = "the cell of its published code; its paper draws that of another run"
 _CARS = "no code that builds it was found: its cells in the skeleton of DARTS{size}"
@@ -89,7 +89,7 @@ def _imagenet(genotype: str, *, channels: int = 48, note: str = "") -> Net:
 
 
 def _peers(preset: str, vgg16: str = "", resnets: Sequence[str] = ("", "", "")) -> dict[str, Net]:
-    """A peer's branches on the networks that tables show it on; `resnets`: notes for 18, 34 and 50 layers."""
+    """Return the networks of the tables with a peer's branches; `resnets`: notes for 18, 34 and 50 layers."""
     found = {f"{preset}_vgg16": Net(vgg.VGG, _SMALL, 10, _VGG16, preset, least=32, note=vgg16)}
     for layers, args, note in zip((18, 34, 50), (_RESNET18, _RESNET34, _RESNET50), resnets, strict=True):
         found[f"{preset}_resnet{layers}"] = Net(resnet.ResNet, _LARGE, 1000, args, preset, note=note)

@@ -1,6 +1,6 @@
 """Networks of cells in the skeletons of DARTS: for 32x32 images, and the mobile setting for ImageNet.
 
-For inference: the auxiliary head, which only training reads, is not built, and paths are not dropped.
+For inference: without the auxiliary head and without dropped paths, which only training uses.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ class Cell(nn.Module):
     """One cell.
 
     Args:
-        sources: channels of what the cell before the last gives, and of what the last gives.
-        channels: of each node.
-        reduction: whether operations on nodes 0 and 1 have stride 2.
-        after_reduction: whether the cell before was one, so that the input before that is twice as large.
+        genotype: Its operations and edges.
+        sources: Channels of its two inputs: the outputs of the last cell but one, and of the last cell.
+        channels: Channels of each node.
+        operations: How the family of networks builds operations.
+        reduction: Whether operations on nodes 0 and 1 have stride 2.
+        after_reduction: Whether the last cell was a reduction, so that the first input is twice as large.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Cell(nn.Module):
         self.out_channels = len(genotype.concat) * channels
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
-        """What the cell before the last gave and what the last gave -> (N, out_channels, H, W)."""
+        """Map the outputs of the last cell but one and of the last cell to (N, out_channels, H, W)."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         for node, sources in zip(self.nodes, self.sources, strict=True):
             total = None
@@ -73,15 +75,17 @@ class CellNetwork(nn.Module):
     The cells at a third and at two thirds halve the map and double the channels.
 
     Args:
-        genotype: a name in ``genotypes.json``, or an object written as those are.
-        channels: of a node in the first cells.
-        cells: how many.
+        genotype: A name in ``genotypes.json``, or an object of the same format.
+        channels: Channels of a node in the first cells.
+        cells: Number of cells.
         stem: "cifar": 3x3 convolution to three times `channels`, H and W a multiple of 4; "imagenet": three 3x3
             convolutions of stride 2, H and W a multiple of 32.
+        num_classes: Number of outputs.
+        in_channels: Channels of the input.
 
     Raises:
-        ModelError: not a genotype.
-        ValueError: channels that cannot be halved, or a genotype of another number of cells.
+        ModelError: The genotype is not valid.
+        ValueError: The channels cannot be halved, or the genotype has another number of cells.
     """
 
     def __init__(
@@ -97,7 +101,7 @@ class CellNetwork(nn.Module):
         super().__init__()
         found = genotype_of(genotype)
         if found.cells and len(found.cells) != cells:
-            raise ValueError(f"a genotype of {len(found.cells)} cells for a network of {cells}")
+            raise ValueError(f"expected a genotype of {cells} cells, got {len(found.cells)}")
         if stem not in ("cifar", "imagenet") or channels < 2 or channels % 2 or cells < 1:
             raise ValueError(f"stem {stem!r} with {channels} channels and {cells} cells")
         reductions = (cells // 3, 2 * cells // 3)

@@ -1,7 +1,7 @@
-"""Genotype: which operations a cell is made of and how they are wired; the published ones are in ``genotypes.json``.
+"""Genotype: the operations of a cell and their edges; the published ones are in ``genotypes.json``.
 
-Node 0 is what the cell before the last gave, node 1 what the last gave; each further node is the sum of operations on
-nodes before it, and the cell gives some of its nodes, concatenated.
+Node 0 is the output of the last cell but one, node 1 that of the last cell; each further node is the sum of operations
+on earlier nodes, and the cell returns some of its nodes, concatenated.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Edge = tuple[str, int]
 class CellGenotype:
     """One cell.
 
-    Args:
-        nodes: of node 2 and on: the operations that it sums, each with the node that it reads.
-        concat: the nodes that the cell gives.
+    Attributes:
+        nodes: For each node from 2 on, the operations that it sums, each with the node that it reads.
+        concat: The nodes that the cell returns.
     """
 
     nodes: tuple[tuple[Edge, ...], ...]
@@ -37,11 +37,13 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """A network's cells: one for all that keep the size and one for all that halve it, or each its own.
+    """A network's cells: one for all that keep the size and one for all that halve it, or one for each.
 
-    Args:
-        operations: how its family builds operations.
-        cells: the cells in order, or () where `normal` and `reduce` say them all.
+    Attributes:
+        operations: How its family builds operations.
+        normal: The cell that keeps the size.
+        reduce: The cell that halves it.
+        cells: The cells in order, or () if `normal` and `reduce` define them all.
     """
 
     operations: OperationSet
@@ -50,7 +52,7 @@ class Genotype:
     cells: tuple[CellGenotype, ...] = ()
 
     def cell(self, index: int, reduction: bool) -> CellGenotype:
-        """The cell at this place."""
+        """Return the cell at this place."""
         if self.cells:
             return self.cells[index]
         cell = self.reduce if reduction else self.normal
@@ -59,10 +61,10 @@ class Genotype:
 
 
 def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
-    """A published genotype by name, or one written as those in ``genotypes.json`` are.
+    """Return a published genotype by name, or parse one of the format of ``genotypes.json``.
 
     Raises:
-        ModelError: no such name, or not a genotype; what is wrong and where is told.
+        ModelError: There is no such name, or the genotype is not valid; the error says where.
     """
     if not isinstance(value, str):
         return _genotype(value, "genotype")
@@ -70,7 +72,7 @@ def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
     if value not in published:
         near = difflib.get_close_matches(value, published, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(published)}"
-        raise ModelError(f"no genotype {value!r}", hint=hint)
+        raise ModelError(f"unknown genotype {value!r}", hint=hint)
     return _genotype(published[value], value)
 
 
@@ -85,11 +87,11 @@ def _genotype(value: object, where: str) -> Genotype:
     value = _mapping(value, {"operations", "normal", "reduce", "cells", "source"}, where)
     kind = value.get("operations")
     if kind not in OPERATION_SETS:
-        raise ModelError(f"operations {kind!r}", where=where, hint=f"one of {', '.join(OPERATION_SETS)}")
+        raise ModelError(f"unknown operations {kind!r}", where=where, hint=f"one of {', '.join(OPERATION_SETS)}")
     operations = OPERATION_SETS[kind]
     if ("cells" in value) == ("normal" in value) or ("normal" in value) != ("reduce" in value):
         raise ModelError(
-            "cells are missing or said twice", where=where, hint='either "cells", or "normal" and "reduce"'
+            "cells are missing or given twice", where=where, hint='either "cells", or "normal" and "reduce"'
         )
     if "cells" in value:
         cells = _sequence(value["cells"], f"{where}: cells")
@@ -108,20 +110,20 @@ def _cell(value: object, where: str) -> CellGenotype:
     concat = tuple(_sequence(value.get("concat"), f"{where}: concat"))
     count = len(nodes) + 2
     if not all(_is_node(node, count) for node in concat) or len(set(concat)) != len(concat):
-        raise ModelError(f"concat {list(concat)!r}", where=where, hint=f"distinct nodes from 0 to {count - 1}")
+        raise ModelError(f"expected distinct nodes from 0 to {count - 1} in concat, got {list(concat)!r}", where=where)
     return CellGenotype(tuple(nodes), concat)
 
 
 def _edge(value: object, node: int, where: str) -> Edge:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ModelError(
-            f"{value!r} is no operation with the node that it reads", where=where, hint='["skip_connect", 0]'
+            f"expected an operation and the node that it reads, got {value!r}", where=where, hint='["skip_connect", 0]'
         )
     name, source = value
     if not isinstance(name, str) or name not in OPERATIONS:
-        raise ModelError(f"no operation {name!r}", where=where, hint=f"one of {', '.join(OPERATIONS)}")
+        raise ModelError(f"unknown operation {name!r}", where=where, hint=f"one of {', '.join(OPERATIONS)}")
     if not _is_node(source, node):
-        raise ModelError(f"{name} reads node {source!r}", where=where, hint=f"a node from 0 to {node - 1}")
+        raise ModelError(f"expected {name} to read a node from 0 to {node - 1}, got {source!r}", where=where)
     return name, source
 
 
@@ -131,11 +133,11 @@ def _is_node(value: object, count: int) -> bool:
 
 def _mapping(value: object, keys: set[str], where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not set(value) <= keys:
-        raise ModelError(f"not an object of {', '.join(sorted(keys))}", where=where)
+        raise ModelError(f"expected an object with keys among {', '.join(sorted(keys))}", where=where)
     return value
 
 
 def _sequence(value: object, where: str) -> list[Any]:
     if not isinstance(value, list | tuple) or not value:
-        raise ModelError("a list that is not empty is due", where=where)
+        raise ModelError("expected a list that is not empty", where=where)
     return list(value)

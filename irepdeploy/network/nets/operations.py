@@ -1,6 +1,6 @@
-"""The operations that cells are made of, as they are once their search is over (DARTS, Liu et al., 2019).
+"""The operations of cells after their search (DARTS, Liu et al., 2019).
 
-No convolution has a bias. A depthwise convolution and the 1x1 behind it stand without a normalisation between them.
+No convolution has a bias. Between a depthwise convolution and the 1x1 behind it there is no normalisation.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Builder = Callable[[int, int, bool], nn.Module]
 class OperationSet:
     """How a family of networks builds its operations.
 
-    Args:
-        affine: whether batch normalisation in cells has a gamma and a beta.
-        skip: what a skip of stride 1 is: its input, or its batch normalisation.
+    Attributes:
+        affine: Whether batch normalisation in cells has gamma and beta.
+        skip: A skip of stride 1: its input, or its batch normalisation.
     """
 
     affine: bool
@@ -37,15 +37,15 @@ OPERATION_SETS = {
 
 
 class FactorizedReduction(nn.Module):
-    """Halves a map without losing its odd pixels: two 1x1 convolutions of stride 2, the second one pixel further.
+    """Halve a map without losing odd pixels: two 1x1 convolutions of stride 2, the second shifted by one pixel.
 
-    The map's height and width are even, and so is `out_channels`.
+    Height, width and `out_channels` must be even.
     """
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool) -> None:
         super().__init__()
         if out_channels % 2:
-            raise ValueError(f"a factorised reduction to {out_channels} channels: an even number is due")
+            raise ValueError(f"expected an even number of channels for a factorised reduction, got {out_channels}")
         self.relu = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
         self.conv2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
@@ -58,14 +58,14 @@ class FactorizedReduction(nn.Module):
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> nn.Module:
-    """ReLU, 1x1 convolution, batch normalisation."""
+    """Build ReLU, 1x1 convolution and batch normalisation."""
     return nn.Sequential(
         nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels, affine=affine)
     )
 
 
 def operation(name: str, channels: int, stride: int, kind: OperationSet) -> nn.Module:
-    """One operation of a cell: (N, channels, H, W) -> (N, channels, H/stride, W/stride)."""
+    """Build an operation of a cell: (N, channels, H, W) -> (N, channels, H/stride, W/stride)."""
     if name == "skip_connect" and stride == 1:
         return nn.Identity() if kind.skip == "identity" else nn.BatchNorm2d(channels, affine=kind.affine)
     return OPERATIONS[name](channels, stride, kind.affine)

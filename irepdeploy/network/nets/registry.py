@@ -22,14 +22,14 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
     """Build a network of the registry, in train mode with fresh weights from torch's global generator.
 
     Args:
-        name: a name in `NETS`.
-        branches: "own": those that it has in `NETS`, if any; None: the plain network, as `build_plain` gives it; else a
+        name: A name in `NETS`.
+        branches: "own" for the branches in `NETS`, if any; None for the plain network of `build_plain`; otherwise a
             preset or published Architecture by name, branch names, or an Architecture.
-        args: `num_classes`, `input_shape` (C, H, W; its C is the number of input channels), and the builder's own.
+        args: `num_classes`, `input_shape` (C, H, W), and the builder's own arguments.
 
     Raises:
-        ModelError: no such network, or arguments that it does not take.
-        ArchitectureError: no such branches, or they do not fit the network.
+        ModelError: There is no such network, or it does not take these arguments.
+        ArchitectureError: The branches are unknown or do not fit the network.
     """
     plain = build_plain(name, **args)
     chosen = NETS[name].branches if isinstance(branches, str) and branches == OWN else branches
@@ -39,33 +39,31 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
 
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:
-    """Build a network of the registry as `build` does, but without branches.
+    """Build a network of the registry like `build`, but without branches.
 
     Raises:
-        ModelError: no such network, or arguments that it does not take.
+        ModelError: There is no such network, or it does not take these arguments.
     """
     if name not in NETS:
         near = difflib.get_close_matches(name, NETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(NETS)}"
-        raise ModelError(f"no network named {name!r}", hint=hint)
+        raise ModelError(f"unknown network {name!r}", hint=hint)
     net = NETS[name]
     given = dict(args)
     shape = tuple(given.pop("input_shape", net.input_shape))
     if len(shape) == 3 and min(shape[1:]) < net.least and "stages" not in given:
         raise ModelError(
-            f"images of {shape[1]}x{shape[2]} are too small for it",
+            f"expected images of at least {net.least}x{net.least}, got {shape[1]}x{shape[2]}",
             where=name,
-            hint=f"at least {net.least}x{net.least}",
         )
     if len(shape) == 3 and any(size % net.multiple for size in shape[1:]) and "stem" not in given:
         raise ModelError(
-            f"images of {shape[1]}x{shape[2]} cannot be halved as often as it does",
+            f"expected height and width in multiples of {net.multiple}, got {shape[1]}x{shape[2]}",
             where=name,
-            hint=f"height and width are multiples of {net.multiple}",
         )
     try:
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-            raise TypeError(f"input_shape {shape!r} is not (C, H, W)")
+            raise TypeError(f"expected input_shape (C, H, W), got {shape!r}")
         settings = {"num_classes": net.num_classes, **net.args, **given, "in_channels": shape[0]}
         inspect.signature(net.builder).bind(**settings)
         model = net.builder(**settings)
@@ -75,7 +73,7 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
 
 
 def _plain(value: Any) -> Any:
-    """The same arguments as JSON would give them back."""
+    """Return the arguments as JSON would give them back."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""RepVGG (Ding et al., 2021) as the plain network that it is once fused: 3x3 convolutions, BN and ReLU in a row."""
+"""RepVGG (Ding et al., 2021) as the plain network: 3x3 convolution, BN and ReLU in a row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ B_DEPTHS = (4, 6, 16, 1)
 
 
 class RepVGG(nn.Module):
-    """A RepVGG without its branches: those are the preset "repvgg".
+    """A RepVGG without its branches, which are the preset "repvgg".
 
     Args:
-        depths: units in each of the four stages; the first of each has stride 2.
+        depths: Units in each of the four stages; the first of each has stride 2.
         widths: (a, b): the stages have 64a, 128a, 256a and 512b channels, the stem the smaller of 64 and 64a.
-        groups: of every second convolution, the second one behind the stem first.
+        num_classes: Number of outputs.
+        in_channels: Channels of the input.
+        groups: Groups of every second convolution, starting with the second one behind the stem.
     """
 
     def __init__(

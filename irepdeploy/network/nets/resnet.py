@@ -62,7 +62,9 @@ class ResNet(nn.Module):
 
     Args:
         block: "basic" or "bottleneck".
-        depths: blocks in each of the four stages of 64, 128, 256 and 512 channels.
+        depths: Blocks in each of the four stages of 64, 128, 256 and 512 channels.
+        num_classes: Number of outputs.
+        in_channels: Channels of the input.
         stem: "imagenet": 7x7 stride 2 and a max pool; "cifar": 3x3 stride 1.
     """
 

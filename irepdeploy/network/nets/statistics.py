@@ -1,8 +1,8 @@
-"""Random batch-normalisation statistics, for networks that were never trained.
+"""Random batch-normalisation statistics for networks that were never trained.
 
 Fresh statistics (mean 0, variance 1, gamma 1, beta 0) make every batch normalisation nearly an identity, so that a
-wrong fuse would pass any comparison. Random ones alone do not do for deep networks: what their first layers give is
-lost on the way (the logits of a random AmoebaNet-A change by 1e-7 from image to image), and a wrong stem would pass.
+wrong fuse would pass any comparison. For deep networks random ones are not enough: the signal of the first layers is
+lost on the way (the logits of a random AmoebaNet-A differ by 1e-7 between images), so that a wrong stem would pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _BATCH = 8
 def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every batch normalisation of `model` seeded random gamma, beta, mean and variance, in place.
 
-    gamma ~ U(0.5, 1.5), beta ~ N(0, 0.2), mean ~ N(0, 0.2), variance ~ U(0.5, 1.5). The same numbers in every dtype.
+    gamma ~ U(0.5, 1.5), beta ~ N(0, 0.2), mean ~ N(0, 0.2), variance ~ U(0.5, 1.5), with the same values in every
+    dtype.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -38,11 +39,11 @@ def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle_statistics(model: nn.Module, input_shape: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """Give every batch normalisation of `model` the mean and variance of what it really reads, in place.
+    """Give every batch normalisation of `model` the mean and variance of its input, in place.
 
-    Of one batch of seeded normal inputs (8, *input_shape). Gamma and beta stay, and so do train and eval mode. No
-    channel gets less than the mean variance of its layer, so that none is blown up; rounding errors grow all the same
-    on their way through a deep network, in float32 to 1e-4 of the outputs of DARTS.
+    They are those of one batch of seeded normal inputs (8, *input_shape). Gamma, beta, train and eval mode stay. No
+    channel gets less than the mean variance of its layer, so that none is blown up; even so, rounding errors grow in a
+    deep network, in float32 to 1e-4 of the outputs of DARTS.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     modes = {module: module.training for module in model.modules()}

@@ -1,4 +1,4 @@
-"""VGG: stages of plain 3x3 convolutions with a 2x2 max pool behind each."""
+"""VGG: stages of plain 3x3 convolutions, each followed by a 2x2 max pool."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class ConvUnit(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride)."""
         return self.relu(self.bn(self.conv(x)))
 
 
@@ -30,9 +31,11 @@ class VGG(nn.Module):
     """A VGG with batch normalisation, global average pooling and one or two linear layers.
 
     Args:
-        stages: output channels of the convolutions, stage by stage.
-        bias: whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
-        hidden: width of a linear layer and ReLU before the last linear layer, or None for none; ACNet's VGG-16 has 512.
+        stages: Output channels of the convolutions, stage by stage.
+        num_classes: Number of outputs.
+        in_channels: Channels of the input.
+        bias: Whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
+        hidden: Width of a linear layer and ReLU before the last linear layer, or None; ACNet's VGG-16 has 512.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ def test_papers_ratio_is_to_the_papers_reference(fake: FakeBench) -> None:
 def test_notes_of_networks_and_of_the_paper_stand_below(fake: FakeBench) -> None:
     report = run(SuiteRequest())
     assert "A note." in report.notes
-    assert any(note.startswith("IrepVGG-16: every candidate branch stands") for note in report.notes)
+    assert any(note.startswith("IrepVGG-16: with every candidate branch") for note in report.notes)
 
 
 def test_only_keeps_the_reference(fake: FakeBench) -> None:

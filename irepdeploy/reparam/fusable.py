@@ -1,0 +1,83 @@
+"""Refuse networks that have no exact fused form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.errors import NotFusable
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.tracer import dissolved_block
+
+__all__ = ["check_fusable"]
+
+
+def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
+    """Refuse a network that has no exact fused form.
+
+    Args:
+        model: Any network.
+        everywhere: Check every batch normalisation, not only those of RepBlocks.
+
+    Raises:
+        NotFusable: It names the module and how to fix it.
+    """
+    dissolved = dissolved_block(model)
+    if dissolved is not None:
+        raise NotFusable(
+            "the branches were dissolved by tracing, scripting or exporting: no block is left to fuse",
+            where=dissolved,
+            hint="fuse before tracing, or trace with irepdeploy.reparam.tracer.Tracer, which keeps RepBlocks whole",
+        )
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, RepBlock | nn.modules.batchnorm._BatchNorm):
+            raise NotFusable(
+                "the network is in train mode, where batch normalisation depends on the batch",
+                where=name or type(module).__name__,
+                hint="call model.eval() first",
+            )
+    blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise NotFusable("weights on the meta device have no values", where=name, hint="load some first")
+        if not _all_finite(parameter):
+            raise NotFusable(
+                "weights are not finite (NaN or infinity)",
+                where=name,
+                hint="train again, or use an earlier checkpoint",
+            )
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if not everywhere and not name.startswith(blocks):
+            continue
+        if module.running_mean is None or module.running_var is None:
+            raise NotFusable(
+                "batch normalisation without running statistics has no fixed form",
+                where=name,
+                hint="train with track_running_stats=True",
+            )
+        if not _all_finite(module.running_mean) or not _all_finite(module.running_var):
+            raise NotFusable(
+                "statistics of this batch normalisation are not finite",
+                where=name,
+                hint="train again, or use an earlier checkpoint",
+            )
+        if bool((module.running_var <= 0).any()):
+            raise NotFusable(
+                "a running variance of this batch normalisation is not positive",
+                where=name,
+                hint="train some batches; a dead channel's output is constant: set its running_var above 0 yourself",
+            )
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    if not tensor.numel():
+        return True
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach())
+    elif tensor.is_floating_point() and tensor.itemsize < 2:
+        tensor = tensor.detach().float()
+    # The extremes are NaN or infinite if any value is; this needs no tensor of flags.
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
