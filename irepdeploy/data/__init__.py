@@ -1,4 +1,4 @@
-"""Data sets by name, and real inputs for the checks."""
+"""Data sets by name, and real inputs for output comparisons."""
 
 from __future__ import annotations
 

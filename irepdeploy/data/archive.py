@@ -1,4 +1,4 @@
-"""Published files in a folder or still in their .tar.gz, checked by name, size and digest."""
+"""Find published data files, in a folder or a .tar.gz archive, and verify their names, sizes and digests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from irepdeploy.files import read_bytes
 
 __all__ = ["Archive", "Published", "find_archive"]
 
-_MEND = "download it again, or data.verify=false for an archive of your own in this format"
+_FIX = "download it again, or pass data.verify=false for your own archive in this format"
 _SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Published:
-    """An archive as it was published.
+    """A published archive.
 
     Args:
-        archive: name of the .tar.gz, with its size in bytes and its MD5.
-        folder: name of the folder in it.
-        files: size and MD5 of each file that is needed; None of what nobody published one for.
+        archive: name of the .tar.gz file.
+        size: size of the archive in bytes.
+        md5: MD5 digest of the archive.
+        folder: name of the folder inside it.
+        files: size in bytes and MD5 of each required file; None for a file without a published digest.
     """
 
     archive: str
@@ -38,17 +40,26 @@ class Published:
 
 @dataclass(frozen=True)
 class Archive:
-    """One that was found: a folder, or a .tar.gz."""
+    """An archive found on disk: an extracted folder, or a .tar.gz file.
+
+    Args:
+        path: the folder or file.
+        published: the published archive it corresponds to.
+        verify: whether sizes and digests are checked.
+    """
 
     path: Path
     published: Published
     verify: bool
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The content of files.
+        """Read files by name and return their contents.
+
+        Args:
+            names: file names without the folder.
 
         Raises:
-            InputError: one is missing or damaged.
+            InputError: a file is missing or damaged.
         """
         if not self.path.is_dir():
             return self._unpacked(set(names))
@@ -64,7 +75,9 @@ class Archive:
         return found
 
     def check(self) -> None:
-        """Check that all files are there, and the size and digest of a .tar.gz; those in a folder when they are read.
+        """Check that no file is missing in a folder, or the size and digest of a .tar.gz.
+
+        Files in a folder are verified when they are read.
 
         Raises:
             InputError: a file is missing or renamed, or the archive is damaged.
@@ -72,7 +85,7 @@ class Archive:
         if self.path.is_dir():
             missing = [name for name in self.published.files if not (self.path / name).is_file()]
             if missing:
-                text = f"{', '.join(missing)} missing; there {_listed(self.path)}"
+                text = f"{', '.join(missing)} missing; found {_listed(self.path)}"
                 raise InputError(text, where=self.path, hint="extract the archive again")
         elif self.verify:
             try:
@@ -86,7 +99,7 @@ class Archive:
     def _unpacked(self, names: set[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         try:
-            # As a stream, since the members are read in the order they lie in; nothing is written anywhere.
+            # Stream mode reads the members in order and extracts nothing to disk.
             with tarfile.open(self.path, "r|gz") as archive:
                 for member in archive:
                     path = PurePosixPath(member.name)
@@ -97,18 +110,23 @@ class Archive:
                         if len(found) == len(names):
                             break
         except (OSError, EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"not a whole .tar.gz: {error}", where=self.path, hint=_MEND) from error
+            raise InputError(f"truncated or damaged .tar.gz: {error}", where=self.path, hint=_FIX) from error
         missing = sorted(names - set(found))
         if missing:
-            raise InputError(f"{', '.join(missing)} missing in {self.published.folder}/", where=self.path, hint=_MEND)
+            raise InputError(f"{', '.join(missing)} missing in {self.published.folder}/", where=self.path, hint=_FIX)
         return found
 
 
 def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> Archive:
-    """The first of these that is at `root`: an archive or its folder, in it or `root` itself; checked.
+    """Find the first published archive at `root` and check it.
+
+    Args:
+        root: the archive, its extracted folder, or a folder that contains either.
+        formats: published archives in order of preference; folders are preferred to .tar.gz files.
+        verify: whether sizes and digests are checked.
 
     Raises:
-        InputError: there is none, a file of it is missing or renamed, or it is damaged.
+        InputError: no archive is found, a file is missing or renamed, or the archive is damaged.
     """
     published = list(formats)
     for one in published:
@@ -121,9 +139,9 @@ def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> A
                 return _checked(Archive(path, one, verify))
     names = " or ".join(f"{one.archive} or {one.folder}/" for one in published)
     raise InputError(
-        f"neither {names}; there {_listed(root)}" if root.is_dir() else f"is none of {names}",
+        f"expected {names}, found {_listed(root)}" if root.is_dir() else f"expected {names}",
         where=root,
-        hint="data.root=DIR names the folder that holds the archive; a renamed one gets its published name back",
+        hint="data.root=DIR is the folder that contains the archive under its published name",
     )
 
 
@@ -134,16 +152,18 @@ def _checked(archive: Archive) -> Archive:
 
 def _check(path: Path, size: int, expected: int) -> None:
     if size != expected:
-        what = "not whole" if size < expected else "not the published file"
-        raise InputError(f"{what}: {size:,} bytes of {expected:,}", where=path, hint=_MEND)
+        what = "truncated" if size < expected else "not the published file"
+        raise InputError(f"{what}: expected {expected:,} bytes, got {size:,}", where=path, hint=_FIX)
 
 
 def _check_digest(path: Path, digest: str, expected: str) -> None:
     if digest != expected:
-        raise InputError(f"damaged, or not the published file: MD5 {digest}, not {expected}", where=path, hint=_MEND)
+        raise InputError(
+            f"damaged, or not the published file: expected MD5 {expected}, got {digest}", where=path, hint=_FIX
+        )
 
 
 def _listed(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"is {', '.join(names[:_SHOWN])}{more}" if names else "is nothing"
+    return f"{', '.join(names[:_SHOWN])}{more}" if names else "nothing"

@@ -1,7 +1,7 @@
-"""Pickles of dictionaries of numbers, text and byte arrays, read without running anything that they name.
+"""Read pickled dictionaries of numbers, text and uint8 arrays without running any code they refer to.
 
-A pickle is a program that may call whatever it names. Here it names stand-ins only, which record what NumPy would be
-given; NumPy itself gets nothing but bytes of a checked length. Anything else is refused.
+A pickle is a program that may call anything it names. Here, every name resolves to a stand-in that records the
+arguments NumPy would receive; NumPy itself receives only bytes of a verified length. Any other name is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTES = {"u1", "B", "uint8", b"u1", b"B", b"uint8"}
 
 
 class _ByteArray:
-    """What is known of an array of uint8 while it is read."""
+    """Arguments of a uint8 array, collected while its pickle is read."""
 
     def __init__(self, shape: Any = None, dtype: Any = None, raw: Any = None, columns_first: Any = False) -> None:
         self.shape, self.dtype, self.raw, self.columns_first = shape, dtype, raw, columns_first
@@ -32,12 +32,12 @@ class _ByteArray:
         sizes = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
         whole = sizes and isinstance(raw, bytes | bytearray) and len(raw) == math.prod(shape)
         if not whole or getattr(self.dtype, "letter", None) not in _BYTES:
-            raise ValueError("an array of another type than uint8, or of another size than it says")
+            raise ValueError("expected a uint8 array of the declared size")
         return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if self.columns_first else "C")
 
 
 def _stand_ins() -> dict[tuple[str, str], Any]:
-    """Fresh ones for each file: a pickle can set attributes of what it is given."""
+    """Return new stand-ins for each file, because a pickle can set attributes of the objects it receives."""
 
     class Array(_ByteArray):
         def __setstate__(self, state: Any) -> None:
@@ -73,32 +73,36 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes) -> None:
-        # Python 2 wrote bytes where it meant text: they stay bytes.
+        # Python 2 pickled text as bytes; keep them as bytes.
         super().__init__(io.BytesIO(content), encoding="bytes")
         self._known = _stand_ins()
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in self._known:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which arrays do not need")
+            raise pickle.UnpicklingError(f"refusing {module}.{name}, which no array needs")
         return self._known[module, name]
 
 
 def read_array_pickle(content: bytes, where: object) -> dict[str, Any]:
-    """A pickled dictionary by Python 2 or 3: text keys, and byte arrays as uint8 arrays.
+    """Read a dictionary pickled by Python 2 or 3.
 
     Args:
-        where: the file, for messages.
+        content: the pickle.
+        where: the file, for error messages.
+
+    Returns:
+        The dictionary, with text keys and uint8 arrays.
 
     Raises:
-        InputError: it is damaged, no dictionary, or it names anything that such a dictionary does not need.
+        InputError: the pickle is damaged, is not a dictionary, or names an object that no array needs.
     """
     try:
         found = _Unpickler(content).load()
         if not isinstance(found, dict):
-            raise ValueError("it holds no dictionary")
+            raise ValueError(f"expected a dictionary, got {type(found).__name__}")
         return {_text(key): _plain(value) for key, value in found.items()}
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"not a pickle of arrays: {error}", where=where, hint="is the file whole?") from error
+        raise InputError(f"not a pickle of arrays: {error}", where=where, hint="the file may be truncated") from error
 
 
 def _text(value: Any) -> str:
@@ -112,4 +116,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, int | float | str | bytes):
         return value
-    raise ValueError(f"it holds a {type(value).__name__}")
+    raise ValueError(f"unexpected {type(value).__name__}")

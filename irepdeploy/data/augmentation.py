@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on their device: random crop, flip and cutout, all from one generator.
+"""Augment whole batches on their device: random crop, flip and cutout from a single generator.
 
-What happens to each image of an epoch is drawn before it starts, on the CPU: the draws do not depend on the device, on
-the batch size or on how many processes share the work.
+All random numbers of an epoch are drawn on the CPU before it starts, so they do not depend on the device, the batch
+size or the number of processes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["Augmentation", "Draws"]
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for N images; None of what an augmentation does not do.
+    """Random numbers for N images; None for a disabled augmentation.
 
     Args:
-        shifts: (N, 2) upper left corners of the crops in the padded images.
-        flips: (N,) whether left and right change places.
-        holes: (N, 2) centres of the cut-out squares.
-        seeds: (N,) seeds of the crops of images that are decoded.
+        shifts: (N, 2) top left corners of the crops in the padded images.
+        flips: (N,) bool, whether an image is flipped horizontally.
+        holes: (N, 2) centres of the cutout squares.
+        seeds: (N,) seeds of the random crops of decoded images.
     """
 
     shifts: Tensor | None = None
@@ -37,24 +37,25 @@ class Draws:
         return replace(self, **{name: None if all_ is None else all_[part] for name, all_ in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Draws:
-        """The same draws in the memory of a device."""
+        """Move the draws to a device."""
         return replace(self, **{name: None if all_ is None else all_.to(device) for name, all_ in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, in this order.
+    """Augmentation of training images, applied in the order of the arguments.
 
     Args:
-        crop: pixels of padding on each side, black, before a random crop of the size that was; images in memory. A
-            tensor that is normalised already is padded with 0, its mean.
-        area: the smallest share of the image that a random crop has, which is resized to the input (Szegedy et al.
-            2015; 0.08 for ImageNet); images that are decoded. 1: the centre.
-        flip: left and right change places in half the images.
-        cutout: side of a square that is set to the mean, its centre anywhere in the image (DeVries and Taylor 2017).
+        crop: pixels of black padding on each side before a random crop to the original size; for images in memory.
+            Tensors that are already normalised are padded with 0, their mean.
+        area: minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
+            ImageNet); for decoded images. 1 takes the centre crop.
+        flip: flip half of the images horizontally.
+        cutout: side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
+            2017).
 
     Raises:
-        InputError: a negative number, or an area outside (0, 1].
+        InputError: `crop` or `cutout` is negative, or `area` is outside (0, 1].
     """
 
     crop: int = 0
@@ -64,10 +65,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0 or not 0 < self.area <= 1:
-            raise InputError("crop and cutout are at least 0, area is above 0 and at most 1", where="augmentation")
+            raise InputError("expected crop and cutout of at least 0 and area in (0, 1]", where="augmentation")
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-        """Draw for `count` images of (height, width)."""
+        """Draw the random numbers for `count` images of `size` (height, width)."""
 
         def whole(most: int, columns: int) -> Tensor:
             return torch.randint(0, most, (count, columns), generator=generator)
@@ -80,7 +81,7 @@ class Augmentation:
         )
 
     def move(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Crop and flip (N, C, H, W) of any type; the result is channels last."""
+        """Crop and flip images (N, C, H, W) of any dtype; return them in channels-last format."""
         if draws.shifts is None and draws.flips is None:
             return pixels
         count, channels, height, width = pixels.shape
@@ -91,7 +92,7 @@ class Augmentation:
             columns = torch.where(draws.flips[:, None], width - 1 - columns, columns)
         if draws.shifts is not None:
             rows, columns = rows + draws.shifts[:, :1], columns + draws.shifts[:, 1:]
-        # One gather of pixels does both: several times faster than indexing by three tensors, or a loop of slices.
+        # A single gather crops and flips, several times faster than indexing by three tensors or slicing in a loop.
         padded = F.pad(pixels.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
         tall, wide = padded.shape[1:3]
         first = torch.arange(count, device=device)[:, None, None] * tall
@@ -100,7 +101,7 @@ class Augmentation:
         return moved.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def cut(self, images: Tensor, draws: Draws) -> Tensor:
-        """Cut the squares out of normalised images (N, C, H, W), in place."""
+        """Set the cutout squares of normalised images (N, C, H, W) to 0, in place."""
         if draws.holes is None:
             return images
         inside = []

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels, from its published python or binary archive."""
+"""CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels, read from the published python or binary archive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIFAR10 = DatasetFacts(
     "cifar10",
     (3, 32, 32),
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    # Of the 50,000 training images.
+    # Mean and standard deviation of the 50,000 training images.
     (0.4914, 0.4822, 0.4465),
     (0.2470, 0.2435, 0.2616),
 )
@@ -70,17 +70,17 @@ def cifar10(
     split_seed: int = 0,
     verify: bool = True,
 ) -> Dataset:
-    """CIFAR-10, as bytes in memory (184 MB in all).
+    """Load CIFAR-10 into memory as bytes (184 MB).
 
     Args:
-        root: the folder that holds an archive or what was extracted from it; nothing is extracted or written.
-        train: training images; None: all that the search-validation set leaves.
-        val: search-validation images, cut from the training set class by class.
-        split_seed: of this cut; equal seeds give equal sets, whatever the format of the archive.
-        verify: whether the files must be the published ones; False for one's own in the same format.
+        root: folder that contains the archive or its extracted folder; nothing is extracted or written.
+        train: number of training images; None for all images outside the search-validation set.
+        val: number of search-validation images, taken from the training set class by class.
+        split_seed: seed of this split; it gives the same split for either archive format.
+        verify: require the published files; False accepts other files in the same format.
 
     Raises:
-        InputError: a file is missing, renamed or damaged, or an option is wrong.
+        InputError: a file is missing, renamed or damaged, or an option is invalid.
     """
     train = None if train is None else whole("train", train, 2)
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)
@@ -108,16 +108,16 @@ Read = Callable[[bytes, object], tuple[Any, Any]]
 
 
 def _joined(content: dict[str, bytes], read: Read, archive: Archive, classes: int) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 3, 32, 32) uint8 and labels (N,) of batches in the order of their names, checked."""
+    """Return pixels (N, 3, 32, 32) uint8 and labels (N,) of all batches, in the order of their names."""
     images, labels = [], []
     for name in sorted(content):
         where = archive.path / name
         rows, batch_labels = read(content.pop(name), where)
         whole_rows = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == _PIXELS and len(rows) > 0
         if not whole_rows or len(rows) != len(batch_labels):
-            raise InputError(f"not rows of {_PIXELS} pixels with a label each", where=where)
+            raise InputError(f"expected rows of {_PIXELS} pixels with a label each", where=where)
         if not all(type(label) is int and 0 <= label < classes for label in batch_labels):
-            raise InputError(f"a label that is none of 0 to {classes - 1}", where=where)
+            raise InputError(f"expected labels from 0 to {classes - 1}", where=where)
         images.append(torch.from_numpy(rows.reshape(-1, 3, 32, 32).copy()))
         labels.append(torch.tensor(batch_labels))
     return torch.cat(images), torch.cat(labels)
@@ -131,7 +131,7 @@ def _read_python(content: bytes, where: object) -> tuple[Any, Any]:
 
 def _read_binary(content: bytes, where: object) -> tuple[Any, Any]:
     if len(content) % (1 + _PIXELS):
-        raise InputError(f"{len(content):,} bytes are no whole number of images of {1 + _PIXELS}", where=where)
+        raise InputError(f"expected a multiple of {1 + _PIXELS} bytes, got {len(content):,}", where=where)
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
     return rows[:, 1:], rows[:, 0].tolist()
 
@@ -148,5 +148,5 @@ def _binary_names(content: bytes, where: object) -> tuple[str, ...]:
 def _names(found: Iterable[Any], where: object) -> tuple[str, ...]:
     names = tuple(name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in found)
     if len(names) < 2:
-        raise InputError("no names of classes", where=where)
+        raise InputError("no class names", where=where)
     return names

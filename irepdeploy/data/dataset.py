@@ -1,4 +1,4 @@
-"""A data set in three disjoint parts: train, search-validation, test."""
+"""Data sets with three disjoint splits: training, search validation and test."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ __all__ = ["Dataset", "DatasetFacts", "Images", "Split"]
 
 
 class Images(Protocol):
-    """The images of a split: a tensor (N, C, H, W) that is normalised, or whatever gives slices of one.
+    """The images of a split: a normalised tensor (N, C, H, W), or an object that returns slices of one.
 
-    `Pixels` keeps bytes in memory; `ImageFiles` decodes.
+    `Pixels` keeps bytes in memory; `ImageFiles` decodes image files on access.
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
-        """Normalised float32 images (n, C, H, W)."""
+        """Return normalised float32 images (n, C, H, W)."""
         ...
 
     def to(self, device: torch.device | str, /) -> Images:
-        """The same images in the memory of a device; what has to be decoded is decoded once."""
+        """Move the images to a device; image files are decoded once."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), normalised, and their classes (N,)."""
+    """Images with their labels.
+
+    Args:
+        images: normalised images (N, C, H, W).
+        labels: class indices (N,) int64.
+    """
 
     images: Images
     labels: Tensor
@@ -40,19 +45,20 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
-        """The split in the memory of a device; images of files are decoded by this, all of them."""
+        """Move the split to a device; this decodes all images of an `ImageFiles` split."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of a data set without its files.
+    """Properties of a data set that are known without its files.
 
     Args:
+        name: name in the registry.
         input_shape: (C, H, W).
-        classes: their names, in the order of the labels; empty where only the files say them.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divided by afterwards.
+        classes: class names in the order of the labels; empty if only the files contain them.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
     """
 
     name: str
@@ -67,9 +73,9 @@ class Dataset(DatasetFacts):
     """A classification data set.
 
     Args:
-        train: what weights are trained on.
-        val: the search-validation set, cut from the training set: every selection is made on it.
-        load_test: gives the test set; to be read once, at the end.
+        train: the training set.
+        val: the search-validation set, taken from the training set and used for every selection.
+        load_test: returns the test set; call it once, at the end.
     """
 
     train: Split

@@ -1,4 +1,4 @@
-"""One image file to the pixels of a network's input: crop, resize, at the smallest scale that the file can give."""
+"""Decode an image file, crop it and resize it to a network's input size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from irepdeploy.errors import InputError
 
 __all__ = ["decode_image"]
 
-# ResNet's evaluation: the shorter side to 256, of which the centre 224 are taken.
+# The evaluation of ResNet: resize the shorter side to 256, then take the centre 224 pixels.
 _CENTRE = 224 / 256
 _ASPECT = (math.log(3 / 4), math.log(4 / 3))
 _TRIES = 10
@@ -25,13 +25,18 @@ Box = tuple[float, float, float, float]
 def decode_image(
     file: IO[bytes] | str, size: int, *, area: float = 1.0, seed: int | None = None, name: str = "image"
 ) -> np.ndarray[Any, Any]:
-    """Decode and crop to (size, size, 3) uint8.
+    """Decode an image and crop it to (size, size, 3) uint8.
 
-    Without a seed the centre is taken: 224/256 of the shorter side. With one, a random crop of `area` to 1 of the image
-    and of aspect 3/4 to 4/3 (Szegedy et al. 2015).
+    Args:
+        file: encoded image, or its path.
+        size: side of the result in pixels.
+        area: minimum fraction of the image that a random crop covers; its aspect ratio is 3/4 to 4/3 (Szegedy et al.
+            2015).
+        seed: seed of the random crop; None takes the centre crop, 224/256 of the shorter side.
+        name: name of the image in error messages.
 
     Raises:
-        InputError: no image, or a damaged one; `name` is named.
+        InputError: the file is damaged or not an image.
     """
     from PIL import Image
 
@@ -41,17 +46,17 @@ def decode_image(
             chosen = random.Random(seed)
             box = _centre(width, height) if seed is None else _random(width, height, area, chosen)
             _reduce(image, box, size)
-            # Of a palette with transparency, colours come right only this way.
+            # Converting a palette with transparency directly to RGB gives wrong colours.
             picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
             across, down = picture.width / width, picture.height / height
             scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
             return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
     except (OSError, ValueError, SyntaxError, IndexError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image that can be read: {error}", where=name, hint="replace or remove it") from error
+        raise InputError(f"not an image, or damaged: {error}", where=name, hint="replace or remove it") from error
 
 
 def _reduce(image: Any, box: Box, size: int) -> None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 where the crop stays as large as the input."""
+    """Decode a JPEG at 1/2, 1/4 or 1/8 scale if the crop remains at least as large as the input."""
     reduction = min(_LARGEST_REDUCTION, int(min(box[2] - box[0], box[3] - box[1]) / size))
     if reduction >= 2:
         power = 1 << (reduction.bit_length() - 1)
@@ -72,7 +77,7 @@ def _random(width: int, height: int, area: float, chosen: random.Random) -> Box:
         if 0 < across <= width and 0 < down <= height:
             left, top = int(chosen.random() * (width - across + 1)), int(chosen.random() * (height - down + 1))
             return left, top, left + across, top + down
-    # No such crop fits a very long image: as much of its centre as the aspects allow.
+    # No such crop fits a very long image: take the largest centre crop of an allowed aspect ratio.
     across = min(width, round(height * math.exp(_ASPECT[1])))
     down = min(height, round(width / math.exp(_ASPECT[0])))
     left, top = (width - across) // 2, (height - down) // 2

@@ -1,7 +1,7 @@
-"""Scikit-learn's handwritten digits: 1,797 real scans of 8x8 pixels, shipped with the library.
+"""Scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels that ship with the library.
 
-Enlarged to 16x16, so that a small VGG has room for three stages. The split is fixed: 597 images are the test set, and
-the training and search-validation sets are cut from the other 1,200.
+They are enlarged to 16x16 for the three stages of a small VGG. The test set of 597 images is fixed; the training and
+search-validation sets are taken from the other 1,200.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ DIGITS = DatasetFacts("digits", (1, 16, 16), tuple(map(str, range(10))), (_MEAN,
 
 
 def digits(*, train: int = 150, val: int = 400) -> Dataset:
-    """The digits.
+    """Load the digits.
 
     Args:
-        train: training images, at least 2; few, because with all of them every network reaches 99 %.
-        val: search-validation images; train + val at most 1,200.
+        train: number of training images, at least 2. The default is low because every network reaches 99 % with all.
+        val: number of search-validation images; train + val is at most 1,200.
 
     Raises:
-        InputError: the sizes do not fit.
+        InputError: a size is out of range.
     """
     whole = type(train) is int and type(val) is int
     if not whole or train < 2 or val < 1 or train + val > _POOL:

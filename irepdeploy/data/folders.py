@@ -1,4 +1,4 @@
-"""Images in class folders, as ImageNet is published: train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
+"""Image files in class folders, the layout of ImageNet: train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The images below one folder.
+    """The images in a folder of class folders.
 
     Args:
-        paths: (N,) names relative to the folder, as bytes: a tenth of the memory of a million Path objects, and not
-            copied into each worker process.
-        labels: (N,) int64, the place of the class among all of them in alphabetical order.
+        folder: the folder.
+        paths: (N,) paths relative to the folder, as bytes: a tenth of the memory of a million Path objects, and shared
+            with worker processes instead of copied.
+        labels: (N,) int64 class indices, in alphabetical order of the class names.
     """
 
     folder: Path
@@ -35,40 +36,48 @@ class ClassFolders:
         return len(self.paths)
 
     def open(self, index: int) -> str:
-        """Path of an image."""
+        """Return the path of an image."""
         return os.fspath(self.folder / os.fsdecode(self.paths[index]))
 
     def name(self, index: int) -> str:
-        """Path of an image."""
+        """Return the path of an image, for error messages."""
         return self.open(index)
 
 
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:
-    """The images of a folder with one folder for each class, and the names of the classes.
+    """List the images of a folder that contains one folder per class; other files are ignored.
 
     Args:
-        classes: which there must be; None: those that there are. Files that are no images by their names are left out.
+        folder: the folder.
+        classes: the class names required; None accepts any.
+
+    Returns:
+        The images, and the class names.
 
     Raises:
-        InputError: no such folder, no class folders in it, others than `classes`, or one without images.
+        InputError: the folder does not exist, its class folders are not `classes`, or a class has no images.
     """
     if not folder.is_dir():
-        raise InputError("no such folder", where=folder, hint="data.root=DIR holds train/ and val/ with class folders")
+        raise InputError(
+            "no such folder", where=folder, hint="data.root=DIR must contain train/ and val/ with class folders"
+        )
     try:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
         if not found:
-            raise InputError("no class folders in it", where=folder, hint="put the images of each class into its own")
+            raise InputError(
+                "contains no class folders", where=folder, hint="put the images of each class into a folder"
+            )
         expected = list(found if classes is None else classes)
         wrong = sorted(set(found) ^ set(expected))
         if wrong:
-            what = "no class folder of the training set" if wrong[0] in found else "class folder missing"
+            what = "class folder is not in the training set" if wrong[0] in found else "class folder missing"
             more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise InputError(f"{what}{more}", where=folder / wrong[0])
         paths, labels = [], []
         for label, name in enumerate(expected):
             files = [file for file in os.listdir(folder / name) if file.lower().endswith(_SUFFIXES)]
             if not files:
-                raise InputError("no images in it", where=folder / name)
+                raise InputError("contains no images", where=folder / name)
             paths += [os.fsencode(os.path.join(name, file)) for file in sorted(files)]
             labels += [label] * len(files)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Image classification data sets that the Hugging Face `datasets` library wrote to disk."""
+"""Image classification data sets saved to disk by the Hugging Face `datasets` library."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _TEST_NAMES = ("validation", "valid", "val", "test")
 
 @dataclass(frozen=True)
 class HubImages:
-    """One split of such a data set.
+    """A split of a saved data set.
 
     Args:
-        rows: a `datasets.Dataset` whose image column gives encoded bytes.
-        column: the image column.
+        folder: the saved data set.
+        rows: a `datasets.Dataset` whose image column is not decoded.
+        column: name of the image column.
         labels: (N,) int64.
     """
 
@@ -35,35 +36,37 @@ class HubImages:
         return len(self.labels)
 
     def open(self, index: int) -> IO[bytes] | str:
-        """The encoded image in memory, or its path where the data set refers to files."""
+        """Return the encoded image, or its path if the data set refers to files."""
         image = self.rows[int(index)][self.column]
         return io.BytesIO(image["bytes"]) if image["bytes"] is not None else str(image["path"])
 
     def name(self, index: int) -> str:
-        """Folder, row and, where there is one, the file's name."""
+        """Return the folder, the row and the file name, if any, for error messages."""
         path = self.rows[int(index)][self.column]["path"]
         return f"{self.folder}, row {index}" + (f" ({path})" if path else "")
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `DatasetDict.save_to_disk` wrote this folder."""
+    """Return whether the folder was written by `DatasetDict.save_to_disk`."""
     return (folder / "dataset_dict.json").is_file()
 
 
 def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
-    """Training and test images of a saved `DatasetDict`, and the names of the classes.
+    """Open a saved `DatasetDict`.
 
-    The test images are those of its split "validation", "valid", "val" or "test", in this order.
+    Returns:
+        The training images; the test images, from the first of the splits "validation", "valid", "val" and "test" that
+        exists; and the class names.
 
     Raises:
-        InputError: it cannot be read, has no such splits, or is no image classification data set.
+        InputError: the data set cannot be read, lacks a split, or is not for image classification.
         MissingError: `datasets` is not installed.
     """
     try:
         import datasets
     except ImportError as error:
         hint = "pip install irepdeploy[data]"
-        raise MissingError("this data set needs the package datasets", where=folder, hint=hint) from error
+        raise MissingError("this data set requires the package datasets", where=folder, hint=hint) from error
     try:
         splits = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
@@ -71,7 +74,7 @@ def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
     test = next((name for name in _TEST_NAMES if name in splits), None)
     if "train" not in splits or test is None:
         found = ", ".join(splits)
-        raise InputError(f"splits train and validation are due, not {found}", where=folder)
+        raise InputError(f"expected splits train and validation, got {found}", where=folder)
     parts, names = [], []
     for name in ("train", test):
         rows = splits[name]
@@ -79,7 +82,7 @@ def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
         labels = [key for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         if len(images) != 1 or len(labels) != 1:
             raise InputError(
-                f"one Image and one ClassLabel are due in split {name}, not {len(images)} and {len(labels)}",
+                f"expected one Image and one ClassLabel in split {name}, got {len(images)} and {len(labels)}",
                 where=folder,
             )
         column, label = images[0], labels[0]
@@ -90,5 +93,5 @@ def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
         parts.append(HubImages(folder, encoded, column, classes))
         names.append(tuple(rows.features[label].names))
     if names[0] != names[1]:
-        raise InputError(f"train and {test} have other classes", where=folder)
+        raise InputError(f"train and {test} have different classes", where=folder)
     return parts[0], parts[1], names[0]

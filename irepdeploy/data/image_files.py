@@ -1,4 +1,4 @@
-"""Images that are decoded when they are needed, by worker processes that work ahead."""
+"""Images that are decoded on access, with prefetching worker processes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ _AHEAD = 4
 
 
 class ImageSource(Protocol):
-    """Where encoded images come from; worker processes get a copy."""
+    """Source of encoded images; each worker process gets a copy."""
 
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> IO[bytes] | str:
-        """The file, or its path."""
+        """Return the encoded image, or its path."""
         ...
 
     def name(self, index: int) -> str:
-        """What a message calls it."""
+        """Return the name of the image in error messages."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images of a source, as (3, size, size).
+    """Images of a source, cropped and resized to (3, size, size).
 
     Args:
-        indices: which images of the source these are, in this order.
-        mean, std: per channel, of pixels in [0, 1].
-        workers: processes that decode; 0: this one does. The result does not depend on it.
+        source: the encoded images.
+        indices: images of the source, in this order.
+        size: side of the images in pixels.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
+        workers: number of decoding processes; 0 decodes in this process. It does not change the result.
     """
 
     source: ImageSource
@@ -61,12 +64,12 @@ class ImageFiles:
         return self.normalise(next(self.decode([chosen.tolist()], workers=0)))
 
     def to(self, device: torch.device | str, /) -> Pixels:
-        """All images decoded, as bytes in the memory of a device."""
+        """Decode all images and move them to a device as bytes."""
         chosen = [list(part) for part in np.array_split(np.arange(len(self)), -(-len(self) // _BATCH))]
         return Pixels(torch.cat(list(self.decode(chosen, device))), self.mean, self.std)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """(x / 255 - mean) / std of pixels (n, 3, H, W), as float32 on their device."""
+        """Normalise pixels (n, 3, H, W) to float32 (x / 255 - mean) / std on their device."""
         return normalise(values, self.mean, self.std)
 
     def decode(
@@ -78,16 +81,20 @@ class ImageFiles:
         seeds: Sequence[Sequence[int]] | None = None,
         workers: int | None = None,
     ) -> Iterator[Tensor]:
-        """The batches of these images as (n, 3, size, size) uint8, channels last, on a device.
+        """Decode batches of images.
 
         Args:
-            batches: indices of each batch.
-            area: smallest share of an image that a random crop has.
-            seeds: one for each image of each batch; without them the centre is taken.
-            workers: processes, where others are wanted than usually.
+            batches: indices of the images of each batch.
+            device: device of the results.
+            area: minimum fraction of an image that a random crop covers.
+            seeds: seed of the random crop of each image of each batch; None takes the centre crops.
+            workers: number of processes, if other than `self.workers`.
+
+        Yields:
+            uint8 pixels (n, 3, size, size) in channels-last format.
 
         Raises:
-            InputError: an image is damaged; its file is named.
+            InputError: an image is damaged; the message names its file.
             RunError: a worker process was killed.
         """
         from torch.utils.data import DataLoader
@@ -96,7 +103,7 @@ class ImageFiles:
         workers = min(self.workers if workers is None else workers, len(batches))
         rows = [self.indices[list(batch)] for batch in batches]
         with warnings.catch_warnings():
-            # It advises against more workers than processors, which whoever asks for them has chosen.
+            # It warns about more workers than processors, which the user has asked for.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             loader: DataLoader[Any] = DataLoader(
                 _Decoder(self.source, rows, self.size, area, seeds),  # type: ignore[arg-type]  # length and items do
@@ -106,7 +113,7 @@ class ImageFiles:
                 prefetch_factor=_AHEAD if workers else None,
                 worker_init_fn=_leave_interrupts if workers else None,
                 pin_memory=on_gpu,
-                # Or the loader would draw from the global generator, which is not its own.
+                # Otherwise the loader draws from the global generator.
                 generator=torch.Generator(),
             )
             decoded = iter(loader)
@@ -118,17 +125,16 @@ class ImageFiles:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            hint = "most often memory ran out: fewer data.options.workers, or more shared memory (/dev/shm)"
-            raise RunError(f"a process that decodes images died: {error}", hint=hint) from error
+            hint = "usually out of memory: use fewer data.options.workers or more shared memory (/dev/shm)"
+            raise RunError(f"an image decoding process died: {error}", hint=hint) from error
         finally:
-            # The error's traceback holds this frame: whoever keeps it would keep the processes, or end them late and
-            # by force when it is garbage.
+            # The traceback of an error holds this frame, and would keep the processes alive until it is collected.
             pixels = decoded = None  # type: ignore[assignment]  # neither is used again
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Whole batches by their number: what worker processes get."""
+    """Batches by number, as sent to worker processes."""
 
     source: ImageSource
     batches: Sequence[np.ndarray[Any, Any]]
@@ -140,7 +146,7 @@ class _Decoder:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Any:
-        """(n, size, size, 3) uint8, or the error: raised in a worker, it would lose its class and where it arose."""
+        """Return (n, size, size, 3) uint8, or the error, which would lose its class if raised in a worker."""
         chosen = self.batches[number].tolist()
         pixels = np.empty((len(chosen), self.size, self.size, 3), dtype=np.uint8)
         seeds = [None] * len(chosen) if self.seeds is None else self.seeds[number]
@@ -158,5 +164,5 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _leave_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole group of processes; the main one ends the others.
+    # Ctrl-C reaches the whole process group; the main process stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al. 2015), and any other set of images in class folders."""
+"""ImageNet (Russakovsky et al. 2015), and other images in class folders."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def imagenet(
     split_seed: int = 0,
     verify: bool = True,
 ) -> Dataset:
-    """ImageNet-1K; its validation set, which is public, is the test set here.
+    """Load ImageNet-1K, with its public validation set as the test set.
 
     Args:
-        root: the folder with train/ and val/, each with a folder for each class; or a data set of this content that
-            the Hugging Face `datasets` library saved to disk.
-        train: training images; None: all that the search-validation set leaves.
-        val: search-validation images, cut from the training set class by class.
-        size: side of the network's input.
-        workers: processes that decode; None: one for each processor, at most 16. The result does not depend on it.
-        split_seed: of the cut.
-        verify: whether there must be 1,000 classes, named by their WordNet numbers in folders, with 1,281,167 and
-            50,000 images; False for one's own class folders.
+        root: folder with train/ and val/, each with one folder per class; or the same data saved to disk by the Hugging
+            Face `datasets` library.
+        train: number of training images; None for all images outside the search-validation set.
+        val: number of search-validation images, taken from the training set class by class.
+        size: side of the network's input in pixels.
+        workers: number of decoding processes; None for one per processor, at most 16. It does not change the result.
+        split_seed: seed of the search-validation split.
+        verify: require 1,000 classes with 1,281,167 training and 50,000 test images, and folders named by WordNet
+            numbers; False accepts other class folders.
 
     Raises:
-        InputError: a folder is missing, the numbers are others, or an option is wrong.
-        MissingError: `datasets` is needed and not installed.
+        InputError: a folder is missing, the counts differ, or an option is invalid.
+        MissingError: `datasets` is required and not installed.
     """
     return _load("imagenet", root, train, val, size, workers, split_seed, verify=switch("verify", verify))
 
@@ -67,11 +67,11 @@ def folders(
     workers: int | None = None,
     split_seed: int = 0,
 ) -> Dataset:
-    """One's own images in class folders, or saved by `datasets`; options as of `imagenet`.
+    """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options.
 
     Raises:
-        InputError: a folder is missing, or an option is wrong.
-        MissingError: `datasets` is needed and not installed.
+        InputError: a folder is missing, or an option is invalid.
+        MissingError: `datasets` is required and not installed.
     """
     return _load("folders", root, train, val, size, workers, split_seed, verify=False)
 
@@ -121,15 +121,15 @@ def _check(folder: Any, classes: Sequence[str], train: int, test: int, *, named:
     counts = (len(classes), train, test)
     if counts != (_CLASSES, _TRAIN, _TEST):
         raise InputError(
-            f"not the whole of ImageNet-1K: {counts[0]:,} classes of {_CLASSES:,}, {train:,} training images of "
+            f"incomplete ImageNet-1K: {counts[0]:,} classes of {_CLASSES:,}, {train:,} training images of "
             f"{_TRAIN:,}, {test:,} test images of {_TEST:,}",
             where=folder,
-            hint="data.verify=false for class folders of your own",
+            hint="data.verify=false accepts your own class folders",
         )
     odd = next((name for name in classes if named and not re.fullmatch(r"n\d{8}", name)), None)
     if odd is not None:
         raise InputError(
-            "a class folder that has no WordNet number such as n01440764",
+            "expected a class folder named by a WordNet number such as n01440764",
             where=f"{folder}/train/{odd}",
-            hint="data.verify=false for class folders of your own",
+            hint="data.verify=false accepts your own class folders",
         )

@@ -1,4 +1,4 @@
-"""Inputs to compare models on: seeded random ones, and real ones."""
+"""Seeded random inputs and real images for comparing the outputs of models."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ __all__ = ["random_inputs", "real_inputs"]
 
 
 def random_inputs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """(count, *shape) float32 from a standard normal distribution."""
+    """Return (count, *shape) float32 values from a standard normal distribution."""
     return np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
 
 
 def real_inputs(
     shape: tuple[int, ...], count: int, dataset_name: str | None = None
 ) -> tuple[np.ndarray[Any, Any], str]:
-    """Real images of this (C, H, W) and where they are from.
+    """Return real images for comparing outputs, not for measuring accuracy.
 
-    Images of the search-validation set that the data set has by default, else crops of photographs, as for a data set
-    that needs files. They serve to compare outputs, not to measure accuracy.
+    Images come from the default search-validation set of a data set that needs no files and has this shape; otherwise
+    they are crops of photographs.
+
+    Args:
+        shape: (C, H, W).
+        count: number of images.
+        dataset_name: name in the registry, if any.
+
+    Returns:
+        Images (count, C, H, W) float32, and a description of their source.
 
     Raises:
-        InputError: there are none of this shape, or no such data set.
+        InputError: no images have this shape, or no data set has this name.
     """
     data = None if dataset_name is None else embedded_dataset(dataset_name)
     if data is not None and data.input_shape == tuple(shape):

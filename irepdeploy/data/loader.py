@@ -1,4 +1,4 @@
-"""Batches of a split on a device: shuffled and augmented for training, in order for evaluation."""
+"""Load batches of a split onto a device: shuffled and augmented for training, in order for evaluation."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Loader", "in_order"]
 
 
 class Loader:
-    """Training batches: each iteration is one epoch, in another order and augmented anew.
+    """Iterate over training batches; each iteration is one epoch with a new order and new augmentation.
 
-    All randomness comes from `generator`, which moves only when an epoch begins: with its state saved between epochs, a
-    run goes on to the bit. A split in memory is kept on the device; of image files, batches are decoded ahead.
+    All randomness comes from `generator`, which advances only at the start of an epoch: a run resumes bit-exactly from
+    its state between epochs. A split in memory stays on the device; image files are decoded ahead.
 
     Args:
-        split: what to load.
-        batch_size: images of a batch, over all processes.
-        generator: of the CPU.
-        augmentation: what is done to the images.
-        device: where the batches are to be.
-        rank: the process whose share of each batch this is; every process needs the same generator state.
-        ranks: how many processes there are.
+        split: images and labels.
+        batch_size: images per batch, over all processes.
+        generator: CPU generator, in the same state in every process.
+        augmentation: default: none.
+        device: device of the batches.
+        rank: index of this process; it loads every `ranks`-th image of a batch.
+        ranks: number of processes.
 
     Raises:
-        InputError: the augmentation is for another kind of images, or there are too few images for one batch.
+        InputError: the augmentation does not apply to this kind of images, or there are too few images for a batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Loader:
         self._labels = split.labels.to(self.device)
         self._size = (self._files.size,) * 2 if self._files is not None else _size(split)
         self._generator = generator
-        # One image alone has no batch statistics: no process gets fewer than two.
+        # Batch statistics require at least two images in every process.
         starts = range(0, len(split), batch_size)
         ends = [(start, min(start + batch_size, len(split))) for start in starts]
         self._parts = [slice(start + rank, end, ranks) for start, end in ends if end - start >= 2 * ranks]
@@ -66,15 +66,15 @@ class Loader:
             raise InputError(
                 f"{len(split)} images in batches of {batch_size} are too few for {ranks} process(es)",
                 where="training set",
-                hint="each needs 2 of a batch",
+                hint="each process needs at least 2 images of a batch",
             )
 
     def __len__(self) -> int:
-        """Batches of an epoch; a last one with fewer than two images for each process is left out."""
+        """Return the number of batches per epoch; a last batch with fewer than two images per process is dropped."""
         return len(self._parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W), normalised float32 and channels last, and their labels (N,)."""
+        """Yield normalised float32 images (N, C, H, W) in channels-last format, and labels (N,)."""
         count = len(self._labels)
         order = torch.randperm(count, generator=self._generator)
         draws = self.augmentation.draw(count, self._size, self._generator)
@@ -86,7 +86,7 @@ class Loader:
             yield channels_last(images), self._labels[on_device[part]]
 
     def _pixels(self, order: Tensor, on_device: Tensor, draws: Draws) -> Iterator[Tensor]:
-        """Fresh copies of the images of each batch, before they are normalised."""
+        """Yield a copy of the images of each batch, not yet normalised."""
         if self._files is not None:
             seeds = None if draws.seeds is None else [draws.seeds[part].tolist() for part in self._parts]
             chosen = [order[part].tolist() for part in self._parts]
@@ -102,7 +102,7 @@ class Loader:
 
 
 def in_order(split: Split, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
-    """All images and labels of a split in their order, not augmented: (N, C, H, W) channels last, and (N,)."""
+    """Yield all images (N, C, H, W), in channels-last format and without augmentation, and labels (N,) in order."""
     starts = range(0, len(split), batch_size)
     labels = [split.labels[start : start + batch_size] for start in starts]
     images: Iterator[Tensor]

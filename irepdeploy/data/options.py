@@ -1,4 +1,4 @@
-"""Checks of the options that a recipe gives a data set."""
+"""Validate the options of data sets in recipes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ __all__ = ["existing_folder", "switch", "whole"]
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """`value`, a whole number in its range.
+    """Return `value`, an integer between `least` and `most`.
 
     Raises:
-        InputError: it is none.
+        InputError: `value` is not an integer, or is out of range.
     """
     if type(value) is not int or value < least or (most is not None and value > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"a whole number, {limits}, is due, not {value!r}", where=f"data option {name}")
+        raise InputError(f"expected an integer {limits}, got {value!r}", where=f"data option {name}")
     return value
 
 
 def switch(name: str, value: Any) -> bool:
-    """`value`, true or false.
+    """Return `value`, a boolean.
 
     Raises:
-        InputError: it is neither.
+        InputError: `value` is not a boolean.
     """
     if not isinstance(value, bool):
-        raise InputError(f"true or false is due, not {value!r}", where=f"data option {name}")
+        raise InputError(f"expected true or false, got {value!r}", where=f"data option {name}")
     return value
 
 
 def existing_folder(root: Any) -> Path:
-    """`root` as a path, `~` expanded.
+    """Return `root` as a path with `~` expanded.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the folder does not exist.
     """
     if not isinstance(root, str | os.PathLike) or not os.fspath(root):
-        raise InputError(f"a folder is due, not {root!r}", where="data.root")
+        raise InputError(f"expected a folder, got {root!r}", where="data.root")
     path = Path(root).expanduser()
     if not path.exists():
-        raise InputError("no such folder", where=path, hint="data.root=DIR names the folder that holds the data")
+        raise InputError("no such folder", where=path, hint="data.root=DIR is the folder that contains the data")
     return path

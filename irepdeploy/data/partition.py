@@ -1,4 +1,4 @@
-"""The search-validation set cut from a training set, class by class."""
+"""Stratified split of a training set into training and search-validation images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ __all__ = ["cut_validation"]
 
 
 def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the search-validation images, disjoint, each in rising order.
+    """Split a training set, preserving class proportions up to rounding.
 
-    Both hold every class in its share of the whole, up to rounding. Which images are in the search-validation set does
-    not depend on `train`.
+    The search-validation set does not depend on `train`.
 
     Args:
-        labels: (N,) of the whole training set.
-        val: images of the search-validation set.
-        train: images of the training set; None: all others.
+        labels: (N,) labels of the whole training set.
+        val: number of search-validation images.
+        train: number of training images; None for all others.
+        seed: seed of the split.
+
+    Returns:
+        Indices of the training images and of the search-validation images: disjoint and sorted.
 
     Raises:
-        InputError: there are not that many images.
+        InputError: there are too few images.
     """
     wanted = val + (2 if train is None else train)
     if wanted > len(labels):
@@ -41,7 +44,7 @@ def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int
 
 
 def _stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """(N,) bool: `count` chosen ones, each class by its share; what rounding leaves goes to the largest remainders."""
+    """Choose `count` images in proportion to the classes, by largest remainder; return (N,) bool."""
     sizes = torch.bincount(labels)
     exact = sizes.double() * count / len(labels)
     quota = exact.long()

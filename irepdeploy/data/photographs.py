@@ -1,4 +1,4 @@
-"""Crops of the two photographs that ship with scikit-learn: real inputs for networks without a data set."""
+"""Crops of the two photographs that ship with scikit-learn, as real inputs for networks without a data set."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ _NAMES = ("china.jpg", "flower.jpg")
 
 
 def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Seeded square crops, resized and normalised.
+    """Return random square crops, resized and normalised.
 
     Args:
-        shape: (C, H, W) with C 1 (grey) or 3.
+        shape: (C, H, W), where C is 1 (greyscale) or 3.
+        count: number of crops.
+        seed: seed of the crops.
 
     Returns:
-        (count, C, H, W) float32, pixels (x - 0.45) / 0.25.
+        (count, C, H, W) float32, normalised by mean 0.45 and standard deviation 0.25.
 
     Raises:
-        InputError: a photograph has no such number of channels.
+        InputError: C is neither 1 nor 3.
         MissingError: scikit-learn is not installed.
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(
-            f"photographs have 1 or 3 channels, not the shape {'x'.join(map(str, shape))}",
-            hint="give --inputs FILE.npy",
+            f"photographs have 1 or 3 channels, got shape {'x'.join(map(str, shape))}",
+            hint="pass --inputs FILE.npy",
         )
     from PIL import Image
 
@@ -50,12 +52,12 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
 
 
 def photograph_files() -> list[Path]:
-    """The photographs, whole.
+    """Return the paths of the photographs.
 
     Raises:
         MissingError: scikit-learn is not installed.
     """
-    # By path: importing scikit-learn would take longer than all the rest.
+    # Importing scikit-learn would take longer than everything else here.
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise MissingError("scikit-learn is not installed", hint="pip install scikit-learn")

@@ -1,4 +1,4 @@
-"""Images as the bytes they are published as, normalised when they are asked for: a quarter of the memory of floats."""
+"""Images kept as uint8 and normalised on access, in a quarter of the memory of float32."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Pixels:
     """Images in memory.
 
     Args:
-        values: (N, C, H, W) uint8; fastest channels last.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel.
+        values: (N, C, H, W) uint8; fastest in channels-last format.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
     """
 
     values: Tensor
@@ -33,21 +33,21 @@ class Pixels:
         return self.normalise(self.values[index])
 
     def to(self, device: torch.device | str, /) -> Pixels:
-        """The same pixels in the memory of a device."""
+        """Move the pixels to a device."""
         return Pixels(self.values.to(device), self.mean, self.std)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """(x / 255 - mean) / std of pixels (n, C, H, W), as float32 on their device."""
+        """Normalise pixels (n, C, H, W) to float32 (x / 255 - mean) / std on their device."""
         return normalise(values, self.mean, self.std)
 
 
 def normalise(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x / 255 - mean) / std of pixels (n, C, H, W), as float32 on their device."""
+    """Normalise pixels (n, C, H, W) to float32 (x / 255 - mean) / std on their device."""
     factor, offset = _constants(tuple(mean), tuple(std), values.device)
     return values.float().mul_(factor).sub_(offset)
 
 
-# Made once for each device: a copy from the CPU in every batch would wait for all that the device still has to do.
+# Cached per device: a copy from the CPU in every batch would synchronise with the device.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The one registry of data sets."""
+"""Registry of data sets."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ _FACTS = {facts.name: facts for facts in (DIGITS, CIFAR10, IMAGENET, replace(IMA
 def load_dataset(name: str, /, **options: Any) -> Dataset:
     """Load a data set of the registry.
 
+    Args:
+        name: a key of `DATASETS`.
+        options: arguments of its function.
+
     Raises:
-        InputError: no such data set or option, or its files are not right.
+        InputError: the data set or an option does not exist, or a file is missing or damaged.
     """
     function = _function(name)
     try:
@@ -40,23 +44,23 @@ def load_dataset(name: str, /, **options: Any) -> Dataset:
             f"data.options.{key}" for key in inspect.signature(function).parameters if key not in ("root", "verify")
         ]
         absent = "missing" in str(error) and "'root'" in str(error)
-        hint = "data.root=DIR names the folder that holds the data" if absent else f"it takes {', '.join(known)}"
+        hint = "data.root=DIR is the folder that contains the data" if absent else f"it takes {', '.join(known)}"
         raise InputError(str(error), where=f"data set {name}", hint=hint) from None
     return function(**options)
 
 
 def embedded_dataset(name: str) -> Dataset | None:
-    """The data set with the options it has by default; None of one that needs files.
+    """Load a data set with its default options; return None if it needs files.
 
     Raises:
-        InputError: no such data set.
+        InputError: the data set does not exist.
     """
     function = _function(name)
     return None if "root" in inspect.signature(function).parameters else function()
 
 
 def dataset_facts(name: str | None) -> DatasetFacts | None:
-    """What is known of a data set without its files, with the options it has by default; None of an unknown one."""
+    """Return the properties of a data set with its default options; None if it does not exist."""
     return _FACTS.get(name or "")
 
 

@@ -1,4 +1,4 @@
-"""Generated images: a smooth pattern for each class under noise, for scales at which only the machinery is tried."""
+"""Generated images, a smooth pattern per class plus noise, for runs that only exercise the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SYNTHETIC", "synthetic"]
 
 _MOST_PIXELS = 1 << 31
 _CHUNK = 1000
-# Grey levels: what the pattern swings by, and the standard deviation of the noise on each pixel.
+# Amplitude of the pattern and standard deviation of the noise, in grey levels.
 _SWING, _NOISE = 50, 40
 
 SYNTHETIC = DatasetFacts("synthetic", (3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
@@ -31,28 +31,30 @@ def synthetic(
     test: int = 200,
     seed: int = 0,
 ) -> Dataset:
-    """Images that a network can tell apart, made anew from the seed each time.
+    """Generate images that a network can classify.
 
     Args:
         shape: [C, H, W].
-        classes: how many; each has a pattern of its own.
-        train: training images, at least 2.
-        val: search-validation images.
-        test: test images.
-        seed: of patterns and noise; a part does not depend on the sizes of the others.
+        classes: number of classes, each with its own pattern.
+        train: number of training images, at least 2.
+        val: number of search-validation images.
+        test: number of test images.
+        seed: seed of the patterns and the noise; a split does not depend on the sizes of the others.
 
     Raises:
-        InputError: an option that is no whole number in its range.
+        InputError: an option is not an integer, or is out of range.
     """
     if not isinstance(shape, list | tuple) or len(shape) != 3:
-        raise InputError(f"shape is [channels, height, width], not {shape!r}", where="data", hint="such as [3, 32, 32]")
+        raise InputError(
+            f"expected shape [channels, height, width], got {shape!r}", where="data", hint="such as [3, 32, 32]"
+        )
     sides = [whole(f"shape[{axis}]", side, 1, 1 << 14) for axis, side in enumerate(shape)]
     classes = whole("classes", classes, 2, 100_000)
     sizes = {"train": whole("train", train, 2), "val": whole("val", val, 1), "test": whole("test", test, 1)}
     seed = whole("seed", seed, 0, 2**60)
     channels, height, width = sides
     if max(*sizes.values(), classes) * channels * height * width > _MOST_PIXELS:
-        raise InputError("more images than fit into memory", where="data", hint="smaller sizes of train, val and test")
+        raise InputError("the images do not fit into memory", where="data", hint="reduce train, val or test")
     coarse = torch.randn(classes, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
     patterns = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     mean, std = SYNTHETIC.mean[:1] * channels, SYNTHETIC.std[:1] * channels

@@ -29,7 +29,7 @@ def test_cifar10_by_recipe(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_the_data_is_an_error_of_the_input(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    for overrides, text in ((CIFAR10, "'root'"), ([*CIFAR10, f"data.root={tmp_path}"], "there is nothing")):
+    for overrides, text in ((CIFAR10, "'root'"), ([*CIFAR10, f"data.root={tmp_path}"], "found nothing")):
         with pytest.raises(InputError, match=text) as caught:
             load_data(tiny(*overrides))
         assert caught.value.exit_code == 2
