@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from irepdeploy.onnx_collapse import Collapse, collapse
 
 Array = np.ndarray[Any, Any]
 ModelOf = Callable[..., onnx.ModelProto]
@@ -49,6 +51,31 @@ def _model_of(
     made = [helper.make_tensor_value_info(name, kind, [None] * 4) for name in outputs]
     graph = helper.make_graph(written, "small", given, made, tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+@pytest.fixture
+def collapsed() -> Callable[..., Collapse]:
+    """``collapsed(nodes, constants, inputs, outputs)``: a graph's Collapse, whose outputs ONNX Runtime found equal.
+
+    Further arguments are `sizes` and `tolerance` of the comparison, `border` of the collapse, and those of `model_of`.
+    """
+    return _collapsed
+
+
+def _collapsed(
+    *graph: Any,
+    sizes: Sequence[Mapping[str, Sequence[int]] | None] = (None,),
+    tolerance: float = 1e-5,
+    border: Literal["refuse", "map"] = "refuse",
+    **options: Any,
+) -> Collapse:
+    model = _model_of(*graph, **options)
+    found = collapse(model, border=border)
+    for each in sizes:
+        assert _largest_difference(model, found.content, each) < tolerance
+    if not found.changed:
+        assert found.content == model.SerializeToString(deterministic=True)
+    return found
 
 
 @pytest.fixture

@@ -22,11 +22,13 @@ from support.random_graphs import random_graph
 
 # Kernels are rounded to float32 once, from numbers that may cancel.
 FLOAT32 = 1e-5
-CHUNK = 200
-# 2,000 graphs now, 18,000 more at night.
-SOON, NIGHT = range(8), range(8, 78)
-FAULTY_SOON, FAULTY_NIGHT = range(50), range(50, 550)
-GRAPHS_SOON, GRAPHS_NIGHT = range(250), range(250, 4000)
+# Graphs in one test: 900 in all, and 23,000 more at night.
+LINEAR, FAULTY, ANY = 200, 25, 125
+
+
+def chunks(now: int, night: int) -> list[Any]:
+    """Numbers of chunks of seeds, those from `now` on run by `make nightly` only."""
+    return [*range(now), *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in range(now, night))]
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -75,28 +77,16 @@ def check_faulty(seed: int, fault: str) -> None:
         assert not again.changed and again.content == found.content, (seed, fault)
 
 
-@pytest.mark.parametrize("chunk", SOON)
+@pytest.mark.parametrize("chunk", chunks(3, 78))
 def test_one_convolution(chunk: int) -> None:
-    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+    for seed in range(chunk * LINEAR, (chunk + 1) * LINEAR):
         check_linear(seed)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nearly_linear(fault: str) -> None:
-    for seed in FAULTY_SOON:
-        check_faulty(seed, fault)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", NIGHT)
-def test_one_convolution_many_times(chunk: int) -> None:
-    test_one_convolution(chunk)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_nearly_linear_many_times(fault: str) -> None:
-    for seed in FAULTY_NIGHT:
+@pytest.mark.parametrize("chunk", chunks(1, 22))
+def test_nearly_linear(chunk: int, fault: str) -> None:
+    for seed in range(chunk * FAULTY, (chunk + 1) * FAULTY):
         check_faulty(seed, fault)
 
 
@@ -117,26 +107,21 @@ def check_any(seed: int) -> None:
     assert not again.changed and again.content == found.content, seed
 
 
-def test_any_graph() -> None:
-    for seed in GRAPHS_SOON:
-        check_any(seed)
-
-
-@pytest.mark.slow
-def test_any_graph_many_times() -> None:
-    for seed in GRAPHS_NIGHT:
+@pytest.mark.parametrize("chunk", chunks(1, 32))
+def test_any_graph(chunk: int) -> None:
+    for seed in range(chunk * ANY, (chunk + 1) * ANY):
         check_any(seed)
 
 
 def test_once_is_enough() -> None:
-    for seed in range(0, 1600, 60):
+    for seed in range(0, 1600, 100):
         found = collapse(linear_region(seed).model)
         again = collapse(found.content)
         assert not again.changed and again.content == found.content, seed
 
 
 def test_a_map_at_the_border() -> None:
-    """What is refused for its border becomes a convolution and a map, exactly."""
+    """A region that is refused for its border becomes a convolution and a map, exactly."""
     mapped = 0
     for seed in range(30):
         region = faulty_region(seed, "bias before padding")
