@@ -1,4 +1,4 @@
-"""What a collapse found, as people read it. Nothing here imports torch or onnx."""
+"""Print the result of a collapse; nothing here imports torch or onnx."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Facts = Mapping[str, Any]
 
 
 def summary(facts: Facts) -> str:
-    """One line about `collapse_facts`."""
+    """Summarise `collapse_facts` in one line."""
     if not facts["changed"]:
-        return f"{facts.get('note', 'nothing found that is cheaper as one convolution')}: the model is as it was given"
+        return f"{facts.get('note', 'nothing found that is cheaper as one convolution')}: the model is unchanged"
     convolutions, nodes = facts["convolutions"], facts["nodes"]
     collapsed = [region for region in facts["regions"] if region["collapsed"]]
     before, after = (sum(region[key] for region in collapsed) for key in ("macs_before", "macs_after"))
@@ -27,13 +27,13 @@ def summary(facts: Facts) -> str:
 
 
 def show_regions(title: str, regions: Sequence[Facts]) -> None:
-    """A table of every region: operators and MACs before and after, float64 errors; below it, why something stayed."""
+    """Print operators, MACs and float64 errors of every region, and why a region stayed."""
     shown = _distinct(regions)
     rows = [
         [
             printable(region["name"]),
             _operators(region["operators_in"]),
-            _operators(region["operators_out"]) if region["collapsed"] else "left alone",
+            _operators(region["operators_out"]) if region["collapsed"] else "unchanged",
             f"{region['macs_before']:,}",
             f"{region['macs_after']:,}",
             _error(region["error_interior"]),
@@ -51,22 +51,22 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
-    """One line about what stayed, where something did."""
+    """Return one line about the regions that stayed, or None."""
     kept = [region for region in _distinct(regions) if region["reason"]]
     if not kept:
         return None
     count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
-    return f"{count}; in {printable(first)} (--explain tells all)"
+    return f"{count}; in {printable(first)} (--explain lists all)"
 
 
 def printable(name: str) -> str:
-    """A name without control characters: a file may hold any, and a terminal obeys them."""
+    """Replace control characters in a name from a file, since a terminal would obey them."""
     return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def _distinct(regions: Sequence[Facts]) -> list[Facts]:
-    """Without what is left of a region that was collapsed: a later look found it again."""
+    """Drop the remains of collapsed regions, which a later pass found again."""
     collapsed = [tuple(region["results"]) for region in regions if region["collapsed"]]
     return [region for region in regions if region["collapsed"] or tuple(region["results"]) not in collapsed]
 

@@ -28,12 +28,12 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the results; made if it is not there. [SOURCE-export]"),
+        typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]"),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", help="What it is for: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.")
+        str, typer.Option("--target", help="Target: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.")
     ] = "ort",
-    trt: Annotated[bool, typer.Option("--trt", help="The same as --target trt.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Same as --target trt.")] = False,
     precision: Annotated[
         str | None, typer.Option("--precision", help="Some of fp32,fp16,int8. [fp32; for an engine fp32,fp16]")
     ] = None,
@@ -44,69 +44,72 @@ def export(
     model: ModelOption = None,
     seed: SeedOption = 0,
     dynamic_batch: Annotated[
-        str | None, typer.Option("--dynamic-batch", metavar="MIN:OPT:MAX", help="A free batch, as 1:8:32.")
+        str | None, typer.Option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Dynamic batch, such as 1:8:32.")
     ] = None,
     input_shape: Annotated[
         list[str] | None,
         typer.Option(
             "--input-shape",
             metavar="[NAME:]1xCxHxW[:DTYPE]",
-            help="What the network reads; once for each input. [what it knows]",
+            help="Shape of an input; repeat for each input. [as declared]",
         ),
     ] = None,
     output_names: Annotated[
-        str | None, typer.Option("--output-names", help="Names of the outputs, in their order: a,b.")
+        str | None, typer.Option("--output-names", help="Names of the outputs in order: a,b.")
     ] = None,
     bake_preprocess: Annotated[
         str | None,
         typer.Option("--bake-preprocess", metavar="LAYOUT,ORDER", help="Take uint8 images: nhwc or nchw, rgb or bgr."),
     ] = None,
-    mean: Annotated[str | None, typer.Option("--mean", help="For baking, of each channel. [the data set's]")] = None,
-    std: Annotated[str | None, typer.Option("--std", help="The same.")] = None,
-    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 layers of an engine round to TF32.")] = False,
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Mean of each channel, for baking. [the data set's]")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Standard deviation, likewise.")] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Allow float32 layers of an engine to round to TF32.")] = False,
     workspace: Annotated[
-        str | None, typer.Option("--workspace", help="Memory that the builder may use, as 1GiB. [its default]")
+        str | None, typer.Option("--workspace", help="Memory limit of the builder, such as 1GiB. [its default]")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", help="File that the builder reads if it is there, and writes.")
+        Path | None, typer.Option("--timing-cache", help="File that the builder reads if it exists, and writes.")
     ] = None,
-    dla: Annotated[int | None, typer.Option("--dla", min=0, help="Core of the DLA, where the target has one.")] = None,
-    no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Leave onnx-simplifier out.")] = False,
-    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Of an ONNX file: leave every operator.")] = False,
+    dla: Annotated[int | None, typer.Option("--dla", min=0, help="DLA core, if the target has one.")] = None,
+    no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Do not run onnx-simplifier.")] = False,
+    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator of an ONNX file.")] = False,
     border: Annotated[
         str,
         typer.Option(
-            "--border", help="Of an ONNX file: refuse what is no convolution at the border, or add a constant map."
+            "--border",
+            help="For ONNX files: refuse regions that are not a convolution at the border, or map: add a constant map.",
         ),
     ] = "refuse",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Of an ONNX file: print what would collapse, and write nothing.")
+        bool, typer.Option("--explain", help="Print what would collapse in an ONNX file, and write nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fuse a network, write ONNX, prove at every hop that it is the same network, and certify it.
+    """Fuse a network, write ONNX, verify the outputs after every step, and certify the result.
 
-    Of an ONNX file, parallel and chained linear operators become single convolutions.
+    In an ONNX file, parallel and chained linear operators become single convolutions.
 
     Example: irepdeploy export run/trained.pt --out build
     """
     if border not in ("refuse", "map"):
-        raise InputError(f"no border {border!r}", where="--border", hint="refuse or map")
+        raise InputError(f"expected refuse or map, got {border!r}", where="--border")
     onnx_given = Path(source).suffix.lower() == ".onnx"
     if explain:
         if not onnx_given or no_collapse:
             other = "--no-collapse" if no_collapse else "a network"
-            raise InputError(f"--explain and {other}", hint="it is about what of an ONNX file collapses")
+            raise InputError(f"--explain and {other}", hint="it lists what collapses in an ONNX file")
         from .request.parse import input_spec
 
         explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
         return
     from .simplify import Simplifier
 
-    # Read when torch is loaded. Threads that wait for each other by spinning take the core that another process of this
-    # command needs, and beside other programs they cost several times what they compute.
+    # Read when torch is loaded. Threads that spin while waiting take the core that the simplifier needs, and on a busy
+    # machine they cost several times what they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Its imports go on beside those of torch.
+    # It imports its modules while torch is imported here.
     with contextlib.nullcontext() if no_simplify or onnx_given else Simplifier() as simplifier:
         with _without_collector():
             from irepdeploy.network.checkpoint import load_model_factory
@@ -162,7 +165,7 @@ def export(
 
 
 def _advance(task: ProgressTask, step: str, news: str | None) -> None:
-    # What was given is known to be readable by then.
+    # By then the file is known to be readable.
     if news is not None and step == "loaded":
         log(news)
     task.advance(note=step)
@@ -170,9 +173,9 @@ def _advance(task: ProgressTask, step: str, news: str | None) -> None:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Import without the garbage collector, which goes through hundreds of thousands of objects that all stay."""
+    """Import without the garbage collector, which would traverse hundreds of thousands of permanent objects."""
     if "torch" in sys.modules:
-        # Somebody else's process, or no import to speak of.
+        # Imported already, or another program's process.
         yield
         return
     gc.disable()
@@ -189,4 +192,4 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{text!r} is no list of numbers", where=option, hint="0.485,0.456,0.406") from None
+        raise InputError(f"expected numbers such as 0.485,0.456,0.406, got {text!r}", where=option) from None

@@ -1,4 +1,4 @@
-"""An ONNX file that somebody else wrote, as what is exported: what it reads, gives and says of itself."""
+"""Open an ONNX file for export."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ from .request.settings import Settings
 
 __all__ = ["OnnxSource", "open_onnx", "with_output_sizes"]
 
-# What `request.parse.input_spec` calls an input that was given without a name.
+# Name that `request.parse.input_spec` gives to an input without one.
 _UNNAMED = "input"
 
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """The file's bytes and what is known of it.
+    """An opened ONNX file.
 
     Args:
-        content: as read, or with the sizes that were asked for written into it.
-        specs: inputs as the file declares them; None is a size that is free.
-        origin: inputs with the sizes that they are compared at, and outputs.
-        resized: whether `content` is not the file's own.
+        content: The file, with the requested sizes declared.
+        label: Path of the file.
+        facts: Description of the source for the certificate.
+        specs: Inputs as declared; None is a dynamic dimension.
+        origin: Inputs with the sizes to compare at, and outputs.
+        opset: Opset of the file.
+        ir_version: IR version of the file.
     """
 
     content: bytes
@@ -47,19 +50,19 @@ class OnnxSource:
     origin: Origin
     opset: int
     ir_version: int
-    resized: bool = False
 
 
 def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | None = None) -> OnnxSource:
     """Read an ONNX file.
 
     Args:
-        settings: its `input_shape` fixes sizes that the file leaves free, the batch excepted.
-        given: inputs, which tell the sizes that are free for the comparison only.
+        path: The file.
+        settings: Options; `input_shape` fixes dynamic dimensions except the batch.
+        given: Inputs that determine the remaining dynamic dimensions for the comparison.
 
     Raises:
-        InputError: no such file, sizes that contradict it or that nobody tells, or options that are for networks.
-        ModelError: it is not an ONNX model, has no inputs or outputs, or lacks its external data.
+        InputError: The file does not exist, sizes contradict it or are unknown, or an option is only for networks.
+        ModelError: It is not an ONNX model, has no inputs or outputs, or lacks its external data.
     """
     label = os.fspath(path)
     content = model_content(path)
@@ -67,16 +70,16 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
     if not model.graph.node or not model.graph.output:
         raise ModelError("an ONNX model without nodes or outputs", where=label)
     if settings.output_names is not None:
-        raise InputError("the names of an ONNX model stay as they are", where="--output-names")
+        raise InputError("the outputs of an ONNX file cannot be renamed", where="--output-names")
     specs = _specs(model, label)
-    digest, resized = hashlib.sha256(content).hexdigest(), False
+    digest = hashlib.sha256(content).hexdigest()
     if settings.inputs:
         fixed = _fixed(specs, settings.inputs, label)
-        resized, specs = fixed != specs, fixed
-        if resized:
+        if fixed != specs:
+            specs = fixed
             content = _with_sizes(model, specs, label)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    # Only a hint: a name that is none here means photographs.
+    # Only a hint: an unknown name means photographs.
     dataset = metadata.get("irepdeploy.dataset")
     dataset = dataset if dataset in DATASETS else None
     facts = {
@@ -97,11 +100,11 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
         dataset=dataset,
     )
     if len(origin.inputs) == 1 and origin.inputs[0].dtype == "float32" and len(origin.inputs[0].shape) > 1:
-        # What is written about networks of one image reads it there.
+        # Descriptions of networks with a single image input are found there.
         only = origin.inputs[0]
         shape = tuple(size for size in only.shape[1:] if size is not None)
         origin = replace(origin, inputs=(), input_name=only.name, input_shape=shape)
-    return OnnxSource(content, label, facts, tuple(specs), origin, opset_of(model), model.ir_version, resized)
+    return OnnxSource(content, label, facts, tuple(specs), origin, opset_of(model), model.ir_version)
 
 
 def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
@@ -112,7 +115,7 @@ def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
             continue
         kind = value.type.tensor_type
         if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
-            raise ModelError("an input that is no tensor of known rank", where=f"{label}, {value.name}")
+            raise ModelError("expected inputs that are tensors of known rank", where=f"{label}, {value.name}")
         sizes = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
         found.append(TensorSpec(value.name, sizes, dtype))
@@ -122,7 +125,7 @@ def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
 
 
 def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str) -> list[TensorSpec]:
-    """The specs with free sizes as asked for; one input may go without its name."""
+    """Return the specs with dynamic dimensions as requested; a single input needs no name."""
     by_name = {spec.name: spec for spec in asked}
     if len(specs) == 1 and len(asked) == 1 and asked[0].name == _UNNAMED:
         by_name = {specs[0].name: asked[0]._replace(name=specs[0].name)}
@@ -131,7 +134,7 @@ def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str)
         raise InputError(
             f"no input {min(unknown)}", where="--input-shape", hint=f"it reads {', '.join(map(str, specs))}"
         )
-    # float32 is also what nothing was said of.
+    # float32 is also the default.
     other = next((s for s in specs if by_name.get(s.name, s).dtype not in ("float32", s.dtype)), None)
     if other is not None:
         raise InputError(f"the file reads {other}, not {by_name[other.name].dtype}", where="--input-shape")
@@ -145,7 +148,7 @@ def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str)
             raise InputError(
                 f"{shape_text(sizes)} where the file has {shape_text(spec.shape)}",
                 where=f"--input-shape, {spec.name}",
-                hint="only sizes that it leaves free can be chosen",
+                hint="only dynamic dimensions can be chosen",
             )
         merged = (due if due is not None else size for due, size in zip(spec.shape[1:], sizes[1:], strict=True))
         found.append(spec._replace(shape=(spec.shape[0], *merged)))
@@ -153,7 +156,7 @@ def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str)
 
 
 def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> bytes:
-    """The model with these sizes declared, and those of its outputs that follow."""
+    """Declare these sizes, and the sizes of the outputs that follow from them."""
     by_name = {spec.name: spec for spec in specs}
     for value in model.graph.input:
         for dim, size in (
@@ -171,15 +174,15 @@ def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str)
         return with_output_sizes(model)
     except ModelError as error:
         where = f"{label}, --input-shape"
-        raise InputError(f"its operators do not take these sizes: {error.what}", where=where) from error
+        raise InputError(f"its operators do not accept these sizes: {error.what}", where=where) from error
 
 
 def with_output_sizes(model: onnx.ModelProto) -> bytes:
-    """The model, changed in place, with the sizes of its outputs that follow from those of its inputs.
+    """Declare in place the sizes of the outputs that follow from those of the inputs, and serialize the model.
 
-    Exporters leave them open where they do not see through the operators between.
+    Exporters leave them open if they cannot infer them through the operators between.
     """
-    # Nothing else that is inferred is kept, and weights only slow it down.
+    # Only the outputs are kept of what is inferred; weights would only slow it down.
     inferred = inferred_graph(model, strict=True, data_prop=True)
     found = {value.name: value.type.tensor_type.shape for value in inferred.output}
     for value in model.graph.output:
@@ -191,12 +194,12 @@ def with_output_sizes(model: onnx.ModelProto) -> bytes:
 
 
 def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> list[TensorSpec]:
-    """Inputs with all sizes but the batch known, the free ones as the given inputs have them."""
+    """Return inputs with a dynamic batch only; other dynamic dimensions are taken from the given inputs."""
     if all(None not in spec.shape[1:] for spec in specs):
         return [spec._replace(shape=(None, *spec.shape[1:])) for spec in specs]
     if given is None:
         raise InputError(
-            f"it leaves sizes free: {', '.join(map(str, specs))}",
+            f"dynamic dimensions: {', '.join(map(str, specs))}",
             where=label,
             hint="give --input-shape 1xCxHxW, which fixes them, or --inputs FILE.npy",
         )
@@ -211,13 +214,13 @@ def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> l
             due in (None, size) for due, size in zip(spec.shape[1:], shape[1:], strict=True)
         )
         if not fits:
-            raise InputError(f"inputs of shape {shape} where {spec} is due", where="inputs")
+            raise InputError(f"expected inputs {spec}, got shape {shape}", where="inputs")
         sized.append(spec._replace(shape=(None, *shape[1:])))
     return sized
 
 
 def _parameters(model: onnx.ModelProto) -> int:
-    """Floating numbers in the file's constants."""
+    """Count the floating-point numbers in the constants."""
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
     tensors = constants_of(model.graph).values()
     return sum(int(np.prod(tensor.dims)) for tensor in tensors if tensor.data_type in kinds)

@@ -1,4 +1,4 @@
-"""What the `export` command prints: results on stdout, what to do next on stderr."""
+"""Output of the `export` command: results on stdout, next steps on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["explain", "show"]
 
 
 def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = ()) -> None:
-    """Print what of an ONNX file would collapse, with sizes fixed that it leaves free."""
+    """Print what would collapse in an ONNX file, with dynamic dimensions fixed as in `inputs`."""
     from irepdeploy.files import json_safe
     from irepdeploy.onnx_collapse import collapse
 
@@ -36,11 +36,11 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
         show_regions(source, facts["regions"])
     print(summary(facts))
     if border == "refuse" and any("at the border" in region["reason"] for region in facts["regions"]):
-        log("hint: --border map writes a constant map for what is no convolution at the border")
+        log("hint: --border map adds a constant map to regions that are not a convolution at the border")
 
 
 def show(certificate: Certificate, folder: Path, model: str | None) -> None:
-    """Print what an export did."""
+    """Print the results of an export."""
     from irepdeploy.profiling.health import LayerHealth, health_warnings
 
     source = certificate.source
@@ -70,7 +70,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
         print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
     print(folder / "certificate.json")
     if "preprocessing" in certificate.onnx:
-        # It takes other inputs than the network: verify would have to normalise for one of the two.
+        # verify cannot compare it with the network, which takes other inputs.
         return
     reference = source["file"] or folder / "fused.pt"
     ours = f" --model {_quoted(model)}" if model else ""
@@ -118,7 +118,7 @@ def _show_engines(certificate: Certificate, folder: Path) -> None:
     for precision, line in engine.get("commands", {}).items():
         print(f"on the board ({engine['device']}), {precision}: {line}")
     if engine.get("commands"):
-        # Engines of both come from the float32 file; int8 is quantised in its own.
+        # fp32 and fp16 engines come from the float32 file, int8 engines from a file of their own.
         both = [precision for precision in engine["commands"] if precision != "int8"]
         models = [folder / "model.onnx"] if both else []
         models += [folder / "model.int8.onnx"] if "int8" in engine["commands"] else []

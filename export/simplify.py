@@ -1,4 +1,4 @@
-"""onnx-simplifier in a process of its own, so that a crash, a hang or an exception of it cannot lose the export."""
+"""Run onnx-simplifier in a child process, so that a crash or a hang cannot lose the export."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from irepdeploy.errors import InputError, RunError
 
 __all__ = ["Simplified", "Simplifier"]
 
-# Without -P the folder that the user stands in could shadow a module.
+# Without -P, the current folder could shadow a module.
 WORKER = (sys.executable, "-P", "-m", "irepdeploy.export.simplify_worker")
 TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """What onnx-simplifier did.
+    """Result of onnx-simplifier.
 
     Args:
-        content: the simpler model, not yet compared with the one given; None: that one stays.
-        note: the effect, or why it stays.
+        content: The simplified model, not verified yet; None: the original stays.
+        note: The effect, or why the original stays.
     """
 
     content: bytes | None
@@ -34,15 +34,14 @@ class Simplified:
 
 
 class Simplifier:
-    """The process. It is started beforehand, since its imports take longer than its work, and ended with the ``with``.
+    """The child process, as a context manager.
+
+    It is started early, since its imports take longer than its work. Entering raises RunError if it cannot be started.
 
     Args:
-        worker: a command that reads a line with a JSON array from stdin, the paths of what to read and what to write,
-            and prints the nodes before and after; default: `WORKER`.
-        timeout_s: that it may take from `result` on.
-
-    Raises (on entering):
-        RunError: the process cannot be started.
+        worker: Command that reads from stdin a JSON array with the paths of input and output, and prints the number of
+            nodes before and after; default: `WORKER`.
+        timeout_s: Time limit, counted from the call of `result`.
     """
 
     def __init__(self, worker: Sequence[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -63,23 +62,23 @@ class Simplifier:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def begin(self, model: Path, after: Path) -> None:
-        """Let it simplify the file `model`, which must stay as it is until `result` was called, and write `after`."""
+        """Start to simplify the file `model`, which must not change before `result`, and to write `after`."""
         self._model, self._after = model, after
         assert self._process.stdin is not None
-        # One that is dead already says so in its exit code.
+        # If it is dead already, its exit code says so.
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps([str(model.absolute()), str(after.absolute())]).encode() + b"\n")
             self._process.stdin.flush()
 
     def result(self) -> Simplified:
-        """Wait for it; what it wrote is read and removed.
+        """Wait for the process, and read and remove its output file.
 
         Raises:
-            InputError: `begin` was not called, or `result` was.
+            InputError: `begin` was not called, or `result` was called before.
         """
         if self._process.returncode is not None or not hasattr(self, "_model"):
             raise InputError("nothing is being simplified", where="Simplifier")
@@ -87,7 +86,7 @@ class Simplifier:
             stdout, stderr = self._process.communicate(timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
             self._end()
-            return Simplified(None, f"onnxsim took longer than {self._timeout_s:g} s and was ended: not simplified")
+            return Simplified(None, f"onnxsim took longer than {self._timeout_s:g} s and was stopped: not simplified")
         try:
             return self._read(stdout, stderr)
         finally:
@@ -105,7 +104,7 @@ class Simplifier:
         try:
             simpler = open_model(self._after)
         except InputError:
-            return Simplified(None, "onnxsim wrote no ONNX model: not simplified")
+            return Simplified(None, "onnxsim did not write an ONNX model: not simplified")
         nodes, left = counts or (_nodes(self._model.read_bytes()), len(simpler.graph.node))
         if left >= nodes:
             return Simplified(None, f"onnxsim: 0 nodes removed of {nodes}")
@@ -118,7 +117,7 @@ class Simplifier:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert stream is not None
-            # A line that nobody read is still in the buffer.
+            # An unread line may still be in the buffer.
             with contextlib.suppress(OSError):
                 stream.close()
 
@@ -130,7 +129,7 @@ def _nodes(content: bytes) -> int:
 
 
 def _counts(stdout: bytes) -> tuple[int, int] | None:
-    """Nodes before and after, from the last line that the worker prints."""
+    """Parse the number of nodes before and after from the last line of the worker."""
     words = (stdout.decode(errors="replace").strip().splitlines() or [""])[-1].split()
     return (int(words[0]), int(words[1])) if len(words) == 2 and all(word.isdecimal() for word in words) else None
 

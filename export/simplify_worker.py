@@ -1,7 +1,7 @@
-"""The process that `Simplifier` starts: ``python -m irepdeploy.export.simplify_worker``.
+"""Child process of `Simplifier`: ``python -m irepdeploy.export.simplify_worker``.
 
-It reads a line with two paths as a JSON array, BEFORE and AFTER, and prints how many nodes there were and are; AFTER is
-written only if there are fewer. Without a line, its parent having ended, it ends.
+It reads the paths BEFORE and AFTER as a JSON array and prints the number of nodes before and after; AFTER is written
+only if it has fewer. It exits at the end of stdin, when its parent has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 def main() -> None:
     modules: dict[str, Any] = sys.modules
-    # onnxsim imports torch and sympy where they are installed, for uses that are not ours: more than a second.
+    # onnxsim imports torch and sympy if installed, which takes more than a second and is not needed here.
     modules["torch"] = modules["sympy"] = None
     import onnx
     import onnxsim
@@ -27,9 +27,9 @@ def main() -> None:
     if not line:
         return
     before, after = json.loads(line)
-    # What a crash leaves, a core file, goes with the temporary folder.
+    # A core file of a crash disappears with the temporary folder.
     os.chdir(os.path.dirname(after))
-    # Not the path: what is read by path is written to a file and read again.
+    # Not the path: simplify would write a model given by path to a file and read it again.
     model = open_model(before)
     nodes = len(model.graph.node)
     model, _ = onnxsim.simplify(model)

@@ -1,4 +1,4 @@
-"""The structure of a network as it is exported, found in memory: no file is written."""
+"""Compute the structure digest of a network without writing a file."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def network_digest(
     model_factory: Callable[[], nn.Module] | None = None,
     batch: int | None = 1,
 ) -> str:
-    """`structure_digest` of the ONNX that a network is exported as, its branches and batch normalisation fused.
+    """Return the `structure_digest` of the ONNX that a network is exported as.
 
-    So a network with branches and the plain one that it becomes have one digest.
+    Branches and batch normalisation are fused, so that a network with branches and its fused form have the same digest.
 
     Args:
-        source: the name of a network, a checkpoint, or a network in eval mode.
-        model_factory: builds the class of a foreign checkpoint.
-        batch: of the inputs; None: free.
+        source: Name of a network, a checkpoint, or a network in eval mode.
+        model_factory: Builds the class of a foreign checkpoint.
+        batch: Batch of the inputs; None: dynamic.
 
     Raises:
-        InputError: no such network or file, or one that cannot be fused or written.
-        ModelError: it does not say what it reads.
+        InputError: The network or file does not exist, or cannot be fused or written.
+        ModelError: The network does not declare its inputs.
     """
     opened = open_source(source, model_factory)
     origin = opened.origin
     if not origin.specs:
         raise ModelError(
-            "it does not say what inputs it takes",
+            "the network does not say what inputs it takes",
             where=opened.label,
             hint="irepdeploy.save(net, path, input_shape=(C, H, W))",
         )

@@ -1,1 +1,1 @@
-"""Find out what a target rejects and which layer differs first."""
+"""Find what a target rejects, and the first layer that differs."""

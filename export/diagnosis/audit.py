@@ -1,4 +1,4 @@
-"""Read an ONNX file again and hold it against what was asked for: an exporter's own success message proves nothing."""
+"""Audit a written ONNX file: an exporter's own success message proves nothing."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 @dataclass(frozen=True)
 class Asked:
-    """What a file must be, beside what its target says.
+    """Expectations of a file beyond those of its target.
 
     Args:
-        precision: "fp32", "fp16" or "int8"; the target's route says what that means for the ONNX.
-        dynamic_batch: the first size of every input and output is free, and only that one.
-        kept: layers that were left in a higher precision on purpose, by the names of their nodes.
-        opset: that was to be written; default: the target's.
-        given: the file, or what it was made of, is somebody else's: any opset, IR version and size that the target
-            takes will do, batch normalisation and nodes without names may stand in it.
+        precision: "fp32", "fp16" or "int8"; the target's route defines what that means for the ONNX.
+        dynamic_batch: The batch dimension of every input and output is dynamic, and no other dimension is.
+        kept: Names of the nodes that stay in a higher precision on purpose.
+        opset: Expected opset; default: the target's.
+        given: The file was not written here: any opset, IR version and size that the target accepts are fine, and so
+            are batch normalisations and nodes without names.
     """
 
     precision: str = "fp32"
@@ -56,15 +56,20 @@ def audit(
     outputs: Sequence[str | TensorSpec],
     asked: Asked | None = None,
 ) -> dict[str, Any]:
-    """Check the file and return what it is: opset, IR version, nodes by operator, inputs, outputs, weights, size.
+    """Check a file against its target and against what was asked for.
 
     Args:
-        inputs: names, shapes and dtypes that the file must have; None is a size that is free.
-        outputs: the same, or only the names.
-        asked: default: fp32, a static batch.
+        path: The ONNX file.
+        target: The target it was written for.
+        inputs: Expected names, shapes and dtypes; None is a dynamic dimension.
+        outputs: Expected outputs, or only their names.
+        asked: Further expectations; default: fp32, a static batch.
+
+    Returns:
+        Opset, IR version, nodes by operator, inputs, outputs, bytes of weights by dtype, and size.
 
     Raises:
-        CheckFailed: it is not what was asked for; all that is wrong is named.
+        CheckFailed: The file is not what was asked for; every fault is named.
     """
     asked = asked or Asked()
     content = read_bytes(path, "ONNX file")
@@ -79,7 +84,7 @@ def audit(
         *_signature(model, inputs, outputs),
         *_nodes(view, target, asked.given),
     ]
-    # With external data or foreign operators what follows would only hide the reason.
+    # After external data or foreign operators, further faults would only hide the reason.
     faults = faults or [
         *(() if asked.given else _left_behind(view)),
         *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
@@ -106,8 +111,8 @@ def _header(view: View, target: Target, opset: int, given: bool) -> Iterator[str
     if opsets.get("ai.onnx") != opset or (len(opsets) > 1 and not given):
         yield f"opset {opsets}, not {opset}"
     elif not low <= opset <= high:
-        yield f"opset {opset}, and target {target.name} takes {low} to {high}"
-    # What runs here has been loaded here.
+        yield f"opset {opset}, and target {target.name} accepts {low} to {high}"
+    # ONNX Runtime has loaded a given file already.
     most = target.ir_version if target.engine or not given else view.model.ir_version
     if not 3 <= view.model.ir_version <= most:
         yield f"IR version {view.model.ir_version}, not {target.ir_version}"
@@ -122,7 +127,7 @@ def _files(view: View, path: Path, size: int, target: Target) -> Iterator[str]:
     if path.with_name(f"{path.name}.data").exists():
         yield "a file of weights lies beside it"
     if size > target.max_bytes:
-        yield f"{size:,} bytes, and target {target.name} takes {target.max_bytes:,}"
+        yield f"{size:,} bytes, and target {target.name} accepts {target.max_bytes:,}"
 
 
 def _signature(
@@ -148,14 +153,14 @@ def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
     known = target.operators
     strange = {node.op_type for node in view.nodes if node.domain or (known is not None and node.op_type not in known)}
     if strange:
-        yield f"operators that target {target.name} does not take: {', '.join(sorted(strange))}"
+        yield f"operators that target {target.name} does not accept: {', '.join(sorted(strange))}"
     names = Counter(node.name for node in view.nodes)
     if not given and (names[""] or any(count > 1 for count in names.values())):
         yield "nodes without a name of their own"
 
 
 def _left_behind(view: View) -> Iterator[str]:
-    """Batch normalisations that could stand in their convolution: nothing else reads its output."""
+    """Yield batch normalisations that could be folded into the convolution before them."""
     returned = {value.name for value in view.model.graph.output}
     for node in view.nodes:
         name = node.input[0] if node.op_type == "BatchNormalization" else ""
@@ -165,7 +170,7 @@ def _left_behind(view: View) -> Iterator[str]:
 
 
 def _precision(view: View, graph: str, kept: frozenset[str]) -> Iterator[str]:
-    """Layers whose weights are not of the type that the precision asks for."""
+    """Yield layers whose weights do not have the type of the precision."""
     for node in view.nodes:
         if node.op_type not in _WEIGHTED or node.name in kept:
             continue
@@ -197,21 +202,21 @@ def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
         if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic and not anything):
             yield f"{value.name} has no static shape: {shape}"
         elif free and free != [0] and not anything:
-            yield f"{value.name} is free beyond its batch: {shape}"
+            yield f"{value.name} has dynamic dimensions beside its batch: {shape}"
     symbols = {str(_declared(value)["shape"][0]) for value in ends if _declared(value)["shape"]}
     if dynamic and not asked.given and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):
-        yield f"a free batch was asked for, and inputs and outputs begin with {', '.join(sorted(symbols))}"
+        yield f"expected a dynamic batch, and inputs and outputs begin with {', '.join(sorted(symbols))}"
     for node in view.nodes:
         if node.op_type in _SIZED_BY_VALUES:
-            yield f"{node.name}: the size of what {node.op_type} gives depends on values"
+            yield f"{node.name}: the output size of {node.op_type} depends on values"
     for value in inferred_graph(view.model, strict=True).value_info:
         rank = len(_declared(value)["shape"])
         if rank > target.dimensions:
-            yield f"{value.name} has {rank} dimensions, and target {target.name} takes {target.dimensions}"
+            yield f"{value.name} has {rank} dimensions, and target {target.name} accepts {target.dimensions}"
 
 
 def _weights(view: View) -> dict[str, int]:
-    """Bytes of the constants by their type."""
+    """Return the bytes of the constants by dtype."""
     found: Counter[str] = Counter()
     for tensor in view.constants.values():
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))

@@ -1,4 +1,4 @@
-"""Where a difference between two forms of a network begins: the first layer whose output leaves the tolerance."""
+"""Find the first layer where two forms of a network differ by more than a tolerance."""
 
 from __future__ import annotations
 
@@ -35,18 +35,24 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 def first_bad_layer(
     reference: Model, result: Model, inputs: Mapping[str, Array], tolerance: Tolerance
 ) -> LayerError | None:
-    """The first node of `reference` whose output leaves the tolerance in `result`; None where there is none.
+    """Find the first node whose output differs between two ONNX models.
 
-    Two tensors are the same if they have one name, else if nodes of one name and operator give them; what has no
-    counterpart is passed over. Where the weights of `result` were quantised after equalisation, the reference is
-    equalised too, as its hidden maps have other scales then.
+    Tensors correspond if they have the same name, else if nodes of the same name and operator produce them; tensors
+    without a counterpart are skipped. If the result was quantised after equalisation, the reference is equalised too,
+    since its hidden maps have other scales otherwise.
 
     Args:
+        reference: The model that errors are relative to, or its path.
+        result: The model compared with it, or its path.
         inputs: (N, ...) by name of the input.
+        tolerance: Largest difference that passes.
+
+    Returns:
+        The first layer beyond the tolerance, in the order of the reference; None if all are within it.
 
     Raises:
-        InputError: a file cannot be read, or the inputs are not those of the models.
-        ModelError: no ONNX model, or ONNX Runtime cannot run it.
+        InputError: A file cannot be read, or the inputs are not those of the models.
+        ModelError: A file is not an ONNX model, or ONNX Runtime cannot run it.
     """
     b = open_model(result)
     a = equalised_like(open_model(reference), b)
@@ -65,19 +71,23 @@ def first_bad_layer(
 def first_bad_module(
     model: nn.Module, result: Model, inputs: Mapping[str, Array], tolerance: Tolerance
 ) -> LayerError | None:
-    """The first module, in the order of calls, whose output leaves the tolerance in `result`; None where there is none.
+    """Find the first module whose output differs between a network and its ONNX model.
 
-    The output of a module is that of the node that has its path as name, with a number behind it where the module was
-    called before. Where a batch normalisation has no node, it was folded into the module before it, and its output is
-    that module's.
+    A module corresponds to the node named after its path, with a number appended for every repeated call. A batch
+    normalisation without a node was folded into the module before it, which then has its output.
 
     Args:
-        model: in eval mode.
+        model: A network in eval mode.
+        result: The ONNX model, or its path.
         inputs: (N, ...) by name of the ONNX's input.
+        tolerance: Largest difference that passes.
+
+    Returns:
+        The first module beyond the tolerance, in the order of calls; None if all are within it.
 
     Raises:
-        InputError: a file cannot be read, or the inputs are not those of the models.
-        ModelError: no ONNX model, or ONNX Runtime cannot run it.
+        InputError: A file cannot be read, or the inputs are not those of the models.
+        ModelError: The file is not an ONNX model, or ONNX Runtime cannot run it.
     """
     b = open_model(result)
     full = _filled(inputs, b)
@@ -96,35 +106,35 @@ def first_bad_module(
 
 
 def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Place]:
-    """The tensors that both have, in the order of `a`."""
+    """Return the tensors that both models have, in the order of `a`."""
     floats_a, floats_b = _float_outputs(a), _float_outputs(b)
     alike = {(node.name, node.op_type, place): name for name, (node, place) in floats_b.items() if node.name}
     rounded = {name: other for name, other in _rounded(b).items() if other in floats_b}
     places = []
     for name, (node, place) in floats_a.items():
         twin: str | None = name if name in floats_b else alike.get((node.name, node.op_type, place))
-        # A node whose output is another tensor of the reference has taken in the one behind it.
+        # If its output is another tensor of the reference, the node has absorbed the one that follows.
         if twin is not None and (twin == name or twin not in floats_a):
             places.append(Place(node.name or name, name, rounded.get(twin, twin)))
     return places
 
 
 def _rounded(model: onnx.ModelProto) -> dict[str, str]:
-    """What each tensor that is quantised is read as: with a zero point that is where a ReLU went."""
+    """Map each quantised tensor to its dequantised form; with a zero point, a ReLU is part of the rounding."""
     floats = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     quantised = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     return {name: floats[integers] for name, integers in quantised.items() if integers in floats}
 
 
 def _float_outputs(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, int]]:
-    """Each float tensor that a node gives, the node and the output's place, in the order of the graph."""
+    """Map each float tensor to its node and output index, in the order of the graph."""
     kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
     made = {name: (node, place) for node in model.graph.node for place, name in enumerate(node.output)}
     return {name: found for name, found in made.items() if kinds.get(name) in _FLOATS}
 
 
 def _outputs_by_node(model: onnx.ModelProto) -> dict[str, str]:
-    """The first output of each node, by the path of a module: exporters of torch put the operator behind it."""
+    """Map the path of each module to the first output of its node; torch's exporters append the operator to it."""
     found = {}
     for name, (node, place) in reversed(_float_outputs(model).items()):
         if place == 0:
@@ -138,7 +148,7 @@ def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
 
 
 def _in_step(*both: Iterator[tuple[int, dict[str, Array]]]) -> Iterator[list[dict[str, Array]]]:
-    """The outputs of two models over the same inputs, whatever the parts are that each runs in."""
+    """Yield the outputs of two models over the same inputs, whatever batches each runs in."""
     counts = [0, 0]
     held: list[list[dict[str, Array]]] = [[], []]
     while True:
@@ -160,11 +170,11 @@ def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
 
 
 def _filled(inputs: Mapping[str, Array], *models: onnx.ModelProto) -> dict[str, Array]:
-    """The inputs, the last one repeated until every declared batch divides their number."""
+    """Repeat the last input until every declared batch divides the number of inputs."""
     for model in models:
         due = sorted(_inputs(model))
         if due != sorted(inputs):
-            raise InputError(f"inputs {sorted(inputs)} where {due} are due", hint="give one array for each name")
+            raise InputError(f"expected inputs {due}, got {sorted(inputs)}", hint="give one array for each name")
     size = math.lcm(*map(_batch, models))
     return {
         name: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
@@ -178,17 +188,17 @@ def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def _batch(model: onnx.ModelProto) -> int:
-    """The declared batch; 1 where it is free."""
+    """Return the declared batch; 1 if it is dynamic."""
     dims = [value.type.tensor_type.shape.dim for value in _inputs(model).values()]
     return math.lcm(*(dim[0].dim_value or 1 for dim in dims if len(dim) > 0))
 
 
 def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str]) -> dict[Place, int]:
-    """The calls whose outputs the ONNX has too, by their place among all calls."""
+    """Map each tensor that the ONNX has too to the index of its call."""
     from torch import nn
 
     where: dict[Place, int] = {}
-    # By identity of what a layer gave; the tensors stay alive, so that no other takes their place.
+    # By identity of the outputs, which are kept alive so that no other tensor gets the same identity.
     made: dict[int, tuple[Any, Place]] = {}
 
     def note(index: int, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -206,7 +216,7 @@ def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str
 
 
 class _Seen:
-    """Holds what the layers of a network give against the outputs of its ONNX."""
+    """Compare the outputs of the layers of a network with those of its ONNX."""
 
     def __init__(self, at: Mapping[int, Place], outputs: Mapping[str, Array], add: Add) -> None:
         self.at, self.outputs, self.add = at, outputs, add

@@ -1,4 +1,4 @@
-"""A network run once, with each call of a layer shown as it happens."""
+"""Run a network and observe every call of a layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ Seen = Callable[[int, str, nn.Module, tuple[Any, ...], torch.Tensor], None]
 
 
 def run_layers(model: nn.Module, arrays: Sequence[Array], seen: Seen) -> None:
-    """Run the network and show each call of a layer: its place among them, its node's name, and what goes in and out.
+    """Run a network and report every call of a layer.
 
-    A layer is a module without parts, or a RepBlock as a whole.
+    A layer is a module without children, or a RepBlock as a whole.
+
+    Args:
+        model: A network in eval mode.
+        arrays: Its inputs, (N, ...) each, in the order of ``forward``.
+        seen: Called with the index of the call, the name of its node, the module, its inputs and its output.
 
     Raises:
-        InputError: the network is in train mode.
+        InputError: The network is in train mode.
     """
     if model.training:
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")

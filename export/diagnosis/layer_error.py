@@ -1,7 +1,7 @@
-"""The first of many tensors that leaves a tolerance, as few of them held at a time as memory asks for.
+"""Find the first of many tensors beyond a tolerance, with a bounded number of them in memory.
 
-The error of a tensor is ``max|a - b| / max|a|`` over all inputs, a being the reference. What is not finite is beyond
-any tolerance; what is zero in both forms is within.
+The error of a tensor is ``max|a - b| / max|a|`` over all inputs, a being the reference. Values that are not finite are
+beyond any tolerance; tensors that are zero in both forms are within.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ __all__ = ["Add", "LayerError", "Place", "first_beyond"]
 
 Array = np.ndarray[Any, Any]
 
-# Numbers of one model's tensors that are held at a time.
+# Largest number of tensor elements of one model in memory at a time.
 _HELD = 2**24
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """The layer that a difference begins at.
+    """The first layer that differs.
 
     Args:
-        layer: name of its node.
-        tensor: name of its output.
-        error: max|a - b| / max|a|; NaN or infinity where one of the two is not finite.
+        layer: Name of its node.
+        tensor: Name of its output.
+        error: max|a - b| / max|a|; NaN or infinity if one of the two is not finite.
     """
 
     layer: str
@@ -43,7 +43,7 @@ class LayerError:
 
 
 class Place(NamedTuple):
-    """A tensor of both: the layer that gives it, its name, and the one that holds it in the result."""
+    """A tensor of both models: its layer, and its name in the reference and in the result."""
 
     layer: str
     reference: str
@@ -60,7 +60,18 @@ def first_beyond(
     run: Callable[[Sequence[Place], Add], None],
     tolerance: Tolerance,
 ) -> LayerError | None:
-    """The first place beyond the tolerance, as many looked at together as are held at a time."""
+    """Find the first place beyond a tolerance.
+
+    Args:
+        places: Tensors to compare, in order.
+        model: The result, for the sizes of its tensors.
+        inputs: (N, ...) by name of the input.
+        run: Runs both models and calls back with both forms of each requested tensor.
+        tolerance: Largest difference that passes.
+
+    Returns:
+        The first tensor beyond the tolerance; None if all are within it.
+    """
     sizes = _sizes(model, min(free_batch(inputs), samples_in(inputs)))
     for portion in _portions(places, sizes):
         found = {place: _Difference() for place in portion}
@@ -72,7 +83,7 @@ def first_beyond(
 
 
 class _Difference:
-    """How far two tensors are from each other, over all their parts."""
+    """The difference of two tensors, accumulated over batches."""
 
     def __init__(self) -> None:
         self.largest, self.scale = 0.0, 0.0
@@ -119,6 +130,6 @@ def _portions(places: Sequence[Place], sizes: Mapping[str, int]) -> Iterator[lis
 
 
 def _sizes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
-    """Numbers in each tensor of a part, as far as its shape is known."""
+    """Return the number of elements of each tensor in one batch, as far as its shape is known."""
     shapes = {name: value.type.tensor_type.shape.dim for name, value in tensor_types(model).items()}
     return {name: batch * math.prod(max(dim.dim_value, 1) for dim in dims[1:]) for name, dims in shapes.items()}

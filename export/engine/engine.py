@@ -1,6 +1,6 @@
-"""Build a TensorRT engine from ONNX, in a process of its own: a crash or a hang of the builder is an error like others.
+"""Build a TensorRT engine from ONNX in a child process, so that a crash or a hang of the builder is an ordinary error.
 
-The engine appears whole or not at all, and a sidecar beside it says what it is.
+The engine is written atomically, with a sidecar that describes it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,26 @@ _TARGETS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was built.
+    """Description of a built engine.
 
     Args:
-        run: whether the engine has run: "not run" until somebody ran it and compared.
-        layers: convolutions really executed, layers by kind, bytes of weights and activations, as the build log says.
-        dla: where its layers were put, None without DLA.
-        seconds: that parsing and building took.
-        warnings: that TensorRT logged.
+        engine: Path of the engine.
+        sidecar: Path of its sidecar.
+        flavour: "tensorrt" or "tensorrt_rtx".
+        version: Version of TensorRT.
+        assembled: Whether TensorRT-RTX was assembled by ``make trt`` instead of installed.
+        precision: "fp32", "fp16" or "int8".
+        typing: "strong" or "weak".
+        tf32: Whether float32 layers may round to TF32.
+        sha256: Digest of the engine.
+        size_bytes: Size of the engine.
+        seconds: Time for parsing and building.
+        layers: Executed convolutions, layers by kind, bytes of weights and activations, from the build log.
+        device: Device it was built for.
+        timing_cache: Use of the timing cache.
+        dla: Placement of its layers on the DLA; None without DLA.
+        warnings: Warnings that TensorRT logged.
+        run: "not run": building does not show that the outputs are right.
     """
 
     engine: Path
@@ -73,7 +85,7 @@ class EngineReport:
     run: str = "not run"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the files by name."""
+        """Return a JSON object with the names of the files."""
         return {**asdict(self), "engine": self.engine.name, "sidecar": self.sidecar.name}
 
 
@@ -93,28 +105,32 @@ def build_engine(
     worker: Sequence[str] = WORKER,
     timeout_s: float = TIMEOUT_S,
 ) -> EngineReport:
-    """Build an engine, write it to `out` and its sidecar beside it.
+    """Build an engine and write it with its sidecar.
 
     Args:
-        onnx: the model, or where it lies.
-        out: the engine's path; nothing else of its folder is touched but its sidecar.
+        onnx: The model, or its path.
+        out: Path of the engine; only the engine and its sidecar are written.
         flavour: "tensorrt", or "tensorrt_rtx", which needs no GPU.
-        precision: "fp32", "fp16" or "int8". TensorRT 11 and TensorRT-RTX take it from the ONNX, which must be in it
-            already; before, an fp32 ONNX becomes fp16 by a flag. int8 needs Q/DQ everywhere.
-        workspace_bytes: limit of scratch memory; None is TensorRT's own default.
-        timing_cache: a file that is read if it is there and written after the build.
-        profiles: (smallest, best, largest shape) of each input with a free dimension.
-        tf32: let fp32 convolutions round to TF32.
-        dla_core: the DLA core for what layers it can take; the rest goes to the GPU.
-        command: what builds this engine again, for its sidecar.
-        report: called with each step, and after a failure with the last lines of TensorRT's log.
-        worker: a command that takes the folder of a job.
-        timeout_s: after which the builder is ended.
+        precision: "fp32", "fp16" or "int8". TensorRT 11 and TensorRT-RTX take it from the types in the ONNX; older
+            versions make fp16 from an fp32 ONNX by a flag. int8 always needs Q/DQ.
+        workspace_bytes: Limit of scratch memory; None: TensorRT's own default.
+        timing_cache: File that is read if it exists, and written after the build.
+        profiles: (smallest, best, largest shape) of each input with a dynamic dimension.
+        tf32: Allow fp32 convolutions to round to TF32.
+        dla_core: DLA core for the layers that can run on it; the others run on the GPU.
+        command: Command that builds this engine again, for the sidecar.
+        report: Called with each step, and after a failure with the last lines of TensorRT's log.
+        worker: Command that takes the folder of a job.
+        timeout_s: Time limit of the builder.
+
+    Returns:
+        What was built.
 
     Raises:
-        InputError: the model or an option is wrong for this TensorRT; ModelError where it cannot parse or build it.
-        MissingError: TensorRT, a GPU or a DLA that it needs is not here.
-        RunError: the builder crashed, hung, or ran out of memory or disk.
+        InputError: The model or an option does not fit this TensorRT.
+        ModelError: TensorRT cannot parse or build the model.
+        MissingError: TensorRT, or a GPU or DLA that it needs, is not available.
+        RunError: The builder crashed, hung, or ran out of memory or disk.
     """
     _check(flavour, precision, workspace_bytes)
     content = model_content(onnx)
@@ -162,7 +178,7 @@ def _check(flavour: str, precision: str, workspace_bytes: int | None) -> None:
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}", where="--precision", hint=f"one of {', '.join(PRECISIONS)}")
     if workspace_bytes is not None and workspace_bytes <= 0:
-        raise InputError(f"a workspace of {workspace_bytes} bytes", where="workspace", hint="give a positive number")
+        raise InputError(f"expected a positive workspace size, got {workspace_bytes} bytes", where="workspace")
 
 
 def _read_cache(path: str | os.PathLike[str]) -> bytes:
@@ -170,7 +186,7 @@ def _read_cache(path: str | os.PathLike[str]) -> bytes:
 
 
 def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable[[str], None]) -> dict[str, Any]:
-    """Let the worker do the job in the folder, and return its result or raise its error."""
+    """Run the worker on the job in a folder, and return its result or raise its error."""
     late = threading.Event()
 
     def end() -> None:
@@ -179,7 +195,7 @@ def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable
 
     with open(folder / "stderr", "wb") as stderr:
         try:
-            # The folder that the user stands in could shadow a module.
+            # Not in the user's folder, which could shadow a module.
             process = subprocess.Popen(
                 [*worker, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, cwd=folder
             )
@@ -204,7 +220,7 @@ def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable
 
 
 def _publish(built: Path, sidecar: Sidecar, engine: Path) -> None:
-    """Move both into place; the old sidecar goes first, so that it never stands beside an engine that is not its."""
+    """Move both into place; the old sidecar is removed first, so that it never describes another engine."""
     beside = Path(sidecar_path(engine))
     remove_file(beside)
     move_file(built, engine)

@@ -1,4 +1,4 @@
-"""The engines of an export: built here, left to the board with the lines to type, or honestly not built."""
+"""Engines of an export: built here, or described by the commands that build them elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLAVOURS = {"TensorRT": "tensorrt", "TensorRT-RTX": "tensorrt_rtx"}
 
 
 def target_here(target: Target) -> Target:
-    """`target`; for ``trt`` what the TensorRT that is installed takes."""
+    """Return the target; for ``trt`` with the limits of the installed TensorRT."""
     version, _ = _version("TensorRT") if target.name == "trt" else (None, "")
     return target if version is None else installed_target(version)
 
@@ -37,19 +37,24 @@ def engines_for(
     settings: Settings,
     report: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Build an engine of each precision into `folder`, if this target's are built here.
+    """Build an engine of each precision, if the target's engines are built on this machine.
 
     Args:
-        models: the ONNX for each precision.
-        label: of the network, for the line that builds an engine again.
+        target: The target.
+        models: ONNX file of each precision.
+        folder: Folder for the engines.
+        inputs: Inputs of the files.
+        label: Name of the network, for the command that builds an engine again.
+        settings: Options of the builder.
+        report: Called with the name of each engine that is built.
 
     Returns:
-        What a certificate keeps under ``engine``, and the files that were written. An engine that was built has not
-        run: nothing here says that its outputs are right.
+        The entry ``engine`` of the certificate, and the files written. A built engine has not run: nothing here shows
+        that its outputs are right.
 
     Raises:
-        ModelError: TensorRT cannot parse or build it.
-        RunError: the builder crashed, or ran out of memory or disk.
+        ModelError: TensorRT cannot parse or build the model.
+        RunError: The builder crashed, or ran out of memory or disk.
     """
     if target.engine is None:
         return {"status": "not asked for"}, []
@@ -103,7 +108,7 @@ def engines_for(
                 command=again,
             )
         except MissingError as error:
-            # No GPU, most often: the verified ONNX is of use all the same.
+            # Most often there is no GPU; the verified ONNX is useful all the same.
             return {"status": "not built", "reason": error.what, "hint": error.hint}, []
         built.append({**found.to_dict(), "onnx": path.name})
         files += [found.engine, found.sidecar]
@@ -119,7 +124,7 @@ def engines_for(
 
 
 def _notes(sizes: Mapping[str, int]) -> list[str]:
-    """A line where int8 is no smaller than another precision: what it loses buys nothing then."""
+    """Advise against int8 if its engine is not smaller than another, since its loss then buys nothing."""
     larger = [
         f"the int8 engine has {sizes['int8']:,} bytes, the {precision} one {size:,}: int8 is not advised here"
         for precision, size in sizes.items()
@@ -129,7 +134,7 @@ def _notes(sizes: Mapping[str, int]) -> list[str]:
 
 
 def _version(engine: str) -> tuple[str | None, str]:
-    """Version of TensorRT or TensorRT-RTX here, or None and why there is none that works."""
+    """Return the version of TensorRT or TensorRT-RTX, or None and the reason why it is not available."""
     try:
         version = installed_version(_FLAVOURS[engine])
     except MissingError as error:

@@ -1,1 +1,1 @@
-"""fp16 and int8."""
+"""Lower precisions: fp16 and int8."""

@@ -1,4 +1,4 @@
-"""What int8 is calibrated with and measured on: real inputs, apart from each other where there are enough."""
+"""Choose the inputs that int8 is calibrated with and measured on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LARGE, _FEW = 64, 32
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Inputs to take ranges from, and inputs to measure on.
+    """Inputs for calibration and evaluation.
 
     Args:
-        calibration: what the ranges of activations are taken from.
-        evaluation: what the loss is measured on.
+        calibration: Inputs that give the ranges of activations.
+        evaluation: Inputs that the loss is measured on.
         labels: (N,) classes of the evaluation inputs, or None.
     """
 
@@ -41,20 +41,18 @@ def calibration_data(
     given: Given | None = None,
     dataset: str | None = None,
 ) -> CalibrationData:
-    """Calibration on training images and evaluation on the search-validation set, with its labels, of the data set.
+    """Return training images for calibration, and the labelled search-validation set for evaluation.
 
-    The test set is never read. Without a data set of this shape, photographs take the place of both, unlabelled and
-    half of them for each; inputs given take that of the training images. Of several inputs those that are no images
-    are random beside the photographs.
+    The test set is never read. Without a data set of this shape, unlabelled photographs replace both, half of them
+    each; given inputs replace the training images. If a model has several inputs, those that are not images are random.
 
     Args:
-        wanted: (C, H, W) of one input, or the inputs of the model; of several, there is one array for each.
-        given: what `gather_inputs` takes in the place of real inputs.
-        dataset: name of the data set that the network was trained on.
+        wanted: (C, H, W) of one input, or the inputs of the model.
+        given: Inputs, or a file or folder, that `gather_inputs` accepts in place of real inputs.
+        dataset: Name of the data set that the network was trained on.
 
     Raises:
-        InputError: there are no real inputs of this shape, or of any where none is an image, or those given do not
-            fit.
+        InputError: There are no real inputs of this shape, no input is an image, or the given ones do not fit.
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 
@@ -83,7 +81,7 @@ def _of_several(specs: Sequence[TensorSpec], own: InputGroup | None, dataset: st
     groups = gather_inputs(specs, dataset=dataset)
     if len(groups) == 1:
         raise InputError(
-            f"int8 needs real inputs, and none of {', '.join(map(str, specs))} is an image", hint="give --inputs FILE"
+            f"int8 needs real inputs, and {', '.join(map(str, specs))} are not images", hint="give --inputs FILE"
         )
     name, arrays = groups[1].name, groups[1].array
     return CalibrationData(

@@ -1,10 +1,10 @@
-"""Cross-layer equalisation: channels of a hidden map scaled to like ranges, with the same outputs.
+"""Cross-layer equalisation: scale the channels of hidden maps to similar ranges without changing the outputs.
 
-Where one layer alone reads what another gives, through operators f with f(s x) = s f(x) for s > 0 (ReLU, pools),
+If only one layer reads the output of another, through operators f with f(s x) = s f(x) for s > 0 (ReLU, pools),
 channel i can be divided by any s_i > 0 in the first layer and multiplied by it in the second. With r1_i and r2_i the
 largest weights of channel i in the two, s_i = sqrt(r1_i / r2_i) makes both sqrt(r1_i r2_i) (Nagel et al., "Data-free
 quantization through weight equalization and bias correction", 2019, section 4.1). Each s_i is rounded to a power of
-two: then float32 outputs are the same to the bit, and a range is off its best by half a bit at most.
+two, so that float32 outputs stay the same to the bit; a range is then at most half a bit from its optimum.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _SWEEPS = 30
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with a hidden map between them that nothing else reads.
+    """Two layers with a hidden map between them that no other node reads.
 
     Args:
-        first: name of the node that gives the map.
-        second: name of the node that reads it.
-        channels: of the map.
+        first: Name of the node that writes the map.
+        second: Name of the node that reads it.
+        channels: Number of channels of the map.
     """
 
     first: str
@@ -50,9 +50,13 @@ class Pair:
 
 
 def equalised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array]]:
-    """`model` with every hidden map equalised, and the s_i, (C,) float64, of each; outputs stay the same.
+    """Equalise every hidden map of a copy of a model.
 
-    `model` is left as it is; without such maps the same numbers come back.
+    Args:
+        model: A float32 model; it is not changed.
+
+    Returns:
+        The equalised model, with the same outputs, and the s_i, (C,) float64, of each map.
     """
     pairs = hidden_pairs(model)
     nodes, arrays = _nodes(model), arrays_of(model)
@@ -73,10 +77,14 @@ def equalised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array
 
 
 def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.ModelProto:
-    """`model` with channel i of each pair's map divided by s_i > 0 in the first layer, multiplied in the second.
+    """Divide channel i of each map by s_i > 0 in the first layer and multiply by it in the second, in a copy.
+
+    Args:
+        model: A float32 model; it is not changed.
+        factors: The s_i of each pair, (C,).
 
     Raises:
-        InputError: factors that are not (C,), positive and finite.
+        InputError: The factors of a pair are not (C,), positive and finite.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -84,7 +92,7 @@ def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.Mode
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
     for pair, scale in factors.items():
         if np.shape(scale) != (pair.channels,) or not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
-            raise InputError(f"factors that are not {pair.channels} positive numbers", where=pair.first)
+            raise InputError(f"expected {pair.channels} positive factors", where=pair.first)
         first, second = nodes[pair.first], nodes[pair.second]
         weight, bias = tensors[first.input[1]], tensors.get(first.input[2]) if len(first.input) > 2 else None
         _write(weight, _divided_rows(first, onnx.numpy_helper.to_array(weight), scale))
@@ -96,7 +104,7 @@ def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.Mode
 
 
 def equalised_like(reference: onnx.ModelProto, result: onnx.ModelProto) -> onnx.ModelProto:
-    """`reference`, or its equalised form where the quantised weights of `result` are nearer to that."""
+    """Return the reference, or its equalised form if the quantised weights of `result` are closer to that."""
     if not any(node.op_type == "DequantizeLinear" for node in result.graph.node):
         return reference
     other, factors = equalised(reference)
@@ -110,7 +118,7 @@ def equalised_like(reference: onnx.ModelProto, result: onnx.ModelProto) -> onnx.
 
 
 def hidden_pairs(model: onnx.ModelProto) -> list[Pair]:
-    """The pairs of a model, in the order of its nodes; layers that share a weight are in none."""
+    """Return the pairs of a model in the order of its nodes; layers that share a weight form no pair."""
     graph = model.graph
     reads = Counter(name for node in graph.node for name in node.input if name)
     reads.update(value.name for value in graph.output)
@@ -135,7 +143,7 @@ def hidden_pairs(model: onnx.ModelProto) -> list[Pair]:
 
 
 def _weights_of(model: onnx.ModelProto, layers: set[str]) -> dict[str, Array]:
-    """The weights of these nodes, those in int8 as the numbers that they stand for."""
+    """Return the weights of these nodes, dequantised."""
     arrays = arrays_of(model)
     made = {node.output[0]: node for node in model.graph.node}
     found = {}
@@ -156,7 +164,7 @@ def _dequantised(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> Array:
 
 
 def _step(pair: Pair, nodes: Mapping[str, onnx.NodeProto], peaks: dict[str, Array]) -> Array:
-    """One pair's next s_i, which `peaks`, (out, in) of each layer, is brought up to."""
+    """Return the next s_i of a pair, and update `peaks`, (out, in) of each layer, accordingly."""
     second = nodes[pair.second]
     rows = peaks[pair.first].reshape(pair.channels, -1).max(1).astype(np.float64)
     columns = _by_channel(second, peaks[pair.second], pair.channels).max((1, 3)).ravel().astype(np.float64)
@@ -183,7 +191,7 @@ def _multiplied_columns(node: onnx.NodeProto, weight: Array, scale: Array) -> Ar
 
 
 def _by_channel(node: onnx.NodeProto, rows: Array, channels: int) -> Array:
-    """Weights (out, ...) as (groups, out/groups, channels/groups, rest); behind a Flatten the rest is the map."""
+    """Reshape weights (out, ...) to (groups, out/groups, channels/groups, rest); after a Flatten, rest is the map."""
     groups = attribute_of(node, "group", 1) if node.op_type == "Conv" else 1
     return rows.reshape(groups, len(rows) // groups, channels // groups, -1)
 
@@ -193,7 +201,7 @@ def _as_columns(scale: Array, grouped: Array) -> Array:
 
 
 def _taps(node: onnx.NodeProto, weight: Array) -> Array:
-    """Weights (out, in, taps); those of a linear layer have one tap."""
+    """Reshape weights to (out, in, taps); those of a linear layer have one tap."""
     rows = weight if _rows_first(node) else weight.T
     return rows.reshape(*rows.shape[:2], -1)
 
@@ -221,7 +229,7 @@ def _owns(node: onnx.NodeProto, weights: Mapping[str, TensorProto], reads: Mappi
 
 
 def _takes(node: onnx.NodeProto, weight: TensorProto, channels: int) -> bool:
-    """Whether the layer's columns are those channels, or, behind a Flatten, whole maps of them."""
+    """Return whether the layer's columns are those channels, or, after a Flatten, whole maps of them."""
     if node.op_type == "Conv":
         return int(weight.dims[1]) * int(attribute_of(node, "group", 1)) == channels
     return int(weight.dims[1 if _rows_first(node) else 0]) % channels == 0

@@ -1,7 +1,6 @@
-"""From a float32 ONNX model to one that is typed float16 throughout, between two casts.
+"""Convert a float32 ONNX model to float16 between float32 inputs and outputs.
 
-Strongly typed builders (TensorRT 11, TensorRT-RTX) take the precision from the types in the file. Inputs and outputs
-stay float32.
+Strongly typed builders (TensorRT 11, TensorRT-RTX) take the precision from the types in the file.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Array = np.ndarray[Any, Any]
 
 FP16_MAX, FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
 
-# Every float that these take or give has one type, so that changing all of them keeps the graph valid; only the scales
-# of Resize are float32 always.
+# All floats that these read and write have one type, so that changing all of them keeps the graph valid; only the
+# scales of Resize are always float32.
 _OPERATORS = """
     Abs Add ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Cos
     DepthToSpace Div Dropout Elu Erf Exp Expand Flatten Floor Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid
@@ -33,20 +32,23 @@ _OPERATORS = """
     ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Shape Sigmoid Sin Slice Softmax Softplus Softsign
     SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
 """
-# These square what they are given, which overflows beyond 256: they stay float32, between two casts.
+# These square their input, which overflows beyond 256: they stay float32 between two casts.
 _WIDE = "ReduceL2"
 _BN = "BatchNormalization"
 
 
 def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with float16 weights and activations, and a Cast behind each float32 input and before each output.
+    """Return a copy with float16 weights and activations, and a Cast after each input and before each output.
 
-    The statistics of a batch normalisation are first folded, in float64, into its scale and shift: alone they may lie
-    outside of fp16 where what they amount to does not. `model` is left as it is.
+    The statistics of a batch normalisation are first folded, in float64, into its scale and shift: they may be beyond
+    fp16 where scale and shift are not.
+
+    Args:
+        model: A float32 model; it is not changed.
 
     Raises:
-        ModelError: an operator that is not known to have a float16 form, or a constant beyond 65504, which is not
-            clamped; operator or layer is named.
+        ModelError: An operator is not known to have a float16 form, or a constant is beyond 65504; the operator or
+            layer is named.
     """
     _refuse_unknown(model)
     constants = float_constants(model)
@@ -79,12 +81,15 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
-    """The float constants of each node that has some, by node and by name of the tensor.
+    """Return the float constants of each node, by node and by name of the tensor.
 
-    For a batch normalisation these are the scale and the shift, (C,) float64, that it amounts to.
+    For a batch normalisation these are its effective scale and shift, (C,) float64.
+
+    Args:
+        model: A float32 model.
 
     Raises:
-        ModelError: a batch normalisation whose statistics are not constants.
+        ModelError: The statistics of a batch normalisation are not constants.
     """
     arrays = {name: array for name, array in arrays_of(model).items() if array.dtype == np.float32}
     found: dict[str, dict[str, Array]] = {}
@@ -105,7 +110,7 @@ def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
 
 
 class _Names:
-    """Names of a graph, and new ones that are none of them."""
+    """Names of a graph, and new unique ones."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
@@ -126,7 +131,7 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
             )
     wide = [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.DOUBLE]
     if wide:
-        raise ModelError("a float64 constant, where float32 is due", where=wide[0])
+        raise ModelError("expected float32 constants, got float64", where=wide[0])
 
 
 def _refuse_overflow(layer: str, name: str, values: Array) -> None:
@@ -140,9 +145,9 @@ def _refuse_overflow(layer: str, name: str, values: Array) -> None:
 
 
 def _scale_and_shift(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Of y = x * scale + shift."""
+    """Return scale and shift of y = x * scale + shift."""
     if any(name not in arrays for name in node.input[1:5]) or attribute_of(node, "training_mode", 0):
-        raise ModelError("batch normalisation whose statistics are no constants", where=node.name)
+        raise ModelError("the statistics of this batch normalisation are not constants", where=node.name)
     gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
     scale = gamma / np.sqrt(var + attribute_of(node, "epsilon", 1e-5))
     return scale, beta - mean * scale
@@ -154,7 +159,7 @@ def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping
             continue
         layer = node.name or node.output[0]
         scale, shift = constants[layer].values()
-        # With mean 0 and variance 1 all that is left of the statistics is epsilon.
+        # With mean 0 and variance 1, only epsilon remains of the statistics.
         scale = scale * np.sqrt(1 + attribute_of(node, "epsilon", 1e-5))
         parts = {"scale": scale, "shift": shift, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
         for index, (part, values) in enumerate(parts.items(), start=1):
@@ -171,7 +176,7 @@ def _to_half(tensor: TensorProto) -> None:
         exact = onnx.numpy_helper.to_array(tensor)
         values = exact.astype(np.float16)
         if values.size == 1 and exact.any() and not values.any():
-            # A single number is what keeps a divisor from zero.
+            # A single number usually keeps a divisor from being zero.
             values = np.copysign(np.nextafter(np.float16(0), np.float16(1)), values)
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
@@ -183,7 +188,7 @@ def _retype(node: onnx.NodeProto) -> None:
         elif node.op_type == "Constant" and attribute.name == "value":
             _to_half(attribute.t)
         elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-            raise ModelError(f"a Constant with {attribute.name}, which fp16 has not", where=node.name)
+            raise ModelError(f"a Constant with {attribute.name} has no float16 form", where=node.name)
 
 
 def _cast_around(graph: onnx.GraphProto, names: _Names) -> None:

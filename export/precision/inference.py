@@ -1,4 +1,4 @@
-"""Run an ONNX model in memory over many inputs, and look up what its tensors are."""
+"""Run an ONNX model in memory over many inputs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Array = np.ndarray[Any, Any]
 
 _CHUNK = 16
 _LARGE = 64
-# Begin of the names of nodes that only look at a tensor.
+# Prefix of the names of nodes that only observe a tensor.
 PROBE = "irepdeploy.range."
-# These treat the inputs of a batch one by one, whatever their attributes.
+# These process the inputs of a batch independently, whatever their attributes.
 _ONE_BY_ONE = """
     Abs Add AveragePool BatchNormalization Cast Clip Conv ConvTranspose DepthToSpace DequantizeLinear Div Elu Erf Exp
     Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization LeakyRelu MaxPool Mul
@@ -42,15 +42,15 @@ _ONE_BY_ONE = """
 
 
 def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Array]:
-    """Every output over all inputs, (N, ...) each.
+    """Return every output over all inputs, (N, ...) each.
 
     Args:
-        inputs: (N, ...) for a model of one input, else one such array a name. A model of batch 1 is run in larger
-            batches where all of its operators treat inputs one by one.
+        model: The model; one of batch 1 runs in larger batches if all its operators process inputs independently.
+        inputs: (N, ...) for a model of one input, else one such array by name.
 
     Raises:
-        InputError: the inputs are not those of the model.
-        ModelError: ONNX Runtime cannot run it, or an output has no batch.
+        InputError: The inputs are not those of the model.
+        ModelError: ONNX Runtime cannot run it, or an output has no batch dimension.
     """
     parts: dict[str, list[Array]] = {}
     for count, outputs in run_parts(open_model(model), inputs):
@@ -62,13 +62,18 @@ def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Arra
 
 
 def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, dict[str, Array]]]:
-    """How many inputs are in each part, and the outputs; the last input fills up a declared batch that is too short.
+    """Yield the number of inputs and the outputs of each batch; the last input is repeated to fill a static batch.
 
-    QuantizeLinear and DequantizeLinear are computed as they are written, on floats: what a session would otherwise make
-    of them depends on the processor, and without VNNI it may overflow.
+    QuantizeLinear and DequantizeLinear are computed on floats, as they are written: ONNX Runtime's fused integer
+    kernels depend on the processor, and may overflow without VNNI.
 
     Args:
-        model: a model, or what `runnable` made of one.
+        model: A model, or the result of `runnable`.
+        inputs: (N, ...) for a model of one input, else one such array by name.
+
+    Raises:
+        InputError: The inputs are not those of the model.
+        ModelError: ONNX Runtime cannot run it.
     """
     session = _session(model if isinstance(model, bytes) else runnable(model))
     feeds = _feeds(session, inputs)
@@ -87,17 +92,17 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
 
 
 def free_batch(inputs: Mapping[str, Array]) -> int:
-    """How many inputs are run at a time where a model takes any number."""
+    """Return the batch size for a model with a dynamic batch."""
     return 1 if any(max(array.shape[2:], default=0) > _LARGE for array in inputs.values()) else _CHUNK
 
 
 def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
-    """The initialisers by name."""
+    """Return the initialisers by name."""
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def runnable(model: onnx.ModelProto) -> bytes:
-    """`model` for any batch where it is one for batch 1 and every operator treats inputs one by one, else as it is."""
+    """Serialize a model; one of batch 1 with a dynamic batch if all its operators process inputs independently."""
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     values = [value for value in (*model.graph.input, *model.graph.output) if value.name not in arrays]
     shapes = [value.type.tensor_type.shape for value in values]
@@ -105,7 +110,7 @@ def runnable(model: onnx.ModelProto) -> bytes:
     alone = all(dim.dim_value == 1 for dim in dims)
     if not alone or not all(_one_by_one(node, arrays) for node in model.graph.node):
         return model.SerializeToString()
-    # Changed for a moment: a copy would double the memory.
+    # Restored afterwards: a copy would double the memory.
     inside = list(model.graph.value_info)
     for dim in dims:
         dim.dim_param = "irepdeploy_batch"
@@ -121,13 +126,13 @@ def runnable(model: onnx.ModelProto) -> bytes:
 def with_outputs(
     model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], nodes: Sequence[onnx.NodeProto] = ()
 ) -> bytes:
-    """What `runnable` makes of `model` with these in the place of its outputs, and these nodes behind its own."""
+    """Serialize a model with other outputs and additional nodes, as `runnable` does."""
     graph = model.graph
     count, own = len(graph.node), list(graph.output)
     del graph.output[:]
     graph.node.extend(nodes)
     graph.output.extend(outputs)
-    # Put right again at once: a copy would double the memory.
+    # Restored afterwards: a copy would double the memory.
     try:
         return runnable(model)
     finally:
@@ -167,9 +172,9 @@ def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
     due = [value.name for value in session.get_inputs()]
     given = dict(inputs) if isinstance(inputs, Mapping) else {due[0]: inputs}
     if set(given) != set(due):
-        raise InputError(f"inputs {sorted(given)} where {sorted(due)} are due", hint="give one array for each name")
+        raise InputError(f"expected inputs {sorted(due)}, got {sorted(given)}", hint="give one array for each name")
     if len({len(array) for array in given.values()}) != 1 or samples_in(inputs) == 0:
-        raise InputError("as many inputs of each name are due, and at least one")
+        raise InputError("expected the same number of inputs for each name, and at least one")
     return given
 
 

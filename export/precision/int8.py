@@ -1,9 +1,9 @@
-"""From a float32 ONNX model to one with explicit QuantizeLinear and DequantizeLinear, by onnxruntime's quantiser.
+"""Quantise a float32 ONNX model to explicit QuantizeLinear and DequantizeLinear with onnxruntime's quantiser.
 
-Weights are int8, symmetric, with one step for each output channel. The rest is as the runtime wants it. TensorRT takes
-symmetric activations at the inputs of convolutions and linear layers, makes one kernel of a convolution and the ReLU
-behind it, and its parser refuses int32 biases. ONNX Runtime computes in integers where all of a layer is quantised,
-bias and output included, and with a zero point the ReLU disappears in the rounding.
+Weights are int8, symmetric, with one scale for each output channel. The rest depends on the runtime. TensorRT takes
+symmetric activations at the inputs of convolutions and linear layers, fuses a convolution with the ReLU after it, and
+its parser refuses int32 biases. ONNX Runtime computes in integers if all of a layer is quantised, bias and output
+included; with a zero point, the ReLU becomes part of the rounding.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def quantized(
     activations: str = "int8",
     ranges: Ranges | None = None,
 ) -> onnx.ModelProto:
-    """`model` with int8 weights and activations in explicit Q/DQ form; the same bytes for the same input.
+    """Return a copy with int8 weights and activations in explicit Q/DQ form.
 
-    An activation's range is what it spans over the calibration inputs. `model` is left as it is.
+    The range of an activation is its minimum and maximum over the calibration inputs. The result is deterministic.
 
     Args:
-        model: in float32, of opset 13 or newer.
-        calibration: real inputs, (N, C, H, W) float32, or one array a name.
-        keep_float: nodes that stay float32, weights and input.
-        per_channel: one step for each output channel of a weight, or else one for the whole of it.
+        model: A float32 model of opset 13 or newer; it is not changed.
+        calibration: Real inputs, (N, C, H, W) float32, or one array by name.
+        keep_float: Nodes whose weights and input stay float32.
+        per_channel: Use one scale for each output channel of a weight instead of one for the whole weight.
         activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
-        ranges: `tensor_ranges(model, calibration)`, where they are known already.
+        ranges: Result of `tensor_ranges(model, calibration)`, if known already.
 
     Raises:
-        InputError: neither calibration nor ranges, a name in `keep_float` that is no such layer, or no such
-            `activations`.
-        ModelError: nothing to quantise, an opset before 13, or activations that are not finite.
+        InputError: There are neither calibration inputs nor ranges, or a name in `keep_float` or `activations` is
+            unknown.
+        ModelError: There is nothing to quantise, the opset is older than 13, or activations are not finite.
     """
     _check(model, keep_float, activations)
     if ranges is None:
@@ -72,7 +72,7 @@ def quantized(
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that can be quantised: convolutions and linear layers whose weights are constants."""
+    """Return the names of the convolutions and linear layers with constant weights, which can be quantised."""
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return [node.name for node in model.graph.node if node.op_type in _OPERATORS and node.input[1] in weights]
 
@@ -82,17 +82,17 @@ def _check(model: onnx.ModelProto, keep_float: Collection[str], activations: str
         raise InputError(f"no activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}")
     layers = quantisable(model)
     if not layers:
-        raise ModelError("nothing to quantise: no convolution and no linear layer with constant weights")
+        raise ModelError("nothing to quantise: it has no convolution or linear layer with constant weights")
     unknown = sorted(set(keep_float) - set(layers))
     if unknown:
         raise InputError(f"no layer {unknown[0]!r} that could be kept in float", hint=f"one of {', '.join(layers)}")
     opset = opset_of(model)
     if opset < 13:
-        raise ModelError(f"opset {opset}: a step for each channel needs opset 13 or newer")
+        raise ModelError(f"a scale for each channel needs opset 13 or newer, got opset {opset}")
 
 
 def _refuse_what_is_not_finite(model: onnx.ModelProto, ranges: Ranges) -> None:
-    # Infinity gives a step that makes zero of everything, and the quantiser says nothing.
+    # An infinite scale turns everything into zero, and the quantiser does not complain.
     arrays = arrays_of(model)
     for node in model.graph.node:
         for name in node.input[1:] if node.op_type in _OPERATORS else ():
@@ -106,14 +106,14 @@ def _refuse_what_is_not_finite(model: onnx.ModelProto, ranges: Ranges) -> None:
 def _by_onnxruntime(
     model: onnx.ModelProto, keep_float: Collection[str], ranges: Ranges, per_channel: bool, symmetric: bool
 ) -> onnx.ModelProto:
-    """The quantiser's own work, on a copy, in memory."""
+    """Run the quantiser on a copy in memory."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     prepared = _prepared(model)
     data = {name: tuple(np.float32(bound) for bound in ranges[name]) for name in ranges}
     options: dict[str, Any] = {"QuantizeBias": not symmetric, "WeightSymmetric": True, "ActivationSymmetric": symmetric}
     if symmetric:
-        # Between a convolution and its ReLU, Q/DQ would keep TensorRT from making one kernel of them.
+        # Q/DQ between a convolution and its ReLU would keep TensorRT from fusing them.
         options["OpTypesToExcludeOutputQuantization"] = list(_OPERATORS)
     with _quiet():
         quantizer = QDQQuantizer(
@@ -134,7 +134,7 @@ def _by_onnxruntime(
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the type of every tensor and the mark that this was done, without which the quantiser uses files."""
+    """Copy a model with the type of every tensor, and the mark without which the quantiser uses temporary files."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     del prepared.graph.value_info[:]
@@ -145,7 +145,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _read_floats(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Let layers that stay float read a tensor itself where the quantiser gave them its rounded form."""
+    """Let layers that stay float read the tensor itself instead of its rounded form."""
     producers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.name not in layers:
@@ -170,7 +170,7 @@ def _quantizer_of(producers: Mapping[str, onnx.NodeProto], name: str) -> onnx.No
 
 
 def _restore(result: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Header, metadata and declared shapes as they were."""
+    """Restore header, metadata and declared shapes."""
     result.ir_version = model.ir_version
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     for field in ("opset_import", "metadata_props"):
@@ -184,7 +184,7 @@ def _restore(result: onnx.ModelProto, model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the quantiser says goes to the root logger, in words that help nobody who did not call it."""
+    """Silence the quantiser, which writes advice for its caller to the root logger."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

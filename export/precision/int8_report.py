@@ -1,4 +1,4 @@
-"""What int8 costs, in figures, and what was done about it."""
+"""Report of a quantisation: its loss, layer by layer, and the measures taken."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
 
 MIN_COSINE = 0.99
-# The agreement of classes is asked for where the two best scores are further apart than this share of the largest.
+# Classes must agree if the two best scores differ by more than this share of the largest.
 _MARGIN = 1e-2
 _FORMS = {"int8": "symmetric per tensor", "uint8": "with a zero point per tensor"}
 
 
 @dataclass(frozen=True)
 class Int8Loss:
-    """What int8 loses against float32, over the evaluation inputs.
+    """Loss of int8 relative to float32 on the evaluation inputs.
 
     Args:
-        logit_sqnr_db: 10 log10(sum a^2 / sum (a - b)^2) over all outputs; None where they are the same.
-        cosine: the least of any output.
-        accuracy: top-1 in percent of float32 and of int8; None without labels.
-        top1_agreement: share of inputs with the same class, or None where that is not informative.
-        top1_note: why it is not, or "".
-        drop: percentage points lost: of accuracy, or without labels of agreement; None where neither is known.
-        problem: what makes a comparison impossible (NaN, all zero), or "".
+        logit_sqnr_db: 10 log10(sum a^2 / sum (a - b)^2) over all outputs; None if they are equal.
+        cosine: Smallest cosine of any output.
+        accuracy: Top-1 accuracy in percent of float32 and of int8; None without labels.
+        top1_agreement: Share of inputs with the same class; None if it is not informative.
+        top1_note: Why it is not informative, or "".
+        drop: Percentage points lost, of accuracy or without labels of agreement; None if neither is known.
+        problem: What makes a comparison impossible (NaN, all zero), or "".
     """
 
     logit_sqnr_db: float | None
@@ -47,7 +47,7 @@ class Int8Loss:
 
     @property
     def reason(self) -> str:
-        """The figures that decide, in words."""
+        """The decisive figures in words."""
         if self.problem:
             return self.problem
         text = f"cosine {self.cosine:.4f}"
@@ -56,8 +56,8 @@ class Int8Loss:
         return text
 
     def within(self, max_drop: float) -> bool:
-        """Whether the cosine is at least 0.99 and no more than `max_drop` percentage points are lost."""
-        # Accuracies are ratios of whole numbers: what is exactly the budget must not fail by rounding.
+        """Return whether the cosine is at least 0.99 and at most `max_drop` percentage points are lost."""
+        # Accuracies are ratios of integers: a loss of exactly the budget must not fail by rounding.
         drop_ok = self.drop is None or self.drop <= max_drop + 1e-9
         return not self.problem and self.cosine >= MIN_COSINE and drop_ok
 
@@ -67,11 +67,13 @@ class Int8Layer:
     """A layer that can be quantised.
 
     Args:
-        kept_float: it stays float32.
-        tensor_db: SQNR of its weights in int8 with one step for all; None where int8 holds them exactly.
-        channel_db: with one step for each output channel.
-        worst_channel_db: the least of any channel, with one step for all.
-        alone_db: logit SQNR where this layer alone is quantised; None where the sensitivity pass was not needed.
+        layer: Name of its node.
+        operator: Its operator.
+        kept_float: Whether it stays float32.
+        tensor_db: SQNR of its weights in int8 with a single scale; None if int8 is exact.
+        channel_db: SQNR with one scale for each output channel.
+        worst_channel_db: Smallest SQNR of any channel with a single scale.
+        alone_db: Logit SQNR if only this layer is quantised; None if the sensitivity pass was not needed.
     """
 
     layer: str
@@ -85,15 +87,15 @@ class Int8Layer:
 
 @dataclass(frozen=True)
 class Equalisation:
-    """What cross-layer equalisation did.
+    """Effect of cross-layer equalisation.
 
     Args:
-        kept: whether the model is equalised: where that raises the logit SQNR on 32 calibration inputs by 0.5 dB.
-        maps: how many hidden maps it changed.
-        largest_factor: by which a channel was scaled, up or down.
-        sqnr_before_db: logit SQNR on them without it.
-        sqnr_after_db: with it.
-        max_rel_error: of the equalised float32 model against the model.
+        kept: Whether it raised the logit SQNR on 32 calibration inputs by 0.5 dB and was kept.
+        maps: Number of hidden maps that it changed.
+        largest_factor: Largest factor of a channel, up or down.
+        sqnr_before_db: Logit SQNR without it.
+        sqnr_after_db: Logit SQNR with it.
+        max_rel_error: Error of the equalised float32 model relative to the model.
     """
 
     kept: bool
@@ -106,13 +108,18 @@ class Equalisation:
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What was quantised, how, and what it costs.
+    """Description of a quantised model.
 
     Args:
-        calibration: the inputs that ranges were taken from, without their numbers.
-        measured_on: the inputs that the loss was measured on; never a test set.
-        max_drop: the budget, in percentage points.
-        size_bytes: of the ONNX in float32 and in int8.
+        loss: Its loss relative to float32.
+        layers: Every layer that can be quantised.
+        equalisation: Effect of cross-layer equalisation.
+        calibration: Description of the calibration inputs.
+        measured_on: Description of the evaluation inputs; never a test set.
+        max_drop: The budget in percentage points.
+        activations: "int8" or "uint8".
+        size_bytes: Size of the ONNX in float32 and in int8.
+        notes: Remarks for people.
     """
 
     loss: Int8Loss
@@ -127,11 +134,11 @@ class Int8Report:
 
     @property
     def kept_float(self) -> tuple[str, ...]:
-        """The layers that stay float32."""
+        """The names of the layers that stay float32."""
         return tuple(layer.layer for layer in self.layers if layer.kept_float)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         loss = asdict(self.loss)
         accuracy = loss.pop("accuracy")
         plain = {
@@ -152,7 +159,7 @@ class Int8Report:
 
 
 def loss_between(a: Outputs, b: Outputs, labels: Array | None = None) -> Int8Loss:
-    """The loss of outputs `b` against `a`, the reference, (N, ...) each; `labels` are (N,) classes."""
+    """Return the loss of outputs `b` relative to `a`, (N, ...) each; `labels` are (N,) classes."""
     comparison = compare_outputs(a, b, Tolerance(_MARGIN, MIN_COSINE))
     problem = next((f"output {output.name!r}: {output.problem}" for output in comparison.outputs if output.problem), "")
     cosine = min(output.cosine for output in comparison.outputs)
@@ -168,9 +175,9 @@ def loss_between(a: Outputs, b: Outputs, labels: Array | None = None) -> Int8Los
 
 
 def sqnr_db(a: Outputs, b: Outputs) -> float:
-    """10 log10(sum a^2 / sum (a - b)^2) over all outputs.
+    """Return 10 log10(sum a^2 / sum (a - b)^2) over all outputs.
 
-    Infinity where nothing differs, minus infinity where something is not finite.
+    The result is infinite if nothing differs, and minus infinity if a value is not finite.
     """
     pairs = [(a[name].astype(np.float64), b[name].astype(np.float64)) for name in a]
     signal = sum(float((x * x).sum()) for x, _ in pairs)
@@ -185,5 +192,5 @@ def _accuracy(scores: Array, labels: Array) -> float:
 
 
 def finite(value: float) -> float | None:
-    """`value`, or None where it is NaN or infinite."""
+    """Return the value, or None if it is NaN or infinite."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The lower precisions of an export: their ONNX files, what was found about them, and how far they may differ."""
+"""Precisions of an export: names, tolerances, and ONNX files of the lower ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
-    """``fp32,fp16`` as names, each known to the target; None: fp32, and fp16 where an engine is for it.
+    """Parse precisions such as ``fp32,fp16``.
+
+    Args:
+        text: Names, or None for fp32, and fp16 if the target has an engine.
+        target: The target, which must support all of them.
 
     Raises:
-        InputError: one that nobody knows, that the target does not have, or none at all.
+        InputError: A precision is unknown, or the target does not support it.
     """
     if text is None:
         return ("fp32",) if target.engine is None else ("fp32", "fp16")
@@ -41,21 +45,29 @@ def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str
 
 
 def carried_by_fp32(target: Target, precision: str) -> bool:
-    """Whether the builder makes this precision from the fp32 ONNX, by a flag."""
+    """Return whether the builder makes this precision from the fp32 ONNX by a flag."""
     return target.route(precision).graph == "float32"
 
 
 def tolerance_of_precision(precision: str) -> Tolerance:
-    """How far outputs of this precision may be from those of fp32."""
+    """Return the tolerance of this precision relative to fp32."""
     return TOLERANCES[{"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]]
 
 
 def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
-    """Report the ranges of weights and activations on `inputs`, and write the half graph to `path` where one is given.
+    """Check the ranges of weights and activations, and write the float16 model.
+
+    Args:
+        model: The float32 model.
+        inputs: Inputs to measure activations on.
+        path: File to write; None: only check.
+
+    Returns:
+        The entry of the certificate.
 
     Raises:
-        CheckFailed: something is beyond fp16's largest number; the first is named.
-        ModelError: an operator that has no half form here.
+        CheckFailed: A value is beyond 65504; the first one is named.
+        ModelError: An operator has no float16 form here.
     """
     from .fp16 import half_graph
     from .ranges import range_report
@@ -63,7 +75,7 @@ def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dic
     ranges = range_report(model, inputs)
     if not ranges.ok:
         raise CheckFailed(
-            f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="leave fp16 out: --precision fp32"
+            f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="omit fp16: --precision fp32"
         )
     if path is not None:
         write_bytes(path, serialized(half_graph(model)))
@@ -78,10 +90,20 @@ def write_int8(
     target: Target,
     max_drop: float,
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Write explicit int8 within the budget, and return what it took and which layers stay in float.
+    """Write an explicitly quantised int8 model within the budget.
+
+    Args:
+        model: The float32 model.
+        data: Inputs for calibration and evaluation.
+        path: File to write.
+        target: The target.
+        max_drop: Budget in percentage points.
+
+    Returns:
+        The entry of the certificate, and the layers that stay float.
 
     Raises:
-        CheckFailed: only with every layer in float is the loss within the budget.
+        CheckFailed: The loss exceeds the budget unless every layer stays float.
     """
     from .sensitivity import int8_model
 

@@ -1,7 +1,7 @@
-"""How large weights and activations are, on real inputs, against what fp16 holds.
+"""Measure the ranges of weights and activations on real inputs, and compare them with fp16.
 
-fp16 ends at 65504 and loses bits below 2^-14. The figures of a batch normalisation are those of the scale and the shift
-that it amounts to, which is what every runtime computes with.
+The largest fp16 number is 65504; below 2^-14 it loses bits. The figures of a batch normalisation are those of its
+effective scale and shift, which every runtime computes with.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ __all__ = ["NodeRange", "RangeReport", "range_report", "tensor_ranges"]
 
 @dataclass(frozen=True)
 class NodeRange:
-    """One node; a figure is None where the node has no such tensor.
+    """Ranges of one node; a figure is None if the node has no such tensor.
 
     Args:
-        tensor: the node's output, or the model's input.
-        max_weight: largest ``|w|`` of its constants.
-        lost_weights: share of the weights that are not zero but below 2^-14.
-        max_activation: largest ``|x|`` of its output over all inputs; infinity where it overflowed.
+        node: Name of the node.
+        operator: Its operator, or "Input".
+        tensor: Name of its output, or of the model's input.
+        max_weight: Largest ``|w|`` of its constants.
+        lost_weights: Share of the nonzero weights below 2^-14.
+        max_activation: Largest ``|x|`` of its output over all inputs; infinity if it overflowed.
     """
 
     node: str
@@ -43,7 +45,7 @@ class NodeRange:
 
     @property
     def overflow(self) -> str | None:
-        """What of it is beyond fp16, in words, or None."""
+        """Description of the value beyond fp16, or None."""
         for kind, value in (("weight", self.max_weight), ("activation", self.max_activation)):
             if value is not None and not value <= FP16_MAX:
                 return f"{kind} {value:.4g} of {self.node} ({self.tensor})"
@@ -52,10 +54,11 @@ class NodeRange:
 
 @dataclass(frozen=True)
 class RangeReport:
-    """The ranges of a model, in the order of its nodes.
+    """Ranges of a model.
 
     Args:
-        samples: how many inputs the activations were taken from.
+        nodes: Ranges of each node, in the order of the graph.
+        samples: Number of inputs that activations were measured on.
     """
 
     nodes: tuple[NodeRange, ...]
@@ -63,17 +66,17 @@ class RangeReport:
 
     @property
     def ok(self) -> bool:
-        """Whether fp16 holds everything."""
+        """Whether every value fits fp16."""
         return self.first_overflow is None
 
     @property
     def first_overflow(self) -> str | None:
-        """The first tensor beyond 65504, in words: where fp16 breaks; or None."""
+        """Description of the first tensor beyond 65504, or None."""
         return next((node.overflow for node in self.nodes if node.overflow is not None), None)
 
     @property
     def max_weight(self) -> float:
-        """The largest ``|w|``; 0 where there are no weights."""
+        """The largest ``|w|``; 0 without weights."""
         return max((node.max_weight for node in self.nodes if node.max_weight is not None), default=0.0)
 
     @property
@@ -83,7 +86,7 @@ class RangeReport:
 
     @property
     def underflowing(self) -> tuple[str, ...]:
-        """Nodes whose whole output is below 2^-14 and not zero: fp16 keeps few bits of it."""
+        """Nodes with a nonzero output below 2^-14, of which fp16 keeps few bits."""
         return tuple(
             node.node
             for node in self.nodes
@@ -91,7 +94,7 @@ class RangeReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object; a number that is not finite becomes its name as text."""
+        """Return a JSON object; numbers that are not finite become text."""
         return json_safe(
             {
                 "ok": self.ok,
@@ -108,14 +111,14 @@ class RangeReport:
 
 
 def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
-    """The largest weight and activation of every node.
+    """Measure the largest weight and activation of every node.
 
     Args:
-        model: in float32.
-        inputs: real ones, (N, C, H, W) float32, or one array a name.
+        model: A float32 model.
+        inputs: Real inputs, (N, C, H, W) float32, or one array by name.
 
     Raises:
-        InputError: the inputs are not those of the model.
+        InputError: The inputs are not those of the model.
         ModelError: ONNX Runtime cannot run it.
     """
     proto = open_model(model)
@@ -142,12 +145,16 @@ def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
 
 
 def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of every float32 tensor that is no initialiser, over all inputs.
+    """Measure the minimum and maximum of every float32 tensor except initialisers, over all inputs.
 
-    The extremes are taken inside the graph, so that no more than one batch of activations is ever held.
+    They are computed inside the graph, so that only one batch of activations is in memory.
+
+    Args:
+        model: A float32 model.
+        inputs: (N, ...) for a model of one input, else one such array by name.
 
     Raises:
-        InputError: the inputs are not those of the model.
+        InputError: The inputs are not those of the model.
         ModelError: ONNX Runtime cannot run it.
     """
     kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
@@ -161,11 +168,11 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[flo
 
 
 def _probed(model: onnx.ModelProto, names: list[str]) -> bytes:
-    """`model` with the extremes of these tensors in the place of its outputs."""
+    """Replace the outputs by the extremes of these tensors."""
     nodes, outputs = [], []
     for index, name in enumerate(names):
         for kind in ("Min", "Max"):
-            # Without axes it reduces over all of them, in every opset.
+            # Without axes it reduces over all of them in every opset.
             output = f"{PROBE}{index}.{kind}"
             nodes.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], output, keepdims=0))
             outputs.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))
@@ -176,7 +183,7 @@ def _peak(ranges: Mapping[str, tuple[float, float]], name: str) -> float | None:
     if name not in ranges:
         return None
     peak = np.abs(ranges[name]).max()
-    # What overflowed in float32 already may have become NaN on the way.
+    # An overflow in float32 may have become NaN on the way.
     return float("inf") if np.isnan(peak) else float(peak)
 
 

@@ -1,4 +1,4 @@
-"""int8 within a budget: quantise, measure the loss, and keep the most sensitive layers in float until it is small."""
+"""Quantise to int8 within a budget, keeping the most sensitive layers in float until the loss is small enough."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .ranges import tensor_ranges
 __all__ = ["int8_model"]
 
 _SAME = 1e-5
-# Less is chance, and leaves the weights as they are.
+# A smaller gain is chance; the weights then stay unchanged.
 _WORTH_DB = 0.5
-# Enough to tell dB apart; what is kept is then measured on everything.
+# Enough to rank layers by dB; the result is measured on all inputs.
 _PROBES = 32
 
 
@@ -39,27 +39,30 @@ def int8_model(
     equalise: bool = True,
     report: Callable[[str], None] = lambda step: None,
 ) -> tuple[onnx.ModelProto, Int8Report]:
-    """`model` in int8 that loses no more than `max_drop` percentage points, and what it took.
+    """Quantise a model with a loss of at most `max_drop` percentage points.
 
-    Per-channel int8; cross-layer equalisation where it raises the logit SQNR on the calibration inputs by 0.5 dB; if
-    the loss is too large then, each layer is quantised alone to see what it costs, and as few of the costliest as
-    bisection finds stay float32. The loss is of accuracy where `data` has labels, else of agreement with float32.
+    Weights are int8 per channel, equalised if that raises the logit SQNR on the calibration inputs by 0.5 dB. If the
+    loss is still too large, each layer is quantised alone to measure its cost, and bisection finds how few of the
+    costliest must stay float32. The loss is of accuracy if `data` has labels, else of agreement with float32.
 
     Args:
-        model: in float32, as `onnx_from_torch` writes it.
-        data: `calibration_data(...)`.
-        max_drop: in percentage points.
-        activations: as of `quantized`: "int8" for TensorRT, "uint8" for ONNX Runtime.
-        equalise: try cross-layer equalisation.
-        report: called with a line for each step.
+        model: A float32 model, as `onnx_from_torch` writes it; it is not changed.
+        data: Result of `calibration_data`.
+        max_drop: Budget in percentage points.
+        activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
+        equalise: Try cross-layer equalisation.
+        report: Called with a line for each step.
+
+    Returns:
+        The quantised model and the report.
 
     Raises:
-        CheckFailed: only with every layer in float is the loss within the budget.
-        InputError: `max_drop` is no number from 0 up, or the inputs do not fit.
-        ModelError: nothing to quantise, or ONNX Runtime cannot run the model.
+        CheckFailed: The loss exceeds the budget unless every layer stays float.
+        InputError: `max_drop` is negative or not a number, or the inputs do not fit.
+        ModelError: There is nothing to quantise, or ONNX Runtime cannot run the model.
     """
     if not (isinstance(max_drop, int | float) and math.isfinite(max_drop) and max_drop >= 0):
-        raise InputError(f"max_drop={max_drop!r} is no number of percentage points from 0 up", where="--max-drop")
+        raise InputError(f"expected max_drop in percentage points, at least 0, got {max_drop!r}", where="--max-drop")
     search = _Search(model, data, max_drop, activations, report)
     if equalise:
         search.equalise()
@@ -86,7 +89,7 @@ class _Search:
         self.alone: dict[str, float] = {}
 
     def equalise(self) -> None:
-        """Go on with the equalised model if that raises the logit SQNR."""
+        """Continue with the equalised model if that raises the logit SQNR."""
         other, factors = equalised(self.model)
         changed = [scale for scale in factors.values() if (scale != 1).any()]
         if not changed:
@@ -106,12 +109,12 @@ class _Search:
             self.model, self.ranges = other, ranges
 
     def quantise(self) -> tuple[onnx.ModelProto, Int8Loss, Collection[str]]:
-        """The model with as few layers in float as bisection over the costliest finds."""
+        """Find by bisection the model with as few layers in float as possible."""
         result = self._try(())
         if result[1].within(self.max_drop):
             return result
         ranked = self._ranked()
-        # Fails with `few` of them in float, passes with `many`; with all of them it is no int8 model.
+        # It fails with `few` of them in float and passes with `many`; with all of them it would not be int8.
         few, many, best = 0, len(ranked), None
         while many - few > 1:
             count = (few + many) // 2
@@ -167,7 +170,7 @@ class _Search:
         return found
 
     def _ranked(self) -> list[str]:
-        """The layers, the costliest first: the least logit SQNR where one alone is quantised."""
+        """Return the layers, costliest first: those with the smallest logit SQNR when quantised alone."""
         array = _probes(self.data.evaluation.array)
         plain = {name: output[:_PROBES] for name, output in self.reference.items()}
         for index, layer in enumerate(self.layers, start=1):

@@ -1,4 +1,4 @@
-"""What somebody asks of an export on the command line, as the objects that the writers take."""
+"""Parse the options of an export."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ __all__ = ["batch_range", "input_spec"]
 
 
 def input_spec(text: str, default_name: str = "input") -> TensorSpec:
-    """``name:1x3x224x224``, ``1x3x224x224`` or ``name:1x77:int64`` as an input.
+    """Parse ``name:1x3x224x224``, ``1x3x224x224`` or ``name:1x77:int64``.
+
+    Args:
+        text: The description of one input.
+        default_name: Name of an input that is given without one.
+
+    Returns:
+        The input; its dtype is float32 unless given.
 
     Raises:
-        InputError: it is none of them.
+        InputError: The text has another form.
     """
     *name, shape = text.split(":")
     dtype = "float32"
@@ -22,21 +29,31 @@ def input_spec(text: str, default_name: str = "input") -> TensorSpec:
     sizes = shape.split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes) or (name and not ":".join(name)):
         raise InputError(
-            f"{text!r} is no input", where="--input-shape", hint="name:1x3x224x224, or name:1x77:int64 for other types"
+            f"expected an input such as name:1x3x224x224, got {text!r}",
+            where="--input-shape",
+            hint="name:1x77:int64 for other types",
         )
     return TensorSpec(":".join(name) or default_name, tuple(map(int, sizes)), dtype)
 
 
 def batch_range(text: str) -> tuple[int, int, int]:
-    """``MIN:OPT:MAX``, or one number for all three.
+    """Parse ``MIN:OPT:MAX``, or one number for all three.
+
+    Args:
+        text: The batch sizes.
+
+    Returns:
+        The smallest, the best and the largest batch.
 
     Raises:
-        InputError: no such numbers, or not in this order.
+        InputError: The text has another form, or the numbers are not in ascending order.
     """
     parts = text.split(":")
     numbers = [int(part) for part in parts if part.isdecimal()]
     if len(numbers) == len(parts) == 1:
         numbers *= 3
     if len(parts) not in (1, 3) or len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise InputError(f"{text!r} is no range of batches", where="--dynamic-batch", hint="MIN:OPT:MAX, as 1:8:32")
+        raise InputError(
+            f"expected batch sizes MIN:OPT:MAX, got {text!r}", where="--dynamic-batch", hint="for example 1:8:32"
+        )
     return numbers[0], numbers[1], numbers[2]

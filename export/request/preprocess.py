@@ -1,4 +1,4 @@
-"""Preprocessing inside the ONNX: a camera's bytes go in, and nobody has to write the normalisation again."""
+"""Bake preprocessing into an ONNX model, so that it takes the bytes of a camera."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ORDERS = ("rgb", "bgr")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to uint8 images before a network that was trained on (x / 255 - mean) / std, channels first, RGB.
+    """Preprocessing of uint8 images for a network trained on (x / 255 - mean) / std, channels first, RGB.
 
     Args:
-        mean: of each channel in the network's own order, or one for all.
-        std: the same.
-        layout: "nhwc" or "nchw": how the images come.
-        order: "rgb" or "bgr": in which order their channels come.
-        peak: the number that stands for 1.
+        mean: Mean of each channel in the network's own order, or one for all.
+        std: Standard deviation, likewise.
+        layout: Layout of the images, "nhwc" or "nchw".
+        order: Order of their channels, "rgb" or "bgr".
+        peak: The value that stands for 1.
     """
 
     mean: tuple[float, ...]
@@ -45,35 +45,40 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.layout not in _LAYOUTS or self.order not in _ORDERS:
             raise InputError(
-                f"{self.layout},{self.order} is no layout and order of channels",
+                f"expected a layout and a channel order, got {self.layout},{self.order}",
                 where="preprocessing",
                 hint=f"one of {', '.join(_LAYOUTS)}, and one of {', '.join(_ORDERS)}",
             )
         if not self.mean or len(self.mean) != len(self.std) or not np.isfinite([*self.mean, *self.std]).all():
-            raise InputError(f"mean {self.mean} and std {self.std} do not fit", where="preprocessing")
+            raise InputError(
+                f"expected as many finite means as stds, got mean {self.mean} and std {self.std}", where="preprocessing"
+            )
         if min(self.std) <= 0 or not self.peak > 0:
-            raise InputError(f"std {self.std} is not above 0", where="preprocessing")
+            raise InputError(f"expected std above 0, got {self.std}", where="preprocessing")
 
     @classmethod
     def parse(cls, text: str, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """From ``nhwc,bgr``: words in any order, those left out being nhwc and rgb.
+        """Parse ``nhwc,bgr``, in any order; the defaults are nhwc and rgb.
+
+        Args:
+            text: Layout, channel order, or both.
+            mean: Mean of each channel.
+            std: Standard deviation of each channel.
 
         Raises:
-            InputError: another word.
+            InputError: A word is unknown or repeated.
         """
         given: dict[str, Any] = {}
         for word in filter(None, (part.strip().lower() for part in text.split(","))):
             key = "layout" if word in _LAYOUTS else "order" if word in _ORDERS else None
             if key is None or key in given:
                 known = ", ".join((*_LAYOUTS, *_ORDERS))
-                raise InputError(
-                    f"{text!r}: {word!r} is unknown or one too many", where="--bake-preprocess", hint=known
-                )
+                raise InputError(f"{text!r}: {word!r} is unknown or repeated", where="--bake-preprocess", hint=known)
             given[key] = word
         return cls(tuple(mean), tuple(std), **given)
 
     def __call__(self, images: Array) -> Array:
-        """The same on uint8 arrays: (N, H, W, C) or (N, C, H, W) to (N, C, H, W) float32, rounded once."""
+        """Normalise uint8 arrays (N, H, W, C) or (N, C, H, W) to (N, C, H, W) float32, rounding once."""
         planes = images.astype(np.float64)
         if self.layout == "nhwc":
             planes = planes.transpose(0, 3, 1, 2)
@@ -83,35 +88,35 @@ class Preprocessing:
         return np.ascontiguousarray((planes / self.peak - mean) / std, dtype=np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "dtype": "uint8"}
 
 
-def with_preprocessing(
-    model: onnx.ModelProto, spec: Preprocessing, *, input_name: str | None = None, fold: bool = True
-) -> onnx.ModelProto:
-    """A copy of `model` that takes uint8 images under the name of its float32 input, and says so in its metadata.
+def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: bool = True) -> onnx.ModelProto:
+    """Return a copy of a model that takes uint8 images in place of its float32 input, and says so in its metadata.
 
-    Folded, the scale and the order of the channels go into the first convolution, and the mean too where it has no
-    padding. With padding the mean stays a node of its own, since zeros around (x - mean) are not zeros around x.
+    Scale and channel order are folded into the first convolution, and so is the mean unless the convolution is padded:
+    zeros around (x - mean) are not zeros around x, so the mean then stays a node of its own.
 
     Args:
-        input_name: which input, where there are several of four dimensions.
-        fold: fold into the first convolution where it can be done: float32 weights, and no other reader.
+        model: A float32 model.
+        spec: The preprocessing.
+        fold: Fold into the first convolution if it has float32 weights and nothing else reads the input.
 
     Raises:
-        InputError: no such input, not as many channels as means, or preprocessing is in it already.
+        InputError: There is not exactly one image input, the number of channels does not match the means, or the model
+            has preprocessing already.
     """
     if any(entry.key == METADATA for entry in model.metadata_props):
-        raise InputError("preprocessing is in this model already", where="preprocessing")
+        raise InputError("this model has preprocessing already", where="preprocessing")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    value = _input(graph, input_name)
+    value = _image(graph)
     channels = value.type.tensor_type.shape.dim[1].dim_value
     if len(spec.mean) not in (1, channels) or (spec.order == "bgr" and channels != 3):
         raise InputError(
-            f"{len(spec.mean)} means, order {spec.order}, and the network takes {channels} channels",
+            f"{len(spec.mean)} means and order {spec.order} do not fit a network of {channels} channels",
             where=f"input {value.name!r}",
         )
     shift, scale = (np.broadcast_to(part, channels) for part in (np.asarray(spec.mean), 1 / np.asarray(spec.std)))
@@ -124,7 +129,7 @@ def with_preprocessing(
         for node in readers:
             _fold(graph, node, scale, None if padded else shift, swap=swap and not grouped)
         if swap and not grouped:
-            # The channels stay as they come, and so do their means.
+            # The channels keep the order of the images, and so do their means.
             swap, shift = False, shift[::-1]
         steps = _steps(spec.layout, swap, shift if padded else None, None)
     else:
@@ -139,7 +144,7 @@ _Step = tuple[str, str, dict[str, Any], Array | None]
 
 
 def _steps(layout: str, swap: bool, shift: Array | None, scale: Array | None) -> Iterator[_Step]:
-    """(name, operator, attributes, constant) of the nodes in their order. TensorRT reads uint8 only by a Cast."""
+    """Yield (name, operator, attributes, constant) of the nodes in order; TensorRT reads uint8 only by a Cast."""
     yield "cast", "Cast", {"to": onnx.TensorProto.FLOAT}, None
     if layout == "nhwc":
         yield "transpose", "Transpose", {"perm": [0, 3, 1, 2]}, None
@@ -181,24 +186,18 @@ def _redeclare(value: onnx.ValueInfoProto, layout: str) -> None:
         kind.shape.dim.extend([sizes[0], sizes[2], sizes[3], sizes[1]])
 
 
-def _input(graph: onnx.GraphProto, name: str | None) -> onnx.ValueInfoProto:
+def _image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    images = [
+    found = [
         value
-        for value in inputs
-        if len(value.type.tensor_type.shape.dim) == 4
+        for value in graph.input
+        if value.name not in weights
+        and len(value.type.tensor_type.shape.dim) == 4
         and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         and value.type.tensor_type.shape.dim[1].dim_value > 0
     ]
-    found = [value for value in images if name in (None, value.name)]
     if len(found) != 1:
-        known = ", ".join(value.name for value in images) or "none"
-        raise InputError(
-            f"{len(found)} inputs that could take images{f' called {name!r}' if name else ''}",
-            where="preprocessing",
-            hint=f"float32 inputs of four dimensions: {known}",
-        )
+        raise InputError(f"expected one float32 input of four dimensions, got {len(found)}", where="preprocessing")
     return found[0]
 
 
@@ -222,13 +221,13 @@ def _padded(node: onnx.NodeProto) -> bool:
 
 
 def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Array | None, *, swap: bool) -> None:
-    """W(scale (x - shift)) + b as one convolution of x: in float64, rounded once."""
+    """Make W(scale (x - shift)) + b one convolution of x, computed in float64 and rounded once."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input}
     kernel = weights[node.input[1]].astype(np.float64)
     groups, wide = attribute_of(node, "group", 1), [1] * (kernel.ndim - 2)
 
     def each(values: Array) -> Array:
-        """`values` of the input channels, as each output channel reads them: (C_out, C_in / groups, 1, ...)."""
+        """Return the values of the input channels as each output channel reads them, (C_out, C_in / groups, 1, ...)."""
         split = values.reshape(groups, -1)
         return np.repeat(split, len(kernel) // groups, axis=0).reshape(len(kernel), -1, *wide)
 
@@ -243,7 +242,7 @@ def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Arr
 
 
 def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, array: Array, taken: set[str]) -> None:
-    """Give the node another weight; the old one goes where nothing else reads it."""
+    """Give the node another weight; drop the old one if nothing else reads it."""
     old = node.input[place] if place < len(node.input) else ""
     name = distinct_name(old or f"{node.name}.bias", taken)
     if old and len(_readers(graph, old)) == 1:

@@ -1,4 +1,4 @@
-"""What an export is asked for beside network, target and inputs."""
+"""Options of an export."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ class Settings:
     """Options of an export.
 
     Args:
-        precision: some of fp32, fp16 and int8; None: fp32, and fp16 where an engine is asked for.
-        max_drop: percentage points of accuracy (without labels: of agreement) that int8 may lose.
-        simplify: run onnx-simplifier, and take its result if it gives the same outputs.
-        dynamic_batch: least, best and largest batch; None: the batch is 1.
-        input_shape: name, shape and dtype of each input, in the order of ``forward`` where their names are not those of
-            its parameters; their batches are not looked at; None: what the network knows.
-        output_names: in the order of the outputs; None: those that the network knows.
-        bake_preprocess: ``nhwc,bgr`` and the like: the file takes uint8 images; None: it takes normalised floats.
-        mean: of each channel, for baking; None: that of the data set that the network was trained on.
-        std: the same.
-        tf32: let float32 layers of an engine round to TF32.
-        workspace_bytes: that the builder of an engine may use; None: its own default.
-        timing_cache: a file that the builder reads if it is there, and writes.
-        dla: core of the DLA, where the target has one.
-        collapse: of an ONNX file: make single convolutions of its parallel and chained linear operators.
-        border: there: "refuse" a region that is no convolution at the border, or write a constant "map" beside it.
+        precision: Some of fp32, fp16 and int8; None: fp32, and fp16 if the target has an engine.
+        max_drop: Percentage points of accuracy (without labels: of agreement) that int8 may lose.
+        simplify: Run onnx-simplifier, and keep its result if the outputs are the same.
+        dynamic_batch: Smallest, best and largest batch; None: a static batch of 1.
+        input_shape: Name, shape and dtype of each input, in the order of ``forward`` unless named like its parameters;
+            batch sizes are ignored; None: the inputs that the network declares.
+        output_names: Names in the order of the outputs; None: those that the network declares.
+        bake_preprocess: Layout and channel order such as ``nhwc,bgr``: the file takes uint8 images; None: it takes
+            normalised floats.
+        mean: Mean of each channel for baking; None: the mean of the data set that the network was trained on.
+        std: Standard deviation of each channel, likewise.
+        tf32: Allow float32 layers of an engine to round to TF32.
+        workspace_bytes: Memory limit of the engine's builder; None: its own default.
+        timing_cache: File that the builder reads if it exists, and writes.
+        dla: DLA core, if the target has one.
+        collapse: Collapse parallel and chained linear operators of an ONNX file into single convolutions.
+        border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
 
     precision: str | Sequence[str] | None = None
@@ -56,23 +57,26 @@ class Settings:
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
-        """`input_shape` as one for each input."""
+        """The inputs of `input_shape` as a sequence."""
         asked = self.input_shape
         return [asked] if isinstance(asked, TensorSpec) else list(asked or ())
 
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
-        """What is to be baked in, if anything.
+        """Return the preprocessing to bake in, or None.
+
+        Args:
+            origin: Inputs and data set of the network.
 
         Raises:
-            InputError: the network reads something else than one image, nobody says how images are normalised, or an
-                unknown layout.
+            InputError: The network does not take exactly one image, the normalisation is unknown, or the layout is not
+                valid.
         """
         if self.bake_preprocess is None:
             return None
         inputs = origin.specs
         if len(inputs) != 1 or inputs[0].dtype != "float32" or len(inputs[0].shape) != 4:
             texts = ", ".join(map(str, inputs))
-            raise InputError(f"it needs a network of one float32 image, not of {texts}", where="--bake-preprocess")
+            raise InputError(f"expected a network of one float32 image, got {texts}", where="--bake-preprocess")
         mean, std = self.mean, self.std
         if (mean is None) != (std is None):
             raise InputError("--mean and --std go together", where="--bake-preprocess")
@@ -82,7 +86,7 @@ class Settings:
             data = dataset_facts(origin.dataset)
             if data is None:
                 raise InputError(
-                    "nothing says how the images were normalised",
+                    "the normalisation of the images is unknown",
                     where="--bake-preprocess",
                     hint="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, as in your training",
                 )

@@ -1,4 +1,4 @@
-"""Targets as data: what the ONNX for each of them must be, and how its engine is built."""
+"""Deployment targets: constraints on the ONNX file, and how its engine is built."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 
 @dataclass(frozen=True)
 class Route:
-    """How a precision comes into an engine.
+    """The way to an engine of a given precision.
 
     Args:
-        graph: what the ONNX itself carries: "float32", "float16" (half weights, float32 inputs and outputs) or
+        graph: Precision of the ONNX file: "float32", "float16" (half weights, float32 inputs and outputs) or
             "int8 Q/DQ".
-        flags: flags that the builder is given beside, by their names in ``BuilderFlag``.
+        flags: Additional builder flags, by their names in ``BuilderFlag``.
     """
 
     graph: str
@@ -41,7 +41,7 @@ _FLAGGED: Mapping[str, Route] = {
     "fp16": Route("float32", ("FP16",)),
     "int8": Route("int8 Q/DQ", ("INT8",)),
 }
-# What every parser of TensorRT refuses or misreads, by the names of the checks in `audit`.
+# Every parser of TensorRT refuses or misreads these; the names are those of the checks in `audit`.
 _FORMS = frozenset(
     {
         "bias as int32 DequantizeLinear",
@@ -57,23 +57,24 @@ _FORMS = frozenset(
 
 @dataclass(frozen=True)
 class Target:
-    """What an export is for.
+    """A deployment target.
 
     Args:
-        opset: version of ONNX's operators that is written.
-        opsets: the lowest and the highest that may stand in the file; default: only `opset`.
-        ir_version: version of the file format that is written, and the highest that may stand there.
-        operators: those that may stand in the file; None takes whatever ONNX has at that opset.
-        forbidden: forms of operators that may not, by the names of the checks in `audit`.
-        precisions: route of each.
+        name: Name on the command line.
+        opset: Opset to write.
+        opsets: Lowest and highest opset that the target accepts; default: only `opset`.
+        ir_version: IR version to write, and the highest that the target accepts.
+        operators: Operators that the target accepts; None: all that ONNX has at that opset.
+        forbidden: Operator forms that the target does not accept, by the names of the checks in `audit`.
+        precisions: Route to each precision.
         engine: "TensorRT", "TensorRT-RTX", or None.
-        tensorrt: versions of it that the target stands for; () is whatever is installed.
-        on_board: whether the engine is built on the board, not here.
-        device: what it runs on, for people.
-        dimensions: the most that a tensor may have.
-        max_bytes: the largest file; one protobuf holds no more.
-        dla_cores: accelerators for fixed functions beside the GPU.
-        workspace_mib: memory that the builder may use, unless told otherwise.
+        tensorrt: TensorRT versions that the target covers; (): the installed one.
+        on_board: Whether the engine is built on the board instead of here.
+        device: Description of the hardware.
+        dimensions: Largest rank of a tensor.
+        max_bytes: Largest file; a protobuf cannot exceed 2 GiB.
+        dla_cores: Number of DLA cores.
+        workspace_mib: Default memory limit of the builder in MiB.
     """
 
     name: str
@@ -94,14 +95,14 @@ class Target:
 
     @property
     def allowed_opsets(self) -> tuple[int, int]:
-        """The lowest and the highest opset that may stand in the file."""
+        """The lowest and the highest opset that the target accepts."""
         return self.opsets or (self.opset, self.opset)
 
     def route(self, precision: str) -> Route:
-        """How `precision` comes into an engine of this target.
+        """Return the route to a precision.
 
         Raises:
-            InputError: it has none.
+            InputError: The target does not support it.
         """
         if precision not in self.precisions:
             raise InputError(
@@ -183,10 +184,10 @@ TARGETS: dict[str, Target] = {
 
 
 def target_of(name: str) -> Target:
-    """The target of this name.
+    """Return a target by name.
 
     Raises:
-        InputError: there is none.
+        InputError: The name is unknown.
     """
     if name not in TARGETS:
         raise InputError(f"no target {name!r}", where="--target", hint=f"one of {', '.join(TARGETS)}")
@@ -194,16 +195,16 @@ def target_of(name: str) -> Target:
 
 
 def installed_target(version: str) -> Target:
-    """Target ``trt`` for the TensorRT of this version: what its parser takes and how precisions come in.
+    """Return the target ``trt`` with the operators and routes of a TensorRT version.
 
     Raises:
-        InputError: a version before 8.5, which no target stands for.
+        InputError: The version is older than 8.5.
     """
     numbers = version.split(".")
     try:
         release = (int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0)
     except ValueError:
-        raise InputError(f"{version!r} is no version", where="TensorRT") from None
+        raise InputError(f"expected a version such as 10.3, got {version!r}", where="TensorRT") from None
     if release < (8, 5):
         raise InputError(f"TensorRT {version} is older than 8.5", hint="install TensorRT 8.5 or newer")
     known = {11: "trt-11", 10: "trt-10", 8: "xavier-jp5" if release < (8, 6) else "orin-jp6"}
@@ -230,27 +231,35 @@ def trtexec_line(
     workspace_mib: int | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
     dla: int | None = None,
-    times: str | os.PathLike[str] | None = None,
-    trtexec: str = _TRTEXEC,
 ) -> str:
-    """The line to type where `target` lives, every flag explicit: trtexec 11 changed what the flags' absence means.
+    """Return the trtexec command that builds an engine on the target's machine.
+
+    Every flag is explicit, since trtexec 11 changed the defaults.
 
     Args:
-        inputs: with `batch`, what the ONNX takes; their first size is free.
-        batch: least, best and largest batch of a network with a free batch.
-        tf32: let float32 layers round to TF32.
-        dla: core of the DLA that layers are put on where they can be.
-        times: measure, and write the raw times there; default: build only.
+        target: The target.
+        onnx: Path of the ONNX file there.
+        engine: Path of the engine to write there.
+        precision: "fp32", "fp16" or "int8".
+        inputs: Inputs of a file with a dynamic batch.
+        batch: Smallest, best and largest batch of such a file.
+        tf32: Allow float32 layers to round to TF32.
+        workspace_mib: Memory limit of the builder in MiB; default: the target's.
+        timing_cache: Timing cache to read and write.
+        dla: DLA core for the layers that can run on it.
 
     Raises:
-        InputError: the target has no trtexec, not this precision, or not this DLA core.
+        InputError: The target has no trtexec, or does not have this precision or DLA core.
     """
     if target.engine != "TensorRT":
         raise InputError(f"target {target.name} has no trtexec", where="--target")
-    route, major = target.route(precision), _major(target)
-    words = [trtexec, f"--onnx={os.fspath(onnx)}", f"--saveEngine={os.fspath(engine)}"]
+    route = target.route(precision)
+    words = [_TRTEXEC, f"--onnx={os.fspath(onnx)}", f"--saveEngine={os.fspath(engine)}"]
     words += [f"--{flag.lower()}" for flag in route.flags]
-    if major == 10 and not any(target.precisions[name].flags for name in target.precisions):
+    # The flags of the oldest version work for all that a target covers.
+    if "".join(target.tensorrt[:1]).partition(".")[0] == "10" and not any(
+        target.precisions[name].flags for name in target.precisions
+    ):
         words.append("--stronglyTyped")
     if not tf32:
         words.append("--noTF32")
@@ -264,25 +273,15 @@ def trtexec_line(
         if not 0 <= dla < target.dla_cores:
             raise InputError(f"target {target.name} has {target.dla_cores} DLA cores", where=f"DLA core {dla}")
         words += [f"--useDLACore={dla}", "--allowGPUFallback"]
-    if times is None:
-        # 8.6 renamed it.
-        words.append("--buildOnly" if "".join(target.tensorrt[:1]).startswith("8.5") else "--skipInference")
-    else:
-        # 11 does so by itself, and no longer knows how it is told.
-        words += [] if major >= 11 else ["--useSpinWait", "--useCudaGraph", "--noDataTransfers"]
-        words += ["--warmUp=2000", "--duration=10", "--iterations=1000", f"--exportTimes={os.fspath(times)}"]
+    # 8.6 renamed it.
+    words.append("--buildOnly" if "".join(target.tensorrt[:1]).startswith("8.5") else "--skipInference")
     return shlex.join(words)
-
-
-def _major(target: Target) -> int:
-    # The flags of the oldest version hold for all that a target stands for.
-    return int(target.tensorrt[0].partition(".")[0]) if target.tensorrt else 11
 
 
 def _shapes(inputs: Sequence[TensorSpec], batch: tuple[int, int, int]) -> list[str]:
     for spec in inputs:
         if "," in spec.name or None in spec.shape[1:]:
-            raise InputError("trtexec cannot be told the shapes of this input", where=f"input {spec}")
+            raise InputError("trtexec cannot express the shapes of this input", where=f"input {spec}")
     words = []
     for kind, size in zip(("min", "opt", "max"), batch, strict=True):
         shapes = (f"{spec.name}:{'x'.join(map(str, (size, *spec.shape[1:])))}" for spec in inputs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from irepdeploy.reparam.origin import set_origin
 from irepdeploy.verify.certificate import Certificate
 
 Capture = pytest.CaptureFixture[str]
-HOSTILE = ["with space", "qu'o\"te", "ünïcode-日本", "$(touch x);"]
+HOSTILE = ["with space", "qu'o\"te", "ünïcode-日本", "$(touch x);", "-dash"]
 
 
 class Apply(nn.Module):
@@ -47,7 +47,9 @@ def names(folder: Path) -> list[str]:
 def test_an_operator_that_the_target_does_not_take(tmp_path: Path) -> None:
     net = applying(lambda y, x: torch.linalg.det(y))
     assert irepdeploy.export_model(net, tmp_path / "ort", simplify=False).onnx["operators"]["Det"] == 1
-    with pytest.raises(IrepdeployError, match=r"Apply, model\.onnx: .*target xavier-jp5 does not take: Det") as caught:
+    with pytest.raises(
+        IrepdeployError, match=r"Apply, model\.onnx: .*target xavier-jp5 does not accept: Det"
+    ) as caught:
         irepdeploy.export_model(net, tmp_path / "xavier", target="xavier-jp5", simplify=False)
     assert caught.value.exit_code == 1 and ".staging" not in str(caught.value)
     assert names(tmp_path / "xavier") == ["certificate.failed.json"]
@@ -59,7 +61,7 @@ def test_an_operator_that_the_target_does_not_take(tmp_path: Path) -> None:
 def test_sizes_that_are_free_beyond_the_batch(shape: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", "vgg6", "--input-shape", shape, "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
-    assert "is no input" in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert "expected an input" in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -105,13 +107,16 @@ def test_the_lines_to_type_survive_hostile_names(
     net = applying(lambda y, x: y.relu())
     irepdeploy.save(net, f"{name}.pt", factory="theirs:make")
     monkeypatch.setitem(sys.modules, "theirs", type("theirs", (), {"make": lambda: applying(lambda y, x: y.relu())}))
-    arguments = ["export", f"{name}.pt", "--model", "theirs:make", "--target", "xavier-jp5", "--no-simplify"]
-    assert main([*arguments, "--out", name]) == 0
+    options = ["--model", "theirs:make", "--target", "xavier-jp5", "--no-simplify", f"--out={name}"]
+    assert main(["export", *options, "--", f"{name}.pt"]) == 0
     err = capsys.readouterr().err
     line = next(line for line in err.splitlines() if line.startswith("next: "))
     words = shlex.split(line.removeprefix("next: "))
-    assert words == ["irepdeploy", "verify", f"{name}.pt", f"{name}/model.onnx", "--model", "theirs:make"]
+    paths = [word.removeprefix("./") for word in words[2:4]]
+    assert paths == [f"{name}.pt", f"{name}/model.onnx"]
+    assert words[:2] == ["irepdeploy", "verify"] and words[4:] == ["--model", "theirs:make"]
     assert names(tmp_path) == sorted([name, f"{name}.pt"])
+    assert names(tmp_path / name) == ["certificate.json", "fused.pt", "model.onnx"]
     assert main(words[1:]) == 0
 
 
@@ -121,8 +126,8 @@ def test_engines_in_hostile_places(name: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     irepdeploy.save(applying(lambda y, x: y.relu()), f"{name}.pt")
     monkeypatch.setitem(sys.modules, "theirs", type("theirs", (), {"make": lambda: applying(lambda y, x: y.relu())}))
-    arguments = ["export", f"{name}.pt", "--model", "theirs:make", "--target", "rtx", "--precision", "fp32"]
-    assert main([*arguments, "--no-simplify", "--out", name]) == 0
+    options = ["--model", "theirs:make", "--target", "rtx", "--precision", "fp32", "--no-simplify", f"--out={name}"]
+    assert main(["export", *options, "--", f"{name}.pt"]) == 0
     made = ["certificate.json", "fused.pt", "model.fp32.engine", "model.fp32.engine.json", "model.onnx"]
     assert names(tmp_path / name) == made and names(tmp_path) == sorted([name, f"{name}.pt"])
     Certificate.load(tmp_path / name / "certificate.json").check_files(tmp_path / name)
@@ -136,48 +141,55 @@ def test_a_folder_that_is_read_only(out: str, capsys: Capture) -> None:
     assert "cannot write" in err and "--out" in err and err.count("\n") == 1
 
 
+# One process imports everything and forks for each case: a child patches a function so that it is killed there.
 KILLED = """
-import importlib, os, signal, sys
-module = importlib.import_module("irepdeploy.export.{module}")
-real = module.{name}
-def killed(*args, **kwargs):
-    {before}
-    os.kill(os.getpid(), signal.SIGKILL)
-module.{name} = killed
+import importlib, json, os, signal, sys
 from irepdeploy.cli import main
-main(["export", "vgg6", "--out", sys.argv[1], *sys.argv[2:]])
+from irepdeploy.export import pipeline
+for module, name, after, arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        module = importlib.import_module(f"irepdeploy.export.{module}")
+        real = getattr(module, name)
+        def killed(*args, **kwargs):
+            if after:
+                real(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+        setattr(module, name, killed)
+        main(["export", "vgg6", "--no-simplify", *arguments])
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 """
 
 
-def kill(out: Path, module: str, name: str, *options: str, before: str = "pass") -> None:
-    code = KILLED.format(module=module, name=name, before=before)
-    done = subprocess.run([sys.executable, "-c", code, str(out), *options], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+def kill(*cases: tuple[str, str, bool, list[str]]) -> None:
+    """Run exports that are killed in a function of a module, before or after its work."""
+    subprocess.run([sys.executable, "-c", KILLED, json.dumps(cases)], check=True)
 
 
-@pytest.mark.parametrize("where", ["written", "half moved"])
-def test_killed_at_any_point_nothing_is_vouched_for(where: str, tmp_path: Path) -> None:
-    if where == "written":
-        kill(tmp_path, "job", "onnx_runner")
-        assert [name for name in names(tmp_path) if not name.startswith(".staging-")] == []
-    else:
-        kill(tmp_path, "pipeline", "move_file", before="real(*args, **kwargs)")
-        assert [name for name in names(tmp_path) if not name.startswith(".staging-")] == ["model.onnx"]
-    assert any(name.startswith(".staging-") for name in names(tmp_path))
-    # The next one sweeps up.
-    irepdeploy.export_model("vgg6", tmp_path, simplify=False)
-    assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]
+def visible(folder: Path) -> list[str]:
+    return [name for name in names(folder) if not name.startswith(".staging-")]
+
+
+def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:
+    written, moved = tmp_path / "written", tmp_path / "half moved"
+    kill(("job", "onnx_runner", False, ["--out", str(written)]), ("pipeline", "move_file", True, ["--out", str(moved)]))
+    assert visible(written) == [] and visible(moved) == ["model.onnx"]
+    for folder in (written, moved):
+        assert names(folder) != visible(folder)
+        # The next export removes the remains.
+        irepdeploy.export_model("vgg6", folder, simplify=False)
+        assert names(folder) == ["certificate.json", "fused.pt", "model.onnx"]
 
 
 @pytest.mark.trt
-@pytest.mark.parametrize("before", ["pass", "real(*args, **kwargs)"])
-def test_killed_while_the_engine_is_written(before: str, tmp_path: Path) -> None:
+def test_killed_while_the_engine_is_written(tmp_path: Path) -> None:
     irepdeploy.export_model("vgg6", tmp_path, simplify=False)
-    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    options = ["--target", "rtx", "--precision", "fp32", "--no-simplify"]
-    kill(tmp_path, "engine.engine", "move_file", *options, before=before)
-    # What was there is whole and certified still.
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == held
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    options = ["--target", "rtx", "--precision", "fp32", "--out", str(tmp_path)]
+    kill(*(("engine.engine", "move_file", after, options) for after in (False, True)))
+    # The earlier files are whole and still certified.
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     Certificate.load(tmp_path / "certificate.json").check_files(tmp_path)
-    assert main(["export", "vgg6", *options, "--out", str(tmp_path)]) == 0
-    assert not any(name.startswith(".staging-") for name in names(tmp_path))
+    assert main(["export", "vgg6", "--no-simplify", *options]) == 0
+    assert names(tmp_path) == visible(tmp_path)

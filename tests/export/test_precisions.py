@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -25,7 +24,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_every_precision_for_onnx_runtime(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["export", "vgg6", "--precision", "fp32,fp16,int8", "--out", str(tmp_path)]) == 0
+    assert main(["export", "vgg6", "--precision", "fp32,fp16,int8", "--no-simplify", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "fp16: weights up to" in printed and "int8: loss" in printed
     certificate = Certificate.load(tmp_path / "certificate.json")
@@ -43,12 +42,12 @@ def test_every_precision_for_onnx_runtime(tmp_path: Path, capsys: Capture) -> No
     half = onnx.load(tmp_path / "model.fp16.onnx")
     assert {tensor.data_type for tensor in half.graph.initializer} == {onnx.TensorProto.FLOAT16}
     # A smaller export into the same folder leaves nothing there that its certificate does not know.
-    assert main(["export", "vgg6", "--out", str(tmp_path)]) == 0
+    assert main(["export", "vgg6", "--no-simplify", "--out", str(tmp_path)]) == 0
     assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]
 
 
 def test_a_board_gets_its_onnx_and_the_lines_to_type(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["export", "vgg6", "--target", "xavier-jp5", "--out", str(tmp_path)]) == 0
+    assert main(["export", "vgg6", "--target", "xavier-jp5", "--no-simplify", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "on the board" in printed and "--fp16" in printed and "--noTF32" in printed
     model = tmp_path / "model.onnx"
@@ -82,8 +81,8 @@ def test_another_tensorrt_than_the_targets_is_not_used(tmp_path: Path, monkeypat
 
 @pytest.mark.trt
 def test_engines_are_built_and_not_said_to_run(tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["export", "vgg6", "--target", "rtx", "--precision", "fp32,fp16,int8", "--out", str(tmp_path)]
-    assert main([*arguments, "--json"]) == 0
+    arguments = ["export", "vgg6", "--target", "rtx", "--precision", "fp32,fp16,int8", "--no-simplify"]
+    assert main([*arguments, "--out", str(tmp_path), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["engine"]["status"] == "built" and value["engine"]["run"] == "not run"
     assert [built["precision"] for built in value["engine"]["engines"]] == ["fp32", "fp16", "int8"]
@@ -102,24 +101,6 @@ def test_what_fp16_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
         model.get_submodule("stages.1.0.bn").weight.mul_(1e6)
     with pytest.raises(CheckFailed, match=r"fp16 overflows: .*stages"):
         irepdeploy.export_model(model, tmp_path, precision="fp16", simplify=False)
-    assert names(tmp_path) == ["certificate.failed.json"]
-
-
-def test_a_half_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from irepdeploy.export.precision import fp16
-
-    true = fp16.half_graph
-
-    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
-        half = true(model)
-        weight = next(tensor for tensor in half.graph.initializer if tensor.name == "stages.1.0.conv.weight")
-        array = onnx.numpy_helper.to_array(weight).copy()
-        weight.raw_data = (array + np.float16(0.5)).astype(np.float16).tobytes()
-        return half
-
-    monkeypatch.setattr(fp16, "half_graph", broken)
-    with pytest.raises(CheckFailed, match=r"model.onnx and model.fp16.onnx differ"):
-        irepdeploy.export_model(random_network("vgg6"), tmp_path, precision=["fp32", "fp16"], simplify=False)
     assert names(tmp_path) == ["certificate.failed.json"]
 
 

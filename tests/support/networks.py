@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.network.nets import build
+from irepdeploy.network.nets.resnet import ResNet
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.block import RepBlock
 
-__all__ = ["ConvBn", "random_network"]
+__all__ = ["ConvBn", "random_network", "small_resnet"]
 
 
 @torch.no_grad()
@@ -26,6 +27,15 @@ def random_network(name: str = "vgg6", branches: str | None = None, *, seed: int
                 for factor in (module.beta, *module.alpha.values()):
                     factor.normal_()
     return randomize_statistics(model, seed).eval()
+
+
+def small_resnet() -> nn.Module:
+    """Build the first two stages of ResNet-18 for CIFAR: strides and 1x1 shortcuts with 0.7 M parameters, not 11 M."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ResNet(block="basic", depths=(2, 2, 0, 0), num_classes=10, stem="cifar")
+        model.fc = nn.Linear(128, 10)
+    return randomize_statistics(model).eval()
 
 
 class ConvBn(nn.Module):

@@ -179,5 +179,5 @@ def test_dead_channels_and_bad_factors() -> None:
     assert scale[3] == scale[5] == 1 and np.isfinite(scale).all()
     pair = Pair("first", "second", 8)
     for bad in (np.ones(7), np.zeros(8), -np.ones(8), np.full(8, np.inf)):
-        with pytest.raises(InputError, match="first: factors that are not 8 positive numbers"):
+        with pytest.raises(InputError, match="first: expected 8 positive factors"):
             rescaled(model, {pair: bad})

@@ -312,7 +312,7 @@ def test_an_interruption_ends_the_builder(content: bytes, tmp_path: Path) -> Non
     [
         ({"flavour": "trt"}, "no TensorRT flavour 'trt'"),
         ({"precision": "bf16"}, "no precision 'bf16' .*fp32, fp16, int8"),
-        ({"workspace_bytes": 0}, "a workspace of 0 bytes"),
+        ({"workspace_bytes": 0}, "expected a positive workspace size, got 0 bytes"),
     ],
 )
 def test_a_wrong_option(content: bytes, tmp_path: Path, options: dict[str, Any], reason: str) -> None:

@@ -25,7 +25,7 @@ from irepdeploy.files import write_json
 from support.fake_cudart import FakeCudart
 from support.fake_tensorrt import FakeTensorrt
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture

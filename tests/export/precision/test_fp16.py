@@ -239,5 +239,5 @@ def test_a_normalisation_that_overflows_or_is_not_constant() -> None:
     with pytest.raises(ModelError, match=r"bn: bn\.scale holds"):
         half_graph(model)
     del model.graph.initializer[3]
-    with pytest.raises(ModelError, match="bn: batch normalisation whose statistics are no constants"):
+    with pytest.raises(ModelError, match="bn: the statistics of this batch normalisation are not constants"):
         half_graph(model)

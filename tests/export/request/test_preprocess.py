@@ -158,10 +158,10 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "reason"),
     [
-        ((), (), "do not fit"),
-        ((0.5,), (0.1, 0.2), "do not fit"),
+        ((), (), "as many finite means as stds"),
+        ((0.5,), (0.1, 0.2), "as many finite means as stds"),
         ((0.5,), (0.0,), "above 0"),
-        ((np.nan,), (1.0,), "fit"),
+        ((np.nan,), (1.0,), "finite"),
     ],
 )
 def test_numbers_that_are_none(mean: tuple[float, ...], std: tuple[float, ...], reason: str) -> None:
@@ -170,9 +170,11 @@ def test_numbers_that_are_none(mean: tuple[float, ...], std: tuple[float, ...], 
 
 
 def test_inputs_that_do_not_fit() -> None:
-    with pytest.raises(InputError, match="3 means, order rgb, and the network takes 1 channels"):
+    with pytest.raises(InputError, match="3 means and order rgb do not fit a network of 1 channels"):
         with_preprocessing(written(first(1), 1), Preprocessing(MEAN, STD))
     with pytest.raises(InputError, match="order bgr"):
         with_preprocessing(written(first(1), 1), Preprocessing((0.5,), (0.5,), order="bgr"))
-    with pytest.raises(InputError, match=r"called 'x'.*image"):
-        with_preprocessing(written(first(3)), Preprocessing(MEAN, STD), input_name="x")
+    flat = written(first(3))
+    del flat.graph.input[0].type.tensor_type.shape.dim[3]
+    with pytest.raises(InputError, match="one float32 input of four dimensions, got 0"):
+        with_preprocessing(flat, Preprocessing(MEAN, STD))

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.trt
 LARGEST = 30_000_000
 
 
-# Of the networks of cells, which have hundreds of layers: one fast, the others in the slow tests.
-FAST_CELLS = "amoebanet_a_cifar"
+# One network of each kind; all others run in nightly.
+FAST = ("vgg6", "resnet18_cifar", "repvgg_a0", "amoebanet_a_cifar")
 
 
 def small_networks() -> list[Any]:
@@ -32,13 +32,9 @@ def small_networks() -> list[Any]:
     distinct: dict[str, str] = {}
     for name, net in NETS.items():
         distinct.setdefault(repr((net.builder, net.input_shape, net.args)), name)
-    cells = [name for name in distinct.values() if "genotype" in NETS[name].args]
-    found: list[Any] = [pytest.param(name, marks=() if name == FAST_CELLS else pytest.mark.slow) for name in cells]
     with torch.device("meta"):
-        for name in distinct.values():
-            if name not in cells and params(name) < LARGEST:
-                found.append(name)
-    return found
+        small = [name for name in distinct.values() if "genotype" in NETS[name].args or params(name) < LARGEST]
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in small]
 
 
 def params(name: str) -> int:
@@ -72,7 +68,7 @@ def test_fp32(name: str, tmp_path: Path) -> None:
     assert 0.99 * weights < report.layers["weights_bytes"] < 1.05 * weights + 100_000
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet18_cifar", "repvgg_a0"])
+@pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.slow), "resnet18_cifar", "repvgg_a0"])
 def test_fp16_and_int8(name: str, tmp_path: Path) -> None:
     model = written(name)
     half = built(half_graph(model), tmp_path, "fp16")

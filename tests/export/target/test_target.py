@@ -97,34 +97,21 @@ def test_the_flags_of_each_version() -> None:
     assert "--memPoolSize=workspace:512" in flags("trt", workspace_mib=512)
 
 
-def test_measuring_is_the_same_on_every_version() -> None:
-    told = {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"}
-    assert told <= set(flags("xavier-jp5", times="t.json")) and told <= set(flags("trt-10", times="t.json"))
-    # What 11 does without being told, and no longer takes.
-    assert not told & set(flags("trt-11", times="t.json"))
-    assert "--exportTimes=t.json" in flags("trt-11", times="t.json")
-    assert not {"--buildOnly", "--skipInference"} & set(flags("orin-jp6", times="t.json"))
-
-
 def test_profiles_and_the_dla() -> None:
     found = flags("xavier-jp5", inputs=[SPEC, TensorSpec("n", (None,), "int64")], batch=(1, 4, 16), dla=1)
     assert "--minShapes=input:1x3x224x224,n:1" in found and "--maxShapes=input:16x3x224x224,n:16" in found
     assert "--useDLACore=1" in found and "--allowGPUFallback" in found
-    for options in ({"dla": 2}, {"inputs": [replace_name("a,b")], "batch": (1, 1, 1)}):
+    for options in ({"dla": 2}, {"inputs": [SPEC._replace(name="a,b")], "batch": (1, 1, 1)}):
         with pytest.raises(InputError):
             flags("xavier-jp5", **options)
     with pytest.raises(InputError, match="0 DLA cores"):
         flags("trt-11", dla=0)
 
 
-def replace_name(name: str) -> TensorSpec:
-    return SPEC._replace(name=name)
-
-
 @pytest.mark.parametrize("path", ["a b/m.onnx", 'it\'s "m".onnx', "größe.onnx", "$(reboot).onnx", "-m.onnx"])
 def test_no_name_of_a_file_reaches_the_shell(path: str) -> None:
-    words = shlex.split(trtexec_line(target_of("orin-jp6"), path, f"{path}.engine", trtexec="my trtexec"))
-    assert words[:3] == ["my trtexec", f"--onnx={path}", f"--saveEngine={path}.engine"]
+    words = shlex.split(trtexec_line(target_of("orin-jp6"), path, f"{path}.engine"))
+    assert words[1:3] == [f"--onnx={path}", f"--saveEngine={path}.engine"]
 
 
 @pytest.mark.parametrize("name", ["ort", "rtx"])
