@@ -10,20 +10,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.reparam.comparator import relative_error
 from support.onnx_float64 import evaluate
+from support.published_borders import DiverseBranchBlock
 from support.published_networks import PUBLISHED, exported, published_network
 
 INTERIOR, BORDER, FLOAT32 = 1e-10, 1e-6, 2e-6
 EXACT = [name for name, network in PUBLISHED.items() if network.deploy_convs is not None]
-# The newer exporter takes seconds: one network runs now (its borders are the hardest), the others at night.
-SOON = ("dbb", 18)
 # Networks that a later opset may write differently.
-LATER = ("acnet", "yolov9", "repvit", "orepa")
+LATER = ("yolov9", "repvit", "orepa")
 
+SLOW = pytest.mark.slow
 needs_onnxscript = pytest.mark.skipif(
     importlib.util.find_spec("onnxscript") is None,
     reason="onnxscript is not installed: pip install 'irepdeploy[dynamo]'",
@@ -104,7 +106,7 @@ def check_idempotent(found: Collapse) -> None:
 @pytest.mark.parametrize(
     ("name", "opset"),
     [
-        pytest.param(name, opset, marks=[pytest.mark.slow] if name not in LATER and opset == 20 else [])
+        pytest.param(name, opset, marks=[SLOW] if name not in LATER and opset == 20 else [])
         for name in EXACT
         for opset in (13, 20)
     ],
@@ -117,14 +119,21 @@ def test_the_deploy_form(name: str, opset: int) -> None:
 
 
 @needs_onnxscript
-@pytest.mark.parametrize(
-    ("name", "opset"),
-    [
-        pytest.param(name, opset, marks=[] if (name, opset) == SOON else [pytest.mark.slow])
-        for name in EXACT
-        for opset in (18, 20)
-    ],
-)
+def test_the_newer_exporter_on_borders() -> None:
+    """Two of the blocks whose border is written by slice assignment."""
+    network = randomize_statistics(nn.Sequential(DiverseBranchBlock(3, 8, 2), DiverseBranchBlock(8, 8)), 0).eval()
+    before = exported(network, (3, 21, 18), opset=18, dynamo=True)
+    found = collapse(before)
+    assert operators(found.model) == {"Conv": 2, "Relu": 2}
+    check_proofs("dbb", found)
+    image = np.random.default_rng(7).standard_normal((1, 3, 21, 18), dtype=np.float32)
+    assert relative_error(outputs(before, image), outputs(found.content, image)) <= 10 * FLOAT32
+
+
+@SLOW
+@needs_onnxscript
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("name", EXACT)
 def test_the_newer_exporter(name: str, opset: int) -> None:
     before = given(name, opset, dynamo=True)
     found = collapse(before)
@@ -132,14 +141,16 @@ def test_the_newer_exporter(name: str, opset: int) -> None:
     check_idempotent(found)
 
 
-@pytest.mark.parametrize("name", ["repvgg", "mobileone", "acnet", "unireplknet"])
+@pytest.mark.parametrize(
+    "name", ["repvgg", "unireplknet", *(pytest.param(n, marks=SLOW) for n in ("mobileone", "acnet"))]
+)
 def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
     before = given(name, fold_bn=False)
     assert operators(onnx.load_model_from_string(before))["BatchNormalization"] > 6
     check_deploy_form(name, before, collapse(before))
 
 
-@pytest.mark.parametrize("name", ["repvgg", "mobileone", "yolov7"])
+@pytest.mark.parametrize("name", ["mobileone", "yolov7", pytest.param("repvgg", marks=SLOW)])
 def test_sizes_that_are_free(name: str) -> None:
     """Where no border has a bias, nothing needs to know them."""
     before = given(name, dynamic=True)

@@ -9,13 +9,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Free", "GraphWriter"]
-
 Free = str | int
 
 
 class GraphWriter:
-    """Nodes and constants with names of their own."""
+    """Collects nodes and constants, and names them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -23,13 +21,13 @@ class GraphWriter:
         self.constants: list[onnx.TensorProto] = []
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
-        """Write a node; its output, or their tuple."""
+        """Write a node and return its output, or the tuple of its outputs."""
         names = [f"{kind.lower()}{len(self.nodes)}_{place}" for place in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, f"n{len(self.nodes)}", **attributes))
         return names[0] if outputs == 1 else tuple(names)
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """A constant; an initialiser, or now and then a node."""
+        """Write a constant as an initializer, or now and then as a node."""
         tensor = numpy_helper.from_array(np.asarray(value, dtype), f"c{len(self.constants)}_{len(self.nodes)}")
         if self.rng.random() < 0.1:
             name: str = self.node("Constant", [], value=tensor)
@@ -38,7 +36,7 @@ class GraphWriter:
         return str(tensor.name)
 
     def model(self, inputs: dict[str, Sequence[Free]], outputs: Sequence[str], opset: int) -> onnx.ModelProto:
-        """The graph of what was written."""
+        """Return the model written so far."""
         given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
         made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in outputs]
         graph = helper.make_graph(self.nodes, "random", given, made, self.constants)

@@ -1,7 +1,7 @@
-"""Random ONNX graphs whose linear part is, by construction, one convolution, or only nearly is.
+"""Random ONNX graphs whose linear part is one convolution by construction, or has one fault.
 
-A region is a sum of branches beside a dense convolution whose kernel covers them all, so that replacing it by one
-convolution always costs less; it ends in a Relu. A nearly linear one has one fault put into it.
+A region is a sum of branches beside a dense convolution whose kernel covers them all, so that one convolution always
+costs less; it ends in a Relu.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import onnx
 from support.graph_writer import Free, GraphWriter
 from support.region_branches import BranchWriter, random_geometry
 
-__all__ = ["FAULTS", "LinearRegion", "faulty_region", "linear_region"]
-
 Array = np.ndarray[Any, Any]
 
 
@@ -25,9 +23,9 @@ Array = np.ndarray[Any, Any]
 class LinearRegion:
     """A graph with one region.
 
-    Args:
-        inputs: shape of each, for feeds.
-        fault: None where it is one convolution and a Relu.
+    Attributes:
+        inputs: shape of each input.
+        fault: name of its fault; None if it is one convolution and a Relu.
     """
 
     model: onnx.ModelProto
@@ -35,18 +33,18 @@ class LinearRegion:
     fault: str | None = None
 
     def feeds(self, seed: int = 0) -> dict[str, Array]:
-        """Standard normal inputs."""
+        """Return standard normal inputs."""
         rng = np.random.default_rng(seed)
         return {name: rng.standard_normal(shape) for name, shape in self.inputs.items()}
 
 
 def linear_region(seed: int) -> LinearRegion:
-    """A region that is one convolution."""
+    """Return a region that is one convolution."""
     return _region(seed, None)
 
 
 def faulty_region(seed: int, fault: str) -> LinearRegion:
-    """A region with this one of `FAULTS`."""
+    """Return a region with one of `FAULTS`."""
     return _region(seed, fault)
 
 
@@ -61,7 +59,7 @@ def _region(seed: int, fault: str | None) -> LinearRegion:
     inputs: dict[str, tuple[int, ...]] = {"x": (batch, geometry.channels, *geometry.size)}
     outputs: list[str] = []
     if fault is not None:
-        terms.append(FAULTS[fault](writer, terms, inputs, outputs))
+        terms.append(FAULTS[fault](_Site(writer, terms, inputs, outputs)))
     rng.shuffle(terms)
     y = writer.scaled(writer.added(terms), geometry.out)
     outputs.insert(0, graph.node("Relu", [y]))
@@ -72,63 +70,67 @@ def _region(seed: int, fault: str | None) -> LinearRegion:
     return LinearRegion(model, inputs, fault)
 
 
-Fault = Callable[[BranchWriter, list[str], dict[str, tuple[int, ...]], list[str]], str]
+@dataclass
+class _Site:
+    """A region that a fault is written into: its branches, inputs and outputs so far."""
+
+    writer: BranchWriter
+    terms: list[str]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: list[str]
 
 
-def _relu_inside(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
+def _relu_inside(site: _Site) -> str:
+    writer = site.writer
     x = writer.graph.node("Relu", [writer.pointwise("x", writer.g.channels, 2)])
     return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
 
 
-def _padding_not_counted(
-    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
-) -> str:
+def _padding_not_counted(site: _Site) -> str:
+    writer = site.writer
     x = writer.pointwise("x", writer.g.channels, writer.g.out, bias=False)
     steps = [writer.g.stride] * 2
     return str(writer.graph.node("AveragePool", [x], kernel_shape=[3, 3], strides=steps, pads=[1, 1, 1, 1]))
 
 
-def _bias_before_padding(
-    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
-) -> str:
+def _bias_before_padding(site: _Site) -> str:
+    writer = site.writer
     x = writer.normalised(writer.pointwise("x", writer.g.channels, 2), 2)
     return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
 
 
-def _cut_then_padded(
-    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
-) -> str:
+def _cut_then_padded(site: _Site) -> str:
+    writer = site.writer
     # The 3x3 in the middle loses what its padding would have read.
     x = writer.conv("x", writer.g.channels, 2, (2, 2), (0, 0), stride=1, padded=False, bias=False)
     return writer.conv(x, 2, writer.g.out, (2, 2), (0, 0), covers=(3, 3), bias=False)
 
 
-def _read_elsewhere(
-    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
-) -> str:
+def _read_elsewhere(site: _Site) -> str:
+    writer = site.writer
     x = writer.pointwise("x", writer.g.channels, 2, bias=False)
-    outputs.append(x if writer.rng.random() < 0.5 else writer.graph.node("Relu", [x]))
+    site.outputs.append(x if writer.rng.random() < 0.5 else writer.graph.node("Relu", [x]))
     return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
 
 
-def _computed_weights(
-    writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]
-) -> str:
-    inputs["w"] = (writer.g.out, writer.g.channels, 3, 3)
+def _computed_weights(site: _Site) -> str:
+    writer = site.writer
+    site.inputs["w"] = (writer.g.out, writer.g.channels, 3, 3)
     steps = [writer.g.stride] * 2
     return str(writer.graph.node("Conv", ["x", "w"], pads=list(writer.g.pads), strides=steps))
 
 
-def _reflected(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
+def _reflected(site: _Site) -> str:
+    writer = site.writer
     x = writer.pad_node("x", (1, 1, 1, 1), "reflect")
     return writer.conv(x, writer.g.channels, writer.g.out, (3, 3), (0, 0), padded=False)
 
 
-def _product(writer: BranchWriter, terms: list[str], inputs: dict[str, tuple[int, ...]], outputs: list[str]) -> str:
-    return str(writer.graph.node("Mul", [terms[0], terms[-1]]))
+def _product(site: _Site) -> str:
+    return str(site.writer.graph.node("Mul", [site.terms[0], site.terms[-1]]))
 
 
-FAULTS: dict[str, Fault] = {
+FAULTS: dict[str, Callable[[_Site], str]] = {
     "relu inside": _relu_inside,
     "padding not counted": _padding_not_counted,
     "bias before padding": _bias_before_padding,

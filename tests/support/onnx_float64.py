@@ -1,6 +1,6 @@
-"""Evaluate a small ONNX graph in float64 by torch, one plain line an operator: the reference that tests hold others to.
+"""Evaluate a small ONNX graph in float64 by torch: the reference of the collapse's tests.
 
-Written apart from the collapser on purpose, so that the two share no mistake.
+Written apart from the collapse on purpose, so that the two share no mistake.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor
 
-__all__ = ["evaluate"]
-
 Array = np.ndarray[Any, Any]
 
 
 @torch.no_grad()
 def evaluate(model: onnx.ModelProto | bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Every output of `model`, all floating constants and inputs taken in float64.
+    """Return every output of `model`, with all floating-point constants and inputs in float64.
 
     Raises:
         KeyError: an operator that is not here.

@@ -1,7 +1,7 @@
-"""Multi-branch blocks written as their authors published them, border tricks, zeros to add and aliases included.
+"""Multi-branch blocks as their authors published them, with border tricks, zeros to add and aliases.
 
-Written anew from the papers and the behaviour of the published code; nothing in them tells how they fuse. Blocks that
-need a border of their own are in `published_borders`.
+Written from the papers and the behaviour of the published code; nothing in them tells how they fuse. Blocks that need a
+border of their own are in `published_borders`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-__all__ = [
-    "ACBlock",
-    "CropLayer",
-    "DilatedReparamBlock",
-    "LinearAddBlock",
-    "MobileOneBlock",
-    "QARepVGGBlock",
-    "RepConv",
-    "RepConvN",
-    "RepVGGBlock",
-    "RepVGGDW",
-    "UniRepLKNetBlock",
-    "conv_bn",
-]
 
 Pair = int | tuple[int, int]
 
@@ -41,23 +26,26 @@ def conv_bn(
     dilation: int = 1,
     eps: float = 1e-5,
 ) -> nn.Sequential:
-    """A convolution without a bias and its batch normalisation."""
+    """Return a convolution without a bias and its batch normalization."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps))
 
 
 class RepVGGBlock(nn.Module):
-    """3x3, 1x1 and, where the shape is kept, batch normalisation alone; a zero is added where it is not (Ding et al.,
+    """3x3, 1x1 and, where the shape is kept, batch normalization alone; a zero is added where it is not (Ding et al.,
     2021; the same in YOLOv6).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         keeps_shape = in_channels == out_channels and stride == 1
-        self.rbr_identity = nn.BatchNorm2d(in_channels) if keeps_shape else None
-        self.rbr_dense = conv_bn(in_channels, out_channels, 3, stride, 1, groups=groups)
-        self.rbr_1x1 = conv_bn(in_channels, out_channels, 1, stride, groups=groups)
-        self.se, self.nonlinearity = nn.Identity(), nn.ReLU()
+        self.rbr_identity = nn.BatchNorm2d(in_channels, eps) if keeps_shape else None
+        self.rbr_dense = conv_bn(in_channels, out_channels, 3, stride, 1, groups=groups, eps=eps)
+        self.rbr_1x1 = conv_bn(in_channels, out_channels, 1, stride, groups=groups, eps=eps)
+        self.se = nn.Identity()
+        self.nonlinearity: nn.Module = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         identity: Any = 0 if self.rbr_identity is None else self.rbr_identity(x)
@@ -96,7 +84,7 @@ class ACBlock(nn.Module):
 
 
 class MobileOneBlock(nn.Module):
-    """`branches` equal convolutions, a 1x1 beside a 3x3, and batch normalisation alone (Vasu et al., 2023)."""
+    """`branches` equal convolutions, a 1x1 beside a 3x3, and batch normalization alone (Vasu et al., 2023)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, branches: int = 3
@@ -120,7 +108,7 @@ class MobileOneBlock(nn.Module):
 
 
 class QARepVGGBlock(nn.Module):
-    """3x3 with batch normalisation, a bare 1x1, the input itself, an average; one more normalisation behind the sum
+    """3x3 with batch normalization, a bare 1x1, the input itself, an average; one more normalization behind the sum
     (YOLOv6's QARepVGGBlockV2).
     """
 
@@ -168,20 +156,12 @@ class LinearAddBlock(nn.Module):
         return self.relu(self.bn(out))
 
 
-class RepConv(nn.Module):
-    """YOLOv7's: 3x3, 1x1 and batch normalisation alone, before SiLU."""
+class RepConv(RepVGGBlock):
+    """YOLOv7's: RepVGG's branches before SiLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        keeps_shape = in_channels == out_channels and stride == 1
-        self.rbr_identity = nn.BatchNorm2d(in_channels, 1e-3) if keeps_shape else None
-        self.rbr_dense = conv_bn(in_channels, out_channels, 3, stride, 1, eps=1e-3)
-        self.rbr_1x1 = conv_bn(in_channels, out_channels, 1, stride, eps=1e-3)
-        self.act = nn.SiLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity: Any = 0 if self.rbr_identity is None else self.rbr_identity(x)
-        return self.act(self.rbr_dense(x) + self.rbr_1x1(x) + identity)
+        super().__init__(in_channels, out_channels, stride, eps=1e-3)
+        self.nonlinearity = nn.SiLU()
 
 
 class RepConvN(nn.Module):
@@ -198,7 +178,7 @@ class RepConvN(nn.Module):
 
 
 class RepVGGDW(nn.Module):
-    """Depthwise: (3x3 with batch normalisation + bare 1x1 with a bias + the input), normalised (RepViT, 2024)."""
+    """Depthwise: (3x3 with batch normalization + bare 1x1 with a bias + the input), normalised (RepViT, 2024)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -243,7 +223,7 @@ class DilatedReparamBlock(nn.Module):
 
 
 class UniRepLKNetBlock(nn.Module):
-    """The large kernel, batch normalisation, a feed-forward of 1x1 convolutions, and the input."""
+    """The large kernel, batch normalization, a feed-forward of 1x1 convolutions, and the input."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Published blocks with batch normalisation in the middle of a branch, where the border decides, and OREPA.
+"""Published blocks with batch normalization in the middle of a branch, where the border decides, and OREPA.
 
-DBB and DyRep put the normalisation's image of zero around it by slice assignment; a naive copy pads with zeros, which
-is not one convolution.
+DBB and DyRep pad the normalization with its image of zero by slice assignment; a naive copy pads with zeros, which is
+not one convolution.
 """
 
 from __future__ import annotations
@@ -10,21 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.published_blocks import conv_bn
-
-__all__ = [
-    "OREPA",
-    "BNAndPadLayer",
-    "DiverseBranchBlock",
-    "DyRepBlock",
-    "IdentityBasedConv1x1",
-    "NaiveIrepsBlock",
-    "RepVGGBlockOREPA",
-]
+from support.published_blocks import RepVGGBlock, conv_bn
 
 
 class BNAndPadLayer(nn.Module):
-    """Batch normalisation, then a ring of its image of zero, written into a padded copy."""
+    """Batch normalization, then a ring of its image of zero, written into a padded copy."""
 
     def __init__(self, pixels: int, channels: int) -> None:
         super().__init__()
@@ -110,7 +100,7 @@ class DiverseBranchBlock(nn.Module):
 
 
 class DyRepBlock(nn.Module):
-    """The seven branches of a grown convolution, its own with a bias; the network's normalisation stays behind it
+    """The seven branches of a grown convolution, its own with a bias; the network's normalization stays behind it
     (Huang et al., 2022).
     """
 
@@ -143,7 +133,7 @@ class DyRepBlock(nn.Module):
 
 
 class NaiveIrepsBlock(nn.Module):
-    """The ten operations of IREPS, weighed by sigmoids, with zeros around the normalisations in the middle."""
+    """The ten operations of IREPS, weighted by sigmoids, with zeros around the normalizations in the middle."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -208,26 +198,16 @@ class OREPA(nn.Module):
         return torch.stack([torch.einsum("oihw,o->oihw", part, vector[i]) for i, part in enumerate(parts)]).sum(0)
 
 
-class RepVGGBlockOREPA(nn.Module):
+class RepVGGBlockOREPA(RepVGGBlock):
     """OREPA in the place of RepVGG's 3x3, beside 1x1 and identity."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        keeps_shape = in_channels == out_channels and stride == 1
-        self.rbr_identity = nn.BatchNorm2d(in_channels) if keeps_shape else None
-        self.rbr_dense, self.rbr_1x1 = (
-            OREPA(in_channels, out_channels, stride),
-            conv_bn(in_channels, out_channels, 1, stride),
-        )
-        self.nonlinearity = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.rbr_dense(x) + self.rbr_1x1(x)
-        return self.nonlinearity(out if self.rbr_identity is None else out + self.rbr_identity(x))
+        super().__init__(in_channels, out_channels, stride)
+        self.rbr_dense: nn.Module = OREPA(in_channels, out_channels, stride)
 
 
 def _cosines(channels: int) -> Tensor:
-    """(C, 3, 3) filters: rows for the first half of the channels, columns for the second."""
+    """Return (C, 3, 3) filters: rows for the first half of the channels, columns for the second."""
     prior = torch.zeros(channels, 3, 3)
     half = channels // 2
     for channel in range(channels):

@@ -1,6 +1,4 @@
-"""Small networks of published blocks, with random weights and statistics, and how many convolutions each is when fused
-as its authors fuse it.
-"""
+"""Small networks of published blocks with random weights and statistics, and the number of convolutions when fused."""
 
 from __future__ import annotations
 
@@ -31,8 +29,6 @@ from support.published_blocks import (
 )
 from support.published_borders import DiverseBranchBlock, DyRepBlock, NaiveIrepsBlock, RepVGGBlockOREPA
 
-__all__ = ["PUBLISHED", "PublishedNetwork", "dbb_resnet18", "exported", "published_network"]
-
 Block = Callable[[int, int, int], nn.Module]
 
 _CHANNELS = ((3, 16, 2), (16, 16, 1), (16, 24, 2), (24, 24, 1), (24, 24, 1), (24, 32, 1))
@@ -42,11 +38,11 @@ _CHANNELS = ((3, 16, 2), (16, 16, 1), (16, 24, 2), (24, 24, 1), (24, 24, 1), (24
 class PublishedNetwork:
     """A network of one peer's blocks.
 
-    Args:
+    Attributes:
         build: builds it with fresh weights.
-        convs: Conv nodes when every convolution is written as it was trained.
-        deploy_convs: those that are left when its authors fuse it; None: they cannot (a border that is no convolution).
-        rounded_border: whether the file stores border values that float32 rounds.
+        convs: number of convolutions as trained.
+        deploy_convs: number of convolutions as its authors fuse it; None if they cannot, because of the border.
+        rounded_border: whether the file stores border values, which float32 rounds.
         input_shape: one input without its batch, odd and not square.
     """
 
@@ -58,7 +54,7 @@ class PublishedNetwork:
 
 
 def published_network(name: str, *, seed: int = 0) -> nn.Module:
-    """The network of this name in `PUBLISHED`, in eval mode."""
+    """Return the network of this name in `PUBLISHED`, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PUBLISHED[name].build()
@@ -66,9 +62,7 @@ def published_network(name: str, *, seed: int = 0) -> nn.Module:
 
 
 def dbb_resnet18(input_shape: tuple[int, int, int] = (3, 224, 224), *, num_classes: int = 1000) -> nn.Module:
-    """ResNet-18 with a Diverse Branch Block as published in the place of every 3x3 convolution (81 of 84 Convs in 16
-    blocks), in eval mode.
-    """
+    """Return ResNet-18 with a published Diverse Branch Block in place of every 3x3 convolution, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_plain("resnet18", input_shape=input_shape, num_classes=num_classes)
@@ -90,12 +84,12 @@ def exported(
     fold_bn: bool = True,
     dynamic: bool = False,
 ) -> bytes:
-    """`model` as torch's own exporter writes it, batch 1, input "input", output "output".
+    """Export a network with torch's own exporter: batch 1, input "input", output "output".
 
     Args:
-        dynamo: the newer exporter, which needs onnxscript, else the TorchScript one.
-        fold_bn: with the TorchScript one: let it fold batch normalisation behind a convolution.
-        dynamic: with the TorchScript one: batch, height and width are free.
+        dynamo: use the newer exporter, which needs onnxscript, rather than the TorchScript one.
+        fold_bn: let the TorchScript exporter fold batch normalization behind a convolution.
+        dynamic: batch, height and width are dynamic (TorchScript exporter).
     """
     buffer: Any = io.BytesIO()
     options: dict[str, Any] = {"dynamo": dynamo, "input_names": ["input"], "output_names": ["output"]}
@@ -116,7 +110,7 @@ class _Classifier(nn.Module):
         super().__init__()
         self.blocks, self.pool = nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(1)
         self.flatten, self.fc = nn.Flatten(), nn.Linear(channels, 10)
-        # Beside features as small as those of a deep random network, a bias would be all that an error is held against.
+        # A bias would dwarf the small features of a deep random network, and errors in them with it.
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +118,7 @@ class _Classifier(nn.Module):
 
 
 def _of(*kinds: Block) -> Callable[[], nn.Module]:
-    """Six blocks, of these kinds in turn."""
+    """Return a builder of six blocks, of these kinds in turn."""
 
     def build() -> nn.Module:
         blocks = [kinds[place % len(kinds)](*sizes) for place, sizes in enumerate(_CHANNELS)]

@@ -1,4 +1,4 @@
-"""Random ONNX graphs of linear and other operators that share tensors as they come, for what must hold of any graph."""
+"""Random ONNX graphs of linear and other operators that share tensors freely, for properties of any graph."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from support.graph_writer import GraphWriter
 from support.linear_regions import LinearRegion
-
-__all__ = ["random_graph"]
 
 _MOST_STEPS = 14
 
@@ -23,7 +21,7 @@ class _Tensor:
 
 
 def random_graph(seed: int) -> LinearRegion:
-    """4 to 14 operators over one input, each reading what any before it gave, and one to three outputs."""
+    """Return a graph of one input, 4 to 14 operators that read any earlier tensor, and one to three outputs."""
     rng = np.random.default_rng([seed, 2])
     graph = GraphWriter(rng)
     shape = (int(rng.integers(1, 3)), int(rng.integers(1, 5)), int(rng.integers(5, 10)), int(rng.integers(5, 10)))
@@ -32,7 +30,6 @@ def random_graph(seed: int) -> LinearRegion:
         writer.step()
     last = writer.tensors[-1]
     others = [tensor for tensor in writer.tensors[1:-1] if rng.random() < 0.1][:2]
-    # An output of its own for each, whatever gives it.
     outputs = [graph.node("Identity", [tensor.name]) if rng.random() < 0.2 else tensor.name for tensor in others]
     outputs.append(graph.node("Relu", [last.name]))
     model = graph.model({"x": shape}, list(dict.fromkeys(outputs)), int(rng.choice([13, 17, 20])))
@@ -51,7 +48,7 @@ class _Writer:
         self.tensors += [tensor for tensor in made if min(tensor.size) > 0]
 
     def _chosen(self) -> _Tensor:
-        # Late ones more often: chains, and branches that meet again.
+        # Later tensors are chosen more often: that gives chains, and branches that meet again.
         place = int(len(self.tensors) * self.rng.random() ** 0.6)
         return self.tensors[min(place, len(self.tensors) - 1)]
 

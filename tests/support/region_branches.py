@@ -10,14 +10,12 @@ import numpy as np
 
 from support.graph_writer import GraphWriter
 
-__all__ = ["BranchWriter", "Geometry", "random_geometry"]
-
 Pads = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The convolution that the region is."""
+    """The convolution that the region is equal to."""
 
     channels: int
     out: int
@@ -52,11 +50,11 @@ class BranchWriter:
         self.graph, self.g, self.rng = graph, geometry, rng
 
     def dense(self, x: str) -> str:
-        """The convolution whose kernel covers all others."""
+        """Write the convolution whose kernel covers all others."""
         return self.conv(x, self.g.channels, self.g.out, self.g.kernel, (0, 0), 1, fewest=True)
 
     def branch(self, x: str) -> str:
-        """A random one."""
+        """Write a random branch."""
         kinds: list[Callable[[str], str]] = [self._conv, self._squeeze, self._expand, self._average, self._stacked]
         kinds += [self._border, self._joined]
         if self.g.channels == self.g.out and self.g.stride == 1:
@@ -66,7 +64,7 @@ class BranchWriter:
         return kinds[self.rng.integers(len(kinds))](x)
 
     def added(self, terms: Sequence[str]) -> str:
-        """Their sum, written in one of many ways."""
+        """Write the sum of tensors in one of many ways."""
         if self.rng.random() < 0.2:
             return str(self.graph.node("Sum", terms))
         total = terms[0]
@@ -78,7 +76,7 @@ class BranchWriter:
         return total
 
     def scaled(self, x: str, channels: int) -> str:
-        """`x`, or an affine function of each of its channels."""
+        """Return `x`, or an affine function of each of its channels."""
         rng, graph = self.rng, self.graph
         kind = rng.integers(9)
         shape = (channels, 1, 1) if rng.random() < 0.5 else (1, channels, 1, 1)
@@ -99,7 +97,7 @@ class BranchWriter:
         return x
 
     def normalised(self, x: str, channels: int) -> str:
-        """Batch normalisation with random statistics."""
+        """Write a batch normalization with random statistics."""
         rng = self.rng
         parts = (rng.uniform(0.5, 1.5, channels), rng.normal(size=channels), rng.normal(size=channels))
         constants = [self.graph.constant(part) for part in (*parts, rng.uniform(0.5, 1.5, channels))]
@@ -120,12 +118,12 @@ class BranchWriter:
         fewest: bool = False,
         padded: bool = True,
     ) -> str:
-        """A convolution that reads the region's taps from `at` on, so that its output has the region's size.
+        """Write a convolution that reads the region's taps from `at` on, so that its output has the region's size.
 
         Args:
-            covers: taps that it stands for with what follows it; default: its own.
-            fewest: as many groups as the region has, not more.
-            padded: pads are still to be put; else its input has them.
+            covers: taps of this and the following operators; its own by default.
+            fewest: use as many groups as the region, not more.
+            padded: whether it pads; otherwise its input is padded already.
         """
         rng, g = self.rng, self.g
         own = [dilation * (k - 1) + 1 for k in kernel]
@@ -148,7 +146,7 @@ class BranchWriter:
         return top - at[0], left - at[1], bottom - (kh - at[0] - covers[0]), right - (kw - at[1] - covers[1])
 
     def _read(self, x: str, pads: Pads) -> tuple[str, Pads]:
-        """`x` cropped where a pad is negative, and padded by a node of its own now and then; the pads that are left."""
+        """Crop `x` where a pad is negative, pad it by a node now and then; return it and the pads that are left."""
         graph, rng = self.graph, self.rng
         top, left, bottom, right = (max(p, 0) for p in pads)
         rest = (top, left, bottom, right)
@@ -164,13 +162,13 @@ class BranchWriter:
         return x, rest
 
     def pad_node(self, x: str, pads: Sequence[int], mode: str = "constant") -> str:
-        """`x` behind a Pad."""
+        """Pad `x`."""
         top, left, bottom, right = pads
         amounts = self.graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
         return str(self.graph.node("Pad", [x, amounts], mode=mode))
 
     def _part(self) -> tuple[tuple[int, int], tuple[int, int], int]:
-        """A kernel inside the region's, where its first tap is, and its dilation."""
+        """Return a kernel inside the region's, the place of its first tap, and its dilation."""
         rng, (kh, kw) = self.rng, self.g.kernel
         dilation = 2 if min(kh, kw) >= 3 and rng.random() < 0.4 else 1
         kernel = [int(rng.integers(1, (k - 1) // dilation + 2)) for k in (kh, kw)]
@@ -183,25 +181,25 @@ class BranchWriter:
         return self.scaled(self.conv(x, self.g.channels, self.g.out, kernel, at, dilation), self.g.out)
 
     def _squeeze(self, x: str) -> str:
-        """1x1 without a bias, whose zero is zero, then a kernel."""
+        """Write a 1x1 without a bias, which keeps zeros, then a kernel."""
         inner = self.g.groups * int(self.rng.integers(1, 4))
         kernel, at, dilation = self._part()
         x = self.pointwise(x, self.g.channels, inner, bias=False)
         return self.scaled(self.conv(x, inner, self.g.out, kernel, at, dilation), self.g.out)
 
     def _expand(self, x: str) -> str:
-        """A kernel, then 1x1 with whatever bias."""
+        """Write a kernel, then a 1x1 with any bias."""
         inner = self.g.groups * int(self.rng.integers(1, 4))
         kernel, at, dilation = self._part()
         x = self.scaled(self.conv(x, self.g.channels, inner, kernel, at, dilation), inner)
         return self.scaled(self.pointwise(x, inner, self.g.out), self.g.out)
 
     def pointwise(self, x: str, channels: int, out: int, *, bias: bool | None = None) -> str:
-        """A 1x1 convolution of what is padded already."""
+        """Write a 1x1 convolution of a padded tensor."""
         return self.conv(x, channels, out, (1, 1), (0, 0), bias=bias, stride=1, padded=False)
 
     def _border(self, x: str) -> str:
-        """1x1 with a bias, whose image of zero is put around it, then a kernel."""
+        """Write a 1x1 with a bias, padded with its image of zero, then a kernel."""
         inner = self.g.groups * int(self.rng.integers(1, 4))
         kernel, at, dilation = self._part()
         spans = (dilation * (kernel[0] - 1) + 1, dilation * (kernel[1] - 1) + 1)
@@ -221,7 +219,7 @@ class BranchWriter:
         return self.conv(x, inner, self.g.out, kernel, at, dilation, padded=False)
 
     def _stacked(self, x: str) -> str:
-        """Two kernels one after the other, all padding before the first."""
+        """Write two kernels in a row, all padding before the first."""
         rng, g = self.rng, self.g
         inner = g.groups * int(rng.integers(1, 3))
         first = [int(rng.integers(1, k + 1)) for k in g.kernel]
@@ -234,7 +232,7 @@ class BranchWriter:
         return self.conv(x, inner, g.out, (second[0], second[1]), (0, 0), stride=g.stride // step, padded=False)
 
     def _average(self, x: str) -> str:
-        """An average over a part of the kernel, padding counted, before or behind a 1x1 if channels change."""
+        """Write an average over a part of the kernel, before or behind a 1x1 if channels change."""
         kernel, at, _ = self._part()
         # Written without dilation, which old opsets do not have.
         span = tuple(min(k, full - a) for k, full, a in zip(kernel, self.g.kernel, at, strict=True))
@@ -255,7 +253,7 @@ class BranchWriter:
         return self.scaled(x, self.g.out)
 
     def _identity(self, x: str) -> str:
-        """The input at one of the kernel's taps."""
+        """Write the input at one of the kernel's taps."""
         rng, (kh, kw) = self.rng, self.g.kernel
         at = (int(rng.integers(kh)), int(rng.integers(kw)))
         inside = self.g.pads[0] < kh and self.g.pads[1] < kw
@@ -268,7 +266,7 @@ class BranchWriter:
         return self.scaled(x, self.g.channels)
 
     def _halves(self, x: str) -> str:
-        """The channels split, each part with a kernel of its own, summed or joined."""
+        """Split the channels, convolve each part, and sum or concatenate them."""
         rng, g, graph = self.rng, self.g, self.graph
         first = int(rng.integers(1, g.channels))
         sizes = (first, g.channels - first)
@@ -289,7 +287,7 @@ class BranchWriter:
         return str(graph.node("Concat", found, axis=1)) if joined else self.added(found)
 
     def _joined(self, x: str) -> str:
-        """Two convolutions side by side, joined, then 1x1."""
+        """Write two convolutions side by side, concatenated, then a 1x1."""
         g = self.g
         if g.groups > 1:
             return self._conv(x)
