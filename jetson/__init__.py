@@ -1,1 +1,1 @@
-"""The jetson stage: the board's agent and the ssh side."""
+"""The jetson stage: an agent for the board, and the desk's side over ssh."""

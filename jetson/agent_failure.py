@@ -1,4 +1,4 @@
-"""What an agent says of a failure, or its silence, as errors of ours."""
+"""Convert an agent's failures to errors of ours."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import irepdeploy.errors
 from irepdeploy.errors import IrepdeployError, RunError
 
-from .ssh_failure import disk_full, last_line, one_line
+from .ssh_failure import disk_full, full_error, last_line, one_line
 
 __all__ = ["RemoteBug", "agent_error", "ended_silently", "tree_error"]
 
 
 class RemoteBug(RuntimeError):
-    """A bug of ours that showed on the board; its notes hold the traceback from there."""
+    """A bug of ours that occurred on the board; its notes hold the traceback."""
 
 
 def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
-    """The error of our tree that the agent raised, at a place of its own in `where`; None where it was none of them."""
+    """Rebuild the error that the agent raised, located in `where`; None if it is not one of ours."""
     kind = str(event.get("kind"))
     made = getattr(irepdeploy.errors, kind, None) if kind in irepdeploy.errors.__all__ else None
     if made is None or event.get("code") == irepdeploy.errors.EXIT_BUG:
@@ -29,9 +29,9 @@ def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
 
 
 def agent_error(event: dict[str, Any], host: str) -> BaseException:
-    """The error of an agent's last event: one of our tree, a bug of ours, or that somebody interrupted it."""
+    """Convert an agent's last event to an error of ours, a `RemoteBug`, or RunError if it was interrupted."""
     if event.get("code") == irepdeploy.errors.EXIT_INTERRUPTED:
-        return RunError("somebody interrupted the agent there", where=host, hint="measure again")
+        return RunError("the agent was interrupted on the board", where=host, hint="measure again")
     error = tree_error(event, host)
     if error is not None:
         return error
@@ -41,12 +41,12 @@ def agent_error(event: dict[str, Any], host: str) -> BaseException:
 
 
 def ended_silently(code: int, text: str, host: str) -> IrepdeployError:
-    """The error for an agent that ended with this exit code and stderr, and no last event."""
+    """Return the error for an agent that ended with this exit code and stderr, but without a last event."""
     if disk_full(text):
-        return RunError("no space left on it", where=host, hint="free some space there")
-    said = last_line(text)
+        return full_error(host)
+    reason = last_line(text)
     if code > 128:
         what = f"the agent was killed by signal {code - 128}" + (" (out of memory?)" if code == 137 else "")
     else:
-        what = f"the agent ended without a word (exit code {code})"
-    return RunError(f"{what}{': ' + said if said else ''}", where=host, hint=f"irepdeploy jetson check {host}")
+        what = f"the agent ended without an answer (exit code {code})"
+    return RunError(f"{what}{': ' + reason if reason else ''}", where=host, hint=f"irepdeploy jetson check {host}")

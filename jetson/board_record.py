@@ -1,4 +1,4 @@
-"""Records of what a board measured, from the agent's answer."""
+"""Records of a board's measurements, from the agent's answer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ _PLATFORM = ("jetson", "l4t", "jetpack", "kernel", "os", "numpy", "tensorrt", "t
 def record_of(
     host: str, value: dict[str, Any], model: dict[str, Any], variant: Variant, groups: Any, power: dict[str, Any]
 ) -> Record:
-    """The record of one model.
+    """Return the record of one model.
 
     Args:
-        value, model: the agent's answer, and the entry of the model in it.
-        groups: the inputs that its outputs were checked on.
-        power: as `power_of` gives it.
+        host: The board, as the user named it.
+        value: The agent's answer.
+        model: The entry of the model in it.
+        variant: The model and its precision.
+        groups: The inputs that its outputs were checked on.
+        power: The result of `power_of`.
     """
     runner = dict(model["runner"])
-    # The name that the user calls it by.
+    # The user's name of the runner.
     runner["runner"] = {"ort": "ort-cpu"}.get(str(runner["runner"]), str(runner["runner"]))
     engine = model.get("engine")
     if engine:
@@ -59,7 +62,7 @@ def record_of(
 
 
 def trtexec_record_of(host: str, value: dict[str, Any], model: dict[str, Any], variant: Variant, groups: Any) -> Record:
-    """The record of what the board's own trtexec measured of the same engine: latency, and compute as device time."""
+    """Return the record of the board's own trtexec on the same engine: latency, and compute as device time."""
     times = model["trtexec"]
     changed = {
         **model,
@@ -80,13 +83,13 @@ def trtexec_record_of(host: str, value: dict[str, Any], model: dict[str, Any], v
 
 
 def _system(value: dict[str, Any]) -> dict[str, Any]:
-    """The board's system block, with the words that a report names a device by."""
+    """Return the board's system block, with the keys that a report names a device by."""
     board, system = value.get("board") or {}, dict(value["system"])
-    # As it stood before: clocks, temperatures, rails.
+    # The state before the measurement: clocks, temperatures, rails.
     state = system.pop("board", None)
     if board.get("board"):
         system["board"] = str(board["board"])
-    # The one that it was measured in, where it was switched.
+    # The power mode during the measurement, else the board's own.
     mode = value["conditions"].get("power_mode") or board.get("power_mode")
     if mode:
         system["power_mode"] = str(mode["name"] if isinstance(mode, dict) else mode)
@@ -95,7 +98,7 @@ def _system(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system_after(after: dict[str, Any]) -> dict[str, Any]:
-    """What was known of the board afterwards; what was sampled meanwhile as one list a quantity."""
+    """Return the state after the measurement, with the samples taken meanwhile as one list per quantity."""
     rows = [_flat(row) for row in after.get("samples") or []]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
@@ -111,13 +114,13 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    """Without what nobody could find out."""
+    """Return `value` without None and empty objects."""
     inner = {key: _known(item) if isinstance(item, dict) else item for key, item in value.items()}
     return {key: item for key, item in inner.items() if item is not None and item != {}}
 
 
 def power_of(power: dict[str, Any]) -> dict[str, Any]:
-    """As a record keeps it: rails under ``mean_mw``."""
+    """Rename keys to those of a record: rails become ``mean_mw``."""
     return {("mean_mw" if key == "rails_mw" else key): item for key, item in power.items()}
 
 

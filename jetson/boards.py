@@ -1,16 +1,17 @@
-"""Several boards side by side: one thread each, one Ctrl-C for all."""
+"""Work with several boards in parallel: one thread each, one Ctrl-C for all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from irepdeploy.console import ProgressDisplay, ProgressTask, log
 from irepdeploy.errors import IrepdeployError
 
-from .install import Archive
+from .agent_archive import AgentArchive
 from .remote_agent import Event, RemoteAgent
 from .ssh import Remote
 from .ssh_failure import one_line
@@ -20,31 +21,39 @@ __all__ = ["Answer", "ask_boards"]
 Result = TypeVar("Result")
 
 
+@dataclass
 class Answer(Generic[Result]):
-    """What a board gave: a value, or the error in its place."""
+    """The answer of a board: a value or an error."""
 
-    def __init__(self, host: str) -> None:
-        self.host = host
-        self.value: Result | None = None
-        self.error: IrepdeployError | None = None
+    host: str
+    value: Result | None = None
+    error: IrepdeployError | None = None
 
 
 def ask_boards(
     hosts: Sequence[str],
     work: Callable[[RemoteAgent], Result],
     *,
-    archive: Archive,
+    archive: AgentArchive,
     display: ProgressDisplay,
     config: str | os.PathLike[str] | None = None,
     on_answer: Callable[[Answer[Result]], None] | None = None,
 ) -> list[Answer[Result]]:
-    """Connect to every board, bring the agent there, and do `work` with it; a board that fails stops no other.
+    """Connect to every board, install the agent and call `work` with it; a board that fails does not stop the others.
 
     Args:
-        on_answer: told each answer when it comes, one at a time.
+        hosts: The boards.
+        work: Called in a thread per board.
+        archive: The agent.
+        display: Shows progress.
+        config: ssh configuration to use instead of the user's.
+        on_answer: Called with each answer as it comes, one at a time.
+
+    Returns:
+        The answers, in the order of `hosts`.
 
     Raises:
-        KeyboardInterrupt: after every board has ended its work and put back what it had switched.
+        KeyboardInterrupt: After every board has ended its work and restored its settings.
     """
     boards = [_Board(host, archive, display, config) for host in hosts]
     with ThreadPoolExecutor(len(boards)) as pool:
@@ -72,21 +81,21 @@ def ask_boards(
 
 
 def _end(boards: Sequence[_Board], futures: set[Any]) -> None:
-    """Let every board end its work; a second Ctrl-C waits for none of them."""
-    log("ending the work over there and putting clocks and mode back (Ctrl-C again: wait for nothing)")
+    """Stop the work on every board; a second Ctrl-C does not wait for them."""
+    log("stopping the boards and restoring their clocks and power modes (Ctrl-C again to not wait)")
     for board in boards:
         board.agent.stop()
     try:
         wait(futures)
     except KeyboardInterrupt:
-        log("not waited for: each board notices and puts everything back by itself")
+        log("not waiting: each board will notice and restore its settings by itself")
         for board in boards:
             board.remote.stop()
 
 
 class _Board:
     def __init__(
-        self, host: str, archive: Archive, display: ProgressDisplay, config: str | os.PathLike[str] | None
+        self, host: str, archive: AgentArchive, display: ProgressDisplay, config: str | os.PathLike[str] | None
     ) -> None:
         self.remote = Remote(host, config=config)
         self.agent = RemoteAgent(self.remote, archive, _Show(host, display))
@@ -103,7 +112,7 @@ class _Board:
 
 
 class _Show:
-    """Shows what a board says of its work: one line of progress a stage."""
+    """Shows the events of a board: one line of progress per stage."""
 
     def __init__(self, host: str, display: ProgressDisplay) -> None:
         self._host, self._display = host, display

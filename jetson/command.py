@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["jetson"]
 
 HostsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[USER@]HOST...", help="Boards, as ssh knows them.", show_default=False)
+    list[str] | None, typer.Argument(metavar="[USER@]HOST...", help="Boards, as for ssh.", show_default=False)
 ]
 HostsOption = Annotated[
-    Path | None, typer.Option("--hosts", metavar="FILE", help="More boards, one a line; they work side by side.")
+    Path | None, typer.Option("--hosts", metavar="FILE", help="More boards, one per line; they work in parallel.")
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--ssh-config", metavar="FILE", help="Of ssh, in the place of ~/.ssh/config."),
+    typer.Option("--ssh-config", metavar="FILE", help="ssh configuration to use instead of ~/.ssh/config."),
 ]
 
 jetson = typer.Typer(
-    help="Build and measure on a board, over ssh: the system's own, with its configuration and keys. There it takes "
+    help="Build and measure on a board over ssh, with the system's ssh client, configuration and keys. The board needs "
     "Python 3.8 and numpy, and TensorRT for engines.",
 )
 
@@ -43,7 +43,7 @@ def check(
     ssh_config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a board is, how it stands, what is missing there, and the command that mends it.
+    """Show what a board is, its state, what is missing there, and the commands that install it.
 
     Example: irepdeploy jetson check nvidia@xavier
     """
@@ -64,8 +64,8 @@ def check(
             if answer.value is not None:
                 table(answer.host, ["fact", "value"], rows_of(answer.value))
                 if answer.value.get("missing"):
-                    table("missing there", ["what", "for", "mend it there with"], missing_rows(answer.value))
-    _end([answer.error or unusable(answer.host, answer.value or {}) for answer in answers])
+                    table("missing there", ["what", "for", "fix it there with"], missing_rows(answer.value))
+    _raise_worst([answer.error or unusable(answer.host, answer.value or {}) for answer in answers])
 
 
 @jetson.command()
@@ -73,34 +73,36 @@ def bench(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[USER@]HOST [LABEL=]MODEL.onnx", help="A board, then ONNX files; with --hosts only the files."
+            metavar="[USER@]HOST [LABEL=]MODEL.onnx", help="A board, then ONNX files; with --hosts only files."
         ),
     ],
     precision: Annotated[
         str | None,
-        typer.Option("--precision", help="Of the engines: fp32, fp16, int8, with commas; default: the ONNX's own."),
+        typer.Option("--precision", help="Engine precisions: fp32, fp16, int8, comma-separated; default: the model's."),
     ] = None,
     runner: Annotated[str, typer.Option("--runner", help="trt, or ort-cpu for ONNX Runtime there.")] = "trt",
-    dla: Annotated[int | None, typer.Option("--dla", min=0, max=1, help="Put layers on this DLA core.")] = None,
-    power: Annotated[bool, typer.Option("--power", help="Also watch the power rails, for 10 s a model.")] = False,
+    dla: Annotated[int | None, typer.Option("--dla", min=0, max=1, help="DLA core to run layers on.")] = None,
+    power: Annotated[bool, typer.Option("--power", help="Also measure power, for 10 s per model.")] = False,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="Power mode meanwhile, such as MAXN; put back afterwards.")
+        str | None, typer.Option("--mode", help="Power mode to measure in, such as MAXN; restored afterwards.")
     ] = None,
     clocks: Annotated[
         str | None,
         typer.Option(
-            "--clocks", help="max holds them at the mode's highest, as-is leaves them; default: max if it may."
+            "--clocks", help="max locks them at the mode's maximum, as-is leaves them; default: max if permitted."
         ),
     ] = None,
     via: Annotated[
-        str | None, typer.Option("--via", help="trtexec: the board's own trtexec too, a second, independent number.")
+        str | None, typer.Option("--via", help="trtexec: also run the board's own, for a second, independent number.")
     ] = None,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Fetch the engines and their sidecars; measure nothing.")
     ] = False,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Where the model leaves it free.")] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Of ort-cpu.")] = 1,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="At least so long for each model.")] = 5.0,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Batch size of models with dynamic batch.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of ort-cpu.")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Shortest measuring time per model.")] = 5.0,
     seed: SeedOption = 0,
     inputs: InputsOption = None,
     hosts: HostsOption = None,
@@ -110,7 +112,7 @@ def bench(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Build engines on a board, hold them against ONNX Runtime here, and measure them there.
+    """Build engines on a board, compare them with ONNX Runtime here, and measure them there.
 
     Examples: irepdeploy jetson bench nvidia@xavier build/model.onnx --precision fp32,fp16 --mode MAXN --power;
     irepdeploy jetson bench pi@raspberry build/model.onnx --runner ort-cpu
@@ -150,8 +152,8 @@ def bench(
             for path in outcome.engines:
                 print(f"wrote {path}")
     if any(outcome.records for outcome in outcomes):
-        log("the samples were not kept: add --out DIR" if out is None else f"records: {out / RECORDS}")
-    _end([error for outcome in outcomes for error in outcome.errors])
+        log("the samples were not saved: add --out DIR" if out is None else f"records: {out / RECORDS}")
+    _raise_worst([error for outcome in outcomes for error in outcome.errors])
 
 
 @jetson.command()
@@ -160,15 +162,15 @@ def restore(
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
 ) -> None:
-    """Put back clocks and power mode that a run left switched when its agent or the board was killed."""
+    """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
     from .ssh_failure import one_line
 
     answers = _ask(boards, hosts, ssh_config, lambda agent: agent.restore())
     for answer in answers:
         if answer.value is not None:
             done = ", ".join(one_line(str(text)) for text in answer.value.get("restored", []))
-            print(f"{answer.host}: {done or 'nothing to put back'}")
-    _end([answer.error for answer in answers])
+            print(f"{answer.host}: {done or 'nothing to restore'}")
+    _raise_worst([answer.error for answer in answers])
 
 
 @jetson.command()
@@ -177,12 +179,12 @@ def clean(
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
 ) -> None:
-    """Remove what is cached on a board: the agent, models, references, timing caches."""
+    """Remove everything cached on a board: the agent, models, references, timing caches."""
     answers = _ask(boards, hosts, ssh_config, lambda agent: agent.clean())
     for answer in answers:
         if answer.value is not None:
             print(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
-    _end([answer.error for answer in answers])
+    _raise_worst([answer.error for answer in answers])
 
 
 def _ask(
@@ -199,8 +201,8 @@ def _ask(
         return ask_boards(machines, work, archive=build_agent(), display=display, config=config)
 
 
-def _end(errors: Sequence[IrepdeployError | None]) -> None:
-    """Raise the error with the highest exit code, after a line for each of the others."""
+def _raise_worst(errors: Sequence[IrepdeployError | None]) -> None:
+    """Raise the error with the highest exit code, after logging the others."""
     from irepdeploy.console import log
 
     found = [error for error in errors if error is not None]

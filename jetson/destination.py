@@ -1,4 +1,4 @@
-"""Destination: how a user names a machine to ssh."""
+"""Destinations of ssh, as users name them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _FORMS = (
 
 
 def check_destination(text: str) -> str:
-    """``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]`` as it is, or an error.
+    """Return `text` if it is ``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``.
 
     Raises:
-        InputError: it is something else, or could be taken for an option or a shell line.
+        InputError: If it is anything else, or could be taken for an option or a shell command.
     """
     match = _FORMS[text.startswith("ssh://")].fullmatch(text)
     fault = ""
     if re.search(r"[^\x21-\x7e]|[\"'`$\\;&<>|(){}*?!#]", text):
-        fault = "no host's name has such characters"
+        fault = "a host name cannot have such characters"
     elif match is None:
-        fault = "not a host"
+        fault = "expected a host"
     elif text.startswith("-") or match["host"].startswith("-") or (match["user"] or "").startswith("-"):
-        fault = "a host's name does not begin with a dash"
+        fault = "a host name cannot begin with a dash"
     if fault:
-        raise InputError(fault, where=repr(text), hint="USER@HOST, a name in ssh's config, or ssh://USER@HOST:PORT")
+        raise InputError(fault, where=repr(text), hint="use USER@HOST, a name in ssh's config, or ssh://USER@HOST:PORT")
     return text

@@ -1,4 +1,4 @@
-"""Which boards and which models a command line names."""
+"""Boards and models named on a command line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST = 64
 
 
 def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> list[str]:
-    """The machines that were named, and those of a file: one a line, what follows a ``#`` is for people.
+    """Return the named boards and those of a file, one per line with ``#`` comments.
 
     Raises:
-        InputError: none at all, too many, one twice, or one that is no ``[USER@]HOST``.
+        InputError: If there are none or too many, one is named twice, or one is not ``[USER@]HOST``.
     """
     found = [check_destination(host) for host in hosts]
     if file is not None:
@@ -34,7 +34,7 @@ def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> lis
     if not found:
         raise InputError("no board named", hint="irepdeploy jetson check USER@HOST, or --hosts FILE")
     if len(found) > _MOST:
-        raise InputError(f"{len(found)} boards, {_MOST} at most", where="--hosts")
+        raise InputError(f"expected at most {_MOST} boards, got {len(found)}", where="--hosts")
     twice = next((host for host in found if found.count(host) > 1), None)
     if twice is not None:
         raise InputError("named twice", where=twice)
@@ -42,17 +42,17 @@ def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> lis
 
 
 def hosts_and_models(words: Sequence[str], file: str | os.PathLike[str] | None) -> tuple[list[str], list[str]]:
-    """The board and the models of ``HOST MODEL...``; with a file of boards every word is a model.
+    """Split ``HOST MODEL...`` into boards and models; with a file of boards every word is a model.
 
     Raises:
-        InputError: the board or the models are missing, or a board is none.
+        InputError: If the board or the models are missing, or a board is invalid.
     """
     hosts, models = ([], list(words)) if file is not None else (list(words[:1]), list(words[1:]))
     if any(host.endswith(".onnx") for host in hosts):
         raise InputError(
-            "a model where the board is due", where=one_line(hosts[0]), hint="bench USER@HOST MODEL..., or --hosts FILE"
+            "expected a board, got a model", where=one_line(hosts[0]), hint="bench USER@HOST MODEL..., or --hosts FILE"
         )
     found = read_hosts(hosts, file)
     if not models:
-        raise InputError("nothing to measure", where=found[0], hint="name ONNX files behind the board")
+        raise InputError("nothing to measure", where=found[0], hint="name ONNX files after the board")
     return found, models

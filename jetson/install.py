@@ -1,19 +1,19 @@
-"""Bringing the agent to a board, by a small program that needs nothing there but Python."""
+"""Install the agent on a board, with a small program that needs only Python there."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
 
 from irepdeploy.errors import MissingError, RunError
 
+from .agent_archive import AgentArchive
 from .ssh import Remote
-from .ssh_failure import disk_full, last_line
+from .ssh_failure import disk_full, full_error, last_line
 
-__all__ = ["Archive", "install"]
+__all__ = ["install"]
 
 _NO_PYTHON, _OLD_PYTHON, _NOT_THERE = 97, 98, 99
-# Any Python 3 reads it, or it could not say that it is too old.
+# For any Python 3, so that an old one reports its version.
 _INSTALLER = f"""
 import hashlib, os, sys
 verb, name, digest = sys.argv[2:]
@@ -54,28 +54,12 @@ _INSTALL = (
 )
 
 
-class Archive(Protocol):
-    """The agent as one file that Python runs."""
-
-    @property
-    def name(self) -> str:
-        """Its name on the board, which holds its digest."""
-
-    @property
-    def content(self) -> bytes:
-        """The file."""
-
-    @property
-    def sha256(self) -> str:
-        """Of the content."""
-
-
-def install(remote: Remote, archive: Archive) -> None:
-    """Bring the agent into the board's cache, unless the very same lies there.
+def install(remote: Remote, archive: AgentArchive) -> None:
+    """Copy the agent into the board's cache, unless the same one is already there.
 
     Raises:
-        MissingError: there is no Python 3.8 or later.
-        RunError: the disk is full, or the connection broke too often.
+        MissingError: If the board has no Python 3.8 or later.
+        RunError: If the disk is full, or the connection broke too often.
     """
 
     def both() -> None:
@@ -85,7 +69,7 @@ def install(remote: Remote, archive: Archive) -> None:
     remote.retried(both)
 
 
-def _installer(remote: Remote, archive: Archive, verb: str, content: bytes = b"") -> int:
+def _installer(remote: Remote, archive: AgentArchive, verb: str, content: bytes = b"") -> int:
     host = remote.destination
     process = remote.start(_INSTALL, _INSTALLER.encode().hex(), verb, archive.name, archive.sha256)
     with contextlib.suppress(BrokenPipeError):
@@ -94,15 +78,13 @@ def _installer(remote: Remote, archive: Archive, verb: str, content: bytes = b""
     if code in (0, _NOT_THERE):
         return code
     if code == _NO_PYTHON:
-        raise MissingError("no python3 there", where=host, hint="sudo apt-get install python3 python3-numpy")
+        raise MissingError("python3 is not installed", where=host, hint="sudo apt-get install python3 python3-numpy")
     if code == _OLD_PYTHON:
         raise MissingError(
-            f"its python3 is {last_line(text)}, the agent needs 3.8 or later",
-            where=host,
-            hint="JetPack 5 has 3.8",
+            f"the agent needs Python 3.8 or later, python3 is {last_line(text)}", where=host, hint="JetPack 5 has 3.8"
         )
     if disk_full(text):
-        raise RunError("no space left on it", where=host, hint="free some space there")
+        raise full_error(host)
     if code in (126, 127):
-        raise MissingError(f"its python3 does not run: {last_line(text)}", where=host, hint="mend it there")
-    raise RunError(last_line(text) or f"its python3 ended with {code}", where=host)
+        raise MissingError(f"python3 does not run: {last_line(text)}", where=host, hint=f"try: ssh {host} python3")
+    raise RunError(last_line(text) or f"python3 ended with exit code {code}", where=host)

@@ -1,4 +1,4 @@
-"""Measuring on boards: references here, engines and times there, records here again."""
+"""Measure on boards: compute references here, build and measure there, write records here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from irepdeploy.errors import InputError
 from irepdeploy.files import output_folder, write_bytes
 from irepdeploy.runs.record import append
 
+from .agent.bench_request import CLOCKS, RUNNERS
 from .agent_archive import build_agent
 from .boards import Answer, ask_boards
 from .models import Model, Variant, read_models, variants_of
@@ -23,31 +24,32 @@ from .outcome import Outcome, outcome_of
 from .reference import Reference, reference_of
 from .remote_agent import RemoteAgent
 
-__all__ = ["RECORDS", "RUNNERS", "Settings", "bench_boards"]
+__all__ = ["RECORDS", "Settings", "bench_boards"]
 
 RECORDS = "records.jsonl"
-RUNNERS = ("trt", "ort-cpu")
-CLOCKS = ("max", "as-is")
 
-_TOLERANCES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+_TOLERANCES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 _WARMUP_S = (0.5, 5.0)
 _POWER_S = 10.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """Settings of a bench.
 
-    Args:
-        precisions: of the engines; () takes what each ONNX carries.
-        dla: core of the DLA that layers are put on where they can be; None: all on the GPU.
-        power: also watch the power rails over a steady loop.
-        mode: power mode to switch to meanwhile, by name or number; None leaves it.
-        clocks: "max" holds them at the highest of the mode, "as-is" leaves them; None: "max" where the board lets us.
-        via: "trtexec" for the board's own beside ours.
-        build_only: fetch the engines, measure nothing.
-        batch: of models whose batch is free.
-        seconds: at least so long for each model.
+    Attributes:
+        precisions: Precisions of the engines; () for the one of each model.
+        runner: "trt" or "ort-cpu".
+        dla: DLA core to run supported layers on; None for the GPU alone.
+        power: Also measure power during a steady loop.
+        mode: Name or number of the power mode to measure in; None to keep the current one.
+        clocks: "max" locks them at the mode's maximum, "as-is" leaves them; None for "max" if the board permits it.
+        via: "trtexec" to also run the board's own.
+        build_only: Fetch the engines and measure nothing.
+        batch: Batch size of models with a dynamic batch dimension.
+        threads: Threads of ONNX Runtime.
+        seconds: Shortest measuring time per model.
+        seed: Seed of inputs and order.
     """
 
     precisions: tuple[str, ...] = ()
@@ -64,15 +66,17 @@ class Settings:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise InputError where two of them contradict each other."""
+        """Raise InputError if a setting is invalid or contradicts another one."""
         if not math.isfinite(self.seconds):
-            raise InputError("no end to it", where="--seconds", hint="--seconds 5")
-        if self.runner not in RUNNERS:
-            raise InputError(f"no runner {self.runner!r}", where="--runner", hint="one of " + ", ".join(RUNNERS))
-        if self.via not in (None, "trtexec"):
-            raise InputError(f"no way {self.via!r}", where="--via", hint="--via trtexec, or leave it out")
-        if self.clocks not in (None, *CLOCKS):
-            raise InputError(f"no clocks {self.clocks!r}", where="--clocks", hint="one of " + ", ".join(CLOCKS))
+            raise InputError(f"expected a finite number, got {self.seconds}", where="--seconds", hint="--seconds 5")
+        for option, value, known in (
+            ("--runner", self.runner, RUNNERS),
+            ("--via", self.via, (None, "trtexec")),
+            ("--clocks", self.clocks, (None, *CLOCKS)),
+        ):
+            if value not in known:
+                names = ", ".join(name for name in known if name)
+                raise InputError(f"unknown value {value!r}", where=option, hint=f"one of {names}")
         if self.runner != "trt":
             for option, given in (
                 ("--dla", self.dla is not None),
@@ -80,11 +84,9 @@ class Settings:
                 ("--build-only", self.build_only),
             ):
                 if given:
-                    raise InputError(f"{option} is for engines", where=f"--runner {self.runner}", hint="leave it out")
-        if self.dla is not None and "fp32" in self.precisions:
-            raise InputError("a DLA has no fp32", where="--dla", hint="--precision fp16 or int8")
+                    raise InputError(f"{option} is for engines", where=f"--runner {self.runner}", hint="omit it")
         if self.build_only and (self.power or self.via):
-            raise InputError("nothing is measured with it", where="--build-only", hint="leave out --power and --via")
+            raise InputError("nothing is measured with it", where="--build-only", hint="omit --power and --via")
 
 
 def bench_boards(
@@ -98,25 +100,31 @@ def bench_boards(
     config: str | os.PathLike[str] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Build, check and measure every model on every board; a board that fails stops no other.
+    """Build, check and measure every model on every board; a board that fails does not stop the others.
 
     Args:
-        inputs: for the check, in the place of real ones.
-        out: folder whose ``records.jsonl`` the records are appended to, and where the engines of `build_only` go, one
-            folder a board.
-        config: of ssh, in the place of the user's own.
-        on_outcome: told what came of each board when it comes, one at a time.
+        hosts: The boards.
+        models: ONNX files, each ``[LABEL=]FILE.onnx``.
+        settings: How to measure.
+        display: Shows progress.
+        inputs: Inputs of the check, instead of the built-in photographs.
+        out: Folder for ``records.jsonl`` (appended to) and for the engines of `build_only`, in one folder per board.
+        config: ssh configuration to use instead of the user's.
+        on_outcome: Called with the outcome of each board as it comes, one at a time.
+
+    Returns:
+        The outcomes, in the order of `hosts`.
 
     Raises:
-        InputError: models, precisions or settings that do not fit, or `out` cannot be written.
-        KeyboardInterrupt: after every board has put back what it had switched.
+        InputError: If models, precisions or settings do not fit, or `out` cannot be written.
+        KeyboardInterrupt: After every board has restored its settings.
     """
     settings.check()
     if settings.build_only and out is None:
-        raise InputError("nowhere to put the engines", where="--build-only", hint="add --out DIR")
+        raise InputError("no folder for the engines", where="--build-only", hint="add --out DIR")
     variants = variants_of(read_models(models), settings.precisions, builds=settings.runner == "trt")
     if settings.dla is not None and any(variant.precision == "fp32" for variant in variants):
-        raise InputError("a DLA has no fp32", where="--dla", hint="--precision fp16 or int8")
+        raise InputError("the DLA does not run fp32", where="--dla", hint="--precision fp16 or int8")
     folder = None if out is None else output_folder(out)
     references: dict[str, Reference] = {}
     distinct = {variant.model.sha256: variant.model for variant in variants}
@@ -179,7 +187,6 @@ def _request(variants: Sequence[Variant], references: dict[str, Reference], sett
         "warmup_min_seconds": min(_WARMUP_S[0], settings.seconds),
         "warmup_max_seconds": min(_WARMUP_S[1], settings.seconds),
         "power": {"seconds": _POWER_S} if settings.power else False,
-        # A number is a mode's number.
         "clocks": settings.clocks,
         "mode": int(settings.mode) if settings.mode is not None and settings.mode.isdecimal() else settings.mode,
     }
@@ -205,18 +212,18 @@ def _entry(variant: Variant, reference: Reference, settings: Settings) -> dict[s
 
 
 def _fetch(agent: RemoteAgent, outcome: Outcome, variants: Sequence[Variant], settings: Settings, folder: Path) -> None:
-    """Engines and sidecars into a folder of the board, under names made of labels."""
+    """Fetch engines and sidecars into the board's folder, under names made from labels."""
     place = output_folder(folder / _file_name(agent.host))
     taken: set[str] = set()
     for variant in variants:
         stem = f"{_file_name(variant.model.label)}.{variant.precision}"
         stem += "" if settings.dla is None else f".dla{settings.dla}"
-        # Two labels may become one name.
+        # Two labels may give the same name.
         while stem in taken:
             stem += "-"
         taken.add(stem)
         engine = str(place / f"{stem}.engine")
-        # The sidecar last: an engine is whole once it has one.
+        # The sidecar comes last, so that an engine with one is complete.
         for name in sorted(outcome.files.get(variant.label, []), key=len):
             target = sidecar_path(engine) if name.endswith(".json") else engine
             outcome.engines.append(write_bytes(target, agent.fetch(str(outcome.job), name)))

@@ -1,4 +1,4 @@
-"""Models for a board: ONNX files, read whole, each with the precision that it carries."""
+"""Models for a board: complete ONNX files and their precisions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import InputError
 from irepdeploy.files import sha256
 
 from .ssh_failure import one_line
 
-__all__ = ["PRECISIONS", "Model", "Variant", "read_models", "variants_of"]
+__all__ = ["Model", "Variant", "read_models", "variants_of"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
-# Precisions of engines by that of the ONNX: TensorRT rounds weights, and rounds nothing up.
+# Precisions of engines by that of the model: TensorRT rounds weights to a lower precision, never to a higher one.
 _BUILDS = {"fp64": ("fp32", "fp16"), "fp32": ("fp32", "fp16"), "fp16": ("fp16",), "int8": ("int8",)}
 
 
@@ -24,11 +23,11 @@ _BUILDS = {"fp64": ("fp32", "fp16"), "fp32": ("fp32", "fp16"), "fp16": ("fp16",)
 class Model:
     """An ONNX file.
 
-    Args:
-        label: what tables call it.
-        path: as the user wrote it.
-        content: all of it, external data included.
-        carried: the precision that it is in.
+    Attributes:
+        label: Its name in tables.
+        path: Its path, as the user wrote it.
+        content: The complete model, external data included.
+        carried: Its precision.
     """
 
     label: str
@@ -38,13 +37,13 @@ class Model:
 
     @property
     def sha256(self) -> str:
-        """Of the content."""
+        """Digest of the content."""
         return sha256(self.content)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model in the precision that it is to run in; `label` is unique in a run."""
+    """A model and the precision to run it in; `label` is unique in a run."""
 
     label: str
     model: Model
@@ -52,10 +51,10 @@ class Variant:
 
 
 def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
-    """The models behind ``[LABEL=]FILE.onnx``; a label is the file's stem, or its path where two would be equal.
+    """Read models named ``[LABEL=]FILE.onnx``; the label is the file's stem, or its path if stems are equal.
 
     Raises:
-        InputError: no such file, no ONNX (ModelError), a checkpoint or a network, or a label given twice.
+        InputError: If a file is missing or not an ONNX model (ModelError), or a label is used twice.
     """
     found = [_split(os.fspath(text)) for text in texts]
     shorts = [label or one_line(Path(path).stem) or "model" for label, path in found]
@@ -63,24 +62,26 @@ def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
     for (label, path), short in zip(found, shorts, strict=True):
         name = short if label or shorts.count(short) == 1 else one_line(path)
         if name in {model.label for model in models}:
-            raise InputError("given twice under one label", where=name, hint=f"label them: a={path} b={path}")
+            raise InputError("two models have this label", where=name, hint=f"label them: a={path} b={path}")
         models.append(Model(name, path, *_content(path)))
     return models
 
 
 def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: bool) -> list[Variant]:
-    """Each model in every precision that is asked for and that it can have; without any, in the one that it carries.
+    """Pair each model with every requested precision that it can run in, by default its own.
 
     Args:
-        builds: whether an engine is built, which can round float32 weights to float16.
+        models: The models.
+        precisions: The requested precisions.
+        builds: Whether engines are built, which can round float32 weights to float16.
 
     Raises:
-        InputError: an unknown precision, one that no model can have, or a model that can have none of them.
+        InputError: If a precision is unknown or fits no model, or a model fits none of them.
     """
     for precision in precisions:
         if precision not in PRECISIONS:
             raise InputError(
-                f"no precision {precision!r}", where="--precision", hint="one or more of " + ", ".join(PRECISIONS)
+                f"unknown precision {precision!r}", where="--precision", hint="one or more of " + ", ".join(PRECISIONS)
             )
     wanted = list(dict.fromkeys(precisions))
     variants = []
@@ -89,7 +90,7 @@ def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: b
         chosen = [precision for precision in wanted if precision in can] if wanted else list(can[:1])
         if not chosen:
             raise InputError(
-                f"it carries {model.carried}, which {' and '.join(wanted) or 'an engine'} cannot be made of",
+                f"the model is {model.carried} and cannot run as {' or '.join(wanted) or 'an engine'}",
                 where=model.path,
                 hint=_another(wanted[0] if wanted else "fp32"),
             )
@@ -97,7 +98,7 @@ def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: b
         variants += [Variant(f"{model.label} {one}" if several else model.label, model, one) for one in chosen]
     idle = [precision for precision in wanted if precision not in {variant.precision for variant in variants}]
     if idle:
-        raise InputError(f"none of the models can run in {idle[0]}", where="--precision", hint=_another(idle[0]))
+        raise InputError(f"no model can run in {idle[0]}", where="--precision", hint=_another(idle[0]))
     return variants
 
 
@@ -114,12 +115,12 @@ def _split(text: str) -> tuple[str | None, str]:
 
 
 def _content(path: str) -> tuple[bytes, str]:
-    """The bytes of the file, external data in them, and the precision that they carry."""
+    """Return the complete model with its external data, and its precision."""
     from irepdeploy.onnx_graph.model_file import model_content, open_model
     from irepdeploy.onnx_graph.precision import precision_of
 
     export = f"irepdeploy export {path if one_line(path) == path else 'MODEL'} --target xavier-jp5 --out build"
     if not path or (Path(path).suffix != ".onnx" and not Path(path).is_dir()):
-        raise InputError("not an ONNX file", where=repr(path), hint=f"make one: {export}")
+        raise InputError("expected an ONNX file", where=repr(path), hint=f"create one: {export}")
     content = model_content(path)
     return content, precision_of(open_model(content))

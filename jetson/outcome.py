@@ -1,4 +1,4 @@
-"""Outcome: what a board's answer to `bench` becomes here: records, rows of a table, errors."""
+"""Outcome of a bench on a board: records, rows of a table, and errors."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ COLUMNS = [
 
 @dataclass
 class Outcome:
-    """What came of one board.
+    """Outcome of one board.
 
-    Args:
-        host: as the user wrote it.
-        rows: one a figure, flat, units in the names.
-        failures: by model, why it has no figure.
-        engines: files that were fetched.
-        notes: what was switched and put back, the board's log.
-        error: why the board as a whole has no figures, or was left switched.
+    Attributes:
+        host: The board, as the user named it.
+        records: One record per measurement.
+        rows: One flat row per measurement, with units in the names.
+        failures: Errors by model.
+        engines: Files that were fetched.
+        notes: What was switched and restored on the board.
+        job: The job, if it was kept on the board.
+        files: Names of files in the job, by model.
+        error: Why the board has no results, or was left switched.
     """
 
     host: str
@@ -57,12 +60,12 @@ class Outcome:
 
     @property
     def errors(self) -> list[IrepdeployError]:
-        """All that went wrong."""
+        """All errors."""
         return [*([self.error] if self.error else []), *self.failures.values()]
 
     @property
     def title(self) -> str:
-        """Of its table: the board and the conditions."""
+        """Title of its table: the board and the conditions."""
         parts = [self.host]
         if self.records:
             system, first = self.records[0].system, self.records[0]
@@ -71,7 +74,7 @@ class Outcome:
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object, without the raw samples."""
+        """Return a JSON object, without the raw samples."""
         return {
             "host": self.host,
             "error": None if self.error is None else self.error.line,
@@ -86,16 +89,19 @@ def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], gr
     """Read a board's answer.
 
     Args:
-        groups: by label, the inputs of its gate.
+        host: The board, as the user named it.
+        value: The agent's answer.
+        variants: The models that were requested.
+        groups: The inputs of each gate, by label.
 
     Raises:
-        RunError: the answer is not what this version understands.
+        RunError: If this version does not understand the answer.
     """
     by_label = {variant.label: variant for variant in variants}
     try:
         outcome = Outcome(host, job=value.get("job"))
         outcome.notes = [f"set there: {one_line(str(text))}" for text in value["switched"]]
-        outcome.notes += [f"put back: {one_line(str(text))}" for text in value["restored"]]
+        outcome.notes += [f"restored: {one_line(str(text))}" for text in value["restored"]]
         outcome.error = _not_restored(host, value["restored"])
         throttled = (value.get("system_after") or {}).get("throttled")
         if throttled:
@@ -105,12 +111,12 @@ def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], gr
         return outcome
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"the agent's answer is not understood: {type(error).__name__} {one_line(str(error))}", where=host
+            f"cannot understand the agent's answer: {type(error).__name__} {one_line(str(error))}", where=host
         ) from error
 
 
 def cells(row: dict[str, Any]) -> list[object]:
-    """A row as text, under `COLUMNS`."""
+    """Format a row as cells under `COLUMNS`."""
     number = _number
     return [
         row["model"],
@@ -179,11 +185,11 @@ def _not_restored(host: str, restored: Sequence[Any]) -> IrepdeployError | None:
     failed = [one_line(str(text)) for text in restored if str(text).startswith("FAILED")]
     if not failed:
         return None
-    return RunError(f"not put back: {'; '.join(failed)}", where=host, hint=f"irepdeploy jetson restore {host}")
+    return RunError(f"not restored: {'; '.join(failed)}", where=host, hint=f"irepdeploy jetson restore {host}")
 
 
 def _finite(number: Any) -> float | None:
-    # JSON of ours has numbers that are not finite as text.
+    # In our JSON, numbers that are not finite are text.
     return float(number) if isinstance(number, int | float) else None
 
 

@@ -1,4 +1,4 @@
-"""Reference: what ONNX Runtime gives here for a model, which the board's outputs are held against."""
+"""Reference outputs of a model on ONNX Runtime here, for comparison with the board's."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs of a model and what it gives for them, as ``.npz`` files of {tensor name: (N, ...)}.
+    """Inputs of a model and its outputs for them, as ``.npz`` files of {tensor name: (N, ...)}.
 
-    Args:
-        batch: how many inputs the model takes at once.
-        profiles: least, best and largest shape of each input whose batch is free.
-        groups: where the inputs are from, as `InputGroup.to_dict` says it.
+    Attributes:
+        inputs: File of the inputs.
+        expected: File of the outputs.
+        batch: Batch size of the model.
+        profiles: Minimum, optimum and maximum shape of each input with a dynamic batch.
+        groups: Where the inputs come from, by `InputGroup.to_dict`.
     """
 
     inputs: bytes
@@ -43,27 +45,29 @@ class Reference:
 
     @property
     def inputs_sha256(self) -> str:
-        """Of `inputs`."""
+        """Digest of `inputs`."""
         return sha256(self.inputs)
 
     @property
     def expected_sha256(self) -> str:
-        """Of `expected`."""
+        """Digest of `expected`."""
         return sha256(self.expected)
 
 
 def reference_of(
     model: Model, *, batch: int | None = None, given: str | os.PathLike[str] | None = None, seed: int = 0
 ) -> Reference:
-    """Run `model` on seeded random inputs and on real ones, or those given in their place.
+    """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those.
 
     Args:
-        batch: of a model whose batch is free, by default 1.
+        model: The model.
+        batch: Batch size of a model with a dynamic one, by default 1.
         given: ``.npy``, ``.npz`` or a folder, as `irepdeploy.verify.inputs` reads them.
+        seed: Seed of the random inputs.
 
     Raises:
-        InputError: the model's shapes are free or its batch is another one, ONNX Runtime cannot run it, its outputs are
-            not finite, or what is given does not fit.
+        InputError: If other dimensions are dynamic, the batch differs, ONNX Runtime cannot run the model, its outputs
+            are not finite, or the given inputs do not fit.
     """
     try:
         with OrtRunner(model.content, precision=model.carried) as runner:
@@ -79,7 +83,7 @@ def reference_of(
                 for begin in range(0, rows, size)
             ]
     except InputError as error:
-        # The runner was given bytes, and knows no file.
+        # The runner got bytes and does not know the file.
         where = None if isinstance(error, ModelError) else error.where
         where = where or one_line(model.path)
         raise type(error)(error.what, where=where, hint=error.hint) from error
@@ -87,7 +91,7 @@ def reference_of(
     for name, array in expected.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(
-                f"output {name!r} holds NaN or infinity", where=one_line(model.path), hint="mend its weights first"
+                f"output {name!r} holds NaN or infinity", where=one_line(model.path), hint="fix its weights first"
             )
     profiles = {
         spec.name: [[size, *map(int, inputs[spec.name].shape[1:])]] * 3 for spec in specs if spec.shape[0] is None
@@ -98,32 +102,33 @@ def reference_of(
 def _batch(model: Model, specs: list[TensorSpec], wanted: int | None) -> int:
     where = one_line(model.path)
     if not specs:
-        raise ModelError("it takes no input", where=where)
+        raise ModelError("the model has no inputs", where=where)
     for spec in specs:
         if not spec.shape or None in spec.shape[1:]:
             raise ModelError(
-                f"input {spec.name!r} has free dimensions: {shape_text(spec.shape)}",
+                f"input {spec.name!r} has dynamic dimensions: {shape_text(spec.shape)}",
                 where=where,
-                hint="only the batch may be free: fix the others, python -m onnxruntime.tools.make_dynamic_shape_fixed",
+                hint="only the batch may be: fix the others, python -m onnxruntime.tools.make_dynamic_shape_fixed",
             )
     fixed = {spec.shape[0] for spec in specs} - {None}
     if len(fixed) > 1:
-        raise ModelError("its inputs have different batches", where=where)
+        raise ModelError("its inputs have different batch sizes", where=where)
     size = fixed.pop() if fixed else None
     if size is not None and wanted not in (None, size):
-        raise InputError(f"its batch is {size}", where=where, hint=f"--batch {size}, or export it with a free batch")
+        hint = f"use --batch {size}, or export it with a dynamic batch"
+        raise InputError(f"the model's batch size is {size}, got --batch {wanted}", where=where, hint=hint)
     return size or wanted or 1
 
 
 def _whole_batches(inputs: dict[str, Array], size: int) -> dict[str, Array]:
-    """As many whole batches as there are, at least one: too few inputs are repeated."""
+    """Return as many whole batches as there are, at least one; too few inputs are repeated."""
     rows = min(map(len, inputs.values()))
     kept = np.arange(max(rows // size, 1) * size) % rows
     return {name: array[kept] for name, array in inputs.items()}
 
 
 def _archive(arrays: Mapping[str, Array]) -> bytes:
-    # Not numpy.savez, whose own parameters a tensor may be named like. No times in it: same arrays, same digest.
+    # Unlike numpy.savez: any tensor name is valid, and without times equal arrays have equal digests.
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""RemoteAgent: the board's agent as the desk talks to it, in lines of JSON over one command each."""
+"""The desk's side of the agent: one command per request, JSON lines in both directions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from irepdeploy.errors import EXIT_INTERRUPTED
 
+from .agent_archive import AgentArchive
 from .agent_failure import agent_error, ended_silently
-from .install import Archive, install
+from .install import install
 from .remote_process import RemoteProcess
 from .ssh import Remote
 from .ssh_failure import LostConnection
@@ -23,21 +24,21 @@ Event = dict[str, Any]
 
 _BEAT_S = 10.0
 _SILENCE_S = 60
-# Not the last command of its shell, which so lives on to say that the agent was killed. ONNX Runtime's telemetry would
-# be a thread beside what is measured, and files in the user's home.
+# The shell outlives the agent because of the second command, so it can report that the agent was killed. ONNX Runtime's
+# telemetry would add a thread to the measurement, and files to the user's home.
 _AGENT = 'ORT_DISABLE_TELEMETRY=1 python3 -u "${XDG_CACHE_HOME:-$HOME/.cache}/irepdeploy-agent/agent/$1" "$2"; exit $?'
 
 
 class RemoteAgent:
-    """Talks to the agent on a machine.
+    """The agent on a board.
 
     Args:
-        remote: connected.
-        archive: the agent; `install` brings it there.
-        on_event: told everything that the agent says before its result, as it says it.
+        remote: An open connection.
+        archive: The agent, which `install` copies to the board.
+        on_event: Called with every event before the result, as it comes.
     """
 
-    def __init__(self, remote: Remote, archive: Archive, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, remote: Remote, archive: AgentArchive, on_event: Callable[[Event], None]) -> None:
         self._remote, self._archive, self.on_event = remote, archive, on_event
         self._lock = threading.Lock()
         self._lifeline: RemoteProcess | None = None
@@ -45,39 +46,40 @@ class RemoteAgent:
 
     @property
     def host(self) -> str:
-        """What the user calls the machine."""
+        """The board, as the user named it."""
         return self._remote.destination
 
     def install(self) -> None:
-        """Bring the agent to the board, unless the very same lies there.
+        """Copy the agent to the board, unless the same one is already there.
 
         Raises:
-            MissingError: there is no Python 3.8 or later.
-            RunError: the disk is full, or the connection broke too often.
+            MissingError: If the board has no Python 3.8 or later.
+            RunError: If the disk is full, or the connection broke too often.
         """
         install(self._remote, self._archive)
 
     def ask(self, verb: str, request: Event | None = None) -> Event:
-        """One question that may be asked twice, and its answer.
+        """Send a request that may be repeated and return its result.
 
         Raises:
-            IrepdeployError: what the agent raised, or LostConnection.
+            IrepdeployError: The error that the agent raised, or LostConnection.
         """
         return self._remote.retried(lambda: self._converse(verb, request or {})[0])
 
     def restore(self) -> Event:
-        """Put back what a run that was killed has left switched."""
+        """Restore what a killed run left changed."""
         return self._converse("restore", {})[0]
 
     def clean(self) -> Event:
-        """Remove all that is cached there."""
+        """Remove everything cached on the board."""
         return self.ask("clean", {"all": True})
 
     def send(self, files: Sequence[bytes], advance: Callable[[float], None] | None = None) -> list[str]:
-        """Bring files into the board's cache, those that are not there yet, and return the digests of all.
+        """Copy files that are missing into the board's cache and return the digests of all.
 
         Args:
-            advance: told the share that is done, 0 to 1.
+            files: The files.
+            advance: Called with the share done, 0 to 1.
         """
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in files}
         missing = [digest for digest in self.ask("have", {"sha256": list(by_digest)})["missing"] if digest in by_digest]
@@ -101,19 +103,19 @@ class RemoteAgent:
         return [hashlib.sha256(content).hexdigest() for content in files]
 
     def fetch(self, job: str, name: str) -> bytes:
-        """A file of a job that was kept.
+        """Fetch a file of a kept job.
 
         Raises:
-            RunError: what came is not what its digest says.
+            RunError: If the file does not match its digest.
         """
         return self._remote.retried(lambda: self._converse("get", {"job": job, "name": name})[1])
 
     def bench(self, request: Event) -> Event:
-        """Measure, once: what a broken connection ends is not repeated.
+        """Run a bench, which is not repeated if the connection breaks.
 
         Raises:
-            IrepdeployError: what the agent raised, or LostConnection; the board restores itself in every case.
-            KeyboardInterrupt: `stop` was called.
+            IrepdeployError: The error that the agent raised, or LostConnection; the board restores itself in any case.
+            KeyboardInterrupt: If `stop` was called.
         """
         try:
             return self._converse("bench", {**request, "lifeline": {"heartbeat_s": _SILENCE_S}}, lifeline=True)[0]
@@ -123,11 +125,11 @@ class RemoteAgent:
             raise LostConnection(
                 error.what,
                 where=self.host,
-                hint="the agent there ends the work and puts clocks and mode back; nothing was recorded: measure again",
+                hint="the agent stops and restores clocks and power mode; nothing was recorded: measure again",
             ) from None
 
     def stop(self) -> None:
-        """From another thread: let the agent end its work and put everything back; a copy is just cut off."""
+        """Let the agent stop and restore everything, or cut off a copy; may be called from another thread."""
         with self._lock:
             self._stopping = True
             if self._lifeline is None:
@@ -144,7 +146,7 @@ class RemoteAgent:
         *,
         lifeline: bool = False,
     ) -> tuple[Event, bytes]:
-        """The value of the result, and the bytes of a file if one came with it."""
+        """Send a request and return the value of its result, and the bytes of a file if one came with it."""
         process = self._remote.start(_AGENT, self._archive.name, verb)
         line = json.dumps(request, allow_nan=False).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):
@@ -170,7 +172,7 @@ class RemoteAgent:
 
     @contextlib.contextmanager
     def _alive(self, process: RemoteProcess) -> Iterator[None]:
-        """Tell the agent now and then that somebody waits for it."""
+        """Send heartbeats to the agent while the block runs."""
         over = threading.Event()
 
         def beat() -> None:
@@ -194,7 +196,7 @@ class RemoteAgent:
 
     @staticmethod
     def _write(process: RemoteProcess, content: bytes) -> None:
-        # Whoever reads its end finds out why nothing can be written.
+        # The reader finds out why the process cannot be written to.
         with contextlib.suppress(OSError, ValueError):
             process.stdin.write(content)
             process.stdin.flush()
@@ -205,11 +207,11 @@ class RemoteAgent:
         data = b""
         for line in iter(process.stdout.readline, b""):
             try:
-                # What JSON has no number for comes as its name.
+                # Numbers that JSON does not have become text.
                 event = json.loads(line, parse_constant=str)
                 kind = event["event"]
             except (ValueError, TypeError, KeyError, RecursionError):
-                # A library that prints where it should not.
+                # Printed by a library.
                 continue
             if kind == "result" and isinstance(event.get("value"), dict):
                 result = event["value"]
@@ -219,7 +221,7 @@ class RemoteAgent:
                 size = event.get("size_bytes")
                 data = process.stdout.read(size) if isinstance(size, int) and size >= 0 else b""
                 if hashlib.sha256(data).hexdigest() != event.get("sha256"):
-                    raise LostConnection("a file came cut short", where=self.host)
+                    raise LostConnection("the file is truncated", where=self.host)
             else:
                 self.on_event(event)
         return result, error, data

@@ -1,4 +1,4 @@
-"""RemoteProcess: a command that runs on another machine."""
+"""A command that runs on another machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STDERR_TAIL = 8192
 
 
 class RemoteProcess:
-    """A command that runs over there; `stdout` begins behind whatever the login shell printed on its own."""
+    """A running remote command; `stdout` begins after anything that the login shell prints."""
 
     def __init__(
         self, child: subprocess.Popen[bytes], errors: IO[bytes], failure: Callable[[str], IrepdeployError]
@@ -28,20 +28,20 @@ class RemoteProcess:
         self.finished = False
 
     def close_stdin(self) -> None:
-        """Let the command see the end of its input."""
+        """Close the command's stdin."""
         with contextlib.suppress(OSError):
             self.stdin.close()
 
     def kill(self) -> None:
-        """End the local client; over there the command sees the end of its input."""
+        """Kill the local client; the remote command sees the end of its stdin."""
         with contextlib.suppress(OSError):
             self._child.kill()
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end: exit code and the last of stderr.
+        """Wait for the end and return the exit code and the tail of stderr.
 
         Raises:
-            LostConnection: it did not end by itself.
+            LostConnection: If the connection broke.
         """
         self.close_stdin()
         with contextlib.suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Remote: another machine, reached by the system's OpenSSH client with the user's own configuration.
+"""Run commands on another machine with the system's OpenSSH client and the user's configuration.
 
-Nothing that a user wrote becomes part of a shell line: scripts are constants of ours and take their arguments as
-positional parameters, each quoted. One connection carries all commands.
+Nothing from the user becomes part of a shell command: scripts are constants and get their arguments as quoted
+positional parameters. One connection carries all commands.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from types import TracebackType
 from typing import TypeVar
 
 from irepdeploy.console import log
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError
 
 from .destination import check_destination
 from .remote_process import RemoteProcess
-from .ssh_failure import LostConnection, disk_full, last_line, not_connected
+from .ssh_failure import LostConnection, last_line, not_connected
 
 __all__ = ["Remote"]
 
 Result = TypeVar("Result")
 
 _CONNECT_S = 10
-# The shell over there may read slow start-up files.
+# The remote shell may have slow start-up files.
 _SHELL_S = 60
 _OPTIONS = (
     "BatchMode=yes",
@@ -48,23 +48,23 @@ _OPTIONS = (
     "RequestTTY=no",
     "LogLevel=ERROR",
 )
-# Waits before a lost connection is sought again.
+# Pauses before reconnecting.
 _PAUSES_S = (1.0, 3.0)
-_CHUNK = 1 << 18
-# A socket's path has 108 bytes at most, 17 of which ssh needs while it makes it; "%", "$" and "~" it would expand.
+# A socket's path has at most 108 bytes, 17 of which ssh needs to create it; it would expand "%", "$" and "~".
 _SOCKET_PATH = re.compile(r"[\w./+-]{1,80}")
 
 
 class Remote:
-    """A machine to run commands on, inside a ``with``.
+    """A machine to run commands on inside a ``with`` block.
 
     Args:
-        destination: as `check_destination` takes it.
-        config: in the place of the user's own ``~/.ssh/config``.
+        destination: The machine, as `check_destination` takes it.
+        config: ssh configuration to use instead of ``~/.ssh/config``.
 
-    Raises (on entry):
-        MissingError: no ssh client, or the machine is not reachable, not the known one, or refuses the login.
-        InputError: a config that is none.
+    Raises:
+        MissingError: On entry, if there is no ssh client, or the machine is unreachable, has an unknown or changed
+            key, or refuses the login.
+        InputError: On entry, if the configuration is invalid.
     """
 
     def __init__(self, destination: str, *, config: str | os.PathLike[str] | None = None) -> None:
@@ -79,9 +79,9 @@ class Remote:
 
     def __enter__(self) -> Remote:
         if shutil.which("ssh") is None:
-            raise MissingError("no ssh client here", hint="sudo apt-get install openssh-client")
+            raise MissingError("ssh is not installed", hint="sudo apt-get install openssh-client")
         if self._config is not None and not Path(self._config).is_file():
-            raise InputError("no such file", where=self._config, hint="--ssh-config names a file like ~/.ssh/config")
+            raise InputError("no such file", where=self._config, hint="--ssh-config takes a file like ~/.ssh/config")
         self._folder = tempfile.mkdtemp(prefix="irepdeploy-")
         try:
             self._connect()
@@ -96,14 +96,14 @@ class Remote:
         self.close()
 
     def close(self) -> None:
-        """End the connection and everything that runs over it."""
+        """Close the connection and end everything that runs over it."""
         self._end_all()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def stop(self) -> None:
-        """From another thread: end all commands now and retry nothing."""
+        """End all commands now and retry nothing; may be called from another thread."""
         self._stopped.set()
         for process in self._processes:
             process.kill()
@@ -112,55 +112,19 @@ class Remote:
         """Start ``sh -c SCRIPT`` with these positional parameters.
 
         Raises:
-            LostConnection, MissingError, InputError: it could not be started.
+            IrepdeployError: LostConnection, MissingError or InputError if it cannot be started.
         """
         process = self._spawn(script, arguments, [])
         self._skip_to_mark(process)
         return process
 
-    def run(
-        self,
-        script: str,
-        *arguments: str,
-        content: bytes = b"",
-        advance: Callable[[int], None] | None = None,
-        ok: tuple[int, ...] = (0,),
-    ) -> tuple[int, bytes]:
-        """Run ``sh -c SCRIPT`` to its end and return its exit code and stdout.
-
-        Args:
-            content: what its stdin is given; the script has to read it all before it prints.
-            advance: told the bytes that were given, piece by piece.
-            ok: exit codes that are no failure.
-
-        Raises:
-            LostConnection: the connection broke.
-            RunError: the script failed; its last line is the reason.
-        """
-        process = self.start(script, *arguments)
-        with contextlib.suppress(BrokenPipeError):
-            for begin in range(0, len(content), _CHUNK):
-                piece = content[begin : begin + _CHUNK]
-                process.stdin.write(piece)
-                process.stdin.flush()
-                if advance is not None:
-                    advance(len(piece))
-        process.close_stdin()
-        output = process.stdout.read()
-        code, text = process.finish()
-        if code not in ok:
-            if disk_full(text):
-                raise RunError("no space left on it", where=self.destination, hint="free some space there")
-            raise RunError(last_line(text) or f"a command ended with {code}", where=self.destination)
-        return code, output
-
     def retried(self, action: Callable[[], Result]) -> Result:
-        """What `action` returns; where the connection breaks meanwhile, connect again and repeat it, twice at most.
+        """Return the result of `action`; if the connection breaks, reconnect and repeat it, at most twice.
 
-        Only for what may be done twice: a copy, a question, never a measurement.
+        Use it only for actions that may run twice, such as a copy, but not a measurement.
 
         Raises:
-            LostConnection: it broke each time.
+            LostConnection: If the connection broke each time.
         """
         lost: IrepdeployError | None = None
         for pause in (0.0, *_PAUSES_S):
@@ -182,15 +146,15 @@ class Remote:
         raise LostConnection(what, where=self.destination, hint="try again") from None
 
     def _failure(self, text: str) -> IrepdeployError:
-        """Why ssh itself gave up, from its log and `text`, its stderr."""
-        said = self._log()
+        """Return the error for a failure of ssh itself, from its stderr and log."""
+        logged = self._log()
         if self._master is None:
-            return not_connected(self.destination, f"{text}\n{said}")
-        reason = last_line(said) or last_line(text)
+            return not_connected(self.destination, f"{text}\n{logged}")
+        reason = last_line(logged) or last_line(text)
         return LostConnection(f"the connection broke{': ' + reason if reason else ''}", where=self.destination)
 
     def _connect(self) -> None:
-        # A connection that the user holds open may be the only one that needs no password.
+        # Only a connection that the user holds open may work without a password.
         held = self._is_held()
         self._socket = None
         path = f"{self._folder}/s"
@@ -229,7 +193,7 @@ class Remote:
         line = shlex.join(["sh", "-c", f'echo "$1"; shift; {script}', "sh", self._mark, *arguments])
         command = [*self._ssh(), *self._sharing(), *options, "--", self.destination, line]
         errors = tempfile.TemporaryFile()  # noqa: SIM115
-        # In a session of its own: Ctrl-C is answered by us, who let the other side tidy up first.
+        # In a session of its own, because on Ctrl-C the other side has to clean up first.
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -256,7 +220,7 @@ class Remote:
         return [] if self._socket is None else ["-S", self._socket, "-o", "ControlMaster=no"]
 
     def _skip_to_mark(self, process: RemoteProcess) -> None:
-        """Read past what start-up files print; an end without the mark is a failure."""
+        """Skip the output of start-up files; if it ends without the mark, raise the reason."""
         mark = f"{self._mark}\n".encode()
         silent = threading.Event()
 
@@ -268,7 +232,7 @@ class Remote:
         watch.daemon = True
         watch.start()
         try:
-            # What was printed without an end stands on the same line.
+            # Output without a newline precedes the mark on its line.
             if any(line.endswith(mark) for line in iter(process.stdout.readline, b"")):
                 return
         finally:
@@ -279,12 +243,12 @@ class Remote:
             if not silent.is_set():
                 raise
             raise MissingError(
-                f"its shell gave no answer for {_SHELL_S} s",
+                f"its shell did not answer within {_SHELL_S} s",
                 where=self.destination,
                 hint=f"try: ssh {self.destination} true",
             ) from None
         raise MissingError(
-            f"its login gives no shell that runs commands (exit code {code}): {last_line(text) or 'no reason given'}",
+            f"its login shell runs no commands (exit code {code}): {last_line(text) or 'no reason given'}",
             where=self.destination,
             hint=f"try: ssh {self.destination} true",
         )
@@ -296,5 +260,5 @@ class Remote:
 
 
 def _environment() -> dict[str, str]:
-    # ssh's messages are read by `ssh_failure`; the system's words in them follow the language.
+    # `ssh_failure` parses ssh's messages, which contain system errors in the user's language.
     return {**os.environ, "LC_ALL": "C"}

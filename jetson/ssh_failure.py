@@ -1,4 +1,4 @@
-"""What the words of OpenSSH's client mean, as errors of ours."""
+"""Convert messages of the OpenSSH client to errors of ours."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import re
 
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
 
-__all__ = ["LostConnection", "disk_full", "not_connected"]
+__all__ = ["LostConnection", "disk_full", "full_error", "not_connected"]
 
 
 class LostConnection(RunError):
-    """A connection that stood is gone."""
+    """An open connection broke."""
 
 
-# The first that matches; `{host}` is what the user typed.
+# The first match counts; `{host}` is the destination that the user typed.
 _REASONS: tuple[tuple[str, type[IrepdeployError], str, str], ...] = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed",
         MissingError,
-        "its host key is not the one that is known: another machine answers, or it was installed anew",
-        "find out which; then: ssh-keygen -R HOST",
+        "its host key has changed: another machine answers, or it was reinstalled",
+        "find out which; if it was reinstalled: ssh-keygen -R HOST",
     ),
     (
         r"Host key verification failed|No \S+ host key is known|authenticity of host",
         MissingError,
-        "its host key is not known here",
-        "once, to look at its key and accept it: ssh {host}",
+        "its host key is unknown here",
+        "to check and accept it, once: ssh {host}",
     ),
     (
         r"Permission denied|Too many authentication failures|No more authentication methods|Authentication failed",
         MissingError,
         "it refuses the login",
-        "a key without a question is needed: ssh-copy-id {host}",
+        "it needs a key without a passphrase prompt: ssh-copy-id {host}",
     ),
     (r"Could not resolve hostname", MissingError, "no such host", "check the name, or ssh's config"),
     (
         r"Bad owner or permissions|Bad configuration option|Can't open user config|bad configuration options?|argument",
         InputError,
         "ssh refuses its config: {text}",
-        "mend the file that it names",
+        "fix the file that it names",
     ),
     (
         r"Connection refused|timed out|No route to host|Network is unreachable|Connection closed|Connection reset"
@@ -52,29 +52,34 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|
 
 
 def not_connected(host: str, text: str) -> IrepdeployError:
-    """The error for a connection that never stood, from what ssh said."""
-    said = last_line(text)
+    """Return the error for a connection that failed, from ssh's messages."""
+    last = last_line(text)
     for pattern, kind, what, hint in _REASONS:
         if re.search(pattern, text):
-            # Where ssh said more than one thing, the one that matched.
-            matched = next((line for line in text.splitlines() if re.search(pattern, line)), said)
+            # Quote the line that matched, which may not be the last one.
+            matched = next((line for line in text.splitlines() if re.search(pattern, line)), last)
             what = what.replace("{text}", one_line(matched))
             return kind(what, where=host, hint=hint.replace("{host}", host))
-    return MissingError(f"ssh cannot connect: {said or 'it gave no reason'}", where=host, hint=f"try: ssh {host}")
+    return MissingError(f"ssh cannot connect: {last or 'it gave no reason'}", where=host, hint=f"try: ssh {host}")
 
 
 def disk_full(text: str) -> bool:
-    """Whether a program over there says that it cannot write for lack of space."""
+    """Return whether a remote program reports that its disk is full."""
     return bool(_FULL.search(text))
 
 
+def full_error(host: str) -> RunError:
+    """Return the error for a full disk on the board."""
+    return RunError("its disk is full", where=host, hint="free some space there")
+
+
 def last_line(text: str) -> str:
-    """The last line that says something, without control characters."""
+    """Return the last non-empty line, without control characters."""
     lines = [one_line(line) for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "")
 
 
 def one_line(text: str) -> str:
-    """One line without control characters, 300 at most: what comes from another machine may hold anything."""
+    """Return text of another machine as one line of at most 300 characters, without control characters."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= 300 else line[:297] + "..."

@@ -1,4 +1,4 @@
-"""State: what the agent's `check` found, for people."""
+"""Show the result of the agent's `check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GIB = 1 << 30
 
 
 def rows_of(value: dict[str, Any]) -> list[list[str]]:
-    """One fact a row; what is unknown says so."""
+    """Return one row per fact; unknown ones say so."""
     cuda, clocks = _dict(value.get("cuda")), _dict(value.get("clocks"))
     mode = _dict(value.get("power_mode"))
     rows = [
@@ -37,13 +37,13 @@ def rows_of(value: dict[str, Any]) -> list[list[str]]:
         ("clocks", _clocks(clocks)),
         ("temperatures", _joined(*(f"{name} {degrees:.1f} C" for name, degrees in _numbers(value, "temperatures_c")))),
         ("power", _joined(*(f"{name} {rail:.0f} mW" for name, rail in _numbers(value, "rails_mw")))),
-        ("load", " ".join(f"{load:.2f}" for load in value.get("load_average") or [])),
+        ("load", _load(value.get("load_average"))),
         ("free disk", _gib(value.get("free_bytes"))),
         ("memory", _gib(value.get("memory_bytes"))),
     ]
     left = _dict(value.get("unrestored"))
     if left:
-        rows.append(("NOT PUT BACK", f"since {left.get('since')}: irepdeploy jetson restore HOST"))
+        rows.append(("NOT RESTORED", f"since {left.get('since')}: irepdeploy jetson restore HOST"))
     if value.get("jetson") is False:
         only = ("L4T", "JetPack", "DLA cores", "power mode", "power")
         rows = [row for row in rows if row[0] not in only]
@@ -51,27 +51,27 @@ def rows_of(value: dict[str, Any]) -> list[list[str]]:
 
 
 def missing_rows(value: dict[str, Any]) -> list[list[str]]:
-    """What is missing, what for, and the command that mends it."""
+    """Return what is missing, what for, and the command that fixes it, one row each."""
     return [
         [one_line(str(item.get(key) or "-")) for key in ("what", "for", "hint")] for item in value.get("missing") or []
     ]
 
 
 def unusable(host: str, value: dict[str, Any]) -> MissingError | None:
-    """The error for a machine on which nothing can be measured."""
+    """Return the error for a machine that has no runner, else None."""
     if value.get("runners"):
         return None
     missing = [_dict(item) for item in value.get("missing") or []]
     first = next((item for item in missing if item.get("for") in ("trt", "ort-cpu")), {})
     return MissingError(
-        f"nothing can be measured there: {one_line(str(first.get('what') or 'no runner'))}",
+        f"nothing can be measured on it: {one_line(str(first.get('what') or 'no runner'))}",
         where=host,
         hint=one_line(str(first["hint"])) if first.get("hint") else None,
     )
 
 
 def _installed(value: dict[str, Any], key: str) -> Any:
-    # What the agent looked for and did not find it says to be null.
+    # The agent reports what it did not find as null.
     return _ABSENT if key in value and value[key] is None else value.get(key)
 
 
@@ -107,6 +107,10 @@ def _clocks(clocks: dict[str, Any]) -> str:
 
 def _mhz(clock: dict[str, Any], key: str) -> str:
     return f"{clock[key] / 1e6:.0f}" if isinstance(clock.get(key), int | float) else "?"
+
+
+def _load(value: Any) -> str:
+    return " ".join(f"{load:.2f}" for load in value) if isinstance(value, list) else ""
 
 
 def _gib(size: Any) -> str | None:

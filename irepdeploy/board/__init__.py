@@ -1,1 +1,1 @@
-"""Everything that runs on the board too: Python 3.8, the standard library and numpy."""
+"""Code that also runs on the board: Python 3.8 with the standard library and numpy."""

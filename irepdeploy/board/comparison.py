@@ -1,18 +1,17 @@
-"""Are two outputs the same? The one definition that every hop uses, on the desk and on the board.
+"""Compare the outputs of two models: the one definition that every hop uses, on the desk and on the board.
 
-The error of an output tensor is ``max|a - b| / max|a|``, a being the reference. A verdict needs finite values that are
-not all zero; the agreement of the predicted classes counts only where it can say something. This module is Python 3.8,
-stdlib and numpy only: the board's agent carries it.
+The error of an output tensor is ``max|a - b| / max|a|``, where a is the reference. A verdict needs finite values that
+are not all zero; top-1 agreement is reported only where it is informative.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import InputError
 
 __all__ = ["TOLERANCES", "Comparison", "OutputComparison", "Tolerance", "compare_outputs", "relative_error"]
@@ -20,7 +19,7 @@ __all__ = ["TOLERANCES", "Comparison", "OutputComparison", "Tolerance", "compare
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What two outputs may differ by: the relative error at most, the cosine at least; None is not asked for."""
+    """The largest relative error and the smallest cosine that pass; a `min_cosine` of None is not checked."""
 
     max_rel_error: float
     min_cosine: Optional[float] = None
@@ -34,7 +33,7 @@ TOLERANCES: Dict[str, Tolerance] = {
     "float16": Tolerance(1e-2, 0.999),
     "float16-block": Tolerance(1e-2, 0.999),
     "bfloat16": Tolerance(5e-2, 0.99),
-    # The size of an int8 error is the accuracy budget's matter.
+    # How large an int8 error may be is up to the accuracy budget.
     "int8": Tolerance(float("inf"), 0.99),
     "bfloat16-block": Tolerance(5e-2, 0.99),
 }
@@ -42,14 +41,14 @@ TOLERANCES: Dict[str, Tolerance] = {
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """One output tensor of two models.
+    """The comparison of one output tensor of two models.
 
-    Args:
+    Attributes:
         rel_error: max|a - b| / max|a|.
-        cosine: of the two tensors as vectors.
-        top1_agreement: share of rows with the same largest entry, or None where that is not informative.
-        top1_note: why it is not, or "".
-        problem: what makes a comparison impossible (NaN, all zero, shapes), or "".
+        cosine: Cosine similarity of the flattened tensors.
+        top1_agreement: Share of rows with the same largest entry, or None where that is not informative.
+        top1_note: Why it is not informative, or "".
+        problem: Why the tensors cannot be compared (NaN, all zero, different shapes), or "".
     """
 
     name: str
@@ -64,9 +63,9 @@ class OutputComparison:
 class Comparison:
     """The verdict on two models over the same inputs.
 
-    Args:
-        samples: how many inputs were compared.
-        layers: error by layer, in the network's order, where both models have the layer.
+    Attributes:
+        samples: Number of inputs compared.
+        layers: Error by layer, in the network's order, for layers that both models have.
     """
 
     tolerance: Tolerance
@@ -76,31 +75,31 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether every output is within the tolerance and nothing is wrong with it."""
+        """Whether every output could be compared and is within the tolerance."""
         return bool(self.outputs) and all(self._passes(output) for output in self.outputs)
 
     @property
     def max_rel_error(self) -> float:
         """The largest relative error of any output; NaN or infinity where a comparison was impossible."""
         errors = [output.rel_error for output in self.outputs]
-        return max(errors, key=lambda error: float("inf") if error != error else error) if errors else float("nan")
+        return max(errors, key=_sortable) if errors else float("nan")
 
     @property
     def worst_layer(self) -> Optional[str]:
-        """The layer with the largest error, or None where layers were not compared."""
+        """The layer with the largest error, or None if no layers were compared."""
         if not self.layers:
             return None
         return max(self.layers, key=lambda name: _sortable(self.layers[name]))
 
     @property
     def first_bad_layer(self) -> Optional[str]:
-        """The first layer beyond the tolerance: where a difference begins."""
+        """The first layer beyond the tolerance, where the difference begins."""
         limit = self.tolerance.max_rel_error
         return next((name for name, error in self.layers.items() if not error <= limit), None)
 
     @property
     def reason(self) -> str:
-        """One line: why the verdict is what it is."""
+        """The reason for the verdict, as one line."""
         for output in self.outputs:
             if output.problem:
                 return f"output {output.name!r}: {output.problem}"
@@ -114,8 +113,8 @@ class Comparison:
         return f"largest relative error {self.max_rel_error:.2e}, {self.tolerance.max_rel_error:.0e} is allowed"
 
     def to_dict(self) -> Dict[str, Any]:
-        """A JSON object; a number that is not finite becomes its name as text."""
-        plain = {
+        """Return a JSON object in which numbers that are not finite are written as text."""
+        verdict = {
             "ok": self.ok,
             "samples": self.samples,
             "max_rel_error": self.max_rel_error,
@@ -125,7 +124,7 @@ class Comparison:
             "reason": self.reason,
             "outputs": [asdict(output) for output in self.outputs],
         }
-        return {key: _json_safe(value) for key, value in plain.items()}
+        return json_safe(verdict)
 
     def _passes(self, output: OutputComparison) -> bool:
         limit = self.tolerance
@@ -137,7 +136,7 @@ class Comparison:
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """max|a - b| / max|a|; 0 for two tensors that are all zero, infinity where only `a` is, NaN where one holds NaN."""
+    """Return max|a - b| / max|a|: 0 if both tensors are all zero, infinity if only `a` is, NaN if one holds NaN."""
     if a.size == 0:
         return 0.0
     difference = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
@@ -154,10 +153,16 @@ def compare_outputs(
     *,
     layers: Optional[Mapping[str, float]] = None,
 ) -> Comparison:
-    """Compare the outputs of two models, each (N, ...) over the same N inputs, by name and else by position.
+    """Compare the outputs of two models over the same inputs.
+
+    Args:
+        a: Outputs of the reference by name, each (N, ...).
+        b: Outputs of the other model; matched by name, or by position if the names differ.
+        tolerance: Largest difference that passes.
+        layers: Errors by layer, to name the first bad one.
 
     Raises:
-        InputError: the models have different numbers of outputs.
+        InputError: If the models have different numbers of outputs.
     """
     if len(a) != len(b):
         raise InputError(f"the models have {len(a)} and {len(b)} outputs: they cannot be the same network")
@@ -174,9 +179,9 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
         return OutputComparison(name, nan, nan, problem=f"shapes differ: {a.shape} and {b.shape}")
     for which, array in (("the reference", a), ("the other model", b)):
         if not np.isfinite(array).all():
-            return OutputComparison(name, nan, nan, problem=f"{which} gives NaN or infinity")
+            return OutputComparison(name, nan, nan, problem=f"{which} returns NaN or infinity")
         if not array.any():
-            problem = f"{which} gives nothing but zeros, which proves nothing"
+            problem = f"{which} returns only zeros, which proves nothing"
             return OutputComparison(name, relative_error(a, b), 0.0, problem=problem)
     agreement, note = _top1(a, b, tolerance)
     return OutputComparison(name, relative_error(a, b), _cosine(a, b), agreement, note)
@@ -204,11 +209,3 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def _sortable(error: float) -> float:
     return float("inf") if error != error else error
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
-    return [_json_safe(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,4 @@
-"""The calls of CUDA's runtime, by ctypes or by cuda-python, in one form: ``call(name, *inputs, out=type)``.
-
-This module is Python 3.8, stdlib only: the board's agent carries it.
-"""
+"""Calls of the CUDA runtime through ctypes or cuda-python, in one form: ``call(name, *inputs, out=type)``."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ _OUT_OF_MEMORY, _NO_DEVICE = 2, (35, 100, 999)
 
 
 class Size(int):
-    """A whole number that is as wide as a pointer where C takes it."""
+    """An integer that C takes as size_t."""
 
 
 class CtypesCalls:
-    """By ctypes on a libcudart."""
+    """CUDA runtime calls through ctypes."""
 
     name = "ctypes"
 
@@ -28,7 +25,7 @@ class CtypesCalls:
         self._library = library
 
     def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
-        """The result of type `out`, which C takes a pointer to as its first argument, or as its `last`."""
+        """Call a function; return its result of ctypes type `out`, which C writes to the first or `last` argument."""
         result = None if out is None else out()
         given: List[Any] = [_as_c(value) for value in values]
         if result is not None:
@@ -37,7 +34,7 @@ class CtypesCalls:
         return None if result is None else result.value
 
     def check(self, name: str, code: int) -> None:
-        """Raise MissingError or RunError where the code is not 0."""
+        """Raise MissingError or RunError unless the code is 0."""
         if code:
             describe = self._library.cudaGetErrorString
             describe.restype = ctypes.c_char_p
@@ -45,15 +42,15 @@ class CtypesCalls:
             _raise(name, code, text.decode() if isinstance(text, bytes) else str(text))
 
     def device_name(self, device: int) -> str:
-        """Such as "NVIDIA A100-SXM4-40GB"."""
-        # The name comes first in the structure of every version; the rest differs, and its size too.
+        """Return the name of a device, such as "NVIDIA A100-SXM4-40GB"."""
+        # Every version's structure begins with the name; its other fields and its size differ.
         buffer = ctypes.create_string_buffer(16384)
         self.check("cudaGetDeviceProperties", self._library.cudaGetDeviceProperties(buffer, ctypes.c_int(device)))
         return buffer.value.decode(errors="replace")
 
 
 class PythonCalls:
-    """By cuda-python, which gives (error, result) and wants enums where C takes whole numbers."""
+    """CUDA runtime calls through cuda-python, which returns (error, result) and takes enums where C takes integers."""
 
     name = "cuda-python"
 
@@ -62,7 +59,7 @@ class PythonCalls:
         self._handles: Dict[int, Any] = {}
 
     def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
-        """The result as a whole number or a float."""
+        """Call a function and return its result as an integer or a float."""
         given = [self._as_python(name, index, value) for index, value in enumerate(values)]
         answer = getattr(self._module, name)(*given)
         if int(answer[0]):
@@ -84,11 +81,11 @@ class PythonCalls:
             return self._module.cudaMemcpyKind(value)
         if name == "cudaStreamBeginCapture" and index == 1:
             return self._module.cudaStreamCaptureMode(value)
-        # Streams, events and graphs are objects there; memory is a plain number.
+        # cuda-python has objects for streams, events and graphs; memory is a plain number.
         return self._handles.get(value, value) if isinstance(value, int) and value > 1 << 16 else value
 
     def device_name(self, device: int) -> str:
-        """Such as "NVIDIA A100-SXM4-40GB"."""
+        """Return the name of a device, such as "NVIDIA A100-SXM4-40GB"."""
         error, properties = self._module.cudaGetDeviceProperties(device)
         if int(error):
             _raise("cudaGetDeviceProperties", int(error), str(error))
@@ -99,7 +96,7 @@ class PythonCalls:
 def _as_c(value: Any) -> Any:
     if isinstance(value, Size):
         return ctypes.c_size_t(value)
-    # Pointers and handles never fit an int, flags and kinds always do.
+    # Pointers and handles do not fit a C int; flags and kinds do.
     return ctypes.c_void_p(value) if isinstance(value, int) and value > 1 << 16 else value
 
 

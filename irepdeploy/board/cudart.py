@@ -1,7 +1,7 @@
-"""CUDA buffers, streams, events and graphs for whoever runs engines, on whichever binding is installed.
+"""CUDA buffers, streams, events and graphs, through whichever binding is installed.
 
-pycuda comes first, then cuda-python, then ctypes on libcudart, which is there wherever TensorRT is; `Cuda.name` says
-which it became. pycuda has no graphs. This module is Python 3.8, stdlib and numpy only: the board's agent carries it.
+pycuda is tried first, then cuda-python, then ctypes on libcudart, which is present wherever TensorRT is; `Cuda.name`
+names the one in use. pycuda has no graphs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Iterator, Optional
 import numpy as np
 
 from irepdeploy.board.cuda_calls import CtypesCalls, PythonCalls, Size
+from irepdeploy.board.jetpack import TEGRA_RELEASE
 from irepdeploy.errors import InputError, MissingError, RunError
 
 __all__ = ["BACKENDS", "Cuda", "device_facts", "open_cuda"]
@@ -27,86 +28,87 @@ _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL = 1
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
-# The newest first; the plain name only where headers are installed.
+# Newest first; the unversioned name exists only where headers are installed.
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2", "libcudart.so")
 
 
 class Cuda(abc.ABC):
-    """One GPU. Pointers and streams are whole numbers, as TensorRT takes them; sizes are bytes."""
+    """One GPU. Pointers and streams are integers, as TensorRT takes them; sizes are in bytes."""
 
     name: str
     has_graphs: bool
 
     @abc.abstractmethod
     def malloc(self, size: int) -> int:
-        """Memory on the device."""
+        """Allocate device memory and return its address."""
 
     @abc.abstractmethod
     def free(self, pointer: int) -> None:
-        """Give it back."""
+        """Free device memory."""
 
     @abc.abstractmethod
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """Copy a contiguous array to the device; `array` must live until the stream is synchronized."""
+        """Copy a contiguous array to the device; keep `array` alive until the stream is synchronized."""
 
     @abc.abstractmethod
     def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
-        """Copy from the device into a contiguous array."""
+        """Copy device memory into a contiguous array."""
 
     @abc.abstractmethod
     def stream(self) -> int:
-        """A new stream that does not wait for the default one."""
+        """Create a stream that does not synchronize with the default stream."""
 
     @abc.abstractmethod
     def end_stream(self, stream: int) -> None:
-        """Destroy it."""
+        """Destroy a stream."""
 
     @abc.abstractmethod
     def synchronize(self, stream: int) -> None:
-        """Wait until all that the stream was given is done."""
+        """Wait for all work on the stream."""
 
     @abc.abstractmethod
     def event(self) -> Any:
-        """A new event with a time."""
+        """Create an event that records its time."""
 
     @abc.abstractmethod
     def record(self, event: Any, stream: int) -> None:
-        """Let the stream put its time into the event."""
+        """Record the event on the stream."""
 
     @abc.abstractmethod
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Milliseconds between two events that have happened."""
+        """Return the milliseconds between two recorded events."""
 
     @abc.abstractmethod
     def facts(self) -> Dict[str, Any]:
-        """name, compute_capability, multiprocessors, cuda_driver, cuda_runtime of the device."""
+        """Return name, compute_capability, multiprocessors, cuda_driver and cuda_runtime of the device."""
 
     def capture(self, stream: int, call: Callable[[], None]) -> Callable[[], None]:
-        """A call that runs again, as one CUDA graph, all that `call` gives the stream.
+        """Capture the work that `call` puts on the stream and return a function that launches it as one CUDA graph.
 
         Raises:
-            MissingError: the binding has no graphs.
-            RunError: something in `call` cannot be captured.
+            MissingError: If the binding has no graphs.
+            RunError: If `call` does something that cannot be captured.
         """
         raise MissingError(f"{self.name} has no CUDA graphs", hint="pip uninstall pycuda, or pip install cuda-python")
 
     def close(self) -> None:  # noqa: B027
-        """Let go of the device; most bindings hold nothing."""
+        """Release the device, if the binding holds it."""
 
 
 def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = None) -> Cuda:
-    """The first binding that is installed, on a device.
+    """Open a device with the first installed binding.
 
     Args:
-        backend: one of `BACKENDS` instead of the first.
-        library: a loaded libcudart, in the place of the one that is found.
+        device: Index of the GPU.
+        backend: One of `BACKENDS`, to use that one only.
+        library: A loaded libcudart to use instead of the installed one.
 
     Raises:
-        InputError: there is no such backend or device.
-        MissingError: there is no libcudart, no driver or no GPU.
+        InputError: If there is no such backend or device.
+        MissingError: If libcudart, the driver or a GPU is missing.
     """
     if backend is not None and backend not in BACKENDS:
-        raise InputError(f"no CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
+        raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
     if library is not None:
         return _Runtime(CtypesCalls(library), device)
     for name in BACKENDS if backend is None else (backend,):
@@ -117,7 +119,7 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
 
 
 def device_facts(device: int = 0) -> Dict[str, Any]:
-    """`Cuda.facts` and the driver's version by ctypes, or the reason why there is no GPU. Never fails."""
+    """Return `Cuda.facts` and the driver's version, or the reason why there is no GPU. Never raises."""
     facts: Dict[str, Any] = {"driver": _driver()}
     try:
         facts.update(open_cuda(device, backend="ctypes").facts())
@@ -150,7 +152,7 @@ def _libcudart() -> Any:
 def _driver() -> Optional[str]:
     for path, pattern in (
         ("/proc/driver/nvidia/version", r"Kernel Module(?: for \S+)?\s+(\d+\.[.\d]+)"),
-        ("/etc/nv_tegra_release", r"(R\d+ \(release\), REVISION: [\d.]+)"),
+        (TEGRA_RELEASE, r"(R\d+ \(release\), REVISION: [\d.]+)"),
     ):
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
             match = re.search(pattern, file.read())
@@ -160,7 +162,7 @@ def _driver() -> Optional[str]:
 
 
 class _Runtime(Cuda):
-    """CUDA's runtime API."""
+    """The CUDA runtime API."""
 
     has_graphs = True
 
@@ -168,9 +170,7 @@ class _Runtime(Cuda):
         self._calls = calls
         self._device = device
         self.name = calls.name
-        count = calls.call("cudaGetDeviceCount", out=ctypes.c_int)
-        if not 0 <= device < count:
-            raise InputError(f"no GPU {device}: CUDA sees {count}", where="device", hint="they are numbered from 0")
+        _check_device(device, calls.call("cudaGetDeviceCount", out=ctypes.c_int))
         calls.call("cudaSetDevice", device)
 
     def malloc(self, size: int) -> int:
@@ -209,9 +209,9 @@ class _Runtime(Cuda):
         try:
             call()
         finally:
-            # Also after a failure: a stream that is left capturing takes nothing more.
+            # Also after a failure: a stream that is still capturing accepts no other work.
             graph = self._calls.call("cudaStreamEndCapture", stream, out=ctypes.c_void_p, last=True)
-        # Unlike cudaGraphInstantiate it has had these arguments from CUDA 11.4 on.
+        # Unlike those of cudaGraphInstantiate, its arguments have not changed since CUDA 11.4.
         run = self._calls.call("cudaGraphInstantiateWithFlags", graph, Size(0), out=ctypes.c_void_p)
         return lambda: self._calls.call("cudaGraphLaunch", run, stream)
 
@@ -229,7 +229,7 @@ class _Runtime(Cuda):
 
 
 class _PyCuda(Cuda):
-    """pycuda, on the device's primary context: the one that TensorRT and torch use too."""
+    """pycuda, on the device's primary context, which TensorRT and torch use as well."""
 
     name = "pycuda"
     has_graphs = False
@@ -238,9 +238,7 @@ class _PyCuda(Cuda):
         self._driver = driver
         try:
             driver.init()
-            count = driver.Device.count()
-            if not 0 <= device < count:
-                raise InputError(f"no GPU {device}: CUDA sees {count}", where="device", hint="they are numbered from 0")
+            _check_device(device, driver.Device.count())
             self._device = driver.Device(device)
             self._context = self._device.retain_primary_context()
             self._context.push()
@@ -310,6 +308,11 @@ class _PyCuda(Cuda):
             yield
         except self._driver.Error as error:
             raise RunError(f"CUDA failed: {error}", hint="irepdeploy doctor") from error
+
+
+def _check_device(device: int, count: int) -> None:
+    if not 0 <= device < count:
+        raise InputError(f"no GPU {device}: CUDA sees {count}", where="device", hint="GPUs are numbered from 0")
 
 
 def _version(number: int) -> str:

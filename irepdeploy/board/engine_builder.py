@@ -1,9 +1,8 @@
-"""One builder for TensorRT 8.5, 8.6, 10 and 11 and for TensorRT-RTX: what a version has is asked of its enums' names.
+"""Build engines with TensorRT 8.5, 8.6, 10 and 11 and TensorRT-RTX, by the names that each version's enums have.
 
-The bits behind the names moved from version to version, so no number is written here. TensorRT 8 is weakly typed: its
-precision is a flag, and the builder may still choose fp32. From 10 on an ONNX that is itself in the wanted precision
-is typed strongly, and there is nothing to set; 10 still takes the flag for an fp32 one, 11 has it no more. This module
-is Python 3.8, stdlib and TensorRT only: the board's agent carries it.
+The numbers behind the names changed between versions, so none is written here. TensorRT 8 is weakly typed: precision
+is a flag, and the builder may still choose fp32. From 10 on, an ONNX model that is already in the requested precision
+is built strongly typed and needs no flag; 10 still takes the flag for an fp32 model, 11 no longer has it.
 """
 
 from __future__ import annotations
@@ -12,28 +11,34 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from irepdeploy.board.engine_log import dla_placement, engine_layers
-from irepdeploy.board.trt_library import LogMessage, TensorrtLibrary, lacks_gpu, logged, logger_of
+from irepdeploy.board.trt_library import (
+    DTYPES,
+    LogMessage,
+    TensorrtLibrary,
+    first_reasons,
+    lacks_gpu,
+    lacks_memory,
+    logged,
+    logger_of,
+)
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 
 __all__ = ["EngineOptions", "Profile", "build_plan"]
 
 Profile = Tuple[Sequence[int], Sequence[int], Sequence[int]]
 
-_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
-_FEW = 3
-
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is built.
+    """Options of an engine build.
 
-    Args:
+    Attributes:
         precision: "fp32", "fp16" or "int8".
-        carried: the precision that the ONNX itself is in.
-        workspace_bytes: the most scratch memory a layer may take while it is tried; None leaves TensorRT's default.
-        profiles: smallest, best and largest shape of each input with a free dimension.
-        tf32: let fp32 convolutions round to TF32 on GPUs that can.
-        dla_core: of the accelerator that takes what layers it can, None for the GPU alone.
+        carried: Precision that the ONNX model itself is in.
+        workspace_bytes: Limit of scratch memory per layer; None for TensorRT's default.
+        profiles: Minimum, optimum and maximum shape of each input with a dynamic dimension.
+        tf32: Allow TF32 in fp32 convolutions, on GPUs that have it.
+        dla_core: DLA core to run supported layers on; None for the GPU alone.
     """
 
     precision: str = "fp32"
@@ -44,7 +49,7 @@ class EngineOptions:
     dla_core: Optional[int] = None
 
     def to_dict(self) -> Dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON object."""
         return asdict(self)
 
 
@@ -58,21 +63,25 @@ def build_plan(
     keep: Optional[Callable[[str, str], None]] = None,
     report: Callable[[str], None] = lambda step: None,
 ) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
-    """Parse and build.
+    """Parse an ONNX model and build an engine.
 
     Args:
-        timing_cache: of an earlier build, empty to begin one, None for none.
-        messages: grows by all that TensorRT logs.
-        keep: called with each of them too, before anything can crash after it.
+        library: TensorRT.
+        onnx: The serialized model.
+        options: Options of the build.
+        timing_cache: The cache of an earlier build, b"" to start a new one, None to use none.
+        messages: Receives everything that TensorRT logs.
+        keep: Called with each log message at once, so that it survives a crash.
+        report: Called with the name of each step.
 
     Returns:
-        The engine, the timing cache if one was asked for, and what was built: typing, inputs, outputs, layers and more.
+        The engine, the timing cache (None if not used), and facts: typing, inputs, outputs, layers and more.
 
     Raises:
-        InputError: the options do not fit the network or this TensorRT.
-        ModelError: TensorRT cannot parse the ONNX, or finds no way to run it; its reasons are named.
-        MissingError: it needs a GPU, driver or DLA that is not here.
-        RunError: it ran out of memory.
+        InputError: If the options do not fit the network or this TensorRT.
+        ModelError: If TensorRT cannot parse the model or finds no way to run it; its reasons are quoted.
+        MissingError: If it needs a GPU, driver or DLA core that is missing.
+        RunError: If it runs out of memory.
     """
     trt = library.module
 
@@ -100,7 +109,7 @@ def build_plan(
     report("build")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _failed("TensorRT built no engine", messages, library)
+        raise _failed("no engine was built", messages, library)
     facts["layers"] = engine_layers(messages).to_dict()
     if options.dla_core is not None:
         facts["dla"].update(dla_placement(messages))
@@ -109,21 +118,21 @@ def build_plan(
 
 
 def has(enum: Any, name: str) -> bool:
-    """Whether this version's enum has the name."""
+    """Return whether this version's enum has the name."""
     return enum is not None and name in enum.__members__
 
 
 def _typing(trt: Any, options: EngineOptions) -> str:
     flagged = has(trt.BuilderFlag, "FP16")
     typed = has(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not flagged
-    # TensorRT 10 has both; what the ONNX itself says needs no flag.
+    # TensorRT 10 has both; a model in the requested precision needs no flag.
     return "strong" if typed and (options.precision == options.carried or not flagged) else "weak"
 
 
 def _network_flags(trt: Any, typing: str) -> int:
     flags = trt.NetworkDefinitionCreationFlag
     if has(flags, "STRONGLY_TYPED"):
-        # Where the precision flags are gone every network is typed strongly, and this flag only warns.
+        # Without precision flags every network is strongly typed, and this flag only causes a warning.
         return 1 << int(flags.STRONGLY_TYPED) if typing == "strong" and has(trt.BuilderFlag, "FP16") else 0
     return 1 << int(flags.EXPLICIT_BATCH) if has(flags, "EXPLICIT_BATCH") else 0
 
@@ -133,9 +142,9 @@ def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: s
     wanted, carried = options.precision, "fp32" if options.carried == "fp64" else options.carried
     if wanted == carried or (typing == "weak" and (wanted, carried) == ("fp16", "fp32")):
         return
-    why = f": {library.title} takes every layer's precision from the ONNX" if typing == "strong" else ""
+    why = f": {library.title} takes every layer's precision from the model" if typing == "strong" else ""
     raise InputError(
-        f"an {wanted} engine of an ONNX that is {carried}{why}",
+        f"expected an {wanted} model for an {wanted} engine, got {carried}{why}",
         where="ONNX model",
         hint=f"export with --precision {wanted} writes one",
     )
@@ -150,14 +159,14 @@ def _parse(
     reasons = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        # Before TensorRT 10 an error knows no more than the node's number.
+        # Before TensorRT 10 an error only has the node's index.
         known = hasattr(error, "node_name") and hasattr(error, "node_operator")
         node = f"{error.node_operator()} {error.node_name()!r}" if known else f"node {error.node()}"
         reasons.append(f"{node}: {' '.join(str(error.desc()).split())}")
     raise ModelError(
-        f"{library.title} cannot parse this ONNX: {_few(reasons or logged(messages))}",
+        f"{library.title} cannot parse this model: {first_reasons(reasons or logged(messages))}",
         where="ONNX model",
-        hint="export for the target that is to run it",
+        hint="export for the target that will run it",
     )
 
 
@@ -174,32 +183,33 @@ def _configure(trt: Any, config: Any, options: EngineOptions, typing: str) -> No
 
 def _add_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]) -> None:
     shapes = {tensor["name"]: tensor["shape"] for tensor in _tensors(network, "input")}
-    free = {name for name, shape in shapes.items() if -1 in shape}
-    for name in sorted(free.union(profiles)):
-        if name not in free:
-            what = "no input of this name" if name not in shapes else "its shape is fixed"
-            raise InputError(f"a profile, but {what}", where=f"input {name!r}", hint="leave the profile out")
+    dynamic = {name for name, shape in shapes.items() if -1 in shape}
+    for name in sorted(dynamic.union(profiles)):
+        if name not in dynamic:
+            what = "there is no such input" if name not in shapes else "its shape is fixed"
+            raise InputError(f"got a profile, but {what}", where=f"input {name!r}", hint="remove the profile")
         if name not in profiles:
             raise InputError(
-                "a free dimension and no profile", where=f"input {name!r}", hint="give --dynamic-batch MIN:OPT:MAX"
+                "a dynamic dimension needs a profile", where=f"input {name!r}", hint="pass --dynamic-batch MIN:OPT:MAX"
             )
         _check_profile(name, shapes[name], profiles[name])
-    if not free:
+    if not dynamic:
         return
     profile = builder.create_optimization_profile()
-    for name in sorted(free):
+    for name in sorted(dynamic):
         profile.set_shape(name, *(tuple(shape) for shape in profiles[name]))
     config.add_optimization_profile(profile)
 
 
 def _check_profile(name: str, shape: Sequence[int], profile: Profile) -> None:
     fits = all(len(one) == len(shape) for one in profile) and all(
-        1 <= low <= best <= high and (due == -1 or low == high == due) for due, low, best, high in zip(shape, *profile)
+        1 <= low <= best <= high and (size == -1 or low == high == size)
+        for size, low, best, high in zip(shape, *profile)
     )
     if not fits:
         text = " : ".join("x".join(map(str, one)) for one in profile)
-        due = "x".join("?" if size == -1 else str(size) for size in shape)
-        raise InputError(f"profile {text} does not fit {due}", where=f"input {name!r}", hint="smallest:best:largest")
+        expected = "x".join("?" if size == -1 else str(size) for size in shape)
+        raise InputError(f"profile {text} does not fit {expected}", where=f"input {name!r}", hint="use MIN:OPT:MAX")
 
 
 def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> Dict[str, Any]:
@@ -207,12 +217,12 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineO
     core = options.dla_core
     if not has(getattr(trt, "DeviceType", None), "DLA") or core is None or not 0 <= core < cores:
         raise MissingError(
-            f"no DLA core {core}: TensorRT sees {cores} here", where="--dla", hint="leave it out to build for the GPU"
+            f"no DLA core {core}: TensorRT sees {cores} here", where="--dla", hint="omit it to build for the GPU"
         )
     if options.precision == "fp32":
-        raise InputError("the DLA runs fp16 and int8 only", where="--dla", hint="add --precision fp16")
+        raise InputError("the DLA only runs fp16 and int8", where="--dla", hint="add --precision fp16")
     if options.profiles:
-        raise InputError("the DLA needs fixed shapes", where="--dla", hint="leave --dynamic-batch out")
+        raise InputError("the DLA needs fixed shapes", where="--dla", hint="omit --dynamic-batch")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -222,7 +232,7 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineO
 
 def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
     if library.flavour == "tensorrt_rtx":
-        raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="leave it out")
+        raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="omit it")
     cache = config.create_timing_cache(content)
     accepted = bool(config.set_timing_cache(cache, False))
     facts["timing_cache"] = "begun" if not content else "used" if accepted else "of another device or version: not used"
@@ -237,7 +247,7 @@ def _watch(trt: Any, config: Any, report: Callable[[str], None]) -> None:
         return
 
     class Monitor(trt.IProgressMonitor):
-        """Phases whose parent is the build itself."""
+        """Reports the steps of the build's top-level phases."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -264,19 +274,20 @@ def _tensors(network: Any, kind: str) -> List[Dict[str, Any]]:
     get, number = getattr(network, f"get_{kind}"), getattr(network, f"num_{kind}s")
     tensors = [get(index) for index in range(number)]
     return [
-        {"name": one.name, "shape": [int(size) for size in one.shape], "dtype": _dtype(one.dtype)} for one in tensors
+        {
+            "name": one.name,
+            "shape": [int(size) for size in one.shape],
+            "dtype": DTYPES.get(one.dtype.name, one.dtype.name.lower()),
+        }
+        for one in tensors
     ]
-
-
-def _dtype(dtype: Any) -> str:
-    return _DTYPES.get(dtype.name, dtype.name.lower())
 
 
 def _made(make: Callable[[], Any], what: str, messages: List[LogMessage], library: TensorrtLibrary) -> Any:
     try:
         made = make()
     except (RuntimeError, TypeError) as error:
-        # pybind11 answers a null pointer with TypeError.
+        # pybind11 raises TypeError for a null pointer.
         raise _failed(f"{what}: {' '.join(str(error).split())}", messages, library) from error
     if made is None:
         raise _failed(what, messages, library)
@@ -285,19 +296,10 @@ def _made(make: Callable[[], Any], what: str, messages: List[LogMessage], librar
 
 def _failed(what: str, messages: List[LogMessage], library: TensorrtLibrary) -> IrepdeployError:
     reasons = logged(messages)
-    said = f"{what} ({library.title}): {_few(reasons)}"
-    text = " ".join(reasons)
+    why = first_reasons(reasons)
     if lacks_gpu(reasons):
-        return MissingError(
-            f"{library.title} needs an NVIDIA GPU and its driver: {_few(reasons)}", hint="irepdeploy doctor"
-        )
-    if "out of memory" in text.lower() or "OutOfMemory" in text or "insufficient memory" in text.lower():
-        return RunError(said, hint="end what else uses the GPU, or give a smaller workspace")
-    return ModelError(said, where="ONNX model")
-
-
-def _few(reasons: Sequence[str]) -> str:
-    if not reasons:
-        return "it gave no reason"
-    more = f"; and {len(reasons) - _FEW} more" if len(reasons) > _FEW else ""
-    return "; ".join(reason[:400] for reason in reasons[:_FEW]) + more
+        return MissingError(f"{library.title} needs an NVIDIA GPU and its driver: {why}", hint="irepdeploy doctor")
+    text = f"{what} ({library.title}): {why}"
+    if lacks_memory(reasons):
+        return RunError(text, hint="end other programs that use the GPU, or set a smaller workspace")
+    return ModelError(text, where="ONNX model")

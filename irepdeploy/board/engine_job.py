@@ -1,7 +1,4 @@
-"""The folder in which an engine is built: what goes in, and what is found there when its process has ended.
-
-This module is Python 3.8, stdlib only: the board's agent carries it.
-"""
+"""The folder of an engine build: what is put into it, and what the build process leaves there."""
 
 from __future__ import annotations
 
@@ -11,43 +8,46 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from irepdeploy import __version__, errors
+from irepdeploy import __version__
 from irepdeploy.board.engine_builder import EngineOptions
+from irepdeploy.board.failure import from_named
 from irepdeploy.board.sidecar import Sidecar
 from irepdeploy.board.trt_library import LogMessage, logged
 from irepdeploy.errors import RunError
 
 __all__ = ["describe_job", "job_log", "job_result", "job_sidecar", "job_tail"]
 
-_SHOWN = 20
+_TAIL = 20
+_SEVERE = ("ERROR", "INTERNAL_ERROR", "WARNING")
 
 
 def describe_job(flavour: str, options: EngineOptions, *, timing_cache: bool) -> Dict[str, Any]:
-    """What ``job.json`` holds."""
+    """Return the content of ``job.json``."""
     return {"flavour": flavour, "options": options.to_dict(), "timing_cache": timing_cache}
 
 
 def job_result(folder: Path, code: int, *, late_s: Optional[float] = None) -> Dict[str, Any]:
-    """What the worker left.
+    """Read the result that the worker left.
 
     Args:
-        code: the worker's exit code; negative, the signal that ended it.
-        late_s: the limit, where it was ended for having taken longer.
+        folder: The folder of the build.
+        code: Exit code of the worker; negative if a signal ended it.
+        late_s: The time limit in seconds, if the worker was ended for exceeding it.
 
     Raises:
-        IrepdeployError: the one that the worker met; RunError where it left none.
+        IrepdeployError: The error that the worker met, or RunError if it left no result.
     """
     try:
         result = json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError):
-        raise RunError(_death(folder, code, late_s), hint="TensorRT's log tells more") from None
+        raise RunError(_death(folder, code, late_s), hint="see TensorRT's log") from None
     if "error" in result:
-        raise getattr(errors, result["error"])(result["what"], where=result["where"], hint=result["hint"])
+        raise from_named(result["error"])
     return result
 
 
 def job_log(folder: Path) -> List[LogMessage]:
-    """What TensorRT logged; what a crash tore off is left out."""
+    """Read what TensorRT logged, without a last line that a crash cut off."""
     messages: List[LogMessage] = []
     path = folder / "log.jsonl"
     if path.exists():
@@ -61,20 +61,19 @@ def job_log(folder: Path) -> List[LogMessage]:
 
 
 def job_tail(folder: Path) -> List[str]:
-    """The last lines that tell why a build failed."""
-    shown = logged(job_log(folder), "ERROR", "INTERNAL_ERROR", "WARNING")
-    return [f"TensorRT: {text[:500]}" for text in shown[-_SHOWN:]]
+    """Return the last errors and warnings of the build's log."""
+    return [f"TensorRT: {text[:500]}" for text in logged(job_log(folder), *_SEVERE)[-_TAIL:]]
 
 
 def job_sidecar(
     result: Dict[str, Any], options: EngineOptions, onnx_sha256: str, engine: Path, command: str
 ) -> Sidecar:
-    """The sidecar of the engine that was built."""
+    """Describe the engine that was built."""
     content, device = engine.read_bytes(), result["device"]
     return Sidecar(
         flavour=result["flavour"],
         tensorrt_version=result["version"],
-        # TensorRT-RTX builds for all the GPUs it knows unless it is told otherwise.
+        # By default TensorRT-RTX builds for every GPU that it knows.
         compute_capability=None if result["flavour"] == "tensorrt_rtx" else device.get("compute_capability"),
         gpu=device.get("name"),
         driver=device.get("driver"),
@@ -106,5 +105,5 @@ def _death(folder: Path, code: int, late_s: Optional[float]) -> str:
     else:
         lines = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         reason = f"failed ({lines[-1][:300] if lines else f'exit code {code}'})"
-    last = [text for severity, text in job_log(folder) if severity in ("ERROR", "INTERNAL_ERROR", "WARNING")]
-    return f"TensorRT's builder {reason}" + (f"; its last words: {' '.join(last[-1].split())[:300]}" if last else "")
+    last = [text for severity, text in job_log(folder) if severity in _SEVERE]
+    return f"TensorRT's builder {reason}" + (f"; its last message: {' '.join(last[-1].split())[:300]}" if last else "")

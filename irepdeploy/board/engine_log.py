@@ -1,7 +1,6 @@
-"""What a builder's log tells: the layers that the engine really executes, and its memory.
+"""Read a builder's log: the layers that the engine executes, and its memory.
 
-An engine can be inspected only where it can be loaded. The builder's own verbose log lists the same layers, and needs
-no GPU. This module is Python 3.8, stdlib only: the board's agent carries it.
+An engine can only be inspected where it can be loaded; the builder's verbose log lists the same layers without a GPU.
 """
 
 from __future__ import annotations
@@ -31,11 +30,13 @@ _MEMORY = {
 class EngineLayers:
     """Layers of an engine by its build log.
 
-    Args:
-        convolutions: really executed; None where the log holds no list of layers.
-        convolution_inputs: their number by the type of what they read: Float, Half, Int8.
-        layers: number by the builder's own name of the kind.
-        weights_bytes, activation_bytes, scratch_bytes: on the device, None where the log does not say.
+    Attributes:
+        convolutions: Number of executed convolutions; None if the log has no list of layers.
+        convolution_inputs: Number of convolutions by the type of their input: Float, Half, Int8.
+        layers: Number of layers by the builder's name of their kind.
+        weights_bytes: Device memory of the weights; None if not logged.
+        activation_bytes: Device memory of the activations; None if not logged.
+        scratch_bytes: Device memory used as scratch space; None if not logged.
     """
 
     convolutions: Optional[int] = None
@@ -46,18 +47,18 @@ class EngineLayers:
     scratch_bytes: Optional[int] = None
 
     def to_dict(self) -> Dict[str, Any]:
-        """What of it is known, for a certificate."""
+        """Return the known values, for a certificate."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
 def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
-    """Count layers in the list that a builder with detailed profiling verbosity logs at its end."""
+    """Count the layers in the list that a builder with detailed profiling verbosity logs last."""
     found: List[Match[str]] = []
     memory: Dict[str, int] = {}
     for _, text in messages:
         if "LayerType: " in text or "Layer(" in text:
             listed = [*_DETAILED.finditer(text), *_CLASSIC.finditer(text)]
-            # Of several lists the last is the engine's; one that is logged a layer a message stays together.
+            # The last of several lists is the engine's; a list with one message per layer is joined.
             found = listed if len(listed) > 1 else [*found, *listed]
         for name, pattern in _MEMORY.items():
             match = pattern.search(text)
@@ -78,7 +79,7 @@ def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
 
 
 def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
-    """Where a build for the DLA put its layers: runs of layers on the DLA, single layers that fell back to the GPU."""
+    """Count the subgraphs that a build placed on the DLA and the layers that fell back to the GPU."""
     texts = [text for _, text in messages]
     return {
         "dla_subgraphs": sum(text.count("[DlaLayer]") for text in texts),
@@ -88,6 +89,6 @@ def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
 
 def _convolutions(name: str, kind: str) -> int:
     if name.startswith("__myl_"):
-        # A fused kernel is named after what it holds: __myl_CorrMulAddRelu_myl0_5.
+        # A fused kernel is named after its operators: __myl_CorrMulAddRelu_myl0_5.
         return name.count("Corr") or int(kind == "correlation")
     return int(kind == "correlation" or "convolution" in kind.lower())

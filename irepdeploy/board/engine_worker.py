@@ -1,8 +1,7 @@
-"""The process that builds one engine: ``python -m irepdeploy.board.engine_worker FOLDER``.
+"""Build one engine in a process of its own: ``python -m irepdeploy.board.engine_worker FOLDER``.
 
-In FOLDER it reads ``job.json``, ``model.onnx`` and perhaps ``timing.cache``, and writes ``log.jsonl`` as it goes, then
-``model.engine`` and, last, ``result.json``. Steps go to stdout, a line each. This module is Python 3.8, stdlib only:
-the board's agent carries it.
+It reads ``job.json``, ``model.onnx`` and, if used, ``timing.cache`` in FOLDER; it writes ``log.jsonl`` as it goes, then
+``model.engine`` and finally ``result.json``. Each step is printed as one line.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, Dict, List
 
 from irepdeploy.board.cudart import device_facts
 from irepdeploy.board.engine_builder import EngineOptions, build_plan
+from irepdeploy.board.failure import named
 from irepdeploy.board.lifetime import end_with_parent
 from irepdeploy.board.trt_library import LogMessage, load_tensorrt
 from irepdeploy.errors import IrepdeployError
@@ -24,16 +24,16 @@ __all__ = ["main"]
 
 
 def main(folder: Path) -> None:
-    """Do the job in the folder; whatever goes wrong in an expected way is its result."""
-    # A build goes on for minutes, which would be for nobody.
+    """Build the engine described in the folder; an expected error becomes its result."""
+    # Otherwise a build would go on for minutes with nobody waiting for it.
     end_with_parent()
-    # TensorRT prints on its own; the lines of stdout are ours.
+    # TensorRT prints on its own; stdout is for our lines only.
     steps = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
         result = _build(folder, steps)
     except IrepdeployError as error:
-        result = {"error": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+        result = {"error": named(error)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

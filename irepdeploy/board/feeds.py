@@ -1,7 +1,4 @@
-"""What a network is fed when its latency is measured: seeded standard normal values, never zeros.
-
-This module is Python 3.8, stdlib and numpy only: the board's agent carries it.
-"""
+"""Inputs for latency measurements: seeded standard normal values, never zeros."""
 
 from __future__ import annotations
 
@@ -23,15 +20,17 @@ def random_feeds(
     batch: int = 1,
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
 ) -> Dict[str, np.ndarray]:
-    """Values for every input, the same for all networks that take the same shapes in the same order.
+    """Draw values for every input, equal for all networks that take the same shapes in the same order.
 
     Args:
-        where: the network, for messages.
-        batch: where it is free.
-        shapes: of inputs whose other dimensions are free too.
+        inputs: The network's inputs.
+        seed: Seed of the values.
+        where: The network, for error messages.
+        batch: Size of a dynamic batch dimension.
+        shapes: Shapes of inputs with other dynamic dimensions.
 
     Raises:
-        ModelError: an input that is no floating-point tensor, or whose shape is not known.
+        ModelError: If an input is not a floating-point tensor, or its shape is not known.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -40,10 +39,10 @@ def random_feeds(
 
 
 def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuse a network whose outputs are not finite.
+    """Check that all outputs are finite.
 
     Raises:
-        ModelError: one is not.
+        ModelError: If one holds NaN or infinity.
     """
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
@@ -51,19 +50,21 @@ def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
             raise ModelError(
                 f"returns {kind} (output {name!r})",
                 where=where,
-                hint="the latency of a broken model means nothing: mend its weights first",
+                hint="the latency of a broken model is meaningless: fix its weights first",
             )
 
 
 def _shape(spec: TensorSpec, where: str, batch: int, shapes: Mapping[str, Sequence[int]]) -> Tuple[int, ...]:
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
-        raise ModelError(f"input {spec.name!r} is {spec.dtype}; only floating-point inputs can be made up", where=where)
+        raise ModelError(
+            f"input {spec.name!r}: expected a floating-point type for random values, got {spec.dtype}", where=where
+        )
     if spec.name in shapes:
         return tuple(shapes[spec.name])
     first, rest = (spec.shape[0], spec.shape[1:]) if spec.shape else (None, (None,))
     if None in rest:
         raise ModelError(
-            f"input {spec.name!r} has free dimensions: {shape_text(spec.shape)}",
+            f"input {spec.name!r} has dynamic dimensions: {shape_text(spec.shape)}",
             where=where,
             hint="fix them: python -m onnxruntime.tools.make_dynamic_shape_fixed "
             f"--input_name {spec.name} --input_shape 1,3,32,32 IN.onnx OUT.onnx",

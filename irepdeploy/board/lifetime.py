@@ -1,7 +1,4 @@
-"""How long a process lives: no longer than the one that started it.
-
-This module is Python 3.8, stdlib only: the board's agent carries it.
-"""
+"""Lifetime of a process: no longer than that of its parent."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends, however that ends."""
+    """Let the kernel kill this process when its parent ends, for whatever reason."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):

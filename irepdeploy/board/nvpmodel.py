@@ -1,25 +1,34 @@
-"""Power modes of a Jetson, from what ``nvpmodel`` says and from its configuration.
-
-This module is Python 3.8, stdlib only: the board's agent carries it.
-"""
+"""Power modes of a Jetson, by ``nvpmodel`` and its configuration file."""
 
 from __future__ import annotations
 
 import re
 from typing import Dict, List, NamedTuple, Optional
 
-__all__ = ["CONFIGURATION", "STATUS", "PowerMode", "asks_reboot", "needs_reboot", "parse_mode", "parse_modes"]
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.errors import IrepdeployError
+
+__all__ = [
+    "CONFIGURATION",
+    "PowerMode",
+    "asks_reboot",
+    "current_mode",
+    "known_modes",
+    "needs_reboot",
+    "parse_mode",
+    "parse_modes",
+]
 
 CONFIGURATION = "/etc/nvpmodel.conf"
-STATUS = "/var/lib/nvpmodel/status"
 
-# What is gated at boot alone: units of the GPU, by masks that a mode sets.
+_STATUS = "/var/lib/nvpmodel/status"
+# Units of the GPU that a mode gates by masks; gating changes only at boot.
 _AT_BOOT = ("TPC_POWER_GATING", "GPU_POWER_GATING")
 _MODEL = re.compile(r"POWER_MODEL:?\s+ID=(\d+)\s+NAME=(\S+)")
 
 
 class PowerMode(NamedTuple):
-    """A mode: its number, and its name where that is known."""
+    """A power mode: its number and, if known, its name."""
 
     id: int
     name: Optional[str]
@@ -28,8 +37,26 @@ class PowerMode(NamedTuple):
         return str(self.id) if self.name is None else f"{self.id} ({self.name})"
 
 
+def current_mode(files: BoardFiles) -> Optional[PowerMode]:
+    """Return the current power mode by nvpmodel, else by its status file; None if neither tells."""
+    try:
+        mode = parse_mode(files.run("nvpmodel", "-q").text)
+    except IrepdeployError:
+        mode = None
+    mode = mode or parse_mode(files.read(_STATUS))
+    if mode is None or mode.name is not None:
+        return mode
+    names = {each.id: each.name for each in known_modes(files)}
+    return PowerMode(mode.id, names.get(mode.id))
+
+
+def known_modes(files: BoardFiles) -> List[PowerMode]:
+    """Return all power modes in the board's configuration file."""
+    return parse_modes(files.read(CONFIGURATION))
+
+
 def parse_mode(text: str) -> Optional[PowerMode]:
-    """The mode that ``nvpmodel -q`` prints, or the status file holds (``pmode:0002 fmode:quiet``); None if none."""
+    """Parse the output of ``nvpmodel -q`` or its status file (``pmode:0002 fmode:quiet``); None if there is no mode."""
     match = re.search(r"NV Power Mode:[ \t]*(\S[^\n]*?)\s*\n\s*(\d+)", text)
     if match is not None:
         return PowerMode(int(match.group(2)), match.group(1))
@@ -38,15 +65,15 @@ def parse_mode(text: str) -> Optional[PowerMode]:
 
 
 def parse_modes(text: str) -> List[PowerMode]:
-    """All modes, by ``nvpmodel -p --verbose`` or by the configuration file."""
+    """Parse all modes from ``nvpmodel -p --verbose`` or from the configuration file."""
     found = {int(match.group(1)): match.group(2) for match in _MODEL.finditer(text)}
     return [PowerMode(number, name) for number, name in sorted(found.items())]
 
 
 def needs_reboot(configuration: str, now: int, wanted: int) -> Optional[bool]:
-    """Whether a switch between two modes takes effect at the next boot only; None where the file does not tell.
+    """Return whether switching between two modes takes effect only after a reboot; None if the file does not tell.
 
-    It does where they differ in what is gated at boot. `asks_reboot` is the second guard: nvpmodel's own word.
+    It does if the modes differ in what is gated at boot. `asks_reboot` is the second guard: nvpmodel's own answer.
     """
     gates = _gates(configuration)
     if now not in gates or wanted not in gates:
@@ -55,7 +82,7 @@ def needs_reboot(configuration: str, now: int, wanted: int) -> Optional[bool]:
 
 
 def asks_reboot(text: str) -> bool:
-    """Whether ``nvpmodel -m`` said that it would have to reboot."""
+    """Return whether ``nvpmodel -m`` said that the switch needs a reboot."""
     return "reboot required" in text.lower() or "want to reboot" in text.lower()
 
 

@@ -1,7 +1,4 @@
-"""The execution providers of ONNX Runtime: where each keeps its tensors, and how a session gets exactly that one.
-
-This module is Python 3.8, stdlib and onnxruntime only: the board's agent carries it.
-"""
+"""Execution providers of ONNX Runtime, and sessions that run on exactly the requested one."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from irepdeploy.errors import InputError, MissingError
 
 __all__ = ["PROVIDERS", "Provider", "open_session", "provider_of"]
 
-# NVIDIA's libraries read it when they are loaded; 0 forbids TF32 to all of them.
+# NVIDIA's libraries read it when they are loaded; 0 disables TF32 in all of them.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 class Provider(NamedTuple):
-    """One of them.
+    """An execution provider.
 
-    Args:
-        name: as ONNX Runtime spells it.
+    Attributes:
+        name: ONNX Runtime's name.
         device: "cpu" or "cuda".
-        install: what to type where it is missing.
-        own_tf32: whether it has an option for TF32; the others leave it to TensorRT, which rounds.
-        plugin: package that brings it as a library of its own.
+        install: How to install it.
+        own_tf32: Whether it has an option for TF32; the others leave it to TensorRT, which uses it.
+        plugin: Package that provides it as a separate library.
     """
 
     name: str
@@ -55,38 +52,40 @@ PROVIDERS = {
 
 
 def provider_of(name: str) -> Provider:
-    """The provider of this name.
+    """Return the provider of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: If it is unknown.
     """
     if name not in PROVIDERS:
-        raise InputError(f"no provider {name!r} here", where="ort", hint="known: " + ", ".join(sorted(PROVIDERS)))
+        raise InputError(f"unknown provider {name!r}", where="ort", hint="one of " + ", ".join(sorted(PROVIDERS)))
     return PROVIDERS[name]
 
 
 def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider, *, tf32: bool, where: str) -> Any:
-    """A session on this provider, which is no other's and falls back to none.
+    """Open a session that runs on this provider only and never falls back to another.
 
     Args:
-        onnxruntime: the module.
-        model: path or bytes.
+        onnxruntime: The module.
+        model: Path or bytes of the model.
         options: SessionOptions.
-        tf32: let float32 round to TF32 where the provider can.
+        provider: The execution provider.
+        tf32: Allow TF32 if the provider has it.
+        where: The model, for error messages.
 
     Raises:
-        InputError: TF32 cannot be turned off as things are.
-        MissingError: the provider is not there, or ONNX Runtime gave another one.
-        Exception: whatever ONNX Runtime raises of a model.
+        InputError: If TF32 cannot be disabled here.
+        MissingError: If the provider is missing, or ONNX Runtime chose another one.
+        Exception: Anything that ONNX Runtime raises about a model.
     """
     if provider.device != "cpu":
-        # Else what the provider lacks would run on the CPU unsaid.
+        # Otherwise operators that the provider lacks would silently run on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     found = onnxruntime.get_available_providers()
     if provider.name in found:
         _check_tf32(provider, tf32, where)
         chosen = [(provider.name, _provider_options(provider, tf32))]
-        # Else a provider that fails is replaced, now and at any later run; older versions know only the second way.
+        # Otherwise a failing provider is replaced, now or in a later run; older versions only have disable_fallback().
         session = onnxruntime.InferenceSession(model, options, providers=chosen, enable_fallback=0)
     elif provider.plugin is not None:
         devices = _plugin_devices(onnxruntime, provider, where)
@@ -105,13 +104,13 @@ def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider,
         raise MissingError(
             f"ONNX Runtime fell back from {provider.name} to {used}",
             where=where,
-            hint="its libraries could not be loaded; pass provider='CPUExecutionProvider' to run on the CPU",
+            hint="its libraries could not be loaded; to run on the CPU pass provider='CPUExecutionProvider'",
         )
     return session
 
 
 def has_tf32(provider: Provider, tf32: bool) -> Optional[bool]:
-    """Whether float32 may round to TF32; None on a CPU, which has no such thing."""
+    """Return whether TF32 may be used; None on a CPU, which does not have it."""
     if provider.device == "cpu":
         return None
     return tf32 and os.environ.get(TF32_VARIABLE) != "0"
@@ -125,7 +124,7 @@ def _check_tf32(provider: Provider, tf32: bool, where: str) -> None:
     rounds = provider.device != "cpu" and not provider.own_tf32
     if rounds and not tf32 and os.environ.get(TF32_VARIABLE) != "0":
         raise InputError(
-            f"{provider.name} has no option that turns TF32 off",
+            f"{provider.name} has no option to disable TF32",
             where=where,
             hint=f"allow TF32, or set {TF32_VARIABLE}=0 before the program starts",
         )
@@ -138,7 +137,7 @@ def _plugin_devices(onnxruntime: Any, provider: Provider, where: str) -> List[An
         register = onnxruntime.register_execution_provider_library
     except (ImportError, AttributeError, OSError) as error:
         raise MissingError(
-            f"{provider.name} is not part of the installed onnxruntime, nor beside it",
+            f"{provider.name} is not part of the installed onnxruntime, nor installed as a plugin",
             where=where,
             hint=f"{provider.install}; here: {', '.join(onnxruntime.get_available_providers())}",
         ) from error
@@ -147,10 +146,10 @@ def _plugin_devices(onnxruntime: Any, provider: Provider, where: str) -> List[An
         return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
     if not found():
-        # A library that is registered already refuses to be so again.
+        # A library that is already registered cannot be registered again.
         with contextlib.suppress(RuntimeError):
             register(name, library)
     devices = found()
     if not devices:
-        raise MissingError(f"{provider.name} finds no device that it can run on", where=where, hint="irepdeploy doctor")
+        raise MissingError(f"{provider.name} finds no device to run on", where=where, hint="irepdeploy doctor")
     return devices

@@ -1,7 +1,4 @@
-"""OrtRunner: an ONNX model on ONNX Runtime.
-
-This module is Python 3.8, stdlib, numpy and onnxruntime only: the board's agent carries it.
-"""
+"""OrtRunner: an ONNX model on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from typing import Any, Callable, Dict, Tuple, Type, Union
 import numpy as np
 
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
-from irepdeploy.board.runner import Runner, TensorSpec, known_transfers, positive_threads
+from irepdeploy.board.runner import Runner, TensorSpec, positive_threads
+from irepdeploy.board.transfers import known_transfers
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 
 __all__ = ["OrtRunner"]
@@ -30,23 +28,22 @@ _DTYPES = {
 
 
 class OrtRunner(Runner):
-    """Runs an ONNX model with one pinned thread pool and all graph optimisations, on exactly the provider asked for.
+    """Runs an ONNX model with one thread pool and all graph optimizations, on exactly the requested provider.
 
     Args:
-        model: path of an ONNX file, or its bytes (then without external data).
+        model: Path of an ONNX file, or its bytes (then without external data).
         provider: ONNX Runtime's name of the execution provider.
-        threads: of the intra-operator pool; the inter-operator pool has 1.
-        spinning: let idle threads of the pool spin, which is ONNX Runtime's default.
-        precision: what the model is known to compute in, for `describe`: a session does not tell.
-        tf32: let float32 round to TF32 on a GPU. Only the CUDA provider can be told not to; for those of TensorRT the
-            environment must forbid it.
-        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
+        threads: Size of the intra-operator pool; the inter-operator pool has 1 thread.
+        spinning: Let idle threads of the pool spin, as ONNX Runtime does by default.
+        precision: The model's precision, for `describe`; a session does not tell it.
+        tf32: Allow TF32 on a GPU. Only the CUDA provider has an option for it; for those of TensorRT the environment
+            must disable it.
+        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
 
-    Raises (on activation):
-        InputError: no such file, a provider, thread count or kind of transfers that is none, or TF32 that cannot be
-            turned off.
-        ModelError: no ONNX model, damaged, without its external data, or with operators ONNX Runtime does not have.
-        MissingError: onnxruntime or the provider is not there, or the provider would not run the whole model.
+    Raises:
+        InputError: On activation, if the file is missing, an argument is invalid, or TF32 cannot be disabled.
+        ModelError: If the file is not an ONNX model, is damaged, lacks its external data, or has unknown operators.
+        MissingError: If onnxruntime or the provider is missing, or the provider cannot run the whole model.
     """
 
     name = "ort"
@@ -75,7 +72,7 @@ class OrtRunner(Runner):
 
     @property
     def metadata(self) -> Dict[str, str]:
-        """What the model says of itself in its ``metadata_props``."""
+        """The model's ``metadata_props``."""
         self._need_active()
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
@@ -95,7 +92,7 @@ class OrtRunner(Runner):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        # Failures come back as exceptions; what ONNX Runtime prints of them on its own would stand beside our line.
+        # Failures are raised as exceptions; ONNX Runtime would print them as well.
         options.log_severity_level = 4
         try:
             self._session = open_session(
@@ -122,7 +119,7 @@ class OrtRunner(Runner):
             return self._bind_transfers(feeds)
         binding = session.io_binding()
         for name, array in feeds.items():
-            # The binding uses this memory itself and keeps it alive: a copy, so that the inputs stay fixed.
+            # The binding uses this memory and keeps it alive; a copy keeps the inputs fixed.
             binding.bind_cpu_input(name, np.array(array, order="C"))
         for name in self._outputs:
             binding.bind_output(name, device)
@@ -168,11 +165,11 @@ class OrtRunner(Runner):
         return described
 
     def _check_readable(self) -> None:
-        # ONNX Runtime's own words for these name its source lines, not the mistake.
+        # ONNX Runtime's own messages for these name its source lines, not the mistake.
         if isinstance(self._model, bytes):
             return
         if os.path.isdir(self._model):
-            raise InputError("a folder where an ONNX file is due", where=self._where, hint="name the file in it")
+            raise InputError("expected an ONNX file, got a directory", where=self._where, hint="name the file in it")
         try:
             with open(self._model, "rb"):
                 pass
@@ -183,8 +180,8 @@ class OrtRunner(Runner):
 
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:
-            raise ModelError(f"input {value.name!r} is a {value.type}, which cannot be fed", where=self._where)
-        # A dimension that is free is None or the name of a symbol.
+            raise ModelError(f"input {value.name!r} is a {value.type}, which is not supported", where=self._where)
+        # A dynamic dimension is None or the name of a symbol.
         shape = tuple(size if isinstance(size, int) else None for size in value.shape)
         return TensorSpec(value.name, shape, _DTYPES[value.type])
 
@@ -194,15 +191,15 @@ class OrtRunner(Runner):
             return MissingError(
                 f"{self._provider.name} cannot run every operator of this model, and nothing falls back",
                 where=self._where,
-                hint="use another runner for it",
+                hint="use another runner",
             )
         if kind == "InvalidProtobuf":
-            return ModelError("not an ONNX model, or a damaged one", where=self._where, hint="export it again")
+            return ModelError("not an ONNX model, or damaged", where=self._where, hint="export it again")
         if "external" in text.lower():
             return ModelError(
                 f"its external data cannot be read: {text}",
                 where=self._where,
-                hint="keep the data file beside the model, under the name it was written with",
+                hint="keep the data file beside the model, under its original name",
             )
         unknown = ("No Op registered", "not a registered function")
         if kind == "NotImplemented" or any(words in str(error) for words in unknown):
@@ -221,7 +218,7 @@ class OrtRunner(Runner):
 
 
 def _ort_errors() -> Tuple[Type[Exception], ...]:
-    # ONNX Runtime's exceptions have no base class of their own, and their number grows with its version.
+    # ONNX Runtime's exceptions have no common base class, and newer versions add more.
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]

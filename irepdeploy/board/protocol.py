@@ -1,8 +1,7 @@
-"""How a latency is measured, and the statistics that are derived from its raw samples.
+"""Measuring latencies, and the statistics derived from raw samples.
 
-Warm-up until the times are steady, then all calls interleaved in rounds, so that a drift of the machine meets all of
-them alike. Raw samples are kept and nothing is clipped: an outlier is a fact about the device. This module is Python
-3.8, stdlib and numpy only: the board's agent carries it.
+Warm up until times are steady, then run all calls interleaved in rounds, so that drift of the machine affects all of
+them alike. All raw samples are kept and nothing is clipped: an outlier is a fact about the device.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ __all__ = [
     "summary",
 ]
 
-# Raise it with every change after which old and new samples may not stand in one table.
+# Increase it with every change that makes old and new samples incomparable.
 PROTOCOL_VERSION = 1
 
-# The fewest samples from which a percentile may be claimed, by MLPerf LoadGen's early stopping (confidence 0.99).
+# The fewest samples for which a percentile is reported, by MLPerf LoadGen's early stopping (confidence 0.99).
 MIN_SAMPLES_P90 = 64
 MIN_SAMPLES_P99 = 662
-# With fewer, no interval from order statistics covers a median with 95 %: 2 * 0.5**5 > 0.05.
+# With fewer, no interval of order statistics covers a median with 95 %: 2 * 0.5**5 > 0.05.
 MIN_ROUNDS_INTERVAL = 6
-# Thirty years: beyond it there is no measurement, and arithmetic on floats ends.
+# Thirty years: not a measurement, and beyond the range of exact floats.
 _MOST_NS = 10**18
 
 
@@ -48,9 +47,13 @@ _MOST_NS = 10**18
 class Measurement:
     """Raw times of one call, in the order they were taken, and how its warm-up ended.
 
-    `samples_ns` of calls measured together are paired: the i-th of each comes from the same round. `steady` says
-    whether the warm-up's last window was below the limit; `warmup_cov` is that window's coefficient of variation, None
-    if it never had two runs. `device_samples_ns` are the same runs by the device's clock, [] where there is none.
+    Attributes:
+        name: Name of the call.
+        samples_ns: Times in ns. Of calls measured together, the i-th samples come from the same round.
+        warmup_runs: Number of warm-up runs.
+        steady: Whether the last window of the warm-up was below the limit.
+        warmup_cov: Coefficient of variation of that window; None with fewer than two runs.
+        device_samples_ns: The same runs by the device's clock; [] if it has none.
     """
 
     name: str
@@ -62,7 +65,7 @@ class Measurement:
 
 
 class Summary(NamedTuple):
-    """What a table shows of raw samples. A percentile is None where there are too few samples to claim it."""
+    """Summary of raw samples. A percentile is None if there are too few samples to report it."""
 
     n: int
     median_ms: float
@@ -74,7 +77,7 @@ class Summary(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A ratio of medians and its 95 % interval, None where there are too few rounds for one."""
+    """A ratio of medians and its 95 % interval, None if there are too few rounds for one."""
 
     value: float
     low: Optional[float]
@@ -96,21 +99,33 @@ def measure(
     clock: Callable[[], int] = time.perf_counter_ns,
     on_round: Optional[Callable[[float], None]] = None,
 ) -> Dict[str, Measurement]:
-    """Time every call, interleaved.
+    """Time calls, interleaved.
 
     Each call is warmed up until the coefficient of variation of its last `warmup_window` runs is below `warmup_cov`
-    (and `warmup_min_seconds` have passed), or a limit is reached. Then come rounds that hold every call once, in an
-    order shuffled by `seed`, until each call has `min_samples` samples and `min_seconds` on average, or `max_samples`.
-    The garbage collector is off meanwhile.
+    and `warmup_min_seconds` have passed, or a limit is reached. Rounds follow that run every call once, in an order
+    shuffled by `seed`, until each call has `min_samples` samples and `min_seconds` on average, or `max_samples`. The
+    garbage collector is off meanwhile.
 
     Args:
-        calls: by name, a closed call that runs one inference to completion (`Runner.bind`). One with an attribute
-            ``device_ns`` (`DeviceTimed`) is asked for the device's time after each run, outside the timed part.
-        clock: a monotonic clock in nanoseconds.
-        on_round: told after each round, outside the timed part, the share of the work that is done (0 to 1).
+        calls: Calls by name; each runs one inference to completion (`Runner.bind`). If it has a method ``device_ns``
+            (`DeviceTimed`), the device's time is read after each run, outside the timed part.
+        seed: Seed of the order.
+        min_samples: Fewest samples of each call.
+        min_seconds: Shortest time per call, on average.
+        max_samples: Most samples of each call.
+        warmup_window: Number of runs in the window of the warm-up.
+        warmup_cov: Largest coefficient of variation of a steady window.
+        warmup_min_seconds: Shortest warm-up.
+        warmup_max_seconds: Longest warm-up.
+        warmup_max_runs: Most runs of a warm-up.
+        clock: A monotonic clock in nanoseconds.
+        on_round: Called after each round, outside the timed part, with the share done (0 to 1).
+
+    Returns:
+        The measurement of each call.
 
     Raises:
-        InputError: no calls, or limits that contradict each other.
+        InputError: If there are no calls, or limits contradict each other.
     """
     if not calls:
         raise InputError("nothing to measure", where="measure", hint="pass at least one call")
@@ -118,20 +133,20 @@ def measure(
         raise InputError(
             f"cannot take at least {min_samples} and at most {max_samples} samples in {min_seconds} s or more",
             where="measure",
-            hint="1 <= min_samples <= max_samples, min_seconds >= 0",
+            hint="use 1 <= min_samples <= max_samples and min_seconds >= 0",
         )
     if warmup_window < 2 or warmup_max_runs < 1:
         raise InputError(
-            f"a warm-up window of {warmup_window} runs, at most {warmup_max_runs} runs",
+            f"cannot warm up with a window of {warmup_window} runs and at most {warmup_max_runs} runs",
             where="measure",
-            hint="a spread needs a window of 2 or more",
+            hint="use a window of 2 or more",
         )
     names = list(calls)
     samples: Dict[str, List[int]] = {name: [] for name in names}
     device_samples: Dict[str, List[int]] = {name: [] for name in names}
     device_clocks = {name: getattr(calls[name], "device_ns", None) for name in names}
     shuffler = random.Random(seed)
-    due_ns = min_seconds * 1e9 * len(names)
+    wanted_ns = min_seconds * 1e9 * len(names)
     spent_ns = 0
     collecting = gc.isenabled()
     gc.collect()
@@ -156,7 +171,7 @@ def measure(
                 device_clock = device_clocks[name]
                 if device_clock is not None:
                     device_samples[name].append(device_clock())
-            share = min(done / min_samples, spent_ns / due_ns if due_ns else 1.0)
+            share = min(done / min_samples, spent_ns / wanted_ns if wanted_ns else 1.0)
             share = min(max(share, done / max_samples), 1.0)
             if on_round is not None:
                 on_round(share)
@@ -200,26 +215,26 @@ def _warm_up(
 
 
 def sample_fault(samples_ns: Sequence[int]) -> Optional[str]:
-    """What makes samples unusable for arithmetic, in words, or None."""
+    """Return why samples cannot be computed with, or None."""
     if max(samples_ns) > _MOST_NS:
         return "a sample of more than thirty years"
     return None if min(samples_ns) > 0 else "a sample of 0 ns"
 
 
 def percentile(samples: Sequence[float], p: float) -> float:
-    """Nearest-rank percentile: ``sorted[ceil(p/100 * n) - 1]``, always a value that was really measured.
+    """Return the nearest-rank percentile ``sorted[ceil(p/100 * n) - 1]``, which is always one of the samples.
 
     Raises:
-        InputError: no samples, or `p` outside (0, 100].
+        InputError: If there are no samples, or `p` is outside (0, 100].
     """
     if len(samples) == 0 or not 0 < p <= 100:
-        raise InputError(f"percentile {p} of {len(samples)} samples", where="percentile", hint="0 < p <= 100")
-    # p * n first: 0.07 * 100 is 7.000000000000001 and would take the next rank, 7 * 100 / 100 does not.
+        raise InputError(f"no percentile {p} of {len(samples)} samples", where="percentile", hint="use 0 < p <= 100")
+    # p * n first: 0.07 * 100 is 7.000000000000001 and would take the next rank; 7 * 100 / 100 does not.
     return sorted(samples)[math.ceil(p * len(samples) / 100) - 1]
 
 
 def cov(samples: Sequence[float]) -> Optional[float]:
-    """Coefficient of variation: standard deviation (n - 1) over mean, a fraction; None below two samples."""
+    """Return the coefficient of variation, standard deviation (n - 1) over mean; None below two samples."""
     n = len(samples)
     mean = sum(samples) / n if n else 0.0
     if n < 2 or mean <= 0:
@@ -228,10 +243,10 @@ def cov(samples: Sequence[float]) -> Optional[float]:
 
 
 def summary(samples_ns: Sequence[int]) -> Summary:
-    """Median first; p90 only from 64 samples, p99 only from 662; no sample is left out.
+    """Summarize samples: p90 only from 64 samples on, p99 only from 662; no sample is dropped.
 
     Raises:
-        InputError: no samples.
+        InputError: If there are no samples.
     """
     n = len(samples_ns)
     median_ms = percentile(samples_ns, 50) / 1e6
@@ -249,24 +264,28 @@ def summary(samples_ns: Sequence[int]) -> Summary:
 def ratio(
     samples_a: Sequence[int], samples_b: Sequence[int], seed: int, *, paired: bool = True, resamples: int = 2_000
 ) -> Ratio:
-    """``median(a) / median(b)`` with a 95 % bootstrap interval; above 1, a is the slower one.
+    """Return ``median(a) / median(b)`` with a 95 % bootstrap interval; above 1, a is slower.
 
-    The interval is about these two calls: loading the same file twice already makes medians that differ by some 0.4 %.
+    The interval is about these two calls: loading the same file twice already gives medians that differ by about
+    0.4 %.
 
-    A percentile bootstrap over rounds: a round is drawn with the samples of both, because calls of one round met the
-    same state of the machine, and a drift that both share must not widen the interval. Rounds are drawn in runs of
-    ``ceil(n ** (1/3))`` neighbours (circular block bootstrap), because a disturbance lasts for several rounds and
-    drawing them one by one would claim more independent samples than there are. On simulated noise of 400 rounds
-    the interval covers the truth in 95 % of cases under independent noise, 97 % under bursts, 100 % under a shared
-    drift; where each call drifts slowly by itself it is too narrow (76 %; rounds drawn one by one: 43 %). Medians, not
-    means: one interrupt is not the network's latency.
+    It is a percentile bootstrap over rounds. A round is drawn with the samples of both calls, which met the same state
+    of the machine, so that drift shared by both does not widen the interval. Rounds are drawn in blocks of
+    ``ceil(n ** (1/3))`` neighbours (circular block bootstrap), because a disturbance lasts for several rounds, and
+    drawing rounds one by one would pretend more independent samples than there are. On simulated noise of 400 rounds
+    the interval covers the truth in 95 % of cases with independent noise, 97 % with bursts, 100 % with shared drift; if
+    each call drifts slowly by itself, it is too narrow (76 %; rounds drawn one by one: 43 %). Medians rather than
+    means, because an interrupt is not the network's latency.
 
     Args:
-        samples_a, samples_b: nanoseconds; paired ones come from the same `measure`, in its order.
-        paired: False for samples of different runs, of which each is then drawn by itself.
+        samples_a: Times of a in ns. Paired samples come from the same `measure`, in its order.
+        samples_b: Times of b in ns.
+        seed: Seed of the bootstrap.
+        paired: False for samples of different runs, which are then drawn separately.
+        resamples: Number of bootstrap samples.
 
     Raises:
-        InputError: no samples, or paired ones of different numbers.
+        InputError: If there are no samples, or paired ones differ in number.
     """
     if paired and len(samples_a) != len(samples_b):
         raise InputError(
@@ -294,6 +313,6 @@ def _blocks(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _median(samples: np.ndarray) -> float:
-    # Nearest rank, as `percentile`.
+    # Nearest rank, like `percentile`.
     rank = math.ceil(len(samples) / 2) - 1
     return float(np.partition(samples, rank)[rank])

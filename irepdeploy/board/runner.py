@@ -1,9 +1,7 @@
-"""Runner: one network on one backend, behind the same four calls everywhere.
+"""Runner: one network on one backend, with the same four calls everywhere.
 
-    with OrtRunner("model.onnx") as runner:
-        logits = runner.infer({"input": images})["logits"]
-
-This module is Python 3.8, stdlib and numpy only: the board's agent carries it.
+with OrtRunner("model.onnx") as runner:
+    logits = runner.infer({"input": images})["logits"]
 """
 
 from __future__ import annotations
@@ -16,16 +14,13 @@ import numpy as np
 
 from irepdeploy.errors import InputError
 
-__all__ = ["TRANSFERS", "DeviceTimed", "Runner", "TensorSpec"]
-
-# Whether a call brings its inputs to the device and its outputs back.
-TRANSFERS = ("excluded", "included")
+__all__ = ["DeviceTimed", "Runner", "TensorSpec"]
 
 _Self = TypeVar("_Self", bound="Runner")
 
 
 class TensorSpec(NamedTuple):
-    """One input: its name, its shape with the batch (None where any size will do), its numpy dtype by name."""
+    """An input: its name, its shape with the batch (None for a dynamic size), and the name of its numpy dtype."""
 
     name: str
     shape: Tuple[Optional[int], ...]
@@ -36,9 +31,11 @@ class TensorSpec(NamedTuple):
 
 
 class DeviceTimed:
-    """A call of `Runner.bind` that the device times too: ``device_ns()`` reads how long its last run took there.
+    """A call of `Runner.bind` that the device times too.
 
-    Reading takes time itself, hence apart from the call.
+    Args:
+        call: Runs one inference.
+        device_ns: Returns the device time of the last run, in ns. Reading it takes time, hence apart from the call.
     """
 
     def __init__(self, call: Callable[[], None], device_ns: Callable[[], int]) -> None:
@@ -50,10 +47,11 @@ class DeviceTimed:
 
 
 class Runner(abc.ABC):
-    """A network that can be run. Handles live only inside the ``with``; the base class checks, the subclass runs.
+    """A network that can be run inside a ``with`` block. The base class checks, the subclass runs.
 
-    A subclass sets `name` and fills `_activate` (which also sets `_inputs` and `_outputs`), `_infer`, `_deactivate`
-    (which must bear a half-done `_activate`), `_describe`, and `_bind` where a closed call can be made cheaper.
+    A subclass sets `name` and implements `_activate` (which also sets `_inputs` and `_outputs`), `_infer`,
+    `_deactivate` (which must cope with a half-done `_activate`), `_describe`, and `_bind` if fixed inputs make a
+    call cheaper.
     """
 
     name: ClassVar[str]
@@ -65,7 +63,7 @@ class Runner(abc.ABC):
 
     def __enter__(self: _Self) -> _Self:
         if self._active:
-            raise InputError("this runner is active already", where=self.name, hint="leave its `with` block first")
+            raise InputError("this runner is already active", where=self.name, hint="leave its `with` block first")
         try:
             self._activate()
         except BaseException:
@@ -82,44 +80,42 @@ class Runner(abc.ABC):
 
     @property
     def inputs(self) -> List[TensorSpec]:
-        """What the network takes, in its own order."""
+        """The network's inputs, in its order."""
         self._need_active()
         return list(self._inputs)
 
     @property
     def outputs(self) -> List[str]:
-        """Names of what the network returns, in its own order."""
+        """The names of the network's outputs, in its order."""
         self._need_active()
         return list(self._outputs)
 
     def infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """Run once. The arrays returned are the caller's own: a later call does not change them.
+        """Run once and return the outputs by name, which later calls do not change.
 
         Raises:
-            InputError: the runner is not active, or names, shapes or dtypes of `feeds` are not those of `inputs`.
+            InputError: If the runner is not active, or names, shapes or dtypes of `feeds` are not those of `inputs`.
         """
         self._check(feeds)
         return self._infer(feeds)
 
     def bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
-        """A closed call on fixed inputs, for timing: it runs one inference to completion and checks nothing more.
+        """Return a call on fixed inputs, for timing: it runs one inference to completion without further checks.
 
-        Inputs are brought to the device here, once, and outputs stay where the backend leaves them, unless the runner
-        was made with ``transfers="included"``: `describe()` names what a call contains. Where the device has a clock
-        of its own the call is a `DeviceTimed`. It is valid only while the runner is active.
+        Inputs are copied to the device here, once, and outputs stay where the backend leaves them, unless the runner
+        was created with ``transfers="included"``; `describe()` tells what a call contains. If the device has a clock
+        the call is a `DeviceTimed`. It is valid only while the runner is active.
 
         Raises:
-            InputError: as `infer`.
+            InputError: As for `infer`.
         """
         self._check(feeds)
         return self._bind(feeds)
 
     def describe(self) -> Dict[str, Any]:
-        """What really runs, JSON-able: runner, provider, device, threads, precision, transfers and more."""
+        """Return what really runs, as JSON values: runner, provider, device, threads, precision, transfers and more."""
         self._need_active()
-        described = {"runner": self.name}
-        described.update(self._describe())
-        return described
+        return {"runner": self.name, **self._describe()}
 
     @abc.abstractmethod
     def _activate(self) -> None: ...
@@ -148,44 +144,35 @@ class Runner(abc.ABC):
         expected = [spec.name for spec in self._inputs]
         if set(feeds) != set(expected):
             raise InputError(
-                f"inputs {sorted(feeds)} where {sorted(expected)} are due",
-                where=self.name,
-                hint="feed each by its name",
+                f"expected inputs {sorted(expected)}, got {sorted(feeds)}", where=self.name, hint="pass each by name"
             )
         for spec in self._inputs:
             array, where = feeds[spec.name], f"{self.name}, input {spec.name!r}"
             if not isinstance(array, np.ndarray):
                 raise InputError(
-                    f"a {type(array).__name__} where an array is due", where=where, hint="pass a numpy.ndarray"
+                    f"expected an array, got {type(array).__name__}", where=where, hint="pass a numpy.ndarray"
                 )
             if array.dtype != np.dtype(spec.dtype):
                 raise InputError(
-                    f"dtype {array.dtype} where {spec.dtype} is due", where=where, hint=f"use .astype({spec.dtype!r})"
+                    f"expected dtype {spec.dtype}, got {array.dtype}", where=where, hint=f"use .astype({spec.dtype!r})"
                 )
             fits = len(array.shape) == len(spec.shape) and all(
-                due is None or size == due for size, due in zip(array.shape, spec.shape)
+                expected is None or size == expected for size, expected in zip(array.shape, spec.shape)
             )
             if not fits:
                 raise InputError(
-                    f"shape {shape_text(array.shape)} where {shape_text(spec.shape)} is due",
+                    f"expected shape {shape_text(spec.shape)}, got {shape_text(array.shape)}",
                     where=where,
                     hint="? is any size" if None in spec.shape else "the batch comes first",
                 )
 
 
 def positive_threads(threads: int, runner: str) -> None:
-    """Refuse a thread count that is not a positive whole number."""
+    """Raise InputError unless the number of threads is a positive integer."""
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"{threads!r} threads", where=runner, hint="give a whole number from 1 up")
-
-
-def known_transfers(transfers: str, runner: str) -> str:
-    """Refuse a kind of transfers that is none."""
-    if transfers not in TRANSFERS:
-        raise InputError(f"transfers {transfers!r}", where=runner, hint="one of " + ", ".join(TRANSFERS))
-    return transfers
+        raise InputError(f"expected a positive number of threads, got {threads!r}", where=runner)
 
 
 def shape_text(shape: Tuple[Optional[int], ...]) -> str:
-    """``1x3x?x?``: a shape for people."""
+    """Return a shape as text, such as ``1x3x?x?``."""
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

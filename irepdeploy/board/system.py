@@ -1,7 +1,4 @@
-"""The system a measurement was taken on. What cannot be found out is the word "unknown", never a guess.
-
-This module is Python 3.8, stdlib only: the board's agent carries it.
-"""
+"""The system that a measurement is taken on; facts that cannot be found out are "unknown", never a guess."""
 
 from __future__ import annotations
 
@@ -13,12 +10,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNKNOWN", "commit", "machine_state", "system_block"]
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.board.thermal import ThermalReader
+
+__all__ = ["UNKNOWN", "commit", "load_average", "machine_state", "memory", "system_block"]
 
 UNKNOWN = "unknown"
 
+_HERE = BoardFiles()
+_CPU = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "numpy")
-# Named where they are installed.
+# Listed only if installed.
 _GPU_PACKAGES = ("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx", "tensorrt", "tensorrt_rtx", "triton")
 _GPU_FIELDS = (
     "name",
@@ -33,9 +35,9 @@ _GPU_FIELDS = (
     "persistence_mode",
 )
 _GPU_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "power.limit", "utilization.gpu")
-# Renamed with driver 535; asked for by themselves, since one unknown name makes nvidia-smi refuse them all.
+# Renamed in driver 535; queried separately, since nvidia-smi refuses a query with an unknown name.
 _GPU_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-# Bits of NVML's reasons why a GPU runs slower than it could.
+# Bits of NVML's reasons for reduced clocks.
 _REASONS = (
     "idle",
     "application clocks",
@@ -50,12 +52,12 @@ _REASONS = (
 
 
 def system_block() -> dict[str, Any]:
-    """OS, CPU, memory, GPU, versions and commit, JSON-able. Never fails and imports no heavy package."""
+    """Describe OS, CPU, memory, GPU, versions and commit as JSON values. Never raises, imports no heavy package."""
     return {
         "os": platform.platform() or UNKNOWN,
         "cpu": _cpu(),
-        "memory": _memory(),
-        "load_average": _load_average(),
+        "memory": memory(_HERE),
+        "load_average": load_average(),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": _versions(),
@@ -65,12 +67,31 @@ def system_block() -> dict[str, Any]:
 
 
 def machine_state() -> dict[str, Any]:
-    """What of a machine changes while it works: clocks, temperature, power, throttling, load. Never fails."""
+    """Describe what changes while a machine works: clocks, temperature, power, throttling, load. Never raises."""
+    temperatures = ThermalReader(_HERE).read() or UNKNOWN
     return {
-        "cpu": {"governor": _governor(), "frequency_mhz": _frequency_mhz(), "temperature_c": _temperature_c()},
-        "load_average": _load_average(),
+        "cpu": {"governor": _governor(), "frequency_mhz": _frequency_mhz(), "temperature_c": temperatures},
+        "load_average": load_average(),
         "gpu": _gpu_state(),
     }
+
+
+def memory(files: BoardFiles) -> dict[str, Any]:
+    """Return ``total_bytes`` and ``available_bytes`` of a machine's memory."""
+    sizes = {}
+    for line in files.read("/proc/meminfo").splitlines():
+        key, _, value = line.partition(":")
+        if value.split()[1:] == ["kB"]:
+            sizes[key] = int(value.split()[0]) * 1024
+    return {"total_bytes": sizes.get("MemTotal", UNKNOWN), "available_bytes": sizes.get("MemAvailable", UNKNOWN)}
+
+
+def load_average() -> list[float] | str:
+    """Return the load averages over 1, 5 and 15 minutes."""
+    try:
+        return [round(load, 2) for load in os.getloadavg()]
+    except (AttributeError, OSError):
+        return UNKNOWN
 
 
 def _cpu() -> dict[str, Any]:
@@ -85,16 +106,17 @@ def _cpu() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model") and value.strip():
-            return value.strip()
-    return UNKNOWN
+    return next((value for key, value in _cpuinfo() if key in ("model name", "Model") and value), UNKNOWN)
+
+
+def _cpuinfo() -> list[tuple[str, str]]:
+    lines = (line.partition(":") for line in _HERE.read("/proc/cpuinfo").splitlines())
+    return [(key.strip(), value.strip()) for key, _, value in lines]
 
 
 def _quota_cores() -> float | str:
-    """Cores' worth of time that the control group grants: "none" where it sets no limit."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    """Return the number of cores that the control group grants, "none" if it sets no limit."""
+    quota, _, period = _HERE.read("/sys/fs/cgroup/cpu.max").partition(" ")
     if quota == "max":
         return "none"
     try:
@@ -104,52 +126,20 @@ def _quota_cores() -> float | str:
 
 
 def _governor() -> str:
-    cpus = Path("/sys/devices/system/cpu")
-    found = {_read(path).strip() for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    found = {_HERE.read(path) for path in _HERE.find(f"{_CPU}/scaling_governor")} - {""}
     return "+".join(sorted(found)) or UNKNOWN
 
 
 def _frequency_mhz() -> dict[str, float] | str:
-    """The slowest and the fastest core now."""
-    policies = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-    found = [int(text) / 1000 for text in (_read(path).strip() for path in policies) if text.isdigit()]
-    if not found:
-        for line in _read("/proc/cpuinfo").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "cpu MHz":
-                found.append(float(value))
+    """Return the clocks of the slowest and the fastest core."""
+    kilohertz = [_HERE.number(path) for path in _HERE.find(f"{_CPU}/scaling_cur_freq")]
+    found = [clock / 1000 for clock in kilohertz if clock is not None]
+    found = found or [float(value) for key, value in _cpuinfo() if key == "cpu MHz"]
     return {"min": min(found), "max": max(found)} if found else UNKNOWN
 
 
-def _temperature_c() -> dict[str, float] | str:
-    """Of every thermal zone that tells, by its name; of zones of one name the hottest."""
-    found: dict[str, float] = {}
-    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
-        name, text = _read(zone / "type").strip(), _read(zone / "temp").strip()
-        if text.lstrip("-").isdigit():
-            found[name] = max(int(text) / 1000, found.get(name, -273.0))
-    return found or UNKNOWN
-
-
-def _memory() -> dict[str, Any]:
-    """Bytes."""
-    sizes = {}
-    for line in _read("/proc/meminfo").splitlines():
-        key, _, value = line.partition(":")
-        if value.split()[1:] == ["kB"]:
-            sizes[key] = int(value.split()[0]) * 1024
-    return {"total_bytes": sizes.get("MemTotal", UNKNOWN), "available_bytes": sizes.get("MemAvailable", UNKNOWN)}
-
-
-def _load_average() -> list[float] | str:
-    try:
-        return [round(load, 2) for load in os.getloadavg()]
-    except (AttributeError, OSError):
-        return UNKNOWN
-
-
 def _gpu() -> list[dict[str, str]] | str:
-    """What nvidia-smi says of each GPU, "none" where there is no such program or it sees none."""
+    """Return what nvidia-smi tells about each GPU, "none" if it is not installed or sees none."""
     return _nvidia_smi(_GPU_FIELDS)
 
 
@@ -208,17 +198,17 @@ def _torch_threads() -> int | str:
 
 
 def commit() -> dict[str, Any]:
-    """Commit of this very code where it runs from a git checkout, and whether its files differ from it."""
+    """Return the commit of this code if it runs from a git checkout, and whether files differ from it."""
     root = Path(__file__).resolve().parents[2]
     unknown = {"sha": UNKNOWN, "dirty": UNKNOWN}
-    # Installed into an environment that lies inside somebody's checkout, the commit would be theirs, not ours.
+    # Installed into an environment inside somebody else's checkout, git would return their commit.
     if not (root / ".git").exists():
         return unknown
-    # Set inside a git hook, these would name another repository.
+    # Inside a git hook these name another repository.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         sha = _run(["git", "rev-parse", "HEAD"], cwd=root, env=environment).strip()
-        # What was written into the checkout beside the code, results most often, is no change of it.
+        # Untracked files in the checkout, mostly results, are not changes of the code.
         status = ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]
         changes = _run(status, cwd=root, env=environment)
     except (OSError, subprocess.SubprocessError):
@@ -227,12 +217,4 @@ def commit() -> dict[str, Any]:
 
 
 def _run(command: list[str], **where: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, **where)
-    return done.stdout
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, **where).stdout

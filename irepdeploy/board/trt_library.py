@@ -1,8 +1,7 @@
-"""TensorRT's Python module: where it is found, which flavour and version it is, and a logger that keeps what it says.
+"""TensorRT's Python module: finding it, its flavour and version, and a logger that keeps its messages.
 
-TensorRT-RTX builds without a GPU. In a checkout `make trt` assembles one out of two wheels for tests; it is a
-TensorRT-RTX, and is never given to whoever asks for TensorRT. This module is Python 3.8, stdlib only: the board's agent
-carries it.
+TensorRT-RTX builds without a GPU. In a checkout `make trt` assembles one from two wheels for tests; it is a
+TensorRT-RTX and is never returned for TensorRT.
 """
 
 from __future__ import annotations
@@ -16,24 +15,38 @@ import re
 import subprocess
 import sys
 import warnings
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from irepdeploy.board.jetpack import TEGRA_RELEASE
 from irepdeploy.errors import InputError, MissingError
 
 __all__ = [
     "ASSEMBLED_ENVIRONMENT",
+    "DTYPES",
     "FLAVOURS",
     "LogMessage",
     "TensorrtLibrary",
     "assembled_folder",
+    "first_reasons",
     "installed_version",
     "lacks_gpu",
+    "lacks_memory",
     "load_tensorrt",
     "logged",
     "logger_of",
 ]
 
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+# TensorRT's name of each data type that numpy has, and numpy's.
+DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
 ASSEMBLED_ENVIRONMENT = "IREPDEPLOY_TENSORRT_RTX"
 _MARKER = "assembled.json"
 _NO_GPU = re.compile(
@@ -41,16 +54,21 @@ _NO_GPU = re.compile(
     r"|cudaError (35|100)\b|libcuda\.so"
 )
 
-# Severity's name (INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE), text.
+_NO_MEMORY = re.compile(r"out of memory|OutOfMemory|insufficient memory", re.IGNORECASE)
+_SHOWN_REASONS = 3
+
+# The name of the severity (INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE) and the text.
 LogMessage = Tuple[str, str]
 
 
 class TensorrtLibrary(NamedTuple):
     """A loaded TensorRT.
 
-    Args:
-        version: of the library, such as "10.3.0.26"; an assembled one's is that of its builder, not of its bindings.
-        assembled: put together by `make trt`, for tests.
+    Attributes:
+        module: The Python module.
+        flavour: A key of `FLAVOURS`.
+        version: Version of the library, such as "10.3.0.26"; for an assembled one, of its builder, not its bindings.
+        assembled: Whether `make trt` assembled it for tests.
     """
 
     module: Any
@@ -60,7 +78,7 @@ class TensorrtLibrary(NamedTuple):
 
     @property
     def title(self) -> str:
-        """``TensorRT 10.3.0.26``."""
+        """The name to show, such as "TensorRT 10.3.0.26"."""
         return f"{FLAVOURS[self.flavour]} {self.version}" + (" (assembled for tests)" if self.assembled else "")
 
 
@@ -68,18 +86,17 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     """Import the TensorRT of this flavour.
 
     Raises:
-        InputError: there is no such flavour.
-        MissingError: it is not installed, or cannot be loaded; the hint is the line to type.
+        InputError: If there is no such flavour.
+        MissingError: If it is not installed or cannot be loaded; the hint is the command that installs it.
     """
-    if flavour not in FLAVOURS:
-        raise InputError(f"no TensorRT flavour {flavour!r}", where="flavour", hint="one of " + ", ".join(FLAVOURS))
+    _check_flavour(flavour)
     folder = assembled_folder() if flavour == "tensorrt_rtx" else None
     try:
         if importlib.util.find_spec(flavour) is not None:
             module = _import(flavour)
             if _is_assembled(module):
                 raise MissingError(
-                    f"the module {flavour!r} here is the builder assembled for tests", hint=_install(flavour)
+                    f"the installed module {flavour!r} is the builder assembled for tests", hint=_install(flavour)
                 )
             return TensorrtLibrary(module, flavour, str(module.__version__), False)
         if folder is not None:
@@ -94,18 +111,18 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     raise MissingError(f"{FLAVOURS[flavour]} is not installed", hint=_install(flavour))
 
 
-# Loading a large library from a slow disk takes its time; a driver that hangs takes for ever.
+# A large library loads slowly from a slow disk; a driver that hangs never returns.
 _LOADING_S = 120
 
 
 def installed_version(flavour: str) -> Optional[str]:
-    """Version of the TensorRT of this flavour, None if there is none; this process does not load it.
+    """Return the version of the installed TensorRT of this flavour, or None, without loading it into this process.
 
     Raises:
-        InputError, MissingError: as `load_tensorrt`, but for one that is not installed.
+        InputError: If there is no such flavour.
+        MissingError: If it is installed but cannot be loaded.
     """
-    if flavour not in FLAVOURS:
-        raise InputError(f"no TensorRT flavour {flavour!r}", where="flavour", hint="one of " + ", ".join(FLAVOURS))
+    _check_flavour(flavour)
     if importlib.util.find_spec(flavour) is None and (flavour != "tensorrt_rtx" or assembled_folder() is None):
         return None
     code = (
@@ -131,16 +148,18 @@ def installed_version(flavour: str) -> Optional[str]:
 
 
 def assembled_folder() -> Optional[str]:
-    """Where `make trt` put a builder: the folder that the environment names, else ``build/trt`` of a checkout.
+    """Return the folder of the builder that `make trt` assembled, or None.
+
+    It is the folder named by the environment variable `ASSEMBLED_ENVIRONMENT`, else ``build/trt`` of a checkout.
 
     Raises:
-        MissingError: the environment names a folder without one.
+        MissingError: If the environment names a folder that does not hold one.
     """
     named = os.environ.get(ASSEMBLED_ENVIRONMENT)
     if named:
         if not _marker(named):
             raise MissingError(
-                "no builder that `make trt` assembled", where=f"{ASSEMBLED_ENVIRONMENT}={named}", hint="make trt"
+                "no assembled builder in this folder", where=f"{ASSEMBLED_ENVIRONMENT}={named}", hint="make trt"
             )
         return named
     checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
@@ -149,7 +168,7 @@ def assembled_folder() -> Optional[str]:
 
 
 def logger_of(trt: Any, keep: Callable[[str, str], None]) -> Any:
-    """A TensorRT logger that gives every message to `keep` as (severity's name, text), the verbose ones too."""
+    """Create a TensorRT logger that calls `keep(severity, text)` for every message, verbose ones included."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -162,20 +181,39 @@ def logger_of(trt: Any, keep: Callable[[str, str], None]) -> Any:
 
 
 def logged(messages: Iterable[LogMessage], *severities: str) -> List[str]:
-    """Texts of the messages of these severities, default errors: each once, as one line each, in order."""
+    """Return the distinct texts of messages of these severities (default: errors), in order, one line each."""
     wanted = severities or ("ERROR", "INTERNAL_ERROR")
     found = (" ".join(text.split()) for severity, text in messages if severity in wanted)
     return list(dict.fromkeys(found))
 
 
 def lacks_gpu(reasons: Iterable[str]) -> bool:
-    """Whether a reason says that there is no GPU or no driver."""
+    """Return whether a reason says that there is no GPU or no driver."""
     return any(_NO_GPU.search(reason) for reason in reasons)
+
+
+def lacks_memory(reasons: Iterable[str]) -> bool:
+    """Return whether a reason says that memory ran out."""
+    return any(_NO_MEMORY.search(reason) for reason in reasons)
+
+
+def first_reasons(reasons: Sequence[str]) -> str:
+    """Join the first reasons into one line and say how many more there are."""
+    if not reasons:
+        return "it gave no reason"
+    more = len(reasons) - _SHOWN_REASONS
+    text = "; ".join(reason[:400] for reason in reasons[:_SHOWN_REASONS])
+    return f"{text}; and {more} more" if more > 0 else text
+
+
+def _check_flavour(flavour: str) -> None:
+    if flavour not in FLAVOURS:
+        raise InputError(f"unknown TensorRT flavour {flavour!r}", where="flavour", hint="one of " + ", ".join(FLAVOURS))
 
 
 def _import(name: str) -> Any:
     with warnings.catch_warnings():
-        # What TensorRT's own modules warn of when they are imported is not for its users to mend.
+        # Users cannot fix what TensorRT's own modules warn about on import.
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
 
@@ -207,6 +245,6 @@ def _marker(folder: str) -> Dict[str, Any]:
 def _install(flavour: str) -> str:
     if flavour == "tensorrt_rtx":
         return "pip install tensorrt_rtx, or `make trt` in a checkout for the builder that the tests use"
-    if platform.machine() == "aarch64" and os.path.exists("/etc/nv_tegra_release"):
+    if platform.machine() == "aarch64" and os.path.exists(TEGRA_RELEASE):
         return "it comes with JetPack: use a virtual environment made with --system-site-packages"
     return "pip install 'irepdeploy[trt]'"

@@ -1,8 +1,4 @@
-"""TrtRunner: a TensorRT engine on the kind of GPU it was built for.
-
-One path by tensor names, which TensorRT has had from 8.5 on. This module is Python 3.8, stdlib, numpy and TensorRT
-only: the board's agent carries it.
-"""
+"""TrtRunner: a TensorRT engine on the kind of GPU it was built for, by tensor names as of TensorRT 8.5."""
 
 from __future__ import annotations
 
@@ -12,40 +8,41 @@ from typing import Any, Callable, Dict, List, Optional, Union
 import numpy as np
 
 from irepdeploy.board.cudart import open_cuda
-from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, known_transfers
+from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, shape_text
 from irepdeploy.board.sidecar import Sidecar, check_sidecar, read_plan_header, read_sidecar
-from irepdeploy.board.trt_library import FLAVOURS, LogMessage, lacks_gpu, load_tensorrt, logged, logger_of
+from irepdeploy.board.transfers import known_transfers
+from irepdeploy.board.trt_library import (
+    DTYPES,
+    FLAVOURS,
+    LogMessage,
+    first_reasons,
+    lacks_gpu,
+    lacks_memory,
+    load_tensorrt,
+    logged,
+    logger_of,
+)
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 
 __all__ = ["TrtRunner"]
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
-
 
 class TrtRunner(Runner):
-    """Runs an engine, after its sidecar has been held against this TensorRT and this GPU.
+    """Runs an engine after checking its sidecar against the installed TensorRT and the GPU.
 
     Args:
-        engine: its path.
-        device: number of the GPU.
-        require_sidecar: refuse an engine without one.
-        cuda_graph: capture the call of `bind` as one CUDA graph; `describe` says what became of it.
-        backend: binding of `irepdeploy.board.cudart`; None takes the first that is installed.
-        transfers: "included": a bound call copies its inputs to the GPU and its outputs back; "excluded": neither.
+        engine: Path of the engine.
+        device: Index of the GPU.
+        require_sidecar: Refuse an engine without a sidecar.
+        cuda_graph: Capture the call of `bind` as one CUDA graph; `describe` tells whether that worked.
+        backend: Binding of `irepdeploy.board.cudart`; None for the first installed one.
+        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
 
-    Raises (on activation):
-        InputError: no such engine, or one that its sidecar or its header shows cannot run here.
-        MissingError: no TensorRT, driver or GPU.
-        ModelError: TensorRT refuses the engine; its reason is named.
-        RunError: out of memory.
+    Raises:
+        InputError: On activation, if there is no such engine, or its sidecar or header shows that it cannot run here.
+        MissingError: If TensorRT, the driver or a GPU is missing.
+        ModelError: If TensorRT refuses the engine; its reason is quoted.
+        RunError: If memory runs out.
     """
 
     name = "trt"
@@ -83,7 +80,7 @@ class TrtRunner(Runner):
     def _activate(self) -> None:
         known_transfers(self._transfers, self.name)
         self._library = load_tensorrt(_flavour(self._path))
-        # Before the GPU is asked: what is wrong with the file is then said on any machine.
+        # Before the GPU is used, so that a wrong file is reported on any machine.
         self._check_engine(None)
         self._cuda = open_cuda(self._device, backend=self._backend)
         self._facts = self._cuda.facts()
@@ -122,7 +119,7 @@ class TrtRunner(Runner):
             self._execute(stream)
             outputs = {}
             for name in self._outputs:
-                outputs[name] = self._room(name)
+                outputs[name] = self._empty_output(name)
                 cuda.to_host(outputs[name], pointers[name], stream)
             cuda.synchronize(stream)
         finally:
@@ -137,14 +134,14 @@ class TrtRunner(Runner):
         self._execute(stream)
         cuda.synchronize(stream)
         included = self._transfers == "included"
-        outputs = {name: self._room(name) for name in self._outputs} if included else {}
+        outputs = {name: self._empty_output(name) for name in self._outputs} if included else {}
         start, end = cuda.event(), cuda.event()
         run = self._captured(stream)
 
         def call() -> None:
             nonlocal run
             if self._current is not pointers:
-                # Other inputs were run in between: back to these.
+                # Other inputs ran in between.
                 self._point(shapes, pointers)
                 run = self._captured(stream)
             if included:
@@ -160,7 +157,7 @@ class TrtRunner(Runner):
         return DeviceTimed(call, lambda: round(cuda.elapsed_ms(start, end) * 1e6))
 
     def _captured(self, stream: int) -> Callable[[], None]:
-        """What gives the stream one inference: a CUDA graph where one was asked for and can be had."""
+        """Return a call that runs one inference on the stream, as a CUDA graph if requested and possible."""
         if self._wants_graph and not self._graph.startswith("failed"):
             try:
                 launch = self._cuda.capture(stream, lambda: self._execute(stream))
@@ -210,7 +207,7 @@ class TrtRunner(Runner):
             raise self._error("cannot prepare this engine")
 
     def _prepare(self, feeds: Dict[str, np.ndarray]) -> Dict[str, int]:
-        """Bring the inputs to the device, make room for the outputs, and point the context to both."""
+        """Copy the inputs to the device, allocate the outputs, and set the addresses of both."""
         cuda, stream = self._cuda, self._stream
         pointers: Dict[str, int] = {}
         try:
@@ -231,7 +228,7 @@ class TrtRunner(Runner):
             raise
         return pointers
 
-    def _room(self, name: str) -> np.ndarray:
+    def _empty_output(self, name: str) -> np.ndarray:
         return np.empty(tuple(self._context.get_tensor_shape(name)), self._dtypes[name])
 
     def _point(self, shapes: Dict[str, Any], pointers: Dict[str, int]) -> None:
@@ -244,9 +241,9 @@ class TrtRunner(Runner):
     def _set_shape(self, name: str, shape: Any) -> None:
         if not self._context.set_input_shape(name, tuple(shape)):
             raise InputError(
-                "a shape outside the engine's profile",
+                f"shape {shape_text(tuple(shape))} is outside the engine's profile",
                 where=f"{self.name}, input {name!r}",
-                hint="build the engine with a --dynamic-batch that holds it",
+                hint="build the engine with a --dynamic-batch that includes it",
             )
 
     def _execute(self, stream: int) -> None:
@@ -266,23 +263,23 @@ class TrtRunner(Runner):
 
     def _dtype(self, name: str) -> str:
         kind = self._engine.get_tensor_dtype(name).name
-        if kind not in _DTYPES:
+        if kind not in DTYPES:
             raise ModelError(f"tensor {name!r} is {kind}, which numpy does not have", where=self._path)
-        return _DTYPES[kind]
+        return DTYPES[kind]
 
     def _error(self, what: str) -> IrepdeployError:
         reasons = logged(self._messages)
-        text = "; ".join(reason[:300] for reason in reasons[:3]) or "it gave no reason"
+        text = first_reasons(reasons)
         if lacks_gpu(reasons):
             return MissingError(f"no usable GPU: {text}", where=self._path, hint="irepdeploy doctor")
-        if "out of memory" in text.lower() or "OutOfMemory" in text:
+        if lacks_memory(reasons):
             return RunError(f"the GPU is out of memory: {text}", where=self._path, hint="use a smaller batch")
         hint = None if self._sidecar is None else "build it again: " + self._sidecar.command
         return ModelError(f"{self._library.title} {what}: {text}", where=self._path, hint=hint)
 
 
 def _flavour(path: str) -> str:
-    """Of the sidecar, else of the engine's own header, else TensorRT."""
+    """Return the flavour by the sidecar, else by the engine's header, else TensorRT."""
     if not os.path.isfile(path):
         raise InputError("no such engine", where=path, hint="check the path")
     sidecar = read_sidecar(path)

@@ -1,8 +1,7 @@
-"""trtexec: its raw times read, and command lines under which its versions measure the same thing.
+"""trtexec: reading its raw times, and command lines with which all its versions measure the same thing.
 
-trtexec 11 turned CUDA graphs and spinning on and transfers off, where every version before had it the other way round:
-one command line gives figures that cannot stand beside each other. Here every version is told what it does not do by
-itself. This module is Python 3.8, stdlib only: the board's agent carries it.
+trtexec 11 enables CUDA graphs and spinning and disables transfers by default; earlier versions do the opposite. The
+same command line would give figures that cannot be compared, so each version is told what is not its default.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
+from irepdeploy.board.transfers import TRANSFERS, known_transfers
 from irepdeploy.errors import InputError
 
-__all__ = ["TRANSFERS", "TrtexecTimes", "arguments", "read_times"]
+__all__ = ["PRECISIONS", "TrtexecTimes", "arguments", "read_times"]
 
-TRANSFERS = ("excluded", "included")
+PRECISIONS = ("fp32", "fp16", "int8")
 
-_PRECISIONS = ("fp32", "fp16", "int8")
 _DURATIONS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
 _MOMENTS = ("startEnqMs", "endEnqMs")
-# The fewest samples from which a 90th percentile may be claimed; a shorter `seconds` does not undercut it.
+# The fewest samples from which a 90th percentile may be reported, however short `seconds` is.
 _ITERATIONS = 64
 _WARM_UP_MS = 2000
 
@@ -29,14 +28,16 @@ _Path = Union[str, "os.PathLike[str]"]
 
 
 class TrtexecTimes(NamedTuple):
-    """Raw times of every query, in nanoseconds, in the order they were taken.
+    """Raw times of every query, in nanoseconds and in the order they were taken.
 
-    Args:
+    Attributes:
         latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not what a caller waits for.
-        compute_ns: from event to event around the kernels.
-        enqueue_ns: of the host; trtexec writes its moments with six digits, hence to 10 us once a second has passed.
-        transfers: "excluded" where no query has any, else "included".
-        warmup_included: whether the first queries are those of the warm-up, which trtexec before 8.5 wrote too.
+        compute_ns: Time between the events around the kernels.
+        h2d_ns: Time of the copies to the device.
+        d2h_ns: Time of the copies from the device.
+        enqueue_ns: Host time of the enqueue; written with six digits, hence to 10 us after the first second.
+        transfers: "excluded" if no query has a copy, else "included".
+        warmup_included: Whether the first queries are the warm-up's, which trtexec before 8.5 wrote too.
     """
 
     latency_ns: List[int]
@@ -49,10 +50,11 @@ class TrtexecTimes(NamedTuple):
 
 
 def read_times(path: _Path) -> TrtexecTimes:
-    """Read what ``trtexec --exportTimes=FILE`` of any version from 8 to 11 wrote.
+    """Read the file written by ``trtexec --exportTimes=FILE`` of versions 8 to 11.
 
     Raises:
-        InputError: no such file, no JSON of that kind, torn, or without a single query; the query is named.
+        InputError: If there is no such file, it is not JSON of that kind, is truncated, or has no query. The query at
+            fault is named.
     """
     where = os.fspath(path)
     queries = _queries(where)
@@ -61,7 +63,7 @@ def read_times(path: _Path) -> TrtexecTimes:
         for name, column in columns.items():
             value = query.get(name) if isinstance(query, dict) else None
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise InputError(f"no time {name}: {value!r}", where=f"{where}, query {number}", hint=_HINT)
+                raise InputError(f"expected a time {name}, got {value!r}", where=f"{where}, query {number}", hint=_HINT)
             column.append(value)
     latency, compute, h2d, d2h = (_nanoseconds(columns[name]) for name in _DURATIONS)
     enqueue = _nanoseconds([end - start for start, end in zip(columns["startEnqMs"], columns["endEnqMs"])])
@@ -84,32 +86,33 @@ def arguments(
     workspace_mib: Optional[int] = None,
     shapes: Optional[Dict[str, Tuple[int, ...]]] = None,
 ) -> List[str]:
-    """What follows ``trtexec`` so that every version measures alike: CUDA graph, spinning, one stream.
+    """Return arguments with which every trtexec measures alike: CUDA graph, spinning, one stream.
 
     Args:
-        version: of TensorRT, such as "8.5.2" or "11.1".
-        onnx: what an engine is built of; None loads `engine`.
-        times: where the raw times are written.
-        precision: of an engine that is built. 11 takes it from the ONNX alone, and so does 10 where `typed`.
+        version: Version of TensorRT, such as "8.5.2" or "11.1".
+        onnx: Model to build an engine from; None to load `engine`.
+        times: File to write the raw times to.
+        precision: Of the engine to build. 11 takes it from the model alone, and so does 10 if `typed`.
         transfers: "excluded" or "included" in the latency.
-        seconds: at least so long, and at least 64 queries.
-        engine: where the built one is kept.
-        dla: core of the DLA that layers are put on where they can be; the others run on the GPU.
-        tf32: let float32 layers round to TF32.
-        shapes: of inputs by name, the batch first, for an ONNX whose shapes are free.
+        seconds: Shortest duration; at least 64 queries are run.
+        engine: Engine to load, or the file to save the built one to.
+        dla: DLA core to run supported layers on; the others run on the GPU.
+        tf32: Allow TF32 in float32 layers.
+        typed: Build a strongly typed network with TensorRT 10.
+        workspace_mib: Limit of scratch memory in MiB.
+        shapes: Shapes of inputs by name, batch first, for a model with dynamic shapes.
 
     Raises:
-        InputError: no such version, precision or kind of transfers, or nothing to run.
+        InputError: If the version, precision or transfers are unknown, or there is nothing to run.
     """
     major, minor = _version(version)
-    if precision not in _PRECISIONS:
-        raise InputError(f"no precision {precision!r}", where="trtexec", hint="one of " + ", ".join(_PRECISIONS))
-    if transfers not in TRANSFERS:
-        raise InputError(f"transfers {transfers!r}", where="trtexec", hint="one of " + ", ".join(TRANSFERS))
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}", where="trtexec", hint="one of " + ", ".join(PRECISIONS))
+    known_transfers(transfers, "trtexec")
     if onnx is None and engine is None:
-        raise InputError("nothing to run", where="trtexec", hint="name an ONNX or an engine")
+        raise InputError("nothing to run", where="trtexec", hint="pass an ONNX model or an engine")
     if typed and major < 10:
-        raise InputError(f"TensorRT {version} has no strongly typed networks", where="trtexec", hint="10 or later")
+        raise InputError(f"TensorRT {version} has no strongly typed networks", where="trtexec", hint="10 or later has")
     words = []
     if onnx is None:
         words.append(f"--loadEngine={os.fspath(engine or '')}")
@@ -138,11 +141,9 @@ def _building(
     major: int, minor: int, precision: str, typed: bool, tf32: bool, workspace_mib: Optional[int]
 ) -> List[str]:
     words = []
-    if major >= 11:
-        pass
-    elif typed:
+    if typed and major < 11:
         words.append("--stronglyTyped")
-    elif precision != "fp32":
+    elif precision != "fp32" and major < 11:
         words.append(f"--{precision}")
     if not tf32:
         words.append("--noTF32")
@@ -157,9 +158,9 @@ def _version(text: str) -> Tuple[int, int]:
     try:
         major, minor = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
     except ValueError:
-        raise InputError(f"no version {text!r}", where="trtexec", hint="such as 8.5.2") from None
+        raise InputError(f"expected a version such as 8.5.2, got {text!r}", where="trtexec", hint="8 to 11") from None
     if not 8 <= major <= 11:
-        raise InputError(f"TensorRT {text} is not known", where="trtexec", hint="8 to 11 are")
+        raise InputError(f"TensorRT {text} is not supported", where="trtexec", hint="8 to 11 are")
     return major, minor
 
 
@@ -172,11 +173,11 @@ def _queries(where: str) -> List[Any]:
     except OSError as error:
         raise InputError(f"cannot read these times: {error.strerror}", where=where) from error
     except (ValueError, RecursionError):
-        raise InputError("not trtexec's times: no JSON, or torn", where=where, hint=_HINT) from None
+        raise InputError("not trtexec's times: not JSON, or truncated", where=where, hint=_HINT) from None
     if not isinstance(queries, list):
-        raise InputError("not trtexec's times: no list", where=where, hint=_HINT)
+        raise InputError("not trtexec's times: not a list", where=where, hint=_HINT)
     if not queries:
-        raise InputError("no query was timed", where=where, hint="let trtexec run for longer")
+        raise InputError("no query was timed", where=where, hint="let trtexec run longer")
     return queries
 
 

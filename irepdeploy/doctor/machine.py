@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.board import jetpack, nvpmodel
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.board.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_release
+from irepdeploy.board.nvpmodel import current_mode
 from irepdeploy.board.system import system_block
 from irepdeploy.doctor.check import Check, one_line
 
-__all__ = ["NEVER_PIP", "TEGRA_RELEASE", "has_gpu", "is_jetson", "jetson", "machine"]
+__all__ = ["NEVER_PIP", "has_gpu", "is_jetson", "jetson", "machine"]
 
 NEVER_PIP = "never pip install tensorrt here: it comes with JetPack"
-TEGRA_RELEASE = Path(jetpack.TEGRA_RELEASE)
-_TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
-_NVPMODEL = Path(nvpmodel.STATUS)
-_GPU_DEVICES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")))
+
+_HERE = BoardFiles()
+_TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+_GPU_DEVICES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 _LITTLE = 2 * 2**30
 
 
@@ -30,10 +30,10 @@ def jetson() -> list[Check]:
     """Check L4T, JetPack, trtexec and the power mode; return no rows on other machines."""
     if not is_jetson():
         return []
-    trtexec = Check("trtexec", str(_TRTEXEC))
-    if not _TRTEXEC.exists():
+    trtexec = Check("trtexec", _TRTEXEC)
+    if not _HERE.find(_TRTEXEC):
         trtexec = Check("trtexec", "-", "missing", f"not at {_TRTEXEC}", "sudo apt-get install nvidia-jetpack")
-    return [_jetpack(TEGRA_RELEASE.read_text(encoding="utf-8", errors="replace")), trtexec, _power_mode()]
+    return [_jetpack(_HERE.read(TEGRA_RELEASE)), trtexec, _power_mode()]
 
 
 def machine() -> list[Check]:
@@ -46,19 +46,19 @@ def machine() -> list[Check]:
 
 def has_gpu() -> bool:
     """Return whether an NVIDIA device node exists, usable or not."""
-    return any(device.exists() for device in _GPU_DEVICES)
+    return any(_HERE.find(device) for device in _GPU_DEVICES)
 
 
 def is_jetson() -> bool:
     """Return whether this is a Jetson, by the release file of L4T."""
-    return TEGRA_RELEASE.exists()
+    return bool(_HERE.find(TEGRA_RELEASE))
 
 
 def _jetpack(release: str) -> Check:
-    l4t = jetpack.parse_tegra_release(release)
+    l4t = parse_tegra_release(release)
     if l4t is None:
         return Check("Jetson", "unknown", "warning", f"{TEGRA_RELEASE} says {one_line(release)}; {NEVER_PIP}")
-    found = jetpack.jetpack_of(l4t)
+    found = jetpack_of(l4t)
     if found is None:
         return Check("Jetson", f"L4T {l4t}", "warning", f"not a JetPack that irepdeploy knows; {NEVER_PIP}")
     target = f"target {found.target}" if found.target else "no target supports it"
@@ -68,18 +68,8 @@ def _jetpack(release: str) -> Check:
 
 def _power_mode() -> Check:
     row = partial(Check, "power mode", note="an engine is tuned for the clocks of the mode it is built in")
-    program = shutil.which("nvpmodel")
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if program:
-            done = subprocess.run(
-                [program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True
-            )
-            mode = nvpmodel.parse_mode(done.stdout)
-            if mode:
-                return row(mode.name or str(mode))
-    with contextlib.suppress(OSError):
-        return row(_NVPMODEL.read_text(encoding="utf-8", errors="replace").strip())
-    return row("unknown", "warning", mend="sudo nvpmodel -q")
+    mode = current_mode(_HERE)
+    return row("unknown", "warning", mend="sudo nvpmodel -q") if mode is None else row(mode.name or str(mode))
 
 
 def _cores(cpu: Mapping[str, Any]) -> Check:

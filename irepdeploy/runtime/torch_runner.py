@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, known_transfers, positive_threads
+from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, positive_threads
+from irepdeploy.board.transfers import known_transfers
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_settings import check_settings, cuda_arithmetic, torch_settings

@@ -1,4 +1,4 @@
-"""What runs on the board: Python 3.8, standard library, numpy, JetPack's own TensorRT, and nothing else of irepdeploy.
+"""The agent that runs on the board: Python 3.8 with the standard library, numpy and JetPack's own TensorRT.
 
-`irepdeploy.jetson.agent_archive` packs it, with the runners of `irepdeploy.runtime`, into one file.
+`irepdeploy.jetson.agent_archive` packs it into one file, together with `irepdeploy.board`.
 """

@@ -1,7 +1,4 @@
-"""Bench on the board: build, gate, measure, and leave the board as it was found.
-
-Python 3.8, stdlib only: the board's agent carries this module; numpy and the runners are in the process that measures.
-"""
+"""Run a bench on the board: build, gate, measure, and leave the board as it was."""
 
 from __future__ import annotations
 
@@ -13,18 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.board.failure import named
+from irepdeploy.board.nvpmodel import current_mode
 from irepdeploy.board.system import system_block
 from irepdeploy.errors import IrepdeployError, RunError
 
 from .bench_request import BenchModel, BenchRequest
-from .board import board_facts, board_state, current_mode
-from .board_files import BoardFiles
+from .board import board_facts, board_state
 from .board_trtexec import run_trtexec
 from .cache import AgentCache, as_ours
 from .energy import energy
 from .engine_build import EngineBuild
 from .events import EventStream
-from .failure import named
 from .fitness import Switch, fit, switch_for
 from .guard import Guard, restore_left
 from .overseer import Overseer
@@ -36,11 +34,16 @@ _LIBRARIES = ("numpy", "onnxruntime", "tensorrt")
 
 
 class Bench:
-    """One run.
+    """One run of a bench.
 
     Args:
-        command: starts the agent's other processes; a word and its arguments are added.
-        libraries: what `probe` found.
+        request: The request.
+        files: The board.
+        cache: The agent's cache.
+        events: Where progress and log lines go.
+        overseer: Runs the processes.
+        command: Command that starts the agent's other processes, by an added verb and its arguments.
+        libraries: The findings of `probe`.
     """
 
     def __init__(
@@ -62,55 +65,52 @@ class Bench:
         self._spans: dict[Any, list[float]] = {}
 
     def run(self) -> dict[str, Any]:
-        """Do it, and return the result that the desk reads.
+        """Run the bench and return the result that the desk reads.
 
         Raises:
-            MissingError: what the runner, the power or the switch needs is not here.
-            InputError: the request does not fit the board.
-            RunError, KeyboardInterrupt: it was ended, or another run is going on; all is put back by then.
+            MissingError: If something that the runner, power or switching needs is missing.
+            InputError: If the request does not fit the board.
+            RunError: If the run was ended, or another one is in progress; everything is restored by then.
+            KeyboardInterrupt: If the user ended it; everything is restored by then.
         """
         with self._overseer.watching(), self._cache.lock():
             board = board_facts(self._files, self._libraries, self._cache.root)
             fit(self._request, board, self._cache)
             switch = switch_for(self._request, board, self._files)
             if board["jetson"] and not switch.pin:
-                self._events.log("the clocks are left to the governor: latencies will vary", level="warning")
-            with self._cache.job(keep=self._request.keep or self._request.build_only) as job:
-                with self._held(switch) as held:
+                self._events.log("clocks are left to the governor: latencies will vary", level="warning")
+            with self._cache.job(keep=self._request.build_only) as job:
+                with self._switched(switch) as changes:
                     result = self._work(job)
-                return {"board": board, **result, **held}
+                return {"board": board, **result, **changes}
 
     @contextlib.contextmanager
-    def _held(self, switch: Switch) -> Iterator[dict[str, list[str]]]:
-        """Power mode and clocks as asked for; what was set, and in the end what was put back."""
-        held: dict[str, list[str]] = {"switched": [], "restored": []}
+    def _switched(self, switch: Switch) -> Iterator[dict[str, list[str]]]:
+        """Set power mode and clocks for the block; yield what was set and, in the end, what was restored."""
+        changes: dict[str, list[str]] = {"switched": [], "restored": []}
         if switch.mode is None and not switch.pin:
-            yield held
+            yield changes
             return
         self._events.progress("switch", "setting power mode and clocks")
         guard = Guard([*self._command, "_guard"])
         try:
-            held["switched"] = guard.switch(switch.mode, pin=switch.pin)
+            changes["switched"] = guard.switch(switch.mode, pin=switch.pin)
             self._sampler.watch_clocks()
-            yield held
+            yield changes
         finally:
-            self._events.progress("restore", "putting power mode and clocks back")
+            self._events.progress("restore", "restoring power mode and clocks")
             restored = guard.restore()
-            held["restored"] = restore_left(self._files, self._cache) if restored is None else restored
-            for text in held["restored"]:
+            changes["restored"] = restore_left(self._files, self._cache) if restored is None else restored
+            for text in changes["restored"]:
                 self._events.log(f"restored: {text}", level="error" if text.startswith("FAILED") else "info")
 
     def _work(self, job: str) -> dict[str, Any]:
-        request = self._request
         created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-        builds = request.builds if request.runner == "trt" else 1
         entries: list[dict[str, Any]] = [
-            {"key": f"{index}-{build}", "model": model, "build": build}
-            for index, model in enumerate(request.models)
-            for build in range(builds)
+            {"key": str(index), "model": model} for index, model in enumerate(self._request.models)
         ]
 
-        def second(entry: dict[str, Any]) -> None:
+        def run_trtexec(entry: dict[str, Any]) -> None:
             entry["trtexec"] = self._trtexec(job, entry)
 
         self._prepare(job, entries)
@@ -119,11 +119,11 @@ class Bench:
         for entry in entries:
             entry.update(measured["models"].get(entry["key"], {}))
             if "error" in entry and "engine" in entry:
-                # An engine whose gate failed is not left behind.
+                # Do not leave an engine behind whose gate failed.
                 for name in entry["engine"].pop("files"):
                     os.unlink(os.path.join(job, name))
-            if request.via and "samples_ns" in entry:
-                self._apart(entry, second)
+            if self._request.via and "samples_ns" in entry:
+                self._attempt(entry, run_trtexec)
         return {
             "job": os.path.basename(job),
             "created": created,
@@ -131,11 +131,11 @@ class Bench:
             "system_after": self._system_after(),
             "protocol_version": measured["protocol_version"],
             "conditions": self._conditions(entries, measured["order"]),
-            "models": [self._told(entry) for entry in entries],
+            "models": [self._model_result(entry) for entry in entries],
         }
 
     def _prepare(self, job: str, entries: list[dict[str, Any]]) -> None:
-        """Give each entry its path: of the engine that is built of it, or of the ONNX itself."""
+        """Set the path of each entry: of the engine built from its model, or of the model itself."""
         if self._request.runner != "trt":
             for entry in entries:
                 entry["path"] = self._cache.file(entry["model"].sha256)
@@ -155,21 +155,19 @@ class Bench:
             entry.update(path=built.path, engine=built.facts)
 
         for entry in entries:
-            self._apart(entry, build)
+            self._attempt(entry, build)
 
-    def _apart(self, entry: dict[str, Any], call: Callable[[dict[str, Any]], None]) -> None:
-        """Do something for one model, whose failure is its own."""
+    def _attempt(self, entry: dict[str, Any], call: Callable[[dict[str, Any]], None]) -> None:
+        """Call something for one model; an error becomes that model's result."""
         try:
             call(entry)
         except IrepdeployError as error:
-            # A run that is to end does, however it looked from here.
+            # The error may be the consequence of the run being ended.
             self._overseer.check()
             entry["error"] = named(error)
 
-    def _timing_cache(self) -> Path | None:
-        if not self._request.timing_cache:
-            return None
-        # Tactics are timed at the clocks of the mode, so that each mode has its own.
+    def _timing_cache(self) -> Path:
+        # Tactics are timed at the clocks of the power mode, so each mode has its own cache.
         mode = current_mode(self._files)
         compute = self._libraries["cuda"].get("compute_capability", "unknown")
         parts = [str(self._libraries["tensorrt"]), str(compute), "no-mode" if mode is None else f"mode{mode.id}"]
@@ -184,9 +182,6 @@ class Bench:
             "measure": not request.build_only,
             "runner": request.runner,
             "threads": request.threads,
-            "spinning": request.spinning,
-            "transfers": request.transfers,
-            "cuda_graph": request.cuda_graph,
             "seed": request.seed,
             "limits": request.limits(),
             "power_s": request.power,
@@ -202,7 +197,7 @@ class Bench:
             for line in lines[-20:]:
                 self._events.log(line, level="error")
             how = f"crashed (signal {-code})" if code < 0 else f"failed: {lines[-1] if lines else f'exit code {code}'}"
-            raise RunError(f"the process that measures {how[:300]}", hint="its last lines are in the log") from None
+            raise RunError(f"the measuring process {how[:300]}", hint="its last lines are in the log") from None
 
     def _order(self, entry: dict[str, Any]) -> dict[str, Any]:
         model: BenchModel = entry["model"]
@@ -280,13 +275,13 @@ class Bench:
             "clocks": "as they were" if self._sampler.pinned_gpu_hz is None else "held",
         }
 
-    def _told(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """What the desk reads of a model."""
+    def _model_result(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return the result of one model, as the desk reads it."""
         model = entry["model"]
-        told = {"label": model.label, "build": entry["build"], "precision": model.precision, "dla": model.dla}
-        told.update(ok="error" not in entry, gate=entry.get("gate"), engine=entry.get("engine"))
+        result = {"label": model.label, "precision": model.precision, "dla": model.dla}
+        result.update(ok="error" not in entry, gate=entry.get("gate"), engine=entry.get("engine"))
         if "error" in entry:
-            return {**told, "error": entry["error"]}
+            return {**result, "error": entry["error"]}
         names = ("runner", "batch", "input_shape", "samples_ns", "device_samples_ns", "warmup")
-        told.update({name: entry[name] for name in names if name in entry})
-        return {**told, "power": self._power(entry), "trtexec": entry.get("trtexec")}
+        result.update({name: entry[name] for name in names if name in entry})
+        return {**result, "power": self._power(entry), "trtexec": entry.get("trtexec")}

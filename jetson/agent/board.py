@@ -1,7 +1,4 @@
-"""Board: what a machine is, in what state it is, and what it lacks, as ``check`` tells it.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Facts about a board: what it is, its state, and what it lacks, as ``check`` reports them."""
 
 from __future__ import annotations
 
@@ -11,19 +8,22 @@ import platform
 import shutil
 from typing import Any
 
+from irepdeploy.board.board_files import BoardFiles, sudoers_hint
 from irepdeploy.board.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_release
-from irepdeploy.board.nvpmodel import CONFIGURATION, STATUS, PowerMode, needs_reboot, parse_mode, parse_modes
+from irepdeploy.board.nvpmodel import CONFIGURATION, PowerMode, current_mode, known_modes, needs_reboot
+from irepdeploy.board.system import load_average, memory
+from irepdeploy.board.thermal import ThermalReader
 from irepdeploy.errors import IrepdeployError
 
-from .board_files import BoardFiles, sudoers_hint
 from .clocks import ClockReader, parse_jetson_clocks
 from .rails import RailReader, module_mw
 from .tegrastats import parse_tegrastats
-from .thermal import ThermalReader
 
-__all__ = ["board_facts", "board_state", "current_mode", "known_modes", "may_switch"]
+__all__ = ["board_facts", "board_state", "may_switch"]
 
-_PROGRAMS = ("nvpmodel", "jetson_clocks")
+# What sets power modes and clocks.
+PROGRAMS = ("nvpmodel", "jetson_clocks")
+
 _LITTLE = 2 << 30
 _JETPACK = "sudo apt-get install nvidia-jetpack (never pip install tensorrt here)"
 _DLA = "/sys/devices/{}*.host1x/*.nvdla[0-9]"
@@ -31,17 +31,18 @@ _HOST1X = ("", "platform/", "platform/bus@0/")
 
 
 def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Everything of `check` but the system block; what cannot be found out is None.
+    """Return everything that `check` reports except the system block; unknown values are None.
 
     Args:
-        libraries: what `irepdeploy.jetson.probe` found.
-        folder: whose free space counts.
+        files: The board.
+        libraries: The findings of `probe`.
+        folder: Folder whose free disk space is reported.
     """
     l4t = parse_tegra_release(files.read(TEGRA_RELEASE))
     jetpack = None if l4t is None else jetpack_of(l4t)
     mode = current_mode(files)
     disk = shutil.disk_usage(_existing(folder))
-    rails = _rails(files)
+    rails, total = _rails(files), memory(files)["total_bytes"]
     facts = {
         "jetson": l4t is not None,
         "board": _model(files),
@@ -62,9 +63,9 @@ def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> di
         "module_mw": module_mw(rails),
         "free_bytes": disk.free,
         "total_bytes": disk.total,
-        "memory_bytes": _memory(files),
+        "memory_bytes": total if isinstance(total, int) else None,
         "cores": os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average": load_average(),
         "can_switch": may_switch(files),
     }
     if facts["dla_cores"] is None:
@@ -76,43 +77,25 @@ def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> di
 
 
 def board_state(files: BoardFiles) -> dict[str, Any]:
-    """What of a board changes while it measures: clocks, temperatures, power, mode, load."""
+    """Return what changes while a board measures: clocks, temperatures, power, power mode, load."""
     return {
         "clocks": _clocks(files),
         "temperatures_c": ThermalReader(files).read(),
         "rails_mw": RailReader(files).read(),
         "power_mode": _mode_fields(current_mode(files)),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average": load_average(),
     }
 
 
-def current_mode(files: BoardFiles) -> PowerMode | None:
-    """The power mode by nvpmodel, else by the file that it leaves; None where neither is there."""
-    try:
-        mode = parse_mode(files.run("nvpmodel", "-q").text)
-    except IrepdeployError:
-        mode = None
-    mode = mode or parse_mode(files.read(STATUS))
-    if mode is None or mode.name is not None:
-        return mode
-    names = {each.id: each.name for each in known_modes(files)}
-    return PowerMode(mode.id, names.get(mode.id))
-
-
-def known_modes(files: BoardFiles) -> list[PowerMode]:
-    """All power modes of the board, by its configuration."""
-    return parse_modes(files.read(CONFIGURATION))
-
-
 def may_switch(files: BoardFiles) -> bool:
-    """Whether modes and clocks can be set here without anybody typing a password."""
-    return files.may_run_as_root(_PROGRAMS)
+    """Return whether power modes and clocks can be set here without a password."""
+    return files.may_run_as_root(PROGRAMS)
 
 
 def _clocks(files: BoardFiles) -> dict[str, Any]:
     clocks = ClockReader(files).read()
     if clocks["gpu"] is not None and clocks["emc"] is None and may_switch(files):
-        # Only root may read the memory's clock.
+        # Only root can read the memory clock.
         with contextlib.suppress(IrepdeployError):
             said = files.run("jetson_clocks", "--show", as_root=True)
             clocks["emc"] = parse_jetson_clocks(said.text)["emc"]
@@ -121,18 +104,15 @@ def _clocks(files: BoardFiles) -> dict[str, Any]:
 
 def _modes(files: BoardFiles, mode: PowerMode | None) -> list[dict[str, Any]]:
     configuration = files.read(CONFIGURATION)
-    return [
-        {
-            "id": each.id,
-            "name": each.name,
-            "needs_reboot": None if mode is None else needs_reboot(configuration, mode.id, each.id),
-        }
-        for each in parse_modes(configuration)
-    ]
+
+    def reboots(other: PowerMode) -> bool | None:
+        return None if mode is None else needs_reboot(configuration, mode.id, other.id)
+
+    return [{**each._asdict(), "needs_reboot": reboots(each)} for each in known_modes(files)]
 
 
 def _mode_fields(mode: PowerMode | None) -> dict[str, Any] | None:
-    return None if mode is None else {"id": mode.id, "name": mode.name}
+    return None if mode is None else mode._asdict()
 
 
 def _model(files: BoardFiles) -> str | None:
@@ -147,14 +127,6 @@ def _system_name(files: BoardFiles) -> str | None:
     return None
 
 
-def _memory(files: BoardFiles) -> int | None:
-    for line in files.read("/proc/meminfo").splitlines():
-        words = line.split()
-        if words[:1] == ["MemTotal:"]:
-            return int(words[1]) * 1024
-    return None
-
-
 def _dla_cores(files: BoardFiles) -> int:
     found = {path.rsplit("/", 1)[-1] for parent in _HOST1X for path in files.find(_DLA.format(parent))}
     return len(found)
@@ -164,7 +136,7 @@ def _rails(files: BoardFiles) -> dict[str, float]:
     rails = RailReader(files).read()
     if rails or files.program("tegrastats") is None:
         return rails
-    # It prints for ever: the first line is enough.
+    # It keeps printing; the first line is enough.
     return dict(parse_tegrastats(files.first_line("tegrastats", "--interval", "500"))["rails_mw"])
 
 
@@ -178,8 +150,8 @@ def _missing(facts: dict[str, Any], files: BoardFiles) -> list[dict[str, str]]:
     jetson = facts["jetson"]
     missing = []
 
-    def lack(what: str, runner: str, hint: str) -> None:
-        missing.append({"what": what, "for": runner, "hint": hint})
+    def lack(what: str, needed_for: str, hint: str) -> None:
+        missing.append({"what": what, "for": needed_for, "hint": hint})
 
     if facts["numpy"] is None:
         for runner in ("trt", "ort-cpu"):
@@ -194,13 +166,13 @@ def _missing(facts: dict[str, Any], files: BoardFiles) -> list[dict[str, str]]:
     if facts["onnxruntime"] is None:
         lack("onnxruntime is not installed", "ort-cpu", "python3 -m pip install --user onnxruntime")
     if facts["trtexec"] is None and facts["tensorrt"] is not None:
-        lack("no trtexec", "trtexec", "sudo apt-get install libnvinfer-bin")
+        lack("trtexec is not installed", "trtexec", "sudo apt-get install libnvinfer-bin")
     if not facts["rails_mw"]:
         lack("no INA3221 power monitor", "power", "power is measured on Jetson modules only")
     if jetson and not facts["can_switch"]:
-        absent = [name for name in _PROGRAMS if files.program(name) is None]
+        absent = [name for name in PROGRAMS if files.program(name) is None]
         what = f"no {' and no '.join(absent)}" if absent else "clocks cannot be set: sudo asks for a password"
         lack(what, "clocks", "sudo apt-get install nvidia-l4t-nvpmodel nvidia-l4t-tools" if absent else sudoers_hint())
     if facts["free_bytes"] < _LITTLE:
-        lack(f"{facts['free_bytes'] / 2**30:.1f} GiB of disk are free", "disk", "remove something: df -h ~")
+        lack(f"only {facts['free_bytes'] / 2**30:.1f} GiB of disk are free", "disk", "free some space: df -h ~")
     return missing

@@ -1,7 +1,4 @@
-"""The board's own trtexec on an engine that was built here: an independent second number beside ours.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Run the board's own trtexec on an engine, for an independent second number."""
 
 from __future__ import annotations
 
@@ -32,22 +29,27 @@ def run_trtexec(
     events: EventStream,
     overseer: Overseer,
 ) -> dict[str, Any]:
-    """Times of every query in nanoseconds, and the arguments, under which all versions measure alike.
+    """Run trtexec and return the times of every query in nanoseconds, and its arguments.
 
     Args:
-        version: of TensorRT, which is trtexec's own.
-        folder: where it leaves its times.
+        program: Path of trtexec.
+        version: Version of TensorRT, which is trtexec's too.
+        engine: Path of the engine.
+        model: The model.
+        request: The request of the bench.
+        folder: Folder for the times.
+        events: Where progress and log lines go.
+        overseer: Runs the process.
 
     Raises:
-        RunError: it failed; the tail of what it said is logged.
-        InputError: it wrote no times.
+        RunError: If it fails; its last lines are logged.
+        InputError: If it wrote no times.
     """
     times = os.path.join(folder, f"{os.path.basename(engine)}.times.json")
     words = arguments(
         version,
         None,
         times=times,
-        transfers=request.transfers,
         seconds=max(1.0, request.min_seconds),
         engine=engine,
         dla=model.dla,

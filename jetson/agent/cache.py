@@ -1,7 +1,4 @@
-"""AgentCache: what the agent keeps on the board: files by their digest, folders of jobs, timing caches.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""The agent's cache on the board: files by digest, folders of jobs, timing caches."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def default_cache() -> str:
-    """``~/.cache/irepdeploy-agent``, or where XDG_CACHE_HOME says."""
+    """Return ``~/.cache/irepdeploy-agent``, or the folder in XDG_CACHE_HOME."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(base, "irepdeploy-agent")
 
@@ -40,38 +37,38 @@ class AgentCache:
     """The folder of the agent.
 
     Args:
-        root: made when it is first written to.
+        root: Path of the folder, created when it is first written to.
     """
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
 
     def folder(self, name: str) -> str:
-        """A folder in it, made if it is not there."""
+        """Return the path of a folder in the cache, creating it if needed."""
         path = os.path.join(self.root, name)
         with as_ours(path):
-            # Nobody else's eyes: models lie here. The mode is the last folder's alone.
+            # Models are private. makedirs applies the mode to the last folder only.
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             os.makedirs(path, exist_ok=True)
         return path
 
     def file(self, digest: str) -> str:
-        """Where the file of this SHA-256 lies.
+        """Return the path of the file with this SHA-256.
 
         Raises:
-            InputError: that is no digest, or no such file was put here.
+            InputError: If that is not a digest, or there is no such file.
         """
         path = self._file(digest)
         if not os.path.isfile(path):
-            raise InputError(f"no file {digest[:12]} was put here", where="sha256", hint="put it first")
+            raise InputError(f"no file {digest[:12]} in the cache", where="sha256", hint="put it first")
         return path
 
     def has(self, digest: str) -> bool:
-        """Whether the file is here and whole; one that is damaged is removed."""
+        """Return whether the file is here and undamaged; a damaged one is removed."""
         path = self._file(digest)
         try:
             if _sha256(path) == digest:
-                # What is used stays when the old is removed.
+                # Used files survive the removal of old ones.
                 os.utime(path)
                 return True
             os.unlink(path)
@@ -80,20 +77,20 @@ class AgentCache:
         return False
 
     def put(self, stream: RequestStream, digest: str, size: int) -> None:
-        """Take `size` bytes from the stream.
+        """Store `size` bytes of the stream.
 
         Raises:
-            InputError: that is no digest or size.
-            RunError: the stream ended, the bytes have another digest, or the disk is full; nothing is left of them.
+            InputError: If the digest or the size is invalid.
+            RunError: If the stream ends early, the bytes have another digest, or the disk is full; nothing is kept.
         """
         path = self._file(digest)
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise InputError(f"size {size!r}", where="size_bytes", hint="bytes, a whole number")
+            raise InputError(f"expected a size in bytes, got {size!r}", where="size_bytes")
         folder = self.folder("files")
         free = shutil.disk_usage(folder).free
         if size > free:
             raise RunError(
-                f"the disk is full: {size / 2**20:.1f} MiB are due, {free / 2**20:.1f} MiB are free",
+                f"the disk is full: need {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free",
                 where=folder,
                 hint="free some space on the board",
             )
@@ -103,7 +100,7 @@ class AgentCache:
             while left:
                 content = stream.some(min(left, _CHUNK))
                 if not content:
-                    raise RunError(f"the file was cut off: {left} of {size} bytes did not come", where=digest[:12])
+                    raise RunError(f"the file is truncated: {left} of {size} bytes are missing", where=digest[:12])
                 with as_ours(folder):
                     file.write(content)
                 hasher.update(content)
@@ -118,9 +115,9 @@ class AgentCache:
 
     @contextlib.contextmanager
     def job(self, *, keep: bool) -> Iterator[str]:
-        """A new folder for one run, removed at its end, unless it is to be kept and the run did not fail.
+        """Create a folder for one run; it is removed at the end unless `keep` is set and the run succeeded.
 
-        What runs that were killed left is removed first: the board is locked for this one.
+        Folders of killed runs are removed first, which is safe because this run holds the lock.
         """
         folder = self.folder("jobs")
         for name in os.listdir(folder):
@@ -139,29 +136,32 @@ class AgentCache:
                 _remove(path)
 
     def job_file(self, job: str, name: str) -> str:
-        """A file of a job that was kept.
+        """Return the path of a file of a kept job.
 
         Raises:
-            InputError: there is none, or the names are none.
+            InputError: If there is no such file, or a name is invalid.
         """
         if not all(isinstance(text, str) and _NAME.fullmatch(text) for text in (job, name)):
-            raise InputError(f"no names: {job!r}, {name!r}", where="get", hint="as a bench's result tells them")
+            raise InputError(f"invalid names {job!r}, {name!r}", where="get", hint="use those of a bench's result")
         path = os.path.join(self.root, "jobs", job, name)
         if not os.path.isfile(path) or os.path.islink(path):
-            raise InputError(f"no file {name} in job {job}", where="get", hint="a job ends with its run unless kept")
+            raise InputError(f"no file {name} in job {job}", where="get", hint="a job is removed unless it is kept")
         return path
 
     def end_job(self, job: str) -> int:
-        """Remove a job's folder and return its size; one that is gone already is fine."""
+        """Remove the folder of a job, if it still exists, and return its size in bytes."""
         if not isinstance(job, str) or not _NAME.fullmatch(job):
-            raise InputError(f"no job {job!r}", where="job", hint="as a bench's result tells it")
+            raise InputError(f"invalid job {job!r}", where="job", hint="use that of a bench's result")
         return _remove(os.path.join(self.root, "jobs", job))
 
     def clean(self, *, older_than_s: float = 0.0) -> int:
-        """Remove all that was last used longer ago than this, but locks, and what a restore needs; bytes removed.
+        """Remove everything last used longer ago than this, except the lock and what a restore needs.
+
+        Returns:
+            The bytes removed.
 
         Raises:
-            RunError: a bench is running here.
+            RunError: If a bench is running here.
         """
         with self.lock():
             limit = time.time() - older_than_s
@@ -178,10 +178,10 @@ class AgentCache:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the board: one run at a time.
+        """Lock the board, so that only one run is in progress.
 
         Raises:
-            RunError: another run holds it.
+            RunError: If another run holds the lock.
         """
         self.folder("")
         path = os.path.join(self.root, "lock")
@@ -196,7 +196,7 @@ class AgentCache:
                 raise RunError(
                     f"another run of irepdeploy is measuring here (process {holder})",
                     where=path,
-                    hint="wait for its end: two runs would disturb each other",
+                    hint="wait until it ends: two runs would disturb each other",
                 ) from error
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
@@ -206,13 +206,13 @@ class AgentCache:
 
     def _file(self, digest: Any) -> str:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise InputError(f"no SHA-256: {digest!r}", where="sha256", hint="64 hexadecimal digits")
+            raise InputError(f"expected a SHA-256 of 64 hexadecimal digits, got {digest!r}", where="sha256")
         return os.path.join(self.root, "files", digest)
 
 
 @contextlib.contextmanager
 def as_ours(where: str) -> Iterator[None]:
-    """Turn an error of the file system into ours."""
+    """Convert OSError to an error of ours."""
     try:
         yield
     except OSError as error:
@@ -231,7 +231,7 @@ def _part(folder: str) -> Iterator[tuple[str, Any]]:
     except IrepdeployError:
         raise
     except OSError as error:
-        # What is left in the buffer is written when the file is closed.
+        # Closing the file writes the rest of its buffer.
         with as_ours(folder):
             raise error
     finally:

@@ -1,26 +1,23 @@
-"""Clocks of GPU, memory and CPU: from sysfs, and from what ``jetson_clocks --show`` prints.
-
-Python 3.8, stdlib only: the board's agent carries this module. Frequencies are in Hz throughout.
-"""
+"""Clocks of GPU, memory and CPU in Hz, from sysfs and from the output of ``jetson_clocks --show``."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from .board_files import BoardFiles
+from irepdeploy.board.board_files import BoardFiles
 
 __all__ = ["ClockReader", "parse_jetson_clocks"]
 
 _FIELD = re.compile(r"(\w+)=(\S+)")
-# What the GPU of a board calls itself: AGX Xavier, TX2, Nano, Orin and later.
+# Names of the GPUs of AGX Xavier, TX2, Nano, Orin and later boards.
 _GPUS = ("gv11b", "gp10b", "gm20b", "ga10b", "gb10b", "gpu")
 _EMC = "/sys/kernel/debug/bpmp/debug/clk/emc"
 _CPU = "/sys/devices/system/cpu"
 
 
 class ClockReader:
-    """Reads clocks; where they lie is looked up once, because it is read while something is measured."""
+    """Reads clocks; their files are looked up once, because they are read during measurements."""
 
     def __init__(self, files: BoardFiles) -> None:
         self._files = files
@@ -29,21 +26,21 @@ class ClockReader:
         self._cpus.sort(key=lambda path: int(path.rsplit("cpu", 1)[-1]))
 
     def read(self) -> dict[str, Any]:
-        """``gpu``, ``emc`` (None without the right to read them) and ``cpu``, a list."""
+        """Return ``gpu``, ``emc`` (None if they cannot be read) and ``cpu``, a list."""
         return {"gpu": self._devfreq(), "emc": self._emc(), "cpu": [self._cpu(path) for path in self._cpus]}
 
     def gpu_hz(self) -> int | None:
-        """The GPU's clock now."""
+        """Return the current clock of the GPU."""
         return None if self._gpu is None else self._files.number(self._gpu + "/cur_freq")
 
     def cpu_hz(self) -> int | None:
-        """The highest clock of any core now."""
+        """Return the highest current clock of any core."""
         found = [self._files.number(path + "/cpufreq/scaling_cur_freq") for path in self._cpus]
         known = [khz for khz in found if khz is not None]
         return max(known) * 1000 if known else None
 
     def pinned_gpu_hz(self) -> int | None:
-        """The clock that the GPU is held at, None if it may change."""
+        """Return the clock that the GPU is locked at, or None if it may change."""
         gpu = self._devfreq()
         return gpu["max_hz"] if gpu and gpu["min_hz"] == gpu["max_hz"] else None
 
@@ -69,7 +66,7 @@ class ClockReader:
 
     def _cpu(self, path: str) -> dict[str, Any]:
         read: dict[str, Any] = {"cpu": int(path.rsplit("cpu", 1)[-1])}
-        # The first core of some boards cannot be taken offline, and has no such file.
+        # The first core of some boards cannot be taken offline and has no such file.
         read["online"] = self._files.read(path + "/online") != "0"
         read["governor"] = self._files.read(path + "/cpufreq/scaling_governor") or None
         for new, old in _NAMES:
@@ -82,9 +79,9 @@ _NAMES = (("current", "cur"), ("min", "min"), ("max", "max"))
 
 
 def parse_jetson_clocks(text: str) -> dict[str, Any]:
-    """What ``jetson_clocks --show`` prints, in the form of `ClockReader.read`, and ``fan`` and ``family``.
+    """Parse the output of ``jetson_clocks --show`` into the form of `ClockReader.read`, with ``fan`` and ``family``.
 
-    CPU frequencies are printed in kHz, those of the GPU and the memory in Hz.
+    CPU frequencies are printed in kHz, those of GPU and memory in Hz.
     """
     read: dict[str, Any] = {"family": None, "gpu": None, "emc": None, "cpu": [], "fan": None}
     for line in text.splitlines():

@@ -1,7 +1,4 @@
-"""Energy of one inference: mean power of the module's rails over a steady loop, over its rate.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Energy per inference: mean power of the module's rails during a steady loop, divided by its rate."""
 
 from __future__ import annotations
 
@@ -15,13 +12,15 @@ __all__ = ["energy"]
 
 
 def energy(samples: Sequence[Sample], idle: Sequence[Sample], *, inferences: int, seconds: float) -> dict[str, Any]:
-    """Power and energy of a steady loop; empty where the board told no power.
+    """Compute power in mW and energy in mJ of a steady loop; empty if the board reported no power.
 
-    ``energy = P * t / n``: mW times seconds are mJ. What an idle board takes is in it; without that is a second number.
+    ``energy = P * t / n``, including the power of an idle board; a second number excludes it.
 
     Args:
-        samples, idle: taken in the loop, and while nothing ran.
-        inferences, seconds: of the loop.
+        samples: Samples taken during the loop.
+        idle: Samples taken while nothing ran.
+        inferences: Number of inferences in the loop.
+        seconds: Duration of the loop.
     """
     rails, resting = mean_rails(samples), mean_rails(idle)
     power, rest = module_mw(rails), module_mw(resting)

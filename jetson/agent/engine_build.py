@@ -1,7 +1,4 @@
-"""Engines built on the board, each in a process of its own, where a crash of the builder is an error like others.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Build engines on the board, each in a process of its own, so that a crash of the builder is an ordinary error."""
 
 from __future__ import annotations
 
@@ -26,19 +23,22 @@ __all__ = ["BuiltEngine", "EngineBuild"]
 
 
 class BuiltEngine(NamedTuple):
-    """An engine in the job's folder, and what the desk is told of it."""
+    """An engine in the job's folder, and the facts that the desk gets."""
 
     path: str
     facts: dict[str, Any]
 
 
 class EngineBuild:
-    """Builds engines of one job.
+    """Builds the engines of one job.
 
     Args:
-        command: starts the agent's other processes; a word and its arguments are added.
-        onnx: where the ONNX of a digest lies.
-        timing_cache: a file that is read if it is there and written after each build; None for none.
+        job: Folder of the job.
+        request: The request of the bench.
+        command: Command that starts the agent's other processes, by an added verb and its arguments.
+        events: Where progress and log lines go.
+        overseer: Runs the processes.
+        timing_cache: File that is read if it exists and written after each build.
     """
 
     def __init__(
@@ -49,22 +49,20 @@ class EngineBuild:
         command: list[str],
         events: EventStream,
         overseer: Overseer,
-        timing_cache: Path | None,
+        timing_cache: Path,
     ) -> None:
         self._job, self._request, self._command = Path(job), request, command
         self._events, self._overseer, self._timing_cache = events, overseer, timing_cache
 
     def build(self, model: BenchModel, onnx: str, name: str) -> BuiltEngine:
-        """Build one, with its sidecar beside it.
+        """Build one engine and write its sidecar beside it.
 
         Raises:
-            IrepdeployError: as `irepdeploy.board.engine_builder.build_plan`; RunError where the builder died.
-            RunError, KeyboardInterrupt: the run was ended.
+            IrepdeployError: As `irepdeploy.board.engine_builder.build_plan`.
+            RunError: If the builder died, or the run was ended.
+            KeyboardInterrupt: If the user ended the run.
         """
-        request = self._request
-        options = EngineOptions(
-            model.precision, model.carried, request.workspace_bytes, model.profiles, request.tf32, model.dla
-        )
+        options = EngineOptions(model.precision, model.carried, profiles=model.profiles, dla_core=model.dla)
         folder = self._folder(name, onnx, options)
         result = self._run(folder, model.label)
         words = ["irepdeploy", "jetson", "bench", "BOARD", model.name, "--precision", model.precision, "--build-only"]
@@ -75,8 +73,7 @@ class EngineBuild:
             os.replace(folder / "model.engine", engine)
             beside = engine.with_name(f"{engine.name}.json")
             beside.write_text(json.dumps(sidecar.to_dict(), indent=2) + "\n", encoding="utf-8")
-            if self._timing_cache is not None:
-                os.replace(folder / "timing.cache", self._timing_cache)
+            os.replace(folder / "timing.cache", self._timing_cache)
         facts = {
             "sha256": sidecar.engine_sha256,
             "size_bytes": sidecar.size_bytes,
@@ -98,9 +95,8 @@ class EngineBuild:
         with as_ours(str(self._job)):
             folder.mkdir()
             shutil.copyfile(onnx, folder / "model.onnx")
-            if cache is not None:
-                (folder / "timing.cache").write_bytes(cache.read_bytes() if cache.exists() else b"")
-            order = describe_job("tensorrt", options, timing_cache=cache is not None)
+            (folder / "timing.cache").write_bytes(cache.read_bytes() if cache.exists() else b"")
+            order = describe_job("tensorrt", options, timing_cache=True)
             (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
         return folder
 
@@ -113,7 +109,7 @@ class EngineBuild:
             tell()
 
         def tell() -> None:
-            # TensorRT before 10 tells no steps: that it still runs is all there is to say.
+            # TensorRT before 10 reports no steps, only that it still runs.
             self._events.progress("build", step, model=label, share=_share(step))
 
         tell()

@@ -1,25 +1,23 @@
-"""The agent's events: JSON lines, one each, that the desk reads.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""The agent's events: one JSON line each, read by the desk."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import select
 import threading
 import time
 from typing import Any
 
+from irepdeploy.board.json_values import json_safe
+
 __all__ = ["PROTOCOL", "EventStream"]
 
-# Raise it with every change that a desk of before would misread.
+# Increase it with every change that an older desk would misread.
 PROTOCOL = 1
 
-# Of a pipe that select calls writable so much can be written without blocking.
+# This much can be written without blocking to a pipe that select reports as writable.
 _CHUNK = 2048
 
 
@@ -27,7 +25,8 @@ class EventStream:
     """Writes events to a file descriptor.
 
     Args:
-        limit_s: how long a reader may leave a full pipe full before it counts as gone; None waits for ever.
+        descriptor: The file descriptor.
+        limit_s: Seconds that a reader may leave the pipe full before it counts as gone; None waits forever.
     """
 
     def __init__(self, descriptor: int, *, limit_s: float | None = None) -> None:
@@ -38,21 +37,21 @@ class EventStream:
         self.gone = False
 
     def send(self, event: str, **fields: Any) -> None:
-        """Write one event. Once the reader is gone nothing is written, and `gone` says so."""
-        line = json.dumps({"event": event, **_finite(fields)}, allow_nan=False, separators=(",", ":")) + "\n"
+        """Write one event. Once the reader is gone, `gone` is set and nothing is written."""
+        line = json.dumps({"event": event, **json_safe(fields)}, allow_nan=False, separators=(",", ":")) + "\n"
         self.write(line.encode("ascii"))
 
     def progress(self, stage: str, step: str, *, model: str | None = None, share: float | None = None) -> None:
-        """Say what is being done."""
+        """Report progress."""
         elapsed = round(time.monotonic() - self._began, 1)
         self.send("progress", stage=stage, model=model, step=step, share=share, elapsed_s=elapsed)
 
     def log(self, text: str, *, level: str = "info", model: str | None = None) -> None:
-        """One line for people."""
+        """Log one line for the user."""
         self.send("log", level=level, text=" ".join(text.split()), model=model)
 
     def write(self, content: bytes) -> None:
-        """Raw bytes, after the event that announces them."""
+        """Write raw bytes, after the event that announces them."""
         with self._lock:
             rest = memoryview(content)
             while rest and not self.gone:
@@ -70,13 +69,3 @@ class EventStream:
         with contextlib.suppress(ValueError, OSError):
             return not select.select([], [self._descriptor], [], self.limit_s)[1]
         return False
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return [_finite(item) for item in value]
-    return value

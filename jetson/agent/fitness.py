@@ -1,16 +1,14 @@
-"""Fitness: whether a board can do what it is asked, found out before anything of it is touched.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Check that a board can do what is requested, before anything on it is changed."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from irepdeploy.board.board_files import BoardFiles, sudoers_hint
 from irepdeploy.errors import MissingError
 
 from .bench_request import BenchModel, BenchRequest
-from .board_files import BoardFiles, sudoers_hint
+from .board import PROGRAMS
 from .cache import AgentCache
 from .guard import find_mode
 
@@ -18,18 +16,18 @@ __all__ = ["Switch", "fit", "switch_for"]
 
 
 class Switch(NamedTuple):
-    """What is to be set while it measures: the power mode's number, None to leave it, and whether clocks are held."""
+    """What to set during the run: the number of the power mode (None to keep it), and whether to lock the clocks."""
 
     mode: int | None
     pin: bool
 
 
 def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None:
-    """Refuse a request that lacks something here.
+    """Check that the board has everything a request needs.
 
     Raises:
-        MissingError: a library, program, monitor or DLA core; the hint mends it.
-        InputError: a file was not put here.
+        MissingError: If a library, program, power monitor or DLA core is missing; the hint tells how to get it.
+        InputError: If a file was not sent to the board.
     """
     wants = {request.runner, request.via, "power" if request.power else None}
     for lack in board["missing"]:
@@ -40,15 +38,15 @@ def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None
             cache.file(digest)
         if model.dla is not None and model.dla >= (board["dla_cores"] or 0):
             what = f"no DLA core {model.dla}: this board has {board['dla_cores'] or 0}"
-            raise MissingError(what, where="--dla", hint="leave it out")
+            raise MissingError(what, where="--dla", hint="omit it")
 
 
 def switch_for(request: BenchRequest, board: dict[str, Any], files: BoardFiles) -> Switch:
-    """What to set: what was asked for; unasked, a Jetson's clocks are held where they can be.
+    """Return what to set: what was requested, and by default locked clocks on a Jetson that permits it.
 
     Raises:
-        MissingError: it cannot be set here.
-        InputError: there is no such mode, or it needs a reboot.
+        MissingError: If it cannot be set here.
+        InputError: If there is no such mode, or it needs a reboot.
     """
     mode = None if request.mode is None else find_mode(files, request.mode).id
     able = bool(board["can_switch"])
@@ -63,11 +61,11 @@ def _digests(model: BenchModel) -> list[str]:
 
 
 def _cannot_switch(files: BoardFiles) -> MissingError:
-    absent = [name for name in ("nvpmodel", "jetson_clocks") if files.program(name) is None]
+    absent = [name for name in PROGRAMS if files.program(name) is None]
     if absent:
         return MissingError(
             f"clocks and power mode cannot be set here: no {' and no '.join(absent)}",
             where="--clocks",
-            hint="leave --mode out and give --clocks as-is",
+            hint="omit --mode and use --clocks as-is",
         )
     return MissingError("power mode and clocks need root, and sudo asks for a password", hint=sudoers_hint())

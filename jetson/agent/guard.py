@@ -1,9 +1,8 @@
-"""Guard: the process that sets power mode and clocks, and puts them back whatever happens to the rest.
+"""The guard process, which sets power mode and clocks and restores them whatever happens to the run.
 
-It stands apart from the terminal and from the run it serves: once the pipe from that run closes, because it is done or
-because it was killed, everything is undone in reverse order. Each step is noted in a file before it is taken, so that
-what even the guard could not undo (it was killed too, or the power went) is undone when the board is next asked.
-Python 3.8, stdlib only: the board's agent carries this module.
+It is detached from the terminal and from the run it serves: when the pipe from that run closes, because it is done or
+was killed, all steps are undone in reverse order. Each step is written to a file before it is taken, so that steps the
+guard itself could not undo (it was killed too, or power failed) are undone the next time the board is used.
 """
 
 from __future__ import annotations
@@ -18,26 +17,32 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from irepdeploy.board.nvpmodel import CONFIGURATION, PowerMode, asks_reboot, needs_reboot
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.board.failure import from_named, named
+from irepdeploy.board.nvpmodel import (
+    CONFIGURATION,
+    PowerMode,
+    asks_reboot,
+    current_mode,
+    known_modes,
+    needs_reboot,
+)
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
 
-from .board import current_mode, known_modes
-from .board_files import BoardFiles
 from .cache import AgentCache
-from .failure import from_named, named
 
 __all__ = ["Guard", "find_mode", "main", "restore_left", "unrestored"]
 
 _NOTES = "restore.json"
-# Anything but yes: a mode that would reboot the board is declined.
+# Any answer but yes declines a mode that would reboot the board.
 _DECLINE = "no\n"
 
 
 class Guard:
-    """The guard as the run that it serves sees it.
+    """The guard, as seen by the run that it serves.
 
     Args:
-        command: starts the process; it is to end in `main`.
+        command: Command that starts the process, which has to call `main`.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -54,18 +59,19 @@ class Guard:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     def switch(self, mode: int | None, *, pin: bool) -> list[str]:
-        """Set a power mode, or leave it, and hold the clocks at its highest, or leave them.
+        """Set a power mode (None keeps the current one) and, if `pin` is set, lock the clocks at its maximum.
 
         Returns:
-            What was done, a line each.
+            The changes, one line each.
 
         Raises:
-            InputError: the mode needs a reboot.
-            MissingError, RunError: it cannot be set; what was set by then is put back by `restore`.
+            InputError: If the mode needs a reboot.
+            MissingError: If a program or permission is missing.
+            RunError: If it cannot be set; `restore` undoes what was set by then.
         """
         answer = self._ask({"mode": mode, "pin": pin})
         if "error" in answer:
@@ -73,7 +79,7 @@ class Guard:
         return list(answer["done"])
 
     def restore(self) -> list[str] | None:
-        """Let everything be put back, and wait for it; what was done, a line each, or None where it was killed."""
+        """Restore everything and return what was done, one line each, or None if the guard was killed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -93,7 +99,7 @@ class Guard:
 
 
 def main(files: BoardFiles, cache: AgentCache) -> None:
-    """The process itself: orders on stdin, answers on stdout; at the end of stdin all is put back."""
+    """Run the guard process: read orders from stdin, answer on stdout, restore everything at the end of stdin."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     steps = _Steps(files, cache)
@@ -108,20 +114,20 @@ def main(files: BoardFiles, cache: AgentCache) -> None:
 
 
 def find_mode(files: BoardFiles, wanted: str | int) -> PowerMode:
-    """The mode of this name or number.
+    """Return the power mode with this name or number.
 
     Raises:
-        MissingError: there are no power modes here.
-        InputError: there is no such mode, or a switch to it takes effect at the next boot only.
+        MissingError: If the board has no power modes.
+        InputError: If there is no such mode, or switching to it needs a reboot.
     """
     if files.program("nvpmodel") is None:
-        raise MissingError("no power modes here: no nvpmodel", where="--mode", hint="leave it out on what is no Jetson")
+        raise MissingError("no power modes here: no nvpmodel", where="--mode", hint="omit on non-Jetson machines")
     modes = known_modes(files)
     text = str(wanted)
     found = [mode for mode in modes if text in (str(mode.id), mode.name)]
     if not found:
-        known = ", ".join(f"{mode.id} {mode.name}" for mode in modes) or "none is known"
-        raise InputError(f"no power mode {text!r}", where="--mode", hint=f"modes here: {known}")
+        known = ", ".join(f"{mode.id} {mode.name}" for mode in modes) or "none"
+        raise InputError(f"unknown power mode {text!r}", where="--mode", hint=f"modes here: {known}")
     now = current_mode(files)
     if now is not None and needs_reboot(files.read(CONFIGURATION), now.id, found[0].id):
         raise _reboot(found[0])
@@ -129,7 +135,7 @@ def find_mode(files: BoardFiles, wanted: str | int) -> PowerMode:
 
 
 def unrestored(cache: AgentCache) -> dict[str, Any] | None:
-    """What an earlier, killed run left as it was not: since when, and the steps; None if there is nothing."""
+    """Return what a killed run left changed: since when, and the steps; None if there is nothing."""
     try:
         with open(os.path.join(cache.root, _NOTES), encoding="utf-8") as file:
             notes = json.load(file)
@@ -139,18 +145,18 @@ def unrestored(cache: AgentCache) -> dict[str, Any] | None:
 
 
 def restore_left(files: BoardFiles, cache: AgentCache) -> list[str]:
-    """Undo what an earlier, killed run left; what was done, a line each."""
+    """Undo what a killed run left changed and return what was done, one line each."""
     return _Steps(files, cache).undo()
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    # Whom it is for may be gone.
+    # The reader may be gone.
     with contextlib.suppress(OSError):
         print(json.dumps(answer), flush=True)
 
 
 class _Steps:
-    """Steps and how each is undone, on disk before it is taken."""
+    """The steps and how to undo each, written to disk before it is taken."""
 
     def __init__(self, files: BoardFiles, cache: AgentCache) -> None:
         self._files, self._cache = files, cache
@@ -165,20 +171,20 @@ class _Steps:
         now = current_mode(self._files)
         change = wanted is not None and (now is None or now.id != wanted)
         if change:
-            # The clocks may be held already, in the mode that is left.
+            # The clocks may already be locked in the current mode.
             self._keep_clocks()
             self._set_mode(now, wanted)
         if pin:
             self._keep_clocks()
             self._run("jetson_clocks")
-            self.done.append("clocks held at the highest of the mode")
+            self.done.append("clocks locked at the maximum of the mode")
 
     def undo(self) -> list[str]:
         done: list[str] = []
         kept: list[dict[str, Any]] = []
         for step in reversed(self._notes["steps"]):
             name, *arguments = step["undo"]
-            # What was stored of the clocks is of the boot that was; a mode outlasts it.
+            # A reboot resets the clocks, but not the power mode.
             if name == "jetson_clocks" and self._notes["boot"] != self._boot:
                 continue
             try:
@@ -187,7 +193,7 @@ class _Steps:
             except IrepdeployError as error:
                 fault = error.line
             done.append(step["text"] if fault is None else f"FAILED to restore {step['text']}: {fault}")
-            # Tried once more when somebody asks, but not for ever.
+            # Retry once on the next request, but not forever.
             if fault is not None and "tried" not in step:
                 kept.insert(0, {**step, "tried": True})
             else:
@@ -213,16 +219,16 @@ class _Steps:
 
     def _keep_clocks(self) -> None:
         folder = self._cache.folder("clocks")
-        # jetson_clocks asks before it overwrites a file, so the name is new.
+        # jetson_clocks asks before it overwrites a file, hence a new name.
         path = os.path.join(folder, f"{time.time_ns()}.conf")
         self._run("jetson_clocks", "--store", path)
         if not os.path.isfile(path):
-            raise RunError("jetson_clocks stored nothing, so that clocks could not be put back", where="jetson_clocks")
+            raise RunError("jetson_clocks stored nothing, so clocks could not be restored", where="jetson_clocks")
         self._note(["jetson_clocks", "--restore", path], "clocks as they were")
 
     def _run(self, name: str, *arguments: str) -> None:
         said = self._files.run(name, *arguments, as_root=True, stdin=_DECLINE)
-        # The script ends with 0 after most of its errors.
+        # The script exits with 0 after most errors.
         if said.code or "Error" in said.text:
             raise RunError(f"{name} failed: {_last(said.text)}", where=" ".join((name, *arguments)))
 
@@ -247,7 +253,7 @@ class _Steps:
 
 def _reboot(mode: PowerMode) -> InputError:
     return InputError(
-        f"power mode {mode} needs a reboot, which is yours to decide",
+        f"power mode {mode} needs a reboot",
         where="--mode",
         hint=f"on the board: sudo nvpmodel -m {mode.id}, confirm the reboot, then measure again",
     )
@@ -255,7 +261,7 @@ def _reboot(mode: PowerMode) -> InputError:
 
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:300] if lines else "it says nothing"
+    return " ".join(lines[-1].split())[:300] if lines else "it printed nothing"
 
 
 def _now() -> str:

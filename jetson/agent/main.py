@@ -1,7 +1,4 @@
-"""The agent's command line: one verb, a request on stdin, events on stdout, an exit code.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""The agent's command line: a verb, a request on stdin, events on stdout, an exit code."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy import __version__
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.board.failure import named
 from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, InputError, IrepdeployError, RunError
 
-from .board_files import BoardFiles
 from .cache import AgentCache, default_cache
 from .events import PROTOCOL, EventStream
-from .failure import named
 from .request import RequestStream, read_request
 
 __all__ = ["main"]
@@ -37,7 +34,8 @@ def main(arguments: Sequence[str], program: Sequence[str]) -> int:
     """Run a verb and return the exit code.
 
     Args:
-        program: starts the agent again, such as ``["python3", "agent.pyz"]``.
+        arguments: The command line.
+        program: Command that starts the agent again, such as ``["python3", "agent.pyz"]``.
     """
     parser = argparse.ArgumentParser(prog="irepdeploy-agent", description="irepdeploy's agent on a board")
     parser.add_argument("verb", choices=[*_VERBS, *_PROCESSES], metavar="|".join(_VERBS))
@@ -59,12 +57,12 @@ class _Agent:
         self.requests = RequestStream(0)
 
     def run(self, verb: str) -> int:
-        # Libraries print on their own, and what they print must not stand between events.
+        # Libraries print on their own; stdout is for events only.
         self.events = EventStream(os.dup(1))
         os.dup2(2, 1)
         events = self.events
         with contextlib.suppress(ValueError, AttributeError):
-            # The default would end the process in the middle of a line.
+            # By default the signal would end the process in the middle of a line.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         events.send("hello", protocol=PROTOCOL, agent=__version__, python=platform.python_version(), pid=os.getpid())
         try:
@@ -76,13 +74,13 @@ class _Agent:
         except KeyboardInterrupt:
             events.send("error", code=EXIT_INTERRUPTED, kind="", what="stopped", where=None, hint=None)
             return EXIT_INTERRUPTED
-        except Exception as error:  # a bug of ours is told as one
+        except Exception as error:  # a bug of ours is reported as one
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             trace = traceback.format_exc()
             events.send("error", code=EXIT_BUG, kind="", what=what, where="agent", hint=None, traceback=trace)
             return EXIT_BUG
         events.send("result", verb=verb, value=value)
-        # Of the first model that failed.
+        # The code of the first model that failed.
         return next((model["error"]["code"] for model in value.get("models", ()) if not model["ok"]), 0)
 
     def libraries(self) -> dict[str, Any]:
@@ -91,7 +89,7 @@ class _Agent:
         return probe([*self.command, "_probe"])
 
 
-# What a verb needs is imported by the verb: the archive is compiled anew by every process that reads it.
+# Each verb imports only what it needs, because every process compiles the archive again.
 def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     from irepdeploy.board.system import system_block
 
@@ -101,8 +99,8 @@ def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     agent.events.progress("check", "looking at the board")
     left = guard.unrestored(agent.cache)
     if left is not None:
-        hint = "irepdeploy jetson restore puts them back"
-        agent.events.log(f"a run that was killed on {left['since']} left clocks or mode: {hint}", level="warning")
+        hint = "irepdeploy jetson restore restores them"
+        agent.events.log(f"a run killed on {left['since']} left clocks or mode changed: {hint}", level="warning")
     facts = board_facts(agent.files, agent.libraries(), agent.cache.root)
     return {**facts, "unrestored": left, "system": system_block()}
 
@@ -115,14 +113,14 @@ def _bench(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 
     lifeline = request.get("lifeline")
     if lifeline is not None and not isinstance(lifeline, dict):
-        raise InputError(f"{lifeline!r}", where="lifeline", hint='{"heartbeat_s": 60}')
+        raise InputError(f"expected an object, got {lifeline!r}", where="lifeline", hint='{"heartbeat_s": 60}')
     heartbeat_s = None if lifeline is None else lifeline.get("heartbeat_s")
     agent.events.limit_s = heartbeat_s
     parsed = parse_bench(request)
     if guard.unrestored(agent.cache) is not None:
         with agent.cache.lock():
             for text in guard.restore_left(agent.files, agent.cache):
-                agent.events.log(f"left by a run that was killed, restored: {text}", level="warning")
+                agent.events.log(f"restored after a killed run: {text}", level="warning")
     overseer = Overseer(agent.events, lifeline=None if lifeline is None else agent.requests, heartbeat_s=heartbeat_s)
     agent.events.progress("check", "looking at the board")
     bench = Bench(
@@ -147,7 +145,7 @@ def _restore(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 def _have(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     digests = request.get("sha256")
     if not isinstance(digests, list):
-        raise InputError("no list of digests", where="sha256")
+        raise InputError("expected a list of digests", where="sha256")
     have = [digest for digest in digests if agent.cache.has(digest)]
     free = shutil.disk_usage(agent.cache.folder("")).free
     return {"have": have, "missing": [digest for digest in digests if digest not in have], "free_bytes": free}
@@ -180,7 +178,7 @@ def _clean(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
         return {"removed_bytes": agent.cache.end_job(request["job"])}
     days = request.get("older_than_days", 0 if request.get("all") else None)
     if isinstance(days, bool) or not isinstance(days, (int, float)) or days < 0:
-        raise InputError("nothing named to remove", where="clean", hint="job, older_than_days, or all")
+        raise InputError("nothing to remove", where="clean", hint="name job, older_than_days or all")
     return {"removed_bytes": agent.cache.clean(older_than_s=days * _DAY_S)}
 
 
@@ -219,7 +217,7 @@ def _probe(agent: _Agent, folder: str) -> None:
     probe.main()
 
 
-# Started by the agent itself.
+# Verbs that the agent itself starts.
 _PROCESSES: dict[str, Any] = {"_probe": _probe, "_guard": _guard, "_build": _build, "_measure": _measure}
 
 

@@ -1,8 +1,7 @@
-"""The process that measures: models are gated, then timed interleaved, then run steadily for their power.
+"""The measuring process: gate the models, time them interleaved, then run each steadily to measure power.
 
-It does nothing beside that; another process watches it. It reads ``measure.json`` in its folder, tells what it does in
-events on stdout, and writes ``measured.json``.
-Python 3.8, stdlib and numpy only: the board's agent carries this module.
+It does nothing else; another process watches it. It reads ``measure.json`` in its folder, reports progress as events on
+stdout, and writes ``measured.json``.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.comparison import TOLERANCES, Comparison, compare_outputs
+from irepdeploy.board.failure import named
 from irepdeploy.board.feeds import check_finite, random_feeds
 from irepdeploy.board.protocol import PROTOCOL_VERSION, measure
 from irepdeploy.board.runner import Runner
 from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
 
 from .events import EventStream
-from .failure import named
 
 __all__ = ["main"]
 
 _IDLE_S = 3.0
-# What the power monitors average over must not reach back to before the loop.
+# The power monitors average over this time, which must not reach back to before the loop.
 _SETTLE_S = 1.0
-_TOLD_S = 1.0
+_PROGRESS_S = 1.0
 
 
 def main(folder: str) -> None:
-    """Do the job in the folder."""
-    # Libraries print on their own; the lines of stdout are ours.
+    """Measure as described in the folder."""
+    # Libraries print on their own; stdout is for events only.
     events = EventStream(os.dup(1))
     os.dup2(2, 1)
     with open(os.path.join(folder, "measure.json"), encoding="utf-8") as file:
@@ -71,7 +70,7 @@ class _Measuring:
             if calls and self._job["measure"]:
                 self._time(calls)
                 for key, runner in runners.items():
-                    # After the warm-up: whether a graph was captured is known by then.
+                    # Only after the warm-up is it known whether a graph was captured.
                     self._found[key]["runner"] = runner.describe()
                 if self._job["power_s"]:
                     self._steady(calls)
@@ -86,9 +85,9 @@ class _Measuring:
         self._found[key]["gate"] = verdict.to_dict()
         if not verdict.ok:
             raise CheckFailed(
-                f"its outputs are not those of the desk: {verdict.reason}",
+                f"its outputs differ from the desk's: {verdict.reason}",
                 where=model["label"],
-                hint="it was not measured: a fast wrong answer is worth nothing",
+                hint="it was not measured: the latency of a wrong model is worthless",
             )
 
     def _bind(self, key: str, model: dict[str, Any], runner: Runner) -> Callable[[], None]:
@@ -100,11 +99,11 @@ class _Measuring:
         return runner.bind(feeds)
 
     def _time(self, calls: dict[str, Callable[[], None]]) -> None:
-        said = [time.monotonic()]
+        reported = [time.monotonic()]
 
         def on_round(share: float) -> None:
-            if time.monotonic() - said[0] > _TOLD_S:
-                said[0] = time.monotonic()
+            if time.monotonic() - reported[0] > _PROGRESS_S:
+                reported[0] = time.monotonic()
                 self._events.progress("measure", f"{len(calls)} interleaved", share=round(share, 3))
 
         self._events.progress("warm-up", f"{len(calls)} models")
@@ -119,7 +118,7 @@ class _Measuring:
             )
 
     def _steady(self, calls: dict[str, Callable[[], None]]) -> None:
-        """Each call over and over: mean power over rate is the energy of one."""
+        """Repeat each call; mean power divided by the rate is the energy of one."""
         self._events.progress("power", "idle")
         self._phase("idle", True)
         time.sleep(min(_IDLE_S, self._job["power_s"]))
@@ -142,23 +141,23 @@ def _runner(job: dict[str, Any], model: dict[str, Any]) -> Runner:
     if job["runner"] == "trt":
         from irepdeploy.board.trt_runner import TrtRunner
 
-        return TrtRunner(model["path"], cuda_graph=job["cuda_graph"], transfers=job["transfers"])
+        return TrtRunner(model["path"], cuda_graph=True)
     from irepdeploy.board.ort_runner import OrtRunner
 
-    return OrtRunner(model["path"], threads=job["threads"], spinning=job["spinning"], precision=model["precision"])
+    return OrtRunner(model["path"], threads=job["threads"], precision=model["precision"])
 
 
 def _compare(gate: dict[str, Any], model: dict[str, Any], runner: Runner) -> Comparison:
     if gate["tolerance"] not in TOLERANCES:
-        raise InputError(f"no tolerance {gate['tolerance']!r}", where="gate", hint="one of " + ", ".join(TOLERANCES))
+        raise InputError(f"unknown tolerance {gate['tolerance']!r}", where="gate", hint=f"one of {list(TOLERANCES)}")
     feeds, expected = _arrays(gate["inputs"]), _arrays(gate["expected"])
     rows = {len(array) for array in feeds.values()}
     if len(rows) != 1:
-        raise InputError(f"inputs of {sorted(rows)} rows", where=f"gate of {model['label']}")
+        raise InputError(f"inputs have different numbers of rows: {sorted(rows)}", where=f"gate of {model['label']}")
     fixed = next((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] is not None), None)
     batch, total = fixed or model["batch"], rows.pop()
     if total % batch or not total:
-        raise InputError(f"{total} inputs for batches of {batch}", where=f"gate of {model['label']}")
+        raise InputError(f"expected whole batches of {batch}, got {total} inputs", where=f"gate of {model['label']}")
     parts = [
         runner.infer({name: array[start : start + batch] for name, array in feeds.items()})
         for start in range(0, total, batch)
@@ -172,7 +171,7 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"not arrays of a gate: {error}", where="gate") from error
+        raise InputError(f"cannot read the arrays of the gate: {error}", where="gate") from error
 
 
 def _repeat(call: Callable[[], None], seconds: float) -> int:

@@ -1,8 +1,7 @@
-"""Overseer: waits for a process and meanwhile for everything that may end the run early.
+"""Run processes and watch for everything that may end the run early.
 
-It hands on what the process says, samples the board, and ends the process with all its children when a signal comes or
-the desk is gone. The process that measures is another one, so that none of this disturbs it.
-Python 3.8, stdlib only: the board's agent carries this module.
+The overseer passes on what a process prints, samples the board, and ends the process with all its children when a
+signal comes or the desk is gone. The measuring process is another one, so that none of this disturbs it.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ class Overseer:
     """Runs one process after another.
 
     Args:
-        lifeline: stdin, where the desk lets its end be known by its end; None where nobody holds on to it.
-        heartbeat_s: after which a lifeline that says nothing counts as cut; None for one that has no heartbeat.
-        on_tick: called about ten times a second.
+        events: The events, whose reader may go away.
+        lifeline: stdin, which ends when the desk does; None if nobody holds it open.
+        heartbeat_s: Seconds after which a silent lifeline counts as cut; None if it has no heartbeat.
+        on_tick: Called about ten times a second.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Overseer:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Note signals instead of dying of them, for as long as there is something to put back."""
+        """Record signals instead of ending on them, while there is something to restore."""
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:
             yield
@@ -66,13 +66,13 @@ class Overseer:
         self._signals.append(number)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where the user ended the run, RunError where something else did."""
+        """Raise KeyboardInterrupt if the user ended the run, RunError if something else did."""
         if signal.SIGINT in self._signals:
             raise KeyboardInterrupt
         if self._signals:
             raise RunError(f"ended by {signal.Signals(self._signals[0]).name}")
         if self._events.gone:
-            raise RunError("the connection is lost: nobody reads what this says")
+            raise RunError("the connection is lost: nobody reads the events")
         if self._lifeline is None:
             return
         if self._lifeline.ended:
@@ -89,18 +89,21 @@ class Overseer:
         progress: Callable[[], None] = lambda: None,
         timeout_s: float | None = None,
     ) -> tuple[int, bool]:
-        """Run a process in a folder, where its stderr goes to a file, to its end.
+        """Run a process to its end, in a folder where its stderr is written to a file.
 
         Args:
-            on_line: given each line of its stdout.
-            progress: called every other second.
-            timeout_s: after which it is ended.
+            command: The command.
+            folder: The working folder.
+            on_line: Called with each line of its stdout.
+            progress: Called every other second.
+            timeout_s: Seconds after which it is ended.
 
         Returns:
-            Its exit code, and whether it was ended for having taken too long.
+            Its exit code, and whether it was ended for exceeding the timeout.
 
         Raises:
-            KeyboardInterrupt, RunError: as `check`; the process and its children have ended by then.
+            KeyboardInterrupt: As `check`; the process and its children have ended by then.
+            RunError: As `check`, or if the process cannot be started.
         """
         self.check()
         with open(os.path.join(folder, "stderr"), "wb") as stderr:
@@ -151,7 +154,7 @@ class Overseer:
                     on_line(line.decode("utf-8", "replace"))
 
     def _listen(self, descriptors: list[int]) -> None:
-        """Wait for a moment at most, and look at all that may end the run."""
+        """Wait briefly and check everything that may end the run."""
         lifeline = self._lifeline
         if lifeline is not None and not lifeline.ended:
             descriptors = [*descriptors, lifeline.descriptor]
@@ -174,7 +177,7 @@ def _is_stop(line: bytes) -> bool:
 
 
 def _end(process: Any) -> None:
-    # Its children too: trtexec would go on and disturb whatever is measured next.
+    # Its children too: trtexec would go on and disturb the next measurement.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

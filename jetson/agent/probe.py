@@ -1,7 +1,6 @@
-"""What of Python's libraries works here, asked in a process of its own: one that crashes or hangs is a finding.
+"""Probe which Python libraries work, in a process of its own: that one crashes or hangs is a finding too.
 
-Each finding is printed as soon as it is made, so that a crash costs only what comes after it.
-Python 3.8, stdlib only: the board's agent carries this module.
+Each finding is printed at once, so that a crash costs only the later ones.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _LIMIT_S = 120
 _NOTHING: dict[str, Any] = {
     "numpy": None,
     "onnxruntime": None,
-    "cuda": {"gpu": "none: not found out"},
+    "cuda": {"gpu": "none: unknown"},
     "tensorrt": None,
     "tensorrt_problem": None,
     "dla_cores": None,
@@ -29,11 +28,11 @@ _NOTHING: dict[str, Any] = {
 
 
 def probe(command: Sequence[str]) -> dict[str, Any]:
-    """Start `command`, which is to end in `main`, and gather what it finds.
+    """Run `command`, which has to call `main`, and collect its findings.
 
     Returns:
-        Versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, why it does not work;
-        ``dla_cores`` that TensorRT sees; ``cuda``, the facts of `irepdeploy.board.cudart.device_facts`.
+        The versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, why it does not
+        work; ``dla_cores`` that TensorRT sees; ``cuda``, the result of `irepdeploy.board.cudart.device_facts`.
     """
     found = dict(_NOTHING)
     try:
@@ -49,7 +48,7 @@ def probe(command: Sequence[str]) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         output, problem = error.stdout or b"", f"it does not load within {_LIMIT_S} s"
     except OSError as error:
-        output, problem = b"", f"no process could be started: {error.strerror}"
+        output, problem = b"", f"its process cannot be started: {error.strerror}"
     for line in output.decode("utf-8", "replace").splitlines():
         try:
             found.update(json.loads(line))
@@ -61,21 +60,17 @@ def probe(command: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Find out and print, a line for each library."""
-    _tell({"numpy": _version("numpy")})
-    _tell({"onnxruntime": _version("onnxruntime")})
-    _tell({"cuda": _cuda()})
-    _tell(_tensorrt())
-
-
-def _tell(finding: dict[str, Any]) -> None:
-    print(json.dumps(finding), flush=True)
+    """Probe the libraries and print a line for each."""
+    for name in ("numpy", "onnxruntime"):
+        print(json.dumps({name: _version(name)}), flush=True)
+    print(json.dumps({"cuda": _cuda()}), flush=True)
+    print(json.dumps(_tensorrt()), flush=True)
 
 
 def _version(module: str) -> str | None:
     try:
         return str(importlib.import_module(module).__version__)
-    except Exception:  # a library that is broken raises anything when it is imported
+    except Exception:  # importing a broken library can raise anything
         return None
 
 
@@ -84,8 +79,8 @@ def _cuda() -> dict[str, Any]:
         from irepdeploy.board.cudart import device_facts
 
         return device_facts()
-    except Exception as error:  # a binding's import can raise anything, and numpy may not be there
-        return {"gpu": f"none: it cannot be asked: {_line(error)}"}
+    except Exception as error:  # importing a binding can raise anything, and numpy may be missing
+        return {"gpu": f"none: it cannot be probed: {_line(error)}"}
 
 
 def _tensorrt() -> dict[str, Any]:
@@ -95,7 +90,7 @@ def _tensorrt() -> dict[str, Any]:
         return _loaded_tensorrt()
     except IrepdeployError as error:
         return {"tensorrt_problem": error.what}
-    except Exception as error:  # a library's import can raise anything
+    except Exception as error:  # importing a library can raise anything
         return {"tensorrt_problem": f"{type(error).__name__}: {_line(error)}"}
 
 
@@ -110,11 +105,9 @@ def _loaded_tensorrt() -> dict[str, Any]:
         builder = library.module.Builder(logger)
         return {**found, "dla_cores": int(getattr(builder, "num_DLA_cores", 0))}
     except (RuntimeError, TypeError) as error:
-        # pybind11 answers a null pointer with TypeError.
-        return {
-            **found,
-            "tensorrt_problem": "it makes no builder: " + "; ".join(logged(messages)[:2] or [_line(error)]),
-        }
+        # pybind11 raises TypeError for a null pointer.
+        reasons = "; ".join(logged(messages)[:2] or [_line(error)])
+        return {**found, "tensorrt_problem": f"it creates no builder: {reasons}"}
 
 
 def _line(error: Exception) -> str:

@@ -1,8 +1,7 @@
-"""Power by rail: the INA3221 monitors of the module, as JetPack 4 (iio) and JetPack 5 and later (hwmon) show them.
+"""Power by rail, from the module's INA3221 monitors under JetPack 4 (iio) and JetPack 5 and later (hwmon).
 
-What they measure is the module's rails: the carrier board and what is plugged into it are not in it. An AGX Xavier has
-two monitors with six rails and none for the input; boards that have one call it VDD_IN or VIN_SYS_5V0's like.
-Python 3.8, stdlib only: the board's agent carries this module.
+They measure the rails of the module, without the carrier board and its devices. An AGX Xavier has two monitors with six
+rails and no input rail; on boards with an input rail it is called VDD_IN or similar.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .board_files import BoardFiles
+from irepdeploy.board.board_files import BoardFiles
 
 __all__ = ["Rail", "RailReader", "module_mw"]
 
-# Channel 7 of hwmon is a sum of shunt voltages, no rail.
+# Channel 7 of hwmon is a sum of shunt voltages, not a rail.
 _CHANNELS = (1, 2, 3)
 _UNUSED = ("", "NC")
-# Rails that feed all the others: they are the sum already.
+# Rails that feed all the others, and hence are their sum.
 _INPUTS = ("VDD_IN", "POM_5V_IN")
 
 
 class Rail(NamedTuple):
-    """A rail and the files that tell its power: one in mW, or a voltage in mV and a current in mA."""
+    """A rail and the files of its power in mW, or of its voltage in mV and its current in mA."""
 
     name: str
     power: str | None
@@ -31,7 +30,7 @@ class Rail(NamedTuple):
 
 
 class RailReader:
-    """Reads the power of every rail; where they lie is looked up once."""
+    """Reads the power of every rail; their files are looked up once."""
 
     def __init__(self, files: BoardFiles) -> None:
         self._files = files
@@ -42,7 +41,7 @@ class RailReader:
                 self.rails += self._of_iio(folder) or self._of_hwmon(folder)
 
     def read(self) -> dict[str, float]:
-        """mW by rail; a rail that cannot be read now is left out."""
+        """Return mW by rail, without rails that cannot be read."""
         found = {rail.name: self._power_mw(rail) for rail in self.rails}
         return {name: power for name, power in found.items() if power is not None}
 
@@ -70,7 +69,7 @@ class RailReader:
 
 
 def module_mw(rails_mw: Mapping[str, float]) -> float | None:
-    """Power of the module: its input rail where it has one, else the sum of all rails; None without any."""
+    """Return the power of the module: its input rail, else the sum of all rails; None without rails."""
     for name in _INPUTS:
         if name in rails_mw:
             return rails_mw[name]

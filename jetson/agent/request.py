@@ -1,7 +1,4 @@
-"""What the desk sends: a request in one line, then bytes, or signs of life.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Input from the desk: a request in one line, then bytes, or heartbeats."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _LONGEST = 1 << 22
 
 
 class RequestStream:
-    """Reads a file descriptor without taking more than it was asked for out of sight."""
+    """Reads a file descriptor without buffering more than it hands out."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -25,21 +22,21 @@ class RequestStream:
         self.ended = False
 
     def line(self) -> bytes:
-        """The next line without its end; what is there at the end of the stream."""
+        """Return the next line without its end, or the rest at the end of the stream."""
         while b"\n" not in self._buffer and not self.ended:
             if len(self._buffer) > _LONGEST:
-                raise InputError("a request longer than 4 MiB", where="request")
+                raise InputError("the request is longer than 4 MiB", where="request")
             self.more()
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
     def lines(self) -> list[bytes]:
-        """The whole lines that have come so far."""
+        """Return the complete lines received so far."""
         *lines, self._buffer = self._buffer.split(b"\n")
         return lines
 
     def some(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end of the stream."""
+        """Return at most `size` bytes; none at the end of the stream."""
         if not self._buffer and not self.ended:
             self.more()
         part, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -53,10 +50,10 @@ class RequestStream:
 
 
 def read_request(stream: RequestStream) -> dict[str, Any]:
-    """The request: a JSON object in the first line; nothing at all is an empty one.
+    """Read the request, a JSON object in the first line; an empty line is an empty request.
 
     Raises:
-        InputError: it is something else.
+        InputError: If it is anything else.
     """
     line = stream.line().strip()
     if not line:
@@ -66,5 +63,5 @@ def read_request(stream: RequestStream) -> dict[str, Any]:
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
-        raise InputError("not a request: no JSON object in one line", where="request")
+        raise InputError("expected a JSON object in one line", where="request")
     return request

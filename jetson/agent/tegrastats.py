@@ -1,7 +1,4 @@
-"""A line of ``tegrastats``, of JetPack 4 to 6: power of rails with or without its unit, temperatures, loads.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Parse lines of ``tegrastats`` of JetPack 4 to 6."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ _FIXED = ("PMIC",)
 
 
 def parse_tegrastats(line: str) -> dict[str, Any]:
-    """What one line tells.
+    """Parse one line.
 
     Returns:
         ``ram_mb`` and ``ram_total_mb``; ``cpu``, a list of (load in percent, MHz) or None for a core that is off;
         ``gpu_percent``, ``gpu_mhz``, ``emc_percent``, ``emc_mhz``; ``temperatures_c`` by name; ``rails_mw`` and
-        ``rails_mean_mw`` by name: now, and the mean since it was started. What the line does not tell is None or empty.
+        ``rails_mean_mw`` by name, now and on average since the start. Values that the line lacks are None or empty.
     """
     ram, cpu = _RAM.search(line), _CPU.search(line)
     loads = {match.group(1): (int(match.group(2)), match.group(3)) for match in _LOAD.finditer(line)}

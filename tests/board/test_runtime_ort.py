@@ -139,7 +139,7 @@ def test_a_provider_that_fails_in_a_run_is_not_replaced(path: Path) -> None:
 
 
 def test_provider_that_is_none(path: Path) -> None:
-    with pytest.raises(InputError, match="no provider 'cpu'"):
+    with pytest.raises(InputError, match="unknown provider 'cpu'"):
         OrtRunner(path, provider="cpu").__enter__()
 
 

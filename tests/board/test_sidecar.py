@@ -64,7 +64,7 @@ def test_an_engine_that_fits(engine: Path) -> None:
         ({"version": "10.3.0.27"}, r"TensorRT 10\.3\.0\.27 cannot load"),
         ({"version": "10"}, "cannot load"),
         ({"flavour": "tensorrt_rtx", "version": "10.3.0.26"}, r"which TensorRT-RTX 10\.3\.0\.26 cannot load"),
-        ({"compute_capability": "9.0"}, r"compute capability 8\.0 \(NVIDIA A100.*\), and the GPU here has 9\.0"),
+        ({"compute_capability": "9.0"}, r"compute capability 8\.0 \(NVIDIA A100.*\), but the GPU here has 9\.0"),
     ],
 )
 def test_another_tensorrt_or_gpu(engine: Path, here: dict[str, Any], reason: str) -> None:
@@ -84,9 +84,9 @@ def test_an_engine_for_any_gpu(engine: Path) -> None:
     [
         (PLAN[:100], "truncated: 100 of 528 bytes"),
         (PLAN[:27], "truncated: 27 of 528 bytes"),
-        (b"", "an empty engine"),
-        (PLAN[:-1] + b"!", "its digest differs"),
-        (PLAN + b"!", "its digest differs"),
+        (b"", "the engine is empty"),
+        (PLAN[:-1] + b"!", "the digest differs"),
+        (PLAN + b"!", "the digest differs"),
     ],
 )
 def test_a_damaged_engine(engine: Path, content: bytes, reason: str) -> None:
@@ -146,11 +146,11 @@ def test_plan_header(content: bytes, header: PlanHeader | None) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "no JSON"),
-        ("[" * 5000, "no JSON"),
+        ("{", "not JSON"),
+        ("[" * 5000, "not JSON"),
         ("[]", "not a sidecar"),
         ('{"format": "irepdeploy.certificate"}', "not a sidecar"),
-        ('{"format": "irepdeploy.sidecar", "version": 2}', "sidecar version 2; this irepdeploy reads 1"),
+        ('{"format": "irepdeploy.sidecar", "version": 2}', "expected sidecar version 1, got 2"),
         ('{"format": "irepdeploy.sidecar", "version": 1}', "damaged sidecar: no flavour"),
     ],
 )
@@ -172,3 +172,12 @@ def test_a_field_is_missing(engine: Path, name: str) -> None:
 def test_later_fields_are_left_out() -> None:
     assert Sidecar.from_dict({**sidecar().to_dict(), "added_later": 1}) == sidecar()
     assert {item.name for item in dataclasses.fields(Sidecar)} < set(sidecar().to_dict())
+
+
+def test_an_engine_of_before_the_rooms_is_read() -> None:
+    """Fetched by `jetson bench --build-only` of version 0.1 from a board of files."""
+    engine = Path(__file__).parent / "assets" / "model_0.1.engine"
+    found = check_sidecar(engine, version="8.5.2.2", flavour="tensorrt", compute_capability="7.2")
+    assert found is not None and (found.precision, found.typing, found.gpu) == ("fp16", "weak", "Fake GPU")
+    assert found.inputs == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
+    assert json.loads(Path(sidecar_path(engine)).read_text()) == found.to_dict()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.board import system
+from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.board.system import machine_state, system_block
 
 
@@ -45,14 +46,25 @@ def test_threads_of_a_torch_that_is_loaded() -> None:
     assert system_block()["torch_threads"] == torch.get_num_threads()
 
 
-def test_never_fails_and_says_unknown_where_nothing_can_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a machine without any file."""
+    monkeypatch.setattr(system, "_HERE", BoardFiles(str(tmp_path)))
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_never_fails_and_says_unknown_if_nothing_can_be_found_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_there(*args: object, **settings: object) -> None:
         raise FileNotFoundError
 
     def no_load() -> None:
         raise OSError
 
-    monkeypatch.setattr(system, "_read", lambda path: "")
     monkeypatch.setattr(subprocess, "run", not_there)
     monkeypatch.setattr(os, "getloadavg", no_load)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
@@ -121,18 +133,16 @@ def test_no_gpu_and_no_answer(monkeypatch: pytest.MonkeyPatch, text: str | Excep
 @pytest.mark.parametrize(
     ("text", "quota"), [("max 100000\n", "none"), ("150000 100000\n", 1.5), ("", "unknown"), ("x y", "unknown")]
 )
-def test_quota_of_the_control_group(monkeypatch: pytest.MonkeyPatch, text: str, quota: float | str) -> None:
-    monkeypatch.setattr(system, "_read", lambda path: text)
+def test_quota_of_the_control_group(root: Path, text: str, quota: float | str) -> None:
+    write(root / "sys/fs/cgroup/cpu.max", text)
     assert system._quota_cores() == quota
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git checkout with system.py in its package."""
-    package = tmp_path / "irepdeploy"
-    package.mkdir()
-    (package / "system.py").write_text("")
-    monkeypatch.setattr(system, "__file__", str(package / "system.py"))
+    write(tmp_path / "irepdeploy/board/system.py", "")
+    monkeypatch.setattr(system, "__file__", str(tmp_path / "irepdeploy/board/system.py"))
     return tmp_path
 
 
@@ -155,7 +165,7 @@ def test_commit_and_whether_files_differ_from_it(checkout: Path, monkeypatch: py
     assert system.commit() == {"sha": git(checkout, "rev-parse", "HEAD"), "dirty": False}
     (checkout / "result.json").write_text("")
     assert system.commit()["dirty"] is False
-    (checkout / "irepdeploy" / "system.py").write_text("# changed\n")
+    (checkout / "irepdeploy/board/system.py").write_text("# changed\n")
     assert system.commit()["dirty"] is True
 
 
@@ -165,7 +175,7 @@ def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypat
     git(checkout, "init", "-q")
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "theirs")
-    monkeypatch.setattr(system, "__file__", str(installed / "system.py"))
+    monkeypatch.setattr(system, "__file__", str(installed / "board/system.py"))
     assert system.commit() == {"sha": "unknown", "dirty": "unknown"}
 
 
@@ -200,22 +210,13 @@ def test_reasons_that_are_no_number() -> None:
     assert system._slowed_by("0x0000000000000140") == ["hardware thermal slowdown", "display clocks"]
 
 
-def test_clocks_and_temperatures_of_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    files: dict[str, str] = {}
+def test_clocks_and_temperatures_of_the_cpu(root: Path) -> None:
+    write(root / "proc/cpuinfo", "cpu MHz : 2445.1\ncpu MHz : 3000\nflags : a\n")
+    assert machine_state()["cpu"]["frequency_mhz"] == {"min": 2445.1, "max": 3000.0}
     for index, (name, text) in enumerate([("acpitz", "40000"), ("acpitz", "55500"), ("gpu", "-5000"), ("x", "")]):
-        zone = tmp_path / f"thermal_zone{index}"
-        files |= {str(zone / "type"): name + "\n", str(zone / "temp"): text + "\n"}
-        zone.mkdir()
+        write(root / f"sys/class/thermal/thermal_zone{index}/type", name + "\n")
+        write(root / f"sys/class/thermal/thermal_zone{index}/temp", text + "\n")
     for index, text in enumerate(["1200000", "3400000", "none"]):
-        core = tmp_path / f"cpu{index}" / "cpufreq"
-        core.mkdir(parents=True)
-        (core / "scaling_cur_freq").touch()
-        files[str(core / "scaling_cur_freq")] = text + "\n"
-    real = Path
-    places = {"/sys/class/thermal": tmp_path, "/sys/devices/system/cpu": tmp_path}
-    monkeypatch.setattr(system, "Path", lambda path: places.get(str(path), real(path)))
-    monkeypatch.setattr(system, "_read", lambda path: files.get(str(path), ""))
-    assert system._temperature_c() == {"acpitz": 55.5, "gpu": -5.0}
-    assert system._frequency_mhz() == {"min": 1200.0, "max": 3400.0}
-    monkeypatch.setattr(system, "_read", lambda path: "cpu MHz : 2445.1\ncpu MHz : 3000\nflags : a\n")
-    assert system._frequency_mhz() == {"min": 2445.1, "max": 3000.0}
+        write(root / f"sys/devices/system/cpu/cpu{index}/cpufreq/scaling_cur_freq", text + "\n")
+    assert machine_state()["cpu"]["temperature_c"] == {"acpitz": 55.5, "gpu": -5.0}
+    assert machine_state()["cpu"]["frequency_mhz"] == {"min": 1200.0, "max": 3400.0}

@@ -122,7 +122,7 @@ def test_installed_version(assembled: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_the_environment_names_a_folder_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASSEMBLED_ENVIRONMENT, str(tmp_path))
-    with pytest.raises(MissingError, match=r"no builder .*make trt"):
+    with pytest.raises(MissingError, match=r"no assembled builder .*make trt"):
         assembled_folder()
     (tmp_path / "assembled.json").write_text("{}")
     with pytest.raises(MissingError):

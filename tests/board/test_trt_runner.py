@@ -202,9 +202,9 @@ def test_describes_engine_gpu_and_binding(place: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"compute_capability": "7.2"}, r"built for compute capability 7\.2 \(Fake GPU\), and the GPU here has 8\.0"),
+        ({"compute_capability": "7.2"}, r"built for compute capability 7\.2 \(Fake GPU\), but the GPU here has 8\.0"),
         ({"tensorrt_version": "8.5.2.2"}, r"built with TensorRT 8\.5\.2\.2, which TensorRT 10\.3\.0\.26 cannot load"),
-        ({"engine_sha256": "0" * 64}, "its digest differs"),
+        ({"engine_sha256": "0" * 64}, "the digest differs"),
         ({"size_bytes": 1 << 20}, "truncated"),
     ],
 )
@@ -278,7 +278,7 @@ def test_verify_takes_engines(place: Place, capsys: pytest.CaptureFixture[str]) 
     pair = [str(place.engine)] * 2
     assert main(["verify", *pair]) == 0 and "64 photographs" in capsys.readouterr().out
     for changes, reason in (
-        ({"compute_capability": "7.2"}, "the GPU here has 8.0"),
+        ({"compute_capability": "7.2"}, "but the GPU here has 8.0"),
         ({"tensorrt_version": "8.5.2.2"}, "cannot load"),
         ({"size_bytes": 1 << 20}, "truncated"),
     ):

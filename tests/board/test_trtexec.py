@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.board.trtexec import TRANSFERS, arguments, read_times
+from irepdeploy.board.trtexec import arguments, read_times
 from irepdeploy.errors import InputError
 
 # As trtexec writes it: no commas after the first line, six digits.
@@ -62,18 +62,18 @@ def test_old_versions_wrote_their_warm_up_too(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "torn"),
-        (EXCLUDED[:-40], "torn"),
-        ("{}", "no list"),
+        ("", "truncated"),
+        (EXCLUDED[:-40], "truncated"),
+        ("{}", "not a list"),
         ("[]", "no query was timed"),
-        ("[7]", "no time latencyMs"),
-        (json.dumps([query(), query(computeMs="fast")]), "no time computeMs: 'fast'"),
-        (json.dumps([query(), query(computeMs=None)]), "no time computeMs"),
-        (json.dumps([query(), query(h2dMs=True)]), "no time h2dMs"),
-        (json.dumps([query(), query(latencyMs=-1)]), "no time latencyMs: -1"),
-        (json.dumps([query(), query(latencyMs=float("nan"))]), "no time latencyMs: nan"),
-        (json.dumps([query(), {"name": "conv", "timeMs": 1.0}]), "no time latencyMs"),
-        ("[" * 100_000, "torn"),
+        ("[7]", "expected a time latencyMs"),
+        (json.dumps([query(), query(computeMs="fast")]), "expected a time computeMs, got 'fast'"),
+        (json.dumps([query(), query(computeMs=None)]), "expected a time computeMs"),
+        (json.dumps([query(), query(h2dMs=True)]), "expected a time h2dMs"),
+        (json.dumps([query(), query(latencyMs=-1)]), "expected a time latencyMs, got -1"),
+        (json.dumps([query(), query(latencyMs=float("nan"))]), "expected a time latencyMs, got nan"),
+        (json.dumps([query(), {"name": "conv", "timeMs": 1.0}]), "expected a time latencyMs"),
+        ("[" * 100_000, "truncated"),
     ],
 )
 def test_what_is_no_such_file_is_named(path: Path, text: str, what: str) -> None:
@@ -170,4 +170,3 @@ def test_what_cannot_be_asked_for(version: str, onnx: str | None, given: dict[st
     with pytest.raises(InputError) as caught:
         arguments(version, onnx, times="t", **given)
     assert caught.value.hint
-    assert TRANSFERS == ("excluded", "included")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from irepdeploy import doctor
+from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.board.trt_library import TensorrtLibrary
 from irepdeploy.cli import program as cli
 from irepdeploy.doctor import accelerators, check, machine, packages, probes
@@ -48,10 +49,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Answers:
 
     for module in (accelerators, packages):
         monkeypatch.setattr(module, "probe", probe)
-    monkeypatch.setattr(machine, "TEGRA_RELEASE", tmp_path / "nv_tegra_release")
-    monkeypatch.setattr(machine, "_TRTEXEC", tmp_path / "trtexec")
-    monkeypatch.setattr(machine, "_NVPMODEL", tmp_path / "nvpmodel")
-    monkeypatch.setattr(machine, "_GPU_DEVICES", (tmp_path / "nvidia0",))
+    monkeypatch.setattr(machine, "_HERE", BoardFiles(str(tmp_path)))
     monkeypatch.setattr(accelerators, "assembled_folder", lambda: None)
     monkeypatch.setattr(accelerators.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(accelerators.shutil, "which", lambda program: None)
@@ -77,7 +75,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, *others: str, without: str = "") 
 
 
 def jetson(tmp_path: Path, release: str = RELEASE) -> None:
-    (tmp_path / "nv_tegra_release").write_text(release)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(release)
 
 
 def rows() -> dict[str, Check]:
@@ -187,7 +186,8 @@ def test_a_library_that_pip_brought_but_the_loader_does_not_see(
 
 
 def test_a_machine_with_a_gpu(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "nvidia0").touch()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia0").touch()
     system(monkeypatch, [{"name": "NVIDIA A100", "driver_version": "580.1", "compute_cap": "8.0"}])
     installed(monkeypatch, "tensorrt")
     cuda = {"name": "NVIDIA A100", "compute_capability": "8.0", "cuda_driver": "13.0", "cuda_runtime": "12.6"}
@@ -234,12 +234,14 @@ def test_the_assembled_builder_is_named_as_such(answers: Answers, monkeypatch: p
 
 def test_a_jetson(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     jetson(tmp_path)
-    (tmp_path / "nvpmodel").write_text("pmode:0000\n")
+    (tmp_path / "etc/nvpmodel.conf").write_text("< POWER_MODEL ID=0 NAME=MAXN >\n")
+    (tmp_path / "var/lib/nvpmodel").mkdir(parents=True)
+    (tmp_path / "var/lib/nvpmodel/status").write_text("pmode:0000\n")
     found = rows()
     assert found["Jetson"].found == "L4T 35.4.1, JetPack 5.1" and found["Jetson"].status == "ok"
     assert "8.5.2" in found["Jetson"].note and "xavier-jp5" in found["Jetson"].note
     assert "never pip install tensorrt" in found["Jetson"].note
-    assert found["power mode"].found == "pmode:0000"
+    assert found["power mode"].found == "MAXN"
     assert (found["trtexec"].status, found["trtexec"].mend) == ("missing", "sudo apt-get install nvidia-jetpack")
     for broken in (False, True):
         if broken:
@@ -269,11 +271,11 @@ def test_jetpack_by_l4t(answers: Answers, tmp_path: Path, release: str, found: s
     assert (row.found, row.status) == (found, status) and machine.NEVER_PIP in row.note
 
 
-def test_power_mode_by_nvpmodel(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvpmodel.sh"
+def test_power_mode_by_nvpmodel(answers: Answers, tmp_path: Path) -> None:
+    program = tmp_path / "usr/sbin/nvpmodel"
+    program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho 'NV Power Mode: MODE_30W_ALL'; echo 3\n")
     program.chmod(0o755)
-    monkeypatch.setattr(machine.shutil, "which", lambda name: str(program))
     assert machine._power_mode().found == "MODE_30W_ALL"
     program.write_text("#!/bin/sh\nexit 1\n")
     assert (machine._power_mode().found, machine._power_mode().mend) == ("unknown", "sudo nvpmodel -q")

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import irepdeploy.jetson.measure as measure
 from irepdeploy.board.sidecar import read_sidecar
-from irepdeploy.cli import main
 from irepdeploy.files import sha256
 from irepdeploy.runs.record import read
 from support.fake_board import FakeBoard
@@ -27,7 +25,6 @@ from support.fake_board import FakeBoard
 def board(server: Any, tmp_path: Path) -> FakeBoard:
     """The far side's Python sees this board instead of the machine."""
     root = tmp_path / "board"
-    root.mkdir()
     board = FakeBoard(root)
     python = shlex.quote(sys.executable)
     server.set_up(f"PYTHONPATH={shlex.quote(str(board.add_tensorrt()))}; export PYTHONPATH")
@@ -57,66 +54,50 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-@pytest.fixture
-def jetson(server: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, list[str]]]:
-    """`jetson(verb, *words)`: exit code, stdout, lines of stderr."""
-
-    def run(verb: str, *words: str) -> tuple[int, str, list[str]]:
-        code = main(["jetson", verb, "--ssh-config", str(server.config), "board", *words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err.splitlines()
-
-    return run
-
-
-def test_check_shows_the_board(board: FakeBoard, jetson: Any) -> None:
-    before = board.state()
-    code, out, _ = jetson("check")
-    assert code == 0
-    assert "Jetson" in out and "MODE_15W_DESKTOP, 7" in out and "8.5.2" in out
-    assert board.state() == before
-
-
 def test_engines_are_built_checked_and_measured_there(
     server: Any, board: FakeBoard, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "_POWER_S", 1.0)
     before = board.state()
-    words = ["--precision", "fp32,fp16", "--mode", "MAXN", "--via", "trtexec", "--power", "--out", "r"]
-    code, out, _ = jetson("bench", "net.onnx", "--seconds", "0", *words)
+    words = ["--precision", "fp16", "--mode", "MAXN", "--via", "trtexec", "--power", "--out", "r"]
+    code, out, _ = jetson("bench", "board", "net.onnx", "--seconds", "0", *words)
     assert code == 0
-    records = read("r/records.jsonl")
-    assert [(record.model, record.runner["runner"]) for record in records] == [
-        ("net fp32", "trt"),
-        ("net fp32", "trtexec"),
-        ("net fp16", "trt"),
-        ("net fp16", "trtexec"),
-    ]
+    ours, theirs = records = read("r/records.jsonl")
+    assert [(record.model, record.runner["runner"]) for record in records] == [("net", "trt"), ("net", "trtexec")]
     assert {record.system["power_mode"] for record in records} == {"MAXN"}
     assert all(record.conditions["gate"]["ok"] for record in records)
-    ours = [record for record in records if record.runner["runner"] == "trt"]
-    assert all(record.power["energy_mj_per_inference"] > 0 and len(record.power["mean_mw"]) == 6 for record in ours)
+    power, rails = ours.power, (19.088 * 24, 19.080 * 32, 19.064 * 154, 0.0, 19.056 * 16, 19.048 * 173)
+    assert list(power["mean_mw"].values()) == pytest.approx(rails) and theirs.power == {}
+    assert power["module_mw"] == pytest.approx(sum(rails)) == power["idle_module_mw"]
+    assert power["samples"] >= 3 and power["seconds"] >= 1.0
+    each = sum(rails) * power["seconds"] / power["inferences"]
+    assert power["energy_mj_per_inference"] == pytest.approx(each)
+    assert power["energy_above_idle_mj_per_inference"] == pytest.approx(0)
+    assert ours.system_after["samples"]["temperatures_c GPU"][0] == 30.5
     assert board.state() == before
     assert not [name for name in server.files() if "/jobs/" in name]
     for text in (
         "set there: power mode 0 (MAXN), before: 7 (MODE_15W_DESKTOP)",
-        "put back: power mode 7 (MODE_15W_DESKTOP)",
+        "restored: power mode 7 (MODE_15W_DESKTOP)",
     ):
         assert text in out.splitlines()
 
 
 def test_engines_are_fetched_with_their_sidecars(server: Any, board: FakeBoard, folder: Path, jetson: Any) -> None:
-    code, out, _ = jetson("bench", "../a=net.onnx", "--precision", "fp32,fp16", "--build-only", "--out", "r")
+    label = "it's $(touch x)"
+    words = ["--precision", "fp32,fp16", "--build-only", "--out", "r"]
+    code, out, _ = jetson("bench", "board", f"{label}=net.onnx", *words)
     assert code == 0
     assert sorted(path.name for path in Path("r/board").iterdir()) == [
-        "_a.fp16.engine", "_a.fp16.engine.json", "_a.fp32.engine", "_a.fp32.engine.json"
-    ]  # fmt: skip
+        f"it_s_touch_x_.{precision}.engine{end}" for precision in ("fp16", "fp32") for end in ("", ".json")
+    ]
     for precision in ("fp32", "fp16"):
-        engine = Path(f"r/board/_a.{precision}.engine")
+        engine = Path(f"r/board/it_s_touch_x_.{precision}.engine")
         sidecar = read_sidecar(engine)
         assert sidecar is not None
         assert (sidecar.precision, sidecar.engine_sha256) == (precision, sha256(engine))
         assert sidecar.onnx_sha256 == sha256(Path("net.onnx"))
+        assert shlex.split(sidecar.command)[4:] == [label, "--precision", precision, "--build-only"]
         assert f"wrote {engine}" in out.splitlines()
     assert not Path("r/records.jsonl").exists()
     assert not [name for name in server.files() if "/jobs/" in name]
@@ -124,7 +105,7 @@ def test_engines_are_fetched_with_their_sidecars(server: Any, board: FakeBoard, 
 
 def test_a_mode_that_takes_a_reboot_is_refused(board: FakeBoard, folder: Path, jetson: Any) -> None:
     before = board.state()
-    code, _, err = jetson("bench", "net.onnx", "--mode", "MODE_10W", "--seconds", "0")
+    code, _, err = jetson("bench", "board", "net.onnx", "--mode", "MODE_10W", "--seconds", "0")
     assert code == 2
     assert "reboot" in err[-1]
     assert board.state() == before

@@ -73,7 +73,7 @@ def test_a_figure_becomes_a_record_that_can_be_read_again(tmp_path: Path) -> Non
     assert record.runner["engine"] == {"sha256": "e" * 64, "size_bytes": 5, "seconds": 60.5}
     assert len(record.device_samples_ns) == len(record.samples_ns) == 70
     assert outcome.title == "me@xavier, Jetson-AGX, MAXN, input 1x3x32x32"
-    assert outcome.notes == ["set there: power mode MAXN", "put back: power mode MODE_15W_DESKTOP"]
+    assert outcome.notes == ["set there: power mode MAXN", "restored: power mode MODE_15W_DESKTOP"]
     [row] = outcome.rows
     assert dict(zip(COLUMNS, cells(row), strict=True)) == {
         "model": "net fp32", "precision": "fp32", "runner": "trt", "median ms": "2.034", "p90 ms": "2.062",
@@ -140,7 +140,7 @@ def test_a_board_that_stays_switched_is_said() -> None:
     assert len(outcome.records) == 1
     [error] = outcome.errors
     assert type(error) is RunError and error.hint == "irepdeploy jetson restore x"
-    assert error.what == "not put back: FAILED: power mode 7: nvpmodel ended with 1"
+    assert error.what == "not restored: FAILED: power mode 7: nvpmodel ended with 1"
 
 
 def test_what_was_sampled_is_kept_as_one_list_a_quantity() -> None:
@@ -182,7 +182,7 @@ def test_a_kind_that_is_unknown_is_a_failed_run() -> None:
 def test_an_answer_that_makes_no_sense_is_a_failed_run(spoil: Callable[[dict[str, Any]], Any]) -> None:
     value = answer(entry())
     spoil(value)
-    with pytest.raises(RunError, match="x: the agent's answer is not understood"):
+    with pytest.raises(RunError, match="x: cannot understand the agent's answer"):
         outcome_of("x", value, VARIANTS, {})
 
 
@@ -209,7 +209,7 @@ def test_a_board_is_shown() -> None:
     assert shown["clocks"] == "GPU 115 of 676 MHz, CPU 1 of 2 cores on at 1190 MHz (schedutil)"
     assert (shown["temperatures"], shown["power"], shown["load"]) == ("GPU 30.5 C", "GPU 463 mW", "0.10 0.20 0.30")
     assert (shown["free disk"], shown["memory"], shown["ONNX Runtime"]) == ("8.0 GiB", "32.0 GiB", "not installed")
-    assert shown["NOT PUT BACK"] == "since 2026-11-23T10:00:00: irepdeploy jetson restore HOST"
+    assert shown["NOT RESTORED"] == "since 2026-11-23T10:00:00: irepdeploy jetson restore HOST"
     assert (shown["can run now"], shown["can switch clocks and mode"]) == ("trt", "no")
     assert missing_rows(JETSON) == [["sudo asks for a password", "clocks", "-"]]
     assert unusable("x", JETSON) is None
@@ -220,4 +220,15 @@ def test_a_board_of_which_nothing_is_known_is_shown_too() -> None:
     assert "L4T" not in dict(map(tuple, rows_of({"jetson": False})))
     error = unusable("x", {"runners": [], "missing": [{"what": "no numpy", "for": "ort-cpu", "hint": "apt"}]})
     assert isinstance(error, MissingError)
-    assert error.line == "x: nothing can be measured there: no numpy (apt)"
+    assert error.line == "x: nothing can be measured on it: no numpy (apt)"
+
+
+def test_records_of_before_the_rooms_are_read() -> None:
+    """Written by `jetson bench` of version 0.1 on a board of files; only argv and a path were shortened."""
+    ours, theirs, plain = read(Path(__file__).parent / "assets" / "records_0.1.jsonl")
+    assert [record.runner["runner"] for record in (ours, theirs, plain)] == ["trt", "trtexec", "ort-cpu"]
+    assert ours.system["board"] == "Jetson-AGX" and ours.system["power_mode"] == "MAXN"
+    assert len(ours.power["mean_mw"]) == 6 and ours.power["energy_mj_per_inference"] > 0
+    assert ours.runner["engine"]["timing_cache"] == "begun" and ours.conditions["clocks"] == "held"
+    assert theirs.samples_ns == [2_000_000] * 3 and len(plain.samples_ns) >= 64
+    assert "board" not in plain.system and plain.conditions["gate"]["ok"] is True

@@ -1,7 +1,7 @@
-"""FakeBoard: a folder with the files and programs of a Jetson AGX Xavier, for whoever takes a ``--sysroot``.
+"""A folder with the files and programs of a Jetson AGX Xavier, for a ``--sysroot``.
 
-Its programs are shell scripts that keep what they were told in its files and note every call. Nothing of it was taken
-from a board here; the forms are those of public sources, which stand beside each.
+Its programs are shell scripts that keep their state in its files and log every call. Nothing of it was taken from a
+board here; the forms are those of the public sources named beside each.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _MODES = {
     3: ("MODE_30W_ALL", 900000000, 1200000, 0),
     7: ("MODE_15W_DESKTOP", 675750000, 2188000, 0),
 }
+_MODE = 7
 # Monitors at 0x40 and 0x41 of an AGX Xavier (kernel: tegra194-p2888.dtsi); volts in mV, amperes in mA.
 _RAILS = {"0040": {"GPU": (19088, 24), "CPU": (19080, 32), "SOC": (19064, 154)},
           "0041": {"CV": (19080, 0), "VDDRQ": (19056, 16), "SYS5V": (19048, 173)}}  # fmt: skip
@@ -84,10 +85,6 @@ case $1 in
 esac
 exit 0
 """
-_SUDO = {
-    "allows": '\n[ "$1" = -n ] && shift\n[ "$1" = -l ] && exit 0\nexec "$@"\n',
-    "asks": "\necho 'sudo: a password is required'; exit 1\n",
-}
 _TRTEXEC = r"""
 for word in "$@"; do case $word in
     --exportTimes=*) times=${word#*=} ;;
@@ -103,57 +100,49 @@ class FakeBoard:
     """A board of files.
 
     Args:
-        root: an empty folder.
-        jetpack: 4 or 5: how the power monitors show themselves, and what the release file says.
-        sudo: "allows" or "asks" for a password; None where the user is root.
-        mode: that it is in.
+        root: Its folder, created if needed.
+        jetpack: 4 or 5, for the form of the power monitors and of the release file.
     """
 
-    def __init__(self, root: Path, *, jetpack: int = 5, sudo: str | None = None, mode: int = 7) -> None:
+    def __init__(self, root: Path, *, jetpack: int = 5) -> None:
         self.root = root
         self._jetpack = jetpack
-        self._system(mode)
-        self._clocks(mode)
+        self._system()
+        self._clocks()
         self._monitors()
         self._zones()
         for name in ("15880000.nvdla0", "158c0000.nvdla1"):
             (root / "sys/devices/platform/13e10000.host1x" / name).mkdir(parents=True)
         self.program("usr/sbin/nvpmodel", _NVPMODEL)
         self.program("usr/bin/jetson_clocks", _JETSON_CLOCKS)
-        if sudo is not None:
-            self.program("usr/bin/sudo", _SUDO[sudo])
 
     def state(self) -> dict[str, str]:
-        """What a run must leave as it was: the mode, and every clock's limits."""
+        """Return what a run must leave as it was: the power mode, and every clock's limits."""
         names = ("min_freq", "max_freq", "scaling_min_freq", "scaling_max_freq", "status")
         paths = sorted(path for path in self.root.rglob("*") if path.name in names)
         return {str(path.relative_to(self.root)): path.read_text() for path in paths}
 
     def calls(self, name: str = "") -> list[str]:
-        """What its programs were called with to change something, those of this name alone."""
+        """Return the calls of its programs that change something, or only those of one program."""
         path = self.root / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.startswith(name) and not line.endswith(("-q", "--show"))]
 
     def write(self, name: str, content: object) -> None:
-        """Set a file."""
+        """Write a file."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
 
     def program(self, name: str, script: str) -> None:
-        """Set a program: what follows its head, in which ``root`` is set and the call is noted."""
+        """Write a program: the script after a head that sets ``root`` and logs the call."""
         self.write(name, _HEAD.replace("{root}", str(self.root)).replace("{name}", Path(name).name) + script)
         path = self.root / name
         path.write_text(path.read_text().replace("{gpu}", _GPU).replace("{cpu}", _CPU))
         path.chmod(0o755)
 
-    def add_tensorrt(self, *, loads: str | None = None) -> Path:
-        """Give it a fake TensorRT 8.5.2 with two DLA cores, a fake GPU and trtexec; what PYTHONPATH needs is returned.
-
-        Args:
-            loads: what the runtime logs instead of loading an engine.
-        """
+    def add_tensorrt(self) -> Path:
+        """Add a fake TensorRT 8.5.2 with two DLA cores, a fake GPU and trtexec; return the folder for PYTHONPATH."""
         self.program("usr/src/tensorrt/bin/trtexec", _TRTEXEC)
         folder = self.root / "python"
         folder.mkdir()
@@ -162,10 +151,10 @@ class FakeBoard:
             shutil.copy(testing / f"{name}.py", folder / f"{name}.py")
         (folder / "tensorrt.py").write_text(
             "from fake_tensorrt import FakeTensorrt\n"
-            f"fake = FakeTensorrt('8.5.2.2', dla_cores=2, loads={loads!r})\n"
+            "fake = FakeTensorrt('8.5.2.2', dla_cores=2)\n"
             "globals().update({key: value for key, value in vars(fake).items() if key != '__file__'})\n"
         )
-        # JetPack brings none.
+        # JetPack does not have it.
         (folder / "onnxruntime.py").write_text("raise ImportError\n")
         (folder / "sitecustomize.py").write_text(
             "import ctypes\n"
@@ -179,13 +168,13 @@ class FakeBoard:
         )
         return folder
 
-    def _system(self, mode: int) -> None:
+    def _system(self) -> None:
         self.write("etc/nv_tegra_release", _RELEASES[self._jetpack])
         self.write("etc/os-release", 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 20.04.6 LTS"')
         self.write("proc/device-tree/model", "Jetson-AGX\0")
         self.write("proc/meminfo", "MemTotal:       32692892 kB")
         self.write("proc/sys/kernel/random/boot_id", "0f3a")
-        self.write("var/lib/nvpmodel/status", f"pmode:{mode:04d}")
+        self.write("var/lib/nvpmodel/status", f"pmode:{_MODE:04d}")
         self.write("modes", "\n".join(f"{number} {' '.join(map(str, entry))}" for number, entry in _MODES.items()))
         # The form of /etc/nvpmodel.conf: github.com/mlcommons/inference_results_v3.0, nvpmodel templates of the Xavier.
         lines = ["< PARAM TYPE=FILE NAME=TPC_POWER_GATING >", "TPC_PG_MASK /sys/devices/gpu.0/tpc_pg_mask", ""]
@@ -194,8 +183,8 @@ class FakeBoard:
             lines += [f"GPU MAX_FREQ {gpu}", f"CPU_DENVER_0 MAX_FREQ {cpu}", ""]
         self.write("etc/nvpmodel.conf", "\n".join([*lines, "< PM_CONFIG DEFAULT=7 >"]))
 
-    def _clocks(self, mode: int) -> None:
-        _, gpu, cpu, _ = _MODES[mode]
+    def _clocks(self) -> None:
+        _, gpu, cpu, _ = _MODES[_MODE]
         for name, value in (("cur", 318750000), ("min", 318750000), ("max", gpu)):
             self.write(f"{_GPU}/{name}_freq", value)
         for core in range(8):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,8 @@ class FakeCudart:
         return 0
 
     def _stream_synchronize(self, stream: Any) -> int:
+        # As with a GPU, the host waits without computing.
+        time.sleep(0.001)
         return 0 if stream.value in self.streams else 1
 
     def _event_create_with_flags(self, event: Any, flags: int) -> int:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
+import importlib.util
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -186,9 +189,7 @@ class _Parser:
         return self.errors[index]
 
     def parse(self, content: bytes) -> bool:
-        import onnx
-
-        graph, network, trt = onnx.load_model_from_string(content).graph, self.network, self.network.trt
+        graph, network, trt = _messages().ModelProto.FromString(content).graph, self.network, self.network.trt
         for node in graph.node:
             if node.op_type == "Unknown":
                 self.errors.append(SimpleNamespace(desc=lambda: "no importer\nfor operator Unknown", node=lambda: 0))
@@ -207,6 +208,19 @@ class _Parser:
         layers = [node.op_type for node in graph.node]
         network.get_layer, network.num_layers = layers.__getitem__, len(layers)
         return not self.errors
+
+
+@functools.cache
+def _messages() -> Any:
+    """Load ONNX's messages without its package, whose import takes longer than a build here."""
+    package = sys.modules.get("onnx")
+    if package is not None:
+        return package
+    folder = importlib.util.find_spec("onnx").submodule_search_locations[0]  # type: ignore[union-attr,index]
+    spec = importlib.util.spec_from_file_location("onnx_ml_pb2", f"{folder}/onnx_ml_pb2.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:

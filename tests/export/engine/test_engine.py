@@ -138,7 +138,7 @@ def test_int8_is_int8(content: bytes, tmp_path: Path) -> None:
         )
     report = build_engine(tmp_path / "biasFalse.onnx", tmp_path / "m.engine", flavour=RTX, precision="int8")
     assert report.layers["convolution_inputs"] == {"Int8": 6}
-    with pytest.raises(ModelError, match=r"cannot parse this ONNX: .*Int32"):
+    with pytest.raises(ModelError, match=r"cannot parse this model: .*Int32"):
         build_engine(tmp_path / "biasTrue.onnx", tmp_path / "n.engine", flavour=RTX, precision="int8")
     assert not (tmp_path / "n.engine").exists()
 
@@ -193,7 +193,7 @@ def test_an_operator_it_does_not_know(tmp_path: Path) -> None:
     model = onnx.load_model_from_string(convolutions(3))
     model.graph.node[1].op_type = "NoSuchOperator"
     steps: list[str] = []
-    with pytest.raises(ModelError, match=r"cannot parse this ONNX: NoSuchOperator 'sum'"):
+    with pytest.raises(ModelError, match=r"cannot parse this model: NoSuchOperator 'sum'"):
         build_engine(model.SerializeToString(), tmp_path / "m.engine", flavour=RTX, report=steps.append)
     assert any(step.startswith("TensorRT: ") for step in steps)
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +265,7 @@ def test_the_last_words_of_a_builder_that_dies(content: bytes, tmp_path: Path) -
     log = json.dumps(["ERROR", "tactic\nfailed"]) + "\n" + '["ERR'
     code = f"import os; (folder / 'log.jsonl').write_text({log!r}); os.abort()"
     steps: list[str] = []
-    with pytest.raises(RunError, match=r"crashed .*its last words: tactic failed"):
+    with pytest.raises(RunError, match=r"crashed .*its last message: tactic failed"):
         build_engine(content, tmp_path / "m.engine", flavour=RTX, worker=worker(code), report=steps.append)
     assert steps == ["TensorRT: tactic failed"]
 
@@ -366,5 +366,5 @@ def test_what_was_logged_before_a_crash(content: bytes, tmp_path: Path, monkeypa
         "    os.abort()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(RunError, match=r"crashed \(signal 6\); its last words: out of tactics"):
+    with pytest.raises(RunError, match=r"crashed \(signal 6\); its last message: out of tactics"):
         build_engine(content, tmp_path / "m.engine", flavour="tensorrt")

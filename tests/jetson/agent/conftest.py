@@ -1,4 +1,4 @@
-"""The packed agent, as the desk runs it, on a board of files."""
+"""The packed agent on a board of files: as a process, as the desk runs it, or its bench in this process."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.jetson.agent.bench import Bench
+from irepdeploy.jetson.agent.bench_request import parse_bench
+from irepdeploy.jetson.agent.cache import AgentCache
+from irepdeploy.jetson.agent.events import EventStream
+from irepdeploy.jetson.agent.overseer import Overseer
+from irepdeploy.jetson.agent.probe import probe
 from irepdeploy.jetson.agent_archive import build_agent
 from support.fake_board import FakeBoard
 
 
 @dataclass
 class Answer:
-    """What the agent said."""
+    """The agent's exit code and events."""
 
     code: int
     events: list[dict[str, Any]]
@@ -49,15 +55,19 @@ class Agent:
 
     archive: Path
     cache: Path
+    libraries: dict[str, Any]
     board: FakeBoard | None = None
     python: str = sys.executable
     environment: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
+    @property
+    def root(self) -> str:
+        return "/" if self.board is None else str(self.board.root)
+
     def start(self, verb: str, request: object) -> subprocess.Popen[bytes]:
-        """The process, its stdin left open."""
-        where = [] if self.board is None else ["--sysroot", str(self.board.root)]
-        command = [self.python, "-u", str(self.archive), verb, *where, "--cache", str(self.cache)]
+        """Start the agent's process and leave its stdin open."""
+        command = [self.python, "-u", str(self.archive), verb, "--sysroot", self.root, "--cache", str(self.cache)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
@@ -70,28 +80,51 @@ class Agent:
         return process
 
     def ask(self, verb: str, request: object, raw: bytes = b"") -> Answer:
-        """One question, stdin closed after it."""
+        """Run the agent's process to its end."""
         process = self.start(verb, request)
         output, _ = process.communicate(raw, timeout=60)
         return Answer(process.returncode, [json.loads(line) for line in output.splitlines()])
 
-    def put(self, content: bytes) -> str:
-        digest = hashlib.sha256(content).hexdigest()
-        assert self.ask("put", {"sha256": digest, "size_bytes": len(content)}, content).code == 0
-        return digest
+    def bench(self, models: list[dict[str, Any]], **request: Any) -> Answer:
+        """Run a bench in this process, which starts all the agent's other processes, or raise its error."""
+        command = [self.python, "-u", str(self.archive), "--sysroot", self.root, "--cache", str(self.cache)]
+        with pytest.MonkeyPatch.context() as patch, open(self.cache.with_name("events"), "w+b") as file:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            events = EventStream(file.fileno())
+            value = Bench(
+                parse_bench({"models": models, **request}),
+                files=BoardFiles(self.root),
+                cache=AgentCache(str(self.cache)),
+                events=events,
+                overseer=Overseer(events),
+                command=command,
+                libraries=self.libraries,
+            ).run()
+            events.send("result", value=value)
+            file.seek(0)
+            return Answer(0, [json.loads(line) for line in file])
 
     def place(self, content: bytes) -> str:
-        """What `put` does, without starting a process."""
+        """Put a file into the cache and return its digest."""
         digest = hashlib.sha256(content).hexdigest()
         (self.cache / "files").mkdir(parents=True, exist_ok=True)
         (self.cache / "files" / digest).write_bytes(content)
         return digest
 
     def left(self) -> list[str]:
-        """What a run left in the cache beside the files that were put."""
+        """Return what a run left in the cache beside the files that were put."""
         paths = (path for path in self.cache.rglob("*") if path.is_file())
         names = [str(path.relative_to(self.cache)) for path in paths]
         return sorted(name for name in names if not name.startswith(("files/", "timing/")) and name != "lock")
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
 
 
 @pytest.fixture(scope="session")
@@ -104,25 +137,32 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def agent(archive: Path, tmp_path: Path) -> Iterator[Agent]:
-    """On this machine."""
-    made = Agent(archive, tmp_path / "cache")
+    """The agent on this machine; its own benches find numpy and ONNX Runtime."""
+    libraries = {"numpy": "1.17", "onnxruntime": "1.16", "cuda": {}, "tensorrt": None, "tensorrt_problem": None}
+    made = Agent(archive, tmp_path / "cache", {**libraries, "dla_cores": None})
     yield made
-    _end(made)
+    made.end()
 
 
 @pytest.fixture
 def board(tmp_path: Path) -> FakeBoard:
-    root = tmp_path / "board"
-    root.mkdir()
-    return FakeBoard(root)
+    return FakeBoard(tmp_path / "board")
+
+
+@pytest.fixture(scope="session")
+def xavier_libraries(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The findings of a probe on a board with a fake TensorRT 8.5.2."""
+    folder = FakeBoard(tmp_path_factory.mktemp("probe") / "board").add_tensorrt()
+    return probe(["env", f"PYTHONPATH={folder}", sys.executable, str(archive), "_probe"])
 
 
 @pytest.fixture
-def xavier(archive: Path, tmp_path: Path, board: FakeBoard) -> Iterator[Agent]:
-    """On a board of files with a fake TensorRT 8.5.2."""
-    made = Agent(archive, tmp_path / "cache", board, environment={"PYTHONPATH": str(board.add_tensorrt())})
+def xavier(archive: Path, tmp_path: Path, board: FakeBoard, xavier_libraries: dict[str, Any]) -> Iterator[Agent]:
+    """The agent on a board of files with a fake TensorRT 8.5.2."""
+    environment = {"PYTHONPATH": str(board.add_tensorrt())}
+    made = Agent(archive, tmp_path / "cache", xavier_libraries, board, environment=environment)
     yield made
-    _end(made)
+    made.end()
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +179,6 @@ def onnx_model() -> bytes:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
     graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(kernel, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
@@ -156,19 +195,5 @@ def npz() -> Callable[..., bytes]:
 @pytest.fixture
 def quick() -> dict[str, Any]:
     """Limits of a measurement that nobody is to believe."""
-    return {
-        "min_samples": 3,
-        "max_samples": 5,
-        "min_seconds": 0.0,
-        "warmup_min_seconds": 0.0,
-        "warmup_max_seconds": 0.01,
-    }
-
-
-def _end(agent: Agent) -> None:
-    for process in agent.started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+    limits = {"min_seconds": 0.0, "warmup_min_seconds": 0.0, "warmup_max_seconds": 0.01}
+    return {"min_samples": 3, "max_samples": 5, **limits}

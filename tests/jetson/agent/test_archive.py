@@ -24,15 +24,9 @@ def test_the_same_bytes_again(archive: Path) -> None:
     again = build_agent()
     assert again.content == archive.read_bytes()
     assert again.name == archive.name == f"irepdeploy-agent-{again.sha256[:12]}.pyz"
-    assert {entry.date_time for entry in zipfile.ZipFile(archive).infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_what_is_in_it(archive: Path) -> None:
-    names = zipfile.ZipFile(archive).namelist()
-    assert len(names) == len(carried_modules()) + 1 and "__main__.py" in names
-    assert "irepdeploy/__init__.py" in names and "irepdeploy/jetson/agent/__init__.py" in names
-    left_out = tuple(f"irepdeploy/{part}" for part in ("export", "search", "nets", "reparam", "testing"))
-    assert not [name for name in names if name.startswith(left_out)]
+    entries = zipfile.ZipFile(archive).infolist()
+    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
+    assert len(entries) == len(carried_modules()) + 1 and "__main__.py" in {entry.filename for entry in entries}
 
 
 def bare(archive: Path, tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -83,12 +77,7 @@ def test_a_real_python_38(agent: Any, board: Any) -> None:
     agent.python, agent.board = python38(), board
     value = agent.ask("check", {}).value
     assert value["python"].startswith("3.8.") and value["jetson"]
-    assert agent.put(b"abc")
-    assert agent.ask("have", {"sha256": []}).code == 0
-    model = {"label": "m", "sha256": "0" * 64}
-    refused = agent.ask("bench", {"models": [model]})
-    assert refused.code == 3
-    # Every module, where numpy is not there up to where it is wanted.
+    # Every module, up to its import of numpy if that is missing.
     code = "import sys, importlib\nsys.path.insert(0, sys.argv[1])\n"
     code += f"for name in {list(carried_modules())!r}:\n    try:\n        importlib.import_module(name)\n"
     code += "    except ImportError as error:\n        assert error.name == 'numpy', (name, error)\n"
@@ -102,7 +91,7 @@ def test_an_older_python_says_so(archive: Path, version: str) -> None:
     for python in filter(None, found):
         done = subprocess.run([python, str(archive), "check"], capture_output=True, text=True, check=False)
         if done.returncode == 3:
-            assert json.loads(done.stdout)["what"] == f"Python {version}, and the agent needs 3.8"
+            assert json.loads(done.stdout)["what"] == f"the agent needs Python 3.8 or later, got {version}"
             return
         assert done.returncode == 127
     # Its first lines are any Python's: that much can be seen here.

@@ -18,7 +18,7 @@ MODEL = {"label": "m", "sha256": "0" * 64}
         ({"models": []}, "models"),
         ({"models": [3]}, "models"),
         ({"runner": "tflite"}, "runner"),
-        ({"builds": 0}, "builds"),
+        ({"min_samples": 0}, "min_samples"),
         ({"threads": True}, "threads"),
         ({"power": True}, "power"),
         ({"power": {"seconds": 0.1}}, "power"),
@@ -52,7 +52,7 @@ def test_models_that_are_none(change: dict[str, Any]) -> None:
 
 
 def test_two_models_with_one_label() -> None:
-    with pytest.raises(InputError, match="one label"):
+    with pytest.raises(InputError, match="the same label"):
         parse_bench({"models": [MODEL, MODEL]})
 
 

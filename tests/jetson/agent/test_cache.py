@@ -14,6 +14,7 @@ import pytest
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.jetson.agent import cache as cache_module
 from irepdeploy.jetson.agent.cache import AgentCache, as_ours, default_cache
+from irepdeploy.jetson.agent.main import _clean
 from irepdeploy.jetson.agent.request import RequestStream
 
 
@@ -40,7 +41,8 @@ def files(cache: AgentCache) -> list[str]:
 
 def test_over_the_wire(agent: Any) -> None:
     content = os.urandom(200_000) + b"\n{}\n"
-    sent = agent.put(content)
+    sent = digest(content)
+    assert agent.ask("put", {"sha256": sent, "size_bytes": len(content)}, content).code == 0
     answer = agent.ask("have", {"sha256": [sent, "0" * 64]})
     assert answer.value["have"] == [sent] and answer.value["missing"] == ["0" * 64]
     assert answer.value["free_bytes"] > 0
@@ -59,7 +61,7 @@ def test_whole_or_not_at_all(cache: AgentCache) -> None:
     assert files(cache) == [f"files/{digest(content)}"]
     # The same again is fine.
     cache.put(stream(content), digest(content), 5000)
-    with pytest.raises(RunError, match="2000 of 7000 bytes did not come"):
+    with pytest.raises(RunError, match="2000 of 7000 bytes are missing"):
         cache.put(stream(content), digest(b"y"), 7000)
     with pytest.raises(RunError, match="another digest"):
         cache.put(stream(content), digest(b"y"), 5000)
@@ -75,7 +77,7 @@ def test_bytes_after_a_request(cache: AgentCache) -> None:
 
 def test_a_full_disk(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(RunError, match=r"the disk is full: 0\.0 MiB are due"):
+    with pytest.raises(RunError, match=r"the disk is full: need 0\.0 MiB"):
         cache.put(stream(b"x" * 11), digest(b"x" * 11), 11)
     assert files(cache) == []
 
@@ -92,13 +94,13 @@ def test_a_disk_that_fills_up(cache: AgentCache) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "0" * 63, None, 5, "0" * 64 + "/../x"])
 def test_names_that_are_no_digests(cache: AgentCache, name: Any) -> None:
     for ask in (cache.file, cache.has, lambda name: cache.put(stream(b""), name, 0)):
-        with pytest.raises(InputError, match="no SHA-256"):
+        with pytest.raises(InputError, match="expected a SHA-256"):
             ask(name)
 
 
 @pytest.mark.parametrize("size", [-1, True, "5", None])
 def test_sizes_that_are_none(cache: AgentCache, size: Any) -> None:
-    with pytest.raises(InputError, match="size"):
+    with pytest.raises(InputError, match="expected a size"):
         cache.put(stream(b""), digest(b""), size)
 
 
@@ -107,7 +109,7 @@ def test_a_damaged_file_is_not_had(cache: AgentCache) -> None:
     path = Path(cache.file(digest(b"abc")))
     path.write_bytes(b"abd")
     assert not cache.has(digest(b"abc")) and not path.exists()
-    with pytest.raises(InputError, match="was put here"):
+    with pytest.raises(InputError, match="in the cache"):
         cache.file(digest(b"abc"))
 
 
@@ -160,8 +162,9 @@ def test_clean(cache: AgentCache) -> None:
 
 
 @pytest.mark.parametrize("request_", [{}, {"older_than_days": -1}, {"older_than_days": True}, {"job": 3}])
-def test_cleaning_wants_a_name(agent: Any, request_: dict[str, Any]) -> None:
-    assert agent.ask("clean", request_).code == 2
+def test_cleaning_needs_a_name(cache: AgentCache, request_: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        _clean(SimpleNamespace(cache=cache), request_)
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:

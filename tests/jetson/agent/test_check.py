@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from irepdeploy.errors import MissingError, RunError
-from irepdeploy.jetson.agent.board_files import BoardFiles
+from irepdeploy.board.board_files import BoardFiles
+from irepdeploy.errors import InputError, MissingError, RunError
+from irepdeploy.jetson.agent.board import board_facts
 from irepdeploy.jetson.agent.probe import probe
+from irepdeploy.jetson.agent.request import RequestStream, read_request
 from support.fake_board import FakeBoard
 
 
@@ -53,9 +55,13 @@ def test_nothing_is_asked_of_a_closed_stdin(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"[1]", b"{", b"\xff", b'"' + b"x" * 100])
-def test_requests_that_are_none(agent: Any, line: bytes) -> None:
-    answer = agent.ask("check", line)
-    assert answer.code == 2 and answer.error["where"] == "request"
+def test_invalid_requests(line: bytes) -> None:
+    read, write = os.pipe()
+    os.write(write, line + b"\n")
+    os.close(write)
+    with pytest.raises(InputError, match="expected a JSON object") as caught:
+        read_request(RequestStream(read))
+    assert caught.value.where == "request"
 
 
 def probing(code: str) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def test_programs(board: FakeBoard) -> None:
     assert files.first_line("tegrastats") == "GPU 1/1\n"
     assert files.first_line("nothing") == ""
     assert files.program("ls") is None
-    with pytest.raises(MissingError, match="no program ls"):
+    with pytest.raises(MissingError, match="ls is not installed"):
         files.run("ls")
     (board.root / "usr/bin/broken").write_text("")
     (board.root / "usr/bin/broken").chmod(0o755)
@@ -86,20 +92,23 @@ def test_programs(board: FakeBoard) -> None:
         files.run("odd")
 
 
-def test_rails_of_tegrastats_where_sysfs_has_none(board: FakeBoard, xavier: Any) -> None:
+def test_rails_of_tegrastats_if_sysfs_has_none(board: FakeBoard, xavier: Any) -> None:
     for name in board.root.glob("sys/bus/i2c/devices/*/name"):
         name.write_text("eeprom\n")
     board.program("usr/bin/tegrastats", "\necho 'RAM 1/2MB GPU 100mW/90mW CPU 200mW/190mW'\n")
-    assert xavier.ask("check", {}).value["rails_mw"] == {"GPU": 100, "CPU": 200}
+    facts = board_facts(BoardFiles(str(board.root)), xavier.libraries, "/")
+    assert facts["rails_mw"] == {"GPU": 100, "CPU": 200}
 
 
 def test_what_a_broken_jetson_lacks(board: FakeBoard, xavier: Any) -> None:
     why = "libnvinfer.so.8: cannot open shared object file"
     (board.root / "python/tensorrt.py").write_text(f"raise ImportError({why!r})")
     (board.root / "usr/bin/jetson_clocks").unlink()
-    value = xavier.ask("check", {}).value
-    lacks = {each["for"]: each for each in value["missing"]}
+    path = f"PYTHONPATH={board.root / 'python'}"
+    libraries = probe(["env", path, sys.executable, str(xavier.archive), "_probe"])
+    facts = board_facts(BoardFiles(str(board.root)), libraries, "/")
+    lacks = {each["for"]: each for each in facts["missing"]}
     assert why in lacks["trt"]["what"] and "never pip install tensorrt" in lacks["trt"]["hint"]
-    assert lacks["clocks"]["what"] == "no jetson_clocks" and not value["can_switch"]
-    # What TensorRT cannot tell, the devices do.
-    assert value["dla_cores"] == 2
+    assert lacks["clocks"]["what"] == "no jetson_clocks" and not facts["can_switch"]
+    # Without TensorRT, the devices tell.
+    assert facts["dla_cores"] == 2

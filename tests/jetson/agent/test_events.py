@@ -8,9 +8,9 @@ import os
 import pytest
 
 from irepdeploy import errors
+from irepdeploy.board.failure import from_named, named
 from irepdeploy.errors import InputError, MissingError
 from irepdeploy.jetson.agent.events import EventStream
-from irepdeploy.jetson.agent.failure import from_named, named
 
 
 def test_lines_of_json() -> None:

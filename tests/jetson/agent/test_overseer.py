@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,3 +56,31 @@ def test_nobody_reads(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nobody reads"):
         overseer.run([sys.executable, "-c", ""], str(tmp_path), print)
     os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "what"),
+    [
+        (lambda write: os.kill(os.getpid(), signal.SIGTERM), RunError, "ended by SIGTERM"),
+        (lambda write: os.kill(os.getpid(), signal.SIGHUP), RunError, "ended by SIGHUP"),
+        (lambda write: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt, "^$"),
+        (lambda write: os.write(write, b'\n{"verb": "stop"}\n'), KeyboardInterrupt, "^$"),
+        (os.close, RunError, "the desk is gone"),
+    ],
+    ids=["SIGTERM", "SIGHUP", "SIGINT", "stop", "lost desk"],
+)
+def test_what_ends_a_run_ends_its_process(tmp_path: Path, end: Any, error: type[BaseException], what: str) -> None:
+    read, write = os.pipe()
+    events = EventStream(os.open(os.devnull, os.O_WRONLY))
+    overseer = Overseer(events, lifeline=RequestStream(read), heartbeat_s=60.0)
+    pids: list[int] = []
+
+    def started(line: str) -> None:
+        pids.append(int(line))
+        end(write)
+
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with pytest.raises(error, match=what), overseer.watching():
+        overseer.run([sys.executable, "-c", code], str(tmp_path), started)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.board.jetpack import jetpack_of, parse_tegra_release
-from irepdeploy.board.nvpmodel import asks_reboot, needs_reboot, parse_mode, parse_modes
-from irepdeploy.jetson.agent.board import current_mode
-from irepdeploy.jetson.agent.board_files import BoardFiles
+from irepdeploy.board.nvpmodel import asks_reboot, current_mode, needs_reboot, parse_mode, parse_modes
+from irepdeploy.board.thermal import ThermalReader
 from irepdeploy.jetson.agent.clocks import ClockReader, parse_jetson_clocks
 from irepdeploy.jetson.agent.energy import energy
 from irepdeploy.jetson.agent.rails import RailReader, module_mw
 from irepdeploy.jetson.agent.sampler import Sample, Sampler, mean_rails
 from irepdeploy.jetson.agent.tegrastats import parse_tegrastats
-from irepdeploy.jetson.agent.thermal import ThermalReader
 from support.fake_board import FakeBoard
 
 # github.com/DataDog/datadog-agent, pkg/collector/corechecks/nvidia/jetson, its tests: AGX Xavier on JetPack 4.
@@ -278,7 +277,7 @@ def test_a_clock_that_falls(board: FakeBoard) -> None:
     sampler.samples = [sample(0, 1_000_000_000), sample(1, 995_000_000), sample(2, None), sample(3, 500_000_000)]
     assert sampler.throttled() is None
     sampler.pinned_gpu_hz = 1_000_000_000
-    assert sampler.throttled() == "the GPU fell to 500 of 1000 MHz, in 33% of the samples"
+    assert sampler.throttled() == "the GPU dropped to 500 of 1000 MHz in 33% of the samples"
     sampler.samples.pop()
     assert sampler.throttled() is None
 

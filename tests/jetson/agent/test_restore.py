@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.errors import InputError, MissingError, RunError
-from irepdeploy.jetson.agent.board_files import BoardFiles
 from irepdeploy.jetson.agent.cache import AgentCache
 from irepdeploy.jetson.agent.guard import Guard, find_mode, restore_left, unrestored
 from support.fake_board import FakeBoard
@@ -25,7 +25,7 @@ Request = dict[str, Any]
 
 @pytest.fixture
 def long(xavier: Any, onnx_model: bytes) -> Request:
-    """What does not end by itself while a test runs."""
+    """A bench that does not end by itself while a test runs."""
     model = {"label": "m", "sha256": xavier.place(onnx_model)}
     endless = {"min_seconds": 600.0, "max_samples": 10**8, "warmup_min_seconds": 0.0, "warmup_max_seconds": 0.01}
     return {"models": [model], "mode": 0, **endless}
@@ -48,7 +48,7 @@ def rest(process: subprocess.Popen[bytes]) -> tuple[int, dict[str, Any]]:
 
 
 def children(pid: int) -> set[int]:
-    """All processes that stand below this one."""
+    """Return all descendants of a process."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -82,33 +82,17 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def test_signals_and_a_lost_desk(xavier: Any, board: FakeBoard, long: Request) -> None:
+def test_a_lost_desk_ends_a_run(xavier: Any, board: FakeBoard, long: Request) -> None:
     before = board.state()
-
-    def stop_line(process: subprocess.Popen[bytes]) -> None:
-        process.stdin.write(b'\n{"verb": "stop"}\n')  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
-
-    ways: list[tuple[Any, int, str, Any]] = [
-        (lambda process: process.send_signal(signal.SIGTERM), 4, "ended by SIGTERM", None),
-        (lambda process: process.send_signal(signal.SIGHUP), 4, "ended by SIGHUP", None),
-        (lambda process: process.send_signal(signal.SIGINT), 130, "stopped", None),
-        (stop_line, 130, "stopped", {"heartbeat_s": 30}),
-        (lambda process: process.stdin.close(), 4, "the desk is gone", {"heartbeat_s": None}),
-        (lambda process: None, 4, "nothing from the desk for 0.3 s", {"heartbeat_s": 0.3}),
-    ]
-    for end, code, what, lifeline in ways:
-        process = xavier.start("bench", {**long, **({"lifeline": lifeline} if lifeline else {})})
-        if lifeline != {"heartbeat_s": 0.3}:
-            list(until_measuring(process))
-            assert board.state() != before
-        below = children(process.pid)
-        end(process)
-        given, error = rest(process)
-        assert (given, error["code"]) == (code, code) and what in error["what"], what
-        assert board.state() == before, what
-        assert xavier.left() == [], what
-        wait_for(lambda below=below: not any(map(is_running, below)))
+    process = xavier.start("bench", {**long, "lifeline": {"heartbeat_s": 30}})
+    list(until_measuring(process))
+    assert board.state() != before
+    below = children(process.pid)
+    process.stdin.close()
+    code, error = rest(process)
+    assert (code, error["code"]) == (4, 4) and "the desk is gone" in error["what"]
+    assert board.state() == before and xavier.left() == []
+    wait_for(lambda: not any(map(is_running, below)))
 
 
 def test_the_agent_itself_is_killed(xavier: Any, board: FakeBoard, long: Request) -> None:
@@ -123,19 +107,23 @@ def test_the_agent_itself_is_killed(xavier: Any, board: FakeBoard, long: Request
     # Its folder is the next run's to remove.
     assert any(name.startswith("jobs/") for name in xavier.left())
     models = [{"label": "m", "sha256": long["models"][0]["sha256"], "precision": "int8"}]
-    assert xavier.ask("bench", {"models": models}).code == 2
+    assert not xavier.bench(models).value["models"][0]["ok"]
     assert xavier.left() == []
 
 
-def test_the_process_that_measures_is_killed(xavier: Any, board: FakeBoard, long: Request) -> None:
+def test_a_second_run_is_refused_and_the_measuring_process_is_killed(
+    xavier: Any, board: FakeBoard, long: Request
+) -> None:
     before = board.state()
     process = xavier.start("bench", long)
     list(until_measuring(process))
+    with pytest.raises(RunError, match=rf"\(process {process.pid}\)"):
+        xavier.bench(long["models"])
     for pid in children(process.pid):
         if "_measure" in words(pid):
             os.kill(pid, signal.SIGKILL)
     code, error = rest(process)
-    assert code == 4 and error["what"] == "the process that measures crashed (signal 9)"
+    assert code == 4 and error["what"] == "the measuring process crashed (signal 9)"
     assert board.state() == before and xavier.left() == []
 
 
@@ -163,29 +151,11 @@ def test_everything_is_killed(xavier: Any, board: FakeBoard, long: Request) -> N
     assert answer.value["unrestored"]["steps"] == [
         "clocks as they were", "power mode 7 (MODE_15W_DESKTOP)", "clocks as they were"
     ]  # fmt: skip
-    assert any("was killed" in text for text in answer.logs())
+    assert any("a run killed on" in text for text in answer.logs())
     restored = xavier.ask("restore", {}).value["restored"]
     assert len(restored) == 3 and board.state() == before
     assert xavier.ask("restore", {}).value["restored"] == []
     assert not (xavier.cache / "clocks").exists()
-
-
-def test_a_second_run_does_not_disturb_the_first(xavier: Any, long: Request) -> None:
-    process = xavier.start("bench", long)
-    list(until_measuring(process))
-    second = xavier.ask("bench", long)
-    assert second.code == 4 and f"(process {process.pid})" in second.error["what"]
-    process.send_signal(signal.SIGTERM)
-    assert rest(process)[0] == 4
-
-
-def test_a_mode_that_needs_a_reboot(xavier: Any, board: FakeBoard, long: Request) -> None:
-    before = board.state()
-    answer = xavier.ask("bench", {**long, "mode": "MODE_10W"})
-    assert answer.code == 2 and "needs a reboot" in answer.error["what"]
-    assert "sudo nvpmodel -m 1" in answer.error["hint"]
-    assert board.state() == before and not (board.root / "rebooted").exists()
-    assert board.calls("nvpmodel -m") == [] == board.calls("jetson_clocks")
 
 
 @pytest.fixture
@@ -288,31 +258,20 @@ def test_after_a_reboot_only_the_mode_is_restored(board: FakeBoard, files: Board
 
 def test_modes_by_name_and_number(board: FakeBoard, files: BoardFiles) -> None:
     assert find_mode(files, "MAXN") == find_mode(files, 0) == find_mode(files, "0") == (0, "MAXN")
-    with pytest.raises(InputError, match="no power mode 'FAST'"):
+    with pytest.raises(InputError, match="unknown power mode 'FAST'"):
         find_mode(files, "FAST")
+    with pytest.raises(InputError, match="needs a reboot") as caught:
+        find_mode(files, "MODE_10W")
+    assert "sudo nvpmodel -m 1" in str(caught.value.hint) and board.calls("nvpmodel -m") == []
     (board.root / "usr/sbin/nvpmodel").unlink()
     with pytest.raises(MissingError, match="no nvpmodel"):
         find_mode(files, "MAXN")
 
 
-def test_sudo_without_a_password(xavier: Any, board: FakeBoard, quick: Request, onnx_model: bytes) -> None:
-    FakeBoard.program(board, "usr/bin/sudo", '\n[ "$1" = -n ] && shift\n[ "$1" = -l ] && exit 0\nexec "$@"\n')
+def test_sudo_without_a_password(board: FakeBoard, guard: Guard) -> None:
+    board.program("usr/bin/sudo", '\n[ "$1" = -n ] && shift\n[ "$1" = -l ] && exit 0\nexec "$@"\n')
     before = board.state()
-    request = {"models": [{"label": "m", "sha256": xavier.place(onnx_model)}], "mode": "MAXN", **quick}
-    answer = xavier.ask("bench", request)
-    assert answer.code == 0 and answer.value["conditions"]["clocks"] == "held"
+    guard.switch(0, pin=True)
     assert any(call.endswith("nvpmodel -m 0") for call in board.calls("sudo -n"))
+    guard.restore()
     assert board.state() == before
-
-
-def test_sudo_that_asks_for_a_password(xavier: Any, board: FakeBoard, quick: Request, onnx_model: bytes) -> None:
-    board.program("usr/bin/sudo", "\necho 'sudo: a password is required'; exit 1\n")
-    models = [{"label": "m", "sha256": xavier.place(onnx_model)}]
-    refused = xavier.ask("bench", {"models": models, "mode": "MAXN", **quick})
-    assert refused.code == 3 and "sudo asks for a password" in refused.error["what"]
-    assert "visudo" in refused.error["hint"]
-    # Unasked, it measures as the board is, and says so.
-    answer = xavier.ask("bench", {"models": models, **quick})
-    assert answer.code == 0 and answer.value["conditions"]["clocks"] == "as they were"
-    assert any("left to the governor" in text for text in answer.logs())
-    assert board.calls("jetson_clocks") == []

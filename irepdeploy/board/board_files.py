@@ -1,7 +1,4 @@
-"""Files and programs of the board, below a root that tests put elsewhere.
-
-Python 3.8, stdlib only: the board's agent carries this module.
-"""
+"""Files and programs of a board, below a root that tests can replace."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _LINE_S = 5
 
 
 class Said(NamedTuple):
-    """What a program answered: its exit code, and stdout and stderr together."""
+    """The exit code of a program, and its stdout and stderr together."""
 
     code: int
     text: str
@@ -33,8 +30,8 @@ class BoardFiles:
     """Reads files and runs programs of a board.
 
     Args:
-        root: "/" for the board this runs on; else a folder with the same files and fake programs, and nothing outside
-            it is read, run or changed.
+        root: "/" for the machine this runs on, or a folder with the same files and fake programs; nothing outside it
+            is then read, run or changed.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -42,15 +39,15 @@ class BoardFiles:
 
     @property
     def real(self) -> bool:
-        """Whether this is the board itself."""
+        """Whether this is the machine itself."""
         return self.root == "/"
 
     def path(self, name: str) -> str:
-        """Where ``/sys/...`` lies."""
+        """Return the path of a file such as ``/sys/...`` below the root."""
         return os.path.join(self.root, name.lstrip("/"))
 
     def read(self, name: str) -> str:
-        """The text of a file without the blanks and NULs at its end, "" where it cannot be read."""
+        """Return the text of a file without trailing blanks and NULs, or "" if it cannot be read."""
         try:
             with open(self.path(name), encoding="utf-8", errors="replace") as file:
                 return file.read().rstrip(" \t\r\n\0")
@@ -58,19 +55,19 @@ class BoardFiles:
             return ""
 
     def number(self, name: str) -> int | None:
-        """The whole number that a file holds, None where it holds none."""
+        """Return the integer in a file, or None if there is none."""
         try:
             return int(self.read(name))
         except ValueError:
             return None
 
     def find(self, pattern: str) -> list[str]:
-        """Paths that fit, sorted, as seen from the root."""
+        """Return the paths that match a pattern, sorted, as seen from the root."""
         found = sorted(glob.glob(self.path(pattern)))
         return ["/" + os.path.relpath(path, self.root) for path in found]
 
     def program(self, name: str) -> str | None:
-        """Where a program lies, None if it is not there."""
+        """Return the path of a program, or None if it is not installed."""
         for folder in _FOLDERS:
             path = os.path.join(self.root, folder, name)
             if os.access(path, os.X_OK) and os.path.isfile(path):
@@ -81,13 +78,13 @@ class BoardFiles:
         """Run a program of the board to its end.
 
         Raises:
-            MissingError: it is not there, or may not be run as root without a password.
-            RunError: it does not end, or cannot be started.
+            MissingError: If it is not installed, or sudo asks for a password.
+            RunError: If it does not end in time or cannot be started.
         """
         path = self.program(name)
         if path is None:
             raise MissingError(
-                f"no program {name} here", hint="it comes with JetPack: sudo apt-get install nvidia-jetpack"
+                f"{name} is not installed", hint="it comes with JetPack: sudo apt-get install nvidia-jetpack"
             )
         said = self._run([*(self._sudo() if as_root else []), path, *arguments], name, stdin)
         if as_root and said.code and "sudo:" in said.text:
@@ -95,7 +92,7 @@ class BoardFiles:
         return said
 
     def first_line(self, name: str, *arguments: str) -> str:
-        """The first line of a program that goes on printing, "" where it prints none in time."""
+        """Return the first line of a program that keeps printing, or "" if none comes in time."""
         path = self.program(name)
         if path is None:
             return ""
@@ -114,7 +111,7 @@ class BoardFiles:
         return line.decode("utf-8", "replace")
 
     def may_run_as_root(self, names: Sequence[str]) -> bool:
-        """Whether these programs are here and can be run as root without a password."""
+        """Return whether these programs are installed and can be run as root without a password."""
         paths = [self.program(name) for name in names]
         if None in paths:
             return False
@@ -144,13 +141,13 @@ class BoardFiles:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise RunError(f"{name} does not end within {_LIMIT_S} s", where=name) from error
+            raise RunError(f"{name} did not end within {_LIMIT_S} s", where=name) from error
         except OSError as error:
             raise RunError(f"cannot run {name}: {error.strerror}", where=name) from error
         return Said(done.returncode, done.stdout)
 
 
 def sudoers_hint() -> str:
-    """What gives the right to set modes and clocks."""
+    """Return how to permit setting power modes and clocks without a password."""
     line = "USER ALL=(root) NOPASSWD: /usr/sbin/nvpmodel, /usr/bin/jetson_clocks"
     return f"on the board: sudo visudo -f /etc/sudoers.d/irepdeploy, with the line: {line}; or --clocks as-is"
