@@ -158,7 +158,7 @@ def test_dynamic_batch(tmp_path: Path) -> None:
     sidecar = read_sidecar(tmp_path / "m.engine")
     assert sidecar is not None and sidecar.inputs[0]["shape"] == [-1, 32, 16, 16]
     assert sidecar.settings["profiles"] == {"x": shapes}
-    with pytest.raises(InputError, match="no profile"):
+    with pytest.raises(InputError, match="needs a profile"):
         build_engine(content, tmp_path / "n.engine", flavour=RTX)
 
 
@@ -173,7 +173,7 @@ def test_two_builds_are_the_same(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
-        ({"precision": "fp16"}, InputError, "an fp16 engine of an ONNX that is fp32: TensorRT-RTX .* from the ONNX"),
+        ({"precision": "fp16"}, InputError, "expected an fp16 model .*, got fp32: TensorRT-RTX .* from the model"),
         ({"dla_core": 0}, MissingError, "no DLA core 0"),
         ({"timing_cache": "cache"}, InputError, "times nothing"),
         ({"profiles": {"input": [[1, 1, 16, 16]] * 3}}, InputError, "its shape is fixed"),
