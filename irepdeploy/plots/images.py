@@ -110,7 +110,7 @@ def _read(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequen
                 Image.Resampling.BILINEAR,
             )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image that can be read: {error}", where=path) from error
+        raise InputError(f"not a readable image: {error}", where=path) from error
     planes = np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray((planes - _planes(mean)) / _planes(std))
 

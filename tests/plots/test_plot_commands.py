@@ -118,8 +118,8 @@ def test_searches_are_named_by_strategy_label_or_path(
     for folder in {folder.split("=")[-1] for folder in folders}:
         write_search(Path(folder), "random" if folder == "random" else "des")
     drawn: list[str] = []
-    original = search_run.draw_fitness
-    monkeypatch.setattr(search_run, "draw_search", lambda runs: drawn.extend(runs) or original(runs))
+    one = architecture.draw_architecture(Architecture(("a",), ("b",), ((1,),)))
+    monkeypatch.setattr(search_run, "draw_search", lambda runs: drawn.extend(runs) or one)
     assert main(["plot", "search", *folders, "--out", "a.svg"]) == 0
     assert drawn == labels
 

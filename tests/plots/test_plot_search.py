@@ -210,12 +210,11 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
     assert identity.lines[0].get_ydata() == pytest.approx([0.6, 1.6])
     assert survival.images[0].get_array().tolist() == pytest.approx(np.array([[2 / 3, 1], [2 / 3, 1 / 3], [2 / 3, 1]]))
     assert other.images[0].get_array().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2]
-    save_figure(figure, tmp_path / "a.png")
     save_figure(figure, tmp_path / "a.svg")
     assert "not finished" not in figure.subfigs[1].get_suptitle()
 
 
-def test_an_unfinished_search_and_an_old_one(run: SearchRun, tmp_path: Path) -> None:
+def test_an_unfinished_search_and_an_old_one(run: SearchRun) -> None:
     unfinished = SearchRun(start=START, evolutions=run.evolutions[:1])
     old = SearchRun(start=START, evolutions=[evolution(0, [0.5])])
     figure = draw_search({"a": unfinished, "b": old})
@@ -223,12 +222,11 @@ def test_an_unfinished_search_and_an_old_one(run: SearchRun, tmp_path: Path) -> 
     said = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert said == [f"this journal does not hold {what}" for what in ("beta", "alpha", "the population")]
     assert "the population" in draw_search({"b": old}).axes[1].texts[0].get_text()
-    save_figure(figure, tmp_path / "a.png")
     with pytest.raises(InputError, match="no search"):
         draw_search({})
 
 
-@pytest.mark.parametrize("layers", [1, 100])
+@pytest.mark.parametrize("layers", [1, 30])
 def test_few_and_many_layers(layers: int) -> None:
     start = {**START, "layers": [f"слой.{row}" for row in range(layers)], "positions": [[r, 1] for r in range(layers)]}
     events = [
@@ -238,5 +236,5 @@ def test_few_and_many_layers(layers: int) -> None:
     figure = draw_search({"many": SearchRun(start=start, evolutions=events)})
     # No layer has the other branch: its panels are empty, and it has no line among the means.
     assert legend(figure, 3) == ["identity"]
-    assert legend(figure, 2) == (["слой.0"] if layers == 1 else ["слой.0", "слой.99"])
+    assert legend(figure, 2) == (["слой.0"] if layers == 1 else ["слой.0", "слой.29"])
     figure.draw_without_rendering()
