@@ -1,4 +1,4 @@
-"""Made-up inputs of the models of one run: seeded, and the same for all that take the same."""
+"""Seeded random inputs of the models of a run."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def feeds_of(opened: OpenedSubject, seed: int, *, batch: int | None, shapes: Shapes) -> Feeds:
-    """Standard normal values, the same for all models that take the same shapes in the same order.
+    """Return standard normal inputs, the same for all models that take the same shapes in the same order.
 
     Args:
-        opened: its runner is active.
-        batch: None: 1 where it is free, else the model's own.
-        shapes: by the input's name, what its free dimensions are, the batch among them.
+        opened: Model with an active runner.
+        seed: Seed of the values.
+        batch: Batch size. Default: the model's own, or 1 if it is dynamic.
+        shapes: Shapes of inputs with dynamic dimensions by input name, including the batch.
 
     Raises:
-        ModelError: whole numbers, or free dimensions that `shapes` does not give.
-        InputError: the model has another batch, or `shapes` is not one that it takes.
+        ModelError: If an input is an integer, or has dynamic dimensions that `shapes` does not give.
+        InputError: If the model has another batch size, or does not take the given shape.
     """
     if not opened.runner.inputs:
         raise ModelError(
-            "it has no input: what it computes is a constant", where=opened.subject.target, hint="leave it out"
+            "it has no input: its output is a constant", where=opened.subject.target, hint="omit it"
         )
     fixed = {spec.name: _shape(spec, opened, batch, shapes.get(spec.name)) for spec in opened.runner.inputs}
     return random_feeds(opened.runner.inputs, seed, opened.subject.target, shapes=fixed)
 
 
 def check_shape_names(opened: Sequence[OpenedSubject], shapes: Shapes) -> None:
-    """Raise InputError where a shape was given for an input that no model has."""
+    """Raise InputError if a shape is given for an input that no model has."""
     names = {spec.name for each in opened for spec in each.runner.inputs}
     for name in shapes:
         if name not in names:
@@ -66,7 +67,7 @@ def _shape(spec: TensorSpec, opened: OpenedSubject, batch: int | None, given: Se
             raise InputError(
                 f"input {spec.name!r} takes {shape_text(own)}, not {shape_text(tuple(given))}",
                 where=where,
-                hint="--shape gives every dimension, the batch first; only those that are ? are free",
+                hint="--shape gives every dimension, the batch first; only those shown as ? are dynamic",
             )
         own = tuple(given)
     if not own:
@@ -75,12 +76,12 @@ def _shape(spec: TensorSpec, opened: OpenedSubject, batch: int | None, given: Se
     if None in rest:
         sizes = "x".join("1" if index == 0 else str(size or 224) for index, size in enumerate(own))
         raise ModelError(
-            f"input {spec.name!r} has free dimensions: {shape_text(own)}",
+            f"input {spec.name!r} has dynamic dimensions: {shape_text(own)}",
             where=where,
-            hint=f"say what they are: --shape {spec.name}={sizes}",
+            hint=f"set them: --shape {spec.name}={sizes}",
         )
     if batch is not None and first not in (None, batch):
         raise InputError(
-            f"its batch is {first}, not {batch}", where=where, hint="export it with --dynamic-batch, or leave it out"
+            f"its batch is {first}, not {batch}", where=where, hint="export it with --dynamic-batch, or omit it"
         )
     return (batch or 1 if first is None else first, *(size for size in rest if size is not None))

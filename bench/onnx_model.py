@@ -1,4 +1,4 @@
-"""A network as ONNX in memory, as it stands: with its branches where it has some."""
+"""Write a network as ONNX in memory as it is, with its branches."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["onnx_of"]
 
 
 def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> bytes:
-    """The network in eval mode, written but not fused; a first size of None is a free batch.
+    """Return the network in eval mode as ONNX, not fused; a first size of None is a dynamic batch.
 
     Raises:
-        ModelError: train mode, or an operator that nothing can write.
+        ModelError: If the network is in train mode or has an operator that cannot be written.
     """
     if any(isinstance(module, RepBlock) for module in net.modules()):
         net = _with_plain_sums(net)
@@ -29,7 +29,7 @@ def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]
 
 
 class _Sum(nn.Module):
-    """What a RepBlock computes in eval mode; `write_onnx` refuses the block itself, which nobody should deploy."""
+    """The function of a RepBlock in eval mode; `write_onnx` refuses the block itself, which should not be deployed."""
 
     def __init__(self, block: RepBlock) -> None:
         super().__init__()

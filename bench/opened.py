@@ -1,4 +1,4 @@
-"""A subject opened: its weights found, and a runner made of them that is not yet active."""
+"""Opened subjects: their weights are loaded and their runners made, but not yet active."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PROVIDERS = {
 
 @dataclass(frozen=True)
 class OpenedSubject:
-    """A subject with its runner, where its weights come from, and what was found out about it on the way."""
+    """A subject with its runner, the source of its weights, and facts found while opening it."""
 
     subject: Subject
     runner: Runner
@@ -68,7 +68,7 @@ class Opener:
         """Load the model and make its runner, not yet active.
 
         Raises:
-            InputError: a damaged file (CheckpointError, ModelError), or a network that does not say what it takes.
+            InputError: If the file is damaged (CheckpointError, ModelError), or the input shape is unknown.
         """
         if subject.kind == ENGINE:
             return self._engine(subject)
@@ -142,7 +142,7 @@ _PRECISIONS = {"float16": "fp16", "float32": "fp32", "float64": "fp64"}
 def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
     from irepdeploy.network.checkpoint import load, read
 
-    # Networks of the registry may stand beside foreign ones: the factory is for those alone.
+    # Networks of the registry may be among foreign ones: the factory is for the latter alone.
     foreign = factory is not None and read(path)["origin"].get("net") is None
     return load(path, model=factory if foreign else None)
 
@@ -159,7 +159,7 @@ def _random_network(name: str, seed: int) -> nn.Module:
 
 
 def _specs(subject: Subject, origin: Origin, dtype: str) -> Sequence[TensorSpec]:
-    """Every input with a free batch."""
+    """Return every input with a dynamic batch."""
     if origin.inputs:
         return origin.inputs
     shape = origin.input_shape or subject.input_shape

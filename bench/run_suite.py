@@ -17,11 +17,11 @@ _GROUP = "irepdeploy.suites"
 
 
 def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure one suite.
+    """Measure a suite.
 
     Raises:
-        InputError: no such suite.
-        MissingError: CUDA was asked for and is not there.
+        InputError: If there is no such suite.
+        MissingError: If CUDA is requested and not available.
     """
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")

@@ -1,4 +1,4 @@
-"""Settings of a measurement as they are typed: batch sizes, and sizes of inputs whose dimensions are free."""
+"""Parse settings of a measurement: batch sizes and shapes of inputs with dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["batch_sizes", "input_shapes"]
 
 
 def batch_sizes(text: str | None) -> tuple[int, ...]:
-    """``1,8,64`` as numbers, ascending; None and nothing are ().
+    """Parse ``1,8,64`` into ascending numbers; None and "" are ().
 
     Raises:
-        InputError: not whole numbers from 1 up.
+        InputError: If they are not whole numbers from 1 up.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
@@ -22,10 +22,10 @@ def batch_sizes(text: str | None) -> tuple[int, ...]:
 
 
 def input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """``NAME=1x3x224x224`` by name.
+    """Parse ``NAME=1x3x224x224`` into shapes by name.
 
     Raises:
-        InputError: not of that form, or a name given twice.
+        InputError: If a text has another form or a name is repeated.
     """
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:

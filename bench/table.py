@@ -1,4 +1,4 @@
-"""What a table shows of records: derived from their raw samples when it is shown."""
+"""Tables on the terminal, derived from the raw samples of records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 COLUMNS = ["model", "runner", "median ms", "p90 ms", "spread", "x reference"]
-BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms a batch", "images/s by batch"]
+BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms per batch", "images/s by batch"]
 
 # Same records, same table.
 _SEED = 0
@@ -31,9 +31,11 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Row:
-    """One record as a table shows it; `ratio` is None in the reference's own row.
+    """A record in a table.
 
-    `device` is of the samples by the device's own clock, None where it has none.
+    Attributes:
+        ratio: Ratio to the reference; None in the reference's own row.
+        device: Statistics by the device's own clock, or None if it has none.
     """
 
     model: str
@@ -46,11 +48,11 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
-        """The batch over the median."""
+        """Throughput by the median latency."""
         return self.batch / self.summary.median_ms * 1000
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, units in the names."""
+        """Return a flat JSON object with units in its names."""
         shown = {"model": self.model, "runner": self.runner, "batch": self.batch, **self.summary._asdict()}
         return {
             **shown,
@@ -63,14 +65,14 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """One model on one runner over a sweep of batches, the best of which gives the most images a second."""
+    """A model on one runner over a sweep of batch sizes; `best` has the highest throughput."""
 
     best: Row
     sweep: Sequence[Row]
 
 
 def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
-    """Records grouped by protocol version: those of different ones may not stand in one table."""
+    """Group records by protocol version; records of different versions must not be in one table."""
     groups: dict[int, list[Record]] = {}
     for record in records:
         groups.setdefault(record.protocol_version, []).append(record)
@@ -78,15 +80,15 @@ def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """One row a record, in their order; the first of each batch is the reference of its ratios.
+    """Return one row per record in their order; the first of each batch size is the reference of its ratios.
 
     Raises:
-        InputError: records of different protocol versions.
+        InputError: If the records have different protocol versions.
     """
     versions = sorted(by_protocol(records))
     if len(versions) > 1:
         raise InputError(
-            f"records of protocol versions {' and '.join(map(str, versions))} cannot stand in one table",
+            f"records of protocol versions {' and '.join(map(str, versions))} cannot be in one table",
             where="table",
             hint="measure the older ones again",
         )
@@ -108,10 +110,10 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 
 def optimum(records: Sequence[Record]) -> list[BatchRow]:
-    """Each model on each runner, in their order, with the batch of the most images a second; of equal ones the smaller.
+    """Return the sweep of each model on each runner, with the smallest batch size of the highest throughput.
 
     Raises:
-        InputError: records of different protocol versions.
+        InputError: If the records have different protocol versions.
     """
     sweeps: dict[tuple[str, str], list[Row]] = {}
     for row in rows(records):
@@ -122,7 +124,7 @@ def optimum(records: Sequence[Record]) -> list[BatchRow]:
 
 
 def cells(row: Row) -> list[object]:
-    """The row as text, under `COLUMNS`."""
+    """Return the row as text, under `COLUMNS`."""
     numbers = row.summary
     return [
         row.model,
@@ -135,7 +137,7 @@ def cells(row: Row) -> list[object]:
 
 
 def batch_cells(row: BatchRow) -> list[object]:
-    """The row as text, under `BATCH_COLUMNS`."""
+    """Return the row as text, under `BATCH_COLUMNS`."""
     best = row.best
     return [
         best.model,

@@ -1,6 +1,6 @@
-"""What the user sees: results on stdout, logs and progress on stderr.
+"""Output for the user: results on stdout, logs and progress on stderr.
 
-On a terminal progress is a live bar with the time left; in a log it is a plain line now and then.
+On a terminal, progress is a live bar with the time left; in a log it is an occasional plain line.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class ProgressTask(Protocol):
     """One line of progress."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Say that `steps` more steps are done; `note` is a short text beside them, such as the loss."""
+        """Report that `steps` more steps are done; `note` is a short text beside them, such as the loss."""
 
 
 class ProgressDisplay(Protocol):
-    """What `progress` gives."""
+    """The value of `progress`."""
 
     def task(self, title: str, total: int) -> ProgressTask:
         """Start a line for work of `total` steps."""
@@ -39,7 +39,7 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
     """Show progress on stderr for as long as the block runs.
 
     Args:
-        silent: show nothing: another process of the run does.
+        silent: Show nothing, because another process of the run does.
 
     Example::
 
@@ -73,23 +73,23 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
 
 
 def log(message: str) -> None:
-    """Print one line of news on stderr."""
+    """Print one line on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` on stdout as JSON. NaN is refused: it is not JSON."""
+    """Print `value` on stdout as JSON, without NaN, which is not JSON."""
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, numbers on the right.
+    """Print a table on stdout, with numbers aligned right.
 
-    Cells are written by `str`: round numbers before. Outside a terminal no cell is ever cut or wrapped.
+    Cells are converted by `str`: round numbers first. Outside a terminal no cell is ever cut or wrapped.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     if any(len(row) != len(columns) for row in cells):
-        raise ValueError(f"a row of table {title!r} has not {len(columns)} cells")
+        raise ValueError(f"expected rows of {len(columns)} cells in table {title!r}")
     numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
     if not sys.stdout.isatty():
         print(_plain_table(title, columns, cells, numeric))
@@ -120,7 +120,7 @@ def _plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[st
 
 
 def _is_number(cell: str) -> bool:
-    # "-" stands for a number that is not there; units and factors ("12 %", "1.8x") still read as numbers.
+    # "-" is a missing number; numbers may have units and factors ("12 %", "1.8x").
     return cell in ("", "-") or cell.lstrip("+-~<>")[:1].isdigit()
 
 
@@ -129,7 +129,7 @@ class _SilentDisplay:
         return self
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _PlainDisplay:

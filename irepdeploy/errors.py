@@ -1,19 +1,19 @@
-"""Every error that irepdeploy raises on purpose.
+"""The errors that irepdeploy raises.
 
     IrepdeployError
     |-- CheckFailed       exit 1   a check ran and its verdict is "no"
     |-- InputError        exit 2   the user's input was wrong
     |   |-- RecipeError            a recipe or an override on the command line
-    |   |-- ArchitectureError      an Architecture that is not one, or does not fit the network
-    |   |-- CheckpointError        a file that is no checkpoint, is damaged, or is of another kind
+    |   |-- ArchitectureError      an Architecture that is malformed or does not fit the network
+    |   |-- CheckpointError        a file that is not a checkpoint, is damaged, or is of another kind
     |   |-- ModelError             a network or ONNX model that cannot be handled (unknown operator, no such name)
     |   |-- NotFusable             a network that has no exact fused form (train mode, NaN, bad BN statistics)
     |   `-- OutputError            a folder or file that cannot be written
     |-- MissingError      exit 3   something needed is not installed or not reachable
     `-- RunError          exit 4   the run failed (disk full, out of memory, NaN loss, lost connection)
 
-An error says what is wrong, where (file, layer, key) and how to mend it. Whatever is not in this tree is a bug of ours
-and ends in exit code 70 with a report file. This module imports nothing of ours and is Python 3.8, since the board's
+An error says what is wrong, where (file, layer, key) and how to fix it. Any other exception is a bug of ours and ends in
+exit code 70 with a report file. This module imports nothing of the package and supports Python 3.8, since the board's
 agent carries it.
 """
 
@@ -44,9 +44,9 @@ class IrepdeployError(Exception):
     """Base of the tree.
 
     Args:
-        what: what is wrong, one sentence without a full stop.
-        where: the file, layer or key it was found at.
-        hint: what to do or to type to mend it.
+        what: What is wrong, in one sentence without a full stop.
+        where: The file, layer or key.
+        hint: What to do or type to fix it.
     """
 
     exit_code: ClassVar[int] = EXIT_BUG
@@ -59,7 +59,7 @@ class IrepdeployError(Exception):
 
     @property
     def line(self) -> str:
-        """The error as one line: ``where: what (hint)``."""
+        """The error on one line: ``where: what (hint)``."""
         text = self.what if self.where is None else f"{self.where}: {self.what}"
         return text if self.hint is None else f"{text} ({self.hint})"
 
@@ -93,7 +93,7 @@ class ArchitectureError(InputError):
 
 
 class CheckpointError(InputError):
-    """A file is no checkpoint, is damaged, or is of another kind than needed."""
+    """A file is not a checkpoint, is damaged, or is of another kind than needed."""
 
 
 class ModelError(InputError):

@@ -1,7 +1,7 @@
-"""Files on disk: written whole or not at all, identified by digest.
+"""Files on disk: written atomically, identified by digest.
 
-A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and take the
-final name in one step.
+A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and are renamed
+in one step.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content` to `path` atomically and return the path.
 
     Raises:
-        RunError: the disk is full.
-        OutputError: the place cannot be written.
+        RunError: If the disk is full.
+        OutputError: If the path cannot be written.
     """
     path = Path(path)
     temporary = None
@@ -55,7 +55,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            # mkstemp makes files private; a result is to be read by whoever may read the folder.
+            # mkstemp makes files private; results have the permissions of any other new file.
             os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
@@ -70,16 +70,19 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write `value` as indented JSON with a final newline, atomically. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON with a final newline, atomically, without NaN, which is not JSON."""
     return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def append_line(path: str | os.PathLike[str], value: Any) -> None:
     """Append `value` as one line of JSON and flush it to the disk.
 
-    A last line that a killed writer left torn is cut off first, and one that lacks only its end is given it: in the
-    middle of the file it would make all of it unreadable. When the disk is full, what was written of this line is taken
-    back.
+    A torn last line of a killed writer is removed first, and one that lacks only its newline gets it: in the middle of
+    the file it would make all of it unreadable. If the disk is full, the part of this line that was written is removed.
+
+    Raises:
+        RunError: If the disk is full.
+        OutputError: If the path cannot be written.
     """
     path = Path(path)
     line = (json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n").encode()
@@ -102,18 +105,20 @@ def append_line(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
-    """The JSON lines of a file as (line number, value); a torn last line is left out, with a log line.
+    """Yield the JSON lines of a file as (line number, value); a torn last line is omitted and logged.
 
     Args:
-        what, of: what the file is, and what each of its lines is, for messages.
+        path: Path of the file.
+        what: Kind of the file, for messages.
+        of: Kind of its lines, for messages.
 
     Raises:
-        InputError: no such file, or a line in the middle is no JSON.
+        InputError: If there is no such file, or another line is not JSON.
     """
     content = read_bytes(path, what)
     lines = content[: _whole_length(content)].split(b"\n")
     if _whole_length(content) < len(content):
-        log(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is left out")
+        log(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -121,11 +126,11 @@ def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line
             yield number, json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             where = f"{os.fspath(path)}, line {number}"
-            raise InputError(f"not a {of}: no JSON", where=where, hint=f"is this a {what}?") from None
+            raise InputError(f"not a {of}: not JSON", where=where, hint=f"is this a {what}?") from None
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Make `path` a folder that can be written, or raise OutputError before any work is done."""
+    """Create a writable folder at `path`, or raise OutputError before any work is done."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -138,13 +143,13 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder inside `folder`; what was not moved out of it by `move_file` is gone afterwards.
+    """Create a temporary folder inside `folder`, which is removed with all that `move_file` has not moved out of it.
 
-    One that a killed process left is removed first.
+    Folders left by killed processes are removed first.
 
     Raises:
-        RunError: the disk is full.
-        OutputError: `folder` cannot be written.
+        RunError: If the disk is full.
+        OutputError: If `folder` cannot be written.
     """
     try:
         for left in Path(folder).glob(".staging-*-*"):
@@ -160,7 +165,7 @@ def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Give a whole file on the same disk its final name, in one step."""
+    """Rename a complete file on the same disk, atomically."""
     try:
         os.replace(source, target)
         _sync_folder(target.parent)
@@ -169,7 +174,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file that may not be there."""
+    """Remove a file if it exists."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -177,10 +182,14 @@ def remove_file(path: Path) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
-    """The content of `path`.
+    """Return the content of `path`.
+
+    Args:
+        path: Path of the file.
+        what: Kind of the file, for messages.
 
     Raises:
-        InputError: it is not there, is a folder, or may not be read.
+        InputError: If the file does not exist, is a directory, or cannot be read.
     """
     try:
         return Path(path).read_bytes()
@@ -188,18 +197,18 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
         raise InputError(f"no such {what}", where=path, hint="check the path") from None
     except IsADirectoryError:
         article = "an" if what[0] in "AEIOUaeio" else "a"
-        raise InputError(f"a folder where {article} {what} is due", where=path, hint="name the file in it") from None
+        raise InputError(f"expected {article} {what}, got a directory", where=path, hint="name the file in it") from None
     except OSError as error:
         raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
 
 
 def sha256(source: bytes | str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of bytes or of a file's content."""
+    """Return the hexadecimal SHA-256 of bytes or of a file's content."""
     return hashlib.sha256(source if isinstance(source, bytes) else read_bytes(source)).hexdigest()
 
 
 def json_safe(value: Any) -> Any:
-    """`value` as JSON can hold it: tuples as lists, every number that is not finite as its name ("nan", "inf")."""
+    """Return `value` as JSON can hold it: tuples as lists, numbers that are not finite as "nan" or "inf"."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -210,7 +219,7 @@ def json_safe(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of `value` that digests are made of: sorted keys, no spaces, ASCII."""
+    """Return the canonical JSON of `value` for digests: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
 
 
@@ -235,7 +244,7 @@ def _is_running(process: str) -> bool:
 def _end_of_whole_lines(path: Path) -> int:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        # A line is short beside this window, and only the last one can be torn.
+        # Lines are shorter than this window, and only the last one can be torn.
         start = max(0, size - _LONGEST_LINE)
         file.seek(start)
         tail = file.read()
@@ -249,7 +258,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def _whole_length(content: bytes) -> int:
-    """Length without a torn last line: one that has no end and is the beginning of an object."""
+    """Return the length without a torn last line: one without a newline that is the beginning of an object."""
     kept, newline, last = content.rpartition(b"\n")
     if not last.startswith(b"{"):
         return len(content)
@@ -271,7 +280,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every file system lets a folder be opened; the rename itself has happened all the same.
+    # Not every file system can open folders; the rename itself has happened.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

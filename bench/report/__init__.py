@@ -1,1 +1,1 @@
-"""Report: what records say, as one page that needs nothing else."""
+"""Report: the results of records as one self-contained page."""

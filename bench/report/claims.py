@@ -1,4 +1,4 @@
-"""Sentences that a table carries: each is worked out from its rows, none is known beforehand."""
+"""Claims about a table, each derived from its rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEED = 0
 
 
 def claims_of(table: Table) -> list[str]:
-    """What a table says, in words; nothing where it has one model only, or sweeps over batches."""
+    """Return what a table says in words; nothing if it has a single model or sweeps over batch sizes."""
     rows = [row for row in table.rows if row.measured]
     if len({row.model for row in rows}) < 2 or table.offline:
         return []
@@ -34,10 +34,12 @@ def claims_of(table: Table) -> list[str]:
 
 
 def order_claim(ours: Sequence[tuple[float, float]], one: str, other: str) -> str:
-    """In how many pairs of models two lists of latencies agree about which one is faster.
+    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties.
 
     Args:
-        ours: of each model, its latency by the first list and by the second.
+        ours: Latencies of each model by the first and by the second list.
+        one: Name of the first list, such as "here".
+        other: Name of the second list.
     """
     same = opposite = 0
     for (a, b), (c, d) in itertools.combinations(ours, 2):
@@ -49,7 +51,7 @@ def order_claim(ours: Sequence[tuple[float, float]], one: str, other: str) -> st
         return ""
     tied = f", {ties} tied in one of them" if ties else ""
     return (
-        f"Of {same + opposite + ties} pairs of models, {same} stand in the same order {one} as {other}, "
+        f"Of {same + opposite + ties} pairs of models, {same} are in the same order {one} as {other}, "
         f"{opposite} in the opposite one{tied} (by medians)."
     )
 
@@ -73,7 +75,7 @@ def _same(rows: Sequence[Row], reference: str) -> str:
     ]
     if not alike:
         return ""
-    return f"Not to be told apart from {reference} (its interval holds 1): {', '.join(dict.fromkeys(alike))}."
+    return f"Indistinguishable from {reference} (the interval contains 1): {', '.join(dict.fromkeys(alike))}."
 
 
 def _families(rows: Sequence[Row]) -> str:

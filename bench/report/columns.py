@@ -1,4 +1,4 @@
-"""Columns: what a table shows of its rows, the same on the page, in Markdown and in the README."""
+"""Columns of a table, the same on the page, in Markdown and in the README."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _NOTHING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of one table.
+    """A column of a table.
 
-    Args:
-        key: its name in selections. `head`: what stands above it. `hint`: what that means, where it needs words.
-        cells: text of each row. `values`: what each row is sorted by; None is last.
-        text: whether it holds words, on the left.
+    Attributes:
+        key: Name in selections.
+        head: Heading.
+        hint: Explanation of the heading, or "".
+        cells: Text of each row.
+        values: Sort key of each row; None is last.
+        text: Whether the column holds words, which are aligned left.
     """
 
     key: str
@@ -35,7 +38,7 @@ class Column:
 
 
 def columns_of(table: Table, keys: Sequence[str] | None = None) -> list[Column]:
-    """The columns that have something to say of `table`; only `keys` of them, in that order, where they are given."""
+    """Return the columns that are not empty, or, if `keys` are given, those of them in that order."""
     rows = table.rows
     reference = table.reference.model
     runs = table.runs
@@ -86,12 +89,12 @@ def columns_of(table: Table, keys: Sequence[str] | None = None) -> list[Column]:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, never in powers of ten."""
+    """Return a number with three significant digits, never in scientific notation."""
     return _fixed([value], 3).format(value)
 
 
 def interval_text(value: Ratio | None) -> str:
-    """A ratio with its 95 % interval, where there is one."""
+    """Return a ratio with its 95 % interval, if it has one."""
     if value is None:
         return "1"
     if value.low is None or value.high is None:
@@ -101,7 +104,7 @@ def interval_text(value: Ratio | None) -> str:
 
 
 def when(created: str) -> str:
-    """ISO 8601 to the minute."""
+    """Return an ISO 8601 time to the minute."""
     return created[:16].replace("T", " ")
 
 
@@ -121,7 +124,7 @@ def _times(key: str, head: str, values: Sequence[float | None], hint: str = "") 
 
 
 def _graphs(table: Table) -> list[str]:
-    """A number for each graph that stands in several rows."""
+    """Return a number for each graph that occurs in several rows."""
     numbers: dict[int, int] = {}
     for row in table.rows:
         if not row.measured:
@@ -144,7 +147,7 @@ def _ratios(rows: Sequence[Row], reference: str) -> Column:
 
 
 def _fixed(values: Sequence[float], least: int) -> str:
-    """A format with as many decimals as the smallest value needs for `least` significant digits."""
+    """Return a format with as many decimals as the smallest value needs for `least` significant digits."""
     smallest = min((abs(value) for value in values if value), default=1.0)
     decimals = max(0, least - 1 - math.floor(math.log10(smallest)))
     return f"{{:.{min(decimals, 6)}f}}"

@@ -1,4 +1,4 @@
-"""Content: everything that a report says, before it is a page."""
+"""The content of a report, independent of its format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Content", "content_of"]
 
 @dataclass(frozen=True)
 class Content:
-    """What `content_of` found. `lede`: one sentence on what it holds."""
+    """Everything that a report says. `lede` is one sentence on what it contains."""
 
     title: str
     lede: str
@@ -31,16 +31,16 @@ class Content:
 
 
 def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency report") -> Content:
-    """Read folders and files and work out what their report says.
+    """Read folders and files and return the content of their report.
 
     Raises:
-        InputError: as `gather`.
+        InputError: See `gather`.
     """
     found = gather(places)
     tables = tables_of(found.records)
     others, left = plain_tables(found.others)
     if left:
-        found.notes.append(f"Not shown, having neither samples nor figures of their own: {', '.join(left)}.")
+        found.notes.append(f"Not shown, since they hold neither samples nor figures: {', '.join(left)}.")
     pictures = figures(found.folders, found.note)
     return Content(
         title=title,
@@ -80,7 +80,7 @@ def _notes(tables: Sequence[Table]) -> list[str]:
     if len(versions) > 1:
         notes.append(
             f"The records are of protocol versions {' and '.join(map(str, versions))}: they stand apart, and nothing "
-            "here compares a figure of one with a figure of another."
+            "here compares figures of one with figures of another."
         )
     unsteady = sum(not row.steady for row in rows)
     if unsteady:
@@ -91,7 +91,7 @@ def _notes(tables: Sequence[Table]) -> list[str]:
     if any("not measured" in row.top1_source for row in rows):
         notes.append("Accuracies labelled 'paper, not measured' are published figures; nothing here repeats them.")
     if any("random weights" in row.record.source for row in rows):
-        notes.append("Some networks have random weights: that changes no latency here, and their outputs mean nothing.")
+        notes.append("Some networks have random weights: this does not change latencies, but their outputs mean nothing.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Which device a record was measured on, in words, and the system block as rows."""
+"""The device of a record in words, and its system block as rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from irepdeploy.runs.record import Record
 __all__ = ["device_of", "system_facts"]
 
 _GIB = 1 << 30
-# A value that every record has its own of: the first few are enough.
+# If every record has its own value, the first few are enough.
 _SHOWN = 4
 
 
 def device_of(record: Record) -> str:
-    """The processor that ran the network and what sets its speed, as its system block has it."""
+    """Return the processor that ran the network and what determines its speed, from the system block."""
     system, runner = record.system, record.runner
     place = f"{runner.get('device', '')} {runner.get('provider', '')} {runner.get('runner', '')}".lower()
     on_gpu = any(word in place for word in ("cuda", "gpu", "trt", "tensorrt"))
@@ -30,7 +30,7 @@ def device_of(record: Record) -> str:
 
 
 def system_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """What the system blocks say, as (key, value); where they differ between the records, every value stands there."""
+    """Return the entries of the system blocks as (key, value); if records differ, with every value."""
     values: dict[str, list[str]] = {}
     for record in records:
         for key, value in [*_flat(record.system), *_flat(record.system_after, "after: ")]:
@@ -89,5 +89,5 @@ def _leaf(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """The value where it is known and a text."""
+    """Return the value if it is known and a string, else ""."""
     return value if isinstance(value, str) and value not in (UNKNOWN, "none") else ""

@@ -1,4 +1,4 @@
-"""Differences between devices: the same models on several of them."""
+"""Comparison of devices by the models that several of them have measured."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models that were measured alike on two devices or more.
+    """Models that were measured alike on at least two devices.
 
-    Args:
-        title: suite, scenario, runner, precision, input.
-        columns: what each column was measured on: the device, and what else tells it from the others.
-        rows: (model, median ms by column, ratio to the first column by column); None where it was not measured there.
-        claims: what of it can be said in words.
+    Attributes:
+        title: Suite, scenario, runner, precision and input.
+        columns: Device of each column, with whatever else distinguishes it.
+        rows: (model, median ms by column, ratio to the first column by column); None where it was not measured.
+        claims: The results in words.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Comparison:
         return [("model", True), *((column, False) for column in self.columns)]
 
     def cells(self) -> list[list[str]]:
-        """Model, then each column's median and, beyond the first, its ratio to the first, as text."""
+        """Return the model, then the median and the ratio to the first column of each column, as text."""
         return [
             [model, *(_cell(median, found) for median, found in zip(medians, ratios, strict=True))]
             for model, medians, ratios in self.rows
@@ -47,7 +47,7 @@ class Comparison:
 
 
 def comparisons_of(tables: Sequence[Table]) -> list[Comparison]:
-    """One for every suite, scenario, runner, precision and input that several devices share; versions stay apart."""
+    """Compare devices for every suite, scenario, runner, precision and input that they share, by protocol version."""
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         key = table.protocol, table.suite, table.scenario, table.runner, table.precision, table.shape

@@ -1,4 +1,4 @@
-"""Pictures of the runs that lie in a report's folders, drawn by `irepdeploy.plots` where matplotlib is installed."""
+"""Pictures of the runs in a report's folders, drawn by `irepdeploy.plots` if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DRAWN = ("journal.jsonl", "records.jsonl")
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with a title. `text` says what it shows, for those who cannot see it; `svg` is one element."""
+    """A picture with a title. `text` describes it for readers who cannot see it; `svg` is one element."""
 
     title: str
     text: str
@@ -32,10 +32,9 @@ class Figure:
 
 
 def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[Figure]:
-    """Pictures of every search, training and measurement in `folders` (not below them); none where matplotlib is
-    missing, which is noted.
+    """Draw every search, training and measurement directly in `folders`.
 
-    A run that cannot be drawn is left out with a note.
+    Without matplotlib there are no pictures, and a run that cannot be drawn is omitted; both are noted.
     """
     runs = [folder for folder in folders if any((folder / name).is_file() for name in _DRAWN)]
     if not runs:
@@ -53,6 +52,6 @@ def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[
         except IrepdeployError as error:
             note(f"no picture of a run: {error.line}")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # Of a journal only what the drawing needs was looked at before.
+            # Only a part of a journal was checked when it was read.
             note(f"no picture of a run: {folder}: damaged ({type(error).__name__})")
     return found

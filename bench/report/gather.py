@@ -1,4 +1,4 @@
-"""What lies in the folders of a report: records, records of other suites, certificates, searches."""
+"""Find what a report is about: records, records of other suites, certificates, searches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Certified", "Gathered", "gather"]
 
 @dataclass(frozen=True)
 class Certified:
-    """A certificate, where it lies, and what is wrong with the files that it certifies, if something is."""
+    """A certificate with its path and, if the certified files have changed, the fault."""
 
     path: Path
     certificate: Certificate
@@ -29,18 +29,18 @@ class Certified:
 
     @property
     def source(self) -> str:
-        """What it was exported from: the file's name alone, for a page is passed on, and where it lay says nothing."""
+        """The source of the export; the file's name alone, since the folder means nothing to readers of the page."""
         source = self.certificate.source
         return " ".join(filter(None, [str(source.get("net") or ""), Path(str(source.get("file") or "")).name]))
 
     @property
     def target(self) -> str:
-        """What it was exported for."""
+        """The target of the export."""
         return str(self.certificate.target.get("name", ""))
 
     @property
     def verdict(self) -> str:
-        """Whether every hop passed and the files are still those."""
+        """Whether every hop passed and the files are unchanged, in words."""
         fault = self.certificate.failure or self.fault
         if self.certificate.ok and not fault:
             return "passed"
@@ -48,20 +48,21 @@ class Certified:
 
     @property
     def files(self) -> str:
-        """Names and sizes."""
+        """Names and sizes of the certified files."""
         artefacts = self.certificate.artefacts
         return ", ".join(f"{artefact.file} ({artefact.size_bytes / 1e6:.1f} MB)" for artefact in artefacts)
 
 
 @dataclass
 class Gathered:
-    """What was found.
+    """The material of a report.
 
-    Args:
-        records: measurements of latency, as they lie, each once.
-        others: lines of suites and benchmarks that are no such measurement.
-        folders: every folder that was given or walked through.
-        notes: what was left out, and why; the page says it too.
+    Attributes:
+        records: Measurements of latency in the order found, each once.
+        others: Lines of suites and benchmarks that do not measure latency.
+        certificates: Certificates of exports.
+        folders: Every folder that was given or walked through.
+        notes: What was omitted and why; shown on the page.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -71,19 +72,19 @@ class Gathered:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keep a note and log it."""
+        """Add a note and log it."""
         self.notes.append(text)
         log(text)
 
 
 def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
-    """Read folders, with all below them, and files.
+    """Read files, and folders recursively.
 
-    In a folder these are read: files of JSON lines that hold measurements, and every certificate.json. One that is
-    damaged is left out with a note; one that was named itself is an error.
+    In folders, files of JSON lines with measurements and every certificate.json are read. A damaged file is omitted
+    with a note; if it was named itself, it is an error.
 
     Raises:
-        InputError: a place that is not there, a named file that cannot be read, or nothing at all to report.
+        InputError: If a place does not exist, a named file cannot be read, or there is nothing to report.
     """
     found, seen = Gathered(), set[str]()
     for place in map(Path, places):
@@ -100,7 +101,7 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
             except IrepdeployError as error:
                 if named:
                     raise
-                found.note(f"left out: {error.line}")
+                found.note(f"omitted: {error.line}")
     if not (found.records or found.others or found.certificates):
         raise InputError(
             "nothing to report: no measurement and no certificate",
@@ -112,7 +113,7 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
 
 def _walk(folder: Path, found: Gathered) -> Iterator[Path]:
     def refused(error: OSError) -> None:
-        found.note(f"left out: {error.filename}: {error.strerror}")
+        found.note(f"omitted: {error.filename}: {error.strerror}")
 
     for top, below, names in os.walk(folder, onerror=refused):
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -125,14 +126,14 @@ def _read(path: Path, found: Gathered, seen: set[str], named: bool) -> None:
         certificate = Certificate.load(path)
         found.certificates.append(Certified(path, certificate, _fault(path, certificate)))
         return
-    # Whole or not at all: half of a damaged file would pass for all of it.
+    # Whole or not at all: half of a damaged file would be taken for all of it.
     values = [(number, value) for number, value in read_lines(path, "file of records", of="record")]
     measured = [(number, value) for number, value in values if isinstance(value, dict) and _is_measurement(value)]
     if not measured and named:
         raise InputError("no measurement in it", where=path, hint="`irepdeploy bench --out DIR` writes records.jsonl")
     parsed = [record_of(value, f"{path}, line {number}") if _is_record(value) else value for number, value in measured]
     if measured and _is_torn(path, values[-1][0]):
-        found.note(f"{path}: its last line is torn (its writer was killed) and is left out")
+        found.note(f"{path}: its last line is torn (its writer was killed) and omitted")
     for (number, _), each in zip(measured, parsed, strict=True):
         whole = asdict(each) if isinstance(each, Record) else each
         digest = sha256(json.dumps(whole, sort_keys=True).encode())
@@ -143,7 +144,7 @@ def _read(path: Path, found: Gathered, seen: set[str], named: bool) -> None:
         if not isinstance(each, Record):
             found.others.append(each)
         elif (fault := sample_fault(each.samples_ns)) is not None:
-            found.note(f"{path}, line {number}: {fault}; left out")
+            found.note(f"{path}, line {number}: {fault}; omitted")
         else:
             found.records.append(each)
 

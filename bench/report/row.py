@@ -1,4 +1,4 @@
-"""Row: one model of a table, derived from its record's raw samples."""
+"""A row of a table, derived from the raw samples of a record."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Row:
-    """A model as a table shows it. One record makes several where its network is listed under several names.
+    """A model in a table. A record has several rows if its network is listed under several names.
 
-    Args:
-        model: its name in this table.
-        reference: the record of the table's first model, of the same run where there is one; ratios are to it.
-        family: what kind of network it is said to be, or "".
-        top1: percent. `top1_source`: where that comes from. `paper_ms`: the paper's latency.
-        same_as: other names that the same network is listed under.
-        reference_paper_ms: the paper's latency of the reference.
-        measured: False where the record's measurement stands in an earlier row already.
+    Attributes:
+        record: The measurement.
+        model: Name in this table.
+        reference: Record that ratios are relative to, of the same run if possible.
+        family: Kind of the network, or "".
+        top1: Accuracy in percent.
+        top1_source: Source of `top1`.
+        paper_ms: Latency in the paper.
+        notes: Notes on the figures.
+        same_as: Other names of the same network.
+        measured: Whether this is the first row of its record.
+        reference_paper_ms: Latency of the reference in the paper.
     """
 
     record: Record
@@ -45,23 +49,23 @@ class Row:
 
     @cached_property
     def summary(self) -> Summary:
-        """Of the host's clock."""
+        """Statistics by the host's clock."""
         return summary(self.record.samples_ns)
 
     @cached_property
     def device_summary(self) -> Summary | None:
-        """Of the device's own clock, where there is one."""
+        """Statistics by the device's own clock, if it has one."""
         return summary(self.record.device_samples_ns) if self.record.device_samples_ns else None
 
     @property
     def paired(self) -> bool:
-        """Whether samples and reference's come from the same rounds."""
+        """Whether the samples and those of the reference come from the same rounds."""
         ours, other = self.record, self.reference
         return ours.created == other.created and len(ours.samples_ns) == len(other.samples_ns)
 
     @cached_property
     def ratio(self) -> Ratio | None:
-        """To the reference; None in its own row."""
+        """The ratio to the reference; None in its own row."""
         if self.record is self.reference:
             return None
         return ratio(self.record.samples_ns, self.reference.samples_ns, _SEED, paired=self.paired)
@@ -80,7 +84,7 @@ class Row:
 
     @property
     def throttled(self) -> str:
-        """What slowed the device down meanwhile, "" where nothing is known to have."""
+        """The cause of throttling during the measurement, or "" if none is known."""
         value = self.record.system_after.get("throttling", self.record.system_after.get("throttled"))
         if value is True:
             return "yes"
@@ -90,21 +94,21 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
-        """By the median."""
+        """Throughput by the median latency."""
         return self.record.batch * 1e3 / self.summary.median_ms
 
     def fact(self, name: str) -> float | None:
-        """A number out of the record's facts."""
+        """Return a number from the record's facts."""
         return _number(self.record.facts.get(name))
 
     @property
     def energy_mj(self) -> float | None:
-        """Millijoules of one inference."""
+        """Energy of one inference in millijoules."""
         return _number(self.record.power.get("energy_mj_per_inference"))
 
 
 def rows_of(record: Record, reference: Record) -> list[Row]:
-    """The rows of one record: as many as ``facts["rows"]`` has, objects with a name and the figures of that name."""
+    """Return the rows of a record: one per entry of ``facts["rows"]``, which are objects with a name and its figures."""
     entries = record.facts.get("rows")
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
         entries = []

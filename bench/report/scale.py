@@ -1,4 +1,4 @@
-"""Scale: from values to places on an axis, and where its ticks stand."""
+"""Scales: positions of values on an axis, and its ticks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Scale", "latency_scale", "linear_scale"]
 
-# Beyond this ratio of the largest to the smallest the small ones would lie on top of each other.
+# Beyond this ratio of the largest to the smallest value, the small ones would coincide.
 _LINEAR_UP_TO = 6.0
 
 
@@ -24,7 +24,7 @@ class Scale:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """The place of `value`, to a tenth of a pixel."""
+        """Return the position of `value`, to a tenth of a pixel."""
         share = (
             math.log(value / self.low) / math.log(self.high / self.low)
             if self.log
@@ -34,7 +34,7 @@ class Scale:
 
 
 def linear_scale(values: Sequence[float], begin: float, end: float, *, zero: bool = False) -> Scale:
-    """Round ends around all values; from 0 on where `zero`."""
+    """Return a linear scale with round ends around all values, from 0 on if `zero`."""
     low, high = (0.0 if zero else min(values)), max(values)
     if high <= low:
         low, high = low - 0.5, high + 0.5
@@ -45,7 +45,7 @@ def linear_scale(values: Sequence[float], begin: float, end: float, *, zero: boo
 
 
 def latency_scale(values: Sequence[float], begin: float, end: float) -> Scale:
-    """Linear from 0 where the values are near each other, else logarithmic."""
+    """Return a linear scale from 0 if the values are close to each other, else a logarithmic one."""
     low, high = min(values), max(values)
     if high / low <= _LINEAR_UP_TO:
         return linear_scale(values, begin, end, zero=True)

@@ -1,4 +1,4 @@
-"""Which records stand in one table: those whose latencies may be compared."""
+"""Tables: groups of records whose latencies may be compared."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .row import Row, rows_of
 
 __all__ = ["Table", "tables_of"]
 
-# What a table is always measured under. Whatever else differs between two measurements of one model splits it too.
+# Conditions that always split tables. Others split them if they differ between two measurements of one model.
 _ALWAYS = ("threads", "transfers", "tf32", "allow_tf32", "condition", "conditions", "scale")
-# How it was measured, which makes no other condition of it; names of things; what has a place of its own.
+# Entries that are not conditions: settings of the measurement, names, and what a table shows elsewhere.
 _NEVER = {
     "runner", "provider", "device", "precision", "seed", "order", "input", "interleaved_with", "reference",
     "min_samples", "min_seconds", "max_samples", "warmup_min_seconds", "warmup_max_seconds", "warmup_max_runs",
@@ -25,12 +25,16 @@ _OFFLINE = "offline"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that may be held against each other.
+    """Rows that may be compared with each other.
 
-    Args:
-        conditions: (name, value) of everything else that was the same for all rows.
-        apart: those of them that tell it from another table of the same runner and input.
-        number: from 1, over the whole report.
+    Attributes:
+        protocol: Version of the measurement protocol.
+        device: Device in words.
+        shape: Input shape; for a sweep over batch sizes without the batch.
+        conditions: (name, value) of everything else that is the same for all rows.
+        rows: The models.
+        apart: Conditions that distinguish it from other tables of the same runner and input.
+        number: Number in the report, from 1.
     """
 
     protocol: int
@@ -47,12 +51,12 @@ class Table:
 
     @property
     def anchor(self) -> str:
-        """Its id in the page."""
+        """The id in the page."""
         return f"table-{self.number}"
 
     @property
     def title(self) -> str:
-        """What tells it from the other tables of its device and suite."""
+        """The title, unique among the tables of its device and suite."""
         return ", ".join([self.runner, self.precision, f"input {self.shape}", *(f"{a} {b}" for a, b in self.apart)])
 
     @property
@@ -67,33 +71,33 @@ class Table:
 
     @property
     def records(self) -> list[Record]:
-        """Each once."""
+        """The records, each once."""
         return [row.record for row in self.rows if row.measured]
 
     @property
     def reference(self) -> Row:
-        """What the ratios are to: the row that its record's ``facts["reference"]`` names, else the first."""
+        """The row that ratios are relative to: the one that ``facts["reference"]`` of its record names, else the first."""
         named = (row for row in self.rows if row.record.facts.get("reference") == row.model)
         return next(named, self.rows[0])
 
     @property
     def runs(self) -> list[str]:
-        """When its runs began."""
+        """Start times of the runs."""
         return list(dict.fromkeys(record.created for record in self.records))
 
     @property
     def offline(self) -> bool:
-        """Whether it sweeps over batches."""
+        """Whether the table sweeps over batch sizes."""
         return self.scenario == _OFFLINE
 
 
 def tables_of(records: Sequence[Record]) -> list[Table]:
-    """Tables by protocol version, device, suite, scenario, runner and conditions, in the records' order."""
+    """Group records into tables by protocol version, device, suite, scenario, runner and conditions."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(_key(record), []).append(record)
     parts = [(key, part) for key, group in groups.items() for part in _split(group)]
-    # Protocol versions apart, the latest first, then devices and suites in the order in which they were met.
+    # The latest protocol version first, then devices and suites in the order in which they occur.
     first: dict[object, int] = {}
     for rank, (key, _) in enumerate(parts):
         first.setdefault(key[:1], rank)
@@ -105,7 +109,7 @@ def tables_of(records: Sequence[Record]) -> list[Table]:
 
 
 def runner_of(record: Record) -> str:
-    """The name that the user calls the runner by."""
+    """Return the name of the runner on the command line."""
     name = record.runner.get("runner")
     return name if isinstance(name, str) else "unknown runner"
 
@@ -130,7 +134,7 @@ def _shape(record: Record) -> str:
 
 
 def _facets(record: Record) -> dict[str, str]:
-    """Everything that is said of the conditions, as text, but what changes nothing or stands elsewhere."""
+    """Return all conditions as text, except those that change nothing or are shown elsewhere."""
     found: dict[str, str] = {}
     for source in (record.conditions, record.runner):
         for name, value in source.items():
@@ -140,7 +144,7 @@ def _facets(record: Record) -> dict[str, str]:
 
 
 def _split(group: list[Record]) -> list[list[Record]]:
-    """Parts of a group in which no model was measured under two conditions."""
+    """Split a group into parts in which no model was measured under two conditions."""
     by_model: dict[tuple[str, int], list[dict[str, str]]] = {}
     for record in group:
         by_model.setdefault((record.model, record.batch), []).append(_facets(record))
@@ -157,7 +161,7 @@ def _split(group: list[Record]) -> list[list[Record]]:
 
 def _table(records: list[Record]) -> Table:
     head = next((record for record in records if _is_reference(record)), records[0])
-    # Of each run and batch; where a run lacks the first model, that of the first run.
+    # By run and batch; if a run lacks the first model, the first run's.
     references: dict[tuple[str, int], Record] = {}
     for record in sorted(records, key=lambda record: record.model != head.model):
         references.setdefault(("", record.batch), record)
@@ -168,7 +172,7 @@ def _table(records: list[Record]) -> Table:
         for record in records
         for row in rows_of(record, references.get((record.created, record.batch), references["", record.batch]))
     ]
-    # The reference's graph may stand under several names, of which the paper has measured some.
+    # The reference's graph may have several names, some of which the paper has measured.
     papers = {row.model: row.paper_ms for row in rows if row.record is head and row.paper_ms is not None}
     paper_ms = papers.get(str(head.facts.get("reference")), next(iter(papers.values()), None))
     facets = [_facets(record) for record in records]

@@ -1,4 +1,4 @@
-"""The same tables for other programs: CSV, one line a row, and Markdown."""
+"""The tables for other programs: CSV with one line per row, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def row_json(table: Table, row: Row) -> dict[str, Any]:
-    """One row, flat, units in the names; None where something is not known."""
+    """Return a row as a flat JSON object with units in its names; None is unknown."""
     numbers, found, device = row.summary, row.ratio, row.device_summary
     return {
         "protocol_version": table.protocol,
@@ -64,7 +64,7 @@ def row_json(table: Table, row: Row) -> dict[str, Any]:
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """RFC 4180 with a line of names; a text that a spreadsheet takes for a formula gets an apostrophe before it."""
+    """Return CSV (RFC 4180) with a header; text that a spreadsheet takes for a formula gets a leading apostrophe."""
     lines = [row_json(table, row) for table in tables for row in table.rows]
     out = io.StringIO()
     if lines:
@@ -75,7 +75,7 @@ def csv_text(tables: Sequence[Table]) -> str:
 
 
 def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], comparisons: Sequence[Comparison]) -> str:
-    """Every table under headings of device and suite, with what it says in words."""
+    """Return every table with its claims in Markdown, under headings of device and suite."""
     parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
     before: Table | None = None
     for table in tables:
@@ -101,7 +101,7 @@ def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], com
 
 
 def markdown_table(table: Table, keys: Sequence[str] | None = None) -> str:
-    """One table; `keys` chooses columns. Notes on a row stand in its model's cell."""
+    """Return one table in Markdown, with the columns of `keys` if given."""
     columns = columns_of(table, keys)
     cells = [list(row) for row in zip(*(column.cells for column in columns), strict=True)]
     for index, column in enumerate(columns):
@@ -112,20 +112,20 @@ def markdown_table(table: Table, keys: Sequence[str] | None = None) -> str:
 
 
 def markdown_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[bool]) -> str:
-    """A table of text; columns of `words` stand on the left."""
+    """Return a Markdown table; columns of `words` are aligned left."""
     marks = [":---" if text else "---:" for text in words]
     lines = [[_plain(head) for head in heads], marks, *([_plain(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape text so that Markdown shows it verbatim."""
     escaped = re.sub(r"([\\`*_|~])", r"\\\1", clean(text)).replace("](", "]\\(")
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _spaced(parts: Sequence[str]) -> str:
-    """A blank line between parts, but not between items of a list."""
+    """Join parts by blank lines, except between items of a list."""
     text = ""
     for before, part in zip(["", *parts], parts, strict=False):
         text += ("" if not before else "\n" if before.startswith("- ") and part.startswith("- ") else "\n\n") + part

@@ -1,4 +1,4 @@
-"""A report on the disk: page, CSV and Markdown beside each other."""
+"""Write a report: page, CSV and Markdown side by side."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _NAME = "report"
 
 @dataclass(frozen=True)
 class Written:
-    """The files, the page first, and what they say."""
+    """The files of a report, the page first, and their content."""
 
     files: list[Path]
     content: Content
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return {
             "files": [str(path) for path in self.files],
             "notes": self.content.notes,
@@ -42,14 +42,17 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     title: str = "Latency report",
 ) -> Written:
-    """Report on folders and files.
+    """Write a report on folders and files.
 
     Args:
-        out: the page, ending in .html, or a folder for report.html; None: the first of `places`, or its folder.
+        places: Folders and files to report on.
+        out: Path of the page, ending in .html, or a folder for report.html. Default: the folder of the first place.
+        title: Title of the page.
 
     Raises:
-        InputError: nothing to report, or a named file that cannot be read.
-        OutputError, RunError: it cannot be written.
+        InputError: If there is nothing to report or a named file cannot be read.
+        OutputError: If the report cannot be written.
+        RunError: If the disk is full.
     """
     content = content_of(places, title)
     first = Path(places[0])
@@ -57,7 +60,7 @@ def write_report(
     if target.suffix.lower() == ".html" and not target.is_dir():
         folder, name = output_folder(target.parent), target.name
     elif target.exists() and not target.is_dir():
-        raise OutputError("a page's name ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}")
+        raise OutputError("expected a name that ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}")
     else:
         folder, name = output_folder(target), f"{_NAME}.html"
     path = folder / name

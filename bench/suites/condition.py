@@ -1,4 +1,4 @@
-"""Under what a suite measures: runners, and on a GPU whether TF32 is on."""
+"""Conditions of a suite: runners and, on a GPU, TF32."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from ..subject import RUNNERS
 
 __all__ = ["AS_IT_STANDS", "ENGINE_RUNNER", "Condition", "condition_of", "conditions_for"]
 
-# Runners that execute a network as it stands, batch normalisation and all; to the others the exporter gives it folded.
+# Runners that execute batch normalisation; for the others the exporter folds it.
 AS_IT_STANDS = ("torch", "torch-compile", "torch-graph")
 ENGINE_RUNNER = "trt"
 
 _ON_CPU = ("torch", "ort-cpu")
 _ON_GPU = ("torch", "torch-graph")
-# The paper does not say. BN kept and folded explain its numbers under eager execution; TensorRT is what it speaks of.
+# The paper does not say. BN kept and folded explain its numbers under eager execution; it mentions TensorRT.
 _PAPER_ON_GPU = ("torch", ENGINE_RUNNER)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One column of a table.
+    """A column of a table.
 
-    Args:
-        both: whether the table has TF32 off and on, so that the title must tell.
+    Attributes:
+        runner: Name of the runner.
+        tf32: Whether TF32 is on.
+        both: Whether the table has columns for TF32 off and on, so that the title must say which.
     """
 
     runner: str
@@ -38,15 +40,15 @@ class Condition:
 
     @property
     def title(self) -> str:
-        """Unique in a table."""
+        """The title, unique in a table."""
         return f"{self.runner}, TF32 {'on' if self.tf32 else 'off'}" if self.both else self.runner
 
 
 def conditions_for(request: SuiteRequest) -> list[Condition]:
-    """Those asked for, or the device's own; the condition set of the paper on a GPU has TF32 off and on.
+    """Return the requested conditions, or the defaults of the device; scale "paper" on a GPU has TF32 off and on.
 
     Raises:
-        InputError: no such runner.
+        InputError: If a runner is unknown.
     """
     paper_on_gpu = request.device == "cuda" and request.scale == "paper"
     default = _ON_CPU if request.device == "cpu" else _PAPER_ON_GPU if paper_on_gpu else _ON_GPU
@@ -61,6 +63,6 @@ def conditions_for(request: SuiteRequest) -> list[Condition]:
 
 
 def condition_of(record: Record, conditions: Sequence[Condition]) -> Condition | None:
-    """The one that a record was taken under."""
+    """Return the condition that a record was measured under."""
     tf32 = record.conditions.get("tf32") == "on"
     return next((each for each in conditions if (each.runner, each.tf32) == (record.runner["runner"], tf32)), None)

@@ -1,4 +1,4 @@
-"""TensorRT engines of a suite's graphs, built by the export stage and certified as any other."""
+"""TensorRT engines of a suite's graphs, built and certified by the export stage."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ __all__ = ["built_engines"]
 def built_engines(
     graphs: Sequence[tuple[Graph, Mapping[str, Any]]], root: Path, *, seed: int, tf32: bool
 ) -> list[Subject]:
-    """An fp32 engine of each graph, each in a folder of `root`.
+    """Build an fp32 engine of each graph.
 
     Args:
-        graphs: each with the facts that its record will hold.
+        graphs: Graphs with the facts of their records.
+        root: Folder for one folder per engine.
+        seed: Seed of the inputs that the engine is checked on.
+        tf32: Whether the engine may use TF32.
 
     Raises:
-        MissingError: TensorRT is not there.
-        CheckFailed: an engine's outputs are not the network's.
+        MissingError: If TensorRT is not installed.
+        CheckFailed: If the outputs of an engine differ from the network's.
     """
     subjects = []
     for graph, facts in graphs:

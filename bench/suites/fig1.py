@@ -1,4 +1,4 @@
-"""Suite fig1: latency against accuracy on ImageNet (Fig. 1), every network in the form that is deployed."""
+"""Suite fig1: latency against accuracy on ImageNet (Fig. 1), every network as it is deployed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["fig1"]
 _TABLE = LatencyTable(
     name="fig1",
     title="Fig. 1, latency and accuracy on ImageNet",
-    # The figure is a picture of another device: it gives no latencies.
+    # The figure shows another device and prints no latencies.
     variants=[each for each in variants([replace(row, ms=None) for row in (*TABLE3, *CARS)]) if each.state != KEPT],
     reference="IrepResNet-18, fused",
     smoke=("ResNet-18, BN folded", "IrepResNet-18, fused", "CARS-Lat-A, BN folded"),
@@ -29,11 +29,11 @@ _TABLE = LatencyTable(
 
 
 def fig1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Fig. 1: latency against accuracy on ImageNet, and which networks no other beats in both.
+    """Measure Fig. 1: latency against accuracy on ImageNet, and which networks no other beats in both.
 
     Raises:
-        InputError: no such row or runner, or a model of the user's that does not fit.
-        MissingError: what a runner needs is not there.
+        InputError: If a row or runner is unknown, or a model of the user's does not fit.
+        MissingError: If something that a runner needs is not installed.
     """
     report = latency_table(_TABLE, request, display)
     fronts = [

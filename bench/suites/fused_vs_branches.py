@@ -1,4 +1,4 @@
-"""Suite fused-vs-branches: what fusing is worth, network by network."""
+"""Suite fused-vs-branches: the speed-up by fusing, network by network."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _TABLES = {
 
 
 def fused_vs_branches(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """What fusing is worth: each network plain, with its branches standing, and fused.
+    """Measure what fusing gains: each network plain, with its branches, and fused.
 
-    Ratios are to the fused network of the same name. `SuiteRequest.only` takes names of networks: "VGG-16".
+    Ratios are relative to the fused network. `SuiteRequest.only` takes names of networks, such as "VGG-16".
 
     Raises:
-        InputError: no such network or runner, or models of the user's.
-        MissingError: what a runner needs is not there.
+        InputError: If a network or runner is unknown, or models of the user's are given.
+        MissingError: If something that a runner needs is not installed.
     """
     request.refuse("fused-vs-branches", "models")
     reports = [latency_table(_TABLES[name], replace(request, only=()), display) for name in _wanted(request)]

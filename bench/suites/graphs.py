@@ -1,4 +1,4 @@
-"""The distinct graphs behind the rows of a table: rows whose networks are one graph are measured once."""
+"""The distinct graphs of a table: rows whose networks are the same graph are measured once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ __all__ = ["Graph", "distinct_graphs"]
 
 @dataclass
 class Graph:
-    """One graph, and every form of every row that it is.
+    """A graph and all variants that share it.
 
-    Args:
-        structure: digest of what an exporter makes of it, in which BN is folded and branches are fused.
-        state: "BN kept", "branches standing", or "" where neither is left.
-        module: with the weights of the first form in the table.
-        macs: of one image.
+    Attributes:
+        structure: Digest of the exported graph, in which BN is folded and branches are fused.
+        state: "BN kept", "branches standing", or "" if neither is left.
+        module: Network with the weights of the first variant.
+        params: Number of parameters.
+        macs: MACs of one image.
+        variants: The variants in the order of the table.
     """
 
     structure: str
@@ -39,19 +41,19 @@ class Graph:
 
     @property
     def label(self) -> str:
-        """Of the first form that it is."""
+        """The label of the first variant."""
         return self.variants[0].label
 
     @property
     def mark(self) -> str:
-        """Short name in a table."""
+        """The short name in a table."""
         return self.structure[:6] + {"": "", KEPT: "+BN", BRANCHES: "+branches"}[self.state]
 
     def facts(self, also: Sequence[Variant] = ()) -> dict[str, Any]:
-        """What a record says of it: the network and, row by row, what the paper prints.
+        """Return the facts of a record: the network and, row by row, the figures of the paper.
 
         Args:
-            also: forms of other graphs that are this one to the runner of the record.
+            also: Variants of other graphs that are this one for the runner of the record.
         """
         listed = [*self.variants, *also]
         rows = [
@@ -81,16 +83,18 @@ class Graph:
 
 
 def distinct_graphs(variants: Sequence[Variant], seed: int, on_network: Callable[[str], None]) -> list[Graph]:
-    """Build every form and group those that are one graph, in the order of the table.
+    """Build every variant and group those that share a graph, in the order of the table.
 
     Args:
-        on_network: told the label of each form once it is built.
+        variants: Variants to build.
+        seed: Seed of weights and statistics.
+        on_network: Called with the label of each variant once it is built.
     """
     graphs: dict[tuple[str, str], Graph] = {}
     digests: dict[tuple[str, bool], str] = {}
     for variant in variants:
         net = variant.build(seed)
-        # Both plain forms of a row are exported alike, and so are both of its forms with branches.
+        # Both plain variants of a row export to the same graph, and so do both variants with branches.
         exported = (variant.row.net, variant.state in (BRANCHES, FUSED))
         if exported not in digests:
             digests[exported] = network_digest(folded(net) if variant.state in (KEPT, BRANCHES) else net)

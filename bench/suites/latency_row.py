@@ -1,4 +1,4 @@
-"""One line of a table of latencies: what the paper prints, and what was measured here under each condition."""
+"""A row of a latency table: the figures of the paper and our measurement under each condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .condition import Condition
 
 __all__ = ["LatencyRow", "Measured", "Taken", "columns"]
 
-# By what was measured and the condition's title.
+# By label and title of the condition.
 Taken = Mapping[tuple[str, str], Record]
 
 # Same records, same table.
@@ -22,7 +22,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Measured:
-    """A latency and its ratio to the reference's under the same condition; None in the reference's own row."""
+    """A latency and its ratio to the reference under the same condition; None in the reference's own row."""
 
     summary: Summary
     ratio: Ratio | None
@@ -30,7 +30,7 @@ class Measured:
 
     @classmethod
     def of(cls, record: Record, reference: Record | None) -> Measured:
-        """Derived from raw samples; `reference` is of the same run."""
+        """Compare a record with the reference of the same run."""
         against = (
             None
             if reference is None or reference is record
@@ -45,7 +45,7 @@ class Measured:
 
     @property
     def cells(self) -> list[str]:
-        """Median and ratio as text."""
+        """The median and the ratio as text."""
         value = self.ratio
         if value is None:
             text = "1"
@@ -58,15 +58,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One form of a row of the paper, or a network of the user's.
+    """A variant of a row of the paper, or a network of the user's.
 
-    Args:
-        family: the paper row's, or "yours".
-        graph: rows of one number are one graph, measured once; empty where that is not known.
-        top1: percent. `top1_source`: whose figure that is.
-        paper_ms: the paper's latency, where this form is the one that it belongs to.
-        paper_ratio: that over the reference's.
-        measured: by condition's title; one that is missing did not run it.
+    Attributes:
+        label: Name in the table.
+        family: Family of the paper's row, or "yours".
+        graph: Mark of the graph; rows with the same mark were measured once. "" if unknown.
+        params: Number of parameters.
+        top1: Accuracy in percent.
+        top1_source: Source of `top1`.
+        paper_ms: Latency in the paper, if it belongs to this variant.
+        paper_ratio: `paper_ms` relative to the reference's.
+        measured: Measurements by title of their condition.
     """
 
     label: str
@@ -80,7 +83,7 @@ class LatencyRow:
     measured: Mapping[str, Measured]
 
     def cells(self, conditions: Sequence[Condition]) -> list[str]:
-        """The line as text, under `columns`."""
+        """Return the row as text, under `columns`."""
         found = [
             self.label,
             self.graph or "-",
@@ -95,7 +98,7 @@ class LatencyRow:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Units in the names."""
+        """Return a JSON object with units in its names."""
         return {
             "name": self.label,
             "family": self.family,
@@ -117,6 +120,6 @@ class LatencyRow:
 
 
 def columns(conditions: Sequence[Condition]) -> list[str]:
-    """Heads of `LatencyRow.cells`."""
+    """Return the headings of `LatencyRow.cells`."""
     heads = ["network", "graph", "params M", "top-1 %", "paper ms", "paper x"]
     return [*heads, *(text for each in conditions for text in (f"{each.title} ms", "x"))]

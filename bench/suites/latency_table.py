@@ -1,4 +1,4 @@
-"""A table of latencies, the paper's beside ours: what the suites of this stage have in common."""
+"""Latency tables with the paper's figures beside ours, which the suites of this stage share."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .verdict import verdicts
 __all__ = ["LatencyTable", "latency_table"]
 
 _UNSTEADY = "u: the warm-up never became steady (another load, or clocks that move); the interval is of this run alone."
-_PUBLISHED = "top-1: the paper's figure, not measured here, but where a row says otherwise."
+_PUBLISHED = "top-1: the paper's figure, not measured here, unless a row says otherwise."
 
 
 @dataclass(frozen=True)
 class _Effort:
-    """How long each network is measured: at least so many samples and seconds."""
+    """Fewest samples and seconds of measurement for each network."""
 
     samples: int
     seconds: float
@@ -46,14 +46,15 @@ _EFFORTS = {"smoke": _Effort(6, 0.0), "small": _Effort(64, 2.0), "paper": _Effor
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """What a suite measures.
+    """The definition of a suite.
 
-    Args:
-        name: of the suite.
-        variants: rows, in their order.
-        reference: label of the row that all are held against.
-        smoke: labels of the rows that scale "smoke" takes, the reference among them.
-        notes: below the table.
+    Attributes:
+        name: Name of the suite.
+        title: Title of the table.
+        variants: Rows in their order.
+        reference: Label of the row that all are compared with.
+        smoke: Labels of the rows at scale "smoke", including the reference.
+        notes: Notes below the table.
     """
 
     name: str
@@ -65,18 +66,18 @@ class LatencyTable:
 
 
 def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure it: each distinct graph once, the user's models among them, all interleaved.
+    """Measure a table: each distinct graph once, and the user's models, all interleaved.
 
     Raises:
-        InputError: no such row or runner, or a model that does not fit.
-        MissingError: what a runner needs is not there.
+        InputError: If a row or runner is unknown, or a model does not fit.
+        MissingError: If something that a runner needs is not installed.
     """
     wanted = _wanted(table, request)
     conditions = conditions_for(request)
     runners = list(dict.fromkeys(condition.runner for condition in conditions))
     own = own_models(request.models, runners)
     if ENGINE_RUNNER in runners:
-        # Told before minutes of building networks.
+        # Fails before minutes of building networks.
         load_tensorrt("tensorrt")
     opening = display.task("networks", len(wanted))
     graphs = distinct_graphs(wanted, request.seed, lambda label: opening.advance(1, label))
@@ -146,7 +147,7 @@ def _subjects(
     seed: int,
     tf32: bool,
 ) -> list[Subject]:
-    """Of the suite's own graphs; engines, which have TF32 in them or not, are built into `folder`."""
+    """Return the subjects of the suite's own graphs; engines, which have TF32 built in or not, go to `folder`."""
     subjects: list[Subject] = []
     for runner in runners:
         folds = runner not in AS_IT_STANDS
@@ -167,7 +168,7 @@ def _subjects(
 
 
 def _kept(graph: Graph, graphs: Sequence[Graph]) -> list[Variant]:
-    """Forms with BN kept that are this graph once they are exported."""
+    """Return the variants with BN kept that export to this graph."""
     if graph.state:
         return []
     return [
@@ -179,7 +180,7 @@ def _kept(graph: Graph, graphs: Sequence[Graph]) -> list[Variant]:
 
 
 def _home(table: LatencyTable, graphs: Sequence[Graph]) -> str:
-    """Label that the reference was measured under."""
+    """Return the label under which the reference was measured."""
     return next(graph.label for graph in graphs if any(each.label == table.reference for each in graph.variants))
 
 
@@ -197,7 +198,7 @@ def _rows(
         graph = places[variant.label]
         measured = {}
         for condition in conditions:
-            # To a runner whose exporter folds, BN kept is the folded graph.
+            # For a runner whose exporter folds, BN kept is the folded graph.
             at = folded.get(graph.structure) if graph.state == KEPT and condition.runner not in AS_IT_STANDS else graph
             record = None if at is None else taken.get((at.label, condition.title))
             if record is not None:
@@ -237,7 +238,7 @@ def _notes(table: LatencyTable, graphs: Sequence[Graph]) -> list[str]:
 
 
 def _hundredths(advance: Callable[[int], None]) -> Callable[[float], None]:
-    """Progress of a share in whole hundredths, and not more often: a display that draws disturbs what is measured."""
+    """Return a callback that advances in whole hundredths: drawing more often would disturb the measurement."""
     done = 0
 
     def on_round(share: float) -> None:

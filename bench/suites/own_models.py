@@ -1,4 +1,4 @@
-"""Models of the user's in a table of latencies."""
+"""Models of the user's in a latency table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["own_models", "own_rows"]
 
 
 def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
-    """Each on every one of the runners that takes it.
+    """Return each model on every runner that takes it.
 
     Raises:
-        InputError: no such model, or none of the runners takes it.
+        InputError: If a model is unknown, or none of the runners takes it.
     """
     found: list[Subject] = []
     for model in models:
@@ -35,7 +35,7 @@ def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
 
 
 def _with_accuracy(subject: Subject) -> Subject:
-    """A checkpoint that our training wrote has its test accuracy beside it."""
+    """Add the test accuracy that our training wrote beside a checkpoint."""
     result = Path(subject.target).with_name("result.json")
     if Path(subject.target).name != "best.pt" or not result.is_file():
         return subject
@@ -48,7 +48,7 @@ def _with_accuracy(subject: Subject) -> Subject:
 
 
 def own_rows(own: Sequence[Subject], taken: Taken, conditions: Sequence[Condition], home: str) -> list[LatencyRow]:
-    """A line for each, held against what the table's reference was measured as."""
+    """Return a row for each model, compared with the table's reference."""
     rows = []
     for subject in {subject.label: subject for subject in own}.values():
         found = {

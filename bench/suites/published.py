@@ -1,4 +1,4 @@
-"""What the paper prints in Tables 2 and 3, row by row, and which network of the registry each row is."""
+"""The rows of Tables 2 and 3 of the paper, with their networks in the registry."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ REP: Family = "re-parameterized"
 NAS: Family = "NAS"
 
 _SLIP_RESNET = "the paper's 11.69M are the ImageNet ResNet-18's; the CIFAR one has 11.17M"
-_SLIP_REPNAS = "the paper's 11.69M is a slip: a VGG-16 with the branches fused has 14.73M, as the rows beside it"
+_SLIP_REPNAS = "the paper's 11.69M is a slip: a VGG-16 with fused branches has 14.73M, as in the neighbouring rows"
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row: A100, batch 1, fp32 (TF32 or not: not said), the runner not said.
+    """A row of the paper: A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on.
 
-    Args:
-        label: as the paper prints it, spelling mended.
-        net: in the registry.
-        family: what is made of it: "plain" and "NAS" are measured with BN kept and with BN folded, "re-parameterized"
-            fused.
-        top1, top5: percent.
-        params_m: millions, as printed; for some rows of training, for others of inference.
-        ms: inference; None where the paper prints none.
-        top1_source: whose figure `top1` is.
-        notes: on the paper's figures.
+    Attributes:
+        label: Label in the paper, with corrected spelling.
+        net: Name in the registry.
+        family: "plain" and "NAS" are measured with BN kept and with BN folded, "re-parameterized" fused.
+        top1: Top-1 accuracy in percent.
+        params_m: Millions of parameters as printed; of training in some rows, of inference in others.
+        ms: Latency in milliseconds, or None if the paper prints none.
+        top5: Top-5 accuracy in percent.
+        notes: Notes on the paper's figures.
+        top1_source: Source of `top1`.
     """
 
     label: str
@@ -86,8 +86,8 @@ def _cars(letter: str, params_m: float | None, top1: float) -> PaperRow:
     return PaperRow(label, net, NAS, top1, params_m, None, top1_source=_CARS)
 
 
-# Not in the paper: the other networks of CARS, those searched for latency among them, with the accuracy that its
-# repository tells.
+# Not in the paper: the other networks of CARS, including those searched for latency, with the accuracies of its
+# repository.
 CARS = (
     _cars("a", 3.7, 72.8),
     _cars("b", 4.0, 73.1),

@@ -24,17 +24,17 @@ _TABLE = LatencyTable(
         "DARTS (second), BN folded",
     ),
     notes=(
-        "Paper: an A100, batch 1, fp32; its runner and whether TF32 was on are not said. Its latencies stand beside BN"
+        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its latencies stand beside BN"
         " kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
     ),
 )
 
 
 def table2(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Table 2: latency of plain, re-parameterized and NAS networks on CIFAR-10 images.
+    """Measure Table 2: latency of plain, re-parameterized and NAS networks on CIFAR-10 images.
 
     Raises:
-        InputError: no such row or runner, or a model of the user's that does not fit.
-        MissingError: what a runner needs is not there.
+        InputError: If a row or runner is unknown, or a model of the user's does not fit.
+        MissingError: If something that a runner needs is not installed.
     """
     return latency_table(_TABLE, request, display)

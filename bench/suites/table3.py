@@ -18,17 +18,17 @@ _TABLE = LatencyTable(
     reference="IrepResNet-18, fused",
     smoke=("ResNet-18, BN kept", "IrepResNet-18, fused", "DARTS (second), BN folded"),
     notes=(
-        "Paper: an A100, batch 1, fp32; its runner and whether TF32 was on are not said. Its parameters of DyRep, DBB"
+        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its parameters of DyRep, DBB"
         " and Irep rows are those of training; here they are those of inference.",
     ),
 )
 
 
 def table3(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Table 3: latency of plain, re-parameterized and NAS networks on ImageNet images.
+    """Measure Table 3: latency of plain, re-parameterized and NAS networks on ImageNet images.
 
     Raises:
-        InputError: no such row or runner, or a model of the user's that does not fit.
-        MissingError: what a runner needs is not there.
+        InputError: If a row or runner is unknown, or a model of the user's does not fit.
+        MissingError: If something that a runner needs is not installed.
     """
     return latency_table(_TABLE, request, display)

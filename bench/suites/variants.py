@@ -1,4 +1,4 @@
-"""What is measured of a row of the paper: the network with its batch normalisation kept, folded, or branches fused."""
+"""Variants of a row of the paper: batch normalisation kept or folded, branches standing or fused."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ FUSED = "fused"
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of one row's network.
+    """A variant of a row's network.
 
-    Args:
+    Attributes:
+        row: Row of the paper.
         state: "BN kept", "BN folded", "branches standing" or "fused".
-        published: whether the paper's latency is this form's. It does not say which; its numbers fit BN kept (VGG 2.14
-            ms against 1.76 ms with the same convolutions), so that is what they stand beside.
+        published: Whether the paper's latency belongs to this variant. The paper does not say; its numbers fit BN kept
+            (VGG 2.14 ms against 1.76 ms with the same convolutions).
     """
 
     row: PaperRow
@@ -38,22 +39,22 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Unique in a table."""
+        """The label, unique in a table."""
         return f"{self.row.label}, {self.state}"
 
     def build(self, seed: int) -> nn.Module:
-        """The network in eval mode, seeded random weights and statistics; the same weights in all forms of a row."""
+        """Build the network in eval mode with seeded weights and statistics, the same in all variants of a row."""
         with_branches = self.state in (BRANCHES, FUSED)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = build(self.row.net) if with_branches else build_plain(self.row.net)
         randomize_statistics(net, seed).eval()
-        # `fuse` alone would leave the batch normalisation behind 1x1 convolutions.
+        # `fuse` alone would leave the batch normalisation after 1x1 convolutions.
         return folded(net) if self.state in (FOLDED, FUSED) else net
 
 
 def variants(rows: Sequence[PaperRow]) -> list[Variant]:
-    """Every form of every row, in their order."""
+    """Return every variant of every row, in their order."""
     found = []
     for row in rows:
         if row.family == REP:

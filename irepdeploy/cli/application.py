@@ -1,7 +1,7 @@
-"""The tree of commands: what the entry points of the group `irepdeploy.commands` name.
+"""The tree of commands: the entry points of the group `irepdeploy.commands`.
 
-A command is a plain typed function or a `typer.Typer` group. One that cannot be imported stays in the help with its
-reason and the line that mends it.
+A command is a typed function or a `typer.Typer` group. One that cannot be imported stays in the help with the reason and
+the line that fixes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ORDER = ("demo", "search", "train", "export", "verify", "bench", "jetson", "plo
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 _ONE_LINE = 400
 
-# Which extra brings a package that a plain installation lacks.
+# The extra that installs each optional package.
 _EXTRAS = {
     "datasets": "data",
     "matplotlib": "report",
@@ -36,8 +36,8 @@ _EXTRAS = {
 
 
 def application() -> typer.Typer:
-    """All commands that are installed, each imported once."""
-    # Plain help: rich's would double the time that `--help` takes.
+    """Import all installed commands and return their application."""
+    # Plain help: rich's would double the time of `--help`.
     app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_options)
     for name, value, settings in _commands():
@@ -50,7 +50,7 @@ def application() -> typer.Typer:
 
 class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names in the order of the help; typer lists groups behind all commands."""
+        """Return the names in the order of the help; typer lists groups after all commands."""
         return sorted(self.commands, key=_place)
 
 
@@ -59,7 +59,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def invoke(args: Sequence[str]) -> None:
-    """Run one command line in this process; whatever goes wrong is raised."""
+    """Run one command line in this process, raising all errors."""
     from typer.main import get_command
 
     with get_command(application()).make_context("irepdeploy", list(args)) as context:
@@ -67,7 +67,7 @@ def invoke(args: Sequence[str]) -> None:
 
 
 def missing(error: ImportError, where: str | None = None) -> MissingError:
-    """The error for an import that failed: what is missing and the line that installs it."""
+    """Return the error of a failed import: what is missing and the line that installs it."""
     package = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package not in ("", "irepdeploy"):
         extra = _EXTRAS.get(package)
@@ -85,11 +85,11 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    # Read by cli.main before typer sees the line; here for the help.
+    # Handled by cli.main before typer; listed here for the help.
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show an error's traceback; may stand anywhere on the line.")
+        bool, typer.Option("--debug", help="Show the traceback of errors; accepted anywhere on the line.")
     ] = False,
 ) -> None:
     """Search re-parameterization branches, train with them, fuse them exactly, deploy the plain network."""
@@ -103,12 +103,12 @@ def _commands() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for name in sorted(found, key=_place):
         try:
             yield name, found[name].load(), {}
-        except Exception as error:  # whatever a stage raises while it is imported, the other commands go on working
+        except Exception as error:  # the other commands keep working whatever a stage raises on import
             yield name, *_placeholder(found[name].value, error)
 
 
 def _placeholder(home: str, error: Exception) -> tuple[Callable[[], None], dict[str, Any]]:
-    """A command that stands for one that cannot be imported, and raises the reason whatever it is given."""
+    """Return a command in place of one that cannot be imported; it accepts anything and raises the reason."""
     reason = missing(error, where=home) if isinstance(error, ImportError) else error
 
     def placeholder() -> None:

@@ -1,4 +1,4 @@
-"""Commands that have a default: ``irepdeploy search RECIPE`` beside ``irepdeploy search compare RECIPE``."""
+"""Commands with a default: ``irepdeploy search RECIPE`` beside ``irepdeploy search compare RECIPE``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["with_default"]
 
-# A name that nobody types.
+# A name that users do not type.
 _DEFAULT = "(default)"
 
 
 def with_default(default: Callable[..., None], **others: Callable[..., None]) -> typer.Typer:
-    """A group of commands in which a line that names none of `others` is `default`'s, ``--help`` too.
+    """Return a group that runs `default` for lines that name none of `others`, including ``--help``.
 
-    A file that is named like one of the others is given as ``./NAME``.
+    A file with the name of one of the others is given as ``./NAME``.
     """
     text = inspect.getdoc(default)
     group = typer.Typer(cls=_Group, help=text)

@@ -1,7 +1,7 @@
-"""The walk through everything: search, train, fuse, export, verify, measure, draw, report, on the embedded digits.
+"""The demo: search, train, fuse, export, verify, measure, draw and report on the embedded digits.
 
-Each step is a command line that the user could type; the stages are reached through their commands and meet through
-files alone.
+Each step is a command line that the user could type; the stages are reached through their commands and communicate
+through files alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["DemoSummary", "print_summary", "run_demo"]
 
-# Labels of the latency table; the first is what all others are held against.
+# Labels of the latency table; the first is the reference.
 _PLAIN_BN = "plain, BN kept"
 _PLAIN_FOLDED = "plain, BN folded"
 _BRANCHES = "branches (train state)"
@@ -42,15 +42,18 @@ _SHARE_OF_COST = 10
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """Every figure of a demo, as written to summary.json.
+    """The results of a demo, as written to summary.json.
 
-    Args:
-        accuracy: one row a network: search score, retrained search-validation and test accuracy.
-        search: spread of alpha and beta, candidates, seconds, by strategy.
-        equality: largest relative error of each hop, what was allowed, and the verdict.
-        latency: median and ratio to the plain network, by network and runner.
-        cost: parameters, MACs, seconds an epoch and peak memory of training, plain and with branches.
-        smoke: whether the scale was so small that the accuracies mean nothing.
+    Attributes:
+        folder: Folder of the demo.
+        seconds: Duration of the demo.
+        accuracy: Search score and retrained search-validation and test accuracy of each network.
+        search: Spread of alpha and beta, number of candidates and seconds by strategy.
+        equality: Largest relative error, tolerance and verdict of each hop.
+        latency: Median and ratio to the plain network by network and runner.
+        cost: Parameters, MACs, seconds per epoch and peak memory of training, plain and with branches.
+        files: Paths of all files.
+        smoke: Whether the scale is too small for the accuracies to mean anything.
     """
 
     folder: str
@@ -64,18 +67,19 @@ class DemoSummary:
     smoke: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of summary.json."""
+        """Return the JSON object of summary.json."""
         return asdict(self)
 
 
 def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
-    """Run the demo into `out`.
+    """Run the demo.
 
     Args:
-        overrides: changes to the digits recipe, such as ``scale=smoke``.
+        out: Folder for the results.
+        overrides: Changes to the digits recipe, such as ``scale=smoke``.
 
     Raises:
-        IrepdeployError: whatever a step raises.
+        IrepdeployError: If a step fails.
     """
     started = time.perf_counter()
     output_folder(out)
@@ -104,11 +108,11 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
 
 
 def print_summary(result: DemoSummary) -> None:
-    """Print the tables, the files and what to type next."""
+    """Print the tables, the files and the next command."""
     out = Path(result.folder)
     print()
     if result.smoke:
-        print("scale=smoke: these networks are hardly trained, and their accuracies mean nothing.")
+        print("scale=smoke: these networks are hardly trained; their accuracies mean nothing.")
     table(
         "Accuracy on handwritten digits (one seed, 597 test images: 2 standard errors are about 2 points)",
         ["network", "branches", "search score", "retrained, validation", "retrained, test"],
@@ -155,12 +159,12 @@ def print_summary(result: DemoSummary) -> None:
         ],
     )
     print("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
-    print("The fused network and the plain one with BN folded are the same graph: what those rows differ by is noise.")
-    print("What the first row loses to the second is folding alone, which needs no branches.")
+    print("The fused network and the plain one with BN folded are the same graph: their difference is noise.")
+    print("The difference between the first two rows is due to folding alone, which needs no branches.")
     print()
     table(
-        "What the branches cost in training",
-        ["network", "parameters", "MACs", "seconds an epoch", "peak memory MB"],
+        "Training cost of the branches",
+        ["network", "parameters", "MACs", "seconds per epoch", "peak memory MB"],
         [
             [
                 row["network"],
@@ -192,7 +196,7 @@ def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
         f"{_PLAIN_FOLDED}={at('export-plain/model.onnx')}",
         f"{_FUSED}={at('export/model.onnx')}",
     ]
-    # Each with its share of the whole time, from which the time left is told.
+    # Each with its share of the total time, for the estimate of the time left.
     return [
         (22, ["search", "digits", *overrides, "--out", at("search"), *new]),
         (22, ["search", "digits", *overrides, "search.strategy=random", "--out", at("search-random"), *new]),
@@ -210,16 +214,16 @@ def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def _position(index: int, shares: Sequence[int], started: float) -> str:
-    """Where the demo stands, and how long it will take from what it has taken."""
+    """Return the step and an estimate of the time left."""
     elapsed, done = time.perf_counter() - started, sum(shares[:index])
     left = f", about {elapsed / done * sum(shares[index:]):.0f} s left" if done else ""
     return f"[{index + 1}/{len(shares)}{left}] "
 
 
 def _run(command: list[str], out: Path) -> str:
-    """Run one command and give what it printed: the summary says it again, so it goes to a file instead."""
+    """Run one command and return its output, which goes to a file, since the summary repeats it."""
     if command[0] == "bench":
-        # Samples of an earlier demo were not taken in turn with these.
+        # Samples of an earlier demo were not interleaved with these.
         (out / "bench" / "records.jsonl").unlink(missing_ok=True)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -265,7 +269,7 @@ def _equality(out: Path) -> list[dict[str, Any]]:
 
 def _latency(out: Path) -> list[dict[str, Any]]:
     records = read_records(out / "bench" / "records.jsonl")
-    # Each runner has a reference of its own: the first network on it. Between runners it is the runner that differs.
+    # The reference of each runner is the first network on it: across runners the runner itself differs.
     references: dict[str, list[int]] = {}
     rows = []
     for record in records:
@@ -316,7 +320,7 @@ def _files(out: Path) -> list[str]:
 
 
 def _program() -> str:
-    """How the user calls us: `make demo` leaves the program in a virtual environment that is not on the path."""
+    """Return how the user calls the program: `make demo` leaves it in a virtual environment that is not on the path."""
     return "irepdeploy" if shutil.which("irepdeploy") else shlex.quote(sys.argv[0])
 
 

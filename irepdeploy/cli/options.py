@@ -14,15 +14,15 @@ InputsOption = Annotated[
     typer.Option(
         "--inputs",
         help="A .npy file (N, C, H, W), a .npz file of several inputs, or a folder of them or of images, in place of "
-        "real inputs.",
+        "the built-in inputs.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a checkpoint that is your own."
+        "--model", metavar="PACKAGE.MODULE:FACTORY", help="Factory of a checkpoint's class, if it is your own."
     ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn at random.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]

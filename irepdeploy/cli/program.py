@@ -1,7 +1,7 @@
-"""The `irepdeploy` program: runs one command and turns whatever happens into an exit code and one clear line.
+"""The `irepdeploy` program: run one command and turn every outcome into an exit code and one line.
 
 Exit codes: 0 done; 1 a check failed (`CheckFailed` alone gives it, no crash does); 2 wrong input; 3 something is
-missing; 4 the run failed; 70 a bug of ours; 130 interrupted; 141 nobody reads our output any more.
+missing; 4 the run failed; 70 a bug of ours; 130 interrupted; 141 the reader of our output has gone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from irepdeploy.runtime.memory import is_out_of_memory
 __all__ = ["main"]
 
 _EXIT_USAGE = 2
-_EXIT_PIPE = 128 + 13  # what a shell reports for a program ended by SIGPIPE
+_EXIT_PIPE = 128 + 13  # the exit code in a shell of a program ended by SIGPIPE
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _VERSIONS = ("irepdeploy", "torch", "numpy", "onnx", "onnxruntime", "onnxsim", "pydantic", "typer")
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = _take_debug(args)
     try:
         code = _run(args)
-        sys.stdout.flush()  # output that cannot leave is noticed here and not at the interpreter's end
+        sys.stdout.flush()  # so that a write error occurs here and not when the interpreter ends
         return code
     except BaseException as error:
         if debug:
@@ -70,7 +70,7 @@ def _take_debug(args: list[str]) -> bool:
 
 
 def _explain(error: BaseException, command_line: list[str]) -> int:
-    """Say in one line on stderr what happened and return the exit code that stands for it."""
+    """Print what happened on one line of stderr and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         _print("irepdeploy: interrupted")
         return EXIT_INTERRUPTED
@@ -88,7 +88,7 @@ def _explain(error: BaseException, command_line: list[str]) -> int:
 
 
 def _as_ours(error: BaseException) -> IrepdeployError | None:
-    """The error of our tree that a foreign one amounts to, or None where it is a bug."""
+    """Return the error of our tree that corresponds to a foreign one, or None for a bug."""
     if isinstance(error, IrepdeployError):
         return error
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("", "irepdeploy"):
@@ -99,7 +99,7 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
         return RunError(f"out of memory: {_flat(error) or 'an allocation failed'}", hint="use a smaller batch or scale")
     # torch's signal handler raises it wherever the main thread stands.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return RunError(f"a process that decodes images was ended: {_flat(error)}", hint="use fewer workers")
+        return RunError(f"a process that decodes images was killed: {_flat(error)}", hint="use fewer workers")
     if isinstance(error, BrokenPipeError):
         return RunError("a connection was closed by the other side")
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -109,7 +109,7 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is our own output that nobody reads (`| head`); if so, what is left of it goes nowhere."""
+    """Return whether the reader of our output has gone (`| head`); if so, discard the rest of the output."""
     gone = False
     for stream in (sys.stdout, sys.stderr):
         if _is_broken(stream):
@@ -131,12 +131,12 @@ def _is_broken(stream: TextIO) -> bool:
         return any(event & select.POLLERR for _, event in poll.poll(0))
     except BrokenPipeError:
         return True
-    except (AttributeError, OSError, ValueError):  # no poll here, or a stream that is no file
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or a stream that is not a file
         return False
 
 
 def _write_report(error: BaseException, command_line: list[str]) -> str:
-    """Write everything that helps to find the bug into the current folder, else the temporary one."""
+    """Write everything that helps to find the bug to the current folder, else to the temporary one."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -174,6 +174,6 @@ def _flat(text: object) -> str:
 
 
 def _print(text: str) -> None:
-    # Nobody may be left to read this, and the exit code still stands.
+    # The reader may have gone; the exit code is the same.
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)

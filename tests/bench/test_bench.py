@@ -392,9 +392,9 @@ def test_models_of_different_inputs_are_not_compared(folder: Path) -> None:
 
 def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
-    with pytest.raises(InputError, match=r"free dimensions: \?x1x\?x16") as caught:
+    with pytest.raises(InputError, match=r"dynamic dimensions: \?x1x\?x16") as caught:
         bench_models(["free.onnx"])
-    assert caught.value.hint == "say what they are: --shape input=1x1x224x16"
+    assert caught.value.hint == "set them: --shape input=1x1x224x16"
     (record,) = bench_models(["free.onnx"], shapes={"input": (3, 1, 20, 16)})
     assert record.input_shape == [3, 1, 20, 16]
     for wrong in ((1, 1, 20), (1, 2, 20, 16)):
@@ -513,7 +513,7 @@ def test_samples_are_paired_only_within_a_run(records: list) -> None:
 
 def test_protocol_versions_are_kept_apart(records: list) -> None:
     older = replace(records[1], protocol_version=PROTOCOL_VERSION - 1)
-    with pytest.raises(InputError, match="cannot stand in one table"):
+    with pytest.raises(InputError, match="cannot be in one table"):
         rows([records[0], older])
     assert by_protocol([records[0], older]) == {PROTOCOL_VERSION - 1: [older], PROTOCOL_VERSION: [records[0]]}
 

@@ -12,6 +12,9 @@ import pytest
 from irepdeploy.cli import main
 from irepdeploy.verify.certificate import Certificate
 
+# Smaller than scale=smoke alone, which the README's commands run.
+SMALL = ["scale=smoke", "search.evolutions=2", "train.epochs=2"]
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -19,7 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo with a space")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(["demo", "scale=smoke", "--out", str(out)]) == 0
+        assert main(["demo", *SMALL, "--out", str(out)]) == 0
     return out, printed.getvalue()
 
 
@@ -36,7 +39,7 @@ def test_summary_holds_every_figure(demo: tuple[Path, str]) -> None:
     summary = json.loads((demo[0] / "summary.json").read_text())
     assert [row["network"] for row in summary["accuracy"]] == ["plain", "random search", "DES"]
     assert summary["accuracy"][0]["branches"] == 0 < summary["accuracy"][2]["branches"]
-    assert summary["search"]["search"]["evaluations"] == summary["search"]["search-random"]["evaluations"] == 12
+    assert summary["search"]["search"]["evaluations"] == summary["search"]["search-random"]["evaluations"] == 8
     assert summary["search"]["search"]["alpha_spread"] > 0
     assert len(summary["equality"]) == 4 and all(row["error"] <= row["allowed"] for row in summary["equality"])
     assert [(row["network"], row["runner"]) for row in summary["latency"]] == [
@@ -70,7 +73,7 @@ def test_pictures_are_pictures(demo: tuple[Path, str]) -> None:
 
 def test_same_seed_same_result(demo: tuple[Path, str], tmp_path: Path) -> None:
     """A search of the same recipe elsewhere finds the same Architectures; another seed does not."""
-    recipe = ["search", "digits", "scale=smoke"]
+    recipe = ["search", "digits", *SMALL]
     assert main([*recipe, "--out", str(tmp_path / "again")]) == 0
     assert main([*recipe, "seed=1", "--out", str(tmp_path / "other")]) == 0
     found = [
@@ -86,7 +89,7 @@ def test_a_second_demo_into_the_same_folder(demo: tuple[Path, str]) -> None:
     own = demo[0] / "notes.txt"
     own.write_text("mine")
     before = (demo[0] / "bench/records.jsonl").read_text().count("\n")
-    assert main(["demo", "scale=smoke", "search.evolutions=1", "--out", str(demo[0])]) == 0
+    assert main(["demo", *SMALL, "search.evolutions=1", "--out", str(demo[0])]) == 0
     assert (demo[0] / "bench/records.jsonl").read_text().count("\n") == before
     assert json.loads((demo[0] / "summary.json").read_text())["search"]["search"]["evaluations"] == 4
     assert own.read_text() == "mine"

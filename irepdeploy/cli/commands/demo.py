@@ -1,4 +1,4 @@
-"""``irepdeploy demo``."""
+"""The `demo` command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Search, train, fuse, export, verify and measure a small network on real handwritten digits.
 
-    Prints every command that it runs, so that each can be run again by itself. Example: irepdeploy demo scale=smoke
+    Prints every command it runs, so that each can be repeated by itself. Example: irepdeploy demo scale=smoke
     """
     from irepdeploy.cli.demo import print_summary, run_demo
     from irepdeploy.console import print_json

@@ -15,9 +15,9 @@ __all__ = ["doctor"]
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what is installed, what really works, and what to type to mend the rest.
+    """Show what is installed, what really works, and how to fix the rest.
 
-    0 if all that a plain installation needs is there, 3 if not.
+    Exits with 0 if everything that a plain installation needs works, else with 3.
 
     Example: irepdeploy doctor
     """
@@ -36,7 +36,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def _show(checks: list[Check]) -> None:
     rows = [[check.name, check.found, check.status, check.note] for check in checks]
-    table("What is here", ["what", "found", "status", "note"], rows)
+    table("This machine", ["what", "found", "status", "note"], rows)
     lines: dict[str, list[str]] = {}
     for check in checks:
         if check.mend:

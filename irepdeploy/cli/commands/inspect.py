@@ -1,4 +1,4 @@
-"""``irepdeploy inspect``."""
+"""The `inspect` command."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def inspect(
     arch: Annotated[Path | None, typer.Option("--arch", help="Architecture file: branches to insert first.")] = None,
     model: ModelOption = None,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Measure a training step: plain, as it is, and with each preset.")
+        bool, typer.Option("--cost", help="Measure a training step: plain, as given, and with each preset.")
     ] = False,
     presets: Annotated[
-        str | None, typer.Option("--presets", help="With --cost: these only, with commas. [all that fit]")
+        str | None, typer.Option("--presets", help="With --cost: only these, comma-separated. [all that fit]")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="With --cost: images a step. [32]")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="With --cost: images per step. [32]")] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="8GB", help="With --cost: say what trains within it.")
+        str | None, typer.Option("--memory", metavar="8GB", help="With --cost: show what trains within this memory.")
     ] = None,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option("--device", help="With --cost. [cuda where there is one]")
+        Literal["cpu", "cuda"] | None, typer.Option("--device", help="With --cost. [cuda if available]")
     ] = None,
     kernels: Annotated[
-        bool, typer.Option("--kernels", help="Also show where each fused kernel's weight lies, and whose it is.")
+        bool, typer.Option("--kernels", help="Also show the weight of each fused kernel by tap and by branch.")
     ] = False,
     arch_weights: Annotated[
-        bool, typer.Option("--arch-weights", help="Also show what alpha and beta weigh the branches by.")
+        bool, typer.Option("--arch-weights", help="Also show the weights of the branches by alpha and beta.")
     ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -107,7 +107,7 @@ def _request(
 
     names = None if presets is None else tuple(name.strip() for name in presets.split(",") if name.strip())
     if names == ():
-        raise InputError("--presets names none", hint="leave it out to measure all that fit")
+        raise InputError("--presets is empty", hint="omit it to measure all that fit")
     return CostRequest(
         presets=names,
         batch_size=batch or CostRequest.batch_size,
@@ -139,7 +139,7 @@ def _headlines(found: Inspection) -> list[str]:
             f"{found.source}: ONNX, opset {facts['opset']}, IR version {facts['ir_version']}"
             + (f", by {facts['producer']}" if facts["producer"] else ""),
             f"inputs and outputs: {', '.join(ends)}",
-            *([f"it says of itself: {'; '.join(made)}"] if made else []),
+            *([f"metadata: {'; '.join(made)}"] if made else []),
         ]
     name = facts["net"] or facts["factory"] or "a network of another package"
     lines = [f"{found.source}: {'' if name == found.source else f'{name}, '}{facts['state']} state"]
@@ -180,7 +180,7 @@ def _show_sizes(found: Inspection) -> None:
             counted: list[Counts | None] = [*(getattr(layer, state) for layer in layers), getattr(found, state)]
             column = text if len(states) == 1 else f"{text}, {state}"
             cells[column] = [_number(None if part is None else getattr(part, figure)) for part in counted]
-    title = "Size" if found.kind == "onnx" else "Size in train state, and fused: what is deployed"
+    title = "Size" if found.kind == "onnx" else "Size in train state and fused, as deployed"
     table(title, list(cells), list(zip(*cells.values(), strict=True)))
 
 
@@ -199,10 +199,10 @@ def _show_health(layers: list[LayerFacts]) -> None:
         ["layer", *_FIGURES],
         [[layer.layer, *(_pair(layer, figure, form) for figure, form in _FIGURES.values())] for layer in health],
     )
-    print("int8 dB: signal to quantisation noise of the weights, not accuracy; with one step a kernel, one a channel,")
-    print("and of the worst channel with one step a kernel")
+    print("int8 dB: signal to quantisation noise of the weights, not accuracy; with one scale per kernel, per channel,")
+    print("and of the worst channel with one scale per kernel")
     if changed:
-        print("before: the convolution alone, its batch normalisation folded, as a plain network has it")
+        print("before: the convolution alone with folded batch normalisation, as in a plain network")
 
 
 def _pair(layer: LayerHealth, figure: str, form: str) -> str:
@@ -229,7 +229,7 @@ def _show_cost(costs: BranchCosts) -> None:
     print()
     table(
         f"Training on this machine: {place}, {how}",
-        ["network", "branches", "params", "MACs", "s a step", "x first", "peak memory"],
+        ["network", "branches", "params", "MACs", "s per step", "x first", "peak memory"],
         rows,
     )
     if costs.memory_bytes is not None:

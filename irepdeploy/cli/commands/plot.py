@@ -1,4 +1,4 @@
-"""``irepdeploy plot``: pictures of Architectures, searches, networks and records."""
+"""The `plot` command: pictures of Architectures, searches, networks and records."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-plot = typer.Typer(help="Draw what a search found and what a network does, as PNG or SVG.")
+plot = typer.Typer(help="Draw Architectures, searches, networks and latencies as PNG or SVG.")
 
-_OUT: Any = typer.Option("--out", "-o", help="The picture: .png or .svg.")
+_OUT: Any = typer.Option("--out", "-o", help="Path of the picture: .png or .svg.")
 
 
 @plot.command("arch")
@@ -31,7 +31,7 @@ def plot_arch(
             help="An Architecture file, a search or training folder, a checkpoint, or a name: irep-resnet50.",
         ),
     ],
-    diff: Annotated[bool, typer.Option("--diff", help="Two sources in one matrix: where they differ.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the differences of two sources in one matrix.")] = False,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("arch.png"),
 ) -> None:
@@ -51,10 +51,10 @@ def plot_arch(
 @plot.command("search")
 def plot_search(
     folders: Annotated[list[str], typer.Argument(metavar="[LABEL=]FOLDER", help="Search folders.")],
-    against: Annotated[str | None, typer.Option(help="One more folder.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another folder.")] = None,
     out: Annotated[Path, _OUT] = Path("search.png"),
 ) -> None:
-    """Draw how searches went: fitness, diversity, alpha and beta, which branches survived where.
+    """Draw the course of searches: fitness, diversity, alpha and beta, surviving branches by layer.
 
     Example: irepdeploy plot search des=runs/search random=runs/search-random --out search.svg
     """
@@ -82,12 +82,12 @@ def plot_features(
             help="An image or a .npy file; may be repeated. [the network's embedded data set, or photographs]",
         ),
     ] = None,
-    layers: Annotated[str | None, typer.Option("--layers", help="Only layers of such names: 'layer3.*'.")] = None,
-    columns: Annotated[int, typer.Option("--columns", min=2, max=40, help="Layers shown at most, evenly spread.")] = 10,
+    layers: Annotated[str | None, typer.Option("--layers", help="Only layers that match this pattern: 'layer3.*'.")] = None,
+    columns: Annotated[int, typer.Option("--columns", min=2, max=40, help="Maximum number of layers, evenly spread.")] = 10,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("features.png"),
 ) -> None:
-    """Draw what the convolutions give for images, with and without their branches, network beside network.
+    """Draw feature maps of the convolutions with and without their branches, network beside network.
 
     Example: irepdeploy plot features plain=runs/plain irep=runs/irep --images cat.jpg --out features.png
     """
@@ -109,7 +109,7 @@ def plot_arch_weights(
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("arch-weights.png"),
 ) -> None:
-    """Draw how much more conv1x3 and conv3x1 weigh than the dilated pairs beside them, layer by layer.
+    """Draw the weights of conv1x3 and conv3x1 relative to the dilated pairs, layer by layer.
 
     Example: irepdeploy plot arch-weights runs/search --out arch-weights.png
     """
@@ -128,7 +128,7 @@ def plot_kernels(
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("kernels.png"),
 ) -> None:
-    """Draw where the weight of each fused kernel lies, tap by tap, and what each branch has of it.
+    """Draw the weight of each fused kernel by tap, and the share of each branch.
 
     Example: irepdeploy plot kernels runs/irep --out kernels.png
     """
@@ -145,7 +145,7 @@ def plot_latency(
     top1: Annotated[
         list[str] | None,
         typer.Option(
-            "--top1", metavar="MODEL=PERCENT", help="Accuracy of a model whose records do not say one; may be repeated."
+            "--top1", metavar="MODEL=PERCENT", help="Accuracy of a model whose records have none; may be repeated."
         ),
     ] = None,
     out: Annotated[Path, _OUT] = Path("latency.png"),
@@ -174,11 +174,12 @@ def _factory(model: str | None) -> Callable[[], Any] | None:
 
 
 def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
-    """``LABEL=SOURCE`` or ``SOURCE`` as (label, source): without a label the file's or folder's name, or the path where
-    two share that.
+    """Split ``LABEL=SOURCE`` or ``SOURCE`` into (label, source).
+
+    The label defaults to the name of the file or folder, or to the path if two share that name.
 
     Raises:
-        InputError: a label is given twice, or one source twice without labels.
+        InputError: If a label is given twice, or a source twice without labels.
     """
     parts = [_parts(text) for text in sources]
     shorts = [label or _short(source) for label, source in parts]
@@ -194,7 +195,7 @@ def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Label, "" where there is none, and source."""
+    """Return the label, or "" without one, and the source."""
     label, equals, source = text.partition("=")
     return (label, source) if equals and label and source and not os.path.exists(text) else ("", text)
 
@@ -213,5 +214,5 @@ def _accuracy(text: str) -> tuple[str, float]:
     except ValueError:
         value = float("nan")
     if not name or not 0 <= value <= 100:
-        raise InputError(f"not MODEL=PERCENT: {text!r}", where="--top1", hint="such as fused=95.4")
+        raise InputError(f"expected MODEL=PERCENT such as fused=95.4, got {text!r}", where="--top1")
     return name, value

@@ -18,11 +18,11 @@ __all__ = ["verify"]
 
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file or an engine.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What must give the same outputs.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model that must give the same outputs.")],
     inputs: InputsOption = None,
     model: ModelOption = None,
     seed: SeedOption = 0,
-    tolerance: Annotated[str, typer.Option("--tolerance", help="float32, float16 or another precision.")] = "float32",
+    tolerance: Annotated[str, typer.Option("--tolerance", help="Precision whose tolerance applies: float32, float16, ...")] = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Check that two models give the same outputs: 0 if they do, 1 if they do not.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from irepdeploy.bench.report.write import write_report
 from irepdeploy.runs.record import Record, append
 
 CPU = {
@@ -110,6 +111,12 @@ def write_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def page(write_records: Callable[..., Path]) -> Path:
+    """The page of both tables: thirteen networks, two devices and two runners."""
+    return write_report([write_records([*table3(), *table2()])]).files[0]
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_fastest_and_slowest_with_their_ratio(make_record: Make) -> None:
 
 def test_what_cannot_be_told_from_the_reference_is_said(make_record: Make) -> None:
     alike = claims_of(table(make_record, {"a": 10.0, "b": 10.0, "c": 20.0}))
-    assert "Not to be told apart from a (its interval holds 1): b." in alike
+    assert "Indistinguishable from a (the interval contains 1): b." in alike
     for ms in (9.0, 11.0):
         assert not any("told apart" in claim for claim in claims_of(table(make_record, {"a": 10.0, "b": ms})))
 
@@ -44,15 +44,15 @@ def test_what_cannot_be_told_from_the_reference_is_said(make_record: Make) -> No
 def test_the_papers_order_is_counted_and_not_assumed(make_record: Make) -> None:
     facts = {name: {"paper_ms": ms} for name, ms in {"a": 1.0, "b": 2.0, "c": 3.0}.items()}
     same = claims_of(table(make_record, {"a": 10.0, "b": 20.0, "c": 30.0}, **facts))[-1]
-    assert same.startswith("Of 3 pairs of models, 3 stand in the same order here as in the paper, 0 in the opposite")
+    assert same.startswith("Of 3 pairs of models, 3 are in the same order here as in the paper, 0 in the opposite")
     other = claims_of(table(make_record, {"a": 30.0, "b": 20.0, "c": 25.0}, **facts))[-1]
-    assert "1 stand in the same order here as in the paper, 2 in the opposite" in other
+    assert "1 are in the same order here as in the paper, 2 in the opposite" in other
     assert not any("paper" in claim for claim in claims_of(table(make_record, {"a": 1.0, "b": 2.0}, a=facts["a"])))
 
 
 def test_ties_are_neither() -> None:
     assert order_claim([(1, 5), (1, 6), (2, 5)], "here", "there").startswith(
-        "Of 3 pairs of models, 0 stand in the same order here as there, 1 in the opposite one, 2 tied in one of them"
+        "Of 3 pairs of models, 0 are in the same order here as there, 1 in the opposite one, 2 tied in one of them"
     )
     assert order_claim([(1, 1), (1, 1)], "here", "there") == ""
 
@@ -75,7 +75,7 @@ def test_devices_are_compared_model_by_model(records_of_table3: list[Record]) ->
     assert ratios["ResNet-18"] is not None and ratios["ResNet-18"].value == pytest.approx(on_gpu / on_cpu)
     # On a processor the searched networks are the faster ones, on the card the plain ones.
     assert comparison.claims == (
-        "Of 28 pairs of models, 9 stand in the same order on AMD EPYC, 2 cores, 24 GiB as on NVIDIA H200, "
+        "Of 28 pairs of models, 9 are in the same order on AMD EPYC, 2 cores, 24 GiB as on NVIDIA H200, "
         "19 in the opposite one (by medians).",
     )
 

@@ -123,7 +123,7 @@ def test_a_folder_that_may_not_be_read_is_said(
     monkeypatch.setattr(os, "scandir", refusing)
     found = gather([tmp_path / "r"])
     assert len(found.records) == 1
-    assert found.notes == [f"left out: {tmp_path / 'r' / 'closed'}: Permission denied"]
+    assert found.notes == [f"omitted: {tmp_path / 'r' / 'closed'}: Permission denied"]
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

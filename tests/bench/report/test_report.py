@@ -67,15 +67,9 @@ def test_by_default_it_lies_beside_the_records(
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "records.jsonl"])
 
 
-@pytest.fixture(scope="module")
-def path_of_table3(records_of_table3: list[Record], write_records: Write) -> Path:
-    """A page of all networks, two devices and two runners."""
-    return write_report([write_records(records_of_table3)]).files[0]
-
-
-def test_the_page_has_the_figures_of_its_records(records_of_table3: list[Record], path_of_table3: Path) -> None:
-    page = Page(path_of_table3)
-    heads, *rows = page.tables["table-1"]
+def test_the_page_has_the_figures_of_its_records(records_of_table3: list[Record], page: Path) -> None:
+    seen = Page(page)
+    heads, *rows = seen.tables["table-1"]
     of_torch = [record for record in records_of_table3 if record.runner["provider"] == "torch"]
     assert [row[0] for row in rows[:6]] == [f"{record.model}{'1' * (i < 3)}" for i, record in enumerate(of_torch[:6])]
     for row, record in zip(rows, of_torch, strict=True):
@@ -85,22 +79,21 @@ def test_the_page_has_the_figures_of_its_records(records_of_table3: list[Record]
         assert float(cells["top-1, % (paper, not measured)"]) == record.facts["top1"]
         assert cells["n"] == "80"
     assert rows[6][0] == "P-DARTSunsteady"
-    assert "2 of 24 rows are marked unsteady" in page.text
-    assert "Differences between devices" in page.text and "NVIDIA H200" in page.text
-    assert "the paper does not say whether TF32 was on" in page.text
-    assert "irepdeploy bench --suite table3 --out r" in page.text
+    assert "2 of 28 rows are marked unsteady" in seen.text
+    assert "Differences between devices" in seen.text and "NVIDIA H200" in seen.text
+    assert "the paper does not say whether TF32 was on" in seen.text
+    assert "irepdeploy bench --suite table3 --out r" in seen.text
 
 
-def test_nothing_is_loaded_and_only_its_own_script_may_run(path_of_table3: Path) -> None:
-    path, page = path_of_table3, Page(path_of_table3)
-    assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "embed", "base", "form"} == set()
-    assert [attrs for tag, attrs in page.elements if tag == "script"] == [{}]
-    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
-    assert not re.search(r"(?:src|href|action)=\"(?!#|data:image/svg)", path.read_text())
+def test_nothing_is_loaded_and_only_its_own_script_may_run(page: Path) -> None:
+    text, seen = page.read_text(), Page(page)
+    assert {tag for tag, _ in seen.elements} & {"link", "iframe", "object", "embed", "base", "form"} == set()
+    assert [attrs for tag, attrs in seen.elements if tag == "script"] == [{}]
+    assert not any(name.startswith("on") for _, attrs in seen.elements for name in attrs)
+    assert not re.search(r"(?:src|href|action)=\"(?!#|data:image/svg)", text)
     (policy,) = (
-        attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"
+        attrs["content"] for tag, attrs in seen.elements if attrs.get("http-equiv") == "Content-Security-Policy"
     )
-    text = path.read_text()
     for element in ("script", "style"):
         (content,) = re.findall(rf"<{element}>(.*?)</{element}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -150,7 +143,7 @@ def test_places_to_write_to(make_record: Make, write_records: Write, tmp_path: P
     assert write_report([folder], out=tmp_path / "folder").files[0] == tmp_path / "folder" / "report.html"
     assert write_report([folder / "records.jsonl"]).files[0] == folder / "report.html"
     (tmp_path / "a.pdf").write_text("mine")
-    with pytest.raises(OutputError, match=r"ends in \.html"):
+    with pytest.raises(OutputError, match=r"ends in .html"):
         write_report([folder], out=tmp_path / "a.pdf")
     assert (tmp_path / "a.pdf").read_text() == "mine"
     with pytest.raises(OutputError):
@@ -194,7 +187,7 @@ def test_records_of_a_stranger_end_no_report(make_record: Make, write_records: W
 def test_committed_records_make_a_report(tmp_path: Path) -> None:
     records = Path(__file__).parents[3] / "bench" / "records"
     written = write_report([records], out=tmp_path)
-    assert written.content.notes == [note for note in written.content.notes if "left out" not in note]
+    assert written.content.notes == [note for note in written.content.notes if "omitted" not in note]
     assert written.content.tables and written.content.others
 
 

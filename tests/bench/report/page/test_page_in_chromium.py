@@ -29,11 +29,6 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def page(records_of_table3: list[Record], records_of_table2: list[Record], write_records: Write) -> Path:
-    return write_report([write_records([*records_of_table3, *records_of_table2])]).files[0]
-
-
-@pytest.fixture(scope="module")
 def hostile_page(write_records: Write, make_record: Callable[..., Record]) -> Path:
     records = []
     for index, name in enumerate(HOSTILE):
