@@ -32,9 +32,7 @@ def feeds_of(opened: OpenedSubject, seed: int, *, batch: int | None, shapes: Sha
         InputError: If the model has another batch size, or does not take the given shape.
     """
     if not opened.runner.inputs:
-        raise ModelError(
-            "it has no input: its output is a constant", where=opened.subject.target, hint="omit it"
-        )
+        raise ModelError("it has no input: its output is a constant", where=opened.subject.target, hint="omit it")
     fixed = {spec.name: _shape(spec, opened, batch, shapes.get(spec.name)) for spec in opened.runner.inputs}
     return random_feeds(opened.runner.inputs, seed, opened.subject.target, shapes=fixed)
 

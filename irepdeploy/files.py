@@ -1,7 +1,7 @@
 """Files on disk: written atomically, identified by digest.
 
-A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and are renamed
-in one step.
+A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and are
+renamed in one step.
 """
 
 from __future__ import annotations
@@ -197,7 +197,9 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
         raise InputError(f"no such {what}", where=path, hint="check the path") from None
     except IsADirectoryError:
         article = "an" if what[0] in "AEIOUaeio" else "a"
-        raise InputError(f"expected {article} {what}, got a directory", where=path, hint="name the file in it") from None
+        raise InputError(
+            f"expected {article} {what}, got a directory", where=path, hint="name the file in it"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
 

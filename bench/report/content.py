@@ -91,7 +91,9 @@ def _notes(tables: Sequence[Table]) -> list[str]:
     if any("not measured" in row.top1_source for row in rows):
         notes.append("Accuracies labelled 'paper, not measured' are published figures; nothing here repeats them.")
     if any("random weights" in row.record.source for row in rows):
-        notes.append("Some networks have random weights: this does not change latencies, but their outputs mean nothing.")
+        notes.append(
+            "Some networks have random weights: this does not change latencies, but their outputs mean nothing."
+        )
     return notes
 
 

@@ -108,7 +108,7 @@ class Row:
 
 
 def rows_of(record: Record, reference: Record) -> list[Row]:
-    """Return the rows of a record: one per entry of ``facts["rows"]``, which are objects with a name and its figures."""
+    """Return the rows of a record, one per entry of ``facts["rows"]``: an object with a name and its figures."""
     entries = record.facts.get("rows")
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
         entries = []

@@ -76,7 +76,7 @@ class Table:
 
     @property
     def reference(self) -> Row:
-        """The row that ratios are relative to: the one that ``facts["reference"]`` of its record names, else the first."""
+        """The row that ratios are relative to: the one that ``facts["reference"]`` names, else the first."""
         named = (row for row in self.rows if row.record.facts.get("reference") == row.model)
         return next(named, self.rows[0])
 

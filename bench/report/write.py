@@ -60,7 +60,9 @@ def write_report(
     if target.suffix.lower() == ".html" and not target.is_dir():
         folder, name = output_folder(target.parent), target.name
     elif target.exists() and not target.is_dir():
-        raise OutputError("expected a name that ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}")
+        raise OutputError(
+            "expected a name that ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}"
+        )
     else:
         folder, name = output_folder(target), f"{_NAME}.html"
     path = folder / name

@@ -24,8 +24,8 @@ _TABLE = LatencyTable(
         "DARTS (second), BN folded",
     ),
     notes=(
-        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its latencies stand beside BN"
-        " kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
+        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its latencies are beside"
+        " BN kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
     ),
 )
 

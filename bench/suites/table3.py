@@ -18,8 +18,8 @@ _TABLE = LatencyTable(
     reference="IrepResNet-18, fused",
     smoke=("ResNet-18, BN kept", "IrepResNet-18, fused", "DARTS (second), BN folded"),
     notes=(
-        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its parameters of DyRep, DBB"
-        " and Irep rows are those of training; here they are those of inference.",
+        "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its parameters of DyRep,"
+        " DBB and Irep rows are those of training; here they are those of inference.",
     ),
 )
 

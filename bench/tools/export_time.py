@@ -1,7 +1,7 @@
-"""How long a verified export takes, beside bare scripts of torch's two exporters and onnx-simplifier, and its memory.
+"""Benchmark time and memory of a verified export against scripts of torch's two exporters with onnx-simplifier.
 
 Run ``python -m irepdeploy.bench.tools.export_time [FILE.jsonl] [--pythonpath FOLDER]``: each sample is a whole process,
-all of them in turn. FOLDER is put on the path of the newer exporter's script, for an onnxscript that is not installed.
+interleaved with the others. FOLDER is put on the path of the newer exporter's script, for an onnxscript elsewhere.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from irepdeploy.files import append_line
 
 __all__ = ["Subject", "measure_exports", "prepare", "subjects_of"]
 
-# From 6 on there is an interval.
+# The fewest that give an interval.
 _ROUNDS = 6
 _SAMPLE_S = 0.01
 _TORCH = "python, import torch"
 OURS, DYNAMO, TORCHSCRIPT = "irepdeploy export", "torch.onnx dynamo=True, onnxsim", "torch.onnx dynamo=False, onnxsim"
 SMALL, BRANCHES = "irepdeploy export, small network", "irepdeploy export, train state"
-# Demands: seconds, ratios, and bytes per byte of the weights above a process that only imports torch.
+# Limits: seconds, ratios, and bytes per byte of the weights above a process that only imports torch.
 _MOST_S, _OVER_DYNAMO, _OVER_TORCHSCRIPT, _OVER_WEIGHTS, _FIXED_BYTES = 4.0, 0.5, 1.0, 6, 100_000_000
 
-# As one would write it: no proof, no audit, and a pickled network, which loads faster than a checkpoint.
+# As a user would write it: no proof, no audit, and a pickled network, which loads faster than a checkpoint.
 _SCRIPT = """
 import sys
 import onnx, onnxsim, torch
@@ -52,15 +52,17 @@ _PYTHON = [sys.executable, "-P"]
 
 @dataclass
 class Subject:
-    """One command, and what its processes took.
+    """A command with its measurements.
 
-    Args:
-        written: the ONNX that it writes, if it writes one.
-        weights: bytes of the checkpoint that it reads.
-        path: put before the others on its ``PYTHONPATH``.
-        peaks: bytes, the most that was resident in its largest process, by sample.
-        together: bytes, the most that was resident in it and the processes that it starts, sampled in one run.
-        missing: why it was not measured.
+    Attributes:
+        command: Command line.
+        written: Path of the ONNX file that it writes, if any.
+        weights: Size of the checkpoint that it reads, in bytes.
+        path: First entry of its ``PYTHONPATH``.
+        samples_ns: Durations.
+        peaks: Peak resident memory of its largest process by sample, in bytes.
+        together: Peak resident memory of all its processes together in one run, in bytes.
+        missing: Reason why it was not measured.
     """
 
     command: list[str]
@@ -73,7 +75,7 @@ class Subject:
     missing: str | None = None
 
     def form(self) -> tuple[int, int] | None:
-        """Opset and IR version of what was really written."""
+        """Return opset and IR version of the written file."""
         if self.written is None or not self.written.is_file():
             return None
         model = onnx.load(os.fspath(self.written), load_external_data=False)
@@ -100,7 +102,7 @@ def prepare(folder: Path, network: str = "resnet50", small: str = "vgg16") -> No
 
 
 def subjects_of(folder: Path, path: str | None = None) -> dict[str, Subject]:
-    """What is measured, by name, on what `prepare` wrote to `folder`."""
+    """Return the commands by name, for the files that `prepare` wrote to `folder`."""
 
     def ours(checkpoint: str) -> Subject:
         source, out = folder / checkpoint, folder / f"out-{checkpoint}"
@@ -130,14 +132,16 @@ def subjects_of(folder: Path, path: str | None = None) -> dict[str, Subject]:
 def measure_exports(
     subjects: dict[str, Subject], rounds: int = _ROUNDS, *, warmup: int = 1, together: bool = True
 ) -> None:
-    """Run every subject once in each round and keep what it took.
+    """Run every subject once per round and record time and memory.
 
     Args:
-        warmup: rounds before, of which nothing is kept.
-        together: run each once more, to sample what it and its processes have resident.
+        subjects: Commands by name.
+        rounds: Number of rounds.
+        warmup: Number of rounds before, which are not recorded.
+        together: Whether to run each once more and sample the memory of all its processes.
 
     Raises:
-        RunError: a command fails.
+        RunError: If a command fails.
     """
     present = {name: subject for name, subject in subjects.items() if subject.missing is None}
     for number in range(-warmup, rounds):
@@ -159,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        # In another process: a child's peak counts what this one had resident when it started it.
+        # In another process: the peak of a child includes the memory of its parent at the start.
         code = f"from irepdeploy.bench.tools.export_time import prepare, Path; prepare(Path({folder!r}))"
         subprocess.run([*_PYTHON, "-c", code], check=True)
         subjects = subjects_of(Path(folder), asked.pythonpath)
@@ -205,7 +209,7 @@ def _show(subjects: dict[str, Subject], forms: dict[str, tuple[int, int] | None]
         )
     columns = ["process", "median s", "opset / IR", "peak MB", "above torch, x weights", "MB with children"]
     table("Export, ResNet-50 fused; small: VGG-16 (CIFAR); train state: ResNet-50, all branches", columns, rows)
-    table("Demands", ["figure", "found", "95 % interval", "at most"], _figures(subjects))
+    table("Limits", ["figure", "found", "95 % interval", "at most"], _figures(subjects))
 
 
 def _figures(subjects: dict[str, Subject]) -> list[list[str]]:
@@ -238,7 +242,7 @@ def _start(subject: Subject, errors: Any) -> subprocess.Popen[bytes]:
 
 
 def _run(name: str, subject: Subject) -> tuple[int, int]:
-    """Nanoseconds of a whole process, and the peak of the largest one of it and its children, in bytes."""
+    """Return the duration of a process in ns, and the peak memory of its largest process in bytes."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter_ns()
         process = _start(subject, errors)
@@ -253,7 +257,7 @@ def _run(name: str, subject: Subject) -> tuple[int, int]:
 
 
 def _resident_together(subject: Subject) -> int | None:
-    """The most that was resident in a process and its children; None where the system does not tell."""
+    """Return the peak memory of a process and its children, or None if the system does not tell."""
     most = 0
     with _start(subject, subprocess.DEVNULL) as process:
         while process.poll() is None:

@@ -1,7 +1,7 @@
-"""How long a fuse takes with its proof, beside loading the same checkpoint, and the memory that it needs at its peak.
+"""Benchmark time and peak memory of a proved fuse against loading the same checkpoint.
 
 Run ``python -m irepdeploy.bench.tools.fuse_time [FILE.jsonl]``: ResNet-50 with all nine branches, random weights and
-statistics, loaded (construction included, the file in the page cache) and fused in turn.
+statistics, is loaded (including construction, the file in the page cache) and fused, interleaved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROUNDS = 20
 
 
 def measure_fuse(checkpoint: Path, rounds: int = _ROUNDS) -> dict[str, list[int]]:
-    """Nanoseconds of loading a checkpoint and of fusing it with and without proof, measured in turn."""
+    """Return the times in ns of loading a checkpoint and of fusing it with and without proof, interleaved."""
     net = load(checkpoint)
     calls = {
         "load": lambda: _done(load(checkpoint)),
@@ -45,11 +45,11 @@ def measure_fuse(checkpoint: Path, rounds: int = _ROUNDS) -> dict[str, list[int]
 
 
 def peak_of_fuse(net: nn.Module) -> float | None:
-    """Resident memory at the peak of a proved fuse above that before it, over the bytes of the weights."""
+    """Return the increase of resident memory at the peak of a proved fuse, relative to the size of the weights."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
-    # What torch loads for any fuse, but nothing that is kept of this one.
+    # Loads what torch needs for any fuse.
     fuse(build("vgg6", branches="ireps").eval())
-    # What loading has freed goes back to the system: else a fuse could use it and seem to need nothing.
+    # Returns freed memory to the system: else a fuse could use it and seem to need nothing.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     before = reset_peak()
@@ -73,8 +73,8 @@ def main(record: str | None = None) -> None:
         interval = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
         rows.append([name, f"{summary(times).median_ms:.0f}", f"{found.value:.2f}", interval])
     table("ResNet-50 with all branches", ["call", "median ms", "x load", "95 % interval"], rows)
-    told = "not told by this system" if peak is None else f"{peak:.2f} times the weights"
-    print(f"peak memory of a proved fuse above that before it: {told}")
+    text = "unknown on this system" if peak is None else f"{peak:.2f} times the weights"
+    print(f"increase of memory at the peak of a proved fuse: {text}")
     if record is not None:
         line: dict[str, Any] = {
             "benchmark": "fuse time",
@@ -88,7 +88,7 @@ def main(record: str | None = None) -> None:
 
 
 def _done(_: nn.Module) -> None:
-    """Nothing: what was made is dropped."""
+    """Drop the network."""
 
 
 if __name__ == "__main__":

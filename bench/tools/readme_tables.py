@@ -1,10 +1,9 @@
-"""Tables of a Markdown file, written anew from the records that they name.
+"""Generate the tables of a Markdown file from the records that they name.
 
-A table stands between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the
-path is from the Markdown file's folder. ``SUITE runner`` takes one runner only. Run it as
-``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``:
-with ``--check`` nothing is written, and a table
-that is not what its record gives makes it exit 1.
+A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
+is relative to the Markdown file. ``SUITE runner`` takes one runner only. Run
+``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
+a table is out of date.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
-    """`text` with every table as its record gives it, and the names of the tables that were different.
+    """Return `text` with every table generated again, and the names of the tables that have changed.
 
     Raises:
-        InputError: a record is not there or has nothing of the suite, or a table has no end.
+        InputError: If a record does not exist or has nothing of the suite, or a table has no end.
     """
     done, stale, rest = "", [], text
     while found := _BEGIN.search(rest):
@@ -55,20 +54,20 @@ def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables anew, or with ``--check`` say which are stale; the exit code of the outcome."""
+    """Generate the tables, or report those out of date with ``--check``, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.readme_tables", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path("README.md"), metavar="README.md")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is not its record's")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is out of date")
     asked = parser.parse_args(arguments)
     try:
         text = read_bytes(asked.file, "Markdown file").decode()
         new, stale = refreshed(text, asked.file.parent)
         if stale and asked.check:
             hint = f"python -m irepdeploy.bench.tools.readme_tables {asked.file}"
-            raise CheckFailed(f"not what the records give: {'; '.join(stale)}", where=asked.file, hint=hint)
+            raise CheckFailed(f"out of date: {'; '.join(stale)}", where=asked.file, hint=hint)
         if stale:
             write_bytes(asked.file, new.encode())
-        print(f"{asked.file}: {len(stale)} of {len(_BEGIN.findall(text))} tables written anew")
+        print(f"{asked.file}: {len(stale)} of {len(_BEGIN.findall(text))} tables changed")
     except IrepdeployError as error:
         print(error.line, file=sys.stderr)
         return error.exit_code
@@ -93,7 +92,7 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
 
 
 def _collapse(line: Mapping[str, Any]) -> str:
-    """What `irepdeploy.bench.tools.collapse` wrote: convolutions by tool."""
+    """Return the convolutions by tool, from a record of `irepdeploy.bench.tools.collapse`."""
     from .collapse import convolution_table
 
     heads, rows = convolution_table(line["networks"])
@@ -102,7 +101,7 @@ def _collapse(line: Mapping[str, Any]) -> str:
 
 
 def _beside_each_other(tables: Sequence[Table]) -> str:
-    """One line a model, its latency on every runner, then what the paper has."""
+    """Return one line per model: its latency on every runner, then the paper's."""
     columns = [_column(table) for table in tables]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     first = {key: next(column[key] for column in columns if key in column) for key in keys}
@@ -129,7 +128,7 @@ def _beside_each_other(tables: Sequence[Table]) -> str:
 
 
 def _column(table: Table) -> dict[tuple[str, int], Row]:
-    """The latest row of each model and batch."""
+    """Return the latest row of each model and batch size."""
     return {(row.model, row.record.batch): row for row in table.rows}
 
 

@@ -1,6 +1,6 @@
-"""How long ``irepdeploy --help`` takes, beside a bare Python and a Python that imports torch.
+"""Benchmark ``irepdeploy --help`` against a bare Python and a Python that imports torch.
 
-Run ``python -m irepdeploy.bench.tools.start_time [FILE.jsonl]``; each sample is a whole process, all three in turn.
+Run ``python -m irepdeploy.bench.tools.start_time [FILE.jsonl]``; the samples are whole processes, interleaved.
 """
 
 from __future__ import annotations

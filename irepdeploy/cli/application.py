@@ -1,7 +1,7 @@
 """The tree of commands: the entry points of the group `irepdeploy.commands`.
 
-A command is a typed function or a `typer.Typer` group. One that cannot be imported stays in the help with the reason and
-the line that fixes it.
+A command is a typed function or a `typer.Typer` group. One that cannot be imported stays in the help with the reason
+and the line that fixes it.
 """
 
 from __future__ import annotations

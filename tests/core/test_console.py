@@ -37,7 +37,7 @@ def test_a_table_without_rows(capsys: Output) -> None:
 
 
 def test_a_row_that_does_not_fit_the_columns_is_refused() -> None:
-    with pytest.raises(ValueError, match="table 'x' has not 2 cells"):
+    with pytest.raises(ValueError, match="expected rows of 2 cells in table 'x'"):
         console.table("x", ["a", "b"], [["1"]])
 
 

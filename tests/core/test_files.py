@@ -260,7 +260,7 @@ def test_reading_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path, said in (
         (tmp_path / "none", "no such thing"),
-        (tmp_path, "a folder where a thing is due"),
+        (tmp_path, "expected a thing, got a directory"),
         (tmp_path / "file" / "a", "cannot read this thing"),
     ):
         with pytest.raises(InputError) as caught:

@@ -104,7 +104,7 @@ def test_external_data_comes_with_the_model(folder: Path) -> None:
         ("x.pt", "expected an ONNX file.*irepdeploy export x.pt --target xavier-jp5"),
         ("resnet18", "expected an ONNX file.*irepdeploy export resnet18 "),
         ("$(x)\n.pt", "irepdeploy export MODEL"),
-        ("folder.onnx", "a folder where an ONNX file is due"),
+        ("folder.onnx", "expected an ONNX file, got a directory"),
         ("bad.onnx", "not an ONNX model"),
         ("", "expected an ONNX file"),
     ],

@@ -175,7 +175,7 @@ def test_flipped_bytes_never_crash(tmp_path: Path) -> None:
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint"):
         ird.load(tmp_path / "nothing.pt")
-    with pytest.raises(InputError, match="a folder where"):
+    with pytest.raises(InputError, match="got a directory"):
         ird.load(tmp_path)
 
 

@@ -418,7 +418,7 @@ def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: 
         (["--memory", "8GB", "--presets", "ireps"], "--presets and --memory without --cost"),
         (["--cost", "--presets", "iresp"], "no preset 'iresp'"),
         (["--cost", "--presets", "irep-resnet18"], "no such convolution in the network"),
-        (["--cost", "--presets", " , "], "expected branches, got"),
+        (["--cost", "--presets", " , "], "--presets is empty"),
         (["--cost", "--memory", "8"], "expected a memory size such as 8GB, got '8'"),
         (["--cost", "--memory", "much"], "8GiB"),
         (["--arch", "none.json"], "none.json"),

@@ -83,7 +83,7 @@ def test_appending_after_a_torn_line_keeps_the_file_readable(path: Path) -> None
 def test_torn_line_in_the_middle_is_an_error_that_names_it(path: Path) -> None:
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first[:-30] + b"\n" + second)
-    with pytest.raises(InputError, match="no JSON") as caught:
+    with pytest.raises(InputError, match="not JSON") as caught:
         read(path)
     assert caught.value.where == f"{path}, line 1"
 
@@ -138,8 +138,8 @@ def test_records_of_the_first_schema_are_read(path: Path) -> None:
         (changed(batch=None), "batch"),
         (changed(batch=True), "batch"),
         (changed(runner=[]), "runner"),
-        (changed(conditions={"x": float("nan")}), "no JSON"),
-        ("[" * 100_000, "no JSON"),
+        (changed(conditions={"x": float("nan")}), "not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_bad_line_is_an_error_that_names_it(path: Path, line: str, text: str) -> None:
@@ -154,14 +154,14 @@ def test_bad_line_is_an_error_that_names_it(path: Path, line: str, text: str) ->
 def test_bytes_that_are_no_text(path: Path) -> None:
     with open(path, "ab") as file:
         file.write(b"\xff\xfe\n")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not JSON"):
         read(path)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such"):
         read(tmp_path / "missing")
-    with pytest.raises(InputError, match="folder"):
+    with pytest.raises(InputError, match="directory"):
         read(tmp_path)
     with pytest.raises(OutputError):
         append(tmp_path / "no" / "folder" / "records.jsonl", RECORD)

@@ -82,8 +82,12 @@ def plot_features(
             help="An image or a .npy file; may be repeated. [the network's embedded data set, or photographs]",
         ),
     ] = None,
-    layers: Annotated[str | None, typer.Option("--layers", help="Only layers that match this pattern: 'layer3.*'.")] = None,
-    columns: Annotated[int, typer.Option("--columns", min=2, max=40, help="Maximum number of layers, evenly spread.")] = 10,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Only layers that match this pattern: 'layer3.*'.")
+    ] = None,
+    columns: Annotated[
+        int, typer.Option("--columns", min=2, max=40, help="Maximum number of layers, evenly spread.")
+    ] = 10,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("features.png"),
 ) -> None:

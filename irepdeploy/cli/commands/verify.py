@@ -22,7 +22,9 @@ def verify(
     inputs: InputsOption = None,
     model: ModelOption = None,
     seed: SeedOption = 0,
-    tolerance: Annotated[str, typer.Option("--tolerance", help="Precision whose tolerance applies: float32, float16, ...")] = "float32",
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", help="Precision whose tolerance applies: float32, float16, ...")
+    ] = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Check that two models give the same outputs: 0 if they do, 1 if they do not.

@@ -72,7 +72,7 @@ def test_a_last_line_without_its_end_is_whole(make_record: Make, write_records: 
     [
         ('{"schema": 99, "samples_ns": [1]}', "schema version 99"),
         ('{"schema": 1, "samples_ns": [1]}', "fields missing"),
-        ("no json\n{}", "no JSON"),
+        ("no json\n{}", "not JSON"),
     ],
 )
 def test_a_damaged_file_is_left_out_with_a_note_or_refused_where_named(

@@ -13,6 +13,7 @@ from irepdeploy.bench.tools.export_time import OURS, TORCHSCRIPT, Subject, measu
 from irepdeploy.errors import RunError
 
 
+@pytest.mark.slow
 def test_whole_processes_are_measured(tmp_path: Path) -> None:
     prepare(tmp_path, network="vgg6", small="vgg6")
     subjects = subjects_of(tmp_path)
