@@ -36,12 +36,14 @@ def _budget(value: str) -> str:
     number, per_block, rest = value.partition("/block")
     if per_block:
         if rest or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"{value!r} is not a number of branches a block such as 4/block")
+            raise ValueError(f"{value!r} is not a number of branches per block such as 4/block")
         return value
     try:
         share = Fraction(value)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{value!r} is neither a fraction such as 2/3 nor a number a block such as 4/block") from None
+        raise ValueError(
+            f"{value!r} is neither a fraction such as 2/3 nor a number per block such as 4/block"
+        ) from None
     if not 0 < share <= 1:
         raise ValueError(f"{value} is impossible: a share of the possible branches is above 0 and at most 1")
     return value
@@ -63,16 +65,16 @@ Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidato
 
 
 class NetSection(_Section):
-    """Which network of the registry."""
+    """A network of the registry."""
 
     name: str
     args: dict[str, Any] = {}
 
 
 class DataSection(_Section):
-    """Which data set, the folder of its files, and its options (sizes of the parts).
+    """A data set, the folder of its files, and its options (sizes of the parts).
 
-    `verify: false` is for files of one's own in the published format.
+    `verify: false` accepts your own files in the published format.
     """
 
     name: str
@@ -98,7 +100,7 @@ class AdamSection(_Section):
 
 
 class AugmentSection(_Section):
-    """What is done to training images: see `irepdeploy.data.augmentation.Augmentation`."""
+    """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`."""
 
     crop: Count = 0
     area: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -131,9 +133,9 @@ class EvaluationSection(_Section):
 class SearchSection(_Section):
     """Algorithm 1 and its numbers.
 
-    `budget` is a share of the possible branches (Eq. 5), or a number a block such as "4/block" (Section 4.4). `amp`
-    computes the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with the
-    same result as one process has, or "batch", for more GPUs than `subnets_per_step`.
+    `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `amp`
+    computes the supernet's steps under bfloat16 autocast. Several processes divide what `split` says: "subnets", with
+    the same result as one process, or "batch", for more GPUs than `subnets_per_step`.
     """
 
     strategy: Literal["des", "evolution", "topk", "random"] = "des"
@@ -179,7 +181,7 @@ class TrainSection(_Section):
         schedule: how the rate falls from weights.lr: "cosine" to 0, "step" to a tenth after each third of the epochs,
             "constant" not at all.
         warmup_epochs: over which the rate rises first.
-        drop_path: probability that a branch is left out for an image, rising linearly from 0 to this over the epochs.
+        drop_path: probability that a branch is dropped for an image, rising linearly from 0 to this over the epochs.
         label_smoothing: share of the target that is spread over all classes.
         ema: how much of the averaged weights a step keeps, such as 0.999; 0: no average. The average is what is scored,
             saved as best.pt and fused.
@@ -210,9 +212,9 @@ class TrainSection(_Section):
 class Recipe(_Section):
     """A whole recipe.
 
-    `threads` is how many processor threads torch uses, which is part of a result: with another number sums are taken in
-    another order. None leaves it to torch. `device` "auto" is CUDA where there is one; `deterministic` makes CUDA
-    repeat a run to the bit, more slowly.
+    `threads` is how many CPU threads torch uses. It is part of the result: another number changes the order of sums.
+    None leaves it to torch. `device` "auto" is CUDA where there is one; `deterministic` makes CUDA
+    runs repeatable to the bit, at some cost in speed.
     """
 
     net: NetSection
@@ -231,8 +233,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a recipe file and apply ``key=value`` overrides.
 
     Raises:
-        RecipeError: every fault of file and overrides in one message.
-        InputError: the file is missing.
+        RecipeError: All faults of the file and the overrides in one message.
+        InputError: The file is missing.
     """
     name = Path(path).name
     try:
@@ -255,16 +257,16 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def _parse(text: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML text.
 
     Raises:
-        YAMLError: it is none, or far larger than it looks.
+        YAMLError: It is not YAML, or its aliases make it far larger than it looks.
     """
     try:
         value = yaml.safe_load(text)
         size = _size(value, {})
     except (ValueError, LookupError, AttributeError, RecursionError) as error:
-        # What PyYAML lets pass of dates, tags and nesting that it cannot read.
+        # PyYAML raises these for dates, tags and nesting that it cannot read.
         raise yaml.YAMLError(f"cannot be read: {error}") from None
     if size > _MOST_VALUES:
         raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
@@ -283,7 +285,7 @@ def _size(value: Any, known: dict[int, float]) -> float:
 
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The content with the overrides in it, and what is wrong with these."""
+    """Apply overrides to the content; also return what is wrong with them."""
     result, faults = _copy(content), []
     scale: list[tuple[str, Any]] = []
     single: list[tuple[str, Any]] = []

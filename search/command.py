@@ -70,7 +70,7 @@ def compare_strategies(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     strategies: Annotated[
-        str, typer.Option(help="Names, separated by commas; the others are held against the first.")
+        str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
     ] = "des,random,evolution,topk",
     seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
     retrain: Annotated[

@@ -1,4 +1,4 @@
-"""Strategies held against each other: the same evaluations, seeds and logging, each run in a folder of its own."""
+"""Compare strategies: the same evaluations, seeds and logging, each run in its own folder."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ def compare(
     """Run each strategy with each seed into ``out/STRATEGY-seedN`` and write ``out/compare.json``.
 
     Args:
-        strategies: names; the first is what the others are held against.
-        seeds: how many, from the recipe's on.
-        retrain: train the Architecture that each run chose, and read the test set once for each.
-        resume: go on with the runs that are there; finished ones are read.
-        advance: called with epochs done since the last call, and a short text.
-        ranks: the processes that divide each search and training; None: those of torchrun, or this one alone.
+        recipe: Of every run; its strategy and seed are replaced.
+        out: Folder of the runs.
+        strategies: Names; the others are compared with the first.
+        seeds: How many, starting from the recipe's.
+        retrain: Train the Architecture that each run chose, and read the test set once for each.
+        resume: Continue the runs that are there; finished ones are read.
+        overwrite: Start over although runs are there.
+        advance: Called with epochs done since the last call, and a short text.
+        ranks: Processes that divide each search and training; None: those of torchrun, or this one alone.
 
     Raises:
         InputError: an unknown strategy or one named twice, or runs are there and neither `resume` nor `overwrite` was
@@ -61,9 +64,9 @@ def compare(
     there = [folder for folder in folders.values() if (folder / JOURNAL).exists()]
     if there and not resume and not overwrite:
         raise InputError(
-            "a run is in this folder already",
+            "this folder already holds a run",
             where=there[0],
-            hint="--resume goes on with it, --overwrite begins anew, or choose another --out",
+            hint="--resume continues it, --overwrite starts over, or choose another --out",
         )
     # No rank begins to write before all have looked.
     ranks.barrier()
@@ -104,7 +107,7 @@ def compare(
 
 
 def epochs_of(recipe: Recipe, retrain: bool) -> int:
-    """Epochs of one run of a comparison, warm-up and retraining included."""
+    """Return the epochs of one run of a comparison, warm-up and retraining included."""
     search = recipe.search
     own = search.warmup_epochs + search.evolutions * search.epochs_per_evolution
     return own + (recipe.train.epochs if retrain else 0)
@@ -117,7 +120,7 @@ def _check(strategies: Sequence[str], seeds: int) -> None:
     if not strategies or len(set(strategies)) < len(strategies):
         raise InputError("name each strategy once", where="--strategies", hint=",".join(STRATEGIES))
     if seeds < 1:
-        raise InputError("at least one seed", where="--seeds")
+        raise InputError("expected at least one seed", where="--seeds")
 
 
 def _labelled(advance: Advance, label: str) -> Advance:

@@ -47,17 +47,17 @@ class Search:
     Args:
         recipe: what to do.
         out: the folder; all ranks must see it.
-        resume: go on with what is there.
-        overwrite: begin anew although a run is there.
+        resume: Continue the run in the folder.
+        overwrite: Start over although the folder holds a run.
         tensorboard: mirror the journal's numbers into ``tensorboard/``.
         ranks: the processes that divide subnets and candidates among themselves; None: those of torchrun, or this one
             alone.
 
     Raises:
         OutputError: the folder cannot be written.
-        InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
+        InputError: The folder holds a run, and neither `resume` nor `overwrite` was given.
         RecipeError: budget or population do not fit the network.
-        MissingError: the recipe's device is not there, or TensorBoard is asked for and not installed.
+        MissingError: The recipe's device is not available, or TensorBoard is requested and not installed.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class Search:
         return self.settings.warmup_epochs + self.settings.evolutions * self.settings.epochs_per_evolution
 
     def run(self, advance: Advance = lambda epochs, note: None) -> SearchResult:
-        """Run what is left.
+        """Run the remaining epochs.
 
         Args:
             advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
 
         Raises:
-            RunError: the loss is no number, memory or the disk is full, or a rank is lost; the last good state is kept.
+            RunError: The loss is not finite, memory or disk is full, or a rank is lost; the last good state is kept.
         """
         advance(self.epoch, "")
         best = ""

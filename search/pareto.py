@@ -1,4 +1,4 @@
-"""The Pareto set of a population: accuracy against what training a candidate takes, in time and in memory."""
+"""Pareto set of a population: accuracy against training time and training memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def pareto_set(
     """Count what each candidate costs in training, and mark those that no other beats.
 
     Args:
-        population: best fitness first.
-        fitness: theirs.
+        supernet: Of the search.
+        population: Best fitness first.
+        fitness: Theirs.
         input_shape: (C, H, W) of one image.
         batch_size: of the training that memory is counted for.
     """

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""Result of a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS_A_DAY = 86400
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found, and what that took.
+    """Result of a search.
 
     Args:
         best: the Architecture of the highest fitness in the last evolution.

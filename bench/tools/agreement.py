@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 
 from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio
 from irepdeploy.board.system import system_block
@@ -31,8 +32,6 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_supernet, load_data
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
-
-from .kendall import kendall
 
 __all__ = ["Agreement", "RacingFigures", "agreement", "beta_outcomes", "simulated_races", "trained_supernet"]
 
@@ -60,7 +59,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class RacingFigures:
-    """What racing did in simulated selections, each of another order of the images.
+    """Results of racing in simulated selections, each with another order of the images.
 
     Args:
         same: share of the selections with the parents of an evaluation in full.
@@ -72,7 +71,7 @@ class RacingFigures:
 
 
 def trained_supernet(epochs: int, seed: int = 0, val: int = 1000) -> tuple[Supernet, Split, list[Bits]]:
-    """A digits supernet after some epochs of subnets, its search-validation set, and 64 random candidates."""
+    """Return a digits supernet after some epochs, its search-validation set, and 64 random candidates."""
     recipe = load_recipe(recipe_path("digits"), [f"data.options.val={val}", f"seed={seed}"])
     data = load_data(recipe)
     supernet = build_supernet(recipe, data)
@@ -115,7 +114,7 @@ def agreement(supernet: Supernet, data: Split, candidates: Sequence[Bits]) -> Ag
         distinct=len({fitness.accuracy for fitness in reference}),
         error=error,
         same_ranking=_order(reference) == _order(found["fused"]),
-        kendall_bf16=kendall(_levels(reference), _levels(found["fused-bf16"])) or 0.0,
+        kendall_bf16=float(np.nan_to_num(kendalltau(_levels(reference), _levels(found["fused-bf16"])).statistic)),
     )
 
 
@@ -229,7 +228,7 @@ def _order(fitness: Sequence[Fitness]) -> list[int]:
 
 
 def _levels(fitness: Sequence[Fitness]) -> list[float]:
-    """A number for each that ranks like its fitness."""
+    """Return a number for each that ranks like its fitness."""
     levels = {value: float(level) for level, value in enumerate(sorted(set(fitness)))}
     return [levels[value] for value in fitness]
 

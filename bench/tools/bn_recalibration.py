@@ -11,6 +11,7 @@ Run ``python -m irepdeploy.bench.tools.bn_recalibration [FILE.jsonl [CANDIDATES 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
 from irepdeploy.board.system import system_block
@@ -37,8 +39,6 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, with_branches
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.training.training import Training
-
-from .kendall import kendall
 
 __all__ = ["measure_recalibration", "recalibrate"]
 
@@ -68,9 +68,10 @@ def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: P
     """Search, draw candidates under the budget, and score each in three ways.
 
     Args:
-        candidates: how many, drawn uniformly.
+        recipe: Of the search and of the retrainings.
+        candidates: How many, drawn uniformly.
         seeds: how often each is retrained; the search-validation accuracy counts, the test set is not looked at.
-        folder: for the runs; what is there is gone on with.
+        folder: For the runs; existing ones are resumed.
     """
     search = Search(recipe, folder / "search", resume=True)
     search.run()
@@ -118,15 +119,21 @@ def _agreement(
     """Kendall's tau-b between all rankings, accuracy ties told apart by the loss where there is one."""
     by_shared, by_own = _ranks(shared), _ranks(own)
     mean = [statistics.fmean(values) for values in zip(*retrained, strict=True)]
-    pairs = [kendall(one, other) for one, other in itertools.combinations(retrained, 2)]
+    pairs = [_tau(one, other) for one, other in itertools.combinations(retrained, 2)]
     known = [tau for tau in pairs if tau is not None]
     found = {
-        "shared against recalibrated": kendall(by_shared, by_own),
-        "shared against retrained": kendall(by_shared, mean),
-        "recalibrated against retrained": kendall(by_own, mean),
+        "shared against recalibrated": _tau(by_shared, by_own),
+        "shared against retrained": _tau(by_shared, mean),
+        "recalibrated against retrained": _tau(by_own, mean),
         "one retraining against another": statistics.fmean(known) if known else None,
     }
     return {"kendall": found}
+
+
+def _tau(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return Kendall's tau-b, or None where one of the rankings is a single tie."""
+    tau = float(kendalltau(one, other).statistic)
+    return None if math.isnan(tau) else tau
 
 
 def _ranks(fitness: Sequence[Fitness]) -> list[int]:

@@ -1,4 +1,4 @@
-"""A search's journal: what was seen on the way, as numbers."""
+"""The journal of a search as arrays, for plots."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class SearchRun(SearchJournal):
         return net.get("name"), {**shape, **net.get("args", {})}
 
     def best_candidate(self) -> Architecture:
-        """The candidate of the last evolution with the highest accuracy, of equals the one with the lowest loss.
+        """Return the candidate of the last evolution with the highest accuracy, of equals the one with the lowest loss.
 
         Raises:
-            InputError: the journal is of an irepdeploy that did not write the population down.
+            InputError: The journal is too old to hold the population.
         """
         last = self.evolutions[-1]
         if not last.population:

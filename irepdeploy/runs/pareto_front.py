@@ -1,4 +1,4 @@
-"""Pareto front of latency and accuracy: what no other is better than in one without being worse in the other."""
+"""Pareto front of latency and accuracy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ __all__ = ["pareto_front"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (latency, accuracy) that no other dominates, fastest first.
+    """Return the indices of the points that no other dominates, fastest first.
 
-    One dominates another if it is at least as fast and at least as accurate, and better in one of the two; equal points
-    do not dominate each other.
+    A point dominates another if it is at least as fast and at least as accurate, and better in one of the two; equal
+    points do not dominate each other.
+
+    Args:
+        points: (latency, accuracy) pairs.
     """
     front: list[int] = []
     # Of equal latency the more accurate come first; then only what is more accurate than all before is not dominated.

@@ -27,15 +27,15 @@ _Count = Annotated[int, Field(ge=0, strict=True)]
 class Record:
     """One network measured on one runner.
 
-    Fields:
-        suite, scenario: what the measurement is part of, and how queries arrive ("single-stream").
-        model: its label. `source`: what it was made from (a checkpoint's state, "onnx", "network, random weights").
-        artefact_sha256: of the file, None for a network that comes from no file.
+    Attributes:
+        suite: The suite that the measurement is part of; `scenario`: how queries arrive ("single-stream").
+        model: Its label; `source`: its origin (a checkpoint's state, "onnx", "network, random weights").
+        artefact_sha256: Of the file, None for a network without a file.
         runner: `Runner.describe()`, under the name that the user calls it by.
-        batch, input_shape: of the first input; the shape holds the batch.
-        samples_ns: raw times in the order they were taken, of the host's clock; of records with equal `created` the
-            i-th are from one round.
-        device_samples_ns: the same runs by the device's own clock, one each; empty where there is none.
+        batch: Images per inference; `input_shape`: of the first input, batch included.
+        samples_ns: Raw times by the host's clock in the order they were taken; the i-th samples of records with equal
+            `created` are from one round.
+        device_samples_ns: The same runs by the device's own clock; empty without one.
         warmup: runs, steady, cov. `conditions`: seed, order, limits, labels it was interleaved with.
         system, system_after: the machine before, and what of it can change after; {} where nobody looked.
         power: what the measurement took: mean_mw by rail, energy_mj_per_inference; {} where there is no meter.
@@ -70,34 +70,35 @@ class Record:
     schema: int = field(default=SCHEMA_VERSION)
 
 
-# What each schema version brought: a record of an older one is read with these empty.
+# Fields that each schema version added: records of older versions are read with these empty.
 _SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_after", "power")}
 
 
 def append(path: str | os.PathLike[str], record: Record) -> None:
-    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is cut off first.
+    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is removed first.
 
     Raises:
-        OutputError, RunError: the file cannot be written, or the disk is full.
+        OutputError: The file cannot be written.
+        RunError: The disk is full.
     """
     append_line(path, asdict(record))
 
 
 def read(path: str | os.PathLike[str]) -> list[Record]:
-    """All records of a file, in order. A torn last line is left out, with a log line.
+    """Read all records of a file, in order. A torn last line is dropped, with a log line.
 
     Raises:
-        InputError: no such file, or a line in it is no record, or one of an unknown schema version; names the line.
+        InputError: No such file, or a line is not a record or of an unknown schema version; names the line.
     """
     lines = read_lines(path, "file of records", of="record")
     return [record_of(value, f"{os.fspath(path)}, line {number}") for number, value in lines]
 
 
 def record_of(value: object, where: str) -> Record:
-    """The record that one line of a file holds as JSON, of an earlier schema too.
+    """Return the record that a line of a file holds as JSON, also of an earlier schema.
 
     Raises:
-        InputError: it is none, or of an unknown schema version; names `where`.
+        InputError: It is not a record, or of an unknown schema version; names `where`.
     """
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
@@ -113,7 +114,7 @@ def record_of(value: object, where: str) -> Record:
     if set(value) != due:
         wrong = sorted(due - set(value)) + sorted(set(value) - due)
         raise InputError(f"not a record: fields missing or unknown: {', '.join(wrong)}", where=where)
-    # Whoever appends it again writes it whole.
+    # Appended again it is of the present version.
     record = validated(Record, {**value, "schema": SCHEMA_VERSION}, "a record", where=where)
     if record.device_samples_ns and len(record.device_samples_ns) != len(record.samples_ns):
         raise InputError("not a record: device_samples_ns are not one for each of samples_ns", where=where)

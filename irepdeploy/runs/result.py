@@ -10,7 +10,7 @@ __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
 
 class SearchFigures(JsonFile):
-    """What a search found, and what that took.
+    """Figures of a search.
 
     Attributes:
         best_digest: Digest of the chosen Architecture; `branches`: how many it keeps.
@@ -39,7 +39,7 @@ class SearchFigures(JsonFile):
 
 
 class TrainingResult(JsonFile):
-    """What a training reached.
+    """Figures of a training.
 
     Attributes:
         branches: How many branches the network has.
@@ -65,7 +65,7 @@ class TrainingResult(JsonFile):
 
 
 class FinetuneResult(JsonFile):
-    """What fine-tuning changed.
+    """Figures of a fine-tuning.
 
     Attributes:
         accuracy_before: In [0, 1], of the network as it was given, fused, on the test set.

@@ -68,7 +68,8 @@ def validated(kind: type[_T], value: object, what: str, *, where: object, hint: 
         kind: A pydantic model or a dataclass.
         value: Parsed JSON.
         what: What `kind` is, with its article, for the message.
-        where: The file, and the line of it.
+        where: The file and its line.
+        hint: How to fix it.
 
     Raises:
         InputError: It does not fit; the message names the fields, and says what was expected and what was found.

@@ -1,4 +1,4 @@
-"""A suite: one of the paper's tables, measured anew. Stages offer suites by the entry points `irepdeploy.suites`."""
+"""A suite measures one of the paper's tables. Stages offer suites by the entry points `irepdeploy.suites`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from irepdeploy.board.protocol import PROTOCOL_VERSION
+from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.files import output_folder
+from irepdeploy.files import append_line, output_folder
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 
 SCALES = ("smoke", "small", "paper")
 
 _MOST_THREADS = 1024
-# How a field is given on the command line.
+# How a field is written on the command line.
 _TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds"}
 
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """What is asked of a suite.
+    """Options of a suite.
 
     Args:
         scale: "smoke": seconds, proves that it runs; "small": minutes on a CPU; "paper": the paper's conditions.
@@ -60,10 +63,10 @@ class SuiteRequest:
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """A folder of this name in `out`, or one that is gone when the block ends.
+        """Yield a folder of this name in `out`, or a temporary one.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: It cannot be made.
         """
         if self.out is not None:
             yield output_folder(output_folder(self.out) / name)
@@ -71,23 +74,43 @@ class SuiteRequest:
         with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
             yield Path(temporary)
 
-    def refuse(self, suite: str, *names: str) -> None:
-        """Refuse what this suite does not take.
-
-        Args:
-            names: some of "models", "runners", "seconds".
+    def record(self, *figures: Mapping[str, Any]) -> None:
+        """Append figures to ``records.jsonl`` in `out` with the time and the machine; without `out` do nothing.
 
         Raises:
-            InputError: one of them was given.
+            OutputError, RunError: The file cannot be written, or the disk is full.
+        """
+        if self.out is None:
+            return
+        folder = output_folder(self.out)
+        common = {
+            "scale": self.scale,
+            "seed": self.seed,
+            "protocol_version": PROTOCOL_VERSION,
+            "created": datetime.now(UTC).isoformat(),
+            "system": system_block(),
+        }
+        for each in figures:
+            append_line(folder / "records.jsonl", {**each, **common})
+
+    def refuse(self, suite: str, *names: str) -> None:
+        """Refuse options that this suite does not take.
+
+        Args:
+            suite: Its name.
+            names: Some of "models", "runners", "seconds".
+
+        Raises:
+            InputError: One of them was given.
         """
         for name in names:
             if getattr(self, name):
-                raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="leave it out")
+                raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")
 
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What a suite measured, as a table.
+    """The figures of a suite, as a table.
 
     Args:
         rows: cells, as text, under `columns`.
@@ -106,4 +129,4 @@ class Suite(Protocol):
     """Measures one table. Its docstring's first line is its help."""
 
     def __call__(self, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-        """Run it, raw figures added to ``request.out / "records.jsonl"`` as they come."""
+        """Run it; raw figures are added to ``request.out / "records.jsonl"`` as they come."""

@@ -1,4 +1,4 @@
-"""What candidates cost in training, counted: a base and what each branch adds to it, so that a population is one sum.
+"""Count the training cost of candidates: a base and an amount per branch, so that a population is one sum.
 
 Counts, not measurements: a GPU's time also depends on how many kernels it launches and how much memory they move.
 `irepdeploy.profiling.training_cost` measures.
@@ -84,7 +84,7 @@ class CandidateCosts:
         self._betas = torch.tensor([[count, 0, 0, size] for count, size in betas])
 
     def of(self, bits: Bits) -> Cost:
-        """The cost of a candidate."""
+        """Return the cost of a candidate."""
         used = torch.zeros(len(self._betas), dtype=torch.bool)
         used[self._layer[bits]] = True
         total = self._base + self._added[torch.from_numpy(bits)].sum(0) + self._betas[used].sum(0)
@@ -97,7 +97,7 @@ Counts = tuple[int, int, int, int]
 def _base(
     supernet: nn.Module, blocks: list[nn.Module], input_shape: tuple[int, ...]
 ) -> tuple[Counts, list[tuple[int, ...]]]:
-    """The network without branches, and the shape that each block reads."""
+    """Count the network without branches; also return the shape that each block reads."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def note(block: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -116,7 +116,7 @@ def _base(
 
 
 def _added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Counts:
-    """What one branch adds to a block that has no other."""
+    """Count what one branch adds to a block that has no other."""
     alone = _traced(block, shape)
     block.active = (name,)
     try:
@@ -129,11 +129,7 @@ def _added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Counts:
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...], *, images: bool = False) -> tuple[int, int]:
-    """MACs and kept bytes of one image: the module runs on shapes alone.
-
-    Args:
-        images: the input needs no gradient, as a network's does not.
-    """
+    """Count MACs and kept bytes of one image by running the module on shapes alone; `images` need no gradient."""
     state: dict[str, Tensor] = {
         name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]

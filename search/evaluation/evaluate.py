@@ -45,7 +45,7 @@ class PopulationEvaluator:
         graph: whether the plain network is captured as a CUDA graph; None: on a CUDA device, but in "multi-branch".
 
     Raises:
-        InputError: no such mode, cuts that are no cuts of this set, or a graph where there can be none.
+        InputError: Unknown mode, cuts that do not rise within the set, or a graph where it is not possible.
         RunError: at the first forward pass, if a network cannot be captured.
 
     Attributes:
@@ -100,13 +100,13 @@ class PopulationEvaluator:
         self._known.clear()
 
     def evaluate(self, population: Sequence[Bits]) -> list[Fitness]:
-        """The fitness of each candidate on the whole set; identical ones are scored once."""
+        """Score each candidate on the whole set; identical ones are scored once."""
         parts = [self.outcomes(population, part) for part in range(len(self.sizes))]
         return [joined(outcomes).fitness for outcomes in zip(*parts, strict=True)]
 
     @torch.inference_mode()
     def outcomes(self, candidates: Sequence[Bits], part: int = 0) -> list[Outcome]:
-        """What each candidate makes of the images of one part; identical candidates are run once.
+        """Run each candidate on the images of one part; identical candidates are run once.
 
         On a GPU the host waits for the device once a candidate.
         """
@@ -120,7 +120,7 @@ class PopulationEvaluator:
         return [self._known[bits.tobytes(), part] for bits in candidates]
 
     def network(self, bits: Bits) -> nn.Module:
-        """The network of a candidate; the same module each time, with other kernels or another mask."""
+        """Return the network of a candidate: the same module each time, with other kernels or another mask."""
         self._write(bits, self._masks([bits])[0])
         return self._network
 

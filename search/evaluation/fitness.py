@@ -1,4 +1,4 @@
-"""Fitness: how good a network is on the search-validation set, and what it is made of."""
+"""Fitness of a network on the search-validation set, and the outcomes by image it is made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network made of each image.
+    """Outcome of a network by image.
 
     Args:
         correct: (N,) bool.
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:
-    """The outcome over the images of all parts, in their order."""
+    """Join outcomes over the images of all parts, in their order."""
     return Outcome(np.concatenate([part.correct for part in parts]), np.concatenate([part.loss for part in parts]))
 
 

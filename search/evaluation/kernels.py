@@ -57,7 +57,7 @@ class PlainNetwork:
         self._layers = [
             _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, branches, strict=True)
         ]
-        # What is not fused is shared: head, other convolutions and their batch normalisations.
+        # Modules that are not fused are shared: head, other convolutions and their batch normalisations.
         fused = {f"{name}.{part}" for name in space.layers for part in ("weight", "bias")}
         self._shared = [name for name in self.network.state_dict() if name not in fused]
         self.refresh()

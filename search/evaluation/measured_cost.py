@@ -1,4 +1,4 @@
-"""What the Pareto set of a finished search costs in training, measured on this machine."""
+"""Measure the training cost of the Pareto set of a finished search on this machine."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The images are scored part by part, in random order. After each part a candidate is dropped where it is *beaten* by the
 candidate that then holds the last rank of the parents. When the survivors have seen all images, every dropped candidate
-is held against the one that holds that rank in the end; whoever is not beaten by it comes back and sees further parts,
-until it is beaten or has seen all.
+is compared with the one that holds that rank in the end; those that it does not beat come back and see further parts,
+until they are beaten or have seen all.
 
 What is bounded. Let k be the number of parents and P that of candidates, and suppose that the parents found are not
 the true ones, the k fittest on the whole set. Then j >= 1 dropped candidates are fitter than the one in the last rank,
@@ -39,7 +39,7 @@ Score = Callable[[Sequence[int], int], Sequence[Outcome]]
 
 @dataclass(frozen=True)
 class RaceResult:
-    """What a race found of each candidate, by index.
+    """Result of a race, by index of the candidates.
 
     Args:
         fitness: on the images that the candidate has seen: of survivors the same as without a race.
@@ -67,12 +67,12 @@ class RaceResult:
 
     @property
     def facts(self) -> Race:
-        """What the journal keeps."""
+        """The part that the journal keeps."""
         return Race(dropped=self.dropped, back=self.back, images=self.images, share=self.share, level=self.level)
 
 
 def cuts_of(images: int, share: float) -> list[int]:
-    """Where a set is cut for a race: after each `share` of it; no cuts where it is 0.
+    """Cut a set for a race: after each `share` of it; no cuts if it is 0.
 
     Raises:
         InputError: a share of less than one image.
@@ -97,12 +97,14 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
         error: the probability at most, in the sense above, that other parents are selected than without a race.
 
     Raises:
-        InputError: fewer than one or more parents than candidates, or an error that is no probability.
+        InputError: Fewer than one or more parents than candidates, or an error outside (0, 1).
     """
     if not 1 <= parents <= candidates:
         raise InputError(f"{parents} parents of {candidates} candidates", hint="at least 1, at most all")
     if not 0 < error < 1:
-        raise InputError(f"an error of {error} is no probability", where="search.evaluation.racing.error")
+        raise InputError(
+            f"expected an error probability between 0 and 1, got {error}", where="search.evaluation.racing.error"
+        )
     contest = _Contest(score, candidates, sizes, parents, error)
     contest.run()
     return contest.result()
@@ -112,9 +114,10 @@ def is_beaten(ahead: int, behind: int, unseen: float, z: float) -> bool:
     """Whether one candidate is found to be less accurate than another on the whole set.
 
     Args:
-        ahead: images seen that only the other has right. `behind`: those that only this one has right.
-        unseen: share of the set that has not been seen.
-        z: quantile of the normal distribution at the level wanted.
+        ahead: Images seen that only the other has right.
+        behind: Images seen that only this one has right.
+        unseen: Share of the set that has not been seen.
+        z: Quantile of the normal distribution at the wanted level.
     """
     return ahead - behind > z * ((ahead + behind + 2) * unseen) ** 0.5
 

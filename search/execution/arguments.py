@@ -14,7 +14,7 @@ OverridesArgument = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: search.population=8, scale=smoke, seed=1."),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out; same result as uninterrupted.")
+    bool, typer.Option("--resume", help="Continue the run in --out; same result as uninterrupted.")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Begin anew although a run is in --out.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start over although --out holds a run.")]
 TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Mirror the journal's numbers for TensorBoard.")]

@@ -1,4 +1,4 @@
-"""The device that a run computes on."""
+"""The device of a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ __all__ = ["choose_device", "device_name", "ranks_of"]
 
 
 def choose_device(name: str, *, deterministic: bool = False) -> str:
-    """The kind of device that a recipe names, set up; "auto" is "cuda" where there is one.
+    """Set up the device of a recipe and return its kind; "auto" is "cuda" where available.
 
     Args:
-        deterministic: let CUDA repeat a run to the bit, which is slower. On a CPU every run does.
+        name: "auto", "cpu" or "cuda".
+        deterministic: Let CUDA repeat a run to the bit, which is slower. On a CPU every run does.
 
     Raises:
-        MissingError: CUDA was asked for and is not there.
+        MissingError: CUDA was requested and is not available.
     """
     there = torch.cuda.is_available()
     if name == "cpu" or (name == "auto" and not there):
@@ -41,21 +42,21 @@ def choose_device(name: str, *, deterministic: bool = False) -> str:
 
 
 def ranks_of(recipe: Recipe) -> Ranks:
-    """The processes that torchrun has started for a recipe, each with its device; else this one alone.
+    """Join the processes that torchrun has started for a recipe, each with its device; else return this one alone.
 
     On a CPU this process keeps the memory that it frees from now on.
 
     Raises:
-        MissingError: CUDA was asked for and is not there, or has too few devices.
+        MissingError: CUDA was requested and is not available, or has too few devices.
         RunError: the processes do not find each other.
     """
     device = choose_device(recipe.device, deterministic=recipe.deterministic)
     if device == "cpu":
-        # A training asks for the same large maps again and again.
+        # Training allocates the same large maps again and again.
         keep_freed_memory()
     return Ranks.from_environment(device)
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called: "cpu", or the name of the GPU."""
+    """Return the name of a device: "cpu", or that of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

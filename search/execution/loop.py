@@ -1,4 +1,4 @@
-"""What the loops of search and training share: steps, the cosine, and the check of the loss."""
+"""Shared parts of the search and training loops: optimizers, the cosine, and checks for NaN."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 __all__ = ["adam", "check_finite", "check_loss", "clip", "cosine", "set_rate", "sgd"]
 
-_SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually mends it; the last good state is kept"
+_SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
 
 
 def sgd(parameters: Iterator[nn.Parameter], settings: SgdSection) -> SGD:
-    """SGD as a recipe asks for it."""
+    """Make SGD as a recipe configures it."""
     return SGD(
         list(parameters), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
     )
 
 
 def adam(parameters: Iterator[nn.Parameter], settings: AdamSection) -> Adam:
-    """Adam for alpha and beta."""
+    """Make Adam for alpha and beta."""
     return Adam(list(parameters), lr=settings.lr, betas=settings.betas, foreach=True)
 
 
 def cosine(start: float, epoch: int, epochs: int) -> float:
-    """The rate at `epoch` of `epochs`: from `start` to 0 along half a cosine."""
+    """Return the rate at `epoch` of `epochs`: from `start` to 0 along half a cosine."""
     return start * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
@@ -50,7 +50,7 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
 
 
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:
-    """Stop a run whose weights or statistics are no numbers any more: the last step of an epoch may do that.
+    """Stop a run whose weights or statistics are no longer finite: the last step of an epoch may cause that.
 
     Raises:
         RunError: NaN or infinity, naming the tensor.
@@ -61,7 +61,7 @@ def check_finite(model: nn.Module, epoch: int, what: str) -> None:
 
 
 def check_loss(loss: float, epoch: int, what: str) -> None:
-    """Stop a run whose loss is no number.
+    """Stop a run whose loss is not finite.
 
     Raises:
         RunError: NaN or infinity.

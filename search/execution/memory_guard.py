@@ -1,4 +1,4 @@
-"""Running out of memory, said as what it is."""
+"""Report running out of memory as such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["memory_guard"]
 
 @contextmanager
 def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None]:
-    """Say what memory ran out in, and which keys of the recipe need less.
+    """Report where memory ran out, and which keys of the recipe reduce its use.
 
     Raises:
         RunError: memory ran out.

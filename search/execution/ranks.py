@@ -23,7 +23,7 @@ _FAILURE = "failure"
 # Seconds: within which the store answers, and for which the rank that may hold it stays after a failure.
 _STORE_ANSWERS = 60.0
 _LINGER = 5.0
-_RESUME = "the last good state is kept: --resume goes on from there"
+_RESUME = "the last good state is kept: --resume continues from there"
 
 
 class Ranks:
@@ -47,19 +47,19 @@ class Ranks:
 
     @classmethod
     def alone(cls, device: str | torch.device = "cpu") -> Ranks:
-        """One process: nothing is exchanged, and torch.distributed is not started."""
+        """Return a single process: nothing is exchanged, and torch.distributed is not started."""
         return cls(0, 1, torch.device(device))
 
     @classmethod
     def from_environment(cls, device: str = "cpu", *, timeout: float = 1800.0) -> Ranks:
-        """The ranks that torchrun has started, or `alone` where it has not.
+        """Join the ranks that torchrun has started, or return `alone`.
 
         Args:
             device: "cpu", or "cuda": the GPU of this rank's place on its machine.
             timeout: seconds that a rank waits for another one.
 
         Raises:
-            InputError: torchrun's variables are no numbers.
+            InputError: torchrun's variables are not numbers.
             MissingError: a machine has fewer GPUs than ranks.
             RunError: the ranks do not find each other; names one that is missing.
         """
@@ -85,11 +85,11 @@ class Ranks:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` things are this rank's: rank, rank + size, ..."""
+        """Return which of `count` things are this rank's: rank, rank + size, ..."""
         return range(self.rank, count, self.size)
 
     def gather(self, values: Sequence[_T], count: int) -> list[_T]:
-        """The whole list, in index order, on every rank.
+        """Gather the whole list, in index order, on every rank.
 
         Args:
             values: this rank's, in the order of ``share(count)``; whatever can be pickled.
@@ -108,7 +108,7 @@ class Ranks:
         return [lists[index % self.size][index // self.size] for index in range(count)]
 
     def gather_flat(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-        """One vector of each rank, by rank; much faster than `gather` for gradients.
+        """Gather one vector of each rank, by rank; much faster than `gather` for gradients.
 
         Args:
             flat: this rank's, on its device; those of all ranks have one dtype.
@@ -132,7 +132,7 @@ class Ranks:
         return [part[:size] for part, size in zip(every.chunk(self.size), sizes, strict=True)]
 
     def sum(self, flat: Tensor) -> Tensor:
-        """The sum of one vector of each rank; on a CPU added in the order of the ranks.
+        """Sum one vector of each rank; on a CPU added in the order of the ranks.
 
         Raises:
             RunError: a rank failed or did not answer; names it.

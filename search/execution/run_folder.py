@@ -1,7 +1,7 @@
-"""The folder of a run: its journal, its saved state, and the care that no run is lost by accident.
+"""The folder of a run: its journal, its saved state, and the checks that no run is lost by accident.
 
 The journal is append-only JSON lines, from which every figure can be drawn again. The state is one file, written whole
-after each epoch, from which a killed run goes on.
+after each epoch, from which a killed run resumes.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class RunFolder:
     """The folder of one run of one recipe.
 
     Args:
-        path: made if it is not there.
-        identity: what makes this run: a saved state of another one is refused.
-        results: globs of the files that a finished run leaves; removed when a run begins anew.
-        resume: go on with the run that is there, if there is one.
-        overwrite: begin anew although a run is there.
-        silent: read, but write nothing: another process keeps the folder.
-        computed_on: the devices, as far as they are part of the result.
+        path: Created if missing.
+        identity: What makes this run; a saved state with another one is refused.
+        results: Globs of the files that a finished run leaves; removed when a run starts over.
+        resume: Continue the run in the folder, if there is one.
+        overwrite: Start over although the folder holds a run.
+        silent: Read, but write nothing: another process writes the folder.
+        computed_on: The devices, as far as they are part of the result.
 
     Raises:
         OutputError: the folder cannot be written.
-        InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
+        InputError: a run is there, and neither `resume` nor `overwrite` was given.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class RunFolder:
         self._computed_on = computed_on
         self._scalars: Scalars | None = None
         if resume and overwrite:
-            raise InputError("--resume goes on with a run and --overwrite throws it away: choose one", where=path)
+            raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
         if resume or silent:
             return
         present = [old for pattern in (JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
         if present and not overwrite:
             raise InputError(
-                "a run is in this folder already",
+                "this folder already holds a run",
                 where=path,
-                hint="--resume goes on with it, --overwrite begins anew, or choose another --out",
+                hint="--resume continues it, --overwrite starts over, or choose another --out",
             )
         for old in present:
             remove_file(old)
 
     def mirror_to_tensorboard(self) -> None:
-        """From now on write the journal's numbers for TensorBoard too, into ``tensorboard/``.
+        """Write the journal's numbers for TensorBoard too from now on, into ``tensorboard/``.
 
         Raises:
             MissingError: TensorBoard is not installed.
@@ -115,7 +115,7 @@ class RunFolder:
         write_bytes(self.path / _STATE, buffer.getvalue())
 
     def load_state(self) -> dict[str, Any] | None:
-        """The saved state, or None where there is none; what the journal holds beyond it is dropped and comes again.
+        """Load the saved state, or return None without one; what the journal holds beyond it is dropped.
 
         Raises:
             CheckpointError: the state is damaged.
@@ -124,7 +124,9 @@ class RunFolder:
         path = self.path / _STATE
         if not path.exists():
             if self._epochs_in_journal() > 1 or (not self.silent and self._is_finished()):
-                raise CheckpointError("the saved state of this run is gone", where=path, hint="--overwrite begins anew")
+                raise CheckpointError(
+                    "the saved state of this run is missing", where=path, hint="--overwrite starts over"
+                )
             if not self.silent:
                 remove_file(self.journal)
             return None
@@ -136,7 +138,7 @@ class RunFolder:
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
         except Exception as error:  # torch and zipfile raise anything on a damaged file
-            raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite begins anew") from error
+            raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite starts over") from error
         if identity != self._identity:
             raise InputError(
                 "the run in this folder has another recipe",

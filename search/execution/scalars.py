@@ -15,7 +15,7 @@ __all__ = ["Scalars"]
 class Scalars:
     """Writes every number of a journal's epochs and evolutions for TensorBoard.
 
-    What the folder held is written anew from the journal, so that a resumed run has each step once.
+    The folder is rewritten from the journal, so that a resumed run has each step once.
 
     Args:
         folder: becomes TensorBoard's log folder.

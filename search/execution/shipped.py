@@ -12,16 +12,16 @@ __all__ = ["recipe_path", "shipped_recipes"]
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Every shipped recipe by its name."""
+    """Return every shipped recipe by its name."""
     folder = Path(str(files("irepdeploy.search"))) / "recipes"
     return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def recipe_path(name: str) -> Path:
-    """The file that `name` means: a path, or a shipped recipe's name.
+    """Return the file that `name` means: a path, or a shipped recipe's name.
 
     Raises:
-        RecipeError: it is neither.
+        RecipeError: It is neither.
     """
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         return Path(name)

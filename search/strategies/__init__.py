@@ -25,7 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 
 def strategy(space: SearchSpace, settings: SearchSection) -> Strategy:
-    """The strategy that a recipe names.
+    """Make the strategy that a recipe names.
 
     Raises:
         RecipeError: the budget or the population does not fit the space.

@@ -42,13 +42,13 @@ class Strategy:
             )
 
     def first(self, random: np.random.Generator) -> list[Bits]:
-        """The first population: uniform over all candidates under the budget."""
+        """Draw the first population: uniform over all candidates under the budget."""
         return self._fill([], self.settings.population, lambda: self.budget.uniform(random), random)
 
     def next(
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
     ) -> list[Bits]:
-        """The next population.
+        """Make the next population.
 
         Args:
             population: the scored candidates.

@@ -1,4 +1,4 @@
-"""Evolution without a direction: what the directional strategy is held against, and what it shares with it."""
+"""Undirected evolution: a baseline for the directional strategy, and what the two share."""
 
 from __future__ import annotations
 

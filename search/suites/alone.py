@@ -1,4 +1,4 @@
-"""What suites share that also run by themselves, without the command line's packages."""
+"""Run a suite by itself, without the packages of the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *
     """Run a suite by itself, its options read from the command line, and return an exit code.
 
     Args:
-        nets: whether ``--only`` chooses among its networks.
+        suite: To run.
+        name: Of the program.
+        arguments: None: those of the process.
+        nets: Whether ``--only`` chooses among its networks.
     """
     parser = argparse.ArgumentParser(prog=name, description=suite.__doc__)
     parser.add_argument("--scale", choices=SCALES, default="small")
@@ -50,12 +53,12 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def place(request: SuiteRequest) -> str:
-    """What a suite ran on, in words."""
+    """Name what a suite ran on."""
     if request.device == "cuda":
         return torch.cuda.get_device_name()
     return f"{request.threads or torch.get_num_threads()} CPU threads"
 
 
 def interval(value: Ratio) -> str:
-    """ "1.31 to 1.67", or "-" of too few samples."""
+    """Format an interval as "1.31 to 1.67", or "-" of too few samples."""
     return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"

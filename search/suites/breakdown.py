@@ -1,4 +1,4 @@
-"""Where the time of a call goes, by kind of operation."""
+"""Break the time of a call down by kind of operation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REST = "rest"
 
 
 def breakdown(call: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """The share of each kind of operation in the time that the operations take themselves; 0 to 1, largest first."""
+    """Return the share of each kind of operation in the time of all operations: 0 to 1, largest first."""
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
         call()
@@ -30,7 +30,7 @@ def breakdown(call: Callable[[], object], device: torch.device) -> dict[str, flo
             torch.cuda.synchronize(device)
     times = dict.fromkeys([*KINDS, _REST], 0.0)
     for event in profiled.key_averages():
-        # Names of kernels are left out: their time is that of the operation that started them.
+        # Kernels are skipped: their time is that of the operation that started them.
         if event.key.startswith("aten::") or not cuda:
             times[_kind(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
     whole = sum(times.values()) or 1.0

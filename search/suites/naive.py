@@ -56,7 +56,7 @@ class NaiveEvaluator:
         self._batch_size = batch_size
 
     def in_batches_of(self, size: int) -> NaiveEvaluator:
-        """The same with another size of batch."""
+        """Return the same evaluator with another batch size."""
         other = copy.copy(self)
         other._batch_size = size
         return other
@@ -72,7 +72,7 @@ class NaiveEvaluator:
 
     @torch.inference_mode()
     def evaluate(self, population: Sequence[Bits]) -> list[Fitness]:
-        """The fitness of each candidate."""
+        """Score each candidate."""
         found = []
         for bits in population:
             self.select(bits)

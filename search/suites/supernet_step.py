@@ -10,18 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure, ratio, summary
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import Measurement, measure, ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
 from irepdeploy.errors import InputError, MissingError
-from irepdeploy.files import append_line, output_folder
+from irepdeploy.files import output_folder
 from irepdeploy.network.nets import build_plain
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory import keep_freed_memory
@@ -39,7 +37,7 @@ __all__ = ["RECIPE", "main", "supernet_step"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search consists of, as its recipe has it."""
+    """Sizes of a search, as its recipe has them."""
 
     train_images: int
     val_images: int
@@ -51,11 +49,12 @@ class SearchPlan:
     population: int
 
     def seconds(self, warmup_step: float, step: float, evaluation: float) -> float:
-        """The time of the whole search.
+        """Return the seconds of the whole search.
 
         Args:
-            warmup_step, step: seconds of one step before and after the warm-up, optimizers included.
-            evaluation: seconds that one population takes to score.
+            warmup_step: Seconds of one step during the warm-up, optimizers included.
+            step: Seconds of one step after it.
+            evaluation: Seconds that one population takes to score.
         """
         steps = -(-self.train_images // self.batch_size)
         training = self.warmup_epochs * warmup_step + (self.epochs - self.warmup_epochs) * step
@@ -69,7 +68,7 @@ RECIPE = SearchPlan(45_000, 5_000, 128, 20, 500, 5, 48, 128)
 
 @dataclass(frozen=True)
 class _Scale:
-    """What is measured.
+    """Sizes of the measurement.
 
     Args:
         net: of the registry. `shape`: of an image. `batch`: images a step.
@@ -279,24 +278,17 @@ def _record(
     measured: dict[str, dict[str, Measurement]],
     parts: dict[str, float],
 ) -> None:
-    if request.out is None:
-        return
-    line = {
+    figures = {
         "suite": "supernet-step",
-        "scale": request.scale,
         "network": scale.net,
         "device": place(request),
-        "protocol_version": PROTOCOL_VERSION,
-        "created": datetime.now(UTC).isoformat(),
-        "system": system_block(),
-        "seed": request.seed,
         "conditions": asdict(scale),
         "samples_ns": {
             kind: {name: found.samples_ns for name, found in calls.items()} for kind, calls in measured.items()
         },
         "breakdown": parts,
     }
-    append_line(output_folder(request.out) / "records.jsonl", line)
+    request.record(figures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,18 +19,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, Ratio, measure, percentile, ratio
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import Ratio, measure, percentile, ratio
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import append_line, output_folder
+from irepdeploy.files import output_folder
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.comparator import relative_error
@@ -72,7 +70,7 @@ _VGG6 = _Net("vgg6", "vgg6", "ireps", {})
 
 @dataclass(frozen=True)
 class _Scale:
-    """What is measured.
+    """Sizes of the measurement.
 
     Args:
         naive_batch, batch: images a forward pass, naively and by the evaluator.
@@ -179,7 +177,7 @@ class _Subject:
 
     @property
     def seconds_of_round(self) -> float:
-        """What a round takes, by one candidate of each evaluation."""
+        """Seconds of a round, estimated from one candidate of each evaluation."""
         return self.cost[0] * self.naive_chunk + self.cost[1] * self.scale.chunk
 
     def candidates(self, count: int) -> list[Bits]:
@@ -193,7 +191,7 @@ class _Subject:
         return found
 
     def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
-        """Closed calls for `measure`: after one candidate to warm up, each takes the next of the population."""
+        """Return calls for `measure`: after one candidate to warm up, each scores the next part of the population."""
         chunk, few = self.scale.chunk, self.naive_chunk
         parts = [population[start : start + chunk] for start in range(0, len(population), chunk)]
 
@@ -242,7 +240,7 @@ class _Subject:
 
     @torch.inference_mode()
     def _check(self, bits: Bits) -> float:
-        """The relative error of the fused logits of one batch.
+        """Return the relative error of the fused logits of one batch.
 
         Raises:
             CheckFailed: more than 1e-4.
@@ -356,7 +354,7 @@ def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -
     if request.scale == "paper":
         notes.append(
             "paper: on an A100, batches of 512, its own loading of data included; n: populations that were scored "
-            f"within {scale.seconds:.0f} s; a size that did not fit is left out. Its 63.7 % (VGG-16, population 64) "
+            f"within {scale.seconds:.0f} s; a size that did not fit is omitted. Its 63.7 % (VGG-16, population 64) "
             "do not follow from its seconds, which make 63.0 %."
         )
     for subject in subjects:
@@ -365,30 +363,22 @@ def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -
                 f"{subject.net.label}: {subject.naive_chunk} of every {scale.chunk} candidates scored naively."
             )
     if "fused-bf16" not in evaluators:
-        notes.append("fused-bf16 is left out: this device computes bfloat16 no faster than float32.")
+        notes.append("fused-bf16 is omitted: this device computes bfloat16 no faster than float32.")
     return notes
 
 
 def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], timed: Sequence[_Timed]) -> None:
-    if request.out is None:
-        return
-    folder = output_folder(request.out)
     common = {
         "suite": "table1",
-        "scale": request.scale,
         "device": place(request),
-        "protocol_version": PROTOCOL_VERSION,
-        "created": datetime.now(UTC).isoformat(),
-        "system": system_block(),
-        "seed": request.seed,
         "images": scale.images,
         "batch": scale.batch,
         "naive_batch": scale.naive_batch,
         "candidates_per_round": scale.chunk,
         "how": subjects[0].evaluators["fused"].how,
     }
-    for each in timed:
-        line = {
+    lines = [
+        {
             **common,
             "network": each.net.label,
             "population": each.size,
@@ -396,7 +386,9 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
             "samples_ns": each.rounds,
             "fuse_ns": each.fuse,
         }
-        append_line(folder / "records.jsonl", line)
+        for each in timed
+    ]
+    request.record(*lines)
 
 
 def _done(_: object) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay, ProgressTask
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
@@ -59,7 +56,7 @@ _SUBJECTS = {
 def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Table 5: accuracy under branch budgets of 1/6 to 1, searched, retrained and fused.
 
-    With an output folder the runs stay in it, and a suite that was ended goes on where it was. `SuiteRequest.only`
+    With an output folder the runs stay in it, and an interrupted suite resumes. `SuiteRequest.only`
     takes a network, a budget, or both: "vgg16", "2/3", "vgg16 2/3".
 
     Raises:
@@ -78,10 +75,8 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
             finished = (at / "train" / "result.json").exists()
             figure = _row(subject, budget, plan, at, _labelled(task, label))
             figures.append(figure)
-            if request.out is not None and not finished:
-                line = {"suite": "table5", "scale": request.scale, "seed": request.seed, **figure}
-                line |= {"created": datetime.now(UTC).isoformat(), "system": system_block()}
-                append_line(request.out / "records.jsonl", line)
+            if not finished:
+                request.record({"suite": "table5", **figure})
     return SuiteReport(
         f"Table 5 at scale {request.scale}, seed {request.seed}",
         ("network", "budget", "C", "kept", "search %", "retrained, test %", "seconds", "paper %"),
@@ -142,7 +137,7 @@ def _labelled(task: ProgressTask, label: str) -> Callable[[int, str], None]:
 
 
 def _some(architecture: Architecture) -> Architecture | None:
-    """An Architecture without branches is the plain network."""
+    """Return the network with its branches; without any it is plain."""
     return architecture if architecture.count else None
 
 

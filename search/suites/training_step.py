@@ -1,4 +1,4 @@
-"""What `irepdeploy train` costs above a bare loop, and whether the input pipeline keeps up with it.
+"""Measure the overhead of `irepdeploy train` over a bare loop, and whether the input pipeline keeps up.
 
 A bare loop is what somebody would write by hand with the same settings: shuffle, crop, flip, normalise, forward,
 backward, clip, step. Both train the same plain network on the same images, one epoch of each in turn.
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import measure, ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.files import append_line, output_folder
+from irepdeploy.files import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory_format import channels_last
@@ -77,19 +75,15 @@ def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
     step = ratio(samples["irepdeploy"], samples["bare loop"], request.seed, paired=True)
     lead = per_second["input pipeline"] / per_second["irepdeploy"]
     interval = "" if step.low is None else f" [{step.low:.3f}, {step.high:.3f}]"
-    if request.out is not None:
-        line = {
-            "benchmark": "training step",
-            "protocol_version": PROTOCOL_VERSION,
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "device": request.device,
-            "network": name,
-            "batch": batch,
-            "images": {"bare loop": images, "irepdeploy": images, "input pipeline": _PIPELINE_IMAGES},
-            "samples_ns": samples,
-        }
-        append_line(request.out / "records.jsonl", line)
+    figures = {
+        "benchmark": "training step",
+        "device": request.device,
+        "network": name,
+        "batch": batch,
+        "images": {"bare loop": images, "irepdeploy": images, "input pipeline": _PIPELINE_IMAGES},
+        "samples_ns": samples,
+    }
+    request.record(figures)
     return SuiteReport(
         title=f"Training of {name}, batch {batch}, {request.device}, {torch.get_num_threads()} thread(s)",
         columns=["what", "images/s", "time x bare loop"],

@@ -15,7 +15,7 @@ Bits = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Group:
-    """Positions of a search space, of which at most `capacity` may be kept."""
+    """Positions of a search space; at most `capacity` of them may be kept."""
 
     positions: tuple[int, ...]
     capacity: int
@@ -23,7 +23,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a candidate may keep. Every position is in one group: the whole space for a share, a block for "4/block"."""
+    """Limits of a candidate. Every position is in one group: the whole space for a share, a block for "4/block"."""
 
     groups: tuple[Group, ...]
 

@@ -25,18 +25,18 @@ _FACTOR_AT_START = 0.25
 
 
 def load_data(recipe: Recipe) -> Dataset:
-    """The recipe's data set.
+    """Load the recipe's data set.
 
     Raises:
         InputError: its files are not right, or an option is wrong.
     """
-    # The section's other keys, such as root, are options as well: of data sets that have files.
+    # Other keys of the section, such as root, are options of data sets that have files.
     given = recipe.data.model_dump(exclude={"name", "options"}, exclude_none=True)
     return load_dataset(recipe.data.name, **{**given, **recipe.data.options})
 
 
 def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
-    """The recipe's plain network for the shape and classes of its data; seed and threads are set as the recipe says.
+    """Build the recipe's plain network for the shape and classes of its data, and set seed and threads.
 
     Args:
         data: the recipe's data set; None: it is loaded for this.
@@ -64,7 +64,7 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
 
 
 def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet:
-    """The recipe's network with every possible branch of its preset; seed and threads are set as the recipe says.
+    """Build the recipe's network with every possible branch of its preset; seed and threads are set as the recipe says.
 
     Args:
         data: the recipe's data set; None: it is loaded for this.

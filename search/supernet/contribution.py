@@ -16,7 +16,7 @@ __all__ = ["Contribution", "StepSum"]
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one subnet, or the mean of several, adds to a step.
+    """Contribution of one subnet, or of the mean of several, to a step.
 
     Args:
         loss: of the batch.
@@ -60,7 +60,7 @@ class StepSum:
             parameter.grad = None
 
     def take(self, loss: Tensor, norms: Sequence[int]) -> Contribution:
-        """What the backward pass that has just run contributed; gradients and statistics are put back.
+        """Take what the last backward pass contributed, and restore gradients and statistics.
 
         Args:
             norms: indices of those that took part.
@@ -88,7 +88,7 @@ class StepSum:
             self._subnets[index] += 1
 
     def mean(self) -> Contribution:
-        """The means over the subnets that took part; gradients are summed: those of losses divided already."""
+        """Return means over the subnets that took part; gradients are summed: their losses are divided already."""
         _foreach(torch._foreach_div_, list(self._changes.values()), [float(self._subnets[i]) for i in self._changes])
         loss = sum(float(loss) for loss in self._losses) / len(self._losses)
         return Contribution(loss, self._gradients, self._changes)
@@ -102,7 +102,7 @@ class StepSum:
         return float(mean.loss)
 
     def exchanged(self, mine: Contribution | None, count: int, ranks: Ranks) -> list[Contribution]:
-        """The contributions of the first `count` ranks, on every rank; `mine` is None where this is not one of them.
+        """Gather the contributions of the first `count` ranks; `mine` is None if this is not one of them.
 
         Raises:
             RunError: a rank failed or did not answer; names it.
@@ -116,7 +116,7 @@ class StepSum:
         return [self._unflattened(flat, *head) for flat, head in zip(flats, heads, strict=False)]
 
     def summed(self, mine: Contribution, weight: float, ranks: Ranks) -> Contribution:
-        """The sum of ``weight * mine`` over all ranks, on every rank; all have the same subnets.
+        """Sum ``weight * mine`` over all ranks, which have the same subnets.
 
         Raises:
             RunError: a rank failed or did not answer; names it.
@@ -129,7 +129,7 @@ class StepSum:
         return [self._parameters[index] for index in gradients] + [self._buffers[index] for index in changes]
 
     def _unflattened(self, flat: Tensor, loss: float, gradients: Sequence[int], changes: Sequence[int]) -> Contribution:
-        """The contribution of which `flat` is made: views of it, laid out as parameters and buffers are."""
+        """Return the contribution that `flat` holds, as views laid out like parameters and buffers."""
         like = self._like(gradients, changes)
         parts = [
             part.to(tensor.dtype) for part, tensor in zip(flat.split([t.numel() for t in like]), like, strict=True)

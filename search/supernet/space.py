@@ -39,7 +39,7 @@ class SearchSpace:
 
     @classmethod
     def of(cls, supernet: nn.Module, branches: Sequence[str]) -> SearchSpace:
-        """The space that the RepBlocks of `supernet` span, all possible branches inserted."""
+        """Return the space that the RepBlocks of `supernet` span, all possible branches inserted."""
         blocks = {name: module for name, module in supernet.named_modules() if isinstance(module, RepBlock)}
         positions = tuple(
             (row, column)
@@ -70,7 +70,7 @@ class SearchSpace:
             RecipeError: no branch would be left.
         """
         if not self.size:
-            raise RecipeError("there is no branch to search", where="branches", hint="branches=ireps has nine")
+            raise RecipeError("no branch to search", where="branches", hint="branches=ireps has nine")
         number, per_block, _ = text.partition("/block")
         if per_block:
             blocks = [
@@ -88,12 +88,12 @@ class SearchSpace:
         return Budget((Group(tuple(range(self.size)), count),))
 
     def architecture(self, bits: Bits) -> Architecture:
-        """The Architecture of a candidate."""
+        """Return the Architecture of a candidate."""
         matrix = np.zeros((len(self.layers), len(self.branches)), dtype=int)
         for bit, (row, column) in zip(bits, self.positions, strict=True):
             matrix[row, column] = int(bit)
         return Architecture(self.layers, self.branches, tuple(tuple(int(bit) for bit in row) for row in matrix))
 
     def bits(self, architecture: Architecture) -> Bits:
-        """The candidate that `architecture` describes."""
+        """Return the candidate that `architecture` describes."""
         return np.array([architecture.matrix[row][column] for row, column in self.positions], dtype=bool)

@@ -24,7 +24,7 @@ Split = Literal["subnets", "batch"]
 
 
 class Supernet:
-    """A network with every possible branch, of which a subnet uses some.
+    """A network with every possible branch; a subnet uses some of them.
 
     Args:
         net: a plain network.
@@ -139,7 +139,7 @@ class Supernet:
 
 
 def _part(images: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, float]:
-    """This rank's part of a batch, and its share of the whole; of two images at least, which have batch statistics."""
+    """Return this rank's part of a batch, at least two images for batch statistics, and its share of the whole."""
     parts = max(1, min(ranks.size, len(images) // 2))
     if ranks.rank >= parts:
         return images, labels, 0.0

@@ -18,7 +18,8 @@ def averaged(net: nn.Module, decay: float) -> AveragedModel:
     kept, min(decay, (1 + n) / (10 + n)): the average does not start from the initial weights.
 
     Args:
-        decay: how much of the average a step keeps, in [0, 1).
+        net: To be trained.
+        decay: How much of the average a step keeps, in [0, 1).
     """
 
     def average(kept: Tensors, new: Tensors, steps: Tensor | int) -> None:
@@ -31,7 +32,7 @@ def averaged(net: nn.Module, decay: float) -> AveragedModel:
         if True in by_kind:
             get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(*by_kind[True], steps)
         for old, value in zip(*by_kind.get(False, ([], [])), strict=True):
-            # Counters are no averages.
+            # Counters are not averaged.
             old.copy_(value)
 
     with torch.no_grad():

@@ -88,7 +88,7 @@ def finetune(
     """Fine-tune a pre-trained plain network with branches, and fuse back.
 
     The branches start at zero, so that training begins at the accuracy that is there. Data and settings are the
-    recipe's, its network is left aside; a small rate is wise. Example:
+    recipe's, its network is ignored; a small rate is wise. Example:
     irepdeploy train finetune digits train.weights.lr=0.01 --from runs/plain/best.pt --insert ireps --out runs/tuned
     """
     from irepdeploy.console import print_json, progress, table
@@ -137,7 +137,7 @@ def compare(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     presets: Annotated[
-        str, typer.Option(help="Names, separated by commas; the others are held against the first.")
+        str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
     ] = "plain,acnet,dbb,repvgg,ireps",
     seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
     out: OutOption = Path("runs/presets"),

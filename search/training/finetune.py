@@ -31,7 +31,7 @@ class Finetuning:
     """One fine-tuning in a folder, as `Training`, whose best.pt is what `irepdeploy export` takes.
 
     Args:
-        recipe: data and `train` section; its network is left aside.
+        recipe: data and `train` section; its network is ignored.
         out: the folder.
         source: a checkpoint of a plain or fused network.
         branches: a preset or a published Architecture by name. They start at zero: before the first step the outputs in
@@ -79,7 +79,7 @@ class Finetuning:
         )
 
     def run(self, advance: Advance = lambda epochs, note: None) -> FinetuneResult:
-        """Run what is left.
+        """Run the remaining epochs.
 
         Raises:
             RunError: as `Training.run`.

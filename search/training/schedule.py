@@ -1,4 +1,4 @@
-"""How the learning rate moves over the epochs."""
+"""Learning-rate schedule of a training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["rate_at"]
 
 
 def rate_at(settings: TrainSection, epoch: int, share: float = 0.0) -> float:
-    """The rate of a training.
+    """Return the learning rate of a training.
 
     Args:
-        epoch: from 0.
-        share: of the epoch that is done, in [0, 1): the rate rises with every step in the warm-up, and falls by epochs
+        settings: Of the recipe.
+        epoch: From 0.
+        share: Of the epoch that is done, in [0, 1): the rate rises with every step in the warm-up, and falls by epochs
             after it.
     """
     start, warm = settings.weights.lr, settings.warmup_epochs

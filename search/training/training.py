@@ -66,9 +66,9 @@ class Training:
 
     Raises:
         OutputError: the folder cannot be written.
-        InputError: a run is there, and neither `resume` nor `overwrite` was asked for.
+        InputError: The folder holds a run, and neither `resume` nor `overwrite` was given.
         RecipeError: the Architecture is of another network.
-        MissingError: the recipe's device is not there, or TensorBoard is asked for and not installed.
+        MissingError: The recipe's device is not available, or TensorBoard is requested and not installed.
     """
 
     def __init__(
@@ -140,13 +140,13 @@ class Training:
         self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
-        """Run what is left.
+        """Run the remaining epochs.
 
         Args:
             advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
 
         Raises:
-            RunError: the loss is no number, memory or the disk is full, or a rank is lost; the last good state is kept.
+            RunError: The loss is not finite, memory or disk is full, or a rank is lost; the last good state is kept.
         """
         advance(self.epoch, "")
         while self.epoch < self.settings.epochs:
@@ -168,7 +168,7 @@ class Training:
 
     @property
     def trained(self) -> nn.Module:
-        """What is scored, saved and fused: the moving average where there is one, else the network."""
+        """The network that is scored, saved and fused: the moving average if there is one."""
         if self.average is None:
             return self.net
         module = self.average.module
@@ -272,7 +272,7 @@ class Training:
             try:
                 read(self.folder.path / "best.pt")
             except InputError as error:
-                hint = "--overwrite begins anew"
+                hint = "--overwrite starts over"
                 raise CheckpointError(
                     f"the best network of this run: {error.what}", where=error.where, hint=hint
                 ) from error

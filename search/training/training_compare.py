@@ -1,4 +1,4 @@
-"""Presets held against each other: the same network, recipe and seeds, each training in a folder of its own."""
+"""Compare presets: the same network, recipe and seeds, each training in its own folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,17 @@ def compare_presets(
     """Train the recipe's network with each preset and each of the seeds that follow the recipe's.
 
     Args:
+        recipe: Of every training; its branches and seed are replaced.
         presets: "plain", or names of presets.
-        seeds: how many.
+        seeds: How many.
         out: gets a folder ``PRESET-SEED`` for each training, and compare.json.
-        advance: called with the number of epochs done since the last call, and a short text.
+        resume: Continue the trainings that are there.
+        overwrite: Start over although trainings are there.
+        advance: Called with the number of epochs done since the last call, and a short text.
+        ranks: Processes that divide each batch; None: those of torchrun, or this one alone.
 
     Raises:
-        InputError: an unknown preset, the same one twice, or no seed.
+        InputError: An unknown preset, the same one twice, or no seed.
         RunError: a training failed; what was done is kept for `resume`.
     """
     _check(presets, seeds)
@@ -87,4 +91,4 @@ def _check(presets: Sequence[str], seeds: int) -> None:
     if len(set(presets)) < len(presets):
         raise InputError("name each preset once", where="--presets", hint="--presets plain,acnet,ireps")
     if seeds < 1:
-        raise InputError(f"{seeds} seeds are none", where="--seeds")
+        raise InputError("expected at least one seed", where="--seeds")

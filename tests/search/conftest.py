@@ -1,39 +1,69 @@
-"""A search and a training small enough to run many times: three convolutions, 24 images."""
+"""Finished runs of the tiny search and training, shared by all tests."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from irepdeploy.recipe import Recipe, load_recipe
-from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.result import TrainingResult
+from irepdeploy.search.engine import Search
+from irepdeploy.search.result import SearchResult
+from irepdeploy.search.training.training import Training
+from support.tiny import tiny, tiny_overrides
 
-_TINY = [
-    "scale=smoke",
-    "net.args.stages=[[4, 4], [6]]",
-    "data.options.train=24",
-    "data.options.val=20",
-    "search.batch_size=12",
-    "search.population=5",
-    "train.batch_size=12",
-    "train.epochs=3",
-]
+__all__ = ["tiny", "tiny_overrides"]
 
 
 @pytest.fixture(scope="session")
-def tiny_overrides() -> list[str]:
-    """What makes the shipped digits recipe tiny, as it is typed on the command line."""
-    return list(_TINY)
+def searched(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    """A finished search of two epochs, one evolution: copy it before you change it."""
+    out = tmp_path_factory.mktemp("searched")
+    return out, Search(tiny("search.evolutions=1"), out).run()
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[..., Recipe]:
-    """`tiny("seed=1")`: the tiny recipe with further overrides. 25 possible branches: 8 + 9 + 8."""
-    return lambda *overrides: load_recipe(recipe_path("digits"), [*_TINY, *overrides])
+def some() -> Architecture:
+    """An Architecture of the tiny network: three branches, none in the last layer."""
+    return Architecture.from_branches(
+        {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
+        ("conv1x3", "conv1x1_3x3", "identity"),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tiny: Callable[..., Recipe], some: Architecture, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainingResult]:
+    """A finished training of three epochs, and beside it ``after1`` to ``after3``, as a kill leaves its folder."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return out, Training(tiny(), out, some).run(snapshots(out))
+
+
+def snapshots(folder: Path) -> Callable[[int, str], None]:
+    """Copy a run's folder to ``afterN`` beside it after each epoch."""
+    done = 0
+
+    def advance(more: int, note: str) -> None:
+        nonlocal done
+        done += more
+        if more:
+            shutil.copytree(folder, folder.parent / f"after{done}")
+
+    return advance
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    """A finished search of a warm-up epoch and three evolutions; beside it ``after1`` to ``after4`` as `trained`."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, Search(tiny(), out).run(snapshots(out))
 
 
 @pytest.fixture(scope="session")

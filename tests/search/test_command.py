@@ -18,6 +18,12 @@ from irepdeploy.search.training import training
 
 
 @pytest.fixture(scope="module")
+def tiny_overrides(tiny_overrides: list[str]) -> list[str]:
+    """Two epochs each."""
+    return [*tiny_overrides, "search.evolutions=1", "train.epochs=2"]
+
+
+@pytest.fixture(scope="module")
 def searched(tiny_overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("search")
     assert main(["search", "digits", *tiny_overrides, "--out", str(out)]) == 0

@@ -27,7 +27,7 @@ def compared(
     out = tmp_path_factory.mktemp("compare")
     said: list[tuple[int, str]] = []
     found = compare(
-        tiny("seed=3"),
+        tiny("seed=3", "search.evolutions=2", "train.epochs=1"),
         out,
         ["topk", "random"],
         2,
@@ -66,8 +66,8 @@ def test_the_figures_are_those_of_journals_and_results(
     for run in found.runs:
         folder = out / f"{run.strategy}-seed{run.seed}"
         evolutions = journal(folder)
-        best = [max(max(event["accuracy"]) for event in evolutions[: count + 1]) for count in range(3)]
-        assert run.evaluations == (5, 10, 15)
+        best = [max(max(event["accuracy"]) for event in evolutions[: count + 1]) for count in range(2)]
+        assert run.evaluations == (5, 10)
         assert list(run.best_so_far) == best
         assert list(run.mean) == [event["mean"] for event in evolutions]
         assert list(run.diversity) == [event.diversity for event in SearchJournal.read(folder).evolutions]
@@ -91,13 +91,16 @@ def test_progress_counts_every_epoch(
     compared: tuple[Path, SearchComparison, list[tuple[int, str]]], tiny: Callable[..., Recipe]
 ) -> None:
     _, _, said = compared
-    assert sum(epochs for epochs, _ in said) == 4 * epochs_of(tiny(), retrain=True) == 4 * (4 + 3)
+    recipe = tiny("search.evolutions=2", "train.epochs=1")
+    assert sum(epochs for epochs, _ in said) == 4 * epochs_of(recipe, retrain=True) == 4 * (3 + 1)
     assert {note.partition("  ")[0] for _, note in said} == {
         f"{name}, seed {seed}" for name in ("topk", "random") for seed in (3, 4)
     }
 
 
 def test_a_comparison_goes_on_where_it_was(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny("search.evolutions=1")
+
     class Stop(Exception):
         pass
 
@@ -106,29 +109,29 @@ def test_a_comparison_goes_on_where_it_was(tiny: Callable[..., Recipe], tmp_path
     def stop(epochs: int, note: str) -> None:
         nonlocal done
         done += epochs
-        if done == 6:  # in the second run
+        if done == 3:  # in the second run
             raise Stop
 
     with pytest.raises(Stop):
-        compare(tiny(), tmp_path, ["des", "evolution"], 1, advance=stop)
-    with pytest.raises(InputError, match="--resume goes on") as caught:
-        compare(tiny(), tmp_path, ["des", "evolution"], 1)
+        compare(recipe, tmp_path, ["des", "evolution"], 1, advance=stop)
+    with pytest.raises(InputError, match="--resume continues") as caught:
+        compare(recipe, tmp_path, ["des", "evolution"], 1)
     assert caught.value.exit_code == 2
-    resumed = compare(tiny(), tmp_path, ["des", "evolution"], 1, resume=True)
-    whole = compare(tiny(), tmp_path / "whole", ["des", "evolution"], 1)
+    resumed = compare(recipe, tmp_path, ["des", "evolution"], 1, resume=True)
+    whole = compare(recipe, tmp_path / "whole", ["des", "evolution"], 1)
 
     def timeless(found: SearchComparison) -> list[dict[str, Any]]:
         return [{**run, "seconds": 0} for run in found.to_dict()["runs"]]
 
     assert timeless(resumed) == timeless(whole)
-    assert timeless(compare(tiny(), tmp_path, ["des", "evolution"], 1, overwrite=True)) == timeless(whole)
+    assert timeless(compare(recipe, tmp_path, ["des", "evolution"], 1, overwrite=True)) == timeless(whole)
 
 
 def test_a_run_that_is_in_the_way_is_seen_before_another_begins(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     there = tmp_path / "evolution-seed1" / "journal.jsonl"
     there.parent.mkdir()
     there.write_text("")
-    with pytest.raises(InputError, match="evolution-seed1: a run is in this folder"):
+    with pytest.raises(InputError, match="evolution-seed1: this folder already holds a run"):
         compare(tiny(), tmp_path, ["des", "evolution"], 2)
     assert [path.name for path in tmp_path.iterdir()] == ["evolution-seed1"]
 
@@ -203,7 +206,8 @@ def test_the_picture_shows_means_and_the_range_over_seeds() -> None:
 
 
 def test_the_command(tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["search", "compare", "digits", *tiny_overrides, "--strategies", "des, topk", "--seeds", "1"]
+    line = ["search", "compare", "digits", *tiny_overrides, "search.evolutions=1"]
+    line += ["--strategies", "des, topk", "--seeds", "1"]
     assert main([*line, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "less des, seed by seed" in printed and "\ntopk" in printed

@@ -2,27 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from irepdeploy.cli import main
-from irepdeploy.recipe import Recipe
-from irepdeploy.search.engine import Search
 from irepdeploy.search.evaluation import measured_cost
-
-
-@pytest.fixture(scope="module")
-def searched(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("search")
-    Search(tiny("search.evolutions=1"), out).run()
-    return out
+from irepdeploy.search.result import SearchResult
 
 
 @pytest.fixture
-def folder(searched: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(searched, tmp_path / "run"))
+def folder(searched: tuple[Path, SearchResult], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched[0], tmp_path / "run"))
 
 
 def test_the_set_is_shown_and_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

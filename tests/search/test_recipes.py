@@ -94,15 +94,29 @@ def test_the_modern_scale_changes_the_training_alone(name: str) -> None:
     assert both.train.epochs == 2 and both.train.ema == train.ema
 
 
-@pytest.mark.parametrize("form", ["python", "binary"])
-@pytest.mark.parametrize("name", [name for name in sorted(PAPER) if name.endswith("cifar10")])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("irep_vgg16_cifar10", "python"),
+        ("irep_resnet18_cifar10", "binary"),
+        pytest.param("irep_vgg16_cifar10", "binary", marks=pytest.mark.slow),
+        pytest.param("irep_resnet18_cifar10", "python", marks=pytest.mark.slow),
+    ],
+)
 def test_on_archives_in_the_published_format(name: str, form: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_cifar10(tmp_path / "data", form, images=8)
     _search_and_train(name, tmp_path, "data.name=cifar10", "data.options={train: 16, val: 8}")
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(PAPER) if name.endswith("imagenet")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "irep_resnet18_imagenet",
+        pytest.param("irep_resnet34_imagenet", marks=pytest.mark.slow),
+        pytest.param("irep_resnet50_imagenet", marks=pytest.mark.slow),
+    ],
+)
 def test_on_class_folders(name: str, tmp_path: Path) -> None:
     write_class_folders(tmp_path / "data")
     # As the recipe has it, and not as its smoke scale has it for images in memory.

@@ -14,7 +14,7 @@ from irepdeploy.search.engine import Search
 from irepdeploy.search.execution.shipped import recipe_path
 from support.processes import run_ranks
 
-_OVERRIDES = ["search.subnets_per_step=3", "search.evaluation.racing.share=0.5"]
+_OVERRIDES = ["search.evolutions=2", "search.subnets_per_step=3", "search.evaluation.racing.share=0.5"]
 
 _SEARCH = """
 import sys

@@ -18,13 +18,8 @@ from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.training.training import Training, TrainingResult
 
-SOME = Architecture.from_branches(
-    {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
-    ("conv1x3", "conv1x1_3x3", "identity"),
-)
 EVERYTHING = (
     "train.drop_path=0.3",
     "train.ema=0.9",
@@ -55,10 +50,10 @@ def without_seconds(result: TrainingResult) -> TrainingResult:
 
 
 def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
-    tiny: Callable[..., Recipe], tmp_path: Path
+    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny(*EVERYTHING)
-    whole = Training(recipe, tmp_path / "whole", SOME).run()
+    whole = Training(recipe, tmp_path / "whole", some).run()
     done = 0
 
     def stop(more: int, note: str) -> None:
@@ -68,24 +63,25 @@ def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
             raise Stop
 
     with pytest.raises(Stop):
-        Training(recipe, tmp_path / "stopped", SOME).run(stop)
+        Training(recipe, tmp_path / "stopped", some).run(stop)
     torch.rand(7)
-    resumed = Training(recipe, tmp_path / "stopped", SOME, resume=True).run()
+    resumed = Training(recipe, tmp_path / "stopped", some, resume=True).run()
     assert without_seconds(resumed) == without_seconds(whole)
     assert same(tmp_path / "stopped" / "last.pt", tmp_path / "whole" / "last.pt")
 
 
 @pytest.mark.parametrize("option", EVERYTHING)
-def test_every_option_changes_the_weights(option: str, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    Training(tiny(), tmp_path / "plain", SOME).run()
-    Training(tiny(option), tmp_path / "option", SOME).run()
-    assert not same(tmp_path / "plain" / "last.pt", tmp_path / "option" / "last.pt")
+def test_every_option_changes_the_weights(
+    some: Architecture, option: str, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
+) -> None:
+    Training(tiny(option), tmp_path, some).run()
+    assert not same(tmp_path / "last.pt", trained[0] / "last.pt")
 
 
 def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
-    tiny: Callable[..., Recipe], tmp_path: Path
+    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    run = Training(tiny("train.ema=0.9"), tmp_path, SOME)
+    run = Training(tiny("train.ema=0.9"), tmp_path, some)
     run.run()
     last = load(tmp_path / "last.pt")
     assert run.average is not None
@@ -95,8 +91,8 @@ def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
     assert "moving average 0.9" in origin_of(last).statistics
 
 
-def test_drop_path_rises_linearly(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    run = Training(tiny("train.drop_path=0.6", "train.epochs=3"), tmp_path, SOME)
+def test_drop_path_rises_linearly(some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    run = Training(tiny("train.drop_path=0.6", "train.epochs=3"), tmp_path, some)
     seen: list[list[float]] = []
 
     def watch(more: int, note: str) -> None:
@@ -131,8 +127,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Callable[..., 
         assert torch.allclose(start[name] - settings.lr * step, moved, atol=1e-6)
 
 
-def test_amp_trains_in_bfloat16(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    run = Training(tiny("train.amp=true", "train.epochs=1"), tmp_path, SOME)
+def test_amp_trains_in_bfloat16(some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    run = Training(tiny("train.amp=true", "train.epochs=1"), tmp_path, some)
     kinds: set[torch.dtype] = set()
     first = next(module for module in run.net.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype) if module.training else None)
@@ -142,10 +138,10 @@ def test_amp_trains_in_bfloat16(tiny: Callable[..., Recipe], tmp_path: Path) -> 
 
 
 def test_out_of_memory_ends_with_the_last_good_state(
-    tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny()
-    run = Training(recipe, tmp_path, SOME)
+    run = Training(recipe, tmp_path, some)
     original = run.net.forward
 
     def forward(images: torch.Tensor) -> torch.Tensor:
@@ -158,11 +154,4 @@ def test_out_of_memory_ends_with_the_last_good_state(
         run.run()
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["start", "epoch"]
-    assert Training(recipe, tmp_path, SOME, resume=True).epoch == 1
-
-
-def test_ranks_alone_are_the_default(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    one = Training(tiny(), tmp_path / "one", SOME).run()
-    two = Training(tiny(), tmp_path / "two", SOME, ranks=Ranks.alone()).run()
-    assert without_seconds(one) == without_seconds(two)
-    assert (one.device, one.devices) == ("cpu", 1)
+    assert Training(recipe, tmp_path, some, resume=True).epoch == 1

@@ -2,41 +2,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from irepdeploy.bench.tools.bn_recalibration import main, measure_recalibration, recalibrate
-from irepdeploy.bench.tools.kendall import kendall
 from irepdeploy.recipe import Recipe
 from irepdeploy.search.supernet.builders import build_net, load_data
-
-
-def test_tau_by_hand() -> None:
-    assert kendall([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
-    assert kendall([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert kendall([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
-    # One of three pairs ties in the first: two agree, of sqrt(2 * 3).
-    assert kendall([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(6))
-    assert kendall([1, 1], [1, 2]) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))
-def test_tau_is_what_counting_pairs_gives(pairs: list[tuple[int, int]]) -> None:
-    one, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    agree = disagree = told_one = told_other = 0
-    for a, b in itertools.combinations(pairs, 2):
-        product = (a[0] - b[0]) * (a[1] - b[1])
-        agree, disagree = agree + (product > 0), disagree + (product < 0)
-        told_one, told_other = told_one + (a[0] != b[0]), told_other + (a[1] != b[1])
-    expected = (agree - disagree) / math.sqrt(told_one * told_other) if told_one * told_other else None
-    assert kendall(one, other) == (None if expected is None else pytest.approx(expected))
 
 
 def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(tiny: Callable[..., Recipe]) -> None:
