@@ -1,9 +1,9 @@
-"""Put a real TensorRT builder together that needs no GPU: ``python tests/assemble_trt.py [FOLDER]``, or ``make trt``.
+"""Assemble a real TensorRT builder that needs no GPU: ``python tests/assemble_trt.py [FOLDER]``, or ``make trt``.
 
-No registry of Python packages holds TensorRT's own libraries, but two wheels on it fit each other: the bindings of
-TensorRT 11.4, and the libraries of TensorRT-RTX 1.7.1 that an execution provider of ONNX Runtime carries, built from
-the same interface. It is an unsupported pairing, for tests only: it parses and builds, and its engines are
-TensorRT-RTX's. The standard library is all that this script needs.
+PyPI does not have TensorRT's own libraries, but two of its wheels fit each other: the bindings of TensorRT 11.4, and
+the libraries of TensorRT-RTX 1.7.1 in an execution provider of ONNX Runtime, built from the same interface. The pairing
+is unsupported and for tests only: it parses and builds, and its engines are TensorRT-RTX engines. This script only
+needs the standard library.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGE = "tensorrt_bindings"
 BUILDER = "libtensorrt_rtx.so.1.7.1"
 PARSER = "libtensorrt_onnxparser_rtx.so.1.7.1"
 CUDA_RUNTIME = "libcudart.so.13.4.36"
-# Names by which the bindings and the builder ask for them.
+# Names under which the bindings and the builder load them.
 LINKS = {"libnvinfer.so.11": BUILDER, "libtensorrt_rtx.so.1": BUILDER, "libnvonnxparser.so.11": PARSER}
 STUB = "libnvinfer_plugin.so.11"
 
@@ -39,10 +39,10 @@ _CHECK = "import warnings; warnings.simplefilter('ignore'); import tensorrt_bind
 
 
 def assemble(folder: Path) -> str:
-    """Make `folder` hold the builder, and say what was done.
+    """Assemble the builder in `folder` and return what was done.
 
     Raises:
-        SystemExit: this machine cannot have it, or a wheel is not to be had; the reason is one line.
+        SystemExit: If it does not exist for this machine, or a wheel cannot be downloaded; the reason is one line.
     """
     recipe = {
         "tensorrt_rtx": RTX_VERSION,
@@ -53,7 +53,7 @@ def assemble(folder: Path) -> str:
     }
     with contextlib.suppress(OSError, ValueError):
         if json.loads((folder / MARKER).read_text(encoding="utf-8")) == recipe:
-            return f"{folder} holds it already"
+            return f"{folder} already has it"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         sys.exit(f"make trt: the wheels are for Linux on x86_64, not {sys.platform} on {platform.machine()}")
     wheels = folder / "wheels"
@@ -74,10 +74,10 @@ def assemble(folder: Path) -> str:
 
 
 def stub_library(soname: str, symbol: str) -> bytes:
-    """A shared library for x86-64 whose one function returns 1, so that no compiler is needed.
+    """Return a shared library for x86-64 whose only function returns 1, made without a compiler.
 
-    The bindings ask for TensorRT's plugins when they are loaded; ours are none. ELF: the first page holds headers,
-    symbols and code, the second what the loader writes to.
+    The bindings load TensorRT's plugins, which this one replaces. ELF: the first page holds headers, symbols and code,
+    the second what the loader writes to.
     """
     page = 0x1000
     strings = b"\0" + soname.encode() + b"\0" + symbol.encode() + b"\0"
@@ -158,7 +158,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else DEFAULT_FOLDER
     print(f"TensorRT-RTX {RTX_VERSION}: {assemble(folder)}")
     if folder == DEFAULT_FOLDER:
-        print(f"a checkout finds it there; elsewhere set {ENVIRONMENT}={folder}")
+        print(f"a checkout finds it there; elsewhere: export {ENVIRONMENT}={folder}")
     else:
         print(f"to use it: export {ENVIRONMENT}={folder}")
 

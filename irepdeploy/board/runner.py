@@ -43,6 +43,7 @@ class DeviceTimed:
         self.device_ns = device_ns
 
     def __call__(self) -> None:
+        """Run one inference."""
         self._call()
 
 

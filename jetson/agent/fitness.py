@@ -16,7 +16,7 @@ __all__ = ["Switch", "fit", "switch_for"]
 
 
 class Switch(NamedTuple):
-    """What to set during the run: the number of the power mode (None to keep it), and whether to lock the clocks."""
+    """The settings of a run: the number of the power mode (None to keep it), and whether to lock the clocks."""
 
     mode: int | None
     pin: bool

@@ -1,4 +1,4 @@
-"""What a log tells: in the form of TensorRT-RTX, which ran here, and in that of TensorRT 8, which did not."""
+"""Build logs in the form of TensorRT-RTX, which ran here, and of TensorRT 8, which did not."""
 
 from __future__ import annotations
 

@@ -220,11 +220,7 @@ def test_an_operator_it_does_not_know(version: str) -> None:
 @pytest.mark.parametrize(
     ("said", "error", "reason"),
     [
-        (
-            "Could not find any implementation for node {conv}",
-            ModelError,
-            "no engine was built .*implementation",
-        ),
+        ("Could not find any implementation for node {conv}", ModelError, "no engine was built .*implementation"),
         ("Error Code 2: OutOfMemory (no further information)", RunError, "OutOfMemory"),
         ("CUDA initialization failure with error: 35", MissingError, "needs an NVIDIA GPU and its driver"),
     ],

@@ -1,4 +1,4 @@
-"""Which provider a session really gets, on an onnxruntime that only writes down what it is asked for."""
+"""The provider that a session really gets, on an onnxruntime that only records its calls."""
 
 from __future__ import annotations
 

@@ -154,8 +154,7 @@ def test_garbage_collector_is_off_meanwhile_and_restored(enabled: bool, fails: b
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"min_samples": 0}, {"min_samples": 9, "max_samples": 8}, {"min_seconds": -1.0}, {"warmup_window": 1}],
+    "settings", [{"min_samples": 0}, {"min_samples": 9, "max_samples": 8}, {"min_seconds": -1.0}, {"warmup_window": 1}]
 )
 def test_refuses_limits_that_make_no_sense(settings: dict[str, float]) -> None:
     machine = FakeMachine()

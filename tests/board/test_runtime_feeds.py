@@ -1,4 +1,4 @@
-"""What a network is fed when it is timed."""
+"""Inputs of latency measurements."""
 
 from __future__ import annotations
 

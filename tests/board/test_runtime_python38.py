@@ -1,4 +1,4 @@
-"""What the board's agent carries runs on Python 3.8; import-linter checks what it imports."""
+"""All code on the board runs on Python 3.8; import-linter checks what it imports."""
 
 from __future__ import annotations
 

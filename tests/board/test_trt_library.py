@@ -1,4 +1,4 @@
-"""Where TensorRT is found, and that the builder assembled for tests is never taken for TensorRT."""
+"""TensorRT is found, and the builder assembled for tests is never taken for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assembled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `name` be imported anew, and again after the test."""
+    """Let `name` be imported again, now and after the test."""
     monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     del sys.modules[name]
 

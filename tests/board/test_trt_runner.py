@@ -114,11 +114,7 @@ def test_everything_is_given_back(place: Place) -> None:
 def test_inputs_of_several_types_and_any_batch(place: Place) -> None:
     place.build(batch="n", dtypes=("FLOAT", "UINT8", "HALF"))
     with TrtRunner(place.engine) as runner:
-        assert [str(spec) for spec in runner.inputs] == [
-            "x0 float32 ?x3x4x4",
-            "x1 uint8 ?x3x4x4",
-            "x2 float16 ?x3x4x4",
-        ]
+        assert [str(spec) for spec in runner.inputs] == ["x0 float32 ?x3x4x4", "x1 uint8 ?x3x4x4", "x2 float16 ?x3x4x4"]
         for batch in (1, 8, 3):
             given = {
                 spec.name: (np.arange(batch * 48) % 7).reshape(batch, 3, 4, 4).astype(spec.dtype)

@@ -135,11 +135,7 @@ def test_a_gate_that_fails_is_a_verdict(
 
 
 def test_a_server_killed_in_the_middle_ends_in_one_line(
-    server: Any,
-    folder: Path,
-    jetson: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    make_onnx: Callable[..., bytes],
+    server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., bytes]
 ) -> None:
     Path("a.onnx").write_bytes(make_onnx(weight=-1.0, depth=100))
     show = boards._Show.__call__

@@ -1,4 +1,4 @@
-"""Which boards and models a line names, and what the models are held against."""
+"""Boards and models on a command line, and the models' reference outputs."""
 
 from __future__ import annotations
 

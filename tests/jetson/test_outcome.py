@@ -1,4 +1,4 @@
-"""What a board's answer becomes: records, rows, errors."""
+"""A board's answer as records, rows and errors."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def agent(server: Any, events: list[dict[str, Any]]) -> Iterator[RemoteAgent]:
 
 @pytest.fixture
 def told(server: Any) -> Iterator[Callable[[], str]]:
-    """What the agent tells at its end, through a pipe that is waited at."""
+    """Return a function that waits for what the agent writes to a pipe at its end."""
     path = server.home / "told"
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""`make trt`: idempotent, one line where it cannot, and a library that was written without a compiler."""
+"""`make trt` is idempotent, fails with one line, and writes a library without a compiler."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_second_time_does_nothing(script: ModuleType) -> None:
     if marker["python"] != ".".join(map(str, sys.version_info[:2])):
         pytest.skip(f"assembled for Python {marker['python']}")
     before = {path: path.lstat().st_mtime_ns for path in Path(folder).rglob("*.so*")}
-    assert script.assemble(Path(folder)).endswith("holds it already")
+    assert script.assemble(Path(folder)).endswith("already has it")
     assert before == {path: path.lstat().st_mtime_ns for path in Path(folder).rglob("*.so*")} != {}
 
 

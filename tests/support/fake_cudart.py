@@ -1,4 +1,4 @@
-"""A fake libcudart: its device memory is the host's, its streams run at once, and it knows what was not given back."""
+"""A fake libcudart: device memory is the host's, streams run at once, and everything not freed is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXTS = {
 
 
 class _Function:
-    """What ctypes gives for a name: a call that has a `restype`."""
+    """A function as ctypes returns it: a callable with a `restype`."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -30,13 +30,13 @@ class _Function:
 
 
 class FakeCudart:
-    """The calls of libcudart that are used, with the arguments of C.
+    """The used functions of libcudart, with the arguments of C.
 
     Args:
-        devices: how many GPUs it sees.
-        compute_capability: of each.
-        memory: bytes of each.
-        captures: whether a stream's work can be captured.
+        devices: Number of GPUs.
+        compute_capability: Of each.
+        memory: Bytes of each.
+        captures: Whether a stream's work can be captured.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Fake TensorRT modules, one for each version whose Python API differs: what exists when, and nothing more.
+"""Fake TensorRT modules, one for each version whose Python API differs, with exactly the names it has.
 
-They stand in for versions that cannot run where tests do. A fake builder notes every call, its engine is its ONNX's
-inputs and outputs, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from raw memory. The
-numbers behind the names are those of each version's own headers, which is why nothing may count on them.
+They replace versions that cannot run where tests do. A fake builder records every call, its engine holds the inputs and
+outputs of the model, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from raw memory. The
+numbers behind the names are those of each version's headers, so nothing may rely on them.
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ class FakeTensorrt(SimpleNamespace):
     """A module of one version.
 
     Args:
-        version: one of `VERSIONS`.
-        dla_cores: that the builder sees.
-        builds: None for success, else the error that it logs before it gives nothing.
-        loads: None for success, else the error that the runtime logs before it gives nothing.
-        calls: what was called on the builder, its network and its configuration, with the arguments.
+        version: One of `VERSIONS`.
+        dla_cores: Number of DLA cores.
+        builds: None for success, else the error that the builder logs before it returns None.
+        loads: None for success, else the error that the runtime logs before it returns None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Run a piece of code as several ranks on this machine, as torchrun does, and see how each of them ends."""
+"""Run code as several ranks on this machine, as torchrun does, and return how each of them ends."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ while running:
 def run_ranks(code: str, size: int, *, timeout: float = 60.0) -> list[subprocess.CompletedProcess[str]]:
     """Run `code` as `size` ranks of one thread each over the loopback interface.
 
-    Those that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended.
+    Ranks that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended.
 
     Returns:
-        exit code (negative: the signal), stdout and stderr of each rank.
+        The exit code (negative for a signal), stdout and stderr of each rank.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -125,7 +125,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    """What the fake headers take for an engine, beside a sidecar as it is really written."""
+    """An engine for the fake headers, with a real sidecar."""
     path = tmp_path / "a model's ü.engine"
     path.write_bytes(b"engine")
     described = Sidecar(

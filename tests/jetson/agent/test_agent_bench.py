@@ -21,7 +21,7 @@ def inputs(rows: int = 2) -> np.ndarray:
 
 
 def fake_outputs(x: np.ndarray) -> np.ndarray:
-    """What the fake engine computes."""
+    """Return the outputs of the fake engine."""
     total = x.reshape(len(x), -1).astype("float64").sum(1, keepdims=True)
     return (total * np.arange(1, 5)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What programs and files of boards say, in recorded words; each recording names where it is from."""
+"""Recorded output of boards' programs and files; each recording names its source."""
 
 from __future__ import annotations
 
@@ -47,43 +47,35 @@ ORIN_36 = (
 )
 
 
-def test_tegrastats_of_a_xavier() -> None:
-    read = parse_tegrastats(AGX_XAVIER)
-    assert (read["ram_mb"], read["ram_total_mb"]) == (721, 31927)
-    assert read["cpu"] == [(2, 1190), (0, 1190), (0, 1190), (0, 1190), None, None, None, None]
-    assert (read["gpu_percent"], read["gpu_mhz"], read["emc_percent"], read["emc_mhz"]) == (0, 318, 0, 665)
-    assert read["rails_mw"] == {"GPU": 0, "CPU": 311, "SOC": 932, "CV": 0, "VDDRQ": 621, "SYS5V": 1482}
-    assert read["temperatures_c"]["Tdiode"] == 40.0 and "PMIC" not in read["temperatures_c"]
+# github.com/DataDog/datadog-agent, older: now and mean differ.
+OLDER = "GPU 0/16 CPU 310/432 SOC 931/953 CV 0/0 VDDRQ 466/488 SYS5V 1522/1559"
 
 
-def test_tegrastats_without_clocks() -> None:
-    read = parse_tegrastats(AGX_XAVIER_USER)
-    assert (read["gpu_percent"], read["gpu_mhz"], read["emc_mhz"]) == (0, None, None)
-    assert read["rails_mw"]["SOC"] == 2936 and len(read["cpu"]) == 8
+@pytest.mark.parametrize(
+    ("line", "expected", "rail"),
+    [
+        (AGX_XAVIER, {"ram_mb": 721, "ram_total_mb": 31927, "gpu_percent": 0, "gpu_mhz": 318,
+                      "emc_percent": 0, "emc_mhz": 665,
+                      "rails_mw": {"GPU": 0, "CPU": 311, "SOC": 932, "CV": 0, "VDDRQ": 621, "SYS5V": 1482},
+                      "cpu": [(2, 1190), (0, 1190), (0, 1190), (0, 1190), None, None, None, None]}, 3346),
+        (AGX_XAVIER_USER, {"gpu_percent": 0, "gpu_mhz": None, "emc_mhz": None}, 7632),
+        (ORIN_UNITS, {"rails_mw": {"VDD_IN": 5299, "VDD_CPU_GPU_CV": 773, "VDD_SOC": 1424}}, 5299),
+        (ORIN_36, {"gpu_mhz": 305, "rails_mw": {"VDD_GPU_SOC": 3205, "VDD_CPU_CV": 4405, "VIN_SYS_5V0": 4767}}, 12377),
+        (OLDER, {"rails_mean_mw": {"GPU": 16, "CPU": 432, "SOC": 953, "CV": 0, "VDDRQ": 488, "SYS5V": 1559}}, 3229),
+        ("", {"ram_mb": None, "rails_mw": {}, "cpu": []}, None),
+    ],
+)  # fmt: skip
+def test_tegrastats(line: str, expected: dict[str, object], rail: float | None) -> None:
+    read = parse_tegrastats(line)
+    assert {key: read[key] for key in expected} == expected
+    assert module_mw(read["rails_mw"]) == rail
 
 
-def test_tegrastats_with_units() -> None:
-    read = parse_tegrastats(ORIN_UNITS)
-    assert read["rails_mw"] == {"VDD_IN": 5299, "VDD_CPU_GPU_CV": 773, "VDD_SOC": 1424}
-    assert read["temperatures_c"]["tj"] == 48.875
-    assert module_mw(read["rails_mw"]) == 5299
-
-
-def test_tegrastats_of_l4t_36() -> None:
-    read = parse_tegrastats(ORIN_36)
-    assert read["gpu_mhz"] == 305 and read["cpu"][5] == (100, 2201)
-    assert read["rails_mw"] == {"VDD_GPU_SOC": 3205, "VDD_CPU_CV": 4405, "VIN_SYS_5V0": 4767}
-
-
-def test_tegrastats_tells_the_mean_too() -> None:
-    # github.com/DataDog/datadog-agent, older: now and mean differ.
-    read = parse_tegrastats("GPU 0/16 CPU 310/432 SOC 931/953 CV 0/0 VDDRQ 466/488 SYS5V 1522/1559")
-    assert read["rails_mw"]["CPU"] == 310 and read["rails_mean_mw"]["CPU"] == 432
-
-
-def test_nothing_of_tegrastats() -> None:
-    read = parse_tegrastats("")
-    assert read["ram_mb"] is None and read["rails_mw"] == {} and read["cpu"] == []
+def test_temperatures_and_cores_of_tegrastats() -> None:
+    temperatures = parse_tegrastats(AGX_XAVIER)["temperatures_c"]
+    assert temperatures["Tdiode"] == 40.0 and "PMIC" not in temperatures
+    assert parse_tegrastats(ORIN_UNITS)["temperatures_c"]["tj"] == 48.875
+    assert parse_tegrastats(ORIN_36)["cpu"][5] == (100, 2201) and len(parse_tegrastats(AGX_XAVIER_USER)["cpu"]) == 8
 
 
 @pytest.mark.parametrize(
