@@ -42,8 +42,8 @@ from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import origin_of
+from irepdeploy.runtime.memory import peak_bytes, reset_peak
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
-from irepdeploy.runtime.resident_memory import peak_bytes, reset_peak
 from irepdeploy.runtime.torch_runner import flattened
 
 __all__ = ["EXPORTERS", "exported", "measure_case", "small_networks"]
