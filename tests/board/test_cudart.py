@@ -103,29 +103,28 @@ def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     return make
 
 
-def test_there_and_back(opened: Any) -> None:
-    cuda, library = opened()
+def check_copies_and_events(cuda: Cuda) -> None:
     stream = cuda.stream()
     there = np.arange(12, dtype=np.float32).reshape(3, 4)
     back = np.empty_like(there)
     pointer = cuda.malloc(there.nbytes)
+    start, end = cuda.event(), cuda.event()
     cuda.to_device(pointer, there, stream)
+    cuda.record(start, stream)
+    cuda.record(end, stream)
     cuda.to_host(back, pointer, stream)
     cuda.synchronize(stream)
     np.testing.assert_array_equal(back, there)
-    assert len(library.blocks) == len(library.streams) == 1
+    assert cuda.elapsed_ms(start, end) == 1.5
     cuda.free(pointer)
     cuda.end_stream(stream)
+
+
+def test_copies_and_events(opened: Any) -> None:
+    cuda, library = opened()
+    check_copies_and_events(cuda)
     cuda.close()
     assert not library.blocks and not library.streams
-
-
-def test_events(opened: Any) -> None:
-    cuda, _ = opened()
-    stream, start, end = cuda.stream(), cuda.event(), cuda.event()
-    cuda.record(start, stream)
-    cuda.record(end, stream)
-    assert cuda.elapsed_ms(start, end) == 1.5
 
 
 def test_graph(opened: Any) -> None:
@@ -259,19 +258,7 @@ def test_pycuda_comes_first(pycuda: FakePyCuda) -> None:
     cuda = open_cuda()
     assert cuda.name == "pycuda" and not cuda.has_graphs
     assert cuda.facts() == FACTS
-    stream = cuda.stream()
-    there, back = np.arange(5.0), np.empty(5)
-    pointer = cuda.malloc(there.nbytes)
-    cuda.to_device(pointer, there, stream)
-    cuda.to_host(back, pointer, stream)
-    cuda.synchronize(stream)
-    np.testing.assert_array_equal(back, there)
-    start, end = cuda.event(), cuda.event()
-    cuda.record(start, stream)
-    cuda.record(end, stream)
-    assert cuda.elapsed_ms(start, end) == 1.5
-    cuda.free(pointer)
-    cuda.end_stream(stream)
+    check_copies_and_events(cuda)
     cuda.close()
     assert pycuda.depth == 0 and not pycuda.left
 

@@ -11,32 +11,14 @@ import pytest
 
 from irepdeploy.board.sidecar import PlanHeader, Sidecar, check_sidecar, read_plan_header, read_sidecar, sidecar_path
 from irepdeploy.errors import InputError
-from irepdeploy.files import sha256
+from support.engine_sidecar import make_sidecar
 
 PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 26)) + b"the layers" * 50
 HERE: dict[str, Any] = {"version": "10.3.0.26", "flavour": "tensorrt", "compute_capability": "8.0"}
 
 
-def sidecar(content: bytes = PLAN, **changes: Any) -> Sidecar:
-    values: dict[str, Any] = {
-        "flavour": "tensorrt",
-        "tensorrt_version": "10.3.0.26",
-        "compute_capability": "8.0",
-        "gpu": "NVIDIA A100-SXM4-40GB",
-        "driver": "550.54.15",
-        "precision": "fp16",
-        "typing": "strong",
-        "tf32": False,
-        "onnx_sha256": "0" * 64,
-        "engine_sha256": sha256(content),
-        "size_bytes": len(content),
-        "inputs": [{"name": "input", "shape": [1, 3, 8, 8], "dtype": "float32"}],
-        "outputs": [{"name": "logits", "shape": [1, 10], "dtype": "float32"}],
-        "created": "2026-11-23T12:00:00Z",
-        "irepdeploy_version": "0.1.0",
-        "command": "irepdeploy export model.onnx --target trt --precision fp16",
-    }
-    return Sidecar(**{**values, **changes})
+def sidecar(**changes: Any) -> Sidecar:
+    return make_sidecar(PLAN, **changes)
 
 
 @pytest.fixture

@@ -13,16 +13,19 @@ import pytest
 from irepdeploy.board import trt_runner
 from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.engine_builder import EngineOptions, build_plan
-from irepdeploy.board.sidecar import Sidecar, sidecar_path
+from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.board.trt_library import TensorrtLibrary
 from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError, ModelError, RunError
-from irepdeploy.files import sha256, write_json
+from irepdeploy.files import write_json
 from irepdeploy.testing import RunnerContract
 from irepdeploy.testing.runner_contract import RunnerCase
+from support.engine_sidecar import make_sidecar
 from support.fake_cudart import FakeCudart
 from support.fake_tensorrt import VERSIONS, FakeTensorrt
+
+DESCRIBED = {"gpu": "Fake GPU", "precision": "fp32", "command": "irepdeploy export model.onnx --target trt"}
 
 
 class Place:
@@ -55,25 +58,8 @@ class Place:
             self.library, model.SerializeToString(), EngineOptions(profiles=profiles), messages=[]
         )
         self.engine.write_bytes(plan)
-        values: dict[str, Any] = {
-            "flavour": "tensorrt",
-            "tensorrt_version": self.trt.__version__,
-            "compute_capability": "8.0",
-            "gpu": "Fake GPU",
-            "driver": None,
-            "precision": "fp32",
-            "typing": facts["typing"],
-            "tf32": False,
-            "onnx_sha256": sha256(model.SerializeToString()),
-            "engine_sha256": sha256(plan),
-            "size_bytes": len(plan),
-            "inputs": facts["inputs"],
-            "outputs": facts["outputs"],
-            "created": "2026-11-23T12:00:00Z",
-            "irepdeploy_version": "0.1.0",
-            "command": "irepdeploy export model.onnx --target trt",
-        }
-        write_json(sidecar_path(self.engine), Sidecar(**{**values, **changes}).to_dict())
+        described = {**DESCRIBED, "tensorrt_version": self.trt.__version__, "typing": facts["typing"], **changes}
+        write_json(sidecar_path(self.engine), make_sidecar(plan, **described).to_dict())
 
 
 @pytest.fixture

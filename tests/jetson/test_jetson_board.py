@@ -111,7 +111,8 @@ def test_a_mode_that_takes_a_reboot_is_refused(board: FakeBoard, folder: Path, j
     assert board.state() == before
 
 
-def test_ctrl_c_puts_the_board_back(server: Any, board: FakeBoard, folder: Path) -> None:
+@pytest.mark.slow
+def test_ctrl_c_restores_the_board(server: Any, board: FakeBoard, folder: Path) -> None:
     before = board.state()
     switched = server.folder / "switched"
     os.mkfifo(switched)

@@ -134,6 +134,7 @@ def test_a_gate_that_fails_is_a_verdict(
     assert not Path("r/records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_ends_in_one_line(
     server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., bytes]
 ) -> None:

@@ -185,7 +185,7 @@ def test_given_inputs_take_the_place_of_real_ones(folder: Path) -> None:
     reference = reference_of(model, given="own.npy")
     assert np.array_equal(arrays(reference.inputs)["input"][-2:], np.full((2, 1, 8, 8), 7, np.float32))
     np.save("own.npy", np.full((2, 3, 8, 8), 7, np.float32))
-    with pytest.raises(InputError, match=r"own\.npy: shape"):
+    with pytest.raises(InputError, match=r"own\.npy: expected shape"):
         reference_of(model, given="own.npy")
 
 

@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 import pytest
 
-from irepdeploy.board.sidecar import Sidecar, sidecar_path
+from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.export.engine.engine import build_engine
 from irepdeploy.files import write_json
+from support.engine_sidecar import make_sidecar
 from support.fake_cudart import FakeCudart
 from support.fake_tensorrt import FakeTensorrt
 
@@ -128,25 +129,8 @@ def engine(tmp_path: Path) -> Path:
     """An engine for the fake headers, with a real sidecar."""
     path = tmp_path / "a model's ü.engine"
     path.write_bytes(b"engine")
-    described = Sidecar(
-        flavour="tensorrt",
-        tensorrt_version="10.3.0.26",
-        compute_capability="8.0",
-        gpu='A "GPU", fake',
-        driver=None,
-        precision="fp16",
-        typing="strong",
-        tf32=False,
-        onnx_sha256="0",
-        engine_sha256="1",
-        size_bytes=6,
-        inputs=[{"name": "x", "shape": [-1, 3], "dtype": "float32"}],
-        outputs=[],
-        created="2026-01-01",
-        irepdeploy_version="1",
-        command="irepdeploy export 'net, a.pt' --trt",
-        settings={"size_bytes": 7},
-    )
+    changes = {"engine_sha256": "1", "gpu": 'A "GPU", fake', "settings": {"size_bytes": 7}}
+    described = make_sidecar(b"engine", command="irepdeploy export 'net, a.pt' --trt", **changes)
     write_json(sidecar_path(path), described.to_dict())
     return path
 

@@ -127,6 +127,7 @@ def test_a_second_run_is_refused_and_the_measuring_process_is_killed(
     assert board.state() == before and xavier.left() == []
 
 
+@pytest.mark.slow
 def test_the_guard_is_killed(xavier: Any, board: FakeBoard, long: Request) -> None:
     before = board.state()
     process = xavier.start("bench", long)
