@@ -1,4 +1,4 @@
-"""The Pareto set of a search, drawn from its pareto.json."""
+"""Draw the Pareto set of a search from its pareto.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AXES = (("macs", 1e6, "MACs of a forward pass, train state (millions)"), ("memo
 
 @picture
 def draw_pareto(found: ParetoSet) -> Figure:
-    """Accuracy against MACs and against memory; those that no other candidate beats are filled and numbered by rank."""
+    """Draw accuracy against MACs and memory; candidates on the Pareto front are filled and numbered by rank."""
     figure = new_figure(9.2, 3.8)
     for axes, (key, unit, label) in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
         axes.plot(

@@ -1,4 +1,4 @@
-"""How searches went: fitness, diversity, what alpha and beta became, which branches survived where."""
+"""Draw the progress of searches: fitness, diversity, alpha and beta, and which branches survived."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["draw_fitness", "draw_search"]
 
 _WIDTH = 11.0
 _ROW = 0.2
-# More layers than that have no room in a legend.
+# More layers do not fit into a legend.
 _MOST_NAMED = 10
 
 
 @picture
 def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
-    """Best and mean accuracy of the population by evolution, with every candidate as a dot, a colour a run.
+    """Draw best and mean accuracy of the population by evolution, a dot per candidate and a colour per run.
 
     Args:
-        runs: label -> run.
+        runs: runs by label.
     """
     _check(runs)
     figure = new_figure(6.4, 3.8)
@@ -46,12 +46,12 @@ def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
 
 @picture
 def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
-    """All that the journals hold: of all runs fitness and diversity, then of each run importances and survival.
+    """Draw fitness and diversity of all runs, then importances and survival of each run.
 
-    Survival is the share of the population that keeps a branch. What a journal does not hold is said in its place.
+    Survival is the share of the population that keeps a branch. A panel whose data a journal lacks says so.
 
     Args:
-        runs: label -> run.
+        runs: runs by label.
     """
     _check(runs)
     heights = [_ROW if not run.layers else row_height(len(run.layers), _ROW) for run in runs.values()]
@@ -72,7 +72,7 @@ def _check(runs: Mapping[str, SearchRun]) -> None:
 
 
 def _looks(runs: Mapping[str, SearchRun]) -> list[tuple[str, SearchRun, str, str]]:
-    """Label, run, colour and marker of each."""
+    """Yield label, run, colour and marker of each run."""
     return [
         (shown(label), run, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
         for place, (label, run) in enumerate(runs.items())
@@ -191,7 +191,7 @@ def _alpha(section: SubFigure, run: SearchRun) -> None:
 
 
 def _look(layer: int, count: int) -> dict[str, Any]:
-    """Dark for the first layers, bright for the last."""
+    """Return line settings: dark for the first layers, bright for the last."""
     from matplotlib import colormaps
 
     return {"color": colormaps["viridis"](0.9 * layer / max(count - 1, 1)), "linewidth": 1}

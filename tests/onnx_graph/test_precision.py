@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from irepdeploy.bench.opened import Opener
+from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import ONNX, Subject
 from irepdeploy.jetson.models import read_models
 from irepdeploy.onnx_graph.model_file import open_model
@@ -91,7 +92,7 @@ def test_desk_and_board_agree(case: str, tmp_path: Path) -> None:
     make, expected = CASES[case]
     path = tmp_path / "model.onnx"
     onnx.save(make(), path)
-    desk = Opener().open(Subject("model", ONNX, str(path), "ort-cpu")).runner
+    desk = Opener(BenchRequest()).open(Subject("model", ONNX, str(path), "ort-cpu")).runner
     [board] = read_models([path])
     assert precision_of(open_model(path)) == expected
     assert (desk._precision, board.carried) == (expected, expected)
