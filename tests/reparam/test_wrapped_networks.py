@@ -21,7 +21,7 @@ from support.networks import random_network
 
 @pytest.fixture
 def net() -> nn.Module:
-    return random_network("vgg6", "ireps", seed=3).eval()
+    return random_network("vgg6", "ireps", seed=3, stages=((4, 4), (6,)))
 
 
 @pytest.fixture
@@ -89,10 +89,9 @@ def test_moving_average_of_weights_is_what_is_fused(net: nn.Module, x: Tensor) -
     assert not ird.compare(net.eval(), plain, x).ok
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_in_train_and_eval_mode(net: nn.Module, x: Tensor, backend: str) -> None:
+def test_compiled_in_train_and_eval_mode(net: nn.Module, x: Tensor) -> None:
     twin = copy.deepcopy(net).train()
-    compiled = torch.compile(net.train(), backend=backend, fullgraph=True)
+    compiled = torch.compile(net.train(), backend="aot_eager", fullgraph=True)
     x = torch.cat([x, torch.randn_like(x)])
     with torch.no_grad():
         assert torch.allclose(compiled(x), twin(x), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,19 +11,24 @@ from irepdeploy.network.nets import build
 from irepdeploy.network.nets.resnet import ResNet
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.insert import Branches
 
 __all__ = ["ConvBn", "random_network", "small_resnet"]
 
 
 @torch.no_grad()
-def random_network(name: str = "vgg6", branches: str | None = None, *, seed: int = 0) -> nn.Module:
+def random_network(name: str = "vgg6", branches: Branches | None = None, *, seed: int = 0, **args: Any) -> nn.Module:
     """A network of the registry with random weights and statistics, and random alpha and beta where it has branches.
 
-    `branches` takes the place of the network's own.
+    Args:
+        name: A name in the registry.
+        branches: Replaces the network's own branches.
+        seed: Of all values.
+        args: Arguments of the builder.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(name) if branches is None else build(name, branches=branches)
+        model = build(name, **args) if branches is None else build(name, branches=branches, **args)
         for module in model.modules():
             if isinstance(module, RepBlock) and module.beta is not None:
                 for factor in (module.beta, *module.alpha.values()):

@@ -17,6 +17,17 @@ from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import batch_norm, scale_shift
 from irepdeploy.testing import BranchContract
 
+
+@pytest.fixture(autouse=True)
+def fewer_examples() -> Iterator[None]:
+    """Share the examples of a test among the branches, which have most of their code in common."""
+    profile = settings.get_current_profile_name()
+    settings.register_profile("fewer", settings.default, max_examples=max(8, settings.default.max_examples // 3))
+    settings.load_profile("fewer")
+    yield
+    settings.load_profile(profile)
+
+
 for _branch in list(BRANCHES.values()):
     globals()[f"Test{_branch.__name__}"] = type(f"Test{_branch.__name__}", (BranchContract,), {"branch": _branch})
 
