@@ -22,9 +22,11 @@ from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.origin import origin_of, set_origin
 from support.networks import ConvBn
 
+STAGES = ((4, 4), (6,))
+
 
 def trained(name: str = "vgg6", preset: str = "ireps") -> nn.Module:
-    net = ird.insert_branches(build(name, num_classes=7), preset).eval()
+    net = ird.insert_branches(build(name, num_classes=7, stages=STAGES), preset).eval()
     return set_origin(randomize_statistics(net, 2), dataset="digits", classes=tuple("abcdefg"))
 
 
@@ -192,26 +194,22 @@ def test_onnx_is_recognised(tmp_path: Path) -> None:
             ird.load(tmp_path / name)
 
 
-def damaged_origin(**changes: object) -> dict[str, object]:
-    return {**origin_of(trained()).to_dict(), **changes}
-
-
 @pytest.mark.parametrize(
-    ("origin", "text"),
+    ("damage", "text"),
     [
-        (damaged_origin(net="alexnet"), "does not have"),
-        (damaged_origin(args={"width": 3}), "does not have"),
-        (damaged_origin(state="frozen"), "damaged"),
-        (damaged_origin(layers=[{"name": "x"}]), "damaged"),
-        (damaged_origin(extra=1), "damaged"),
-        (damaged_origin(input_shape=[0, -1]), "of positive sizes"),
-        (damaged_origin(args={}), r"weights do not fit the network: head"),
-        (damaged_origin(layers=[]), "weights do not fit"),
+        ({"net": "alexnet"}, "does not have"),
+        ({"args": {"width": 3}}, "does not have"),
+        ({"state": "frozen"}, "damaged"),
+        ({"layers": [{"name": "x"}]}, "damaged"),
+        ({"extra": 1}, "damaged"),
+        ({"input_shape": [0, -1]}, "of positive sizes"),
+        ({"args": {"stages": STAGES}}, "weights do not fit the network: head"),
+        ({"layers": []}, "weights do not fit"),
     ],
 )
-def test_origin_that_does_not_fit(origin: dict[str, object], text: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    path.write_bytes(raw(origin=origin, state=trained().state_dict()))
+def test_origin_that_does_not_fit(damage: dict[str, object], text: str, tmp_path: Path) -> None:
+    path, net = tmp_path / "c.pt", trained()
+    path.write_bytes(raw(origin={**origin_of(net).to_dict(), **damage}, state=net.state_dict()))
     with pytest.raises(CheckpointError, match=text):
         ird.load(path)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -101,10 +99,9 @@ def test_invalid_arguments_are_refused(changes: dict[str, Any], message: str) ->
 
 
 def test_genotypes_are_read_only_when_a_network_of_cells_is_built() -> None:
-    code = (
-        "from irepdeploy.network.nets import build; from irepdeploy.network.nets.genotype import _published;"
-        "size = lambda: _published.cache_info().currsize;"
-        "build('vgg6'); print(size()); build('goldnas_cifar', channels=2); print(size())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["0", "1"]
+    module._published.cache_clear()
+    sizes = []
+    for name, args in (("vgg6", {}), ("goldnas_cifar", {"channels": 2})):
+        build(name, **args)
+        sizes.append(module._published.cache_info().currsize)
+    assert sizes == [0, 1]

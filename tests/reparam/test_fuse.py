@@ -184,11 +184,11 @@ def test_grouped_identity_mutant_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     assert prove_block(block)[1].error_float64 > 1e-3
 
 
-@pytest.mark.parametrize("name", ["vgg6", "resnet18_cifar"])
+@pytest.mark.parametrize(("name", "args"), [("vgg6", {}), ("resnet18_cifar", {"depths": (1, 1)})])
 @pytest.mark.parametrize("preset", ["ireps", "repvgg", "acnet", "none"])
-def test_whole_network_gives_the_same_outputs(name: str, preset: str) -> None:
+def test_whole_network_gives_the_same_outputs(name: str, args: dict[str, Any], preset: str) -> None:
     torch.manual_seed(1)
-    net = randomize_statistics(ird.insert_branches(build(name), preset).eval(), 1)
+    net = randomize_statistics(ird.insert_branches(build(name, **args), preset).eval(), 1)
     plain = ird.fuse(net)
     assert not any(isinstance(module, RepBlock) for module in plain.modules())
     shape = origin_of(net).input_shape
@@ -207,7 +207,9 @@ def test_float64_network_fuses_to_float64() -> None:
 
 
 def test_what_is_not_ours_is_kept() -> None:
-    net = randomize_statistics(ird.insert_branches(build("resnet18_cifar"), "ireps-resnet-cifar").eval(), 0)
+    net = randomize_statistics(
+        ird.insert_branches(build("resnet18_cifar", depths=(1, 1)), "ireps-resnet-cifar").eval(), 0
+    )
     called = []
     net.layer1.register_forward_hook(lambda *args: called.append(1))
     net.fc.requires_grad_(False)
@@ -223,9 +225,9 @@ def test_what_is_not_ours_is_kept() -> None:
 
 
 def test_keep_bn_loads_strictly_into_the_unchanged_class() -> None:
-    for name in ("vgg6", "vgg16", "resnet18_cifar"):
-        net = randomize_statistics(ird.insert_branches(build(name), "acnet").eval(), 4)
-        own = build(name).eval()
+    for name, args in (("vgg6", {}), ("vgg6", {"bias": True}), ("resnet18_cifar", {"depths": (1, 1)})):
+        net = randomize_statistics(ird.insert_branches(build(name, **args), "acnet").eval(), 4)
+        own = build(name, **args).eval()
         own.load_state_dict(ird.fuse(net, keep_bn=True).state_dict(), strict=True)
         x = torch.randn(2, *origin_of(net).input_shape)
         assert ird.compare(ird.fuse(net), own, x).max_rel_error <= 1e-6

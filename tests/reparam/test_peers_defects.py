@@ -42,7 +42,7 @@ def test_the_fused_convolution_keeps_every_setting(preset: str, dilation: object
 
 def test_a_fused_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     """timm (all but FastViT), RepVGG, yolov7: fused weights load into nothing without the right flag."""
-    net = random_network("irep_resnet18_cifar", seed=1).eval()
+    net = random_network("irep_resnet18_cifar", seed=1, depths=(1, 1))
     plain = ird.fuse(net)
     ird.save(plain, tmp_path / "fused.pt")
     ird.save(net, tmp_path / "train.pt")
@@ -53,9 +53,9 @@ def test_a_fused_checkpoint_says_what_it_is(tmp_path: Path) -> None:
 
 def test_no_normalisation_is_left_behind_a_fused_convolution() -> None:
     """timm leaves some of its own (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only."""
-    plain = ird.fuse(random_network("irep_resnet18_cifar", seed=2).eval())
+    plain = ird.fuse(random_network("irep_resnet18_cifar", seed=2, depths=(1, 1)))
     left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert left == [f"layer{stage}.0.downsample.1" for stage in (2, 3, 4)]
+    assert left == ["layer2.0.downsample.1"]
 
 
 def test_what_is_not_ours_is_never_taken_for_ours() -> None:
@@ -77,7 +77,7 @@ def test_a_fused_network_runs_from_its_checkpoint_alone(tmp_path: Path) -> None:
 
 def test_nothing_else_is_frozen() -> None:
     """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable."""
-    net = random_network("irep_resnet18_cifar", seed=5).eval()
+    net = random_network("irep_resnet18_cifar", seed=5, depths=(1, 1))
     net.fc.bias.requires_grad_(False)
     net.get_submodule("layer1.0.conv2").fixed.conv.weight.requires_grad_(False)
     plain = ird.fuse(net)
@@ -136,12 +136,16 @@ def test_an_almost_dead_channel_does_not_upset_the_proof() -> None:
 
 def test_the_size_of_the_model_is_that_of_the_fused_one() -> None:
     """yolov9 and DBB users take the parameters of the train state for the model's."""
-    net = random_network("irep_resnet18_cifar", seed=10).eval()
+    net = random_network("irep_resnet18_cifar", seed=10, depths=(1, 1))
     shape = origin_of(net).input_shape
-    train, fused, own = count(net, shape), count(ird.fuse(net), shape), count(ird.build("resnet18_cifar"), shape)
+    train, fused, own = (
+        count(net, shape),
+        count(ird.fuse(net), shape),
+        count(ird.build("resnet18_cifar", depths=(1, 1)), shape),
+    )
     assert train.params > 2 * fused.params and train.macs > 2 * fused.macs
-    # 17 convolutions with a bias in the place of gamma and beta.
-    channels = 5 * 64 + 4 * 128 + 4 * 256 + 4 * 512
+    # 5 convolutions have a bias instead of gamma and beta.
+    channels = 3 * 64 + 2 * 128
     assert fused.params == own.params - channels and fused.macs == own.macs
 
 

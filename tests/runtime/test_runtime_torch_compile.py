@@ -18,7 +18,7 @@ FEEDS = {"input": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """What was compiled earlier must not stand in for compiling."""
+    """Compile into an empty cache, so that earlier results are not used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -35,7 +35,7 @@ class Small(nn.Module):
 
 
 class Broken(Small):
-    """One whose value decides, which no graph holds."""
+    """A network with control flow by value, which does not fit in one graph."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
@@ -84,15 +84,15 @@ def test_runs_what_was_compiled_and_not_the_module() -> None:
 
 @needs_compiler
 def test_every_shape_and_every_network_has_its_own_code() -> None:
-    batches = [{"input": np.repeat(FEEDS["input"][:1], batch, 0)} for batch in range(1, 4)]
+    batches = [{"input": np.repeat(FEEDS["input"][:1], batch, 0)} for batch in (1, 2)]
     with runner_of(Small(0)) as one, runner_of(Small(1)) as other:
         for feeds in batches:
             assert one.infer(feeds)["logits"].shape == (len(feeds["input"]), 4)
             assert not np.allclose(one.infer(feeds)["logits"], other.infer(feeds)["logits"])
-        assert len(one._compiled) == len(other._compiled) == 3
+        assert len(one._compiled) == len(other._compiled) == 2
         functions = [*one._compiled.values(), *other._compiled.values()]
         # As long as it holds what was compiled for one code object, torch searches all of it at every call.
-        assert len({id(function.__wrapped__.__code__) for function in functions}) == 6
+        assert len({id(function.__wrapped__.__code__) for function in functions}) == 4
 
 
 @needs_compiler
