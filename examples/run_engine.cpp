@@ -1,6 +1,6 @@
 // Run an engine on zeros: run_engine model.engine. TensorRT 8.5 or later.
 // g++ -std=c++17 run_engine.cpp -o run_engine -I/usr/local/cuda/include -L/usr/local/cuda/lib64 -lnvinfer -lcudart
-// Its size, TensorRT and GPU are held against its sidecar first; its digest is for run_engine.py to check.
+// Its size, TensorRT and GPU are compared with its sidecar first; run_engine.py also checks its digest.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
