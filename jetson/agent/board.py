@@ -15,9 +15,9 @@ from irepdeploy.board.system import load_average, memory
 from irepdeploy.board.thermal import ThermalReader
 from irepdeploy.errors import IrepdeployError
 
-from .clocks import ClockReader, parse_jetson_clocks
+from .clocks import ClockReader, parse_memory_clock
 from .rails import RailReader, module_mw
-from .tegrastats import parse_tegrastats
+from .tegrastats import parse_rails
 
 __all__ = ["board_facts", "board_state", "may_switch"]
 
@@ -98,7 +98,7 @@ def _clocks(files: BoardFiles) -> dict[str, Any]:
         # Only root can read the memory clock.
         with contextlib.suppress(IrepdeployError):
             said = files.run("jetson_clocks", "--show", as_root=True)
-            clocks["emc"] = parse_jetson_clocks(said.text)["emc"]
+            clocks["emc"] = parse_memory_clock(said.text)
     return clocks
 
 
@@ -137,7 +137,7 @@ def _rails(files: BoardFiles) -> dict[str, float]:
     if rails or files.program("tegrastats") is None:
         return rails
     # It keeps printing; the first line is enough.
-    return dict(parse_tegrastats(files.first_line("tegrastats", "--interval", "500"))["rails_mw"])
+    return parse_rails(files.first_line("tegrastats", "--interval", "500"))
 
 
 def _existing(folder: str) -> str:

@@ -1,4 +1,4 @@
-"""Clocks of GPU, memory and CPU in Hz, from sysfs and from the output of ``jetson_clocks --show``."""
+"""Clocks of GPU, memory and CPU in Hz, from sysfs, and the memory's from ``jetson_clocks --show``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from irepdeploy.board.board_files import BoardFiles
 
-__all__ = ["ClockReader", "parse_jetson_clocks"]
+__all__ = ["ClockReader", "parse_memory_clock"]
 
 _FIELD = re.compile(r"(\w+)=(\S+)")
 # Names of the GPUs of AGX Xavier, TX2, Nano, Orin and later boards.
@@ -78,31 +78,11 @@ class ClockReader:
 _NAMES = (("current", "cur"), ("min", "min"), ("max", "max"))
 
 
-def parse_jetson_clocks(text: str) -> dict[str, Any]:
-    """Parse the output of ``jetson_clocks --show`` into the form of `ClockReader.read`, with ``fan`` and ``family``.
-
-    CPU frequencies are printed in kHz, those of GPU and memory in Hz.
-    """
-    read: dict[str, Any] = {"family": None, "gpu": None, "emc": None, "cpu": [], "fan": None}
-    for line in text.splitlines():
-        name, _, rest = line.strip().partition(" ")
-        fields = dict(_FIELD.findall(rest))
-        core = re.match(r"cpu(\d+):$", name)
-        if line.startswith("SOC family:"):
-            read["family"] = line.partition(":")[2].split()[0]
-        elif core is not None:
-            frequencies = _frequencies(fields, 1000)
-            online = fields.get("Online") == "1"
-            read["cpu"].append(
-                {"cpu": int(core.group(1)), "online": online, "governor": fields.get("Governor"), **frequencies}
-            )
-        elif name in ("GPU", "EMC") and "MaxFreq" in fields:
-            read[name.lower()] = _frequencies(fields, 1)
-        elif name in ("Fan:", "FAN", "fan:"):
-            read["fan"] = rest
-    return read
-
-
-def _frequencies(fields: dict[str, str], unit: int) -> dict[str, int | None]:
+def parse_memory_clock(text: str) -> dict[str, int | None] | None:
+    """Return the memory's clock in the output of ``jetson_clocks --show``, in the form of `ClockReader.read`."""
+    line = next((line for line in text.splitlines() if line.startswith("EMC ")), "")
+    fields = dict(_FIELD.findall(line))
+    if "MaxFreq" not in fields:
+        return None
     names = (("current_hz", "CurrentFreq"), ("min_hz", "MinFreq"), ("max_hz", "MaxFreq"))
-    return {new: int(fields[old]) * unit if fields.get(old, "").isdigit() else None for new, old in names}
+    return {new: int(fields[old]) if fields.get(old, "").isdigit() else None for new, old in names}

@@ -10,11 +10,11 @@ from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.board.jetpack import jetpack_of, parse_tegra_release
 from irepdeploy.board.nvpmodel import asks_reboot, current_mode, needs_reboot, parse_mode, parse_modes
 from irepdeploy.board.thermal import ThermalReader
-from irepdeploy.jetson.agent.clocks import ClockReader, parse_jetson_clocks
+from irepdeploy.jetson.agent.clocks import ClockReader, parse_memory_clock
 from irepdeploy.jetson.agent.energy import energy
 from irepdeploy.jetson.agent.rails import RailReader, module_mw
 from irepdeploy.jetson.agent.sampler import Sample, Sampler, mean_rails
-from irepdeploy.jetson.agent.tegrastats import parse_tegrastats
+from irepdeploy.jetson.agent.tegrastats import parse_rails
 from support.fake_board import FakeBoard
 
 # github.com/DataDog/datadog-agent, pkg/collector/corechecks/nvidia/jetson, its tests: AGX Xavier on JetPack 4.
@@ -52,30 +52,19 @@ OLDER = "GPU 0/16 CPU 310/432 SOC 931/953 CV 0/0 VDDRQ 466/488 SYS5V 1522/1559"
 
 
 @pytest.mark.parametrize(
-    ("line", "expected", "rail"),
+    ("line", "rails_mw", "module"),
     [
-        (AGX_XAVIER, {"ram_mb": 721, "ram_total_mb": 31927, "gpu_percent": 0, "gpu_mhz": 318,
-                      "emc_percent": 0, "emc_mhz": 665,
-                      "rails_mw": {"GPU": 0, "CPU": 311, "SOC": 932, "CV": 0, "VDDRQ": 621, "SYS5V": 1482},
-                      "cpu": [(2, 1190), (0, 1190), (0, 1190), (0, 1190), None, None, None, None]}, 3346),
-        (AGX_XAVIER_USER, {"gpu_percent": 0, "gpu_mhz": None, "emc_mhz": None}, 7632),
-        (ORIN_UNITS, {"rails_mw": {"VDD_IN": 5299, "VDD_CPU_GPU_CV": 773, "VDD_SOC": 1424}}, 5299),
-        (ORIN_36, {"gpu_mhz": 305, "rails_mw": {"VDD_GPU_SOC": 3205, "VDD_CPU_CV": 4405, "VIN_SYS_5V0": 4767}}, 12377),
-        (OLDER, {"rails_mean_mw": {"GPU": 16, "CPU": 432, "SOC": 953, "CV": 0, "VDDRQ": 488, "SYS5V": 1559}}, 3229),
-        ("", {"ram_mb": None, "rails_mw": {}, "cpu": []}, None),
+        (AGX_XAVIER, {"GPU": 0, "CPU": 311, "SOC": 932, "CV": 0, "VDDRQ": 621, "SYS5V": 1482}, 3346),
+        (AGX_XAVIER_USER, {"GPU": 463, "CPU": 618, "SOC": 2936, "CV": 0, "VDDRQ": 309, "SYS5V": 3306}, 7632),
+        (ORIN_UNITS, {"VDD_IN": 5299, "VDD_CPU_GPU_CV": 773, "VDD_SOC": 1424}, 5299),
+        (ORIN_36, {"VDD_GPU_SOC": 3205, "VDD_CPU_CV": 4405, "VIN_SYS_5V0": 4767}, 12377),
+        (OLDER, {"GPU": 0, "CPU": 310, "SOC": 931, "CV": 0, "VDDRQ": 466, "SYS5V": 1522}, 3229),
+        ("", {}, None),
     ],
-)  # fmt: skip
-def test_tegrastats(line: str, expected: dict[str, object], rail: float | None) -> None:
-    read = parse_tegrastats(line)
-    assert {key: read[key] for key in expected} == expected
-    assert module_mw(read["rails_mw"]) == rail
-
-
-def test_temperatures_and_cores_of_tegrastats() -> None:
-    temperatures = parse_tegrastats(AGX_XAVIER)["temperatures_c"]
-    assert temperatures["Tdiode"] == 40.0 and "PMIC" not in temperatures
-    assert parse_tegrastats(ORIN_UNITS)["temperatures_c"]["tj"] == 48.875
-    assert parse_tegrastats(ORIN_36)["cpu"][5] == (100, 2201) and len(parse_tegrastats(AGX_XAVIER_USER)["cpu"]) == 8
+)
+def test_rails_of_tegrastats(line: str, rails_mw: dict[str, float], module: float | None) -> None:
+    assert parse_rails(line) == rails_mw
+    assert module_mw(rails_mw) == module
 
 
 @pytest.mark.parametrize(
@@ -157,29 +146,17 @@ def test_words_of_a_reboot() -> None:
     assert not asks_reboot("NV Power Mode: MAXN\n0")
 
 
-def test_jetson_clocks() -> None:
+def test_memory_clock_of_jetson_clocks() -> None:
     # The CPU line of a Xavier (comment in jetson_stats), GPU, EMC and fan of an Orin Nano's user.
-    read = parse_jetson_clocks(
+    read = parse_memory_clock(
         "SOC family:tegra194  Machine:Jetson-AGX\n"
-        "Online CPUs: 0-3\n"
         "cpu0: Online=1 Governor=schedutil MinFreq=1190400 MaxFreq=2265600 CurrentFreq=1574400 IdleStates: C1=1 c6=1\n"
-        "cpu4: Online=0 Governor=schedutil MinFreq=1190400 MaxFreq=2265600 CurrentFreq=1190400 IdleStates: C1=1 c6=1\n"
         "GPU MinFreq=318750000 MaxFreq=675750000 CurrentFreq=318750000\n"
-        "Active GPU TPCs: 8\n"
         "EMC MinFreq=204000000 MaxFreq=2133000000 CurrentFreq=2133000000 FreqOverride=0\n"
         "FAN Dynamic Speed Control=kernel hwmon0_pwm1=88\n"
-        "NV Power Mode: MODE_15W_DESKTOP\n"
     )
-    assert read["family"] == "tegra194"
-    assert read["gpu"] == {"current_hz": 318750000, "min_hz": 318750000, "max_hz": 675750000}
-    assert read["emc"]["max_hz"] == 2133000000
-    assert [core["online"] for core in read["cpu"]] == [True, False]
-    assert read["cpu"][0]["current_hz"] == 1574400000 and read["cpu"][0]["governor"] == "schedutil"
-    assert read["fan"].startswith("Dynamic")
-    # A Nano's, of JetPack 4: idle states on a line of their own.
-    nano = parse_jetson_clocks("GPU MinFreq=614400000 MaxFreq=614400000 CurrentFreq=614400000\nFan: PWM=0")
-    assert nano["gpu"]["min_hz"] == 614400000 and nano["fan"] == "PWM=0"
-    assert parse_jetson_clocks("Error: Run this script as a root user")["gpu"] is None
+    assert read == {"current_hz": 2133000000, "min_hz": 204000000, "max_hz": 2133000000}
+    assert parse_memory_clock("Error: Run this script as a root user") is None
 
 
 @pytest.mark.parametrize("jetpack", [4, 5])
