@@ -104,7 +104,15 @@ def certified_export(
     try:
         with staging_folder(folder) as staging:
             job = Job(
-                request, target, source.label, source.origin, source.groups, certificate, staging, report, simplifier
+                request=request,
+                target=target,
+                label=source.label,
+                origin=source.origin,
+                groups=source.groups,
+                certificate=certificate,
+                folder=staging,
+                report=report,
+                simplifier=simplifier,
             )
             prepared = source.prepare(job)
             for name in precisions:

@@ -1,4 +1,4 @@
-"""What the export tests share."""
+"""Fixtures of the export tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users get wrong, and what can befall an export: a line that says it, its exit code, and nothing left behind."""
+"""User errors and interrupted exports: one line, the right exit code, and no file left behind."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_every_precision_for_onnx_runtime(tmp_path: Path, capsys: Capture) -> No
     assert certificate.precisions["int8"]["max_drop"] == 0.5
     half = onnx.load(tmp_path / "model.fp16.onnx")
     assert {tensor.data_type for tensor in half.graph.initializer} == {onnx.TensorProto.FLOAT16}
-    # A smaller export into the same folder leaves nothing there that its certificate does not know.
+    # A smaller export into the same folder removes the files that its certificate does not list.
     assert main(["export", "vgg6", "--no-simplify", "--out", str(tmp_path)]) == 0
     assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx"]
 

@@ -94,7 +94,7 @@ def test_the_command(checkpoint: Path, factory: str, tmp_path: Path, capsys: Cap
     assert real["count"] == 64
     assert real["name"] == "photographs (scikit-learn) for image, random for vector and tokens"
     assert "64 photographs (scikit-learn) for image" in capsys.readouterr().out
-    # What it reads is remembered: nothing needs to be said again.
+    # The checkpoint records its inputs: no option is needed again.
     fused = tmp_path / "out" / "fused.pt"
     assert [spec.name for spec in origin_of(irepdeploy.load(fused, model=mixed)).inputs] == [*arrays()]
     assert main(["export", str(fused), "--model", factory, "--out", str(tmp_path / "again")]) == 0

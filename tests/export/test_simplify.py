@@ -33,7 +33,7 @@ def simplify(content: bytes, folder: Path, code: str | None = None, timeout_s: f
     with Simplifier(worker, timeout_s=timeout_s) as simplifier:
         simplifier.begin(path, folder / "after.onnx")
         result = simplifier.result()
-    # What it was given stays as it is, and nothing stays beside it.
+    # The input file is unchanged, and no other file is left.
     assert path.read_bytes() == content
     path.unlink()
     assert not (folder / "after.onnx").exists()

@@ -101,7 +101,7 @@ def test_nothing_is_wrong(residual: onnx.ModelProto, activations: str) -> None:
     assert first_bad_layer(residual, residual, IMAGES, Tolerance(0.0)) is None
     assert first_bad_layer(residual, half_graph(residual), IMAGES, TOLERANCES["float16"]) is None
     model = quantized(residual, IMAGES["input"], activations=activations)
-    # A ReLU that went into the rounding is no difference.
+    # A ReLU that became part of the rounding is not a difference.
     assert first_bad_layer(residual, model, IMAGES, TOLERANCES["int8"]) is None
     found = first_bad_layer(residual, model, IMAGES, Tolerance(1e-6))
     assert found is not None and found.layer in ("conv1", "relu") and 1e-4 < found.error < 0.05
@@ -195,7 +195,7 @@ def test_models_of_other_batches(batches: tuple[int | str, int | str]) -> None:
 
 
 def test_parts_of_another_size() -> None:
-    """A model that cannot take more than its batch of 1 beside one that can."""
+    """Compare a model that only runs with its batch of 1 with one that takes any batch."""
     a, b = chain("Identity", "Abs"), chain("Identity", "Abs")
     a.graph.node[0].op_type = "Reshape"
     a.graph.node[0].input.append("shape")

@@ -229,11 +229,11 @@ def test_killed_at_any_time_nothing_half_written_is_seen(content: bytes, tmp_pat
         if (tmp_path / "out/m.engine").exists() and read_sidecar(tmp_path / "out/m.engine") is not None:
             check_sidecar(tmp_path / "out/m.engine", version="1.7.1.116", flavour=RTX)
     build_engine(content, tmp_path / "out/m.engine", flavour=RTX)
-    # What they left behind is swept up.
+    # The remains are removed.
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m.engine", "m.engine.json"]
 
 
-# What needs no builder.
+# Without a builder.
 
 
 def test_no_tensorrt(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

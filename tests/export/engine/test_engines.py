@@ -1,4 +1,4 @@
-"""What is said of the engines of an export beside each of them alone."""
+"""Notes about the engines of an export."""
 
 from __future__ import annotations
 

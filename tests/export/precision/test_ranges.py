@@ -58,7 +58,7 @@ def test_the_first_overflow_is_named() -> None:
     report = range_report(chain(1e30, 1e30, 0), images(1))
     assert not report.ok and report.first_overflow == "weight 1e+30 of conv0 (c0)"
     assert report.max_activation == float("inf")
-    # Infinity times zero is no number.
+    # Infinity times zero is NaN.
     assert report.nodes[-2].node == "conv2" and report.nodes[-2].max_activation == float("inf")
     plain = report.to_dict()
     json.dumps(plain, allow_nan=False)

@@ -35,7 +35,7 @@ def data() -> CalibrationData:
 
 
 def spread(model: onnx.ModelProto, decades: float, seed: int = 0) -> onnx.ModelProto:
-    """The same function, its hidden channels scaled by 10^U(-decades, decades)."""
+    """Scale hidden channels by 10^U(-decades, decades) without changing the outputs."""
     rng = np.random.default_rng(seed)
     return rescaled(model, {pair: 10 ** rng.uniform(-decades, decades, pair.channels) for pair in hidden_pairs(model)})
 
@@ -54,7 +54,7 @@ def plain(report: Int8Report) -> dict:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_stress_per_tensor_collapses_and_equalisation_mends_it(
+def test_stress_per_tensor_collapses_and_equalisation_fixes_it(
     trained: onnx.ModelProto, data: CalibrationData, seed: int
 ) -> None:
     stressed = spread(trained, 1, seed)
@@ -117,14 +117,14 @@ def test_a_network_that_needs_nothing(trained: onnx.ModelProto, data: Calibratio
     for layer in found["layers"]:
         assert 25 < layer["tensor_db"] <= layer["channel_db"] + 1 and layer["worst_channel_db"] <= layer["tensor_db"]
         assert layer["alone_db"] is None
-    # Powers of two cost a little where nothing is to be mended.
+    # Rounding to powers of two costs a little if equalisation has nothing to fix.
     assert found["equalisation"]["sqnr_after_db"] < found["equalisation"]["sqnr_before_db"]
     assert not report.equalisation.kept and report.equalisation.max_rel_error == 0
     assert serialized(model) == serialized(quantized(trained, data.calibration.array))
 
 
 def narrow(model: onnx.ModelProto, *layers: str) -> onnx.ModelProto:
-    """One output channel of each of these layers 10,000 times larger, and put right in the next layer."""
+    """Scale one output channel of each of these layers by 10,000, and undo it in the next layer."""
     pairs = {pair.first: pair for pair in hidden_pairs(model)}
     scale = {name: np.ones(pairs[name].channels) for name in layers}
     for values in scale.values():
@@ -133,7 +133,7 @@ def narrow(model: onnx.ModelProto, *layers: str) -> onnx.ModelProto:
 
 
 def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: CalibrationData) -> None:
-    """A map with one huge channel is lost in int8: whoever reads it must stay float, and nobody else."""
+    """A map with one huge channel is lost in int8: only the layer that reads it must stay float."""
     model = narrow(trained, "stages.1.0.conv")
     lines: list[str] = []
     result, report = int8_model(model, data, equalise=False, report=lines.append)
@@ -151,7 +151,7 @@ def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: Calibratio
 
 
 def test_int8_that_grows_is_advised_against(trained: onnx.ModelProto, data: CalibrationData) -> None:
-    """Layers of a few weights: what Q/DQ adds is more than their bytes."""
+    """For layers of a few weights, Q/DQ nodes take more bytes than int8 saves."""
     torch.manual_seed(0)
     tiny = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
     model = onnx_from_torch(tiny, [TensorSpec("input", (1, *SHAPE))], ["logits"])
@@ -269,7 +269,7 @@ def test_several_inputs_that_are_given_and_none_that_is_real() -> None:
     assert calibration_data(codes, given=given).calibration.count == 2
 
 
-# What it is calibrated with and measured on.
+# Calibration and evaluation inputs.
 
 
 def test_the_test_set_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is asked for on the command line."""
+"""Parse the options of an export."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def test_every_target_is_consistent(target: Target) -> None:
     assert target.engine in (None, "TensorRT", "TensorRT-RTX")
     if target.operators is not None:
         known = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""}
-        # Of other domains, or newer than the oldest onnx that is taken.
+        # From other domains, or newer than the oldest supported onnx.
         newer = {"CausalConvWithState", "LinearAttention", "Mish", "Swish"}
         assert target.operators - known <= newer
 
