@@ -5,7 +5,8 @@ Strongly typed builders (TensorRT 11, TensorRT-RTX) take the precision from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .inference import arrays_of
 __all__ = ["FP16_MAX", "FP16_SMALLEST_NORMAL", "float_constants", "half_graph"]
 
 Array = np.ndarray[Any, Any]
+Unique = Callable[[str], str]
 
 FP16_MAX, FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
 
@@ -57,8 +59,8 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             _refuse_overflow(layer, name, values)
     half = onnx.ModelProto()
     half.CopyFrom(model)
-    names = _Names(half.graph)
-    _fold_normalisations(half.graph, constants, names)
+    unique = functools.partial(distinct_name, taken=_names_in(half.graph))
+    _fold_normalisations(half.graph, constants, unique)
     scales = {name for node in half.graph.node if node.op_type == "Resize" for name in node.input[1:3]}
     for tensor in half.graph.initializer:
         if tensor.name not in scales:
@@ -74,9 +76,9 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in half.graph.input:
         if value.name in weights:
             _set_half(value)
-    _cast_around(half.graph, names)
-    _cast_inputs(half.graph, weights, names)
-    _cast_outputs(half.graph, names)
+    _cast_around(half.graph, unique)
+    _cast_inputs(half.graph, weights, unique)
+    _cast_outputs(half.graph, unique)
     return half
 
 
@@ -109,16 +111,9 @@ def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
     return found
 
 
-class _Names:
-    """Names of a graph, and new unique ones."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-        for node in graph.node:
-            self.taken.update([node.name, *node.output])
-
-    def unique(self, name: str) -> str:
-        return distinct_name(name, self.taken)
+def _names_in(graph: onnx.GraphProto) -> set[str]:
+    names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    return names.union(*([node.name, *node.output] for node in graph.node))
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:
@@ -153,7 +148,7 @@ def _scale_and_shift(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> tuple
     return scale, beta - mean * scale
 
 
-def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping[str, Array]], names: _Names) -> None:
+def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping[str, Array]], unique: Unique) -> None:
     for node in graph.node:
         if node.op_type != _BN:
             continue
@@ -163,7 +158,7 @@ def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping
         scale = scale * np.sqrt(1 + attribute_of(node, "epsilon", 1e-5))
         parts = {"scale": scale, "shift": shift, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
         for index, (part, values) in enumerate(parts.items(), start=1):
-            node.input[index] = names.unique(f"{layer}.{part}")
+            node.input[index] = unique(f"{layer}.{part}")
             graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), node.input[index]))
     read = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
@@ -191,22 +186,22 @@ def _retype(node: onnx.NodeProto) -> None:
             raise ModelError(f"a Constant with {attribute.name} has no float16 form", where=node.name)
 
 
-def _cast_around(graph: onnx.GraphProto, names: _Names) -> None:
+def _cast_around(graph: onnx.GraphProto, unique: Unique) -> None:
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]
         if node.op_type not in _WIDE.split():
             continue
         layer, source, output = node.name or node.output[0], node.input[0], node.output[0]
-        node.input[0], node.output[0] = names.unique(f"{layer}.wide"), names.unique(f"{layer}.float")
-        graph.node.insert(index + 1, _cast(names.unique(f"{layer}.half"), node.output[0], output, TensorProto.FLOAT16))
+        node.input[0], node.output[0] = unique(f"{layer}.wide"), unique(f"{layer}.float")
+        graph.node.insert(index + 1, _cast(unique(f"{layer}.half"), node.output[0], output, TensorProto.FLOAT16))
         graph.node.insert(index, _cast(node.input[0], source, node.input[0], TensorProto.FLOAT))
 
 
-def _cast_inputs(graph: onnx.GraphProto, weights: set[str], names: _Names) -> None:
+def _cast_inputs(graph: onnx.GraphProto, weights: set[str], unique: Unique) -> None:
     casts = []
     for value in graph.input:
         if value.name not in weights and value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            name = names.unique(f"{value.name}.half")
+            name = unique(f"{value.name}.half")
             for node in graph.node:
                 node.input[:] = [name if read == value.name else read for read in node.input]
             casts.append(_cast(name, value.name, name, TensorProto.FLOAT16))
@@ -214,16 +209,16 @@ def _cast_inputs(graph: onnx.GraphProto, weights: set[str], names: _Names) -> No
         graph.node.insert(0, cast)
 
 
-def _cast_outputs(graph: onnx.GraphProto, names: _Names) -> None:
+def _cast_outputs(graph: onnx.GraphProto, unique: Unique) -> None:
     renamed: dict[str, str] = {}
     for value in graph.output:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            renamed[value.name] = names.unique(f"{value.name}.half")
+            renamed[value.name] = unique(f"{value.name}.half")
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
     for name, half in renamed.items():
-        graph.node.append(_cast(names.unique(f"{name}.float"), half, name, TensorProto.FLOAT))
+        graph.node.append(_cast(unique(f"{name}.float"), half, name, TensorProto.FLOAT))
 
 
 def _cast(name: str, source: str, output: str, kind: int) -> onnx.NodeProto:
