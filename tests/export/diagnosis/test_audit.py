@@ -179,7 +179,7 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str, dict[st
     "computed axes": (
         [node("Shape", ["x"], "s"), node("ReduceMean", ["x", "s"])],
         {},
-        "axes that are computed",
+        "ReduceMean over computed axes",
         {"opset": 18, "target": target_of("trt-10")},
     ),
     "computed pads": (
