@@ -51,9 +51,10 @@ class Strategy:
         """Make the next population.
 
         Args:
-            population: the scored candidates.
-            ranking: their indices, best first.
-            importance: what the supernet has learned.
+            population: The scored candidates.
+            ranking: Their indices, best first.
+            importance: What the supernet has learned.
+            random: Source of all chance.
         """
         raise NotImplementedError
 

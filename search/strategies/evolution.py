@@ -22,6 +22,7 @@ class Evolution(Strategy):
     def next(
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
     ) -> list[Bits]:
+        """Keep the parents, then add their offspring and newcomers."""
         settings = self.settings
         size = settings.population
         parents = [population[index] for index in ranking[: max(1, round(settings.parents * size))]]

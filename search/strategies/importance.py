@@ -36,7 +36,7 @@ class Importance:
 
     @property
     def score(self) -> Vector:
-        """beta' * alpha' by position: what Eq. 10 ranks where nothing is perturbed."""
+        """Product beta' * alpha' by position: the rank of Eq. 10 without noise."""
         return self.beta[self.layer] * self.alpha
 
     def perturbed_score(self, random: np.random.Generator, *, clamp: bool = True) -> Vector:
@@ -45,7 +45,8 @@ class Importance:
         sigma is uniform in (a0 - max a, a0 - min a), over all layers, with a range of its own for alpha and for beta.
 
         Args:
-            clamp: keep both factors from going below 0, where two negative ones would multiply to a good score. The
+            random: Source of sigma.
+            clamp: Keep both factors from going below 0, where two negative ones would multiply to a good score. The
                 paper does not say so: a deviation of ours.
         """
         alpha = self.alpha + _noise(self.alpha, random)

@@ -26,6 +26,7 @@ class TopK(Strategy):
     def next(
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
     ) -> list[Bits]:
+        """Take the candidates with the highest sums of scores."""
         return list(itertools.islice(self.by_score(importance, random), self.settings.population))
 
     def by_score(self, importance: Importance, random: np.random.Generator) -> Iterator[Bits]:

@@ -19,5 +19,6 @@ class Uniform(Strategy):
     def next(
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator
     ) -> list[Bits]:
+        """Keep the best candidate and draw the others uniformly."""
         best = [population[ranking[0]]]
         return self._fill(best, self.settings.population, lambda: self.budget.uniform(random), random)

@@ -39,7 +39,8 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
     """Build the recipe's plain network for the shape and classes of its data, and set seed and threads.
 
     Args:
-        data: the recipe's data set; None: it is loaded for this.
+        recipe: Names network, branches and data.
+        data: The recipe's data set; None: it is loaded for this.
 
     Raises:
         RecipeError: the network cannot be built so, or the images are too small for it.
@@ -67,7 +68,8 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
     """Build the recipe's network with every possible branch of its preset; seed and threads are set as the recipe says.
 
     Args:
-        data: the recipe's data set; None: it is loaded for this.
+        recipe: Names network, branches and data.
+        data: The recipe's data set; None: it is loaded for this.
 
     Raises:
         RecipeError: the network cannot be built so, or the images are too small for it.
@@ -78,9 +80,11 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
 def with_branches(
     plain: nn.Module, branches: Architecture | str, factors: Literal["trainable", "folded", "none"] = "trainable"
 ) -> nn.Module:
-    """`plain` with the branches of an Architecture, or with all of a preset wherever they can stand.
+    """Insert the branches of an Architecture, or all of a preset wherever they can stand, into a new network.
 
     Args:
+        plain: A plain network, which is not changed.
+        branches: An Architecture, or the name of a preset.
         factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
             is in the gamma of each branch's last batch normalisation, and there is no alpha or beta; "none": nothing
             weighs the branches, as in the presets of peers.

@@ -63,7 +63,8 @@ class StepSum:
         """Take what the last backward pass contributed, and restore gradients and statistics.
 
         Args:
-            norms: indices of those that took part.
+            loss: Of the subnet.
+            norms: Indices of the batch normalisations that took part.
         """
         gradients = {}
         for index, parameter in enumerate(self._parameters):
