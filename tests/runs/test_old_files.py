@@ -60,7 +60,7 @@ def test_a_search_is_drawn() -> None:
     run = SearchJournal.read(ASSETS / "search")
     assert (run.strategy, run.finished, len(run.positions), run.start.budget) == ("des", True, 51, 34)
     titles = [each.title.partition(":")[0] for each in folder_pictures(ASSETS / "search")]
-    assert titles == ["How the search went", "What the search found", "What the search weighs"]
+    assert titles == ["Progress of the search", "Result of the search", "Branch weights of the search"]
     best = Architecture.load(ASSETS / "search" / "best.json")
     assert read_architecture(ASSETS / "search", "old").architecture == best
     assert best == Architecture.load(ASSETS / "search" / "population" / "000.json")

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from irepdeploy.recipe import Recipe
-from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.result import TrainingResult
 from irepdeploy.search.engine import Search
 from irepdeploy.search.result import SearchResult
 from irepdeploy.search.training.training import Training
-from support.tiny import tiny, tiny_overrides
+from support.tiny import SOME, tiny, tiny_overrides
 
 __all__ = ["tiny", "tiny_overrides"]
 
@@ -29,21 +28,10 @@ def searched(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def some() -> Architecture:
-    """An Architecture of the tiny network: three branches, none in the last layer."""
-    return Architecture.from_branches(
-        {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
-        ("conv1x3", "conv1x1_3x3", "identity"),
-    )
-
-
-@pytest.fixture(scope="session")
-def trained(
-    tiny: Callable[..., Recipe], some: Architecture, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, TrainingResult]:
+def trained(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
     """A finished training of three epochs, and beside it ``after1`` to ``after3``, as a kill leaves its folder."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    return out, Training(tiny(), out, some).run(snapshots(out))
+    return out, Training(tiny(), out, SOME).run(snapshots(out))
 
 
 def snapshots(folder: Path) -> Callable[[int, str], None]:

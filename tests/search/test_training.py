@@ -26,6 +26,7 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
 from irepdeploy.search.training import training
 from irepdeploy.search.training.training import Training, TrainingResult
+from support.tiny import SOME
 
 
 def without_seconds(result: TrainingResult) -> TrainingResult:
@@ -48,10 +49,7 @@ def recipe(tiny: Callable[..., Recipe]) -> Recipe:
 
 
 def test_what_a_training_leaves(
-    some: Architecture,
-    trained: tuple[Path, TrainingResult],
-    recipe: Recipe,
-    journal_of: Callable[[Path], list[dict[str, Any]]],
+    trained: tuple[Path, TrainingResult], recipe: Recipe, journal_of: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
     out, result = trained
     assert sorted(path.name for path in out.iterdir()) == [
@@ -63,9 +61,9 @@ def test_what_a_training_leaves(
     ]
     written = json.loads((out / "result.json").read_text())
     assert written["test_accuracy"] == result.test_accuracy
-    assert written["branches"] == some.count == 3
+    assert written["branches"] == SOME.count == 3
     start, *epochs = journal_of(out)
-    assert Architecture.from_dict(start["architecture"]) == some
+    assert Architecture.from_dict(start["architecture"]) == SOME
     assert [event["epoch"] for event in epochs] == [0, 1, 2]
     accuracies = [event["val_accuracy"] for event in epochs]
     assert result.val_accuracy == max(accuracies)
@@ -88,7 +86,7 @@ def test_best_pt_is_the_network_that_was_scored(trained: tuple[Path, TrainingRes
 
 
 def test_the_best_epoch_is_kept_when_later_ones_are_worse(
-    some: Architecture, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = training.score, 0
 
@@ -99,7 +97,7 @@ def test_the_best_epoch_is_kept_when_later_ones_are_worse(
         return replace(found, accuracy=0.9 if calls == 1 else 0.1) if calls <= 3 else found
 
     monkeypatch.setattr(training, "score", worse_after_the_first)
-    result = Training(recipe, tmp_path, some).run()
+    result = Training(recipe, tmp_path, SOME).run()
     assert (result.best_epoch, result.val_accuracy) == (1, 0.9)
     best, last = state_of(tmp_path / "best.pt"), state_of(tmp_path / "last.pt")
     counter = next(name for name in best if name.endswith("num_batches_tracked"))
@@ -107,20 +105,16 @@ def test_the_best_epoch_is_kept_when_later_ones_are_worse(
 
 
 def test_same_seed_same_weights_and_another_seed_others(
-    some: Architecture,
-    recipe: Recipe,
-    tiny: Callable[..., Recipe],
-    tmp_path: Path,
-    trained: tuple[Path, TrainingResult],
+    recipe: Recipe, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
 ) -> None:
     out, result = trained
     torch.rand(5)
-    again = Training(recipe, tmp_path / "again", some, ranks=Ranks.alone()).run()
+    again = Training(recipe, tmp_path / "again", SOME, ranks=Ranks.alone()).run()
     assert without_seconds(again) == without_seconds(result)
     assert (again.device, again.devices) == ("cpu", 1)
     assert_same_weights(tmp_path / "again" / "last.pt", out / "last.pt")
     assert_same_weights(tmp_path / "again" / "best.pt", out / "best.pt")
-    Training(tiny("seed=1"), tmp_path / "other", some).run()
+    Training(tiny("seed=1"), tmp_path / "other", SOME).run()
     assert not torch.equal(
         state_of(tmp_path / "other" / "last.pt")["head.weight"], state_of(out / "last.pt")["head.weight"]
     )
@@ -128,7 +122,6 @@ def test_same_seed_same_weights_and_another_seed_others(
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_training_that_was_interrupted_ends_with_the_same_weights(
-    some: Architecture,
     recipe: Recipe,
     tmp_path: Path,
     trained: tuple[Path, TrainingResult],
@@ -137,7 +130,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
 ) -> None:
     out, result = trained
     shutil.copytree(out.parent / f"after{epochs}", tmp_path, dirs_exist_ok=True)
-    resumed = Training(recipe, tmp_path, some, resume=True).run()
+    resumed = Training(recipe, tmp_path, SOME, resume=True).run()
     assert without_seconds(resumed) == without_seconds(result)
     assert_same_weights(tmp_path / "last.pt", out / "last.pt")
     assert_same_weights(tmp_path / "best.pt", out / "best.pt")
@@ -147,12 +140,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
 # The start, then of the first epoch its best network, its last one and its state.
 @pytest.mark.parametrize("write", [1, 4, 6, 7])
 def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
-    some: Architecture,
-    recipe: Recipe,
-    tmp_path: Path,
-    trained: tuple[Path, TrainingResult],
-    monkeypatch: pytest.MonkeyPatch,
-    write: int,
+    recipe: Recipe, tmp_path: Path, trained: tuple[Path, TrainingResult], monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     sync, calls = os.fsync, 0
 
@@ -166,11 +154,11 @@ def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            Training(recipe, tmp_path, some).run()
+            Training(recipe, tmp_path, SOME).run()
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
     for path in tmp_path.glob("*t.pt"):
         load(path)
-    assert without_seconds(Training(recipe, tmp_path, some, resume=True).run()) == without_seconds(trained[1])
+    assert without_seconds(Training(recipe, tmp_path, SOME, resume=True).run()) == without_seconds(trained[1])
     assert_same_weights(tmp_path / "last.pt", trained[0] / "last.pt")
 
 
@@ -180,7 +168,7 @@ def test_resume_with_another_architecture_is_refused(recipe: Recipe, trained: tu
 
 
 def test_the_test_set_is_read_once_and_at_the_end(
-    some: Architecture, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
     epochs_done = 0
@@ -199,7 +187,7 @@ def test_the_test_set_is_read_once_and_at_the_end(
         epochs_done += more
 
     monkeypatch.setattr(training, "load_data", counted)
-    Training(recipe, tmp_path, some).run(advance)
+    Training(recipe, tmp_path, SOME).run(advance)
     assert reads == [3]
 
 
@@ -212,8 +200,8 @@ def test_without_branches_the_network_is_plain(tiny: Callable[..., Recipe], tmp_
     assert any(".bn." in name for name in names)
 
 
-def test_an_architecture_that_keeps_nothing_trains(some: Architecture, recipe: Recipe, tmp_path: Path) -> None:
-    none = Architecture(some.layers, some.branches, ((0, 0, 0),) * 3)
+def test_an_architecture_that_keeps_nothing_trains(recipe: Recipe, tmp_path: Path) -> None:
+    none = Architecture(SOME.layers, SOME.branches, ((0, 0, 0),) * 3)
     assert Training(recipe, tmp_path, none).run().branches == 0
 
 
@@ -227,9 +215,9 @@ def test_without_an_architecture_all_possible_branches_are_kept(recipe: Recipe, 
 
 @pytest.mark.parametrize("factors", ["trainable", "folded"])
 def test_factors_are_trained_or_folded_as_the_recipe_says(
-    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path, factors: str
+    tiny: Callable[..., Recipe], tmp_path: Path, factors: str
 ) -> None:
-    Training(tiny(f"train.factors={factors}", "train.epochs=1"), tmp_path, some).run()
+    Training(tiny(f"train.factors={factors}", "train.epochs=1"), tmp_path, SOME).run()
     state = state_of(tmp_path / "last.pt")
     moved = {name: float(value) for name, value in state.items() if ".alpha." in name or name.endswith(".beta")}
     if factors == "trainable":
@@ -239,10 +227,10 @@ def test_factors_are_trained_or_folded_as_the_recipe_says(
         assert not moved
 
 
-def test_folded_factors_start_as_the_trainable_ones_do(some: Architecture, recipe: Recipe) -> None:
+def test_folded_factors_start_as_the_trainable_ones_do(recipe: Recipe) -> None:
     nets = []
     for factors in ("trainable", "folded"):
-        nets.append(with_branches(build_net(recipe), some, factors))  # type: ignore[arg-type]
+        nets.append(with_branches(build_net(recipe), SOME, factors))  # type: ignore[arg-type]
     images = load_data(recipe).train.images
     assert torch.allclose(nets[0](images), nets[1](images), rtol=1e-4, atol=1e-5)
     assert [block.scaled for block in nets[1].modules() if isinstance(block, RepBlock)] == [False] * 3
@@ -279,7 +267,7 @@ def test_a_rate_that_is_far_too_large_ends_the_training(
 
 
 def test_nan_in_the_last_step_keeps_the_last_good_state(
-    some: Architecture, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = training.clip, 0
 
@@ -292,46 +280,42 @@ def test_nan_in_the_last_step_keeps_the_last_good_state(
 
     monkeypatch.setattr(training, "clip", poisoned)
     with pytest.raises(RunError, match="NaN or infinity in epoch 2 of the training"):
-        Training(recipe, tmp_path, some).run()
+        Training(recipe, tmp_path, SOME).run()
     for name in ("best.pt", "last.pt"):
         assert all(bool(torch.isfinite(value).all()) for value in state_of(tmp_path / name).values())
     assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1
 
 
-def test_a_folder_with_a_best_network_is_refused(some: Architecture, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_text("mine")
     with pytest.raises(InputError, match="this folder already holds a run"):
-        Training(recipe, tmp_path, some)
+        Training(recipe, tmp_path, SOME)
     assert (tmp_path / "best.pt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("gone", [["state.pt", "journal.jsonl"], ["state.pt"]])
 def test_resume_keeps_a_finished_run_whose_state_is_gone(
-    some: Architecture, gone: list[str], tiny: Callable[..., Recipe], tmp_path: Path
+    gone: list[str], tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny("train.epochs=1")
-    Training(recipe, tmp_path, some).run()
+    Training(recipe, tmp_path, SOME).run()
     for name in gone:
         (tmp_path / name).unlink()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(CheckpointError, match="the saved state of this run is missing"):
-        Training(recipe, tmp_path, some, resume=True).run()
+        Training(recipe, tmp_path, SOME, resume=True).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_resume_on_other_devices_is_said(
-    some: Architecture,
-    recipe: Recipe,
-    trained: tuple[Path, TrainingResult],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    recipe: Recipe, trained: tuple[Path, TrainingResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(trained[0], tmp_path / "copy"))
-    Training(recipe, copy, some, resume=True)
+    Training(recipe, copy, SOME, resume=True)
     assert "not be the same to the bit" not in capsys.readouterr().err
     state = torch.load(copy / "state.pt", weights_only=True)
     torch.save({**state, "computed_on": "2 x cpu"}, copy / "state.pt")
-    Training(recipe, copy, some, resume=True)
+    Training(recipe, copy, SOME, resume=True)
     said = capsys.readouterr().err
     assert "the run began on 2 x cpu: on 1 x cpu it will not be the same to the bit" in " ".join(said.split())
 
@@ -357,7 +341,7 @@ def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_best_network_that_is_gone_or_damaged_is_said_before_a_resumed_run_trains(
-    some: Architecture, recipe: Recipe, trained: tuple[Path, TrainingResult], tmp_path: Path, damage: str
+    recipe: Recipe, trained: tuple[Path, TrainingResult], tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(trained[0], out)
@@ -367,4 +351,4 @@ def test_a_best_network_that_is_gone_or_damaged_is_said_before_a_resumed_run_tra
     if damage == "cut":
         best.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"best\.pt: the best network of this run.*--overwrite starts over"):
-        Training(recipe, out, some, resume=True)
+        Training(recipe, out, SOME, resume=True)

@@ -15,10 +15,10 @@ from irepdeploy.data import Loader
 from irepdeploy.errors import RunError
 from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe
-from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.search.training.training import Training, TrainingResult
+from support.tiny import SOME
 
 EVERYTHING = (
     "train.drop_path=0.3",
@@ -50,10 +50,10 @@ def without_seconds(result: TrainingResult) -> TrainingResult:
 
 
 def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
-    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path
+    tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny(*EVERYTHING)
-    whole = Training(recipe, tmp_path / "whole", some).run()
+    whole = Training(recipe, tmp_path / "whole", SOME).run()
     done = 0
 
     def stop(more: int, note: str) -> None:
@@ -63,25 +63,25 @@ def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
             raise Stop
 
     with pytest.raises(Stop):
-        Training(recipe, tmp_path / "stopped", some).run(stop)
+        Training(recipe, tmp_path / "stopped", SOME).run(stop)
     torch.rand(7)
-    resumed = Training(recipe, tmp_path / "stopped", some, resume=True).run()
+    resumed = Training(recipe, tmp_path / "stopped", SOME, resume=True).run()
     assert without_seconds(resumed) == without_seconds(whole)
     assert same(tmp_path / "stopped" / "last.pt", tmp_path / "whole" / "last.pt")
 
 
 @pytest.mark.parametrize("option", EVERYTHING)
 def test_every_option_changes_the_weights(
-    some: Architecture, option: str, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
+    option: str, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
 ) -> None:
-    Training(tiny(option), tmp_path, some).run()
+    Training(tiny(option), tmp_path, SOME).run()
     assert not same(tmp_path / "last.pt", trained[0] / "last.pt")
 
 
 def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
-    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path
+    tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    run = Training(tiny("train.ema=0.9"), tmp_path, some)
+    run = Training(tiny("train.ema=0.9"), tmp_path, SOME)
     run.run()
     last = load(tmp_path / "last.pt")
     assert run.average is not None
@@ -91,8 +91,8 @@ def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
     assert "moving average 0.9" in origin_of(last).statistics
 
 
-def test_drop_path_rises_linearly(some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    run = Training(tiny("train.drop_path=0.6", "train.epochs=3"), tmp_path, some)
+def test_drop_path_rises_linearly(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    run = Training(tiny("train.drop_path=0.6", "train.epochs=3"), tmp_path, SOME)
     seen: list[list[float]] = []
 
     def watch(more: int, note: str) -> None:
@@ -127,8 +127,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Callable[..., 
         assert torch.allclose(start[name] - settings.lr * step, moved, atol=1e-6)
 
 
-def test_amp_trains_in_bfloat16(some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
-    run = Training(tiny("train.amp=true", "train.epochs=1"), tmp_path, some)
+def test_amp_trains_in_bfloat16(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    run = Training(tiny("train.amp=true", "train.epochs=1"), tmp_path, SOME)
     kinds: set[torch.dtype] = set()
     first = next(module for module in run.net.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype) if module.training else None)
@@ -138,10 +138,10 @@ def test_amp_trains_in_bfloat16(some: Architecture, tiny: Callable[..., Recipe],
 
 
 def test_out_of_memory_ends_with_the_last_good_state(
-    some: Architecture, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny()
-    run = Training(recipe, tmp_path, some)
+    run = Training(recipe, tmp_path, SOME)
     original = run.net.forward
 
     def forward(images: torch.Tensor) -> torch.Tensor:
@@ -154,4 +154,4 @@ def test_out_of_memory_ends_with_the_last_good_state(
         run.run()
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["start", "epoch"]
-    assert Training(recipe, tmp_path, some, resume=True).epoch == 1
+    assert Training(recipe, tmp_path, SOME, resume=True).epoch == 1

@@ -7,9 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.search.execution.shipped import recipe_path
 
-__all__ = ["tiny", "tiny_overrides"]
+__all__ = ["SOME", "tiny", "tiny_overrides"]
+
+# Of the tiny network: three branches, none in the last layer.
+SOME = Architecture.from_branches(
+    {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
+    ("conv1x3", "conv1x1_3x3", "identity"),
+)
 
 _TINY = [
     "scale=smoke",
