@@ -68,8 +68,6 @@ class AgentCache:
         path = self._file(digest)
         try:
             if _sha256(path) == digest:
-                # Used files survive the removal of old ones.
-                os.utime(path)
                 return True
             os.unlink(path)
         except OSError:
@@ -154,8 +152,8 @@ class AgentCache:
             raise InputError(f"invalid job {job!r}", where="job", hint="use that of a bench's result")
         return _remove(os.path.join(self.root, "jobs", job))
 
-    def clean(self, *, older_than_s: float = 0.0) -> int:
-        """Remove everything last used longer ago than this, except the lock and what a restore needs.
+    def clean(self) -> int:
+        """Remove everything except the lock and what a restore needs.
 
         Returns:
             The bytes removed.
@@ -164,14 +162,11 @@ class AgentCache:
             RunError: If a bench is running here.
         """
         with self.lock():
-            limit = time.time() - older_than_s
             removed = 0
             for part in ("files", "jobs", "timing", "agent"):
                 folder = os.path.join(self.root, part)
                 for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                    path = os.path.join(folder, name)
-                    if os.lstat(path).st_mtime <= limit:
-                        removed += _remove(path)
+                    removed += _remove(os.path.join(folder, name))
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
             return removed

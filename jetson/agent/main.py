@@ -26,7 +26,6 @@ from .request import RequestStream, read_request
 
 __all__ = ["main"]
 
-_DAY_S = 86_400.0
 _CHUNK = 1 << 20
 
 
@@ -176,10 +175,9 @@ def _get(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 def _clean(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     if "job" in request:
         return {"removed_bytes": agent.cache.end_job(request["job"])}
-    days = request.get("older_than_days", 0 if request.get("all") else None)
-    if isinstance(days, bool) or not isinstance(days, (int, float)) or days < 0:
-        raise InputError("nothing to remove", where="clean", hint="name job, older_than_days or all")
-    return {"removed_bytes": agent.cache.clean(older_than_s=days * _DAY_S)}
+    if request.get("all") is not True:
+        raise InputError("nothing to remove", where="clean", hint="name job or all")
+    return {"removed_bytes": agent.cache.clean()}
 
 
 _VERBS: dict[str, Any] = {
