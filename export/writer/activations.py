@@ -1,6 +1,6 @@
-"""Activations as nodes of ONNX.
+"""ONNX handlers for activations.
 
-What ONNX has only in a later opset, or some parser not at all, is written as what it is made of.
+Activations that ONNX has only in later opsets, or that some parser lacks, are written as their elementary operators.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 
 
 def dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
-    """Nothing, in eval mode."""
+    """Write nothing, as in eval mode."""
     if training and p > 0:
-        raise emit.refuse("dropout that is always on cannot be written (pass training=self.training)")
+        raise emit.refuse("dropout that is always active is not supported (pass training=self.training)")
     return input
 
 
 def clamp(emit: Emitter, input: Value, min: Any = None, max: Any = None, inplace: bool = False, **names: Any) -> Value:
-    """Values kept between two numbers."""
+    """Write clamp between two numbers."""
     low, high = names.get("min_val", min), names.get("max_val", max)
     if isinstance(low, Value) or isinstance(high, Value):
-        raise emit.refuse("clamp between tensors cannot be written")
+        raise emit.refuse("clamp between tensors is not supported")
     bounds = [
         None if bound is None else emit.constant(float(bound), name) for bound, name in ((low, "min"), (high, "max"))
     ]
@@ -49,52 +49,52 @@ def clamp(emit: Emitter, input: Value, min: Any = None, max: Any = None, inplace
 
 
 def relu6(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    """Values kept between 0 and 6."""
+    """Write ReLU6, a clamp between 0 and 6."""
     return clamp(emit, input, 0.0, 6.0)
 
 
 def leaky_relu(emit: Emitter, input: Value, negative_slope: float = 0.01, inplace: bool = False) -> Value:
-    """max(x, 0) + slope min(x, 0)."""
+    """Write max(x, 0) + slope min(x, 0)."""
     return emit.node("LeakyRelu", [input], alpha=float(negative_slope))
 
 
 def prelu(emit: Emitter, input: Value, weight: Value) -> Value:
-    """The same with a slope for each channel."""
+    """Write a leaky ReLU with a slope for each channel."""
     if weight.tensor is None:
-        raise emit.refuse("a PReLU of computed slopes cannot be written")
+        raise emit.refuse("PReLU with computed slopes is not supported")
     slopes = weight.tensor.detach().reshape(-1, *[1] * (len(input.shape) - 2))
     return emit.node("PRelu", [input, emit.weight("slope", slopes, ("slope", id(weight.tensor), len(input.shape)))])
 
 
 def elu(emit: Emitter, input: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
-    """x above 0, alpha (exp(x) - 1) below."""
+    """Write x above 0 and alpha (exp(x) - 1) below."""
     return emit.node("Elu", [input], alpha=float(alpha))
 
 
 def hardsigmoid(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    """clip(x / 6 + 1 / 2, 0, 1)."""
+    """Write clip(x / 6 + 1 / 2, 0, 1)."""
     return emit.node("HardSigmoid", [input], alpha=1 / 6, beta=0.5)
 
 
 def hardswish(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    """x hardsigmoid(x)."""
+    """Write x hardsigmoid(x)."""
     gate = emit.node("HardSigmoid", [input], part="gate", alpha=1 / 6, beta=0.5)
     return emit.node("Mul", [input, gate])
 
 
 def silu(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    """x sigmoid(x)."""
+    """Write x sigmoid(x)."""
     return emit.node("Mul", [input, emit.node("Sigmoid", [input], part="gate")])
 
 
 def mish(emit: Emitter, input: Value, inplace: bool = False) -> Value:
-    """x tanh(log(1 + exp(x)))."""
+    """Write x tanh(log(1 + exp(x)))."""
     gate = emit.node("Tanh", [emit.node("Softplus", [input], part="softplus")], part="gate")
     return emit.node("Mul", [input, gate])
 
 
 def gelu(emit: Emitter, input: Value, approximate: str = "none") -> Value:
-    """x Phi(x), by erf, or by tanh where that is asked for."""
+    """Write x Phi(x) using erf, or its tanh approximation."""
 
     def times(x: Value, factor: float, part: str) -> Value:
         return emit.node("Mul", [x, emit.constant(factor, part)], part=part)
@@ -109,14 +109,14 @@ def gelu(emit: Emitter, input: Value, approximate: str = "none") -> Value:
 
 
 def softplus(emit: Emitter, input: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    """log(1 + exp(x)); above the threshold x itself, which is the same in float32."""
+    """Write log(1 + exp(x)); above the threshold torch returns x, which is equal in float32."""
     if beta != 1 or threshold < 20:
-        raise emit.refuse("softplus with a beta or a threshold of its own cannot be written")
+        raise emit.refuse("softplus with a non-default beta or threshold is not supported")
     return emit.node("Softplus", [input])
 
 
 def glu(emit: Emitter, input: Value, dim: int = -1) -> Value:
-    """The first half by the sigmoid of the second."""
+    """Write the first half times the sigmoid of the second."""
     axis = dim % len(input.shape)
     half = input.shape[axis] // 2
     value = sliced(emit, input, [(axis, 0, half, 1)], emit.shape, "value")
@@ -125,11 +125,11 @@ def glu(emit: Emitter, input: Value, dim: int = -1) -> Value:
 
 
 def softmax(operator: str) -> Callable[..., Value]:
-    """Softmax or LogSoftmax along one dimension."""
+    """Return a handler of Softmax or LogSoftmax along one dimension."""
 
     def handler(emit: Emitter, input: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Value:
         if dim is None:
-            raise emit.refuse("softmax without a dimension cannot be written (pass dim)")
+            raise emit.refuse("softmax without a dimension is not supported (pass dim)")
         return emit.node(operator, [cast_to(emit, input, emit.dtype)], axis=dim % len(input.shape))
 
     return handler

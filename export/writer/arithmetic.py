@@ -1,4 +1,4 @@
-"""Arithmetic, activations, products and sums of tensors, as nodes of ONNX; one function for each operator."""
+"""ONNX handlers for arithmetic, matrix products, reductions and normalisations of tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Number = float | int
 
 
 def unary(operator: str) -> Callable[..., Value]:
-    """An operator of one input that both sides have."""
+    """Return a handler of a unary operator that torch and ONNX share."""
 
     def handler(emit: Emitter, input: Value, *, inplace: bool = False, out: None = None) -> Value:
         return emit.node(operator, [cast_to(emit, input, emit.dtype)])
@@ -45,8 +45,8 @@ def unary(operator: str) -> Callable[..., Value]:
 
 
 def add(emit: Emitter, input: Value | Number, other: Value | Number, *, alpha: Number = 1) -> Value:
-    """A sum."""
-    # sum() begins with 0 + x.
+    """Write a sum."""
+    # Python's sum() starts with 0 + x.
     for number, tensor in ((input, other), (other, input)):
         if isinstance(tensor, Value) and not isinstance(number, Value) and number == 0:
             return cast_to(emit, tensor, emit.dtype)
@@ -54,24 +54,24 @@ def add(emit: Emitter, input: Value | Number, other: Value | Number, *, alpha: N
 
 
 def subtract(emit: Emitter, input: Value | Number, other: Value | Number, *, alpha: Number = 1) -> Value:
-    """A difference."""
+    """Write a difference."""
     return emit.node("Sub", [_operand(emit, input), _scaled(emit, other, alpha)])
 
 
 def multiply(emit: Emitter, input: Value | Number, other: Value | Number) -> Value:
-    """A product, element by element."""
+    """Write an elementwise product."""
     return emit.node("Mul", [_operand(emit, input), _operand(emit, other)])
 
 
 def divide(emit: Emitter, input: Value | Number, other: Value | Number, *, rounding_mode: str | None = None) -> Value:
-    """A quotient."""
+    """Write a quotient."""
     if rounding_mode is not None or not emit.dtype.startswith("float"):
-        raise emit.refuse("division that rounds cannot be written")
+        raise emit.refuse("division with rounding is not supported")
     return emit.node("Div", [_operand(emit, input), _operand(emit, other)])
 
 
 def reverse(handler: Callable[..., Value]) -> Callable[..., Value]:
-    """The handler of an operator whose operands come the other way round."""
+    """Return a handler with swapped operands."""
 
     def reversed_(emit: Emitter, input: Value, other: Value | Number, **kwargs: Any) -> Value:
         return handler(emit, other, input, **kwargs)
@@ -80,19 +80,19 @@ def reverse(handler: Callable[..., Value]) -> Callable[..., Value]:
 
 
 def power(emit: Emitter, input: Value | Number, exponent: Value | Number) -> Value:
-    """A power; squares are products."""
+    """Write a power, or a product if the exponent is 2."""
     if not isinstance(exponent, Value) and exponent == 2:
         return multiply(emit, input, input)
     return emit.node("Pow", [_operand(emit, input), _operand(emit, exponent)])
 
 
 def rsqrt(emit: Emitter, input: Value) -> Value:
-    """1 / sqrt(x)."""
+    """Write 1 / sqrt(x)."""
     return emit.node("Div", [emit.constant(1.0), emit.node("Sqrt", [input], input.shape, part="root")])
 
 
 def matmul(emit: Emitter, input: Value, other: Value) -> Value:
-    """A matrix product."""
+    """Write a matrix product."""
     return emit.node("MatMul", [_operand(emit, input), _operand(emit, other)])
 
 
@@ -107,9 +107,9 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Value:
-    """softmax(q k' scale + mask) v."""
+    """Write softmax(q k' scale + mask) v."""
     if dropout_p or is_causal or enable_gqa or (attn_mask is not None and not attn_mask.dtype.startswith("float")):
-        raise emit.refuse("attention with dropout, a causal or boolean mask or shared heads cannot be written")
+        raise emit.refuse("attention with dropout, a causal or boolean mask, or grouped queries is not supported")
     rank = len(query.shape)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scaled = emit.node("Mul", [query, emit.constant(factor, "scale")], query.shape, part="query")
@@ -123,7 +123,7 @@ def attention(
 
 
 def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
-    """A sum over dimensions, as the mean times their number: from opset 13 on ReduceSum reads its axes as an input."""
+    """Write a sum over dimensions as a mean times a count: ReduceSum takes its axes as an input from opset 13."""
     dims = _dims(emit, input, dim)
     count = math.prod(input.shape[axis] for axis in dims)
     average = emit.node("ReduceMean", [cast_to(emit, input, emit.dtype)], part="mean", axes=dims, keepdims=int(keepdim))
@@ -131,7 +131,7 @@ def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, 
 
 
 def extremum(operator: str) -> Callable[..., Value | tuple[Value, ...]]:
-    """amax and amin, max and min: of all, over a dimension with its places, or of two tensors."""
+    """Return a handler of amax/amin and max/min: of a tensor, along a dimension with indices, or of two tensors."""
 
     def handler(emit: Emitter, input: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         other = kwargs.get("other", dim)
@@ -150,11 +150,11 @@ def extremum(operator: str) -> Callable[..., Value | tuple[Value, ...]]:
 
 
 def argmax(operator: str) -> Callable[..., Value]:
-    """The place of the largest or smallest along one dimension."""
+    """Return a handler of argmax or argmin along one dimension."""
 
     def handler(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
         if dim is None:
-            raise emit.refuse("argmax over all dimensions cannot be written (pass dim)")
+            raise emit.refuse("argmax over all dimensions is not supported (pass dim)")
         return emit.node(operator, [input], axis=dim % len(input.shape), keepdims=int(keepdim))
 
     return handler
@@ -168,7 +168,7 @@ def layer_norm(
     bias: Value | None = None,
     eps: float = 1e-5,
 ) -> Value:
-    """Mean 0 and variance 1 over the last dimensions."""
+    """Write layer normalisation over the last dimensions."""
     rank = len(input.shape)
     dims = list(range(rank - len(normalized_shape), rank))
     return _affine(emit, _standardised(emit, input, dims, eps, last=weight is None and bias is None), weight, bias)
@@ -182,7 +182,7 @@ def group_norm(
     bias: Value | None = None,
     eps: float = 1e-5,
 ) -> Value:
-    """Mean 0 and variance 1 within groups of channels."""
+    """Write group normalisation."""
     n, c, *rest = input.shape
     apart = reshaped(emit, input, (n, num_groups, c // num_groups * math.prod(rest)), "groups")
     level = reshaped(emit, _standardised(emit, apart, [2], eps), input.shape, "joined")
@@ -191,9 +191,9 @@ def group_norm(
 
 
 def instance_norm(emit: Emitter, module: Any, x: Value) -> Value:
-    """Mean 0 and variance 1 within each channel."""
+    """Write instance normalisation."""
     if module.track_running_stats:
-        raise emit.refuse("instance normalisation by running statistics cannot be written")
+        raise emit.refuse("instance normalisation with running statistics is not supported")
     channels = x.shape[1]
     gamma = torch.ones(channels) if module.weight is None else module.weight
     beta = torch.zeros(channels) if module.bias is None else module.bias
@@ -202,9 +202,9 @@ def instance_norm(emit: Emitter, module: Any, x: Value) -> Value:
 
 
 def normalize(emit: Emitter, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Value:
-    """x / max(|x|, eps)."""
+    """Write x / max(|x|, eps)."""
     if p != 2:
-        raise emit.refuse(f"normalize with p={p} cannot be written")
+        raise emit.refuse(f"normalize with p={p} is not supported")
     axis = dim % len(input.shape)
     shape = (*input.shape[:axis], 1, *input.shape[axis + 1 :])
     length = emit.node("ReduceL2", [input], shape, part="length", axes=[axis], keepdims=1)
@@ -227,7 +227,7 @@ def _dims(emit: Emitter, x: Value, dim: Size) -> list[int]:
     rank = len(x.shape)
     dims = sorted(d % rank for d in pair_or_more(dim)) or list(range(rank))
     if any(x.shape[axis] == FREE for axis in dims):
-        raise emit.refuse("a reduction over a free batch cannot be written")
+        raise emit.refuse("a reduction over a dynamic batch is not supported")
     return dims
 
 
@@ -253,5 +253,5 @@ def _affine(emit: Emitter, x: Value, weight: Value | None, bias: Value | None) -
 
 def _column(emit: Emitter, weights: Value, behind: int) -> Value:
     if weights.tensor is None:
-        raise emit.refuse("normalisation by computed weights cannot be written")
+        raise emit.refuse("normalisation with computed weights is not supported")
     return emit.weight(weights.name.rpartition(".")[2], weights.tensor.reshape(-1, *[1] * behind), object())

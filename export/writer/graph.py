@@ -1,6 +1,6 @@
-"""OnnxGraph: one ONNX model while it is being written.
+"""Build an ONNX model node by node.
 
-Everything is put straight into one ``ModelProto``: onnx's helpers copy every initialiser, which doubles the memory.
+Everything is written into a single ``ModelProto``: onnx's helpers copy every initializer, which doubles the memory.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from irepdeploy.onnx_graph.proto import distinct_name
 
 __all__ = ["BATCH", "FREE", "Emitter", "Normalisation", "OnnxGraph", "Value"]
 
-# A size that is free, and the name that a free batch has in the file.
+# A dynamic size, and the name of the dynamic batch dimension in the file.
 FREE = -1
 BATCH = "N"
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph: its name, its shape (`FREE` where the batch decides) and its numpy dtype by name.
+    """A tensor of the graph.
 
     Args:
-        tensor: its value, where it is a constant that is not in the file yet.
+        name: name in the file.
+        shape: sizes; `FREE` if a size depends on the batch.
+        dtype: name of its numpy dtype.
+        tensor: the value of a constant that is not in the file yet.
     """
 
     name: str
@@ -39,11 +42,13 @@ class Value:
 
 
 class OnnxGraph:
-    """A graph that grows node by node; every name in it is unique.
+    """An ONNX model under construction; every name in it is unique.
 
     Args:
-        name: the graph's name.
-        reserved: names that only inputs and outputs may have.
+        name: name of the graph.
+        opset: opset version.
+        ir_version: IR version of the file.
+        reserved: names of the inputs and outputs.
     """
 
     def __init__(self, name: str, *, opset: int, ir_version: int, reserved: Sequence[str]) -> None:
@@ -57,11 +62,11 @@ class OnnxGraph:
         self._batch: str | None = None
 
     def unique(self, name: str) -> str:
-        """`name`, with a number behind it where it is taken."""
+        """Return `name`, with a number appended if it is taken."""
         return distinct_name(name, self._names)
 
     def initializer(self, key: Hashable, name: str, tensor: torch.Tensor) -> str:
-        """Name of the initialiser that holds `tensor`; equal keys share one."""
+        """Return the name of the initializer of `tensor`; equal keys share an initializer."""
         if key not in self._initializers:
             array = tensor.detach().cpu().contiguous().numpy()
             self._initializers[key] = self.unique(name)
@@ -74,24 +79,24 @@ class OnnxGraph:
         return self._initializers[key]
 
     def name_of(self, value: Value) -> str:
-        """The name by which a node reads `value`; a constant comes into the file here."""
+        """Return the name of `value` in the file; a constant is written on first use."""
         if value.tensor is None:
             return value.name
         return self.initializer(("constant", id(value.tensor)), value.name, value.tensor)
 
     def node(self, operator: str, name: str, inputs: Sequence[str], attributes: Mapping[str, object]) -> str:
-        """Append a node and return the name of its output, which is the node's own."""
+        """Append a node and return the name of its output, which equals the name of the node."""
         name = self.unique(name)
         node = self.model.graph.node.add(op_type=operator, name=name, input=inputs, output=[name])
         node.attribute.extend(onnx.helper.make_attribute(key, attributes[key]) for key in sorted(attributes))
         return name
 
     def add_input(self, value: Value) -> None:
-        """Declare an input."""
+        """Declare an input of the model."""
         self.model.graph.input.append(_value_info(value))
 
     def stretched(self, value: Value) -> Value:
-        """A constant of one row, repeated for every row of a free batch."""
+        """Expand a constant of one row to the dynamic batch."""
         ends = [("starts", 0), ("ends", 1), ("axes", 0)]
         if self._batch is None:
             first = next(item for item in self.model.graph.input if item.type.tensor_type.shape.dim[0].dim_param)
@@ -104,7 +109,7 @@ class OnnxGraph:
         return replace(value, name=found, tensor=None)
 
     def finish(self, outputs: Mapping[str, Value], metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """Name the outputs, drop what nothing reads, and return the model."""
+        """Name the outputs, drop unused nodes and initializers, and return the model."""
         graph = self.model.graph
         named = {name: replace(value, name=self.name_of(value), tensor=None) for name, value in outputs.items()}
         produced = {node.output[0] for node in graph.node}
@@ -138,7 +143,7 @@ class OnnxGraph:
 
 
 class Normalisation(NamedTuple):
-    """A batch normalisation by its statistics; `key` says whose it is."""
+    """Statistics and weights of a batch normalisation; `key` identifies it."""
 
     mean: torch.Tensor
     var: torch.Tensor
@@ -150,12 +155,13 @@ class Normalisation(NamedTuple):
 
 @dataclass(frozen=True)
 class Emitter:
-    """What a handler writes one operator of the network with.
+    """Writes the nodes of one operator of the network; passed to its handler.
 
     Args:
+        graph: the model under construction.
         name: path of the module, or of the function within its module.
-        found: what the operator gives: a Value, or a tuple of them.
-        folded: the batch normalisations to fold into a convolution, in their order.
+        found: result of the operator: a Value, or a tuple of Values.
+        folded: batch normalisations to fold into a convolution, in order.
     """
 
     graph: OnnxGraph
@@ -165,17 +171,17 @@ class Emitter:
 
     @property
     def parts(self) -> tuple[Value, ...]:
-        """What the operator gives, one or several."""
+        """The results of the operator."""
         return self.found if isinstance(self.found, tuple) else (self.found,)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the operator's result, of the first where it gives several."""
+        """Shape of the first result."""
         return self.parts[0].shape
 
     @property
     def dtype(self) -> str:
-        """Its numpy dtype by name."""
+        """Name of the numpy dtype of the first result."""
         return self.parts[0].dtype
 
     def node(
@@ -188,35 +194,37 @@ class Emitter:
         type_of: str | None = None,
         **attributes: Any,
     ) -> Value:
-        """Append a node.
+        """Append a node and return its output.
 
         Args:
-            inputs: None is an input that is left out.
-            shape: where the result is not yet the operator's own.
-            part: what the node is within the operator, for its name.
-            type_of: dtype of the result, where it is not the operator's own.
+            operator: ONNX operator.
+            inputs: None omits an optional input.
+            shape: shape of the output, if not that of the whole operator.
+            part: suffix of the node's name, for an operator of several nodes.
+            type_of: dtype of the output, if not that of the whole operator.
+            attributes: ONNX attributes.
         """
         names = ["" if item is None else self.graph.name_of(item) for item in inputs]
         output = self.graph.node(operator, f"{self.name}.{part}" if part else self.name, names, attributes)
         return Value(output, self.shape if shape is None else shape, type_of or self.dtype)
 
     def weight(self, name: str, tensor: torch.Tensor, key: Hashable) -> Value:
-        """An initialiser ``<module path>.<name>``; equal keys share one."""
+        """Return an initializer ``<module path>.<name>``; equal keys share an initializer."""
         tensor = tensor.detach()
         found = self.graph.initializer(key, f"{self.name}.{name}", tensor)
         return Value(found, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
     def constant(self, value: float | Sequence[float] | torch.Tensor, name: str = "constant") -> Value:
-        """Numbers as an initialiser of the operator's dtype."""
+        """Return an initializer of the operator's dtype."""
         tensor = torch.as_tensor(value, dtype=getattr(torch, self.dtype))
         return self.weight(name, tensor, object())
 
     def ints(self, name: str, values: Sequence[int]) -> Value:
-        """Whole numbers as an initialiser: sizes, axes, indices."""
+        """Return an int64 initializer, such as sizes, axes or indices."""
         return self.weight(name, torch.tensor(list(values), dtype=torch.int64), object())
 
     def refuse(self, what: str) -> ModelError:
-        """The error for something that this writer has no ONNX for."""
+        """Return the error for an unsupported operator."""
         return ModelError(what, where=self.name)
 
 

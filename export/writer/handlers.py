@@ -1,7 +1,7 @@
-"""From an operator of torch to nodes of ONNX: which function writes which.
+"""The table of operators: which handler writes which function, method or module of torch.
 
-A handler takes an `Emitter` and the operator's own arguments, under the names that torch gives them; tensors arrive as
-`Value`. It returns the `Value` that the operator gives, or a tuple of them.
+A handler takes an `Emitter` and the arguments of the operator, named as in torch, with a `Value` for every tensor. It
+returns the resulting `Value`, or a tuple of them. To add an operator, write its handler and add one line to the table.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
 
 FUNCTIONS: dict[object, Handler] = {key: handler for handler, keys in _TABLE for key in keys}
 
-# Those that ask only for the shape of their result: their arguments may depend on the batch.
+# Operators that are written from the shape of their result alone: their arguments may depend on the batch.
 BY_SHAPE: set[object] = {key for handler, keys in _TABLE if handler in (shapes.reshape, shapes.expand) for key in keys}
 
 
@@ -122,7 +122,7 @@ def _same(emit: Any, module: Any, x: Value) -> Value:
 
 
 def _as_function(function: object, *names: str) -> Handler:
-    """A module that is a function of its input and of some of its attributes, in this order."""
+    """Return the handler of a module that applies `function` to its input and to these of its attributes."""
     handler = FUNCTIONS[function]
     return lambda emit, module, x: handler(emit, x, *(getattr(module, name) for name in names))
 
@@ -130,7 +130,7 @@ def _as_function(function: object, *names: str) -> Handler:
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 
-# Other modules of torch are traced through to the functions that they call.
+# All other modules of torch are traced into the functions they call.
 MODULES: dict[type[nn.Module], Handler] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), layers.conv),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.conv_transpose),
@@ -152,12 +152,12 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.Unflatten: _as_function(torch.flatten),
 }
 
-# What gives its input back in eval mode, so that a batch normalisation behind it can still be folded.
+# Identities in eval mode: a batch normalisation after one can still be folded.
 PASSED_THROUGH: set[object] = {nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, "contiguous"}
 
 
 def handler_of(target: object) -> Handler | None:
-    """The handler of a function or method; one that works in place has its sibling's."""
+    """Return the handler of a function or method; an in-place variant shares that of its counterpart."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if target not in FUNCTIONS and name.endswith("_") and not name.endswith("__"):
         return FUNCTIONS.get(name[:-1])
@@ -165,8 +165,8 @@ def handler_of(target: object) -> Handler | None:
 
 
 def supported() -> str:
-    """The operators that can be written, for messages."""
+    """Return the supported operators, for error messages."""
     functions = {key if isinstance(key, str) else getattr(key, "__name__", "") for key in FUNCTIONS}
-    # The functional max pooling is a dispatcher called fn.
+    # The function object of F.max_pool2d is a dispatcher named fn.
     names = {name for name in functions if name not in ("fn", "") and not name.startswith("_")} | {"max_pool2d"}
     return ", ".join([*sorted(kind.__name__ for kind in MODULES), *sorted(names)])

@@ -1,4 +1,4 @@
-"""Layers with weights as nodes of ONNX."""
+"""ONNX handlers for layers with weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def conv(emit: Emitter, module: Any, x: Value) -> Value:
-    """A convolution of any rank; padding other than zeros comes before it."""
+    """Write a convolution of any rank, after a Pad if its padding mode is not zeros."""
     if module.padding_mode != "zeros":
         mode = {"replicate": "edge"}.get(module.padding_mode, module.padding_mode)
         x = padded(emit, x, module._reversed_padding_repeated_twice, mode)
@@ -54,14 +54,14 @@ def conv_function(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Value:
-    """A convolution by a kernel that is no layer's own."""
+    """Write a functional convolution."""
     rank = len(weight.shape) - 2
     kernel, dilations = list(weight.shape[2:]), times(dilation, rank)
     pads = _conv_pads(padding if isinstance(padding, str) else times(padding, rank), kernel, dilations)
     if emit.folded:
         kernels, biases = weight.tensor, None if bias is None else bias.tensor
         if kernels is None or (bias is not None and biases is None):
-            raise emit.refuse("batch normalisation behind a convolution by a computed kernel cannot be written")
+            raise emit.refuse("batch normalisation after a convolution with a computed kernel is not supported")
         folded, shift = _fold(kernels, biases, emit.folded)
         assert shift is not None
         weight, bias = emit.weight("weight", folded, object()), emit.weight("bias", shift, object())
@@ -70,9 +70,9 @@ def conv_function(
 
 
 def conv_transpose(emit: Emitter, module: Any, x: Value, output_size: Any = None) -> Value:
-    """A transposed convolution."""
+    """Write a transposed convolution."""
     if output_size is not None:
-        raise emit.refuse("a transposed convolution with output_size cannot be written")
+        raise emit.refuse("a transposed convolution with output_size is not supported")
     inputs = [x, emit.weight("weight", module.weight, (id(module), "weight"))]
     if module.bias is not None:
         inputs.append(emit.weight("bias", module.bias, (id(module), "bias")))
@@ -91,13 +91,13 @@ def conv_transpose_function(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Value:
-    """A transposed convolution by a kernel that is no layer's own."""
+    """Write a functional transposed convolution."""
     inputs = [input, weight] if bias is None else [input, weight, bias]
     return _conv_transpose(emit, inputs, stride, padding, output_padding, groups, dilation)
 
 
 def batch_norm(emit: Emitter, module: Any, x: Value) -> Value:
-    """Batch normalisation by its running statistics."""
+    """Write batch normalisation with running statistics."""
     mean, var = module.running_mean, module.running_var
     if mean is None or var is None:
         raise emit.refuse("batch normalisation without running statistics depends on the batch")
@@ -115,7 +115,7 @@ def batch_norm_function(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Value:
-    """Batch normalisation whose statistics are no layer's own."""
+    """Write functional batch normalisation with running statistics."""
     given = [None if value is None else value.tensor for value in (running_mean, running_var, weight, bias)]
     if training or given[0] is None or given[1] is None:
         raise emit.refuse("batch normalisation without running statistics depends on the batch")
@@ -123,22 +123,22 @@ def batch_norm_function(
 
 
 def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
-    """A linear layer on the last dimension."""
+    """Write a linear layer on the last dimension."""
     key = id(module)
     bias = None if module.bias is None else (module.bias, (key, "bias"))
     return _linear(emit, x, module.weight, (key, "weight"), bias)
 
 
 def linear_function(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
-    """The same by weights that are no layer's own."""
+    """Write a functional linear layer."""
     if weight.tensor is None or (bias is not None and bias.tensor is None):
-        raise emit.refuse("a linear layer of computed weights cannot be written (use torch.matmul)")
+        raise emit.refuse("a linear layer with computed weights is not supported (use torch.matmul)")
     given = None if bias is None or bias.tensor is None else (bias.tensor, ("constant", id(bias.tensor)))
     return _linear(emit, input, weight.tensor, ("constant", id(weight.tensor)), given)
 
 
 def embedding(emit: Emitter, module: nn.Embedding, x: Value) -> Value:
-    """Rows of a table by their numbers."""
+    """Write an embedding lookup."""
     return emit.node("Gather", [emit.weight("weight", module.weight, (id(module), "weight")), x], axis=0)
 
 
@@ -189,7 +189,7 @@ def _conv_pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> 
 def _fold(
     weight: torch.Tensor, bias: torch.Tensor | None, bns: Sequence[Normalisation]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Kernel and bias with the batch normalisations in them: in float64, rounded once."""
+    """Fold batch normalisations into a kernel and bias, in float64 and rounded once."""
     if not bns:
         return weight, bias
     kernel, shift = weight.detach().double(), _wide(bias)
@@ -222,7 +222,7 @@ def _batch_norm(
     key: object,
 ) -> Value:
     if len(x.shape) != 4:
-        # Beside maps, parsers differ on what the operator takes.
+        # Parsers disagree on BatchNormalization of inputs other than 4-D.
         scale, shift = (
             part.reshape(-1, *[1] * (len(x.shape) - 2)).to(var.dtype)
             for part in _scale_shift(mean, var, gamma, beta, eps)

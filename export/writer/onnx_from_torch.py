@@ -1,7 +1,7 @@
-"""Write a network as ONNX, from the operators that it calls.
+"""Write a network as ONNX from a torch.fx trace.
 
-torch's own exporter ignores the opset asked for, renames what it folds and may write a second file; what convolutional
-networks are made of is written here node by node, with the names of the module tree.
+torch's dynamo exporter writes opset 18 or later and rarely converts to the opset requested, which Jetson boards need;
+docs/design-decisions.md compares the two. Nodes and weights are named after the module tree.
 """
 
 from __future__ import annotations
@@ -42,62 +42,63 @@ def onnx_from_torch(
     ir_version: int = 8,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The ONNX model of a network in eval mode.
+    """Write a network in eval mode as an ONNX model.
 
-    A batch normalisation whose input is one convolution that nothing else reads is folded into it, in float64 and
-    rounded once. Nodes are named as the module tree (``layer1.0.conv1``), weights after their node
-    (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
+    A batch normalisation that is the only consumer of a convolution is folded into it, in float64 and rounded once.
+    Nodes are named after the module tree (``layer1.0.conv1``), weights after their node (``layer1.0.conv1.weight``).
+    The same network gives the same bytes (`serialized`).
 
     Args:
-        model: made of the operators in `handlers`; RepBlocks must have been fused.
-        inputs: name, shape with the batch and dtype of each input, in the order of ``forward``. A first size of None is
-            a free batch, called N in the file; every other size is static.
-        outputs: names of what ``forward`` returns, in its order, tuples, lists and mappings flattened, None left out;
-            default: "output" for one tensor, the keys of a mapping of tensors, else out_0, out_1, ...
-        opset: 13 to 17: between them nothing that is written here changed.
-        metadata: written into ``metadata_props``.
+        model: a network of the operators in `handlers`, without RepBlocks.
+        inputs: name, shape and dtype of each input, in the order of ``forward``. A first size of None is a dynamic
+            batch, called N in the file; every other size is static.
+        outputs: names of the tensors ``forward`` returns, in order, with tuples, lists and mappings flattened and None
+            omitted; default: "output" for one tensor, the keys of a mapping, else out_0, out_1, ...
+        opset: 13 to 17; the operators written here did not change between them.
+        ir_version: IR version of the file.
+        metadata: entries of ``metadata_props``.
 
     Raises:
-        InputError: a free size that is not the batch, or an opset outside 13 to 17.
-        ModelError: train mode, an operator that cannot be written, a ``forward`` that cannot be traced or does not take
-            these inputs, or one whose shapes hold the batch where it must be free.
+        InputError: a dynamic size is not the batch, or the opset is not 13 to 17.
+        ModelError: the network is in train mode, has an unsupported operator, cannot be traced with these inputs, or
+            depends on the size of a dynamic batch.
     """
     if not 13 <= opset <= 17:
-        raise InputError(f"opset {opset} cannot be written here", hint="13 to 17")
+        raise InputError(f"expected an opset from 13 to 17, got {opset}")
     refuse_what_never_works(model)
     shapes = [_shape(spec) for spec in inputs]
     trace = trace_network(model, shapes, [getattr(torch, spec.dtype) for spec in inputs], frozenset(MODULES))
     names = _output_names(trace, outputs, type(model).__name__)
     if {spec.name for spec in inputs} & set(names):
-        raise InputError(f"an input and an output of one name: {', '.join(names)}", where=type(model).__name__)
+        raise InputError(f"an input and an output have the same name: {', '.join(names)}", where=type(model).__name__)
     graph = OnnxGraph(
         type(model).__name__, opset=opset, ir_version=ir_version, reserved=[*(spec.name for spec in inputs), *names]
     )
     results = _emit(graph, trace, inputs)
     for name, result in zip(names, results, strict=True):
         if FREE in result.shape[1:]:
-            raise ModelError("its shape depends on the batch beyond its first size", where=f"output {name!r}")
+            raise ModelError("its shape depends on the batch beyond its first dimension", where=f"output {name!r}")
     return graph.finish(dict(zip(names, results, strict=True)), metadata or {})
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of `model`, always the same."""
+    """Serialize `model` deterministically."""
     return model.SerializeToString(deterministic=True)
 
 
 def refuse_what_never_works(model: nn.Module) -> None:
-    """Raise ModelError for a network that is in train mode or has branches, by whatever way it would be written."""
+    """Raise ModelError for a network that no exporter may write: in train mode, or with branches."""
     for name, module in model.named_modules():
         if module.training:
             raise ModelError(
                 "the network is in train mode", where=name or type(module).__name__, hint="call model.eval()"
             )
         if isinstance(module, RepBlock):
-            raise ModelError("branches cannot be written as ONNX", where=name, hint="fuse first: irepdeploy.fuse(net)")
+            raise ModelError("branches cannot be exported to ONNX", where=name, hint="fuse first: irepdeploy.fuse(net)")
 
 
 def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[Value]:
-    """Write every node and return what the network returns."""
+    """Write every node and return the outputs of the network."""
     values: dict[torch.fx.Node, Any] = {}
     folds = _foldable(trace)
     folded = {bn for bns in folds.values() for bn in bns}
@@ -120,10 +121,10 @@ def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[
             values[node] = result = _write(graph, trace, node, values, tuple(folds.get(node, {}).values()))
             for other, same in trace.mutated.get(node, ()):
                 if same:
-                    # Whoever reads the old tensor after an operator that works in place reads the new one.
+                    # Later readers of a tensor that is changed in place read the result.
                     values[other] = result
                 elif any(trace.nodes.index(user) > position for user in other.users):
-                    raise ModelError("a tensor is changed in place through a view of it", where=_name(node, trace))
+                    raise ModelError("a tensor is changed in place through a view", where=_name(node, trace))
     raise ModelError("the network returns nothing")
 
 
@@ -142,18 +143,18 @@ def _write(
     handler = handler_of(node.target) if module is None else MODULES.get(type(module))
     if handler is None:
         kind = _operator_name(node.target) if module is None else type(module).__name__
-        raise ModelError(f"operator {kind} cannot be written as ONNX", where=name, hint=f"can be: {supported()}")
+        raise ModelError(f"operator {kind} is not supported", where=name, hint=f"supported: {supported()}")
     if node.target not in BY_SHAPE and any(item is VARYING for item in _items((args, kwargs))):
         raise ModelError("its arguments depend on the batch", where=name, hint="export a static batch")
     emit = Emitter(graph, name, found, folded)
     try:
         return handler(emit, *args, **kwargs) if module is None else handler(emit, module, *args, **kwargs)
     except TypeError as error:
-        raise ModelError(f"these arguments cannot be written as ONNX: {error}", where=name) from error
+        raise ModelError(f"unsupported arguments: {error}", where=name) from error
 
 
 def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:
-    """The batch normalisations behind each convolution that nothing else reads."""
+    """Return the batch normalisations that can be folded into each convolution."""
     found = {}
     for conv in trace.nodes:
         if type(trace.module_of(conv)) not in _CONVOLUTIONS and conv.target not in _CONV_FUNCTIONS:
@@ -173,7 +174,7 @@ def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisa
 
 
 def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
-    """The batch normalisation, a module or a function, that a node is."""
+    """Return the batch normalisation of a node, or None for another operator."""
     module: Any = trace.module_of(node)
     if type(module) in _BATCH_NORMS and module.running_var is not None:
         return Normalisation(
@@ -200,7 +201,7 @@ def _input(graph: OnnxGraph, spec: TensorSpec, found: Value) -> Value:
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     if None in spec.shape[1:]:
-        raise InputError(f"input {spec} has a free size", hint="only the batch, its first size, may be free")
+        raise InputError(f"input {spec} has a dynamic size", hint="only the batch, the first dimension, may be dynamic")
     return tuple(FREE if size is None else size for size in spec.shape)
 
 
@@ -210,27 +211,33 @@ def _output_names(trace: Trace, names: Sequence[str] | None, where: str) -> list
 
 
 def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:
-    """Names for the tensors in what a network returned, which are of type `kind`.
+    """Return the names of the tensors that a network returned.
+
+    Args:
+        returned: what the network returned, nested or not.
+        kind: type of a tensor in it.
+        names: names to use, if any.
+        where: the network, for error messages.
 
     Raises:
-        InputError: names given that are not distinct.
-        ModelError: there is something beside tensors, or `names` are not as many.
+        InputError: `names` are not distinct.
+        ModelError: `returned` contains something other than tensors, or the number of names differs.
     """
     tensors = list(flattened(returned))
     if not tensors or not all(isinstance(item, kind) for item in tensors):
-        raise ModelError("the network returns something that is no tensor, nor tensors", where=where)
+        raise ModelError("expected the network to return tensors only", where=where)
     if names is None:
         if isinstance(returned, Mapping) and all(isinstance(item, kind) for item in returned.values()):
             return _distinct([re.sub(r"\W", "_", str(key)) for key in returned])
         return ["output"] if len(tensors) == 1 else [f"out_{index}" for index in range(len(tensors))]
     if len(tensors) != len(names):
         raise ModelError(
-            f"the network gives {len(tensors)} outputs, and {len(names)} are named: {', '.join(names)}",
+            f"the network has {len(tensors)} outputs, got {len(names)} names: {', '.join(names)}",
             where=where,
             hint="irepdeploy.reparam.origin.set_origin(net, output_names=(...)) names them",
         )
     if len(set(names)) != len(names):
-        raise InputError(f"names of outputs that are not distinct: {', '.join(names)}", where=where)
+        raise InputError(f"the output names are not distinct: {', '.join(names)}", where=where)
     return list(names)
 
 
@@ -251,11 +258,11 @@ def _items(args: Any) -> Iterator[Any]:
 
 
 def _name(node: torch.fx.Node, trace: Trace) -> str:
-    """Path of the module, or of the module that a function is called in and the function's name."""
+    """Return the path of a module, or the path of the calling module and the name of a function."""
     if node.op == "call_module":
         return str(node.target)
     scope = _scope(node, trace)
-    # A module of torch's own is one function: nothing is told by naming it again.
+    # A module of torch calls a single function, whose name would add nothing.
     inner = trace.modules.get(scope.rstrip(".")) if scope else None
     return scope.rstrip(".") if inner is not None and _is_function(inner) else f"{scope}{_operator_name(node.target)}"
 

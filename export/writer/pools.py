@@ -1,4 +1,4 @@
-"""Pooling and means as nodes of ONNX."""
+"""ONNX handlers for pooling and means."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "me
 
 
 def mean(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
-    """The mean over some dimensions; over height and width it is global pooling."""
+    """Write a mean; over height and width it is global average pooling."""
     rank = len(input.shape)
     dims = sorted(d % rank for d in pair_or_more(dim)) or list(range(rank))
     if dtype is not None or (0 in dims and input.shape[0] == FREE):
-        raise emit.refuse("a mean over a free batch, or to another dtype, cannot be written")
+        raise emit.refuse("a mean over a dynamic batch or with a dtype is not supported")
     if rank == 4 and dims == [2, 3]:
-        # Pooling is what every parser knows best.
+        # Every parser supports pooling.
         pooled = emit.node("GlobalAveragePool", [input], (*input.shape[:2], 1, 1))
         return pooled if keepdim else flat(emit, pooled)
-    # Its axes are an attribute below opset 18, where they become an input that TensorRT 8 does not read.
+    # The axes are an attribute before opset 18, then an input that TensorRT 8 does not support.
     return emit.node("ReduceMean", [input], axes=dims, keepdims=int(keepdim))
 
 
@@ -36,9 +36,9 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value:
-    """Max pooling; a window that ceil_mode adds reaches into padding, which never wins."""
+    """Write max pooling; windows that ceil_mode adds reach into padding, which is never the maximum."""
     if return_indices:
-        raise emit.refuse("max pooling that returns indices cannot be written")
+        raise emit.refuse("max pooling with indices is not supported")
     rank = len(input.shape) - 2
     window = _Window(emit, input, kernel_size, stride, padding, times(dilation, rank))
     # AveragePool has no dilations.
@@ -55,22 +55,20 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    """Average pooling."""
+    """Write average pooling."""
     if divisor_override is not None:
-        raise emit.refuse("average pooling with divisor_override cannot be written")
+        raise emit.refuse("average pooling with divisor_override is not supported")
     window = _Window(emit, input, kernel_size, stride, padding, [1] * (len(input.shape) - 2))
     if not any(window.padding):
-        # Then torch counts what lies in the map, which is all there is to count unless ceil_mode adds a window.
+        # Without padding, torch counts pixels of the map only; this matters if ceil_mode adds a window.
         count_include_pad = not any(window.added)
     elif count_include_pad and any(window.added):
-        raise emit.refuse(
-            f"padded average pooling with ceil_mode=True cannot be written for a map of {input.shape[2:]}"
-        )
+        raise emit.refuse(f"padded average pooling with ceil_mode=True is not supported for a map of {input.shape[2:]}")
     return emit.node("AveragePool", [input], **window.attributes(), count_include_pad=int(count_include_pad))
 
 
 def adaptive_avg_pool(emit: Emitter, input: Value, output_size: Size) -> Value:
-    """Pooling to a size: global, regular, or by products with two matrices."""
+    """Write adaptive average pooling: global, regular, or as products with two matrices."""
     sizes, extents = emit.shape[2:], input.shape[2:]
     if set(sizes) == {1}:
         return emit.node("GlobalAveragePool", [input])
@@ -78,7 +76,7 @@ def adaptive_avg_pool(emit: Emitter, input: Value, output_size: Size) -> Value:
         window = [extent // size for extent, size in zip(extents, sizes, strict=True)]
         return emit.node("AveragePool", [input], kernel_shape=window, strides=window)
     if len(sizes) > 2:
-        raise emit.refuse(f"adaptive average pooling from {extents} to {sizes} is not a regular pooling")
+        raise emit.refuse(f"irregular adaptive average pooling from {extents} to {sizes} is not supported")
     *down, across = (_averages(extent, size) for extent, size in zip(extents, sizes, strict=True))
     shape = (*input.shape[:-1], sizes[-1])
     inputs = [input, emit.constant(across.T.contiguous(), "columns")]
@@ -87,10 +85,10 @@ def adaptive_avg_pool(emit: Emitter, input: Value, output_size: Size) -> Value:
 
 
 def adaptive_max_pool(emit: Emitter, input: Value, output_size: Size, return_indices: bool = False) -> Value:
-    """Max pooling to a size."""
+    """Write global or regular adaptive max pooling."""
     sizes, extents = emit.shape[2:], input.shape[2:]
     if return_indices or any(extent % size for extent, size in zip(extents, sizes, strict=True)):
-        raise emit.refuse(f"adaptive max pooling from {extents} to {sizes} is not a regular pooling")
+        raise emit.refuse(f"irregular adaptive max pooling from {extents} to {sizes} is not supported")
     if set(sizes) == {1}:
         return emit.node("GlobalMaxPool", [input])
     window = [extent // size for extent, size in zip(extents, sizes, strict=True)]
@@ -98,25 +96,25 @@ def adaptive_max_pool(emit: Emitter, input: Value, output_size: Size, return_ind
 
 
 def times(value: Any, rank: int) -> list[int]:
-    """`value` for every spatial dimension."""
+    """Return `value` for every spatial dimension."""
     items = [int(value)] if isinstance(value, int) else [int(item) for item in value]
     return items * rank if len(items) == 1 else items
 
 
 def pair_or_more(value: Size) -> list[int]:
-    """`value` as a list."""
+    """Return `value` as a list."""
     return [value] if isinstance(value, int) else list(value or ())
 
 
 class _Window:
-    """The window of a pooling, with what torch's ceil_mode adds to the padding behind the map."""
+    """A pooling window, with the end padding that torch's ceil_mode adds."""
 
     def __init__(
         self, emit: Emitter, x: Value, kernel_size: Size, stride: Size, padding: Size, dilation: list[int]
     ) -> None:
         rank = len(dilation)
         if len(x.shape) != rank + 2 or FREE in x.shape[1:]:
-            raise emit.refuse(f"pooling of a tensor of shape {x.shape} cannot be written")
+            raise emit.refuse(f"pooling of a tensor of shape {x.shape} is not supported")
         self.kernel, self.padding, self.dilation = times(kernel_size, rank), times(padding, rank), dilation
         self.stride = self.kernel if stride in (None, []) else times(stride, rank)
         self.added = []
@@ -131,7 +129,7 @@ class _Window:
 
 
 def _averages(extent: int, size: int) -> torch.Tensor:
-    """(size, extent): row i holds 1/n at the n positions of window i, as torch cuts them."""
+    """Return (size, extent): row i has 1/n at the n positions of window i."""
     matrix = torch.zeros(size, extent)
     for index in range(size):
         start, stop = index * extent // size, -(-(index + 1) * extent // size)

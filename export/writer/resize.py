@@ -1,4 +1,4 @@
-"""Maps made larger and smaller: padding, cropping, resizing."""
+"""ONNX handlers for padding, cropping and resizing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["interpolate", "pad", "padded"]
 
 
 def pad(emit: Emitter, input: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
-    """Padding, negative sizes of which cut."""
+    """Write padding; negative sizes crop."""
     modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "circular"}
     return padded(emit, input, list(pad), modes[mode], value or 0.0, final=True)
 
@@ -25,7 +25,7 @@ def pad(emit: Emitter, input: Value, pad: Sequence[int], mode: str = "constant",
 def padded(
     emit: Emitter, x: Value, pads: Sequence[int], mode: str, value: float = 0.0, *, final: bool = False
 ) -> Value:
-    """`x` with `pads` around it: before and behind, the last dimension first, as torch has them."""
+    """Pad `x` by (before, after) pairs, last dimension first, as in torch."""
     rank, name = len(x.shape), "" if final else "pad"
     around = [(pads[2 * i], pads[2 * i + 1]) for i in range(len(pads) // 2)]
     before, behind, cuts = [0] * rank, [0] * rank, []
@@ -35,7 +35,7 @@ def padded(
         if (low < 0 or high < 0) and mode != "circular":
             cuts.append((axis, max(-low, 0), min(high, 0) or END, 1))
         if x.shape[axis] == FREE and (low or high):
-            raise emit.refuse("padding of the batch cannot be written")
+            raise emit.refuse("padding of the batch is not supported")
     shape = list(x.shape)
     for axis, start, stop, _ in cuts:
         shape[axis] -= start + (0 if stop == END else -stop)
@@ -61,9 +61,9 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Value:
-    """Nearest and bilinear resizing of maps, in a form that TensorRT 8.5 takes."""
+    """Write nearest or bilinear resizing in a form that TensorRT 8.5 supports."""
     if mode not in ("nearest", "bilinear") or antialias or len(input.shape) != 4 or FREE in input.shape[1:]:
-        raise emit.refuse(f"resizing by {mode}{' with antialias' if antialias else ''} cannot be written")
+        raise emit.refuse(f"{mode} resizing{' with antialias' if antialias else ''} is not supported")
     old, new = input.shape[2:], emit.shape[2:]
     factors = [b / a for a, b in zip(old, new, strict=True)]
     if scale_factor is not None and not recompute_scale_factor:
@@ -81,7 +81,7 @@ def _nearest(emit: Emitter, x: Value, factors: Sequence[float]) -> Value:
         return _resize(
             emit, x, factors, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
-    # Where the factor is no whole number, runtimes round positions differently: the rows are named instead.
+    # Runtimes round positions differently for a fractional factor, so gather the rows by index.
     for axis, (a, b, factor) in enumerate(zip(old, new, factors, strict=True), 2):
         places = torch.arange(a, dtype=torch.float32).reshape(1, 1, a)
         if math.isclose(factor, b / a, rel_tol=1e-12):
@@ -99,14 +99,14 @@ def _resize(emit: Emitter, x: Value, factors: Sequence[float], **attributes: Any
     exact = all(float(np.float32(factor)) == factor for factor in factors)
     by_size = all(factor == b / a for factor, a, b in zip(factors, x.shape[2:], emit.shape[2:], strict=True))
     if not exact and by_size and FREE not in x.shape:
-        # Sizes say exactly what scales in float32 can only come near.
+        # Sizes are exact where float32 scales are not.
         return emit.node("Resize", [x, None, None, emit.ints("sizes", emit.shape)], **attributes)
     scales = [_scale(factor, old, new) for factor, old, new in zip(factors, x.shape[2:], emit.shape[2:], strict=True)]
     return emit.node("Resize", [x, None, emit.constant([1.0, 1.0, *scales], "scales")], **attributes)
 
 
 def _scale(factor: float, old: int, new: int) -> float:
-    """The float32 by which `old` becomes `new`: runtimes round down, some in float32 and some in float64."""
+    """Return a float32 scale from `old` to `new` when rounded down in float32 or in float64, as runtimes do."""
     scale = np.float32(factor)
     while math.floor(old * float(scale)) < new or math.floor(np.float32(old) * scale) < new:
         scale = np.nextafter(scale, np.float32(np.inf))

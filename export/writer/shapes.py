@@ -1,4 +1,4 @@
-"""What moves, cuts, joins and stretches tensors, as nodes of ONNX; right for any batch where the batch is free."""
+"""ONNX handlers for reshaping, slicing, joining and expanding tensors, correct for any size of a dynamic batch."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ END = 2**63 - 1
 
 
 def unchanged(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    """What gives its input back."""
+    """Write nothing and return the input."""
     return input
 
 
 def cast(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    """Another dtype, or another device or layout, which ONNX does not have."""
+    """Write a conversion to another dtype; devices and layouts do not exist in ONNX."""
     return cast_to(emit, input, emit.dtype)
 
 
 def cast_to(emit: Emitter, x: Value, dtype: str) -> Value:
-    """`x` as another dtype."""
+    """Cast `x` to a dtype."""
     if x.dtype == dtype:
         return x
     import onnx
@@ -64,21 +64,21 @@ def cast_to(emit: Emitter, x: Value, dtype: str) -> Value:
 
 
 def reshape(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    """Every operator that only writes its input's sizes anew; they are known."""
+    """Write any operator that only changes the shape, which the trace knows."""
     return reshaped(emit, input, emit.shape)
 
 
 def flat(emit: Emitter, x: Value) -> Value:
-    """`x` in the shape of the result."""
+    """Reshape `x` to the shape of the result."""
     return reshaped(emit, x, emit.shape)
 
 
 def reshaped(emit: Emitter, x: Value, shape: tuple[int, ...], part: str = "") -> Value:
-    """`x` in another shape. The one free size is copied where it is the batch, else computed."""
+    """Reshape `x`; a dynamic size is copied if it is the batch, else inferred."""
     if x.shape == shape and shape.count(FREE) < 2:
         return x
     if shape.count(FREE) > 1:
-        raise emit.refuse(f"a reshape to {_text(shape)} has more than one size that depends on the batch")
+        raise emit.refuse(f"a reshape to {_text(shape)} has more than one dynamic size")
     kept = bool(shape) and bool(x.shape) and math.prod(shape[1:]) == math.prod(x.shape[1:])
     if kept and len(shape) == 2 and FREE not in shape[1:]:
         return emit.node("Flatten", [x], shape, part=part, axis=1)
@@ -89,13 +89,13 @@ def reshaped(emit: Emitter, x: Value, shape: tuple[int, ...], part: str = "") ->
 
 
 def permute(emit: Emitter, input: Value, *dims: Any, **kwargs: Any) -> Value:
-    """Dimensions in another order."""
+    """Write a permutation of dimensions."""
     given = kwargs.get("dims", dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims)
     return transposed(emit, input, [dim % len(input.shape) for dim in given])
 
 
 def transpose(emit: Emitter, input: Value, dim0: int = 0, dim1: int = 1, **kwargs: int) -> Value:
-    """Two dimensions exchanged."""
+    """Write a transposition of two dimensions."""
     rank = len(input.shape)
     if rank < 2:
         return input
@@ -106,31 +106,31 @@ def transpose(emit: Emitter, input: Value, dim0: int = 0, dim1: int = 1, **kwarg
 
 
 def attribute_of(emit: Emitter, input: Value, name: str) -> Value:
-    """``x.T``, ``x.mT``, ``x.data``."""
+    """Write ``x.T``, ``x.mT`` or ``x.data``."""
     if name == "data":
         return input
     if name in ("T", "mT"):
         order = list(range(len(input.shape)))
         return transposed(emit, input, order[::-1] if name == "T" else [*order[:-2], order[-1], order[-2]])
-    raise emit.refuse(f"attribute {name} of a tensor cannot be written")
+    raise emit.refuse(f"attribute {name} of a tensor is not supported")
 
 
 def transposed(emit: Emitter, x: Value, order: Sequence[int], part: str = "") -> Value:
-    """`x` with its dimensions in this order."""
+    """Transpose `x` to this order of dimensions."""
     if list(order) == list(range(len(x.shape))):
         return x
     return emit.node("Transpose", [x], tuple(x.shape[axis] for axis in order), part=part, perm=list(order))
 
 
 def cat(emit: Emitter, tensors: Sequence[Value], dim: int = 0, **kwargs: int) -> Value:
-    """Tensors one behind the other; empty ones are left out, as torch does."""
+    """Write a concatenation, ignoring empty tensors as torch does."""
     axis = kwargs.get("axis", dim) % len(emit.shape)
     parts = [cast_to(emit, tensor, emit.dtype) for tensor in tensors if tensor.shape != (0,)]
     return parts[0] if len(parts) == 1 else emit.node("Concat", parts, axis=axis)
 
 
 def stack(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
-    """Tensors beside each other in a dimension of their own."""
+    """Write a concatenation along a new dimension."""
     axis = dim % len(emit.shape)
     shape = (*emit.shape[:axis], 1, *emit.shape[axis + 1 :])
     parts = [reshaped(emit, cast_to(emit, tensor, emit.dtype), shape, f"part{i}") for i, tensor in enumerate(tensors)]
@@ -138,13 +138,13 @@ def stack(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 
 def split(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
-    """chunk, split, tensor_split: one slice for each part; those that nothing reads are not written."""
+    """Write chunk, split or tensor_split as slices; unused slices are dropped later."""
     rank = len(input.shape)
     axes = [axis for axis in range(rank) if any(part.shape[axis] != input.shape[axis] for part in emit.parts)]
     if len(emit.parts) == 1:
         return (input,)
     if len(axes) != 1 or input.shape[axes[0]] == FREE:
-        raise emit.refuse("a split of the batch cannot be written")
+        raise emit.refuse("splitting the batch is not supported")
     axis, start, found = axes[0], 0, []
     for part in emit.parts:
         stop = start + part.shape[axis]
@@ -154,22 +154,22 @@ def split(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> tuple[Value
 
 
 def unbind(emit: Emitter, input: Value, dim: int = 0) -> tuple[Value, ...]:
-    """The slices of a dimension, without it."""
+    """Write the slices along a dimension, without that dimension."""
     axis = dim % len(input.shape)
     if input.shape[axis] == FREE:
-        raise emit.refuse("a split of the batch cannot be written")
+        raise emit.refuse("splitting the batch is not supported")
     shape = (*input.shape[:axis], 1, *input.shape[axis + 1 :])
     cut = [sliced(emit, input, [(axis, i, i + 1, 1)], shape, "cut") for i in range(len(emit.parts))]
     return tuple(reshaped(emit, part, emit.shape) for part in cut)
 
 
 def getitem(emit: Emitter, input: Value, index: Any) -> Value:
-    """``x[...]`` with numbers, slices, None and an ellipsis."""
+    """Write ``x[...]`` with integers, slices, None and an ellipsis."""
     items = list(index) if isinstance(index, tuple) else [index]
     if not all(item is None or item is ... or isinstance(item, int | slice) for item in items) or any(
         isinstance(item, bool) for item in items
     ):
-        raise emit.refuse("indexing by a tensor or a list cannot be written")
+        raise emit.refuse("indexing by a tensor or a list is not supported")
     real = sum(item is not None and item is not ... for item in items)
     if ... not in items:
         items.append(...)
@@ -197,7 +197,7 @@ def getitem(emit: Emitter, input: Value, index: Any) -> Value:
 def sliced(
     emit: Emitter, x: Value, cuts: Sequence[tuple[int, int, int, int]], shape: tuple[int, ...], part: str = ""
 ) -> Value:
-    """`x` cut by (axis, start, stop, step)."""
+    """Slice `x` by (axis, start, stop, step)."""
     if not cuts:
         return x
     axes, starts, stops, steps = (list(column) for column in zip(*cuts, strict=True))
@@ -208,20 +208,20 @@ def sliced(
 
 
 def expand(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
-    """Sizes of 1 stretched."""
+    """Write a broadcast of dimensions of size 1."""
     missing = len(emit.shape) - len(input.shape)
     before = (1,) * missing + input.shape
     if before == emit.shape and emit.shape.count(FREE) < 2:
         return reshaped(emit, input, before)
     if any(size == FREE and old != FREE for size, old in zip(emit.shape, before, strict=True)):
-        raise emit.refuse("a tensor stretched to a free batch cannot be written")
-    # A size of 1 leaves the input's own, whatever it is.
+        raise emit.refuse("expanding a tensor to a dynamic batch is not supported")
+    # A size of 1 keeps the size of the input.
     sizes = [1 if size == old else size for size, old in zip(emit.shape, before, strict=True)]
     return emit.node("Expand", [input, emit.ints("shape", sizes)])
 
 
 def repeat(emit: Emitter, input: Value, *sizes: Any, **kwargs: Any) -> Value:
-    """A tensor many times over."""
+    """Write a repetition of a tensor."""
     given = kwargs.get("repeats", kwargs.get("dims", sizes[0] if len(sizes) == 1 else sizes))
     times = list(given) if isinstance(given, Sequence) else [given]
     missing = len(times) - len(input.shape)
@@ -232,10 +232,10 @@ def repeat(emit: Emitter, input: Value, *sizes: Any, **kwargs: Any) -> Value:
 
 
 def roll(emit: Emitter, input: Value, shifts: Any = None, dims: Any = None) -> Value:
-    """A tensor whose end comes first."""
+    """Write a cyclic shift as slices and a concatenation."""
     pairs = [([one] if isinstance(one, int) else list(one or ())) for one in (shifts, dims)]
     if not pairs[1] or any(input.shape[axis] == FREE for axis in pairs[1]):
-        raise emit.refuse("a roll without dimensions, or of the batch, cannot be written")
+        raise emit.refuse("a roll without dimensions or along the batch is not supported")
     x = input
     for shift, axis in zip(*pairs, strict=True):
         axis %= len(x.shape)
@@ -249,12 +249,12 @@ def roll(emit: Emitter, input: Value, shifts: Any = None, dims: Any = None) -> V
 
 
 def pixel_shuffle(emit: Emitter, input: Value, upscale_factor: int) -> Value:
-    """Channels to space, the channel first: (N, C r r, H, W) to (N, C, H r, W r)."""
+    """Write (N, C r r, H, W) to (N, C, H r, W r)."""
     return emit.node("DepthToSpace", [input], blocksize=upscale_factor, mode="CRD")
 
 
 def pixel_unshuffle(emit: Emitter, input: Value, downscale_factor: int) -> Value:
-    """Its inverse, which ONNX has only the other way round."""
+    """Write the inverse of pixel_shuffle; the order of channels of SpaceToDepth differs."""
     n, c, h, w = input.shape
     r = downscale_factor
     apart = reshaped(emit, input, (n, c, h // r, r, w // r, r), "apart")
@@ -262,7 +262,7 @@ def pixel_unshuffle(emit: Emitter, input: Value, downscale_factor: int) -> Value
 
 
 def channel_shuffle(emit: Emitter, input: Value, groups: int) -> Value:
-    """Channels of the groups in turn."""
+    """Write a channel shuffle."""
     n, c, *rest = input.shape
     apart = reshaped(emit, input, (n, groups, c // groups, *rest), "apart")
     order = [0, 2, 1, *range(3, 3 + len(rest))]

@@ -1,4 +1,4 @@
-"""What torch's exporters leave in an ONNX file that does not belong there, mended in place."""
+"""Clean up the ONNX models that torch's exporters write."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["tidy"]
 
 
 def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
-    """Constants become initialisers, batch normalisation is folded, names are made distinct, paths go.
+    """Turn constants into initializers, fold batch normalisation, make names distinct and remove paths, in place.
 
     Args:
-        ir_version: the highest that may be written; nothing that an exporter writes needs a higher one.
-        prefix: module that the network was wrapped in, to be taken out of the names.
+        model: a model written by an exporter.
+        ir_version: IR version to write; no exporter uses features of a later one.
+        prefix: name of the module that wraps the network, removed from the names.
     """
     model.ir_version = ir_version
     model.doc_string = ""
@@ -27,7 +28,7 @@ def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
         graph.doc_string = ""
         del graph.value_info[:]
         for node in graph.node:
-            # Stack traces, with the paths of the machine that the file was written on.
+            # They hold stack traces with paths of this machine.
             node.doc_string = ""
             del node.metadata_props[:]
     _constants(model.graph)
@@ -48,7 +49,7 @@ def _constants(graph: onnx.GraphProto) -> None:
 
 
 def _fold(graph: onnx.GraphProto) -> None:
-    """Batch normalisation into the convolution before it, in float64, rounded once."""
+    """Fold batch normalisation into the preceding convolution, in float64 and rounded once."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
@@ -95,7 +96,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 
 
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:
-    """Nodes get names of their own, without slashes; weights that an exporter numbered are named after their reader."""
+    """Give nodes unique names without slashes, and name numbered weights after their first reader."""
     taken: set[str] = set()
     for inner in graphs_of(graph):
         for node in inner.node:

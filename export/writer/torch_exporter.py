@@ -1,7 +1,7 @@
-"""The generic way to ONNX: torch's own exporters, for networks that `onnx_from_torch` cannot write.
+"""Write a network for a target, falling back to torch's exporters for operators that `onnx_from_torch` lacks.
 
-Their success message is not believed: opsets are read from the file, what they leave undone (batch normalisation
-behind a convolution, names that are numbers, paths of this machine in the file) is mended, and a free batch is tried.
+The result of torch's exporters is verified: the opset is read from the file, a dynamic batch is run with several sizes,
+and `tidy` folds batch normalisation, renames numbered weights and removes paths of this machine.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ OWN = "irepdeploy"
 TORCHSCRIPT = "torch.onnx (TorchScript)"
 DYNAMO = "torch.onnx (dynamo)"
 
-# The lowest that the newer exporter writes; what it is asked for below that, it may or may not do.
+# The lowest opset of the dynamo exporter, which rarely converts to an earlier one.
 _DYNAMO_OPSET = 18
-# For what TorchScript's exporter cannot write in the target's own. From 17 on it writes layer normalisation as one
-# operator, which TensorRT 8.5 does not have.
+# Retried if the TorchScript exporter lacks an operator in the target's opset. From 17 on it writes layer normalisation
+# as a single operator, which TensorRT 8.5 does not support.
 _LATER_OPSET = 16
 _NO_ONNXSCRIPT = "onnxscript is not installed (pip install 'irepdeploy[dynamo]')"
 
 
 @dataclass(frozen=True)
 class Written:
-    """An ONNX model and how it came to be.
+    """An ONNX model and how it was written.
 
     Args:
+        model: the model.
         writer: `OWN`, `TORCHSCRIPT` or `DYNAMO`.
-        opset: that it is written in.
-        reason: why it was not written by `OWN`, or None.
+        opset: opset of the model.
+        reason: why `OWN` could not write it, or None.
     """
 
     model: onnx.ModelProto
@@ -61,7 +62,7 @@ class Written:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What a certificate keeps."""
+        """Return the fields of a certificate."""
         return {"writer": self.writer, "opset": self.opset, "reason": self.reason}
 
 
@@ -73,15 +74,18 @@ def write_onnx(
     target: Target,
     metadata: Mapping[str, str] | None = None,
 ) -> Written:
-    """Write a network for a target: by `onnx_from_torch`, and what that cannot write by torch's exporters.
+    """Write a network for a target, using `onnx_from_torch` or else one of torch's exporters.
 
     Args:
-        inputs: a first size of None is a free batch.
-        outputs: names; default: see `onnx_from_torch`.
+        model: a network in eval mode, without branches.
+        inputs: name, shape and dtype of each input; a first size of None is a dynamic batch.
+        outputs: names of the outputs; default: see `onnx_from_torch`.
+        target: determines the opset and the IR version.
+        metadata: entries of ``metadata_props``.
 
     Raises:
-        InputError: inputs or outputs that nothing can be written for.
-        ModelError: neither can write it; both reasons are given.
+        InputError: the inputs or outputs are invalid.
+        ModelError: no exporter can write the network; the message has both reasons.
     """
     refuse_what_never_works(model)
     try:
@@ -96,7 +100,7 @@ def write_onnx(
             return onnx_by_torch(model, inputs, outputs, target=target, metadata=metadata, reason=refused.line)
         except (ModelError, MissingError) as error:
             raise ModelError(
-                refused.what, where=refused.where, hint=f"torch's exporter neither: {error.what}"
+                refused.what, where=refused.where, hint=f"torch's exporter failed too: {error.what}"
             ) from error
 
 
@@ -110,20 +114,24 @@ def onnx_by_torch(
     metadata: Mapping[str, str] | None = None,
     reason: str | None = None,
 ) -> Written:
-    """Write a network by an exporter of torch: the TorchScript one, which keeps to the opset, else the newer one.
+    """Write a network with torch's TorchScript exporter, which honours the opset, or else with the dynamo exporter.
 
-    The newer one needs onnxscript and a target that takes opset 18.
+    The dynamo exporter requires onnxscript and a target that supports opset 18.
 
     Args:
-        reason: why this way was taken, for the record.
+        model: a network in eval mode, without branches.
+        inputs: name, shape and dtype of each input.
+        outputs: names of the outputs.
+        target: determines the opset and the IR version.
+        metadata: entries of ``metadata_props``.
+        reason: why `onnx_from_torch` was not used, for the certificate.
 
     Raises:
-        MissingError: this torch has no exporter that works without another package.
-        ModelError: the exporters fail, or what they wrote holds the batch where it must be free.
+        ModelError: the exporters fail, or the model depends on the size of a dynamic batch.
     """
     refuse_what_never_works(model)
     free = any(None in spec.shape for spec in inputs)
-    # Not 1, which both exporters take for a size that never changes.
+    # Both exporters treat a batch of 1 as static.
     examples = _examples(inputs, 2)
     try:
         returned = model(*examples)
@@ -140,10 +148,10 @@ def onnx_by_torch(
         proto.metadata_props.add(key=key, value=(metadata or {})[key])
     found = opset_of(proto)
     if found != opset:
-        raise ModelError(f"{writer} was asked for opset {opset} and wrote {found}", where=type(model).__name__)
+        raise ModelError(f"{writer}: expected opset {opset}, got {found}", where=type(model).__name__)
     others = list(flattened(model(*_examples(inputs, 3)))) if free else list(flattened(returned))
     for value, a, b in zip(proto.graph.output, flattened(returned), others, strict=True):
-        # What the exporters cannot work out themselves they leave open.
+        # The exporters leave sizes they cannot infer unset.
         sizes = [x if x == y else BATCH for x, y in zip(a.shape, b.shape, strict=True)]
         kind = value.type.tensor_type.elem_type
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, sizes))
@@ -153,7 +161,7 @@ def onnx_by_torch(
 
 
 class _Flat(nn.Module):
-    """A network whose outputs lie beside each other."""
+    """A network with its outputs flattened to a tuple."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -177,7 +185,7 @@ def _exported(
     )
     for writer, opset in ways:
         if writer == DYNAMO and (opset > high or importlib.util.find_spec("onnxscript") is None):
-            missing = _NO_ONNXSCRIPT if opset <= high else f"target {target.name} takes no opset {opset}"
+            missing = _NO_ONNXSCRIPT if opset <= high else f"target {target.name} does not support opset {opset}"
             failures.append(f"{writer}: {missing}")
             continue
         export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo
@@ -246,7 +254,7 @@ def _examples(inputs: Sequence[TensorSpec], batch: int) -> list[torch.Tensor]:
 
 
 def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str]) -> None:
-    """Run with other batches than the exporter saw: one that it wrote into the graph shows."""
+    """Run other batch sizes than the exporter saw, to detect a batch baked into the graph."""
     for batch in (1, 3):
         examples = _examples(inputs, batch)
         expected = [tensor.numpy() for tensor in flattened(model(*examples))]
@@ -255,10 +263,10 @@ def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[Tens
                 feeds = {spec.name: tensor.numpy() for spec, tensor in zip(inputs, examples, strict=True)}
                 found = runner.infer(feeds)
         except IrepdeployError as error:
-            raise ModelError(f"with a batch of {batch} the written ONNX fails: {error.what}") from error
+            raise ModelError(f"the ONNX model fails with a batch of {batch}: {error.what}") from error
         for name, array in zip(names, expected, strict=True):
             if found[name].shape != array.shape or not np.allclose(found[name], array, rtol=1e-3, atol=1e-3):
-                raise ModelError(f"with a batch of {batch} the written ONNX is another network", where=name)
+                raise ModelError(f"the ONNX model gives different outputs with a batch of {batch}", where=name)
 
 
 def _first_line(error: Exception) -> str:

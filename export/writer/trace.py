@@ -1,7 +1,7 @@
-"""Trace: a network's operators, found by running it once on inputs of the shapes that it will have.
+"""Trace a network with torch.fx while running it once on inputs of the given shapes.
 
-torch.fx alone knows no sizes, so a ``forward`` that asks for one ends its trace. Here every proxy carries its tensor:
-sizes are plain numbers, and only what depends on the values of a tensor ends the trace.
+Symbolic proxies have no sizes, so a ``forward`` that uses one cannot be traced. Here every proxy carries a tensor:
+sizes are plain integers, and only control flow that depends on the values of a tensor cannot be traced.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .tracer import ShapeTracer
 
 __all__ = ["VARYING", "Trace", "trace_network"]
 
-# Stands where an argument is another one for another batch.
-VARYING = type("Varying", (), {"__repr__": lambda self: "a number that depends on the batch"})()
+# Placeholder for an argument that depends on the batch.
+VARYING = type("Varying", (), {"__repr__": lambda self: "an argument that depends on the batch"})()
 
 
 class Trace:
     """The operators of a network in the order of their calls.
 
-    Args:
-        nodes: of torch.fx; every one gives a tensor, or several.
-        found: what each gives: a Value, or a tuple of them.
-        constants: what does not depend on the inputs.
-        mutated: for an operator that works in place, the nodes whose tensors it changed, and whether each is the same
-            tensor as its result (and no view of it).
-        args: positional and keyword arguments of each node, with `VARYING` in them.
+    Attributes:
+        nodes: the torch.fx nodes.
+        found: the result of each node: a Value, or a tuple of Values.
+        constants: the tensors that do not depend on the inputs.
+        mutated: for an in-place operator, the nodes whose tensors it changed, and whether each is the same tensor as
+            its result rather than a view.
+        args: positional and keyword arguments of each node, with `VARYING` where they depend on the batch.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:
@@ -56,7 +56,7 @@ class Trace:
         self.args = {node: (node.args, node.kwargs) for node in self.nodes}
 
     def module_of(self, node: torch.fx.Node) -> nn.Module | None:
-        """The module that a node calls, or None where it calls none."""
+        """Return the module that a node calls, or None for a function or method."""
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
 
@@ -66,12 +66,18 @@ def trace_network(
     dtypes: Sequence[torch.dtype],
     leaves: frozenset[type[nn.Module]],
 ) -> Trace:
-    """Trace `model`; a first size of `FREE` is any batch.
+    """Trace `model`.
 
-    With a free batch the network is traced with 2, 3 and 1: what differs between the traces depends on the batch.
+    With a dynamic batch the network is traced with sizes 2, 3 and 1, and the traces are compared.
+
+    Args:
+        model: a network in eval mode.
+        shapes: shape of each input; a first size of `FREE` is a dynamic batch.
+        dtypes: dtype of each input.
+        leaves: types of modules that are not traced into.
 
     Raises:
-        ModelError: forward does not take these inputs, branches on values, or does other things for another batch.
+        ModelError: forward does not accept these inputs, branches on values, or changes its operators with the batch.
     """
 
     def trace(batch: int) -> Trace:
@@ -87,9 +93,11 @@ def trace_network(
 
 
 def _merge(a: Trace, b: Trace, where: str) -> None:
-    """Mark in `a` what is otherwise in `b`."""
+    """Mark in `a` all differences from `b`."""
     if [(n.op, n.target) for n in a.nodes] != [(n.op, n.target) for n in b.nodes]:
-        raise ModelError("forward does other things for another batch", where=where, hint="export a static batch")
+        raise ModelError(
+            "forward calls other operators for another batch size", where=where, hint="export a static batch"
+        )
     for x, y in zip(a.nodes, b.nodes, strict=True):
         a.args[x] = _merged_args(a.args[x], b.args[y])
         if x in a.constants and not torch.equal(a.constants[x], b.constants[y]):
@@ -126,7 +134,7 @@ def _merged_found(a: Any, b: Any, where: str) -> Any:
         return Value(a.name, tuple(x if x == y else FREE for x, y in zip(a.shape, b.shape, strict=True)), a.dtype)
     if a == b:
         return a
-    raise ModelError("a tensor has other dimensions for another batch", where=where, hint="export a static batch")
+    raise ModelError("a tensor has other dimensions for another batch size", where=where, hint="export a static batch")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The tracer behind `trace`: torch.fx, with proxies that carry the tensors of one run."""
+"""A torch.fx tracer with proxies that carry the tensors of one run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .graph import Value
 __all__ = ["ShapeTracer", "ValuesDecide"]
 
 
-# What tells something of a tensor beside its values.
+# Methods that return metadata of a tensor.
 _ABOUT = {"dim", "element_size", "get_device", "is_complex", "is_contiguous", "is_floating_point", "ndimension"} | {
     *("nelement", "numel", "size", "storage_offset", "stride", "type"),
 }
-# What makes a constant of a tensor's sizes.
+# Functions that make a constant from the shape of a tensor.
 _MAKERS: set[object] = {"new_zeros", "new_ones", "new_full", torch.zeros_like, torch.ones_like, torch.full_like}
-# Modules of torch that are traced through, to the functions that they call.
+# Modules of torch that are traced into the functions they call.
 _INLINED = {
     f"torch.nn.modules.{name}"
     for name in ("activation", "channelshuffle", "dropout", "linear", "normalization", "padding", "pixelshuffle")
@@ -34,14 +34,14 @@ _INLINED = {
 
 
 class ValuesDecide(ModelError):
-    """A ``forward`` whose operators depend on the values of its tensors: no graph is the same network."""
+    """Raised for a ``forward`` whose operators depend on the values of its tensors; no static graph is equivalent."""
 
 
 class _Proxy(torch.fx.Proxy):
     value: torch.Tensor
     version: int
 
-    # Without these, Python makes `y = y + x` of `y += x`, and whoever else holds y would read the old one.
+    # Without these, Python runs `y += x` as `y = y + x`, and other references to y would keep the old value.
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
@@ -76,10 +76,11 @@ class _Proxy(torch.fx.Proxy):
 
 
 class ShapeTracer(torch.fx.Tracer):
-    """Traces one run on `examples`; see `Trace` for what it finds.
+    """Trace one run on `examples`; see `Trace` for the results.
 
     Args:
-        leaves: modules that stay whole.
+        examples: the inputs.
+        leaves: types of modules that are not traced into.
     """
 
     def __init__(self, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:
@@ -94,9 +95,11 @@ class ShapeTracer(torch.fx.Tracer):
         self._running = False
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        """Return a proxy that can carry a tensor."""
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is not traced into."""
         if type(m) in self.leaves:
             return True
         inlined = type(m).__module__ in _INLINED and not isinstance(m, nn.MultiheadAttention)
@@ -105,13 +108,16 @@ class ShapeTracer(torch.fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Run a module inside an operator, else trace its call."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        # Weights stay tensors: what is computed of them alone is computed here, and is a constant.
+        """Return an attribute of a module, without a proxy for weights."""
+        # Weights stay tensors, so that expressions of weights alone become constants.
         return attr_val
 
     def create_arg(self, a: Any) -> Any:
+        """Turn an argument into a node; tensors become constants."""
         if not isinstance(a, torch.Tensor):
             return super().create_arg(a)
         name = self._weights.get(id(a))
@@ -120,12 +126,13 @@ class ShapeTracer(torch.fx.Tracer):
         node = self.create_node("get_attr", name or "", (), {})
         if name:
             self._read[id(a)] = node
-        # Whatever is not the network's own may be written over by a later line of forward.
+        # forward may overwrite a tensor that is not a weight later.
         self.constants[node] = a.detach() if name else a.detach().clone()
         self.found[node] = _described(node, a)
         return node
 
     def trace(self, root: Any, concrete_args: Any = None) -> torch.fx.Graph:
+        """Trace the network `root`."""
         weights = (*root.named_parameters(), *root.named_buffers())
         self._weights = {id(tensor): name for name, tensor in weights}
         return super().trace(root, concrete_args)
@@ -140,13 +147,14 @@ class ShapeTracer(torch.fx.Tracer):
         type_expr: Any = None,
         proxy_factory_fn: Any = None,
     ) -> Any:
+        """Add a node, run its operator and return a proxy, or the result if it is not a tensor."""
         example = None
         if kind == "placeholder":
             example = None if str(target).startswith("*") else next(self.examples, None)
             if example is None:
                 return self._left_out(target, args)
         if kind == "call_function" and _is_foreign(target):
-            # torch.fx.wrap hides a function from the trace; its operators are what can be written.
+            # torch.fx.wrap hides a function from the trace, but its operators are needed.
             return target(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr)
         assert isinstance(proxy, _Proxy)
@@ -178,10 +186,10 @@ class ShapeTracer(torch.fx.Tracer):
         if isinstance(result, torch.Tensor):
             return self._holding(proxy, result)
         if not isinstance(result, tuple | list):
-            raise ModelError(f"an operator that gives a {type(result).__name__}", where=node.name)
+            raise ModelError(f"expected an operator that returns tensors, got {type(result).__name__}", where=node.name)
         self.found[node] = _described(node, result)
         proxy.value, proxy.version = result, 0  # type: ignore[assignment]  # of tensors, no tensor
-        # Each part is a node of its own: a tensor of this run that got out would be taken for a constant.
+        # Each item needs its own proxy: a plain tensor would be taken for a constant.
         items = [proxy[index] if any(True for _ in _tensors(item)) else item for index, item in enumerate(result)]
         return type(result)(items)
 
@@ -189,21 +197,21 @@ class ShapeTracer(torch.fx.Tracer):
         if kind == "call_module":
             module = self.root.get_submodule(target)
             shape = _shape_of(module, args) if type(module) in self.leaves and not kwargs else None
-            # Only shapes are asked for, and these layers are what takes the time.
+            # Only the shape is needed, and these layers take most of the time.
             return module(*args, **kwargs) if shape is None else args[0].new_zeros(shape)
         if kind == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
 
     def _left_out(self, target: Any, args: tuple[Any, ...]) -> Any:
-        """A parameter of forward that no input is given for."""
+        """Return the default of a parameter of forward without an input."""
         if str(target).startswith("**"):
             return {}
         if str(target).startswith("*"):
             return ()
         if args:
             return args[0]
-        raise ModelError(f"the network takes {target!r} too, which is not among the inputs")
+        raise ModelError(f"forward requires {target!r}, which is not among the inputs")
 
     def _holding(self, proxy: _Proxy, tensor: torch.Tensor) -> _Proxy:
         proxy.value, proxy.version = tensor, tensor._version
@@ -245,7 +253,7 @@ def _is_foreign(target: Any) -> bool:
 
 
 def _shape_of(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """Shape of what a layer gives, where that is known without running it."""
+    """Return the output shape of a layer, or None if only running it tells."""
     if len(args) != 1 or not isinstance(args[0], torch.Tensor):
         return None
     shape = tuple(args[0].shape)

@@ -77,14 +77,14 @@ def test_outputs_equal_those_of_torch(tmp_path: Path, kind: str, batch: int | No
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "batch into a matrix": (lambda m, x: x.reshape(1, -1, 7, 9), "beyond its first size|batch"),
+    "batch into a matrix": (lambda m, x: x.reshape(1, -1, 7, 9), "beyond its first dimension|batch"),
     "batch as a number": (lambda m, x: x * x.shape[0], "depend on the batch"),
-    "mean over the batch": (lambda m, x: x.mean(0), "free batch"),
+    "mean over the batch": (lambda m, x: x.mean(0), "dynamic batch"),
     "constant of the batch": (lambda m, x: x + torch.arange(float(x.shape[0])).view(-1, 1, 1, 1), "constant depends"),
     "split of the batch": (lambda m, x: x.chunk(x.shape[0], 0)[0], "other"),
-    "other things for one": (lambda m, x: x.relu() if x.shape[0] == 1 else x.sigmoid(), "other things"),
+    "other things for one": (lambda m, x: x.relu() if x.shape[0] == 1 else x.sigmoid(), "other operators"),
     "squeeze": (lambda m, x: x.squeeze(), "other dimensions"),
-    "stretched to the batch": (lambda m, x: x[:1].expand_as(x), "free batch|beyond"),
+    "stretched to the batch": (lambda m, x: x[:1].expand_as(x), "dynamic batch|beyond"),
 }
 
 

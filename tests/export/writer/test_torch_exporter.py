@@ -1,4 +1,4 @@
-"""The generic way: torch's own exporters, what is mended after them, and which way was taken."""
+"""The fallback to torch's exporters: which one is used, and the clean-up of its model."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_has_no_handler_goes_to_torch(tmp_path: Path, batch: int | None) ->
     model, spec = recurrent(), TensorSpec("input", (batch, 3, 8, 9))
     written = write_onnx(model, [spec], target=XAVIER, metadata={"k": "v"})
     assert (written.writer, written.opset) == (TORCHSCRIPT, 13)
-    assert written.reason is not None and "operator LSTM cannot be written" in written.reason
+    assert written.reason is not None and "operator LSTM is not supported" in written.reason
     (tmp_path / "m.onnx").write_bytes(serialized(written.model))
     facts = audit(tmp_path / "m.onnx", XAVIER, [spec], ["rows", "summed"], Asked(dynamic_batch=batch is None))
     assert "BatchNormalization" not in facts["operators"] and "Constant" not in facts["operators"]
@@ -140,7 +140,7 @@ def test_when_both_ways_fail_both_reasons_are_given(capfd: pytest.CaptureFixture
             return torch.special.bessel_j0(x)
 
     with pytest.raises(
-        ModelError, match=r"operator special_bessel_j0 cannot .*torch's exporter neither: .*TorchScript"
+        ModelError, match=r"operator special_bessel_j0 is not .*torch's exporter failed too: .*TorchScript"
     ):
         write_onnx(Odd().eval(), [TensorSpec("x", (1, 3))], ["y"], target=XAVIER)
     assert capfd.readouterr() == ("", "")
@@ -179,7 +179,7 @@ def test_without_the_old_exporter_and_without_onnxscript(monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     spec = [TensorSpec("input", (1, 3, 8, 9))]
     with pytest.raises(
-        ModelError, match=r"it was removed; .*it was removed; .*dynamo\): target xavier-jp5 takes no opset 18"
+        ModelError, match=r"it was removed; .*it was removed; .*dynamo\): target xavier-jp5 does not support opset 18"
     ):
         onnx_by_torch(recurrent(), spec, target=XAVIER)
     with pytest.raises(ModelError, match="onnxscript is not installed"):
@@ -205,7 +205,7 @@ def test_the_newer_exporter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bat
 def test_an_opset_that_was_not_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch_exporter._by_torchscript
     monkeypatch.setattr(torch_exporter, "_by_torchscript", lambda *args: real(*args[:-1], 17))
-    with pytest.raises(ModelError, match="asked for opset 13 and wrote 17"):
+    with pytest.raises(ModelError, match="expected opset 13, got 17"):
         onnx_by_torch(recurrent(), [TensorSpec("input", (1, 3, 8, 9))], target=XAVIER)
 
 
