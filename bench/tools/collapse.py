@@ -1,9 +1,9 @@
-"""How many convolutions each tool leaves of every peer's multi-branch network, and what that costs in ONNX Runtime.
+"""Count the convolutions that each tool leaves of published multi-branch networks, and time them in ONNX Runtime.
 
 Run ``python -m irepdeploy.bench.tools.collapse [FILE.jsonl] [--large] [--only NAME,...]``. The networks are those of
 `support.published_networks`, with random weights and statistics, as torch's older exporter writes them:
-batch normalisation behind a convolution is already folded. Nothing here knows how a block fuses. onnxslim and
-onnxoptimizer are asked where they are installed.
+batch normalization behind a convolution is already folded. Nothing here knows how a block fuses. onnxslim and
+onnxoptimizer take part if they are installed.
 """
 
 from __future__ import annotations
@@ -45,15 +45,18 @@ _MISSING, _FAILED = "not installed", "fails"
 
 @dataclass
 class Subject:
-    """One network, as exported, and what was found of it.
+    """One exported network and its measurements.
 
-    Args:
-        deploy_convs: convolutions of the form that its authors deploy; None: they have none that is exact.
-        build: the torch network, for tools that read one.
-        convs: convolutions left, by tool; text where there are none to count.
-        error: of ours in ONNX Runtime, relative, on a seeded random input.
-        seconds: that our collapse took.
-        samples_ns: of the network as given and of ours, paired.
+    Attributes:
+        name: of the network.
+        content: the exported ONNX file.
+        input_shape: with the batch.
+        deploy_convs: convolutions of the form that its authors deploy; None if that form is not exact.
+        build: builds the torch network, for tools that read one.
+        convs: convolutions left, by tool; text if the tool is missing or fails.
+        error: relative error of our result in ONNX Runtime, on a seeded random input.
+        seconds: time of our collapse.
+        samples_ns: paired latencies of the network as given and as collapsed.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Subject:
 
 
 def published_subjects(only: Sequence[str] = (), size: tuple[int, int, int] = _SIZE) -> list[Subject]:
-    """The small network of every peer."""
+    """Return the small network of every peer."""
     from support.published_networks import PUBLISHED, exported, published_network
 
     found = []
@@ -84,7 +87,7 @@ def published_subjects(only: Sequence[str] = (), size: tuple[int, int, int] = _S
 
 
 def large_subjects() -> list[Subject]:
-    """ResNet-18 of Diverse Branch Blocks as published at 224x224, and VGG-16 with every branch of IREPS at 32x32."""
+    """Return ResNet-18 of published Diverse Branch Blocks at 224x224, and VGG-16 with every IREPS branch at 32x32."""
     from support.networks import random_network
     from support.published_networks import dbb_resnet18, exported
 
@@ -98,7 +101,7 @@ def large_subjects() -> list[Subject]:
 
 
 def measure_subject(subject: Subject, *, seconds: float = 2.0, seed: int = 0) -> None:
-    """Count the convolutions that each tool leaves, and time ours against the network as given, interleaved."""
+    """Count the convolutions that each tool leaves, and time our result interleaved with the network as given."""
     subject.convs["as exported"] = _convolutions(onnx.load_model_from_string(subject.content))
     for name, tool in TOOLS.items():
         subject.convs[name] = _counted(tool, subject)
@@ -122,7 +125,7 @@ def _counted(tool: Callable[[Subject], onnx.ModelProto | int], subject: Subject)
             result = tool(subject)
     except ModuleNotFoundError:
         return _MISSING
-    except Exception as error:  # whatever a tool raises of a network that it does not take
+    except Exception as error:  # any error of a tool that cannot read the network
         log(f"{subject.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
         return _FAILED
     return result if isinstance(result, int) else _convolutions(result)
@@ -130,7 +133,7 @@ def _counted(tool: Callable[[Subject], onnx.ModelProto | int], subject: Subject)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """They print, some of them past Python."""
+    """Silence tools, some of which print from C++."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         kept = [os.dup(place) for place in (1, 2)]
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -148,7 +151,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _convolutions(model: onnx.ModelProto) -> int:
-    """Convolutions by whatever name: ONNX Runtime renames what it puts an activation into."""
+    """Count convolutions by any name: ONNX Runtime renames those that it fuses with an activation."""
     counts = Counter(node.op_type for node in model.graph.node)
     return sum(count for kind, count in counts.items() if kind.endswith("Conv"))
 
@@ -212,12 +215,12 @@ TOOLS: dict[str, Callable[[Subject], onnx.ModelProto | int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, and append what was found to a file."""
+    """Measure, print the table, and append the results to a file."""
     parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.collapse", description=__doc__)
     parser.add_argument("record", nargs="?", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--large", action="store_true", help="whole networks too (minutes)")
-    parser.add_argument("--only", default="", metavar="NAME,...", help="networks by name")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring, each network at least")
+    parser.add_argument("--large", action="store_true", help="also measure whole networks (minutes)")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="names of networks to measure")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least measuring time of each network")
     asked = parser.parse_args(arguments)
     only = [name for name in asked.only.split(",") if name]
     subjects = published_subjects(only)
@@ -240,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def convolution_table(networks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of what a record holds under ``networks``, derived from its raw samples."""
+    """Return heads and rows of the table, from the ``networks`` of a record."""
     heads = ["network", "as exported", *TOOLS, _OURS, "deploy form", "error", "seconds", "ms", "ms after", "after"]
     rows = []
     for name, found in networks.items():

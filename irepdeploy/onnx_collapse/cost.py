@@ -123,7 +123,7 @@ def form_cost(form: Form) -> Cost:
 
 
 def _taps(term: Stencil, size: tuple[int, int], *, dynamic: bool) -> int:
-    axes = (replace(axis, offsets=kept.offsets) for axis, kept in zip(term.axes, term.taps(), strict=True))
+    axes = (replace(axis, offsets=kept.offsets) for axis, kept in zip(term.axes, term.taps, strict=True))
     return math.prod(window(axis, pixels, dynamic=dynamic).taps for axis, pixels in zip(axes, size, strict=True))
 
 

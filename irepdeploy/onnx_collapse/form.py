@@ -118,7 +118,7 @@ def apply(linear: Linear, form: Form) -> Form:
         raise Refusal(f"its result is {max(size):,} pixels wide")
     for name, first in form.terms.items():
         if not first.unit and not second.per_element:
-            for one, two, outer, inner in zip(first.taps(), second.taps(), form.sizes[name], form.size, strict=True):
+            for one, two, outer, inner in zip(first.taps, second.taps, form.sizes[name], form.size, strict=True):
                 if _reaches_over(one, two, outer, inner, dynamic=form.dynamic):
                     raise Refusal("the next operator pads with zeros where it is not zero")
     terms = {name: stencils.chain(first, second) for name, first in form.terms.items()}

@@ -134,7 +134,7 @@ def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
     found = None
     for source, term in form.terms.items():
         masks = []
-        for axis, whole, less in zip(term.taps(), form.sizes[source], shrunk, strict=True):
+        for axis, whole, less in zip(term.taps, form.sizes[source], shrunk, strict=True):
             size = whole - less * axis.stride
             at = np.arange(axis.outputs(size)) * axis.stride
             masks.append((at + axis.offsets[0] >= 0) & (at + axis.offsets[-1] < size))

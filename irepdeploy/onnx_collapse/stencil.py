@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,9 @@ class Stencil:
         """Return (H', W') of the output for an input of (H, W)."""
         return self.rows.outputs(size[0]), self.columns.outputs(size[1])
 
+    @cached_property
     def taps(self) -> tuple[Axis, Axis]:
-        """Return the axes with only the offsets at which some tap is not zero."""
+        """The axes with only the offsets at which some tap is not zero."""
         rows = tuple(np.asarray(self.rows.offsets)[self.support.any(1)].tolist())
         columns = tuple(np.asarray(self.columns.offsets)[self.support.any(0)].tolist())
         return replace(self.rows, offsets=rows or (0,)), replace(self.columns, offsets=columns or (0,))

@@ -142,7 +142,7 @@ def test_the_newer_exporter(name: str, opset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["repvgg", "unireplknet", *(pytest.param(n, marks=SLOW) for n in ("mobileone", "acnet"))]
+    "name", ["repvgg", "unireplknet", *(pytest.param(name, marks=SLOW) for name in ("acnet", "mobileone"))]
 )
 def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
     before = given(name, fold_bn=False)

@@ -42,7 +42,7 @@ class RepVGGBlock(nn.Module):
         super().__init__()
         keeps_shape = in_channels == out_channels and stride == 1
         self.rbr_identity = nn.BatchNorm2d(in_channels, eps) if keeps_shape else None
-        self.rbr_dense = conv_bn(in_channels, out_channels, 3, stride, 1, groups=groups, eps=eps)
+        self.rbr_dense: nn.Module = conv_bn(in_channels, out_channels, 3, stride, 1, groups=groups, eps=eps)
         self.rbr_1x1 = conv_bn(in_channels, out_channels, 1, stride, groups=groups, eps=eps)
         self.se = nn.Identity()
         self.nonlinearity: nn.Module = nn.ReLU()

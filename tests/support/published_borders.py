@@ -203,7 +203,7 @@ class RepVGGBlockOREPA(RepVGGBlock):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, stride)
-        self.rbr_dense: nn.Module = OREPA(in_channels, out_channels, stride)
+        self.rbr_dense = OREPA(in_channels, out_channels, stride)
 
 
 def _cosines(channels: int) -> Tensor:

@@ -108,7 +108,7 @@ def _seen(form: Form, rows: Array, columns: Array) -> bool:
     """Return whether some term sees its source at one of these positions."""
     for name, term in form.terms.items():
         seen = []
-        for axis, places, size in zip(term.taps(), (rows, columns), form.sizes[name], strict=True):
+        for axis, places, size in zip(term.taps, (rows, columns), form.sizes[name], strict=True):
             at = places[:, None] * axis.stride + np.asarray(axis.offsets)
             seen.append(((at >= 0) & (at < size)).any(1))
         if bool((seen[0] & seen[1]).any()):
