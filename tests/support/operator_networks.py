@@ -30,9 +30,14 @@ class Call(nn.Module):
         return self.function(self, x)
 
 
-def conv(*args: int, **kwargs: Any) -> nn.Conv2d:
+def conv(*args: Any, **kwargs: Any) -> nn.Conv2d:
     torch.manual_seed(0)
     return nn.Conv2d(*args, **kwargs)
+
+
+@torch.fx.wrap
+def hidden(x: Tensor, factor: int) -> Tensor:
+    return x * factor if x.shape[1] == 4 else x
 
 
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
@@ -148,11 +153,6 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "embedding": lambda m, x: m.table(x[:, 0, :, 0].argmax(1)),
     "to another dtype": lambda m, x: x.argmax(1).float() + x.to(torch.float32)[:, 0],
 }
-
-
-@torch.fx.wrap
-def hidden(x: Tensor, factor: int) -> Tensor:
-    return x * factor if x.shape[1] == 4 else x
 
 
 class _Change(nn.Module):
