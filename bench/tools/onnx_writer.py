@@ -102,7 +102,7 @@ EXPORTERS: dict[str, Exporter] = {
 
 @torch.no_grad()
 def exported(exporter: str, model: nn.Module, shape: Sequence[int], opset: int) -> tuple[onnx.ModelProto, float]:
-    """The model with a dynamic batch and the CPU seconds that it took, the serialization included."""
+    """Return the model with a dynamic batch and the CPU seconds that it took, the serialization included."""
     start = time.process_time()
     proto = EXPORTERS[exporter](model, [TensorSpec("input", (None, *shape))], opset)
     serialized(proto)
