@@ -40,8 +40,6 @@ class Verdict:
     Attributes:
         ratio: Ratio of medians, now to then; above 1 the model has become slower. None for a new model.
         limit: Largest allowed ratio: 1.05 allows 5 %.
-        outcome: OK, SLOWER, NOT_DECIDED or NEW.
-        steady: Whether both warm-ups became steady.
     """
 
     model: str
@@ -85,11 +83,7 @@ class Verdict:
 
 
 def parse_max_slower(text: str) -> float:
-    """Parse a percentage: ``5%`` is 0.05.
-
-    Raises:
-        InputError: If the text is not a percentage from 0 up.
-    """
+    """Parse a percentage: ``5%`` is 0.05."""
     number, percent, rest = text.strip().partition("%")
     try:
         value = float(number) / 100
@@ -117,12 +111,7 @@ class Guard:
     other_machine: bool = False
 
     def check(self, records: Sequence[Record]) -> list[Verdict]:
-        """Return a verdict on each record, in their order.
-
-        Raises:
-            InputError: If none of the models is among the earlier records, or one is but was measured by another
-                protocol version, under other conditions or on another machine.
-        """
+        """Return a verdict on each record, in their order."""
         runs = {record.created for record in records}
         found = {_key(record): record for record in self.earlier if record.created not in runs}
         if not any(_key(record) in found for record in records):

@@ -26,10 +26,6 @@ def feeds_of(opened: OpenedSubject, seed: int, *, batch: int | None, shapes: Sha
         seed: Seed of the values.
         batch: Batch size. Default: the model's own, or 1 if it is dynamic.
         shapes: Shapes of inputs with dynamic dimensions by input name, including the batch.
-
-    Raises:
-        ModelError: If an input is an integer, or has dynamic dimensions that `shapes` does not give.
-        InputError: If the model has another batch size, or does not take the given shape.
     """
     if not opened.runner.inputs:
         raise ModelError("it has no input: its output is a constant", where=opened.subject.target, hint="omit it")

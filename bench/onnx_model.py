@@ -18,11 +18,7 @@ __all__ = ["onnx_of"]
 
 
 def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> bytes:
-    """Return the network in eval mode as ONNX, not fused; a first size of None is a dynamic batch.
-
-    Raises:
-        ModelError: If the network is in train mode or has an operator that cannot be written.
-    """
+    """Return the network in eval mode as ONNX, not fused; a first size of None is a dynamic batch."""
     if any(isinstance(module, RepBlock) for module in net.modules()):
         net = _with_plain_sums(net)
     return serialized(write_onnx(net, inputs, outputs, target=TARGETS["ort"]).model)

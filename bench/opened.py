@@ -53,23 +53,14 @@ class OpenedSubject:
 
 @dataclass
 class Opener:
-    """Open the subjects of one run; a network that several of them share is built once.
-
-    Attributes:
-        request: How the run measures.
-        spinning: Whether idle threads of ONNX Runtime spin.
-    """
+    """Open the subjects of one run; a network that several of them share is built once."""
 
     request: BenchRequest
     spinning: bool = True
     _nets: dict[tuple[str, str], nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, subject: Subject) -> OpenedSubject:
-        """Load the model and make its runner, not yet active.
-
-        Raises:
-            InputError: If the file is damaged (CheckpointError, ModelError), or the input shape is unknown.
-        """
+        """Load the model and make its runner, not yet active."""
         if subject.kind == ENGINE:
             return self._engine(subject)
         if subject.kind == ONNX:

@@ -17,12 +17,7 @@ _GROUP = "irepdeploy.suites"
 
 
 def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure a suite.
-
-    Raises:
-        InputError: If there is no such suite.
-        MissingError: If CUDA is requested and not available.
-    """
+    """Measure a suite."""
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")
     points = {point.name: point for point in entry_points(group=_GROUP)}

@@ -10,11 +10,7 @@ __all__ = ["batch_sizes", "input_shapes"]
 
 
 def batch_sizes(text: str | None) -> tuple[int, ...]:
-    """Parse ``1,8,64`` into ascending numbers; None and "" are ().
-
-    Raises:
-        InputError: If they are not whole numbers from 1 up.
-    """
+    """Parse ``1,8,64`` into ascending numbers; None and "" are ()."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise InputError(f"batch sizes {text!r}", where="--batches", hint="whole numbers with commas, as 1,8,64")
@@ -22,11 +18,7 @@ def batch_sizes(text: str | None) -> tuple[int, ...]:
 
 
 def input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Parse ``NAME=1x3x224x224`` into shapes by name.
-
-    Raises:
-        InputError: If a text has another form or a name is repeated.
-    """
+    """Parse ``NAME=1x3x224x224`` into shapes by name."""
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, _, sizes = text.rpartition("=")

@@ -63,9 +63,6 @@ class Subject:
         module: For a MODULE, a network in eval mode; it is neither moved nor changed.
         input_shape: For a MODULE without an `Origin`, the shape of one input without the batch.
         facts: Known facts beside the latency (`Record.facts`).
-
-    Raises:
-        InputError: If the runner does not take this kind, or `module` is given for another kind than MODULE.
     """
 
     label: str

@@ -35,7 +35,6 @@ class Row:
 
     Attributes:
         ratio: Ratio to the reference; None in the reference's own row.
-        device: Statistics by the device's own clock, or None if it has none.
     """
 
     model: str
@@ -80,11 +79,7 @@ def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """Return one row per record in their order; the first of each batch size is the reference of its ratios.
-
-    Raises:
-        InputError: If the records have different protocol versions.
-    """
+    """Return one row per record in their order; the first of each batch size is the reference of its ratios."""
     versions = sorted(by_protocol(records))
     if len(versions) > 1:
         raise InputError(
@@ -110,11 +105,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 
 def optimum(records: Sequence[Record]) -> list[BatchRow]:
-    """Return the sweep of each model on each runner, with the smallest batch size of the highest throughput.
-
-    Raises:
-        InputError: If the records have different protocol versions.
-    """
+    """Return the sweep of each model on each runner, with the smallest batch size of the highest throughput."""
     sweeps: dict[tuple[str, str], list[Row]] = {}
     for row in rows(records):
         sweeps.setdefault((row.model, row.runner), []).append(row)

@@ -41,12 +41,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write `content` to `path` atomically and return the path.
-
-    Raises:
-        RunError: If the disk is full.
-        OutputError: If the path cannot be written.
-    """
+    """Write `content` to `path` atomically and return the path."""
     path = Path(path)
     temporary = None
     try:
@@ -105,16 +100,7 @@ def append_line(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
-    """Yield the JSON lines of a file as (line number, value); a torn last line is omitted and logged.
-
-    Args:
-        path: Path of the file.
-        what: Kind of the file, for messages.
-        of: Kind of its lines, for messages.
-
-    Raises:
-        InputError: If there is no such file, or another line is not JSON.
-    """
+    """Yield the JSON lines of a file as (line number, value); a torn last line is omitted and logged."""
     content = read_bytes(path, what)
     lines = content[: _whole_length(content)].split(b"\n")
     if _whole_length(content) < len(content):
@@ -182,15 +168,7 @@ def remove_file(path: Path) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
-    """Return the content of `path`.
-
-    Args:
-        path: Path of the file.
-        what: Kind of the file, for messages.
-
-    Raises:
-        InputError: If the file does not exist, is a directory, or cannot be read.
-    """
+    """Return the content of `path`."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:

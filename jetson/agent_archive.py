@@ -47,11 +47,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class AgentArchive:
-    """The agent.
-
-    Attributes:
-        content: The file that Python runs.
-    """
+    """The agent."""
 
     content: bytes
 
@@ -68,11 +64,7 @@ class AgentArchive:
 
 @functools.cache
 def build_agent() -> AgentArchive:
-    """Pack the agent.
-
-    Raises:
-        MissingError: If irepdeploy was installed without its sources.
-    """
+    """Pack the agent."""
     files = {"__main__.py": _MAIN}
     for module, path in carried_modules().items():
         end = "/__init__.py" if path.name == "__init__.py" else ".py"

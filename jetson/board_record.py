@@ -18,16 +18,7 @@ _PLATFORM = ("jetson", "l4t", "jetpack", "kernel", "os", "numpy", "tensorrt", "t
 def record_of(
     host: str, value: dict[str, Any], model: dict[str, Any], variant: Variant, groups: Any, power: dict[str, Any]
 ) -> Record:
-    """Return the record of one model.
-
-    Args:
-        host: The board, as the user named it.
-        value: The agent's answer.
-        model: The entry of the model in it.
-        variant: The model and its precision.
-        groups: The inputs that its outputs were checked on.
-        power: The result of `power_of`.
-    """
+    """Return the record of one model."""
     runner = dict(model["runner"])
     # The user's name of the runner.
     runner["runner"] = {"ort": "ort-cpu"}.get(str(runner["runner"]), str(runner["runner"]))

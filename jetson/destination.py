@@ -16,11 +16,7 @@ _FORMS = (
 
 
 def check_destination(text: str) -> str:
-    """Return `text` if it is ``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``.
-
-    Raises:
-        InputError: If it is anything else, or could be taken for an option or a shell command.
-    """
+    """Return `text` if it is ``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``."""
     match = _FORMS[text.startswith("ssh://")].fullmatch(text)
     fault = ""
     if re.search(r"[^\x21-\x7e]|[\"'`$\\;&<>|(){}*?!#]", text):

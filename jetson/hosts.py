@@ -17,11 +17,7 @@ _MOST = 64
 
 
 def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> list[str]:
-    """Return the named boards and those of a file, one per line with ``#`` comments.
-
-    Raises:
-        InputError: If there are none or too many, one is named twice, or one is not ``[USER@]HOST``.
-    """
+    """Return the named boards and those of a file, one per line with ``#`` comments."""
     found = [check_destination(host) for host in hosts]
     if file is not None:
         text = read_bytes(file, "file of hosts").decode(errors="replace")
@@ -42,11 +38,7 @@ def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> lis
 
 
 def hosts_and_models(words: Sequence[str], file: str | os.PathLike[str] | None) -> tuple[list[str], list[str]]:
-    """Split ``HOST MODEL...`` into boards and models; with a file of boards every word is a model.
-
-    Raises:
-        InputError: If the board or the models are missing, or a board is invalid.
-    """
+    """Split ``HOST MODEL...`` into boards and models; with a file of boards every word is a model."""
     hosts, models = ([], list(words)) if file is not None else (list(words[:1]), list(words[1:]))
     if any(host.endswith(".onnx") for host in hosts):
         raise InputError(

@@ -55,12 +55,7 @@ _INSTALL = (
 
 
 def install(remote: Remote, archive: AgentArchive) -> None:
-    """Copy the agent into the board's cache, unless the same one is already there.
-
-    Raises:
-        MissingError: If the board has no Python 3.8 or later.
-        RunError: If the disk is full, or the connection broke too often.
-    """
+    """Copy the agent into the board's cache, unless the same one is already there."""
 
     def both() -> None:
         if _installer(remote, archive, "look") == _NOT_THERE:

@@ -24,8 +24,6 @@ class Model:
     """An ONNX file.
 
     Attributes:
-        label: Its name in tables.
-        path: Its path, as the user wrote it.
         content: The complete model, external data included.
         carried: Its precision.
     """
@@ -51,11 +49,7 @@ class Variant:
 
 
 def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
-    """Read models named ``[LABEL=]FILE.onnx``; the label is the file's stem, or its path if stems are equal.
-
-    Raises:
-        InputError: If a file is missing or not an ONNX model (ModelError), or a label is used twice.
-    """
+    """Read models named ``[LABEL=]FILE.onnx``; the label is the file's stem, or its path if stems are equal."""
     found = [_split(os.fspath(text)) for text in texts]
     shorts = [label or one_line(Path(path).stem) or "model" for label, path in found]
     models: list[Model] = []
@@ -74,9 +68,6 @@ def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: b
         models: The models.
         precisions: The requested precisions.
         builds: Whether engines are built, which can round float32 weights to float16.
-
-    Raises:
-        InputError: If a precision is unknown or fits no model, or a model fits none of them.
     """
     for precision in precisions:
         if precision not in PRECISIONS:

@@ -37,12 +37,7 @@ class Outcome:
     """Outcome of one board.
 
     Attributes:
-        host: The board, as the user named it.
-        records: One record per measurement.
         rows: One flat row per measurement, with units in the names.
-        failures: Errors by model.
-        engines: Files that were fetched.
-        notes: What was switched and restored on the board.
         job: The job, if it was kept on the board.
         files: Names of files in the job, by model.
         error: Why the board has no results, or was left switched.
@@ -86,17 +81,7 @@ class Outcome:
 
 
 def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], groups: dict[str, Any]) -> Outcome:
-    """Read a board's answer.
-
-    Args:
-        host: The board, as the user named it.
-        value: The agent's answer.
-        variants: The models that were requested.
-        groups: The inputs of each gate, by label.
-
-    Raises:
-        RunError: If this version does not understand the answer.
-    """
+    """Read a board's answer."""
     by_label = {variant.label: variant for variant in variants}
     try:
         outcome = Outcome(host, job=value.get("job"))

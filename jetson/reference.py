@@ -30,9 +30,6 @@ class Reference:
     """Inputs of a model and its outputs for them, as ``.npz`` files of {tensor name: (N, ...)}.
 
     Attributes:
-        inputs: File of the inputs.
-        expected: File of the outputs.
-        batch: Batch size of the model.
         profiles: Minimum, optimum and maximum shape of each input with a dynamic batch.
         groups: Where the inputs come from, by `InputGroup.to_dict`.
     """
@@ -64,10 +61,6 @@ def reference_of(
         batch: Batch size of a model with a dynamic one, by default 1.
         given: ``.npy``, ``.npz`` or a folder, as `irepdeploy.verify.inputs` reads them.
         seed: Seed of the random inputs.
-
-    Raises:
-        InputError: If other dimensions are dynamic, the batch differs, ONNX Runtime cannot run the model, its outputs
-            are not finite, or the given inputs do not fit.
     """
     try:
         with OrtRunner(model.content, precision=model.carried) as runner:

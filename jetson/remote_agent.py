@@ -30,13 +30,7 @@ _AGENT = 'ORT_DISABLE_TELEMETRY=1 python3 -u "${XDG_CACHE_HOME:-$HOME/.cache}/ir
 
 
 class RemoteAgent:
-    """The agent on a board.
-
-    Args:
-        remote: An open connection.
-        archive: The agent, which `install` copies to the board.
-        on_event: Called with every event before the result, as it comes.
-    """
+    """The agent on a board."""
 
     def __init__(self, remote: Remote, archive: AgentArchive, on_event: Callable[[Event], None]) -> None:
         self._remote, self._archive, self.on_event = remote, archive, on_event
@@ -50,20 +44,11 @@ class RemoteAgent:
         return self._remote.destination
 
     def install(self) -> None:
-        """Copy the agent to the board, unless the same one is already there.
-
-        Raises:
-            MissingError: If the board has no Python 3.8 or later.
-            RunError: If the disk is full, or the connection broke too often.
-        """
+        """Copy the agent to the board, unless the same one is already there."""
         install(self._remote, self._archive)
 
     def ask(self, verb: str, request: Event | None = None) -> Event:
-        """Send a request that may be repeated and return its result.
-
-        Raises:
-            IrepdeployError: The error that the agent raised, or LostConnection.
-        """
+        """Send a request that may be repeated and return its result."""
         return self._remote.retried(lambda: self._converse(verb, request or {})[0])
 
     def restore(self) -> Event:
@@ -75,12 +60,7 @@ class RemoteAgent:
         return self.ask("clean", {"all": True})
 
     def send(self, files: Sequence[bytes], advance: Callable[[float], None] | None = None) -> list[str]:
-        """Copy files that are missing into the board's cache and return the digests of all.
-
-        Args:
-            files: The files.
-            advance: Called with the share done, 0 to 1.
-        """
+        """Copy files that are missing into the board's cache and return the digests of all."""
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in files}
         missing = [digest for digest in self.ask("have", {"sha256": list(by_digest)})["missing"] if digest in by_digest]
         total = sum(len(by_digest[digest]) for digest in missing) or 1
@@ -103,11 +83,7 @@ class RemoteAgent:
         return [hashlib.sha256(content).hexdigest() for content in files]
 
     def fetch(self, job: str, name: str) -> bytes:
-        """Fetch a file of a kept job.
-
-        Raises:
-            RunError: If the file does not match its digest.
-        """
+        """Fetch a file of a kept job."""
         return self._remote.retried(lambda: self._converse("get", {"job": job, "name": name})[1])
 
     def bench(self, request: Event) -> Event:

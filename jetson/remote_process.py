@@ -38,11 +38,7 @@ class RemoteProcess:
             self._child.kill()
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end and return the exit code and the tail of stderr.
-
-        Raises:
-            LostConnection: If the connection broke.
-        """
+        """Wait for the end and return the exit code and the tail of stderr."""
         self.close_stdin()
         with contextlib.suppress(OSError, ValueError):
             while self.stdout.read(_CHUNK):

@@ -109,11 +109,7 @@ class Remote:
             process.kill()
 
     def start(self, script: str, *arguments: str) -> RemoteProcess:
-        """Start ``sh -c SCRIPT`` with these positional parameters.
-
-        Raises:
-            IrepdeployError: LostConnection, MissingError or InputError if it cannot be started.
-        """
+        """Start ``sh -c SCRIPT`` with these positional parameters."""
         process = self._spawn(script, arguments, [])
         self._skip_to_mark(process)
         return process

@@ -34,13 +34,7 @@ def claims_of(table: Table) -> list[str]:
 
 
 def order_claim(ours: Sequence[tuple[float, float]], one: str, other: str) -> str:
-    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties.
-
-    Args:
-        ours: Latencies of each model by the first and by the second list.
-        one: Name of the first list, such as "here".
-        other: Name of the second list.
-    """
+    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties."""
     same = opposite = 0
     for (a, b), (c, d) in itertools.combinations(ours, 2):
         sign = (a - c) * (b - d)

@@ -22,9 +22,7 @@ class Column:
 
     Attributes:
         key: Name in selections.
-        head: Heading.
         hint: Explanation of the heading, or "".
-        cells: Text of each row.
         values: Sort key of each row; None is last.
         text: Whether the column holds words, which are aligned left.
     """

@@ -31,11 +31,7 @@ class Content:
 
 
 def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency report") -> Content:
-    """Read folders and files and return the content of their report.
-
-    Raises:
-        InputError: See `gather`.
-    """
+    """Read folders and files and return the content of their report."""
     found = gather(places)
     tables = tables_of(found.records)
     others, left = plain_tables(found.others)

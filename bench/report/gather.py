@@ -60,7 +60,6 @@ class Gathered:
     Attributes:
         records: Measurements of latency in the order found, each once.
         others: Lines of suites and benchmarks that do not measure latency.
-        certificates: Certificates of exports.
         folders: Every folder that was given or walked through.
         notes: What was omitted and why; shown on the page.
     """
@@ -82,9 +81,6 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
 
     In folders, files of JSON lines with measurements and every certificate.json are read. A damaged file is omitted
     with a note; if it was named itself, it is an error.
-
-    Raises:
-        InputError: If a place does not exist, a named file cannot be read, or there is nothing to report.
     """
     found, seen = Gathered(), set[str]()
     for place in map(Path, places):

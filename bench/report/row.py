@@ -22,17 +22,10 @@ class Row:
     """A model in a table. A record has several rows if its network is listed under several names.
 
     Attributes:
-        record: The measurement.
-        model: Name in this table.
         reference: Record that ratios are relative to, of the same run if possible.
-        family: Kind of the network, or "".
         top1: Accuracy in percent.
-        top1_source: Source of `top1`.
         paper_ms: Latency in the paper.
-        notes: Notes on the figures.
-        same_as: Other names of the same network.
         measured: Whether this is the first row of its record.
-        reference_paper_ms: Latency of the reference in the paper.
     """
 
     record: Record

@@ -28,13 +28,9 @@ class Table:
     """Rows that may be compared with each other.
 
     Attributes:
-        protocol: Version of the measurement protocol.
         device: Device in words.
-        shape: Input shape; for a sweep over batch sizes without the batch.
         conditions: (name, value) of everything else that is the same for all rows.
-        rows: The models.
         apart: Conditions that distinguish it from other tables of the same runner and input.
-        number: Number in the report, from 1.
     """
 
     protocol: int

@@ -42,18 +42,7 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     title: str = "Latency report",
 ) -> Written:
-    """Write a report on folders and files.
-
-    Args:
-        places: Folders and files to report on.
-        out: Path of the page, ending in .html, or a folder for report.html. Default: the folder of the first place.
-        title: Title of the page.
-
-    Raises:
-        InputError: If there is nothing to report or a named file cannot be read.
-        OutputError: If the report cannot be written.
-        RunError: If the disk is full.
-    """
+    """Write a report on folders and files."""
     content = content_of(places, title)
     first = Path(places[0])
     target = Path(out) if out is not None else first if first.is_dir() else first.parent

@@ -29,8 +29,6 @@ class Condition:
     """A column of a table.
 
     Attributes:
-        runner: Name of the runner.
-        tf32: Whether TF32 is on.
         both: Whether the table has columns for TF32 off and on, so that the title must say which.
     """
 
@@ -45,11 +43,7 @@ class Condition:
 
 
 def conditions_for(request: SuiteRequest) -> list[Condition]:
-    """Return the requested conditions, or the defaults of the device; scale "paper" on a GPU has TF32 off and on.
-
-    Raises:
-        InputError: If a runner is unknown.
-    """
+    """Return the requested conditions, or the defaults of the device; scale "paper" on a GPU has TF32 off and on."""
     paper_on_gpu = request.device == "cuda" and request.scale == "paper"
     default = _ON_CPU if request.device == "cpu" else _PAPER_ON_GPU if paper_on_gpu else _ON_GPU
     runners: Sequence[str] = list(dict.fromkeys(request.runners)) or default

@@ -20,18 +20,7 @@ __all__ = ["built_engines"]
 def built_engines(
     graphs: Sequence[tuple[Graph, Mapping[str, Any]]], root: Path, *, seed: int, tf32: bool
 ) -> list[Subject]:
-    """Build an fp32 engine of each graph.
-
-    Args:
-        graphs: Graphs with the facts of their records.
-        root: Folder for one folder per engine.
-        seed: Seed of the inputs that the engine is checked on.
-        tf32: Whether the engine may use TF32.
-
-    Raises:
-        MissingError: If TensorRT is not installed.
-        CheckFailed: If the outputs of an engine differ from the network's.
-    """
+    """Build an fp32 engine of each graph."""
     subjects = []
     for graph, facts in graphs:
         folder = output_folder(root / _name(graph.label, tf32))

@@ -29,12 +29,7 @@ _TABLE = LatencyTable(
 
 
 def fig1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure Fig. 1: latency against accuracy on ImageNet, and which networks no other beats in both.
-
-    Raises:
-        InputError: If a row or runner is unknown, or a model of the user's does not fit.
-        MissingError: If something that a runner needs is not installed.
-    """
+    """Measure Fig. 1: latency against accuracy on ImageNet, and which networks no other beats in both."""
     report = latency_table(_TABLE, request, display)
     fronts = [
         f"{each.title}: no other is both faster and more accurate than {'; '.join(front)}."

@@ -53,10 +53,6 @@ def fused_vs_branches(request: SuiteRequest, display: ProgressDisplay) -> SuiteR
     """Measure what fusing gains: each network plain, with its branches, and fused.
 
     Ratios are relative to the fused network. `SuiteRequest.only` takes names of networks, such as "VGG-16".
-
-    Raises:
-        InputError: If a network or runner is unknown, or models of the user's are given.
-        MissingError: If something that a runner needs is not installed.
     """
     request.refuse("fused-vs-branches", "models")
     reports = [latency_table(_TABLES[name], replace(request, only=()), display) for name in _wanted(request)]

@@ -26,10 +26,7 @@ class Graph:
     Attributes:
         structure: Digest of the exported graph, in which BN is folded and branches are fused.
         state: "BN kept", "branches standing", or "" if neither is left.
-        module: Network with the weights of the first variant.
-        params: Number of parameters.
         macs: MACs of one image.
-        variants: The variants in the order of the table.
     """
 
     structure: str
@@ -83,13 +80,7 @@ class Graph:
 
 
 def distinct_graphs(variants: Sequence[Variant], seed: int, on_network: Callable[[str], None]) -> list[Graph]:
-    """Build every variant and group those that share a graph, in the order of the table.
-
-    Args:
-        variants: Variants to build.
-        seed: Seed of weights and statistics.
-        on_network: Called with the label of each variant once it is built.
-    """
+    """Build every variant and group those that share a graph, in the order of the table."""
     graphs: dict[tuple[str, str], Graph] = {}
     digests: dict[tuple[str, bool], str] = {}
     for variant in variants:

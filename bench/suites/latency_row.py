@@ -61,15 +61,11 @@ class LatencyRow:
     """A variant of a row of the paper, or a network of the user's.
 
     Attributes:
-        label: Name in the table.
         family: Family of the paper's row, or "yours".
         graph: Mark of the graph; rows with the same mark were measured once. "" if unknown.
-        params: Number of parameters.
         top1: Accuracy in percent.
-        top1_source: Source of `top1`.
         paper_ms: Latency in the paper, if it belongs to this variant.
         paper_ratio: `paper_ms` relative to the reference's.
-        measured: Measurements by title of their condition.
     """
 
     label: str

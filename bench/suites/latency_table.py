@@ -49,12 +49,8 @@ class LatencyTable:
     """The definition of a suite.
 
     Attributes:
-        name: Name of the suite.
-        title: Title of the table.
-        variants: Rows in their order.
         reference: Label of the row that all are compared with.
         smoke: Labels of the rows at scale "smoke", including the reference.
-        notes: Notes below the table.
     """
 
     name: str
@@ -66,12 +62,7 @@ class LatencyTable:
 
 
 def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure a table: each distinct graph once, and the user's models, all interleaved.
-
-    Raises:
-        InputError: If a row or runner is unknown, or a model does not fit.
-        MissingError: If something that a runner needs is not installed.
-    """
+    """Measure a table: each distinct graph once, and the user's models, all interleaved."""
     wanted = _wanted(table, request)
     conditions = conditions_for(request)
     runners = list(dict.fromkeys(condition.runner for condition in conditions))

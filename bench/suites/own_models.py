@@ -17,11 +17,7 @@ __all__ = ["own_models", "own_rows"]
 
 
 def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
-    """Return each model on every runner that takes it.
-
-    Raises:
-        InputError: If a model is unknown, or none of the runners takes it.
-    """
+    """Return each model on every runner that takes it."""
     found: list[Subject] = []
     for model in models:
         kind = find_subjects([model])[0].kind

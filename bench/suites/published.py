@@ -22,14 +22,10 @@ class PaperRow:
 
     Attributes:
         label: Label in the paper, with corrected spelling.
-        net: Name in the registry.
         family: "plain" and "NAS" are measured with BN kept and with BN folded, "re-parameterized" fused.
         top1: Top-1 accuracy in percent.
         params_m: Millions of parameters as printed; of training in some rows, of inference in others.
         ms: Latency in milliseconds, or None if the paper prints none.
-        top5: Top-5 accuracy in percent.
-        notes: Notes on the paper's figures.
-        top1_source: Source of `top1`.
     """
 
     label: str

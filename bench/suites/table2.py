@@ -31,10 +31,5 @@ _TABLE = LatencyTable(
 
 
 def table2(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure Table 2: latency of plain, re-parameterized and NAS networks on CIFAR-10 images.
-
-    Raises:
-        InputError: If a row or runner is unknown, or a model of the user's does not fit.
-        MissingError: If something that a runner needs is not installed.
-    """
+    """Measure Table 2: latency of plain, re-parameterized and NAS networks on CIFAR-10 images."""
     return latency_table(_TABLE, request, display)

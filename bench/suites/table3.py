@@ -25,10 +25,5 @@ _TABLE = LatencyTable(
 
 
 def table3(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure Table 3: latency of plain, re-parameterized and NAS networks on ImageNet images.
-
-    Raises:
-        InputError: If a row or runner is unknown, or a model of the user's does not fit.
-        MissingError: If something that a runner needs is not installed.
-    """
+    """Measure Table 3: latency of plain, re-parameterized and NAS networks on ImageNet images."""
     return latency_table(_TABLE, request, display)

@@ -27,8 +27,6 @@ class Variant:
     """A variant of a row's network.
 
     Attributes:
-        row: Row of the paper.
-        state: "BN kept", "BN folded", "branches standing" or "fused".
         published: Whether the paper's latency belongs to this variant. The paper does not say; its numbers fit BN kept
             (VGG 2.14 ms against 1.76 ms with the same convolutions).
     """

@@ -65,14 +65,7 @@ def recalibrate(net: nn.Module, data: Dataset) -> nn.Module:
 
 
 def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: Path) -> dict[str, Any]:
-    """Search, draw candidates under the budget, and score each in three ways.
-
-    Args:
-        recipe: Of the search and of the retrainings.
-        candidates: How many, drawn uniformly.
-        seeds: how often each is retrained; the search-validation accuracy counts, the test set is not looked at.
-        folder: For the runs; existing ones are resumed.
-    """
+    """Search, draw candidates under the budget, and score each in three ways."""
     search = Search(recipe, folder / "search", resume=True)
     search.run()
     budget = search.space.budget(recipe.search.budget)

@@ -48,15 +48,12 @@ class Subject:
     """One exported network and its measurements.
 
     Attributes:
-        name: of the network.
-        content: the exported ONNX file.
         input_shape: with the batch.
         deploy_convs: convolutions of the form that its authors deploy; None if that form is not exact.
         build: builds the torch network, for tools that read one.
         convs: convolutions left, by tool; text if the tool is missing or fails.
         error: relative error of our result in ONNX Runtime, on a seeded random input.
         seconds: time of our collapse.
-        samples_ns: paired latencies of the network as given and as collapsed.
     """
 
     name: str

@@ -55,11 +55,9 @@ class Subject:
     """A command with its measurements.
 
     Attributes:
-        command: Command line.
         written: Path of the ONNX file that it writes, if any.
         weights: Size of the checkpoint that it reads, in bytes.
         path: First entry of its ``PYTHONPATH``.
-        samples_ns: Durations.
         peaks: Peak resident memory of its largest process by sample, in bytes.
         together: Peak resident memory of all its processes together in one run, in bytes.
         missing: Reason why it was not measured.
@@ -132,17 +130,7 @@ def subjects_of(folder: Path, path: str | None = None) -> dict[str, Subject]:
 def measure_exports(
     subjects: dict[str, Subject], rounds: int = _ROUNDS, *, warmup: int = 1, together: bool = True
 ) -> None:
-    """Run every subject once per round and record time and memory.
-
-    Args:
-        subjects: Commands by name.
-        rounds: Number of rounds.
-        warmup: Number of rounds before, which are not recorded.
-        together: Whether to run each once more and sample the memory of all its processes.
-
-    Raises:
-        RunError: If a command fails.
-    """
+    """Run every subject once per round and record time and memory."""
     present = {name: subject for name, subject in subjects.items() if subject.missing is None}
     for number in range(-warmup, rounds):
         for name, subject in present.items():

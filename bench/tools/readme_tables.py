@@ -34,11 +34,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
-    """Return `text` with every table generated again, and the names of the tables that have changed.
-
-    Raises:
-        InputError: If a record does not exist or has nothing of the suite, or a table has no end.
-    """
+    """Return `text` with every table generated again, and the names of the tables that have changed."""
     done, stale, rest = "", [], text
     while found := _BEGIN.search(rest):
         before, after = rest[: found.end()], rest[found.end() :]

@@ -102,10 +102,6 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
         device: Index of the GPU.
         backend: One of `BACKENDS`, to use that one only.
         library: A loaded libcudart to use instead of the installed one.
-
-    Raises:
-        InputError: If there is no such backend or device.
-        MissingError: If libcudart, the driver or a GPU is missing.
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))

@@ -35,8 +35,6 @@ class EngineLayers:
         convolution_inputs: Number of convolutions by the type of their input: Float, Half, Int8.
         layers: Number of layers by the builder's name of their kind.
         weights_bytes: Device memory of the weights; None if not logged.
-        activation_bytes: Device memory of the activations; None if not logged.
-        scratch_bytes: Device memory used as scratch space; None if not logged.
     """
 
     convolutions: Optional[int] = None

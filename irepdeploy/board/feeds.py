@@ -28,9 +28,6 @@ def random_feeds(
         where: The network, for error messages.
         batch: Size of a dynamic batch dimension.
         shapes: Shapes of inputs with other dynamic dimensions.
-
-    Raises:
-        ModelError: If an input is not a floating-point tensor, or its shape is not known.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -39,11 +36,7 @@ def random_feeds(
 
 
 def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
-    """Check that all outputs are finite.
-
-    Raises:
-        ModelError: If one holds NaN or infinity.
-    """
+    """Check that all outputs are finite."""
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             kind = "NaN" if np.isnan(values).any() else "infinity"

@@ -20,9 +20,6 @@ class Provider(NamedTuple):
     """An execution provider.
 
     Attributes:
-        name: ONNX Runtime's name.
-        device: "cpu" or "cuda".
-        install: How to install it.
         own_tf32: Whether it has an option for TF32; the others leave it to TensorRT, which uses it.
         plugin: Package that provides it as a separate library.
     """
@@ -52,11 +49,7 @@ PROVIDERS = {
 
 
 def provider_of(name: str) -> Provider:
-    """Return the provider of this name.
-
-    Raises:
-        InputError: If it is unknown.
-    """
+    """Return the provider of this name."""
     if name not in PROVIDERS:
         raise InputError(f"unknown provider {name!r}", where="ort", hint="one of " + ", ".join(sorted(PROVIDERS)))
     return PROVIDERS[name]

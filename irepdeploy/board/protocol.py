@@ -222,11 +222,7 @@ def sample_fault(samples_ns: Sequence[int]) -> Optional[str]:
 
 
 def percentile(samples: Sequence[float], p: float) -> float:
-    """Return the nearest-rank percentile ``sorted[ceil(p/100 * n) - 1]``, which is always one of the samples.
-
-    Raises:
-        InputError: If there are no samples, or `p` is outside (0, 100].
-    """
+    """Return the nearest-rank percentile ``sorted[ceil(p/100 * n) - 1]``, which is always one of the samples."""
     if len(samples) == 0 or not 0 < p <= 100:
         raise InputError(f"no percentile {p} of {len(samples)} samples", where="percentile", hint="use 0 < p <= 100")
     # p * n first: 0.07 * 100 is 7.000000000000001 and would take the next rank; 7 * 100 / 100 does not.
@@ -243,11 +239,7 @@ def cov(samples: Sequence[float]) -> Optional[float]:
 
 
 def summary(samples_ns: Sequence[int]) -> Summary:
-    """Summarize samples: p90 only from 64 samples on, p99 only from 662; no sample is dropped.
-
-    Raises:
-        InputError: If there are no samples.
-    """
+    """Summarize samples: p90 only from 64 samples on, p99 only from 662; no sample is dropped."""
     n = len(samples_ns)
     median_ms = percentile(samples_ns, 50) / 1e6
     return Summary(

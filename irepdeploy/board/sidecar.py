@@ -69,11 +69,7 @@ class Sidecar:
 
     @classmethod
     def from_dict(cls, value: object, where: object = None) -> Sidecar:
-        """Read the result of `to_dict`; unknown keys, of later versions, are ignored.
-
-        Raises:
-            InputError: If it is not a sidecar, of another version, or damaged.
-        """
+        """Read the result of `to_dict`; unknown keys, of later versions, are ignored."""
         hint = "export the engine again"
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             raise InputError("not a sidecar of an engine", where=where, hint=hint)
@@ -103,11 +99,7 @@ def sidecar_path(engine: _Path) -> str:
 
 
 def read_sidecar(engine: _Path) -> Optional[Sidecar]:
-    """Read the sidecar of an engine; None if there is none.
-
-    Raises:
-        InputError: If it cannot be read or is not a sidecar.
-    """
+    """Read the sidecar of an engine; None if there is none."""
     path = sidecar_path(engine)
     try:
         with open(path, "rb") as file:

@@ -65,8 +65,6 @@ class TensorrtLibrary(NamedTuple):
     """A loaded TensorRT.
 
     Attributes:
-        module: The Python module.
-        flavour: A key of `FLAVOURS`.
         version: Version of the library, such as "10.3.0.26"; for an assembled one, of its builder, not its bindings.
         assembled: Whether `make trt` assembled it for tests.
     """

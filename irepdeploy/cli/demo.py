@@ -45,14 +45,11 @@ class DemoSummary:
     """The results of a demo, as written to summary.json.
 
     Attributes:
-        folder: Folder of the demo.
-        seconds: Duration of the demo.
         accuracy: Search score and retrained search-validation and test accuracy of each network.
         search: Spread of alpha and beta, number of candidates and seconds by strategy.
         equality: Largest relative error, tolerance and verdict of each hop.
         latency: Median and ratio to the plain network by network and runner.
         cost: Parameters, MACs, seconds per epoch and peak memory of training, plain and with branches.
-        files: Paths of all files.
         smoke: Whether the scale is too small for the accuracies to mean anything.
     """
 
@@ -72,15 +69,7 @@ class DemoSummary:
 
 
 def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
-    """Run the demo.
-
-    Args:
-        out: Folder for the results.
-        overrides: Changes to the digits recipe, such as ``scale=smoke``.
-
-    Raises:
-        IrepdeployError: If a step fails.
-    """
+    """Run the demo."""
     started = time.perf_counter()
     output_folder(out)
     commands = _commands(out, list(overrides))

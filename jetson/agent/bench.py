@@ -34,17 +34,7 @@ _LIBRARIES = ("numpy", "onnxruntime", "tensorrt")
 
 
 class Bench:
-    """One run of a bench.
-
-    Args:
-        request: The request.
-        files: The board.
-        cache: The agent's cache.
-        events: Where progress and log lines go.
-        overseer: Runs the processes.
-        command: Command that starts the agent's other processes, by an added verb and its arguments.
-        libraries: The findings of `probe`.
-    """
+    """One run of a bench."""
 
     def __init__(
         self,

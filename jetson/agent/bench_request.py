@@ -91,11 +91,7 @@ class BenchRequest:
 
 
 def parse_bench(request: dict[str, Any]) -> BenchRequest:
-    """Parse and check a request.
-
-    Raises:
-        InputError: If a key or value is wrong; the first one is named.
-    """
+    """Parse and check a request."""
     given = {key: value for key, value in request.items() if key != "lifeline"}
     models = given.pop("models", None)
     if not isinstance(models, list) or not models:

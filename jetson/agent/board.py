@@ -31,13 +31,7 @@ _HOST1X = ("", "platform/", "platform/bus@0/")
 
 
 def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Return everything that `check` reports except the system block; unknown values are None.
-
-    Args:
-        files: The board.
-        libraries: The findings of `probe`.
-        folder: Folder whose free disk space is reported.
-    """
+    """Return everything that `check` reports except the system block; unknown values are None."""
     l4t = parse_tegra_release(files.read(TEGRA_RELEASE))
     jetpack = None if l4t is None else jetpack_of(l4t)
     mode = current_mode(files)

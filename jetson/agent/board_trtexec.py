@@ -29,22 +29,7 @@ def run_trtexec(
     events: EventStream,
     overseer: Overseer,
 ) -> dict[str, Any]:
-    """Run trtexec and return the times of every query in nanoseconds, and its arguments.
-
-    Args:
-        program: Path of trtexec.
-        version: Version of TensorRT, which is trtexec's too.
-        engine: Path of the engine.
-        model: The model.
-        request: The request of the bench.
-        folder: Folder for the times.
-        events: Where progress and log lines go.
-        overseer: Runs the process.
-
-    Raises:
-        RunError: If it fails; its last lines are logged.
-        InputError: If it wrote no times.
-    """
+    """Run trtexec and return the times of every query in nanoseconds, and its arguments."""
     times = os.path.join(folder, f"{os.path.basename(engine)}.times.json")
     words = arguments(
         version,

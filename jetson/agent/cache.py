@@ -34,11 +34,7 @@ def default_cache() -> str:
 
 
 class AgentCache:
-    """The folder of the agent.
-
-    Args:
-        root: Path of the folder, created when it is first written to.
-    """
+    """The folder of the agent."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
@@ -53,11 +49,7 @@ class AgentCache:
         return path
 
     def file(self, digest: str) -> str:
-        """Return the path of the file with this SHA-256.
-
-        Raises:
-            InputError: If that is not a digest, or there is no such file.
-        """
+        """Return the path of the file with this SHA-256."""
         path = self._file(digest)
         if not os.path.isfile(path):
             raise InputError(f"no file {digest[:12]} in the cache", where="sha256", hint="put it first")
@@ -134,11 +126,7 @@ class AgentCache:
                 _remove(path)
 
     def job_file(self, job: str, name: str) -> str:
-        """Return the path of a file of a kept job.
-
-        Raises:
-            InputError: If there is no such file, or a name is invalid.
-        """
+        """Return the path of a file of a kept job."""
         if not all(isinstance(text, str) and _NAME.fullmatch(text) for text in (job, name)):
             raise InputError(f"invalid names {job!r}, {name!r}", where="get", hint="use those of a bench's result")
         path = os.path.join(self.root, "jobs", job, name)
@@ -153,14 +141,7 @@ class AgentCache:
         return _remove(os.path.join(self.root, "jobs", job))
 
     def clean(self) -> int:
-        """Remove everything except the lock and what a restore needs.
-
-        Returns:
-            The bytes removed.
-
-        Raises:
-            RunError: If a bench is running here.
-        """
+        """Remove everything except the lock and what a restore needs."""
         with self.lock():
             removed = 0
             for part in ("files", "jobs", "timing", "agent"):
@@ -173,11 +154,7 @@ class AgentCache:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the board, so that only one run is in progress.
-
-        Raises:
-            RunError: If another run holds the lock.
-        """
+        """Lock the board, so that only one run is in progress."""
         self.folder("")
         path = os.path.join(self.root, "lock")
         with as_ours(path):

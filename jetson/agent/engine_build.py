@@ -55,13 +55,7 @@ class EngineBuild:
         self._events, self._overseer, self._timing_cache = events, overseer, timing_cache
 
     def build(self, model: BenchModel, onnx: str, name: str) -> BuiltEngine:
-        """Build one engine and write its sidecar beside it.
-
-        Raises:
-            IrepdeployError: As `irepdeploy.board.engine_builder.build_plan`.
-            RunError: If the builder died, or the run was ended.
-            KeyboardInterrupt: If the user ended the run.
-        """
+        """Build one engine and write its sidecar beside it."""
         options = EngineOptions(model.precision, model.carried, profiles=model.profiles, dla_core=model.dla)
         folder = self._folder(name, onnx, options)
         result = self._run(folder, model.label)

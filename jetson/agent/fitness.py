@@ -42,12 +42,7 @@ def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None
 
 
 def switch_for(request: BenchRequest, board: dict[str, Any], files: BoardFiles) -> Switch:
-    """Return what to set: what was requested, and by default locked clocks on a Jetson that permits it.
-
-    Raises:
-        MissingError: If it cannot be set here.
-        InputError: If there is no such mode, or it needs a reboot.
-    """
+    """Return what to set: what was requested, and by default locked clocks on a Jetson that permits it."""
     mode = None if request.mode is None else find_mode(files, request.mode).id
     able = bool(board["can_switch"])
     pin = request.clocks == "max" or (request.clocks is None and board["jetson"] and able)

@@ -65,9 +65,6 @@ class Guard:
     def switch(self, mode: int | None, *, pin: bool) -> list[str]:
         """Set a power mode (None keeps the current one) and, if `pin` is set, lock the clocks at its maximum.
 
-        Returns:
-            The changes, one line each.
-
         Raises:
             InputError: If the mode needs a reboot.
             MissingError: If a program or permission is missing.
@@ -114,12 +111,7 @@ def main(files: BoardFiles, cache: AgentCache) -> None:
 
 
 def find_mode(files: BoardFiles, wanted: str | int) -> PowerMode:
-    """Return the power mode with this name or number.
-
-    Raises:
-        MissingError: If the board has no power modes.
-        InputError: If there is no such mode, or switching to it needs a reboot.
-    """
+    """Return the power mode with this name or number."""
     if files.program("nvpmodel") is None:
         raise MissingError("no power modes here: no nvpmodel", where="--mode", hint="omit on non-Jetson machines")
     modes = known_modes(files)

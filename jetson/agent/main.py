@@ -30,12 +30,7 @@ _CHUNK = 1 << 20
 
 
 def main(arguments: Sequence[str], program: Sequence[str]) -> int:
-    """Run a verb and return the exit code.
-
-    Args:
-        arguments: The command line.
-        program: Command that starts the agent again, such as ``["python3", "agent.pyz"]``.
-    """
+    """Run a verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="irepdeploy-agent", description="irepdeploy's agent on a board")
     parser.add_argument("verb", choices=[*_VERBS, *_PROCESSES], metavar="|".join(_VERBS))
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)

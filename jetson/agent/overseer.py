@@ -91,13 +91,6 @@ class Overseer:
     ) -> tuple[int, bool]:
         """Run a process to its end, in a folder where its stderr is written to a file.
 
-        Args:
-            command: The command.
-            folder: The working folder.
-            on_line: Called with each line of its stdout.
-            progress: Called every other second.
-            timeout_s: Seconds after which it is ended.
-
         Returns:
             Its exit code, and whether it was ended for exceeding the timeout.
 

@@ -50,11 +50,7 @@ class RequestStream:
 
 
 def read_request(stream: RequestStream) -> dict[str, Any]:
-    """Read the request, a JSON object in the first line; an empty line is an empty request.
-
-    Raises:
-        InputError: If it is anything else.
-    """
+    """Read the request, a JSON object in the first line; an empty line is an empty request."""
     line = stream.line().strip()
     if not line:
         return {}

@@ -31,12 +31,7 @@ class Sample(NamedTuple):
 
 
 class Sampler:
-    """Takes samples at its pace when `tick` is called.
-
-    Args:
-        files: The board.
-        clock: Returns seconds, the same for all processes of the machine.
-    """
+    """Takes samples at its pace when `tick` is called."""
 
     def __init__(self, files: BoardFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._clocks, self._rails, self._zones = ClockReader(files), RailReader(files), ThermalReader(files)

@@ -181,9 +181,6 @@ def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
     """Split ``LABEL=SOURCE`` or ``SOURCE`` into (label, source).
 
     The label defaults to the name of the file or folder, or to the path if two share that name.
-
-    Raises:
-        InputError: If a label is given twice, or a source twice without labels.
     """
     parts = [_parts(text) for text in sources]
     shorts = [label or _short(source) for label, source in parts]
