@@ -37,21 +37,8 @@ def compare(
 ) -> SearchComparison:
     """Run each strategy with each seed into ``out/STRATEGY-seedN`` and write ``out/compare.json``.
 
-    Args:
-        recipe: Of every run; its strategy and seed are replaced.
-        out: Folder of the runs.
-        strategies: Names; the others are compared with the first.
-        seeds: How many, starting from the recipe's.
-        retrain: Train the Architecture that each run chose, and read the test set once for each.
-        resume: Continue the runs that are there; finished ones are read.
-        overwrite: Start over although runs are there.
-        advance: Called with epochs done since the last call, and a short text.
-        ranks: Processes that divide each search and training; None: those of torchrun, or this one alone.
-
-    Raises:
-        InputError: an unknown strategy or one named twice, or runs are there and neither `resume` nor `overwrite` was
-            asked for.
-        RecipeError, OutputError, RunError: as `Search` and `Training` raise them.
+    Seeds start from the recipe's. With `retrain` the Architecture that each run chose is trained, and the test set read
+    once for each; with `resume` finished runs are read.
     """
     _check(strategies, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks

@@ -39,25 +39,10 @@ _SECONDS_BETWEEN_NOTES = 1.0
 
 
 class Search:
-    """One run of Algorithm 1 in a folder, which can be killed and resumed.
+    """One run of Algorithm 1 in a folder that all ranks see, which can be killed and resumed.
 
     The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
-    result.json.
-
-    Args:
-        recipe: what to do.
-        out: the folder; all ranks must see it.
-        resume: Continue the run in the folder.
-        overwrite: Start over although the folder holds a run.
-        tensorboard: mirror the journal's numbers into ``tensorboard/``.
-        ranks: the processes that divide subnets and candidates among themselves; None: those of torchrun, or this one
-            alone.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: The folder holds a run, and neither `resume` nor `overwrite` was given.
-        RecipeError: budget or population do not fit the network.
-        MissingError: The recipe's device is not available, or TensorBoard is requested and not installed.
+    result.json. Without `ranks`, torchrun's processes divide subnets and candidates, or this one is alone.
     """
 
     def __init__(
@@ -138,14 +123,7 @@ class Search:
         return self.settings.warmup_epochs + self.settings.evolutions * self.settings.epochs_per_evolution
 
     def run(self, advance: Advance = lambda epochs, note: None) -> SearchResult:
-        """Run the remaining epochs.
-
-        Args:
-            advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
-
-        Raises:
-            RunError: The loss is not finite, memory or disk is full, or a rank is lost; the last good state is kept.
-        """
+        """Run the remaining epochs; `advance` gets the number done since its last call, and a short text."""
         advance(self.epoch, "")
         best = ""
         while self.epoch < self.epochs:

@@ -22,15 +22,7 @@ def pareto_set(
     input_shape: tuple[int, ...],
     batch_size: int,
 ) -> ParetoSet:
-    """Count what each candidate costs in training, and mark those that no other beats.
-
-    Args:
-        supernet: Of the search.
-        population: Best fitness first.
-        fitness: Theirs.
-        input_shape: (C, H, W) of one image.
-        batch_size: of the training that memory is counted for.
-    """
+    """Count what training each candidate costs, best fitness first, and mark those that no other beats."""
     costs = CandidateCosts(supernet.model, supernet.space, input_shape)
     counted = [costs.of(supernet.space.bits(architecture)) for architecture in population]
     aims = [

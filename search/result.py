@@ -18,13 +18,8 @@ _SECONDS_A_DAY = 86400
 class SearchResult:
     """Result of a search.
 
-    Args:
-        best: the Architecture of the highest fitness in the last evolution.
-        fitness: its accuracy on the search-validation set, by the supernet's shared weights.
-        population: the last one, best first; `fitnesses` are theirs.
-        evaluations: candidates scored.
-        seconds: of the whole run, resumed parts added.
-        device: what it ran on; `devices`: how many of them.
+    `fitness` is that of `best`, and `fitnesses` those of the last `population`, best first, by the supernet's shared
+    weights; `seconds` are of the whole run, resumed parts added.
     """
 
     best: Architecture

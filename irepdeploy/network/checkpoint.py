@@ -53,9 +53,6 @@ def save(
         input_shape: (C, H, W) of a foreign network's input.
         extra: Plain containers and tensors to store as well (optimizer state, metrics).
 
-    Returns:
-        `path`.
-
     Raises:
         RunError: The disk is full.
         OutputError: The path cannot be written.
@@ -134,12 +131,7 @@ def load(
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the content of a checkpoint file, and check its structure.
-
-    Raises:
-        InputError: The file is missing.
-        CheckpointError: The file is not a checkpoint, is damaged, or contains code.
-    """
+    """Read the content of a checkpoint file, and check its structure."""
     raw = read_bytes(path, "checkpoint")
     if not raw:
         raise CheckpointError("the file is empty", where=path, hint="write it again")
@@ -177,12 +169,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_model_factory(spec: str) -> Callable[[], nn.Module]:
-    """Import the function that ``package.module:factory`` names, which runs that module's code.
-
-    Raises:
-        MissingError: There is no such module.
-        CheckpointError: The module has no such function.
-    """
+    """Import the function that ``package.module:factory`` names, which runs that module's code."""
     import importlib
     import sys
 

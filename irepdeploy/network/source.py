@@ -30,13 +30,7 @@ __all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
 
 @dataclass(frozen=True)
 class Source:
-    """A network that was opened.
-
-    Attributes:
-        model: The network, in eval mode on the CPU.
-        label: Its file, name or class.
-        facts: Facts about it for certificates and records.
-    """
+    """A network in eval mode on the CPU, its file, name or class, and facts for certificates and records."""
 
     model: nn.Module
     label: str

@@ -55,32 +55,17 @@ def identity(channels: int, groups: int, like: Tensor) -> Tensor:
 
 
 def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """Multiply a kernel by a factor per *input* channel.
-
-    Args:
-        kernel: (C_out, C_in/groups, kh, kw).
-        scale: (C_in,).
-        groups: Groups of the convolution.
-    """
+    """Multiply a kernel by a factor per *input* channel, (C_in,)."""
     out_channels, per_group = kernel.shape[:2]
     per_row = scale.reshape(groups, 1, per_group).expand(groups, out_channels // groups, per_group)
     return kernel * per_row.reshape(out_channels, per_group, 1, 1)
 
 
 def chain_1x1(first: Tensor, first_bias: Tensor, second: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Merge a 1x1 convolution and the KxK one behind it into one KxK convolution.
+    """Merge a 1x1 convolution (M, C_in/groups, 1, 1) and the KxK one behind it (C_out, M/groups, K, K) into one.
 
     W[o, i] = sum over m of W2[o, m] W1[m, i];  b[o] = sum over m and taps of W2[o, m] b1[m]. It is exact at the border
     only if the map between the two is padded with `first_bias`, not with zero.
-
-    Args:
-        first: (M, C_in/groups, 1, 1).
-        first_bias: (M,).
-        second: (C_out, M/groups, K, K).
-        groups: Groups of both.
-
-    Returns:
-        Kernel (C_out, C_in/groups, K, K) and bias (C_out,).
     """
     out_channels, inner, height, width = second.shape
     per_group = first.reshape(groups, inner, -1)

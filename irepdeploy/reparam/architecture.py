@@ -54,11 +54,7 @@ class Architecture:
 
     @classmethod
     def from_branches(cls, kept: Mapping[str, Iterable[str]], branches: Sequence[str]) -> Architecture:
-        """Build an Architecture from the names of the branches kept at each layer.
-
-        Raises:
-            ArchitectureError: A layer names an unknown branch.
-        """
+        """Build an Architecture from the names of the branches kept at each layer."""
         rows = []
         for layer, names in kept.items():
             chosen = set(names)
@@ -79,11 +75,7 @@ class Architecture:
         return sha256(canonical_json([[layer, sorted(self.kept(layer))] for layer in self.layers]))
 
     def kept(self, layer: str) -> tuple[str, ...]:
-        """Return the branches kept at `layer`, in column order.
-
-        Raises:
-            ArchitectureError: There is no such layer.
-        """
+        """Return the branches kept at `layer`, in column order."""
         try:
             row = self.matrix[self.layers.index(layer)]
         except ValueError:
@@ -102,11 +94,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Architecture:
-        """Read the result of `to_dict`.
-
-        Raises:
-            ArchitectureError: It is something else, or of a newer version.
-        """
+        """Read the result of `to_dict`."""
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise ArchitectureError(
                 "not an Architecture", where=where, hint="`irepdeploy search` writes one: best.json"

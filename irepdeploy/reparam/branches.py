@@ -351,11 +351,7 @@ _REPEATED = re.compile(r"(.+)_([2-9]|[1-9][0-9]+)")
 
 
 def branch_class(name: str) -> type[Branch]:
-    """Return the class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution.
-
-    Raises:
-        ArchitectureError: There is no such branch.
-    """
+    """Return the class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution."""
     if name in BRANCHES:
         return BRANCHES[name]
     repeated = _REPEATED.fullmatch(name)

@@ -32,9 +32,6 @@ def folded(model: nn.Module) -> nn.Module:
 
     The result is for inference only: its Origin keeps the inputs and outputs, but not the network of the registry.
 
-    Args:
-        model: A network in eval mode; it is not changed.
-
     Raises:
         NotFusable: Train mode, or statistics or weights that cannot be folded.
         ModelError: ``forward`` cannot be traced.

@@ -13,15 +13,7 @@ __all__ = ["check_fusable"]
 
 
 def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
-    """Refuse a network that has no exact fused form.
-
-    Args:
-        model: Any network.
-        everywhere: Check every batch normalisation, not only those of RepBlocks.
-
-    Raises:
-        NotFusable: It names the module and how to fix it.
-    """
+    """Refuse a network that has no exact fused form; not `everywhere`: only its RepBlocks count."""
     dissolved = dissolved_block(model)
     if dissolved is not None:
         raise NotFusable(

@@ -126,12 +126,7 @@ def fuse_with_proof(
 ) -> tuple[nn.Module, list[BlockProof]]:
     """Fuse like `fuse`, and return the proof of each block as well.
 
-    Args:
-        model: A network without wrappers, or what `fuse` accepts.
-        keep_bn: As for `fuse`.
-        prove: As for `fuse`.
-        equivalent: Computes kernel and bias of a block in float64.
-        foreign: Modules of other classes to replace as well.
+    `equivalent` computes kernel and bias of a block in float64; `foreign` are modules of other classes to replace too.
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")

@@ -37,17 +37,10 @@ def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
 
 
 def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Express `bn` as ``scale * x + shift``, by its running statistics or, in train mode, by those of the batch `x`.
+    """Express `bn` as ``scale * x + shift``, each (C,): by its running statistics, or by those of a batch (N, C, H, W).
 
-    A batch in train mode updates the running statistics as torch's own forward pass does. Under a SyncBatchNorm the
-    statistics are those of the batches of all ranks.
-
-    Args:
-        bn: The batch normalisation.
-        x: (N, C, H, W), or None to use the running statistics in any mode.
-
-    Returns:
-        scale (C,) and shift (C,).
+    A batch is used in train mode only, and updates the running statistics as torch's own forward pass does. Under a
+    SyncBatchNorm the statistics are those of the batches of all ranks.
     """
     if x is None or not bn.training:
         assert bn.running_mean is not None and bn.running_var is not None

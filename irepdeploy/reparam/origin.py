@@ -111,11 +111,7 @@ class Origin:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, where: object = None) -> Origin:
-        """Read the result of `to_dict`.
-
-        Raises:
-            CheckpointError: A field is missing, unknown or of a wrong type.
-        """
+        """Read the result of `to_dict`."""
         try:
             fields = dict(value)
             layers = tuple(

@@ -80,11 +80,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
-    """Return the preset of this name, or make one of these branch names, without alpha and beta.
-
-    Raises:
-        ArchitectureError: There is no such preset or branch, or a branch is named twice.
-    """
+    """Return the preset of this name, or make one of these branch names, without alpha and beta."""
     if isinstance(branches, str):
         if branches not in PRESETS:
             raise ArchitectureError(

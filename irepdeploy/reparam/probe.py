@@ -39,7 +39,7 @@ _BESIDE = 8
 
 
 def fuse_probe(model: nn.Module, where: Where | None = None, *, keep_bn: bool = False, prove: bool = True) -> nn.Module:
-    """Fuse blocks by their response to unit impulses: those of foreign classes as well as RepBlocks.
+    """Return a new network, fused by responses to unit impulses: blocks of foreign classes as well as RepBlocks.
 
     It needs no algebra of the branches, and is slower than `irepdeploy.fuse`.
 
@@ -49,9 +49,6 @@ def fuse_probe(model: nn.Module, where: Where | None = None, *, keep_bn: bool = 
             ``f(name, module) -> bool``. None: RepBlocks only.
         keep_bn: As for `irepdeploy.fuse`; it concerns RepBlocks only.
         prove: Compare each RepBlock with its convolution. Foreign blocks are always compared.
-
-    Returns:
-        A new network.
 
     Raises:
         InputError: `where` chooses no module.
@@ -83,15 +80,9 @@ def _foreign(model: nn.Module, where: Where) -> dict[nn.Module, nn.Module]:
 @torch.no_grad()
 @exact_arithmetic()
 def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
-    """Read kernel and bias of a block in eval mode off a float64 copy of it.
+    """Read kernel and bias (as `RepBlock.equivalent`) of a block in eval mode off a float64 copy of it.
 
     Channel i of every group gets its impulse at the same time, so that one map is enough for a depthwise block.
-
-    Returns:
-        kernel (C_out, C_in/groups, K, K) and bias (C_out,) in float64.
-
-    Raises:
-        NotFusable: Train mode.
     """
     check_kind(block, type(block).__name__)
     geometry = block.geometry

@@ -33,9 +33,6 @@ class Response:
         where: Its name in errors.
         in_channels: C_in; None tries those of its convolutions and batch normalisations, in order.
         wide: Convert the copy to float64; otherwise maps have the dtype of its first parameter.
-
-    Raises:
-        NotFusable: The module cannot be copied, or does not accept any square map.
     """
 
     def __init__(self, module: nn.Module, where: str, in_channels: int | None = None, *, wide: bool = True) -> None:
@@ -56,11 +53,7 @@ class Response:
         self.channels, self.side = self._first_that_runs(known, inferred=in_channels is None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, H', W'), all finite.
-
-        Raises:
-            NotFusable: The module fails on this map or returns something else.
-        """
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), all finite."""
         try:
             y: object = self.module(x)
         except Exception as error:  # anything that a foreign forward raises
@@ -195,11 +188,7 @@ def significant(response: Tensor, zero: Tensor) -> Tensor:
 
 
 def check_kind(module: nn.Module, where: str) -> None:
-    """Refuse train mode and several inputs.
-
-    Raises:
-        NotFusable: It names the submodule or the inputs.
-    """
+    """Refuse train mode and several inputs."""
     for name, child in module.named_modules():
         if child.training:
             inside = f" ({name})" if name else ""

@@ -33,12 +33,7 @@ _HOOKS = (
 
 
 def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Module:
-    """Copy `model` with a RepBlock, weights and statistics moved in, in place of each of these convolutions.
-
-    Raises:
-        ArchitectureError: A layer does not exist, or cannot have these branches.
-        ModelError: The network cannot be copied.
-    """
+    """Copy `model` with a RepBlock, weights and statistics moved in, in place of each of these convolutions."""
     memo: dict[int, Any] = {}
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(model.named_modules())
@@ -55,9 +50,6 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
     """Copy `base`, the network before the insertion, with the structure that `origin` describes.
 
     New modules have fresh values: a checkpoint is loaded into them.
-
-    Raises:
-        ArchitectureError: A layer does not exist, or cannot have these branches.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(base.named_modules())
@@ -78,15 +70,8 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
 def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo: dict[int, Any]) -> nn.Module:
     """Copy `model` deeply, with each key replaced wherever and however often it is used.
 
-    Hooks move to the replacement; those of the parts of a RepBlock are dropped with them.
-
-    Args:
-        model: Any module; it is not changed.
-        replacements: New modules by old ones.
-        memo: The memo of deepcopy, which may hold copies already.
-
-    Raises:
-        ModelError: The network cannot be copied.
+    Hooks move to the replacement; those of the parts of a RepBlock are dropped with them. `memo` is that of
+    deepcopy, and may hold copies already.
     """
     # deepcopy uses an object's entry in its memo as the copy, so that replaced modules are never copied.
     memo.update({id(old): new for old, new in replacements.items()})

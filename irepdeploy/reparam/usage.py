@@ -62,11 +62,7 @@ def usage_of(model: nn.Module) -> Usage:
 
 
 def followers_in_eval(model: nn.Module) -> dict[str, str]:
-    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader.
-
-    Raises:
-        ModelError: ``forward`` cannot be traced.
-    """
+    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         twin = copy.deepcopy(model, memo)

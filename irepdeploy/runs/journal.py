@@ -20,22 +20,13 @@ JOURNAL = "journal.jsonl"
 
 
 class Event(Schema):
-    """A line of a journal.
-
-    Attributes:
-        event: The kind of event.
-        time: Seconds since 1970, None before it is written.
-    """
+    """A line of a journal."""
 
     event: str
     time: StrictFloat | None = None
 
     def append(self, path: str | os.PathLike[str]) -> None:
-        """Append the event as a line with the present time, flushed to the disk.
-
-        Raises:
-            OutputError, RunError: The file cannot be written, or the disk is full.
-        """
+        """Append the event as a line with the present time, flushed to the disk."""
         fields = self.model_dump(mode="json", exclude_unset=True)
         append_line(path, {"event": self.event, "time": round(time.time(), 3), **fields})
 
@@ -139,11 +130,7 @@ _KINDS: dict[str, tuple[type[Event], str]] = {
 
 
 def read_events(path: str | os.PathLike[str], what: str = "journal") -> Iterator[Event]:
-    """Read the events of a journal. A torn last line is dropped with a log line; unknown events are skipped.
-
-    Raises:
-        InputError: No such file, or a line does not fit its schema; the message names the line and the field.
-    """
+    """Read the events of a journal. A torn last line is dropped with a log line; unknown events are skipped."""
     for number, value in read_lines(path, what):
         name = value.get("event") if isinstance(value, dict) else None
         if not isinstance(name, str) or name not in _KINDS:
@@ -155,12 +142,7 @@ def read_events(path: str | os.PathLike[str], what: str = "journal") -> Iterator
 
 
 class SearchJournal(Schema):
-    """The journal of a search.
-
-    Attributes:
-        start: The first line.
-        evolutions: The evolutions that are finished.
-    """
+    """The journal of a search."""
 
     start: SearchStart
     evolutions: tuple[Evolution, ...]
@@ -175,11 +157,7 @@ class SearchJournal(Schema):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the search in a folder, or its journal.jsonl itself.
-
-        Raises:
-            InputError: No such file, not the journal of a search, no evolution in it yet, or a damaged line.
-        """
+        """Read the search in a folder, or its journal.jsonl itself."""
         path = Path(path)
         path = path / JOURNAL if path.is_dir() else path
         events = list(read_events(path, "journal of a search"))

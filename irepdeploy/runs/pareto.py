@@ -19,18 +19,11 @@ _NOTES = (
 
 
 class Candidate(Schema):
-    """An Architecture of a population.
+    """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` has the name of its rank.
 
-    Attributes:
-        rank: Its rank by fitness, 0 the best; the name of its file in ``population/``.
-        digest: Digest of the Architecture.
-        branches: How many branches it keeps.
-        val_accuracy: In [0, 1], on the search-validation set, by the supernet's shared weights.
-        params: Trainable parameters, alpha and beta included.
-        macs: Multiply-accumulates of the forward pass of one image, in train state.
-        activation_bytes: What the forward pass of one image keeps for the backward pass.
-        memory_bytes: Of training with the batch size of the recipe.
-        pareto: Whether no other is at least as good in accuracy, MACs and memory, and better in one of them.
+    Accuracy is by the supernet's shared weights. `macs` and `activation_bytes`, what is kept for the backward pass, are
+    of the forward pass of one image in train state; `memory_bytes` is of training with the recipe's batch size.
+    `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one of them.
     """
 
     rank: StrictInt
@@ -45,11 +38,7 @@ class Candidate(Schema):
 
 
 class ParetoSet(JsonFile):
-    """A population with its costs, best fitness first.
-
-    Attributes:
-        batch_size: Of the training that memory is counted for.
-    """
+    """A population with its costs, best fitness first; `batch_size` is of the training that memory is counted for."""
 
     kind = "pareto.json of a search"
     hint = "`irepdeploy search` writes it at its end"

@@ -8,13 +8,10 @@ __all__ = ["pareto_front"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points that no other dominates, fastest first.
+    """Return the indices of the (latency, accuracy) points that no other dominates, fastest first.
 
     A point dominates another if it is at least as fast and at least as accurate, and better in one of the two; equal
     points do not dominate each other.
-
-    Args:
-        points: (latency, accuracy) pairs.
     """
     front: list[int] = []
     # Of equal latency the more accurate come first; then only what is more accurate than all before is not dominated.

@@ -75,31 +75,18 @@ _SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_
 
 
 def append(path: str | os.PathLike[str], record: Record) -> None:
-    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is removed first.
-
-    Raises:
-        OutputError: The file cannot be written.
-        RunError: The disk is full.
-    """
+    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is removed first."""
     append_line(path, asdict(record))
 
 
 def read(path: str | os.PathLike[str]) -> list[Record]:
-    """Read all records of a file, in order. A torn last line is dropped, with a log line.
-
-    Raises:
-        InputError: No such file, or a line is not a record or of an unknown schema version; names the line.
-    """
+    """Read all records of a file, in order. A torn last line is dropped, with a log line."""
     lines = read_lines(path, "file of records", of="record")
     return [record_of(value, f"{os.fspath(path)}, line {number}") for number, value in lines]
 
 
 def record_of(value: object, where: str) -> Record:
-    """Return the record that a line of a file holds as JSON, also of an earlier schema.
-
-    Raises:
-        InputError: It is not a record, or of an unknown schema version; names `where`.
-    """
+    """Return the record that a line of a file holds as JSON, also of an earlier schema."""
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
     schema = value["schema"]

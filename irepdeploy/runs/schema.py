@@ -35,11 +35,7 @@ class JsonFile(Schema):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file.
-
-        Raises:
-            InputError: No such file, or its content does not fit the schema; the message names the field.
-        """
+        """Read a file."""
         content = read_bytes(path, cls.kind)
         try:
             value = json.loads(content)
@@ -48,12 +44,7 @@ class JsonFile(Schema):
         return validated(cls, value, f"the {cls.kind}", where=path, hint=cls.hint)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file atomically and return its path.
-
-        Raises:
-            OutputError: The path cannot be written.
-            RunError: The disk is full.
-        """
+        """Write the file atomically and return its path."""
         return write_json(path, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,17 +53,9 @@ class JsonFile(Schema):
 
 
 def validated(kind: type[_T], value: object, what: str, *, where: object, hint: str | None = None) -> _T:
-    """Return `value` as an instance of `kind`.
+    """Return `value`, parsed JSON, as an instance of the pydantic model or dataclass `kind`.
 
-    Args:
-        kind: A pydantic model or a dataclass.
-        value: Parsed JSON.
-        what: What `kind` is, with its article, for the message.
-        where: The file and its line.
-        hint: How to fix it.
-
-    Raises:
-        InputError: It does not fit; the message names the fields, and says what was expected and what was found.
+    `what` is its name in the error, with an article.
     """
     try:
         return TypeAdapter(kind).validate_python(value)

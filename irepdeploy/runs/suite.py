@@ -63,11 +63,7 @@ class SuiteRequest:
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """Yield a folder of this name in `out`, or a temporary one.
-
-        Raises:
-            OutputError: It cannot be made.
-        """
+        """Yield a folder of this name in `out`, or a temporary one."""
         if self.out is not None:
             yield output_folder(output_folder(self.out) / name)
             return
@@ -75,11 +71,7 @@ class SuiteRequest:
             yield Path(temporary)
 
     def record(self, *figures: Mapping[str, Any]) -> None:
-        """Append figures to ``records.jsonl`` in `out` with the time and the machine; without `out` do nothing.
-
-        Raises:
-            OutputError, RunError: The file cannot be written, or the disk is full.
-        """
+        """Append figures to ``records.jsonl`` in `out` with the time and the machine; without `out` do nothing."""
         if self.out is None:
             return
         folder = output_folder(self.out)
@@ -94,15 +86,7 @@ class SuiteRequest:
             append_line(folder / "records.jsonl", {**each, **common})
 
     def refuse(self, suite: str, *names: str) -> None:
-        """Refuse options that this suite does not take.
-
-        Args:
-            suite: Its name.
-            names: Some of "models", "runners", "seconds".
-
-        Raises:
-            InputError: One of them was given.
-        """
+        """Refuse options, of "models", "runners" and "seconds", that this suite does not take."""
         for name in names:
             if getattr(self, name):
                 raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")
@@ -110,13 +94,7 @@ class SuiteRequest:
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """The figures of a suite, as a table.
-
-    Args:
-        rows: cells, as text, under `columns`.
-        notes: what the figures are and are not, in words, below the table.
-        figures: the same for machines.
-    """
+    """The figures of a suite as a table with notes, and the same `figures` for machines."""
 
     title: str
     columns: Sequence[str]

@@ -31,14 +31,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def parse_size(text: str) -> int:
-    """Parse a memory size: ``8GB`` (10^9 bytes each), ``8GiB`` (2^30 each) or ``512 MB``.
-
-    Returns:
-        Its number of bytes.
-
-    Raises:
-        InputError: The text is not a size, or the size is zero.
-    """
+    """Parse a memory size to bytes: ``8GB`` (10^9 bytes each), ``8GiB`` (2^30 each) or ``512 MB``."""
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([MGT]I?)B?\s*", text.upper(), re.ASCII)
     size = 0 if found is None else int(float(found[1]) * _UNITS[found[2]])
     if size <= 0:
@@ -57,14 +50,11 @@ def size_text(size: int) -> str:
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Keep freed memory in this process, or return it to the system again.
+    """Keep freed memory in this process, or return it again; return whether the C library supports it (glibc does).
 
     By default glibc maps every block of 32 MiB and more when it is allocated and unmaps it when it is freed, so that
     each feature map of that size costs a page fault every 4 KiB: ten times the cost of adding two maps. Kept, the same
     pages serve the next one, and the process stays as large as it was at its largest.
-
-    Returns:
-        Whether the C library supports it (glibc does).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -80,11 +70,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
 
 def reset_peak() -> int | None:
-    """Reset the peak of resident memory, which Linux alone reports.
-
-    Returns:
-        The memory that is resident now, in bytes; None on other systems.
-    """
+    """Reset the peak of resident memory and return what is resident now; None on systems other than Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")

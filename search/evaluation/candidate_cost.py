@@ -27,13 +27,10 @@ _BATCH = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Training cost of a network in train state.
+    """Training cost of a network in train state: trainable parameters, alpha and beta included, and their bytes.
 
-    Args:
-        params: trainable, alpha and beta included.
-        macs: of the forward pass of one image; the backward pass takes about twice as many.
-        activation_bytes: what the forward pass of one image keeps for the backward pass.
-        param_bytes: of the parameters.
+    MACs and bytes of activations, kept for the backward pass, are of the forward pass of one image; the backward pass
+    takes about twice as many MACs.
     """
 
     params: int
@@ -47,12 +44,7 @@ class Cost:
 
 
 class CandidateCosts:
-    """The cost of every candidate of a supernet, from one pass without values.
-
-    Args:
-        supernet: RepBlocks with every possible branch, as an Architecture of them will be retrained.
-        input_shape: (C, H, W) of one image.
-    """
+    """The cost of every candidate of a supernet for images of (C, H, W), from one pass without values."""
 
     def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
         blocks = [supernet.get_submodule(name) for name in space.layers]

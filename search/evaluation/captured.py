@@ -15,12 +15,10 @@ _WARM_UP = 3
 
 
 class CapturedForward:
-    """The forward pass of a network as one CUDA graph for each shape of batch.
+    """The forward pass of a network in eval mode as one CUDA graph for each shape of batch.
 
-    Weights may change in place between calls; nothing else of the network may.
-
-    Args:
-        network: in eval mode, on a CUDA device; its forward pass must not depend on values, nor wait for the device.
+    Weights may change in place between calls; nothing else may. The pass must not depend on values, nor wait for the
+    device.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -30,11 +28,7 @@ class CapturedForward:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) -> logits (N, classes), which the next call overwrites.
-
-        Raises:
-            RunError: the network cannot be captured.
-        """
+        """(N, C, H, W) -> logits (N, classes), which the next call overwrites."""
         shape = tuple(images.shape)
         if shape not in self._graphs:
             self._graphs[shape] = self._capture(images)

@@ -44,10 +44,6 @@ class PopulationEvaluator:
             ``torch.contiguous_format`` may be the faster.
         graph: whether the plain network is captured as a CUDA graph; None: on a CUDA device, but in "multi-branch".
 
-    Raises:
-        InputError: Unknown mode, cuts that do not rise within the set, or a graph where it is not possible.
-        RunError: at the first forward pass, if a network cannot be captured.
-
     Attributes:
         sizes: images of each part.
         how: how the networks run: "cuda graph" or "eager".

@@ -26,12 +26,7 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a network by image.
-
-    Args:
-        correct: (N,) bool.
-        loss: (N,) cross-entropy.
-    """
+    """Whether a network is right about each image, (N,) bool, and the cross-entropy, (N,)."""
 
     correct: np.ndarray[Any, Any]
     loss: np.ndarray[Any, Any]

@@ -21,17 +21,11 @@ __all__ = ["PlainNetwork"]
 class PlainNetwork:
     """One plain network whose kernels become those of one candidate after the other, in place.
 
-    Its tensors stay where they are, so that it can be compiled, or captured as a CUDA graph, once.
-
-    Args:
-        supernet: in any mode; it is not changed.
-        space: its search space.
-        dtype: of the plain network's weights, or None for the supernet's. Sums of kernels are taken in the supernet's
-            and rounded once; batch normalisations that stay keep the supernet's.
-        layout: of its kernels.
+    Its tensors stay where they are, so that it can be compiled, or captured as a CUDA graph, once. Sums of kernels are
+    taken in the supernet's dtype and rounded once to `dtype`; batch normalisations that stay keep the supernet's.
 
     Attributes:
-        network: the plain network, in eval mode, with the kernels that `write` has last written.
+        network: In eval mode, with the kernels that `write` has last written.
     """
 
     def __init__(
@@ -77,8 +71,7 @@ class PlainNetwork:
     def write(self, mask: Tensor) -> None:
         """Make the network that of a candidate.
 
-        Args:
-            mask: (positions of the space,), 1 for each branch that is kept, in the supernet's dtype and on its device.
+        `mask` has 1 for each position of the space that is kept, in the supernet's dtype and on its device.
         """
         start = 0
         for layer in self._layers:

@@ -24,12 +24,9 @@ __all__ = ["MeasuredCost", "measure_front"]
 
 @dataclass(frozen=True)
 class MeasuredCost:
-    """Training cost of one candidate.
+    """Training cost of a rank of pareto.json: median seconds of forward, backward and SGD on one batch.
 
-    Args:
-        rank: of the candidate, as in pareto.json.
-        seconds_per_step: of forward, backward and SGD on one batch, median.
-        peak_memory_bytes: of a process of its own, as `PeakMemory` says it; None where the system does not tell.
+    The peak is of a process of its own, as `PeakMemory` says it; None where the system does not tell.
     """
 
     rank: int
@@ -41,11 +38,6 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     """Train each network of the Pareto set of the search in `folder` for a few steps, in turn (A B A B).
 
     The batch size is that of pareto.json and the device that of the recipe; the weights do not matter and are random.
-
-    Raises:
-        InputError: the folder holds no finished search, or files of several.
-        RunError: memory ran out.
-        MissingError: the recipe's device is not there.
     """
     found = ParetoSet.read(folder / "pareto.json")
     recipe = Recipe.model_validate(SearchJournal.read(folder).start.recipe)

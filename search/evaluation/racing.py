@@ -72,11 +72,7 @@ class RaceResult:
 
 
 def cuts_of(images: int, share: float) -> list[int]:
-    """Cut a set for a race: after each `share` of it; no cuts if it is 0.
-
-    Raises:
-        InputError: a share of less than one image.
-    """
+    """Cut a set for a race: after each `share` of it; no cuts if it is 0."""
     if not share:
         return []
     size = round(images * share)
@@ -95,9 +91,6 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
         sizes: images of each part, which are in random order.
         parents: how many will be selected: the first of the ranking.
         error: the probability at most, in the sense above, that other parents are selected than without a race.
-
-    Raises:
-        InputError: Fewer than one or more parents than candidates, or an error outside (0, 1).
     """
     if not 1 <= parents <= candidates:
         raise InputError(f"{parents} parents of {candidates} candidates", hint="at least 1, at most all")
@@ -113,11 +106,8 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
 def is_beaten(ahead: int, behind: int, unseen: float, z: float) -> bool:
     """Whether one candidate is found to be less accurate than another on the whole set.
 
-    Args:
-        ahead: Images seen that only the other has right.
-        behind: Images seen that only this one has right.
-        unseen: Share of the set that has not been seen.
-        z: Quantile of the normal distribution at the wanted level.
+    `ahead` images only the other has right, `behind` only this one; `unseen` is the share of the set that has not been
+    seen, and `z` the quantile of the normal distribution at the wanted level.
     """
     return ahead - behind > z * ((ahead + behind + 2) * unseen) ** 0.5
 

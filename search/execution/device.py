@@ -21,12 +21,7 @@ __all__ = ["choose_device", "device_name", "ranks_of"]
 def choose_device(name: str, *, deterministic: bool = False) -> str:
     """Set up the device of a recipe and return its kind; "auto" is "cuda" where available.
 
-    Args:
-        name: "auto", "cpu" or "cuda".
-        deterministic: Let CUDA repeat a run to the bit, which is slower. On a CPU every run does.
-
-    Raises:
-        MissingError: CUDA was requested and is not available.
+    `deterministic` lets CUDA repeat a run to the bit, which is slower; on a CPU every run does.
     """
     there = torch.cuda.is_available()
     if name == "cpu" or (name == "auto" and not there):
@@ -45,10 +40,6 @@ def ranks_of(recipe: Recipe) -> Ranks:
     """Join the processes that torchrun has started for a recipe, each with its device; else return this one alone.
 
     On a CPU this process keeps the memory that it frees from now on.
-
-    Raises:
-        MissingError: CUDA was requested and is not available, or has too few devices.
-        RunError: the processes do not find each other.
     """
     device = choose_device(recipe.device, deterministic=recipe.deterministic)
     if device == "cpu":

@@ -50,22 +50,14 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
 
 
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:
-    """Stop a run whose weights or statistics are no longer finite: the last step of an epoch may cause that.
-
-    Raises:
-        RunError: NaN or infinity, naming the tensor.
-    """
+    """Stop a run whose weights or statistics are no longer finite: the last step of an epoch may cause that."""
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise RunError(f"NaN or infinity in epoch {epoch + 1} of the {what}", where=name, hint=_SMALLER_STEPS)
 
 
 def check_loss(loss: float, epoch: int, what: str) -> None:
-    """Stop a run whose loss is not finite.
-
-    Raises:
-        RunError: NaN or infinity.
-    """
+    """Stop a run whose loss is not finite."""
     if not math.isfinite(loss):
         raise RunError(
             f"the loss became {loss} in epoch {epoch + 1} of the {what}",

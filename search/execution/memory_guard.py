@@ -15,11 +15,7 @@ __all__ = ["memory_guard"]
 
 @contextmanager
 def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None]:
-    """Report where memory ran out, and which keys of the recipe reduce its use.
-
-    Raises:
-        RunError: memory ran out.
-    """
+    """Report where memory ran out, and which keys of the recipe reduce its use."""
     try:
         yield
     except Exception as error:  # torch and Python say in several ways that memory ran out

@@ -30,12 +30,8 @@ class Ranks:
     """This process among those of the run; a context manager.
 
     Leaving it with an error tells the others, so that each ends with an error that names the rank that failed. Every
-    rank calls the methods that exchange something in the same order.
-
-    Attributes:
-        rank: of this process, from 0.
-        size: how many processes there are.
-        device: where this rank computes.
+    rank calls the methods that exchange something in the same order; they raise RunError where a rank failed or did not
+    answer.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device, store: Any = None, timeout: float = 0.0) -> None:
@@ -52,17 +48,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: str = "cpu", *, timeout: float = 1800.0) -> Ranks:
-        """Join the ranks that torchrun has started, or return `alone`.
-
-        Args:
-            device: "cpu", or "cuda": the GPU of this rank's place on its machine.
-            timeout: seconds that a rank waits for another one.
-
-        Raises:
-            InputError: torchrun's variables are not numbers.
-            MissingError: a machine has fewer GPUs than ranks.
-            RunError: the ranks do not find each other; names one that is missing.
-        """
+        """Join the ranks that torchrun has started, or return `alone`."""
         size = _variable("WORLD_SIZE", 1)
         if size == 1:
             return cls.alone(device)
@@ -89,15 +75,7 @@ class Ranks:
         return range(self.rank, count, self.size)
 
     def gather(self, values: Sequence[_T], count: int) -> list[_T]:
-        """Gather the whole list, in index order, on every rank.
-
-        Args:
-            values: this rank's, in the order of ``share(count)``; whatever can be pickled.
-            count: of all ranks together.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Gather on every rank what can be pickled, in index order; `values` are in the order of ``share(count)``."""
         if self.size == 1:
             return list(values)
         mine = torch.frombuffer(bytearray(pickle.dumps(list(values))), dtype=torch.uint8)
@@ -110,12 +88,7 @@ class Ranks:
     def gather_flat(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """Gather one vector of each rank, by rank; much faster than `gather` for gradients.
 
-        Args:
-            flat: this rank's, on its device; those of all ranks have one dtype.
-            sizes: elements of each rank's; 0 where it has none.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
+        All have one dtype; `sizes` are their elements, 0 where a rank has none.
         """
         if self.size == 1:
             return [flat]
@@ -132,11 +105,7 @@ class Ranks:
         return [part[:size] for part, size in zip(every.chunk(self.size), sizes, strict=True)]
 
     def sum(self, flat: Tensor) -> Tensor:
-        """Sum one vector of each rank; on a CPU added in the order of the ranks.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Sum one vector of each rank; on a CPU added in the order of the ranks."""
         if self.size == 1:
             return flat
         if flat.device.type == "cpu":
@@ -152,20 +121,12 @@ class Ranks:
         return total
 
     def barrier(self) -> None:
-        """Wait until every rank is here.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Wait until every rank is here."""
         if self.size > 1:
             self._exchange(torch.zeros(1, dtype=torch.uint8), [1] * self.size)
 
     def close(self) -> None:
-        """Leave the others, once all have come so far.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Leave the others, once all have come so far."""
         if self._store is not None:
             try:
                 self.barrier()

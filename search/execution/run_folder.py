@@ -80,11 +80,7 @@ class RunFolder:
             remove_file(old)
 
     def mirror_to_tensorboard(self) -> None:
-        """Write the journal's numbers for TensorBoard too from now on, into ``tensorboard/``.
-
-        Raises:
-            MissingError: TensorBoard is not installed.
-        """
+        """Write the journal's numbers for TensorBoard too from now on, into ``tensorboard/``."""
         if not self.silent:
             self._scalars = Scalars(self.path / _TENSORBOARD, self.journal)
 
@@ -115,12 +111,7 @@ class RunFolder:
         write_bytes(self.path / _STATE, buffer.getvalue())
 
     def load_state(self) -> dict[str, Any] | None:
-        """Load the saved state, or return None without one; what the journal holds beyond it is dropped.
-
-        Raises:
-            CheckpointError: the state is damaged.
-            InputError: it is of a run with another recipe.
-        """
+        """Load the saved state, or return None without one; what the journal holds beyond it is dropped."""
         path = self.path / _STATE
         if not path.exists():
             if self._epochs_in_journal() > 1 or (not self.silent and self._is_finished()):

@@ -15,14 +15,7 @@ __all__ = ["Scalars"]
 class Scalars:
     """Writes every number of a journal's epochs and evolutions for TensorBoard.
 
-    The folder is rewritten from the journal, so that a resumed run has each step once.
-
-    Args:
-        folder: becomes TensorBoard's log folder.
-        journal: lines that are there already.
-
-    Raises:
-        MissingError: TensorBoard is not installed.
+    The folder is rewritten from the lines of the journal that are there, so that a resumed run has each step once.
     """
 
     def __init__(self, folder: Path, journal: Path) -> None:

@@ -18,11 +18,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipe_path(name: str) -> Path:
-    """Return the file that `name` means: a path, or a shipped recipe's name.
-
-    Raises:
-        RecipeError: It is neither.
-    """
+    """Return the file that `name` means: a path, or a shipped recipe's name."""
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         return Path(name)
     shipped = shipped_recipes()

@@ -25,9 +25,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 
 def strategy(space: SearchSpace, settings: SearchSection) -> Strategy:
-    """Make the strategy that a recipe names.
-
-    Raises:
-        RecipeError: the budget or the population does not fit the space.
-    """
+    """Make the strategy that a recipe names."""
     return STRATEGIES[settings.strategy](space, settings)

@@ -18,14 +18,7 @@ __all__ = ["has_bf16", "interval", "place", "run_alone"]
 
 
 def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *, nets: bool = False) -> int:
-    """Run a suite by itself, its options read from the command line, and return an exit code.
-
-    Args:
-        suite: To run.
-        name: Of the program.
-        arguments: None: those of the process.
-        nets: Whether ``--only`` chooses among its networks.
-    """
+    """Run a suite by itself, its options read from the command line, and return an exit code."""
     parser = argparse.ArgumentParser(prog=name, description=suite.__doc__)
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -37,14 +37,7 @@ class NaiveBlock(nn.Module):
 
 
 class NaiveEvaluator:
-    """Scores candidates one after the other by a copy of the supernet in torch's default layout.
-
-    Args:
-        model: the supernet.
-        space: its search space.
-        data: on the supernet's device.
-        batch_size: images a forward pass.
-    """
+    """Scores candidates one after the other by a copy of the supernet in torch's default layout."""
 
     def __init__(self, model: nn.Module, space: SearchSpace, data: Split, batch_size: int) -> None:
         blocks = [block for block in model.modules() if isinstance(block, RepBlock)]

@@ -23,10 +23,6 @@ class NaiveSupernet:
 
     Alpha and beta multiply feature maps; the map between the two parts of a chain is padded, as DBB's published code
     does it, with the image of zero by the running statistics. In eval mode it computes what ours does.
-
-    Args:
-        model: the supernet.
-        space: its search space.
     """
 
     def __init__(self, model: nn.Module, space: SearchSpace) -> None:

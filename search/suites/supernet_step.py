@@ -49,13 +49,7 @@ class SearchPlan:
     population: int
 
     def seconds(self, warmup_step: float, step: float, evaluation: float) -> float:
-        """Return the seconds of the whole search.
-
-        Args:
-            warmup_step: Seconds of one step during the warm-up, optimizers included.
-            step: Seconds of one step after it.
-            evaluation: Seconds that one population takes to score.
-        """
+        """Return the seconds of the whole search; a warm-up step includes its optimizers, `evaluation` a population."""
         steps = -(-self.train_images // self.batch_size)
         training = self.warmup_epochs * warmup_step + (self.epochs - self.warmup_epochs) * step
         return steps * training + self.evolutions * evaluation

@@ -240,11 +240,7 @@ class _Subject:
 
     @torch.inference_mode()
     def _check(self, bits: Bits) -> float:
-        """Return the relative error of the fused logits of one batch.
-
-        Raises:
-            CheckFailed: more than 1e-4.
-        """
+        """Return the relative error of the fused logits of one batch."""
         images = self.data.images[: self.scale.batch]
         assert isinstance(images, torch.Tensor)
         self.naive.select(bits)

@@ -58,9 +58,6 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
 
     With an output folder the runs stay in it, and an interrupted suite resumes. `SuiteRequest.only`
     takes a network, a budget, or both: "vgg16", "2/3", "vgg16 2/3".
-
-    Raises:
-        InputError: no such row, or data that is not there.
     """
     request.refuse("table5", "models", "runners", "seconds")
     rows = _wanted(request)

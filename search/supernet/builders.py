@@ -25,26 +25,14 @@ _FACTOR_AT_START = 0.25
 
 
 def load_data(recipe: Recipe) -> Dataset:
-    """Load the recipe's data set.
-
-    Raises:
-        InputError: its files are not right, or an option is wrong.
-    """
+    """Load the recipe's data set."""
     # Other keys of the section, such as root, are options of data sets that have files.
     given = recipe.data.model_dump(exclude={"name", "options"}, exclude_none=True)
     return load_dataset(recipe.data.name, **{**given, **recipe.data.options})
 
 
 def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
-    """Build the recipe's plain network for the shape and classes of its data, and set seed and threads.
-
-    Args:
-        recipe: Names network, branches and data.
-        data: The recipe's data set; None: it is loaded for this.
-
-    Raises:
-        RecipeError: the network cannot be built so, or the images are too small for it.
-    """
+    """Build the recipe's plain network for the shape and classes of its data, and set seed and threads."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -65,15 +53,7 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
 
 
 def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet:
-    """Build the recipe's network with every possible branch of its preset; seed and threads are set as the recipe says.
-
-    Args:
-        recipe: Names network, branches and data.
-        data: The recipe's data set; None: it is loaded for this.
-
-    Raises:
-        RecipeError: the network cannot be built so, or the images are too small for it.
-    """
+    """Build the recipe's network with every possible branch of its preset, and set seed and threads."""
     return Supernet(build_net(recipe, data), recipe.branches)
 
 
@@ -88,9 +68,6 @@ def with_branches(
         factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
             is in the gamma of each branch's last batch normalisation, and there is no alpha or beta; "none": nothing
             weighs the branches, as in the presets of peers.
-
-    Raises:
-        RecipeError: the Architecture is of another network.
     """
     if isinstance(branches, Architecture):
         unknown = [layer for layer in branches.layers if layer not in dict(plain.named_modules())]

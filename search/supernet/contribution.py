@@ -16,12 +16,9 @@ __all__ = ["Contribution", "StepSum"]
 
 @dataclass(frozen=True)
 class Contribution:
-    """Contribution of one subnet, or of the mean of several, to a step.
+    """Loss, gradients and changes of running statistics of one subnet, or of the mean of several.
 
-    Args:
-        loss: of the batch.
-        gradients: by index of the parameter; one outside the subnet has none.
-        changes: of running means and variances, by index of the buffer; likewise.
+    Gradients are by index of the parameter, changes by that of the buffer; what is outside the subnet has none.
     """
 
     loss: Tensor | float
@@ -30,12 +27,7 @@ class Contribution:
 
 
 class StepSum:
-    """Sums the contributions to one step in their order; every subnet starts from the same statistics.
-
-    Args:
-        parameters: of the network; their gradients are taken over.
-        norms: its batch normalisations.
-    """
+    """Sums the contributions to one step in their order; every subnet starts from the same statistics."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.BatchNorm2d]) -> None:
         self._parameters = list(parameters)
@@ -60,12 +52,7 @@ class StepSum:
             parameter.grad = None
 
     def take(self, loss: Tensor, norms: Sequence[int]) -> Contribution:
-        """Take what the last backward pass contributed, and restore gradients and statistics.
-
-        Args:
-            loss: Of the subnet.
-            norms: Indices of the batch normalisations that took part.
-        """
+        """Take what the last backward pass added by these normalisations, and restore gradients and statistics."""
         gradients = {}
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
@@ -103,11 +90,7 @@ class StepSum:
         return float(mean.loss)
 
     def exchanged(self, mine: Contribution | None, count: int, ranks: Ranks) -> list[Contribution]:
-        """Gather the contributions of the first `count` ranks; `mine` is None if this is not one of them.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Gather the contributions of the first `count` ranks; `mine` is None if this is not one of them."""
         if ranks.size == 1:
             return [] if mine is None else [mine]
         heads = ranks.gather([] if mine is None else [_head(mine)], count)
@@ -117,11 +100,7 @@ class StepSum:
         return [self._unflattened(flat, *head) for flat, head in zip(flats, heads, strict=False)]
 
     def summed(self, mine: Contribution, weight: float, ranks: Ranks) -> Contribution:
-        """Sum ``weight * mine`` over all ranks, which have the same subnets.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
-        """
+        """Sum ``weight * mine`` over all ranks, which have the same subnets."""
         _, gradients, changes = _head(mine)
         loss = sum(ranks.gather([float(mine.loss) * weight], ranks.size))
         return self._unflattened(ranks.sum(_flattened(mine) * weight), loss, gradients, changes)

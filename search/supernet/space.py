@@ -22,15 +22,10 @@ __all__ = ["Bits", "SearchSpace"]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The possible branches as a row of positions, layer by layer.
+    """The possible branches as a row of positions (layer index, branch index), layer by layer.
 
     A candidate is a vector of bits over these positions, so that a branch that a layer cannot have never counts and can
     never be switched on.
-
-    Args:
-        layers: names of the RepBlocks.
-        branches: names of the candidate operations: the columns of an Architecture.
-        positions: (layer index, branch index) of every possible branch.
     """
 
     layers: tuple[str, ...]
@@ -60,15 +55,7 @@ class SearchSpace:
         return np.array([row for row, _ in self.positions], dtype=int)
 
     def budget(self, text: str) -> Budget:
-        """C of Eq. 5: floor(share x possible branches), or so many a block.
-
-        Args:
-            text: a fraction such as "2/3", of all possible branches wherever they are; or "4/block" (Section 4.4): at
-                most four in every block, where it has as many.
-
-        Raises:
-            RecipeError: no branch would be left.
-        """
+        """C of Eq. 5: floor(share x possible branches), or with "4/block" at most four a block (Section 4.4)."""
         if not self.size:
             raise RecipeError("no branch to search", where="branches", hint="branches=ireps has nine")
         number, per_block, _ = text.partition("/block")

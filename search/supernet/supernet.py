@@ -24,16 +24,7 @@ Split = Literal["subnets", "batch"]
 
 
 class Supernet:
-    """A network with every possible branch; a subnet uses some of them.
-
-    Args:
-        net: a plain network.
-        branches: name of the preset whose branches are inserted wherever they can stand.
-
-    Attributes:
-        model: the network, channels last.
-        space: its search space.
-    """
+    """A network, channels last, with every possible branch of a preset; a subnet uses some of them."""
 
     def __init__(self, net: nn.Module, branches: str) -> None:
         self.model = channels_last(insert_branches(net, branches, scaled=True))
@@ -88,9 +79,6 @@ class Supernet:
                 bit with those of one process of as many threads. "batch": a rank computes every subnet on its part of
                 the images, whose batch statistics are others, and so are the weights.
             amp: compute under bfloat16 autocast.
-
-        Raises:
-            RunError: a rank failed or did not answer; names it.
         """
         ranks = ranks or Ranks.alone(images.device)
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])

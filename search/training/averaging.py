@@ -16,10 +16,6 @@ def averaged(net: nn.Module, decay: float) -> AveragedModel:
 
     Batch-normalisation statistics are averaged like weights, so that they belong to them. In the first steps less is
     kept, min(decay, (1 + n) / (10 + n)): the average does not start from the initial weights.
-
-    Args:
-        net: To be trained.
-        decay: How much of the average a step keeps, in [0, 1).
     """
 
     def average(kept: Tensors, new: Tensors, steps: Tensor | int) -> None:

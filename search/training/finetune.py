@@ -37,10 +37,6 @@ class Finetuning:
         branches: a preset or a published Architecture by name. They start at zero: before the first step the outputs in
             eval mode are those of the network given.
         model: builds the class of a foreign checkpoint.
-
-    Raises:
-        InputError: the checkpoint is none, or its network does not fit the data.
-        ArchitectureError: the branches do not fit the network.
     """
 
     def __init__(
@@ -79,11 +75,7 @@ class Finetuning:
         )
 
     def run(self, advance: Advance = lambda epochs, note: None) -> FinetuneResult:
-        """Run the remaining epochs.
-
-        Raises:
-            RunError: as `Training.run`.
-        """
+        """Run the remaining epochs."""
         found = self.training.run(advance)
         ranks = self.training.ranks
         result = ranks.gather([self._result(found)] if ranks.first else [], 1)[0]

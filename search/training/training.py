@@ -63,12 +63,6 @@ class Training:
         data: the recipe's data set, where it is loaded already.
         tensorboard: mirror the journal's numbers into ``tensorboard/``.
         ranks: the processes that divide each batch; None: those of torchrun, or this one alone.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: The folder holds a run, and neither `resume` nor `overwrite` was given.
-        RecipeError: the Architecture is of another network.
-        MissingError: The recipe's device is not available, or TensorBoard is requested and not installed.
     """
 
     def __init__(
@@ -140,14 +134,7 @@ class Training:
         self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
-        """Run the remaining epochs.
-
-        Args:
-            advance: called with the number of epochs done since the last call, and a short text; between epochs with 0.
-
-        Raises:
-            RunError: The loss is not finite, memory or disk is full, or a rank is lost; the last good state is kept.
-        """
+        """Run the remaining epochs; `advance` gets the number done since its last call, and a short text."""
         advance(self.epoch, "")
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()

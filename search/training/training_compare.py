@@ -34,22 +34,7 @@ def compare_presets(
     advance: Advance = lambda epochs, note: None,
     ranks: Ranks | None = None,
 ) -> TrainingComparison:
-    """Train the recipe's network with each preset and each of the seeds that follow the recipe's.
-
-    Args:
-        recipe: Of every training; its branches and seed are replaced.
-        presets: "plain", or names of presets.
-        seeds: How many.
-        out: gets a folder ``PRESET-SEED`` for each training, and compare.json.
-        resume: Continue the trainings that are there.
-        overwrite: Start over although trainings are there.
-        advance: Called with the number of epochs done since the last call, and a short text.
-        ranks: Processes that divide each batch; None: those of torchrun, or this one alone.
-
-    Raises:
-        InputError: An unknown preset, the same one twice, or no seed.
-        RunError: a training failed; what was done is kept for `resume`.
-    """
+    """Train the recipe's network with each preset and each of the seeds that follow the recipe's."""
     _check(presets, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
     folder = output_folder(out)
