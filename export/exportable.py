@@ -22,9 +22,6 @@ class Exportable(abc.ABC):
 
     Attributes:
         STEPS: Names of the steps that `prepare` reports.
-        label: Name of the source in messages.
-        facts: What the certificate says of the source.
-        origin: Inputs and outputs of the source.
         groups: Inputs to compare every form on.
     """
 

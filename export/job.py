@@ -48,13 +48,9 @@ class Job:
     """An export in its staging folder.
 
     Attributes:
-        request: What was asked for.
         target: Target of the request, as it is on this machine.
-        label: Name of the source in messages.
-        origin: Inputs and outputs of the source.
         groups: Inputs that every form is compared on.
         certificate: Record of every check; it is complete when the last step is done.
-        folder: Staging folder.
         report: Called with the name of each finished step.
         simplifier: Running onnx-simplifier, if the caller started one.
     """
@@ -85,11 +81,7 @@ class Job:
             return infer_all(runner, self.inputs if inputs is None else inputs)
 
     def audit(self, path: Path, specs: Sequence[TensorSpec], asked: Asked) -> dict[str, Any]:
-        """Audit a file and return the findings.
-
-        Raises:
-            CheckFailed: The file is not what was asked for.
-        """
+        """Audit a file and return the findings."""
         try:
             return audit(path, self.target, specs, self.origin.output_names, asked)
         except CheckFailed as error:
@@ -106,18 +98,10 @@ class Job:
         inputs: list[dict[str, Any]] | None = None,
         locate: Locate = lambda tolerance: None,
     ) -> None:
-        """Compare two forms and record the comparison in the certificate.
+        """Compare two forms, record the comparison in the certificate, and raise CheckFailed if they differ.
 
-        Args:
-            reference: The form that errors are relative to.
-            result: The form compared with it.
-            layers: Errors of single layers, where they were measured.
-            tolerance: Largest difference that passes.
-            inputs: Description of the inputs; default: those of the export.
-            locate: Finds the first layer that differs.
-
-        Raises:
-            CheckFailed: The outputs differ.
+        `layers` are the errors of single layers where they were measured, `inputs` describes other inputs than those of
+        the export, and `locate` finds the first layer that differs.
         """
         comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers)
         described = comparison.to_dict()

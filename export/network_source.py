@@ -31,14 +31,7 @@ __all__ = ["metadata_of", "open_network", "with_output_names"]
 
 
 def open_network(request: ExportRequest) -> Source:
-    """Open a float32 network whose Origin names its inputs.
-
-    Raises:
-        InputError: The file or network does not exist, the file is damaged, the inputs are unknown, or an option does
-            not apply to networks.
-        ModelError: The weights are not float32.
-        NotFusable: The network is in train mode, or cannot be fused.
-    """
+    """Open a float32 network whose Origin names its inputs."""
     source, settings = request.source, request.settings
     if not settings.collapse or settings.border != "refuse":
         option = "--border" if settings.collapse else "--no-collapse"
@@ -58,16 +51,7 @@ def open_network(request: ExportRequest) -> Source:
 
 
 def with_output_names(source: Source, names: Sequence[str] | None, example: Inputs) -> Source:
-    """Return the source with an Origin that names the outputs of its network.
-
-    Args:
-        source: A network whose inputs are known.
-        names: Names to use, in the order of the outputs; None: those that the network knows.
-        example: Inputs to run it on, (N, ...) each.
-
-    Raises:
-        ModelError: ``forward`` does not accept these inputs.
-    """
+    """Return the source with an Origin that names its outputs: `names` in order, or else those that it knows."""
     tensors = mapped(example, lambda array: torch.from_numpy(array[:1]))
     given = list(tensors.values()) if isinstance(tensors, dict) else [tensors]
     try:

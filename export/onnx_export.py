@@ -79,11 +79,7 @@ class OnnxExport(Exportable):
         return prepared
 
     def _reference(self, job: Job, content: bytes) -> Outputs:
-        """Return the outputs of the given file.
-
-        Raises:
-            ModelError: ONNX Runtime cannot run it, or an output is NaN or infinite.
-        """
+        """Return the outputs of the given file, which must be finite."""
         try:
             found = job.run(content)
         except ModelError as error:

@@ -35,12 +35,8 @@ class OnnxSource:
 
     Args:
         content: The file, with the requested sizes declared.
-        label: Path of the file.
-        facts: Description of the source for the certificate.
         specs: Inputs as declared; None is a dynamic dimension.
         origin: Inputs with the sizes to compare at, and outputs.
-        opset: Opset of the file.
-        ir_version: IR version of the file.
     """
 
     content: bytes
@@ -55,14 +51,8 @@ class OnnxSource:
 def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | None = None) -> OnnxSource:
     """Read an ONNX file.
 
-    Args:
-        path: The file.
-        settings: Options; `input_shape` fixes dynamic dimensions except the batch.
-        given: Inputs that determine the remaining dynamic dimensions for the comparison.
-
-    Raises:
-        InputError: The file does not exist, sizes contradict it or are unknown, or an option is only for networks.
-        ModelError: It is not an ONNX model, has no inputs or outputs, or lacks its external data.
+    `input_shape` fixes dynamic dimensions except the batch; `given` inputs determine the remaining ones for the
+    comparison.
     """
     label = os.fspath(path)
     content = model_content(path)

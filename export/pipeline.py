@@ -80,18 +80,7 @@ def certified_export(
 ) -> Certificate:
     """Run an export as `export_model` does, but only record in the certificate that an engine was not built.
 
-    Args:
-        request: What to export, where to, and how.
-        report: Called with the name of each finished step.
-        simplifier: A running onnx-simplifier; default: one is started if the settings ask for it.
-
-    Returns:
-        The certificate.
-
-    Raises:
-        CheckFailed: A check failed.
-        InputError: The network cannot be fused or written, or an option does not fit it.
-        RunError: The disk is full, or an engine's builder crashed.
+    Without a running `simplifier`, one is started if the settings ask for it.
     """
     target = target_here(target_of(request.target))
     precisions = precisions_of(request.settings.precision, target)

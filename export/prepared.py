@@ -22,8 +22,6 @@ class Prepared:
 
     Attributes:
         models: ONNX file of each precision; "fp32" is always there.
-        specs: Inputs of these files.
-        asked: What the audit expects of the fp32 file.
         outputs: Outputs of the fp32 file on the inputs of the export.
         files: Every file to publish, in the order of the certificate.
         hashed: Artefacts among them whose digest is known already.

@@ -22,12 +22,7 @@ TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Simplified:
-    """Result of onnx-simplifier.
-
-    Args:
-        content: The simplified model, not verified yet; None: the original stays.
-        note: The effect, or why the original stays.
-    """
+    """Result of onnx-simplifier: the model, not verified yet, or None if the original stays; and a remark."""
 
     content: bytes | None
     note: str
@@ -37,11 +32,7 @@ class Simplifier:
     """The child process, as a context manager.
 
     It is started early, since its imports take longer than its work. Entering raises RunError if it cannot be started.
-
-    Args:
-        worker: Command that reads from stdin a JSON array with the paths of input and output, and prints the number of
-            nodes before and after; default: `WORKER`.
-        timeout_s: Time limit, counted from the call of `result`.
+    `worker` is a command as in `simplify_worker`; `timeout_s` counts from the call of `result`.
     """
 
     def __init__(self, worker: Sequence[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -75,11 +66,7 @@ class Simplifier:
             self._process.stdin.flush()
 
     def result(self) -> Simplified:
-        """Wait for the process, and read and remove its output file.
-
-        Raises:
-            InputError: `begin` was not called, or `result` was called before.
-        """
+        """Wait for the process, and read and remove its output file."""
         if self._process.returncode is not None or not hasattr(self, "_model"):
             raise InputError("nothing is being simplified", where="Simplifier")
         try:

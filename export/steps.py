@@ -23,11 +23,7 @@ __all__ = ["add_engines", "add_precision", "bake_preprocessing"]
 
 
 def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
-    """Write the model in another precision, audit it, and compare it with fp32.
-
-    Raises:
-        CheckFailed: The precision cannot hold the model, or its outputs differ too much.
-    """
+    """Write the model in another precision, audit it, and compare it with fp32."""
     fp32 = prepared.onnx
     model = open_model(fp32)
     name_nodes(model)
@@ -52,11 +48,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
 
 
 def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:
-    """Make every file take uint8 images, and compare it with the file before on the same images, normalised.
-
-    Raises:
-        CheckFailed: The outputs differ.
-    """
+    """Make every file take uint8 images, and compare it with the file before on the same images, normalised."""
     channels, height, width = job.origin.input_shape
     size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
     images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
@@ -85,12 +77,7 @@ def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessin
 
 
 def add_engines(job: Job, prepared: Prepared, precisions: Sequence[str]) -> Prepared:
-    """Build the engines that the target asks for.
-
-    Raises:
-        ModelError: TensorRT cannot parse or build the model.
-        RunError: The builder crashed, or ran out of memory or disk.
-    """
+    """Build the engines that the target asks for."""
     models = {name: prepared.models[name] for name in precisions}
     job.certificate.engine, engines = engines_for(
         job.target, models, job.folder, prepared.specs, job.label, job.settings, job.report

@@ -27,15 +27,7 @@ def network_digest(
     """Return the `structure_digest` of the ONNX that a network is exported as.
 
     Branches and batch normalisation are fused, so that a network with branches and its fused form have the same digest.
-
-    Args:
-        source: Name of a network, a checkpoint, or a network in eval mode.
-        model_factory: Builds the class of a foreign checkpoint.
-        batch: Batch of the inputs; None: dynamic.
-
-    Raises:
-        InputError: The network or file does not exist, or cannot be fused or written.
-        ModelError: The network does not declare its inputs.
+    A `batch` of None is dynamic.
     """
     opened = open_source(source, model_factory)
     origin = opened.origin

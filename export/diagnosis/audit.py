@@ -56,20 +56,10 @@ def audit(
     outputs: Sequence[str | TensorSpec],
     asked: Asked | None = None,
 ) -> dict[str, Any]:
-    """Check a file against its target and against what was asked for.
+    """Check a file against its target and against what was asked for, by default fp32 and a static batch.
 
-    Args:
-        path: The ONNX file.
-        target: The target it was written for.
-        inputs: Expected names, shapes and dtypes; None is a dynamic dimension.
-        outputs: Expected outputs, or only their names.
-        asked: Further expectations; default: fp32, a static batch.
-
-    Returns:
-        Opset, IR version, nodes by operator, inputs, outputs, bytes of weights by dtype, and size.
-
-    Raises:
-        CheckFailed: The file is not what was asked for; every fault is named.
+    Return opset, IR version, nodes by operator, inputs, outputs, bytes of weights by dtype, and size. The error names
+    every fault.
     """
     asked = asked or Asked()
     content = read_bytes(path, "ONNX file")

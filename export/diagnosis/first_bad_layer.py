@@ -39,20 +39,7 @@ def first_bad_layer(
 
     Tensors correspond if they have the same name, else if nodes of the same name and operator produce them; tensors
     without a counterpart are skipped. If the result was quantised after equalisation, the reference is equalised too,
-    since its hidden maps have other scales otherwise.
-
-    Args:
-        reference: The model that errors are relative to, or its path.
-        result: The model compared with it, or its path.
-        inputs: (N, ...) by name of the input.
-        tolerance: Largest difference that passes.
-
-    Returns:
-        The first layer beyond the tolerance, in the order of the reference; None if all are within it.
-
-    Raises:
-        InputError: A file cannot be read, or the inputs are not those of the models.
-        ModelError: A file is not an ONNX model, or ONNX Runtime cannot run it.
+    since its hidden maps have other scales otherwise. `inputs` are (N, ...) by name.
     """
     b = open_model(result)
     a = equalised_like(open_model(reference), b)
@@ -74,20 +61,8 @@ def first_bad_module(
     """Find the first module whose output differs between a network and its ONNX model.
 
     A module corresponds to the node named after its path, with a number appended for every repeated call. A batch
-    normalisation without a node was folded into the module before it, which then has its output.
-
-    Args:
-        model: A network in eval mode.
-        result: The ONNX model, or its path.
-        inputs: (N, ...) by name of the ONNX's input.
-        tolerance: Largest difference that passes.
-
-    Returns:
-        The first module beyond the tolerance, in the order of calls; None if all are within it.
-
-    Raises:
-        InputError: A file cannot be read, or the inputs are not those of the models.
-        ModelError: The file is not an ONNX model, or ONNX Runtime cannot run it.
+    normalisation without a node was folded into the module before it, which then has its output. `inputs` are (N, ...)
+    by name of the ONNX's input.
     """
     b = open_model(result)
     full = _filled(inputs, b)

@@ -23,15 +23,8 @@ Seen = Callable[[int, str, nn.Module, tuple[Any, ...], torch.Tensor], None]
 def run_layers(model: nn.Module, arrays: Sequence[Array], seen: Seen) -> None:
     """Run a network and report every call of a layer.
 
-    A layer is a module without children, or a RepBlock as a whole.
-
-    Args:
-        model: A network in eval mode.
-        arrays: Its inputs, (N, ...) each, in the order of ``forward``.
-        seen: Called with the index of the call, the name of its node, the module, its inputs and its output.
-
-    Raises:
-        InputError: The network is in train mode.
+    A layer is a module without children, or a RepBlock as a whole. `seen` receives the index of the call, the name of
+    its node, the module, its inputs and its output.
     """
     if model.training:
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")

@@ -29,13 +29,7 @@ _HELD = 2**24
 
 @dataclass(frozen=True)
 class LayerError:
-    """The first layer that differs.
-
-    Args:
-        layer: Name of its node.
-        tensor: Name of its output.
-        error: max|a - b| / max|a|; NaN or infinity if one of the two is not finite.
-    """
+    """The first layer that differs: its node, its output, and max|a - b| / max|a|, which may be NaN or infinite."""
 
     layer: str
     tensor: str
@@ -60,17 +54,10 @@ def first_beyond(
     run: Callable[[Sequence[Place], Add], None],
     tolerance: Tolerance,
 ) -> LayerError | None:
-    """Find the first place beyond a tolerance.
+    """Find the first of some places, in order, that is beyond a tolerance.
 
-    Args:
-        places: Tensors to compare, in order.
-        model: The result, for the sizes of its tensors.
-        inputs: (N, ...) by name of the input.
-        run: Runs both models and calls back with both forms of each requested tensor.
-        tolerance: Largest difference that passes.
-
-    Returns:
-        The first tensor beyond the tolerance; None if all are within it.
+    `run` runs both models and calls back with both forms of each requested tensor; `model` is the result, for the sizes
+    of its tensors.
     """
     sizes = _sizes(model, min(free_batch(inputs), samples_in(inputs)))
     for portion in _portions(places, sizes):

@@ -47,22 +47,12 @@ class EngineReport:
     """Description of a built engine.
 
     Args:
-        engine: Path of the engine.
-        sidecar: Path of its sidecar.
-        flavour: "tensorrt" or "tensorrt_rtx".
-        version: Version of TensorRT.
         assembled: Whether TensorRT-RTX was assembled by ``make trt`` instead of installed.
-        precision: "fp32", "fp16" or "int8".
         typing: "strong" or "weak".
         tf32: Whether float32 layers may round to TF32.
-        sha256: Digest of the engine.
-        size_bytes: Size of the engine.
         seconds: Time for parsing and building.
         layers: Executed convolutions, layers by kind, bytes of weights and activations, from the build log.
-        device: Device it was built for.
-        timing_cache: Use of the timing cache.
         dla: Placement of its layers on the DLA; None without DLA.
-        warnings: Warnings that TensorRT logged.
         run: "not run": building does not show that the outputs are right.
     """
 

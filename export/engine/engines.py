@@ -39,22 +39,8 @@ def engines_for(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Build an engine of each precision, if the target's engines are built on this machine.
 
-    Args:
-        target: The target.
-        models: ONNX file of each precision.
-        folder: Folder for the engines.
-        inputs: Inputs of the files.
-        label: Name of the network, for the command that builds an engine again.
-        settings: Options of the builder.
-        report: Called with the name of each engine that is built.
-
-    Returns:
-        The entry ``engine`` of the certificate, and the files written. A built engine has not run: nothing here shows
-        that its outputs are right.
-
-    Raises:
-        ModelError: TensorRT cannot parse or build the model.
-        RunError: The builder crashed, or ran out of memory or disk.
+    Return the entry ``engine`` of the certificate, and the files written. A built engine has not run: nothing here
+    shows that its outputs are right.
     """
     if target.engine is None:
         return {"status": "not asked for"}, []

@@ -22,13 +22,7 @@ _LARGE, _FEW = 64, 32
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Inputs for calibration and evaluation.
-
-    Args:
-        calibration: Inputs that give the ranges of activations.
-        evaluation: Inputs that the loss is measured on.
-        labels: (N,) classes of the evaluation inputs, or None.
-    """
+    """Inputs for calibration and for evaluation, and the (N,) classes of the latter if they are known."""
 
     calibration: InputGroup
     evaluation: InputGroup
@@ -45,14 +39,6 @@ def calibration_data(
 
     The test set is never read. Without a data set of this shape, unlabelled photographs replace both, half of them
     each; given inputs replace the training images. If a model has several inputs, those that are not images are random.
-
-    Args:
-        wanted: (C, H, W) of one input, or the inputs of the model.
-        given: Inputs, or a file or folder, that `gather_inputs` accepts in place of real inputs.
-        dataset: Name of the data set that the network was trained on.
-
-    Raises:
-        InputError: There are no real inputs of this shape, no input is an image, or the given ones do not fit.
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 

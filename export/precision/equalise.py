@@ -36,13 +36,7 @@ _SWEEPS = 30
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with a hidden map between them that no other node reads.
-
-    Args:
-        first: Name of the node that writes the map.
-        second: Name of the node that reads it.
-        channels: Number of channels of the map.
-    """
+    """Two nodes with a hidden map of `channels` channels between them that no other node reads."""
 
     first: str
     second: str
@@ -50,14 +44,7 @@ class Pair:
 
 
 def equalised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array]]:
-    """Equalise every hidden map of a copy of a model.
-
-    Args:
-        model: A float32 model; it is not changed.
-
-    Returns:
-        The equalised model, with the same outputs, and the s_i, (C,) float64, of each map.
-    """
+    """Equalise every hidden map of a copy of a float32 model; return it and the s_i, (C,) float64, of each map."""
     pairs = hidden_pairs(model)
     nodes, arrays = _nodes(model), arrays_of(model)
     peaks = {
@@ -77,15 +64,7 @@ def equalised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array
 
 
 def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.ModelProto:
-    """Divide channel i of each map by s_i > 0 in the first layer and multiply by it in the second, in a copy.
-
-    Args:
-        model: A float32 model; it is not changed.
-        factors: The s_i of each pair, (C,).
-
-    Raises:
-        InputError: The factors of a pair are not (C,), positive and finite.
-    """
+    """Divide channel i of each map by s_i > 0 in the first layer and multiply by it in the second, in a copy."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     nodes = _nodes(result)

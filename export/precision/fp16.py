@@ -44,13 +44,6 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The statistics of a batch normalisation are first folded, in float64, into its scale and shift: they may be beyond
     fp16 where scale and shift are not.
-
-    Args:
-        model: A float32 model; it is not changed.
-
-    Raises:
-        ModelError: An operator is not known to have a float16 form, or a constant is beyond 65504; the operator or
-            layer is named.
     """
     _refuse_unknown(model)
     constants = float_constants(model)
@@ -86,12 +79,6 @@ def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
     """Return the float constants of each node, by node and by name of the tensor.
 
     For a batch normalisation these are its effective scale and shift, (C,) float64.
-
-    Args:
-        model: A float32 model.
-
-    Raises:
-        ModelError: The statistics of a batch normalisation are not constants.
     """
     arrays = {name: array for name, array in arrays_of(model).items() if array.dtype == np.float32}
     found: dict[str, dict[str, Array]] = {}

@@ -44,13 +44,7 @@ _ONE_BY_ONE = """
 def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Array]:
     """Return every output over all inputs, (N, ...) each.
 
-    Args:
-        model: The model; one of batch 1 runs in larger batches if all its operators process inputs independently.
-        inputs: (N, ...) for a model of one input, else one such array by name.
-
-    Raises:
-        InputError: The inputs are not those of the model.
-        ModelError: ONNX Runtime cannot run it, or an output has no batch dimension.
+    A model of batch 1 runs in larger batches if all its operators process inputs independently.
     """
     parts: dict[str, list[Array]] = {}
     for count, outputs in run_parts(open_model(model), inputs):
@@ -65,15 +59,7 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
     """Yield the number of inputs and the outputs of each batch; the last input is repeated to fill a static batch.
 
     QuantizeLinear and DequantizeLinear are computed on floats, as they are written: ONNX Runtime's fused integer
-    kernels depend on the processor, and may overflow without VNNI.
-
-    Args:
-        model: A model, or the result of `runnable`.
-        inputs: (N, ...) for a model of one input, else one such array by name.
-
-    Raises:
-        InputError: The inputs are not those of the model.
-        ModelError: ONNX Runtime cannot run it.
+    kernels depend on the processor, and may overflow without VNNI. `model` may be the result of `runnable`.
     """
     session = _session(model if isinstance(model, bytes) else runnable(model))
     feeds = _feeds(session, inputs)

@@ -44,20 +44,9 @@ def quantized(
 ) -> onnx.ModelProto:
     """Return a copy with int8 weights and activations in explicit Q/DQ form.
 
-    The range of an activation is its minimum and maximum over the calibration inputs. The result is deterministic.
-
-    Args:
-        model: A float32 model of opset 13 or newer; it is not changed.
-        calibration: Real inputs, (N, C, H, W) float32, or one array by name.
-        keep_float: Nodes whose weights and input stay float32.
-        per_channel: Use one scale for each output channel of a weight instead of one for the whole weight.
-        activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
-        ranges: Result of `tensor_ranges(model, calibration)`, if known already.
-
-    Raises:
-        InputError: There are neither calibration inputs nor ranges, or a name in `keep_float` or `activations` is
-            unknown.
-        ModelError: There is nothing to quantise, the opset is older than 13, or activations are not finite.
+    The range of an activation is its minimum and maximum over the calibration inputs, unless `ranges` gives it. The
+    weights and inputs of the nodes in `keep_float` stay float32. Activations are int8 for TensorRT, uint8 for ONNX
+    Runtime.
     """
     _check(model, keep_float, activations)
     if ranges is None:

@@ -29,10 +29,8 @@ class Int8Loss:
 
     Args:
         logit_sqnr_db: 10 log10(sum a^2 / sum (a - b)^2) over all outputs; None if they are equal.
-        cosine: Smallest cosine of any output.
         accuracy: Top-1 accuracy in percent of float32 and of int8; None without labels.
         top1_agreement: Share of inputs with the same class; None if it is not informative.
-        top1_note: Why it is not informative, or "".
         drop: Percentage points lost, of accuracy or without labels of agreement; None if neither is known.
         problem: What makes a comparison impossible (NaN, all zero), or "".
     """
@@ -67,9 +65,6 @@ class Int8Layer:
     """A layer that can be quantised.
 
     Args:
-        layer: Name of its node.
-        operator: Its operator.
-        kept_float: Whether it stays float32.
         tensor_db: SQNR of its weights in int8 with a single scale; None if int8 is exact.
         channel_db: SQNR with one scale for each output channel.
         worst_channel_db: Smallest SQNR of any channel with a single scale.
@@ -93,8 +88,6 @@ class Equalisation:
         kept: Whether it raised the logit SQNR on 32 calibration inputs by 0.5 dB and was kept.
         maps: Number of hidden maps that it changed.
         largest_factor: Largest factor of a channel, up or down.
-        sqnr_before_db: Logit SQNR without it.
-        sqnr_after_db: Logit SQNR with it.
         max_rel_error: Error of the equalised float32 model relative to the model.
     """
 
@@ -111,15 +104,8 @@ class Int8Report:
     """Description of a quantised model.
 
     Args:
-        loss: Its loss relative to float32.
-        layers: Every layer that can be quantised.
-        equalisation: Effect of cross-layer equalisation.
-        calibration: Description of the calibration inputs.
         measured_on: Description of the evaluation inputs; never a test set.
-        max_drop: The budget in percentage points.
-        activations: "int8" or "uint8".
         size_bytes: Size of the ONNX in float32 and in int8.
-        notes: Remarks for people.
     """
 
     loss: Int8Loss

@@ -25,15 +25,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
-    """Parse precisions such as ``fp32,fp16``.
-
-    Args:
-        text: Names, or None for fp32, and fp16 if the target has an engine.
-        target: The target, which must support all of them.
-
-    Raises:
-        InputError: A precision is unknown, or the target does not support it.
-    """
+    """Parse precisions such as ``fp32,fp16``; the default is fp32, and fp16 if the target has an engine."""
     if text is None:
         return ("fp32",) if target.engine is None else ("fp32", "fp16")
     names = [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
@@ -55,20 +47,7 @@ def tolerance_of_precision(precision: str) -> Tolerance:
 
 
 def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
-    """Check the ranges of weights and activations, and write the float16 model.
-
-    Args:
-        model: The float32 model.
-        inputs: Inputs to measure activations on.
-        path: File to write; None: only check.
-
-    Returns:
-        The entry of the certificate.
-
-    Raises:
-        CheckFailed: A value is beyond 65504; the first one is named.
-        ModelError: An operator has no float16 form here.
-    """
+    """Check the ranges of weights and activations, and write the float16 model unless `path` is None."""
     from .fp16 import half_graph
     from .ranges import range_report
 
@@ -90,20 +69,9 @@ def write_int8(
     target: Target,
     max_drop: float,
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Write an explicitly quantised int8 model within the budget.
+    """Write an explicitly quantised int8 model that loses at most `max_drop` percentage points.
 
-    Args:
-        model: The float32 model.
-        data: Inputs for calibration and evaluation.
-        path: File to write.
-        target: The target.
-        max_drop: Budget in percentage points.
-
-    Returns:
-        The entry of the certificate, and the layers that stay float.
-
-    Raises:
-        CheckFailed: The loss exceeds the budget unless every layer stays float.
+    Return the entry of the certificate, and the layers that stay float.
     """
     from .sensitivity import int8_model
 

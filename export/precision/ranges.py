@@ -28,8 +28,6 @@ class NodeRange:
     """Ranges of one node; a figure is None if the node has no such tensor.
 
     Args:
-        node: Name of the node.
-        operator: Its operator, or "Input".
         tensor: Name of its output, or of the model's input.
         max_weight: Largest ``|w|`` of its constants.
         lost_weights: Share of the nonzero weights below 2^-14.
@@ -54,12 +52,7 @@ class NodeRange:
 
 @dataclass(frozen=True)
 class RangeReport:
-    """Ranges of a model.
-
-    Args:
-        nodes: Ranges of each node, in the order of the graph.
-        samples: Number of inputs that activations were measured on.
-    """
+    """Ranges of each node in the order of the graph, and the number of inputs they were measured on."""
 
     nodes: tuple[NodeRange, ...]
     samples: int
@@ -111,16 +104,7 @@ class RangeReport:
 
 
 def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
-    """Measure the largest weight and activation of every node.
-
-    Args:
-        model: A float32 model.
-        inputs: Real inputs, (N, C, H, W) float32, or one array by name.
-
-    Raises:
-        InputError: The inputs are not those of the model.
-        ModelError: ONNX Runtime cannot run it.
-    """
+    """Measure the largest weight and activation of every node of a float32 model."""
     proto = open_model(model)
     ranges = tensor_ranges(proto, inputs)
     weights = float_constants(proto)
@@ -148,14 +132,6 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[flo
     """Measure the minimum and maximum of every float32 tensor except initialisers, over all inputs.
 
     They are computed inside the graph, so that only one batch of activations is in memory.
-
-    Args:
-        model: A float32 model.
-        inputs: (N, ...) for a model of one input, else one such array by name.
-
-    Raises:
-        InputError: The inputs are not those of the model.
-        ModelError: ONNX Runtime cannot run it.
     """
     kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
     names = sorted(name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT)

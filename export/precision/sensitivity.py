@@ -44,22 +44,8 @@ def int8_model(
     Weights are int8 per channel, equalised if that raises the logit SQNR on the calibration inputs by 0.5 dB. If the
     loss is still too large, each layer is quantised alone to measure its cost, and bisection finds how few of the
     costliest must stay float32. The loss is of accuracy if `data` has labels, else of agreement with float32.
-
-    Args:
-        model: A float32 model, as `onnx_from_torch` writes it; it is not changed.
-        data: Result of `calibration_data`.
-        max_drop: Budget in percentage points.
-        activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
-        equalise: Try cross-layer equalisation.
-        report: Called with a line for each step.
-
-    Returns:
-        The quantised model and the report.
-
-    Raises:
-        CheckFailed: The loss exceeds the budget unless every layer stays float.
-        InputError: `max_drop` is negative or not a number, or the inputs do not fit.
-        ModelError: There is nothing to quantise, or ONNX Runtime cannot run the model.
+    Activations are int8 for TensorRT, uint8 for ONNX Runtime. It fails if the loss exceeds the budget unless every
+    layer stays float.
     """
     if not (isinstance(max_drop, int | float) and math.isfinite(max_drop) and max_drop >= 0):
         raise InputError(f"expected max_drop in percentage points, at least 0, got {max_drop!r}", where="--max-drop")

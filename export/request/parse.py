@@ -10,18 +10,7 @@ __all__ = ["batch_range", "input_spec"]
 
 
 def input_spec(text: str, default_name: str = "input") -> TensorSpec:
-    """Parse ``name:1x3x224x224``, ``1x3x224x224`` or ``name:1x77:int64``.
-
-    Args:
-        text: The description of one input.
-        default_name: Name of an input that is given without one.
-
-    Returns:
-        The input; its dtype is float32 unless given.
-
-    Raises:
-        InputError: The text has another form.
-    """
+    """Parse ``name:1x3x224x224``, ``1x3x224x224`` or ``name:1x77:int64``; the default dtype is float32."""
     *name, shape = text.split(":")
     dtype = "float32"
     if shape in INPUT_DTYPES and name:
@@ -37,17 +26,7 @@ def input_spec(text: str, default_name: str = "input") -> TensorSpec:
 
 
 def batch_range(text: str) -> tuple[int, int, int]:
-    """Parse ``MIN:OPT:MAX``, or one number for all three.
-
-    Args:
-        text: The batch sizes.
-
-    Returns:
-        The smallest, the best and the largest batch.
-
-    Raises:
-        InputError: The text has another form, or the numbers are not in ascending order.
-    """
+    """Parse ``MIN:OPT:MAX`` in ascending order, or one number for all three."""
     parts = text.split(":")
     numbers = [int(part) for part in parts if part.isdecimal()]
     if len(numbers) == len(parts) == 1:

@@ -31,8 +31,6 @@ class Preprocessing:
     Args:
         mean: Mean of each channel in the network's own order, or one for all.
         std: Standard deviation, likewise.
-        layout: Layout of the images, "nhwc" or "nchw".
-        order: Order of their channels, "rgb" or "bgr".
         peak: The value that stands for 1.
     """
 
@@ -58,16 +56,7 @@ class Preprocessing:
 
     @classmethod
     def parse(cls, text: str, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """Parse ``nhwc,bgr``, in any order; the defaults are nhwc and rgb.
-
-        Args:
-            text: Layout, channel order, or both.
-            mean: Mean of each channel.
-            std: Standard deviation of each channel.
-
-        Raises:
-            InputError: A word is unknown or repeated.
-        """
+        """Parse ``nhwc,bgr``, in any order; the defaults are nhwc and rgb."""
         given: dict[str, Any] = {}
         for word in filter(None, (part.strip().lower() for part in text.split(","))):
             key = "layout" if word in _LAYOUTS else "order" if word in _ORDERS else None
@@ -97,15 +86,6 @@ def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: boo
 
     Scale and channel order are folded into the first convolution, and so is the mean unless the convolution is padded:
     zeros around (x - mean) are not zeros around x, so the mean then stays a node of its own.
-
-    Args:
-        model: A float32 model.
-        spec: The preprocessing.
-        fold: Fold into the first convolution if it has float32 weights and nothing else reads the input.
-
-    Raises:
-        InputError: There is not exactly one image input, the number of channels does not match the means, or the model
-            has preprocessing already.
     """
     if any(entry.key == METADATA for entry in model.metadata_props):
         raise InputError("this model has preprocessing already", where="preprocessing")

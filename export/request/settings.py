@@ -62,15 +62,7 @@ class Settings:
         return [asked] if isinstance(asked, TensorSpec) else list(asked or ())
 
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
-        """Return the preprocessing to bake in, or None.
-
-        Args:
-            origin: Inputs and data set of the network.
-
-        Raises:
-            InputError: The network does not take exactly one image, the normalisation is unknown, or the layout is not
-                valid.
-        """
+        """Return the preprocessing to bake in, or None."""
         if self.bake_preprocess is None:
             return None
         inputs = origin.specs

@@ -60,20 +60,15 @@ class Target:
     """A deployment target.
 
     Args:
-        name: Name on the command line.
-        opset: Opset to write.
         opsets: Lowest and highest opset that the target accepts; default: only `opset`.
         ir_version: IR version to write, and the highest that the target accepts.
         operators: Operators that the target accepts; None: all that ONNX has at that opset.
         forbidden: Operator forms that the target does not accept, by the names of the checks in `audit`.
-        precisions: Route to each precision.
         engine: "TensorRT", "TensorRT-RTX", or None.
         tensorrt: TensorRT versions that the target covers; (): the installed one.
         on_board: Whether the engine is built on the board instead of here.
-        device: Description of the hardware.
         dimensions: Largest rank of a tensor.
         max_bytes: Largest file; a protobuf cannot exceed 2 GiB.
-        dla_cores: Number of DLA cores.
         workspace_mib: Default memory limit of the builder in MiB.
     """
 
@@ -99,11 +94,7 @@ class Target:
         return self.opsets or (self.opset, self.opset)
 
     def route(self, precision: str) -> Route:
-        """Return the route to a precision.
-
-        Raises:
-            InputError: The target does not support it.
-        """
+        """Return the route to a precision."""
         if precision not in self.precisions:
             raise InputError(
                 f"target {self.name} has no precision {precision!r}",
@@ -184,22 +175,14 @@ TARGETS: dict[str, Target] = {
 
 
 def target_of(name: str) -> Target:
-    """Return a target by name.
-
-    Raises:
-        InputError: The name is unknown.
-    """
+    """Return a target by name."""
     if name not in TARGETS:
         raise InputError(f"no target {name!r}", where="--target", hint=f"one of {', '.join(TARGETS)}")
     return TARGETS[name]
 
 
 def installed_target(version: str) -> Target:
-    """Return the target ``trt`` with the operators and routes of a TensorRT version.
-
-    Raises:
-        InputError: The version is older than 8.5.
-    """
+    """Return the target ``trt`` with the operators and routes of a TensorRT version, 8.5 or newer."""
     numbers = version.split(".")
     try:
         release = (int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0)
@@ -234,22 +217,8 @@ def trtexec_line(
 ) -> str:
     """Return the trtexec command that builds an engine on the target's machine.
 
-    Every flag is explicit, since trtexec 11 changed the defaults.
-
-    Args:
-        target: The target.
-        onnx: Path of the ONNX file there.
-        engine: Path of the engine to write there.
-        precision: "fp32", "fp16" or "int8".
-        inputs: Inputs of a file with a dynamic batch.
-        batch: Smallest, best and largest batch of such a file.
-        tf32: Allow float32 layers to round to TF32.
-        workspace_mib: Memory limit of the builder in MiB; default: the target's.
-        timing_cache: Timing cache to read and write.
-        dla: DLA core for the layers that can run on it.
-
-    Raises:
-        InputError: The target has no trtexec, or does not have this precision or DLA core.
+    Every flag is explicit, since trtexec 11 changed the defaults. `inputs` and `batch` describe a file with a dynamic
+    batch.
     """
     if target.engine != "TensorRT":
         raise InputError(f"target {target.name} has no trtexec", where="--target")

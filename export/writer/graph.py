@@ -29,7 +29,6 @@ class Value:
     """A tensor of the graph.
 
     Args:
-        name: name in the file.
         shape: sizes; `FREE` if a size depends on the batch.
         dtype: name of its numpy dtype.
         tensor: the value of a constant that is not in the file yet.
@@ -42,14 +41,7 @@ class Value:
 
 
 class OnnxGraph:
-    """An ONNX model under construction; every name in it is unique.
-
-    Args:
-        name: name of the graph.
-        opset: opset version.
-        ir_version: IR version of the file.
-        reserved: names of the inputs and outputs.
-    """
+    """An ONNX model under construction; every name in it is unique and not in `reserved`."""
 
     def __init__(self, name: str, *, opset: int, ir_version: int, reserved: Sequence[str]) -> None:
         self.model = onnx.ModelProto(
@@ -158,7 +150,6 @@ class Emitter:
     """Writes the nodes of one operator of the network; passed to its handler.
 
     Args:
-        graph: the model under construction.
         name: path of the module, or of the function within its module.
         found: result of the operator: a Value, or a tuple of Values.
         folded: batch normalisations to fold into a convolution, in order.

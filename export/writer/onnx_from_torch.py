@@ -57,11 +57,6 @@ def onnx_from_torch(
         opset: 13 to 17; the operators written here did not change between them.
         ir_version: IR version of the file.
         metadata: entries of ``metadata_props``.
-
-    Raises:
-        InputError: a dynamic size is not the batch, or the opset is not 13 to 17.
-        ModelError: the network is in train mode, has an unsupported operator, cannot be traced with these inputs, or
-            depends on the size of a dynamic batch.
     """
     if not 13 <= opset <= 17:
         raise InputError(f"expected an opset from 13 to 17, got {opset}")
@@ -211,17 +206,9 @@ def _output_names(trace: Trace, names: Sequence[str] | None, where: str) -> list
 
 
 def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:
-    """Return the names of the tensors that a network returned.
+    """Return the names of the tensors that a network returned, nested or not: `names` if given.
 
-    Args:
-        returned: what the network returned, nested or not.
-        kind: type of a tensor in it.
-        names: names to use, if any.
-        where: the network, for error messages.
-
-    Raises:
-        InputError: `names` are not distinct.
-        ModelError: `returned` contains something other than tensors, or the number of names differs.
+    `kind` is the type of a tensor in it.
     """
     tensors = list(flattened(returned))
     if not tensors or not all(isinstance(item, kind) for item in tensors):

@@ -16,10 +16,8 @@ __all__ = ["tidy"]
 def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
     """Turn constants into initializers, fold batch normalisation, make names distinct and remove paths, in place.
 
-    Args:
-        model: a model written by an exporter.
-        ir_version: IR version to write; no exporter uses features of a later one.
-        prefix: name of the module that wraps the network, removed from the names.
+    `ir_version` replaces that of the exporter, which uses no features of a later one. `prefix` is the name of the
+    module that wraps the network.
     """
     model.ir_version = ir_version
     model.doc_string = ""

@@ -47,14 +47,7 @@ _NO_ONNXSCRIPT = "onnxscript is not installed (pip install 'irepdeploy[dynamo]')
 
 @dataclass(frozen=True)
 class Written:
-    """An ONNX model and how it was written.
-
-    Args:
-        model: the model.
-        writer: `OWN`, `TORCHSCRIPT` or `DYNAMO`.
-        opset: opset of the model.
-        reason: why `OWN` could not write it, or None.
-    """
+    """An ONNX model, its writer (`OWN`, `TORCHSCRIPT` or `DYNAMO`) and opset, and why `OWN` could not write it."""
 
     model: onnx.ModelProto
     writer: str
@@ -74,19 +67,7 @@ def write_onnx(
     target: Target,
     metadata: Mapping[str, str] | None = None,
 ) -> Written:
-    """Write a network for a target, using `onnx_from_torch` or else one of torch's exporters.
-
-    Args:
-        model: a network in eval mode, without branches.
-        inputs: name, shape and dtype of each input; a first size of None is a dynamic batch.
-        outputs: names of the outputs; default: see `onnx_from_torch`.
-        target: determines the opset and the IR version.
-        metadata: entries of ``metadata_props``.
-
-    Raises:
-        InputError: the inputs or outputs are invalid.
-        ModelError: no exporter can write the network; the message has both reasons.
-    """
+    """Write a network for a target, using `onnx_from_torch` or else one of torch's exporters."""
     refuse_what_never_works(model)
     try:
         own = onnx_from_torch(
@@ -116,18 +97,8 @@ def onnx_by_torch(
 ) -> Written:
     """Write a network with torch's TorchScript exporter, which honours the opset, or else with the dynamo exporter.
 
-    The dynamo exporter requires onnxscript and a target that supports opset 18.
-
-    Args:
-        model: a network in eval mode, without branches.
-        inputs: name, shape and dtype of each input.
-        outputs: names of the outputs.
-        target: determines the opset and the IR version.
-        metadata: entries of ``metadata_props``.
-        reason: why `onnx_from_torch` was not used, for the certificate.
-
-    Raises:
-        ModelError: the exporters fail, or the model depends on the size of a dynamic batch.
+    The dynamo exporter requires onnxscript and a target that supports opset 18. `reason` says why `onnx_from_torch` was
+    not used.
     """
     refuse_what_never_works(model)
     free = any(None in spec.shape for spec in inputs)

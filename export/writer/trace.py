@@ -28,7 +28,6 @@ class Trace:
     """The operators of a network in the order of their calls.
 
     Attributes:
-        nodes: the torch.fx nodes.
         found: the result of each node: a Value, or a tuple of Values.
         constants: the tensors that do not depend on the inputs.
         mutated: for an in-place operator, the nodes whose tensors it changed, and whether each is the same tensor as
@@ -66,18 +65,10 @@ def trace_network(
     dtypes: Sequence[torch.dtype],
     leaves: frozenset[type[nn.Module]],
 ) -> Trace:
-    """Trace `model`.
+    """Trace a network in eval mode.
 
-    With a dynamic batch the network is traced with sizes 2, 3 and 1, and the traces are compared.
-
-    Args:
-        model: a network in eval mode.
-        shapes: shape of each input; a first size of `FREE` is a dynamic batch.
-        dtypes: dtype of each input.
-        leaves: types of modules that are not traced into.
-
-    Raises:
-        ModelError: forward does not accept these inputs, branches on values, or changes its operators with the batch.
+    With a dynamic batch, a first size of `FREE`, it is traced with sizes 2, 3 and 1, and the traces are compared.
+    Modules of the types `leaves` are not traced into.
     """
 
     def trace(batch: int) -> Trace:

@@ -76,12 +76,7 @@ class _Proxy(torch.fx.Proxy):
 
 
 class ShapeTracer(torch.fx.Tracer):
-    """Trace one run on `examples`; see `Trace` for the results.
-
-    Args:
-        examples: the inputs.
-        leaves: types of modules that are not traced into.
-    """
+    """Trace one run on `examples`, without tracing into modules of the types `leaves`; see `Trace` for the results."""
 
     def __init__(self, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:
         super().__init__()

@@ -24,10 +24,6 @@ class Published:
     """A published archive.
 
     Args:
-        archive: name of the .tar.gz file.
-        size: size of the archive in bytes.
-        md5: MD5 digest of the archive.
-        folder: name of the folder inside it.
         files: size in bytes and MD5 of each required file; None for a file without a published digest.
     """
 
@@ -40,27 +36,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive found on disk: an extracted folder, or a .tar.gz file.
-
-    Args:
-        path: the folder or file.
-        published: the published archive it corresponds to.
-        verify: whether sizes and digests are checked.
-    """
+    """An extracted folder or a .tar.gz file of a published archive; `verify` checks sizes and digests."""
 
     path: Path
     published: Published
     verify: bool
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Read files by name and return their contents.
-
-        Args:
-            names: file names without the folder.
-
-        Raises:
-            InputError: a file is missing or damaged.
-        """
+        """Read files by name and return their contents."""
         if not self.path.is_dir():
             return self._unpacked(set(names))
         found = {}
@@ -78,9 +61,6 @@ class Archive:
         """Check that no file is missing in a folder, or the size and digest of a .tar.gz.
 
         Files in a folder are verified when they are read.
-
-        Raises:
-            InputError: a file is missing or renamed, or the archive is damaged.
         """
         if self.path.is_dir():
             missing = [name for name in self.published.files if not (self.path / name).is_file()]
@@ -118,15 +98,10 @@ class Archive:
 
 
 def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> Archive:
-    """Find the first published archive at `root` and check it.
+    """Find the first published archive at `root`, and check it.
 
-    Args:
-        root: the archive, its extracted folder, or a folder that contains either.
-        formats: published archives in order of preference; folders are preferred to .tar.gz files.
-        verify: whether sizes and digests are checked.
-
-    Raises:
-        InputError: no archive is found, a file is missing or renamed, or the archive is damaged.
+    `root` is the archive, its extracted folder, or a folder that contains either; folders are preferred to .tar.gz
+    files.
     """
     published = list(formats)
     for one in published:

@@ -84,18 +84,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_array_pickle(content: bytes, where: object) -> dict[str, Any]:
-    """Read a dictionary pickled by Python 2 or 3.
-
-    Args:
-        content: the pickle.
-        where: the file, for error messages.
-
-    Returns:
-        The dictionary, with text keys and uint8 arrays.
-
-    Raises:
-        InputError: the pickle is damaged, is not a dictionary, or names an object that no array needs.
-    """
+    """Read a dictionary of uint8 arrays pickled by Python 2 or 3; `where` is the file, for error messages."""
     try:
         found = _Unpickler(content).load()
         if not isinstance(found, dict):

@@ -53,9 +53,6 @@ class Augmentation:
         flip: flip half of the images horizontally.
         cutout: side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
             2017).
-
-    Raises:
-        InputError: `crop` or `cutout` is negative, or `area` is outside (0, 1].
     """
 
     crop: int = 0

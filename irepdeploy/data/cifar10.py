@@ -78,9 +78,6 @@ def cifar10(
         val: number of search-validation images, taken from the training set class by class.
         split_seed: seed of this split; it gives the same split for either archive format.
         verify: require the published files; False accepts other files in the same format.
-
-    Raises:
-        InputError: a file is missing, renamed or damaged, or an option is invalid.
     """
     train = None if train is None else whole("train", train, 2)
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)

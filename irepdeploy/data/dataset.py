@@ -31,12 +31,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels.
-
-    Args:
-        images: normalised images (N, C, H, W).
-        labels: class indices (N,) int64.
-    """
+    """Normalised images (N, C, H, W) with their class indices (N,) int64."""
 
     images: Images
     labels: Tensor
@@ -54,11 +49,9 @@ class DatasetFacts:
     """Properties of a data set that are known without its files.
 
     Args:
-        name: name in the registry.
         input_shape: (C, H, W).
         classes: class names in the order of the labels; empty if only the files contain them.
         mean: mean of each channel, for pixels in [0, 1].
-        std: standard deviation of each channel.
     """
 
     name: str
@@ -73,7 +66,6 @@ class Dataset(DatasetFacts):
     """A classification data set.
 
     Args:
-        train: the training set.
         val: the search-validation set, taken from the training set and used for every selection.
         load_test: returns the test set; call it once, at the end.
     """

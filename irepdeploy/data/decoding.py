@@ -27,16 +27,8 @@ def decode_image(
 ) -> np.ndarray[Any, Any]:
     """Decode an image and crop it to (size, size, 3) uint8.
 
-    Args:
-        file: encoded image, or its path.
-        size: side of the result in pixels.
-        area: minimum fraction of the image that a random crop covers; its aspect ratio is 3/4 to 4/3 (Szegedy et al.
-            2015).
-        seed: seed of the random crop; None takes the centre crop, 224/256 of the shorter side.
-        name: name of the image in error messages.
-
-    Raises:
-        InputError: the file is damaged or not an image.
+    With a seed the crop is random: it covers at least the fraction `area` of the image, and its aspect ratio is 3/4 to
+    4/3 (Szegedy et al. 2015). Otherwise it is the centre crop, 224/256 of the shorter side.
     """
     from PIL import Image
 

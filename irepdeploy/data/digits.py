@@ -26,9 +26,6 @@ def digits(*, train: int = 150, val: int = 400) -> Dataset:
     Args:
         train: number of training images, at least 2. The default is low because every network reaches 99 % with all.
         val: number of search-validation images; train + val is at most 1,200.
-
-    Raises:
-        InputError: a size is out of range.
     """
     whole = type(train) is int and type(val) is int
     if not whole or train < 2 or val < 1 or train + val > _POOL:

@@ -22,7 +22,6 @@ class ClassFolders:
     """The images in a folder of class folders.
 
     Args:
-        folder: the folder.
         paths: (N,) paths relative to the folder, as bytes: a tenth of the memory of a million Path objects, and shared
             with worker processes instead of copied.
         labels: (N,) int64 class indices, in alphabetical order of the class names.
@@ -47,15 +46,7 @@ class ClassFolders:
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:
     """List the images of a folder that contains one folder per class; other files are ignored.
 
-    Args:
-        folder: the folder.
-        classes: the class names required; None accepts any.
-
-    Returns:
-        The images, and the class names.
-
-    Raises:
-        InputError: the folder does not exist, its class folders are not `classes`, or a class has no images.
+    Return the images and the class names, which must be `classes` if given.
     """
     if not folder.is_dir():
         raise InputError(

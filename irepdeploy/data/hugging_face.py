@@ -18,14 +18,7 @@ _TEST_NAMES = ("validation", "valid", "val", "test")
 
 @dataclass(frozen=True)
 class HubImages:
-    """A split of a saved data set.
-
-    Args:
-        folder: the saved data set.
-        rows: a `datasets.Dataset` whose image column is not decoded.
-        column: name of the image column.
-        labels: (N,) int64.
-    """
+    """A split of a saved data set: its rows, whose image `column` is not decoded, and (N,) int64 labels."""
 
     folder: Path
     rows: Any
@@ -52,15 +45,9 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
-    """Open a saved `DatasetDict`.
+    """Open a saved `DatasetDict`; return the training images, the test images and the class names.
 
-    Returns:
-        The training images; the test images, from the first of the splits "validation", "valid", "val" and "test" that
-        exists; and the class names.
-
-    Raises:
-        InputError: the data set cannot be read, lacks a split, or is not for image classification.
-        MissingError: `datasets` is not installed.
+    The test images are the first of the splits "validation", "valid", "val" and "test" that exists.
     """
     try:
         import datasets

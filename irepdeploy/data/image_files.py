@@ -41,11 +41,8 @@ class ImageFiles:
     """Images of a source, cropped and resized to (3, size, size).
 
     Args:
-        source: the encoded images.
         indices: images of the source, in this order.
-        size: side of the images in pixels.
         mean: mean of each channel, for pixels in [0, 1].
-        std: standard deviation of each channel.
         workers: number of decoding processes; 0 decodes in this process. It does not change the result.
     """
 
@@ -81,21 +78,10 @@ class ImageFiles:
         seeds: Sequence[Sequence[int]] | None = None,
         workers: int | None = None,
     ) -> Iterator[Tensor]:
-        """Decode batches of images.
+        """Decode batches of images to uint8 pixels (n, 3, size, size) in channels-last format.
 
-        Args:
-            batches: indices of the images of each batch.
-            device: device of the results.
-            area: minimum fraction of an image that a random crop covers.
-            seeds: seed of the random crop of each image of each batch; None takes the centre crops.
-            workers: number of processes, if other than `self.workers`.
-
-        Yields:
-            uint8 pixels (n, 3, size, size) in channels-last format.
-
-        Raises:
-            InputError: an image is damaged; the message names its file.
-            RunError: a worker process was killed.
+        `seeds` give a random crop of each image, of at least the fraction `area`; without seeds it is the centre crop.
+        An error names the file of a damaged image.
         """
         from torch.utils.data import DataLoader
 

@@ -50,10 +50,6 @@ def imagenet(
         split_seed: seed of the search-validation split.
         verify: require 1,000 classes with 1,281,167 training and 50,000 test images, and folders named by WordNet
             numbers; False accepts other class folders.
-
-    Raises:
-        InputError: a folder is missing, the counts differ, or an option is invalid.
-        MissingError: `datasets` is required and not installed.
     """
     return _load("imagenet", root, train, val, size, workers, split_seed, verify=switch("verify", verify))
 
@@ -67,12 +63,7 @@ def folders(
     workers: int | None = None,
     split_seed: int = 0,
 ) -> Dataset:
-    """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options.
-
-    Raises:
-        InputError: a folder is missing, or an option is invalid.
-        MissingError: `datasets` is required and not installed.
-    """
+    """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options."""
     return _load("folders", root, train, val, size, workers, split_seed, verify=False)
 
 

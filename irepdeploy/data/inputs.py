@@ -20,22 +20,7 @@ def random_inputs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarr
 def real_inputs(
     shape: tuple[int, ...], count: int, dataset_name: str | None = None
 ) -> tuple[np.ndarray[Any, Any], str]:
-    """Return real images for comparing outputs, not for measuring accuracy.
-
-    Images come from the default search-validation set of a data set that needs no files and has this shape; otherwise
-    they are crops of photographs.
-
-    Args:
-        shape: (C, H, W).
-        count: number of images.
-        dataset_name: name in the registry, if any.
-
-    Returns:
-        Images (count, C, H, W) float32, and a description of their source.
-
-    Raises:
-        InputError: no images have this shape, or no data set has this name.
-    """
+    """Return real images (count, C, H, W) for comparing outputs, not for measuring accuracy, and their source."""
     data = None if dataset_name is None else embedded_dataset(dataset_name)
     if data is not None and data.input_shape == tuple(shape):
         return data.val.images[:count].numpy(), f"data set {dataset_name}"

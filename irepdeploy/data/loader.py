@@ -31,9 +31,6 @@ class Loader:
         device: device of the batches.
         rank: index of this process; it loads every `ranks`-th image of a batch.
         ranks: number of processes.
-
-    Raises:
-        InputError: the augmentation does not apply to this kind of images, or there are too few images for a batch.
     """
 
     def __init__(

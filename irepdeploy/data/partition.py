@@ -11,21 +11,9 @@ __all__ = ["cut_validation"]
 
 
 def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split a training set, preserving class proportions up to rounding.
+    """Split a training set, preserving class proportions up to rounding; `train` of None takes all others.
 
-    The search-validation set does not depend on `train`.
-
-    Args:
-        labels: (N,) labels of the whole training set.
-        val: number of search-validation images.
-        train: number of training images; None for all others.
-        seed: seed of the split.
-
-    Returns:
-        Indices of the training images and of the search-validation images: disjoint and sorted.
-
-    Raises:
-        InputError: there are too few images.
+    Return the sorted indices of the training and of the search-validation images. The latter do not depend on `train`.
     """
     wanted = val + (2 if train is None else train)
     if wanted > len(labels):

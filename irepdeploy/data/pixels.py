@@ -14,13 +14,7 @@ __all__ = ["Pixels", "normalise"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images in memory.
-
-    Args:
-        values: (N, C, H, W) uint8; fastest in channels-last format.
-        mean: mean of each channel, for pixels in [0, 1].
-        std: standard deviation of each channel.
-    """
+    """uint8 images (N, C, H, W), fastest in channels-last format; mean and std are of pixels in [0, 1]."""
 
     values: Tensor
     mean: Sequence[float]

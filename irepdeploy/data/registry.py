@@ -27,15 +27,7 @@ _FACTS = {facts.name: facts for facts in (DIGITS, CIFAR10, IMAGENET, replace(IMA
 
 
 def load_dataset(name: str, /, **options: Any) -> Dataset:
-    """Load a data set of the registry.
-
-    Args:
-        name: a key of `DATASETS`.
-        options: arguments of its function.
-
-    Raises:
-        InputError: the data set or an option does not exist, or a file is missing or damaged.
-    """
+    """Load a data set of `DATASETS`; the options are the arguments of its function."""
     function = _function(name)
     try:
         inspect.signature(function).bind(**options)
@@ -50,11 +42,7 @@ def load_dataset(name: str, /, **options: Any) -> Dataset:
 
 
 def embedded_dataset(name: str) -> Dataset | None:
-    """Load a data set with its default options; return None if it needs files.
-
-    Raises:
-        InputError: the data set does not exist.
-    """
+    """Load a data set with its default options; return None if it needs files."""
     function = _function(name)
     return None if "root" in inspect.signature(function).parameters else function()
 

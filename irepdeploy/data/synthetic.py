@@ -40,9 +40,6 @@ def synthetic(
         val: number of search-validation images.
         test: number of test images.
         seed: seed of the patterns and the noise; a split does not depend on the sizes of the others.
-
-    Raises:
-        InputError: an option is not an integer, or is out of range.
     """
     if not isinstance(shape, list | tuple) or len(shape) != 3:
         raise InputError(
