@@ -13,15 +13,10 @@ __all__ = ["Check", "Part", "one_line", "run_all"]
 
 @dataclass(frozen=True)
 class Check:
-    """One row.
+    """One row: what was checked, what was found ("-" if nothing), a note of one line, and the command that fixes it.
 
-    Attributes:
-        name: what was checked.
-        found: what was found, "-" if nothing.
-        status: "ok"; "missing": absent or not usable; "warning": usable, with a caveat.
-        note: one line.
-        mend: the exact command that fixes it, "" if there is none.
-        required: whether a plain installation needs it.
+    A "missing" thing is absent or not usable; a "warning" is usable, with a caveat. Of a plain installation all
+    `required` ones must be "ok".
     """
 
     name: str

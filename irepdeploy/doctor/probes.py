@@ -28,14 +28,7 @@ _MODEL = (
 
 
 def probe(name: str, *arguments: str) -> tuple[Any, str]:
-    """Call the function `name` of this module in another process.
-
-    Returns:
-        Its result, and the output to stderr.
-
-    Raises:
-        RunError: the process raised, crashed, or took too long.
-    """
+    """Call a function of this module in another process; return its result and what it wrote to stderr."""
     try:
         done = subprocess.run(
             # -P: a file torch.py in the user's folder must not shadow torch.

@@ -23,11 +23,7 @@ Border = Literal["refuse", "map"]
 
 @dataclass(frozen=True)
 class Built:
-    """A unit written as new operators.
-
-    Attributes:
-        forms: of the unit's results.
-    """
+    """A unit written as new operators, and the forms of its results."""
 
     emitted: Emitted
     forms: Mapping[str, Form]
@@ -39,17 +35,7 @@ class Built:
 
 
 def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
-    """Compose the kernels of a unit in float64.
-
-    Args:
-        unit: operators to replace.
-        context: a numeric context.
-        names: gives new tensors and nodes their names.
-        border: whether a bias that differs at the border is refused or written as a constant map.
-
-    Raises:
-        Refusal: names the tensors that must be kept.
-    """
+    """Compose the kernels of a unit in float64; raise Refusal if tensors must be kept, which it names."""
     builder = _Builder(unit, context)
     forms = builder.forms()
     emitted = Emitted()

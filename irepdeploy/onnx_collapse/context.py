@@ -17,23 +17,14 @@ __all__ = ["Context"]
 
 @dataclass
 class Context:
-    """A graph, as operator rules see it.
-
-    Attributes:
-        numeric: whether forms have numbers, or only a structure for planning.
-        structures: cached stencils without numbers, by index of the operator.
-    """
+    """A graph, as operator rules see it; unless `numeric`, forms have only a structure, for planning."""
 
     graph: Graph
     numeric: bool = False
     structures: dict[int, Linear] = field(default_factory=dict)
 
     def form(self, name: str) -> Form:
-        """Return the form of a tensor that is a source.
-
-        Raises:
-            Refusal: it is not a feature map of floats, or its sizes are not known.
-        """
+        """Return the form of a tensor that is a source; refuse what is not a feature map of floats of known size."""
         shape, nominal = self.graph.shape(name), self.graph.nominal(name)
         kind = self.graph.shapes.types.get(name, 0)
         if shape is None or nominal is None or len(shape) != len(nominal):
@@ -54,11 +45,7 @@ class Context:
         )
 
     def array(self, operator: Operator, place: int) -> Array | None:
-        """Return a constant input, floats in float64; None if it is omitted.
-
-        Raises:
-            Refusal: it is computed at run time.
-        """
+        """Return a constant input, floats in float64; None if it is omitted."""
         name = operator.input(place)
         if not name:
             return None

@@ -22,14 +22,7 @@ _PER_ELEMENT = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of some operators for one sample.
-
-    Attributes:
-        macs: multiply-accumulates.
-        moved: elements read and written.
-        nodes: number of operators.
-        convs: number of convolutions.
-    """
+    """Cost of some operators for one sample: MACs, elements read and written, nodes, and convolutions among them."""
 
     macs: int = 0
     moved: int = 0
@@ -58,14 +51,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Window:
-    """One axis of a Conv node.
-
-    Attributes:
-        taps: kernel size.
-        before: padding before the map.
-        after: padding after it.
-        first: offset of the first tap.
-    """
+    """One axis of a Conv node: kernel size, padding before and after the map, and the offset of the first tap."""
 
     taps: int
     before: int
@@ -84,11 +70,6 @@ def window(axis: Axis, size: int, *, dynamic: bool) -> Window:
     """Return the smallest evenly spaced window that contains the taps of an axis.
 
     Zero taps are added where the window would need a negative padding.
-
-    Args:
-        axis: offsets, stride and excess.
-        size: of the input map.
-        dynamic: whether the size is dynamic, so that the window must hold for any.
     """
     first, last = min(axis.offsets[0], 0), axis.offsets[-1]
     dilation = math.gcd(*(offset - first for offset in axis.offsets)) or 1

@@ -19,11 +19,7 @@ __all__ = ["Emitted", "Names", "emit"]
 
 
 class Names:
-    """Gives tensors and nodes unique names.
-
-    Args:
-        taken: names in use.
-    """
+    """Gives tensors and nodes names that are not `taken`."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
@@ -40,13 +36,9 @@ class Names:
 
 @dataclass
 class Emitted:
-    """Operators that replace others.
+    """Operators that replace others: nodes by the tensor that they compute, and constants in float64 by name.
 
-    Attributes:
-        nodes: by the tensor that they compute.
-        arrays: their constants in float64, by name.
-        same: the tensor that a result is equal to, by name.
-        cost: of all nodes.
+    `same` maps a result that needs no operator to the tensor that it is equal to.
     """
 
     nodes: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
@@ -61,15 +53,7 @@ class Emitted:
 
 
 def emit(form: Form, result: str, node_name: str, names: Names, into: Emitted) -> None:
-    """Emit the operators of a form.
-
-    Args:
-        form: numeric, with trimmed stencils.
-        result: name of the tensor that it is the form of.
-        node_name: name that the new nodes start with.
-        names: gives unique names.
-        into: receives the operators.
-    """
+    """Emit the operators of a numeric form with trimmed stencils, whose value is the tensor `result`."""
     writer = _Writer(result, node_name, names, into)
     bias = form.bias
     assert bias is not None

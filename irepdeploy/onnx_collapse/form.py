@@ -54,8 +54,6 @@ class Form:
     """A tensor as an affine function of its sources.
 
     Attributes:
-        terms: stencil by source.
-        channels: number of channels.
         size: (H, W), nominal if `dynamic`.
         bias: (C,) or (C, H, W) in float64; None if the form is structure only.
         dynamic: whether height or width are dynamic, so that nothing may depend on a position.
@@ -103,11 +101,7 @@ def per_channel(scale: Tensor, bias: Tensor | None = None) -> Linear:
 
 
 def apply(linear: Linear, form: Form) -> Form:
-    """Return the form of an operator that follows a form.
-
-    Raises:
-        Refusal: the operator pads with zeros where the form is not zero, or depends on sizes that are not known.
-    """
+    """Return the form of an operator that follows a form."""
     second = linear.stencil
     if form.layout != CANONICAL:
         raise Refusal("its axes are transposed")
@@ -173,11 +167,7 @@ def as_map(bias: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
-    """Return the sum of forms.
-
-    Raises:
-        Refusal: sizes or strides differ; names those that differ from the first.
-    """
+    """Return the sum of forms."""
     total = forms[0]
     for name, form in zip(names[1:], forms[1:], strict=True):
         if (form.channels, form.size, form.layout) != (total.channels, total.size, total.layout):

@@ -30,13 +30,7 @@ _OWN = ("", "ai.onnx")
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A node of the graph.
-
-    Attributes:
-        index: its place in the file.
-        kind: its operator type, with the domain before it if it is not one of ONNX's own.
-        captured: outer tensors that its subgraphs read.
-    """
+    """A node of the graph; `captured` are the outer tensors that its subgraphs read."""
 
     index: int
     node: onnx.NodeProto
@@ -64,12 +58,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that is known before the model runs.
-
-    Attributes:
-        native: as the model computes it.
-        wide: floats in float64, not rounded between operators.
-    """
+    """A value that is known before the model runs: as the model computes it, and `wide` in unrounded float64."""
 
     native: Array
     wide: Array
@@ -77,18 +66,7 @@ class Constant:
 
 @dataclass
 class Graph:
-    """A model that is being collapsed.
-
-    Attributes:
-        opset: version of ONNX's own operator set.
-        operators: in order, without folded and unused ones.
-        initializers: constants of the file by name.
-        outputs: names of the model's outputs.
-        folded: constants computed by folded operators.
-        shapes: of every tensor whose shape is known.
-        producers: the operator that computes a tensor, by name.
-        readers: the operators that read a tensor, by name.
-    """
+    """A model that is being collapsed: its operators in order, without folded and unused ones, and its constants."""
 
     model: onnx.ModelProto
     opset: int
@@ -102,11 +80,7 @@ class Graph:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Graph:
-        """Index a model, omitting operators whose results are not used.
-
-        Raises:
-            ModelError: a tensor is read that no node computes, or is computed twice.
-        """
+        """Index a model, omitting operators whose results are not used; a damaged one raises ModelError."""
         proto = model.graph
         opset = opset_of(model)
         given = {value.name for value in proto.input}

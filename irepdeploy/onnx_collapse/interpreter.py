@@ -27,17 +27,7 @@ Constants = Callable[[str], Array | None]
 def evaluate(
     nodes: Iterable[onnx.NodeProto], feeds: Mapping[str, Tensor], results: Sequence[str], constants: Constants
 ) -> dict[str, Tensor]:
-    """Run nodes in order.
-
-    Args:
-        nodes: linear operators.
-        feeds: float64 maps (N, C, H, W) by name.
-        results: names of the tensors to return.
-        constants: returns the value of any other tensor, floats in float64; None if it is not constant.
-
-    Raises:
-        ModelError: an operator is not linear, or reads a tensor that is neither computed nor constant.
-    """
+    """Run linear nodes in order on float64 maps (N, C, H, W); `constants` gives all other tensors, widened."""
     nodes = list(nodes)
     pending = Counter(name for node in nodes for name in node.input)
     pending.update(results)

@@ -27,14 +27,7 @@ _SWEEPS = 3
 
 @dataclass(frozen=True)
 class Unit:
-    """Operators that are replaced together or not at all.
-
-    Attributes:
-        results: the tensors that the unit must compute.
-        before: cost of the operators.
-        after: cost of their replacement.
-        replace: whether the cost model accepts the replacement.
-    """
+    """Operators that are replaced together or not at all, and the tensors that the unit must compute."""
 
     operators: tuple[Operator, ...]
     results: tuple[str, ...]
@@ -45,13 +38,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """A partition of a region into units.
-
-    Attributes:
-        cuts: inner tensors that are kept.
-        reasons: why a tensor must be kept, by tensor.
-        alone: indices of operators that are merged with no other.
-    """
+    """A partition of a region into units: `cuts` are the tensors kept, `alone` the operators merged with no other."""
 
     units: tuple[Unit, ...]
     cuts: frozenset[str]
@@ -66,12 +53,7 @@ class Plan:
 
 
 class Planner:
-    """Searches the cheapest plan of one region.
-
-    Args:
-        region: linear operators.
-        context: a context without numbers.
-    """
+    """Searches the cheapest plan of one region, in a context without numbers."""
 
     def __init__(self, region: LinearRegion, context: Context) -> None:
         self.region, self.context = region, context
@@ -154,11 +136,7 @@ class Planner:
         return plan
 
     def _propagate(self, cuts: frozenset[str], alone: Iterable[int] = ()) -> dict[str, Form]:
-        """Return the forms of all tensors; those in `cuts` and the needed ones are sources for later operators.
-
-        Raises:
-            _Obstacle: an operator cannot be merged with the operators before it.
-        """
+        """Return the forms of all tensors; those in `cuts` and the needed ones are sources for later operators."""
         forms: dict[str, Form] = {}
         kept = cuts | self.region.needed
         for operator in self.region.operators:

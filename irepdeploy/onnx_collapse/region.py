@@ -17,12 +17,7 @@ _LONGEST = 150
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """Connected linear operators, in order.
-
-    Attributes:
-        needed: tensors that must be kept: outputs of the model, and inputs of non-linear operators.
-        neighbours: why adjacent convolutions and the like are not part of the region.
-    """
+    """Connected linear operators, the tensors that must be kept, and why neighbours are not part of it."""
 
     operators: tuple[Operator, ...]
     needed: frozenset[str]

@@ -18,13 +18,7 @@ __all__ = ["Replacement", "names_of", "rewrite", "rounded"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """Old operators and the new ones.
-
-    Attributes:
-        operators: to remove.
-        emitted: the new operators.
-        arrays: their constants, rounded to the float type of the file.
-    """
+    """Old operators, the new ones, and their constants rounded to the float type of the file."""
 
     operators: tuple[Operator, ...]
     emitted: Emitted
@@ -44,11 +38,7 @@ def names_of(model: onnx.ModelProto) -> Names:
 
 
 def rounded(arrays: Mapping[str, np.ndarray], kind: np.dtype) -> dict[str, np.ndarray]:
-    """Return constants rounded to the float type of the file.
-
-    Raises:
-        Refusal: a number is too large for the type.
-    """
+    """Return constants rounded to the float type of the file; refuse numbers that are too large for it."""
     found = {}
     for name, array in arrays.items():
         with np.errstate(over="ignore"):

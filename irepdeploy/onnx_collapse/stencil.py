@@ -63,11 +63,6 @@ class Stencil:
     """A zero-padded convolution; see the module.
 
     Attributes:
-        channels_in: number of input channels.
-        channels_out: number of output channels.
-        groups: number of groups.
-        rows: taps along the height.
-        columns: taps along the width.
         support: bool (rows, columns), True for taps that are not zero for every pair of channels.
         kernel: float64 (channels_out, channels_in / groups, rows, columns); None for structure only.
         unit: whether it is the identity, bit for bit.
@@ -109,11 +104,7 @@ class Stencil:
         return replace(self.rows, offsets=rows or (0,)), replace(self.columns, offsets=columns or (0,))
 
     def regroup(self, groups: int) -> Stencil:
-        """Return the same stencil with fewer groups, which must divide the present ones.
-
-        Raises:
-            Refusal: the kernel would be too large.
-        """
+        """Return the same stencil with fewer groups, which must divide the present ones; refuse too large a kernel."""
         if groups == self.groups:
             return self
         merged, own = self.groups // groups, self.channels_in // self.groups
@@ -160,11 +151,7 @@ def moved(channels: int, rows: Axis, columns: Axis) -> Stencil:
 
 
 def chain(first: Stencil, second: Stencil) -> Stencil:
-    """Return `second` after `first`, as if `first` computed every position that `second` reads outside its map.
-
-    Raises:
-        Refusal: the kernel would be too large.
-    """
+    """Return `second` after `first`, as if `first` computed every position that `second` reads outside its map."""
     if first.unit:
         return second
     if second.unit:
@@ -228,11 +215,7 @@ def _chain_kernels(
 
 
 def add(one: Stencil, other: Stencil) -> Stencil:
-    """Return the sum of two stencils with equal strides and output sizes.
-
-    Raises:
-        Refusal: the kernel would be too large.
-    """
+    """Return the sum of two stencils with equal strides and output sizes."""
     groups = math.gcd(one.groups, other.groups)
     rows, columns = (tuple(sorted({*a.offsets, *b.offsets})) for a, b in zip(one.axes, other.axes, strict=True))
     if max(len(rows), len(columns)) > _WIDEST:
@@ -243,11 +226,7 @@ def add(one: Stencil, other: Stencil) -> Stencil:
 
 
 def stack(parts: Sequence[Stencil]) -> Stencil:
-    """Concatenate output channels.
-
-    Raises:
-        Refusal: the kernel would be too large.
-    """
+    """Concatenate output channels."""
     if len(parts) == 1:
         return parts[0]
     rows, columns = (tuple(sorted({offset for part in parts for offset in part.axes[axis].offsets})) for axis in (0, 1))
@@ -261,11 +240,7 @@ def stack(parts: Sequence[Stencil]) -> Stencil:
 
 
 def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
-    """Select output channels.
-
-    Raises:
-        Refusal: the kernel would be too large.
-    """
+    """Select output channels."""
     if list(channels) == list(range(stencil.channels_out)):
         return stencil
     dense = stencil.regroup(1)

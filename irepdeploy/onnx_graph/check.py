@@ -17,15 +17,7 @@ _LARGEST = 1 << 20
 
 
 def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
-    """Refuse a model that is older than opset 7, or whose attributes would crash shape inference.
-
-    Args:
-        model: the model to check.
-        label: name of the model in messages.
-
-    Raises:
-        ModelError: the model is too old or damaged.
-    """
+    """Refuse a model that is older than opset 7, or whose attributes would crash shape inference."""
     opset = opset_of(model)
     if 0 < opset < _OLDEST:
         hint = "convert it: onnx.version_converter.convert_version(model, 13)"

@@ -48,11 +48,8 @@ class OnnxLayer:
     """A node with weights.
 
     Attributes:
-        name: the node's name, or that of its output.
-        operator: "Conv", "Gemm" or "MatMul".
         params: elements of its weights; those that an earlier layer shares are not counted again.
         macs: of one input; None if its shapes are not known.
-        conv: sizes of a Conv.
         weights: kernel and bias of a Conv, in float32 or float64; empty if they are not floats stored in the file.
     """
 
@@ -70,9 +67,6 @@ class OnnxFacts:
 
     Attributes:
         inputs, outputs: shape by name; a dynamic dimension is its name as text.
-        operators: nodes by operator.
-        layers: `Conv`, `Gemm` and `MatMul` nodes.
-        params: parameters of the whole model.
         macs: multiply-accumulates of the whole model for one input; None if the shapes of a layer are not known.
         not_counted: operators that multiply and accumulate, or that are not ONNX's own, and are in no MACs.
     """
@@ -91,12 +85,7 @@ class OnnxFacts:
 
 
 def read_onnx(path: str | os.PathLike[str]) -> OnnxFacts:
-    """Read the facts of an ONNX file.
-
-    Raises:
-        InputError: the file is missing.
-        ModelError: it is not an ONNX model, is damaged, or lacks its external data.
-    """
+    """Read the facts of an ONNX file."""
     model = open_model(path)
     graph = model.graph
     if not graph.node:

@@ -19,11 +19,7 @@ _IN_MEMORY = "ONNX model"
 
 
 def open_model(model: OnnxModel, *, weights: bool = True) -> onnx.ModelProto:
-    """Parse an ONNX model and read its external data.
-
-    Args:
-        model: a path, serialized bytes, or a ModelProto, which is returned as it is.
-        weights: whether the values of tensors are needed; if not, external data stays unread.
+    """Parse an ONNX model and read its external data, unless `weights` is false; a ModelProto is returned as it is.
 
     Raises:
         InputError: the file is missing or cannot be read, or `model` is of another type.
@@ -46,10 +42,6 @@ def model_content(model: OnnxModel) -> bytes:
     """Return a model as serialized bytes in one piece, external data included.
 
     A file without external data is returned byte for byte.
-
-    Raises:
-        InputError: the file is missing or cannot be read, or `model` is of another type.
-        ModelError: it is not an ONNX model, is damaged, lacks its external data, or exceeds 2 GiB in one piece.
     """
     label = label_of(model)
     if not isinstance(model, onnx.ModelProto):

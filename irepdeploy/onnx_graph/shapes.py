@@ -25,38 +25,23 @@ _SMALL = 1024
 
 @dataclass
 class Shapes:
-    """Shapes by tensor.
-
-    Attributes:
-        exact: sizes, None for each dynamic dimension.
-        nominal: sizes with a number in place of each dynamic dimension.
-        types: element type, a value of ``TensorProto.DataType``.
-        batches: name of the first dimension, empty if it has none.
-    """
+    """Sizes and element types by tensor; `nominal` has a number in place of each dynamic dimension."""
 
     exact: dict[str, Shape] = field(default_factory=dict)
     nominal: dict[str, tuple[int, ...]] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
-    batches: dict[str, str] = field(default_factory=dict)
 
 
 def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: Iterable[int]) -> Shapes:
-    """Infer the shapes of a model that is being folded.
-
-    Args:
-        model: the model, as it was before folding.
-        values: results of operators that were computed already, by name.
-        skipped: indices of the operators that computed them.
-    """
+    """Infer shapes while folding: operators at the indices `skipped` have been computed, with the results `values`."""
     skeleton = _skeleton(model, values, set(skipped))
     # Declared before folding and rewriting.
     del skeleton.graph.value_info[:]
     shapes = Shapes()
-    for name, (sizes, kind, batch) in _inferred(skeleton).items():
+    for name, (sizes, kind) in _inferred(skeleton).items():
         shapes.types[name] = kind
         if sizes is not None:
             shapes.exact[name] = sizes
-            shapes.batches[name] = batch
     for tensor in model.graph.initializer:
         shapes.exact[tensor.name], shapes.types[tensor.name] = tuple(tensor.dims), tensor.data_type
     for name, array in values.items():
@@ -72,7 +57,7 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
         del skeleton.graph.value_info[:]
         for value in skeleton.graph.output:
             value.type.tensor_type.ClearField("shape")
-        found = {name: sizes for name, (sizes, _, _) in _inferred(skeleton).items()}
+        found = {name: sizes for name, (sizes, _) in _inferred(skeleton).items()}
     else:
         found = {
             name: (1 if sizes[0] is None else sizes[0], *sizes[1:]) for name, sizes in shapes.exact.items() if sizes
@@ -86,13 +71,8 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
 def inferred_graph(model: onnx.ModelProto, *, strict: bool = False, data_prop: bool = False) -> onnx.GraphProto:
     """Return the graph with inferred shapes, its large initializers declared as inputs.
 
-    Args:
-        model: the model, which is not changed.
-        strict: raise if inference fails; otherwise the graph is returned with the shapes that the model declares.
-        data_prop: whether to follow the values of shapes through operators.
-
-    Raises:
-        ModelError: with `strict`, the model contradicts itself.
+    If inference fails, a `strict` call raises ModelError; otherwise the shapes are those that the model declares.
+    `data_prop` follows the values of shapes through operators.
     """
     return _infer(_skeleton(model, {}, set()), strict=strict, data_prop=data_prop)
 
@@ -115,16 +95,13 @@ def _infer(skeleton: onnx.ModelProto, *, strict: bool, data_prop: bool) -> onnx.
         return skeleton.graph
 
 
-def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int, str]]:
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int]]:
     graph = _infer(skeleton, strict=False, data_prop=True)
     found = {}
     for value in (*graph.value_info, *graph.output, *graph.input):
         kind = value.type.tensor_type
-        dims = kind.shape.dim
-        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
-        known = kind.HasField("shape")
-        batch = dims[0].dim_param if known and dims else ""
-        found[value.name] = (sizes if known else None, kind.elem_type, batch)
+        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+        found[value.name] = (sizes if kind.HasField("shape") else None, kind.elem_type)
     return found
 
 

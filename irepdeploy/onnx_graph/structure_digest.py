@@ -63,14 +63,6 @@ def structure_digest(model: OnnxModel) -> str:
 
     Different models never share a digest. Equal ones may differ in one case: if operands that differ only in their
     weights are swapped, and another node reads one of them too.
-
-    Args:
-        model: a model, its bytes, or a path; external data is not read.
-
-    Raises:
-        InputError: no such file.
-        ModelError: it is not an ONNX model, a node reads a tensor that no earlier node computes, or constants other
-            than weights are stored in another file.
     """
     opened = open_model(model, weights=False)
     graph = opened.graph
@@ -122,10 +114,7 @@ def _add(node: onnx.NodeProto, given: dict[str, tuple[_Vertex, int]], tensors: d
 
 
 def _read(
-    name: str,
-    node: onnx.NodeProto,
-    given: Mapping[str, tuple[_Vertex, int]],
-    tensors: Mapping[str, onnx.TensorProto],
+    name: str, node: onnx.NodeProto, given: Mapping[str, tuple[_Vertex, int]], tensors: Mapping[str, onnx.TensorProto]
 ) -> _Read:
     if not name:
         return _Read(_NOTHING, 0, "")

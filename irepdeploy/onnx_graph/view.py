@@ -13,14 +13,7 @@ __all__ = ["View"]
 
 
 class View:
-    """Index of a model, its subgraphs included.
-
-    Attributes:
-        graphs: the main graph and all subgraphs.
-        nodes: of all graphs.
-        producers: the node that computes a tensor, by name.
-        readers: the nodes that read a tensor, by name.
-    """
+    """Index of a model, subgraphs included: the producer and the readers of each tensor by name."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model

@@ -26,12 +26,7 @@ _CELL = 0.3
 
 @dataclass(frozen=True)
 class ArchWeights:
-    """Branch weights sigmoid(beta) * sigmoid(alpha), layer by layer.
-
-    Args:
-        weights: one mapping a layer, from the names of its branches.
-        note: their origin if it is not obvious, such as the evolution of an unfinished search.
-    """
+    """Branch weights sigmoid(beta) * sigmoid(alpha) by layer and branch; `note` tells their origin if needed."""
 
     label: str
     layers: tuple[str, ...]
@@ -45,11 +40,7 @@ class ArchWeights:
 
 
 def search_weights(run: SearchRun, label: str) -> ArchWeights:
-    """Return the branch weights of a supernet at the last evolution in a search's journal.
-
-    Raises:
-        InputError: the journal does not hold alpha and beta.
-    """
+    """Return the branch weights of a supernet at the last evolution in a search's journal."""
     alpha, beta = run.alpha(), run.beta()
     if alpha is None or beta is None:
         raise InputError("the journal does not hold alpha and beta", where=label, hint="run the search again")
@@ -61,11 +52,7 @@ def search_weights(run: SearchRun, label: str) -> ArchWeights:
 
 
 def network_weights(model: nn.Module, label: str) -> ArchWeights:
-    """Return the weights of the active branches of a network in train state.
-
-    Raises:
-        CheckpointError: it has no alpha and beta: it is fused, or its branches are not weighted.
-    """
+    """Return the weights of the active branches of a network in train state."""
     from irepdeploy.reparam.block import RepBlock
     from irepdeploy.reparam.origin import FUSED, origin_of
 
@@ -90,11 +77,7 @@ def network_weights(model: nn.Module, label: str) -> ArchWeights:
 def read_arch_weights(
     source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
 ) -> ArchWeights:
-    """Return the branch weights of a search folder, a training folder, a checkpoint, or a network by name.
-
-    Raises:
-        InputError: the source does not exist, or has no alpha and beta.
-    """
+    """Return the branch weights of a search folder, a training folder, a checkpoint, or a network by name."""
     from irepdeploy.network.source import open_source
     from irepdeploy.plots.feature_maps import checkpoint_in
 
@@ -106,11 +89,7 @@ def read_arch_weights(
 
 @picture
 def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
-    """Draw layers x `PAIRS` as heat maps on one scale: orange where the asymmetric convolution weighs more.
-
-    Raises:
-        InputError: `weights` is empty, or no layer has both branches of a pair.
-    """
+    """Draw layers x `PAIRS` as heat maps on one scale: orange where the asymmetric convolution weighs more."""
     import numpy as np
 
     tables = [np.array(each.differences, dtype=float).reshape(-1, len(PAIRS)) for each in found]

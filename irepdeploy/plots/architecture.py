@@ -26,10 +26,7 @@ def draw_architecture(
 ) -> Figure:
     """Draw layers as rows and candidate operations as columns; a filled square is a kept branch.
 
-    Args:
-        architecture: the Architecture to draw.
-        possible: (layer, branch) indices that can be kept; the others are crossed out. Default: all.
-        title: of the figure; default: "Architecture".
+    Pairs (layer, branch) that are not `possible` are crossed out; by default all are possible.
     """
     view = ArchitectureView(title or "Architecture", architecture, None if possible is None else frozenset(possible))
     return draw_architectures([view])
@@ -37,11 +34,7 @@ def draw_architecture(
 
 @picture
 def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
-    """Draw Architectures side by side, with the channels behind each layer and a line between stages.
-
-    Raises:
-        InputError: `views` is empty.
-    """
+    """Draw Architectures side by side, with the channels behind each layer and a line between stages."""
     if not views:
         raise InputError("no Architecture to draw", hint="name a file, a folder or a published one")
     rows = max(len(view.architecture.layers) for view in views)
@@ -73,11 +66,7 @@ def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
 
 @picture
 def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure:
-    """Draw two Architectures in one matrix: branches that both keep, and those that only one keeps.
-
-    Raises:
-        ArchitectureError: they have no layer in common.
-    """
+    """Draw two Architectures in one matrix: branches that both keep, and those that only one keeps."""
     from matplotlib.patches import Patch
 
     found = difference(first.architecture, second.architecture)

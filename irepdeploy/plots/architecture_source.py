@@ -27,9 +27,6 @@ def read_architecture(
     """Read an Architecture from a file, a search or training folder, a checkpoint, or by name.
 
     An unfinished search gives the best candidate of its last evolution.
-
-    Raises:
-        InputError: the source does not exist, or is a network without branches.
     """
     from irepdeploy.network.nets import NETS
     from irepdeploy.reparam.published import PUBLISHED
@@ -45,9 +42,7 @@ def read_architecture(
         if (path / "best.pt").is_file():
             return _of_network(path / "best.pt", label, model_factory)
         raise InputError(
-            "neither a search nor a training folder",
-            where=path,
-            hint="`irepdeploy search` writes journal.jsonl",
+            "neither a search nor a training folder", where=path, hint="`irepdeploy search` writes journal.jsonl"
         )
     if path.suffix.lower() == ".json" or (path.is_file() and text not in NETS and _is_json(path)):
         architecture = Architecture.load(path)

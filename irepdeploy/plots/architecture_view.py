@@ -19,9 +19,8 @@ _FIRST_NUMBER = re.compile(r"[^0-9]*[0-9]+(?=[^0-9]|$)")
 class ArchitectureView:
     """An Architecture, and the known facts of the network it is for.
 
-    Args:
-        possible: (layer, branch) indices of branches that can be kept; None if not known, which counts as all.
-        channels: (input channels, output channels, stride) by layer; {} if the network is not known.
+    `possible` holds (layer, branch) indices, None if not known, which counts as all; `channels` holds (input channels,
+    output channels, stride) by layer.
     """
 
     label: str
@@ -45,9 +44,7 @@ class ArchitectureView:
 class Difference:
     """Two Architectures over the union of their layers and branches; a missing branch counts as dropped.
 
-    Args:
-        first, second: rows of 0 and 1, layers x branches.
-        only: layers that only one has, with its index, 0 or 1.
+    `first` and `second` are rows of 0 and 1; `only` maps layers that only one has to its index, 0 or 1.
     """
 
     layers: tuple[str, ...]
@@ -79,11 +76,7 @@ def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]
 
 
 def difference(first: Architecture, second: Architecture) -> Difference:
-    """Compare two Architectures over the union of their layers and branches, in the order of the first.
-
-    Raises:
-        ArchitectureError: they have no layer in common.
-    """
+    """Compare two Architectures over the union of their layers and branches, in the order of the first."""
     if not set(first.layers) & set(second.layers):
         raise ArchitectureError(
             f"the two Architectures have no layer in common: {first.layers[0]} and {second.layers[0]} are the first",

@@ -39,13 +39,10 @@ _FEWEST, _MOST_COLUMNS = 2, 10
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Feature maps of one network: absolute outputs averaged over channels, (H', W'), by layer and image.
+    """Feature maps of one network: absolute outputs averaged over channels, (H', W'), by image, then by layer.
 
-    Args:
-        layers: names of the layers, in the network's order.
-        fixed: maps of the fixed operation alone, by image, then by layer; empty if it has no branches.
-        fused: the same of the convolution into which it is fused with its branches.
-        untrained: why its weights are meaningless, or "".
+    `fixed` are those of the fixed operations alone, empty if there are no branches; `fused` those with branches.
+    `untrained` tells why the weights are meaningless, or is "".
     """
 
     label: str
@@ -64,18 +61,7 @@ def feature_maps(
     label: str = "network",
     untrained: str = "",
 ) -> FeatureMaps:
-    """Run a network in eval mode on each image and record the outputs of its convolutions.
-
-    Args:
-        model: the network, which is left as it is.
-        images: input images.
-        layers: some of `layer_names`.
-        label: of the network in the picture.
-        untrained: why its weights are meaningless, or "".
-
-    Raises:
-        InputError: the network does not run on the images, or uses none of these layers.
-    """
+    """Run a network in eval mode on each image and record the outputs of some of its `layer_names`."""
     network = _viewed(model)
     blocks = {name: network.get_submodule(name) for name in layers}
     fixed: list[dict[str, Array]] = []
@@ -123,11 +109,7 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def chosen_layers(names: Sequence[str], glob: str | None, columns: int) -> tuple[str, ...]:
-    """Return the names that match `glob`, at most `columns`, evenly spread, the first and last included.
-
-    Raises:
-        InputError: no layer matches, or `columns` is below two.
-    """
+    """Return the names that match `glob`, at most `columns`, evenly spread, the first and last included."""
     if columns < _FEWEST:
         raise InputError(f"{columns} columns", hint=f"at least {_FEWEST}")
     found = [name for name in names if glob is None or fnmatchcase(name, glob)]
@@ -146,17 +128,10 @@ def read_features(
     columns: int = _MOST_COLUMNS,
     model_factory: Callable[[], nn.Module] | None = None,
 ) -> list[FeatureMaps]:
-    """Return the feature maps of several networks, for the layers that all of them have.
+    """Return the feature maps of several networks, for common layers that match the glob `layers`.
 
-    Args:
-        sources: checkpoint, training folder, or name of a network (with random weights) by label.
-        files: images; if empty, the default ones of `read_images`.
-        layers: glob on the names of layers; default: all.
-        columns: the most layers to show, evenly spread.
-        model_factory: builds the class of foreign checkpoints.
-
-    Raises:
-        InputError: a source does not exist, or networks, layers and images do not fit together.
+    Sources are checkpoints, training folders, or names of networks (with random weights), by label. At most `columns`
+    layers are shown, evenly spread. Without `files`, the images are the default ones of `read_images`.
     """
     opened = {label: open_source(checkpoint_in(source), model_factory) for label, source in sources.items()}
     names = {label: layer_names(source.model) for label, source in opened.items()}

@@ -28,12 +28,6 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
 
     The image comes first, then the last layer, then the others in order. Each map has its own scale from dark (lowest)
     to bright (highest), since only positions are compared.
-
-    Args:
-        networks: feature maps of the same images.
-
-    Raises:
-        InputError: `networks` is empty, their images differ, or there are too many rows for one picture.
     """
     if not networks or not networks[0].images:
         raise InputError("nothing to draw", hint="name a network and an image")

@@ -112,13 +112,7 @@ def draw_matrix(
 ) -> AxesImage:
     """Draw a heat map of (rows, columns); unknown values (NaN) are white cells with a dash.
 
-    Args:
-        axes: where to draw.
-        values: numbers (rows, columns).
-        cmap: name of a colour map.
-        limits: values of its first and last colour.
-        form: format of the number to write into each cell, such as "+.2f"; default: no numbers.
-        size: font size of these numbers.
+    `limits` are the values of the first and last colour; `form`, such as "+.2f", formats a number for each cell.
     """
     import numpy as np
     from matplotlib import colormaps
@@ -141,11 +135,7 @@ def draw_matrix(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG or SVG, by the file's extension, atomically.
-
-    Raises:
-        OutputError: the extension is another one, or the file cannot be written.
-    """
+    """Write a figure as PNG or SVG, by the file's extension, atomically."""
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(

@@ -30,10 +30,6 @@ def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
 
     A search gives its progress, its result and its branch weights; a training with branches the energy of its kernels
     and its feature maps; records with accuracies give Fig. 1. A folder may hold several of these, or none.
-
-    Raises:
-        InputError: one of its files is damaged.
-        MissingError: matplotlib is not installed.
     """
     folder = Path(folder)
     name = folder.resolve().name

@@ -29,12 +29,7 @@ _MEAN, _STD = (0.45,), (0.25,)
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image.
-
-    Attributes:
-        array: (C, H, W) float32, normalised, as the network reads it.
-        pixels: (H, W, 3) floats from 0 to 1, as a reader sees it.
-    """
+    """One image: (C, H, W) float32 as the network reads it, and (H, W, 3) from 0 to 1 as a reader sees it."""
 
     name: str
     array: Array
@@ -48,15 +43,6 @@ def read_images(
 
     Images are centre-cropped to the network's aspect ratio, resized, and normalised like the data set, else as
     (x - 0.45) / 0.25. Arrays (``.npy``) are taken as they are.
-
-    Args:
-        files: images, arrays, or folders of them.
-        shape: (C, H, W) with C 1 (grey) or 3.
-        dataset: name of the data set that the network was trained on.
-
-    Raises:
-        InputError: a file is missing or not an image, or `shape` is not that of an image.
-        MissingError: scikit-learn is not installed.
     """
     shape = tuple(shape)
     if len(shape) != 3 or shape[0] not in (1, 3):

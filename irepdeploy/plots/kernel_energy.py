@@ -41,11 +41,7 @@ class KernelEnergy:
 
 @dataclass(frozen=True)
 class NetworkKernels:
-    """Energies of the KxK convolutions of a network, from first to last.
-
-    Args:
-        untrained: why its weights are meaningless, or "".
-    """
+    """Energies of the KxK convolutions of a network; `untrained` tells why its weights are meaningless, or is ""."""
 
     label: str
     layers: Mapping[str, KernelEnergy]
@@ -70,11 +66,7 @@ def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
 
 
 def network_kernels(model: nn.Module, label: str, untrained: str = "") -> NetworkKernels:
-    """Return the energies of all RepBlocks, or, without any, of all square convolutions of 3x3 or more.
-
-    Raises:
-        InputError: the network has neither.
-    """
+    """Return the energies of all RepBlocks, or, without any, of all square convolutions of 3x3 or more."""
     from torch import nn
 
     from irepdeploy.reparam.block import RepBlock
@@ -97,11 +89,7 @@ def network_kernels(model: nn.Module, label: str, untrained: str = "") -> Networ
 def read_kernels(
     source: str | os.PathLike[str], label: str, *, model_factory: Callable[[], nn.Module] | None = None
 ) -> NetworkKernels:
-    """Return the kernel energies of a checkpoint, a training folder, or a network by name.
-
-    Raises:
-        InputError: the source does not exist, or has no convolution of 3x3 or more.
-    """
+    """Return the kernel energies of a checkpoint, a training folder, or a network by name."""
     from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
 

@@ -32,9 +32,6 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
     """Draw a panel per device and conditions, with the Pareto front and bars from the 10th to the 90th percentile.
 
     Networks without accuracy are listed below their panel.
-
-    Raises:
-        InputError: no point has an accuracy.
     """
     groups = by_device(points)
     known = {name: group for name, group in groups.items() if any(point.top1 is not None for point in group)}
@@ -145,14 +142,7 @@ def _label(axes: Axes, points: Sequence[LatencyPoint]) -> None:
         side = "center" if offset[0] == 0 else "left" if offset[0] > 0 else "right"
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5} if offset in _FAR else None
         name = axes.annotate(
-            text,
-            point.place,
-            offset,
-            textcoords="offset points",
-            fontsize=7,
-            ha=side,
-            va="bottom",
-            arrowprops=line,
+            text, point.place, offset, textcoords="offset points", fontsize=7, ha=side, va="bottom", arrowprops=line
         )
         # Otherwise the layout would change again, and the position would be wrong.
         name.set_in_layout(False)

@@ -22,14 +22,10 @@ _NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """One network on one device.
+    """One network on one device; only points with equal conditions are comparable.
 
-    Args:
-        conditions: device, runner and settings; only points with equal ones are comparable.
-        latency_ms: median; `low_ms` and `high_ms` are the 10th and 90th percentile.
-        top1: accuracy in percent; None if the record does not have it.
-        source: origin of `top1`.
-        family: family of the network as recorded, or "".
+    The latency is the median, `low_ms` and `high_ms` the 10th and 90th percentile. `top1` is the accuracy in percent,
+    None if the record does not have it, and `source` its origin.
     """
 
     label: str
@@ -54,11 +50,7 @@ class LatencyPoint:
 
 
 def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
-    """Read the records of files, or of records.jsonl in folders.
-
-    Raises:
-        InputError: a file is missing or does not hold records.
-    """
+    """Read the records of files, or of records.jsonl in folders."""
     found = []
     for path in map(Path, paths):
         found += read(path / "records.jsonl" if path.is_dir() else path)
@@ -70,12 +62,7 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
 def latency_points(records: Sequence[Record], top1: Mapping[str, float] | None = None) -> list[LatencyPoint]:
     """Return a point per name of a record's network; for equal names and conditions only the latest.
 
-    Args:
-        records: in the order in which they were measured.
-        top1: accuracies in percent by name, which take precedence over recorded ones.
-
-    Raises:
-        InputError: an accuracy is for a name that no record has, or is not between 0 and 100.
+    Accuracies in `top1`, in percent by name, take precedence over recorded ones.
     """
     given = dict(top1 or {})
     latest: dict[tuple[str, str], tuple[str, LatencyPoint]] = {}

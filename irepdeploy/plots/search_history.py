@@ -30,11 +30,7 @@ class SearchRun(SearchJournal):
         return net.get("name"), {**shape, **net.get("args", {})}
 
     def best_candidate(self) -> Architecture:
-        """Return the candidate of the last evolution with the highest accuracy, of equals the one with the lowest loss.
-
-        Raises:
-            InputError: The journal is too old to hold the population.
-        """
+        """Return the candidate of the last evolution with the highest accuracy, then the lowest loss."""
         last = self.evolutions[-1]
         if not last.population:
             raise InputError(

@@ -33,11 +33,7 @@ _MOST_NAMED = 10
 
 @picture
 def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
-    """Draw best and mean accuracy of the population by evolution, a dot per candidate and a colour per run.
-
-    Args:
-        runs: runs by label.
-    """
+    """Draw best and mean accuracy of the population by evolution, a dot per candidate and a colour per run."""
     _check(runs)
     figure = new_figure(6.4, 3.8)
     _fitness(figure.add_subplot(), runs)
@@ -49,9 +45,6 @@ def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
     """Draw fitness and diversity of all runs, then importances and survival of each run.
 
     Survival is the share of the population that keeps a branch. A panel whose data a journal lacks says so.
-
-    Args:
-        runs: runs by label.
     """
     _check(runs)
     heights = [_ROW if not run.layers else row_height(len(run.layers), _ROW) for run in runs.values()]

@@ -23,13 +23,7 @@ __all__ = ["NetworkTable", "arch_weights_table", "kernel_table", "network_tables
 
 @dataclass(frozen=True)
 class NetworkTable:
-    """A table by layer.
-
-    Attributes:
-        key: its name in the JSON output.
-        figures: the same data for JSON.
-        rows: cells as text, under `columns`.
-    """
+    """A table by layer: cells as text under `columns`, and as `figures` for JSON, where its name is `key`."""
 
     key: str
     title: str
@@ -94,11 +88,7 @@ def network_tables(
     kernels: bool = True,
     arch_weights: bool = True,
 ) -> list[NetworkTable]:
-    """Return the requested tables of a checkpoint or a network by name.
-
-    Raises:
-        InputError: the network does not exist, or has no kernels or no alpha and beta.
-    """
+    """Return the requested tables of a checkpoint or a network by name."""
     from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import why_untrained
 

@@ -38,7 +38,6 @@ class CostRequest:
 
     Attributes:
         presets: names of presets or of published Architectures; default: all presets that fit the network.
-        batch_size: images per step.
         memory_bytes: memory that training must fit into; default: no limit.
         device: "cpu" or "cuda"; default: "cuda" if available.
     """
@@ -55,7 +54,6 @@ class BranchCost:
 
     Attributes:
         name: preset, or role of the network; several names if they are the same network.
-        branches: number of branches over all layers.
         params, macs: in train state; MACs of one input.
         time: None if memory ran out.
         fits: whether the peak memory is within `CostRequest.memory_bytes`; None if one of them is not known.
@@ -72,12 +70,7 @@ class BranchCost:
 
 @dataclass(frozen=True)
 class BranchCosts:
-    """Measured costs, and the conditions of the measurement.
-
-    Attributes:
-        threads: CPU threads of torch.
-        notes: limits of what the figures mean.
-    """
+    """Measured costs, the conditions of the measurement, and notes on what the figures do not mean."""
 
     batch_size: int
     memory_bytes: int | None
@@ -102,16 +95,9 @@ def branch_costs(
 ) -> BranchCosts:
     """Measure a training step of the network plain, as it is, and with each preset in place of its branches.
 
-    Weights are random. Peak memory is measured in one process per variant; steps are timed alternately (A B A B) in
-    this process.
-
-    Args:
-        source: the network. Presets replace its branches, else they are inserted wherever possible; in a fused network,
-            beside its fused convolutions.
-        request: what to measure.
-        model_factory: builds a foreign class; it must be importable by name, since other processes build it too.
-        seed: of the random images.
-        display: shows progress.
+    Presets replace the network's branches, else they are inserted wherever possible; in a fused network, beside its
+    fused convolutions. Weights are random. Peak memory is measured in one process per variant, so `model_factory` must
+    be importable by name; steps are timed alternately (A B A B) in this process.
 
     Raises:
         InputError: a preset is unknown or fits nowhere, the network has no input shape or does not run on it, or a

@@ -123,10 +123,8 @@ def kernel_health(kernel: Tensor | Array, bias: Tensor | Array | None = None) ->
 def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[LayerHealth]:
     """Return the health of every layer that is or was fused.
 
-    Args:
-        model: a network with RepBlocks (health before and after) or a fused one (only after). In a network of unknown
-            origin every Conv2d counts, without the batch normalisation behind it.
-        fused: the fused form of `model` if it exists already; its kernels are then not computed again.
+    A network with RepBlocks has a health before and after, taken from its `fused` form if that exists already. A fused
+    network has only the latter; in one of unknown origin every Conv2d counts, without its batch normalisation.
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
     if blocks:

@@ -31,12 +31,7 @@ __all__ = ["Inspection", "LayerFacts", "inspect_model"]
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer, or `REST`: everything outside of layers.
-
-    Attributes:
-        branches: branches beside a convolution.
-        train, fused: parameters and MACs in that state; None if the layer or the state does not exist.
-    """
+    """One layer, or `REST`; counts are None if the layer or the state does not exist."""
 
     layer: str
     operation: str
@@ -51,12 +46,8 @@ class Inspection:
     """Result of an inspection.
 
     Attributes:
-        kind: "network" or "onnx".
         facts: for a network those of its `Source` and its input shape; for an ONNX file opset, inputs and the like.
         train, fused: total in that state; None if that state is not known. An ONNX file is fused.
-        operators: number of nodes of an ONNX file by operator.
-        notes: what could not be determined, and why.
-        warnings: problems found.
     """
 
     source: str

@@ -68,16 +68,7 @@ def training_cost(
 ) -> dict[str, TrainingCost]:
     """Measure the training step of each checkpoint on the CPU, in one run, alternating between them (A B A B).
 
-    Args:
-        checkpoints: files in train state by name.
-        batch_size: random images per step.
-        min_samples: steps per checkpoint, at least.
-        min_seconds: time per checkpoint, at least.
-        seed: of the images and the order.
-
-    Raises:
-        InputError: a checkpoint is missing, damaged, in fused state or without input shape.
-        RunError: the process that measures memory failed, or memory ran out.
+    Each gets at least `min_samples` steps and `min_seconds`; images and the order are seeded.
     """
     nets = {name: load(path) for name, path in checkpoints.items()}
     for name, net in nets.items():
@@ -106,17 +97,8 @@ def step_times(
 ) -> dict[str, StepTime]:
     """Time the training step of each network, alternating between them; they are trained and left in train mode.
 
-    Args:
-        nets: networks by name.
-        batch_size: random images per step.
-        device: "cpu" or "cuda".
-        min_samples: steps per network, at least.
-        min_seconds: time per network, at least.
-        seed: of the images and the order.
-        on_round: called after each round with the share of the work that is done, 0 to 1.
-
-    Raises:
-        InputError: a network has no input shape.
+    Each gets at least `min_samples` steps and `min_seconds`. After each round, `on_round` is called with the share of
+    the work that is done, 0 to 1.
     """
     calls = {name: _step(net, batch_size, device, name) for name, net in nets.items()}
     timed = measure(
@@ -129,17 +111,7 @@ def step_times(
 
 
 def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None) -> PeakMemory:
-    """Train a checkpoint for a few steps in a separate process, and measure its memory.
-
-    Args:
-        checkpoint: file in train state.
-        batch_size: random images per step.
-        device: "cpu" or "cuda".
-        factory: ``package.module:function`` that builds a foreign class.
-
-    Raises:
-        RunError: the process failed for another reason than memory.
-    """
+    """Train a checkpoint for a few steps in a separate process, and measure its memory."""
     # -P: the current folder must not shadow the installed package.
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
     command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or ""]

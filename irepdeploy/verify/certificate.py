@@ -27,12 +27,7 @@ _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 @dataclass(frozen=True)
 class Hop:
-    """One comparison of two forms of the network; the first is the reference.
-
-    Attributes:
-        inputs: name, count, shape and seed of each group of inputs.
-        comparison: `Comparison.to_dict()`.
-    """
+    """One comparison of two forms of the network, as `Comparison.to_dict()`; the first is the reference."""
 
     source: str
     result: str
@@ -76,7 +71,6 @@ class Certificate:
     Attributes:
         source: file, sha256, net, state, architecture digest, statistics, params.
         target: name, opset, IR version.
-        hops: all comparisons, in order.
         blocks: proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
         size: parameters and MACs of one input in train and fused state; MACs are None if they cannot be counted.
         health: `LayerHealth.to_dict()` of each fused block; empty in older certificates.
@@ -124,11 +118,7 @@ class Certificate:
             )
 
     def check_files(self, folder: str | os.PathLike[str]) -> None:
-        """Compare the artefacts in `folder` with their digests.
-
-        Raises:
-            CheckFailed: an artefact is missing or was changed; it is named.
-        """
+        """Compare the artefacts in `folder` with their digests; raise CheckFailed if one is missing or was changed."""
         for artefact in self.artefacts:
             path = Path(folder, artefact.file)
             try:
@@ -147,11 +137,7 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Certificate:
-        """Return the certificate that `to_dict` described.
-
-        Raises:
-            InputError: `value` is not a certificate, is of a newer version, or is damaged.
-        """
+        """Return the certificate that `to_dict` described; raise InputError for anything else."""
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise InputError("not a certificate", where=where, hint="`irepdeploy export` writes certificate.json")
         if value.get("version") != _VERSION:
@@ -180,11 +166,7 @@ class Certificate:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
-        """Read a certificate file.
-
-        Raises:
-            InputError: the file is missing or is not a certificate.
-        """
+        """Read a certificate file."""
         try:
             value = json.loads(read_bytes(path, "certificate"))
         except (ValueError, RecursionError):

@@ -78,8 +78,7 @@ def verify_models(
         tolerance: a name in `TOLERANCES`, or a Tolerance.
 
     Raises:
-        InputError: a file is missing or damaged, an engine is not for this machine, the models do not take the same
-            inputs, or the inputs do not fit.
+        InputError: a file is missing or damaged, an engine is not for this machine, or inputs do not fit.
         MissingError: a model is an engine, and TensorRT or a GPU is missing.
     """
     limit = tolerance_of(tolerance)
@@ -98,11 +97,7 @@ def verify_models(
 
 
 def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
-    """Return the Tolerance of this name.
-
-    Raises:
-        InputError: there is no tolerance of this name.
-    """
+    """Return the Tolerance of this name."""
     if isinstance(tolerance, Tolerance):
         return tolerance
     if tolerance not in TOLERANCES:
@@ -114,9 +109,6 @@ def network_runner(model: nn.Module) -> Runner:
     """Return a runner of `model` for any batch, with inputs and outputs as in its Origin, else an image of any size.
 
     Floating inputs have the type of the weights.
-
-    Raises:
-        ModelError: numpy does not have the type of the weights.
     """
     from irepdeploy.reparam.origin import origin_of
     from irepdeploy.runtime.torch_runner import TorchRunner
@@ -141,12 +133,7 @@ def onnx_runner(model: str | os.PathLike[str] | bytes) -> OrtRunner:
 
 
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
-    """Run an active runner on inputs (N, ...), or a mapping of such arrays, in batches that it accepts.
-
-    Raises:
-        InputError: there are more or fewer inputs than the model takes.
-        ModelError: an output does not have the batch as its first dimension.
-    """
+    """Run an active runner on inputs (N, ...), or a mapping of such arrays, in batches that it accepts."""
     arrays = named(inputs, runner.inputs)
     fixed = runner.inputs[0].shape[0]
     size = fixed or _CHUNK

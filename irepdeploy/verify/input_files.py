@@ -25,23 +25,14 @@ _MEAN, _STD = (0.45,), (0.25,)
 
 
 def read_inputs(
-    path: str | os.PathLike[str],
-    wanted: Sequence[int] | Sequence[TensorSpec] | None = None,
-    dataset: str | None = None,
+    path: str | os.PathLike[str], wanted: Sequence[int] | Sequence[TensorSpec] | None = None, dataset: str | None = None
 ) -> InputGroup:
     """Read up to 256 inputs from a ``.npy`` or ``.npz`` file, or from such files and images of a folder, by name.
 
     Arrays are (N, ...) or one input without a batch, already normalised; a ``.npz`` file holds one for each input of
     the model, by its name. Images are resized and normalised like those of the data set, else as (x - 0.45) / 0.25.
-
-    Args:
-        path: a file or a folder.
-        wanted: the shape of one float32 input without its batch, or the inputs of the model; default: the shape of the
-            first array, (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
-        dataset: name of the data set by which images are normalised.
-
-    Raises:
-        InputError: there are no inputs, or they have a wrong shape, dtype or format.
+    `wanted` is the shape of one float32 input without its batch, or the inputs of the model; by default that of the
+    first array, (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
     """
     path = Path(path)
     if not path.exists():
@@ -68,13 +59,7 @@ def read_inputs(
 def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
     """Check shape, dtype and values of an array, and return at most 257 of its inputs, (N, ...).
 
-    Args:
-        array: (N, ...), or one input without a batch.
-        spec: the expected input; default: a float32 image of any size.
-        where: origin of the array in messages.
-
-    Raises:
-        InputError: the array is not as expected.
+    Without a `spec`, a float32 image of any size is expected.
     """
     dtype = "float32" if spec is None else spec.dtype
     sizes = (None, None, None) if spec is None else spec.shape[1:]
@@ -100,11 +85,7 @@ def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
 
 
 def fitted(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], where: object) -> dict[str, Array]:
-    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name.
-
-    Raises:
-        InputError: they do not match.
-    """
+    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name."""
     due = [spec.name for spec in specs]
     if set(arrays) != set(due):
         raise InputError(f"expected arrays {', '.join(due)}, got {', '.join(sorted(arrays)) or 'none'}", where=where)

@@ -27,13 +27,7 @@ _IMAGE_CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class InputGroup:
-    """Inputs of one origin.
-
-    Attributes:
-        name: their origin.
-        array: (N, ...), or for a model of several inputs one such array by name.
-        seed: of random inputs, else None.
-    """
+    """Inputs of one origin: (N, ...), or for a model of several inputs one such array by name."""
 
     name: str
     array: Any
@@ -74,11 +68,7 @@ def joined(groups: Sequence[Inputs]) -> Inputs:
 
 
 def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Assign arrays to the inputs of a model: by name if the names match, else by position.
-
-    Raises:
-        InputError: the number of arrays is wrong.
-    """
+    """Assign arrays to the inputs of a model: by name if the names match, else by position."""
     arrays = dict(inputs) if isinstance(inputs, Mapping) else {specs[0].name: inputs}
     if len(arrays) != len(specs):
         due = ", ".join(spec.name for spec in specs)
@@ -113,9 +103,6 @@ def gather_inputs(
         given: an array (N, ...) or one input without a batch, such arrays by name, or a path for `read_inputs`.
         dataset: name of the data set that the network was trained on; its search-validation images are the real ones.
         seed: of the random inputs.
-
-    Raises:
-        InputError: there are no real images of this shape, or the given inputs do not fit.
     """
     specs = specs_of(wanted)
     few = any(max(_sizes(spec)[1:], default=0) > _LARGE for spec in specs)

@@ -35,7 +35,6 @@ class Concat(OperatorRule):
             raise Refusal("it does not concatenate channels")
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Stack the output channels of the parts."""
         if len(forms) != len(operator.inputs):
             raise Refusal("it concatenates constants")
         if operator.attributes["axis"] % 4 != 1:
@@ -65,11 +64,9 @@ class Concat(OperatorRule):
         return {operator.outputs[0]: joined}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Concatenate."""
         return torch.cat(list(inputs), attributes["axis"])
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Concatenate."""
         return np.concatenate(inputs, axis=attributes["axis"])
 
 
@@ -80,7 +77,6 @@ class Slice(StencilRule):
     selects = True
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Select channels, or move the map."""
         ranges = _ranges(operator, context)
         axes = {axis for axis, *_ in ranges}
         if 1 not in axes:
@@ -93,7 +89,6 @@ class Slice(StencilRule):
         return {operator.outputs[0]: _select(forms[0], channels)}
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Move the map by the start of each range."""
         axes = [Axis((0,)), Axis((0,))]
         for axis, start, end, step in _ranges(operator, context):
             if axis < 2 or step < 1:
@@ -119,7 +114,6 @@ class Slice(StencilRule):
         return x
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Cut an array."""
         data = inputs[0]
         starts, ends, axes, steps = (
             integers(inputs, place, attributes, name)
@@ -146,7 +140,6 @@ class Split(OperatorRule):
     linear = True
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Select the channels of each part."""
         (form,) = forms
         if operator.attributes.get("axis", 0) % 4 != 1:
             raise Refusal("it does not split channels")
@@ -165,7 +158,6 @@ class Split(OperatorRule):
         return found
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> tuple[Tensor, ...]:
-        """Split any axis."""
         axis = attributes.get("axis", 0)
         sizes = integers(inputs, 1, attributes, "split")
         return inputs[0].split(-(-inputs[0].shape[axis] // attributes["outputs"]) if sizes is None else sizes, axis)
@@ -177,16 +169,13 @@ class Transpose(OperatorRule):
     linear = True
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Note the order of the axes."""
         order = operator.attributes.get("perm") or [3, 2, 1, 0]
         return {operator.outputs[0]: replace(forms[0], layout=tuple(forms[0].layout[axis] for axis in order))}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Permute the axes."""
         return inputs[0].permute(attributes.get("perm") or (3, 2, 1, 0))
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Permute the axes."""
         return np.transpose(inputs[0], attributes.get("perm"))
 
 

@@ -54,7 +54,6 @@ class Constant(OperatorRule):
     """A constant in the graph."""
 
     def known(self, operator: Operator, graph: Graph) -> Array | None:
-        """Return its value, unless it is sparse or a string."""
         attributes = operator.attributes
         if "value" in attributes:
             return np.asarray(numpy_helper.to_array(attributes["value"]))
@@ -65,7 +64,6 @@ class Shape(OperatorRule):
     """The sizes of a tensor."""
 
     def known(self, operator: Operator, graph: Graph) -> Array | None:
-        """Return the sizes where none is dynamic."""
         shape = _shape(operator.inputs[0], graph)
         if shape is None:
             return None
@@ -77,7 +75,6 @@ class Size(OperatorRule):
     """The number of elements of a tensor."""
 
     def known(self, operator: Operator, graph: Graph) -> Array | None:
-        """Return the number where no size is dynamic."""
         shape = _shape(operator.inputs[0], graph)
         return None if shape is None or None in shape else np.asarray(math.prod(size or 0 for size in shape))
 
@@ -86,7 +83,6 @@ class Cast(OperatorRule):
     """A conversion to another type."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Convert."""
         (array,) = inputs
         return np.asarray(array.astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"])))
 
@@ -102,7 +98,6 @@ class Gather(OperatorRule):
     selects = True
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Take along an axis."""
         return np.take(inputs[0], inputs[1], axis=attributes.get("axis", 0))
 
 

@@ -34,7 +34,6 @@ class _Sum(OperatorRule):
         return 1.0
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Add the maps, then the constants."""
         maps = iter(forms)
         parts, names, constants = [], [], []
         for place, name in enumerate(operator.inputs):
@@ -54,7 +53,6 @@ class _Sum(OperatorRule):
         return {operator.outputs[0]: total}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Add the inputs in order."""
         found = inputs[0]
         for item in inputs[1:]:
             found = found + item
@@ -65,7 +63,6 @@ class Sum(_Sum):
     """A sum of maps and constants: Add and Sum."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Add the inputs in order."""
         found = inputs[0]
         for item in inputs[1:]:
             found = np.add(found, item)
@@ -76,11 +73,9 @@ class Mean(_Sum):
     """A mean of maps and constants."""
 
     def factor(self, place: int, count: int) -> float:
-        """Return an equal share."""
         return 1 / count
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Divide the sum."""
         return super().evaluate(inputs, attributes) / len(inputs)
 
 
@@ -88,15 +83,12 @@ class Sub(_Sum):
     """A difference of two maps, or of a map and a constant."""
 
     def factor(self, place: int, count: int) -> float:
-        """Return the sign."""
         return -1.0 if place else 1.0
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Subtract."""
         return inputs[0] - inputs[1]
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Subtract."""
         return np.subtract(*inputs)
 
 
@@ -106,7 +98,6 @@ class _Scale(StencilRule):
     per_element = True
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """Count one for each element."""
         return written
 
 
@@ -116,19 +107,16 @@ class Mul(_Scale):
     reads_all = True
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
-        """Leave a GELU in one piece: runtimes know it by its five operators."""
         if _ends_gelu(operator, context.graph):
             raise Refusal("it ends a GELU, which runtimes know by its five operators")
         super().check(operator, forms, context)
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Scale the map."""
         if len(forms) > 1:
             raise Refusal(f"{operator.kind} of two tensors is not linear")
         return super().forms(operator, forms, context)
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Return the constant as a factor for each channel."""
         place = next(place for place, name in enumerate(operator.inputs) if context.graph.is_constant(name))
         scale = self.factors(operator, place, form, context)
         if not bool(torch.isfinite(scale).all()):
@@ -136,18 +124,15 @@ class Mul(_Scale):
         return per_channel(scale)
 
     def factors(self, operator: Operator, place: int, form: Form, context: Context) -> Tensor:
-        """Return the constant at `place` as (C,)."""
         factor = _constant(operator, place, form, context)
         if factor.shape[1:] != (1, 1):
             raise Refusal("a factor that differs by position")
         return torch.from_numpy(np.broadcast_to(factor.reshape(-1), (form.channels,)).copy())
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Multiply."""
         return inputs[0] * inputs[1]
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Multiply."""
         return np.multiply(*inputs)
 
 
@@ -155,17 +140,14 @@ class Div(Mul):
     """A map divided by a constant."""
 
     def factors(self, operator: Operator, place: int, form: Form, context: Context) -> Tensor:
-        """Return the inverse of the constant as (C,)."""
         if place == 0:
             raise Refusal("it divides by the map")
         return 1 / super().factors(operator, place, form, context)
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Divide."""
         return inputs[0] / inputs[1]
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Divide; integers are truncated."""
         a, b = inputs
         if a.dtype.kind == "f":
             return np.divide(a, b)
@@ -178,19 +160,15 @@ class Neg(_Scale):
     reads_all = True
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Return factors of -1."""
         return per_channel(torch.full((form.channels,), -1.0, dtype=torch.float64))
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Negate."""
         return -inputs[0]
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Negate."""
         return np.negative(*inputs)
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """Count no MACs for a sign."""
         return 0
 
 
@@ -198,7 +176,6 @@ class BatchNormalization(_Scale):
     """A batch normalization in inference mode."""
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Return scale and shift of each channel."""
         if operator.attributes.get("training_mode", 0) or any(operator.outputs[1:]):
             raise Refusal("batch normalization in train mode")
         if operator.attributes.get("spatial", 1) != 1:
@@ -213,7 +190,6 @@ class BatchNormalization(_Scale):
         return per_channel(scale, shift)
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Normalize by the running statistics."""
         x, gamma, beta, mean, var = inputs
         return F.batch_norm(x, mean, var, gamma, beta, eps=attributes.get("epsilon", 1e-5))
 
@@ -225,11 +201,9 @@ class _Copy(OperatorRule):
     per_element = True
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Return the form as it is."""
         return {operator.outputs[0]: forms[0]}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Return the map as it is."""
         return inputs[0]
 
 
@@ -237,7 +211,6 @@ class Identity(_Copy):
     """The map as it is."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Return the array as it is."""
         return np.asarray(*inputs)
 
 
@@ -245,7 +218,6 @@ class Dropout(_Copy):
     """A dropout in inference mode."""
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Return the form as it is, unless the dropout is active or its mask is read."""
         training = context.array(operator, 2) if operator.input(2) else None
         if training is not None and training.any():
             raise Refusal("dropout in train mode")

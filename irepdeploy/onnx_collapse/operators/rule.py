@@ -80,19 +80,11 @@ class OperatorRule:
         return None
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
-        """Check the operator on its own, each of its maps being a source.
-
-        Raises:
-            Refusal: it can be part of no region, with the reason.
-        """
+        """Check the operator on its own, each of its maps being a source; raise Refusal if it fits no region."""
         self.apply(operator, forms, context)
 
     def apply(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> dict[str, Form]:
-        """Return the forms of the outputs, given those of the maps.
-
-        Raises:
-            Refusal: the operator is not linear and shift-invariant here, or its attributes and constants do not fit.
-        """
+        """Return the forms of the outputs, given those of the maps; damaged attributes and constants are refused."""
         try:
             names = self.maps(operator, context)
             if not names or any(name not in forms for name in names):

@@ -38,7 +38,6 @@ class _Scatter(OperatorRule):
             raise Refusal("it is computed at run time")
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Overwrite the bias where no source is seen."""
         (form,) = forms
         if operator.attributes.get("reduction", b"none") != b"none":
             raise Refusal("it does not overwrite")
@@ -70,13 +69,11 @@ class ScatterElements(_Scatter):
     """Elements overwritten along one axis."""
 
     def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
-        """Return numpy's index of the overwritten elements."""
         grid: list[Array] = list(np.indices(indices.shape, sparse=True))
         grid[operator.attributes.get("axis", 0) % 4] = indices
         return tuple(grid)
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Scatter."""
         x, indices, updates = inputs
         axis = attributes.get("axis", 0)
         return x.scatter(axis, torch.where(indices < 0, indices + x.shape[axis], indices), updates)
@@ -86,17 +83,14 @@ class ScatterND(_Scatter):
     """Elements or parts overwritten at their indices."""
 
     def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
-        """Return numpy's index of the overwritten elements."""
         return tuple(np.moveaxis(indices, -1, 0))
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Assign to the indices."""
         found = inputs[0].clone()
         found[tuple(inputs[1].unbind(-1))] = inputs[2]
         return found
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Assign to the indices."""
         if attributes.get("reduction", b"none") != b"none":
             raise NotImplementedError
         data = inputs[0].copy()

@@ -31,7 +31,6 @@ class Conv(StencilRule):
     border_reason = _BORDER
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Take weights and bias as they are."""
         kernel = context.tensor(operator, 1)
         if kernel is None or kernel.ndim != 4:
             raise Refusal("it is not a two-dimensional convolution")
@@ -46,7 +45,6 @@ class Conv(StencilRule):
         return Linear(Stencil(form.channels, kernel.shape[0], groups, rows, columns, support, kernel), bias)
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Convolve."""
         x, kernel = inputs[:2]
         bias = inputs[2] if len(inputs) > 2 else None
         x, strides, dilations = _padded(x, kernel.shape[2:], attributes)
@@ -66,7 +64,6 @@ class Conv(StencilRule):
         return found if bias is None else found + bias[:, None, None]
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """Count one for each weight that an output element reads."""
         weights = context.graph.shape(operator.inputs[1]) or ()
         return written * math.prod(size or 1 for size in weights[1:])
 
@@ -78,7 +75,6 @@ class AveragePool(StencilRule):
     border_reason = _BORDER
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Return a depthwise convolution with equal weights."""
         attributes = operator.attributes
         taps = attributes["kernel_shape"]
         axes = _windows(operator, form.size, taps, dynamic=form.dynamic)
@@ -103,7 +99,6 @@ class AveragePool(StencilRule):
         return F.conv2d(x, mean, stride=strides, dilation=dilations, groups=x.shape[1])
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
-        """Count one for each element of a window."""
         return written * math.prod(operator.attributes["kernel_shape"])
 
 
@@ -132,7 +127,6 @@ class Pad(StencilRule):
         return Linear(moved(form.channels, rows, columns), fill=value)
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Pad any axes."""
         x = inputs[0]
         pads = integers(inputs, 1, attributes, "pads") or []
         axes = integers(inputs, 3, attributes, "axes") or list(range(x.ndim))

@@ -25,17 +25,7 @@ def refused(node: onnx.NodeProto, form: str) -> ModelError:
 
 
 class Reader:
-    """Write a `torch.fx.Graph` while the nodes of an ONNX graph are read in order.
-
-    Args:
-        initializers: of the ONNX graph.
-
-    Attributes:
-        root: the module that holds layers and buffers.
-        graph: the graph written so far.
-        constants: constant tensors by name.
-        values: computed tensors by name.
-    """
+    """Write a `torch.fx.Graph` while an ONNX graph is read in order; `root` holds its layers and buffers."""
 
     def __init__(self, initializers: Iterable[onnx.TensorProto]) -> None:
         self.root, self.graph = nn.Module(), torch.fx.Graph()

@@ -13,16 +13,9 @@ __all__ = ["torch_from_onnx"]
 
 
 def torch_from_onnx(model: onnx.ModelProto) -> torch.fx.GraphModule:
-    """Return the network that an ONNX graph describes.
+    """Return the network that a float32 ONNX graph describes, in eval mode; it takes the graph's inputs in order.
 
-    Args:
-        model: a graph of float32.
-
-    Returns:
-        The network in eval mode; its ``forward`` takes the graph's inputs in order.
-
-    Raises:
-        ModelError: an operator, or a form of one, is not in `torch_operators`; it is named.
+    An operator, or a form of one, that is not in `torch_operators` raises ModelError.
     """
     reader = Reader(model.graph.initializer)
     for value in model.graph.input:
