@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -10,6 +13,36 @@ import pytest
 from irepdeploy.console import progress
 from irepdeploy.errors import OutputError
 from irepdeploy.runs.suite import SuiteRequest
+
+_BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
+_ALONE = f"""
+import sys
+
+# Not by a finder that raises: torch asks which of them there are.
+sys.modules.update(dict.fromkeys({_BARRED}))
+from irepdeploy.search.suites import supernet_step, table1
+
+for suite in (table1, supernet_step):
+    code = suite.main(["--scale", "smoke", "--threads", "1", "--out", sys.argv[1]])
+    if code:
+        sys.exit(code)
+"""
+
+
+def test_table1_and_supernet_step_run_by_themselves_with_torch_and_numpy_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _ALONE, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("vgg6", "search, days", "convolution, backward"):
+        assert words in done.stdout
+    table1, step = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert (table1["suite"], table1["network"], table1["population"]) == ("table1", "vgg6", 12)
+    assert table1["device"] == step["device"] == "1 CPU threads"
+    # Two candidates a round, one of them naively: all of the population, once.
+    assert {len(samples) for samples in table1["samples_ns"].values()} == {6}
+    assert step["suite"] == "supernet-step"
+    assert {"naive", "exact"} <= set(step["samples_ns"]["as it is"])
+    assert all(len(samples) == 2 for calls in step["samples_ns"].values() for samples in calls.values())
+    assert sum(step["breakdown"].values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -20,29 +15,6 @@ from irepdeploy.search.suites.breakdown import breakdown
 from irepdeploy.search.suites.naive_step import NaiveSupernet
 from irepdeploy.search.suites.supernet_step import RECIPE, supernet_step
 from irepdeploy.search.supernet.supernet import Supernet
-
-_BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
-_ALONE = f"""
-import sys
-
-# Not by a finder that raises: torch asks which of them there are.
-sys.modules.update(dict.fromkeys({_BARRED}))
-from irepdeploy.search.suites.supernet_step import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_it_runs_by_itself_with_torch_and_numpy_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _ALONE, "--scale", "smoke", "--threads", "1", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "search, days" in done.stdout
-    assert "convolution, backward" in done.stdout
-    (line,) = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    assert (line["suite"], line["device"]) == ("supernet-step", "1 CPU threads")
-    assert {"naive", "exact"} <= set(line["samples_ns"]["as it is"])
-    assert all(len(samples) == 2 for calls in line["samples_ns"].values() for samples in calls.values())
-    assert sum(line["breakdown"].values()) == pytest.approx(1)
 
 
 @pytest.fixture

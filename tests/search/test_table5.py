@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Display:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tiny_overrides: list[str]) -> None:
     subject = module._SUBJECTS["smoke"][0]
-    small = module._Subject(subject.net, subject.recipe, (*subject.overrides, *tiny_overrides[1:]), subject.paper)
+    overrides = (*subject.overrides, *tiny_overrides[1:], "search.evolutions=1", "train.epochs=1")
+    small = replace(subject, overrides=overrides)
     monkeypatch.setitem(module._SUBJECTS, "smoke", (small,))
 
 
@@ -42,7 +44,7 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
     display = Display()
     request = SuiteRequest(scale="smoke", out=tmp_path, only=("1/3", "vgg6 1"), seed=2)
     report = table5(request, display)
-    assert display.done == display.total == 2 * (1 + 3 + 3)
+    assert display.done == display.total == 2 * (1 + 1 + 1)
     assert [row[:3] for row in report.rows] == [("vgg6", "1/3", "8 of 25"), ("vgg6", "1", "25 of 25")]
     assert [row[-1] for row in report.rows] == ["94.58", "95.64"]
     assert all(len(row) == len(report.columns) for row in report.rows)
@@ -64,8 +66,21 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
 
 
 def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search and the training are pretended: they leave a file."""
+    used: list[Path] = []
+
+    def row(subject: Any, budget: str, plan: Any, at: Path, advance: Any) -> dict[str, Any]:
+        at.mkdir()
+        (at / "best.json").touch()
+        used.append(at)
+        counts = dict.fromkeys(("capacity", "possible", "branches"), 4)
+        numbers = ("search_val_accuracy", "test_accuracy", "search_seconds", "train_seconds", "paper_top1")
+        return {"net": subject.net, "budget": budget, **counts, **dict.fromkeys(numbers, 0.5)}
+
+    monkeypatch.setattr(module, "_row", row)
     monkeypatch.chdir(tmp_path)
     assert len(table5(SuiteRequest(scale="smoke", only=("1/6",)), Display()).rows) == 1
+    assert len(used) == 1 and not used[0].exists()
     assert not list(tmp_path.iterdir())
 
 
