@@ -78,10 +78,8 @@ def feature_maps(
             with torch.no_grad():
                 network(torch.from_numpy(image.array)[None])
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"the network does not run on images of {'x'.join(map(str, image.array.shape))}: {_flat(error)}",
-                where=label,
-            ) from error
+            text = f"{'x'.join(map(str, image.array.shape))}: {' '.join(str(error).split())[:200]}"
+            raise InputError(f"the network does not run on images of {text}", where=label) from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -188,7 +186,3 @@ def _keep(maps: dict[str, Array], name: str) -> Callable[..., None]:
         maps[name] = output[0].abs().mean(0).float().numpy()
 
     return hook
-
-
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

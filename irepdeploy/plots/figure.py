@@ -65,13 +65,8 @@ def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         from matplotlib import rc_context
 
-        settings: Any = {
-            "text.parse_math": False,
-            "font.family": _fonts(),
-            "axes.axisbelow": True,
-            "hatch.linewidth": 0.6,
-        }
-        with rc_context(settings):
+        settings: Any = {"text.parse_math": False, "font.family": _fonts(), "axes.axisbelow": True}
+        with rc_context({**settings, "hatch.linewidth": 0.6}):
             return draw(*args, **kwargs)
 
     return drawn

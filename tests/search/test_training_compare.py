@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.errors import InputError
+from irepdeploy.plots.comparison import draw_presets
 from irepdeploy.plots.figure import save_figure
-from irepdeploy.plots.training_compare import draw_presets
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import TrainingComparison
 from irepdeploy.search.training.training import Training
@@ -74,7 +74,7 @@ def test_the_picture(found: tuple[Path, TrainingComparison], tmp_path: Path) -> 
         (["plane"], 1, "no preset 'plane'"),
         (["plain", "plain"], 1, "name each preset once"),
         ([], 1, "no preset is named"),
-        (["plain"], 0, "0 seeds"),
+        (["plain"], 0, "at least one seed"),
     ],
 )
 def test_bad_input(presets: list[str], seeds: int, words: str, recipe: Recipe, tmp_path: Path) -> None:
