@@ -25,12 +25,7 @@ __all__ = ["page"]
 
 
 def page(content: Content, path: Path) -> str:
-    """Return the whole page.
-
-    Args:
-        content: What the page says.
-        path: Where the page will be; its links are relative to it.
-    """
+    """Return the whole page."""
     script, style = asset("report.js"), asset("report.css")
     certificates = {
         artefact.sha256: _href(found.path, path)

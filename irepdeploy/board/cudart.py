@@ -96,13 +96,7 @@ class Cuda(abc.ABC):
 
 
 def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = None) -> Cuda:
-    """Open a device with the first installed binding.
-
-    Args:
-        device: Index of the GPU.
-        backend: One of `BACKENDS`, to use that one only.
-        library: A loaded libcudart to use instead of the installed one.
-    """
+    """Open a device with the first installed binding."""
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
     if library is not None:

@@ -48,9 +48,7 @@ class Measurement:
     """Raw times of one call, in the order they were taken, and how its warm-up ended.
 
     Attributes:
-        name: Name of the call.
         samples_ns: Times in ns. Of calls measured together, the i-th samples come from the same round.
-        warmup_runs: Number of warm-up runs.
         steady: Whether the last window of the warm-up was below the limit.
         warmup_cov: Coefficient of variation of that window; None with fewer than two runs.
         device_samples_ns: The same runs by the device's clock; [] if it has none.

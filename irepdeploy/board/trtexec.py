@@ -33,8 +33,6 @@ class TrtexecTimes(NamedTuple):
     Attributes:
         latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not what a caller waits for.
         compute_ns: Time between the events around the kernels.
-        h2d_ns: Time of the copies to the device.
-        d2h_ns: Time of the copies from the device.
         enqueue_ns: Host time of the enqueue; written with six digits, hence to 10 us after the first second.
         transfers: "excluded" if no query has a copy, else "included".
         warmup_included: Whether the first queries are the warm-up's, which trtexec before 8.5 wrote too.
@@ -88,22 +86,8 @@ def arguments(
 ) -> List[str]:
     """Return arguments with which every trtexec measures alike: CUDA graph, spinning, one stream.
 
-    Args:
-        version: Version of TensorRT, such as "8.5.2" or "11.1".
-        onnx: Model to build an engine from; None to load `engine`.
-        times: File to write the raw times to.
-        precision: Of the engine to build. 11 takes it from the model alone, and so does 10 if `typed`.
-        transfers: "excluded" or "included" in the latency.
-        seconds: Shortest duration; at least 64 queries are run.
-        engine: Engine to load, or the file to save the built one to.
-        dla: DLA core to run supported layers on; the others run on the GPU.
-        tf32: Allow TF32 in float32 layers.
-        typed: Build a strongly typed network with TensorRT 10.
-        workspace_mib: Limit of scratch memory in MiB.
-        shapes: Shapes of inputs by name, batch first, for a model with dynamic shapes.
-
-    Raises:
-        InputError: If the version, precision or transfers are unknown, or there is nothing to run.
+    TensorRT 11 takes the precision from the model alone, and so does 10 if `typed`. At least 64 queries are run,
+    however short `seconds` is. `engine` is loaded if there is no `onnx`, else the built engine is saved there.
     """
     major, minor = _version(version)
     if precision not in PRECISIONS:
