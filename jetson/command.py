@@ -180,7 +180,7 @@ def clean(
     ssh_config: ConfigOption = None,
 ) -> None:
     """Remove everything cached on a board: the agent, models, references, timing caches."""
-    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.clean())
+    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("clean", {"all": True}))
     for answer in answers:
         if answer.value is not None:
             print(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")

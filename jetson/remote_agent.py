@@ -55,10 +55,6 @@ class RemoteAgent:
         """Restore what a killed run left changed."""
         return self._converse("restore", {})[0]
 
-    def clean(self) -> Event:
-        """Remove everything cached on the board."""
-        return self.ask("clean", {"all": True})
-
     def send(self, files: Sequence[bytes], advance: Callable[[float], None] | None = None) -> list[str]:
         """Copy files that are missing into the board's cache and return the digests of all."""
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in files}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.runs.record import Record
 
 from .condition import Condition
@@ -15,9 +15,6 @@ __all__ = ["LatencyRow", "Measured", "Taken", "columns"]
 
 # By label and title of the condition.
 Taken = Mapping[tuple[str, str], Record]
-
-# Same records, same table.
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -31,16 +28,7 @@ class Measured:
     @classmethod
     def of(cls, record: Record, reference: Record | None) -> Measured:
         """Compare a record with the reference of the same run."""
-        against = (
-            None
-            if reference is None or reference is record
-            else ratio(
-                record.samples_ns,
-                reference.samples_ns,
-                _SEED,
-                paired=record.created == reference.created and len(record.samples_ns) == len(reference.samples_ns),
-            )
-        )
+        against = None if reference is None or reference is record else record.ratio_to(reference)
         return cls(summary(record.samples_ns), against, bool(record.warmup.get("steady")))
 
     @property

@@ -36,7 +36,6 @@ class Cuda(abc.ABC):
     """One GPU. Pointers and streams are integers, as TensorRT takes them; sizes are in bytes."""
 
     name: str
-    has_graphs: bool
 
     @abc.abstractmethod
     def malloc(self, size: int) -> int:
@@ -154,8 +153,6 @@ def _driver() -> Optional[str]:
 class _Runtime(Cuda):
     """The CUDA runtime API."""
 
-    has_graphs = True
-
     def __init__(self, calls: Any, device: int) -> None:
         self._calls = calls
         self._device = device
@@ -222,7 +219,6 @@ class _PyCuda(Cuda):
     """pycuda, on the device's primary context, which TensorRT and torch use as well."""
 
     name = "pycuda"
-    has_graphs = False
 
     def __init__(self, driver: Any, device: int) -> None:
         self._driver = driver

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable
-from irepdeploy.files import json_safe, sha256
+from irepdeploy.files import sha256
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers

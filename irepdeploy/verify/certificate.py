@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import json_safe, read_bytes, sha256, write_json
+from irepdeploy.files import read_bytes, sha256, write_json
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
