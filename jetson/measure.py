@@ -83,7 +83,6 @@ def bench_boards(
     inputs: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
-    on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Build, check and measure every model on every board; a board that fails does not stop the others.
 
@@ -117,8 +116,6 @@ def bench_boards(
         if folder is not None:
             for record in outcome.records:
                 append(folder / RECORDS, record)
-        if on_outcome is not None:
-            on_outcome(outcome)
 
     outcomes: dict[str, Outcome] = {}
     ask_boards(hosts, work, archive=build_agent(), display=display, config=config, on_answer=keep)
