@@ -85,7 +85,6 @@ def _exports(found: Sequence[Certified], path: Path) -> dict[str, Any]:
 
 
 def _systems(tables: Sequence[Table]) -> dict[str, list[tuple[str, str]]]:
-    """Return the facts of each device."""
     devices: dict[str, list[Table]] = {}
     for table in tables:
         devices.setdefault(table.device, []).append(table)

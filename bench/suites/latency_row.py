@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from irepdeploy.board.protocol import Ratio, Summary, summary
@@ -58,13 +58,13 @@ class LatencyRow:
 
     label: str
     family: str
-    graph: str
-    params: int | None
-    top1: float | None
-    top1_source: str
-    paper_ms: float | None
-    paper_ratio: float | None
-    measured: Mapping[str, Measured]
+    graph: str = ""
+    params: int | None = None
+    top1: float | None = None
+    top1_source: str = ""
+    paper_ms: float | None = None
+    paper_ratio: float | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def cells(self, conditions: Sequence[Condition]) -> list[str]:
         """Return the row as text, under `columns`."""
@@ -83,15 +83,10 @@ class LatencyRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with units in its names."""
+        figures = {name: value for name, value in vars(self).items() if name not in ("label", "measured")}
         return {
             "name": self.label,
-            "family": self.family,
-            "graph": self.graph,
-            "params": self.params,
-            "top1": self.top1,
-            "top1_source": self.top1_source,
-            "paper_ms": self.paper_ms,
-            "paper_ratio": self.paper_ratio,
+            **figures,
             "measured": {
                 title: {
                     **here.summary._asdict(),

@@ -151,8 +151,6 @@ def _driver() -> Optional[str]:
 
 
 class _Runtime(Cuda):
-    """The CUDA runtime API."""
-
     def __init__(self, calls: Any, device: int) -> None:
         self._calls = calls
         self._device = device
