@@ -157,11 +157,7 @@ def bench(
 
 
 @jetson.command()
-def restore(
-    boards: HostsArgument = None,
-    hosts: HostsOption = None,
-    ssh_config: ConfigOption = None,
-) -> None:
+def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
     """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
     from .ssh_failure import one_line
 
@@ -174,11 +170,7 @@ def restore(
 
 
 @jetson.command()
-def clean(
-    boards: HostsArgument = None,
-    hosts: HostsOption = None,
-    ssh_config: ConfigOption = None,
-) -> None:
+def clean(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
     """Remove everything cached on a board: the agent, models, references, timing caches."""
     answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("clean", {"all": True}))
     for answer in answers:
