@@ -153,7 +153,7 @@ def _put(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
-    path = agent.cache.job_file(request.get("job"), request.get("name"))
+    path = agent.cache.job_file(request.get("job", ""), request.get("name", ""))
     try:
         content = Path(path).read_bytes()
     except OSError as error:
