@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "FeatureMaps",
-    "checkpoint_in",
-    "chosen_layers",
-    "feature_maps",
-    "layer_names",
-    "read_features",
-    "why_untrained",
-]
+    "FeatureMaps", "checkpoint_in", "chosen_layers", "feature_maps", "layer_names", "read_features", "why_untrained",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 

@@ -18,22 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 __all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "MARKERS",
-    "ORANGE",
-    "PALETTE",
-    "SEQUENTIAL",
-    "draw_matrix",
-    "figure_svg",
-    "new_figure",
-    "picture",
-    "row_height",
-    "save_figure",
-    "shown",
-    "shown_rows",
-]
+    "BLUE", "GREEN", "GREY", "MARKERS", "ORANGE", "PALETTE", "SEQUENTIAL", "draw_matrix", "figure_svg", "new_figure",
+    "picture", "row_height", "save_figure", "shown", "shown_rows",
+]  # fmt: skip
 
 # The palette of Okabe and Ito without yellow, which is hardly visible on white paper.
 BLUE = "#0072B2"

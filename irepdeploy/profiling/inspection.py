@@ -184,16 +184,8 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
         notes.append(
             f"health of {hidden} convolutions: not known, since their weights are not floats stored in the file"
         )
-    facts = {
-        "file": os.fspath(path),
-        "sha256": sha256(path),
-        "opset": found.opset,
-        "ir_version": found.ir_version,
-        "producer": found.producer,
-        "inputs": found.inputs,
-        "outputs": found.outputs,
-        "metadata": found.metadata,
-    }
+    keys = ("opset", "ir_version", "producer", "inputs", "outputs", "metadata")
+    facts = {"file": os.fspath(path), "sha256": sha256(path), **{key: getattr(found, key) for key in keys}}
     counts = Counts(found.params, found.macs)
     return Inspection(
         os.fspath(path), "onnx", facts, layers, None, counts, found.operators, notes, health_warnings(known)
