@@ -200,14 +200,6 @@ def test_whole_network_gives_the_same_outputs(name: str, args: dict[str, Any], p
     assert ird.compare(net.double(), plain.double(), torch.randn(2, *shape).double()).max_rel_error < 1e-5
 
 
-def test_float64_network_fuses_to_float64() -> None:
-    net = ireps_net().double()
-    plain = ird.fuse(net)
-    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
-    assert all(parameter.dtype == torch.float64 for parameter in plain.parameters())
-    assert ird.compare(net, plain, x).max_rel_error <= 1e-12
-
-
 def test_what_is_not_ours_is_kept() -> None:
     net = randomize_statistics(
         ird.insert_branches(build("resnet18_cifar", depths=(1, 1)), "ireps-resnet-cifar").eval(), 0
@@ -287,12 +279,6 @@ def test_refuses(damage: Callable[[nn.Module], object], text: str) -> None:
     with pytest.raises(NotFusable, match=text) as caught:
         ird.fuse(net)
     assert caught.value.exit_code == 2 and caught.value.where and caught.value.hint
-
-
-def test_half_precision_is_proved_in_its_own_dtype() -> None:
-    net = ireps_net().to(torch.bfloat16)
-    plain = ird.fuse(net)
-    assert next(plain.parameters()).dtype == torch.bfloat16
 
 
 def test_channels_last_is_kept() -> None:

@@ -40,24 +40,6 @@ def test_the_fused_convolution_keeps_every_setting(preset: str, dilation: object
     assert ird.compare(net, ird.fuse(net), x).ok
 
 
-def test_a_fused_checkpoint_says_what_it_is(tmp_path: Path) -> None:
-    """timm (all but FastViT), RepVGG, yolov7: fused weights load into nothing without the right flag."""
-    net = random_network("irep_resnet18_cifar", seed=1, depths=(1, 1))
-    plain = ird.fuse(net)
-    ird.save(plain, tmp_path / "fused.pt")
-    ird.save(net, tmp_path / "train.pt")
-    x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(ird.load(tmp_path / "fused.pt")(x), plain(x))
-    assert torch.equal(ird.load(tmp_path / "train.pt")(x), net(x))
-
-
-def test_no_normalisation_is_left_behind_a_fused_convolution() -> None:
-    """timm leaves some of its own (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only."""
-    plain = ird.fuse(random_network("irep_resnet18_cifar", seed=2, depths=(1, 1)))
-    left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert left == ["layer2.0.downsample.1"]
-
-
 def test_what_is_not_ours_is_never_taken_for_ours() -> None:
     """RepViT's replace_batchnorm turns every normalisation that it does not know into an identity."""
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
@@ -68,15 +50,19 @@ def test_what_is_not_ours_is_never_taken_for_ours() -> None:
 
 
 def test_a_fused_network_runs_from_its_checkpoint_alone(tmp_path: Path) -> None:
-    """YOLOv6's QA blocks built in deploy form call a normalisation that they do not have."""
+    """YOLOv6's QA blocks built in deploy form call a normalisation that they do not have; timm (all but FastViT),
+    RepVGG, yolov7: fused weights load into nothing without the right flag.
+    """
     for preset in BRANCHED:
         plain = ird.fuse(trained_look(ird.insert_branches(ird.build("vgg6", stages=STAGES), preset), 4))
         ird.save(plain, tmp_path / "fused.pt")
         assert ird.load(tmp_path / "fused.pt")(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 
-def test_nothing_else_is_frozen() -> None:
-    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable."""
+def test_nothing_else_is_frozen_and_no_normalisation_is_left() -> None:
+    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable. timm leaves normalisations
+    behind fused convolutions (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only.
+    """
     net = random_network("irep_resnet18_cifar", seed=5, depths=(1, 1))
     net.fc.bias.requires_grad_(False)
     net.get_submodule("layer1.0.conv2").fixed.conv.weight.requires_grad_(False)
@@ -84,6 +70,8 @@ def test_nothing_else_is_frozen() -> None:
     frozen = [name for name, parameter in plain.named_parameters() if not parameter.requires_grad]
     assert frozen == ["layer1.0.conv2.weight", "layer1.0.conv2.bias", "fc.bias"]
     assert all(parameter.is_leaf for parameter in plain.parameters())
+    left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert left == ["layer2.0.downsample.1"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -96,7 +84,7 @@ def test_every_dtype(dtype: torch.dtype) -> None:
     net.requires_grad_(False)
     plain.requires_grad_(False)
     largest = float(net(x).abs().max())
-    allowed = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+    allowed = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
     assert float((net(x) - plain(x)).abs().max()) <= allowed[dtype] * largest
 
 
