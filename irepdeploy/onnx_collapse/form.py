@@ -64,11 +64,6 @@ class Form:
     residue: float = field(default=0.0)
 
     @property
-    def numeric(self) -> bool:
-        """Whether it has numbers."""
-        return self.bias is not None
-
-    @property
     def uniform(self) -> bool:
         """Whether the bias is the same at every position."""
         return self.bias is None or self.bias.ndim == 1
