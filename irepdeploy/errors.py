@@ -33,6 +33,7 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "RunError",
+    "first_line",
 ]
 
 EXIT_OK = 0
@@ -118,3 +119,8 @@ class RunError(IrepdeployError):
     """The run failed: disk full, out of memory, NaN loss, lost connection."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -45,19 +45,21 @@ def run_search(
             result = run.run(display.task(f"search ({plan.search.strategy})", run.epochs).advance)
     if not ranks.first:
         return
+    figures = result.figures
     if json:
-        print_json(result.figures.to_dict())
+        print_json(figures.to_dict())
         return
+    device = f"{figures.devices} x {figures.device}"
     table(
         f"Search of {plan.net.name} on {plan.data.name}: {plan.search.strategy}, seed {plan.seed}",
         ["figure", "value"],
         [
-            ["accuracy of the best, search-validation set, shared weights", f"{result.fitness.accuracy:.2%}"],
-            ["branches kept", f"{result.best.count} of {run.space.size} (budget {run.strategy.budget.total})"],
-            ["candidates scored", result.evaluations],
-            ["spread of sigmoid(alpha)", f"{result.alpha_spread:.4f}"],
-            ["spread of sigmoid(beta)", f"{result.beta_spread:.4f}"],
-            ["time", f"{result.seconds:.1f} s on {result.devices} x {result.device} ({result.device_days:.5f} days)"],
+            ["accuracy of the best, search-validation set, shared weights", f"{figures.val_accuracy:.2%}"],
+            ["branches kept", f"{figures.branches} of {run.space.size} (budget {run.strategy.budget.total})"],
+            ["candidates scored", figures.evaluations],
+            ["spread of sigmoid(alpha)", f"{figures.alpha_spread:.4f}"],
+            ["spread of sigmoid(beta)", f"{figures.beta_spread:.4f}"],
+            ["time", f"{figures.seconds:.1f} s on {device} ({figures.device_days:.5f} days)"],
         ],
     )
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
@@ -90,8 +92,8 @@ def compare_strategies(
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import print_json, progress, table
-    from irepdeploy.plots.comparison import draw_comparison
     from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.search_compare import draw_comparison
     from irepdeploy.recipe import load_recipe
 
     from .compare import compare, epochs_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
@@ -14,13 +14,12 @@ from irepdeploy.runs.journal import JOURNAL, SearchJournal
 
 from .engine import Search
 from .execution.device import ranks_of
+from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
 from .strategies import STRATEGIES
 from .training.training import Training
 
 __all__ = ["compare", "epochs_of"]
-
-Advance = Callable[[int, str], None]
 
 
 def compare(
@@ -62,7 +61,7 @@ def compare(
         plan = recipe.model_copy(
             update={"seed": seed, "search": recipe.search.model_copy(update={"strategy": name})}, deep=True
         )
-        say = _labelled(advance, f"{name}, seed {seed}")
+        say = labelled(advance, f"{name}, seed {seed}")
         search = Search(plan, folder, resume=resume, overwrite=overwrite, ranks=ranks)
         result = search.run(say)
         trained = None
@@ -81,7 +80,7 @@ def compare(
                 val_accuracy=result.fitness.accuracy,
                 branches=result.best.count,
                 digest=result.best.digest,
-                seconds=result.seconds,
+                seconds=result.figures.seconds,
                 retrained_val=None if trained is None else trained.val_accuracy,
                 retrained_test=None if trained is None else trained.test_accuracy,
             )
@@ -108,7 +107,3 @@ def _check(strategies: Sequence[str], seeds: int) -> None:
         raise InputError("name each strategy once", where="--strategies", hint=",".join(STRATEGIES))
     if seeds < 1:
         raise InputError("expected at least one seed", where="--seeds")
-
-
-def _labelled(advance: Advance, label: str) -> Advance:
-    return lambda epochs, note: advance(epochs, f"{label}  {note}")

@@ -15,13 +15,14 @@ from irepdeploy.data import Augmentation, Loader
 from irepdeploy.files import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import Epoch, Evolution, SearchStart
+from irepdeploy.runs.result import SearchFigures
 
 from .evaluation.evaluate import PopulationEvaluator
 from .evaluation.fitness import Fitness, Outcome
 from .evaluation.racing import RaceResult, cuts_of, race
 from .execution.device import device_name, ranks_of
-from .execution.loop import adam, check_finite, check_loss, clip, cosine, set_rate, sgd
-from .execution.memory_guard import memory_guard
+from .execution.loop import adam, check_finite, check_loss, clip, cosine, memory_guard, set_rate, sgd
+from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
 from .execution.run_folder import RunFolder, start_facts
 from .pareto import pareto_set
@@ -33,9 +34,8 @@ from .supernet.space import Bits
 
 __all__ = ["Search"]
 
-Advance = Callable[[int, str], None]
-
 _SECONDS_BETWEEN_NOTES = 1.0
+_SECONDS_A_DAY = 86400
 
 
 class Search:
@@ -132,7 +132,7 @@ class Search:
             phase = "warm-up" if warm else f"evolution {self._evolution + 1}/{self.settings.evolutions}"
             keys = ("search.batch_size", "search.evaluation.batch_size")
             with memory_guard(f"epoch {self.epoch + 1} of the search", self.ranks.device, *keys):
-                loss, rate = self._train_epoch(warm, functools.partial(_noted, advance, phase))
+                loss, rate = self._train_epoch(warm, functools.partial(labelled(advance, phase), 0))
                 self.folder.write(Epoch(epoch=self.epoch, phase=phase, loss=loss, images_per_second=rate))
                 if self._ends_evolution:
                     advance(0, f"{phase}  scoring {len(self.population)} candidates")
@@ -224,37 +224,38 @@ class Search:
         return self.ranks.gather(self.evaluator.outcomes(mine, part), len(indices))
 
     def _finish(self) -> SearchResult:
-        ranking = self.ranking
-        ordered = tuple(self.space.architecture(self.population[index]) for index in ranking)
+        ordered = tuple(self.space.architecture(self.population[index]) for index in self.ranking)
+        fitnesses = tuple(self.fitness[index] for index in self.ranking)
         importance = Importance.of(self.supernet.model, self.space)
-        result = SearchResult(
-            best=ordered[0],
-            fitness=self.fitness[ranking[0]],
-            population=ordered,
-            fitnesses=tuple(self.fitness[index] for index in ranking),
+        figures = SearchFigures(
+            best_digest=ordered[0].digest,
+            branches=ordered[0].count,
+            val_accuracy=fitnesses[0].accuracy,
+            val_loss=-fitnesses[0].negative_loss,
             evaluations=self.evaluations,
             seconds=self.seconds,
-            alpha_spread=float(np.ptp(importance.alpha)),
-            beta_spread=float(np.ptp(importance.beta)),
             device=device_name(self.ranks.device),
             devices=self.ranks.size,
+            device_days=self.seconds * self.ranks.size / _SECONDS_A_DAY,
+            alpha_spread=float(np.ptp(importance.alpha)),
+            beta_spread=float(np.ptp(importance.beta)),
         )
         if self.ranks.first:
             folder = output_folder(self.folder.path / "population")
             for rank, architecture in enumerate(ordered):
                 architecture.save(folder / f"{rank:03d}.json")
-            result.best.save(self.folder.path / "best.json")
+            ordered[0].save(self.folder.path / "best.json")
             pareto = pareto_set(
                 self.supernet,
                 ordered,
-                result.fitnesses,
+                fitnesses,
                 input_shape=self.data.input_shape,
                 batch_size=self.recipe.train.batch_size,
             )
             pareto.write(self.folder.path / "pareto.json")
-            result.figures.write(self.folder.path / "result.json")
+            figures.write(self.folder.path / "result.json")
         self.ranks.barrier()
-        return result
+        return SearchResult(ordered, fitnesses, figures)
 
     def _save(self) -> None:
         self.folder.save_state(
@@ -285,7 +286,3 @@ class Search:
         self.epoch = state["epoch"]
         self.evaluations = state["evaluations"]
         self.seconds = state["seconds"]
-
-
-def _noted(advance: Advance, phase: str, note: str) -> None:
-    advance(0, f"{phase}  {note}")

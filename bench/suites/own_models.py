@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
+from irepdeploy.runs.result import TrainingResult
 
 from ..subject import RUNNERS, Subject, find_subjects
 from .condition import Condition
@@ -36,8 +36,8 @@ def _with_accuracy(subject: Subject) -> Subject:
     if Path(subject.target).name != "best.pt" or not result.is_file():
         return subject
     try:
-        accuracy = float(json.loads(result.read_text())["test_accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
+        accuracy = TrainingResult.read(result).test_accuracy
+    except InputError:
         return subject
     facts = {**subject.facts, "top1": 100 * accuracy, "top1_source": f"its training's test set ({result.name})"}
     return dataclasses.replace(subject, facts=facts)
@@ -54,8 +54,12 @@ def own_rows(own: Sequence[Subject], taken: Taken, conditions: Sequence[Conditio
             LatencyRow(
                 label=subject.label,
                 family="yours",
+                graph="",
+                params=None,
                 top1=subject.facts.get("top1"),
                 top1_source=subject.facts.get("top1_source", ""),
+                paper_ms=None,
+                paper_ratio=None,
                 measured={title: Measured.of(record, taken.get((home, title))) for title, record in found.items()},
             )
         )

@@ -85,11 +85,7 @@ def save(
     return write_bytes(path, buffer.getvalue())
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    model: Callable[[], nn.Module] | nn.Module | None = None,
-) -> nn.Module:
+def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Module | None = None) -> nn.Module:
     """Load the network of a checkpoint, in eval mode, on the CPU.
 
     Args:

@@ -50,11 +50,8 @@ def open_source(
 ) -> Source:
     """Open a network; it is copied if it is in train mode or not on the CPU.
 
-    Args:
-        source: A checkpoint, the name of a network (it gets seeded random weights and statistics), or a network.
-        model_factory: Builds the class of a foreign checkpoint.
-        seed: Seed of a network by name, and of inserted branches.
-        architecture: Branches to insert.
+    A network by name gets seeded random weights and statistics; `model_factory` builds the class of a foreign
+    checkpoint, and the branches of `architecture` are inserted with fresh, seeded values.
 
     Raises:
         InputError: There is no such file or network, the file is damaged or an ONNX model, or the Architecture does

@@ -49,8 +49,7 @@ def find_regions(context: Context) -> list[LinearRegion]:
                 kept.add(name)
                 continue
             for reader in readers:
-                first, last = sorted((_root(roots, index), _root(roots, reader.index)))
-                roots[last] = first
+                _join(roots, index, reader.index)
     groups: dict[int, list[Operator]] = {}
     for index, operator in linear.items():
         groups.setdefault(_root(roots, index), []).append(operator)
@@ -107,3 +106,8 @@ def _root(roots: dict[int, int], index: int) -> int:
         roots[index] = roots[roots[index]]
         index = roots[index]
     return index
+
+
+def _join(roots: dict[int, int], one: int, other: int) -> None:
+    one, other = _root(roots, one), _root(roots, other)
+    roots[max(one, other)] = min(one, other)

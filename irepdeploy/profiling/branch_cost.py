@@ -6,7 +6,7 @@ import copy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,10 @@ class BranchCosts:
     threads: int
     rows: list[BranchCost]
     notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
 
 
 def branch_costs(

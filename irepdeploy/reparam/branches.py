@@ -9,6 +9,7 @@ the second ``conv3x3``.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -114,50 +115,43 @@ class _TapBranch(Branch):
 class Conv3x3(_TapBranch):
     """Another KxK convolution; other papers use it, the paper's search space does not."""
 
-    name = "conv3x3"
-    rows, columns = "all", "all"
+    name, rows, columns = "conv3x3", "all", "all"
 
 
 class Conv1x3(_TapBranch):
     """1xK convolution: the middle row."""
 
-    name = "conv1x3"
-    rows, columns = "middle", "all"
+    name, rows, columns = "conv1x3", "middle", "all"
 
 
 class Conv3x1(_TapBranch):
     """Kx1 convolution: the middle column."""
 
-    name = "conv3x1"
-    rows, columns = "all", "middle"
+    name, rows, columns = "conv3x1", "all", "middle"
 
 
 class Conv1x1(_TapBranch):
     """1x1 convolution: the centre."""
 
-    name = "conv1x1"
-    rows, columns = "middle", "middle"
+    name, rows, columns = "conv1x1", "middle", "middle"
 
 
 class Dil1x2(_TapBranch):
     """1x2 convolution of dilation 2: the two ends of the middle row."""
 
-    name = "dil1x2"
-    rows, columns = "middle", "ends"
+    name, rows, columns = "dil1x2", "middle", "ends"
 
 
 class Dil2x1(_TapBranch):
     """2x1 convolution of dilation 2: the two ends of the middle column."""
 
-    name = "dil2x1"
-    rows, columns = "ends", "middle"
+    name, rows, columns = "dil2x1", "ends", "middle"
 
 
 class Dil2x2(_TapBranch):
     """2x2 convolution of dilation 2: the four corners."""
 
-    name = "dil2x2"
-    rows, columns = "ends", "ends"
+    name, rows, columns = "dil2x2", "ends", "ends"
 
 
 class Conv1x1Conv3x3(Branch):
@@ -175,16 +169,7 @@ class Conv1x1Conv3x3(Branch):
         inner, groups = self.inner_channels(geometry), geometry.groups
         self.conv1 = nn.Conv2d(geometry.in_channels, inner, 1, groups=groups, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(
-            inner,
-            geometry.out_channels,
-            geometry.kernel,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            groups=groups,
-            bias=False,
-        )
+        self.conv2 = replace(geometry, in_channels=inner).conv(bias=False)
         self.bn2 = nn.BatchNorm2d(geometry.out_channels)
 
     @staticmethod
@@ -302,8 +287,7 @@ class Avg3x3(Branch):
 class Identity(Branch):
     """Batch normalisation alone; only where C_in = C_out and the stride is 1."""
 
-    name = "identity"
-    rows, columns = "middle", "middle"
+    name, rows, columns = "identity", "middle", "middle"
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)

@@ -11,6 +11,8 @@ from irepdeploy.reparam.tracer import dissolved_block
 
 __all__ = ["check_fusable"]
 
+_TRAIN_AGAIN = "train again, or use an earlier checkpoint"
+
 
 def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
     """Refuse a network that has no exact fused form; not `everywhere`: only its RepBlocks count."""
@@ -33,34 +35,24 @@ def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
         if parameter.is_meta:
             raise NotFusable("weights on the meta device have no values", where=name, hint="load some first")
         if not _all_finite(parameter):
-            raise NotFusable(
-                "weights are not finite (NaN or infinity)",
-                where=name,
-                hint="train again, or use an earlier checkpoint",
-            )
+            raise NotFusable("weights are not finite (NaN or infinity)", where=name, hint=_TRAIN_AGAIN)
     for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
-        if not everywhere and not name.startswith(blocks):
-            continue
-        if module.running_mean is None or module.running_var is None:
-            raise NotFusable(
-                "batch normalisation without running statistics has no fixed form",
-                where=name,
-                hint="train with track_running_stats=True",
-            )
-        if not _all_finite(module.running_mean) or not _all_finite(module.running_var):
-            raise NotFusable(
-                "statistics of this batch normalisation are not finite",
-                where=name,
-                hint="train again, or use an earlier checkpoint",
-            )
-        if bool((module.running_var <= 0).any()):
-            raise NotFusable(
-                "a running variance of this batch normalisation is not positive",
-                where=name,
-                hint="train some batches; a dead channel's output is constant: set its running_var above 0 yourself",
-            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (everywhere or name.startswith(blocks)):
+            _check_statistics(module, name)
+
+
+def _check_statistics(bn: nn.modules.batchnorm._BatchNorm, name: str) -> None:
+    if bn.running_mean is None or bn.running_var is None:
+        text = "batch normalisation without running statistics has no fixed form"
+        raise NotFusable(text, where=name, hint="train with track_running_stats=True")
+    if not _all_finite(bn.running_mean) or not _all_finite(bn.running_var):
+        raise NotFusable("statistics of this batch normalisation are not finite", where=name, hint=_TRAIN_AGAIN)
+    if bool((bn.running_var <= 0).any()):
+        raise NotFusable(
+            "a running variance of this batch normalisation is not positive",
+            where=name,
+            hint="train some batches; a dead channel's output is constant: set its running_var above 0 yourself",
+        )
 
 
 def _all_finite(tensor: Tensor) -> bool:

@@ -38,14 +38,10 @@ def _by_algebra(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BlockProof:
-    """Relative errors of one fused block against its branches, on a small map.
+    """Relative errors of one fused block against its active branches, on a small map.
 
-    Attributes:
-        layer: Name of the block.
-        branches: Its active branches.
-        error_float64: Error of the kernel before rounding.
-        error_own_dtype: Error of the convolution, in `dtype`.
-        dtype: The block's own dtype.
+    `error_float64` is that of the kernel before rounding, `error_own_dtype` that of the convolution, in the block's
+    `dtype`.
     """
 
     layer: str

@@ -9,6 +9,7 @@ once to the input of a block, and its operations have padding 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,21 @@ class Geometry:
         """The geometry of an operation that reads the output of `pad`."""
         return self if self.padding_mode == "zeros" else replace(self, padding=(0, 0), padding_mode="zeros")
 
+    def conv(self, *, bias: bool, kind: type[nn.Conv2d] = nn.Conv2d, **factory: Any) -> nn.Conv2d:
+        """Make a convolution of this geometry; `factory` is a device and a dtype."""
+        return kind(
+            self.in_channels,
+            self.out_channels,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias,
+            self.padding_mode,  # type: ignore[arg-type]  # a literal to torch
+            **factory,
+        )
+
     def pad(self, x: Tensor) -> Tensor:
         """Pad (N, C_in, H, W) unless the padding is zeros, which convolutions add themselves."""
         if self.padding_mode == "zeros":
@@ -75,10 +91,7 @@ class Geometry:
 
     def tap_padding(self, first_row: int, first_column: int) -> Pair:
         """Return the padding of a branch whose first tap is (first_row, first_column) of the kernel."""
-        return (
-            self.padding[0] - first_row * self.dilation[0],
-            self.padding[1] - first_column * self.dilation[1],
-        )
+        return (self.padding[0] - first_row * self.dilation[0], self.padding[1] - first_column * self.dilation[1])
 
 
 def refusal(conv: nn.Module) -> str | None:

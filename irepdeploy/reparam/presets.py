@@ -10,17 +10,7 @@ from irepdeploy.reparam.geometry import KERNELS, Geometry
 
 __all__ = ["PRESETS", "Preset", "preset_of"]
 
-_IREPS = (
-    "conv1x3",
-    "conv3x1",
-    "conv1x1",
-    "conv1x1_3x3",
-    "conv1x1_avg3x3",
-    "dil1x2",
-    "dil2x1",
-    "dil2x2",
-    "identity",
-)
+_IREPS = ("conv1x3", "conv3x1", "conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "dil1x2", "dil2x1", "dil2x2", "identity")
 _DYREP = ("conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "conv1x3", "conv3x1", "identity")
 
 

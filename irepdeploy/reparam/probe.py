@@ -107,20 +107,12 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 @exact_arithmetic()
 def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
-    """Find the zero-padded convolution that a module of any class equals in eval mode.
+    """Find the zero-padded convolution, with bias, that a module of any class equals in eval mode.
 
     Its stride, the smallest kernel, its padding, the largest dilation and the most groups follow from the responses of
     a float64 copy. Taps are found within 30 pixels, or as far as the convolutions inside reach. Then convolution and
-    module are compared on random maps, border included: in float64 to 1e-10, and in the module's own dtype.
-
-    Args:
-        module: Maps (N, C_in, H, W) to (N, C_out, H', W'); it is not changed.
-        in_channels: C_in; None infers it from the convolutions and batch normalisations of `module`.
-        name: Name of the module in errors.
-
-    Returns:
-        A convolution with bias, in the dtype, on the device and in the mode of `module`; it requires gradients if a
-        parameter of `module` does.
+    module are compared on random maps, border included: in float64 to 1e-10, and in the module's own dtype. Without
+    `in_channels`, C_in is inferred from the convolutions and batch normalisations of `module`.
 
     Raises:
         NotFusable: Train mode, or the module is not one zero-padded convolution; the reason is given.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.errors import NotFusable
+from irepdeploy.errors import NotFusable, first_line
 from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 
 __all__ = ["Response", "check_kind", "significant"]
@@ -26,13 +26,10 @@ _HINT = "leave the module as it is, or fuse smaller parts of it"
 
 
 class Response:
-    """Run a copy of a module on maps (N, C_in, H, W), and check every output.
+    """Run a copy of a module in eval mode on maps (N, C_in, H, W), and check every output.
 
-    Args:
-        module: In eval mode; it is copied, not changed.
-        where: Its name in errors.
-        in_channels: C_in; None tries those of its convolutions and batch normalisations, in order.
-        wide: Convert the copy to float64; otherwise maps have the dtype of its first parameter.
+    Without `in_channels`, C_in is tried as that of its convolutions and batch normalisations, in order. `wide` converts
+    the copy to float64; otherwise maps have the dtype of its first parameter.
     """
 
     def __init__(self, module: nn.Module, where: str, in_channels: int | None = None, *, wide: bool = True) -> None:
@@ -42,7 +39,7 @@ class Response:
             if wide:
                 self.module.double()
         except Exception as error:  # anything that a foreign state raises
-            raise self.refusal(f"it cannot be copied: {_first_line(error)}") from error
+            raise self.refusal(f"it cannot be copied: {first_line(error)}") from error
         tensors = itertools.chain(module.parameters(), module.buffers())
         like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
         self.device = like.device
@@ -57,7 +54,7 @@ class Response:
         try:
             y: object = self.module(x)
         except Exception as error:  # anything that a foreign forward raises
-            text = f"it does not run on every map: {x.shape[2]}x{x.shape[3]} pixels fail with: {_first_line(error)}"
+            text = f"it does not run on every map: {x.shape[2]}x{x.shape[3]} pixels fail with: {first_line(error)}"
             raise self.refusal(text) from error
         if isinstance(y, tuple | list | dict):
             raise self.refusal(f"expected one map as its output, got a {type(y).__name__} of {len(y)}")
@@ -176,7 +173,7 @@ class Response:
         assert failure is not None
         counts = " or ".join(map(str, channel_counts))
         raise self.refusal(
-            f"it fails on a map of {counts} channels and {_SIDES[-1]}x{_SIDES[-1]} pixels: {_first_line(failure)}",
+            f"it fails on a map of {counts} channels and {_SIDES[-1]}x{_SIDES[-1]} pixels: {first_line(failure)}",
             hint="pass in_channels" if inferred else "is in_channels correct?",
         ) from failure
 
@@ -226,8 +223,3 @@ def _reach(module: nn.Module, stride: int) -> int:
             total += step * max((size - 1) * gap for size, gap in zip(child.kernel_size, child.dilation, strict=True))
             step = min(step * max(child.stride), stride)
     return total
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

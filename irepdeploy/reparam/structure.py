@@ -111,19 +111,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
     """Make a convolution with bias, its values not set, in the dtype, on the device and in the mode of `like`."""
-    conv: nn.Conv2d = _WithoutValues(
-        geometry.in_channels,
-        geometry.out_channels,
-        geometry.kernel,
-        stride=geometry.stride,
-        padding=geometry.padding,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        bias=True,
-        padding_mode=geometry.padding_mode,  # type: ignore[arg-type]  # a literal to torch
-        device=like.weight.device,
-        dtype=like.weight.dtype,
-    )
+    conv = geometry.conv(bias=True, kind=_WithoutValues, device=like.weight.device, dtype=like.weight.dtype)
     conv.__class__ = nn.Conv2d
     return conv.train(like.training)
 

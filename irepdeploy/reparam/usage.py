@@ -11,7 +11,7 @@ from typing import Any
 import torch.fx
 from torch import nn
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, first_line
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.structure import has_hooks
@@ -22,14 +22,11 @@ __all__ = ["Usage", "captured_module", "followers_in_eval", "usage_of"]
 
 @dataclass(frozen=True)
 class Usage:
-    """The result of tracing; empty if the network cannot be traced.
+    """The result of tracing: modules that ``forward`` calls, modules whose parameters it reads itself, and followers.
 
-    Attributes:
-        traced: Whether the network can be traced.
-        called: Names of the convolutions and RepBlocks that ``forward`` calls.
-        read: Names of modules whose parameters ``forward`` reads itself.
-        followers: Batch normalisations by convolution. Each is the only reader of the convolution's output, reads
-            nothing else, in eval mode and in train mode, and may move into a block.
+    Followers are batch normalisations by convolution. Each is the only reader of the convolution's output, reads
+    nothing else, in eval mode and in train mode, and may move into a block. All is empty if the network cannot be
+    traced.
     """
 
     traced: bool = False
@@ -68,8 +65,7 @@ def followers_in_eval(model: nn.Module) -> dict[str, str]:
         twin = copy.deepcopy(model, memo)
         return _of_graph(twin, Tracer().trace(twin)).followers
     except Exception as error:  # anything that a foreign module raises when it is copied or traced
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"forward cannot be traced: {text}", where=type(model).__name__) from error
+        raise ModelError(f"forward cannot be traced: {first_line(error)}", where=type(model).__name__) from error
 
 
 def captured_module(model: nn.Module) -> str | None:

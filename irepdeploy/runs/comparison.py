@@ -29,13 +29,8 @@ _TRAINING_NOTES = (
 class ComparedSearch(Schema):
     """A search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
 
-    Attributes:
-        evaluations: Candidates scored so far.
-        best_so_far: Accuracy on the search-validation set, in [0, 1], by shared weights; `mean`: of the population.
-        diversity: Of the scored population, as `Evolution.diversity`.
-        val_accuracy: Of the chosen Architecture, the best of the last evolution, by shared weights.
-        branches: How many branches it keeps; `digest`: its digest.
-        retrained_val: Of that Architecture retrained and fused, or None; `retrained_test`: on the test set.
+    Accuracies are in [0, 1], by shared weights on the search-validation set; `val_accuracy`, `branches` and `digest`
+    are of the chosen Architecture, the best of the last evolution, and the two last fields of it retrained and fused.
     """
 
     strategy: StrictStr

@@ -32,15 +32,7 @@ class Event(Schema):
 
 
 class Start(Event):
-    """The first line of a run: its recipe, and what else its result depends on.
-
-    Attributes:
-        recipe: The recipe with its scale applied.
-        threads: CPU threads of torch.
-        versions: Versions of irepdeploy and torch.
-        device: Name of the device; `devices`: how many of them.
-        architecture: A training's Architecture, None of a plain network.
-    """
+    """The first line of a run: its recipe with the scale applied, and what else its result depends on."""
 
     event: Literal["start"] = "start"
     recipe: dict[str, Any]
@@ -54,11 +46,8 @@ class Start(Event):
 class SearchStart(Start):
     """The first line of a search.
 
-    Attributes:
-        layers: Names of the layers.
-        branches: Names of the candidate operations.
-        positions: (layer, branch) indices of the possible branches, in the order of a candidate's bits.
-        budget: How many branches a candidate keeps at most.
+    Positions are (layer, branch) indices of the possible branches, in the order of a candidate's bits; a candidate
+    keeps at most `budget` of them.
     """
 
     layers: tuple[StrictStr, ...]
@@ -89,15 +78,10 @@ class Race(Schema):
 
 
 class Evolution(Event):
-    """A scored population.
+    """A scored population: accuracy in [0, 1] and cross-entropy of each candidate on the search-validation set.
 
-    Attributes:
-        index: Number of the evolution, from 0.
-        best: Accuracy of the fittest candidate; `mean`: of all of them.
-        accuracy: Accuracy of each candidate on the search-validation set, in [0, 1]; `loss`: mean cross-entropy.
-        population: Bits of each candidate, a text of 0 and 1. Old journals lack this and what follows: empty.
-        alpha: sigmoid(alpha) by position; `beta`: sigmoid(beta) by layer.
-        race: None of a population that was scored in full.
+    `population` has the bits of each candidate, a text of 0 and 1, `alpha` sigmoid(alpha) by position and `beta`
+    sigmoid(beta) by layer; old journals lack all three. `race` is None if the population was scored in full.
     """
 
     event: Literal["evolution"] = "evolution"

@@ -10,16 +10,9 @@ __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
 
 class SearchFigures(JsonFile):
-    """Figures of a search.
+    """Figures of a search: of the chosen Architecture, by shared weights on the search-validation set.
 
-    Attributes:
-        best_digest: Digest of the chosen Architecture; `branches`: how many it keeps.
-        val_accuracy: Its accuracy on the search-validation set, in [0, 1], by shared weights; `val_loss`: its loss.
-        evaluations: Candidates scored.
-        seconds: Of the whole run, resumed parts added.
-        device: Name of the device; `devices`: how many of them.
-        device_days: Days of all devices together: GPU-days where they are GPUs.
-        alpha_spread: Largest less smallest sigmoid(alpha); `beta_spread`: of sigmoid(beta).
+    Seconds are of the whole run, resumed parts added; spreads are the largest less the smallest sigmoid.
     """
 
     kind = "result.json of a search"
@@ -39,15 +32,9 @@ class SearchFigures(JsonFile):
 
 
 class TrainingResult(JsonFile):
-    """Figures of a training.
+    """Figures of a training; accuracies in [0, 1] are of the best epoch, from 1, fused.
 
-    Attributes:
-        branches: How many branches the network has.
-        val_accuracy: In [0, 1], of the best epoch, fused, on the search-validation set.
-        test_accuracy: In [0, 1], of that checkpoint, fused; the test set is read this once.
-        best_epoch: From 1.
-        seconds_per_epoch: Median.
-        device: Name of the device; `devices`: how many of them.
+    The test set is read this once; `seconds_per_epoch` is the median.
     """
 
     kind = "result.json of a training"
@@ -65,13 +52,7 @@ class TrainingResult(JsonFile):
 
 
 class FinetuneResult(JsonFile):
-    """Figures of a fine-tuning.
-
-    Attributes:
-        accuracy_before: In [0, 1], of the network as it was given, fused, on the test set.
-        accuracy_after: Of the best epoch, fused, on the same set.
-        training: Everything else.
-    """
+    """Figures of a fine-tuning; accuracies on the test set of the network given and of the best epoch, both fused."""
 
     kind = "result.json of a fine-tuning"
     hint = "`irepdeploy train finetune` writes it at its end"

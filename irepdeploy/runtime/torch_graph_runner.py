@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.errors import InputError, IrepdeployError, ModelError
-from irepdeploy.runtime.torch_runner import TorchRunner, first_line
+from irepdeploy.errors import InputError, ModelError, first_line
+from irepdeploy.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
     import torch
@@ -73,17 +73,14 @@ class TorchGraphRunner(TorchRunner):
                 with torch.cuda.graph(graph):
                     returned = net(*tensors)
             except Exception as error:  # anything in a foreign forward that cannot be captured
-                raise self._not_captured(error) from error
+                raise ModelError(
+                    f"the network cannot be captured as a CUDA graph: {first_line(error)}",
+                    where=self.name,
+                    hint="use --runner torch",
+                ) from error
 
         def replay() -> Any:
             graph.replay()
             return returned
 
         return replay
-
-    def _not_captured(self, error: Exception) -> IrepdeployError:
-        return ModelError(
-            f"the network cannot be captured as a CUDA graph: {first_line(error)}",
-            where=self.name,
-            hint="use --runner torch",
-        )

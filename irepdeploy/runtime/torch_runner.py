@@ -11,7 +11,7 @@ import numpy as np
 
 from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, positive_threads
 from irepdeploy.board.transfers import known_transfers
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError, first_line
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_settings import check_settings, cuda_arithmetic, torch_settings
 
@@ -233,9 +233,7 @@ def _device(asked: str) -> torch.device:
         return torch.empty(1, device=device).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise MissingError(
-            f"the device {asked!r} cannot be used: {first_line(error)}",
-            where="torch",
-            hint="use --device cpu",
+            f"the device {asked!r} cannot be used: {first_line(error)}", where="torch", hint="use --device cpu"
         ) from error
 
 
@@ -259,8 +257,3 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
         tensor = tensor.float()
     # A copy, because the tensor may be a view of the input or of a buffer.
     return np.array(tensor.cpu().numpy())
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, or the name of its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,10 +15,8 @@ __all__ = ["check_settings", "cuda_arithmetic", "torch_settings"]
 def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool = False) -> Iterator[None]:
     """Set them for a ``with`` block, then restore the previous values.
 
-    Args:
-        threads: Threads of CPU operators; None keeps torch's number.
-        cuda: Whether the network runs on CUDA: cuDNN then tries its algorithms for each shape (``cudnn.benchmark``).
-        tf32: Allow TF32 for float32 convolutions and products on CUDA. torch's default allows it for convolutions only.
+    `cuda` lets cuDNN try its algorithms for each shape (``cudnn.benchmark``), and sets TF32 for float32 convolutions
+    and products; torch's default allows it for convolutions only.
     """
     import torch
 

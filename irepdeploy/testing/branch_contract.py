@@ -26,7 +26,7 @@ from irepdeploy.reparam.fuse import prove_block
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.probe import probe_block
-from irepdeploy.testing.strategies import conv_of, geometries, randomize_block, small_inputs
+from irepdeploy.testing.strategies import geometries, randomize_block, small_inputs
 
 __all__ = ["BranchContract"]
 
@@ -143,7 +143,7 @@ class BranchContract:
         def check(data: st.DataObject) -> None:
             geometry = self.fitted(data.draw(geometries()))
             name = self.branch.name
-            block = RepBlock(conv_of(geometry), nn.BatchNorm2d(geometry.out_channels), [name, f"{name}_2"])
+            block = RepBlock(geometry.conv(bias=False), nn.BatchNorm2d(geometry.out_channels), [name, f"{name}_2"])
             randomize_block(block, data.draw(_SEEDS)).double().eval()
             assert prove_block(block)[1].error_float64 <= 1e-10
             for ours, theirs in zip(block.equivalent(), probe_block(block), strict=True):

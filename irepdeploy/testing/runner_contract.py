@@ -140,11 +140,7 @@ class RunnerContract:
 
     def test_refuses_wrong_dtype_shape_and_kind(self, case: RunnerCase) -> None:
         name, array = next(iter(case.feeds.items()))
-        wrongs = {
-            "dtype": array.astype("int32"),
-            "shape": array[None],
-            "expected an array": array.tolist(),
-        }
+        wrongs = {"dtype": array.astype("int32"), "shape": array[None], "expected an array": array.tolist()}
         with case.runner as runner:
             for text, wrong in wrongs.items():
                 for use in (runner.infer, runner.bind):

@@ -16,7 +16,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES, possible_branches
 from irepdeploy.reparam.geometry import Geometry
 
-__all__ = ["conv_of", "geometries", "randomize_block", "rep_blocks", "small_inputs", "small_networks"]
+__all__ = ["geometries", "randomize_block", "rep_blocks", "small_inputs", "small_networks"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -55,7 +55,7 @@ def rep_blocks(draw: st.DrawFn, geometry: Geometry | None = None) -> RepBlock:
     names = [name for name in possible if draw(st.booleans())]
     names += [f"{name}_2" for name in names if draw(st.integers(0, 7)) == 0]
     bn = nn.BatchNorm2d(shape.out_channels) if draw(st.booleans()) else None
-    block = RepBlock(conv_of(shape, bias=draw(st.booleans())), bn, names, scaled=draw(st.booleans()))
+    block = RepBlock(shape.conv(bias=draw(st.booleans())), bn, names, scaled=draw(st.booleans()))
     block.active = [name for name in names if draw(st.integers(0, 4)) > 0]
     return randomize_block(block, draw(st.integers(0, 2**31))).to(draw(st.sampled_from(_DTYPES))).eval()
 
@@ -72,21 +72,6 @@ def small_inputs(draw: st.DrawFn, geometry: Geometry, dtype: torch.dtype = torch
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     shape = (draw(st.integers(2, 3)), geometry.in_channels, height, width)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def conv_of(geometry: Geometry, *, bias: bool = False) -> nn.Conv2d:
-    """Make a convolution of this geometry."""
-    return nn.Conv2d(
-        geometry.in_channels,
-        geometry.out_channels,
-        geometry.kernel,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        geometry.groups,
-        bias,
-        geometry.padding_mode,  # type: ignore[arg-type]  # a literal to torch
-    )
 
 
 @torch.no_grad()
@@ -165,7 +150,7 @@ def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
             parts.append(_Parallel(_unit(draw, _same(draw, channels)), _unit(draw, _same(draw, channels))))
             channels *= 2
         elif kind == "forked":
-            parts.append(_Forked(conv_of(_same(draw, channels))))
+            parts.append(_Forked(_same(draw, channels).conv(bias=False)))
         elif kind == "other":
             parts.append(nn.Conv2d(channels, channels, draw(st.sampled_from(((1, 1), (2, 2), (1, 3)))), padding=1))
         else:
@@ -191,5 +176,5 @@ def _same(draw: st.DrawFn, channels: int) -> Geometry:
 
 
 def _unit(draw: st.DrawFn, geometry: Geometry) -> nn.Module:
-    conv = conv_of(geometry, bias=draw(st.booleans()))
+    conv = geometry.conv(bias=draw(st.booleans()))
     return nn.Sequential(conv, nn.BatchNorm2d(geometry.out_channels)) if draw(st.integers(0, 3)) else conv

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Verification", "infer_all", "layer_errors", "network_runner", "onnx_runner", "tolerance_of", "verify_models",
-]  # fmt: skip
+    "Verification",
+    "infer_all",
+    "layer_errors",
+    "network_runner",
+    "onnx_runner",
+    "tolerance_of",
+    "verify_models",
+]
 
 Array = np.ndarray[Any, Any]
 

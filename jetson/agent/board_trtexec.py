@@ -33,9 +33,10 @@ def run_trtexec(
     times = os.path.join(folder, f"{os.path.basename(engine)}.times.json")
     words = arguments(
         version,
-        engine,
+        None,
         times=times,
         seconds=max(1.0, request.min_seconds),
+        engine=engine,
         dla=model.dla,
         shapes={name: tuple(profile[1]) for name, profile in model.profiles.items()} or None,
     )

@@ -153,7 +153,10 @@ def _put(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
-    path = agent.cache.job_file(request.get("job", ""), request.get("name", ""))
+    if "job" in request:
+        path = agent.cache.job_file(request["job"], request.get("name", ""))
+    else:
+        path = agent.cache.file(request.get("sha256", ""))
     try:
         content = Path(path).read_bytes()
     except OSError as error:

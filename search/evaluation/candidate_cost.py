@@ -47,29 +47,29 @@ class CandidateCosts:
     """The cost of every candidate of a supernet for images of (C, H, W), from one pass without values."""
 
     def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
-        blocks = [supernet.get_submodule(name) for name in space.layers]
-        active = [_block(block).active for block in blocks]
+        blocks = space.blocks(supernet)
+        active = [block.active for block in blocks]
         was_training = supernet.training
         added: list[Counts] = []
         supernet.train()
         try:
             for block in blocks:
-                _block(block).active = ()
+                block.active = ()
             base, inputs = _base(supernet, blocks, input_shape)
             # Layers of the same geometry and input share what their branches add.
             known: dict[Any, Counts] = {}
             for row, column in space.positions:
-                block, name = _block(blocks[row]), space.branches[column]
+                block, name = blocks[row], space.branches[column]
                 key = block.geometry, inputs[row], name
                 if key not in known:
                     known[key] = _added(block, name, inputs[row])
                 added.append(known[key])
             # beta is there wherever a block keeps a branch.
-            betas = [_size(beta) if (beta := _block(block).beta) is not None else (0, 0) for block in blocks]
+            betas = [(0, 0) if block.beta is None else _size(block.beta) for block in blocks]
         finally:
             supernet.train(was_training)
             for block, names in zip(blocks, active, strict=True):
-                _block(block).active = names
+                block.active = names
         self._layer = space.layer
         self._base = torch.tensor(base)
         self._added = torch.tensor(added).reshape(-1, 4)
@@ -87,7 +87,7 @@ Counts = tuple[int, int, int, int]
 
 
 def _base(
-    supernet: nn.Module, blocks: list[nn.Module], input_shape: tuple[int, ...]
+    supernet: nn.Module, blocks: list[RepBlock], input_shape: tuple[int, ...]
 ) -> tuple[Counts, list[tuple[int, ...]]]:
     """Count the network without branches; also return the shape that each block reads."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
@@ -101,8 +101,9 @@ def _base(
     finally:
         for hook in hooks:
             hook.remove()
-    inside = {id(p) for block in blocks for part in _searched(_block(block)) for p in part.parameters()}
-    inside |= {id(beta) for block in blocks if (beta := _block(block).beta) is not None}
+    searched = (part for block in blocks for part in (block.branches, block.alpha))
+    inside = {id(parameter) for part in searched for parameter in part.parameters()}
+    inside |= {id(block.beta) for block in blocks}
     params, size = _sizes(p for p in supernet.parameters() if id(p) not in inside)
     return (params, macs, kept, size), [shapes[block] for block in blocks]
 
@@ -158,11 +159,6 @@ class _Macs(TorchDispatchMode):
         return out
 
 
-def _searched(block: RepBlock) -> Iterable[nn.Module]:
-    yield block.branches
-    yield block.alpha
-
-
 def _sizes(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
     found = [_size(parameter) for parameter in parameters]
     return sum(count for count, _ in found), sum(size for _, size in found)
@@ -170,8 +166,3 @@ def _sizes(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
 
 def _size(parameter: nn.Parameter) -> tuple[int, int]:
     return parameter.numel(), parameter.numel() * parameter.element_size()
-
-
-def _block(module: nn.Module) -> RepBlock:
-    assert isinstance(module, RepBlock)
-    return module

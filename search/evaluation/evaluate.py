@@ -33,20 +33,16 @@ class PopulationEvaluator:
     scored, so that candidates can be divided over ranks.
 
     Args:
-        supernet: in any mode; it is not changed.
-        data: the search-validation set; never the test set.
-        batch_size: images a forward pass.
+        supernet: In any mode; it is not changed.
+        data: The search-validation set; never the test set.
+        batch_size: Images a forward pass.
         mode: "fused": plain networks in the supernet's dtype; "fused-bf16": the same with weights and activations in
             bfloat16, kernels summed in the supernet's dtype and rounded once; "multi-branch": the supernet with masks.
-        cuts: rising numbers of images at which the set is cut into parts that can be scored by themselves. Where there
-            are any, the images are shuffled first, by `seed` alone.
-        layout: of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
+        cuts: Rising numbers of images at which the set is cut into parts that can be scored by themselves.
+        seed: Shuffles the images first where there are cuts.
+        layout: Of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
             ``torch.contiguous_format`` may be the faster.
-        graph: whether the plain network is captured as a CUDA graph; None: on a CUDA device, but in "multi-branch".
-
-    Attributes:
-        sizes: images of each part.
-        how: how the networks run: "cuda graph" or "eager".
+        graph: Capture the plain network as a CUDA graph; None: on a CUDA device, but in "multi-branch".
     """
 
     def __init__(

@@ -45,11 +45,8 @@ class PlainNetwork:
         for module in self.network.modules():
             if isinstance(module, NORMS):
                 module.to(dtype=next(supernet.parameters()).dtype)
-        branches: list[list[str]] = [[] for _ in space.layers]
-        for row, column in space.positions:
-            branches[row].append(space.branches[column])
         self._layers = [
-            _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, branches, strict=True)
+            _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, space.kept(None), strict=True)
         ]
         # Modules that are not fused are shared: head, other convolutions and their batch normalisations.
         fused = {f"{name}.{part}" for name in space.layers for part in ("weight", "bias")}

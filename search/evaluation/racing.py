@@ -41,15 +41,10 @@ Score = Callable[[Sequence[int], int], Sequence[Outcome]]
 class RaceResult:
     """Result of a race, by index of the candidates.
 
-    Args:
-        fitness: on the images that the candidate has seen: of survivors the same as without a race.
-        images: how many these are.
-        total: images of the whole set.
-        ranking: indices, the fittest first: survivors by fitness, equal ones by index; behind them all who were
-            dropped, those that saw more images first.
-        dropped: indices of candidates that have not seen all images.
-        back: indices of candidates that were dropped and came back, for good or for some parts.
-        level: alpha, the probability of one false finding.
+    Fitness is on the images that a candidate has seen: of survivors the same as without a race. The ranking has
+    survivors by fitness, equal ones by index, and behind them all who were dropped, those that saw more images first.
+    `back` are those that were dropped and came back, for good or for some parts; `level` is alpha, that of one false
+    finding.
     """
 
     fitness: tuple[Fitness, ...]
@@ -83,14 +78,10 @@ def cuts_of(images: int, share: float) -> list[int]:
 
 
 def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, error: float) -> RaceResult:
-    """Rank candidates, scoring those in full that may become parents.
+    """Rank candidates, scoring those in full that may become parents, the first of the ranking.
 
-    Args:
-        score: called with indices of candidates and the number of a part; what each makes of the part's images.
-        candidates: how many there are.
-        sizes: images of each part, which are in random order.
-        parents: how many will be selected: the first of the ranking.
-        error: the probability at most, in the sense above, that other parents are selected than without a race.
+    `score` gets indices of candidates and the number of a part, whose images are in random order. With probability
+    `error` at most, in the sense above, other parents are selected than without a race.
     """
     if not 1 <= parents <= candidates:
         raise InputError(f"{parents} parents of {candidates} candidates", hint="at least 1, at most all")

@@ -1,9 +1,10 @@
-"""Shared parts of the search and training loops: optimizers, the cosine, and checks for NaN."""
+"""Shared parts of the search and training loops: optimizers, the cosine, and checks for NaN and memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from irepdeploy.errors import RunError
+from irepdeploy.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from irepdeploy.recipe import AdamSection, SgdSection
 
-__all__ = ["adam", "check_finite", "check_loss", "clip", "cosine", "set_rate", "sgd"]
+__all__ = ["adam", "check_finite", "check_loss", "clip", "cosine", "memory_guard", "set_rate", "sgd"]
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
 
@@ -49,6 +51,18 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
 
+@contextmanager
+def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None]:
+    """Report where memory ran out, and which keys of the recipe reduce its use."""
+    try:
+        yield
+    except Exception as error:  # torch and Python say in several ways that memory ran out
+        if not is_out_of_memory(error):
+            raise
+        hint = f"a smaller {' or '.join(keys)}; the last good state is kept"
+        raise RunError(f"out of memory in {during}", where=str(device), hint=hint) from error
+
+
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:
     """Stop a run whose weights or statistics are no longer finite: the last step of an epoch may cause that."""
     for name, tensor in model.state_dict().items():
@@ -59,7 +73,4 @@ def check_finite(model: nn.Module, epoch: int, what: str) -> None:
 def check_loss(loss: float, epoch: int, what: str) -> None:
     """Stop a run whose loss is not finite."""
     if not math.isfinite(loss):
-        raise RunError(
-            f"the loss became {loss} in epoch {epoch + 1} of the {what}",
-            hint=_SMALLER_STEPS,
-        )
+        raise RunError(f"the loss became {loss} in epoch {epoch + 1} of the {what}", hint=_SMALLER_STEPS)

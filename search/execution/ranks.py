@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError, first_line
 
 __all__ = ["Ranks"]
 
@@ -142,7 +142,7 @@ class Ranks:
         if error is None:
             self.close()
         elif self._store is not None:
-            reason = error.what if isinstance(error, IrepdeployError) else _first_line(error)
+            reason = error.what if isinstance(error, IrepdeployError) else first_line(error)
             lost, _ = self._tell(self.rank, f"failed: {reason}")
             self._let_others_know(lost)
             self._leave()
@@ -232,7 +232,7 @@ def _join(rank: int, size: int, device: torch.device, timeout: float) -> Any:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
-            f"rank {rank} cannot join the others: {_first_line(error)}",
+            f"rank {rank} cannot join the others: {first_line(error)}",
             where=f"rank {rank}",
             hint="MASTER_ADDR and MASTER_PORT must be reachable from every machine",
         ) from error
@@ -258,8 +258,3 @@ def _variable(name: str, default: int) -> int:
         raise InputError(
             f"{text!r} is not a number", where=name, hint=f"torchrun sets it; else: unset {name}"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

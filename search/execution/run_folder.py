@@ -33,18 +33,9 @@ _TENSORBOARD = "tensorboard"
 class RunFolder:
     """The folder of one run of one recipe.
 
-    Args:
-        path: Created if missing.
-        identity: What makes this run; a saved state with another one is refused.
-        results: Globs of the files that a finished run leaves; removed when a run starts over.
-        resume: Continue the run in the folder, if there is one.
-        overwrite: Start over although the folder holds a run.
-        silent: Read, but write nothing: another process writes the folder.
-        computed_on: The devices, as far as they are part of the result.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: a run is there, and neither `resume` nor `overwrite` was given.
+    A saved state with another `identity` is refused, and `results`, globs of the files that a finished run leaves, are
+    removed when a run starts over. A `silent` process only reads: another one writes. `computed_on` names the devices,
+    as far as they are part of the result.
     """
 
     def __init__(

@@ -43,10 +43,6 @@ class Scalars:
             self._writer.add_scalar(f"{event.event}/{name}", value, step, walltime=event.time)
         self._writer.flush()
 
-    def close(self) -> None:
-        """Finish the log."""
-        self._writer.close()
-
 
 def _numbers(event: Event) -> Iterator[tuple[str, float]]:
     for name, value in event:

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGIES", "Strategy", "strategy"]
 
-STRATEGIES: dict[str, type[Strategy]] = {
-    "des": Directional,
-    "evolution": Evolution,
-    "random": Uniform,
-    "topk": TopK,
-}
+STRATEGIES: dict[str, type[Strategy]] = {"des": Directional, "evolution": Evolution, "random": Uniform, "topk": TopK}
 
 
 def strategy(space: SearchSpace, settings: SearchSection) -> Strategy:

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from irepdeploy.reparam.block import RepBlock
-
 from ..supernet.space import SearchSpace
 
 __all__ = ["Importance"]
@@ -29,10 +27,10 @@ class Importance:
     @classmethod
     def of(cls, supernet: nn.Module, space: SearchSpace) -> Importance:
         """Read alpha and beta from the RepBlocks of `supernet`."""
-        blocks = [supernet.get_submodule(name) for name in space.layers]
-        alpha = [_sigmoid(_block(blocks[row]).alpha[space.branches[column]]) for row, column in space.positions]
-        beta = [_sigmoid(block.beta) if (block := _block(module)).beta is not None else 0.5 for module in blocks]
-        return cls(np.array(alpha), np.array(beta), np.array([row for row, _ in space.positions], dtype=int))
+        blocks = space.blocks(supernet)
+        alpha = [_sigmoid(blocks[row].alpha[space.branches[column]]) for row, column in space.positions]
+        beta = [0.5 if block.beta is None else _sigmoid(block.beta) for block in blocks]
+        return cls(np.array(alpha), np.array(beta), space.layer)
 
     @property
     def score(self) -> Vector:
@@ -43,11 +41,8 @@ class Importance:
         """(beta' + sigma_beta) * (alpha' + sigma_alpha) by position (Eq. 8 to 10).
 
         sigma is uniform in (a0 - max a, a0 - min a), over all layers, with a range of its own for alpha and for beta.
-
-        Args:
-            random: Source of sigma.
-            clamp: Keep both factors from going below 0, where two negative ones would multiply to a good score. The
-                paper does not say so: a deviation of ours.
+        `clamp` keeps both factors from going below 0, where two negative ones would multiply to a good score. The paper
+        does not say so: a deviation of ours.
         """
         alpha = self.alpha + _noise(self.alpha, random)
         beta = self.beta + _noise(self.beta, random)
@@ -61,11 +56,5 @@ def _noise(values: Vector, random: np.random.Generator) -> Vector:
     return random.uniform(start - values.max(), start - values.min(), size=values.shape)
 
 
-def _block(module: nn.Module) -> RepBlock:
-    assert isinstance(module, RepBlock)
-    return module
-
-
-def _sigmoid(value: torch.Tensor | None) -> float:
-    assert value is not None
+def _sigmoid(value: torch.Tensor) -> float:
     return float(torch.sigmoid(value.detach().double()))

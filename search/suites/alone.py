@@ -7,14 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from irepdeploy.board.protocol import Ratio
 from irepdeploy.console import progress, table
 from irepdeploy.errors import IrepdeployError
 from irepdeploy.runs.suite import SCALES, Suite, SuiteRequest
 
-__all__ = ["has_bf16", "interval", "place", "run_alone"]
+__all__ = ["run_alone"]
 
 
 def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *, nets: bool = False) -> int:
@@ -36,22 +33,3 @@ def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *
     table(report.title, report.columns, report.rows)
     print("\n".join(report.notes))
     return 0
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def place(request: SuiteRequest) -> str:
-    """Name what a suite ran on."""
-    if request.device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{request.threads or torch.get_num_threads()} CPU threads"
-
-
-def interval(value: Ratio) -> str:
-    """Format an interval as "1.31 to 1.67", or "-" of too few samples."""
-    return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"

@@ -56,11 +56,7 @@ class NaiveEvaluator:
 
     def select(self, bits: Bits) -> None:
         """Let the branches of a candidate take part."""
-        chosen: list[list[str]] = [[] for _ in self._blocks]
-        for bit, (row, column) in zip(bits, self._space.positions, strict=True):
-            if bit:
-                chosen[row].append(self._space.branches[column])
-        for naive, names in zip(self._blocks, chosen, strict=True):
+        for naive, names in zip(self._blocks, self._space.kept(bits), strict=True):
             naive.block.active = names
 
     @torch.inference_mode()

@@ -47,11 +47,8 @@ class NaiveSupernet:
 
     def select(self, bits: Bits) -> None:
         """Let the branches of a candidate take part."""
-        for block in self._blocks:
-            block.active = []
-        for bit, (row, column) in zip(bits, self._space.positions, strict=True):
-            if bit:
-                self._blocks[row].active.append(self._space.branches[column])
+        for block, names in zip(self._blocks, self._space.kept(bits), strict=True):
+            block.active = names
 
 
 class _Block(nn.Module):

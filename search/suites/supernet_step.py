@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from irepdeploy.board.protocol import Measurement, measure, ratio, summary
+from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import InputError, MissingError
-from irepdeploy.files import output_folder
+from irepdeploy.errors import InputError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory import keep_freed_memory
 from irepdeploy.runtime.memory_format import channels_last
 
 from ..evaluation.evaluate import PopulationEvaluator
-from ..supernet.space import Bits
 from ..supernet.supernet import Supernet
-from .alone import has_bf16, interval, place, run_alone
+from .alone import run_alone
 from .breakdown import breakdown
 from .naive_step import NaiveSupernet
+from .rounds import candidates, conditions, has_bf16, interval, measure_rounds, place, synchronized
 
 __all__ = ["RECIPE", "main", "supernet_step"]
 
@@ -62,13 +61,7 @@ RECIPE = SearchPlan(45_000, 5_000, 128, 20, 500, 5, 48, 128)
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement.
-
-    Args:
-        net: of the registry. `shape`: of an image. `batch`: images a step.
-        subnets: of one step that is timed. `candidates`: scored for the projection, by `val` images each.
-        rounds: of all calls in turn.
-    """
+    """Sizes of the measurement; `candidates` are scored for the projection, by `val` images each."""
 
     net: str
     shape: tuple[int, int, int]
@@ -87,34 +80,42 @@ _OF_SCALE = {
 _NAIVE, _EXACT, _BF16 = "naive", "exact", "exact, bf16"
 _AS_IT_IS, _KEPT = "as it is", "kept"
 
+# Nanoseconds of each call, round by round.
+Samples = dict[str, list[int]]
+
 
 def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Step of the supernet, naive and ours, with a breakdown, and the cost of Table 2's search projected from it."""
     request.refuse("supernet-step", "models", "runners", "seconds")
     scale = _OF_SCALE[request.scale]
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
     if request.only:
         raise InputError("supernet-step has no rows to choose from", where="--only")
-    if request.out is not None:
-        output_folder(request.out)
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    try:
-        if request.threads is not None:
-            torch.set_num_threads(request.threads)
-        torch.backends.cudnn.benchmark = True
+    with conditions(request):
         subject = _Subject(scale, request)
-        measured = {_AS_IT_IS: _measured(subject, subject.calls, request.seed, display)}
-        if request.device == "cpu" and keep_freed_memory():
-            measured[_KEPT] = _measured(subject, subject.calls, request.seed, display)
-        parts = breakdown(subject.calls[_EXACT], subject.device)
-        rest = _measured(subject, subject.projected, request.seed, display)
-    finally:
-        keep_freed_memory(False)
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-    _record(request, scale, measured | {"projected": rest}, parts)
-    return _report(request, scale, measured, rest, parts)
+
+        def measured(calls: dict[str, Callable[[], None]]) -> Samples:
+            task = display.task(", ".join(calls), scale.rounds)
+            return measure_rounds(calls, scale.rounds, task, seed=request.seed, warmup_runs=2)
+
+        steps = {_AS_IT_IS: measured(subject.calls)}
+        try:
+            if request.device == "cpu" and keep_freed_memory():
+                steps[_KEPT] = measured(subject.calls)
+            parts = breakdown(subject.calls[_EXACT], subject.device)
+            rest = measured(subject.projected)
+        finally:
+            keep_freed_memory(False)
+    request.record(
+        {
+            "suite": "supernet-step",
+            "network": scale.net,
+            "device": place(request),
+            "conditions": asdict(scale),
+            "samples_ns": {**steps, "projected": rest},
+            "breakdown": parts,
+        }
+    )
+    return _report(request, scale, steps, rest, parts)
 
 
 class _Subject:
@@ -131,8 +132,8 @@ class _Subject:
         images = channels_last(torch.randn(scale.batch, *scale.shape)).to(self.device)
         labels = torch.randint(_CLASSES, (scale.batch,)).to(self.device)
         random = np.random.default_rng(request.seed)
-        subnets = _candidates(supernet, scale.subnets, random)
-        scored = _candidates(supernet, scale.candidates, random)
+        subnets = candidates(supernet.space, scale.subnets, random)
+        scored = candidates(supernet.space, scale.candidates, random)
         weights = torch.optim.SGD(supernet.weights(), lr=1e-4, momentum=0.9, weight_decay=3e-4, foreach=True)
         arch = torch.optim.Adam(supernet.arch_parameters(), lr=1e-4, betas=(0.5, 0.999), foreach=True)
         validation = Split(torch.randn(scale.val, *scale.shape), torch.randint(_CLASSES, (scale.val,)))
@@ -146,70 +147,37 @@ class _Subject:
             evaluator.refresh()
             evaluator.evaluate(scored)
 
-        self.calls = {
-            _NAIVE: self._closed(lambda: naive.step(images, labels, subnets)),
-            _EXACT: self._closed(lambda: supernet.accumulate(images, labels, subnets)),
+        calls: dict[str, Callable[[], object]] = {
+            _NAIVE: lambda: naive.step(images, labels, subnets),
+            _EXACT: lambda: supernet.accumulate(images, labels, subnets),
         }
         if has_bf16(self.device):
-            self.calls[_BF16] = self._closed(lambda: supernet.accumulate(images, labels, subnets, amp=True))
-        self.projected = {
-            "warm-up": self._closed(lambda: supernet.accumulate(images, labels, [None])),
-            "optimizers": self._closed(optimizers),
-            "fuse": self._closed(evaluator.refresh),
-            "evaluation": self._closed(evaluation),
+            calls[_BF16] = lambda: supernet.accumulate(images, labels, subnets, amp=True)
+        projected: dict[str, Callable[[], object]] = {
+            "warm-up": lambda: supernet.accumulate(images, labels, [None]),
+            "optimizers": optimizers,
+            "fuse": evaluator.refresh,
+            "evaluation": evaluation,
         }
-
-    def _closed(self, call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            call()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-
-        return run
-
-
-def _candidates(supernet: Supernet, count: int, random: np.random.Generator) -> list[Bits]:
-    """Random candidates that use the whole budget of 2/3."""
-    size = supernet.space.size
-    found = []
-    for _ in range(count):
-        bits = np.zeros(size, dtype=bool)
-        bits[random.permutation(size)[: size * 2 // 3]] = True
-        found.append(bits)
-    return found
-
-
-def _measured(
-    subject: _Subject, calls: dict[str, Callable[[], None]], seed: int, display: ProgressDisplay
-) -> dict[str, Measurement]:
-    rounds = subject.scale.rounds
-    task = display.task(", ".join(calls), rounds)
-    return measure(
-        calls,
-        seed=seed,
-        min_samples=rounds,
-        max_samples=rounds,
-        min_seconds=0,
-        warmup_max_runs=2,
-        on_round=lambda share: task.advance(),
-    )
+        self.calls = {name: synchronized(call, self.device) for name, call in calls.items()}
+        self.projected = {name: synchronized(call, self.device) for name, call in projected.items()}
 
 
 def _report(
     request: SuiteRequest,
     scale: _Scale,
-    measured: dict[str, dict[str, Measurement]],
-    rest: dict[str, Measurement],
+    measured: dict[str, Samples],
+    rest: Samples,
     parts: dict[str, float],
 ) -> SuiteReport:
     rows: list[list[str]] = []
     figures: dict[str, Any] = {"breakdown": parts}
-    naive = measured[_AS_IT_IS][_NAIVE].samples_ns
+    naive = measured[_AS_IT_IS][_NAIVE]
     for memory, calls in measured.items():
         for name, found in calls.items():
-            beside = ratio(calls[_NAIVE].samples_ns, found.samples_ns, request.seed)
-            against = ratio(naive, found.samples_ns, request.seed, paired=memory == _AS_IT_IS)
-            seconds = summary(found.samples_ns).median_ms / 1e3
+            beside = ratio(calls[_NAIVE], found, request.seed)
+            against = ratio(naive, found, request.seed, paired=memory == _AS_IT_IS)
+            seconds = _seconds(found)
             plan = _projected(scale, found, rest)
             itself = name == _NAIVE
             rows.append(
@@ -238,20 +206,24 @@ def _report(
     )
 
 
-def _projected(scale: _Scale, step: Measurement, rest: dict[str, Measurement]) -> float:
+def _seconds(samples: list[int]) -> float:
+    return summary(samples).median_ms / 1e3
+
+
+def _projected(scale: _Scale, step: list[int], rest: Samples) -> float:
     """Seconds of the whole search by the medians of what was measured."""
-    seconds = {name: summary(found.samples_ns).median_ms / 1e3 for name, found in rest.items()}
+    seconds = {name: _seconds(found) for name, found in rest.items()}
     each = max(seconds["evaluation"] - seconds["fuse"], 0.0) / scale.candidates * RECIPE.val_images / scale.val
     return RECIPE.seconds(
         seconds["warm-up"] + seconds["optimizers"],
-        summary(step.samples_ns).median_ms / 1e3 * RECIPE.subnets / scale.subnets + seconds["optimizers"],
+        _seconds(step) * RECIPE.subnets / scale.subnets + seconds["optimizers"],
         seconds["fuse"] + each * RECIPE.population,
     )
 
 
-def _notes(scale: _Scale, parts: dict[str, float], rest: dict[str, Measurement]) -> list[str]:
+def _notes(scale: _Scale, parts: dict[str, float], rest: Samples) -> list[str]:
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in parts.items())
-    others = ", ".join(f"{name} {summary(found.samples_ns).median_ms / 1e3:.3f} s" for name, found in rest.items())
+    others = ", ".join(f"{name} {_seconds(found):.3f} s" for name, found in rest.items())
     return [
         "forward and backward passes of the subnets, budget 2/3, random weights; both channels last. naive: torch's "
         "own layers, alpha and beta multiplied onto feature maps.",
@@ -264,25 +236,6 @@ def _notes(scale: _Scale, parts: dict[str, float], rest: dict[str, Measurement])
         f"{RECIPE.val_images:,} images, projected from the medians of this step and of {others} "
         f"({scale.candidates} candidates, {scale.val:,} images); the paper's search took 16 GPU-days.",
     ]
-
-
-def _record(
-    request: SuiteRequest,
-    scale: _Scale,
-    measured: dict[str, dict[str, Measurement]],
-    parts: dict[str, float],
-) -> None:
-    figures = {
-        "suite": "supernet-step",
-        "network": scale.net,
-        "device": place(request),
-        "conditions": asdict(scale),
-        "samples_ns": {
-            kind: {name: found.samples_ns for name, found in calls.items()} for kind, calls in measured.items()
-        },
-        "breakdown": parts,
-    }
-    request.record(figures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,16 +19,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from irepdeploy.board.protocol import Ratio, measure, percentile, ratio
+from irepdeploy.board.protocol import Ratio, percentile, ratio
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import output_folder
+from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.comparator import relative_error
@@ -38,8 +36,9 @@ from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from ..evaluation.evaluate import PopulationEvaluator
 from ..supernet.space import Bits
 from ..supernet.supernet import Supernet
-from .alone import has_bf16, interval, place, run_alone
+from .alone import run_alone
 from .naive import NaiveEvaluator
+from .rounds import candidates, conditions, has_bf16, interval, measure_rounds, place, synchronized
 
 __all__ = ["main", "table1"]
 
@@ -70,13 +69,9 @@ _VGG6 = _Net("vgg6", "vgg6", "ireps", {})
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement.
+    """Sizes of the measurement: batches naively and by the evaluator, and candidates of a round in the two ways.
 
-    Args:
-        naive_batch, batch: images a forward pass, naively and by the evaluator.
-        populations: sizes. `repeats`: populations of each size at most.
-        chunk: candidates of the evaluator in one round. `naive_chunk`: those scored naively, one where that is slow.
-        seconds: no population is begun that would not be done by then.
+    At most `repeats` populations of each size are scored, and none is begun that would not be done in `seconds`.
     """
 
     nets: tuple[_Net, ...]
@@ -100,11 +95,7 @@ _OF_SCALE = {
 
 @dataclass(frozen=True)
 class _Timed:
-    """Nanoseconds of each round of one population, by evaluation, and of each fuse.
-
-    Args:
-        naive_chunk: candidates that were scored naively in each round.
-    """
+    """Nanoseconds of each round of one population, by evaluation, and of each fuse."""
 
     net: _Net
     size: int
@@ -117,8 +108,6 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Time to score a population: multi-branch, fused and fused in bfloat16 (Table 1)."""
     request.refuse("table1", "models", "runners", "seconds")
     scale = _OF_SCALE[request.scale]
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
     if request.scale == "paper" and request.device != "cuda":
         raise InputError("the paper's conditions take days on a CPU", where="--scale", hint="--scale small")
     labels = [net.label for net in scale.nets]
@@ -126,21 +115,9 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     if unknown:
         raise InputError(f"no network {unknown[0]!r} in table1", where="--only", hint=f"of {', '.join(labels)}")
     nets = [net for net in scale.nets if not request.only or net.label in request.only]
-    if request.out is not None:
-        output_folder(request.out)
-    threads = torch.get_num_threads()
-    benchmark = torch.backends.cudnn.benchmark
-    try:
-        if request.threads is not None:
-            torch.set_num_threads(request.threads)
-        # For every row alike: cuDNN's guess instead of its choice would be the slower one for all.
-        torch.backends.cudnn.benchmark = True
-        with exact_arithmetic():
-            subjects = [_Subject(net, scale, request) for net in nets]
-            timed = list(_all_populations(subjects, scale, request, display))
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
+    with conditions(request), exact_arithmetic():
+        subjects = [_Subject(net, scale, request) for net in nets]
+        timed = list(_all_populations(subjects, scale, request, display))
     _record(request, scale, subjects, timed)
     return _report(request, scale, subjects, timed)
 
@@ -171,7 +148,10 @@ class _Subject:
             )
         self.error = self._check(warm[0])
         # Seconds a candidate, naively and otherwise.
-        self.cost = (self._seconds(self.naive.evaluate), sum(map(self._seconds, self._scores())))
+        self.cost = (
+            self._seconds(self.naive.evaluate),
+            sum(self._seconds(each.evaluate) for each in self.evaluators.values()),
+        )
         fits = sum(self.cost) * min(scale.populations) * len(scale.nets) < scale.seconds
         self.naive_chunk = scale.naive_chunk if fits else 1
 
@@ -182,13 +162,7 @@ class _Subject:
 
     def candidates(self, count: int) -> list[Bits]:
         """Random candidates that use the whole budget."""
-        size = self.supernet.space.size
-        found = []
-        for _ in range(count):
-            bits = np.zeros(size, dtype=bool)
-            bits[self.random.permutation(size)[: size * 2 // 3]] = True
-            found.append(bits)
-        return found
+        return candidates(self.supernet.space, count, self.random)
 
     def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
         """Return calls for `measure`: after one candidate to warm up, each scores the next part of the population."""
@@ -197,7 +171,7 @@ class _Subject:
 
         def call(score: Callable[[Sequence[Bits]], object], chunks: Sequence[Sequence[Bits]]) -> Callable[[], None]:
             left = iter([self.candidates(1), *chunks])
-            return lambda: _done(score(next(left)))
+            return synchronized(lambda: score(next(left)), torch.device("cpu"))
 
         calls = {"naive": call(self.naive.evaluate, [part[:few] for part in parts])}
         if self.scale.batch != self.scale.naive_batch:
@@ -206,11 +180,8 @@ class _Subject:
             calls[name] = call(self.naive.in_batches_of(self.scale.batch).evaluate, [part[:few] for part in parts])
         for name, evaluator in self.evaluators.items():
             calls[name] = call(evaluator.evaluate, parts)
-        calls["fuse"] = self._fuse
+        calls["fuse"] = synchronized(self.evaluators["fused"].refresh, self.device)
         return calls
-
-    def _scores(self) -> list[Callable[[Sequence[Bits]], object]]:
-        return [evaluator.evaluate for evaluator in self.evaluators.values()]
 
     def _seconds(self, score: Callable[[Sequence[Bits]], object]) -> float:
         if not math.isfinite(self.scale.seconds):
@@ -219,11 +190,6 @@ class _Subject:
         started = time.perf_counter()
         score(self.candidates(1))
         return time.perf_counter() - started
-
-    def _fuse(self) -> None:
-        self.evaluators["fused"].refresh()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _fastest_layout(self, warm: list[Bits]) -> PopulationEvaluator:
         """Channels last, but on a GPU without TF32 whichever layout is faster."""
@@ -257,25 +223,12 @@ def _all_populations(
     """Each size of each network once, the small ones first, then again as often as there is time."""
     end = time.monotonic() + scale.seconds
     for repeat, size, subject in itertools.product(range(scale.repeats), scale.populations, subjects):
-        label = subject.net.label
-        if time.monotonic() + size // scale.chunk * subject.seconds_of_round > end:
-            continue
         rounds = size // scale.chunk
-        task = display.task(f"{label}, population of {size}, number {repeat + 1}", total=rounds)
-
-        def on_round(_: float, task: Any = task) -> None:
-            task.advance()
-
-        measured = measure(
-            subject.calls(subject.candidates(size)),
-            seed=request.seed + repeat,
-            min_samples=rounds,
-            max_samples=rounds,
-            min_seconds=0,
-            warmup_max_runs=1,
-            on_round=on_round,
-        )
-        samples = {name: each.samples_ns for name, each in measured.items()}
+        if time.monotonic() + rounds * subject.seconds_of_round > end:
+            continue
+        task = display.task(f"{subject.net.label}, population of {size}, number {repeat + 1}", total=rounds)
+        calls = subject.calls(subject.candidates(size))
+        samples = measure_rounds(calls, rounds, task, seed=request.seed + repeat)
         fuse = samples.pop("fuse")
         yield _Timed(subject.net, size, subject.naive_chunk, samples, fuse)
 
@@ -385,10 +338,6 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
         for each in timed
     ]
     request.record(*lines)
-
-
-def _done(_: object) -> None:
-    """Nothing: what was found is dropped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.console import ProgressDisplay, ProgressTask
+from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.recipe import Recipe, load_recipe
-from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
+from ..compare import epochs_of
 from ..engine import Search
+from ..execution.progress import Advance, labelled
 from ..execution.shipped import recipe_path
 from ..training.training import Training
 
@@ -62,15 +63,14 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     request.refuse("table5", "models", "runners", "seconds")
     rows = _wanted(request)
     plans = [(subject, budget, _plan(request, subject, budget)) for subject, budget in rows]
-    epochs = sum(_epochs(plan) for _, _, plan in plans)
+    epochs = sum(epochs_of(plan, retrain=True) for _, _, plan in plans)
     task = display.task("table5", epochs)
     figures: list[dict[str, Any]] = []
     with request.folder(f"table5-{request.scale}") as folder:
         for subject, budget, plan in plans:
             at = folder / f"{subject.net}-{budget.replace('/', '_')}-seed{request.seed}"
-            label = f"{subject.net} {budget}"
             finished = (at / "train" / "result.json").exists()
-            figure = _row(subject, budget, plan, at, _labelled(task, label))
+            figure = _row(subject, budget, plan, at, labelled(task.advance, f"{subject.net} {budget}"))
             figures.append(figure)
             if not finished:
                 request.record({"suite": "table5", **figure})
@@ -104,15 +104,10 @@ def _plan(request: SuiteRequest, subject: _Subject, budget: str) -> Recipe:
     return load_recipe(recipe_path(subject.recipe), changes)
 
 
-def _epochs(plan: Recipe) -> int:
-    search = plan.search
-    return search.warmup_epochs + search.evolutions * search.epochs_per_evolution + plan.train.epochs
-
-
-def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Callable[[int, str], None]) -> dict[str, Any]:
+def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Advance) -> dict[str, Any]:
     search = Search(plan, at, resume=True)
     found = search.run(advance)
-    trained = Training(plan, at / "train", _some(found.best), resume=True).run(advance)
+    trained = Training(plan, at / "train", found.best, resume=True).run(advance)
     return {
         "net": subject.net,
         "budget": budget,
@@ -123,19 +118,10 @@ def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Callab
         "search_val_accuracy": found.fitness.accuracy,
         "val_accuracy": trained.val_accuracy,
         "test_accuracy": trained.test_accuracy,
-        "search_seconds": found.seconds,
+        "search_seconds": found.figures.seconds,
         "train_seconds": trained.seconds,
         "paper_top1": PAPER[subject.paper][budget],
     }
-
-
-def _labelled(task: ProgressTask, label: str) -> Callable[[int, str], None]:
-    return lambda done, note: task.advance(done, f"{label}  {note}")
-
-
-def _some(architecture: Architecture) -> Architecture | None:
-    """Return the network with its branches; without any it is plain."""
-    return architecture if architecture.count else None
 
 
 def _cells(figure: dict[str, Any]) -> Sequence[str]:

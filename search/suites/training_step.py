@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from irepdeploy.board.protocol import measure, ratio, summary
+from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
 from irepdeploy.files import output_folder
@@ -24,6 +24,7 @@ from irepdeploy.runtime.memory_format import channels_last
 from ..execution.ranks import Ranks
 from ..supernet.builders import build_net, load_data
 from ..training.training import Training
+from .rounds import measure_rounds, synchronized
 
 __all__ = ["training_step"]
 
@@ -49,25 +50,13 @@ def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
     images = batch * batches
     with tempfile.TemporaryDirectory() as folder:
         training = Training(recipe, Path(folder), None, ranks=Ranks.alone(request.device))
-        pipeline = _pipeline(recipe, request)
-        calls = {"bare loop": _bare_loop(recipe, request), "irepdeploy": _ours(training), "input pipeline": pipeline}
-        done = 0.0
-
-        def on_round(share: float) -> None:
-            nonlocal done
-            task.advance(round(share * rounds) - round(done * rounds))
-            done = share
-
-        found = measure(
-            calls,
-            seed=request.seed,
-            min_samples=rounds,
-            max_samples=rounds,
-            min_seconds=0.0,
-            warmup_max_runs=1,
-            on_round=on_round,
-        )
-    samples = {name: each.samples_ns for name, each in found.items()}
+        epochs = {
+            "bare loop": _bare_loop(recipe, request),
+            "irepdeploy": lambda: training.train_epoch(lambda note: None),
+            "input pipeline": _pipeline(recipe, request),
+        }
+        calls = {name: synchronized(epoch, torch.device(request.device)) for name, epoch in epochs.items()}
+        samples = measure_rounds(calls, rounds, task, seed=request.seed)
     per_second = {
         name: (_PIPELINE_IMAGES if name == "input pipeline" else images) / summary(times).median_ms * 1000
         for name, times in samples.items()
@@ -133,10 +122,6 @@ def _recipe(name: str, shape: list[int], batch: int, batches: int, request: Suit
     )
 
 
-def _ours(training: Training) -> Callable[[], None]:
-    return lambda: _done(training.train_epoch(lambda note: None))
-
-
 def _bare_loop(recipe: Recipe, request: SuiteRequest) -> Callable[[], None]:
     data = load_data(recipe)
     net = channels_last(build_net(recipe, data)).to(request.device).train()
@@ -161,8 +146,6 @@ def _bare_loop(recipe: Recipe, request: SuiteRequest) -> Callable[[], None]:
             F.cross_entropy(net(channels_last(x)), labels[chosen]).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), limit)
             optimizer.step()
-        if request.device == "cuda":
-            torch.cuda.synchronize()
 
     return epoch
 
@@ -178,11 +161,5 @@ def _pipeline(recipe: Recipe, request: SuiteRequest) -> Callable[[], None]:
     def epoch() -> None:
         for _ in loader:
             pass
-        if request.device == "cuda":
-            torch.cuda.synchronize()
 
     return epoch
-
-
-def _done(_: object) -> None:
-    """Nothing: the result of an epoch is dropped."""

@@ -62,12 +62,8 @@ def with_branches(
 ) -> nn.Module:
     """Insert the branches of an Architecture, or all of a preset wherever they can stand, into a new network.
 
-    Args:
-        plain: A plain network, which is not changed.
-        branches: An Architecture, or the name of a preset.
-        factors: "trainable": alpha and beta weigh the branches and train with them; "folded": their value at the start
-            is in the gamma of each branch's last batch normalisation, and there is no alpha or beta; "none": nothing
-            weighs the branches, as in the presets of peers.
+    Alpha and beta weigh the branches and train with them; "folded": their value at the start is in the gamma of each
+    branch's last batch normalisation instead; "none": nothing weighs the branches, as in the presets of peers.
     """
     if isinstance(branches, Architecture):
         unknown = [layer for layer in branches.layers if layer not in dict(plain.named_modules())]

@@ -117,9 +117,7 @@ class StepSum:
         views = [p.as_strided(t.shape, t.stride(), p.storage_offset()) for p, t in zip(parts, like, strict=True)]
         count = len(gradients)
         return Contribution(
-            loss,
-            dict(zip(gradients, views[:count], strict=True)),
-            dict(zip(changes, views[count:], strict=True)),
+            loss, dict(zip(gradients, views[:count], strict=True)), dict(zip(changes, views[count:], strict=True))
         )
 
 

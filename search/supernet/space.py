@@ -74,12 +74,23 @@ class SearchSpace:
             )
         return Budget((Group(tuple(range(self.size)), count),))
 
+    def blocks(self, supernet: nn.Module) -> list[RepBlock]:
+        """Return the RepBlocks of `supernet`, one a layer."""
+        blocks = [supernet.get_submodule(name) for name in self.layers]
+        return [block for block in blocks if isinstance(block, RepBlock)]
+
+    def kept(self, bits: Bits | None) -> list[list[str]]:
+        """Return the branches that a candidate keeps in each layer; None keeps all."""
+        names: list[list[str]] = [[] for _ in self.layers]
+        for index, (row, column) in enumerate(self.positions):
+            if bits is None or bits[index]:
+                names[row].append(self.branches[column])
+        return names
+
     def architecture(self, bits: Bits) -> Architecture:
         """Return the Architecture of a candidate."""
-        matrix = np.zeros((len(self.layers), len(self.branches)), dtype=int)
-        for bit, (row, column) in zip(bits, self.positions, strict=True):
-            matrix[row, column] = int(bit)
-        return Architecture(self.layers, self.branches, tuple(tuple(int(bit) for bit in row) for row in matrix))
+        kept = dict(zip(self.layers, self.kept(bits), strict=True))
+        return Architecture.from_branches(kept, self.branches)
 
     def bits(self, architecture: Architecture) -> Bits:
         """Return the candidate that `architecture` describes."""

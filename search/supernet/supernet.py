@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
 from irepdeploy.runtime.memory_format import channels_last
@@ -29,7 +28,7 @@ class Supernet:
     def __init__(self, net: nn.Module, branches: str) -> None:
         self.model = channels_last(insert_branches(net, branches, scaled=True))
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
-        self._blocks = [self._block(name) for name in self.space.layers]
+        self._blocks = self.space.blocks(self.model)
         # (batch normalisation, position of its branch or None): which statistics a subnet touches.
         self._norms = list(self._list_norms())
 
@@ -47,11 +46,7 @@ class Supernet:
 
     def select(self, bits: Bits | None) -> None:
         """Let the branches of a candidate take part, or all of them."""
-        chosen: list[list[str]] = [[] for _ in self._blocks]
-        for index, (row, column) in enumerate(self.space.positions):
-            if bits is None or bits[index]:
-                chosen[row].append(self.space.branches[column])
-        for block, names in zip(self._blocks, chosen, strict=True):
+        for block, names in zip(self._blocks, self.space.kept(bits), strict=True):
             block.active = names
 
     def accumulate(
@@ -68,17 +63,12 @@ class Supernet:
 
         Parameters outside all subnets get no gradient, so that no optimizer moves them. Every subnet starts from the
         same batch-normalisation statistics; the changes are averaged over the subnets that a statistic took part in, so
-        that one process and many come to the same numbers.
+        that one process and many come to the same numbers. None is the whole supernet; images are the same on all
+        ranks.
 
-        Args:
-            images: (N, C, H, W), channels last; the same on every rank.
-            labels: (N,).
-            subnets: candidates; None is the whole supernet.
-            ranks: the processes that divide the work; None: this one alone.
-            split: what they divide. "subnets": a rank computes whole subnets; on CPUs the weights are then equal to the
-                bit with those of one process of as many threads. "batch": a rank computes every subnet on its part of
-                the images, whose batch statistics are others, and so are the weights.
-            amp: compute under bfloat16 autocast.
+        With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then equal to the bit with those
+        of one process of as many threads. With "batch" it computes every subnet on its part of the images, whose batch
+        statistics are others, and so are the weights.
         """
         ranks = ranks or Ranks.alone(images.device)
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
@@ -110,11 +100,6 @@ class Supernet:
         (loss / count).backward()
         took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
         return step.take(loss, [index for index, took in enumerate(took_part) if took])
-
-    def _block(self, name: str) -> RepBlock:
-        block = self.model.get_submodule(name)
-        assert isinstance(block, RepBlock)
-        return block
 
     def _list_norms(self) -> Iterable[tuple[nn.BatchNorm2d, int | None]]:
         owner = {}

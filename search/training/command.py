@@ -125,10 +125,7 @@ def finetune(
         print_json(result.to_dict())
         return
     gain = 100 * (result.accuracy_after - result.accuracy_before)
-    before = [
-        ["test accuracy before", f"{result.accuracy_before:.2%}"],
-        ["change, in points", f"{gain:+.2f}"],
-    ]
+    before = [["test accuracy before", f"{result.accuracy_before:.2%}"], ["change, in points", f"{gain:+.2f}"]]
     table(_title("Fine-tuning", plan, result.training), ["figure", "value"], [*before, *_rows(result.training)])
     _say_written(out)
 
@@ -154,8 +151,8 @@ def compare(
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import print_json, progress, table
-    from irepdeploy.plots.comparison import draw_presets
     from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.training_compare import draw_presets
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of

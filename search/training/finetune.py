@@ -20,9 +20,10 @@ from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
 from irepdeploy.runs.result import FinetuneResult, TrainingResult
 
 from ..evaluation.evaluate import score
+from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..supernet.builders import load_data
-from .training import Advance, Training
+from .training import Training
 
 __all__ = ["Finetuning"]
 
@@ -30,13 +31,9 @@ __all__ = ["Finetuning"]
 class Finetuning:
     """One fine-tuning in a folder, as `Training`, whose best.pt is what `irepdeploy export` takes.
 
-    Args:
-        recipe: data and `train` section; its network is ignored.
-        out: the folder.
-        source: a checkpoint of a plain or fused network.
-        branches: a preset or a published Architecture by name. They start at zero: before the first step the outputs in
-            eval mode are those of the network given.
-        model: builds the class of a foreign checkpoint.
+    The recipe's network is ignored. The branches, a preset or a published Architecture by name, start at zero: before
+    the first step the outputs in eval mode are those of the plain or fused network in `source`. `model` builds the
+    class of a foreign checkpoint.
     """
 
     def __init__(

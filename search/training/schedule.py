@@ -13,13 +13,9 @@ __all__ = ["rate_at"]
 
 
 def rate_at(settings: TrainSection, epoch: int, share: float = 0.0) -> float:
-    """Return the learning rate of a training.
+    """Return the learning rate of a training at an epoch, from 0, of which a `share` in [0, 1) is done.
 
-    Args:
-        settings: Of the recipe.
-        epoch: From 0.
-        share: Of the epoch that is done, in [0, 1): the rate rises with every step in the warm-up, and falls by epochs
-            after it.
+    It rises with every step in the warm-up, and falls by epochs after it.
     """
     start, warm = settings.weights.lr, settings.warmup_epochs
     if epoch < warm:

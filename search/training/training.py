@@ -29,8 +29,8 @@ from irepdeploy.runtime.memory_format import channels_last
 
 from ..evaluation.evaluate import Fitness, score
 from ..execution.device import device_name, ranks_of
-from ..execution.loop import check_finite, check_loss, clip, set_rate, sgd
-from ..execution.memory_guard import memory_guard
+from ..execution.loop import check_finite, check_loss, clip, memory_guard, set_rate, sgd
+from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..execution.run_folder import RunFolder, start_facts
 from ..supernet.builders import build_net, load_data, with_branches
@@ -39,30 +39,21 @@ from .schedule import rate_at
 
 __all__ = ["Training"]
 
-Advance = Callable[[int, str], None]
-
 _SECONDS_BETWEEN_NOTES = 1.0
 # A GPU waits for nothing between two looks at the loss.
 _STEPS_BETWEEN_LOOKS = 50
 
 
 class Training:
-    """One training in a folder, which can be killed and resumed.
+    """One training in a folder that all ranks see, which can be killed and resumed.
 
     The folder gets journal.jsonl, state.pt and last.pt after each epoch, best.pt when the fused network's accuracy on
     the search-validation set has risen, and at the end result.json.
 
-    Args:
-        recipe: what to do.
-        out: the folder; all ranks must see it.
-        architecture: which branches to train with; None: all of the recipe's preset wherever they can stand, none where
-            it is "none".
-        net: what to train in the place of the recipe's network, its branches in it.
-        model: builds the class of a foreign `net`, for its checkpoints to be read again.
-        identity: what makes this run besides recipe and Architecture.
-        data: the recipe's data set, where it is loaded already.
-        tensorboard: mirror the journal's numbers into ``tensorboard/``.
-        ranks: the processes that divide each batch; None: those of torchrun, or this one alone.
+    Without an Architecture the branches are all of the recipe's preset wherever they can stand; `net` is trained in the
+    place of the recipe's network, its branches in it, and `model` builds its class when a checkpoint is read again.
+    `identity` is what makes this run besides recipe and Architecture. Without `ranks`, torchrun's processes divide each
+    batch, or this one is alone.
     """
 
     def __init__(

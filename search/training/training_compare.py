@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
@@ -13,12 +12,11 @@ from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
 
 from ..execution.device import ranks_of
+from ..execution.progress import Advance, labelled
 from ..execution.ranks import Ranks
 from .training import Training
 
 __all__ = ["PLAIN", "compare_presets"]
-
-Advance = Callable[[int, str], None]
 
 PLAIN = "plain"
 
@@ -47,8 +45,7 @@ def compare_presets(
             training = Training(
                 plan, folder / f"{preset}-{seed}", None, resume=resume, overwrite=overwrite, ranks=ranks
             )
-            label = f"{preset}, seed {seed}"
-            result = training.run(functools.partial(_labelled, advance, label))
+            result = training.run(labelled(advance, f"{preset}, seed {seed}"))
             runs.append(ComparedTraining(preset=preset, seed=seed, **result.model_dump()))
     found = TrainingComparison(
         network=recipe.net.name,
@@ -60,10 +57,6 @@ def compare_presets(
     if ranks.first:
         found.write(folder / "compare.json")
     return found
-
-
-def _labelled(advance: Advance, label: str, epochs: int, note: str) -> None:
-    advance(epochs, f"{label}  {note}")
 
 
 def _check(presets: Sequence[str], seeds: int) -> None:

@@ -75,7 +75,7 @@ def test_what_a_search_leaves(finished: tuple[Path, SearchResult], recipe: Recip
     written = json.loads((out / "result.json").read_text())
     assert written["best_digest"] == best.digest
     assert written["val_accuracy"] == result.fitness.accuracy
-    assert result.evaluations == 3 * recipe.search.population
+    assert result.figures.evaluations == 3 * recipe.search.population
     events = [event["event"] for event in journal_of(out)]
     assert events == ["start", "epoch", *["epoch", "evolution"] * 3]
     assert sorted(path.name for path in out.iterdir()) == [

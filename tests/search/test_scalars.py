@@ -41,7 +41,6 @@ def test_numbers_of_epochs_and_evolutions_are_mirrored(tmp_path: Path) -> None:
     scalars = Scalars(tmp_path / "tb", tmp_path / "none")
     for event in read_events(journal(tmp_path, LINES)):
         scalars.write(event)
-    scalars.close()
     assert scalars_of(tmp_path / "tb") == EXPECTED
 
 
@@ -51,7 +50,6 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
         scalars = Scalars(tmp_path / "tb", path)
     (*_, last) = read_events(journal(tmp_path, LINES))
     scalars.write(last)
-    scalars.close()
     assert scalars_of(tmp_path / "tb") == EXPECTED
 
 

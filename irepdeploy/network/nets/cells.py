@@ -18,15 +18,9 @@ __all__ = ["Cell", "CellNetwork"]
 
 
 class Cell(nn.Module):
-    """One cell.
+    """One cell, whose inputs, the outputs of the last cell but one and of the last cell, have `sources` channels.
 
-    Args:
-        genotype: Its operations and edges.
-        sources: Channels of its two inputs: the outputs of the last cell but one, and of the last cell.
-        channels: Channels of each node.
-        operations: How the family of networks builds operations.
-        reduction: Whether operations on nodes 0 and 1 have stride 2.
-        after_reduction: Whether the last cell was a reduction, so that the first input is twice as large.
+    With `reduction` operations on nodes 0 and 1 have stride 2; `after_reduction` the first input is twice as large.
     """
 
     def __init__(

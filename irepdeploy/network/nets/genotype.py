@@ -24,12 +24,7 @@ Edge = tuple[str, int]
 
 @dataclass(frozen=True)
 class CellGenotype:
-    """One cell.
-
-    Attributes:
-        nodes: For each node from 2 on, the operations that it sums, each with the node that it reads.
-        concat: The nodes that the cell returns.
-    """
+    """One cell: for each node from 2 on the operations that it sums with the nodes that they read, and its outputs."""
 
     nodes: tuple[tuple[Edge, ...], ...]
     concat: tuple[int, ...]
@@ -37,14 +32,7 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """A network's cells: one for all that keep the size and one for all that halve it, or one for each.
-
-    Attributes:
-        operations: How its family builds operations.
-        normal: The cell that keeps the size.
-        reduce: The cell that halves it.
-        cells: The cells in order, or () if `normal` and `reduce` define them all.
-    """
+    """A network's cells: one for all that keep the size and one for all that halve it, or one for each."""
 
     operations: OperationSet
     normal: CellGenotype | None = None
@@ -61,11 +49,7 @@ class Genotype:
 
 
 def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
-    """Return a published genotype by name, or parse one of the format of ``genotypes.json``.
-
-    Raises:
-        ModelError: There is no such name, or the genotype is not valid; the error says where.
-    """
+    """Return a published genotype by name, or parse one of the format of ``genotypes.json``."""
     if not isinstance(value, str):
         return _genotype(value, "genotype")
     published = _published()

@@ -21,9 +21,8 @@ Builder = Callable[[int, int, bool], nn.Module]
 class OperationSet:
     """How a family of networks builds its operations.
 
-    Attributes:
-        affine: Whether batch normalisation in cells has gamma and beta.
-        skip: A skip of stride 1: its input, or its batch normalisation.
+    `affine`: batch normalisation in cells has gamma and beta; a skip of stride 1 is its input or its batch
+    normalisation.
     """
 
     affine: bool

@@ -39,11 +39,7 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
 
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:
-    """Build a network of the registry like `build`, but without branches.
-
-    Raises:
-        ModelError: There is no such network, or it does not take these arguments.
-    """
+    """Build a network of the registry like `build`, but without branches."""
     if name not in NETS:
         near = difflib.get_close_matches(name, NETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(NETS)}"
@@ -52,14 +48,10 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
     given = dict(args)
     shape = tuple(given.pop("input_shape", net.input_shape))
     if len(shape) == 3 and min(shape[1:]) < net.least and "stages" not in given:
-        raise ModelError(
-            f"expected images of at least {net.least}x{net.least}, got {shape[1]}x{shape[2]}",
-            where=name,
-        )
+        raise ModelError(f"expected images of at least {net.least}x{net.least}, got {shape[1]}x{shape[2]}", where=name)
     if len(shape) == 3 and any(size % net.multiple for size in shape[1:]) and "stem" not in given:
         raise ModelError(
-            f"expected height and width in multiples of {net.multiple}, got {shape[1]}x{shape[2]}",
-            where=name,
+            f"expected height and width in multiples of {net.multiple}, got {shape[1]}x{shape[2]}", where=name
         )
     try:
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):

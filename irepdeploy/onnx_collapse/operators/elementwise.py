@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,14 +53,20 @@ class _Sum(OperatorRule):
         return {operator.outputs[0]: total}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        return functools.reduce(torch.add, inputs)
+        found = inputs[0]
+        for item in inputs[1:]:
+            found = found + item
+        return found
 
 
 class Sum(_Sum):
     """A sum of maps and constants: Add and Sum."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        return np.asarray(functools.reduce(np.add, inputs))
+        found = inputs[0]
+        for item in inputs[1:]:
+            found = np.add(found, item)
+        return np.asarray(found)
 
 
 class Mean(_Sum):

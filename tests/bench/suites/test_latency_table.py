@@ -24,6 +24,7 @@ from irepdeploy.errors import InputError, MissingError
 from irepdeploy.export.structure import network_digest
 from irepdeploy.network.checkpoint import save
 from irepdeploy.runs.record import Record
+from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from support.networks import random_network
 
@@ -166,7 +167,9 @@ def test_only_keeps_the_reference(fake: FakeBench) -> None:
 
 def test_models_of_the_users_stand_beside(fake: FakeBench, tmp_path: Path) -> None:
     save(random_network("vgg16"), tmp_path / "best.pt")
-    (tmp_path / "result.json").write_text(json.dumps({"test_accuracy": 0.9321}))
+    times = {"epochs": 1, "seconds_per_epoch": 1.0, "seconds": 1.0, "device": "cpu", "devices": 1}
+    result = TrainingResult(branches=0, val_accuracy=0.5, test_accuracy=0.9321, best_epoch=1, **times)
+    result.write(tmp_path / "result.json")
     report = run(SuiteRequest(models=[f"mine={tmp_path / 'best.pt'}", "other=vgg16"]))
     found = lines(report)
     assert found["mine"] == ["-", "-", "93.21", "-", "-", "8.000", "2.00 [2.00, 2.00]", "8.000 u", "4.00 [4.00, 4.00]"]
