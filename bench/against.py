@@ -68,18 +68,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return a flat JSON object with units in its names."""
-        return {
-            "model": self.model,
-            "runner": self.runner,
-            "precision": self.precision,
-            "input_shape": list(self.input_shape),
-            "outcome": self.outcome,
-            "limit": self.limit,
-            "ratio": None if self.ratio is None else self.ratio._asdict(),
-            "median_ms": self.median_ms,
-            "median_ms_before": self.median_ms_before,
-            "steady": self.steady,
-        }
+        compared = None if self.ratio is None else self.ratio._asdict()
+        return {**vars(self), "input_shape": list(self.input_shape), "ratio": compared}
 
 
 def parse_max_slower(text: str) -> float:

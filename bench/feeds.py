@@ -19,14 +19,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def feeds_of(opened: OpenedSubject, seed: int, *, batch: int | None, shapes: Shapes) -> Feeds:
-    """Return standard normal inputs, the same for all models that take the same shapes in the same order.
-
-    Args:
-        opened: Model with an active runner.
-        seed: Seed of the values.
-        batch: Batch size. Default: the model's own, or 1 if it is dynamic.
-        shapes: Shapes of inputs with dynamic dimensions by input name, including the batch.
-    """
+    """Return standard normal inputs, the same for all models that take the same shapes in the same order."""
     if not opened.runner.inputs:
         raise ModelError("it has no input: its output is a constant", where=opened.subject.target, hint="omit it")
     fixed = {spec.name: _shape(spec, opened, batch, shapes.get(spec.name)) for spec in opened.runner.inputs}

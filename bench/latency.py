@@ -31,14 +31,8 @@ def bench_models(
 ) -> list[Record]:
     """Measure all subjects interleaved, on one seeded random input.
 
-    Args:
-        subjects: Models with their runners. On ONNX Runtime a checkpoint or network is written as ONNX in memory, as
-            it stands.
-        request: How to measure.
-        on_round: Called between measurements with the share of the work that is done, from 0 to 1.
-
-    Returns:
-        One record per subject and batch size, in the order of `subjects`.
+    On ONNX Runtime a checkpoint or network is written as ONNX in memory, as it stands. There is one record per subject
+    and batch size, in the order of `subjects`. `on_round` gets the share of the work that is done, from 0 to 1.
 
     Raises:
         InputError: If a model is damaged, takes another input shape than the others or cannot take the batch size,
@@ -91,7 +85,6 @@ def _measured(
     system: Mapping[str, Any],
     on_round: Callable[[float], None] | None,
 ) -> list[Record]:
-    """Measure all subjects at one batch size."""
     calls = {each.subject.key: each.runner.bind(fed) for each, fed in zip(opened, feeds, strict=True)}
     described = [each.runner.describe() for each in opened]
     state, created = machine_state(), datetime.now(UTC).isoformat()

@@ -31,19 +31,10 @@ class BenchRequest:
         scenario: SINGLE_STREAM, or OFFLINE: one record per batch size.
         batches: Batch sizes. Default: 1, or the model's own if that is fixed; for OFFLINE, `OFFLINE_BATCHES`.
         shapes: Sizes of inputs with dynamic dimensions by input name, the batch first.
-        seed: Seed of the inputs, of random weights and of the order of measurement.
-        threads: Number of threads of every runner.
         device: Device of the torch runners; the other runners have one of their own.
-        tf32: Whether float32 may round to TF32 on a GPU.
         transfers: "excluded" or "included": whether a call copies inputs to the GPU and outputs back.
-        min_seconds: Shortest time for each model and batch size, in seconds on average.
-        min_samples: Fewest samples for each model and batch size.
         factory: Builds the class of checkpoints that are not in the registry.
-        suite: Name of the suite that the records belong to.
         out: Folder whose ``records.jsonl`` the records are appended to, or None to write nothing.
-
-    Raises:
-        InputError: If the scenario is unknown, a batch size is not positive or repeated, or the time has no end.
     """
 
     scenario: str = SINGLE_STREAM

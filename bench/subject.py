@@ -56,7 +56,6 @@ class Subject:
     """A model and the runner to measure it on.
 
     Attributes:
-        label: Name in tables; unique among the subjects of a run on one runner.
         kind: CHECKPOINT, ONNX, ENGINE, NETWORK or MODULE.
         target: Path; for a NETWORK its name in the registry; for a MODULE its origin in words.
         runner: Name in `RUNNERS` that takes this kind.
@@ -92,14 +91,6 @@ def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[st
     """Turn ``[label=]path`` and ``[label=]name`` into subjects, each on every requested runner that can take it.
 
     A label defaults to the file's stem or the network's name, or, if two models share that, to the text as typed.
-
-    Args:
-        models: Checkpoints, ONNX files, engines and networks of the registry.
-        runners: Names from `RUNNERS`. By default each model runs on its natural one.
-
-    Raises:
-        InputError: If there are no models, a file, name or runner is unknown (with the nearest ones), no runner takes
-            a model or no model a runner, or a label is given twice.
     """
     if not models:
         raise InputError("nothing to measure", where="bench", hint="name a checkpoint, an ONNX file or a network")

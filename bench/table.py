@@ -6,27 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.errors import InputError
 from irepdeploy.runs.record import Record
 
-__all__ = [
-    "BATCH_COLUMNS",
-    "COLUMNS",
-    "BatchRow",
-    "Row",
-    "batch_cells",
-    "by_protocol",
-    "cells",
-    "optimum",
-    "rows",
-]
+__all__ = ["BATCH_COLUMNS", "COLUMNS", "BatchRow", "Row", "batch_cells", "cells", "optimum", "rows"]
 
 COLUMNS = ["model", "runner", "median ms", "p90 ms", "spread", "x reference"]
 BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms per batch", "images/s by batch"]
-
-# Same records, same table.
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -70,17 +57,9 @@ class BatchRow:
     sweep: Sequence[Row]
 
 
-def by_protocol(records: Sequence[Record]) -> dict[int, list[Record]]:
-    """Group records by protocol version; records of different versions must not be in one table."""
-    groups: dict[int, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.protocol_version, []).append(record)
-    return dict(sorted(groups.items()))
-
-
 def rows(records: Sequence[Record]) -> list[Row]:
     """Return one row per record in their order; the first of each batch size is the reference of its ratios."""
-    versions = sorted(by_protocol(records))
+    versions = sorted({record.protocol_version for record in records})
     if len(versions) > 1:
         raise InputError(
             f"records of protocol versions {' and '.join(map(str, versions))} cannot be in one table",
@@ -96,7 +75,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
             runner=str(record.runner.get("runner", "unknown")),
             batch=record.batch,
             summary=summary(record.samples_ns),
-            ratio=None if record is references[record.batch] else _ratio(record, references[record.batch]),
+            ratio=None if record is references[record.batch] else record.ratio_to(references[record.batch]),
             steady=bool(record.warmup.get("steady")),
             device=summary(record.device_samples_ns) if record.device_samples_ns else None,
         )
@@ -138,12 +117,6 @@ def batch_cells(row: BatchRow) -> list[object]:
         f"{best.summary.median_ms:.3f}" + ("" if best.steady else " unsteady"),
         ", ".join(f"{each.batch}: {each.images_per_second:.1f}" for each in row.sweep),
     ]
-
-
-def _ratio(record: Record, reference: Record) -> Ratio:
-    # Only samples of one run come from the same rounds.
-    paired = record.created == reference.created and len(record.samples_ns) == len(reference.samples_ns)
-    return ratio(record.samples_ns, reference.samples_ns, _SEED, paired=paired)
 
 
 def _ratio_text(value: Ratio | None) -> str:

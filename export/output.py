@@ -20,7 +20,7 @@ __all__ = ["explain", "show"]
 
 def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = ()) -> None:
     """Print what would collapse in an ONNX file, with dynamic dimensions fixed as in `inputs`."""
-    from irepdeploy.files import json_safe
+    from irepdeploy.board.json_values import json_safe
     from irepdeploy.onnx_collapse import collapse
 
     from .onnx_export import collapse_facts

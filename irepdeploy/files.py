@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -24,7 +23,6 @@ from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
 __all__ = [
     "append_line",
     "canonical_json",
-    "json_safe",
     "move_file",
     "output_folder",
     "read_bytes",
@@ -185,17 +183,6 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
 def sha256(source: bytes | str | os.PathLike[str]) -> str:
     """Return the hexadecimal SHA-256 of bytes or of a file's content."""
     return hashlib.sha256(source if isinstance(source, bytes) else read_bytes(source)).hexdigest()
-
-
-def json_safe(value: Any) -> Any:
-    """Return `value` as JSON can hold it: tuples as lists, numbers that are not finite as "nan" or "inf"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    return value
 
 
 def canonical_json(value: Any) -> bytes:

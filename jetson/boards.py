@@ -41,16 +41,7 @@ def ask_boards(
 ) -> list[Answer[Result]]:
     """Connect to every board, install the agent and call `work` with it; a board that fails does not stop the others.
 
-    Args:
-        hosts: The boards.
-        work: Called in a thread per board.
-        archive: The agent.
-        display: Shows progress.
-        config: ssh configuration to use instead of the user's.
-        on_answer: Called with each answer as it comes, one at a time.
-
-    Returns:
-        The answers, in the order of `hosts`.
+    The answers are in the order of `hosts`; `on_answer` is called with each as it comes, one at a time.
 
     Raises:
         KeyboardInterrupt: After every board has ended its work and restored its settings.

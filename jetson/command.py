@@ -157,11 +157,7 @@ def bench(
 
 
 @jetson.command()
-def restore(
-    boards: HostsArgument = None,
-    hosts: HostsOption = None,
-    ssh_config: ConfigOption = None,
-) -> None:
+def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
     """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
     from .ssh_failure import one_line
 
@@ -174,13 +170,9 @@ def restore(
 
 
 @jetson.command()
-def clean(
-    boards: HostsArgument = None,
-    hosts: HostsOption = None,
-    ssh_config: ConfigOption = None,
-) -> None:
+def clean(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
     """Remove everything cached on a board: the agent, models, references, timing caches."""
-    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.clean())
+    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("clean", {"all": True}))
     for answer in answers:
         if answer.value is not None:
             print(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")

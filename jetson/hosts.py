@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes
 
-from .destination import check_destination
 from .ssh_failure import one_line
 
-__all__ = ["hosts_and_models", "read_hosts"]
+__all__ = ["check_destination", "hosts_and_models", "read_hosts"]
 
 _MOST = 64
+_USER = r"(?P<user>[^@]+@)?"
+_FORMS = (
+    re.compile(rf"{_USER}(?P<host>[^@:/]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%\w+)?)"),
+    re.compile(rf"ssh://{_USER}(?P<host>[^@:/]+|\[[0-9A-Fa-f:.]+(%\w+)?\])(:\d+)?/?"),
+)
+
+
+def check_destination(text: str) -> str:
+    """Return `text` if it is ``[USER@]HOST`` or ``ssh://[USER@]HOST[:PORT]``."""
+    match = _FORMS[text.startswith("ssh://")].fullmatch(text)
+    fault = ""
+    if re.search(r"[^\x21-\x7e]|[\"'`$\\;&<>|(){}*?!#]", text):
+        fault = "a host name cannot have such characters"
+    elif match is None:
+        fault = "expected a host"
+    elif text.startswith("-") or match["host"].startswith("-") or (match["user"] or "").startswith("-"):
+        fault = "a host name cannot begin with a dash"
+    if fault:
+        raise InputError(fault, where=repr(text), hint="use USER@HOST, a name in ssh's config, or ssh://USER@HOST:PORT")
+    return text
 
 
 def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> list[str]:

@@ -35,22 +35,7 @@ _POWER_S = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a bench.
-
-    Attributes:
-        precisions: Precisions of the engines; () for the one of each model.
-        runner: "trt" or "ort-cpu".
-        dla: DLA core to run supported layers on; None for the GPU alone.
-        power: Also measure power during a steady loop.
-        mode: Name or number of the power mode to measure in; None to keep the current one.
-        clocks: "max" locks them at the mode's maximum, "as-is" leaves them; None for "max" if the board permits it.
-        via: "trtexec" to also run the board's own.
-        build_only: Fetch the engines and measure nothing.
-        batch: Batch size of models with a dynamic batch dimension.
-        threads: Threads of ONNX Runtime.
-        seconds: Shortest measuring time per model.
-        seed: Seed of inputs and order.
-    """
+    """Settings of a bench: the options of ``irepdeploy jetson bench``, whose help explains them."""
 
     precisions: tuple[str, ...] = ()
     runner: str = "trt"
@@ -98,22 +83,10 @@ def bench_boards(
     inputs: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
-    on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Build, check and measure every model on every board; a board that fails does not stop the others.
 
-    Args:
-        hosts: The boards.
-        models: ONNX files, each ``[LABEL=]FILE.onnx``.
-        settings: How to measure.
-        display: Shows progress.
-        inputs: Inputs of the check, instead of the built-in photographs.
-        out: Folder for ``records.jsonl`` (appended to) and for the engines of `build_only`, in one folder per board.
-        config: ssh configuration to use instead of the user's.
-        on_outcome: Called with the outcome of each board as it comes, one at a time.
-
-    Returns:
-        The outcomes, in the order of `hosts`.
+    Records are appended to ``records.jsonl`` in `out`; with `build_only` the engines go to one folder per board there.
 
     Raises:
         InputError: If models, precisions or settings do not fit, or `out` cannot be written.
@@ -143,8 +116,6 @@ def bench_boards(
         if folder is not None:
             for record in outcome.records:
                 append(folder / RECORDS, record)
-        if on_outcome is not None:
-            on_outcome(outcome)
 
     outcomes: dict[str, Outcome] = {}
     ask_boards(hosts, work, archive=build_agent(), display=display, config=config, on_answer=keep)

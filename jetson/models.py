@@ -62,13 +62,7 @@ def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
 
 
 def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: bool) -> list[Variant]:
-    """Pair each model with every requested precision that it can run in, by default its own.
-
-    Args:
-        models: The models.
-        precisions: The requested precisions.
-        builds: Whether engines are built, which can round float32 weights to float16.
-    """
+    """Pair each model with every requested precision that it can run in, by default its own."""
     for precision in precisions:
         if precision not in PRECISIONS:
             raise InputError(

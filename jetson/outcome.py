@@ -18,18 +18,17 @@ from .ssh_failure import one_line
 
 __all__ = ["COLUMNS", "Outcome", "cells", "outcome_of"]
 
-COLUMNS = [
-    "model",
-    "precision",
-    "runner",
-    "median ms",
-    "p90 ms",
-    "device ms",
-    "spread",
-    "error",
-    "module mW",
-    "mJ each",
-]
+# Heading, key in a row and format of each number.
+_NUMBERS = (
+    ("median ms", "median_ms", ".3f"),
+    ("p90 ms", "p90_ms", ".3f"),
+    ("device ms", "device_median_ms", ".3f"),
+    ("spread", "cov", ".1%"),
+    ("error", "max_rel_error", ".1e"),
+    ("module mW", "module_mw", ".0f"),
+    ("mJ each", "energy_mj_per_inference", ".2f"),
+)
+COLUMNS = ["model", "precision", "runner", *(head for head, _, _ in _NUMBERS)]
 
 
 @dataclass
@@ -102,19 +101,9 @@ def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], gr
 
 def cells(row: dict[str, Any]) -> list[object]:
     """Format a row as cells under `COLUMNS`."""
-    number = _number
-    return [
-        row["model"],
-        row["precision"],
-        row["runner"],
-        number(row.get("median_ms"), ".3f"),
-        number(row.get("p90_ms"), ".3f"),
-        number(row.get("device_median_ms"), ".3f"),
-        number(row.get("cov"), ".1%") + ("" if row.get("steady", True) else " unsteady"),
-        number(row.get("max_rel_error"), ".1e"),
-        number(row.get("module_mw"), ".0f"),
-        number(row.get("energy_mj_per_inference"), ".2f"),
-    ]
+    texts = {key: "-" if row.get(key) is None else format(row[key], form) for _, key, form in _NUMBERS}
+    texts["cov"] += "" if row.get("steady", True) else " unsteady"
+    return [row["model"], row["precision"], row["runner"], *texts.values()]
 
 
 def _add(
@@ -176,7 +165,3 @@ def _not_restored(host: str, restored: Sequence[Any]) -> IrepdeployError | None:
 def _finite(number: Any) -> float | None:
     # In our JSON, numbers that are not finite are text.
     return float(number) if isinstance(number, int | float) else None
-
-
-def _number(value: Any, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -54,14 +54,7 @@ class Reference:
 def reference_of(
     model: Model, *, batch: int | None = None, given: str | os.PathLike[str] | None = None, seed: int = 0
 ) -> Reference:
-    """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those.
-
-    Args:
-        model: The model.
-        batch: Batch size of a model with a dynamic one, by default 1.
-        given: ``.npy``, ``.npz`` or a folder, as `irepdeploy.verify.inputs` reads them.
-        seed: Seed of the random inputs.
-    """
+    """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those."""
     try:
         with OrtRunner(model.content, precision=model.carried) as runner:
             specs = runner.inputs

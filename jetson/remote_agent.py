@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from irepdeploy.errors import EXIT_INTERRUPTED
@@ -55,10 +56,6 @@ class RemoteAgent:
         """Restore what a killed run left changed."""
         return self._converse("restore", {})[0]
 
-    def clean(self) -> Event:
-        """Remove everything cached on the board."""
-        return self.ask("clean", {"all": True})
-
     def send(self, files: Sequence[bytes], advance: Callable[[float], None] | None = None) -> list[str]:
         """Copy files that are missing into the board's cache and return the digests of all."""
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in files}
@@ -74,11 +71,7 @@ class RemoteAgent:
                     advance(min(1.0, (before + size) / total))
 
             request = {"sha256": digest, "size_bytes": len(content)}
-            self._remote.retried(
-                lambda request=request, content=content, told=told: self._converse(  # type: ignore[misc]
-                    "put", request, content, told
-                )
-            )
+            self._remote.retried(partial(self._converse, "put", request, content, told))
             done += len(content)
         return [hashlib.sha256(content).hexdigest() for content in files]
 

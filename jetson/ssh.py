@@ -23,7 +23,7 @@ from typing import TypeVar
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError, MissingError
 
-from .destination import check_destination
+from .hosts import check_destination
 from .remote_process import RemoteProcess
 from .ssh_failure import LostConnection, last_line, not_connected
 

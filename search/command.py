@@ -92,8 +92,8 @@ def compare_strategies(
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import print_json, progress, table
+    from irepdeploy.plots.comparison import draw_comparison
     from irepdeploy.plots.figure import save_figure
-    from irepdeploy.plots.search_compare import draw_comparison
     from irepdeploy.recipe import load_recipe
 
     from .compare import compare, epochs_of

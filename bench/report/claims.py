@@ -5,15 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from irepdeploy.board.protocol import ratio
-
 from .columns import digits, interval_text
 from .row import Row
 from .tables import Table
 
 __all__ = ["claims_of", "order_claim"]
-
-_SEED = 0
 
 
 def claims_of(table: Table) -> list[str]:
@@ -53,8 +49,7 @@ def order_claim(ours: Sequence[tuple[float, float]], one: str, other: str) -> st
 def _extremes(rows: Sequence[Row]) -> str:
     fast = min(rows, key=_median)
     slow = max(rows, key=_median)
-    paired = fast.record.created == slow.record.created and fast.summary.n == slow.summary.n
-    times = ratio(slow.record.samples_ns, fast.record.samples_ns, _SEED, paired=paired)
+    times = slow.record.ratio_to(fast.record)
     return (
         f"Fastest by median: {fast.model}, {digits(_median(fast))} ms. "
         f"Slowest: {slow.model}, {digits(_median(slow))} ms, {interval_text(times)} times as long."

@@ -35,8 +35,8 @@ class Column:
     text: bool = False
 
 
-def columns_of(table: Table, keys: Sequence[str] | None = None) -> list[Column]:
-    """Return the columns that are not empty, or, if `keys` are given, those of them in that order."""
+def columns_of(table: Table) -> list[Column]:
+    """Return the columns that are not empty."""
     rows = table.rows
     reference = table.reference.model
     runs = table.runs
@@ -80,10 +80,7 @@ def columns_of(table: Table, keys: Sequence[str] | None = None) -> list[Column]:
         _number("n", "n", [row.summary.n for row in rows], "d", hint="samples"),
         _words("run", "run", [when(row.record.created) if len(runs) > 1 else "" for row in rows]),
     ]
-    shown = {column.key: column for column in made if any(value not in (None, "") for value in column.values)}
-    if keys is None:
-        return list(shown.values())
-    return [shown[key] for key in keys if key in shown]
+    return [column for column in made if any(value not in (None, "") for value in column.values)]
 
 
 def digits(value: float) -> str:

@@ -38,7 +38,6 @@ def latency_section(table: Table) -> dict[str, Any]:
 
 
 def _conditions(table: Table) -> list[tuple[str, str]]:
-    """Return everything needed to repeat the measurement."""
     records = table.records
     known = dict(table.conditions)
     keys = dict.fromkeys(str(key) for record in records for key in record.conditions)
@@ -55,5 +54,4 @@ def _conditions(table: Table) -> list[tuple[str, str]]:
 
 
 def _values(found: Iterable[object]) -> str:
-    """Return each value once, as text."""
     return " | ".join(dict.fromkeys(str(value) for value in found if isinstance(value, str | int | float)))

@@ -25,12 +25,7 @@ __all__ = ["page"]
 
 
 def page(content: Content, path: Path) -> str:
-    """Return the whole page.
-
-    Args:
-        content: What the page says.
-        path: Where the page will be; its links are relative to it.
-    """
+    """Return the whole page."""
     script, style = asset("report.js"), asset("report.css")
     certificates = {
         artefact.sha256: _href(found.path, path)
@@ -90,7 +85,6 @@ def _exports(found: Sequence[Certified], path: Path) -> dict[str, Any]:
 
 
 def _systems(tables: Sequence[Table]) -> dict[str, list[tuple[str, str]]]:
-    """Return the facts of each device."""
     devices: dict[str, list[Table]] = {}
     for table in tables:
         devices.setdefault(table.device, []).append(table)

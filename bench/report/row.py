@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.runs.record import Record
 
 __all__ = ["Row", "rows_of"]
-
-# Same records, same page.
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,12 @@ class Row:
     @property
     def paired(self) -> bool:
         """Whether the samples and those of the reference come from the same rounds."""
-        ours, other = self.record, self.reference
-        return ours.created == other.created and len(ours.samples_ns) == len(other.samples_ns)
+        return self.record.is_paired_with(self.reference)
 
     @cached_property
     def ratio(self) -> Ratio | None:
         """The ratio to the reference; None in its own row."""
-        if self.record is self.reference:
-            return None
-        return ratio(self.record.samples_ns, self.reference.samples_ns, _SEED, paired=self.paired)
+        return None if self.record is self.reference else self.record.ratio_to(self.reference)
 
     @property
     def paper_ratio(self) -> float | None:

@@ -100,9 +100,9 @@ def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], com
     return _spaced(parts)
 
 
-def markdown_table(table: Table, keys: Sequence[str] | None = None) -> str:
-    """Return one table in Markdown, with the columns of `keys` if given."""
-    columns = columns_of(table, keys)
+def markdown_table(table: Table) -> str:
+    """Return one table in Markdown."""
+    columns = columns_of(table)
     cells = [list(row) for row in zip(*(column.cells for column in columns), strict=True)]
     for index, column in enumerate(columns):
         if column.key == "model":

@@ -47,11 +47,7 @@ class Graph:
         return self.structure[:6] + {"": "", KEPT: "+BN", BRANCHES: "+branches"}[self.state]
 
     def facts(self, also: Sequence[Variant] = ()) -> dict[str, Any]:
-        """Return the facts of a record: the network and, row by row, the figures of the paper.
-
-        Args:
-            also: Variants of other graphs that are this one for the runner of the record.
-        """
+        """Return the facts of a record: the network and, row by row, the figures of the paper."""
         listed = [*self.variants, *also]
         rows = [
             {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from irepdeploy.board.protocol import Ratio, Summary, ratio, summary
+from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.runs.record import Record
 
 from .condition import Condition
@@ -15,9 +15,6 @@ __all__ = ["LatencyRow", "Measured", "Taken", "columns"]
 
 # By label and title of the condition.
 Taken = Mapping[tuple[str, str], Record]
-
-# Same records, same table.
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -31,16 +28,7 @@ class Measured:
     @classmethod
     def of(cls, record: Record, reference: Record | None) -> Measured:
         """Compare a record with the reference of the same run."""
-        against = (
-            None
-            if reference is None or reference is record
-            else ratio(
-                record.samples_ns,
-                reference.samples_ns,
-                _SEED,
-                paired=record.created == reference.created and len(record.samples_ns) == len(reference.samples_ns),
-            )
-        )
+        against = None if reference is None or reference is record else record.ratio_to(reference)
         return cls(summary(record.samples_ns), against, bool(record.warmup.get("steady")))
 
     @property
@@ -70,13 +58,13 @@ class LatencyRow:
 
     label: str
     family: str
-    graph: str
-    params: int | None
-    top1: float | None
-    top1_source: str
-    paper_ms: float | None
-    paper_ratio: float | None
-    measured: Mapping[str, Measured]
+    graph: str = ""
+    params: int | None = None
+    top1: float | None = None
+    top1_source: str = ""
+    paper_ms: float | None = None
+    paper_ratio: float | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def cells(self, conditions: Sequence[Condition]) -> list[str]:
         """Return the row as text, under `columns`."""
@@ -95,15 +83,10 @@ class LatencyRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with units in its names."""
+        figures = {name: value for name, value in vars(self).items() if name not in ("label", "measured")}
         return {
             "name": self.label,
-            "family": self.family,
-            "graph": self.graph,
-            "params": self.params,
-            "top1": self.top1,
-            "top1_source": self.top1_source,
-            "paper_ms": self.paper_ms,
-            "paper_ratio": self.paper_ratio,
+            **figures,
             "measured": {
                 title: {
                     **here.summary._asdict(),

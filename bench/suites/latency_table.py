@@ -171,7 +171,6 @@ def _kept(graph: Graph, graphs: Sequence[Graph]) -> list[Variant]:
 
 
 def _home(table: LatencyTable, graphs: Sequence[Graph]) -> str:
-    """Return the label under which the reference was measured."""
     return next(graph.label for graph in graphs if any(each.label == table.reference for each in graph.variants))
 
 

@@ -54,12 +54,8 @@ def own_rows(own: Sequence[Subject], taken: Taken, conditions: Sequence[Conditio
             LatencyRow(
                 label=subject.label,
                 family="yours",
-                graph="",
-                params=None,
                 top1=subject.facts.get("top1"),
                 top1_source=subject.facts.get("top1_source", ""),
-                paper_ms=None,
-                paper_ratio=None,
                 measured={title: Measured.of(record, taken.get((home, title))) for title, record in found.items()},
             )
         )

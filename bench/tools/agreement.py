@@ -9,19 +9,15 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import PROTOCOL_VERSION, ratio
 from irepdeploy.console import table
 from irepdeploy.data import Loader, Split
-from irepdeploy.files import append_line
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
@@ -32,6 +28,8 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_supernet, load_data
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
+
+from .harness import keep_line, samples_of
 
 __all__ = ["Agreement", "RacingFigures", "agreement", "beta_outcomes", "simulated_races", "trained_supernet"]
 
@@ -171,9 +169,7 @@ def measured_race(supernet: Supernet, data: Split, candidates: Sequence[Bits], r
             _ERROR,
         )
 
-    calls = {"in full": full, "racing": raced}
-    measured = measure(calls, seed=0, min_samples=rounds, max_samples=rounds, min_seconds=0, warmup_max_runs=1)
-    return {name: each.samples_ns for name, each in measured.items()}
+    return samples_of({"in full": full, "racing": raced}, rounds, warmup_runs=1)
 
 
 def main(record: str | None = None) -> None:
@@ -210,17 +206,14 @@ def main(record: str | None = None) -> None:
         ["candidates", "same parents", "x fewer images", "x faster"],
         rows,
     )
-    if record is not None:
-        line = {
-            "benchmark": "agreement of evaluation",
-            "protocol_version": PROTOCOL_VERSION,
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "agreement": {name: asdict(each) for name, each in agreements.items()},
-            "racing": {name: asdict(each) for name, each in races.items()},
-            "samples_ns": samples,
-        }
-        append_line(Path(record), line)
+    keep_line(
+        record,
+        "agreement of evaluation",
+        protocol_version=PROTOCOL_VERSION,
+        agreement={name: asdict(each) for name, each in agreements.items()},
+        racing={name: asdict(each) for name, each in races.items()},
+        samples_ns=samples,
+    )
 
 
 def _order(fitness: Sequence[Fitness]) -> list[int]:

@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from irepdeploy.board.system import system_block
 from irepdeploy.console import log, table
 from irepdeploy.data import Dataset
-from irepdeploy.files import append_line
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.runtime.memory_format import channels_last
@@ -39,6 +36,8 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, with_branches
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.training.training import Training
+
+from .harness import keep_line
 
 __all__ = ["measure_recalibration", "recalibrate"]
 
@@ -147,15 +146,7 @@ def main(record: str | None = None, candidates: str = "32", seeds: str = "2", *o
         f"accuracy by shared statistics {100 * statistics.fmean(value for value, _ in found['shared']):.1f} %,"
         f" recalibrated {statistics.fmean(accuracy):.1f} %"
     )
-    if record is not None:
-        line = {
-            "benchmark": "bn recalibration",
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "overrides": list(overrides),
-            **found,
-        }
-        append_line(Path(record), line)
+    keep_line(record, "bn recalibration", overrides=list(overrides), **found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import os
 import tempfile
@@ -19,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ import onnx
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
-from irepdeploy.board.system import system_block
 from irepdeploy.console import log, table
 from irepdeploy.errors import IrepdeployError
-from irepdeploy.files import append_line
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.reparam.comparator import relative_error
+
+from .harness import keep_line
 
 __all__ = ["TOOLS", "Subject", "convolution_table", "large_subjects", "measure_subject", "published_subjects"]
 
@@ -72,14 +71,9 @@ def published_subjects(only: Sequence[str] = (), size: tuple[int, int, int] = _S
     from support.published_networks import PUBLISHED, exported, published_network
 
     found = []
-    for name, network in PUBLISHED.items():
-        if only and name not in only:
-            continue
-
-        def build(name: str = name) -> Any:
-            return published_network(name)
-
-        found.append(Subject(name, exported(build(), size), (1, *size), network.deploy_convs, build))
+    for name in [name for name in PUBLISHED if not only or name in only]:
+        build = partial(published_network, name)
+        found.append(Subject(name, exported(build(), size), (1, *size), PUBLISHED[name].deploy_convs, build))
     return found
 
 
@@ -88,9 +82,7 @@ def large_subjects() -> list[Subject]:
     from support.networks import random_network
     from support.published_networks import dbb_resnet18, exported
 
-    def vgg() -> Any:
-        return random_network("irep_vgg16")
-
+    vgg = partial(random_network, "irep_vgg16")
     return [
         Subject("DBB ResNet-18", exported(dbb_resnet18(), (3, 224, 224)), (1, 3, 224, 224), 20, dbb_resnet18),
         Subject("IREPS VGG-16", exported(vgg(), (3, 32, 32)), (1, 3, 32, 32), 13, vgg),
@@ -172,14 +164,12 @@ def _onnxsim(subject: Subject) -> onnx.ModelProto:
 
 
 def _onnxslim(subject: Subject) -> onnx.ModelProto:
-    _need("onnxslim")
     import onnxslim
 
     return onnxslim.slim(onnx.load_model_from_string(subject.content))
 
 
 def _onnxoptimizer(subject: Subject) -> onnx.ModelProto:
-    _need("onnxoptimizer")
     import onnxoptimizer
 
     passes = onnxoptimizer.get_fuse_and_elimination_passes()
@@ -195,11 +185,6 @@ def _torch_fx(subject: Subject) -> int:
     calls = [modules.get(node.target) if node.op == "call_module" else node.target for node in fused.graph.nodes]
     functions = (torch.conv2d, torch.nn.functional.conv2d)
     return sum(isinstance(call, torch.nn.Conv2d) or call in functions for call in calls)
-
-
-def _need(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ModuleNotFoundError(package)
 
 
 TOOLS: dict[str, Callable[[Subject], onnx.ModelProto | int]] = {
@@ -232,11 +217,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         done.append(subject)
         log(f"{subject.name}: {subject.convs['as exported']} -> {subject.convs[_OURS]}")
-    line = _line(done)
+    networks = {
+        subject.name: {
+            "input_shape": list(subject.input_shape),
+            "convolutions": subject.convs,
+            "deploy_form": subject.deploy_convs,
+            "error": subject.error,
+            "collapse_s": subject.seconds,
+            "samples_ns": subject.samples_ns,
+        }
+        for subject in done
+    }
     title = "Convolutions left, and ONNX Runtime on one thread before and after our collapse"
-    table(title, *convolution_table(line["networks"]))
-    if asked.record is not None:
-        append_line(asked.record, line)
+    table(title, *convolution_table(networks))
+    keep_line(asked.record, "collapse", protocol_version=PROTOCOL_VERSION, versions=_versions(), networks=networks)
 
 
 def convolution_table(networks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -266,29 +260,12 @@ def _share(ours: Sequence[int], given: Sequence[int]) -> str:
     return f"{found.value:.2f}x{interval}"
 
 
-def _line(subjects: Sequence[Subject]) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
     versions = {}
     for package in ("torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "irepdeploy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {
-        "benchmark": "collapse",
-        "protocol_version": PROTOCOL_VERSION,
-        "created": datetime.now(UTC).isoformat(),
-        "system": system_block(),
-        "versions": versions,
-        "networks": {
-            subject.name: {
-                "input_shape": list(subject.input_shape),
-                "convolutions": subject.convs,
-                "deploy_form": subject.deploy_convs,
-                "error": subject.error,
-                "collapse_s": subject.seconds,
-                "samples_ns": subject.samples_ns,
-            }
-            for subject in subjects
-        },
-    }
+    return versions
 
 
 if __name__ == "__main__":

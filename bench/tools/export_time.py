@@ -14,17 +14,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from irepdeploy.board.protocol import PROTOCOL_VERSION, ratio, summary
-from irepdeploy.board.system import system_block
 from irepdeploy.console import log, table
 from irepdeploy.errors import RunError
-from irepdeploy.files import append_line
+
+from .harness import interval_text, keep_line
 
 __all__ = ["Subject", "measure_exports", "prepare", "subjects_of"]
 
@@ -158,20 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_exports(subjects, asked.rounds)
         forms = {name: subject.form() for name, subject in subjects.items()}
     _show(subjects, forms)
-    if asked.record is not None:
-        line: dict[str, Any] = {
-            "benchmark": "export time",
-            "protocol_version": PROTOCOL_VERSION,
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "not_measured": {name: subject.missing for name, subject in subjects.items() if subject.missing},
-            "opset_and_ir": forms,
-            "weights_bytes": {name: subject.weights for name, subject in subjects.items()},
-            "peak_bytes": {name: subject.peaks for name, subject in subjects.items()},
-            "peak_bytes_with_children": {name: subject.together for name, subject in subjects.items()},
-            "samples_ns": {name: subject.samples_ns for name, subject in subjects.items()},
-        }
-        append_line(asked.record, line)
+    keep_line(
+        asked.record,
+        "export time",
+        protocol_version=PROTOCOL_VERSION,
+        not_measured={name: subject.missing for name, subject in subjects.items() if subject.missing},
+        opset_and_ir=forms,
+        weights_bytes={name: subject.weights for name, subject in subjects.items()},
+        peak_bytes={name: subject.peaks for name, subject in subjects.items()},
+        peak_bytes_with_children={name: subject.together for name, subject in subjects.items()},
+        samples_ns={name: subject.samples_ns for name, subject in subjects.items()},
+    )
 
 
 def _show(subjects: dict[str, Subject], forms: dict[str, tuple[int, int] | None]) -> None:
@@ -208,8 +204,7 @@ def _figures(subjects: dict[str, Subject]) -> list[list[str]]:
             rows.append([f"{OURS} over {name}", "-", "-", f"{most:.1f}"])
             continue
         found = ratio(ours.samples_ns, subjects[name].samples_ns, seed=0)
-        interval = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
-        rows.append([f"{OURS} over {name}", f"{found.value:.2f}", interval, f"{most:.1f}"])
+        rows.append([f"{OURS} over {name}", f"{found.value:.2f}", interval_text(found), f"{most:.1f}"])
     seconds = summary(subjects[SMALL].samples_ns).median_ms / 1e3
     rows.append([f"{SMALL}, s", f"{seconds:.2f}", "-", f"{_MOST_S:.1f}"])
     for name in (OURS, SMALL):

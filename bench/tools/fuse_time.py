@@ -10,22 +10,20 @@ import contextlib
 import ctypes
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import PROTOCOL_VERSION, ratio, summary
 from irepdeploy.console import table
-from irepdeploy.files import append_line
 from irepdeploy.network.checkpoint import load, save
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.runtime.memory import peak_bytes, reset_peak
+
+from .harness import interval_text, keep_line, samples_of
 
 __all__ = ["measure_fuse", "peak_of_fuse"]
 
@@ -36,12 +34,11 @@ def measure_fuse(checkpoint: Path, rounds: int = _ROUNDS) -> dict[str, list[int]
     """Return the times in ns of loading a checkpoint and of fusing it with and without proof, interleaved."""
     net = load(checkpoint)
     calls = {
-        "load": lambda: _done(load(checkpoint)),
-        "fuse, proved": lambda: _done(fuse(net)),
-        "fuse, not proved": lambda: _done(fuse(net, prove=False)),
+        "load": lambda: load(checkpoint),
+        "fuse, proved": lambda: fuse(net),
+        "fuse, not proved": lambda: fuse(net, prove=False),
     }
-    measured = measure(calls, seed=0, min_samples=rounds, max_samples=rounds, warmup_max_runs=2)
-    return {name: each.samples_ns for name, each in measured.items()}
+    return samples_of(calls, rounds)
 
 
 def peak_of_fuse(net: nn.Module) -> float | None:
@@ -70,25 +67,11 @@ def main(record: str | None = None) -> None:
     rows = []
     for name, times in samples.items():
         found = ratio(times, samples["load"], seed=0)
-        interval = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
-        rows.append([name, f"{summary(times).median_ms:.0f}", f"{found.value:.2f}", interval])
+        rows.append([name, f"{summary(times).median_ms:.0f}", f"{found.value:.2f}", interval_text(found)])
     table("ResNet-50 with all branches", ["call", "median ms", "x load", "95 % interval"], rows)
     text = "unknown on this system" if peak is None else f"{peak:.2f} times the weights"
     print(f"increase of memory at the peak of a proved fuse: {text}")
-    if record is not None:
-        line: dict[str, Any] = {
-            "benchmark": "fuse time",
-            "protocol_version": PROTOCOL_VERSION,
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "peak_over_weights": peak,
-            "samples_ns": samples,
-        }
-        append_line(Path(record), line)
-
-
-def _done(_: nn.Module) -> None:
-    """Drop the network."""
+    keep_line(record, "fuse time", protocol_version=PROTOCOL_VERSION, peak_over_weights=peak, samples_ns=samples)
 
 
 if __name__ == "__main__":

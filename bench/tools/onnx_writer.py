@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from torch import nn
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.board.system import system_block
 from irepdeploy.console import log, table
 from irepdeploy.errors import CheckFailed
 from irepdeploy.export.diagnosis.audit import Asked, audit
@@ -36,7 +34,6 @@ from irepdeploy.export.target.target import target_of
 from irepdeploy.export.writer import torch_exporter
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.export.writer.tidy import tidy
-from irepdeploy.files import append_line
 from irepdeploy.network.nets import NETS, build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.onnx_collapse import collapse
@@ -45,6 +42,8 @@ from irepdeploy.reparam.origin import origin_of
 from irepdeploy.runtime.memory import peak_bytes, reset_peak
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
 from irepdeploy.runtime.torch_runner import flattened
+
+from .harness import keep_line
 
 __all__ = ["EXPORTERS", "exported", "measure_case", "small_networks"]
 
@@ -255,16 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _child_large(first, second, [int(opset) for opset in opsets])
         return
     opsets = [str(opset) for opset in OPSETS]
-    head = {"benchmark": "ONNX writer", "system": system_block()}
     large: list[list[dict[str, Any]]] = []
     small: list[list[dict[str, Any]]] = []
     for number, every, asked_opsets in ((1, _EVERY, opsets), (2, 1, opsets[:1])):
         large.append([line for name in NETWORKS for kind in EXPORTERS for line in _lines(name, kind, *asked_opsets)])
         small.append(_lines("small", str(every), *asked_opsets))
         log(f"pass {number} of 2")
-        if asked.record is not None:
-            created = datetime.now(UTC).isoformat()
-            append_line(asked.record, {**head, "created": created, "networks": large[-1], "operators": small[-1]})
+        keep_line(asked.record, "ONNX writer", networks=large[-1], operators=small[-1])
     columns = ["exporter", "opset", "right", "and for TensorRT 8.5", "x time", "x nodes", "same bytes", "beyond 8.5"]
     for title, runs in (("Networks", large), ("Operators and foreign blocks", small)):
         table(title, columns, [row for opset in OPSETS for row in _rows(runs, opset)])

@@ -8,13 +8,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
-from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
-from irepdeploy.board.system import system_block
+from irepdeploy.board.protocol import PROTOCOL_VERSION, ratio, summary
 from irepdeploy.console import table
-from irepdeploy.files import append_line
+
+from .harness import keep_line, samples_of
 
 __all__ = ["measure_start"]
 
@@ -33,29 +31,19 @@ def measure_start(samples: int = _SAMPLES) -> dict[str, list[int]]:
     def call(command: list[str]) -> Callable[[], None]:
         return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL).check_returncode()
 
-    calls = {name: call(command) for name, command in COMMANDS.items()}
-    measured = measure(calls, seed=0, min_samples=samples, max_samples=samples, warmup_max_runs=2)
-    return {name: each.samples_ns for name, each in measured.items()}
+    return samples_of({name: call(command) for name, command in COMMANDS.items()}, samples)
 
 
 def main(record: str | None = None) -> None:
     """Measure, print a table, and append the raw samples to `record`."""
     samples = measure_start()
     reference = samples["python"]
-    rows = []
-    for name, times in samples.items():
-        found = ratio(times, reference, seed=0)
-        rows.append([name, f"{summary(times).median_ms:.0f}", f"{found.value:.2f}"])
+    rows = [
+        [name, f"{summary(times).median_ms:.0f}", f"{ratio(times, reference, seed=0).value:.2f}"]
+        for name, times in samples.items()
+    ]
     table("Start of a process", ["command", "median ms", "x python"], rows)
-    if record is not None:
-        line = {
-            "benchmark": "start time",
-            "protocol_version": PROTOCOL_VERSION,
-            "created": datetime.now(UTC).isoformat(),
-            "system": system_block(),
-            "samples_ns": samples,
-        }
-        append_line(Path(record), line)
+    keep_line(record, "start time", protocol_version=PROTOCOL_VERSION, samples_ns=samples)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from irepdeploy.files import json_safe
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.reparam.comparator import Tolerance, compare_outputs
 
 __all__ = ["Equalisation", "Int8Layer", "Int8Loss", "Int8Report", "finite", "loss_between", "sqnr_db"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from irepdeploy.files import json_safe
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.shapes import tensor_types
 

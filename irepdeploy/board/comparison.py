@@ -155,14 +155,8 @@ def compare_outputs(
 ) -> Comparison:
     """Compare the outputs of two models over the same inputs.
 
-    Args:
-        a: Outputs of the reference by name, each (N, ...).
-        b: Outputs of the other model; matched by name, or by position if the names differ.
-        tolerance: Largest difference that passes.
-        layers: Errors by layer, to name the first bad one.
-
-    Raises:
-        InputError: If the models have different numbers of outputs.
+    `a` holds the outputs of the reference by name, each (N, ...), `b` those of the other model, matched by name, or by
+    position if the names differ; `layers` holds errors by layer, to name the first bad one.
     """
     if len(a) != len(b):
         raise InputError(f"the models have {len(a)} and {len(b)} outputs: they cannot be the same network")

@@ -36,7 +36,6 @@ class Cuda(abc.ABC):
     """One GPU. Pointers and streams are integers, as TensorRT takes them; sizes are in bytes."""
 
     name: str
-    has_graphs: bool
 
     @abc.abstractmethod
     def malloc(self, size: int) -> int:
@@ -96,13 +95,7 @@ class Cuda(abc.ABC):
 
 
 def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = None) -> Cuda:
-    """Open a device with the first installed binding.
-
-    Args:
-        device: Index of the GPU.
-        backend: One of `BACKENDS`, to use that one only.
-        library: A loaded libcudart to use instead of the installed one.
-    """
+    """Open a device with the first installed binding."""
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
     if library is not None:
@@ -158,10 +151,6 @@ def _driver() -> Optional[str]:
 
 
 class _Runtime(Cuda):
-    """The CUDA runtime API."""
-
-    has_graphs = True
-
     def __init__(self, calls: Any, device: int) -> None:
         self._calls = calls
         self._device = device
@@ -228,7 +217,6 @@ class _PyCuda(Cuda):
     """pycuda, on the device's primary context, which TensorRT and torch use as well."""
 
     name = "pycuda"
-    has_graphs = False
 
     def __init__(self, driver: Any, device: int) -> None:
         self._driver = driver

@@ -65,14 +65,8 @@ def build_plan(
 ) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
     """Parse an ONNX model and build an engine.
 
-    Args:
-        library: TensorRT.
-        onnx: The serialized model.
-        options: Options of the build.
-        timing_cache: The cache of an earlier build, b"" to start a new one, None to use none.
-        messages: Receives everything that TensorRT logs.
-        keep: Called with each log message at once, so that it survives a crash.
-        report: Called with the name of each step.
+    `timing_cache` is that of an earlier build, b"" to start a new one, None to use none. `messages` receives everything
+    that TensorRT logs; `keep` gets each message at once, so that it survives a crash; `report` the name of each step.
 
     Returns:
         The engine, the timing cache (None if not used), and facts: typing, inputs, outputs, layers and more.

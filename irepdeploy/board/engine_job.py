@@ -29,11 +29,6 @@ def describe_job(flavour: str, options: EngineOptions, *, timing_cache: bool) ->
 def job_result(folder: Path, code: int, *, late_s: Optional[float] = None) -> Dict[str, Any]:
     """Read the result that the worker left.
 
-    Args:
-        folder: The folder of the build.
-        code: Exit code of the worker; negative if a signal ended it.
-        late_s: The time limit in seconds, if the worker was ended for exceeding it.
-
     Raises:
         IrepdeployError: The error that the worker met, or RunError if it left no result.
     """

@@ -20,15 +20,7 @@ def random_feeds(
     batch: int = 1,
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
 ) -> Dict[str, np.ndarray]:
-    """Draw values for every input, equal for all networks that take the same shapes in the same order.
-
-    Args:
-        inputs: The network's inputs.
-        seed: Seed of the values.
-        where: The network, for error messages.
-        batch: Size of a dynamic batch dimension.
-        shapes: Shapes of inputs with other dynamic dimensions.
-    """
+    """Draw values for every input, equal for all networks that take the same shapes in the same order."""
     rng = np.random.default_rng(seed)
     return {
         spec.name: rng.standard_normal(_shape(spec, where, batch, shapes or {})).astype(spec.dtype) for spec in inputs

@@ -58,14 +58,6 @@ def provider_of(name: str) -> Provider:
 def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider, *, tf32: bool, where: str) -> Any:
     """Open a session that runs on this provider only and never falls back to another.
 
-    Args:
-        onnxruntime: The module.
-        model: Path or bytes of the model.
-        options: SessionOptions.
-        provider: The execution provider.
-        tf32: Allow TF32 if the provider has it.
-        where: The model, for error messages.
-
     Raises:
         InputError: If TF32 cannot be disabled here.
         MissingError: If the provider is missing, or ONNX Runtime chose another one.

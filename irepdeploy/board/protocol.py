@@ -48,9 +48,7 @@ class Measurement:
     """Raw times of one call, in the order they were taken, and how its warm-up ended.
 
     Attributes:
-        name: Name of the call.
         samples_ns: Times in ns. Of calls measured together, the i-th samples come from the same round.
-        warmup_runs: Number of warm-up runs.
         steady: Whether the last window of the warm-up was below the limit.
         warmup_cov: Coefficient of variation of that window; None with fewer than two runs.
         device_samples_ns: The same runs by the device's clock; [] if it has none.
@@ -106,23 +104,9 @@ def measure(
     shuffled by `seed`, until each call has `min_samples` samples and `min_seconds` on average, or `max_samples`. The
     garbage collector is off meanwhile.
 
-    Args:
-        calls: Calls by name; each runs one inference to completion (`Runner.bind`). If it has a method ``device_ns``
-            (`DeviceTimed`), the device's time is read after each run, outside the timed part.
-        seed: Seed of the order.
-        min_samples: Fewest samples of each call.
-        min_seconds: Shortest time per call, on average.
-        max_samples: Most samples of each call.
-        warmup_window: Number of runs in the window of the warm-up.
-        warmup_cov: Largest coefficient of variation of a steady window.
-        warmup_min_seconds: Shortest warm-up.
-        warmup_max_seconds: Longest warm-up.
-        warmup_max_runs: Most runs of a warm-up.
-        clock: A monotonic clock in nanoseconds.
-        on_round: Called after each round, outside the timed part, with the share done (0 to 1).
-
-    Returns:
-        The measurement of each call.
+    A call runs one inference to completion (`Runner.bind`). If it has a method ``device_ns`` (`DeviceTimed`), the
+    device's time is read after each run. That, and `on_round`, which gets the share done (0 to 1) after each round, are
+    outside the timed part. `clock` is a monotonic clock in nanoseconds.
 
     Raises:
         InputError: If there are no calls, or limits contradict each other.
@@ -269,12 +253,8 @@ def ratio(
     each call drifts slowly by itself, it is too narrow (76 %; rounds drawn one by one: 43 %). Medians rather than
     means, because an interrupt is not the network's latency.
 
-    Args:
-        samples_a: Times of a in ns. Paired samples come from the same `measure`, in its order.
-        samples_b: Times of b in ns.
-        seed: Seed of the bootstrap.
-        paired: False for samples of different runs, which are then drawn separately.
-        resamples: Number of bootstrap samples.
+    Paired samples come from the same `measure`, in its order; samples of different runs (`paired` False) are drawn
+    separately.
 
     Raises:
         InputError: If there are no samples, or paired ones differ in number.

@@ -32,15 +32,10 @@ class Sidecar:
     """Description of an engine.
 
     Attributes:
-        flavour: "tensorrt" or "tensorrt_rtx".
         tensorrt_version: Version of the builder, with as many parts as it tells.
         compute_capability: Of the GPU it was built for, such as "8.0"; None if the builder used no GPU.
-        gpu: Name of the GPU it was built on, or None.
-        driver: Version of its driver, or None.
         typing: "strong" if each layer has the precision that the ONNX model gives it, "weak" if the builder chose.
         inputs: Name, shape (-1 for a dynamic size) and numpy dtype of each input.
-        outputs: The same of each output.
-        created: UTC time.
         command: The command that builds it again.
         settings: Settings of the build: workspace, profiles, DLA core and so on.
     """
@@ -138,15 +133,7 @@ def check_sidecar(
 ) -> Optional[Sidecar]:
     """Check that an engine fits the TensorRT and the GPU that will run it, before either is asked.
 
-    Args:
-        engine: Path of the engine.
-        version: Version of the TensorRT here, such as "10.3.0.26"; compared as far as both sides tell.
-        flavour: Flavour of the TensorRT here.
-        compute_capability: Of the GPU here, such as "8.0"; None if unknown, and then not compared.
-        require: Refuse an engine without a sidecar; otherwise only its header is compared.
-
-    Returns:
-        The sidecar, or None if there is none and `require` is off.
+    Without `require`, an engine without a sidecar passes if its header fits, and None is returned.
 
     Raises:
         InputError: If the engine is missing, truncated or changed, has no sidecar, or was built by another TensorRT or

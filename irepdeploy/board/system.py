@@ -131,7 +131,6 @@ def _governor() -> str:
 
 
 def _frequency_mhz() -> dict[str, float] | str:
-    """Return the clocks of the slowest and the fastest core."""
     kilohertz = [_HERE.number(path) for path in _HERE.find(f"{_CPU}/scaling_cur_freq")]
     found = [clock / 1000 for clock in kilohertz if clock is not None]
     found = found or [float(value) for key, value in _cpuinfo() if key == "cpu MHz"]

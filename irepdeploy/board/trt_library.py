@@ -114,12 +114,7 @@ _LOADING_S = 120
 
 
 def installed_version(flavour: str) -> Optional[str]:
-    """Return the version of the installed TensorRT of this flavour, or None, without loading it into this process.
-
-    Raises:
-        InputError: If there is no such flavour.
-        MissingError: If it is installed but cannot be loaded.
-    """
+    """Return the version of the installed TensorRT of this flavour, or None, without loading it into this process."""
     _check_flavour(flavour)
     if importlib.util.find_spec(flavour) is None and (flavour != "tensorrt_rtx" or assembled_folder() is None):
         return None

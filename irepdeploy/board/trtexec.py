@@ -11,7 +11,7 @@ import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-from irepdeploy.board.transfers import TRANSFERS, known_transfers
+from irepdeploy.board.transfers import TRANSFERS
 from irepdeploy.errors import InputError
 
 __all__ = ["PRECISIONS", "TrtexecTimes", "arguments", "read_times"]
@@ -33,8 +33,6 @@ class TrtexecTimes(NamedTuple):
     Attributes:
         latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not what a caller waits for.
         compute_ns: Time between the events around the kernels.
-        h2d_ns: Time of the copies to the device.
-        d2h_ns: Time of the copies from the device.
         enqueue_ns: Host time of the enqueue; written with six digits, hence to 10 us after the first second.
         transfers: "excluded" if no query has a copy, else "included".
         warmup_included: Whether the first queries are the warm-up's, which trtexec before 8.5 wrote too.
@@ -73,63 +71,24 @@ def read_times(path: _Path) -> TrtexecTimes:
 
 def arguments(
     version: str,
-    onnx: Optional[_Path],
+    engine: _Path,
     *,
     times: _Path,
-    precision: str = "fp32",
-    transfers: str = "excluded",
     seconds: float = 10.0,
-    engine: Optional[_Path] = None,
     dla: Optional[int] = None,
-    tf32: bool = False,
-    typed: bool = False,
-    workspace_mib: Optional[int] = None,
     shapes: Optional[Dict[str, Tuple[int, ...]]] = None,
 ) -> List[str]:
-    """Return arguments with which every trtexec measures alike: CUDA graph, spinning, one stream.
+    """Return arguments with which every trtexec measures an engine alike: CUDA graph, spinning, one stream, no copies.
 
-    Args:
-        version: Version of TensorRT, such as "8.5.2" or "11.1".
-        onnx: Model to build an engine from; None to load `engine`.
-        times: File to write the raw times to.
-        precision: Of the engine to build. 11 takes it from the model alone, and so does 10 if `typed`.
-        transfers: "excluded" or "included" in the latency.
-        seconds: Shortest duration; at least 64 queries are run.
-        engine: Engine to load, or the file to save the built one to.
-        dla: DLA core to run supported layers on; the others run on the GPU.
-        tf32: Allow TF32 in float32 layers.
-        typed: Build a strongly typed network with TensorRT 10.
-        workspace_mib: Limit of scratch memory in MiB.
-        shapes: Shapes of inputs by name, batch first, for a model with dynamic shapes.
-
-    Raises:
-        InputError: If the version, precision or transfers are unknown, or there is nothing to run.
+    At least 64 queries are run, however short `seconds` is.
     """
-    major, minor = _version(version)
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}", where="trtexec", hint="one of " + ", ".join(PRECISIONS))
-    known_transfers(transfers, "trtexec")
-    if onnx is None and engine is None:
-        raise InputError("nothing to run", where="trtexec", hint="pass an ONNX model or an engine")
-    if typed and major < 10:
-        raise InputError(f"TensorRT {version} has no strongly typed networks", where="trtexec", hint="10 or later has")
-    words = []
-    if onnx is None:
-        words.append(f"--loadEngine={os.fspath(engine or '')}")
-    else:
-        words.append(f"--onnx={os.fspath(onnx)}")
-        words += [] if engine is None else [f"--saveEngine={os.fspath(engine)}"]
-        words += _building(major, minor, precision, typed, tf32, workspace_mib)
+    major = _major(version)
+    words = [f"--loadEngine={os.fspath(engine)}"]
     if shapes:
         words.append("--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()))
     if dla is not None:
         words.append(f"--useDLACore={dla}")
-        words += [] if onnx is None else ["--allowGPUFallback"]
-    words += [] if major >= 11 else ["--useSpinWait", "--useCudaGraph"]
-    if transfers == "included":
-        words += ["--includeDataTransfers", "--exposeDMA"] if major >= 11 else ["--exposeDMA"]
-    elif major < 11:
-        words.append("--noDataTransfers")
+    words += [] if major >= 11 else ["--useSpinWait", "--useCudaGraph", "--noDataTransfers"]
     words += [f"--warmUp={_WARM_UP_MS}", f"--duration={math.ceil(seconds)}", f"--iterations={_ITERATIONS}"]
     return [*words, f"--exportTimes={os.fspath(times)}"]
 
@@ -137,31 +96,16 @@ def arguments(
 _HINT = "is this what trtexec --exportTimes wrote?"
 
 
-def _building(
-    major: int, minor: int, precision: str, typed: bool, tf32: bool, workspace_mib: Optional[int]
-) -> List[str]:
-    words = []
-    if typed and major < 11:
-        words.append("--stronglyTyped")
-    elif precision != "fp32" and major < 11:
-        words.append(f"--{precision}")
-    if not tf32:
-        words.append("--noTF32")
-    if workspace_mib is not None:
-        before = (major, minor) < (8, 4)
-        words.append(f"--workspace={workspace_mib}" if before else f"--memPoolSize=workspace:{workspace_mib}")
-    return words
-
-
-def _version(text: str) -> Tuple[int, int]:
-    parts = text.split(".")
+def _major(version: str) -> int:
     try:
-        major, minor = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
+        major = int(version.split(".")[0])
     except ValueError:
-        raise InputError(f"expected a version such as 8.5.2, got {text!r}", where="trtexec", hint="8 to 11") from None
+        raise InputError(
+            f"expected a version such as 8.5.2, got {version!r}", where="trtexec", hint="8 to 11"
+        ) from None
     if not 8 <= major <= 11:
-        raise InputError(f"TensorRT {text} is not supported", where="trtexec", hint="8 to 11 are")
-    return major, minor
+        raise InputError(f"TensorRT {version} is not supported", where="trtexec", hint="8 to 11 are")
+    return major
 
 
 def _queries(where: str) -> List[Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Check", "Part", "one_line", "run_all"]
 
@@ -25,10 +25,6 @@ class Check:
     note: str = ""
     mend: str = ""
     required: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields, for JSON."""
-        return asdict(self)
 
 
 Part = Callable[[], list[Check]]

@@ -28,11 +28,6 @@ class Built:
     emitted: Emitted
     forms: Mapping[str, Form]
 
-    @property
-    def residue(self) -> float:
-        """How far border constants, which the file stores rounded, are from their exact values."""
-        return max(form.residue for form in self.forms.values())
-
 
 def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
     """Compose the kernels of a unit in float64; raise Refusal if tensors must be kept, which it names."""

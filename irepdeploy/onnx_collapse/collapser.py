@@ -14,7 +14,7 @@ from irepdeploy.onnx_collapse.builder import Border, build
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.emit import Names
 from irepdeploy.onnx_collapse.folding import fold
-from irepdeploy.onnx_collapse.graph import FLOATS, Graph, Operator
+from irepdeploy.onnx_collapse.graph import FLOATS, Graph
 from irepdeploy.onnx_collapse.plan import Plan, Planner, Unit
 from irepdeploy.onnx_collapse.proof import Proof, prove
 from irepdeploy.onnx_collapse.refusal import Refusal
@@ -169,10 +169,10 @@ class _Worker:
 
     def _reasons(self, plan: Plan, cuts: Mapping[str, str]) -> list[str]:
         """Explain why inner tensors were kept; for those that the cost model kept, say what merging would cost."""
-        producers = {name: operator for operator in self.region.operators for name in operator.outputs}
+        places = {name: f"behind {item.name!r}" for item in self.region.operators for name in item.outputs}
         known = {**plan.reasons, **cuts}
         found = dict.fromkeys(
-            f"{_label(producers, name)}: {known[name]}" for name in sorted(plan.cuts) if known.get(name)
+            f"{places.get(name, name)}: {known[name]}" for name in sorted(plan.cuts) if known.get(name)
         )
         # The cost model keeps a tensor by choosing another plan, or by not accepting a unit.
         plans = [plan] if plan.cuts <= known.keys() else [plan, self.planner.merged(cuts)]
@@ -185,7 +185,3 @@ class _Worker:
 
 def _is_ready(unit: Unit, ready: Mapping[tuple[str, ...], tuple[Unit, Replacement, Proof]]) -> bool:
     return unit.results in ready and ready[unit.results][0].operators == unit.operators
-
-
-def _label(producers: Mapping[str, Operator], name: str) -> str:
-    return f"behind {producers[name].name!r}" if name in producers else name

@@ -63,14 +63,10 @@ def emit(form: Form, result: str, node_name: str, names: Names, into: Emitted) -
     for source, term in form.terms.items():
         if term.unit:
             parts.append(source)
-        elif term.per_element:
-            own = rest if single and rest is not None and rest.ndim == 1 else None
-            parts.append(writer.scaled(source, term, own))
-            rest = None if own is not None else rest
-        else:
-            own = rest if rest is not None and rest.ndim == 1 else None
-            parts.append(writer.conv(source, term, own, form))
-            rest = None if own is not None else rest
+            continue
+        own = rest if rest is not None and rest.ndim == 1 and (single or not term.per_element) else None
+        parts.append(writer.scaled(source, term, own) if term.per_element else writer.conv(source, term, own, form))
+        rest = None if own is not None else rest
     while len(parts) > 1:
         parts[:2] = [writer.node("Add", parts[:2])]
     if rest is not None:
@@ -126,11 +122,10 @@ class _Writer:
         return self.node("BatchNormalization", inputs, epsilon=float(epsilon))
 
     def finish(self, last: str) -> None:
-        if not self.nodes:
+        if self.nodes:
+            self.nodes[-1].output[0] = self.result
+        else:
             self.into.same[self.result] = last
-            self.into.nodes[self.result] = []
-            return
-        self.nodes[-1].output[0] = self.result
         for node in self.nodes:
             node.name = self.names(self.name)
         self.into.nodes[self.result] = self.nodes

@@ -19,19 +19,9 @@ from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.stencil import Axis, Stencil
 
 __all__ = [
-    "CANONICAL",
-    "LARGEST_SIDE",
-    "UNIFORM",
-    "Form",
-    "Linear",
-    "apply",
-    "as_map",
-    "convolve",
-    "per_channel",
-    "settle",
-    "source_form",
-    "sum_forms",
-]
+    "CANONICAL", "LARGEST_SIDE", "UNIFORM", "Form", "Linear", "apply", "as_map", "convolve", "per_channel", "settle",
+    "source_form", "sum_forms",
+]  # fmt: skip
 
 CANONICAL = (0, 1, 2, 3)
 # A bias map is uniform if it varies by less than this many roundings of its largest value to the file's float type.
@@ -72,11 +62,6 @@ class Form:
     layout: tuple[int, ...] = CANONICAL
     rounding: float = 2.0**-24
     residue: float = field(default=0.0)
-
-    @property
-    def numeric(self) -> bool:
-        """Whether it has numbers."""
-        return self.bias is not None
 
     @property
     def uniform(self) -> bool:

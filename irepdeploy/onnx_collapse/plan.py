@@ -97,21 +97,15 @@ class Planner:
     def _undecided(self, plan: Plan) -> list[str]:
         """Return tensors behind which merging may enlarge a kernel or duplicate work."""
         graph = self.context.graph
-        forms = self._propagate(plan.cuts, plan.alone)
         found = []
-        for name, form in forms.items():
-            if name in plan.cuts or name in self.region.needed:
-                continue
+        for name, form in self._propagate(plan.cuts, plan.alone).items():
             readers = graph.readers.get(name, [])
-            if not readers:
+            kept = name in plan.cuts or name in self.region.needed
+            padded = graph.producers[name].kind == "Pad"  # the tensor that it pads is decided instead
+            if not readers or kept or padded or (len(readers) == 1 and rule_of(readers[0].kind).per_element):
                 continue
-            if len(readers) == 1 and rule_of(readers[0].kind).per_element:
-                continue
-            if graph.producers[name].kind == "Pad":  # the tensor that it pads is decided instead
-                continue
-            if all(term.per_element for term in form.terms.values()):
-                continue
-            found.append(name)
+            if not all(term.per_element for term in form.terms.values()):
+                found.append(name)
         return found
 
     def _plan(self, cuts: frozenset[str], reasons: Mapping[str, str]) -> Plan:

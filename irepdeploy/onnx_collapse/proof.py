@@ -65,33 +65,26 @@ def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
         pairs = [_both(unit, built, context, feeds) for feeds in (random, zero)]
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise Refusal(f"its proof does not run: {error}") from error
-    interior, border = [0.0], [0.0]
-    inside_any = outside_any = False
+    interior: list[float] = []
+    border: list[float] = []
     for name, form in built.forms.items():
         scale = max(float(old[name].abs().max()) for old, _ in pairs) or 1.0
         difference = torch.stack([(old[name] - new[name]).abs().amax((0, 1)) for old, new in pairs]).amax(0) / scale
         inside = _interior(form, shrunk)
         if bool(inside.any()):
-            inside_any = True
-            interior.append(_largest(difference[inside]))
-            _check(interior[-1], INTERIOR, "inside the map", name)
+            interior.append(_checked(difference[inside], INTERIOR, "inside the map", name))
         if not bool(inside.all()):
-            outside_any = True
-            border.append(_largest(difference[~inside]))
-            _check(border[-1], border_tolerance(form), "at the border", name)
-    return Proof(max(interior) if inside_any else None, max(border) if outside_any else None)
+            border.append(_checked(difference[~inside], border_tolerance(form), "at the border", name))
+    return Proof(max(interior, default=None), max(border, default=None))
 
 
-def _check(error: float, tolerance: float, where: str, name: str) -> None:
-    if error == math.inf:
+def _checked(differences: Tensor, tolerance: float, where: str, name: str) -> float:
+    error = float(differences.max())
+    if not math.isfinite(error):
         raise Refusal(f"its proof failed: {name!r} holds NaN or infinity")
-    if not error <= tolerance:
+    if error > tolerance:
         raise Refusal(f"its proof failed: {name!r} differs {where} by {error:.1e}")
-
-
-def _largest(difference: Tensor) -> float:
-    found = float(difference.max())
-    return found if math.isfinite(found) else math.inf
+    return error
 
 
 def _both(
@@ -119,16 +112,14 @@ def _batch(source: str, unit: Unit, context: Context) -> int:
 
 def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
     """Return a bool map (H, W) that is True where no window of any term reaches over the border."""
-    found = None
+    found = torch.tensor(True)
     for source, term in form.terms.items():
         masks = []
         for axis, whole, less in zip(term.taps, form.sizes[source], shrunk, strict=True):
             size = whole - less * axis.stride
             at = np.arange(axis.outputs(size)) * axis.stride
             masks.append((at + axis.offsets[0] >= 0) & (at + axis.offsets[-1] < size))
-        inside = torch.from_numpy(masks[0][:, None] & masks[1])
-        found = inside if found is None else found & inside
-    assert found is not None
+        found = found & torch.from_numpy(masks[0][:, None] & masks[1])
     return found
 
 
@@ -137,30 +128,20 @@ def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
     if len(built.forms) > 1 or _positional(unit):
         return 0, 0
     (form,) = built.forms.values()
-    by_position = any(
-        context.graph.is_constant(name) and _by_position(context.graph.shape(name))
-        for operator in unit.operators
-        if rule_of(operator.kind).adds_constants
-        for name in operator.inputs
-    )
-    if by_position or not form.uniform:
+    graph = context.graph
+    added = (operator for operator in unit.operators if rule_of(operator.kind).adds_constants)
+    constants = (graph.shape(name) or () for operator in added for name in operator.inputs if graph.is_constant(name))
+    if not form.uniform or any(size != 1 for shape in constants for size in shape[-2:]):
         return 0, 0
     less = []
     for place in (0, 1):
-        reach = max(
-            (term.axes[place].offsets[-1] - term.axes[place].offsets[0]) // term.axes[place].stride
-            for term in form.terms.values()
-        )
-        less.append(max(form.size[place] - (2 * reach + _MARGIN), 0))
-        for source, term in form.terms.items():
-            axis, size = term.axes[place], form.sizes[source][place]
-            less[place] = min(less[place], max((size - 2 * (reach + 1) * axis.stride) // axis.stride, 0))
+        axes = {source: term.axes[place] for source, term in form.terms.items()}
+        reach = max((axis.offsets[-1] - axis.offsets[0]) // axis.stride for axis in axes.values())
+        most = [form.size[place] - (2 * reach + _MARGIN)]
+        most += [form.sizes[source][place] // axis.stride - 2 * (reach + 1) for source, axis in axes.items()]
+        less.append(max(min(most), 0))
     return less[0], less[1]
 
 
 def _positional(unit: Unit) -> bool:
     return any(rule_of(operator.kind).positional for operator in unit.operators)
-
-
-def _by_position(shape: tuple[int | None, ...] | None) -> bool:
-    return shape is not None and any(size != 1 for size in shape[-2:])

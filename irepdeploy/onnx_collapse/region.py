@@ -49,7 +49,8 @@ def find_regions(context: Context) -> list[LinearRegion]:
                 kept.add(name)
                 continue
             for reader in readers:
-                _join(roots, index, reader.index)
+                first, last = sorted((_root(roots, index), _root(roots, reader.index)))
+                roots[last] = first
     groups: dict[int, list[Operator]] = {}
     for index, operator in linear.items():
         groups.setdefault(_root(roots, index), []).append(operator)
@@ -106,8 +107,3 @@ def _root(roots: dict[int, int], index: int) -> int:
         roots[index] = roots[roots[index]]
         index = roots[index]
     return index
-
-
-def _join(roots: dict[int, int], one: int, other: int) -> None:
-    one, other = _root(roots, one), _root(roots, other)
-    roots[max(one, other)] = min(one, other)

@@ -27,9 +27,8 @@ class Replacement:
 
 def names_of(model: onnx.ModelProto) -> Names:
     """Return unique names for a model, all of its own being taken."""
-    graphs = list(graphs_of(model))
     taken: set[str] = {""}
-    for graph in graphs:
+    for graph in graphs_of(model):
         taken.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))
         taken.update(item.values.name for item in graph.sparse_initializer)
         for node in graph.node:

@@ -15,6 +15,9 @@ from irepdeploy.onnx_graph.view import View
 
 __all__ = ["FORMS"]
 
+# Inputs that say how a tensor is shaped.
+_SHAPING = {"Pad": slice(1, 4), "Slice": slice(3, 4), "Squeeze": slice(1, None), "Unsqueeze": slice(1, None)}
+
 
 def _reduce_axes(view: View) -> Iterator[str]:
     # The parsers of TensorRT 8.5 and 8.6 never read that input, and reduce over every dimension.
@@ -31,13 +34,8 @@ def _reduce_computed(view: View) -> Iterator[str]:
 
 def _shape_computed(view: View) -> Iterator[str]:
     for node in view.nodes:
-        given = {
-            "Pad": node.input[1:4],
-            "Slice": node.input[3:4],
-            "Squeeze": node.input[1:],
-            "Unsqueeze": node.input[1:],
-        }
-        if not all(view.fixed(name) for name in given.get(node.op_type, ())):
+        places = _SHAPING.get(node.op_type, slice(0))
+        if not all(view.fixed(name) for name in node.input[places]):
             yield f"{node.name}: {node.op_type} by a computed tensor"
 
 

@@ -8,16 +8,9 @@ from typing import Any
 import onnx
 
 __all__ = [
-    "attribute_of",
-    "constants_of",
-    "distinct_name",
-    "graphs_of",
-    "name_nodes",
-    "nodes_of",
-    "opset_of",
-    "subgraphs_of",
+    "attribute_of", "constants_of", "distinct_name", "graphs_of", "name_nodes", "nodes_of", "opset_of", "subgraphs_of",
     "tensors_of",
-]
+]  # fmt: skip
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -54,7 +54,6 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
                 free = free or place > 0
                 dim.dim_value = _NOMINAL if place else 1
     if free:
-        del skeleton.graph.value_info[:]
         for value in skeleton.graph.output:
             value.type.tensor_type.ClearField("shape")
         found = {name: sizes for name, (sizes, _) in _inferred(skeleton).items()}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.plots.figure import GREY, draw_matrix, new_figure, picture, row_height, shown, shown_rows
@@ -36,7 +36,10 @@ class ArchWeights:
     @property
     def differences(self) -> list[list[float | None]]:
         """Weight of the first of each pair minus that of the second, layers x `PAIRS`; None if either is missing."""
-        return [[_less(row.get(first), row.get(second)) for first, second in PAIRS] for row in self.weights]
+        return [
+            [row[first] - row[second] if first in row and second in row else None for first, second in PAIRS]
+            for row in self.weights
+        ]
 
 
 def search_weights(run: SearchRun, label: str) -> ArchWeights:
@@ -128,7 +131,3 @@ def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
         notes.append("\N{EN DASH}: one of them is missing")
     figure.supxlabel("\n".join(notes), fontsize=8, color=GREY)
     return figure
-
-
-def _less(first: float | None, second: float | None) -> Any:
-    return None if first is None or second is None else first - second

@@ -53,9 +53,10 @@ def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
             for column, bit in enumerate(bits):
                 impossible = view.possible is not None and (row, column) not in view.possible
                 crossed |= impossible
-                _square(axes, row, column, BLUE if bit else "white", edge=BLUE if bit else GREY)
+                _square(axes, row, column, facecolor=BLUE if bit else "white", edgecolor=BLUE if bit else GREY)
                 if impossible:
-                    _text(axes, row, column, "\N{MULTIPLICATION SIGN}", 10 * height / _CELL)
+                    look = {"ha": "center", "va": "center", "color": GREY, "fontsize": 10 * height / _CELL}
+                    axes.text(column, row, "\N{MULTIPLICATION SIGN}", **look)
         _frame(axes, architecture.layers, architecture.branches, view.stages, rows, height)
         _channels(axes, architecture.layers, len(architecture.branches), view.channels, height)
         axes.set_title(title, fontsize=10, loc="left")
@@ -85,8 +86,7 @@ def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure
     axes = figure.add_subplot()
     for row, (bits, others) in enumerate(zip(found.first, found.second, strict=True)):
         for column, pair in enumerate(zip(bits, others, strict=True)):
-            look = {key: value for key, value in looks[pair].items() if key != "label"}
-            _square(axes, row, column, look.pop("facecolor"), edge=look.pop("edgecolor"), **look)
+            _square(axes, row, column, **looks[pair])
     channels = {**second.channels, **first.channels}
     _frame(axes, found.layers, found.branches, stages_of(found.layers, channels), rows, height)
     _channels(axes, found.layers, len(found.branches), channels, height)
@@ -110,18 +110,10 @@ def _width(layers: Iterable[str], branches: Sequence[str], height: float, title:
     return 0.35 + names + max(height * len(branches) + max(0.8, lean), 0.085 * len(title))
 
 
-def _square(axes: Axes, row: int, column: int, face: str, **look: Any) -> None:
+def _square(axes: Axes, row: int, column: int, **look: Any) -> None:
     from matplotlib.patches import Rectangle
 
-    square = Rectangle((column - _SIDE / 2, row - _SIDE / 2), _SIDE, _SIDE, facecolor=face, linewidth=0.8)
-    square.set_edgecolor(look["edge"])
-    if "hatch" in look:
-        square.set_hatch(look["hatch"])
-    axes.add_patch(square)
-
-
-def _text(axes: Axes, row: int, column: int, text: str, size: float) -> None:
-    axes.text(column, row, text, ha="center", va="center", color=GREY, fontsize=size)
+    axes.add_patch(Rectangle((column - _SIDE / 2, row - _SIDE / 2), _SIDE, _SIDE, linewidth=0.8, **look))
 
 
 def _frame(

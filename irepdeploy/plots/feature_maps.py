@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "FeatureMaps",
-    "checkpoint_in",
-    "chosen_layers",
-    "feature_maps",
-    "layer_names",
-    "read_features",
-    "why_untrained",
-]
+    "FeatureMaps", "checkpoint_in", "chosen_layers", "feature_maps", "layer_names", "read_features", "why_untrained",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -78,10 +72,8 @@ def feature_maps(
             with torch.no_grad():
                 network(torch.from_numpy(image.array)[None])
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"the network does not run on images of {'x'.join(map(str, image.array.shape))}: {_flat(error)}",
-                where=label,
-            ) from error
+            text = f"{'x'.join(map(str, image.array.shape))}: {' '.join(str(error).split())[:200]}"
+            raise InputError(f"the network does not run on images of {text}", where=label) from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -188,7 +180,3 @@ def _keep(maps: dict[str, Array], name: str) -> Callable[..., None]:
         maps[name] = output[0].abs().mean(0).float().numpy()
 
     return hook
-
-
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,22 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 __all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "MARKERS",
-    "ORANGE",
-    "PALETTE",
-    "SEQUENTIAL",
-    "draw_matrix",
-    "figure_svg",
-    "new_figure",
-    "picture",
-    "row_height",
-    "save_figure",
-    "shown",
-    "shown_rows",
-]
+    "BLUE", "GREEN", "GREY", "MARKERS", "ORANGE", "PALETTE", "SEQUENTIAL", "draw_matrix", "figure_svg", "new_figure",
+    "picture", "row_height", "save_figure", "shown", "shown_rows",
+]  # fmt: skip
 
 # The palette of Okabe and Ito without yellow, which is hardly visible on white paper.
 BLUE = "#0072B2"
@@ -65,13 +52,8 @@ def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         from matplotlib import rc_context
 
-        settings: Any = {
-            "text.parse_math": False,
-            "font.family": _fonts(),
-            "axes.axisbelow": True,
-            "hatch.linewidth": 0.6,
-        }
-        with rc_context(settings):
+        settings: Any = {"text.parse_math": False, "font.family": _fonts(), "axes.axisbelow": True}
+        with rc_context({**settings, "hatch.linewidth": 0.6}):
             return draw(*args, **kwargs)
 
     return drawn

@@ -13,18 +13,15 @@ import numpy as np
 from irepdeploy.data import dataset_facts, embedded_dataset
 from irepdeploy.data.photographs import photograph_files
 from irepdeploy.errors import InputError
-from irepdeploy.verify.input_files import read_inputs
+from irepdeploy.verify.input_files import READABLE, normalisation, normalised, planes, read_inputs
 
 __all__ = ["ShownImage", "read_images"]
 
 Array = np.ndarray[Any, Any]
 
 _ARRAYS = (".npy", ".npz")
-_IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FEW = 2
 _MOST = 12
-# Used by `photographs` and `read_inputs` too if there is no data set.
-_MEAN, _STD = (0.45,), (0.25,)
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def read_images(
             hint="save your own network with its input shape: irepdeploy.save(net, path, input_shape=(C, H, W))",
         )
     facts = dataset_facts(dataset)
-    mean, std = (_MEAN, _STD) if facts is None else (facts.mean, facts.std)
+    mean, std = normalisation(dataset)
     paths = [file for given in files for file in _files(Path(given))]
     if len(paths) > _MOST:
         raise InputError(f"{len(paths)} images are too many for one picture", hint=f"at most {_MOST}")
@@ -76,7 +73,7 @@ def _files(path: Path) -> list[Path]:
     """Return the file, or the images and arrays of a folder."""
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in (*_IMAGES, *_ARRAYS))
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE)
     if not found:
         raise InputError("no image and no .npy file in this folder", where=path)
     return found
@@ -97,14 +94,9 @@ def _read(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequen
             )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {error}", where=path) from error
-    planes = np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    return np.ascontiguousarray((planes - _planes(mean)) / _planes(std))
+    return normalised(np.asarray(image, dtype=np.float32), mean, std)
 
 
 def _image(name: str, array: Array, mean: Sequence[float], std: Sequence[float]) -> ShownImage:
-    pixels = np.clip(array * _planes(std) + _planes(mean), 0, 1).transpose(1, 2, 0)
+    pixels = np.clip(array * planes(std) + planes(mean), 0, 1).transpose(1, 2, 0)
     return ShownImage(name, array, np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
-
-
-def _planes(values: Sequence[float]) -> Array:
-    return np.asarray(values, np.float32).reshape(-1, 1, 1)

@@ -100,9 +100,5 @@ def _taps(axes: Axes, found: NetworkKernels, height: float) -> None:
     axes.set_xticks(())
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    even = " (even: 56 %)" if _all_3x3(found) else ""
+    even = " (even: 56 %)" if all(len(layer.taps) == 3 for layer in found.layers.values()) else ""
     axes.set_xlabel(f"energy by tap, %;\ncross{even}", fontsize=8, loc="left")
-
-
-def _all_3x3(found: NetworkKernels) -> bool:
-    return all(len(layer.taps) == 3 for layer in found.layers.values())

@@ -6,7 +6,7 @@ import copy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,6 @@ class BranchCosts:
     threads: int
     rows: list[BranchCost]
     notes: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self)
 
 
 def branch_costs(

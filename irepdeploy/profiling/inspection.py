@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable
-from irepdeploy.files import json_safe, sha256
+from irepdeploy.files import sha256
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
@@ -183,16 +184,8 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
         notes.append(
             f"health of {hidden} convolutions: not known, since their weights are not floats stored in the file"
         )
-    facts = {
-        "file": os.fspath(path),
-        "sha256": sha256(path),
-        "opset": found.opset,
-        "ir_version": found.ir_version,
-        "producer": found.producer,
-        "inputs": found.inputs,
-        "outputs": found.outputs,
-        "metadata": found.metadata,
-    }
+    keys = ("opset", "ir_version", "producer", "inputs", "outputs", "metadata")
+    facts = {"file": os.fspath(path), "sha256": sha256(path), **{key: getattr(found, key) for key in keys}}
     counts = Counts(found.params, found.macs)
     return Inspection(
         os.fspath(path), "onnx", facts, layers, None, counts, found.operators, notes, health_warnings(known)

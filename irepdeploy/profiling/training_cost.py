@@ -11,7 +11,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from irepdeploy.network.checkpoint import load, load_model_factory
 from irepdeploy.reparam.origin import FUSED, origin_of
 from irepdeploy.runtime.memory import is_out_of_memory, peak_bytes, reset_peak
 from irepdeploy.runtime.memory_format import channels_last
+from irepdeploy.runtime.torch_runner import flattened
 
 __all__ = ["PeakMemory", "StepTime", "TrainingCost", "peak_memory", "step_times", "training_cost"]
 
@@ -161,19 +162,8 @@ def _loss(outputs: Any) -> Tensor:
     """Return the cross-entropy of logits (N, classes); of any other outputs, the mean of squares."""
     if isinstance(outputs, Tensor) and outputs.dim() == 2:
         return F.cross_entropy(outputs, torch.zeros(len(outputs), dtype=torch.long, device=outputs.device))
-    return torch.stack([output.float().square().mean() for output in _tensors(outputs)]).sum()
-
-
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        if outputs.requires_grad:
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from _tensors(value)
+    trained = [output for output in flattened(outputs) if isinstance(output, Tensor) and output.requires_grad]
+    return torch.stack([output.float().square().mean() for output in trained]).sum()
 
 
 def _measured(path: str, batch_size: int, steps: int, device: str, factory: str) -> PeakMemory:

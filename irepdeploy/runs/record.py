@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, StrictInt
 
+from irepdeploy.board.protocol import Ratio, ratio
 from irepdeploy.errors import InputError
 from irepdeploy.files import append_line, read_lines
 from irepdeploy.runs.schema import validated
@@ -68,6 +69,14 @@ class Record:
     system_after: dict[str, Any] = field(default_factory=dict)
     power: dict[str, Any] = field(default_factory=dict)
     schema: int = field(default=SCHEMA_VERSION)
+
+    def is_paired_with(self, other: Record) -> bool:
+        """Return whether the i-th samples of both come from one round: only those of one run do."""
+        return self.created == other.created and len(self.samples_ns) == len(other.samples_ns)
+
+    def ratio_to(self, reference: Record) -> Ratio:
+        """Return the ratio of medians to the reference; the same records always give the same interval."""
+        return ratio(self.samples_ns, reference.samples_ns, seed=0, paired=self.is_paired_with(reference))
 
 
 # Fields that each schema version added: records of older versions are read with these empty.

@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import json_safe, read_bytes, sha256, write_json
+from irepdeploy.files import read_bytes, sha256, write_json
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
@@ -155,7 +156,10 @@ class Certificate:
             certificate.to_dict()
             str(certificate.engine["status"])
             _check_names(certificate.artefacts)
-            _check_health(certificate.health)
+            if not isinstance(certificate.health, list) or not all(
+                isinstance(each, dict) for each in certificate.health
+            ):
+                raise TypeError("health is not a list of layers")
             return certificate
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"damaged certificate: {error}", where=where, hint="export again") from None
@@ -190,11 +194,6 @@ def _check_names(artefacts: Sequence[Artefact]) -> None:
     for artefact in artefacts:
         if Path(artefact.file).name != artefact.file or artefact.file == "..":
             raise ValueError(f"{artefact.file!r} is not a file name")
-
-
-def _check_health(health: object) -> None:
-    if not isinstance(health, list) or not all(isinstance(layer, dict) for layer in health):
-        raise TypeError("health is not a list of layers")
 
 
 def _sortable(error: float) -> float:

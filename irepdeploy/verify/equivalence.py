@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Verification",
-    "infer_all",
-    "layer_errors",
-    "network_runner",
-    "onnx_runner",
-    "tolerance_of",
-    "verify_models",
-]
+    "Verification", "infer_all", "layer_errors", "network_runner", "onnx_runner", "tolerance_of", "verify_models",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 

@@ -14,12 +14,12 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.verify.inputs import InputGroup, joined, mapped, samples_in, specs_of
 
-__all__ = ["checked", "fitted", "read_inputs"]
+__all__ = ["READABLE", "checked", "fitted", "normalisation", "normalised", "planes", "read_inputs"]
 
 Array = np.ndarray[Any, Any]
 
-_IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_READABLE = {".npy", ".npz", *_IMAGES}
+# Suffixes of arrays and images.
+READABLE = {".npy", ".npz", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MOST = 256
 _MEAN, _STD = (0.45,), (0.25,)
 
@@ -103,11 +103,11 @@ def _specs_in(inputs: Any) -> list[TensorSpec]:
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
-        if path.suffix.lower() not in _READABLE:
+        if path.suffix.lower() not in READABLE:
             raise InputError("expected a .npy or .npz file or an image", where=path)
         return [path]
     try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READABLE)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE)
     except OSError as error:
         raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
     if not files:
@@ -134,7 +134,7 @@ def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -
         raise InputError(
             "the size of the network's input is not known from images", where=file, hint="give a .npy file"
         )
-    mean, std = _normalisation(dataset)
+    mean, std = normalisation(dataset)
     return _read_image(file, spec, mean, std), f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}"
 
 
@@ -179,16 +179,26 @@ def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequen
             )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {error}", where=path) from error
-    planes = pixels.reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    scaled = (planes - np.asarray(mean, np.float32).reshape(-1, 1, 1)) / np.asarray(std, np.float32).reshape(-1, 1, 1)
-    return np.ascontiguousarray(scaled[None], dtype=np.float32)
+    return normalised(pixels, mean, std)[None]
 
 
-def _normalisation(name: str | None) -> tuple[Sequence[float], Sequence[float]]:
+def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the channels of a data set, 0.45 and 0.25 if it is not known."""
     from irepdeploy.data import dataset_facts
 
-    data = dataset_facts(name)
+    data = dataset_facts(dataset)
     return (_MEAN, _STD) if data is None else (data.mean, data.std)
+
+
+def normalised(pixels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Return pixels from 0 to 255, (H, W) or (H, W, C), as the normalised input (C, H, W) of a network."""
+    scaled = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray((scaled - planes(mean)) / planes(std))
+
+
+def planes(values: Sequence[float]) -> Array:
+    """Return numbers by channel as (C, 1, 1)."""
+    return np.asarray(values, np.float32).reshape(-1, 1, 1)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -100,8 +100,17 @@ class Bench:
             {"key": str(index), "model": model} for index, model in enumerate(self._request.models)
         ]
 
-        def run_trtexec(entry: dict[str, Any]) -> None:
-            entry["trtexec"] = self._trtexec(job, entry)
+        def time_by_trtexec(entry: dict[str, Any]) -> None:
+            entry["trtexec"] = run_trtexec(
+                str(self._files.program("trtexec")),
+                str(self._libraries["tensorrt"]),
+                entry["path"],
+                entry["model"],
+                self._request,
+                folder=job,
+                events=self._events,
+                overseer=self._overseer,
+            )
 
         self._prepare(job, entries)
         system = self._system()
@@ -113,7 +122,7 @@ class Bench:
                 for name in entry["engine"].pop("files"):
                     os.unlink(os.path.join(job, name))
             if self._request.via and "samples_ns" in entry:
-                self._attempt(entry, run_trtexec)
+                self._attempt(entry, time_by_trtexec)
         return {
             "job": os.path.basename(job),
             "created": created,
@@ -217,18 +226,6 @@ class Bench:
             return
         self._sampler.start(dense=event["begins"] and event["name"] in ("idle", "power"))
         self._spans.setdefault((event["name"], event["model"]), []).append(event["time_s"])
-
-    def _trtexec(self, job: str, entry: dict[str, Any]) -> dict[str, Any]:
-        return run_trtexec(
-            str(self._files.program("trtexec")),
-            str(self._libraries["tensorrt"]),
-            entry["path"],
-            entry["model"],
-            self._request,
-            folder=job,
-            events=self._events,
-            overseer=self._overseer,
-        )
 
     def _power(self, entry: dict[str, Any]) -> dict[str, Any]:
         steady, span = entry.get("steady"), self._spans.get(("power", entry["key"]), [])

@@ -24,12 +24,9 @@ class BenchModel:
     """A model of a bench.
 
     Attributes:
-        label: Unique name of the model.
         sha256: Digest of the ONNX file in the cache.
-        precision: Precision of the engine.
         carried: Precision of the ONNX model itself.
         name: Name of its file on the desk, for messages.
-        batch: Size of a dynamic batch dimension.
         dla: DLA core to run supported layers on; None for the GPU alone.
         profiles: Minimum, optimum and maximum shape of each input with a dynamic dimension.
         gate: ``inputs`` and ``expected``, digests of .npz files in the cache, and ``tolerance``, a name.
@@ -51,18 +48,8 @@ class BenchRequest:
     """The request of a bench.
 
     Attributes:
-        models: The models.
-        runner: One of `RUNNERS`.
         via: "trtexec" to also run the board's own trtexec.
         build_only: Build and gate engines and keep them for fetching; measure nothing.
-        threads: Threads of ONNX Runtime.
-        seed: Seed of inputs and order.
-        min_samples: Fewest samples of each model.
-        min_seconds: Shortest measuring time per model.
-        max_samples: Most samples of each model.
-        warmup_min_seconds: Shortest warm-up.
-        warmup_max_seconds: Longest warm-up.
-        build_timeout_s: Longest build of an engine, in seconds.
         power: Seconds of the steady loop to measure energy in; None for no such loop.
         mode: Name or number of a power mode; None to keep the current one.
         clocks: "max" locks the clocks, "as-is" leaves them; None locks them on a Jetson that permits it.

@@ -16,8 +16,7 @@ from irepdeploy.board.thermal import ThermalReader
 from irepdeploy.errors import IrepdeployError
 
 from .clocks import ClockReader, parse_memory_clock
-from .rails import RailReader, module_mw
-from .tegrastats import parse_rails
+from .rails import RailReader, module_mw, parse_rails
 
 __all__ = ["board_facts", "board_state", "may_switch"]
 

@@ -33,10 +33,9 @@ def run_trtexec(
     times = os.path.join(folder, f"{os.path.basename(engine)}.times.json")
     words = arguments(
         version,
-        None,
+        engine,
         times=times,
         seconds=max(1.0, request.min_seconds),
-        engine=engine,
         dla=model.dla,
         shapes={name: tuple(profile[1]) for name, profile in model.profiles.items()} or None,
     )

@@ -15,12 +15,6 @@ def energy(samples: Sequence[Sample], idle: Sequence[Sample], *, inferences: int
     """Compute power in mW and energy in mJ of a steady loop; empty if the board reported no power.
 
     ``energy = P * t / n``, including the power of an idle board; a second number excludes it.
-
-    Args:
-        samples: Samples taken during the loop.
-        idle: Samples taken while nothing ran.
-        inferences: Number of inferences in the loop.
-        seconds: Duration of the loop.
     """
     rails, resting = mean_rails(samples), mean_rails(idle)
     power, rest = module_mw(rails), module_mw(resting)

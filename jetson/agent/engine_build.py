@@ -30,16 +30,7 @@ class BuiltEngine(NamedTuple):
 
 
 class EngineBuild:
-    """Builds the engines of one job.
-
-    Args:
-        job: Folder of the job.
-        request: The request of the bench.
-        command: Command that starts the agent's other processes, by an added verb and its arguments.
-        events: Where progress and log lines go.
-        overseer: Runs the processes.
-        timing_cache: File that is read if it exists and written after each build.
-    """
+    """Builds the engines of one job."""
 
     def __init__(
         self,

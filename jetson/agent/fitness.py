@@ -23,12 +23,7 @@ class Switch(NamedTuple):
 
 
 def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None:
-    """Check that the board has everything a request needs.
-
-    Raises:
-        MissingError: If a library, program, power monitor or DLA core is missing; the hint tells how to get it.
-        InputError: If a file was not sent to the board.
-    """
+    """Check that the board has everything a request needs."""
     wants = {request.runner, request.via, "power" if request.power else None}
     for lack in board["missing"]:
         if lack["for"] in wants:

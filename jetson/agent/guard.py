@@ -39,11 +39,7 @@ _DECLINE = "no\n"
 
 
 class Guard:
-    """The guard, as seen by the run that it serves.
-
-    Args:
-        command: Command that starts the process, which has to call `main`.
-    """
+    """The guard, as seen by the run that it serves."""
 
     def __init__(self, command: Sequence[str]) -> None:
         try:

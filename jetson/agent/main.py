@@ -153,10 +153,7 @@ def _put(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
-    if "job" in request:
-        path = agent.cache.job_file(request["job"], request.get("name", ""))
-    else:
-        path = agent.cache.file(request.get("sha256", ""))
+    path = agent.cache.job_file(request.get("job", ""), request.get("name", ""))
     try:
         content = Path(path).read_bytes()
     except OSError as error:

@@ -6,18 +6,22 @@ rails and no input rail; on boards with an input rail it is called VDD_IN or sim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from irepdeploy.board.board_files import BoardFiles
 
-__all__ = ["Rail", "RailReader", "module_mw"]
+__all__ = ["Rail", "RailReader", "module_mw", "parse_rails"]
 
 # Channel 7 of hwmon is a sum of shunt voltages, not a rail.
 _CHANNELS = (1, 2, 3)
 _UNUSED = ("", "NC")
 # Rails that feed all the others, and hence are their sum.
 _INPUTS = ("VDD_IN", "POM_5V_IN")
+# "GPU 463/470": now and on average, in mW, with or without the unit.
+_RAIL = re.compile(r"\b([A-Za-z]\w*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
+_MEMORY = ("RAM", "SWAP", "IRAM")
 
 
 class Rail(NamedTuple):
@@ -74,3 +78,8 @@ def module_mw(rails_mw: Mapping[str, float]) -> float | None:
         if name in rails_mw:
             return rails_mw[name]
     return sum(rails_mw.values()) if rails_mw else None
+
+
+def parse_rails(line: str) -> dict[str, float]:
+    """Return the current power in mW by rail in one line of ``tegrastats`` of JetPack 4 to 6."""
+    return {name: float(now) for name, now in _RAIL.findall(line) if name not in _MEMORY}

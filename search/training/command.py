@@ -151,8 +151,8 @@ def compare(
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import print_json, progress, table
+    from irepdeploy.plots.comparison import draw_presets
     from irepdeploy.plots.figure import save_figure
-    from irepdeploy.plots.training_compare import draw_presets
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of

@@ -19,7 +19,7 @@ import irepdeploy as ird
 from irepdeploy.bench import latency
 from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import MODULE, NETWORK, RUNNERS, Subject, find_subjects
-from irepdeploy.bench.table import BATCH_COLUMNS, COLUMNS, _digits, batch_cells, by_protocol, cells, optimum, rows
+from irepdeploy.bench.table import BATCH_COLUMNS, COLUMNS, _digits, batch_cells, cells, optimum, rows
 from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
@@ -515,7 +515,6 @@ def test_protocol_versions_are_kept_apart(records: list) -> None:
     older = replace(records[1], protocol_version=PROTOCOL_VERSION - 1)
     with pytest.raises(InputError, match="cannot be in one table"):
         rows([records[0], older])
-    assert by_protocol([records[0], older]) == {PROTOCOL_VERSION - 1: [older], PROTOCOL_VERSION: [records[0]]}
 
 
 def test_the_best_batch_by_hand(records: list) -> None:

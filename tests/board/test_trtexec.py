@@ -102,71 +102,28 @@ MEASURING = {"--warmUp=2000", "--duration=10", "--iterations=64", "--exportTimes
 
 
 @pytest.mark.parametrize(
-    ("version", "transfers", "flags"),
+    ("version", "flags"),
     [
-        ("8.5.2.2", "excluded", {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"}),
-        ("10.3", "excluded", {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"}),
-        ("11.1", "excluded", set()),
-        ("8.5.2.2", "included", {"--useSpinWait", "--useCudaGraph", "--exposeDMA"}),
-        ("11", "included", {"--includeDataTransfers", "--exposeDMA"}),
+        ("8.5.2.2", {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"}),
+        ("10.3", {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"}),
+        ("11.1", set()),
+        ("11", set()),
     ],
 )
-def test_every_version_measures_alike(version: str, transfers: str, flags: set[str]) -> None:
-    words = arguments(version, None, engine="m.engine", transfers=transfers, times="t.json")
+def test_every_version_measures_alike(version: str, flags: set[str]) -> None:
+    words = arguments(version, "m.engine", times="t.json")
     assert words[0] == "--loadEngine=m.engine"
     assert set(words[1:]) == MEASURING | flags
     assert len(words) == len(set(words))
 
 
-@pytest.mark.parametrize(
-    ("version", "given", "flags"),
-    [
-        ("8.5", {}, ["--noTF32"]),
-        ("8.5", {"tf32": True}, []),
-        ("8.5", {"precision": "fp16"}, ["--fp16", "--noTF32"]),
-        ("8.5", {"precision": "int8", "tf32": True}, ["--int8"]),
-        ("10.9", {"precision": "fp16", "tf32": True}, ["--fp16"]),
-        ("10.9", {"precision": "fp16", "typed": True, "tf32": True}, ["--stronglyTyped"]),
-        # The flags are gone: the ONNX carries the precision.
-        ("11.1", {"precision": "fp16", "tf32": True}, []),
-        ("11.1", {"precision": "int8", "typed": True}, ["--noTF32"]),
-        ("8.2", {"workspace_mib": 512, "tf32": True}, ["--workspace=512"]),
-        ("8.4", {"workspace_mib": 512, "tf32": True}, ["--memPoolSize=workspace:512"]),
-        ("8.5", {"shapes": {"a": (1, 3), "b": (4,)}, "tf32": True}, ["--shapes=a:1x3,b:4"]),
-        ("8.5", {"dla": 0, "tf32": True}, ["--useDLACore=0", "--allowGPUFallback"]),
-        ("8.5", {"engine": "m.engine", "tf32": True}, ["--saveEngine=m.engine"]),
-    ],
-)
-def test_what_is_built(version: str, given: dict[str, object], flags: list[str]) -> None:
-    words = arguments(version, "m.onnx", times="t.json", **given)
-    measuring = arguments(version, None, engine="x", times="t.json")[1:]
-    assert words == ["--onnx=m.onnx", *flags, *measuring]
+def test_shapes_dla_and_whole_seconds() -> None:
+    words = arguments("8.5", "e", times="t", seconds=2.5, dla=1, shapes={"a": (1, 3), "b": (4,)})
+    assert words[:3] == ["--loadEngine=e", "--shapes=a:1x3,b:4", "--useDLACore=1"] and "--duration=3" in words
 
 
-def test_a_loaded_engine_is_not_built_again() -> None:
-    words = arguments("8.5", None, engine="e", precision="fp16", workspace_mib=1, dla=1, times="t")
-    assert words[:2] == ["--loadEngine=e", "--useDLACore=1"]
-    assert not {"--fp16", "--noTF32", "--memPoolSize=workspace:1", "--allowGPUFallback"} & set(words)
-
-
-def test_seconds_are_whole_ones() -> None:
-    assert "--duration=3" in arguments("8.5", "m.onnx", seconds=2.5, times="t")
-
-
-@pytest.mark.parametrize(
-    ("version", "onnx", "given"),
-    [
-        ("seven", "m.onnx", {}),
-        ("", "m.onnx", {}),
-        ("7.1", "m.onnx", {}),
-        ("12.0", "m.onnx", {}),
-        ("8.5", None, {}),
-        ("8.5", "m.onnx", {"precision": "fp8"}),
-        ("8.5", "m.onnx", {"transfers": "none"}),
-        ("8.5", "m.onnx", {"typed": True}),
-    ],
-)
-def test_what_cannot_be_asked_for(version: str, onnx: str | None, given: dict[str, object]) -> None:
+@pytest.mark.parametrize("version", ["seven", "", "7.1", "12.0"])
+def test_versions_that_are_not_supported(version: str) -> None:
     with pytest.raises(InputError) as caught:
-        arguments(version, onnx, times="t", **given)
+        arguments(version, "m.engine", times="t")
     assert caught.value.hint

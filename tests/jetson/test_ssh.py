@@ -12,7 +12,7 @@ import pytest
 
 import irepdeploy.jetson.ssh as ssh
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
-from irepdeploy.jetson.destination import check_destination
+from irepdeploy.jetson.hosts import check_destination
 from irepdeploy.jetson.ssh import Remote
 from irepdeploy.jetson.ssh_failure import LostConnection, disk_full, last_line, not_connected, one_line
 

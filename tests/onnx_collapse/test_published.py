@@ -142,7 +142,7 @@ def test_the_newer_exporter(name: str, opset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["repvgg", "unireplknet", *(pytest.param(name, marks=SLOW) for name in ("acnet", "mobileone"))]
+    "name", ["repvgg", *(pytest.param(name, marks=SLOW) for name in ("unireplknet", "acnet", "mobileone"))]
 )
 def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
     before = given(name, fold_bn=False)
@@ -150,7 +150,7 @@ def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
     check_deploy_form(name, before, collapse(before))
 
 
-@pytest.mark.parametrize("name", ["mobileone", "yolov7", pytest.param("repvgg", marks=SLOW)])
+@pytest.mark.parametrize("name", ["mobileone", *(pytest.param(name, marks=SLOW) for name in ("yolov7", "repvgg"))])
 def test_sizes_that_are_free(name: str) -> None:
     """Where no border has a bias, nothing needs to know them."""
     before = given(name, dynamic=True)

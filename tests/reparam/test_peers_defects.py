@@ -18,6 +18,7 @@ from irepdeploy.reparam.origin import origin_of
 from irepdeploy.reparam.presets import PRESETS
 from support.networks import random_network
 
+STAGES = ((4, 4), (6,))
 BRANCHED = [name for name, preset in PRESETS.items() if preset.branches]
 
 
@@ -26,8 +27,7 @@ def trained_look(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.mark.parametrize("preset", BRANCHED)
-@pytest.mark.parametrize("dilation", [1, 2, (2, 1)])
-@pytest.mark.parametrize("padding", [0, 1, (2, 1)])
+@pytest.mark.parametrize(("dilation", "padding"), [(1, 0), (2, 1), ((2, 1), (2, 1))])
 def test_the_fused_convolution_keeps_every_setting(preset: str, dilation: object, padding: object) -> None:
     """timm builds it with padding 0 (14x14 -> 12x12); MobileOne and YOLOv6 leave dilation out in one of the states."""
     own = nn.Conv2d(4, 4, 3, (2, 1), padding, dilation, groups=2)
@@ -40,24 +40,6 @@ def test_the_fused_convolution_keeps_every_setting(preset: str, dilation: object
     assert ird.compare(net, ird.fuse(net), x).ok
 
 
-def test_a_fused_checkpoint_says_what_it_is(tmp_path: Path) -> None:
-    """timm (all but FastViT), RepVGG, yolov7: fused weights load into nothing without the right flag."""
-    net = random_network("irep_resnet18_cifar", seed=1, depths=(1, 1))
-    plain = ird.fuse(net)
-    ird.save(plain, tmp_path / "fused.pt")
-    ird.save(net, tmp_path / "train.pt")
-    x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(ird.load(tmp_path / "fused.pt")(x), plain(x))
-    assert torch.equal(ird.load(tmp_path / "train.pt")(x), net(x))
-
-
-def test_no_normalisation_is_left_behind_a_fused_convolution() -> None:
-    """timm leaves some of its own (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only."""
-    plain = ird.fuse(random_network("irep_resnet18_cifar", seed=2, depths=(1, 1)))
-    left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert left == ["layer2.0.downsample.1"]
-
-
 def test_what_is_not_ours_is_never_taken_for_ours() -> None:
     """RepViT's replace_batchnorm turns every normalisation that it does not know into an identity."""
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
@@ -68,15 +50,19 @@ def test_what_is_not_ours_is_never_taken_for_ours() -> None:
 
 
 def test_a_fused_network_runs_from_its_checkpoint_alone(tmp_path: Path) -> None:
-    """YOLOv6's QA blocks built in deploy form call a normalisation that they do not have."""
+    """YOLOv6's QA blocks built in deploy form call a normalisation that they do not have; timm (all but FastViT),
+    RepVGG, yolov7: fused weights load into nothing without the right flag.
+    """
     for preset in BRANCHED:
-        plain = ird.fuse(trained_look(ird.insert_branches(ird.build("vgg6"), preset), 4))
+        plain = ird.fuse(trained_look(ird.insert_branches(ird.build("vgg6", stages=STAGES), preset), 4))
         ird.save(plain, tmp_path / "fused.pt")
         assert ird.load(tmp_path / "fused.pt")(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 
-def test_nothing_else_is_frozen() -> None:
-    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable."""
+def test_nothing_else_is_frozen_and_no_normalisation_is_left() -> None:
+    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable. timm leaves normalisations
+    behind fused convolutions (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only.
+    """
     net = random_network("irep_resnet18_cifar", seed=5, depths=(1, 1))
     net.fc.bias.requires_grad_(False)
     net.get_submodule("layer1.0.conv2").fixed.conv.weight.requires_grad_(False)
@@ -84,25 +70,27 @@ def test_nothing_else_is_frozen() -> None:
     frozen = [name for name, parameter in plain.named_parameters() if not parameter.requires_grad]
     assert frozen == ["layer1.0.conv2.weight", "layer1.0.conv2.bias", "fc.bias"]
     assert all(parameter.is_leaf for parameter in plain.parameters())
+    left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert left == ["layer2.0.downsample.1"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_every_dtype(dtype: torch.dtype) -> None:
     """timm's RepViT, LeViT and EfficientViT fuse in float32 only: the fused convolution has the default dtype."""
-    net = random_network("vgg6", "ireps", seed=6).eval().to(dtype)
+    net = random_network("vgg6", "ireps", seed=6, stages=STAGES).to(dtype)
     plain = ird.fuse(net)
     assert {tensor.dtype for tensor in plain.state_dict().values() if tensor.is_floating_point()} == {dtype}
     x = torch.randn(2, 1, 16, 16, dtype=dtype)
     net.requires_grad_(False)
     plain.requires_grad_(False)
     largest = float(net(x).abs().max())
-    allowed = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+    allowed = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
     assert float((net(x) - plain(x)).abs().max()) <= allowed[dtype] * largest
 
 
 def test_train_mode_is_refused_in_every_part() -> None:
     """timm, MobileOne and DBB fuse a network in train mode without a word (difference above 1000x)."""
-    net = random_network("vgg6", "dbb", seed=7).eval()
+    net = random_network("vgg6", "dbb", seed=7, stages=STAGES)
     for module in net.modules():
         if isinstance(module, RepBlock | nn.BatchNorm2d):
             module.training = True
@@ -114,7 +102,7 @@ def test_train_mode_is_refused_in_every_part() -> None:
 
 def test_comparison_fails_when_it_should() -> None:
     """mmpretrain calls allclose without assert, RepVGG prints a squared sum: neither can fail."""
-    net = random_network("vgg6", "ireps", seed=8).eval()
+    net = random_network("vgg6", "ireps", seed=8, stages=STAGES)
     plain = ird.fuse(net)
     with torch.no_grad():
         plain.get_submodule("stages.1.0.conv").weight[0, 0, 2, 0] += 1e-2
@@ -125,7 +113,7 @@ def test_comparison_fails_when_it_should() -> None:
 
 def test_an_almost_dead_channel_does_not_upset_the_proof() -> None:
     """Variances down to 1e-8 make weights of hundreds; the error stays at rounding."""
-    net = random_network("vgg6", "ireps", seed=9).eval()
+    net = random_network("vgg6", "ireps", seed=9, stages=STAGES)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -151,7 +139,7 @@ def test_the_size_of_the_model_is_that_of_the_fused_one() -> None:
 
 def test_moving_average_keeps_the_structure_of_the_network() -> None:
     """ultralytics and FasterViT: deepcopy for a moving average fails on tensors that a block keeps from its forward."""
-    net = random_network("vgg6", "ireps", seed=11).train()
+    net = random_network("vgg6", "ireps", seed=11, stages=STAGES).train()
     net(torch.randn(2, 1, 16, 16)).sum().backward()
     twin = copy.deepcopy(net)
     assert ird.compare(net.eval(), ird.fuse(twin.eval()), torch.randn(2, 1, 16, 16)).ok
@@ -175,4 +163,4 @@ def test_the_border_trap_is_seen_in_foreign_blocks() -> None:
     net = trained_look(nn.Sequential(nn.Conv2d(3, 4, 3), BorderTrap()), 12)
     with pytest.raises(NotFusable, match="border"):
         ird.fuse_probe(net, where=BorderTrap)
-    assert ird.fuse(random_network("vgg6", ["conv1x1_3x3"], seed=12).eval()) is not None
+    assert ird.fuse(random_network("vgg6", ["conv1x1_3x3"], seed=12, stages=STAGES)) is not None

@@ -21,7 +21,8 @@ from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.probe import probe_block, probe_module
 from irepdeploy.testing.strategies import randomize_block, rep_blocks
-from support.foreign_blocks import ACBlock, DiverseBranchBlock, MobileOneBlock, RepVGGBlock
+from support.published_blocks import ACBlock, MobileOneBlock, RepVGGBlock
+from support.published_borders import DiverseBranchBlock, NaiveIrepsBlock
 
 
 def error(expected: Tensor, found: Tensor) -> float:
@@ -229,19 +230,34 @@ def dead(kernel: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, kernel, padding=1), bn)
 
 
+def affine(block: nn.Module) -> nn.Module:
+    """Return a published block without the activation behind it."""
+    for name in ("nonlinear", "nonlinearity", "activation", "relu"):
+        if hasattr(block, name):
+            setattr(block, name, nn.Identity())
+    return block
+
+
 def random(module: nn.Module) -> nn.Module:
     return randomize_block(module, 3)
 
 
+def published(block: nn.Module) -> nn.Module:
+    return random(affine(block))
+
+
 # Kernel, stride, padding, dilation, groups.
 FOUND: dict[str, tuple[nn.Module, tuple[object, ...]]] = {
-    "RepVGG": (random(RepVGGBlock(4, 4)), ((3, 3), (1, 1), (1, 1), (1, 1), 1)),
-    "RepVGG of stride 2 and groups": (random(RepVGGBlock(4, 6, 2, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 2)),
-    "ACB": (random(ACBlock(3, 4, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 1)),
-    "DBB": (random(DiverseBranchBlock(3, 4)), ((3, 3), (1, 1), (1, 1), (1, 1), 1)),
-    "DBB of stride 2": (random(DiverseBranchBlock(3, 4, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 1)),
-    "MobileOne": (random(MobileOneBlock(5)), ((3, 3), (1, 1), (1, 1), (1, 1), 5)),
-    "MobileOne of stride 2": (random(MobileOneBlock(5, 1, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 5)),
+    "RepVGG": (published(RepVGGBlock(4, 4)), ((3, 3), (1, 1), (1, 1), (1, 1), 1)),
+    "RepVGG of stride 2 and groups": (published(RepVGGBlock(4, 6, 2, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 2)),
+    "ACB": (published(ACBlock(3, 4, stride=2)), ((3, 3), (2, 2), (1, 1), (1, 1), 1)),
+    "DBB": (published(DiverseBranchBlock(3, 4)), ((3, 3), (1, 1), (1, 1), (1, 1), 1)),
+    "DBB of stride 2": (published(DiverseBranchBlock(3, 4, 2)), ((3, 3), (2, 2), (1, 1), (1, 1), 1)),
+    "MobileOne": (published(MobileOneBlock(5, 5, 3, groups=5)), ((3, 3), (1, 1), (1, 1), (1, 1), 5)),
+    "MobileOne of stride 2": (
+        published(MobileOneBlock(5, 5, 3, 2, groups=5, branches=1)),
+        ((3, 3), (2, 2), (1, 1), (1, 1), 5),
+    ),
     "dilation, stride, groups": (nn.Conv2d(4, 6, 3, 2, 2, 2, 2), ((3, 3), (2, 2), (2, 2), (2, 2), 2)),
     "1x5": (nn.Conv2d(3, 2, (1, 5), (1, 2), (0, 2)), ((1, 5), (1, 2), (0, 2), (1, 1), 1)),
     "dilation 18": (nn.Conv2d(2, 2, 3, 1, 18, 18), ((3, 3), (1, 1), (18, 18), (18, 18), 1)),
@@ -345,14 +361,14 @@ def broken() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "ReLU": (lambda: RepVGGBlock(3, 3, activation=nn.ReLU()), "not affine"),
+    "ReLU": (lambda: RepVGGBlock(3, 3), "not affine"),
     "ReLU inside": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)), "not affine"),
     "clip far out": (of(lambda y: y.clamp(-200, 200)), "not affine"),
     "threshold near zero": (of(lambda y: F.softshrink(y, 0.01)), "not affine"),
     "jump at 10": (of(lambda y: torch.where((y > 10) & (y < 10.2), y + 1, y)), "not affine"),
     "max pool": (of(lambda y: F.max_pool2d(y, 2)), "not affine"),
     "statistics of the batch": (lambda: nn.BatchNorm2d(3, track_running_stats=False), "not affine"),
-    "naive DBB": (lambda: DiverseBranchBlock(3, 4, exact_border=False), "interior agrees .* border does not"),
+    "naive border": (lambda: affine(NaiveIrepsBlock(3, 4)), "interior agrees .* border does not"),
     "two padded 3x3": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 3, padding=1)),
         "interior agrees .* border does not",
@@ -399,18 +415,18 @@ def test_what_is_no_convolution_is_refused(name: str) -> None:
 
 
 def test_border_is_told_from_interior_by_two_errors() -> None:
-    module = randomize_block(DiverseBranchBlock(3, 4, exact_border=False), 0).eval()
+    module = randomize_block(affine(NaiveIrepsBlock(3, 4)), 0).eval()
     with pytest.raises(NotFusable) as caught:
         probe_module(module)
     interior, border = (float(number) for number in re.findall(r"error ([\d.e+-]+)\)", caught.value.what))
     assert interior <= 1e-10 and border > 1e-3
-    assert caught.value.where == "DiverseBranchBlock"
+    assert caught.value.where == "NaiveIrepsBlock"
 
 
 def test_train_mode_is_refused() -> None:
-    module = RepVGGBlock(3, 3).eval()
-    module.pointwise[1].train()
-    with pytest.raises(NotFusable, match=r"train mode \(pointwise\.1\)"):
+    module = affine(RepVGGBlock(3, 3)).eval()
+    module.rbr_1x1[1].train()
+    with pytest.raises(NotFusable, match=r"train mode \(rbr_1x1\.1\)"):
         probe_module(module)
     with pytest.raises(NotFusable, match="train mode"):
         probe_block(block_of(Geometry(2, 2)).train())
@@ -434,7 +450,7 @@ def test_rounding_in_the_own_dtype_is_proved_too() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_mode_and_gradients_are_those_of_the_module(dtype: torch.dtype) -> None:
-    block = randomize_block(RepVGGBlock(3, 3), 1).eval().to(dtype)
+    block = randomize_block(affine(RepVGGBlock(3, 3)), 1).eval().to(dtype)
     conv = probe_module(block)
     assert conv.weight.dtype == conv.bias.dtype == dtype
     assert not conv.training
@@ -445,7 +461,7 @@ def test_dtype_mode_and_gradients_are_those_of_the_module(dtype: torch.dtype) ->
 
 
 def test_nothing_else_changes() -> None:
-    foreign, ours = randomize_block(RepVGGBlock(3, 3), 1).eval(), block_of(Geometry(3, 3))
+    foreign, ours = randomize_block(affine(RepVGGBlock(3, 3)), 1).eval(), block_of(Geometry(3, 3))
     before = copy.deepcopy([foreign.state_dict(), ours.state_dict()])
     seed = torch.get_rng_state()
     probe_module(foreign)

@@ -1,4 +1,4 @@
-"""Random branches in random networks: insert, fuse, put back; 100 of them here, 10,000 in `make nightly`."""
+"""Random branches in random networks: insert, fuse, put back; 50 of them here, 10,000 in `make nightly`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.testing.strategies import randomize_block, small_networks
 
 # More than the profiles of conftest.py, because this property covers many.
-EXAMPLES = 100 if settings.default.max_examples <= 25 else 10_000
+EXAMPLES = 50 if settings.default.max_examples <= 25 else 10_000
 
 BRANCH_SETS = st.one_of(st.sampled_from(sorted(PRESETS)), st.lists(st.sampled_from(sorted(BRANCHES)), unique=True))
 

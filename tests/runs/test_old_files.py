@@ -9,11 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from irepdeploy.plots.architecture_source import read_architecture
+from irepdeploy.plots.comparison import draw_comparison, draw_presets
 from irepdeploy.plots.folder_pictures import folder_pictures
 from irepdeploy.plots.latency_points import latency_points
 from irepdeploy.plots.pareto import draw_pareto
-from irepdeploy.plots.search_compare import draw_comparison
-from irepdeploy.plots.training_compare import draw_presets
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs import record
 from irepdeploy.runs.comparison import SearchComparison, TrainingComparison

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError
-from irepdeploy.plots.search_compare import draw_comparison
+from irepdeploy.plots.comparison import draw_comparison
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 from irepdeploy.runs.journal import Evolution, SearchJournal

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.errors import InputError
+from irepdeploy.plots.comparison import draw_presets
 from irepdeploy.plots.figure import save_figure
-from irepdeploy.plots.training_compare import draw_presets
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import TrainingComparison
 from irepdeploy.search.training.training import Training

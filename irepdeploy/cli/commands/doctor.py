@@ -21,12 +21,14 @@ def doctor(as_json: JsonOption = False) -> None:
 
     Example: irepdeploy doctor
     """
+    from dataclasses import asdict
+
     from irepdeploy.doctor import examine
 
     checks = examine()
     lacking = [check for check in checks if check.required and check.status == "missing"]
     if as_json:
-        print_json({"ok": not lacking, "checks": [check.to_dict() for check in checks]})
+        print_json({"ok": not lacking, "checks": [asdict(check) for check in checks]})
     else:
         _show(checks)
     if lacking:

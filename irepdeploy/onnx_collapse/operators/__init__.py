@@ -23,6 +23,11 @@ from irepdeploy.onnx_collapse.operators.windows import AveragePool, Conv, Pad
 
 __all__ = ["OPERATORS", "OperatorRule", "rule_of"]
 
+_NEVER_FOLDED = (
+    "Bernoulli", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Multinomial", "QuantizeLinear",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan",
+)  # fmt: skip
+
 # By operator type, with the domain before it ("domain::Type") if it is not one of ONNX's own.
 OPERATORS: dict[str, OperatorRule] = {
     "Abs": c.Function(np.abs),
@@ -30,7 +35,6 @@ OPERATORS: dict[str, OperatorRule] = {
     "And": c.Function(np.logical_and),
     "AveragePool": AveragePool(),
     "BatchNormalization": BatchNormalization(),
-    "Bernoulli": c.NeverFolded(),
     "Cast": c.Cast(),
     "Ceil": c.Function(np.ceil),
     "Concat": Concat(),
@@ -39,10 +43,8 @@ OPERATORS: dict[str, OperatorRule] = {
     "Conv": Conv(),
     "ConvTranspose": Refused("a transposed convolution is not one convolution of its input", convolution=True),
     "DeformConv": Refused("a deformable convolution reads where its input says"),
-    "DequantizeLinear": c.NeverFolded(),
     "Div": Div(),
     "Dropout": Dropout(),
-    "DynamicQuantizeLinear": c.NeverFolded(),
     "Equal": c.Function(np.equal),
     "Exp": c.Function(np.exp),
     "Expand": c.Folded(c.expand),
@@ -50,28 +52,19 @@ OPERATORS: dict[str, OperatorRule] = {
     "Gather": c.Gather(),
     "Greater": c.Function(np.greater),
     "Identity": Identity(),
-    "If": c.NeverFolded(),
     "Less": c.Function(np.less),
-    "Loop": c.NeverFolded(),
     "Max": c.Variadic(np.maximum),
     "Mean": Mean(),
     "Min": c.Variadic(np.minimum),
     "Mul": Mul(),
-    "Multinomial": c.NeverFolded(),
     "Neg": Neg(),
     "Not": c.Function(np.logical_not),
     "Or": c.Function(np.logical_or),
     "Pad": Pad(),
-    "QuantizeLinear": c.NeverFolded(),
-    "RandomNormal": c.NeverFolded(),
-    "RandomNormalLike": c.NeverFolded(),
-    "RandomUniform": c.NeverFolded(),
-    "RandomUniformLike": c.NeverFolded(),
     "Range": c.Folded(c.number_range),
     "Reciprocal": c.Function(lambda x: 1 / x),
     "Relu": c.Function(lambda x: np.maximum(x, 0)),
     "Reshape": c.Folded(c.reshape),
-    "Scan": c.NeverFolded(),
     "ScatterElements": ScatterElements(),
     "ScatterND": ScatterND(),
     "Shape": c.Shape(),
@@ -88,6 +81,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Transpose": Transpose(),
     "Unsqueeze": c.Folded(c.unsqueeze),
     "Where": c.Function(np.where),
+    **dict.fromkeys(_NEVER_FOLDED, c.NeverFolded()),
 }
 _UNKNOWN = OperatorRule()
 

@@ -115,10 +115,8 @@ class Slice(StencilRule):
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
         data = inputs[0]
-        starts, ends, axes, steps = (
-            integers(inputs, place, attributes, name)
-            for place, name in enumerate(("starts", "ends", "axes", "steps"), start=1)
-        )
+        names = ("starts", "ends", "axes", "steps")
+        starts, ends, axes, steps = (integers(inputs, place, attributes, name) for place, name in enumerate(names, 1))
         if starts is None or ends is None:
             raise ValueError("a Slice without ranges")
         axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,20 +54,14 @@ class _Sum(OperatorRule):
         return {operator.outputs[0]: total}
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        found = inputs[0]
-        for item in inputs[1:]:
-            found = found + item
-        return found
+        return functools.reduce(torch.add, inputs)
 
 
 class Sum(_Sum):
     """A sum of maps and constants: Add and Sum."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        found = inputs[0]
-        for item in inputs[1:]:
-            found = np.add(found, item)
-        return np.asarray(found)
+        return np.asarray(functools.reduce(np.add, inputs))
 
 
 class Mean(_Sum):

@@ -20,7 +20,7 @@ from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
-from irepdeploy.runtime.torch_runner import flattened
+from irepdeploy.runtime.torch_runner import first_line, flattened
 
 __all__ = ["fuse_graph"]
 
@@ -103,18 +103,16 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
         with quiet_exporter():
             torch.onnx.export(model, inputs, buffer, dynamo=False, opset_version=_OPSET, input_names=names)
     except Exception as error:  # any error of a foreign forward or of the exporter
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotFusable(f"torch cannot export it: {text}", where=type(model).__name__) from error
+        raise NotFusable(f"torch cannot export it: {first_line(error)}", where=type(model).__name__) from error
     return open_model(buffer.getvalue())
 
 
 def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = []
-    for x in inputs:
-        shape = (_BATCH, *x.shape[1:])
-        random = torch.randn(shape, generator=generator)
-        drawn.append(random.to(x) if x.is_floating_point() else torch.zeros(shape).to(x))
+    random = [torch.randn(_BATCH, *x.shape[1:], generator=generator) for x in inputs]
+    drawn = [
+        r.to(x) if x.is_floating_point() else torch.zeros_like(r).to(x) for r, x in zip(random, inputs, strict=True)
+    ]
     expected = list(flattened(model(*drawn)))
     try:
         outputs = list(flattened(plain(*drawn)))

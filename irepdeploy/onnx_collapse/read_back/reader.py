@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Reader:
         if name not in self.values:
             if name not in self.constants:
                 raise ModelError(f"damaged: no node gives {name!r}")
-            attribute = self._unique(f"constant_{identifier(name)}")
+            names = _numbered(f"constant_{identifier(name)}")
+            attribute = next(attribute for attribute in names if not hasattr(self.root, attribute))
             self.root.register_buffer(attribute, self.constants[name])
             self.values[name] = self.graph.get_attr(attribute)
         return self.values[name]
@@ -69,10 +71,7 @@ class Reader:
         kept = [a for a, b in zip(steps, [*steps[1:], ""], strict=True) if not b.startswith(f"{a}.")]
         path = [re.sub(r"\W", "_", step) for part in kept for step in part.split(".") if step]
         name = ".".join(path or [node.op_type.lower()])
-        found, count = name, 0
-        while not self._added(found, module):
-            count += 1
-            found = f"{name}_{count}"
+        found = next(path for path in _numbered(name) if self._added(path, module))
         return self.graph.call_module(found, (x,))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -98,18 +97,17 @@ class Reader:
         inside.add_module(last, module)
         return True
 
-    def _unique(self, name: str) -> str:
-        found, count = name, 0
-        while hasattr(self.root, found):
-            count += 1
-            found = f"{name}_{count}"
-        return found
-
 
 def identifier(name: str) -> str:
     """Return a name as a Python identifier."""
     found = re.sub(r"\W", "_", name)
     return f"_{found}" if not found or found[0].isdigit() else found
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield the name, and the same with the numbers 1, 2 and so on behind it."""
+    yield name
+    yield from (f"{name}_{count}" for count in itertools.count(1))
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:

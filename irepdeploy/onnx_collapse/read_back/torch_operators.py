@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,18 +37,11 @@ def _conv(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     assert weight is not None
     if weight.ndim != 4:
         raise refused(node, f"of {weight.ndim - 2} dimensions")
+    outer, inner, height, width = weight.shape
     x, padding = _padded(reader, reader.value(node.input[0]), _pads(node, attributes))
+    strides, dilations = tuple(attributes.get("strides", [1, 1])), tuple(attributes.get("dilations", [1, 1]))
     groups = attributes.get("group", 1)
-    conv = nn.Conv2d(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        (weight.shape[2], weight.shape[3]),
-        tuple(attributes.get("strides", [1, 1])),
-        padding,
-        tuple(attributes.get("dilations", [1, 1])),
-        groups,
-        bias is not None,
-    )
+    conv = nn.Conv2d(inner * groups, outer, (height, width), strides, padding, dilations, groups, bias is not None)
     conv.weight = nn.Parameter(weight.clone())
     if bias is not None:
         conv.bias = nn.Parameter(bias.clone())
@@ -159,10 +153,7 @@ def _clip(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def _sum(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    total = reader.value(node.input[0])
-    for name in node.input[1:]:
-        total = reader.call(torch.add, total, reader.value(name))
-    return total
+    return functools.reduce(lambda a, b: reader.call(torch.add, a, b), map(reader.value, node.input))
 
 
 def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.bench.tools import export_time
+from irepdeploy.bench.tools import export_time, harness
 from irepdeploy.bench.tools.export_time import OURS, TORCHSCRIPT, Subject, measure_exports, prepare, subjects_of
 from irepdeploy.errors import RunError
 
@@ -55,7 +55,7 @@ def test_the_record_and_the_tables_hold_what_was_measured(
     monkeypatch.setattr(export_time, "measure_exports", fixed)
     monkeypatch.setattr(export_time, "subjects_of", small)
     monkeypatch.setattr(export_time.subprocess, "run", lambda *args, **kwargs: None)
-    monkeypatch.setattr(export_time, "system_block", dict)
+    monkeypatch.setattr(harness, "system_block", dict)
     export_time.main([str(tmp_path / "r.jsonl"), "--rounds", "6"])
     line = json.loads((tmp_path / "r.jsonl").read_text())
     assert line["samples_ns"][OURS] == [2 * 10**9] * 6 and line["peak_bytes_with_children"][OURS] == 7

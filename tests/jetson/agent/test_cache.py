@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,10 +45,6 @@ def test_over_the_wire(agent: Any) -> None:
     answer = agent.ask("have", {"sha256": [sent, "0" * 64]})
     assert answer.value["have"] == [sent] and answer.value["missing"] == ["0" * 64]
     assert answer.value["free_bytes"] > 0
-    output, _ = agent.start("get", {"sha256": sent}).communicate(timeout=60)
-    _, header, rest = output.split(b"\n", 2)
-    size = json.loads(header)["size_bytes"]
-    assert rest[:size] == content and json.loads(rest[size:])["event"] == "result"
     assert agent.ask("clean", {"all": True}).value["removed_bytes"] == len(content)
     assert agent.ask("have", {"sha256": [sent]}).value["missing"] == [sent]
     assert (agent.cache.stat().st_mode & 0o077) == 0

@@ -12,9 +12,8 @@ from irepdeploy.board.nvpmodel import asks_reboot, current_mode, needs_reboot, p
 from irepdeploy.board.thermal import ThermalReader
 from irepdeploy.jetson.agent.clocks import ClockReader, parse_memory_clock
 from irepdeploy.jetson.agent.energy import energy
-from irepdeploy.jetson.agent.rails import RailReader, module_mw
+from irepdeploy.jetson.agent.rails import RailReader, module_mw, parse_rails
 from irepdeploy.jetson.agent.sampler import Sample, Sampler, mean_rails
-from irepdeploy.jetson.agent.tegrastats import parse_rails
 from support.fake_board import FakeBoard
 
 # github.com/DataDog/datadog-agent, pkg/collector/corechecks/nvidia/jetson, its tests: AGX Xavier on JetPack 4.

@@ -1,0 +1,33 @@
+"""What the benchmarks of this folder share: calls measured in turn, and one line of a record per run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from irepdeploy.board.protocol import Ratio, measure
+from irepdeploy.board.system import system_block
+from irepdeploy.files import append_line
+
+__all__ = ["interval_text", "keep_line", "samples_of"]
+
+
+def samples_of(calls: Mapping[str, Callable[[], object]], rounds: int, warmup_runs: int = 2) -> dict[str, list[int]]:
+    """Return the nanoseconds of each call by name, from `rounds` interleaved rounds."""
+    timed: dict[str, Callable[[], Any]] = dict(calls)
+    measured = measure(timed, seed=0, min_samples=rounds, max_samples=rounds, warmup_max_runs=warmup_runs)
+    return {name: each.samples_ns for name, each in measured.items()}
+
+
+def keep_line(record: str | os.PathLike[str] | None, benchmark: str, **figures: Any) -> None:
+    """Append one line with the figures, the time and the system to `record`, if there is one."""
+    if record is not None:
+        created = datetime.now(UTC).isoformat()
+        append_line(record, {"benchmark": benchmark, "created": created, "system": system_block(), **figures})
+
+
+def interval_text(found: Ratio) -> str:
+    """Return the 95 % interval as text."""
+    return "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
