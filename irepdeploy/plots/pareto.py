@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from irepdeploy.plots.figure import BLUE, GREY, new_figure, picture
 
@@ -20,24 +20,14 @@ _AXES = (("macs", 1e6, "MACs of a forward pass, train state (millions)"), ("memo
 def draw_pareto(found: ParetoSet) -> Figure:
     """Draw accuracy against MACs and memory; candidates on the Pareto front are filled and numbered by rank."""
     figure = new_figure(9.2, 3.8)
+    looks: list[tuple[Any, dict[str, Any]]] = [
+        (found.candidates, {"color": GREY, "markerfacecolor": "none", "markersize": 5, "label": "population"}),
+        (found.front, {"color": BLUE, "markersize": 6, "label": "Pareto set"}),
+    ]
     for axes, (key, unit, label) in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
-        axes.plot(
-            [getattr(candidate, key) / unit for candidate in found.candidates],
-            [100 * candidate.val_accuracy for candidate in found.candidates],
-            "o",
-            color=GREY,
-            markerfacecolor="none",
-            markersize=5,
-            label="population",
-        )
-        axes.plot(
-            [getattr(candidate, key) / unit for candidate in found.front],
-            [100 * candidate.val_accuracy for candidate in found.front],
-            "o",
-            color=BLUE,
-            markersize=6,
-            label="Pareto set",
-        )
+        for candidates, look in looks:
+            costs = [getattr(candidate, key) / unit for candidate in candidates]
+            axes.plot(costs, [100 * candidate.val_accuracy for candidate in candidates], "o", **look)
         for candidate in found.front:
             place = getattr(candidate, key) / unit, 100 * candidate.val_accuracy
             axes.annotate(str(candidate.rank), place, (4, 4), textcoords="offset points", fontsize=7)

@@ -208,17 +208,11 @@ def _survival(section: SubFigure, run: SearchRun, height: float) -> None:
         return
     panels = section.subplots(1, len(run.branches), sharex=True, sharey=True, squeeze=False)[0]
     first, last = _evolutions(run)[0], _evolutions(run)[-1]
+    extent = (first - 0.5, last + 0.5, len(run.layers) - 0.5, -0.5)
     colours = colormaps[SEQUENTIAL].with_extremes(bad="#DDDDDD")
     for column, (axes, branch) in enumerate(zip(panels, run.branches, strict=True)):
-        image = axes.imshow(
-            np.ma.masked_invalid(values[:, :, column].T),
-            cmap=colours,
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-            interpolation="none",
-            extent=(first - 0.5, last + 0.5, len(run.layers) - 0.5, -0.5),
-        )
+        shares = np.ma.masked_invalid(values[:, :, column].T)
+        image = axes.imshow(shares, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="none", extent=extent)
         _small(axes, branch)
     shown_rows(panels[0], run.layers, height)
     missing = "; grey: not possible there" if np.isnan(values).any() else ""
