@@ -15,11 +15,10 @@ from irepdeploy.errors import ArchitectureError, ModelError
 from irepdeploy.network.nets import NETS, build, build_plain
 from irepdeploy.network.nets.cells import CellNetwork
 from irepdeploy.profiling.counts import Counts, count
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, origin_of
 from irepdeploy.reparam.published import COLUMNS, PUBLISHED
 from irepdeploy.reparam.structure import rebuild
-from support.networks import random_network
+from support.networks import blocks, random_network
 
 # Parameters and MACs.
 PLAIN = {
@@ -83,10 +82,6 @@ PAPER_COSTS = (0, 3, 9, 2, 1, 2, 3)
 
 def params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def blocks(model: nn.Module) -> dict[str, RepBlock]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -13,10 +13,9 @@ from torch.nn.utils.parametrizations import weight_norm
 import irepdeploy as ird
 from irepdeploy.errors import ModelError, NotFusable
 from irepdeploy.network.nets.statistics import randomize_statistics, settle_statistics
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fold import folded
 from irepdeploy.reparam.origin import FUSED, origin_of
-from support.networks import random_network
+from support.networks import blocks, random_network
 
 
 def norms(model: nn.Module) -> int:
@@ -42,7 +41,7 @@ def test_networks_of_the_registry(name: str) -> None:
     net = settle_statistics(random_network(name, **ARGS.get(name, {"channels": 8})), SHAPE)
     before = copy.deepcopy(net.state_dict())
     plain = folded(net)
-    assert norms(plain) == LEFT[name] and not any(isinstance(module, RepBlock) for module in plain.modules())
+    assert norms(plain) == LEFT[name] and not blocks(plain)
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
     assert relative_error(net, plain, x) <= 3e-4
     assert relative_error(net.double(), folded(net), x.double()) <= 1e-12
@@ -55,7 +54,7 @@ def test_branches_are_fused_first(preset: str) -> None:
     plain = folded(net)
     # DyRep's blocks have a normalisation of their own, and the network's stays behind them.
     assert norms(ird.fuse(net)) == (6 if preset == "dyrep" else 0)
-    assert norms(plain) == 0 and not any(isinstance(module, RepBlock) for module in plain.modules())
+    assert norms(plain) == 0 and not blocks(plain)
     assert relative_error(net, plain, torch.randn(3, 1, 16, 16)) < 1e-5
 
 

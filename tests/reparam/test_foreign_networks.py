@@ -14,8 +14,8 @@ import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, InputError, ModelError, NotFusable
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.architecture import Architecture
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import expandable
+from support.networks import blocks
 
 
 def conv(**settings: Any) -> nn.Conv2d:
@@ -24,10 +24,6 @@ def conv(**settings: Any) -> nn.Conv2d:
 
 def usual() -> nn.Module:
     return nn.Sequential(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU(), conv())
-
-
-def blocks(net: nn.Module) -> list[str]:
-    return [name for name, module in net.named_modules() if isinstance(module, RepBlock)]
 
 
 @pytest.fixture
@@ -177,7 +173,7 @@ def test_a_convolution_whose_weight_is_read_is_left_alone(x: Tensor) -> None:
     own = ReadsItsWeight()
     assert "reads its weight" in str(expandable(own)["first"])
     net = ird.insert_branches(own, "dbb", preserve=True)
-    assert blocks(net) == ["second"] and torch.equal(own.eval()(x), net.eval()(x))
+    assert list(blocks(net)) == ["second"] and torch.equal(own.eval()(x), net.eval()(x))
 
 
 def test_a_block_says_what_it_lacks_and_has_the_rest() -> None:
@@ -296,8 +292,8 @@ def test_outputs_that_are_not_real(x: Tensor) -> None:
 
 def test_where_chooses_among_the_layers_of_an_architecture() -> None:
     architecture = Architecture(("0", "3"), ("conv1x1",), ((1,), (1,)))
-    assert blocks(ird.insert_branches(usual(), architecture)) == ["0", "3"]
-    assert blocks(ird.insert_branches(usual(), architecture, "3")) == ["3"]
+    assert list(blocks(ird.insert_branches(usual(), architecture))) == ["0", "3"]
+    assert list(blocks(ird.insert_branches(usual(), architecture, "3"))) == ["3"]
     with pytest.raises(ModelError, match="none chosen"):
         ird.insert_branches(usual(), architecture, "nowhere")
 

@@ -16,7 +16,7 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import expandable
 from irepdeploy.reparam.origin import origin_of
-from support.networks import ConvBn
+from support.networks import ConvBn, blocks
 
 
 class Foreign(nn.Module):
@@ -50,10 +50,6 @@ class Untraceable(ConvBn):
 def foreign(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return randomize_statistics(Foreign().eval(), seed)
-
-
-def blocks(model: nn.Module) -> dict[str, RepBlock]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
 
 
 def test_a_foreign_network_expands_and_fuses_back() -> None:

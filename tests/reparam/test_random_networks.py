@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import irepdeploy as ird
 from irepdeploy.errors import ModelError, NotFusable
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES
 from irepdeploy.reparam.insert import expandable
 from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.testing.strategies import randomize_block, small_networks
+from support.networks import blocks
 
 # More than the profiles of conftest.py, because this property covers many.
 EXAMPLES = 50 if settings.default.max_examples <= 25 else 10_000
@@ -48,8 +48,7 @@ def test_insert_and_fuse(
     except ModelError:
         assert all(reason is not None for reason in reasons.values())
         assume(False)
-    blocks = [name for name, module in net.named_modules() if isinstance(module, RepBlock)]
-    assert blocks == [name for name, reason in reasons.items() if reason is None]
+    assert list(blocks(net)) == [name for name, reason in reasons.items() if reason is None]
     if preserve:
         assert ird.compare(own, net, x).max_rel_error <= 1e-12
     randomize_block(net, seed)

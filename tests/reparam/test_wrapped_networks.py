@@ -13,10 +13,9 @@ from torch import Tensor, nn
 import irepdeploy as ird
 from irepdeploy.errors import NotFusable
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.tracer import Tracer
 from irepdeploy.reparam.wrappers import unwrapped
-from support.networks import random_network
+from support.networks import blocks, random_network
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 
 
 def same(net: nn.Module, plain: nn.Module, x: Tensor) -> bool:
-    assert not any(isinstance(module, RepBlock) for module in plain.modules())
+    assert not blocks(plain)
     return ird.compare(net, plain, x).ok
 
 

@@ -13,7 +13,7 @@ from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import Branches
 
-__all__ = ["ConvBn", "random_network", "small_resnet"]
+__all__ = ["ConvBn", "blocks", "random_network", "small_resnet"]
 
 
 @torch.no_grad()
@@ -34,6 +34,11 @@ def random_network(name: str = "vgg6", branches: Branches | None = None, *, seed
                 for factor in (module.beta, *module.alpha.values()):
                     factor.normal_()
     return randomize_statistics(model, seed).eval()
+
+
+def blocks(model: nn.Module) -> dict[str, RepBlock]:
+    """Return the RepBlocks of a network by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
 
 
 def small_resnet() -> nn.Module:
