@@ -27,6 +27,7 @@ Output = pytest.CaptureFixture[str]
 CPU_TORCH = {"cuda": None, "gpus": 0, "capability": None, "threads": 2, "tf32_conv": True, "tf32_matmul": False}
 GPU_TORCH = {**CPU_TORCH, "cuda": "12.6", "gpus": 1, "capability": [8, 0]}
 TENSORRT = {"title": "TensorRT 10.3.0.26", "version": "10.3.0.26", "assembled": False, "why": ""}
+REINSTALL = "pip install --force-reinstall onnxruntime-gpu"
 NO_GPU = {"driver": None, "gpu": "none: no libcudart here"}
 RELEASE = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n"
 
@@ -92,22 +93,15 @@ def test_a_plain_machine(answers: Answers) -> None:
     assert (found["GPU"].status, found["CUDA"].status) == ("missing", "missing")
     assert found["TensorRT"].mend == "pip install 'tensorrt>=10'"
     assert found["export targets"].found == "ort"
-    assert "Jetson" not in found
-
-
-def test_every_target_is_told_of(answers: Answers) -> None:
-    row = rows()["export targets"]
+    assert "Jetson" not in found and "pytest" not in found
+    row = found["export targets"]
     assert all(name in f"{row.found} {row.note}" for name in TARGETS)
-
-
-def test_optional_packages_name_their_extra(answers: Answers) -> None:
-    found = rows()
+    # Optional packages name their extra.
     for package, extra in {"matplotlib": "report", "datasets": "data", "pycuda": "trt"}.items():
         row = found[package]
         assert (row.found, row.status, row.required) == ("-", "missing", False)
         assert row.mend == f"pip install 'irepdeploy[{extra}]'" and f"extra {extra}" in row.note
     assert found["cuda-python"].mend == "pip install 'cuda-python'"
-    assert "pytest" not in found
 
 
 def test_a_required_package_that_is_not_there(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,17 +144,13 @@ def test_onnxruntime_gpu_takes_the_place_of_onnxruntime(answers: Answers, monkey
 @pytest.mark.parametrize(
     ("answer", "note", "mend"),
     [
-        (
-            ["CPUExecutionProvider"],
-            "falls back to CPUExecutionProvider",
-            "pip install --force-reinstall onnxruntime-gpu",
-        ),
+        (["CPUExecutionProvider"], "falls back to CPUExecutionProvider", REINSTALL),
         (
             (["CPUExecutionProvider"], "... libcudnn.so.9: cannot open shared object file: No such file"),
             "no libcudnn.so.9",
             "pip install 'onnxruntime-gpu[cuda,cudnn]'",
         ),
-        (RunError("crashed with SIGABRT"), "SIGABRT", "pip install --force-reinstall onnxruntime-gpu"),
+        (RunError("crashed with SIGABRT"), "SIGABRT", REINSTALL),
     ],
 )
 def test_a_provider_that_is_listed_but_does_not_load(answers: Answers, answer: Any, note: str, mend: str) -> None:
@@ -207,16 +197,12 @@ def test_a_machine_with_a_gpu(answers: Answers, monkeypatch: pytest.MonkeyPatch,
     assert rows()["torch device"].mend == "pip install --force-reinstall torch"
 
 
-def test_tensorrt_without_a_gpu_builds_nothing(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensorrt_that_builds_nothing(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "tensorrt")
     answers({("tensorrt", "tensorrt"): {**TENSORRT, "why": "CUDA initialization failure with error: 35"}})
     found = rows()
     assert found["TensorRT"].status == "missing" and "error: 35" in found["TensorRT"].note
     assert found["export targets"].found == "ort"
-
-
-def test_a_tensorrt_that_cannot_be_loaded(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "tensorrt")
     answers({("tensorrt", "tensorrt"): RunError("TensorRT is installed but cannot be loaded: libnvinfer.so.10")})
     row = rows()["TensorRT"]
     assert row.mend == "pip install --force-reinstall tensorrt" and "libnvinfer.so.10" in row.note
@@ -408,12 +394,5 @@ def test_what_a_plain_installation_needs_is_missing(
     captured = capsys.readouterr()
     assert captured.err == "irepdeploy: error: a plain installation needs: onnx (pip install onnx)\n"
     if json_too:
-        row = {
-            "name": "onnx",
-            "found": "-",
-            "status": "missing",
-            "note": "",
-            "mend": "pip install onnx",
-            "required": True,
-        }
-        assert json.loads(captured.out) == {"ok": False, "checks": [row]}
+        row = {"name": "onnx", "found": "-", "status": "missing", "note": "", "mend": "pip install onnx"}
+        assert json.loads(captured.out) == {"ok": False, "checks": [{**row, "required": True}]}

@@ -11,6 +11,18 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.data.digits import digits
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
 from irepdeploy.network.nets import build_plain
+from support.networks import random_network, small_resnet
+
+
+@pytest.fixture(scope="session")
+def vgg6() -> onnx.ModelProto:
+    return onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
+
+
+@pytest.fixture(scope="session")
+def residual() -> onnx.ModelProto:
+    spec = TensorSpec("input", (1, 3, 16, 16))
+    return onnx_from_torch(small_resnet(), [spec], ["logits"], metadata={"key": "value"})
 
 
 @pytest.fixture(scope="session")

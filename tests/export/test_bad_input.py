@@ -134,8 +134,8 @@ def test_engines_in_hostile_places(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 # Where not even root can write.
-@pytest.mark.parametrize("out", ["/proc/irepdeploy", "/sys", "/dev/null/out"])
-def test_a_folder_that_is_read_only(out: str, capsys: Capture) -> None:
+@pytest.mark.parametrize("out", ["/proc/irepdeploy", "/sys", "/dev/null/out", "/etc/passwd", "/etc/passwd/out"])
+def test_a_folder_that_cannot_be_written(out: str, capsys: Capture) -> None:
     assert main(["export", "vgg6", "--no-simplify", "--out", out]) == 2
     err = capsys.readouterr().err
     assert "cannot write" in err and "--out" in err and err.count("\n") == 1

@@ -62,14 +62,18 @@ def test_a_board_gets_its_onnx_and_the_lines_to_type(tmp_path: Path, capsys: Cap
     assert "ranges" in certificate.precisions["fp16"]
 
 
-def test_without_tensorrt_the_verified_onnx_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [("--trt",), ("--target", "rtx")])
+def test_without_tensorrt_the_verified_onnx_stays(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setattr(engines, "installed_version", lambda flavour: None)
-    for target in ("trt", "rtx"):
-        with pytest.raises(MissingError, match="not installed here"):
-            irepdeploy.export_model("vgg6", tmp_path / target, target=target, simplify=False)
-        certificate = Certificate.load(tmp_path / target / "certificate.json")
-        assert certificate.ok and certificate.engine["status"] == "not built"
-        assert "model.fp16.onnx" in names(tmp_path / target)
+    assert main(["export", "vgg6", *options, "--no-simplify", "--out", str(tmp_path)]) == 3
+    captured = capsys.readouterr()
+    assert "ONNX written and verified; no engine" in captured.err and "not installed here" in captured.err
+    assert "model.onnx" in captured.out
+    certificate = Certificate.load(tmp_path / "certificate.json")
+    assert certificate.ok and certificate.engine["status"] == "not built"
+    assert names(tmp_path) == ["certificate.json", "fused.pt", "model.fp16.onnx", "model.onnx"]
 
 
 def test_another_tensorrt_than_the_targets_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,19 +51,8 @@ def test_a_free_batch_in_every_precision(tmp_path: Path) -> None:
 
 
 def test_a_board_is_told_the_range(tmp_path: Path, capsys: Capture) -> None:
-    arguments = [
-        "--target",
-        "xavier-jp5",
-        "--dynamic-batch",
-        "1:2:4",
-        "--workspace",
-        "2GiB",
-        "--dla",
-        "1",
-        "--tf32",
-        "--no-simplify",
-    ]
-    assert main(["export", "vgg6", *arguments, "--out", str(tmp_path)]) == 0
+    options = "--target xavier-jp5 --dynamic-batch 1:2:4 --workspace 2GiB --dla 1 --tf32 --no-simplify"
+    assert main(["export", "vgg6", *options.split(), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     for word in ("--optShapes=input:2x1x16x16", "workspace:2048", "--useDLACore=1"):
         assert word in printed

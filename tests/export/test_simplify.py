@@ -12,18 +12,17 @@ import numpy as np
 import onnx
 import pytest
 
-from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.export.simplify import WORKER, Simplified, Simplifier
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
-from support.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import serialized
+from support.graph_writer import onnx_model
 
 READ = "import json, sys; before, after = json.loads(sys.stdin.readline())\n"
 
 
 @pytest.fixture(scope="module")
-def content() -> bytes:
-    return serialized(onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"]))
+def content(vgg6: onnx.ModelProto) -> bytes:
+    return serialized(vgg6)
 
 
 def simplify(content: bytes, folder: Path, code: str | None = None, timeout_s: float = 60) -> Simplified:
@@ -48,15 +47,12 @@ def test_nothing_to_remove(content: bytes, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nodes_are_removed(tmp_path: Path) -> None:
-    weight = onnx.numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w")
     nodes = [
         onnx.helper.make_node("Identity", ["x"], ["a"], "first"),
         onnx.helper.make_node("Conv", ["a", "w"], ["b"], "conv"),
         onnx.helper.make_node("Identity", ["b"], ["y"], "last"),
     ]
-    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 2, 4, 4)) for name in "xy"]
-    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    model = onnx_model(nodes, {"x": (1, 2, 4, 4)}, {"y": (1, 2, 4, 4)}, {"w": np.ones((2, 2, 1, 1), np.float32)})
     result = simplify(model.SerializeToString(), tmp_path)
     assert result.content is not None and result.note == "onnxsim: 2 nodes removed of 3"
     assert [node.op_type for node in onnx.load_model_from_string(result.content).graph.node] == ["Conv"]

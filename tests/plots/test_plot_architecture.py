@@ -14,7 +14,6 @@ from matplotlib.patches import Rectangle
 
 import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, InputError, OutputError
-from irepdeploy.files import append_line
 from irepdeploy.network.nets import build
 from irepdeploy.plots.architecture import draw_architecture, draw_architectures, draw_difference
 from irepdeploy.plots.architecture_source import read_architecture
@@ -22,6 +21,7 @@ from irepdeploy.plots.architecture_view import ArchitectureView, difference, in_
 from irepdeploy.plots.figure import BLUE, ORANGE, figure_svg, save_figure, shown
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.published import PUBLISHED
+from support.search_journals import evolution, write_journal
 
 ONE = Architecture(("stages.0", "stages.1", "head"), ("conv1x3", "identity"), ((0, 1), (1, 1), (1, 0)))
 OTHER = Architecture(("stages.1", "stages.0", "tail"), ("dil2x2", "conv1x3"), ((1, 1), (0, 1), (1, 0)))
@@ -155,7 +155,6 @@ def test_a_difference_is_drawn_by_colour_and_hatch() -> None:
 
 
 def search_folder(folder: Path, *events: dict[str, object]) -> Path:
-    folder.mkdir()
     start = {
         "event": "start",
         "recipe": {"net": {"name": "vgg6", "args": {}}, "data": {"name": "digits"}, "search": {"strategy": "des"}},
@@ -163,18 +162,11 @@ def search_folder(folder: Path, *events: dict[str, object]) -> Path:
         "branches": ["conv1x3", "identity"],
         "positions": [[row, column] for row in range(6) for column in range(2) if column == 0 or row % 2],
     }
-    for event in (start, *events):
-        append_line(folder / "journal.jsonl", event)
-    return folder
-
-
-def evolution(index: int, population: list[str], accuracy: list[float], loss: list[float]) -> dict[str, object]:
-    values = {"best": max(accuracy), "mean": sum(accuracy) / len(accuracy), "accuracy": accuracy, "loss": loss}
-    return {"event": "evolution", "index": index, **values, "population": population}
+    return write_journal(folder, start, *events).parent
 
 
 def test_a_search_folder_is_read_with_its_network(tmp_path: Path) -> None:
-    folder = search_folder(tmp_path / "run", evolution(0, ["111111111", "000000000"], [0.5, 0.5], [2.0, 1.0]))
+    folder = search_folder(tmp_path / "run", evolution(0, [0.5, 0.5], loss=[2.0, 1.0], population=["1" * 9, "0" * 9]))
     kept = Architecture(VGG6, ("conv1x3", "identity"), ((1, 0),) * 6)
     kept.save(folder / "best.json")
     (folder / "population").mkdir()
@@ -198,8 +190,8 @@ def test_a_search_folder_is_read_with_its_network(tmp_path: Path) -> None:
 def test_an_unfinished_search_shows_its_best_candidate(tmp_path: Path) -> None:
     folder = search_folder(
         tmp_path / "run",
-        evolution(0, ["111111111", "000000000", "000000000"], [0.9, 0.1, 0.1], [1.0, 2.0, 2.0]),
-        evolution(1, ["000000000", "100000001", "111111111"], [0.5, 0.7, 0.7], [1.0, 1.0, 1.5]),
+        evolution(0, [0.9, 0.1, 0.1], loss=[1.0, 2.0, 2.0], population=["1" * 9, "0" * 9, "0" * 9]),
+        evolution(1, [0.5, 0.7, 0.7], loss=[1.0, 1.0, 1.5], population=["0" * 9, "100000001", "1" * 9]),
     )
     view = read_architecture(folder, "run")
     assert view.label == "run, not finished, evolution 2"
@@ -208,7 +200,7 @@ def test_an_unfinished_search_shows_its_best_candidate(tmp_path: Path) -> None:
 
 
 def test_a_network_that_the_registry_does_not_have_has_no_channels(tmp_path: Path) -> None:
-    folder = search_folder(tmp_path / "run", evolution(0, ["111111111"], [0.5], [2.0]))
+    folder = search_folder(tmp_path / "run", evolution(0, [0.5], loss=[2.0], population=["111111111"]))
     text = (folder / "journal.jsonl").read_text()
     (folder / "journal.jsonl").write_text(text.replace("vgg6", "another"))
     assert read_architecture(folder, "run").channels == {}

@@ -12,7 +12,6 @@ import torch
 
 import irepdeploy as ird
 from irepdeploy.cli import main
-from irepdeploy.files import append_line
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.plots import architecture, search_run
@@ -20,6 +19,7 @@ from irepdeploy.plots.folder_pictures import folder_pictures
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.origin import set_origin
 from irepdeploy.runs.record import Record, append
+from support.search_journals import evolution, write_journal
 
 LAYERS = [f"stages.{stage}.{conv}.conv" for stage in range(3) for conv in range(2)]
 BRANCHES = ["conv1x3", "dil1x2"]
@@ -34,13 +34,10 @@ START = {
 
 
 def write_search(folder: Path, strategy: str = "des") -> Path:
-    folder.mkdir(parents=True)
     start: dict[str, Any] = json.loads(json.dumps(START))
     start["recipe"]["search"]["strategy"] = strategy
-    evolution = {"event": "evolution", "index": 0, "best": 0.5, "mean": 0.5, "accuracy": [0.5, 0.5]}
     more = {"population": ["10" * 6, "01" * 6], "alpha": [0.5 + place / 100 for place in range(12)], "beta": [0.5] * 6}
-    append_line(folder / "journal.jsonl", start)
-    append_line(folder / "journal.jsonl", {**evolution, **more})
+    write_journal(folder, start, evolution(0, [0.5, 0.5], **more))
     Architecture(tuple(LAYERS), tuple(BRANCHES), ((1, 0),) * 6).save(folder / "best.json")
     return folder
 
@@ -62,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_records(folder / "bench", top1=70)
     for name, branches in (("plain", None), ("irep", "ireps")):
         torch.manual_seed(0)
-        net = randomize_statistics(build("vgg6", branches=branches), 0).eval()
+        net = randomize_statistics(build("vgg6", branches=branches, stages=((4, 4), (8, 8))), 0).eval()
         (folder / name).mkdir()
         ird.save(set_origin(net, dataset="digits", statistics="trained"), folder / name / "best.pt")
     np.save(folder / "flat.npy", np.zeros((1, 16, 16), np.float32))
@@ -76,7 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "arch mine=search/best.json random irep irep-resnet18",
         "arch --diff search irep",
         "search des=search --against random",
-        "features plain irep --layers stages.2.1.* --images flat.npy",
+        "features plain irep --layers stages.1.1.* --images flat.npy",
         "arch-weights search irep/best.pt",
         "kernels irep",
         "latency bench --top1 net=71.5",
@@ -183,9 +180,8 @@ def test_bad_input_exits_2_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     write_search(Path("search"))
     Path("empty").mkdir()
-    Path("begun").mkdir()
-    for name in ("journal.jsonl", "begun/journal.jsonl"):
-        append_line(name, START)
+    for folder in (Path(), Path("begun")):
+        write_journal(folder, START)
     write_records(Path("silent"))
     before = sorted(tmp_path.rglob("*"))
     assert main(["plot", *line.split()]) == 2

@@ -36,7 +36,7 @@ VGG6 = [f"stages.{stage}.{conv}.conv" for stage in range(3) for conv in range(2)
 
 def net(branches: str | None = "ireps", seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return randomize_statistics(build("vgg6", branches=branches), seed).eval()
+    return randomize_statistics(build("vgg6", branches=branches, stages=((4, 4), (8, 8), (8, 8))), seed).eval()
 
 
 def images(count: int = 1, shape: tuple[int, int, int] = (1, 16, 16)) -> list[ShownImage]:

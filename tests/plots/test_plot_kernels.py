@@ -41,7 +41,7 @@ LAYER = "stages.0.1.conv"
 
 def net(branches: str | None = "ireps") -> nn.Module:
     torch.manual_seed(0)
-    return randomize_statistics(build("vgg6", branches=branches), 0).eval()
+    return randomize_statistics(build("vgg6", branches=branches, stages=((4, 4), (8, 8), (8, 8))), 0).eval()
 
 
 def run(alpha: list[float], beta: list[float], **recipe: Any) -> SearchRun:

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line
 from irepdeploy.plots.figure import BLUE, ORANGE, save_figure
 from irepdeploy.plots.search_history import SearchRun
 from irepdeploy.plots.search_run import draw_fitness, draw_search
 from irepdeploy.reparam.architecture import Architecture
+from support.search_journals import evolution, write_journal
 
 START = {
     "event": "start",
@@ -28,12 +28,6 @@ START = {
 POPULATIONS = (["11000", "00111", "10101"], ["10001", "10001", "10101"])
 
 
-def evolution(index: int, accuracy: Sequence[float], **more: Any) -> dict[str, Any]:
-    mean = sum(accuracy) / len(accuracy)
-    values = {"index": index, "best": max(accuracy), "mean": mean, "accuracy": list(accuracy)}
-    return {"event": "evolution", **values, **more}
-
-
 def whole(index: int, accuracy: Sequence[float]) -> dict[str, Any]:
     """An evolution with all that a search writes of it."""
     alpha = [0.5 + index + place / 10 for place in range(5)]
@@ -41,25 +35,11 @@ def whole(index: int, accuracy: Sequence[float]) -> dict[str, Any]:
     return evolution(index, accuracy, population=POPULATIONS[index], alpha=alpha, beta=beta)
 
 
-def journal(folder: Path, *events: Any) -> Path:
-    folder.mkdir(exist_ok=True, parents=True)
-    for event in events:
-        append_line(folder / "journal.jsonl", event)
-    return folder / "journal.jsonl"
-
-
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "search"
-    journal(
-        folder,
-        START,
-        {"event": "epoch", "epoch": 0},
-        whole(0, [0.5, 0.25, 0.75]),
-        {"event": "epoch", "epoch": 1},
-        whole(1, [0.75, 0.5, 1.0]),
-    )
-    return folder
+    epochs = [{"event": "epoch", "epoch": epoch} for epoch in range(2)]
+    events = START, epochs[0], whole(0, [0.5, 0.25, 0.75]), epochs[1], whole(1, [0.75, 0.5, 1.0])
+    return write_journal(tmp_path / "search", *events).parent
 
 
 @pytest.fixture
@@ -77,7 +57,8 @@ def legend(figure: Figure, panel: int = 0) -> list[str]:
     return [text.get_text() for text in figure.axes[panel].get_legend().get_texts()]
 
 
-def test_what_a_journal_says(run: SearchRun) -> None:
+def test_what_a_journal_says(run: SearchRun, run_folder: Path) -> None:
+    assert SearchRun.read(run_folder) == run
     assert run.positions == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
     assert run.strategy == "des"
     assert [event.index for event in run.evolutions] == [0, 1]
@@ -86,23 +67,17 @@ def test_what_a_journal_says(run: SearchRun) -> None:
     assert run.net == (None, {})
 
 
-def test_survival_of_each_branch(run: SearchRun) -> None:
+def test_numbers_of_a_search(run: SearchRun) -> None:
     kept = run.kept()
     assert kept is not None and kept.shape == (2, 3, 2)
     # Of three candidates: position by position 2, 1, 2, 1, 2 and then 3, 0, 1, 0, 3; the last layer has no identity.
     assert kept[0] == pytest.approx(np.array([[2 / 3, 1 / 3], [2 / 3, 1 / 3], [2 / 3, np.nan]]), nan_ok=True)
     assert kept[1] == pytest.approx(np.array([[1, 0], [1 / 3, 0], [1, np.nan]]), nan_ok=True)
-
-
-def test_trajectories_of_alpha_and_beta(run: SearchRun) -> None:
     alpha, beta = run.alpha(), run.beta()
     assert alpha is not None and beta is not None
     assert alpha[1] == pytest.approx(np.array([[1.5, 1.6], [1.7, 1.8], [1.9, np.nan]]), nan_ok=True)
     assert beta == pytest.approx(np.array([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3]]))
-
-
-def test_diversity_is_the_mean_hamming_distance(run: SearchRun) -> None:
-    # By hand: 5, 3 and 2 of 5 positions; 0, 1 and 1.
+    # Diversity is the mean Hamming distance; by hand: 5, 3 and 2 of 5 positions; 0, 1 and 1.
     assert run.diversity() == pytest.approx([(5 + 3 + 2) / 3 / 5, 2 / 3 / 5])
     alone = SearchRun(start=START, evolutions=[evolution(0, [0.5], population=["11000"])])
     assert alone.diversity() == [0]
@@ -151,7 +126,7 @@ def test_old_journals_hold_less(run: SearchRun) -> None:
     ],
 )
 def test_journals_that_cannot_be_drawn(events: list[Any], said: str, tmp_path: Path) -> None:
-    path = journal(tmp_path, *events)
+    path = write_journal(tmp_path, *events)
     path.touch()
     with pytest.raises(InputError, match=said):
         SearchRun.read(path)
@@ -164,10 +139,6 @@ def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
         SearchRun.read(path)
     with pytest.raises(InputError, match="no such journal"):
         SearchRun.read(tmp_path / "none")
-
-
-def test_a_folder_or_its_journal(run_folder: Path) -> None:
-    assert SearchRun.read(run_folder) == SearchRun.read(run_folder / "journal.jsonl")
 
 
 def test_fitness_by_evolution(run: SearchRun) -> None:

@@ -35,14 +35,22 @@ from irepdeploy.profiling.training_cost import PeakMemory, StepTime
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.runtime.memory import parse_size, size_text
+from support.graph_writer import onnx_model
 from support.networks import random_network
 
 Capture = pytest.CaptureFixture[str]
 
 # Side of the map, input and output channels of each convolution of vgg6.
 VGG6 = [(16, 1, 16), (16, 16, 16), (8, 16, 32), (8, 32, 32), (4, 32, 64), (4, 64, 64)]
-FUSED_PARAMS = sum(9 * inner * outer + outer for _, inner, outer in VGG6) + 64 * 10 + 10
-FUSED_MACS = sum(side * side * 9 * inner * outer for side, inner, outer in VGG6) + 64 * 10
+# The same of a smaller one, which most tests inspect.
+SMALL = [(8, 1, 4), (8, 4, 4)]
+SMALL_NET: dict[str, Any] = {"stages": ((4, 4),), "input_shape": (1, 8, 8)}
+
+
+def fused_counts(convolutions: list[tuple[int, int, int]]) -> tuple[int, int]:
+    head = 10 * convolutions[-1][2]
+    params = sum(9 * inner * outer + outer for _, inner, outer in convolutions) + head + 10
+    return params, sum(side * side * 9 * inner * outer for side, inner, outer in convolutions) + head
 
 
 def branch_params(inner: int, outer: int) -> int:
@@ -55,20 +63,21 @@ def branch_params(inner: int, outer: int) -> int:
     return 9 * area + bn + sum(taps) + chain + pool + identity + (9 if identity else 8) + 1
 
 
-TRAIN_PARAMS = sum(branch_params(inner, outer) for _, inner, outer in VGG6) + 64 * 10 + 10
+FUSED_PARAMS, FUSED_MACS = fused_counts(SMALL)
+TRAIN_PARAMS = sum(branch_params(inner, outer) for _, inner, outer in SMALL) + 4 * 10 + 10
+# Taps of all branches: 9 + 3 + 3 + 1 + 9 + 1 + 2 + 2 + 4 a product of channels, and the 1x1 of the chain.
+TRAIN_MACS = sum(side * side * (34 * inner * outer + inner * inner) for side, inner, outer in SMALL) + 4 * 10
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    branched = random_network(branches="ireps")
+    branched = random_network(branches="ireps", **SMALL_NET)
     fused = ird.fuse(branched)
-    paths = {name: folder / name for name in ("train.pt", "fused.pt", "fused.onnx")}
-    ird.save(branched, paths["train.pt"])
-    ird.save(fused, paths["fused.pt"])
-    paths["fused.onnx"].write_bytes(
-        serialized(onnx_from_torch(fused, [TensorSpec("input", (1, 1, 16, 16))], ["logits"]))
-    )
+    paths = {name: folder / name for name in ("plain.pt", "train.pt", "fused.pt", "fused.onnx")}
+    for name, network in (("plain.pt", random_network(**SMALL_NET)), ("train.pt", branched), ("fused.pt", fused)):
+        ird.save(network, paths[name])
+    paths["fused.onnx"].write_bytes(serialized(onnx_from_torch(fused, [TensorSpec("input", (1, 1, 8, 8))], ["logits"])))
     return paths
 
 
@@ -119,13 +128,12 @@ def test_both_states_of_a_checkpoint_by_hand(models: dict[str, Path], name: str,
     assert (found["train"]["params"], found["fused"]["params"]) == (TRAIN_PARAMS, FUSED_PARAMS)
     assert found["fused"]["macs"] == FUSED_MACS
     layers = {layer["layer"]: layer for layer in found["layers"]}
-    for (side, inner, outer), layer in zip(VGG6, found["layers"], strict=False):
+    for (side, inner, outer), layer in zip(SMALL, found["layers"], strict=False):
         assert layer["train"]["params"] == branch_params(inner, outer)
         assert layer["fused"] == {"params": 9 * inner * outer + outer, "macs": side * side * 9 * inner * outer}
-        # Taps of all branches: 9 + 3 + 3 + 1 + 9 + 1 + 2 + 2 + 4 a product of channels, and the 1x1 of the chain.
         assert layer["train"]["macs"] == side * side * (34 * inner * outer + inner * inner)
         assert len(layer["branches"]) == (9 if inner == outer else 8)
-    assert layers["head"]["train"] == layers["head"]["fused"] == {"params": 650, "macs": 640}
+    assert layers["head"]["train"] == layers["head"]["fused"] == {"params": 50, "macs": 40}
     for state in ("train", "fused"):
         for figure in ("params", "macs"):
             assert sum(layer[state][figure] for layer in found["layers"]) == found[state][figure]
@@ -147,19 +155,23 @@ def test_health_is_that_of_the_layers(models: dict[str, Path], capsys: Capture) 
 def test_what_is_printed(models: dict[str, Path], capsys: Capture) -> None:
     text = printed(capsys, models["train.pt"])
     digest = ird.load(models["train.pt"]).irepdeploy_origin.architecture.digest
-    for part in (f"{models['train.pt']}: vgg6, train state; 51 branches stand at 6 convolutions", digest, "1x16x16"):
+    for part in (f"{models['train.pt']}: vgg6, train state; 17 branches stand at 2 convolutions", digest, "1x8x8"):
         assert part in text
     assert "weights: from the checkpoint" in text and "not accuracy" in text and "before -> after" in text
     total = next(line for line in text.splitlines() if line.startswith("total"))
-    assert total.split() == ["total", "51", f"{TRAIN_PARAMS:,}", f"{FUSED_PARAMS:,}", "9,282,432", f"{FUSED_MACS:,}"]
+    assert total.split() == [
+        "total",
+        "17",
+        *(f"{count:,}" for count in (TRAIN_PARAMS, FUSED_PARAMS, TRAIN_MACS, FUSED_MACS)),
+    ]
     first = next(line for line in text.splitlines() if line.startswith("stages.0.0.conv"))
     assert first.split() == ["stages.0.0.conv", *["x"] * 8, "."]
     assert all(line.count(" -> ") >= 4 for line in text.partition("Health")[2].splitlines() if "stages." in line)
     text = printed(capsys, models["fused.pt"])
-    assert "fused state; 51 branches were fused into 6 convolutions" in text and "->" not in text.partition("Health")[2]
+    assert "fused state; 17 branches were fused into 2 convolutions" in text and "->" not in text.partition("Health")[2]
     text = printed(capsys, models["fused.onnx"])
-    assert "ONNX, opset 13" in text and "input 1x1x16x16, logits 1x10" in text and "train" not in text
-    assert next(line for line in text.splitlines() if line.startswith("Conv ")).split() == ["Conv", "6"]
+    assert "ONNX, opset 13" in text and "input 1x1x8x8, logits 1x10" in text and "train" not in text
+    assert next(line for line in text.splitlines() if line.startswith("Conv ")).split() == ["Conv", "2"]
     assert "total" in text and f"{FUSED_PARAMS:,}" in text and f"{FUSED_MACS:,}" in text
 
 
@@ -168,8 +180,9 @@ def test_a_network_by_name(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     assert "Branches" not in text
     assert found["facts"]["statistics"] == "random, seed 0" and found["facts"]["architecture"] is None
     # A plain network is told by its blocks: each convolution with its batch normalisation.
-    assert found["train"]["params"] == FUSED_PARAMS + sum(outer for _, _, outer in VGG6)
-    assert (found["fused"]["params"], found["train"]["macs"]) == (FUSED_PARAMS, FUSED_MACS)
+    params, macs = fused_counts(VGG6)
+    assert found["train"]["params"] == params + sum(outer for _, _, outer in VGG6)
+    assert (found["fused"]["params"], found["train"]["macs"]) == (params, macs)
     assert inspected(capsys, "vgg6") == found
     other = inspected(capsys, "vgg6", "--seed", 1)
     assert other["layers"][0]["health"] != found["layers"][0]["health"] and other["train"] == found["train"]
@@ -203,10 +216,10 @@ def test_branches_of_an_architecture(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_a_network_in_memory_stays_as_it_is() -> None:
-    network = random_network(branches="ireps").train()
+    network = random_network(branches="ireps", **SMALL_NET).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found = inspect_model(network)
-    assert found.train == Counts(TRAIN_PARAMS, 9_282_432) and found.facts["statistics"] == "from the network given"
+    assert found.train == Counts(TRAIN_PARAMS, TRAIN_MACS) and found.facts["statistics"] == "from the network given"
     assert all(module.training for module in network.modules())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
@@ -305,14 +318,7 @@ def onnx_file(
     weights: dict[str, np.ndarray[Any, Any]],
     outputs: tuple[str, ...] = ("y",),
 ) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), path)
+    onnx.save(onnx_model(nodes, {"x": shape}, dict.fromkeys(outputs), weights), path)
     return path
 
 
@@ -475,17 +481,17 @@ def cost_rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["cost"]["rows"]}
 
 
-def test_every_preset_that_fits(measured: Measured, capsys: Capture) -> None:
-    found = inspected(capsys, "vgg6", "--cost", "--batch", 4)
+def test_every_preset_that_fits(models: dict[str, Path], measured: Measured, capsys: Capture) -> None:
+    found = inspected(capsys, models["plain.pt"], "--cost", "--batch", 4)
     rows = cost_rows(found)
     assert next(iter(rows)) == "plain" and {"ireps", "acnet", "dbb", "mobileone", "ireps-resnet-cifar"} <= set(rows)
     # Two presets of one structure are measured once.
     assert "repvgg, mobileone-k1" in rows
     assert rows["plain"]["params"] == found["train"]["params"] and rows["plain"]["branches"] == 0
     assert rows["plain"]["macs"] == FUSED_MACS
-    assert (rows["ireps"]["params"], rows["ireps"]["branches"]) == (TRAIN_PARAMS, 51)
-    acnet = sum(6 * inner * outer + 4 * outer for _, inner, outer in VGG6)
-    assert (rows["acnet"]["params"], rows["acnet"]["branches"]) == (rows["plain"]["params"] + acnet, 12)
+    assert (rows["ireps"]["params"], rows["ireps"]["branches"]) == (TRAIN_PARAMS, 17)
+    acnet = sum(6 * inner * outer + 4 * outer for _, inner, outer in SMALL)
+    assert (rows["acnet"]["params"], rows["acnet"]["branches"]) == (rows["plain"]["params"] + acnet, 4)
     assert {(asked["batch"], asked["device"], asked["factory"]) for asked in measured.asked} == {(4, "cpu", None)}
     assert not any(asked["path"].exists() for asked in measured.asked)
     assert found["cost"]["batch_size"] == 4 and rows["plain"]["fits"] is None
@@ -495,69 +501,63 @@ def test_the_network_as_it_is(models: dict[str, Path], measured: Measured, capsy
     found = inspected(capsys, models["train.pt"], "--cost", "--presets", "acnet,ireps")
     rows = cost_rows(found)
     assert list(rows) == ["plain", "as it is, ireps", "acnet"]
-    assert rows["as it is, ireps"]["params"] == TRAIN_PARAMS and rows["as it is, ireps"]["branches"] == 51
-    assert rows["plain"]["params"] == FUSED_PARAMS + sum(outer for _, _, outer in VGG6)
+    assert rows["as it is, ireps"]["params"] == TRAIN_PARAMS and rows["as it is, ireps"]["branches"] == 17
+    assert rows["plain"]["params"] == FUSED_PARAMS + sum(outer for _, _, outer in SMALL)
     assert found["cost"]["batch_size"] == 32
 
 
 def test_presets_stand_where_the_network_has_branches(measured: Measured) -> None:
-    network = ird.insert_branches(random_network(), "ireps", where="stages.2.*")
+    network = ird.insert_branches(random_network(**SMALL_NET), "ireps", where="stages.0.1.*")
     before = copy.deepcopy(network.state_dict())
     cost = inspect_model(network, cost=CostRequest(("repvgg",))).cost
     assert cost is not None and [(row.name, row.branches) for row in cost.rows] == [
         ("plain", 0),
-        ("as it is", 17),
-        ("repvgg", 3),
+        ("as it is", 9),
+        ("repvgg", 2),
     ]
     # What is timed is trained, so it is no network of the user's.
     assert all(net is not network for net in measured.timed.values())
-    inspect_model(plain := random_network(), cost=CostRequest(("acnet",)))
+    inspect_model(plain := random_network(**SMALL_NET), cost=CostRequest(("acnet",)))
     assert all(net is not plain for net in measured.timed.values())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_what_fits_the_memory(measured: Measured, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_the_memory(
+    models: dict[str, Path], measured: Measured, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = 2 * 10**9
     none = PeakMemory(None)
     measured.memory = {1: PeakMemory(limit), 2: PeakMemory(limit + 1), 3: PeakMemory(None, True), 4: none}
     options = ("--cost", "--presets", "acnet,repvgg,dbb", "--memory", "2GB", "--batch", "16")
-    found, text = inspected_and_printed(capsys, monkeypatch, "vgg6", *options)
+    found, text = inspected_and_printed(capsys, monkeypatch, models["plain.pt"], *options)
     rows = cost_rows(found)
-    assert {name: row["fits"] for name, row in rows.items()} == {
-        "plain": True,
-        "acnet": False,
-        "repvgg": False,
-        "dbb": None,
-    }
+    fits = {name: row["fits"] for name, row in rows.items()}
+    assert fits == {"plain": True, "acnet": False, "repvgg": False, "dbb": None}
     assert found["cost"]["memory_bytes"] == limit
     assert rows["repvgg"]["time"] is None and rows["repvgg"]["memory"]["out_of_memory"]
     assert "repvgg" not in measured.timed and rows["acnet"]["time"] == {"seconds": 1.0, "samples": 5}
     assert "trains within 2 GB, batch 16: plain\n" in text and "not known, batch 16: dbb\n" in text
     assert "does not fit 2 GB, batch 16: acnet; repvgg\n" in text
     assert "on this machine" in text and "median of 5 steps" in text and "a GPU needs a different amount" in text
-    assert next(line for line in text.splitlines() if line.startswith("repvgg")).split()[-4:] == [
-        "-",
-        "-",
-        "ran",
-        "out",
-    ]
-    assert next(line for line in text.splitlines() if line.startswith("acnet")).split()[-4:] == ["1", "2.00", "2", "GB"]
+    for name, ends in (("repvgg", "- - ran out"), ("acnet", "1 2.00 2 GB")):
+        line = next(line for line in text.splitlines() if line.startswith(name))
+        assert " ".join(line.split()).endswith(f" {ends}")
 
 
-def test_nothing_fits(measured: Measured, capsys: Capture) -> None:
+def test_nothing_fits(models: dict[str, Path], measured: Measured, capsys: Capture) -> None:
     measured.memory = {1: PeakMemory(None, out_of_memory=True), 2: PeakMemory(None, out_of_memory=True)}
-    text = printed(capsys, "vgg6", "--cost", "--presets", "acnet", "--memory", "1GB")
+    text = printed(capsys, models["plain.pt"], "--cost", "--presets", "acnet", "--memory", "1GB")
     assert "does not fit 1 GB, batch 32: plain; acnet" in text and not measured.timed and "median" not in text
 
 
-def test_memory_that_runs_out_while_timing(measured: Measured, capsys: Capture) -> None:
+def test_memory_that_runs_out_while_timing(models: dict[str, Path], measured: Measured, capsys: Capture) -> None:
     measured.error = torch.OutOfMemoryError("full")
-    found = inspected(capsys, "vgg6", "--cost", "--presets", "acnet")
+    found = inspected(capsys, models["plain.pt"], "--cost", "--presets", "acnet")
     assert all(row["time"] is None for row in found["cost"]["rows"])
     assert any("could not be timed" in note for note in found["cost"]["notes"])
     measured.error = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
-        inspect_model("vgg6", cost=CostRequest(("acnet",)))
+        inspect_model(models["plain.pt"], cost=CostRequest(("acnet",)))
 
 
 def test_a_fused_network_says_what_was_done(models: dict[str, Path], measured: Measured, capsys: Capture) -> None:
@@ -565,7 +565,7 @@ def test_a_fused_network_says_what_was_done(models: dict[str, Path], measured: M
     rows = cost_rows(found)
     assert list(rows) == ["fused, as it is, none", "acnet"]
     assert rows["fused, as it is, none"]["params"] == FUSED_PARAMS
-    assert rows["acnet"]["params"] == FUSED_PARAMS + sum(6 * i * o + 4 * o for _, i, o in VGG6)
+    assert rows["acnet"]["params"] == FUSED_PARAMS + sum(6 * i * o + 4 * o for _, i, o in SMALL)
     assert "beside its fused convolutions" in found["cost"]["notes"][0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,40 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Free = str | int
+Shape = Sequence[Free | None] | None
+
+
+def onnx_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    constants: Mapping[str, Any] | None = None,
+    *,
+    opset: int = 13,
+    ir_version: int = 8,
+    kinds: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    """Build a model of one graph.
+
+    Args:
+        nodes: In topological order.
+        inputs: Shapes by name; None for a shape that is not declared.
+        outputs: Like `inputs`.
+        constants: Arrays, or numbers that become float32 arrays of one value, by name.
+        opset: Of the default domain.
+        ir_version: Of the file format.
+        kinds: Element types of the inputs and outputs that are not float32.
+    """
+    given, made = (
+        [helper.make_tensor_value_info(name, (kinds or {}).get(name, TensorProto.FLOAT), shape) for name, shape in side]
+        for side in (inputs.items(), outputs.items())
+    )
+    weights = [
+        numpy_helper.from_array(value if isinstance(value, np.ndarray | np.generic) else np.float32([value]), name)
+        for name, value in (constants or {}).items()
+    ]
+    graph = helper.make_graph(list(nodes), "graph", given, made, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
 class GraphWriter:

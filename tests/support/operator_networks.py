@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FUNCTIONS", "INPUT_SHAPE", "MODULES", "Call", "operator_network"]
+__all__ = ["FUNCTIONS", "INPUT_SHAPE", "MODULES", "Call", "conv", "operator_network"]
 
 INPUT_SHAPE = (4, 7, 9)
 

@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed
 from irepdeploy.export.diagnosis.audit import Asked, audit
 from irepdeploy.export.target.target import Target, target_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.graph_writer import onnx_model
 from support.networks import small_resnet
 
 SPEC = TensorSpec("input", (1, 3, 16, 16))
 
 
 @pytest.fixture(scope="module")
-def content() -> bytes:
-    return serialized(onnx_from_torch(small_resnet(), [SPEC], ["logits"]))
+def content(residual: onnx.ModelProto) -> bytes:
+    return serialized(residual)
 
 
 def audited(path: Path, content: bytes) -> dict[str, object]:
@@ -145,18 +146,8 @@ def check(
 ) -> dict[str, Any]:
     """Audit a graph from x (1, 4, 8, 8) to y of any shape, for a target that forbids every form."""
     kind, opset = options.pop("kind", TensorProto.FLOAT), options.pop("opset", 13)
-    graph = helper.make_graph(
-        list(nodes),
-        "graph",
-        [helper.make_tensor_value_info("x", kind, [1, 4, 8, 8])],
-        [
-            helper.make_tensor_value_info(
-                "y", options.pop("result", TensorProto.FLOAT), options.pop("shape", [1, 4, 8, 8])
-            )
-        ],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    outputs = {"y": options.pop("shape", [1, 4, 8, 8])}
+    model = onnx_model(nodes, {"x": [1, 4, 8, 8]}, outputs, constants, opset=opset, kinds={"x": kind})
     path.write_bytes(model.SerializeToString())
     spec = TensorSpec("x", (1, 4, 8, 8), np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name)
     target = options.pop("target", target_of("xavier-jp5"))
@@ -302,16 +293,10 @@ def test_a_free_batch_only_where_it_was_asked_for(tmp_path: Path, content: bytes
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
-    graph = helper.make_graph(
-        [node("Add", ["a", "b"], "sum"), node("Relu", ["sum"], "active")],
-        "graph",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "ab"],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("sum", "active")],
-    )
+    nodes = [node("Add", ["a", "b"], "sum"), node("Relu", ["sum"], "active")]
+    model = onnx_model(nodes, dict.fromkeys("ab", (1, 4)), dict.fromkeys(("sum", "active"), (1, 4)))
     path = tmp_path / "m.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
-    )
+    path.write_bytes(serialized(model))
     specs = [TensorSpec(name, (1, 4)) for name in "ab"]
     facts = audit(path, target_of("ort"), specs, ["sum", TensorSpec("active", (1, 4))])
     assert [value["name"] for value in facts["outputs"]] == ["sum", "active"]

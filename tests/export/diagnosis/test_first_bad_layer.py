@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node
 from torch import nn
 
 import irepdeploy
@@ -26,6 +25,7 @@ from irepdeploy.export.target.target import TARGETS
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.export.writer.torch_exporter import onnx_by_torch
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
+from support.graph_writer import onnx_model
 from support.networks import random_network, small_resnet
 
 FLOAT32 = TOLERANCES["float32"]
@@ -46,8 +46,9 @@ def network() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def residual(network: nn.Module) -> onnx.ModelProto:
-    return onnx_from_torch(network, [SPEC], ["logits"])
+def int8(residual: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
+    """`residual` quantised, by the type of its activations."""
+    return {kind: quantized(residual, IMAGES["input"], activations=kind) for kind in ("int8", "uint8")}
 
 
 def spoilt(model: onnx.ModelProto, tensor: str, value: float = 3.0) -> onnx.ModelProto:
@@ -67,10 +68,7 @@ def chain(*operators: str, batch: int | str = 1, **constants: float) -> onnx.Mod
         inputs = [last, f"c{index}"] if f"c{index}" in constants else [last]
         nodes.append(make_node(operator, inputs, [f"t{index}"], f"n{index}"))
         last = f"t{index}"
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, (batch, 4)) for name in ("input", last)]
-    weights = [onnx.numpy_helper.from_array(np.array([value], np.float32), name) for name, value in constants.items()]
-    graph = make_graph(nodes, "g", values[:1], values[1:], weights)
-    return make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+    return onnx_model(nodes, {"input": (batch, 4)}, {last: (batch, 4)}, constants)
 
 
 # ONNX against ONNX.
@@ -79,11 +77,9 @@ def chain(*operators: str, batch: int | str = 1, **constants: float) -> onnx.Mod
 def test_the_layer_is_found_in_every_form(residual: onnx.ModelProto, tmp_path: Path) -> None:
     before = serialized(residual)
     bad = spoilt(residual, f"{BAD}.weight")
-    forms = {
-        "float32": bad,
-        "float16": half_graph(bad),
-        "int8": quantized(bad, IMAGES["input"]),
-    }
+    assert first_bad_layer(residual, residual, IMAGES, Tolerance(0.0)) is None
+    assert first_bad_layer(residual, half_graph(residual), IMAGES, TOLERANCES["float16"]) is None
+    forms = {"float32": bad, "float16": half_graph(bad), "int8": quantized(bad, IMAGES["input"])}
     for precision, result in forms.items():
         found = first_bad_layer(residual, result, IMAGES, TOLERANCES[precision])
         assert found is not None and (found.layer, found.tensor) == (BAD, BAD)
@@ -97,10 +93,10 @@ def test_the_layer_is_found_in_every_form(residual: onnx.ModelProto, tmp_path: P
 
 
 @pytest.mark.parametrize("activations", ["int8", "uint8"])
-def test_nothing_is_wrong(residual: onnx.ModelProto, activations: str) -> None:
-    assert first_bad_layer(residual, residual, IMAGES, Tolerance(0.0)) is None
-    assert first_bad_layer(residual, half_graph(residual), IMAGES, TOLERANCES["float16"]) is None
-    model = quantized(residual, IMAGES["input"], activations=activations)
+def test_nothing_is_wrong_in_int8(
+    residual: onnx.ModelProto, int8: dict[str, onnx.ModelProto], activations: str
+) -> None:
+    model = int8[activations]
     # A ReLU that became part of the rounding is not a difference.
     assert first_bad_layer(residual, model, IMAGES, TOLERANCES["int8"]) is None
     found = first_bad_layer(residual, model, IMAGES, Tolerance(1e-6))
@@ -108,10 +104,10 @@ def test_nothing_is_wrong(residual: onnx.ModelProto, activations: str) -> None:
 
 
 def test_an_int8_layer_with_its_sign_turned(residual: onnx.ModelProto) -> None:
-    for activations, name in (("int8", BAD), ("uint8", BAD)):
+    for activations in ("int8", "uint8"):
         model = quantized(spoilt(residual, f"{BAD}.weight", -1), IMAGES["input"], activations=activations)
         found = first_bad_layer(residual, model, IMAGES, TOLERANCES["int8"])
-        assert found is not None and found.layer == name
+        assert found is not None and found.layer == BAD
 
 
 def test_the_last_layer_whatever_its_output_is_called(residual: onnx.ModelProto) -> None:
@@ -132,17 +128,12 @@ def test_tensors_of_other_names_are_matched_by_their_nodes(residual: onnx.ModelP
 def test_a_convolution_that_took_in_what_is_behind_it() -> None:
     """Its node's output is not what it was, but its tensor has the name of what it is now."""
     a = chain("Mul", "Add", "Relu", c0=2.0, c1=1.0)
-    b = chain("Add", "Relu", c0=0.0)
-    b.graph.node[0].name, b.graph.node[1].name = "n0", "n2"
-    twice = make_node("Mul", ["input", "c"], ["twice"], "twice")
-    one = make_node("Add", ["twice", "one"], ["t1"], "n0")
-    relu = make_node("Relu", ["t1"], ["t2"], "n2")
-    del b.graph.node[:]
-    b.graph.node.extend([twice, one, relu])
-    del b.graph.initializer[:]
-    for name, value in (("c", 2.0), ("one", 1.0)):
-        b.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.float32), name))
-    b.graph.output[0].name = "t2"
+    nodes = [
+        make_node("Mul", ["input", "c"], ["twice"], "twice"),
+        make_node("Add", ["twice", "one"], ["t1"], "n0"),
+        make_node("Relu", ["t1"], ["t2"], "n2"),
+    ]
+    b = onnx_model(nodes, {"input": (1, 4)}, {"t2": (1, 4)}, {"c": 2.0, "one": 1.0})
     x = {"input": np.ones((1, 4), np.float32)}
     assert first_bad_layer(a, b, x, FLOAT32) is None
     b.graph.node[0].name, b.graph.node[1].name = "other", "n0"
@@ -234,13 +225,8 @@ def test_few_numbers_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_several_inputs() -> None:
-    graph = make_graph(
-        [make_node("Relu", ["a"], ["r"], "r"), make_node("Sub", ["r", "b"], ["y"], "s")],
-        "g",
-        [make_tensor_value_info(name, TensorProto.FLOAT, (1, 4)) for name in "ab"],
-        [make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
-    )
-    model = make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+    nodes = [make_node("Relu", ["a"], ["r"], "r"), make_node("Sub", ["r", "b"], ["y"], "s")]
+    model = onnx_model(nodes, {"a": (1, 4), "b": (1, 4)}, {"y": (1, 4)})
     other = onnx.ModelProto()
     other.CopyFrom(model)
     other.graph.node[1].op_type = "Add"
@@ -333,12 +319,13 @@ def test_every_kind_of_module(shared: nn.Module) -> None:
     assert found is not None and (found.layer, found.tensor) == ("act_1", "act_1")
 
 
-def test_a_residual_network_and_its_blocks(network: nn.Module, residual: onnx.ModelProto) -> None:
+def test_a_residual_network_and_its_blocks(
+    network: nn.Module, residual: onnx.ModelProto, int8: dict[str, onnx.ModelProto]
+) -> None:
     assert first_bad_module(network, residual, IMAGES, FLOAT32) is None
     found = first_bad_module(network, spoilt(residual, f"{BAD}.weight"), IMAGES, FLOAT32)
     assert found is not None and found.layer == BAD and 1 < found.error < 3
-    for activations in ("int8", "uint8"):
-        model = quantized(residual, IMAGES["input"], activations=activations)
+    for model in int8.values():
         assert first_bad_module(network, model, IMAGES, TOLERANCES["int8"]) is None
     blocks = random_network(branches="repvgg")
     model = onnx_from_torch(irepdeploy.fuse(blocks), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])

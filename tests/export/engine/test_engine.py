@@ -13,45 +13,33 @@ import numpy as np
 import onnx
 import pytest
 
-from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.sidecar import check_sidecar, read_plan_header, read_sidecar
 from irepdeploy.errors import InputError, MissingError, ModelError, OutputError, RunError
 from irepdeploy.export.engine import engine
 from irepdeploy.export.engine.engine import build_engine
-from irepdeploy.export.precision.fp16 import half_graph
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.files import sha256
-from support.networks import random_network
+from support.graph_writer import onnx_model
 
 RTX = "tensorrt_rtx"
 
 
 @pytest.fixture(scope="module")
-def content() -> bytes:
-    return serialized(onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"]))
-
-
-@pytest.fixture(scope="module")
-def half(content: bytes) -> bytes:
-    return serialized(half_graph(onnx.load_model_from_string(content)))
+def content(vgg6: onnx.ModelProto) -> bytes:
+    return serialized(vgg6)
 
 
 def convolutions(*kernels: int, batch: int | str = 1) -> bytes:
     """Convolutions side by side, summed: branches that a builder could merge and does not."""
     rng = np.random.default_rng(0)
-    weights, nodes, sums = [], [], []
+    weights, nodes = {}, []
     for index, kernel in enumerate(kernels):
-        array = rng.standard_normal((32, 32, kernel, kernel)).astype(np.float32)
-        weights.append(onnx.numpy_helper.from_array(array, f"w{index}"))
+        weights[f"w{index}"] = rng.standard_normal((32, 32, kernel, kernel)).astype(np.float32)
         pads = [kernel // 2] * 4
         nodes.append(onnx.helper.make_node("Conv", ["x", f"w{index}"], [f"c{index}"], f"branch{index}", pads=pads))
-        sums.append(f"c{index}")
-    nodes.append(onnx.helper.make_node("Sum", sums, ["y"], "sum"))
+    nodes.append(onnx.helper.make_node("Sum", [node.output[0] for node in nodes], ["y"], "sum"))
     shape = (batch, 32, 16, 16)
-    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"]
-    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], weights)
-    opset = [onnx.helper.make_opsetid("", 13)]
-    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    return onnx_model(nodes, {"x": shape}, {"y": shape}, weights).SerializeToString()
 
 
 def worker(code: str) -> list[str]:
@@ -104,14 +92,6 @@ def test_a_sidecar_never_stands_beside_another_engine(
     with pytest.raises(RunError, match="disk is full"):
         build_engine(content, tmp_path / "m.engine", flavour=RTX)
     assert (tmp_path / "m.engine").read_bytes() == before
-
-
-@pytest.mark.trt
-def test_half_is_half(content: bytes, half: bytes, tmp_path: Path) -> None:
-    report = build_engine(half, tmp_path / "half.engine", flavour=RTX, precision="fp16")
-    assert report.layers["convolution_inputs"] == {"Half": 6}
-    full = build_engine(content, tmp_path / "full.engine", flavour=RTX)
-    assert report.layers["weights_bytes"] < 0.6 * full.layers["weights_bytes"]
 
 
 @pytest.mark.trt

@@ -25,6 +25,7 @@ from irepdeploy.files import write_json
 from support.engine_sidecar import make_sidecar
 from support.fake_cudart import FakeCudart
 from support.fake_tensorrt import FakeTensorrt
+from support.graph_writer import onnx_model
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -32,9 +33,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Build an engine with a fake TensorRT, change something, run the example on it."""
-    takes = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (2, 3))
-    gives = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (2, 2))
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [takes], [gives])
+    model = onnx_model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)}, {"y": (2, 2)})
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "tensorrt.py").write_text(
@@ -42,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     )
     monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
     engine = tmp_path / "model.engine"
-    build_engine(onnx.helper.make_model(graph).SerializeToString(), engine, flavour="tensorrt")
+    build_engine(model.SerializeToString(), engine, flavour="tensorrt")
 
     def go(
         version: str = "8.5.2.2",

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.export.precision.equalise import Pair, equalised, hidden_pairs, rescaled
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.graph_writer import onnx_model
 from support.networks import random_network
 
 RNG = np.random.default_rng(0)
@@ -25,11 +25,7 @@ def weight(*shape: int) -> np.ndarray:
 
 
 def written(nodes: Sequence[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: str = "y") -> onnx.ModelProto:
-    """A model of one input x (1, 4, 6, 6)."""
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    weights = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = make_graph(nodes, "g", [make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 6, 6))], values, weights)
-    return make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+    return onnx_model(nodes, {"x": (1, 4, 6, 6)}, dict.fromkeys(outputs), constants)
 
 
 def chain(*between: str, group: int = 1, second: str = "Conv") -> onnx.ModelProto:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node, make_tensor_value_info
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ModelError
@@ -20,6 +20,7 @@ from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
+from support.graph_writer import onnx_model
 
 CHANNELS = {"y": 4, "z": 4, "Y": 6, "Z": 6}
 
@@ -32,14 +33,7 @@ def network(name: str, shape: tuple[int, ...]) -> onnx.ModelProto:
 
 def written(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: str) -> onnx.ModelProto:
     """A model of one input x (1, 4, 6, 6); outputs are that large, or with 6 channels as Y and Z."""
-    graph = make_graph(
-        nodes,
-        "g",
-        [make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 6, 6))],
-        [make_tensor_value_info(name, TensorProto.FLOAT, (1, CHANNELS[name], 6, 6)) for name in outputs],
-        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    return make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+    return onnx_model(nodes, {"x": (1, 4, 6, 6)}, {name: (1, CHANNELS[name], 6, 6) for name in outputs}, constants)
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:

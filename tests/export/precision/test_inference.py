@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node, make_tensor_value_info
 
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.precision.inference import (
@@ -18,6 +18,7 @@ from irepdeploy.export.precision.inference import (
 )
 from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.onnx_graph.shapes import tensor_types
+from support.graph_writer import onnx_model
 
 
 def written(
@@ -29,12 +30,7 @@ def written(
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
     }
-    values = [
-        [make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in group.items()]
-        for group in (shapes, outputs)
-    ]
-    weights = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-    return make_model(make_graph(nodes, "g", *values, weights), opset_imports=[make_opsetid("", 13)], ir_version=8)
+    return onnx_model(nodes, shapes, outputs, constants)
 
 
 def images(count: int, *shape: int) -> np.ndarray:

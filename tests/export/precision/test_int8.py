@@ -12,36 +12,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node
 
 from irepdeploy.board.ort_runner import OrtRunner
-from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.engine.engine import build_engine
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
 from irepdeploy.export.precision.int8 import quantisable, quantized
 from irepdeploy.export.precision.ranges import tensor_ranges
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.reparam.comparator import Tolerance, compare_outputs
-from support.networks import random_network, small_resnet
+from support.graph_writer import onnx_model
 
 INT8 = Tolerance(0.1, 0.99)
 
 
 def images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def residual() -> onnx.ModelProto:
-    spec = TensorSpec("input", (1, 3, 16, 16))
-    return onnx_from_torch(small_resnet(), [spec], ["logits"], metadata={"key": "value"})
-
-
-@pytest.fixture(scope="module")
-def plain() -> onnx.ModelProto:
-    return onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
 
 
 def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -85,11 +72,11 @@ def test_the_form_that_tensorrt_wants(residual: onnx.ModelProto) -> None:
     assert {None if node is None else node.op_type for node in quantised_tensors} == {None, "Relu", "Flatten"}
 
 
-def test_weights_are_rounded_to_nearest(plain: onnx.ModelProto) -> None:
+def test_weights_are_rounded_to_nearest(vgg6: onnx.ModelProto) -> None:
     for per_channel in (True, False):
-        model = quantized(plain, images(2, 1, 16, 16), per_channel=per_channel)
-        arrays, floats = arrays_of(model), arrays_of(plain)
-        for name in quantisable(plain):
+        model = quantized(vgg6, images(2, 1, 16, 16), per_channel=per_channel)
+        arrays, floats = arrays_of(model), arrays_of(vgg6)
+        for name in quantisable(vgg6):
             weight, scale = floats[f"{name}.weight"], arrays[f"{name}.weight_scale"]
             assert scale.size == (len(weight) if per_channel else 1)
             steps = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -135,8 +122,8 @@ def test_tensorrt_runs_kept_layers_in_float(residual: onnx.ModelProto, tmp_path:
     assert report.layers["convolution_inputs"] == {"Int8": 8, "Float": 2}
 
 
-def test_the_same_bytes_in_another_process(plain: onnx.ModelProto, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(serialized(plain))
+def test_the_same_bytes_in_another_process(vgg6: onnx.ModelProto, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(serialized(vgg6))
     x = images(4, 1, 16, 16)
     np.save(tmp_path / "x.npy", x)
     code = (
@@ -146,14 +133,12 @@ def test_the_same_bytes_in_another_process(plain: onnx.ModelProto, tmp_path: Pat
         "sys.stdout.buffer.write(serialized(quantized(onnx.load('m.onnx'), numpy.load('x.npy'))))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
-    assert (
-        done.stdout == serialized(quantized(plain, x)) == serialized(quantized(plain, ranges=tensor_ranges(plain, x)))
-    )
+    assert done.stdout == serialized(quantized(vgg6, x)) == serialized(quantized(vgg6, ranges=tensor_ranges(vgg6, x)))
     assert done.stderr == b""
 
 
 def test_no_files_and_no_words(
-    plain: onnx.ModelProto,
+    vgg6: onnx.ModelProto,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -165,7 +150,7 @@ def test_no_files_and_no_words(
         monkeypatch.setattr(tempfile, name, refuse)
     # With a bias that is computed the quantiser warns.
     model = onnx.ModelProto()
-    model.CopyFrom(plain)
+    model.CopyFrom(vgg6)
     model.graph.node[-1].input[2] = "computed"
     model.graph.node.insert(0, make_node("Relu", ["head.bias"], ["computed"], "computed"))
     with caplog.at_level(logging.DEBUG):
@@ -175,10 +160,7 @@ def test_no_files_and_no_words(
 
 
 def written(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int = 13) -> onnx.ModelProto:
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, (1, 2, 4, 4)) for name in "xy"]
-    weights = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = make_graph(nodes, "g", values[:1], values[1:], weights)
-    return make_model(graph, opset_imports=[make_opsetid("", opset)], ir_version=8)
+    return onnx_model(nodes, {"x": (1, 2, 4, 4)}, {"y": (1, 2, 4, 4)}, constants, opset=opset)
 
 
 def test_dead_channels_and_a_dead_map() -> None:
@@ -194,14 +176,14 @@ def test_dead_channels_and_a_dead_map() -> None:
     assert not outputs_of(result, images(2, 2, 4, 4))["y"].any()
 
 
-def test_bad_input(plain: onnx.ModelProto) -> None:
+def test_bad_input(vgg6: onnx.ModelProto) -> None:
     x = images(2, 1, 16, 16)
     with pytest.raises(InputError, match="calibrate"):
-        quantized(plain)
+        quantized(vgg6)
     with pytest.raises(InputError, match="no layer 'nothing'"):
-        quantized(plain, x, keep_float=["nothing"])
+        quantized(vgg6, x, keep_float=["nothing"])
     with pytest.raises(InputError, match="no activations 'int4'"):
-        quantized(plain, x, activations="int4")
+        quantized(vgg6, x, activations="int4")
     with pytest.raises(ModelError, match="nothing to quantise"):
         quantized(written([make_node("Relu", ["x"], ["y"], "relu")], {}), images(1, 2, 4, 4))
     conv = [make_node("Conv", ["x", "w"], ["y"], "conv")]

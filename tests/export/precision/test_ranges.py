@@ -7,28 +7,23 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_node
 
-from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.precision.ranges import range_report, tensor_ranges
-from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
-from support.networks import random_network
+from irepdeploy.export.writer.onnx_from_torch import serialized
+from support.graph_writer import onnx_model
 
 
 def chain(*scales: float, batch: int | str = 1) -> onnx.ModelProto:
     """x (batch, 1, 2, 2) -> 1x1 convolutions with one weight each, a ReLU behind each."""
-    nodes, weights, last = [], [], "x"
-    for index, scale in enumerate(scales):
-        array = np.full((1, 1, 1, 1), scale, np.float32)
-        weights.append(onnx.numpy_helper.from_array(array, f"w{index}"))
+    nodes, last = [], "x"
+    for index in range(len(scales)):
         nodes.append(make_node("Conv", [last, f"w{index}"], [f"c{index}"], f"conv{index}"))
         nodes.append(make_node("Relu", [f"c{index}"], [f"r{index}"], f"relu{index}"))
         last = f"r{index}"
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, (batch, 1, 2, 2)) for name in ("x", last)]
-    graph = make_graph(nodes, "g", values[:1], values[1:], weights)
-    return make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8)
+    weights = {f"w{index}": np.full((1, 1, 1, 1), scale, np.float32) for index, scale in enumerate(scales)}
+    return onnx_model(nodes, {"x": (batch, 1, 2, 2)}, {last: (batch, 1, 2, 2)}, weights)
 
 
 def images(*values: float) -> np.ndarray:
@@ -65,8 +60,8 @@ def test_the_first_overflow_is_named() -> None:
     assert plain["first_overflow"] == report.first_overflow and len(plain["nodes"]) == 7
 
 
-def test_a_network_against_numpy() -> None:
-    model = onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
+def test_a_network_against_numpy(vgg6: onnx.ModelProto) -> None:
+    model = vgg6
     x = np.random.default_rng(0).standard_normal((5, 1, 16, 16), dtype=np.float32)
     before = serialized(model)
     report = range_report(before, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from irepdeploy.export.diagnosis.audit import Asked, audit
 from irepdeploy.export.request.preprocess import METADATA, Preprocessing, with_preprocessing
 from irepdeploy.export.target.target import target_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from support.operator_networks import Call, conv
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -88,47 +90,32 @@ def test_what_is_folded_is_gone() -> None:
     assert [node.op_type for node in grouped.graph.node][:5] == ["Cast", "Transpose", "Gather", "Sub", "Conv"]
 
 
-def test_weights_that_something_else_reads_are_kept() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+OTHERS: dict[str, tuple[Callable[[], nn.Module], Preprocessing, int, bool]] = {
+    "weights that something else reads are kept": (
+        lambda: Call(lambda m, x: m.conv(m.conv(x)), conv=conv(3, 3, 3, padding=1)),
+        Preprocessing((0.5,), (0.25,), "nchw"),
+        3,
+        False,
+    ),
+    "the input read by something else too keeps its nodes": (
+        lambda: Call(lambda m, x: m.conv(x) + x, conv=conv(3, 3, 3, padding=1)),
+        Preprocessing(MEAN, STD),
+        3,
+        True,
+    ),
+    "one channel": (lambda: first(1), Preprocessing((0.1307,), (0.3081,)), 1, False),
+}
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(self.conv(x))
 
-    torch.manual_seed(0)
-    spec = Preprocessing((0.5,), (0.25,), "nchw")
-    plain = written(Twice())
-    x = images(spec)
-    expected, found = run(plain, spec(x)), run(with_preprocessing(plain, spec), x)
-    assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
-
-
-def test_the_input_read_by_something_else_too_keeps_its_nodes() -> None:
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(x) + x
-
-    torch.manual_seed(0)
-    spec = Preprocessing(MEAN, STD)
-    plain = written(Residual())
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_networks(kind: str) -> None:
+    build, spec, channels, nodes = OTHERS[kind]
+    plain = written(build(), channels)
     baked = with_preprocessing(plain, spec)
-    assert "Mul" in {node.op_type for node in baked.graph.node}
-    expected = run(plain, spec(images(spec)))
-    assert np.abs(run(baked, images(spec)) - expected).max() <= 2e-6 * np.abs(expected).max()
-
-
-def test_one_channel() -> None:
-    spec = Preprocessing((0.1307,), (0.3081,))
-    plain = written(first(1), 1)
-    x = images(spec, 1)
+    assert ("Mul" in {node.op_type for node in baked.graph.node}) == nodes
+    x = images(spec, channels)
     expected = run(plain, spec(x))
-    assert np.abs(run(with_preprocessing(plain, spec), x) - expected).max() <= 2e-6 * np.abs(expected).max()
+    assert np.abs(run(baked, x) - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("batch", [2, None], ids=["static", "free"])

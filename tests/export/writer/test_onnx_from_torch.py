@@ -18,6 +18,7 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.network.nets.statistics import randomize_statistics
 from support.networks import random_network
+from support.operator_networks import Call, conv
 
 
 def written(model: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
@@ -44,24 +45,6 @@ def check_same(model: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...
 
 def operators(proto: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in proto.graph.node)
-
-
-class Call(nn.Module):
-    """A network that is one function, and the modules it uses."""
-
-    def __init__(self, function, **modules: nn.Module) -> None:  # type: ignore[no-untyped-def]
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
-
-
-def conv(*args: int, **kwargs: object) -> nn.Conv2d:
-    torch.manual_seed(0)
-    return nn.Conv2d(*args, **kwargs)  # type: ignore[arg-type]
 
 
 def test_names_come_from_the_module_tree() -> None:

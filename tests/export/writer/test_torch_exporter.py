@@ -24,6 +24,7 @@ from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.export.writer.tidy import tidy
 from irepdeploy.export.writer.torch_exporter import DYNAMO, OWN, TORCHSCRIPT, onnx_by_torch, write_onnx
 from irepdeploy.network.nets.statistics import randomize_statistics
+from support.graph_writer import onnx_model
 from support.networks import random_network
 
 XAVIER = target_of("xavier-jp5")
@@ -218,7 +219,6 @@ def test_tidying_folds_a_batch_normalisation_and_takes_paths_out() -> None:
         "m": rng.random(2),
         "v": rng.random(2) + 0.5,
     }
-    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     nodes = [
         helper.make_node("Conv", ["x", "onnx::W"], ["c"], name="/model/a/Conv", doc_string="/home/someone/net.py"),
         helper.make_node(
@@ -227,10 +227,8 @@ def test_tidying_folds_a_batch_normalisation_and_takes_paths_out() -> None:
         helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.float32([2.0]))),
         helper.make_node("Mul", ["d", "k"], ["y"]),
     ]
-    ends = [helper.make_tensor_value_info(name, 1, [1, size, 4, 4]) for name, size in (("x", 3), ("y", 2))]
-    ends[1].type.tensor_type.shape.dim[2].dim_value = ends[1].type.tensor_type.shape.dim[3].dim_value = 2
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
+    weights = {name: array.astype(np.float32) for name, array in arrays.items()}
+    model = onnx_model(nodes, {"x": (1, 3, 4, 4)}, {"y": (1, 2, 2, 2)}, weights, ir_version=9)
     before = model.SerializeToString()
     tidy(model, ir_version=8, prefix="model")
     assert [node.op_type for node in model.graph.node] == ["Conv", "Mul"] and model.ir_version == 8
