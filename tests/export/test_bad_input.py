@@ -68,7 +68,7 @@ def test_sizes_that_are_free_beyond_the_batch(shape: str, tmp_path: Path, capsys
     ("function", "reason"),
     [
         (lambda y, x: y[:, : len(x)], "depends? on the batch"),
-        (lambda y, x: y if len(x) == 1 else y.relu(), "other things for another batch"),
+        (lambda y, x: y if len(x) == 1 else y.relu(), "calls other operators for another batch"),
     ],
     ids=["shape", "branch"],
 )
