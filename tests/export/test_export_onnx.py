@@ -162,7 +162,7 @@ def test_sizes_that_are_free(folder: Path, tmp_path: Path, capsys: Capture) -> N
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 33, 20), np.float32) + 1)
     np.save(tmp_path / "four.npy", np.zeros((2, 4, 33, 20), np.float32))
     assert export(source, tmp_path / "none", "--inputs", str(tmp_path / "four.npy")) == 2
-    assert "inputs of shape (2, 4, 33, 20) where input float32 ?x3x?x?" in capsys.readouterr().err
+    assert "expected inputs input float32 ?x3x?x?, got shape (2, 4, 33, 20)" in capsys.readouterr().err
     assert export(source, tmp_path / "free", "--inputs", str(tmp_path / "x.npy")) == 0
     (hop,) = Certificate.load(tmp_path / "free/certificate.json").hops
     assert [group["count"] for group in hop.inputs] == [8, 2]
