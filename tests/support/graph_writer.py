@@ -39,7 +39,9 @@ def onnx_model(
         for side in (inputs.items(), outputs.items())
     )
     weights = [
-        numpy_helper.from_array(value if isinstance(value, np.ndarray | np.generic) else np.float32([value]), name)
+        numpy_helper.from_array(
+            value if isinstance(value, np.ndarray | np.generic) else np.array([value], np.float32), name
+        )
         for name, value in (constants or {}).items()
     ]
     graph = helper.make_graph(list(nodes), "graph", given, made, weights)
