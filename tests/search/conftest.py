@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from irepdeploy.recipe import Recipe
-from irepdeploy.runs.result import TrainingResult
+from irepdeploy.reparam.block import RepBlock
 from irepdeploy.search.engine import Search
-from irepdeploy.search.result import SearchResult
+from irepdeploy.search.evaluation import candidate_cost
 from irepdeploy.search.training.training import Training
-from support.tiny import SOME, tiny, tiny_overrides
+from support.tiny import SOME, JournalOf, Searched, Tiny, Trained, tiny, tiny_overrides
 
 __all__ = ["tiny", "tiny_overrides"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def costs_are_counted_once() -> Iterator[None]:
+    """Count what a branch adds to a layer once, and not again in every search."""
+    known: dict[Any, Any] = {}
+    original = candidate_cost._added
+
+    def added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Any:
+        key = block.geometry, name, shape
+        if key not in known:
+            known[key] = original(block, name, shape)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidate_cost, "_added", added)
+        yield
+
+
 @pytest.fixture(scope="session")
-def searched(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+def searched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """A finished search of two epochs, one evolution: copy it before you change it."""
     out = tmp_path_factory.mktemp("searched")
     return out, Search(tiny("search.evolutions=1"), out).run()
 
 
 @pytest.fixture(scope="session")
-def trained(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
+def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A finished training of three epochs, and beside it ``after1`` to ``after3``, as a kill leaves its folder."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return out, Training(tiny(), out, SOME).run(snapshots(out))
@@ -48,14 +64,14 @@ def snapshots(folder: Path) -> Callable[[int, str], None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """A finished search of a warm-up epoch and three evolutions; beside it ``after1`` to ``after4`` as `trained`."""
     out = tmp_path_factory.mktemp("finished") / "run"
     return out, Search(tiny(), out).run(snapshots(out))
 
 
 @pytest.fixture(scope="session")
-def journal_of() -> Callable[[Path], list[dict[str, Any]]]:
+def journal_of() -> JournalOf:
     """The lines of a run's journal without what a clock wrote."""
 
     def read(folder: Path) -> list[dict[str, Any]]:

@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.search.execution.shipped import recipe_path, shipped_recipes
 from irepdeploy.search.supernet.supernet import Supernet
 from irepdeploy.search.training import training
+from support.tiny import at_call, raising
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +104,7 @@ def test_resume_goes_on(searched: Path, tiny_overrides: list[str], capsys: pytes
     ],
 )
 def test_bad_input_is_one_clear_line(
-    command: str,
-    given: list[str],
-    said: str,
-    in_folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: str, given: list[str], said: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, *given, "--out", "out"]) == 2
     assert said in one_line(capsys)
@@ -181,19 +176,6 @@ def test_a_loss_that_is_no_number_exits_4(
         assert "a smaller weights.lr" in one_line(capsys)
 
 
-def raises_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
-    calls = 0
-
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    return interrupted
-
-
 @pytest.mark.parametrize("command", ["search", "train"])
 def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(
     command: str,
@@ -206,8 +188,9 @@ def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(
     line = [command, "digits", *tiny_overrides, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         # In the second step of the second epoch, in the midst of the work.
-        patch.setattr(Supernet, "accumulate", raises_at(4, Supernet.accumulate))
-        patch.setattr(training, "clip", raises_at(4, training.clip))
+        interrupt = raising(KeyboardInterrupt)
+        patch.setattr(Supernet, "accumulate", at_call(4, Supernet.accumulate, interrupt))
+        patch.setattr(training, "clip", at_call(4, training.clip, interrupt))
         assert main(line) == 130
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ from matplotlib.colors import to_rgba
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError
 from irepdeploy.plots.comparison import draw_comparison
-from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 from irepdeploy.runs.journal import Evolution, SearchJournal
 from irepdeploy.search.compare import compare, epochs_of
+from support.tiny import Stop, Tiny, stop_after
+
+Compared = tuple[Path, SearchComparison, list[tuple[int, str]]]
 
 
 @pytest.fixture(scope="module")
-def compared(
-    tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, SearchComparison, list[tuple[int, str]]]:
+def compared(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """Two strategies, two seeds, retrained."""
     out = tmp_path_factory.mktemp("compare")
     said: list[tuple[int, str]] = []
@@ -42,9 +41,7 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "evolution"]
 
 
-def test_every_run_is_a_search_of_its_own_strategy_and_seed(
-    compared: tuple[Path, SearchComparison, list[tuple[int, str]]],
-) -> None:
+def test_every_run_is_a_search_of_its_own_strategy_and_seed(compared: Compared) -> None:
     out, found, _ = compared
     assert [(run.strategy, run.seed) for run in found.runs] == list(itertools.product(["topk", "random"], [3, 4]))
     assert sorted(path.name for path in out.iterdir()) == [
@@ -59,9 +56,7 @@ def test_every_run_is_a_search_of_its_own_strategy_and_seed(
         assert (start["recipe"]["search"]["strategy"], start["recipe"]["seed"]) == (run.strategy, run.seed)
 
 
-def test_the_figures_are_those_of_journals_and_results(
-    compared: tuple[Path, SearchComparison, list[tuple[int, str]]],
-) -> None:
+def test_the_figures_are_those_of_journals_and_results(compared: Compared) -> None:
     out, found, _ = compared
     for run in found.runs:
         folder = out / f"{run.strategy}-seed{run.seed}"
@@ -79,7 +74,7 @@ def test_the_figures_are_those_of_journals_and_results(
     assert SearchComparison.read(out / "compare.json") == found
 
 
-def test_strategies_of_one_seed_start_alike(compared: tuple[Path, SearchComparison, list[tuple[int, str]]]) -> None:
+def test_strategies_of_one_seed_start_alike(compared: Compared) -> None:
     out, found, _ = compared
     for seed in found.seeds:
         one, other = (journal(out / f"{name}-seed{seed}")[0] for name in found.strategies)
@@ -87,9 +82,7 @@ def test_strategies_of_one_seed_start_alike(compared: tuple[Path, SearchComparis
         assert one["accuracy"] == other["accuracy"]
 
 
-def test_progress_counts_every_epoch(
-    compared: tuple[Path, SearchComparison, list[tuple[int, str]]], tiny: Callable[..., Recipe]
-) -> None:
+def test_progress_counts_every_epoch(compared: Compared, tiny: Tiny) -> None:
     _, _, said = compared
     recipe = tiny("search.evolutions=2", "train.epochs=1")
     assert sum(epochs for epochs, _ in said) == 4 * epochs_of(recipe, retrain=True) == 4 * (3 + 1)
@@ -98,22 +91,10 @@ def test_progress_counts_every_epoch(
     }
 
 
-def test_a_comparison_goes_on_where_it_was(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_comparison_goes_on_where_it_was(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny("search.evolutions=1")
-
-    class Stop(Exception):
-        pass
-
-    done = 0
-
-    def stop(epochs: int, note: str) -> None:
-        nonlocal done
-        done += epochs
-        if done == 3:  # in the second run
-            raise Stop
-
-    with pytest.raises(Stop):
-        compare(recipe, tmp_path, ["des", "evolution"], 1, advance=stop)
+    with pytest.raises(Stop):  # in the second run
+        compare(recipe, tmp_path, ["des", "evolution"], 1, advance=stop_after(3))
     with pytest.raises(InputError, match="--resume continues") as caught:
         compare(recipe, tmp_path, ["des", "evolution"], 1)
     assert caught.value.exit_code == 2
@@ -127,7 +108,7 @@ def test_a_comparison_goes_on_where_it_was(tiny: Callable[..., Recipe], tmp_path
     assert timeless(compare(recipe, tmp_path, ["des", "evolution"], 1, overwrite=True)) == timeless(whole)
 
 
-def test_a_run_that_is_in_the_way_is_seen_before_another_begins(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_run_that_is_in_the_way_is_seen_before_another_begins(tiny: Tiny, tmp_path: Path) -> None:
     there = tmp_path / "evolution-seed1" / "journal.jsonl"
     there.parent.mkdir()
     there.write_text("")

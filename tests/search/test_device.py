@@ -7,13 +7,9 @@ from irepdeploy.errors import MissingError
 from irepdeploy.search.execution.device import choose_device
 
 
-def test_auto_without_cuda_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == "cpu"
-
-
-def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match=r"device=cuda.*doctor"):
         choose_device("cuda")
 

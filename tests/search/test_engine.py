@@ -22,49 +22,33 @@ from irepdeploy.search.execution import run_folder
 from irepdeploy.search.execution.run_folder import RunFolder
 from irepdeploy.search.result import SearchResult
 from irepdeploy.search.supernet.supernet import Supernet
+from support.tiny import JournalOf, Searched, Stop, Tiny, at_call, poison, raising, stop_after
 
-JournalOf = Callable[[Path], list[dict[str, Any]]]
 ContentsOf = Callable[[Path], dict[str, bytes]]
-
-
-class Stop(Exception):
-    pass
 
 
 def without_seconds(result: SearchResult) -> SearchResult:
     return replace(result, seconds=0.0)
 
 
-def stop_after(epochs: int) -> Callable[[int, str], None]:
-    done = 0
-
-    def advance(more: int, note: str) -> None:
-        nonlocal done
-        done += more
-        if done == epochs:
-            raise Stop
-
-    return advance
-
-
 @pytest.fixture(scope="module")
-def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+def recipe(tiny: Tiny) -> Recipe:
     return tiny()
 
 
 @pytest.fixture(scope="module")
-def short(tiny: Callable[..., Recipe]) -> Recipe:
+def short(tiny: Tiny) -> Recipe:
     """The recipe of `searched`: one warm-up epoch and one evolution of one epoch."""
     return tiny("search.evolutions=1")
 
 
 @pytest.fixture
-def copy(finished: tuple[Path, SearchResult], tmp_path: Path) -> Path:
+def copy(finished: Searched, tmp_path: Path) -> Path:
     """A run that was killed after two epochs."""
     return Path(shutil.copytree(finished[0].parent / "after2", tmp_path, dirs_exist_ok=True))
 
 
-def test_what_a_search_leaves(finished: tuple[Path, SearchResult], recipe: Recipe, journal_of: JournalOf) -> None:
+def test_what_a_search_leaves(finished: Searched, recipe: Recipe, journal_of: JournalOf) -> None:
     out, result = finished
     best = Architecture.load(out / "best.json")
     assert best == result.best == result.population[0]
@@ -88,7 +72,7 @@ def test_what_a_search_leaves(finished: tuple[Path, SearchResult], recipe: Recip
     ]
 
 
-def test_the_best_of_the_last_evolution_wins(finished: tuple[Path, SearchResult], journal_of: JournalOf) -> None:
+def test_the_best_of_the_last_evolution_wins(finished: Searched, journal_of: JournalOf) -> None:
     out, result = finished
     last = journal_of(out)[-1]
     order = sorted(range(len(last["accuracy"])), key=lambda i: (-last["accuracy"][i], last["loss"][i]))
@@ -101,9 +85,7 @@ def test_the_best_of_the_last_evolution_wins(finished: tuple[Path, SearchResult]
     assert last["mean"] == pytest.approx(np.mean(last["accuracy"]))
 
 
-def test_parents_of_an_evolution_are_its_best(
-    finished: tuple[Path, SearchResult], recipe: Recipe, journal_of: JournalOf
-) -> None:
+def test_parents_of_an_evolution_are_its_best(finished: Searched, recipe: Recipe, journal_of: JournalOf) -> None:
     evolutions = [event for event in journal_of(finished[0]) if event["event"] == "evolution"]
     kept = max(1, round(recipe.search.parents * recipe.search.population))
     for one, following in itertools.pairwise(evolutions):
@@ -112,11 +94,7 @@ def test_parents_of_an_evolution_are_its_best(
 
 
 def test_the_phases_of_algorithm_1_and_the_same_seed_gives_the_same_run(
-    recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    finished: tuple[Path, SearchResult],
-    journal_of: JournalOf,
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Searched, journal_of: JournalOf
 ) -> None:
     steps: list[list[Any]] = []
     alphas: list[float] = []
@@ -145,9 +123,7 @@ def test_the_phases_of_algorithm_1_and_the_same_seed_gives_the_same_run(
     assert alphas[3] > 0
 
 
-def test_another_seed_another_run(
-    tiny: Callable[..., Recipe], tmp_path: Path, searched: tuple[Path, SearchResult], journal_of: JournalOf
-) -> None:
+def test_another_seed_another_run(tiny: Tiny, tmp_path: Path, searched: Searched, journal_of: JournalOf) -> None:
     other = Search(tiny("search.evolutions=1", "seed=1"), tmp_path).run()
     assert other.population != searched[1].population
     assert [e["loss"] for e in journal_of(tmp_path)[1:]] != [e["loss"] for e in journal_of(searched[0])[1:]]
@@ -155,7 +131,7 @@ def test_another_seed_another_run(
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
-    recipe: Recipe, tmp_path: Path, finished: tuple[Path, SearchResult], journal_of: JournalOf, epochs: int
+    recipe: Recipe, tmp_path: Path, finished: Searched, journal_of: JournalOf, epochs: int
 ) -> None:
     shutil.copytree(finished[0].parent / f"after{epochs}", tmp_path, dirs_exist_ok=True)
     resumed = Search(recipe, tmp_path, resume=True).run()
@@ -169,23 +145,13 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
 def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
     short: Recipe,
     tmp_path: Path,
-    searched: tuple[Path, SearchResult],
+    searched: Searched,
     journal_of: JournalOf,
     monkeypatch: pytest.MonkeyPatch,
     write: int,
 ) -> None:
-    calls = 0
-    sync = os.fsync
-
-    def interrupted(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == write + 1:
-            raise KeyboardInterrupt
-        sync(descriptor)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", interrupted)
+        patch.setattr(os, "fsync", at_call(write + 1, os.fsync, raising(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             Search(short, tmp_path).run()
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
@@ -199,35 +165,19 @@ def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
 
 
 def test_a_kill_between_journal_and_state_leaves_no_line_twice(
-    short: Recipe,
-    tmp_path: Path,
-    searched: tuple[Path, SearchResult],
-    journal_of: JournalOf,
-    monkeypatch: pytest.MonkeyPatch,
+    short: Recipe, tmp_path: Path, searched: Searched, journal_of: JournalOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(short, tmp_path)
-    original, calls = RunFolder.save_state, 0
-
-    def killed(self: RunFolder, state: dict[str, Any]) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise Stop
-        original(self, state)
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_state", killed)
+        patch.setattr(RunFolder, "save_state", at_call(2, RunFolder.save_state, raising(Stop)))
         with pytest.raises(Stop):
-            search.run()
+            Search(short, tmp_path).run()
     with open(tmp_path / "journal.jsonl", "a") as journal:
         journal.write('{"event": "ep')
     assert without_seconds(Search(short, tmp_path, resume=True).run()) == without_seconds(searched[1])
     assert journal_of(tmp_path) == journal_of(searched[0])
 
 
-def test_a_finished_run_resumes_to_its_result(
-    recipe: Recipe, finished: tuple[Path, SearchResult], journal_of: JournalOf
-) -> None:
+def test_a_finished_run_resumes_to_its_result(recipe: Recipe, finished: Searched, journal_of: JournalOf) -> None:
     out, result = finished
     before = journal_of(out)
     assert Search(recipe, out, resume=True).run() == result
@@ -238,7 +188,7 @@ def test_a_finished_run_resumes_to_its_result(
     "change", ["seed=1", "search.weights.lr=0.2", "search.population=6", "data.options.val=21", "branches=acnet"]
 )
 def test_another_recipe_is_refused_and_nothing_is_lost(
-    tiny: Callable[..., Recipe], copy: Path, contents_of: ContentsOf, change: str
+    tiny: Tiny, copy: Path, contents_of: ContentsOf, change: str
 ) -> None:
     before = contents_of(copy)
     with pytest.raises(InputError, match="another recipe"):
@@ -246,7 +196,7 @@ def test_another_recipe_is_refused_and_nothing_is_lost(
     assert contents_of(copy) == before
 
 
-def test_a_change_that_the_search_does_not_read_is_no_other_recipe(tiny: Callable[..., Recipe], copy: Path) -> None:
+def test_a_change_that_the_search_does_not_read_is_no_other_recipe(tiny: Tiny, copy: Path) -> None:
     assert Search(tiny("train.epochs=9"), copy, resume=True).epoch == 2
 
 
@@ -263,7 +213,7 @@ def test_a_folder_with_a_run_is_refused_and_nothing_is_lost(
 
 
 def test_overwrite_begins_anew_and_leaves_what_is_not_of_a_run(
-    short: Recipe, copy: Path, searched: tuple[Path, SearchResult], journal_of: JournalOf
+    short: Recipe, copy: Path, searched: Searched, journal_of: JournalOf
 ) -> None:
     (copy / "notes.txt").write_text("mine")
     (copy / "population").mkdir()
@@ -274,9 +224,7 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_of_a_run(
     assert not (copy / "population" / "099.json").exists()
 
 
-def test_overwrite_with_an_impossible_recipe_loses_nothing(
-    tiny: Callable[..., Recipe], copy: Path, contents_of: ContentsOf
-) -> None:
+def test_overwrite_with_an_impossible_recipe_loses_nothing(tiny: Tiny, copy: Path, contents_of: ContentsOf) -> None:
     before = contents_of(copy)
     for change in ("search.budget=1/99", "net.name=vgg61", "data.options.train=-1"):
         with pytest.raises(InputError):
@@ -291,45 +239,32 @@ def test_resume_and_overwrite_together_are_refused(recipe: Recipe, copy: Path, c
     assert contents_of(copy) == before
 
 
-def test_a_state_that_is_gone_is_no_reason_to_begin_anew_in_silence(
-    recipe: Recipe, copy: Path, contents_of: ContentsOf
-) -> None:
-    (copy / "state.pt").unlink()
-    before = contents_of(copy)
-    with pytest.raises(CheckpointError, match="state of this run is missing"):
-        Search(recipe, copy, resume=True)
-    assert contents_of(copy) == before
-
-
-def test_a_journal_shorter_than_the_state_says_is_refused(recipe: Recipe, copy: Path) -> None:
-    journal = copy / "journal.jsonl"
-    os.truncate(journal, journal.stat().st_size - 1)
-    with pytest.raises(CheckpointError, match="journal is shorter"):
-        Search(recipe, copy, resume=True)
-
-
 def flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: b"garbage",
-        lambda content: content[:100],
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-    ],
-    ids=["empty", "garbage", "beginning", "half", "a byte less"],
-)
-def test_a_damaged_state_is_refused(
-    recipe: Recipe, copy: Path, contents_of: ContentsOf, damage: Callable[[bytes], bytes]
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "no state": ("state.pt", lambda content: None, "state of this run is missing"),
+    "journal shorter than the state says": ("journal.jsonl", lambda content: content[:-1], "journal is shorter"),
+    "empty": ("state.pt", lambda content: b"", "damaged"),
+    "garbage": ("state.pt", lambda content: b"garbage", "damaged"),
+    "beginning": ("state.pt", lambda content: content[:100], "damaged"),
+    "half": ("state.pt", lambda content: content[: len(content) // 2], "damaged"),
+    "a byte less": ("state.pt", lambda content: content[:-1], "damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_refused_and_nothing_is_lost(
+    recipe: Recipe, copy: Path, contents_of: ContentsOf, damage: str
 ) -> None:
-    state = copy / "state.pt"
-    state.write_bytes(damage(state.read_bytes()))
+    name, change, words = DAMAGES[damage]
+    changed = change((copy / name).read_bytes())
+    (copy / name).unlink()
+    if changed is not None:
+        (copy / name).write_bytes(changed)
     before = contents_of(copy)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=words):
         Search(recipe, copy, resume=True)
     assert contents_of(copy) == before
 
@@ -379,7 +314,7 @@ def test_resuming_with_another_torch_is_said(
     assert "9.9.9" in capsys.readouterr().err
 
 
-def test_the_number_of_threads_is_taken_up_again(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_the_number_of_threads_is_taken_up_again(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny("threads=null")
     before = torch.get_num_threads()
     try:
@@ -401,7 +336,7 @@ def finite_state(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rate", ["1e38", "1e8"])
 def test_a_rate_that_is_far_too_large_ends_the_run_with_the_last_good_state(
-    tiny: Callable[..., Recipe], tmp_path: Path, rate: str
+    tiny: Tiny, tmp_path: Path, rate: str
 ) -> None:
     with pytest.raises(RunError, match=r"weights\.lr") as caught:
         Search(tiny(f"search.weights.lr={rate}", "search.weights.clip=null"), tmp_path).run()
@@ -414,30 +349,15 @@ def test_a_rate_that_is_far_too_large_ends_the_run_with_the_last_good_state(
 def test_nan_in_the_last_step_of_an_epoch_ends_the_run(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = engine.clip, 0
-
-    def poisoned(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
-        nonlocal calls
-        calls += 1
-        original(optimizer, limit)
-        if calls == 6:  # the last step of the third epoch
-            optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
-
-    monkeypatch.setattr(engine, "clip", poisoned)
+    # The last step of the third epoch.
+    monkeypatch.setattr(engine, "clip", at_call(6, engine.clip, poison))
     with pytest.raises(RunError, match="NaN or infinity in epoch 3 of the search"):
         Search(recipe, tmp_path).run()
     assert finite_state(tmp_path)["epoch"] == 2
 
 
 def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    original = Supernet.accumulate
-
-    def poisoned(self: Supernet, *args: Any, **options: Any) -> float:
-        nonlocal calls
-        calls += 1
-        return float("nan") if calls == 4 else original(self, *args, **options)
-
+    poisoned = at_call(4, Supernet.accumulate, lambda *_, **__: float("nan"))
     monkeypatch.setattr(Supernet, "accumulate", poisoned)
     with pytest.raises(RunError, match="loss became nan in epoch 2"):
         Search(recipe, tmp_path).run()
@@ -462,9 +382,7 @@ def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe, tmp_path: Path, m
         ("data.options.name=digits", "name"),
     ],
 )
-def test_what_a_network_cannot_do_is_said_in_one_line(
-    tiny: Callable[..., Recipe], tmp_path: Path, change: str, fault: str
-) -> None:
+def test_what_a_network_cannot_do_is_said_in_one_line(tiny: Tiny, tmp_path: Path, change: str, fault: str) -> None:
     with pytest.raises(InputError) as caught:
         Search(tiny(change), tmp_path / "out")
     assert fault in caught.value.line
@@ -472,15 +390,13 @@ def test_what_a_network_cannot_do_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_population_that_the_budget_does_not_allow_is_refused(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_population_that_the_budget_does_not_allow_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     # One layer of eight branches, of which two are kept at most: 1 + 8 + 28.
     with pytest.raises(RecipeError, match="at most 37"):
         Search(tiny("search.population=100", "net.args.stages=[[2]]", "search.budget=1/4"), tmp_path)
 
 
-def test_every_mode_of_evaluation_finds_the_same_population(
-    tiny: Callable[..., Recipe], tmp_path: Path, finished: tuple[Path, SearchResult]
-) -> None:
+def test_every_mode_of_evaluation_finds_the_same_population(tiny: Tiny, tmp_path: Path, finished: Searched) -> None:
     masks = Search(tiny("search.evaluation.mode=multi-branch"), tmp_path / "masks").run()
     assert masks.population == finished[1].population
     raced = Search(tiny("search.evaluation.racing.share=0.25"), tmp_path / "raced").run()
@@ -488,7 +404,7 @@ def test_every_mode_of_evaluation_finds_the_same_population(
 
 
 def test_a_race_is_in_the_journal_and_an_interrupted_one_ends_the_same(
-    tiny: Callable[..., Recipe], tmp_path: Path, journal_of: JournalOf
+    tiny: Tiny, tmp_path: Path, journal_of: JournalOf
 ) -> None:
     recipe = tiny("search.evolutions=2", "search.evaluation.racing.share=0.25", "search.evaluation.racing.error=0.5")
     Search(recipe, tmp_path / "whole").run()
@@ -500,7 +416,7 @@ def test_a_race_is_in_the_journal_and_an_interrupted_one_ends_the_same(
     assert journal_of(tmp_path / "half") == journal_of(tmp_path / "whole")
 
 
-def test_the_pareto_set_is_of_the_last_population(finished: tuple[Path, SearchResult]) -> None:
+def test_the_pareto_set_is_of_the_last_population(finished: Searched) -> None:
     folder, result = finished
     found = json.loads((folder / "pareto.json").read_text())["candidates"]
     assert [candidate["digest"] for candidate in found] == [each.digest for each in result.population]
@@ -511,16 +427,9 @@ def test_the_pareto_set_is_of_the_last_population(finished: tuple[Path, SearchRe
 def test_more_memory_than_there_is_ends_with_the_last_good_state(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(recipe, tmp_path)
-    original = Supernet.accumulate
-
-    def accumulate(self: Supernet, *arguments: Any, **options: Any) -> Any:
-        if search.epoch == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(self, *arguments, **options)
-
+    full = raising(torch.OutOfMemoryError("CUDA out of memory"))
     with monkeypatch.context() as patch:
-        patch.setattr(Supernet, "accumulate", accumulate)
+        patch.setattr(Supernet, "accumulate", at_call(3, Supernet.accumulate, full))
         with pytest.raises(RunError, match=r"out of memory in epoch 2 of the search .*search\.batch_size"):
-            search.run()
+            Search(recipe, tmp_path).run()
     assert Search(recipe, tmp_path, resume=True).epoch == 1

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -23,6 +22,7 @@ from irepdeploy.search.evaluation.fitness import Fitness, joined, score
 from irepdeploy.search.supernet.builders import build_supernet
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
+from support.tiny import Tiny
 
 
 def images(count: int = 30, dtype: torch.dtype = torch.float32) -> Split:
@@ -64,9 +64,7 @@ def logits(model: nn.Module, data: Split) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
-def test_a_candidate_from_cached_kernels_is_the_masked_network(
-    tiny: Callable[..., Recipe], dtype: torch.dtype, allowed: float
-) -> None:
+def test_a_candidate_from_cached_kernels_is_the_masked_network(tiny: Tiny, dtype: torch.dtype, allowed: float) -> None:
     here, data = supernet(tiny(), dtype), images(dtype=dtype)
     evaluator = PopulationEvaluator(here, data)
     found = evaluator.evaluate(population(here))
@@ -82,20 +80,12 @@ def test_a_candidate_from_cached_kernels_is_the_masked_network(
     assert all(relative_error(outputs[0], other) > 1e-2 for other in outputs[1:])
 
 
-def test_fused_candidates_are_plain_networks(tiny: Callable[..., Recipe]) -> None:
+def test_fused_candidates_are_plain_networks(tiny: Tiny) -> None:
     here = supernet(tiny())
     network = PopulationEvaluator(here, images()).network(population(here)[1])
     kinds = {type(module) for module in network.modules()}
     assert nn.BatchNorm2d not in kinds
     assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 3
-
-
-def test_the_order_of_the_candidates_does_not_matter(tiny: Callable[..., Recipe]) -> None:
-    here, data = supernet(tiny()), images()
-    forth = PopulationEvaluator(here, data).evaluate(population(here))
-    back = PopulationEvaluator(here, data).evaluate(population(here)[::-1])
-    assert forth == back[::-1]
-    assert len(set(forth)) == len(forth)
 
 
 def forwards(network: nn.Module) -> list[int]:
@@ -105,7 +95,7 @@ def forwards(network: nn.Module) -> list[int]:
     return calls
 
 
-def test_identical_candidates_are_scored_once(tiny: Callable[..., Recipe]) -> None:
+def test_identical_candidates_are_scored_once(tiny: Tiny) -> None:
     here = supernet(tiny())
     one, two = population(here)[2:4]
     evaluator = PopulationEvaluator(here, images(), batch_size=10)
@@ -117,7 +107,7 @@ def test_identical_candidates_are_scored_once(tiny: Callable[..., Recipe]) -> No
     assert len(calls) == 2 * 3
 
 
-def test_a_candidate_is_scored_alike_whoever_is_scored_beside_it(tiny: Callable[..., Recipe]) -> None:
+def test_a_candidate_is_scored_alike_whoever_is_scored_beside_it(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     together = PopulationEvaluator(here, data).outcomes(population(here))
     for index, bits in enumerate(population(here)):
@@ -126,14 +116,14 @@ def test_a_candidate_is_scored_alike_whoever_is_scored_beside_it(tiny: Callable[
         assert np.array_equal(alone.loss, together[index].loss)
 
 
-def test_multi_branch_is_the_masked_supernet(tiny: Callable[..., Recipe]) -> None:
+def test_multi_branch_is_the_masked_supernet(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     evaluator = PopulationEvaluator(here, data, mode="multi-branch")
     for bits, fitness in zip(population(here), evaluator.evaluate(population(here)), strict=True):
         assert fitness == score(masked(here, bits), data)
 
 
-def test_bfloat16_is_close_to_float32_and_is_bfloat16(tiny: Callable[..., Recipe]) -> None:
+def test_bfloat16_is_close_to_float32_and_is_bfloat16(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     wide, narrow = PopulationEvaluator(here, data), PopulationEvaluator(here, data, mode="fused-bf16")
     for bits in population(here):
@@ -188,7 +178,7 @@ def test_refresh_takes_over_all_that_has_moved(mode: Mode) -> None:
     assert after[0].negative_loss == pytest.approx(expected.negative_loss, rel=tolerance)
 
 
-def test_weights_are_swapped_in_place(tiny: Callable[..., Recipe]) -> None:
+def test_weights_are_swapped_in_place(tiny: Tiny) -> None:
     here = supernet(tiny())
     evaluator = PopulationEvaluator(here, images())
     network = evaluator.network(population(here)[0])
@@ -201,7 +191,7 @@ def test_weights_are_swapped_in_place(tiny: Callable[..., Recipe]) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_the_layout_is_that_of_kernels_and_images(tiny: Callable[..., Recipe], layout: torch.memory_format) -> None:
+def test_the_layout_is_that_of_kernels_and_images(tiny: Tiny, layout: torch.memory_format) -> None:
     here, data = supernet(tiny()), images()
     evaluator = PopulationEvaluator(here, data, layout=layout)
     network = evaluator.network(population(here)[3])
@@ -215,7 +205,7 @@ def test_the_layout_is_that_of_kernels_and_images(tiny: Callable[..., Recipe], l
         assert fitness.negative_loss == pytest.approx(other.negative_loss, rel=1e-5)
 
 
-def test_cuts_give_parts_that_make_up_the_whole(tiny: Callable[..., Recipe]) -> None:
+def test_cuts_give_parts_that_make_up_the_whole(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     candidates = population(here)
     whole = PopulationEvaluator(here, data).evaluate(candidates)
@@ -233,7 +223,7 @@ def test_cuts_give_parts_that_make_up_the_whole(tiny: Callable[..., Recipe]) -> 
         assert fitness.negative_loss == pytest.approx(whole[index].negative_loss, rel=1e-5)
 
 
-def test_parts_are_random_and_the_same_every_time(tiny: Callable[..., Recipe]) -> None:
+def test_parts_are_random_and_the_same_every_time(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     bits = population(here)[3]
     losses = [PopulationEvaluator(here, data, cuts=[15], seed=seed).outcomes([bits])[0].loss for seed in (0, 0, 1)]
@@ -244,7 +234,7 @@ def test_parts_are_random_and_the_same_every_time(tiny: Callable[..., Recipe]) -
 
 
 @pytest.mark.parametrize("cuts", [(), (7,)])
-def test_images_kept_as_bytes_are_scored_like_floats(tiny: Callable[..., Recipe], cuts: tuple[int, ...]) -> None:
+def test_images_kept_as_bytes_are_scored_like_floats(tiny: Tiny, cuts: tuple[int, ...]) -> None:
     here = supernet(tiny())
     values = torch.randint(256, (30, 1, 16, 16), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     pixels = Pixels(values, [0.3], [0.35])
@@ -254,7 +244,7 @@ def test_images_kept_as_bytes_are_scored_like_floats(tiny: Callable[..., Recipe]
     assert found == PopulationEvaluator(here, floats, batch_size=9, cuts=cuts).evaluate(population(here))
 
 
-def test_refusals(tiny: Callable[..., Recipe]) -> None:
+def test_refusals(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     with pytest.raises(InputError, match="no mode 'fast'"):
         PopulationEvaluator(here, data, mode="fast")  # type: ignore[arg-type]
@@ -269,7 +259,7 @@ def test_refusals(tiny: Callable[..., Recipe]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", get_args(Mode))
-def test_on_a_gpu_the_outcomes_are_those_of_a_cpu(tiny: Callable[..., Recipe], mode: Mode) -> None:
+def test_on_a_gpu_the_outcomes_are_those_of_a_cpu(tiny: Tiny, mode: Mode) -> None:
     here, data = supernet(tiny()), images()
     expected = PopulationEvaluator(here, data, batch_size=12).evaluate(population(here))
     here.model.cuda()
@@ -284,7 +274,7 @@ def test_on_a_gpu_the_outcomes_are_those_of_a_cpu(tiny: Callable[..., Recipe], m
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("training", [True, False])
-def test_the_supernet_is_left_as_it_was(tiny: Callable[..., Recipe], training: bool, mode: Mode) -> None:
+def test_the_supernet_is_left_as_it_was(tiny: Tiny, training: bool, mode: Mode) -> None:
     here = supernet(tiny())
     here.model.train(training)
     first = next(module for module in here.model.modules() if isinstance(module, nn.BatchNorm2d))

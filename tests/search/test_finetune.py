@@ -14,10 +14,11 @@ from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.recipe import Recipe
 from irepdeploy.search.evaluation.evaluate import score
 from irepdeploy.search.training.finetune import Finetuning
+from support.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+def recipe(tiny: Tiny) -> Recipe:
     return tiny("train.epochs=2")
 
 

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from irepdeploy.recipe import Recipe
 from irepdeploy.search.strategies.importance import Importance
 from irepdeploy.search.supernet.builders import build_supernet
+from support.tiny import Tiny
 
 # Two layers, the first with one branch, the second with two.
 BY_HAND = Importance(alpha=np.array([0.1, 0.9, 0.5]), beta=np.array([0.2, 0.7]), layer=np.array([0, 1, 1]))
@@ -76,7 +75,7 @@ def test_before_alpha_has_moved_there_is_no_noise_and_all_scores_tie() -> None:
     assert set(start.perturbed_score(np.random.default_rng(0))) == {0.25}
 
 
-def test_alpha_and_beta_are_read_from_the_supernet(tiny: Callable[..., Recipe]) -> None:
+def test_alpha_and_beta_are_read_from_the_supernet(tiny: Tiny) -> None:
     supernet = build_supernet(tiny())
     expected_alpha, expected_beta = [], []
     with torch.no_grad():

@@ -16,18 +16,8 @@ KILLS = 10
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    line = [
-        sys.executable,
-        "-m",
-        "irepdeploy",
-        "search",
-        "digits",
-        "scale=smoke",
-        "search.evolutions=16",
-        "--out",
-        str(out),
-        *options,
-    ]
+    line = [sys.executable, "-m", "irepdeploy", "search", "digits", "scale=smoke", "search.evolutions=16"]
+    line += ["--out", str(out), *options]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=out.parent)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from irepdeploy.cli import main
 from irepdeploy.search.evaluation import measured_cost
-from irepdeploy.search.result import SearchResult
+from support.tiny import Searched
 
 
 @pytest.fixture
-def folder(searched: tuple[Path, SearchResult], tmp_path: Path) -> Path:
+def folder(searched: Searched, tmp_path: Path) -> Path:
     return Path(shutil.copytree(searched[0], tmp_path / "run"))
 
 

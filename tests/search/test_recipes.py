@@ -97,8 +97,8 @@ def test_the_modern_scale_changes_the_training_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        ("irep_vgg16_cifar10", "python"),
         ("irep_resnet18_cifar10", "binary"),
+        pytest.param("irep_vgg16_cifar10", "python", marks=pytest.mark.slow),
         pytest.param("irep_vgg16_cifar10", "binary", marks=pytest.mark.slow),
         pytest.param("irep_resnet18_cifar10", "python", marks=pytest.mark.slow),
     ],
@@ -127,6 +127,7 @@ def test_on_class_folders(name: str, tmp_path: Path) -> None:
 
 def _search_and_train(name: str, folder: Path, *overrides: str) -> None:
     given = ["scale=smoke", "device=cpu", f"data.root={folder / 'data'}", "data.verify=false", *overrides]
+    given += ["search.evolutions=1", "train.epochs=1"]
     recipe = load_recipe(recipe_path(name), given)
     found = Search(recipe, folder / "search").run()
     trained = Training(recipe, folder / "train", found.best).run()

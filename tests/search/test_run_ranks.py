@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ import torch
 from irepdeploy.search.engine import Search
 from irepdeploy.search.execution.shipped import recipe_path
 from support.processes import run_ranks
+from support.tiny import JournalOf
 
 _OVERRIDES = ["search.evolutions=2", "search.subnets_per_step=3", "search.evaluation.racing.share=0.5"]
 
@@ -56,7 +55,7 @@ def alone(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_two_processes_search_what_one_does_to_the_bit(
-    overrides: list[str], alone: Path, tmp_path: Path, journal_of: Callable[[Path], list[dict[str, Any]]]
+    overrides: list[str], alone: Path, tmp_path: Path, journal_of: JournalOf
 ) -> None:
     out = tmp_path / "two"
     ends = run_ranks(code(_SEARCH, overrides, out), 2)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,11 @@ from hypothesis import strategies as st
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.network.nets import build
-from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.presets import preset_of
 from irepdeploy.search.supernet.budget import Budget, Group
 from irepdeploy.search.supernet.space import SearchSpace
+from support.tiny import Tiny
 
 
 def space_of(net: str, preset: str) -> SearchSpace:
@@ -41,6 +39,7 @@ def test_possible_branches_and_budget_of_the_papers_networks(
     assert len(space.layers) == layers
     assert space.size == possible
     assert space.budget(share).total == budget
+    assert [group.capacity for group in space.budget("4/block").groups] == [4] * layers
 
 
 def test_a_branch_that_a_layer_cannot_have_never_counts() -> None:
@@ -93,11 +92,6 @@ def test_a_block_without_branches_has_no_group() -> None:
     assert budget == Budget((Group((0,), 1),))
 
 
-def test_four_a_block_of_the_papers_vgg16() -> None:
-    budget = space_of("vgg16", "ireps").budget("4/block")
-    assert [group.capacity for group in budget.groups] == [4] * 13
-
-
 def test_share_that_keeps_nothing_is_refused_with_the_least_that_works() -> None:
     with pytest.raises(RecipeError, match=r"1/5 keeps none of the 4 possible.*at least 1/4") as caught:
         SMALL.budget("1/5")
@@ -114,7 +108,7 @@ def test_space_without_a_branch_is_refused(text: str) -> None:
     "budget",
     ["0", "3/2", "-1/2", "abc", "1/0", ".nan", "[1, 2]", "null", "true", "0/block", "/block", "4/blocks", "-1/block"],
 )
-def test_impossible_budgets_are_faults_of_the_recipe(budget: str, tiny: Callable[..., Recipe]) -> None:
+def test_impossible_budgets_are_faults_of_the_recipe(budget: str, tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match=r"search\.budget") as caught:
         tiny(f"search.budget={budget}")
     assert caught.value.exit_code == 2
@@ -123,9 +117,7 @@ def test_impossible_budgets_are_faults_of_the_recipe(budget: str, tiny: Callable
 @pytest.mark.parametrize(
     ("given", "count"), [("2/3", 16), ("0.5", 12), ("1", 25), ("1e-1", 2), ("4/block", 12), ("9/block", 25)]
 )
-def test_a_budget_is_a_fraction_a_decimal_or_a_number_a_block(
-    given: str, count: int, tiny: Callable[..., Recipe]
-) -> None:
+def test_a_budget_is_a_fraction_a_decimal_or_a_number_a_block(given: str, count: int, tiny: Tiny) -> None:
     recipe = tiny(f"search.budget={given}")
     # 8, 9 and 8 branches are possible.
     space = SearchSpace(

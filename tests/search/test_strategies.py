@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import SearchSection
-from irepdeploy.search.strategies import STRATEGIES, strategy
+from irepdeploy.search.strategies import STRATEGIES, Strategy, strategy
 from irepdeploy.search.strategies.des import Directional
 from irepdeploy.search.strategies.evolution import Evolution
 from irepdeploy.search.strategies.importance import Importance
@@ -56,6 +57,20 @@ def equal_importance(of: SearchSpace) -> Importance:
 
 def rows(population: list[Bits]) -> list[str]:
     return ["".join("01"[int(bit)] for bit in bits) for bits in population]
+
+
+def following(
+    made: Strategy, population: list[Bits], ranking: Sequence[int], *, importance: int = 0, seed: int = 7
+) -> list[str]:
+    """The next population, by seeds of the importance and of the strategy's generator."""
+    found = made.next(population, ranking, random_importance(made.space, importance), np.random.default_rng(seed))
+    return rows(found)
+
+
+def assert_no_favourites(draw: Callable[[], Bits]) -> None:
+    """Of twenty branches half are drawn: 100 of 200 times is expected of each, four deviations are 28."""
+    drawn = sum(draw().astype(int) for _ in range(200))
+    assert min(drawn) > 70 and max(drawn) < 130
 
 
 @given(
@@ -136,7 +151,7 @@ def test_repair_drops_the_lowest_scores_only(seed: int) -> None:
     made = directional(3, 4, budget="1/3")
     random = np.random.default_rng(seed)
     importance = random_importance(made.space, seed)
-    bits = random.random(12) < 0.7
+    bits = random.random(12) < random.random()
     before = bits.copy()
     repaired = made.repair(bits, importance, random)
     assert np.array_equal(bits, before)
@@ -147,19 +162,13 @@ def test_repair_drops_the_lowest_scores_only(seed: int) -> None:
         assert importance.score[dropped].max() < importance.score[repaired].min()
 
 
-def test_repair_leaves_what_keeps_the_budget() -> None:
-    made = directional(3, 4, budget="1/3")
-    bits = np.arange(12) < made.budget.total
-    assert np.array_equal(made.repair(bits, equal_importance(made.space), np.random.default_rng(0)), bits)
-
-
-def test_repair_breaks_ties_by_chance() -> None:
-    made = directional(10, 2, budget="1/2")
-    random = np.random.default_rng(0)
-    kept = sum(made.repair(np.ones(20, bool), equal_importance(made.space), random).astype(int) for _ in range(200))
-    # By position the first ten would go each time; 100 is expected of each, four deviations are 28.
-    assert min(kept) > 70
-    assert max(kept) < 130
+def test_ties_are_broken_by_chance() -> None:
+    """By position the first ten branches would go, or stay, each time."""
+    made, top = directional(10, 2, budget="1/2"), topk(10, 2, budget="1/2")
+    equal, random = equal_importance(made.space), np.random.default_rng(0)
+    assert_no_favourites(lambda: made.repair(np.ones(20, bool), equal, random))
+    assert_no_favourites(lambda: made.newcomer(equal, random))
+    assert_no_favourites(lambda: next(top.by_score(equal, random)))
 
 
 def test_crossover_takes_whole_layers_of_both_parents() -> None:
@@ -259,23 +268,11 @@ def test_the_recipe_decides_about_the_clamp() -> None:
     assert seen == [True, False]
 
 
-def test_before_alpha_has_moved_the_first_layers_do_not_stay_whole() -> None:
-    made = directional(10, 2, budget="1/2")
-    random = np.random.default_rng(0)
-    kept = sum(made.newcomer(equal_importance(made.space), random).astype(int) for _ in range(200))
-    assert min(kept) > 70
-    assert max(kept) < 130
-
-
 def test_random_search_ignores_importance_and_all_but_the_best() -> None:
     made = strategy(space(3, 5), settings(strategy="random"))
     population = made.first(np.random.default_rng(0))
-
-    def following(ranking: list[int], seed: int) -> list[str]:
-        return rows(made.next(population, ranking, random_importance(made.space, seed), np.random.default_rng(7)))
-
-    one = following([3, 0, 1, 2, 4, 5], seed=0)
-    assert one == following([3, 5, 4, 2, 1, 0], seed=1)
+    one = following(made, population, [3, 0, 1, 2, 4, 5], importance=0)
+    assert one == following(made, population, [3, 5, 4, 2, 1, 0], importance=1)
     assert one[0] == rows(population)[3]
     assert not set(one[1:]) & set(rows(population))
 
@@ -287,28 +284,15 @@ def test_all_strategies_start_from_the_same_population() -> None:
     assert all(first == firsts[0] for first in firsts)
 
 
-def test_undirected_evolution_is_blind_to_importance() -> None:
-    made = strategy(
-        space(4, 5), settings(strategy="evolution", population=12, budget="1/3", mutation=1.0, mutation_rate=0.5)
-    )
+@pytest.mark.parametrize(("name", "directed"), [("evolution", False), ("des", True)])
+def test_undirected_evolution_is_blind_to_importance_and_directed_evolution_is_not(name: str, directed: bool) -> None:
+    changes = {"population": 12, "budget": "1/3", "mutation": 1.0, "mutation_rate": 0.5}
+    made = strategy(space(4, 5), settings(strategy=name, **changes))
     population = made.first(np.random.default_rng(0))
-
-    def following(seed: int) -> list[str]:
-        return rows(made.next(population, range(12), random_importance(made.space, seed), np.random.default_rng(7)))
-
-    assert following(0) == following(1)
-
-
-def test_directed_evolution_is_not() -> None:
-    made = directional(4, 5, population=12, budget="1/3", mutation=1.0, mutation_rate=0.5)
-    population = made.first(np.random.default_rng(0))
-
-    def following(seed: int) -> list[str]:
-        return rows(made.next(population, range(12), random_importance(made.space, seed), np.random.default_rng(7)))
-
-    assert following(0)[:3] == following(1)[:3]  # parents
-    assert following(0)[3:9] != following(1)[3:9]  # repaired offspring
-    assert following(0)[9:] != following(1)[9:]  # newcomers
+    one, other = (following(made, population, range(12), importance=seed) for seed in (0, 1))
+    assert one[:3] == other[:3]  # parents
+    assert (one[3:9] != other[3:9]) is directed  # repaired offspring
+    assert (one[9:] != other[9:]) is directed  # newcomers
 
 
 def test_undirected_evolution_has_the_parents_and_the_breeding_of_the_directed_one() -> None:
@@ -317,10 +301,7 @@ def test_undirected_evolution_has_the_parents_and_the_breeding_of_the_directed_o
     made = [strategy(space(4, 5), settings(strategy=name, **changes)) for name in ("evolution", "des")]
     population = made[0].first(np.random.default_rng(0))
     ranking = [int(index) for index in np.random.default_rng(1).permutation(12)]
-    one, two = (
-        rows(each.next(population, ranking, random_importance(each.space, 0), np.random.default_rng(7)))
-        for each in made
-    )
+    one, two = (following(each, population, ranking) for each in made)
     assert one == two
     assert one[:3] == rows([population[index] for index in ranking[:3]])
 
@@ -330,8 +311,7 @@ def test_undirected_repair_and_newcomers_have_no_favourites() -> None:
     assert isinstance(made, Evolution)
     random = np.random.default_rng(0)
     skewed = random_importance(made.space, 0)
-    kept = sum(made.repair(np.ones(20, bool), skewed, random).astype(int) for _ in range(200))
-    assert min(kept) > 70 and max(kept) < 130
+    assert_no_favourites(lambda: made.repair(np.ones(20, bool), skewed, random))
     drawn = sum(made.newcomer(skewed, random).astype(int) for _ in range(400))
     # Half of the branches are the most that is kept: 165 of 400 is expected of each.
     assert min(drawn) > 120 and max(drawn) < 210
@@ -368,22 +348,9 @@ def test_the_first_of_topk_is_eq_10_without_noise() -> None:
 def test_topk_has_neither_noise_nor_parents() -> None:
     made = topk(3, 5)
     first = made.first(np.random.default_rng(0))
-    importance = random_importance(made.space, 0)
-
-    def following(population: list[Bits], ranking: list[int], seed: int) -> list[str]:
-        return rows(made.next(population, ranking, importance, np.random.default_rng(seed)))
-
-    one = following(first, [0, 1, 2, 3, 4, 5], seed=0)
-    assert one == following(first[::-1], [5, 3, 4, 1, 2, 0], seed=1)
-    assert one != rows(made.next(first, range(6), random_importance(made.space, 1), np.random.default_rng(0)))
-
-
-def test_topk_breaks_ties_by_chance() -> None:
-    made = topk(10, 2, budget="1/2")
-    random = np.random.default_rng(0)
-    equal = equal_importance(made.space)
-    kept = sum(next(made.by_score(equal, random)).astype(int) for _ in range(200))
-    assert min(kept) > 70 and max(kept) < 130
+    one = following(made, first, range(6), seed=0)
+    assert one == following(made, first[::-1], [5, 3, 4, 1, 2, 0], seed=1)
+    assert one != following(made, first, range(6), importance=1, seed=0)
 
 
 def test_topk_of_a_large_space_takes_no_time() -> None:

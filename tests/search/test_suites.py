@@ -13,6 +13,7 @@ import pytest
 from irepdeploy.console import progress
 from irepdeploy.errors import OutputError
 from irepdeploy.runs.suite import SuiteRequest
+from irepdeploy.search.suites import training_step
 
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
 _ALONE = f"""
@@ -68,9 +69,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
         getattr(module, name)(SuiteRequest("smoke", out=tmp_path / "file"), display)
 
 
-def test_the_training_step_makes_its_folder(tmp_path: Path) -> None:
-    from irepdeploy.search.suites.training_step import training_step
-
+def test_the_training_step_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_step, "_PIPELINE_IMAGES", 200)
     with progress() as display:
-        training_step(SuiteRequest("smoke", out=tmp_path / "new"), display)
+        training_step.training_step(SuiteRequest("smoke", out=tmp_path / "new"), display)
     assert (tmp_path / "new" / "records.jsonl").exists()

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.recipe import Recipe
 from irepdeploy.search.execution.loop import adam, sgd
 from irepdeploy.search.supernet.builders import build_supernet
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
 from support.processes import run_ranks
+from support.tiny import Tiny
 
 
 @pytest.fixture
-def supernet(tiny: Callable[..., Recipe]) -> Supernet:
+def supernet(tiny: Tiny) -> Supernet:
     """In float64 and train mode, with random statistics, alpha and beta."""
     made = build_supernet(tiny())
     made.model.double().train()
@@ -120,20 +119,6 @@ def test_two_steps_start_from_what_the_first_left(supernet: Supernet, batch: tup
         assert_as_naive(supernet, candidates(supernet, 3, seed), batch)
 
 
-def test_order_of_the_subnets_does_not_matter(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
-    subnets = candidates(supernet, 4)
-    start = copy.deepcopy(supernet.model.state_dict())
-    ends = []
-    for order in (subnets, subnets[::-1]):
-        supernet.model.load_state_dict(start)
-        supernet.model.zero_grad(set_to_none=True)
-        supernet.accumulate(*batch, order)
-        ends.append({name: p.grad for name, p in supernet.model.named_parameters() if p.grad is not None})
-        ends.append({name: b.clone() for name, b in supernet.model.named_buffers()})
-    torch.testing.assert_close(ends[2], ends[0], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ends[3], ends[1], rtol=1e-9, atol=1e-12)
-
-
 def test_num_batches_tracked_counts_steps_not_subnets(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
     everywhere = np.ones(supernet.space.size, dtype=bool)
     everywhere[0] = False
@@ -147,7 +132,7 @@ def test_num_batches_tracked_counts_steps_not_subnets(supernet: Supernet, batch:
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_what_is_outside_the_subnets_is_not_moved_even_with_momentum(
-    supernet: Supernet, batch: tuple[Tensor, Tensor], kind: str, tiny: Callable[..., Recipe]
+    supernet: Supernet, batch: tuple[Tensor, Tensor], kind: str, tiny: Tiny
 ) -> None:
     settings = tiny().search
     weights, arch = sgd(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
@@ -190,53 +175,59 @@ def test_select_is_undone_after_a_step(supernet: Supernet, batch: tuple[Tensor, 
 
 
 _STEPS = """
-import sys
 import numpy as np, torch
 from irepdeploy.network.nets import build_plain
 from irepdeploy.search.execution.loop import clip
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.supernet.supernet import Supernet
 
-torch.manual_seed(0)
-supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps")
-supernet.model.train()
-weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
-arch = torch.optim.Adam(supernet.arch_parameters(), lr=0.01)
-images = torch.randn(8, 1, 16, 16).repeat_interleave(2, 0)[[*range(0, 16, 2), *range(1, 16, 2)]]
-images = images.contiguous(memory_format=torch.channels_last)
-random = np.random.default_rng(1)
-losses = []
-with Ranks.from_environment(timeout=60) as ranks:
+def steps(ranks, split):
+    torch.manual_seed(0)
+    supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps")
+    supernet.model.train()
+    weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
+    arch = torch.optim.Adam(supernet.arch_parameters(), lr=0.01)
+    images = torch.randn(8, 1, 16, 16).repeat_interleave(2, 0)[[*range(0, 16, 2), *range(1, 16, 2)]]
+    images = images.contiguous(memory_format=torch.channels_last)
+    random = np.random.default_rng(1)
+    losses = []
     for step in range(4):
         subnets = [None] if step == 0 else [random.random(supernet.space.size) < 0.5 for _ in range(5)]
         labels = torch.arange(8).repeat(2)
-        losses.append(supernet.accumulate(images, labels, subnets, ranks=ranks, split=SPLIT))
+        losses.append(supernet.accumulate(images, labels, subnets, ranks=ranks, split=split))
         clip(weights, 1.0)
         weights.step()
         arch.step()
-    torch.save((losses, supernet.model.state_dict()), f"FOLDER/{ranks.size}-{ranks.rank}.pt")
+    return losses, supernet.model.state_dict()
+
+with Ranks.from_environment(timeout=60) as ranks:
+    torch.save({split: steps(ranks, split) for split in ("subnets", "batch")}, f"FOLDER/{ranks.size}-{ranks.rank}.pt")
 """
+Ends = dict[str, tuple[list[float], dict[str, Tensor]]]
 
 
-def steps(folder: Path, split: str, size: int) -> list[tuple[list[float], dict[str, Tensor]]]:
-    """Losses and weights of each rank after four steps."""
-    ends = run_ranks(_STEPS.replace("SPLIT", repr(split)).replace("FOLDER", str(folder)), size)
-    assert [end.returncode for end in ends] == [0] * size, ends[0].stderr
-    return [torch.load(folder / f"{size}-{rank}.pt") for rank in range(size)]
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> list[Ends]:
+    """Losses and weights after four steps, by how they were split: of one process, then of two ranks."""
+    folder = tmp_path_factory.mktemp("steps")
+    code = _STEPS.replace("FOLDER", str(folder))
+    exec(compile(code, "<one process>", "exec"), {})
+    ranks = run_ranks(code, 2)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr
+    return [torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 
-def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(tmp_path: Path) -> None:
-    [(losses, weights)] = steps(tmp_path, "subnets", 1)
-    for other_losses, other_weights in steps(tmp_path, "subnets", 2):
+def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(ends: list[Ends]) -> None:
+    (losses, weights), *others = (end["subnets"] for end in ends)
+    for other_losses, other_weights in others:
         assert other_losses == losses
         assert other_weights.keys() == weights.keys()
         assert all(torch.equal(other_weights[name], tensor) for name, tensor in weights.items())
 
 
-def test_a_batch_divided_into_equal_parts_gives_the_same_weights_up_to_rounding(tmp_path: Path) -> None:
+def test_a_batch_divided_into_equal_parts_gives_the_same_weights_up_to_rounding(ends: list[Ends]) -> None:
     # Both halves hold the same images, so that their batch statistics are those of the whole.
-    [(losses, weights)] = steps(tmp_path, "batch", 1)
-    first, second = steps(tmp_path, "batch", 2)
+    (losses, weights), first, second = (end["batch"] for end in ends)
     assert first[0] == second[0] == pytest.approx(losses, rel=1e-4)
     for name, tensor in weights.items():
         assert torch.equal(first[1][name], second[1][name]), name
@@ -244,9 +235,7 @@ def test_a_batch_divided_into_equal_parts_gives_the_same_weights_up_to_rounding(
             torch.testing.assert_close(first[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_amp_computes_in_bfloat16_and_leaves_float32_gradients(
-    tiny: Callable[..., Recipe], batch: tuple[Tensor, Tensor]
-) -> None:
+def test_amp_computes_in_bfloat16_and_leaves_float32_gradients(tiny: Tiny, batch: tuple[Tensor, Tensor]) -> None:
     supernet = build_supernet(tiny())
     supernet.model.train()
     images, labels = batch[0].float(), batch[1]

@@ -18,7 +18,6 @@ from irepdeploy.data import Split
 from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
@@ -27,6 +26,7 @@ from irepdeploy.search.suites import table1 as module
 from irepdeploy.search.suites.naive import NaiveEvaluator
 from irepdeploy.search.suites.table1 import table1
 from irepdeploy.search.supernet.builders import build_supernet
+from support.tiny import Tiny
 
 
 def run(request: SuiteRequest) -> SuiteReport:
@@ -161,7 +161,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
             run(SuiteRequest(device="cuda"))
 
 
-def test_the_naive_evaluation_is_eq_6(tiny: Callable[..., Recipe]) -> None:
+def test_the_naive_evaluation_is_eq_6(tiny: Tiny) -> None:
     supernet = build_supernet(tiny())
     randomize_statistics(supernet.model, seed=1)
     torch.manual_seed(0)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
 from irepdeploy.search.training import training
 from irepdeploy.search.training.training import Training, TrainingResult
-from support.tiny import SOME
+from support.tiny import SOME, JournalOf, Tiny, Trained, at_call, poison, raising
 
 
 def without_seconds(result: TrainingResult) -> TrainingResult:
@@ -44,13 +43,11 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+def recipe(tiny: Tiny) -> Recipe:
     return tiny()
 
 
-def test_what_a_training_leaves(
-    trained: tuple[Path, TrainingResult], recipe: Recipe, journal_of: Callable[[Path], list[dict[str, Any]]]
-) -> None:
+def test_what_a_training_leaves(trained: Trained, recipe: Recipe, journal_of: JournalOf) -> None:
     out, result = trained
     assert sorted(path.name for path in out.iterdir()) == [
         "best.pt",
@@ -70,7 +67,7 @@ def test_what_a_training_leaves(
     assert accuracies[result.best_epoch - 1] == result.val_accuracy
 
 
-def test_best_pt_is_the_network_that_was_scored(trained: tuple[Path, TrainingResult], recipe: Recipe) -> None:
+def test_best_pt_is_the_network_that_was_scored(trained: Trained, recipe: Recipe) -> None:
     out, result = trained
     best = load(out / "best.pt")
     assert best.irepdeploy_origin.architecture.count == 3  # type: ignore[union-attr]
@@ -105,7 +102,7 @@ def test_the_best_epoch_is_kept_when_later_ones_are_worse(
 
 
 def test_same_seed_same_weights_and_another_seed_others(
-    recipe: Recipe, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
+    recipe: Recipe, tiny: Tiny, tmp_path: Path, trained: Trained
 ) -> None:
     out, result = trained
     torch.rand(5)
@@ -122,11 +119,7 @@ def test_same_seed_same_weights_and_another_seed_others(
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_training_that_was_interrupted_ends_with_the_same_weights(
-    recipe: Recipe,
-    tmp_path: Path,
-    trained: tuple[Path, TrainingResult],
-    journal_of: Callable[[Path], list[dict[str, Any]]],
-    epochs: int,
+    recipe: Recipe, tmp_path: Path, trained: Trained, journal_of: JournalOf, epochs: int
 ) -> None:
     out, result = trained
     shutil.copytree(out.parent / f"after{epochs}", tmp_path, dirs_exist_ok=True)
@@ -140,19 +133,10 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
 # The start, then of the first epoch its best network, its last one and its state.
 @pytest.mark.parametrize("write", [1, 4, 6, 7])
 def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
-    recipe: Recipe, tmp_path: Path, trained: tuple[Path, TrainingResult], monkeypatch: pytest.MonkeyPatch, write: int
+    recipe: Recipe, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    sync, calls = os.fsync, 0
-
-    def interrupted(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == write:
-            raise KeyboardInterrupt
-        sync(descriptor)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", interrupted)
+        patch.setattr(os, "fsync", at_call(write, os.fsync, raising(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             Training(recipe, tmp_path, SOME).run()
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
@@ -162,7 +146,7 @@ def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(
     assert_same_weights(tmp_path / "last.pt", trained[0] / "last.pt")
 
 
-def test_resume_with_another_architecture_is_refused(recipe: Recipe, trained: tuple[Path, TrainingResult]) -> None:
+def test_resume_with_another_architecture_is_refused(recipe: Recipe, trained: Trained) -> None:
     with pytest.raises(InputError, match="another recipe"):
         Training(recipe, trained[0], None, resume=True)
 
@@ -191,7 +175,7 @@ def test_the_test_set_is_read_once_and_at_the_end(
     assert reads == [3]
 
 
-def test_without_branches_the_network_is_plain(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_without_branches_the_network_is_plain(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny("branches=none", "train.epochs=1")
     result = Training(recipe, tmp_path, None).run()
     assert result.branches == 0
@@ -214,9 +198,7 @@ def test_without_an_architecture_all_possible_branches_are_kept(recipe: Recipe, 
 
 
 @pytest.mark.parametrize("factors", ["trainable", "folded"])
-def test_factors_are_trained_or_folded_as_the_recipe_says(
-    tiny: Callable[..., Recipe], tmp_path: Path, factors: str
-) -> None:
+def test_factors_are_trained_or_folded_as_the_recipe_says(tiny: Tiny, tmp_path: Path, factors: str) -> None:
     Training(tiny(f"train.factors={factors}", "train.epochs=1"), tmp_path, SOME).run()
     state = state_of(tmp_path / "last.pt")
     moved = {name: float(value) for name, value in state.items() if ".alpha." in name or name.endswith(".beta")}
@@ -256,9 +238,7 @@ def test_an_architecture_of_another_network_is_refused(
 
 
 @pytest.mark.parametrize("branches", ["none", "ireps"])
-def test_a_rate_that_is_far_too_large_ends_the_training(
-    tiny: Callable[..., Recipe], tmp_path: Path, branches: str
-) -> None:
+def test_a_rate_that_is_far_too_large_ends_the_training(tiny: Tiny, tmp_path: Path, branches: str) -> None:
     recipe = tiny("train.weights.lr=1e38", "train.weights.clip=null", f"branches={branches}")
     with pytest.raises(RunError, match=r"weights\.lr") as caught:
         Training(recipe, tmp_path, None).run()
@@ -269,16 +249,7 @@ def test_a_rate_that_is_far_too_large_ends_the_training(
 def test_nan_in_the_last_step_keeps_the_last_good_state(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = training.clip, 0
-
-    def poisoned(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
-        nonlocal calls
-        calls += 1
-        original(optimizer, limit)
-        if calls == 4:
-            optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
-
-    monkeypatch.setattr(training, "clip", poisoned)
+    monkeypatch.setattr(training, "clip", at_call(4, training.clip, poison))
     with pytest.raises(RunError, match="NaN or infinity in epoch 2 of the training"):
         Training(recipe, tmp_path, SOME).run()
     for name in ("best.pt", "last.pt"):
@@ -294,9 +265,7 @@ def test_a_folder_with_a_best_network_is_refused(recipe: Recipe, tmp_path: Path)
 
 
 @pytest.mark.parametrize("gone", [["state.pt", "journal.jsonl"], ["state.pt"]])
-def test_resume_keeps_a_finished_run_whose_state_is_gone(
-    gone: list[str], tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_resume_keeps_a_finished_run_whose_state_is_gone(gone: list[str], tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny("train.epochs=1")
     Training(recipe, tmp_path, SOME).run()
     for name in gone:
@@ -308,7 +277,7 @@ def test_resume_keeps_a_finished_run_whose_state_is_gone(
 
 
 def test_resume_on_other_devices_is_said(
-    recipe: Recipe, trained: tuple[Path, TrainingResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(trained[0], tmp_path / "copy"))
     Training(recipe, copy, SOME, resume=True)
@@ -330,9 +299,7 @@ def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:
         assert gammas == {1.0}
 
 
-def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(
-    tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
     net = Training(tiny("branches=dyrep"), tmp_path, None).net
     blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
     assert all(block.fixed.bn is not None for block in blocks)
@@ -341,7 +308,7 @@ def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_best_network_that_is_gone_or_damaged_is_said_before_a_resumed_run_trains(
-    recipe: Recipe, trained: tuple[Path, TrainingResult], tmp_path: Path, damage: str
+    recipe: Recipe, trained: Trained, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(trained[0], out)

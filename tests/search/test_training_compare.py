@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,23 @@ from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import TrainingComparison
 from irepdeploy.search.training.training import Training
 from irepdeploy.search.training.training_compare import compare_presets
+from support.tiny import Tiny
+
+Found = tuple[Path, TrainingComparison]
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny: Callable[..., Recipe]) -> Recipe:
+def recipe(tiny: Tiny) -> Recipe:
     return tiny("train.epochs=1")
 
 
 @pytest.fixture(scope="module")
-def found(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingComparison]:
+def found(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Found:
     out = tmp_path_factory.mktemp("compared")
     return out, compare_presets(recipe, ["plain", "acnet"], 2, out)
 
 
-def test_each_training_is_the_one_of_its_preset_and_seed(
-    found: tuple[Path, TrainingComparison], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_each_training_is_the_one_of_its_preset_and_seed(found: Found, recipe: Recipe, tmp_path: Path) -> None:
     out, comparison = found
     assert [(run.preset, run.seed) for run in comparison.runs] == [
         ("plain", 0),
@@ -41,7 +41,7 @@ def test_each_training_is_the_one_of_its_preset_and_seed(
     assert TrainingComparison.read(out / "compare.json") == comparison
 
 
-def test_rows_hold_mean_spread_and_paired_difference(found: tuple[Path, TrainingComparison]) -> None:
+def test_rows_hold_mean_spread_and_paired_difference(found: Found) -> None:
     comparison = found[1]
     plain, acnet = ([each.test_accuracy for each in comparison.of(name)] for name in ("plain", "acnet"))
     mean = 50 * sum(acnet)
@@ -52,15 +52,13 @@ def test_rows_hold_mean_spread_and_paired_difference(found: tuple[Path, Training
     assert len(comparison.columns) == len(comparison.rows[0])
 
 
-def test_what_is_done_is_not_done_again(
-    found: tuple[Path, TrainingComparison], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_done_again(found: Found, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     out, comparison = found
     monkeypatch.setattr(Training, "train_epoch", lambda self, report: pytest.fail("trained again"))
     assert compare_presets(recipe, ["plain", "acnet"], 2, out, resume=True) == comparison
 
 
-def test_the_picture(found: tuple[Path, TrainingComparison], tmp_path: Path) -> None:
+def test_the_picture(found: Found, tmp_path: Path) -> None:
     figure = draw_presets(found[1])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["plain", "acnet"]
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]

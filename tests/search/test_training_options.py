@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,10 @@ import torch.nn.functional as F
 from irepdeploy.data import Loader
 from irepdeploy.errors import RunError
 from irepdeploy.network.checkpoint import load
-from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.search.training.training import Training, TrainingResult
-from support.tiny import SOME
+from support.tiny import SOME, Stop, Tiny, Trained, stop_after
 
 EVERYTHING = (
     "train.drop_path=0.3",
@@ -30,10 +28,6 @@ EVERYTHING = (
     "train.augment.flip=true",
     "train.augment.cutout=4",
 )
-
-
-class Stop(Exception):
-    pass
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -49,21 +43,11 @@ def without_seconds(result: TrainingResult) -> TrainingResult:
     return result.model_copy(update={"seconds": 0.0, "seconds_per_epoch": 0.0})
 
 
-def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
-    tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny(*EVERYTHING)
     whole = Training(recipe, tmp_path / "whole", SOME).run()
-    done = 0
-
-    def stop(more: int, note: str) -> None:
-        nonlocal done
-        done += more
-        if done == 2:
-            raise Stop
-
     with pytest.raises(Stop):
-        Training(recipe, tmp_path / "stopped", SOME).run(stop)
+        Training(recipe, tmp_path / "stopped", SOME).run(stop_after(2))
     torch.rand(7)
     resumed = Training(recipe, tmp_path / "stopped", SOME, resume=True).run()
     assert without_seconds(resumed) == without_seconds(whole)
@@ -71,16 +55,12 @@ def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("option", EVERYTHING)
-def test_every_option_changes_the_weights(
-    option: str, tiny: Callable[..., Recipe], tmp_path: Path, trained: tuple[Path, TrainingResult]
-) -> None:
+def test_every_option_changes_the_weights(option: str, tiny: Tiny, tmp_path: Path, trained: Trained) -> None:
     Training(tiny(option), tmp_path, SOME).run()
     assert not same(tmp_path / "last.pt", trained[0] / "last.pt")
 
 
-def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
-    tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(tiny: Tiny, tmp_path: Path) -> None:
     run = Training(tiny("train.ema=0.9"), tmp_path, SOME)
     run.run()
     last = load(tmp_path / "last.pt")
@@ -91,7 +71,7 @@ def test_the_moving_average_is_what_is_saved_and_the_checkpoint_says_so(
     assert "moving average 0.9" in origin_of(last).statistics
 
 
-def test_drop_path_rises_linearly(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_drop_path_rises_linearly(tiny: Tiny, tmp_path: Path) -> None:
     run = Training(tiny("train.drop_path=0.6", "train.epochs=3"), tmp_path, SOME)
     seen: list[list[float]] = []
 
@@ -102,7 +82,7 @@ def test_drop_path_rises_linearly(tiny: Callable[..., Recipe], tmp_path: Path) -
     assert seen[1:] == [[0.0], pytest.approx([0.2]), pytest.approx([0.4])]
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Tiny, tmp_path: Path) -> None:
     """Without batch normalisation in train mode two halves are one batch; with it the statistics are of each half."""
     recipe = tiny("train.accumulate=2", "train.epochs=1", "train.weights.momentum=0", "branches=none")
     run = Training(recipe, tmp_path, None)
@@ -127,7 +107,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Callable[..., 
         assert torch.allclose(start[name] - settings.lr * step, moved, atol=1e-6)
 
 
-def test_amp_trains_in_bfloat16(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_amp_trains_in_bfloat16(tiny: Tiny, tmp_path: Path) -> None:
     run = Training(tiny("train.amp=true", "train.epochs=1"), tmp_path, SOME)
     kinds: set[torch.dtype] = set()
     first = next(module for module in run.net.modules() if isinstance(module, torch.nn.Conv2d))
@@ -138,7 +118,7 @@ def test_amp_trains_in_bfloat16(tiny: Callable[..., Recipe], tmp_path: Path) -> 
 
 
 def test_out_of_memory_ends_with_the_last_good_state(
-    tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny()
     run = Training(recipe, tmp_path, SOME)

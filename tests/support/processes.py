@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import os
 import socket
 import subprocess
@@ -11,20 +14,19 @@ from pathlib import Path
 
 __all__ = ["run_ranks"]
 
-# Imports torch once and forks: importing it in every rank would take longer than most tests.
-_FORK = """
-import os, signal, sys, traceback
-import irepdeploy.search.execution.ranks
+# Imports torch once and forks for each rank of each job: importing it in every rank would take longer than most tests.
+_SERVER = """
+import json, os, signal, sys, traceback
+import irepdeploy.cli
+import irepdeploy.search.engine
+import irepdeploy.search.training.training
 
-folder, size, code = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-del sys.argv[1:]
-
-def run(rank):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+def run(rank, job):
+    os.environ.update(job["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
     for stream, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{folder}/{rank}.{name}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
+        os.dup2(os.open(f"{job['folder']}/{rank}.{name}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
     try:
-        exec(compile(code, "<rank>", "exec"), {"__name__": "__main__"})
+        exec(compile(job["code"], "<rank>", "exec"), {"__name__": "__main__"})
     except SystemExit as end:
         return end.code or 0
     except BaseException:
@@ -32,33 +34,55 @@ def run(rank):
         return 1
     return 0
 
-running = {}
-for rank in range(size):
+def serve(job):
+    running = {}
+    for rank in range(job["size"]):
+        process = os.fork()
+        if not process:
+            code = run(rank, job)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        running[process] = rank
+
+    def end_all(*_):
+        for process in running:
+            os.kill(process, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, end_all)
+    signal.alarm(job["timeout"])
+    stopped = set()
+    while running:
+        process, status = os.waitpid(-1, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            stopped.add(process)
+        else:
+            with open(f"{job['folder']}/{running.pop(process)}.code", "w") as file:
+                file.write(str(os.waitstatus_to_exitcode(status)))
+        if stopped >= set(running):
+            end_all()
+
+for line in sys.stdin:
     process = os.fork()
     if not process:
-        code = run(rank)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    running[process] = rank
-def end_all(*_):
-    for process in running:
-        os.kill(process, signal.SIGKILL)
-signal.signal(signal.SIGTERM, end_all)
-stopped = set()
-while running:
-    process, status = os.waitpid(-1, os.WUNTRACED)
-    if os.WIFSTOPPED(status):
-        stopped.add(process)
-    else:
-        with open(f"{folder}/{running.pop(process)}.code", "w") as file:
-            file.write(str(os.waitstatus_to_exitcode(status)))
-    if stopped >= set(running):
-        end_all()
+        serve(json.loads(line))
+        os._exit(0)
+    os.waitpid(process, 0)
+    print("done", flush=True)
 """
 
 
-def run_ranks(code: str, size: int, *, timeout: float = 60.0) -> list[subprocess.CompletedProcess[str]]:
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """Start the process that forks the ranks; it ends with this one."""
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _SERVER]
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.communicate)
+    return server
+
+
+def run_ranks(code: str, size: int, *, timeout: int = 60) -> list[subprocess.CompletedProcess[str]]:
     """Run `code` as `size` ranks of one thread each over the loopback interface.
 
     Ranks that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended.
@@ -68,33 +92,21 @@ def run_ranks(code: str, size: int, *, timeout: float = 60.0) -> list[subprocess
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _FORK, folder, str(size), code]
-        parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        try:
-            _, errors = parent.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            parent.terminate()
-            _, errors = parent.communicate()
+        environment = {"WORLD_SIZE": str(size), "MASTER_PORT": str(free.getsockname()[1])}
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = {"code": code, "size": size, "timeout": timeout, "folder": name, "environment": environment}
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "done\n", "the process that forks the ranks has ended"
         return [
             subprocess.CompletedProcess(
-                command,
-                int(_read(f"{folder}/{rank}.code") or parent.returncode),
-                _read(f"{folder}/{rank}.out"),
-                _read(f"{folder}/{rank}.err") or errors,
+                f"rank {rank}",
+                int((folder / f"{rank}.code").read_text()),
+                (folder / f"{rank}.out").read_text(),
+                (folder / f"{rank}.err").read_text(),
             )
             for rank in range(size)
         ]
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text() if Path(path).exists() else ""

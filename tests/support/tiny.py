@@ -1,16 +1,41 @@
-"""A search and a training small enough to run many times: three convolutions, 24 images."""
+"""A search and a training small enough to run many times: three convolutions, 24 images; and ways to stop them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.result import TrainingResult
 from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.search.result import SearchResult
 
-__all__ = ["SOME", "tiny", "tiny_overrides"]
+__all__ = [
+    "SOME",
+    "JournalOf",
+    "Searched",
+    "Stop",
+    "Tiny",
+    "Trained",
+    "at_call",
+    "poison",
+    "raising",
+    "stop_after",
+    "tiny",
+    "tiny_overrides",
+]
+
+# What the fixtures give.
+Tiny = Callable[..., Recipe]
+Searched = tuple[Path, SearchResult]
+Trained = tuple[Path, TrainingResult]
+JournalOf = Callable[[Path], list[dict[str, Any]]]
 
 # Of the tiny network: three branches, none in the last layer.
 SOME = Architecture.from_branches(
@@ -37,6 +62,41 @@ def tiny_overrides() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[..., Recipe]:
+def tiny() -> Tiny:
     """`tiny("seed=1")`: the tiny recipe with further overrides. 25 possible branches: 8 + 9 + 8."""
     return lambda *overrides: load_recipe(recipe_path("digits"), [*_TINY, *overrides])
+
+
+class Stop(Exception):
+    """Raised by a test to end a run as a kill does."""
+
+
+def stop_after(epochs: int) -> Callable[[int, str], None]:
+    """Progress that ends a run after this many epochs."""
+    done = 0
+
+    def advance(more: int, note: str) -> None:
+        nonlocal done
+        done += more
+        if done == epochs:
+            raise Stop
+
+    return advance
+
+
+def at_call(number: int, original: Callable[..., Any], act: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is `act` the `number`-th time that it is called, and otherwise `original`."""
+    calls = itertools.count(1)
+    return lambda *args, **options: (act if next(calls) == number else original)(*args, **options)
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    def act(*_: object, **__: object) -> None:
+        raise error
+
+    return act
+
+
+def poison(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
+    """In the place of `clip`: a gradient that is not a number."""
+    optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))

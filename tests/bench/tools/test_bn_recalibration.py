@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,11 @@ import torch
 from torch import nn
 
 from irepdeploy.bench.tools.bn_recalibration import main, measure_recalibration, recalibrate
-from irepdeploy.recipe import Recipe
 from irepdeploy.search.supernet.builders import build_net, load_data
+from support.tiny import Tiny
 
 
-def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(tiny: Callable[..., Recipe]) -> None:
+def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(tiny: Tiny) -> None:
     recipe = tiny("data.options.train=100")
     data, net = load_data(recipe), build_net(recipe).train()
     net(data.val.images[:10])
@@ -30,7 +29,7 @@ def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(ti
     assert all(torch.equal(weights[name], parameter) for name, parameter in net.named_parameters())
 
 
-def test_each_candidate_is_scored_in_three_ways(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_each_candidate_is_scored_in_three_ways(tiny: Tiny, tmp_path: Path) -> None:
     found = measure_recalibration(tiny("train.epochs=1"), 4, 2, tmp_path)
     assert [len(found[name]) for name in ("shared", "recalibrated")] == [4, 4]
     losses = zip(found["shared"], found["recalibrated"], strict=True)
