@@ -38,12 +38,11 @@ def onnx_model(
         [helper.make_tensor_value_info(name, (kinds or {}).get(name, TensorProto.FLOAT), shape) for name, shape in side]
         for side in (inputs.items(), outputs.items())
     )
-    weights = [
-        numpy_helper.from_array(
-            value if isinstance(value, np.ndarray | np.generic) else np.array([value], np.float32), name
-        )
+    arrays = {
+        name: np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.array([value], np.float32)
         for name, value in (constants or {}).items()
-    ]
+    }
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(list(nodes), "graph", given, made, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
