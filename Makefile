@@ -20,7 +20,7 @@ demo: $(INSTALLED)  ## search, train, export, verify and measure a small network
 	$(BIN)/irepdeploy demo $(DEMO_ARGS)
 
 # Two processes of one thread each: more threads would only fight over two cores. By file, so that what a file prepares
-# is prepared once, the long files first (tests/conftest.py).
+# is prepared once, the long ones first (tests/conftest.py).
 test: $(INSTALLED)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not slow" $(TEST_ARGS)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere; subprocesses inherit both.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from irepdeploy.board.trt_library import assembled_folder
 
@@ -42,6 +44,17 @@ _LONG_FILES = ("test_readme.py", "test_demo.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the long files to the front; the order within a file stays."""
     items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+
+
+class _Scheduling(LoadFileScheduling):
+    """Keep a file in one process, so that its fixtures are made once; the README's chains share none."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "test_readme.py::test_commands" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -15,19 +15,19 @@ def test_requires_debian_gives_the_path(requires_debian: Require) -> None:
     assert requires_debian("python3", sys.executable) == sys.executable
 
 
-def test_requires_debian_skips_with_the_line_to_type(requires_debian: Require, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "")
-    with pytest.raises(pytest.skip.Exception, match=r"make system-deps.*apt-get install no-such-package"):
+OUTCOMES = pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+
+
+@OUTCOMES
+def test_requires_debian_skips_or_under_ci_fails_with_the_line_to_type(
+    ci: str, outcome: type[BaseException], requires_debian: Require, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match=r"make system-deps.*apt-get install no-such-package"):
         requires_debian("no-such-package", "no-such-program")
 
 
-def test_requires_debian_fails_under_ci(requires_debian: Require, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="make system-deps"):
-        requires_debian("no-such-package", "no-such-program")
-
-
-@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+@OUTCOMES
 def test_what_needs_the_builder_without_it(
     ci: str,
     outcome: type[BaseException],
@@ -44,3 +44,10 @@ def test_what_needs_the_builder_without_it(
     plugin.pytest_runtest_setup(item)
     monkeypatch.setattr(plugin, "assembled_folder", lambda: None)
     plugin.pytest_runtest_setup(SimpleNamespace(get_closest_marker=lambda name: None))
+
+
+def test_a_file_stays_in_one_process_but_the_chains_of_the_readme_do_not(pytestconfig: pytest.Config) -> None:
+    plugin = next(one for one in pytestconfig.pluginmanager.get_plugins() if hasattr(one, "requires_debian"))
+    scheduling = object.__new__(plugin._Scheduling)
+    ids = ["tests/a.py::b[1]", "tests/a.py::C::d", *(f"tests/test_readme.py::test_commands_x[{i}]" for i in "yz")]
+    assert [scheduling._split_scope(each) for each in ids] == ["tests/a.py", "tests/a.py", *ids[2:]]

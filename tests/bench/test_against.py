@@ -14,6 +14,7 @@ import pytest
 from irepdeploy.bench.against import NEW, NOT_DECIDED, OK, SLOWER, Guard, parse_max_slower, require
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.runs.record import Record, append, read
+from support.records import make_record
 
 SYSTEM = {
     "cpu": {"model": "EPYC", "machine": "x86_64", "logical_cores": 2, "affinity": 2, "quota_cores": "none"},
@@ -27,25 +28,9 @@ def noisy(median_ms: float, *, spread: float = 0.01, n: int = 200, seed: int = 0
 
 
 def record(model: str = "plain", median_ms: float = 10.0, *, seed: int = 0, **changes: Any) -> Record:
-    made = Record(
-        suite="models",
-        scenario="single-stream",
-        model=model,
-        source="onnx",
-        artefact_sha256=None,
-        runner={"runner": "ort-cpu", "device": "cpu", "threads": 1, "transfers": "none", "spinning": True},
-        precision="fp32",
-        batch=1,
-        input_shape=[1, 3, 32, 32],
-        samples_ns=noisy(median_ms, seed=seed),
-        warmup={"steady": True},
-        protocol_version=1,
-        system=SYSTEM,
-        conditions={},
-        argv=[],
-        created="now",
-    )
-    return replace(made, **changes)
+    runner = {"runner": "ort-cpu", "device": "cpu", "threads": 1, "transfers": "none", "spinning": True}
+    values = {"runner": runner, "samples_ns": noisy(median_ms, seed=seed), "system": SYSTEM}
+    return make_record(model, **{**values, **changes})
 
 
 def then(model: str = "plain", median_ms: float = 10.0, **changes: Any) -> Record:

@@ -25,6 +25,7 @@ from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import sha256
 from irepdeploy.runs.record import Record, read
+from support.scale_model import scale_model
 
 
 def bench_models(
@@ -36,19 +37,9 @@ def bench_models(
     return latency.bench_models(subjects, request, on_round)
 
 
-def onnx_model(
-    shape: tuple[object, ...] = ("batch", 1, 16, 16), *, weight: float = 1.0, dtype: str = "float32"
-) -> bytes:
+def onnx_model(shape: tuple[object, ...] = ("batch", 1, 16, 16), **options: Any) -> bytes:
     """A model that scales its input, which torch's vgg6 would take too."""
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["input", "weight"], ["logits"])],
-        "scale",
-        [helper.make_tensor_value_info("input", kind, shape)],
-        [helper.make_tensor_value_info("logits", kind, shape)],
-        [numpy_helper.from_array(np.full((1, 1), weight, dtype), "weight")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    return scale_model(shape, **{"weight": 1.0, **options})
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +100,6 @@ def test_models_of_all_kinds_are_measured_beside_each_other(folder: Path) -> Non
     # A second run adds to the file.
     bench_models(["vgg6"], out=folder / "r")
     assert len(read(folder / "r" / "records.jsonl")) == 5
-
-
-def test_nothing_is_written_without_out(folder: Path) -> None:
-    before = sorted(folder.iterdir())
-    bench_models(["scale.onnx"])
-    assert sorted(folder.iterdir()) == before
 
 
 def test_every_model_sees_the_same_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +264,10 @@ def test_branches_are_written_as_they_stand(folder: Path) -> None:
 
 
 def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) -> None:
+    before = sorted(folder.iterdir())
     (record,) = bench_models(["scale.onnx"], tf32=True, transfers="included")
+    # Without `out` nothing is written.
+    assert sorted(folder.iterdir()) == before
     assert (record.conditions["tf32"], record.conditions["transfers"]) == ("on", "included")
     assert set(record.system["state"]) == set(record.system_after) == {"cpu", "gpu", "load_average"}
     assert record.device_samples_ns == []
@@ -377,17 +365,27 @@ def test_unknown_models_are_answered_with_the_nearest(folder: Path, model: str, 
     assert text in caught.value.hint
 
 
-def test_nothing_to_measure_and_a_folder() -> None:
-    with pytest.raises(InputError, match="nothing to measure"):
-        find_subjects([])
-    with pytest.raises(InputError, match="got a directory"):
-        find_subjects(["."])
-
-
-def test_models_of_different_inputs_are_not_compared(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("models", "text"),
+    [
+        ([], "nothing to measure"),
+        (["."], "got a directory"),
+        (["plain.pt", "large.onnx"], "takes 1x3x32x32, but plain takes 1x1x16x16"),
+        (["whole.onnx"], "int64"),
+        (["scalar.onnx"], "is a scalar"),
+        (["garbage.pt"], "garbage.pt"),
+        (["garbage.onnx"], "garbage.onnx"),
+    ],
+)
+def test_what_cannot_be_measured(folder: Path, models: list[str], text: str) -> None:
     Path("large.onnx").write_bytes(onnx_model((1, 3, 32, 32)))
-    with pytest.raises(InputError, match="takes 1x3x32x32, but plain takes 1x1x16x16"):
-        bench_models(["plain.pt", "large.onnx"])
+    Path("whole.onnx").write_bytes(onnx_model(dtype="int64"))
+    Path("scalar.onnx").write_bytes(onnx_model(()))
+    for name in ("garbage.pt", "garbage.onnx"):
+        Path(name).write_bytes(b"garbage")
+    with pytest.raises(InputError) as caught:
+        bench_models(find_subjects(models))
+    assert text in caught.value.line
 
 
 def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
@@ -405,64 +403,31 @@ def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     assert caught.value.hint == "inputs: input"
 
 
-def test_inputs_that_are_no_numbers_of_that_kind(folder: Path) -> None:
-    Path("whole.onnx").write_bytes(onnx_model(dtype="int64"))
-    with pytest.raises(InputError, match="int64"):
-        bench_models(["whole.onnx"])
-
-
 @pytest.mark.parametrize(("weight", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_a_model_that_returns_no_numbers_is_named_and_not_measured(folder: Path, weight: float, word: str) -> None:
     Path("broken.onnx").write_bytes(onnx_model(weight=weight))
-    with pytest.raises(InputError, match=f"returns {word}") as caught:
-        bench_models(["scale.onnx", "broken.onnx"], out="r")
-    assert caught.value.where == "broken"
-    assert not Path("r", "records.jsonl").exists()
-
-
-def test_checkpoint_with_nan_is_named(folder: Path) -> None:
     net = ird.load("plain.pt")
     with torch.no_grad():
         next(net.parameters())[0] = float("nan")
     ird.save(net, "nan.pt")
-    with pytest.raises(InputError, match="returns NaN") as caught:
-        bench_models(["nan.pt"])
-    assert caught.value.where == "nan"
+    for model, said in (("broken.onnx", word), ("nan.pt", "NaN")):
+        with pytest.raises(InputError, match=f"returns {said}") as caught:
+            bench_models(["scale.onnx", model], out="r")
+        assert caught.value.where == Path(model).stem
+    assert not Path("r", "records.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["garbage.pt", "garbage.onnx"])
-def test_damaged_files(folder: Path, name: str) -> None:
-    Path(name).write_bytes(b"garbage")
-    with pytest.raises(InputError) as caught:
-        bench_models([name])
-    assert name in caught.value.line
-
-
-@pytest.mark.parametrize(("dtype", "word"), [("float16", "fp16"), ("float64", "fp64")])
-def test_precision_of_an_onnx_model_is_that_of_its_weights(folder: Path, dtype: str, word: str) -> None:
-    Path("typed.onnx").write_bytes(onnx_model(dtype=dtype))
+@pytest.mark.parametrize(
+    ("options", "word"), [({"dtype": "float16"}, "fp16"), ({"dtype": "float64"}, "fp64"), ({"quantized": True}, "int8")]
+)
+def test_precision_of_an_onnx_model_is_that_of_its_weights(folder: Path, options: dict[str, Any], word: str) -> None:
+    Path("typed.onnx").write_bytes(onnx_model(**options))
     assert bench_models(["typed.onnx"])[0].precision == word
 
 
-def test_quantized_onnx_model_is_int8(folder: Path) -> None:
-    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
-    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("input", "logits")]
-    nodes = [
-        helper.make_node("QuantizeLinear", ["input", "s", "z"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["logits"]),
-    ]
-    graph = helper.make_graph(nodes, "q", info[:1], info[1:], [scale, zero])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "q.onnx")
-    assert bench_models(["q.onnx"])[0].precision == "int8"
-
-
-class Foreign(nn.Module):
+class Foreign(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x)
+        super().__init__(nn.Conv2d(1, 2, 3))
 
 
 def test_foreign_checkpoint_needs_its_factory(folder: Path) -> None:
@@ -584,7 +549,7 @@ def test_command_exits_2_with_one_line(folder: Path, args: list[str], capsys: py
     assert err.strip()
 
 
-def test_a_model_that_takes_nothing_or_a_scalar_is_refused(folder: Path) -> None:
+def test_a_model_that_takes_nothing_is_refused(folder: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.ones(1, "float32")))],
         "constant",
@@ -595,15 +560,6 @@ def test_a_model_that_takes_nothing_or_a_scalar_is_refused(folder: Path) -> None
     Path("constant.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="it has no input"):
         bench_models(["constant.onnx"])
-    Path("scalar.onnx").write_bytes(onnx_model(()))
-    with pytest.raises(InputError, match="is a scalar"):
-        bench_models(["scalar.onnx"])
-
-
-@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0])
-def test_a_measurement_has_an_end(folder: Path, seconds: float) -> None:
-    with pytest.raises(InputError, match="--seconds"):
-        bench_models(["scale.onnx"], min_seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -615,9 +571,12 @@ def test_a_measurement_has_an_end(folder: Path, seconds: float) -> None:
         (["--suite", "table2", "--transfers", "included"], "--transfers is not for suites"),
         (["--suite", "table2", "--max-slower", "5%"], "--max-slower is not for suites"),
         (["--suite", "table2", "--other-machine"], "--other-machine is not for suites"),
+        (["scale.onnx", "--seconds", "inf"], "--seconds"),
+        (["scale.onnx", "--seconds", "nan"], "--seconds"),
+        (["scale.onnx", "--seconds=-1"], "--seconds"),
     ],
 )
-def test_an_option_without_effect_is_refused(
+def test_an_option_without_effect_or_sense_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], text: str
 ) -> None:
     assert main(["bench", "--seconds", "0", *options]) == 2

@@ -60,10 +60,11 @@ def test_fp32_is_fp32(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_tf32_only_where_it_is_asked_for(version: str) -> None:
+def test_tf32_and_workspace(version: str) -> None:
     trt = FakeTensorrt(version)
-    build(trt, tf32=True)
+    build(trt, tf32=True, workspace_bytes=1 << 28)
     assert flags(trt) == ["TF32"]
+    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 28) in trt.calls
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,6 @@ def test_strong_precision_comes_from_nowhere_else(precision: str) -> None:
 def test_a_precision_that_would_not_be_honoured(version: str, precision: str, carried: str) -> None:
     with pytest.raises(InputError, match=f"expected an {precision} model for an {precision} engine, got {carried}"):
         build(FakeTensorrt(version), precision=precision, carried=carried)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_workspace(version: str) -> None:
-    trt = FakeTensorrt(version)
-    build(trt, workspace_bytes=1 << 28)
-    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 28) in trt.calls
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -168,18 +168,13 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
-def test_nan_is_no_json(value: Any, tmp_path: Path) -> None:
+def test_json_ends_with_a_line_and_has_no_nan(value: Any, tmp_path: Path) -> None:
     for write in (write_json, append_line):
         with pytest.raises(ValueError, match="JSON"):
             write(tmp_path / "a", value)
     assert not list(tmp_path.iterdir())
-
-
-def test_json_ends_with_a_line(tmp_path: Path) -> None:
-    write_json(tmp_path / "a", {"b": [1, 2]})
-    text = (tmp_path / "a").read_text()
-    assert text.endswith("}\n")
-    assert json.loads(text) == {"b": [1, 2]}
+    text = write_json(tmp_path / "a", {"b": [1, 2]}).read_text()
+    assert text.endswith("}\n") and json.loads(text) == {"b": [1, 2]}
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import itertools
 import os
 import shlex
 import shutil
@@ -245,39 +244,3 @@ def _descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += [int(child), *_descendants(int(child))]
     return found
-
-
-@pytest.fixture
-def make_onnx() -> Callable[..., bytes]:
-    """`make_onnx(shape=, weight=, dtype=, name=, quantized=, depth=)`: a model that scales its input, `depth` times."""
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    def make(
-        shape: tuple[object, ...] = ("batch", 1, 8, 8),
-        weight: float = 2.0,
-        dtype: str = "float32",
-        name: str = "input",
-        quantized: bool = False,
-        depth: int = 1,
-    ) -> bytes:
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        weights = [numpy_helper.from_array(np.full((1, 1), weight, dtype), "weight")]
-        steps = ["scaled" if quantized else name, *(f"step{index}" for index in range(1, depth)), "logits"]
-        nodes = [helper.make_node("Mul", [before, "weight"], [after]) for before, after in itertools.pairwise(steps)]
-        if quantized:
-            weights.append(numpy_helper.from_array(np.array(0.05, dtype), "scale"))
-            weights.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
-            nodes.insert(0, helper.make_node("QuantizeLinear", [name, "scale", "zero"], ["bytes"]))
-            nodes.insert(1, helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["scaled"]))
-        graph = helper.make_graph(
-            nodes,
-            "scale",
-            [helper.make_tensor_value_info(name, kind, shape)],
-            [helper.make_tensor_value_info("logits", kind, shape)],
-            weights,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        return model.SerializeToString()
-
-    return make

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ from irepdeploy.cli import main
 from irepdeploy.files import sha256
 from irepdeploy.jetson.agent_archive import build_agent
 from irepdeploy.runs.record import read
+from support.scale_model import scale_model
 
 HOSTILE = ["two words.onnx", "it's $(touch x) `touch y`.onnx", 'a "quoted"\nline.onnx', "-rf.onnx"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., bytes]) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a.onnx."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setattr(ssh, "_PAUSES_S", (0.0, 0.0))
-    Path("a.onnx").write_bytes(make_onnx())
+    Path("a.onnx").write_bytes(scale_model())
     return work
 
 
@@ -49,7 +49,7 @@ def jobs(server: Any) -> list[str]:
     return [name for name in server.files() if "/jobs/" in name or name.endswith(".part")]
 
 
-def test_check_says_what_the_machine_is(server: Any, jetson: Any) -> None:
+def test_check_says_what_the_machine_is_and_nothing_is_to_restore(server: Any, jetson: Any) -> None:
     code, out, _ = jetson("check", "board")
     assert code == 0
     assert out.splitlines()[0] == "board"
@@ -58,6 +58,7 @@ def test_check_says_what_the_machine_is(server: Any, jetson: Any) -> None:
     assert f"{sys.version_info[0]}.{sys.version_info[1]}." in facts["Python"]
     assert "ort-cpu" in facts["can run now"]
     assert "missing there" in out
+    assert jetson("restore", "board")[:2] == (0, "board: nothing to restore\n")
 
 
 def test_bench_measures_there_and_records_here(server: Any, folder: Path, jetson: Any) -> None:
@@ -116,10 +117,10 @@ def test_without_tensorrt_nothing_else_is_taken(server: Any, folder: Path, jetso
 
 
 def test_a_gate_that_fails_is_a_verdict(
-    server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., bytes]
+    server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = measure.reference_of
-    wrong = make_onnx(weight=2.01)
+    wrong = scale_model(weight=2.01)
 
     def reference_of(model: Any, **how: Any) -> Any:
         from dataclasses import replace
@@ -136,9 +137,9 @@ def test_a_gate_that_fails_is_a_verdict(
 
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_ends_in_one_line(
-    server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable[..., bytes]
+    server: Any, folder: Path, jetson: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("a.onnx").write_bytes(make_onnx(weight=-1.0, depth=100))
+    Path("a.onnx").write_bytes(scale_model(weight=-1.0, depth=100))
     show = boards._Show.__call__
 
     def cut(self: Any, event: dict[str, Any]) -> None:
@@ -155,14 +156,12 @@ def test_a_server_killed_in_the_middle_ends_in_one_line(
     assert jobs(server) == []
 
 
-def test_a_full_disk_over_there_ends_in_one_line(
-    server: Any, folder: Path, jetson: Any, make_onnx: Callable[..., bytes]
-) -> None:
+def test_a_full_disk_over_there_ends_in_one_line(server: Any, folder: Path, jetson: Any) -> None:
     code, out, _ = jetson("check", "board", "--json")
     [value] = json.loads(out)
     assert (code, value["host"], value["error"], value["jetson"]) == (0, "board", None, False)
     assert value["runners"] == ["ort-cpu"]
-    Path("big.onnx").write_bytes(make_onnx(shape=("n", 1, 200, 200)))
+    Path("big.onnx").write_bytes(scale_model(shape=("n", 1, 200, 200)))
     before = server.files()
     # In blocks of 512 bytes: less than the references of the large input, more than the agent.
     server.set_up("ulimit -f 2000")
@@ -212,7 +211,3 @@ def test_a_wrong_line_is_refused_before_anything_is_reached(
 def test_settings_that_contradict_each_other_are_refused(folder: Path, words: list[str]) -> None:
     assert main(["jetson", "bench", "board.invalid", "a.onnx", *words]) == 2
     assert os.listdir() == ["a.onnx"]
-
-
-def test_restore_with_nothing_to_put_back(server: Any, jetson: Any) -> None:
-    assert jetson("restore", "board")[:2] == (0, "board: nothing to restore\n")

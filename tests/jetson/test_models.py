@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,15 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.jetson.hosts import hosts_and_models, read_hosts
 from irepdeploy.jetson.models import Model, read_models, variants_of
 from irepdeploy.jetson.reference import reference_of
-
-MakeOnnx = Callable[..., bytes]
+from support.scale_model import scale_model
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx: MakeOnnx) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Path("a.onnx").write_bytes(make_onnx())
-    Path("half.onnx").write_bytes(make_onnx(dtype="float16"))
-    Path("q.onnx").write_bytes(make_onnx(quantized=True))
+    Path("a.onnx").write_bytes(scale_model())
+    Path("half.onnx").write_bytes(scale_model(dtype="float16"))
+    Path("q.onnx").write_bytes(scale_model(quantized=True))
     return tmp_path
 
 
@@ -154,7 +152,7 @@ def arrays(content: bytes) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def test_the_reference_is_what_onnx_runtime_gives(folder: Path, make_onnx: MakeOnnx) -> None:
+def test_the_reference_is_what_onnx_runtime_gives(folder: Path) -> None:
     [model] = read_models(["a.onnx"])
     reference = reference_of(model, seed=3)
     inputs, expected = arrays(reference.inputs), arrays(reference.expected)
@@ -167,8 +165,8 @@ def test_the_reference_is_what_onnx_runtime_gives(folder: Path, make_onnx: MakeO
     assert reference_of(model, seed=4).inputs != reference.inputs
 
 
-def test_batches_are_whole(folder: Path, make_onnx: MakeOnnx) -> None:
-    fixed = Model("m", "m.onnx", make_onnx(shape=(3, 1, 8, 8)), "fp32")
+def test_batches_are_whole(folder: Path) -> None:
+    fixed = Model("m", "m.onnx", scale_model(shape=(3, 1, 8, 8)), "fp32")
     reference = reference_of(fixed)
     assert reference.batch == 3 and reference.profiles == {}
     assert len(arrays(reference.expected)["logits"]) % 3 == 0
@@ -193,15 +191,15 @@ def test_given_inputs_take_the_place_of_real_ones(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "input/x", "../x", "allow_pickle", "a b"])
-def test_any_tensor_name_does(make_onnx: MakeOnnx, name: str) -> None:
-    reference = reference_of(Model("m", "m.onnx", make_onnx(name=name), "fp32"))
+def test_any_tensor_name_does(name: str) -> None:
+    reference = reference_of(Model("m", "m.onnx", scale_model(name=name), "fp32"))
     assert set(arrays(reference.inputs)) == {name}
 
 
-def test_what_cannot_be_held_against_anything_is_refused(make_onnx: MakeOnnx) -> None:
+def test_what_cannot_be_held_against_anything_is_refused() -> None:
     def refused(message: str, **how: object) -> None:
         with pytest.raises(InputError, match=rf"(?s)m\.onnx: .*{message}"):
-            reference_of(Model("m", "m.onnx", make_onnx(**how), "fp32"))
+            reference_of(Model("m", "m.onnx", scale_model(**how), "fp32"))
 
     refused("dynamic dimensions", shape=("n", 1, "h", 8))
     refused("holds NaN or infinity", weight=float("inf"))

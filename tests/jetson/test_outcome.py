@@ -134,9 +134,11 @@ def test_a_failed_gate_is_a_verdict() -> None:
     assert outcome.records == [] and outcome.rows == []
 
 
-def test_a_board_that_stays_switched_is_said() -> None:
-    restored = ["FAILED: power mode 7: nvpmodel ended with 1", "clocks as they were"]
-    outcome = outcome_of("x", answer(entry(), restored=restored), VARIANTS, {})
+def test_a_board_that_stays_switched_and_throttling_are_said() -> None:
+    changes: dict[str, Any] = {"restored": ["FAILED: power mode 7: nvpmodel ended with 1", "clocks as they were"]}
+    changes["system_after"] = {"throttled": "the GPU fell"}
+    outcome = outcome_of("x", answer(entry(), **changes), VARIANTS, {})
+    assert "THROTTLED: the GPU fell" in outcome.notes
     assert len(outcome.records) == 1
     [error] = outcome.errors
     assert type(error) is RunError and error.hint == "irepdeploy jetson restore x"
@@ -155,11 +157,6 @@ def test_what_was_sampled_is_kept_as_one_list_a_quantity() -> None:
     }
     nothing = {"samples": [{"time_s": 0.0, "gpu_hz": None}]}
     assert outcome_of("x", answer(entry(), system_after=nothing), VARIANTS, {}).records[0].system_after == {}
-
-
-def test_throttling_is_said() -> None:
-    outcome = outcome_of("x", answer(entry(), system_after={"throttled": "the GPU fell"}), VARIANTS, {})
-    assert "THROTTLED: the GPU fell" in outcome.notes
 
 
 def test_a_kind_that_is_unknown_is_a_failed_run() -> None:

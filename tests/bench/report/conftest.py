@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import support.records
 from irepdeploy.bench.report.write import write_report
 from irepdeploy.runs.record import Record, append
 
@@ -42,13 +43,8 @@ def a_record(model: str = "net", ms: float = 10.0, *, samples: int = 80, seed: i
     times = ms * (1 + 0.01 * rng.standard_normal(samples)) * np.where(rng.random(samples) < 0.03, 1.6, 1.0)
     values: dict[str, Any] = {
         "suite": "table3",
-        "scenario": "single-stream",
-        "model": model,
         "source": "network, random weights",
-        "artefact_sha256": None,
         "runner": {"runner": "torch", "provider": "torch cpu", "device": "cpu", "threads": 1, "transfers": "none"},
-        "precision": "fp32",
-        "batch": 1,
         "input_shape": [1, 3, 224, 224],
         "samples_ns": [int(value * 1e6) for value in times],
         "warmup": {"runs": 40, "steady": True, "cov": 0.01},
@@ -58,7 +54,7 @@ def a_record(model: str = "net", ms: float = 10.0, *, samples: int = 80, seed: i
         "argv": ["irepdeploy", "bench", "--suite", "table3", "--out", "r"],
         "created": "2026-11-23T11:26:12.311167+00:00",
     }
-    return Record(**{**values, **changes})
+    return support.records.make_record(model, **{**values, **changes})
 
 
 def table3() -> list[Record]:

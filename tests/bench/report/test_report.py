@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +18,14 @@ from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.runs.record import Record
 from irepdeploy.verify.certificate import Artefact, Certificate
+from support.html_page import HtmlPage
 
 Make = Callable[..., Record]
 Write = Callable[..., Path]
 
 
-class Page(HTMLParser):
-    """Elements with their attributes, and the text of each table's rows by the table's id."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.text = ""
-        self._table: str | None = None
-        self._cell = False
-        self.feed(path.read_text())
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "table":
-            self._table = dict(attrs).get("id")
-        elif tag == "tr" and self._table:
-            self.tables.setdefault(self._table, []).append([])
-        elif tag in ("td", "th") and self._table:
-            self._cell = True
-            self.tables[self._table][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._cell = self._cell and tag not in ("td", "th")
-        self._table = None if tag == "table" else self._table
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self._cell and self._table:
-            self.tables[self._table][-1][-1] += data
+def seen_page(path: Path) -> HtmlPage:
+    return HtmlPage(path.read_text())
 
 
 def test_by_default_it_lies_beside_the_records(
@@ -68,7 +39,7 @@ def test_by_default_it_lies_beside_the_records(
 
 
 def test_the_page_has_the_figures_of_its_records(records_of_table3: list[Record], page: Path) -> None:
-    seen = Page(page)
+    seen = seen_page(page)
     heads, *rows = seen.tables["table-1"]
     of_torch = [record for record in records_of_table3 if record.runner["provider"] == "torch"]
     assert [row[0] for row in rows[:6]] == [f"{record.model}{'1' * (i < 3)}" for i, record in enumerate(of_torch[:6])]
@@ -86,7 +57,7 @@ def test_the_page_has_the_figures_of_its_records(records_of_table3: list[Record]
 
 
 def test_nothing_is_loaded_and_only_its_own_script_may_run(page: Path) -> None:
-    text, seen = page.read_text(), Page(page)
+    text, seen = page.read_text(), seen_page(page)
     assert {tag for tag, _ in seen.elements} & {"link", "iframe", "object", "embed", "base", "form"} == set()
     assert [attrs for tag, attrs in seen.elements if tag == "script"] == [{}]
     assert not any(name.startswith("on") for _, attrs in seen.elements for name in attrs)
@@ -111,12 +82,12 @@ def test_the_same_records_are_the_same_page(
 
 def test_versions_of_the_protocol_stand_apart_and_it_is_said(make_record: Make, write_records: Write) -> None:
     folder = write_records([make_record("a", protocol_version=1), make_record("a", protocol_version=2)])
-    page = Page(write_report([folder]).files[0])
+    page = seen_page(write_report([folder]).files[0])
     assert "The records are of protocol versions 1 and 2: they stand apart" in page.text
     assert [[row[0] for row in page.tables[f"table-{number}"][1:]] for number in (1, 2)] == [["a"], ["a"]]
     headings = re.findall(r"\(protocol version \d\)", page.text)
     assert headings == ["(protocol version 2)", "(protocol version 1)"]
-    alone = Page(write_report([write_records([make_record("a")])]).files[0])
+    alone = seen_page(write_report([write_records([make_record("a")])]).files[0])
     assert "protocol versions 1" not in alone.text and "(protocol version" not in alone.text
 
 
@@ -130,7 +101,7 @@ def test_a_certificate_is_linked_from_the_page_and_from_its_row(
     artefact = Artefact.of(export / "model.onnx")
     Certificate(source={"net": "vgg6"}, target={"name": "ort"}, artefacts=[artefact]).save(export / "certificate.json")
     folder = write_records([make_record("a", artefact_sha256=artefact.sha256), make_record("b")])
-    page = Page(write_report([folder, export], out=tmp_path / "page").files[0])
+    page = seen_page(write_report([folder, export], out=tmp_path / "page").files[0])
     links = [attrs["href"] for tag, attrs in page.elements if tag == "a" and not str(attrs["href"]).startswith("#")]
     assert links == ["../javascript%3Aalert%281%29/certificate.json"] * 2
     assert page.tables["table-1"][1][0] == "acertificate" and page.tables["table-1"][2][0] == "b"
@@ -171,7 +142,9 @@ def test_nothing_to_report_is_the_users_error(
 
 
 def test_a_title_is_text(make_record: Make, write_records: Write) -> None:
-    page = Page(write_report([write_records([make_record("a")])], title="</title><script>alert(1)</script>").files[0])
+    page = seen_page(
+        write_report([write_records([make_record("a")])], title="</title><script>alert(1)</script>").files[0]
+    )
     assert [tag for tag, _ in page.elements].count("script") == 1
 
 

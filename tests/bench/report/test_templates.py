@@ -1,37 +1,17 @@
 from __future__ import annotations
 
-from html.parser import HTMLParser
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from irepdeploy.bench.report.templates import clean, macro
+from support.html_page import HtmlPage
 
 TEXT = st.text(st.characters(codec=None))
 
 
-class Seen(HTMLParser):
-    """Elements, attributes and text of a piece of HTML."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: dict[str, str | None] = {}
-        self.text = ""
-        self.feed(str(text))
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes |= dict(attrs)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 @given(TEXT)
 def test_text_stays_text(text: str) -> None:
-    seen = Seen(macro("macros.html", "grid")(text, [("model", True)], [[text]]))
+    seen = HtmlPage(macro("macros.html", "grid")(text, [("model", True)], [[text]]))
     assert seen.tags == ["div", "table", "caption", "thead", "tr", "th", "tbody", "tr", "th", "bdi"]
     assert seen.attributes["aria-label"] == clean(text)
     assert seen.text.count(clean(text)) >= 2
@@ -39,7 +19,7 @@ def test_text_stays_text(text: str) -> None:
 
 @given(TEXT)
 def test_a_tooltip_keeps_its_lines_and_nothing_else(text: str) -> None:
-    seen = Seen(macro("charts.html", "mark")(text, caller=str))
+    seen = HtmlPage(macro("charts.html", "mark")(text, caller=str))
     assert seen.tags == ["g"]
     tip, label = seen.attributes["data-tip"], seen.attributes["aria-label"]
     assert tip is not None and tip.split("\n") == [clean(line) for line in text.split("\n")]

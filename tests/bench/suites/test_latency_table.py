@@ -19,6 +19,7 @@ from irepdeploy.bench.suites.fused_vs_branches import fused_vs_branches
 from irepdeploy.bench.suites.latency_table import LatencyTable, latency_table
 from irepdeploy.bench.suites.published import TABLE2
 from irepdeploy.bench.suites.variants import Variant, variants
+from irepdeploy.cli import main
 from irepdeploy.console import progress
 from irepdeploy.errors import InputError, MissingError
 from irepdeploy.export.structure import network_digest
@@ -27,6 +28,7 @@ from irepdeploy.runs.record import Record
 from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from support.networks import random_network
+from support.records import make_record
 
 VGGS = [row for row in TABLE2 if row.net in ("vgg16", "repvgg_vgg16", "irep_vgg16")]
 TABLE = LatencyTable(
@@ -56,23 +58,14 @@ class FakeBench:
 
     def record(self, subject: Subject, request: BenchRequest) -> Record:
         ms = self.times.get((subject.label, subject.runner), 8)
-        return Record(
+        return make_record(
+            subject.label,
             suite=request.suite,
-            scenario="single-stream",
-            model=subject.label,
             source=subject.target,
-            artefact_sha256=None,
             runner={"runner": subject.runner},
-            precision="fp32",
-            batch=1,
-            input_shape=[1, 3, 32, 32],
             samples_ns=[round(ms * 1e6)] * 64,
             warmup={"runs": 1, "steady": subject.runner == "torch", "cov": 0.0},
-            protocol_version=1,
-            system={},
             conditions={"tf32": "on" if request.tf32 else "off"},
-            argv=[],
-            created="now",
             facts=dict(subject.facts),
         )
 
@@ -136,26 +129,17 @@ def test_one_graph_is_measured_once_and_listed_under_all_its_names(fake: FakeBen
     assert f"{mark}: one graph, measured once: VGG, BN folded; RepVGG, fused; IrepVGG-16, fused." in report.notes
     assert request.suite == "vggs" and request.min_samples == 64 and request.threads == 1
 
-
-def test_where_the_exporter_folds_bn_kept_is_the_folded_graph(fake: FakeBench) -> None:
-    found = lines(run(SuiteRequest()))
+    # Where the exporter folds, "BN kept" is the folded graph.
     assert found["VGG, BN kept"][5] == "6.000" and found["VGG, BN kept"][6].startswith("1.50 [")
     assert found["VGG, BN kept"][7:] == ["2.000 u", "1"]
-    ((subjects, _),) = fake.calls
     assert subjects[2].facts["names"] == [*subjects[1].facts["names"], "VGG, BN kept"]
     assert subjects[2].facts["rows"][-1]["paper_ms"] == 2.14
-
-
-def test_papers_ratio_is_to_the_papers_reference(fake: FakeBench) -> None:
-    found = lines(run(SuiteRequest()))
+    # The paper's ratio is to the paper's reference.
     assert found["VGG, BN kept"][3:5] == ["2.14", f"{2.14 / 1.76:.2f}"]
     assert found["VGG, BN folded"][3:5] == ["-", "-"]
-
-
-def test_notes_of_networks_and_of_the_paper_stand_below(fake: FakeBench) -> None:
-    report = run(SuiteRequest())
     assert "A note." in report.notes
     assert any(note.startswith("IrepVGG-16: with every candidate branch") for note in report.notes)
+    json.dumps(report.figures, allow_nan=False)
 
 
 def test_only_keeps_the_reference(fake: FakeBench) -> None:
@@ -234,10 +218,6 @@ def test_engines_are_built_for_each_state_of_tf32(
     assert set(report.figures["rows"][0]["measured"]) == {"trt, TF32 off", "trt, TF32 on"}
 
 
-def test_figures_are_json(fake: FakeBench) -> None:
-    json.dumps(run(SuiteRequest()).figures, allow_nan=False)
-
-
 def test_fused_against_branches_measures_one_network_four_times(fake: FakeBench) -> None:
     with progress(silent=True) as display:
         report = fused_vs_branches(SuiteRequest(only=["VGG-16"]), display)
@@ -252,6 +232,12 @@ def test_fused_against_branches_measures_one_network_four_times(fake: FakeBench)
         "VGG-16, BN folded",
         "Irep VGG-16, branches standing",
     ]
+
+
+@pytest.mark.slow
+def test_every_network_of_a_smoke_run_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--suite", "table2", "--scale", "smoke"]) == 0
+    assert "DARTS (second), BN folded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("asked", [{"only": ["VGG-17"]}, {"models": ["vgg16"]}])

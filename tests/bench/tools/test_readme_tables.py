@@ -12,6 +12,7 @@ from irepdeploy.bench.tools.collapse import TOOLS
 from irepdeploy.bench.tools.readme_tables import main, refreshed
 from irepdeploy.errors import InputError
 from irepdeploy.runs.record import Record, append
+from support.records import make_record
 
 ROOT = Path(__file__).parents[3]
 TEXT = """# Title
@@ -33,24 +34,16 @@ def record(model: str, ms: float, runner: str, **changes: object) -> Record:
     samples = [int(ms * 1e6) + offset * 1000 for offset in range(-20, 20)]
     values: dict[str, object] = {
         "suite": "mine",
-        "scenario": "single-stream",
-        "model": model,
-        "source": "onnx",
-        "artefact_sha256": None,
         "runner": {"runner": runner, "device": "cpu", "threads": 1},
-        "precision": "fp32",
-        "batch": 1,
         "input_shape": [1, 3, 8, 8],
         "samples_ns": samples,
         "warmup": {"steady": model != "b"},
         "protocol_version": 2,
         "system": {"cpu": {"model": "A", "logical_cores": 2}},
-        "conditions": {},
-        "argv": [],
         "created": "2026-11-23T11:26:12+00:00",
         "facts": {"paper_ms": 2 * ms, "top1": 90.0, "top1_source": "paper, not measured"},
     }
-    return Record(**{**values, **changes})  # type: ignore[arg-type]
+    return make_record(model, **{**values, **changes})
 
 
 @pytest.fixture

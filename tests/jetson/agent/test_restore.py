@@ -180,11 +180,12 @@ def guard(archive: Path, board: FakeBoard, cache: AgentCache) -> Iterator[Guard]
         made.restore()
 
 
-def test_the_guard_is_deaf_to_signals(guard: Guard) -> None:
+def test_the_guard_is_deaf_to_signals_and_the_mode_it_is_in_is_not_set(board: FakeBoard, guard: Guard) -> None:
     assert guard.switch(7, pin=False) == []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(guard.pid, number)
     assert guard.restore() == []
+    assert board.calls("nvpmodel -m") == []
 
 
 def test_nvpmodel_has_the_last_word_on_a_reboot(board: FakeBoard, guard: Guard) -> None:
@@ -205,12 +206,6 @@ def test_clocks_that_were_held_before_are_held_again(board: FakeBoard, guard: Gu
     assert board.state() == before
 
 
-def test_the_mode_it_is_in_is_not_set(board: FakeBoard, guard: Guard) -> None:
-    assert guard.switch(7, pin=False) == []
-    assert guard.restore() == []
-    assert board.calls("nvpmodel -m") == []
-
-
 def test_clocks_that_cannot_be_stored_are_not_held(board: FakeBoard, guard: Guard) -> None:
     board.program("usr/bin/jetson_clocks", "\nexit 0\n")
     before = board.state()
@@ -220,22 +215,16 @@ def test_clocks_that_cannot_be_stored_are_not_held(board: FakeBoard, guard: Guar
     assert board.state() == before
 
 
-def test_what_cannot_be_restored_is_told(board: FakeBoard, guard: Guard) -> None:
-    guard.switch(0, pin=False)
-    board.program("usr/sbin/nvpmodel", "\necho 'NVPM ERROR: failed to set mode'; exit 255\n")
-    assert guard.restore() == [
-        "FAILED to restore power mode 7 (MODE_15W_DESKTOP): NVPM ERROR: failed to set mode", "clocks as they were"
-    ]  # fmt: skip
-
-
-def test_what_could_not_be_restored_is_tried_once_more(
+def test_what_cannot_be_restored_is_told_and_tried_once_more(
     board: FakeBoard, guard: Guard, files: BoardFiles, cache: AgentCache
 ) -> None:
     guard.switch(0, pin=False)
     program = Path(board.root) / "usr/sbin/nvpmodel"
     working = program.read_text()
     board.program("usr/sbin/nvpmodel", "\necho 'NVPM ERROR: failed to set mode'; exit 255\n")
-    guard.restore()
+    assert guard.restore() == [
+        "FAILED to restore power mode 7 (MODE_15W_DESKTOP): NVPM ERROR: failed to set mode", "clocks as they were"
+    ]  # fmt: skip
     left = unrestored(cache)
     assert left is not None and left["steps"] == ["power mode 7 (MODE_15W_DESKTOP)"]
     program.write_text(working)

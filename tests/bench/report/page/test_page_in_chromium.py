@@ -47,6 +47,10 @@ def test_it_is_drawn_without_an_error_and_without_network(chromium: Any, page: P
     assert chromium.run("document.querySelectorAll('table.sortable tbody tr').length") == 28
     assert chromium.run("document.querySelectorAll('svg .dot').length") == 28
     assert chromium.run("[...document.querySelectorAll('.chart')].every(chart => chart.getBBox().width > 400)")
+    # Every link leads somewhere.
+    anchors = chromium.run("[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.getAttribute('href'))")
+    assert len(anchors) == 5
+    assert all(chromium.run(f"document.querySelectorAll('{anchor}').length") == 1 for anchor in anchors)
 
 
 def test_a_heading_sorts_its_table_both_ways(chromium: Any, page: Path) -> None:
@@ -70,6 +74,10 @@ def test_a_heading_sorts_its_table_both_ways(chromium: Any, page: Path) -> None:
     assert [float(value) for value in chromium.run(COLUMN.format(2, column))] != sorted(before)
     pairs = dict(zip(chromium.run(COLUMN.format(1, 0)), chromium.run(COLUMN.format(1, column)), strict=True))
     assert float(pairs["DARTS (second)"]) == min(before)
+    # The keyboard sorts too.
+    chromium.run("document.querySelector('#table-1 thead button').focus()")
+    chromium.press("Enter")
+    assert chromium.run("document.querySelector('#table-1 thead th').getAttribute('aria-sort')") == "ascending"
 
 
 def test_names_are_sorted_as_names_and_what_is_missing_comes_last(chromium: Any, page: Path) -> None:
@@ -86,13 +94,6 @@ def test_names_are_sorted_as_names_and_what_is_missing_comes_last(chromium: Any,
     assert chromium.run(COLUMN.format(3, paper)) == ["1.76", "1.76", "31.0", None]
     chromium.run(button.format(paper + 1))
     assert chromium.run(COLUMN.format(3, paper)) == ["31.0", "1.76", "1.76", None]
-
-
-def test_the_keyboard_sorts_too(chromium: Any, page: Path) -> None:
-    chromium.open(page)
-    chromium.run("document.querySelector('#table-1 thead button').focus()")
-    chromium.press("Enter")
-    assert chromium.run("document.querySelector('#table-1 thead th').getAttribute('aria-sort')") == "ascending"
 
 
 def test_a_point_under_the_pointer_says_what_it_is(chromium: Any, page: Path) -> None:
@@ -147,7 +148,9 @@ def test_it_is_read_in_light_and_in_dark(chromium: Any, page: Path, dark: bool) 
         assert contrast(luminance(colour), back) >= (4.5 if selector in (".tick", ".label") else 3.0), selector
 
 
-def test_nothing_is_wider_than_a_phone(chromium: Any, page: Path, hostile_page: Path) -> None:
+def test_nothing_is_wider_than_a_phone_nor_does_a_tooltip_leave_its_screen(
+    chromium: Any, page: Path, hostile_page: Path
+) -> None:
     for path in (page, hostile_page):
         chromium.open(path, width=360, height=740, phone=True)
         chromium.run("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -158,10 +161,7 @@ def test_nothing_is_wider_than_a_phone(chromium: Any, page: Path, hostile_page: 
     box = "document.querySelector('.scroll:has(#table-1)')"
     assert chromium.run(f"[{box}.scrollWidth > {box}.clientWidth, {box}.tabIndex]") == [True, 0]
     assert chromium.run("document.querySelector('.chart').getBoundingClientRect().width") >= 500
-
-
-def test_a_tooltip_stays_on_a_phones_screen(chromium: Any, page: Path) -> None:
-    chromium.open(page, width=360, height=740, phone=True)
+    # A tooltip stays on the screen.
     for index in range(8):
         chromium.run(f"document.querySelectorAll('.mark')[{index}].focus()")
         left, right = chromium.run("(box => [box.left, box.right])(tip.getBoundingClientRect())")
@@ -203,14 +203,6 @@ def test_it_can_be_printed(chromium: Any, page: Path) -> None:
     assert luminance(chromium.run("getComputedStyle(document.body).backgroundColor")) > 0.9
     assert luminance(chromium.run("getComputedStyle(document.body).color")) < 0.1
     assert len(chromium.command("Page.printToPDF")["data"]) > 10_000
-
-
-def test_every_link_leads_somewhere(chromium: Any, page: Path) -> None:
-    chromium.open(page)
-    anchors = chromium.run("[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.getAttribute('href'))")
-    assert len(anchors) == 5
-    for anchor in anchors:
-        assert chromium.run(f"document.querySelectorAll('{anchor}').length") == 1
 
 
 def luminance(colour: str) -> float:
