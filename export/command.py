@@ -27,8 +27,7 @@ def export(
         str, typer.Argument(help="A checkpoint, an ONNX file, or the name of a network (random weights).")
     ],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]"),
+        Path | None, typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]")
     ] = None,
     target: Annotated[
         str, typer.Option("--target", help="Target: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.")

@@ -21,6 +21,7 @@ from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
+from irepdeploy.runtime.torch_runner import first_line
 from irepdeploy.verify.input_files import read_inputs
 from irepdeploy.verify.inputs import Given, Inputs, mapped
 
@@ -59,8 +60,7 @@ def with_output_names(source: Source, names: Sequence[str] | None, example: Inpu
             returned = source.model(*given)
     except Exception as error:  # whatever a foreign forward raises
         shapes = ", ".join(map(str, source.origin.specs))
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"forward does not accept {shapes}: {text}", where=source.label) from error
+        raise ModelError(f"forward does not accept {shapes}: {first_line(error)}", where=source.label) from error
     known = names or (source.origin.output_names if isinstance(returned, torch.Tensor) else None)
     found = tuple(named_outputs(returned, torch.Tensor, known, source.label))
     if found == source.origin.output_names:

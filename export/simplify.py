@@ -92,7 +92,7 @@ class Simplifier:
             simpler = open_model(self._after)
         except InputError:
             return Simplified(None, "onnxsim did not write an ONNX model: not simplified")
-        nodes, left = counts or (_nodes(self._model.read_bytes()), len(simpler.graph.node))
+        nodes, left = counts or (len(open_model(self._model).graph.node), len(simpler.graph.node))
         if left >= nodes:
             return Simplified(None, f"onnxsim: 0 nodes removed of {nodes}")
         note = f"onnxsim: {nodes - left} nodes removed of {nodes}"
@@ -107,12 +107,6 @@ class Simplifier:
             # An unread line may still be in the buffer.
             with contextlib.suppress(OSError):
                 stream.close()
-
-
-def _nodes(content: bytes) -> int:
-    from irepdeploy.onnx_graph.model_file import open_model
-
-    return len(open_model(content).graph.node)
 
 
 def _counts(stdout: bytes) -> tuple[int, int] | None:

@@ -10,15 +10,16 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.board.engine_builder import EngineOptions, Profile
+from irepdeploy.board.engine_builder import EngineOptions
 from irepdeploy.board.engine_job import describe_job, job_log, job_result, job_sidecar, job_tail
 from irepdeploy.board.sidecar import Sidecar, sidecar_path
 from irepdeploy.board.trt_library import FLAVOURS, logged
+from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import InputError, IrepdeployError, RunError
 from irepdeploy.files import (
     move_file,
@@ -37,7 +38,6 @@ __all__ = ["EngineReport", "build_engine"]
 
 WORKER = (sys.executable, "-m", "irepdeploy.board.engine_worker")
 TIMEOUT_S = 3600.0
-PRECISIONS = ("fp32", "fp16", "int8")
 
 _TARGETS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
@@ -84,60 +84,50 @@ def build_engine(
     out: str | os.PathLike[str],
     *,
     flavour: str,
-    precision: str = "fp32",
-    workspace_bytes: int | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
-    profiles: Mapping[str, Profile] | None = None,
-    tf32: bool = False,
-    dla_core: int | None = None,
     command: str | None = None,
     report: Callable[[str], None] = lambda step: None,
     worker: Sequence[str] = WORKER,
     timeout_s: float = TIMEOUT_S,
+    **options: Any,
 ) -> EngineReport:
     """Build an engine and write it with its sidecar.
+
+    TensorRT 11 and TensorRT-RTX take the precision from the types in the ONNX; older versions make fp16 from an fp32
+    ONNX by a flag. int8 always needs Q/DQ.
 
     Args:
         onnx: The model, or its path.
         out: Path of the engine; only the engine and its sidecar are written.
         flavour: "tensorrt", or "tensorrt_rtx", which needs no GPU.
-        precision: "fp32", "fp16" or "int8". TensorRT 11 and TensorRT-RTX take it from the types in the ONNX; older
-            versions make fp16 from an fp32 ONNX by a flag. int8 always needs Q/DQ.
-        workspace_bytes: Limit of scratch memory; None: TensorRT's own default.
         timing_cache: File that is read if it exists, and written after the build.
-        profiles: (smallest, best, largest shape) of each input with a dynamic dimension.
-        tf32: Allow fp32 convolutions to round to TF32.
-        dla_core: DLA core for the layers that can run on it; the others run on the GPU.
         command: Command that builds this engine again, for the sidecar.
         report: Called with each step, and after a failure with the last lines of TensorRT's log.
         worker: Command that takes the folder of a job.
         timeout_s: Time limit of the builder.
-
-    Returns:
-        What was built.
+        options: Fields of `EngineOptions` except `carried`, which the model determines.
 
     Raises:
         InputError: The model or an option does not fit this TensorRT.
-        ModelError: TensorRT cannot parse or build the model.
         MissingError: TensorRT, or a GPU or DLA that it needs, is not available.
         RunError: The builder crashed, hung, or ran out of memory or disk.
     """
-    _check(flavour, precision, workspace_bytes)
+    asked = EngineOptions(**options)
+    _check(flavour, asked)
     content = model_content(onnx)
     name = "MODEL.onnx" if isinstance(onnx, bytes) else os.fspath(onnx)
-    carried = precision_of(open_model(content))
-    options = EngineOptions(precision, carried, workspace_bytes, dict(profiles or {}), tf32, dla_core)
-    command = command or f"irepdeploy export {shlex.quote(name)} --target {_TARGETS[flavour]} --precision {precision}"
+    asked = replace(asked, carried=precision_of(open_model(content)))
+    again = f"irepdeploy export {shlex.quote(name)} --target {_TARGETS[flavour]} --precision {asked.precision}"
     engine = Path(out)
     output_folder(engine.parent)
     with staging_folder(engine.parent) as staging:
         write_bytes(staging / "model.onnx", content)
         if timing_cache is not None:
             write_bytes(staging / "timing.cache", _read_cache(timing_cache))
-        write_json(staging / "job.json", describe_job(flavour, options, timing_cache=timing_cache is not None))
+        write_json(staging / "job.json", describe_job(flavour, asked, timing_cache=timing_cache is not None))
         result = _run(staging.absolute(), worker, timeout_s, report)
         built = staging / "model.engine"
-        sidecar = job_sidecar(result, options, sha256(content), built, command)
+        sidecar = job_sidecar(result, asked, sha256(content), built, command or again)
         if timing_cache is not None:
             write_bytes(timing_cache, (staging / "timing.cache").read_bytes())
         warnings = logged(job_log(staging), "WARNING")
@@ -146,29 +136,25 @@ def build_engine(
         engine=engine,
         sidecar=Path(sidecar_path(engine)),
         flavour=flavour,
-        version=result["version"],
-        assembled=result["assembled"],
-        precision=precision,
-        typing=result["typing"],
-        tf32=tf32,
+        precision=asked.precision,
+        tf32=asked.tf32,
         sha256=sidecar.engine_sha256,
         size_bytes=sidecar.size_bytes,
-        seconds=result["seconds"],
-        layers=result["layers"],
-        device=result["device"],
         timing_cache=result.get("timing_cache", "none"),
         dla=result.get("dla"),
         warnings=warnings,
+        **{name: result[name] for name in ("version", "assembled", "typing", "seconds", "layers", "device")},
     )
 
 
-def _check(flavour: str, precision: str, workspace_bytes: int | None) -> None:
+def _check(flavour: str, asked: EngineOptions) -> None:
     if flavour not in FLAVOURS:
         raise InputError(f"no TensorRT flavour {flavour!r}", where="flavour", hint=f"one of {', '.join(FLAVOURS)}")
-    if precision not in PRECISIONS:
-        raise InputError(f"no precision {precision!r}", where="--precision", hint=f"one of {', '.join(PRECISIONS)}")
-    if workspace_bytes is not None and workspace_bytes <= 0:
-        raise InputError(f"expected a positive workspace size, got {workspace_bytes} bytes", where="workspace")
+    if asked.precision not in PRECISIONS:
+        hint = f"one of {', '.join(PRECISIONS)}"
+        raise InputError(f"no precision {asked.precision!r}", where="--precision", hint=hint)
+    if asked.workspace_bytes is not None and asked.workspace_bytes <= 0:
+        raise InputError(f"expected a positive workspace size, got {asked.workspace_bytes} bytes", where="workspace")
 
 
 def _read_cache(path: str | os.PathLike[str]) -> bytes:

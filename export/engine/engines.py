@@ -64,11 +64,7 @@ def engines_for(
     flavour = _FLAVOURS[target.engine]
     version, reason = _version(target.engine)
     if version is None:
-        return {
-            "status": "not built",
-            "reason": reason,
-            "hint": _how_to_get(target, next(iter(models.values()))),
-        }, []
+        return {"status": "not built", "reason": reason, "hint": _how_to_get(target, next(iter(models.values())))}, []
     if target.tensorrt and version.partition(".")[0] not in {each.partition(".")[0] for each in target.tensorrt}:
         return {
             "status": "not built",

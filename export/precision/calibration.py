@@ -30,10 +30,7 @@ class CalibrationData:
 
 
 def calibration_data(
-    wanted: Sequence[int] | Sequence[TensorSpec],
-    *,
-    given: Given | None = None,
-    dataset: str | None = None,
+    wanted: Sequence[int] | Sequence[TensorSpec], *, given: Given | None = None, dataset: str | None = None
 ) -> CalibrationData:
     """Return training images for calibration, and the labelled search-validation set for evaluation.
 

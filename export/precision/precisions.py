@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
@@ -19,9 +20,7 @@ from ..writer.onnx_from_torch import serialized
 if TYPE_CHECKING:
     from .calibration import CalibrationData
 
-__all__ = ["PRECISIONS", "carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
-
-PRECISIONS = ("fp32", "fp16", "int8")
+__all__ = ["carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
 
 
 def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
@@ -62,12 +61,7 @@ def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dic
 
 
 def write_int8(
-    model: onnx.ModelProto,
-    data: CalibrationData,
-    path: Path,
-    *,
-    target: Target,
-    max_drop: float,
+    model: onnx.ModelProto, data: CalibrationData, path: Path, *, target: Target, max_drop: float
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Write an explicitly quantised int8 model that loses at most `max_drop` percentage points.
 

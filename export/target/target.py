@@ -163,12 +163,7 @@ TARGETS: dict[str, Target] = {
             dla_cores=2,
         ),
         Target(
-            "rtx",
-            opsets=(9, 25),
-            operators=TENSORRT_11,
-            forbidden=_FORMS,
-            engine="TensorRT-RTX",
-            device="RTX GPUs",
+            "rtx", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, engine="TensorRT-RTX", device="RTX GPUs"
         ),
     )
 }
@@ -223,15 +218,13 @@ def trtexec_line(
     if target.engine != "TensorRT":
         raise InputError(f"target {target.name} has no trtexec", where="--target")
     route = target.route(precision)
+    # The flags of the oldest version work for all that a target covers.
+    version = (*target.tensorrt, "11")[0]
+    typed = version.partition(".")[0] == "10" and not any(each.flags for each in target.precisions.values())
     words = [_TRTEXEC, f"--onnx={os.fspath(onnx)}", f"--saveEngine={os.fspath(engine)}"]
     words += [f"--{flag.lower()}" for flag in route.flags]
-    # The flags of the oldest version work for all that a target covers.
-    if "".join(target.tensorrt[:1]).partition(".")[0] == "10" and not any(
-        target.precisions[name].flags for name in target.precisions
-    ):
-        words.append("--stronglyTyped")
-    if not tf32:
-        words.append("--noTF32")
+    words += ["--stronglyTyped"] if typed else []
+    words += [] if tf32 else ["--noTF32"]
     words.append(f"--memPoolSize=workspace:{workspace_mib or target.workspace_mib}")
     words.append("--profilingVerbosity=detailed")
     if timing_cache is not None:
@@ -243,7 +236,7 @@ def trtexec_line(
             raise InputError(f"target {target.name} has {target.dla_cores} DLA cores", where=f"DLA core {dla}")
         words += [f"--useDLACore={dla}", "--allowGPUFallback"]
     # 8.6 renamed it.
-    words.append("--buildOnly" if "".join(target.tensorrt[:1]).startswith("8.5") else "--skipInference")
+    words.append("--buildOnly" if version.startswith("8.5") else "--skipInference")
     return shlex.join(words)
 
 

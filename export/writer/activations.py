@@ -12,23 +12,6 @@ from typing import Any
 from .graph import Emitter, Value
 from .shapes import cast_to, sliced
 
-__all__ = [
-    "clamp",
-    "dropout",
-    "elu",
-    "gelu",
-    "glu",
-    "hardsigmoid",
-    "hardswish",
-    "leaky_relu",
-    "mish",
-    "prelu",
-    "relu6",
-    "silu",
-    "softmax",
-    "softplus",
-]
-
 
 def dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """Write nothing, as in eval mode."""

@@ -12,26 +12,6 @@ from .graph import FREE, Emitter, Value
 from .pools import pair_or_more
 from .shapes import Size, cast_to, reshaped, transposed
 
-__all__ = [
-    "add",
-    "argmax",
-    "attention",
-    "divide",
-    "extremum",
-    "group_norm",
-    "instance_norm",
-    "layer_norm",
-    "matmul",
-    "multiply",
-    "normalize",
-    "power",
-    "reverse",
-    "rsqrt",
-    "subtract",
-    "total",
-    "unary",
-]
-
 Number = float | int
 
 

@@ -15,33 +15,19 @@ from .pools import times
 from .resize import padded
 from .shapes import Size
 
-__all__ = [
-    "batch_norm",
-    "batch_norm_function",
-    "conv",
-    "conv_function",
-    "conv_transpose",
-    "conv_transpose_function",
-    "embedding",
-    "linear",
-    "linear_function",
-]
-
 
 def conv(emit: Emitter, module: Any, x: Value) -> Value:
     """Write a convolution of any rank, after a Pad if its padding mode is not zeros."""
+    padding = module.padding
     if module.padding_mode != "zeros":
         mode = {"replicate": "edge"}.get(module.padding_mode, module.padding_mode)
-        x = padded(emit, x, module._reversed_padding_repeated_twice, mode)
-        pads = [0] * (2 * len(module.kernel_size))
-    else:
-        pads = _conv_pads(module.padding, module.kernel_size, module.dilation)
+        x, padding = padded(emit, x, module._reversed_padding_repeated_twice, mode), 0
     key = (id(module), *(bn.key for bn in emit.folded))
     weight, bias = _fold(module.weight, module.bias, emit.folded)
     inputs = [x, emit.weight("weight", weight, (*key, "weight"))]
     if bias is not None:
         inputs.append(emit.weight("bias", bias, (*key, "bias")))
-    return _conv(emit, inputs, module.kernel_size, module.stride, pads, module.dilation, module.groups)
+    return _conv(emit, inputs, module.stride, padding, module.dilation, module.groups)
 
 
 def conv_function(
@@ -55,9 +41,6 @@ def conv_function(
     groups: int = 1,
 ) -> Value:
     """Write a functional convolution."""
-    rank = len(weight.shape) - 2
-    kernel, dilations = list(weight.shape[2:]), times(dilation, rank)
-    pads = _conv_pads(padding if isinstance(padding, str) else times(padding, rank), kernel, dilations)
     if emit.folded:
         kernels, biases = weight.tensor, None if bias is None else bias.tensor
         if kernels is None or (bias is not None and biases is None):
@@ -66,18 +49,17 @@ def conv_function(
         assert shift is not None
         weight, bias = emit.weight("weight", folded, object()), emit.weight("bias", shift, object())
     inputs = [input, weight] if bias is None else [input, weight, bias]
-    return _conv(emit, inputs, kernel, times(stride, rank), pads, dilations, groups)
+    return _conv(emit, inputs, stride, padding, dilation, groups)
 
 
 def conv_transpose(emit: Emitter, module: Any, x: Value, output_size: Any = None) -> Value:
     """Write a transposed convolution."""
     if output_size is not None:
         raise emit.refuse("a transposed convolution with output_size is not supported")
-    inputs = [x, emit.weight("weight", module.weight, (id(module), "weight"))]
-    if module.bias is not None:
-        inputs.append(emit.weight("bias", module.bias, (id(module), "bias")))
+    weight = emit.weight("weight", module.weight, (id(module), "weight"))
+    bias = None if module.bias is None else emit.weight("bias", module.bias, (id(module), "bias"))
     attributes = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
-    return _conv_transpose(emit, inputs, *attributes)
+    return conv_transpose_function(emit, x, weight, bias, *attributes)
 
 
 def conv_transpose_function(
@@ -92,8 +74,17 @@ def conv_transpose_function(
     dilation: Size = 1,
 ) -> Value:
     """Write a functional transposed convolution."""
-    inputs = [input, weight] if bias is None else [input, weight, bias]
-    return _conv_transpose(emit, inputs, stride, padding, output_padding, groups, dilation)
+    kernel = list(weight.shape[2:])
+    return emit.node(
+        "ConvTranspose",
+        [input, weight] if bias is None else [input, weight, bias],
+        kernel_shape=kernel,
+        strides=times(stride, len(kernel)),
+        pads=times(padding, len(kernel)) * 2,
+        output_padding=times(output_padding, len(kernel)),
+        dilations=times(dilation, len(kernel)),
+        group=groups,
+    )
 
 
 def batch_norm(emit: Emitter, module: Any, x: Value) -> Value:
@@ -142,48 +133,16 @@ def embedding(emit: Emitter, module: nn.Embedding, x: Value) -> Value:
     return emit.node("Gather", [emit.weight("weight", module.weight, (id(module), "weight")), x], axis=0)
 
 
-def _conv(
-    emit: Emitter,
-    inputs: list[Value],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    pads: list[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Value:
-    return emit.node(
-        "Conv",
-        inputs,
-        kernel_shape=list(kernel),
-        strides=list(stride),
-        pads=pads,
-        dilations=list(dilation),
-        group=groups,
-    )
-
-
-def _conv_transpose(
-    emit: Emitter, inputs: list[Value], stride: Size, padding: Size, output_padding: Size, groups: int, dilation: Size
-) -> Value:
+def _conv(emit: Emitter, inputs: list[Value], stride: Size, padding: Size | str, dilation: Size, groups: int) -> Value:
     kernel = list(inputs[1].shape[2:])
-    return emit.node(
-        "ConvTranspose",
-        inputs,
-        kernel_shape=kernel,
-        strides=times(stride, len(kernel)),
-        pads=times(padding, len(kernel)) * 2,
-        output_padding=times(output_padding, len(kernel)),
-        dilations=times(dilation, len(kernel)),
-        group=groups,
-    )
-
-
-def _conv_pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    dilations = times(dilation, len(kernel))
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
-    pads = [0] * len(kernel) if isinstance(padding, str) else list(padding)
-    return [*pads, *pads]
+        totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        pads = [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
+    else:
+        pads = times(0 if isinstance(padding, str) else padding, len(kernel)) * 2
+    strides = times(stride, len(kernel))
+    return emit.node("Conv", inputs, kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations, group=groups)
 
 
 def _fold(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .graph import FREE, Emitter, Value
-from .shapes import Size, flat
+from .shapes import Size, reshaped
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "mean", "pair_or_more", "times"]
 
@@ -21,7 +21,7 @@ def mean(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *
     if rank == 4 and dims == [2, 3]:
         # Every parser supports pooling.
         pooled = emit.node("GlobalAveragePool", [input], (*input.shape[:2], 1, 1))
-        return pooled if keepdim else flat(emit, pooled)
+        return pooled if keepdim else reshaped(emit, pooled, emit.shape)
     # The axes are an attribute before opset 18, then an input that TensorRT 8 does not support.
     return emit.node("ReduceMean", [input], axes=dims, keepdims=int(keepdim))
 

@@ -10,28 +10,6 @@ import numpy as np
 
 from .graph import FREE, Emitter, Value
 
-__all__ = [
-    "Size",
-    "attribute_of",
-    "cast",
-    "cat",
-    "channel_shuffle",
-    "expand",
-    "flat",
-    "getitem",
-    "permute",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "repeat",
-    "reshape",
-    "roll",
-    "split",
-    "stack",
-    "transpose",
-    "unbind",
-    "unchanged",
-]
-
 Size = int | Sequence[int] | None
 
 END = 2**63 - 1
@@ -66,11 +44,6 @@ def cast_to(emit: Emitter, x: Value, dtype: str) -> Value:
 def reshape(emit: Emitter, input: Value, *args: Any, **kwargs: Any) -> Value:
     """Write any operator that only changes the shape, which the trace knows."""
     return reshaped(emit, input, emit.shape)
-
-
-def flat(emit: Emitter, x: Value) -> Value:
-    """Reshape `x` to the shape of the result."""
-    return reshaped(emit, x, emit.shape)
 
 
 def reshaped(emit: Emitter, x: Value, shape: tuple[int, ...], part: str = "") -> Value:

@@ -23,7 +23,7 @@ from irepdeploy.errors import IrepdeployError, MissingError, ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import opset_of
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
-from irepdeploy.runtime.torch_runner import flattened
+from irepdeploy.runtime.torch_runner import first_line, flattened
 
 from ..target.target import Target
 from .graph import BATCH
@@ -107,7 +107,7 @@ def onnx_by_torch(
     try:
         returned = model(*examples)
     except Exception as error:  # a foreign forward
-        raise ModelError(f"forward fails: {_first_line(error)}", where=type(model).__name__) from error
+        raise ModelError(f"forward fails: {first_line(error)}", where=type(model).__name__) from error
     names = named_outputs(returned, torch.Tensor, outputs, type(model).__name__)
     plain = isinstance(returned, torch.Tensor) or (
         isinstance(returned, tuple) and all(isinstance(item, torch.Tensor) for item in returned)
@@ -164,16 +164,12 @@ def _exported(
             with quiet_exporter():
                 return export(network, examples, inputs, names, opset), writer, opset
         except Exception as error:  # whatever the exporter raises
-            failures.append(f"{writer}, opset {opset}: {_first_line(error)}")
+            failures.append(f"{writer}, opset {opset}: {first_line(error)}")
     raise ModelError("; ".join(failures), where=type(network).__name__)
 
 
 def _by_torchscript(
-    network: nn.Module,
-    examples: Sequence[torch.Tensor],
-    inputs: Sequence[TensorSpec],
-    names: Sequence[str],
-    opset: int,
+    network: nn.Module, examples: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], names: Sequence[str], opset: int
 ) -> onnx.ModelProto:
     free = [spec.name for spec in inputs if None in spec.shape]
     buffer: Any = io.BytesIO()
@@ -191,11 +187,7 @@ def _by_torchscript(
 
 
 def _by_dynamo(
-    network: nn.Module,
-    examples: Sequence[torch.Tensor],
-    inputs: Sequence[TensorSpec],
-    names: Sequence[str],
-    opset: int,
+    network: nn.Module, examples: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], names: Sequence[str], opset: int
 ) -> onnx.ModelProto:
     batch = torch.export.Dim(BATCH)
     shapes: Any = tuple({0: batch} if None in spec.shape else None for spec in inputs)
@@ -238,7 +230,3 @@ def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[Tens
         for name, array in zip(names, expected, strict=True):
             if found[name].shape != array.shape or not np.allclose(found[name], array, rtol=1e-3, atol=1e-3):
                 raise ModelError(f"the ONNX model gives different outputs with a batch of {batch}", where=name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ import torch.fx
 from torch import nn
 
 from irepdeploy.errors import ModelError
+from irepdeploy.runtime.torch_runner import first_line
 
 from .graph import FREE, Value
 from .tracer import ShapeTracer
@@ -44,7 +45,7 @@ class Trace:
             raise
         except Exception as error:  # whatever a foreign forward raises
             shapes = ", ".join(str(tuple(example.shape)) for example in examples)
-            raise ModelError(f"forward cannot be traced with {shapes}: {_first_line(error)}", where=where) from error
+            raise ModelError(f"forward cannot be traced with {shapes}: {first_line(error)}", where=where) from error
         if next(tracer.examples, None) is not None:
             raise ModelError(f"forward does not take {len(examples)} inputs", where=where)
         self.modules = dict(model.named_modules(remove_duplicate=False))
@@ -126,7 +127,3 @@ def _merged_found(a: Any, b: Any, where: str) -> Any:
     if a == b:
         return a
     raise ModelError("a tensor has other dimensions for another batch size", where=where, hint="export a static batch")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,7 @@ __all__ = ["ShapeTracer", "ValuesDecide"]
 
 # Methods that return metadata of a tensor.
 _ABOUT = {"dim", "element_size", "get_device", "is_complex", "is_contiguous", "is_floating_point", "ndimension"} | {
-    *("nelement", "numel", "size", "storage_offset", "stride", "type"),
+    *("nelement", "numel", "size", "storage_offset", "stride", "type")
 }
 # Functions that make a constant from the shape of a tensor.
 _MAKERS: set[object] = {"new_zeros", "new_ones", "new_full", torch.zeros_like, torch.ones_like, torch.full_like}

@@ -57,8 +57,8 @@ class Archive:
                 )
         return found
 
-    def check(self) -> None:
-        """Check that no file is missing in a folder, or the size and digest of a .tar.gz.
+    def checked(self) -> Archive:
+        """Return it after checking that no file is missing in a folder, or the size and digest of a .tar.gz.
 
         Files in a folder are verified when they are read.
         """
@@ -75,6 +75,7 @@ class Archive:
             except OSError as error:
                 raise InputError(f"cannot read this archive: {error.strerror}", where=self.path) from error
             _check_digest(self.path, digest, self.published.md5)
+        return self
 
     def _unpacked(self, names: set[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -107,22 +108,17 @@ def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> A
     for one in published:
         for path in (root, root / one.folder):
             if path.is_dir() and (path.name == one.folder or any((path / name).exists() for name in one.files)):
-                return _checked(Archive(path, one, verify))
+                return Archive(path, one, verify).checked()
     for one in published:
         for path in (root, root / one.archive):
             if path.name == one.archive and path.is_file():
-                return _checked(Archive(path, one, verify))
+                return Archive(path, one, verify).checked()
     names = " or ".join(f"{one.archive} or {one.folder}/" for one in published)
     raise InputError(
         f"expected {names}, found {_listed(root)}" if root.is_dir() else f"expected {names}",
         where=root,
         hint="data.root=DIR is the folder that contains the archive under its published name",
     )
-
-
-def _checked(archive: Archive) -> Archive:
-    archive.check()
-    return archive
 
 
 def _check(path: Path, size: int, expected: int) -> None:

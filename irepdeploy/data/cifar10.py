@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,7 @@ BINARY = Published(
 
 
 def cifar10(
-    *,
-    root: str | os.PathLike[str],
-    train: int | None = None,
-    val: int = 5000,
-    split_seed: int = 0,
-    verify: bool = True,
+    *, root: str | os.PathLike[str], train: int | None = None, val: int = 5000, split_seed: int = 0, verify: bool = True
 ) -> Dataset:
     """Load CIFAR-10 into memory as bytes (184 MB).
 
@@ -86,7 +81,7 @@ def cifar10(
     *batches, test_batch, meta = archive.published.files
     read = _read_python if python else _read_binary
     content = archive.read([*batches, meta])
-    classes = (_python_names if python else _binary_names)(content.pop(meta), archive.path / meta)
+    classes = _names(content.pop(meta), archive.path / meta, python)
     pixels, labels = _joined(content, read, archive, len(classes))
     others, held_out = cut_validation(labels, val, train, split_seed)
 
@@ -133,16 +128,9 @@ def _read_binary(content: bytes, where: object) -> tuple[Any, Any]:
     return rows[:, 1:], rows[:, 0].tolist()
 
 
-def _python_names(content: bytes, where: object) -> tuple[str, ...]:
-    names = read_array_pickle(content, where).get("label_names")
-    return _names(names if isinstance(names, list) else [], where)
-
-
-def _binary_names(content: bytes, where: object) -> tuple[str, ...]:
-    return _names(content.split(), where)
-
-
-def _names(found: Iterable[Any], where: object) -> tuple[str, ...]:
+def _names(content: bytes, where: object, python: bool) -> tuple[str, ...]:
+    found: Any = read_array_pickle(content, where).get("label_names") if python else content.split()
+    found = found if isinstance(found, list) else []
     names = tuple(name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in found)
     if len(names) < 2:
         raise InputError("no class names", where=where)

@@ -47,8 +47,5 @@ def digits(*, train: int = 150, val: int = 400) -> Dataset:
         return Split(images[chosen], labels[chosen])
 
     return Dataset(
-        **vars(DIGITS),
-        train=cut(0, train),
-        val=cut(_POOL - val, _POOL),
-        load_test=lambda: cut(_POOL, len(order)),
+        **vars(DIGITS), train=cut(0, train), val=cut(_POOL - val, _POOL), load_test=lambda: cut(_POOL, len(order))
     )

@@ -68,15 +68,7 @@ def folders(
 
 
 def _load(
-    name: str,
-    root: Any,
-    train: int | None,
-    val: int,
-    size: int,
-    workers: int | None,
-    split_seed: int,
-    *,
-    verify: bool,
+    name: str, root: Any, train: int | None, val: int, size: int, workers: int | None, split_seed: int, *, verify: bool
 ) -> Dataset:
     train = None if train is None else whole("train", train, 2)
     val, size = whole("val", val, 1), whole("size", size, 8, 4096)

@@ -22,8 +22,7 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(
-            f"photographs have 1 or 3 channels, got shape {'x'.join(map(str, shape))}",
-            hint="pass --inputs FILE.npy",
+            f"photographs have 1 or 3 channels, got shape {'x'.join(map(str, shape))}", hint="pass --inputs FILE.npy"
         )
     from PIL import Image
 
