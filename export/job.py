@@ -15,10 +15,9 @@ import onnx
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
-from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.certificate import Certificate, Hop
 from irepdeploy.verify.equivalence import infer_all, onnx_runner
-from irepdeploy.verify.inputs import InputGroup, Inputs, joined, named
+from irepdeploy.verify.inputs import Inputs, joined, named
 
 from .diagnosis.audit import Asked, audit
 from .request.export_request import ExportRequest
@@ -27,6 +26,7 @@ from .target.target import Target
 
 if TYPE_CHECKING:
     from .diagnosis.first_bad_layer import LayerError
+    from .exportable import Exportable
     from .simplify import Simplifier
 
 __all__ = ["Form", "Job", "Locate", "Outputs", "Report"]
@@ -49,7 +49,6 @@ class Job:
 
     Attributes:
         target: Target of the request, as it is on this machine.
-        groups: Inputs that every form is compared on.
         certificate: Record of every check; it is complete when the last step is done.
         report: Called with the name of each finished step.
         simplifier: Running onnx-simplifier, if the caller started one.
@@ -57,9 +56,7 @@ class Job:
 
     request: ExportRequest
     target: Target
-    label: str
-    origin: Origin
-    groups: Sequence[InputGroup]
+    source: Exportable
     certificate: Certificate
     folder: Path
     report: Report
@@ -73,7 +70,7 @@ class Job:
     @cached_property
     def inputs(self) -> Inputs:
         """The inputs of all groups together."""
-        return joined([group.array for group in self.groups])
+        return joined([group.array for group in self.source.groups])
 
     def run(self, model: bytes | Path, inputs: Inputs | None = None) -> Outputs:
         """Return the outputs of an ONNX model on the inputs of the export, or on other ones."""
@@ -83,10 +80,10 @@ class Job:
     def audit(self, path: Path, specs: Sequence[TensorSpec], asked: Asked) -> dict[str, Any]:
         """Audit a file and return the findings."""
         try:
-            return audit(path, self.target, specs, self.origin.output_names, asked)
+            return audit(path, self.target, specs, self.source.origin.output_names, asked)
         except CheckFailed as error:
             # The file itself disappears with the staging folder.
-            raise CheckFailed(error.what, where=f"{self.label}, {path.name}", hint=error.hint) from error
+            raise CheckFailed(error.what, where=f"{self.source.label}, {path.name}", hint=error.hint) from error
 
     def gate(
         self,
@@ -112,10 +109,11 @@ class Job:
                 if first is not None:
                     described["first_bad_layer"] = first.layer
                     described["reason"] += f"; the first layer that differs is {first.layer}, by {first.error:.2e}"
-        inputs = [group.to_dict() for group in self.groups] if inputs is None else inputs
+        inputs = [group.to_dict() for group in self.source.groups] if inputs is None else inputs
         self.certificate.hops.append(Hop(reference.name, result.name, inputs, described))
         if not comparison.ok:
-            raise CheckFailed(f"{reference.name} and {result.name} differ: {described['reason']}", where=self.label)
+            what = f"{reference.name} and {result.name} differ: {described['reason']}"
+            raise CheckFailed(what, where=self.source.label)
 
     def layer_search(self, reference: onnx.ModelProto, result: Path, specs: Sequence[TensorSpec]) -> Locate:
         """Return a search for the first layer where one ONNX model differs from another."""

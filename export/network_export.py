@@ -83,7 +83,7 @@ class NetworkExport(Exportable):
             if blocks is not None:
                 final = Form(_FUSED_STATE, _run(fused, job.inputs))
                 self._describe_fuse(job, blocks, fused, proofs)
-                job.gate(network, final, layers=layer_errors(blocks, fused, job.groups))
+                job.gate(network, final, layers=layer_errors(blocks, fused, self.groups))
             job.report("fused")
             prepared = self._write(job, fused)
             job.report("written")

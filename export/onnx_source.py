@@ -15,7 +15,7 @@ from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.model_file import model_content, open_model
-from irepdeploy.onnx_graph.proto import constants_of, opset_of
+from irepdeploy.onnx_graph.proto import constants_of, inputs_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.input_files import read_inputs
@@ -98,11 +98,8 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
 
 
 def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
-    weights = {tensor.name for tensor in model.graph.initializer}
     found = []
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
+    for value in inputs_of(model.graph):
         kind = value.type.tensor_type
         if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
             raise ModelError("expected inputs that are tensors of known rank", where=f"{label}, {value.name}")
@@ -149,11 +146,8 @@ def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str)
     """Declare these sizes, and the sizes of the outputs that follow from them."""
     by_name = {spec.name: spec for spec in specs}
     for value in model.graph.input:
-        for dim, size in (
-            zip(value.type.tensor_type.shape.dim, by_name[value.name].shape, strict=True)
-            if (value.name in by_name)
-            else ()
-        ):
+        sizes = by_name[value.name].shape if value.name in by_name else ()
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
             if size is not None:
                 dim.dim_value = size
     del model.graph.value_info[:]

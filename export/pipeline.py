@@ -92,17 +92,7 @@ def certified_export(
     report("loaded")
     try:
         with staging_folder(folder) as staging:
-            job = Job(
-                request=request,
-                target=target,
-                label=source.label,
-                origin=source.origin,
-                groups=source.groups,
-                certificate=certificate,
-                folder=staging,
-                report=report,
-                simplifier=simplifier,
-            )
+            job = Job(request, target, source, certificate, staging, report, simplifier)
             prepared = source.prepare(job)
             for name in precisions:
                 if name != "fp32":

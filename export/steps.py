@@ -32,7 +32,8 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     if precision == "fp16":
         found = write_fp16(model, job.inputs, None if path == fp32 else path)
     else:
-        data = calibration_data(job.origin.specs, given=job.request.inputs, dataset=job.origin.dataset)
+        origin = job.source.origin
+        data = calibration_data(origin.specs, given=job.request.inputs, dataset=origin.dataset)
         found, kept = write_int8(model, data, path, target=job.target, max_drop=job.settings.max_drop)
     job.certificate.precisions[precision] = found
     if path != fp32:
@@ -49,7 +50,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
 
 def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:
     """Make every file take uint8 images, and compare it with the file before on the same images, normalised."""
-    channels, height, width = job.origin.input_shape
+    channels, height, width = job.source.origin.input_shape
     size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
     images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
     described = [{"name": "random uint8 images", "count": len(images), "shape": list(size), "seed": 0}]
@@ -80,6 +81,6 @@ def add_engines(job: Job, prepared: Prepared, precisions: Sequence[str]) -> Prep
     """Build the engines that the target asks for."""
     models = {name: prepared.models[name] for name in precisions}
     job.certificate.engine, engines = engines_for(
-        job.target, models, job.folder, prepared.specs, job.label, job.settings, job.report
+        job.target, models, job.folder, prepared.specs, job.source.label, job.settings, job.report
     )
     return dataclasses.replace(prepared, files=(*prepared.files, *engines))

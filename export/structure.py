@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from torch import nn
 
@@ -18,18 +17,13 @@ from .writer.torch_exporter import write_onnx
 __all__ = ["network_digest"]
 
 
-def network_digest(
-    source: str | os.PathLike[str] | nn.Module,
-    *,
-    model_factory: Callable[[], nn.Module] | None = None,
-    batch: int | None = 1,
-) -> str:
+def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | None = 1) -> str:
     """Return the `structure_digest` of the ONNX that a network is exported as.
 
     Branches and batch normalisation are fused, so that a network with branches and its fused form have the same digest.
     A `batch` of None is dynamic.
     """
-    opened = open_source(source, model_factory)
+    opened = open_source(source)
     origin = opened.origin
     if not origin.specs:
         raise ModelError(

@@ -17,6 +17,7 @@ from irepdeploy.errors import CheckFailed, ModelError
 from irepdeploy.files import read_bytes
 from irepdeploy.onnx_graph.forms import FORMS
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.proto import inputs_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.view import View
 
@@ -123,8 +124,7 @@ def _files(view: View, path: Path, size: int, target: Target) -> Iterator[str]:
 def _signature(
     model: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[str | TensorSpec]
 ) -> Iterator[str]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    found = [_declared(value) for value in model.graph.input if value.name not in weights]
+    found = [_declared(value) for value in inputs_of(model.graph)]
     wanted = [_wanted(spec) for spec in inputs]
     if not _agree(found, wanted):
         yield f"inputs {found}, not {wanted}"

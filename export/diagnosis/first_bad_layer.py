@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import onnx
 
 from irepdeploy.errors import InputError
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.proto import inputs_of
 from irepdeploy.onnx_graph.shapes import tensor_types
 from irepdeploy.reparam.comparator import Tolerance
 
@@ -21,7 +23,6 @@ from .layer_calls import run_layers
 from .layer_error import Add, LayerError, Place, first_beyond
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 __all__ = ["LayerError", "first_bad_layer", "first_bad_module"]
@@ -71,10 +72,16 @@ def first_bad_module(
 
     def run(places: Sequence[Place], add: Add) -> None:
         at = {where[place]: place for place in places}
+
+        def seen(
+            outputs: Mapping[str, Array], index: int, name: str, module: object, args: object, output: Any
+        ) -> None:
+            if index in at:
+                add(at[index], output.detach().double().cpu().numpy(), outputs[at[index].tensor])
+
         start = 0
         for count, outputs in run_parts(_exposing(b, [place.tensor for place in places]), full):
-            seen = _Seen(at, outputs, add)
-            run_layers(model, [full[name][start : start + count] for name in names], seen)
+            run_layers(model, [full[name][start : start + count] for name in names], partial(seen, outputs))
             start += count
 
     return first_beyond(sorted(where, key=lambda place: where[place]), b, full, run, tolerance)
@@ -158,8 +165,7 @@ def _filled(inputs: Mapping[str, Array], *models: onnx.ModelProto) -> dict[str, 
 
 
 def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return {value.name: value for value in model.graph.input if value.name not in weights}
+    return {value.name: value for value in inputs_of(model.graph)}
 
 
 def _batch(model: onnx.ModelProto) -> int:
@@ -188,15 +194,3 @@ def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str
 
     run_layers(model, arrays, note)
     return where
-
-
-class _Seen:
-    """Compare the outputs of the layers of a network with those of its ONNX."""
-
-    def __init__(self, at: Mapping[int, Place], outputs: Mapping[str, Array], add: Add) -> None:
-        self.at, self.outputs, self.add = at, outputs, add
-
-    def __call__(self, index: int, name: str, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        if index in self.at:
-            place = self.at[index]
-            self.add(place, output.detach().double().cpu().numpy(), self.outputs[place.tensor])

@@ -123,7 +123,8 @@ def build_engine(
     with staging_folder(engine.parent) as staging:
         write_bytes(staging / "model.onnx", content)
         if timing_cache is not None:
-            write_bytes(staging / "timing.cache", _read_cache(timing_cache))
+            earlier = read_bytes(timing_cache, "timing cache") if os.path.exists(timing_cache) else b""
+            write_bytes(staging / "timing.cache", earlier)
         write_json(staging / "job.json", describe_job(flavour, asked, timing_cache=timing_cache is not None))
         result = _run(staging.absolute(), worker, timeout_s, report)
         built = staging / "model.engine"
@@ -155,10 +156,6 @@ def _check(flavour: str, asked: EngineOptions) -> None:
         raise InputError(f"no precision {asked.precision!r}", where="--precision", hint=hint)
     if asked.workspace_bytes is not None and asked.workspace_bytes <= 0:
         raise InputError(f"expected a positive workspace size, got {asked.workspace_bytes} bytes", where="workspace")
-
-
-def _read_cache(path: str | os.PathLike[str]) -> bytes:
-    return read_bytes(path, "timing cache") if os.path.exists(path) else b""
 
 
 def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable[[str], None]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from irepdeploy.errors import ModelError
-from irepdeploy.onnx_graph.proto import attribute_of, distinct_name
+from irepdeploy.onnx_graph.proto import attribute_of, distinct_name, drop_unread
 
 from .inference import arrays_of
 
@@ -63,12 +63,10 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             _retype(node)
     weights = {tensor.name for tensor in half.graph.initializer}
     outputs = {value.name for value in half.graph.output}
-    for value in half.graph.value_info:
-        if value.name not in outputs:
-            _set_half(value)
-    for value in half.graph.input:
-        if value.name in weights:
-            _set_half(value)
+    inner = [value for value in half.graph.value_info if value.name not in outputs]
+    for value in (*inner, *(value for value in half.graph.input if value.name in weights)):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
     _cast_around(half.graph, unique)
     _cast_inputs(half.graph, weights, unique)
     _cast_outputs(half.graph, unique)
@@ -147,10 +145,7 @@ def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping
         for index, (part, values) in enumerate(parts.items(), start=1):
             node.input[index] = unique(f"{layer}.{part}")
             graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), node.input[index]))
-    read = {name for node in graph.node for name in node.input}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
+    drop_unread(graph)
 
 
 def _to_half(tensor: TensorProto) -> None:
@@ -197,10 +192,8 @@ def _cast_inputs(graph: onnx.GraphProto, weights: set[str], unique: Unique) -> N
 
 
 def _cast_outputs(graph: onnx.GraphProto, unique: Unique) -> None:
-    renamed: dict[str, str] = {}
-    for value in graph.output:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            renamed[value.name] = unique(f"{value.name}.half")
+    floats = [value.name for value in graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    renamed = {name: unique(f"{name}.half") for name in floats}
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -210,8 +203,3 @@ def _cast_outputs(graph: onnx.GraphProto, unique: Unique) -> None:
 
 def _cast(name: str, source: str, output: str, kind: int) -> onnx.NodeProto:
     return onnx.helper.make_node("Cast", [source], [output], name, to=kind)
-
-
-def _set_half(value: onnx.ValueInfoProto) -> None:
-    if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16

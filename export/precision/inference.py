@@ -64,11 +64,12 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
     session = _session(model if isinstance(model, bytes) else runnable(model))
     feeds = _feeds(session, inputs)
     names = [output.name for output in session.get_outputs()]
-    size, total = _batch(session, feeds), samples_in(inputs)
+    declared, total = session.get_inputs()[0].shape[0], samples_in(inputs)
+    size = declared if isinstance(declared, int) else free_batch(feeds)
     for start in range(0, total, size):
         part = {name: array[start : start + size] for name, array in feeds.items()}
         count = min(size, total - start)
-        if count < size and isinstance(session.get_inputs()[0].shape[0], int):
+        if count < size and isinstance(declared, int):
             part = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in part.items()}
         try:
             outputs = session.run(names, part)
@@ -162,11 +163,6 @@ def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
     if len({len(array) for array in given.values()}) != 1 or samples_in(inputs) == 0:
         raise InputError("expected the same number of inputs for each name, and at least one")
     return given
-
-
-def _batch(session: Any, feeds: Mapping[str, Array]) -> int:
-    declared = session.get_inputs()[0].shape[0]
-    return declared if isinstance(declared, int) else free_batch(feeds)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from irepdeploy.reparam.origin import INPUT_DTYPES
 __all__ = ["batch_range", "input_spec"]
 
 
-def input_spec(text: str, default_name: str = "input") -> TensorSpec:
+def input_spec(text: str) -> TensorSpec:
     """Parse ``name:1x3x224x224``, ``1x3x224x224`` or ``name:1x77:int64``; the default dtype is float32."""
     *name, shape = text.split(":")
     dtype = "float32"
@@ -22,7 +22,7 @@ def input_spec(text: str, default_name: str = "input") -> TensorSpec:
             where="--input-shape",
             hint="name:1x77:int64 for other types",
         )
-    return TensorSpec(":".join(name) or default_name, tuple(map(int, sizes)), dtype)
+    return TensorSpec(":".join(name) or "input", tuple(map(int, sizes)), dtype)
 
 
 def batch_range(text: str) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from irepdeploy.errors import InputError
-from irepdeploy.onnx_graph.proto import attribute_of, distinct_name, graphs_of
+from irepdeploy.onnx_graph.proto import attribute_of, distinct_name, graphs_of, inputs_of
 
 __all__ = ["METADATA", "Preprocessing", "with_preprocessing"]
 
@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 _LAYOUTS = ("nhwc", "nchw")
 _ORDERS = ("rgb", "bgr")
+# The value of a byte that stands for 1.
+_PEAK = 255.0
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,12 @@ class Preprocessing:
     Args:
         mean: Mean of each channel in the network's own order, or one for all.
         std: Standard deviation, likewise.
-        peak: The value that stands for 1.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: str = "nhwc"
     order: str = "rgb"
-    peak: float = 255.0
 
     def __post_init__(self) -> None:
         if self.layout not in _LAYOUTS or self.order not in _ORDERS:
@@ -51,7 +51,7 @@ class Preprocessing:
             raise InputError(
                 f"expected as many finite means as stds, got mean {self.mean} and std {self.std}", where="preprocessing"
             )
-        if min(self.std) <= 0 or not self.peak > 0:
+        if min(self.std) <= 0:
             raise InputError(f"expected std above 0, got {self.std}", where="preprocessing")
 
     @classmethod
@@ -74,11 +74,11 @@ class Preprocessing:
         if self.order == "bgr":
             planes = planes[:, ::-1]
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (self.mean, self.std))
-        return np.ascontiguousarray((planes / self.peak - mean) / std, dtype=np.float32)
+        return np.ascontiguousarray((planes / _PEAK - mean) / std, dtype=np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "dtype": "uint8"}
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "peak": _PEAK, "dtype": "uint8"}
 
 
 def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: bool = True) -> onnx.ModelProto:
@@ -100,11 +100,11 @@ def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: boo
             where=f"input {value.name!r}",
         )
     shift, scale = (np.broadcast_to(part, channels) for part in (np.asarray(spec.mean), 1 / np.asarray(spec.std)))
-    shift, scale = shift * spec.peak, scale / spec.peak
+    shift, scale = shift * _PEAK, scale / _PEAK
     readers = _readers(graph, value.name)
     swap = spec.order == "bgr"
     if fold and _foldable(graph, readers, value.name):
-        padded = any(_padded(node) for node in readers)
+        padded = any(any(attribute_of(node, "pads", ())) for node in readers)
         grouped = any(attribute_of(node, "group", 1) != 1 for node in readers)
         for node in readers:
             _fold(graph, node, scale, None if padded else shift, swap=swap and not grouped)
@@ -167,12 +167,10 @@ def _redeclare(value: onnx.ValueInfoProto, layout: str) -> None:
 
 
 def _image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in graph.initializer}
     found = [
         value
-        for value in graph.input
-        if value.name not in weights
-        and len(value.type.tensor_type.shape.dim) == 4
+        for value in inputs_of(graph)
+        if len(value.type.tensor_type.shape.dim) == 4
         and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         and value.type.tensor_type.shape.dim[1].dim_value > 0
     ]
@@ -194,10 +192,6 @@ def _foldable(graph: onnx.GraphProto, readers: Sequence[onnx.NodeProto], name: s
         and attribute_of(node, "auto_pad", b"NOTSET") == b"NOTSET"
         for node in readers
     )
-
-
-def _padded(node: onnx.NodeProto) -> bool:
-    return any(attribute_of(node, "pads", ()))
 
 
 def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, scale: Array, shift: Array | None, *, swap: bool) -> None:

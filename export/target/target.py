@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
@@ -104,69 +105,31 @@ class Target:
         return self.precisions[precision]
 
 
-_REDUCE = "Reduce with axes as input"
-_PARSER_8 = _FORMS | {_REDUCE, "Pad, Slice or Squeeze by a computed tensor"}
+_PARSER_8 = _FORMS | {"Reduce with axes as input", "Pad, Slice or Squeeze by a computed tensor"}
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (
-        Target("ort", opsets=(7, 23)),
-        Target(
-            "trt",
-            opsets=(13, 17),
-            operators=TENSORRT_8_5,
-            forbidden=_PARSER_8,
-            engine="TensorRT",
-            device="the GPU of this machine",
-        ),
-        Target(
-            "trt-11",
-            opsets=(9, 25),
-            operators=TENSORRT_11,
-            forbidden=_FORMS,
-            engine="TensorRT",
-            tensorrt=("11",),
-            device="the GPU of this machine",
-        ),
-        Target(
-            "trt-10",
-            opsets=(9, 20),
-            operators=TENSORRT_10,
-            forbidden=_FORMS | {"Reduce with computed axes"},
-            engine="TensorRT",
-            tensorrt=("10",),
-            device="the GPU of this machine",
-        ),
-        Target(
-            "xavier-jp5",
-            opsets=(13, 17),
-            operators=TENSORRT_8_5,
-            forbidden=_PARSER_8,
-            precisions=_FLAGGED,
-            engine="TensorRT",
-            tensorrt=("8.5.2",),
-            on_board=True,
-            device="Jetson AGX Xavier, JetPack 5.1",
-            dla_cores=2,
-        ),
-        # JetPack 6.0 has TensorRT 8.6.2, 6.1 to 6.2.2 have 10.3: only what both take, by flags that both have.
-        Target(
-            "orin-jp6",
-            opsets=(13, 17),
-            operators=TENSORRT_8_6,
-            forbidden=_PARSER_8,
-            precisions=_FLAGGED,
-            engine="TensorRT",
-            tensorrt=("8.6.2", "10.3"),
-            on_board=True,
-            device="Jetson Orin, JetPack 6",
-            dla_cores=2,
-        ),
-        Target(
-            "rtx", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, engine="TensorRT-RTX", device="RTX GPUs"
-        ),
-    )
+_HERE: Mapping[str, Any] = {"engine": "TensorRT", "device": "the GPU of this machine"}
+_BOARD: Mapping[str, Any] = {
+    "opsets": (13, 17),
+    "forbidden": _PARSER_8,
+    "precisions": _FLAGGED,
+    "engine": "TensorRT",
+    "on_board": True,
+    "dla_cores": 2,
 }
+_XAVIER, _ORIN = "Jetson AGX Xavier, JetPack 5.1", "Jetson Orin, JetPack 6"
+_NO_COMPUTED_AXES = _FORMS | {"Reduce with computed axes"}
+
+_ALL = (
+    Target("ort", opsets=(7, 23)),
+    Target("trt", opsets=(13, 17), operators=TENSORRT_8_5, forbidden=_PARSER_8, **_HERE),
+    Target("trt-11", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, tensorrt=("11",), **_HERE),
+    Target("trt-10", opsets=(9, 20), operators=TENSORRT_10, forbidden=_NO_COMPUTED_AXES, tensorrt=("10",), **_HERE),
+    Target("xavier-jp5", operators=TENSORRT_8_5, tensorrt=("8.5.2",), device=_XAVIER, **_BOARD),
+    # JetPack 6.0 has TensorRT 8.6.2, 6.1 to 6.2.2 have 10.3: only what both take, by flags that both have.
+    Target("orin-jp6", operators=TENSORRT_8_6, tensorrt=("8.6.2", "10.3"), device=_ORIN, **_BOARD),
+    Target("rtx", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, engine="TensorRT-RTX", device="RTX GPUs"),
+)
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def target_of(name: str) -> Target:
@@ -187,14 +150,8 @@ def installed_target(version: str) -> Target:
         raise InputError(f"TensorRT {version} is older than 8.5", hint="install TensorRT 8.5 or newer")
     known = {11: "trt-11", 10: "trt-10", 8: "xavier-jp5" if release < (8, 6) else "orin-jp6"}
     like = TARGETS[known.get(min(release[0], 11), "orin-jp6")]
-    return replace(
-        TARGETS["trt"],
-        opsets=like.opsets,
-        operators=like.operators,
-        forbidden=like.forbidden,
-        precisions=like.precisions,
-        tensorrt=(version,),
-    )
+    limits = {name: getattr(like, name) for name in ("opsets", "operators", "forbidden", "precisions")}
+    return replace(TARGETS["trt"], tensorrt=(version,), **limits)
 
 
 def trtexec_line(

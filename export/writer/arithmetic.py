@@ -50,15 +50,6 @@ def divide(emit: Emitter, input: Value | Number, other: Value | Number, *, round
     return emit.node("Div", [_operand(emit, input), _operand(emit, other)])
 
 
-def reverse(handler: Callable[..., Value]) -> Callable[..., Value]:
-    """Return a handler with swapped operands."""
-
-    def reversed_(emit: Emitter, input: Value, other: Value | Number, **kwargs: Any) -> Value:
-        return handler(emit, other, input, **kwargs)
-
-    return reversed_
-
-
 def power(emit: Emitter, input: Value | Number, exponent: Value | Number) -> Value:
     """Write a power, or a product if the exponent is 2."""
     if not isinstance(exponent, Value) and exponent == 2:

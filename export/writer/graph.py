@@ -15,7 +15,7 @@ import torch
 
 import irepdeploy
 from irepdeploy.errors import ModelError
-from irepdeploy.onnx_graph.proto import distinct_name
+from irepdeploy.onnx_graph.proto import distinct_name, drop_unread
 
 __all__ = ["BATCH", "FREE", "Emitter", "Normalisation", "OnnxGraph", "Value"]
 
@@ -129,9 +129,7 @@ class OnnxGraph:
                 read.update(graph.node[index].input)
             else:
                 del graph.node[index]
-        for index in reversed(range(len(graph.initializer))):
-            if graph.initializer[index].name not in read:
-                del graph.initializer[index]
+        drop_unread(graph)
 
 
 class Normalisation(NamedTuple):
@@ -142,7 +140,13 @@ class Normalisation(NamedTuple):
     weight: torch.Tensor | None
     bias: torch.Tensor | None
     eps: float
-    key: int
+    key: Hashable
+
+    @classmethod
+    def of(cls, module: Any) -> Normalisation:
+        """Return that of a module of torch with running statistics."""
+        statistics = (module.running_mean, module.running_var)
+        return cls(*statistics, module.weight, module.bias, module.eps, id(module))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     *((arithmetic.unary(kind), names) for kind, names in _UNARY.items()),
     (arithmetic.add, (operator.add, operator.iadd, torch.add, "add")),
     (arithmetic.subtract, (operator.sub, operator.isub, torch.sub, torch.subtract, "sub")),
-    (arithmetic.reverse(arithmetic.subtract), (torch.rsub,)),
+    (lambda emit, input, other, **kwargs: arithmetic.subtract(emit, other, input, **kwargs), (torch.rsub,)),
     (arithmetic.multiply, (operator.mul, operator.imul, torch.mul, torch.multiply, "mul")),
     (arithmetic.divide, (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div")),
     (arithmetic.divide, ("true_divide",)),
@@ -115,10 +114,6 @@ FUNCTIONS: dict[object, Handler] = {key: handler for handler, keys in _TABLE for
 BY_SHAPE: set[object] = {key for handler, keys in _TABLE if handler in (shapes.reshape, shapes.expand) for key in keys}
 
 
-def _same(emit: Any, module: Any, x: Value) -> Value:
-    return x
-
-
 def _as_function(function: object, *names: str) -> Handler:
     """Return the handler of a module that applies `function` to its input and to these of its attributes."""
     handler = FUNCTIONS[function]
@@ -134,7 +129,7 @@ MODULES: dict[type[nn.Module], Handler] = {
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), layers.conv_transpose),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), layers.batch_norm),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d), arithmetic.instance_norm),
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), lambda emit, module, x: x),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _as_function(F.max_pool2d, *_MAX_POOL)),
     **dict.fromkeys((nn.AvgPool2d, nn.AvgPool3d), _as_function(F.avg_pool2d, *_AVG_POOL, "divisor_override")),
     nn.AvgPool1d: _as_function(F.avg_pool1d, *_AVG_POOL),

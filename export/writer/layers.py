@@ -89,10 +89,9 @@ def conv_transpose_function(
 
 def batch_norm(emit: Emitter, module: Any, x: Value) -> Value:
     """Write batch normalisation with running statistics."""
-    mean, var = module.running_mean, module.running_var
-    if mean is None or var is None:
+    if module.running_mean is None or module.running_var is None:
         raise emit.refuse("batch normalisation without running statistics depends on the batch")
-    return _batch_norm(emit, x, mean, var, module.weight, module.bias, module.eps, id(module))
+    return _batch_norm(emit, x, Normalisation.of(module))
 
 
 def batch_norm_function(
@@ -107,10 +106,11 @@ def batch_norm_function(
     eps: float = 1e-5,
 ) -> Value:
     """Write functional batch normalisation with running statistics."""
-    given = [None if value is None else value.tensor for value in (running_mean, running_var, weight, bias)]
-    if training or given[0] is None or given[1] is None:
+    given = (None if value is None else value.tensor for value in (running_mean, running_var, weight, bias))
+    mean, var, gamma, beta = given
+    if training or mean is None or var is None:
         raise emit.refuse("batch normalisation without running statistics depends on the batch")
-    return _batch_norm(emit, input, given[0], given[1], given[2], given[3], eps, object())
+    return _batch_norm(emit, input, Normalisation(mean, var, gamma, beta, eps, object()))
 
 
 def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
@@ -153,49 +153,37 @@ def _fold(
         return weight, bias
     kernel, shift = weight.detach().double(), _wide(bias)
     for bn in bns:
-        scale, offset = _scale_shift(bn.mean, bn.var, bn.weight, bn.bias, bn.eps)
+        scale, offset = _scale_shift(bn)
         kernel = kernel * scale.reshape(-1, *[1] * (kernel.dim() - 1))
         shift = offset if shift is None else shift * scale + offset
     assert shift is not None
     return kernel.to(weight.dtype), shift.to(weight.dtype)
 
 
-def _scale_shift(
-    mean: torch.Tensor, var: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return algebra.bn_scale_shift(_wide(gamma), _wide(beta), mean.detach().double(), var.detach().double(), eps)
+def _scale_shift(bn: Normalisation) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, var = bn.mean.detach().double(), bn.var.detach().double()
+    return algebra.bn_scale_shift(_wide(bn.weight), _wide(bn.bias), mean, var, bn.eps)
 
 
 def _wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().double()
 
 
-def _batch_norm(
-    emit: Emitter,
-    x: Value,
-    mean: torch.Tensor,
-    var: torch.Tensor,
-    gamma: torch.Tensor | None,
-    beta: torch.Tensor | None,
-    eps: float,
-    key: object,
-) -> Value:
-    if len(x.shape) != 4:
+def _batch_norm(emit: Emitter, x: Value, bn: Normalisation) -> Value:
+    rank = len(x.shape)
+    if rank != 4:
         # Parsers disagree on BatchNormalization of inputs other than 4-D.
-        scale, shift = (
-            part.reshape(-1, *[1] * (len(x.shape) - 2)).to(var.dtype)
-            for part in _scale_shift(mean, var, gamma, beta, eps)
-        )
-        scaled = emit.node("Mul", [x, emit.weight("scale", scale, (key, "scale", len(x.shape)))], part="scaled")
-        return emit.node("Add", [scaled, emit.weight("shift", shift, (key, "shift", len(x.shape)))])
+        scale, shift = (part.reshape(-1, *[1] * (rank - 2)).to(bn.var.dtype) for part in _scale_shift(bn))
+        scaled = emit.node("Mul", [x, emit.weight("scale", scale, (bn.key, "scale", rank))], part="scaled")
+        return emit.node("Add", [scaled, emit.weight("shift", shift, (bn.key, "shift", rank))])
     tensors = {
-        "weight": torch.ones_like(var) if gamma is None else gamma,
-        "bias": torch.zeros_like(var) if beta is None else beta,
-        "running_mean": mean,
-        "running_var": var,
+        "weight": torch.ones_like(bn.var) if bn.weight is None else bn.weight,
+        "bias": torch.zeros_like(bn.var) if bn.bias is None else bn.bias,
+        "running_mean": bn.mean,
+        "running_var": bn.var,
     }
-    weights = [emit.weight(name, tensor, (key, name)) for name, tensor in tensors.items()]
-    return emit.node("BatchNormalization", [x, *weights], epsilon=eps)
+    weights = [emit.weight(name, tensor, (bn.key, name)) for name, tensor in tensors.items()]
+    return emit.node("BatchNormalization", [x, *weights], epsilon=bn.eps)
 
 
 def _linear(

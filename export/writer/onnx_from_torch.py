@@ -63,7 +63,7 @@ def onnx_from_torch(
     refuse_what_never_works(model)
     shapes = [_shape(spec) for spec in inputs]
     trace = trace_network(model, shapes, [getattr(torch, spec.dtype) for spec in inputs], frozenset(MODULES))
-    names = _output_names(trace, outputs, type(model).__name__)
+    names = named_outputs(trace.nodes[-1].args[0], torch.fx.Node, outputs, type(model).__name__)
     if {spec.name for spec in inputs} & set(names):
         raise InputError(f"an input and an output have the same name: {', '.join(names)}", where=type(model).__name__)
     graph = OnnxGraph(
@@ -100,7 +100,9 @@ def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[
     specs = iter(inputs)
     for position, node in enumerate(trace.nodes):
         if node.op == "placeholder":
-            values[node] = _input(graph, next(specs), trace.found[node])
+            spec = next(specs)
+            values[node] = Value(spec.name, trace.found[node].shape, spec.dtype)
+            graph.add_input(values[node])
         elif node.op == "output":
             returned = torch.fx.node.map_arg(node.args[0], values.__getitem__)
             return list(flattened(returned))
@@ -172,9 +174,7 @@ def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
     """Return the batch normalisation of a node, or None for another operator."""
     module: Any = trace.module_of(node)
     if type(module) in _BATCH_NORMS and module.running_var is not None:
-        return Normalisation(
-            module.running_mean, module.running_var, module.weight, module.bias, module.eps, id(module)
-        )
+        return Normalisation.of(module)
     if node.target is not torch.nn.functional.batch_norm:
         return None
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -188,21 +188,10 @@ def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
     return Normalisation(tensors[0], tensors[1], tensors[2], tensors[3], float(eps), id(tensors[1]))
 
 
-def _input(graph: OnnxGraph, spec: TensorSpec, found: Value) -> Value:
-    value = Value(spec.name, found.shape, spec.dtype)
-    graph.add_input(value)
-    return value
-
-
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     if None in spec.shape[1:]:
         raise InputError(f"input {spec} has a dynamic size", hint="only the batch, the first dimension, may be dynamic")
     return tuple(FREE if size is None else size for size in spec.shape)
-
-
-def _output_names(trace: Trace, names: Sequence[str] | None, where: str) -> list[str]:
-    returned = trace.nodes[-1].args[0]
-    return named_outputs(returned, torch.fx.Node, names, where)
 
 
 def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:

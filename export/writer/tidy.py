@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from irepdeploy.onnx_graph.proto import distinct_name, graphs_of
+from irepdeploy.onnx_graph.proto import distinct_name, drop_unread, graphs_of
 
 __all__ = ["tidy"]
 
@@ -31,7 +31,7 @@ def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
             del node.metadata_props[:]
     _constants(model.graph)
     _fold(model.graph)
-    _drop_unread(model.graph)
+    drop_unread(model.graph)
     _rename(model.graph, prefix)
 
 
@@ -83,14 +83,6 @@ def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, name: str
 
 def _wide(tensor: onnx.TensorProto) -> np.ndarray:
     return numpy_helper.to_array(tensor).astype(np.float64)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {name for inner in graphs_of(graph) for node in inner.node for name in node.input}
-    read.update(value.name for value in graph.output)
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
 
 
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:

@@ -172,17 +172,10 @@ def _by_torchscript(
     network: nn.Module, examples: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], names: Sequence[str], opset: int
 ) -> onnx.ModelProto:
     free = [spec.name for spec in inputs if None in spec.shape]
+    axes = {name: {0: BATCH} for name in (*free, *names)} if free else None
     buffer: Any = io.BytesIO()
-    torch.onnx.export(
-        network,
-        tuple(examples),
-        buffer,
-        dynamo=False,
-        opset_version=opset,
-        input_names=[spec.name for spec in inputs],
-        output_names=list(names),
-        dynamic_axes={name: {0: BATCH} for name in (*free, *names)} if free else None,
-    )
+    options = _options(inputs, names, opset)
+    torch.onnx.export(network, tuple(examples), buffer, dynamo=False, dynamic_axes=axes, **options)
     return open_model(buffer.getvalue())
 
 
@@ -191,19 +184,15 @@ def _by_dynamo(
 ) -> onnx.ModelProto:
     batch = torch.export.Dim(BATCH)
     shapes: Any = tuple({0: batch} if None in spec.shape else None for spec in inputs)
-    program = torch.onnx.export(
-        network,
-        tuple(examples),
-        dynamo=True,
-        opset_version=opset,
-        input_names=[spec.name for spec in inputs],
-        output_names=list(names),
-        dynamic_shapes=({"args": shapes} if isinstance(network, _Flat) else shapes) if any(shapes) else None,
-        external_data=False,
-        verbose=False,
-    )
+    dynamic = ({"args": shapes} if isinstance(network, _Flat) else shapes) if any(shapes) else None
+    options = {**_options(inputs, names, opset), "external_data": False, "verbose": False}
+    program = torch.onnx.export(network, tuple(examples), dynamo=True, dynamic_shapes=dynamic, **options)
     assert program is not None
     return program.model_proto
+
+
+def _options(inputs: Sequence[TensorSpec], names: Sequence[str], opset: int) -> dict[str, Any]:
+    return {"opset_version": opset, "input_names": [spec.name for spec in inputs], "output_names": list(names)}
 
 
 def _examples(inputs: Sequence[TensorSpec], batch: int) -> list[torch.Tensor]:

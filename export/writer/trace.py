@@ -93,18 +93,14 @@ def _merge(a: Trace, b: Trace, where: str) -> None:
     for x, y in zip(a.nodes, b.nodes, strict=True):
         a.args[x] = _merged_args(a.args[x], b.args[y])
         if x in a.constants and not torch.equal(a.constants[x], b.constants[y]):
-            rows = [tensor[:1] for tensor in (a.constants[x], b.constants[y]) if tensor.dim()]
-            if not rows or not all(map(torch.equal, rows, rows[::-1])) or not _of_one_row(a.constants[x]):
+            constant = a.constants[x]
+            rows = [tensor[:1] for tensor in (constant, b.constants[y]) if tensor.dim()]
+            one_row = rows and torch.equal(rows[0], rows[-1]) and torch.equal(constant, rows[0].expand_as(constant))
+            if not one_row:
                 raise ModelError("a constant depends on the batch", where=where, hint="export a static batch")
             a.constants[x] = rows[0]
-            a.found[x] = _merged_found(a.found[x], b.found[y], where)
-            continue
         if x in a.found:
             a.found[x] = _merged_found(a.found[x], b.found[y], where)
-
-
-def _of_one_row(tensor: torch.Tensor) -> bool:
-    return torch.equal(tensor, tensor[:1].expand_as(tensor))
 
 
 def _merged_args(a: Any, b: Any) -> Any:

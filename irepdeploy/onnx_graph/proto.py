@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 
 __all__ = [
-    "attribute_of", "constants_of", "distinct_name", "graphs_of", "name_nodes", "nodes_of", "opset_of", "subgraphs_of",
-    "tensors_of",
+    "attribute_of", "constants_of", "distinct_name", "drop_unread", "graphs_of", "inputs_of", "name_nodes", "nodes_of",
+    "opset_of", "subgraphs_of", "tensors_of",
 ]  # fmt: skip
 
 
@@ -55,6 +55,12 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from item.tensors
 
 
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that are not initializers, which old files list among them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Return initializers and the tensors of Constant nodes by name, without those of subgraphs."""
     found = {tensor.name: tensor for tensor in graph.initializer}
@@ -84,3 +90,12 @@ def name_nodes(model: onnx.ModelProto) -> None:
     taken: set[str] = set()
     for node in model.graph.node:
         node.name = distinct_name(node.name or node.op_type, taken)
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the initializers that nothing reads, in place."""
+    read = {name for inner in graphs_of(graph) for node in inner.node for name in node.input}
+    read.update(value.name for value in graph.output)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
