@@ -33,7 +33,6 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "RunError",
-    "first_line",
 ]
 
 EXIT_OK = 0

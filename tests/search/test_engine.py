@@ -28,7 +28,7 @@ ContentsOf = Callable[[Path], dict[str, bytes]]
 
 
 def without_seconds(result: SearchResult) -> SearchResult:
-    return replace(result, seconds=0.0)
+    return replace(result, figures=result.figures.model_copy(update={"seconds": 0.0, "device_days": 0.0}))
 
 
 @pytest.fixture(scope="module")
