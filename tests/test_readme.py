@@ -28,6 +28,9 @@ NOT_RUN = 1
 # Smaller still than what `scale=smoke` makes of search and training.
 SMALL = ["search.evolutions=2", "train.epochs=2", "data.options.train=50", "data.options.val=50"]
 
+# Commands of the first chain that stand alone and take long; their own tests run smaller ones by day.
+COSTLY = ("doctor", "inspect vgg6 --cost", "export vgg16 ")
+
 # The blocks of each chain, by what they mention.
 CHAINS = {
     "digits": r"\bruns/",
@@ -81,11 +84,24 @@ def test_commands_and_programs_work(chain: str, tmp_path: Path, monkeypatch: pyt
         for line in filter(None, map(str.strip, text.splitlines())):
             program, *words = shlex.split(line, comments=True)
             assert program == "irepdeploy", f"only irepdeploy commands are run: {line}"
+            if chain == "digits" and " ".join(words).startswith(COSTLY):
+                continue
             # In this process, where torch is imported; but one of its own finds a network of the user's.
             run = _run_whole if (chain, words[0]) == ("own network", "export") else _run_here
             run([*words, *SMALL] if "scale=smoke" in words else words)
     for name in WRITTEN.get(chain, ()):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COSTLY)
+def test_costly_commands_work(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = {line for language, text in RUN if language == "sh" for line in text.splitlines()}
+    found = [line.split()[1:] for line in lines if line.startswith(f"irepdeploy {command}")]
+    assert found
+    for words in found:
+        _run_here(words)
 
 
 def _run_here(words: list[str]) -> None:

@@ -182,6 +182,7 @@ def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:
         assert names(folder) == ["certificate.json", "fused.pt", "model.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.trt
 def test_killed_while_the_engine_is_written(tmp_path: Path) -> None:
     irepdeploy.export_model("vgg6", tmp_path, simplify=False)

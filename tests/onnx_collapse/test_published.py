@@ -118,6 +118,7 @@ def test_the_deploy_form(name: str, opset: int) -> None:
         check_idempotent(found)
 
 
+@pytest.mark.slow
 @needs_onnxscript
 def test_the_newer_exporter_on_borders() -> None:
     """Two of the blocks whose border is written by slice assignment."""

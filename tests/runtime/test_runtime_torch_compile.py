@@ -48,6 +48,7 @@ def runner_of(
     return TorchCompileRunner(net.eval(), [TensorSpec("input", shape)], ["logits"], threads=1, **settings)
 
 
+@pytest.mark.slow  # a first compilation takes 20 s
 @needs_compiler
 class TestTorchCompileRunner(RunnerContract):
     @pytest.fixture
@@ -59,6 +60,7 @@ class TestTorchCompileRunner(RunnerContract):
         return RunnerCase(runner_of(net), feeds, {"logits": expected})
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_runs_what_was_compiled_and_not_the_module() -> None:
     from torch._dynamo.utils import counters
@@ -82,6 +84,7 @@ def test_runs_what_was_compiled_and_not_the_module() -> None:
         assert "whole graph" in runner.describe()["compile"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_every_shape_and_every_network_has_its_own_code() -> None:
     batches = [{"input": np.repeat(FEEDS["input"][:1], batch, 0)} for batch in (1, 2)]
@@ -95,6 +98,7 @@ def test_every_shape_and_every_network_has_its_own_code() -> None:
         assert len({id(function.__wrapped__.__code__) for function in functions}) == 4
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_network_that_no_graph_holds_is_refused() -> None:
     with (
@@ -105,6 +109,7 @@ def test_a_network_that_no_graph_holds_is_refused() -> None:
     assert "--runner torch" in caught.value.hint
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_network_that_fails_by_itself() -> None:
     with runner_of(Small(), (None, 5, 8, 8)) as runner, pytest.raises(ModelError) as caught:

@@ -29,6 +29,7 @@ def test_the_set_is_shown_and_drawn(folder: Path, capsys: pytest.CaptureFixture[
     assert (folder / "set.svg").exists()
 
 
+@pytest.mark.slow
 def test_each_of_the_set_is_measured(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

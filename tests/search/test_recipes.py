@@ -38,7 +38,13 @@ def test_the_smoke_scale_is_smaller_and_asks_for_no_files(name: str) -> None:
     assert smoke.branches == whole.branches and smoke.search.budget == whole.search.budget
 
 
-@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+# The deeper networks of the same data set at night.
+AT_NIGHT = ("irep_resnet34_imagenet", "irep_resnet50_imagenet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x in AT_NIGHT)) for x in sorted(shipped_recipes())]
+)
 def test_every_recipe_is_searched_and_trained_at_its_smoke_scale(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_path(name), ["scale=smoke", "device=cpu", "train.epochs=2"])
     found = Search(recipe, tmp_path / "search").run()

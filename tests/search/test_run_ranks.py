@@ -73,6 +73,7 @@ def test_two_processes_search_what_one_does_to_the_bit(
     assert json.loads((out / "result.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
 def test_what_two_processes_began_one_can_end(overrides: list[str], alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     lose = code(_SEARCH, overrides, out).replace(
