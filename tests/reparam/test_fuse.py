@@ -25,8 +25,9 @@ from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.fuse import fuse_block, prove_block
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.testing.strategies import randomize_block, rep_blocks, small_inputs
+from irepdeploy.testing.strategies import randomize_block, small_inputs
 from support.networks import blocks
+from support.strategies import rep_blocks
 
 STAGES = ((4, 4), (6, 6))
 

@@ -20,9 +20,10 @@ from irepdeploy.reparam.branches import BRANCHES, possible_branches
 from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.probe import probe_block, probe_module
-from irepdeploy.testing.strategies import randomize_block, rep_blocks
+from irepdeploy.testing.strategies import randomize_block
 from support.published_blocks import ACBlock, MobileOneBlock, RepVGGBlock
 from support.published_borders import DiverseBranchBlock, NaiveIrepsBlock
+from support.strategies import rep_blocks
 
 
 def error(expected: Tensor, found: Tensor) -> float:

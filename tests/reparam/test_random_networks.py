@@ -14,8 +14,9 @@ from irepdeploy.errors import ModelError, NotFusable
 from irepdeploy.reparam.branches import BRANCHES
 from irepdeploy.reparam.insert import expandable
 from irepdeploy.reparam.presets import PRESETS
-from irepdeploy.testing.strategies import randomize_block, small_networks
+from irepdeploy.testing.strategies import randomize_block
 from support.networks import blocks
+from support.strategies import small_networks
 
 # More than the profiles of conftest.py, because this property covers many.
 EXAMPLES = 50 if settings.default.max_examples <= 25 else 10_000
