@@ -12,9 +12,9 @@
     |-- MissingError      exit 3   something needed is not installed or not reachable
     `-- RunError          exit 4   the run failed (disk full, out of memory, NaN loss, lost connection)
 
-An error says what is wrong, where (file, layer, key) and how to fix it. Any other exception is a bug of ours and ends
-in exit code 70 with a report file. This module imports nothing of the package and supports Python 3.8, since the agent
-of the board carries it.
+An error says what is wrong, where (file, layer, key) and how to fix it. Any other exception is a bug in irepdeploy and
+ends in exit code 70 with a report file. This module imports nothing of the package and supports Python 3.8, since the
+agent on the board carries it.
 """
 
 from __future__ import annotations

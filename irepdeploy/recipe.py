@@ -2,7 +2,7 @@
 
 Unknown keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
 (``search.population=8``; a bare name that only one section has is enough), and ``scale=smoke`` applies a named set of
-overrides that the recipe carries itself.
+overrides from the recipe itself.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def _budget(value: str) -> str:
 # Whole numbers are strict, since YAML writes them plainly; floats are not, since YAML reads 1e-4 as text.
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
-# One image alone may have no batch statistics.
+# Batch statistics need at least two images.
 BatchSize = Annotated[int, Field(ge=2, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-# float32 holds hardly more.
+# Close to the largest float32.
 _LARGEST = 1e38
 Rate = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
@@ -84,7 +84,7 @@ class DataSection(_Section):
 
 
 class SgdSection(_Section):
-    """SGD with momentum for the weights; the rate falls to 0 along a cosine."""
+    """Settings of SGD with momentum for the weights; the learning rate falls to 0 along a cosine."""
 
     lr: Rate
     momentum: Probability = 0.9
@@ -93,7 +93,7 @@ class SgdSection(_Section):
 
 
 class AdamSection(_Section):
-    """Adam for alpha and beta."""
+    """Settings of Adam for alpha and beta."""
 
     lr: Rate = 1e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
@@ -109,10 +109,10 @@ class AugmentSection(_Section):
 
 
 class RacingSection(_Section):
-    """Drop candidates early that cannot become parents.
+    """Racing: early dropping of candidates that cannot become parents.
 
-    `share` of the search-validation set is scored first; 0: no racing. `error` is the probability, stated for one
-    selection, that a candidate is dropped which would have become a parent.
+    `share` is the part of the search-validation set that is scored per stage; 0 disables racing. `error` bounds the
+    probability, per selection, of dropping a candidate that would have become a parent.
     """
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -122,7 +122,7 @@ class RacingSection(_Section):
 class EvaluationSection(_Section):
     """How candidates are scored.
 
-    Modes: "fused", sums of cached kernels; "fused-bf16", the same in bfloat16; "multi-branch", as Table 1's baseline.
+    Modes: "fused", sums of cached kernels; "fused-bf16", the same in bfloat16; "multi-branch", the baseline of Table 1.
     """
 
     mode: Literal["fused", "fused-bf16", "multi-branch"] = "fused"
@@ -131,11 +131,11 @@ class EvaluationSection(_Section):
 
 
 class SearchSection(_Section):
-    """Algorithm 1 and its numbers.
+    """Settings of Algorithm 1.
 
     `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `amp`
-    computes the supernet's steps under bfloat16 autocast. Several processes divide what `split` says: "subnets", with
-    the same result as one process, or "batch", for more GPUs than `subnets_per_step`.
+    runs the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with the
+    same result as one process, or "batch", for more GPUs than `subnets_per_step`.
     """
 
     strategy: Literal["des", "evolution", "topk", "random"] = "des"
@@ -177,16 +177,16 @@ class TrainSection(_Section):
     """How one network is trained.
 
     Args:
-        accumulate: batches whose gradients make one step; `batch_size` is of one of them.
-        schedule: how the rate falls from weights.lr: "cosine" to 0, "step" to a tenth after each third of the epochs,
-            "constant" not at all.
-        warmup_epochs: over which the rate rises first.
-        drop_path: probability that a branch is dropped for an image, rising linearly from 0 to this over the epochs.
+        accumulate: number of batches of `batch_size` images whose gradients are accumulated per step.
+        schedule: learning-rate schedule from weights.lr: "cosine" to 0, "step" to a tenth after each third of the
+            epochs, or "constant".
+        warmup_epochs: number of initial epochs over which the learning rate rises.
+        drop_path: final probability of dropping a branch for an image; it rises linearly from 0 over the epochs.
         label_smoothing: share of the target that is spread over all classes.
-        ema: how much of the averaged weights a step keeps, such as 0.999; 0: no average. The average is what is scored,
-            saved as best.pt and fused.
-        amp: bfloat16 autocast.
-        factors: alpha and beta of the branches train on, or are folded in before.
+        ema: decay of the exponential moving average of the weights, such as 0.999; 0 disables it. The average is
+            scored, saved as best.pt and fused.
+        amp: train under bfloat16 autocast.
+        factors: whether alpha and beta of the branches are trained further or folded in first.
     """
 
     epochs: Positive
@@ -212,9 +212,9 @@ class TrainSection(_Section):
 class Recipe(_Section):
     """A whole recipe.
 
-    `threads` is how many CPU threads torch uses. It is part of the result: another number changes the order of sums.
-    None leaves it to torch. `device` "auto" is CUDA where there is one; `deterministic` makes CUDA
-    runs repeatable to the bit, at some cost in speed.
+    `threads` is the number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
+    changes the order of summation. `device` "auto" is CUDA where available; `deterministic` makes CUDA
+    runs repeatable bit for bit, at some cost in speed.
     """
 
     net: NetSection
@@ -274,7 +274,7 @@ def _parse(text: str) -> Any:
 
 
 def _size(value: Any, known: dict[int, float]) -> float:
-    """How many values `value` holds with every alias written out; infinity where one holds itself."""
+    """Return the number of values in `value` with every alias expanded; infinity if one contains itself."""
     if not isinstance(value, dict | list | tuple):
         return 1
     if id(value) not in known:
@@ -285,7 +285,7 @@ def _size(value: Any, known: dict[int, float]) -> float:
 
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Apply overrides to the content; also return what is wrong with them."""
+    """Apply overrides to the content, and return the faults found in them."""
     result, faults = _copy(content), []
     scale: list[tuple[str, Any]] = []
     single: list[tuple[str, Any]] = []
@@ -385,5 +385,5 @@ def _copy(value: Any) -> Any:
 def _shown(value: Any) -> str:
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python writes no number of more than some thousand digits
+    except ValueError:  # Python refuses to print integers of several thousand digits
         return "a number that long"

@@ -1,4 +1,4 @@
-"""Convert an agent's failures to errors of ours."""
+"""Convert an agent's failures to irepdeploy's errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["RemoteBug", "agent_error", "ended_silently", "tree_error"]
 
 
 class RemoteBug(RuntimeError):
-    """A bug of ours that occurred on the board; its notes hold the traceback."""
+    """A bug in irepdeploy that occurred on the board; its notes hold the traceback."""
 
 
 def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
-    """Rebuild the error that the agent raised, located in `where`; None if it is not one of ours."""
+    """Rebuild the error that the agent raised, located in `where`; None if it is not one of irepdeploy's."""
     kind = str(event.get("kind"))
     made = getattr(irepdeploy.errors, kind, None) if kind in irepdeploy.errors.__all__ else None
     if made is None or event.get("code") == irepdeploy.errors.EXIT_BUG:
@@ -29,7 +29,7 @@ def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
 
 
 def agent_error(event: dict[str, Any], host: str) -> BaseException:
-    """Convert an agent's last event to an error of ours, a `RemoteBug`, or RunError if it was interrupted."""
+    """Convert an agent's last event to an irepdeploy error, a `RemoteBug`, or RunError if it was interrupted."""
     if event.get("code") == irepdeploy.errors.EXIT_INTERRUPTED:
         return RunError("the agent was interrupted on the board", where=host, hint="measure again")
     error = tree_error(event, host)

@@ -1,4 +1,4 @@
-"""Convert messages of the OpenSSH client to errors of ours."""
+"""Convert messages of the OpenSSH client to irepdeploy's errors."""
 
 from __future__ import annotations
 

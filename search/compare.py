@@ -36,8 +36,8 @@ def compare(
 ) -> SearchComparison:
     """Run each strategy with each seed into ``out/STRATEGY-seedN`` and write ``out/compare.json``.
 
-    Seeds start from the recipe's. With `retrain` the Architecture that each run chose is trained, and the test set read
-    once for each; with `resume` finished runs are read.
+    Seeds start from the recipe's. `retrain` also trains the Architecture that each run chose, and reads the test set
+    once for each; `resume` reads finished runs instead of repeating them.
     """
     _check(strategies, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
@@ -54,7 +54,7 @@ def compare(
             where=there[0],
             hint="--resume continues it, --overwrite starts over, or choose another --out",
         )
-    # No rank begins to write before all have looked.
+    # No rank starts writing before all ranks have checked the folder.
     ranks.barrier()
     runs = []
     for (name, seed), folder in folders.items():

@@ -1,4 +1,4 @@
-"""Algorithm 1: warm up the supernet, then train, score and renew a population, evolution after evolution."""
+"""Algorithm 1: warm up the supernet, then then train, score and replace a population in every evolution."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ _SECONDS_A_DAY = 86400
 
 
 class Search:
-    """One run of Algorithm 1 in a folder that all ranks see, which can be killed and resumed.
+    """One run of Algorithm 1, in a folder shared by all ranks; it can be killed and resumed.
 
     The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
-    result.json. Without `ranks`, torchrun's processes divide subnets and candidates, or this one is alone.
+    result.json. Default `ranks`: the processes that torchrun started, which share the subnets and candidates, or
+    this process alone.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class Search:
             cuts=cuts_of(len(self.data.val), evaluation.racing.share),
             seed=recipe.seed,
         )
-        # After all that a recipe can be refused for: an old run is not thrown away for one that cannot begin.
+        # After every check of the recipe: an old run is not discarded for one that cannot start.
         identity = recipe.model_dump_json(exclude={"scales", "train"})
         results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
         silent = not self.ranks.first
-        # Whole subnets give the same sums on any number of processes.
+        # With whole subnets the sums do not depend on the number of processes.
         divided = self.settings.split == "batch"
         where = f"{self.ranks.size if divided else 1} x {self.ranks.device.type}"
         self.folder = RunFolder(
@@ -119,11 +120,11 @@ class Search:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run, warm-up included."""
+        """Number of epochs of the whole run, including the warm-up."""
         return self.settings.warmup_epochs + self.settings.evolutions * self.settings.epochs_per_evolution
 
     def run(self, advance: Advance = lambda epochs, note: None) -> SearchResult:
-        """Run the remaining epochs; `advance` gets the number done since its last call, and a short text."""
+        """Run the remaining epochs; `advance` gets the number of epochs since its last call and a short text."""
         advance(self.epoch, "")
         best = ""
         while self.epoch < self.epochs:
@@ -153,7 +154,7 @@ class Search:
         return done > 0 and done % self.settings.epochs_per_evolution == 0
 
     def _train_epoch(self, warm: bool, report: Callable[[str], None]) -> tuple[float, float]:
-        """Train for one epoch; its mean loss, and how many images a second it took."""
+        """Train for one epoch; return its mean loss and the images per second."""
         settings = self.settings
         model = self.supernet.model.train()
         set_rate(self.weights, cosine(settings.weights.lr, self.epoch, self.epochs))
@@ -214,7 +215,7 @@ class Search:
         return f"best {best:.1%}, mean {mean:.1%}"
 
     def _rank(self) -> RaceResult:
-        """Score the population, whole candidates by rank."""
+        """Score the population; each rank scores whole candidates."""
         self.evaluator.refresh()
         error = self.settings.evaluation.racing.error
         return race(self._outcomes, len(self.population), self.evaluator.sizes, self.settings.parent_count, error)

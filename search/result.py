@@ -14,7 +14,7 @@ __all__ = ["SearchResult"]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The last population, best first, with its fitnesses by shared weights, and the figures of result.json."""
+    """The last population, best first, with its fitness by shared weights, and the figures of result.json."""
 
     population: tuple[Architecture, ...]
     fitnesses: tuple[Fitness, ...]

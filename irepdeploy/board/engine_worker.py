@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 def main(folder: Path) -> None:
     """Build the engine described in the folder; an expected error becomes its result."""
-    # Otherwise a build would go on for minutes with nobody waiting for it.
+    # Otherwise an abandoned build would go on for minutes.
     end_with_parent()
     # TensorRT prints on its own; stdout is for our lines only.
     steps = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Errors of ours as JSON, to pass them between processes and from the board to the desk."""
+"""irepdeploy's errors as JSON, to pass them between processes and from the board to the desk."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def commit() -> dict[str, Any]:
     """Return the commit of this code if it runs from a git checkout, and whether files differ from it."""
     root = Path(__file__).resolve().parents[2]
     unknown = {"sha": UNKNOWN, "dirty": UNKNOWN}
-    # Installed into an environment inside somebody else's checkout, git would return their commit.
+    # Installed into an environment inside another project's checkout, git would return that project's commit.
     if not (root / ".git").exists():
         return unknown
     # Inside a git hook these name another repository.

@@ -27,10 +27,11 @@ _TRAINING_NOTES = (
 
 
 class ComparedSearch(Schema):
-    """A search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
+    """One search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
 
     Accuracies are in [0, 1], by shared weights on the search-validation set; `val_accuracy`, `branches` and `digest`
-    are of the chosen Architecture, the best of the last evolution, and the two last fields of it retrained and fused.
+    are those of the chosen Architecture, the best of the last evolution; the last two fields are those of it retrained
+    and fused.
     """
 
     strategy: StrictStr
@@ -108,7 +109,7 @@ class SearchComparison(JsonFile):
 
 
 class ComparedTraining(TrainingResult):
-    """A training of a comparison."""
+    """One training run of a comparison."""
 
     preset: StrictStr
     seed: StrictInt

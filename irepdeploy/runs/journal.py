@@ -32,7 +32,7 @@ class Event(Schema):
 
 
 class Start(Event):
-    """The first line of a run: its recipe with the scale applied, and what else its result depends on."""
+    """The first line of a run: its recipe with the scale applied, and everything else that its result depends on."""
 
     event: Literal["start"] = "start"
     recipe: dict[str, Any]
@@ -80,7 +80,7 @@ class Race(Schema):
 class Evolution(Event):
     """A scored population: accuracy in [0, 1] and cross-entropy of each candidate on the search-validation set.
 
-    `population` has the bits of each candidate, a text of 0 and 1, `alpha` sigmoid(alpha) by position and `beta`
+    `population` has the bits of each candidate as a string of 0 and 1, `alpha` is sigmoid(alpha) by position, `beta` is
     sigmoid(beta) by layer; old journals lack all three. `race` is None if the population was scored in full.
     """
 
@@ -97,7 +97,7 @@ class Evolution(Event):
 
     @property
     def diversity(self) -> float:
-        """Mean Hamming distance of two candidates, divided by the number of possible branches."""
+        """Mean Hamming distance between two candidates, divided by the number of possible branches."""
         size, places = len(self.population), len(self.population[0])
         if size < 2:
             return 0.0
@@ -175,7 +175,7 @@ class SearchJournal(Schema):
 
     @property
     def finished(self) -> bool:
-        """Whether the last evolution of the recipe is there."""
+        """Whether the journal contains the last evolution of the recipe."""
         return len(self.evolutions) >= int(self.start.recipe["search"].get("evolutions", 0))
 
 

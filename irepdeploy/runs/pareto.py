@@ -19,10 +19,10 @@ _NOTES = (
 
 
 class Candidate(Schema):
-    """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` has the name of its rank.
+    """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` is named by its rank.
 
-    Accuracy is by the supernet's shared weights. `macs` and `activation_bytes`, what is kept for the backward pass, are
-    of the forward pass of one image in train state; `memory_bytes` is of training with the recipe's batch size.
+    Accuracy is by the supernet's shared weights. `macs` and `activation_bytes` (kept for the backward pass) are those
+    of the forward pass of one image in train state; `memory_bytes` is that of training at the recipe's batch size.
     `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one of them.
     """
 
@@ -38,7 +38,7 @@ class Candidate(Schema):
 
 
 class ParetoSet(JsonFile):
-    """A population with its costs, best fitness first; `batch_size` is of the training that memory is counted for."""
+    """A population with its costs, best fitness first; memory is counted for training with `batch_size`."""
 
     kind = "pareto.json of a search"
     hint = "`irepdeploy search` writes it at its end"

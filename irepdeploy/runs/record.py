@@ -1,4 +1,4 @@
-"""Record: one measurement, raw samples with the system and the conditions they were taken under.
+"""Record: one measurement, raw samples with the system and the conditions under which they were taken.
 
 Records are appended to a file of JSON lines and never changed. What a table shows is derived from the raw samples by
 `irepdeploy.board.protocol` when it is shown, so that a new metric needs no new run.
@@ -31,17 +31,17 @@ class Record:
     Attributes:
         suite: The suite that the measurement is part of; `scenario`: how queries arrive ("single-stream").
         model: Its label; `source`: its origin (a checkpoint's state, "onnx", "network, random weights").
-        artefact_sha256: Of the file, None for a network without a file.
-        runner: `Runner.describe()`, under the name that the user calls it by.
-        batch: Images per inference; `input_shape`: of the first input, batch included.
-        samples_ns: Raw times by the host's clock in the order they were taken; the i-th samples of records with equal
+        artefact_sha256: Digest of the file; None for a network without a file.
+        runner: `Runner.describe()`, under its name on the command line.
+        batch: Images per inference; `input_shape`: shape of the first input, including the batch.
+        samples_ns: Raw times by the host's clock, in order of measurement; the i-th samples of records with equal
             `created` are from one round.
         device_samples_ns: The same runs by the device's own clock; empty without one.
-        warmup: runs, steady, cov. `conditions`: seed, order, limits, labels it was interleaved with.
-        system, system_after: the machine before, and what of it can change after; {} where nobody looked.
-        power: what the measurement took: mean_mw by rail, energy_mj_per_inference; {} where there is no meter.
-        facts: what is known of the model beside its latency: net, params, macs, structure (digest), names (all that it
-            is listed under), top1 (percent) and top1_source, paper_ms, notes.
+        warmup: runs, steady, cov. `conditions`: seed, order, limits, labels of interleaved models.
+        system, system_after: the machine before the measurement, and its changeable state afterwards; {} if unknown.
+        power: power and energy of the measurement: mean_mw by rail, energy_mj_per_inference; {} without a meter.
+        facts: known facts about the model besides its latency: net, params, macs, structure (digest), names (all names
+            in tables), top1 (percent) and top1_source, paper_ms, notes.
         created: UTC, ISO 8601, the same for all records of one run.
     """
 
@@ -95,7 +95,7 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def record_of(value: object, where: str) -> Record:
-    """Return the record that a line of a file holds as JSON, also of an earlier schema."""
+    """Return the record in a JSON line, also of an earlier schema."""
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
     schema = value["schema"]
@@ -110,7 +110,7 @@ def record_of(value: object, where: str) -> Record:
     if set(value) != due:
         wrong = sorted(due - set(value)) + sorted(set(value) - due)
         raise InputError(f"not a record: fields missing or unknown: {', '.join(wrong)}", where=where)
-    # Appended again it is of the present version.
+    # If appended again, it has the current version.
     record = validated(Record, {**value, "schema": SCHEMA_VERSION}, "a record", where=where)
     if record.device_samples_ns and len(record.device_samples_ns) != len(record.samples_ns):
         raise InputError("not a record: device_samples_ns are not one for each of samples_ns", where=where)

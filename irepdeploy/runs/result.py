@@ -10,9 +10,9 @@ __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
 
 class SearchFigures(JsonFile):
-    """Figures of a search: of the chosen Architecture, by shared weights on the search-validation set.
+    """Figures of a search: those of the chosen Architecture, by shared weights on the search-validation set.
 
-    Seconds are of the whole run, resumed parts added; spreads are the largest less the smallest sigmoid.
+    Seconds cover the whole run, including resumed parts; spreads are the largest minus the smallest sigmoid.
     """
 
     kind = "result.json of a search"
@@ -34,7 +34,7 @@ class SearchFigures(JsonFile):
 class TrainingResult(JsonFile):
     """Figures of a training; accuracies in [0, 1] are of the best epoch, from 1, fused.
 
-    The test set is read this once; `seconds_per_epoch` is the median.
+    The test set is read only for this; `seconds_per_epoch` is the median.
     """
 
     kind = "result.json of a training"

@@ -1,4 +1,4 @@
-"""Read and write the files of a run by their schemas, and describe what does not fit one in a single line."""
+"""Read and write the files of a run by their schemas, and describe mismatches in a single line."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ class Spread:
 
     @property
     def text(self) -> str:
-        """Such as "93.10 +- 0.40"."""
+        """Format as "93.10 +- 0.40"."""
         return f"{self.mean:.2f}" + ("" if self.deviation is None else f" +- {self.deviation:.2f}")
 
     @property
     def signed(self) -> str:
-        """Such as "+0.30 +- 0.40"."""
+        """Format as "+0.30 +- 0.40"."""
         return f"{self.mean:+.2f}" + ("" if self.deviation is None else f" +- {self.deviation:.2f}")

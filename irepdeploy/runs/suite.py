@@ -32,12 +32,12 @@ class SuiteRequest:
     Args:
         scale: "smoke": seconds, proves that it runs; "small": minutes on a CPU; "paper": the paper's conditions.
         device: "cpu" or "cuda".
-        threads: of torch on the CPU, or None: as they are.
+        threads: number of torch's CPU threads; None keeps the current number.
         out: folder whose ``records.jsonl`` the raw figures are added to, or None.
-        only: labels of the rows wanted; empty: all.
-        models: of the user's own, ``[label=]path`` or ``[label=]name``, to be measured beside those of the suite.
-        runners: by name; empty: those that the suite chooses.
-        seconds: of measuring, for each network at least; None: as the scale has it.
+        only: labels of the rows to measure; empty: all.
+        models: the user's own models, ``[label=]path`` or ``[label=]name``, measured beside those of the suite.
+        runners: names of runners; empty: the suite's choice.
+        seconds: least measuring time per network; None: set by the scale.
     """
 
     scale: str = "small"
@@ -55,7 +55,7 @@ class SuiteRequest:
             raise InputError(f"no scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
-        # torch crashes where the system has no room for them.
+        # torch crashes if the system cannot create them.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
         if self.seconds is not None and self.seconds < 0:
@@ -94,7 +94,7 @@ class SuiteRequest:
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """The figures of a suite as a table with notes, and the same `figures` for machines."""
+    """Results of a suite as a table with notes, and as machine-readable `figures`."""
 
     title: str
     columns: Sequence[str]
@@ -107,4 +107,4 @@ class Suite(Protocol):
     """Measures one table. Its docstring's first line is its help."""
 
     def __call__(self, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-        """Run it; raw figures are added to ``request.out / "records.jsonl"`` as they come."""
+        """Run it; raw figures are appended to ``request.out / "records.jsonl"`` as they arrive."""

@@ -184,7 +184,7 @@ class AgentCache:
 
 @contextlib.contextmanager
 def as_ours(where: str) -> Iterator[None]:
-    """Convert OSError to an error of ours."""
+    """Convert OSError to one of irepdeploy's errors."""
     try:
         yield
     except OSError as error:

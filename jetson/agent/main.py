@@ -68,7 +68,7 @@ class _Agent:
         except KeyboardInterrupt:
             events.send("error", code=EXIT_INTERRUPTED, kind="", what="stopped", where=None, hint=None)
             return EXIT_INTERRUPTED
-        except Exception as error:  # a bug of ours is reported as one
+        except Exception as error:  # a bug in irepdeploy is reported as one
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             trace = traceback.format_exc()
             events.send("error", code=EXIT_BUG, kind="", what=what, where="agent", hint=None, traceback=trace)

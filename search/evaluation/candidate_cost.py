@@ -1,4 +1,4 @@
-"""Count the training cost of candidates: a base and an amount per branch, so that a population is one sum.
+"""Count the training cost of candidates: a base cost plus a cost per branch, so that a population needs one sum.
 
 Counts, not measurements: a GPU's time also depends on how many kernels it launches and how much memory they move.
 `irepdeploy.profiling.training_cost` measures.
@@ -21,16 +21,16 @@ from ..supernet.space import Bits, SearchSpace
 
 __all__ = ["CandidateCosts", "Cost"]
 
-# Batch normalisation in train mode takes no batch of one.
+# Batch normalisation in train mode needs more than one value per channel.
 _BATCH = 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Training cost of a network in train state: trainable parameters, alpha and beta included, and their bytes.
+    """Training cost of a network in train state: trainable parameters, including alpha and beta, and their bytes.
 
-    MACs and bytes of activations, kept for the backward pass, are of the forward pass of one image; the backward pass
-    takes about twice as many MACs.
+    MACs, and bytes of activations kept for the backward pass, are those of the forward pass of one image; the backward
+    pass takes about twice as many MACs.
     """
 
     params: int
@@ -39,12 +39,12 @@ class Cost:
     param_bytes: int
 
     def memory_bytes(self, batch_size: int) -> int:
-        """Parameters, gradients and momentum, and the activations of a batch."""
+        """Return the bytes of parameters, gradients and momentum, and of the activations of a batch."""
         return 3 * self.param_bytes + batch_size * self.activation_bytes
 
 
 class CandidateCosts:
-    """The cost of every candidate of a supernet for images of (C, H, W), from one pass without values."""
+    """Cost of every candidate of a supernet for images of (C, H, W), from one pass over shapes alone."""
 
     def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
         blocks = space.blocks(supernet)
@@ -56,7 +56,7 @@ class CandidateCosts:
             for block in blocks:
                 block.active = ()
             base, inputs = _base(supernet, blocks, input_shape)
-            # Layers of the same geometry and input share what their branches add.
+            # Layers with the same geometry and input share the costs of their branches.
             known: dict[Any, Counts] = {}
             for row, column in space.positions:
                 block, name = blocks[row], space.branches[column]
@@ -64,7 +64,7 @@ class CandidateCosts:
                 if key not in known:
                     known[key] = _added(block, name, inputs[row])
                 added.append(known[key])
-            # beta is there wherever a block keeps a branch.
+            # A block has a beta as soon as it keeps a branch.
             betas = [(0, 0) if block.beta is None else _size(block.beta) for block in blocks]
         finally:
             supernet.train(was_training)

@@ -1,4 +1,4 @@
-"""A network captured as CUDA graphs, which replay without the cost of launching each kernel."""
+"""A network captured as CUDA graphs, which replay without launching kernels one by one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WARM_UP = 3
 class CapturedForward:
     """The forward pass of a network in eval mode as one CUDA graph for each shape of batch.
 
-    Weights may change in place between calls; nothing else may. The pass must not depend on values, nor wait for the
-    device.
+    Weights may change in place between calls; nothing else may. The forward pass must neither depend on values nor
+    synchronise with the device.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,12 +38,12 @@ class CapturedForward:
         return logits
 
     def _capture(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        # Strides kept: the layout is part of what is captured.
+        # Keep the strides: the memory layout is part of the captured graph.
         images_in = torch.empty_like(images)
         images_in.copy_(images)
         graph = torch.cuda.CUDAGraph()
         try:
-            # On a stream of its own first: libraries choose their kernels and take their memory.
+            # Warm up on a side stream first: libraries choose their kernels and allocate memory.
             side = torch.cuda.Stream(images.device)
             side.wait_stream(torch.cuda.current_stream(images.device))
             with torch.cuda.stream(side):

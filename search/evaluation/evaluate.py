@@ -1,4 +1,4 @@
-"""Score a population by fused networks: each branch fused once, a candidate a sum of cached kernels (Section 3.4)."""
+"""Score a population by fused networks: branches are fused once, and candidates sum cached kernels (Section 3.4)."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ Mode = Literal["fused", "fused-bf16", "multi-branch"]
 
 
 class PopulationEvaluator:
-    """Scores candidates of a supernet: one evaluator a run, `refresh` after the supernet's weights have moved.
+    """Scores candidates of a supernet; one per run, with `refresh` after every change of the supernet's weights.
 
-    Images and labels are put on the supernet's device once. A candidate's outcome does not depend on who else is
-    scored, so that candidates can be divided over ranks.
+    Images and labels are moved to the supernet's device once. A candidate's outcome does not depend on the others that
+    are scored, so candidates can be distributed over ranks.
 
     Args:
         supernet: In any mode; it is not changed.
         data: The search-validation set; never the test set.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         mode: "fused": plain networks in the supernet's dtype; "fused-bf16": the same with weights and activations in
             bfloat16, kernels summed in the supernet's dtype and rounded once; "multi-branch": the supernet with masks.
-        cuts: Rising numbers of images at which the set is cut into parts that can be scored by themselves.
-        seed: Shuffles the images first where there are cuts.
-        layout: Of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
-            ``torch.contiguous_format`` may be the faster.
-        graph: Capture the plain network as a CUDA graph; None: on a CUDA device, but in "multi-branch".
+        cuts: Ascending image counts at which the set is cut into parts that can be scored separately.
+        seed: Seed of the shuffle that precedes the cuts; unused without cuts.
+        layout: Memory format of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
+            ``torch.contiguous_format`` may be faster.
+        graph: Capture the plain network as a CUDA graph; None: on CUDA devices, except in "multi-branch".
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PopulationEvaluator:
         self._known: dict[tuple[bytes, int], Outcome] = {}
 
     def refresh(self) -> None:
-        """Fuse the supernet's branches as they are now, and forget the outcomes of the old ones."""
+        """Fuse the supernet's branches again, and discard the outcomes of the old weights."""
         if self._plain is not None:
             self._plain.refresh()
         self._known.clear()
@@ -100,7 +100,7 @@ class PopulationEvaluator:
     def outcomes(self, candidates: Sequence[Bits], part: int = 0) -> list[Outcome]:
         """Run each candidate on the images of one part; identical candidates are run once.
 
-        On a GPU the host waits for the device once a candidate.
+        On a GPU the host synchronises with the device once per candidate.
         """
         missing = {bits.tobytes(): bits for bits in candidates if (bits.tobytes(), part) not in self._known}
         if missing:
@@ -112,7 +112,7 @@ class PopulationEvaluator:
         return [self._known[bits.tobytes(), part] for bits in candidates]
 
     def network(self, bits: Bits) -> nn.Module:
-        """Return the network of a candidate: the same module each time, with other kernels or another mask."""
+        """Return the network of a candidate: always the same module, with different kernels or a different mask."""
         self._write(bits, self._masks([bits])[0])
         return self._network
 
@@ -137,7 +137,7 @@ class PopulationEvaluator:
         return Outcome.of(torch.cat(rows, dim=1))
 
     def _put(self, data: Split, order: Tensor | None) -> None:
-        """Keep the data on the device: of a tensor a copy as the network reads it, else what gives the batches."""
+        """Keep the data on the device; images in a tensor are converted to the network's dtype and layout once."""
         self._images, self._labels, self._order = data.images, data.labels, None
         if order is not None:
             order = order.to(self._device)
@@ -155,7 +155,7 @@ class PopulationEvaluator:
 
     @contextmanager
     def _in_eval_mode(self) -> Iterator[None]:
-        """Let the supernet stand as it was after it has been run with masks."""
+        """Restore the supernet's state after running it with masks."""
         if self._plain is not None:
             yield
             return

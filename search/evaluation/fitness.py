@@ -1,4 +1,4 @@
-"""Fitness of a network on the search-validation set, and the outcomes by image it is made of."""
+"""Fitness of a network on the search-validation set, and the per-image outcomes that it is computed from."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether a network is right about each image, (N,) bool, and the cross-entropy, (N,)."""
+    """Whether each image is classified correctly, (N,) bool, and its cross-entropy, (N,)."""
 
     correct: np.ndarray[Any, Any]
     loss: np.ndarray[Any, Any]
 
     @classmethod
     def of(cls, rows: Tensor) -> Outcome:
-        """From the rows of `outcome_rows`, (2, N): the one transfer from the device."""
+        """Make outcomes from the rows of `outcome_rows`, (2, N), in a single transfer from the device."""
         values = rows.cpu().numpy()
         return cls(values[0] > 0, values[1])
 
@@ -45,19 +45,19 @@ class Outcome:
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:
-    """Join outcomes over the images of all parts, in their order."""
+    """Concatenate the outcomes of all parts, in order."""
     return Outcome(np.concatenate([part.correct for part in parts]), np.concatenate([part.loss for part in parts]))
 
 
 def outcome_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """(2, N): 1 where the image is right, and its loss; float32, or float64 of float64 logits."""
+    """Return (2, N): 1 for each image classified correctly, and its loss; float32, or float64 of float64 logits."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return torch.stack([(wide.argmax(1) == labels).to(wide.dtype), F.cross_entropy(wide, labels, reduction="none")])
 
 
 @torch.inference_mode()
 def score(network: nn.Module, data: Split, batch_size: int = 200) -> Fitness:
-    """Accuracy and mean loss of a network in eval mode, on the device where it is."""
+    """Return the accuracy and mean loss of a network in eval mode, on its own device."""
     place = next(network.parameters(), torch.zeros(0)).device
     rows = [outcome_rows(network(images), labels) for images, labels in in_order(data, batch_size, place)]
     return Outcome.of(torch.cat(rows, dim=1)).fitness

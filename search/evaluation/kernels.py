@@ -1,6 +1,6 @@
-"""Kernels of a supernet: every branch fused once, a candidate their sum (Section 3.4).
+"""Kernels of a supernet: every branch is fused once, and a candidate is a sum of kernels (Section 3.4).
 
-The kernel that a branch equals does not depend on the mask, and in eval mode the sum of kernels is exact.
+The kernel of a branch does not depend on the mask, and in eval mode the sum of kernels is exact.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["PlainNetwork"]
 
 
 class PlainNetwork:
-    """One plain network whose kernels become those of one candidate after the other, in place.
+    """One plain network that takes on the kernels of one candidate after another, in place.
 
-    Its tensors stay where they are, so that it can be compiled, or captured as a CUDA graph, once. Sums of kernels are
-    taken in the supernet's dtype and rounded once to `dtype`; batch normalisations that stay keep the supernet's.
+    Its tensors keep their addresses, so that it can be compiled, or captured as a CUDA graph, once. Sums of kernels are
+    taken in the supernet's dtype and rounded once to `dtype`; the remaining batch normalisations keep the supernet's.
 
     Attributes:
-        network: In eval mode, with the kernels that `write` has last written.
+        network: The network in eval mode, with the kernels of the last `write`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PlainNetwork:
     @torch.no_grad()
     @exact_arithmetic()
     def refresh(self) -> None:
-        """Fuse every branch of the supernet as it is now, and take over what is not fused."""
+        """Fuse every branch of the supernet again, and copy what is not fused."""
         for layer in self._layers:
             layer.fuse()
         target, source = self.network.state_dict(), self._supernet.state_dict()
@@ -66,7 +66,7 @@ class PlainNetwork:
     @torch.no_grad()
     @exact_arithmetic()
     def write(self, mask: Tensor) -> None:
-        """Make the network that of a candidate.
+        """Turn the network into that of a candidate.
 
         `mask` has 1 for each position of the space that is kept, in the supernet's dtype and on its device.
         """
@@ -77,14 +77,14 @@ class PlainNetwork:
 
 
 class _Layer:
-    """The kernels of one RepBlock, one row a branch, in the memory order of the convolution that gets their sum."""
+    """Kernels of one RepBlock, one row per branch, in the memory layout of the convolution that gets their sum."""
 
     def __init__(self, block: RepBlock, conv: nn.Conv2d, names: list[str]) -> None:
         self.names = names
         self._block = block
         assert conv.bias is not None
         self._bias = conv.bias
-        # As (C_out, K, K, C_in/groups) where the channels are last in memory.
+        # As (C_out, K, K, C_in/groups) in channels-last memory.
         self._order = (0, 2, 3, 1) if conv.weight.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
         self._weight = conv.weight.permute(self._order)
         like = block.fixed.conv.weight

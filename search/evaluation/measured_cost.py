@@ -26,7 +26,7 @@ __all__ = ["MeasuredCost", "measure_front"]
 class MeasuredCost:
     """Training cost of a rank of pareto.json: median seconds of forward, backward and SGD on one batch.
 
-    The peak is of a process of its own, as `PeakMemory` says it; None where the system does not tell.
+    The peak is measured in a process of its own by `PeakMemory`; None where the system does not report it.
     """
 
     rank: int
@@ -37,7 +37,8 @@ class MeasuredCost:
 def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     """Train each network of the Pareto set of the search in `folder` for a few steps, in turn (A B A B).
 
-    The batch size is that of pareto.json and the device that of the recipe; the weights do not matter and are random.
+    The batch size is that of pareto.json and the device that of the recipe; the weights are random, since they do not
+    matter.
     """
     found = ParetoSet.read(folder / "pareto.json")
     recipe = Recipe.model_validate(SearchJournal.read(folder).start.recipe)
@@ -49,7 +50,7 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
         path = folder / "population" / f"{int(rank):03d}.json"
         architecture = Architecture.load(path)
         if architecture.digest != digest:
-            raise InputError("not the Architecture that pareto.json names", where=path, hint="search anew")
+            raise InputError("not the Architecture that pareto.json names", where=path, hint="run the search again")
         nets[rank] = with_branches(plain, architecture)
     memory = display.task("peak memory", len(nets))
     peaks = {}

@@ -1,4 +1,4 @@
-"""Racing: candidates that cannot become parents are dropped before they have seen the whole search-validation set.
+"""Racing: candidates that cannot become parents are dropped before being scored on the whole search-validation set.
 
 The images are scored part by part, in random order. After each part a candidate is dropped where it is *beaten* by the
 candidate that then holds the last rank of the parents. When the survivors have seen all images, every dropped candidate
@@ -41,9 +41,9 @@ Score = Callable[[Sequence[int], int], Sequence[Outcome]]
 class RaceResult:
     """Result of a race, by index of the candidates.
 
-    Fitness is on the images that a candidate has seen: of survivors the same as without a race. The ranking has
-    survivors by fitness, equal ones by index, and behind them all who were dropped, those that saw more images first.
-    `back` are those that were dropped and came back, for good or for some parts; `level` is alpha, that of one false
+    Fitness is measured on the images that a candidate has seen; for survivors it is the same as without a race. The
+    ranking lists survivors by fitness, ties by index, then dropped candidates, those that saw more images first. `back`
+    lists dropped candidates that came back, for good or for some parts; `level` is alpha, the probability of one false
     finding.
     """
 
@@ -57,28 +57,28 @@ class RaceResult:
 
     @property
     def share(self) -> float:
-        """Images seen by all candidates together, over those without a race."""
+        """Images seen by all candidates together, relative to scoring without a race."""
         return sum(self.images) / (self.total * len(self.images))
 
     @property
     def facts(self) -> Race:
-        """The part that the journal keeps."""
+        """What the journal records of the race."""
         return Race(dropped=self.dropped, back=self.back, images=self.images, share=self.share, level=self.level)
 
 
 def cuts_of(images: int, share: float) -> list[int]:
-    """Cut a set for a race: after each `share` of it; no cuts if it is 0."""
+    """Return the image counts at which a set is cut for a race, one after each `share`; none if `share` is 0."""
     if not share:
         return []
     size = round(images * share)
     if size < 1:
         raise InputError(f"{share} of {images} images is less than one", where="search.evaluation.racing.share")
-    # A last part of less than half the size is not worth a stage.
+    # A last part of less than half the size is not worth a stage of its own.
     return list(range(size, images - size // 2, size))
 
 
 def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, error: float) -> RaceResult:
-    """Rank candidates, scoring those in full that may become parents, the first of the ranking.
+    """Rank candidates, fully scoring only those that may become parents, the first of the ranking.
 
     `score` gets indices of candidates and the number of a part, whose images are in random order. With probability
     `error` at most, in the sense above, other parents are selected than without a race.
@@ -95,10 +95,10 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
 
 
 def is_beaten(ahead: int, behind: int, unseen: float, z: float) -> bool:
-    """Whether one candidate is found to be less accurate than another on the whole set.
+    """Return whether one candidate is found to be less accurate than another on the whole set.
 
-    `ahead` images only the other has right, `behind` only this one; `unseen` is the share of the set that has not been
-    seen, and `z` the quantile of the normal distribution at the wanted level.
+    `ahead` counts the images that only the other one classifies correctly, `behind` those that only this one does;
+    `unseen` is the share of the set not seen yet, and `z` the normal quantile at the chosen level.
     """
     return ahead - behind > z * ((ahead + behind + 2) * unseen) ** 0.5
 
@@ -110,7 +110,7 @@ class _Contest:
         self.total = sum(sizes)
         self.parents = parents
         findings = sum((parents + j - 1) / j for j in range(1, candidates - parents + 1))
-        # Without stages or rivals nothing is ever found.
+        # Without stages or rivals no candidate is ever beaten.
         self.level = error / max(findings * (len(sizes) - 1), 1)
         self.z = -NormalDist().inv_cdf(self.level)
         self.parts: list[list[Outcome]] = [[] for _ in range(candidates)]
@@ -130,11 +130,11 @@ class _Contest:
             back = [index for index in out if not self._beaten(index, last)]
             if not back:
                 return
-            # Together those that see the same part next, so that ranks can divide them.
+            # Group the candidates that see the same part next, so that ranks can divide them.
             for part, group in itertools.groupby(sorted(back, key=self._seen), key=self._seen):
                 self._see(list(group), part)
             self.back.update(back)
-            # In order of the indices, by which equal ones rank.
+            # In order of the indices, which break ties.
             alive = sorted([*alive, *(index for index in back if self._seen(index) == len(self.sizes))])
             out = [index for index in out if index not in alive]
 
@@ -166,7 +166,7 @@ class _Contest:
         return sorted(indices, key=lambda index: self.outcomes[index].fitness, reverse=True)
 
     def _beaten(self, index: int, by: int) -> bool:
-        """Whether `by` has the higher accuracy, going by the images that both have seen."""
+        """Return whether `by` has the higher accuracy on the images that both have seen."""
         mine, theirs = self.outcomes[index].correct, self.outcomes[by].correct
         seen = min(len(mine), len(theirs))
         mine, theirs = mine[:seen], theirs[:seen]

@@ -21,7 +21,7 @@ __all__ = ["choose_device", "device_name", "ranks_of"]
 def choose_device(name: str, *, deterministic: bool = False) -> str:
     """Set up the device of a recipe and return its kind; "auto" is "cuda" where available.
 
-    `deterministic` lets CUDA repeat a run to the bit, which is slower; on a CPU every run does.
+    `deterministic` makes CUDA runs repeatable bit for bit, at some cost in speed; runs on a CPU always are.
     """
     there = torch.cuda.is_available()
     if name == "cpu" or (name == "auto" and not there):
@@ -29,7 +29,7 @@ def choose_device(name: str, *, deterministic: bool = False) -> str:
     if not there:
         raise MissingError("torch finds no CUDA device here", where="device=cuda", hint="irepdeploy doctor tells why")
     if deterministic:
-        # cuBLAS reads it when it makes its first handle.
+        # cuBLAS reads it when it creates its first handle.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not deterministic
@@ -37,13 +37,13 @@ def choose_device(name: str, *, deterministic: bool = False) -> str:
 
 
 def ranks_of(recipe: Recipe) -> Ranks:
-    """Join the processes that torchrun has started for a recipe, each with its device; else return this one alone.
+    """Join the processes that torchrun started, each on its device; without torchrun return this process alone.
 
-    On a CPU this process keeps the memory that it frees from now on.
+    On a CPU this process no longer returns freed memory to the system.
     """
     device = choose_device(recipe.device, deterministic=recipe.deterministic)
     if device == "cpu":
-        # Training allocates the same large maps again and again.
+        # Training allocates the same large feature maps in every step.
         keep_freed_memory()
     return Ranks.from_environment(device)
 

@@ -40,23 +40,23 @@ def cosine(start: float, epoch: int, epochs: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group of parameters this learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
-    """Clip the gradient norm of what an optimizer moves; None leaves it."""
+    """Clip the norm of an optimizer's gradients; None does not clip."""
     if limit is not None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
 
 @contextmanager
 def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None]:
-    """Report where memory ran out, and which keys of the recipe reduce its use."""
+    """Turn running out of memory into an error that names the recipe keys that reduce its use."""
     try:
         yield
-    except Exception as error:  # torch and Python say in several ways that memory ran out
+    except Exception as error:  # torch and Python report this by several exceptions
         if not is_out_of_memory(error):
             raise
         hint = f"a smaller {' or '.join(keys)}; the last good state is kept"
@@ -64,7 +64,7 @@ def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None
 
 
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:
-    """Stop a run whose weights or statistics are no longer finite: the last step of an epoch may cause that."""
+    """Stop a run whose weights or statistics are not finite, which the last step of an epoch may cause."""
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise RunError(f"NaN or infinity in epoch {epoch + 1} of the {what}", where=name, hint=_SMALLER_STEPS)

@@ -1,4 +1,4 @@
-"""Ranks: the processes of one run, which divide subnets and candidates among themselves (torchrun)."""
+"""Ranks: the processes of one run (torchrun), which share the work on subnets and candidates."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ __all__ = ["Ranks"]
 _T = TypeVar("_T")
 
 _FAILURE = "failure"
-# Seconds: within which the store answers, and for which the rank that may hold it stays after a failure.
+# Seconds within which the store answers, and for which the rank that may host it stays after a failure.
 _STORE_ANSWERS = 60.0
 _LINGER = 5.0
 _RESUME = "the last good state is kept: --resume continues from there"
 
 
 class Ranks:
-    """This process among those of the run; a context manager.
+    """This process among the processes of the run; a context manager.
 
-    Leaving it with an error tells the others, so that each ends with an error that names the rank that failed. Every
-    rank calls the methods that exchange something in the same order; they raise RunError where a rank failed or did not
-    answer.
+    Leaving it with an error notifies the others, so that each ends with an error that names the failed rank. All ranks
+    must call the collective methods in the same order; these raise RunError if a rank failed or did not answer.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device, store: Any = None, timeout: float = 0.0) -> None:
@@ -43,7 +42,7 @@ class Ranks:
 
     @classmethod
     def alone(cls, device: str | torch.device = "cpu") -> Ranks:
-        """Return a single process: nothing is exchanged, and torch.distributed is not started."""
+        """Return a single process, which exchanges nothing and does not start torch.distributed."""
         return cls(0, 1, torch.device(device))
 
     @classmethod
@@ -71,11 +70,11 @@ class Ranks:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Return which of `count` things are this rank's: rank, rank + size, ..."""
+        """Return the indices below `count` that belong to this rank: rank, rank + size, ..."""
         return range(self.rank, count, self.size)
 
     def gather(self, values: Sequence[_T], count: int) -> list[_T]:
-        """Gather on every rank what can be pickled, in index order; `values` are in the order of ``share(count)``."""
+        """Gather picklable values on every rank, in index order; `values` are in the order of ``share(count)``."""
         if self.size == 1:
             return list(values)
         mine = torch.frombuffer(bytearray(pickle.dumps(list(values))), dtype=torch.uint8)
@@ -86,9 +85,9 @@ class Ranks:
         return [lists[index % self.size][index // self.size] for index in range(count)]
 
     def gather_flat(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-        """Gather one vector of each rank, by rank; much faster than `gather` for gradients.
+        """Gather one vector per rank, in rank order; much faster than `gather` for gradients.
 
-        All have one dtype; `sizes` are their elements, 0 where a rank has none.
+        All have the same dtype; `sizes` are their lengths, 0 for a rank that has none.
         """
         if self.size == 1:
             return [flat]
@@ -96,7 +95,7 @@ class Ranks:
             return self._exchange(flat, sizes)
         from torch import distributed
 
-        # Over gloo first: NCCL does not say which rank is lost.
+        # Over gloo first: NCCL does not report which rank is lost.
         self.barrier()
         padded = flat.new_zeros(max(sizes))
         padded[: flat.numel()] = flat
@@ -105,7 +104,7 @@ class Ranks:
         return [part[:size] for part, size in zip(every.chunk(self.size), sizes, strict=True)]
 
     def sum(self, flat: Tensor) -> Tensor:
-        """Sum one vector of each rank; on a CPU added in the order of the ranks."""
+        """Sum one vector per rank, on a CPU in rank order."""
         if self.size == 1:
             return flat
         if flat.device.type == "cpu":
@@ -126,7 +125,7 @@ class Ranks:
             self._exchange(torch.zeros(1, dtype=torch.uint8), [1] * self.size)
 
     def close(self) -> None:
-        """Leave the others, once all have come so far."""
+        """Leave the group once all ranks have reached this point."""
         if self._store is not None:
             try:
                 self.barrier()
@@ -148,7 +147,7 @@ class Ranks:
             self._leave()
 
     def _exchange(self, mine: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-        """Send `mine` to every other rank and receive theirs: in pairs, so that it is known who does not answer."""
+        """Send `mine` to every other rank and receive theirs, pairwise, so that a silent rank can be identified."""
         from torch import distributed
 
         mine = mine.contiguous()
@@ -172,13 +171,13 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            # A rank that has lost another one leaves, and must not be taken for the lost one.
+            # A rank that lost another one leaves too, and must not be reported as the lost one.
             silent = f"within {self._timeout.total_seconds():g} s" if "imed out" in str(error) else "any more"
             rank, what = self._tell(other, f"did not answer {silent}")
             raise RunError(f"rank {rank} of {self.size} {what}", where=f"rank {self.rank}", hint=_RESUME) from error
 
     def _tell(self, rank: int, what: str) -> tuple[int, str]:
-        """Tell all ranks who is lost, and return it: what the first of them knew counts."""
+        """Tell all ranks which one is lost, and return it; the first report counts."""
         told = f"{rank} {what}"
         with suppress(RuntimeError):
             told = self._store.compare_set(_FAILURE, "", told).decode()
@@ -186,7 +185,7 @@ class Ranks:
         return int(number), what
 
     def _let_others_know(self, lost: int) -> None:
-        """Wait a little for those that have not asked yet who is lost: without torchrun rank 0 holds the store."""
+        """Wait a little for ranks that do not know yet which one is lost: without torchrun rank 0 hosts the store."""
         others = [f"left/{rank}" for rank in range(self.size) if rank not in (lost, self.rank)]
         with suppress(RuntimeError):
             self._store.set(f"left/{self.rank}", "")
@@ -206,7 +205,7 @@ def _join(rank: int, size: int, device: torch.device, timeout: float) -> Any:
 
     limit = timedelta(seconds=timeout)
     try:
-        # Not torch's own rendezvous: that says how many ranks are missing, not which.
+        # Not torch's own rendezvous, which reports how many ranks are missing, but not which.
         root = distributed.TCPStore(
             os.environ.get("MASTER_ADDR", "127.0.0.1"),
             _variable("MASTER_PORT", 29500),

@@ -1,6 +1,6 @@
-"""The folder of a run: its journal, its saved state, and the checks that no run is lost by accident.
+"""The folder of a run: its journal, its saved state, and checks against losing a run by accident.
 
-The journal is append-only JSON lines, from which every figure can be drawn again. The state is one file, written whole
+The journal is append-only JSON lines, from which every figure can be redrawn. The state is one file, written atomically
 after each epoch, from which a killed run resumes.
 """
 
@@ -33,9 +33,9 @@ _TENSORBOARD = "tensorboard"
 class RunFolder:
     """The folder of one run of one recipe.
 
-    A saved state with another `identity` is refused, and `results`, globs of the files that a finished run leaves, are
-    removed when a run starts over. A `silent` process only reads: another one writes. `computed_on` names the devices,
-    as far as they are part of the result.
+    A saved state with a different `identity` is refused. `results` are globs of the files of a finished run, which are
+    removed when a run starts over. A `silent` process only reads; another one writes. `computed_on` names the devices
+    that the result depends on.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RunFolder:
             remove_file(old)
 
     def mirror_to_tensorboard(self) -> None:
-        """Write the journal's numbers for TensorBoard too from now on, into ``tensorboard/``."""
+        """Also write the journal's numbers for TensorBoard from now on, into ``tensorboard/``."""
         if not self.silent:
             self._scalars = Scalars(self.path / _TENSORBOARD, self.journal)
 
@@ -84,7 +84,7 @@ class RunFolder:
             self._scalars.write(event)
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the state whole, with what a resumed run must find the same again."""
+        """Write the state atomically, with the conditions that a resumed run must meet."""
         if self.silent:
             return
         content = {
@@ -102,7 +102,7 @@ class RunFolder:
         write_bytes(self.path / _STATE, buffer.getvalue())
 
     def load_state(self) -> dict[str, Any] | None:
-        """Load the saved state, or return None without one; what the journal holds beyond it is dropped."""
+        """Load the saved state and truncate the journal to it; return None if there is no state."""
         path = self.path / _STATE
         if not path.exists():
             if self._epochs_in_journal() > 1 or (not self.silent and self._is_finished()):
@@ -114,12 +114,12 @@ class RunFolder:
             return None
         content = read_bytes(path, "saved state")
         try:
-            # torch does not look at the archive's checksums.
+            # torch does not verify the archive's checksums.
             if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
-        except Exception as error:  # torch and zipfile raise anything on a damaged file
+        except Exception as error:  # torch and zipfile can raise anything on a damaged file
             raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite starts over") from error
         if identity != self._identity:
             raise InputError(
@@ -138,7 +138,7 @@ class RunFolder:
         began = state.get("computed_on", self._computed_on)
         if began != self._computed_on and not self.silent:
             log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
-        # The number of threads is part of the result: with another one, sums are taken in another order.
+        # The result depends on the number of threads, which changes the order of summation.
         torch.set_num_threads(threads)
         torch.set_rng_state(state["torch_random"])
         if state["cuda_random"] is not None and torch.cuda.is_available():
@@ -146,9 +146,10 @@ class RunFolder:
         return state
 
     def _is_finished(self) -> bool:
-        """Whether results are here that no killed first epoch leaves: the last one, or any without a journal.
+        """Whether the folder holds results that a run killed in its first epoch cannot have left.
 
-        Not for a silent process: the one that writes may have removed the journal meanwhile.
+        These are result.json, or any result without a journal. Do not call it in a silent process: the writing process
+        may have removed the journal meanwhile.
         """
         left = [found.name for pattern in self._results for found in self.path.glob(pattern)]
         return bool(left) and (not self.journal.exists() or "result.json" in left)

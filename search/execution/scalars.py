@@ -1,4 +1,4 @@
-"""TensorBoard's scalars of a run: its journal, mirrored."""
+"""TensorBoard scalars of a run, mirrored from its journal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Scalars"]
 
 
 class Scalars:
-    """Writes every number of a journal's epochs and evolutions for TensorBoard.
+    """Write every number of a journal's epochs and evolutions for TensorBoard.
 
-    The folder is rewritten from the lines of the journal that are there, so that a resumed run has each step once.
+    The folder is rewritten from the existing lines of the journal, so that a resumed run has each step once.
     """
 
     def __init__(self, folder: Path, journal: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a population is made from the last one: one strategy a file."""
+"""Strategies, which make a population from the previous one; one per file."""
 
 from __future__ import annotations
 

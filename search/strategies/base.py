@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Strategy"]
 
-# How often a duplicate is drawn again before the place is filled at random.
+# How often a duplicate is redrawn before its place is filled at random.
 _REDRAWS = 100
 
 
 class Strategy:
-    """Proposes populations of different candidates that keep the budget.
+    """Proposes populations of distinct candidates within the budget.
 
     Raises:
-        RecipeError: the budget keeps nothing, or the space holds fewer candidates than the population wants.
+        RecipeError: the budget keeps no branch, or the space has fewer candidates than the population.
     """
 
     def __init__(self, space: SearchSpace, settings: SearchSection) -> None:
@@ -54,14 +54,14 @@ class Strategy:
             population: The scored candidates.
             ranking: Their indices, best first.
             importance: What the supernet has learned.
-            random: Source of all chance.
+            random: Source of all randomness.
         """
         raise NotImplementedError
 
     def _fill(
         self, population: list[Bits], size: int, draw: Callable[[], Bits], random: np.random.Generator
     ) -> list[Bits]:
-        """Add drawn candidates until `size` different ones are there; a lasting duplicate gives way to chance."""
+        """Add draws until there are `size` distinct candidates; persistent duplicates are replaced at random."""
         seen = {bits.tobytes() for bits in population}
         while len(population) < size:
             for attempt in range(_REDRAWS + 1):

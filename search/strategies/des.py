@@ -15,13 +15,14 @@ class Directional(Evolution):
     """Evolution whose newcomers and repairs follow what the supernet has learned."""
 
     def repair(self, bits: Bits, importance: Importance, random: np.random.Generator) -> Bits:
-        """Drop the branches of lowest score until the budget holds; chance breaks ties."""
+        """Drop the branches of lowest score until the budget is met; ties are broken at random."""
         return self.budget.cut(bits, importance.score, random)
 
     def newcomer(self, importance: Importance, random: np.random.Generator) -> Bits:
-        """One candidate by Eq. 10: as many branches as the budget holds, of the highest perturbed score.
+        """Return a candidate by Eq. 10: as many branches as the budget allows, those of the highest perturbed scores.
 
-        Before alpha has moved all scores tie; by position the first layers would stay whole, so chance breaks ties.
+        Until alpha changes, all scores tie; ties are broken at random, since by position the first layers would keep
+        all their branches.
         """
         score = importance.perturbed_score(random, clamp=self.settings.clamp)
         return self.budget.cut(np.ones(self.space.size, dtype=bool), score, random)

@@ -14,9 +14,9 @@ __all__ = ["Evolution"]
 
 
 class Evolution(Strategy):
-    """Parents, their crossed and mutated offspring, and newcomers; chance alone draws and repairs.
+    """Parents, their crossed and mutated offspring, and newcomers, drawn and repaired at random.
 
-    The directional strategy differs in `repair` and `newcomer` and in nothing else.
+    The directional strategy differs only in `repair` and `newcomer`.
     """
 
     def next(
@@ -31,10 +31,10 @@ class Evolution(Strategy):
         return self._fill(made, size, lambda: self.newcomer(importance, random), random)
 
     def offspring(self, parents: Sequence[Bits], importance: Importance, random: np.random.Generator) -> Bits:
-        """One candidate from one or two parents.
+        """Return a candidate made from one or two parents.
 
-        Crossover takes each layer from one of two parents; mutation flips each bit with the recipe's rate. Both happen
-        with their own probability. Above the budget branches are dropped by `repair`.
+        Crossover takes each layer from one of two parents; mutation flips each bit with the recipe's rate. Each
+        happens with its own probability. `repair` drops branches beyond the budget.
         """
         settings = self.settings
         first = parents[int(random.integers(len(parents)))]
@@ -48,9 +48,9 @@ class Evolution(Strategy):
         return self.repair(bits, importance, random)
 
     def repair(self, bits: Bits, importance: Importance, random: np.random.Generator) -> Bits:
-        """Drop branches until the budget holds; which ones, chance decides."""
+        """Drop random branches until the budget is met."""
         return self.budget.cut(bits, np.zeros(self.space.size), random)
 
     def newcomer(self, importance: Importance, random: np.random.Generator) -> Bits:
-        """One candidate without parents, each that keeps the budget equally likely."""
+        """Draw a candidate without parents, uniform over all candidates within the budget."""
         return self.budget.uniform(random)

@@ -1,4 +1,4 @@
-"""How much the supernet thinks of each block and branch: sigmoid(beta) and sigmoid(alpha)."""
+"""Importance of each block and branch to the supernet: sigmoid(beta) and sigmoid(alpha)."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Importance:
 
     @property
     def score(self) -> Vector:
-        """Product beta' * alpha' by position: the rank of Eq. 10 without noise."""
+        """Return beta' * alpha' by position: the score of Eq. 10 without noise."""
         return self.beta[self.layer] * self.alpha
 
     def perturbed_score(self, random: np.random.Generator, *, clamp: bool = True) -> Vector:
-        """(beta' + sigma_beta) * (alpha' + sigma_alpha) by position (Eq. 8 to 10).
+        """Return (beta' + sigma_beta) * (alpha' + sigma_alpha) by position (Eq. 8 to 10).
 
-        sigma is uniform in (a0 - max a, a0 - min a), over all layers, with a range of its own for alpha and for beta.
-        `clamp` keeps both factors from going below 0, where two negative ones would multiply to a good score. The paper
-        does not say so: a deviation of ours.
+        sigma is uniform in (a0 - max a, a0 - min a), over all layers, with separate ranges for alpha and beta.
+        `clamp` keeps both factors from going below 0, where two negative ones would multiply to a good score; this
+        deviates from the paper.
         """
         alpha = self.alpha + _noise(self.alpha, random)
         beta = self.beta + _noise(self.beta, random)

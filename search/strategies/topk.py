@@ -1,4 +1,4 @@
-"""The gradient alone: no noise, no parents, no fitness. The opponent that Section 3.3 argues against."""
+"""Selection by gradient alone, without noise, parents or fitness: the alternative that Section 3.3 argues against."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TopK"]
 
 
 class TopK(Strategy):
-    """The candidates of the highest sums of beta' * alpha' that keep the budget, the best one first.
+    """The candidates within the budget with the highest sums of beta' * alpha', best first.
 
     The first is Eq. 10 without its noise. The paper does not say what else such a population holds; the next best sums
     differ from it where the score is least certain, spend as many evaluations as the other strategies do, and give the
@@ -30,10 +30,10 @@ class TopK(Strategy):
         return list(itertools.islice(self.by_score(importance, random), self.settings.population))
 
     def by_score(self, importance: Importance, random: np.random.Generator) -> Iterator[Bits]:
-        """Every candidate that keeps the budget, by falling sum of scores; chance breaks ties between branches.
+        """Yield all candidates within the budget by descending sum of scores; ties are broken at random.
 
         In each group of the budget the branches are ranked. Moving one kept branch down by one rank, or dropping the
-        last in rank, never raises the sum, and every candidate is reached from the best by such moves: so a heap gives
+        last in rank, never raises the sum, and every candidate is reached from the best by such moves: so a heap yields
         them in order.
         """
         orders = [
@@ -45,7 +45,7 @@ class TopK(Strategy):
         for order, group in zip(orders, self.budget.groups, strict=True):
             best[order[: group.capacity]] = True
         seen = {best.tobytes()}
-        # What a candidate lacks of the best sum; the count breaks ties, since arrays do not compare.
+        # How far a candidate's sum is below the best; the count breaks ties, since arrays do not compare.
         count = itertools.count()
         heap = [(0.0, next(count), best)]
         while heap:

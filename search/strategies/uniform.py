@@ -1,4 +1,4 @@
-"""Random search: the baseline every search must beat."""
+"""Random search: the baseline that every search must beat."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["KINDS", "breakdown"]
 
-# The first kind whose word is in an operation's name.
+# An operation is of the first kind whose word occurs in its name.
 KINDS = {
     "convolution, backward": ("convolution_backward",),
     "convolution": ("convolution", "conv2d"),

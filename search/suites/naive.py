@@ -20,7 +20,7 @@ __all__ = ["NaiveEvaluator"]
 
 
 class NaiveBlock(nn.Module):
-    """Eq. 6 as it is written, one module a branch."""
+    """Eq. 6 taken literally, one module per branch."""
 
     def __init__(self, block: RepBlock) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class NaiveBlock(nn.Module):
 
 
 class NaiveEvaluator:
-    """Scores candidates one after the other by a copy of the supernet in torch's default layout."""
+    """Scores candidates one by one with a copy of the supernet in torch's default memory format."""
 
     def __init__(self, model: nn.Module, space: SearchSpace, data: Split, batch_size: int) -> None:
         blocks = [block for block in model.modules() if isinstance(block, RepBlock)]
@@ -55,7 +55,7 @@ class NaiveEvaluator:
         return other
 
     def select(self, bits: Bits) -> None:
-        """Let the branches of a candidate take part."""
+        """Activate the branches of a candidate."""
         for naive, names in zip(self._blocks, self._space.kept(bits), strict=True):
             naive.block.active = names
 

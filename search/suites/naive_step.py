@@ -1,4 +1,4 @@
-"""The supernet as one would write it from the paper's equations: what suite supernet-step compares ours with."""
+"""The supernet as one would write it from the paper's equations: the baseline of suite supernet-step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NaiveSupernet:
         self._space = space
 
     def step(self, images: Tensor, labels: Tensor, subnets: Sequence[Bits]) -> float:
-        """Leave the mean gradient of `subnets` and return their mean loss; statistics run on from one to the next."""
+        """Set ``.grad`` to the mean gradient of `subnets` and return their mean loss; running statistics carry over."""
         self.model.zero_grad(set_to_none=True)
         losses = []
         for bits in subnets:
@@ -46,7 +46,7 @@ class NaiveSupernet:
         return sum(losses)
 
     def select(self, bits: Bits) -> None:
-        """Let the branches of a candidate take part."""
+        """Activate the branches of a candidate."""
         for block, names in zip(self._blocks, self._space.kept(bits), strict=True):
             block.active = names
 
@@ -87,7 +87,7 @@ def _layers(branch: nn.Module) -> nn.Module:
 
 
 class _NormAndPad(nn.Module):
-    """Batch normalisation, then one pixel around it of what the running statistics make of zero."""
+    """Batch normalisation, then padding by one pixel with the image of zero under the running statistics."""
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Measure calls under the conditions of a suite, and put the figures into words."""
+"""Measure calls under the conditions of a suite, and format the figures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def conditions(request: SuiteRequest) -> Iterator[None]:
 def measure_rounds(
     calls: Mapping[str, Callable[[], None]], rounds: int, task: ProgressTask, *, seed: int, warmup_runs: int = 1
 ) -> dict[str, list[int]]:
-    """Return the nanoseconds of each call in so many rounds of all calls in turn."""
+    """Return the nanoseconds of each call over this many rounds, in which all calls take turns."""
     measured = measure(
         calls,
         seed=seed,

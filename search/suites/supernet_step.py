@@ -1,4 +1,4 @@
-"""Suite supernet-step: how long one step of the supernet takes, where the time goes, and what a search costs by it.
+"""Suite supernet-step: how long one step of the supernet takes, where the time goes, and what a search would cost.
 
 It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
 
@@ -211,7 +211,7 @@ def _seconds(samples: list[int]) -> float:
 
 
 def _projected(scale: _Scale, step: list[int], rest: Samples) -> float:
-    """Seconds of the whole search by the medians of what was measured."""
+    """Seconds of the whole search, projected from the measured medians."""
     seconds = {name: _seconds(found) for name, found in rest.items()}
     each = max(seconds["evaluation"] - seconds["fuse"], 0.0) / scale.candidates * RECIPE.val_images / scale.val
     return RECIPE.seconds(

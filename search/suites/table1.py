@@ -123,7 +123,7 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
 
 
 class _Subject:
-    """One network, ready to be scored each way."""
+    """A network prepared for each kind of evaluation."""
 
     def __init__(self, net: _Net, scale: _Scale, request: SuiteRequest) -> None:
         self.net = net
@@ -147,7 +147,7 @@ class _Subject:
                 self.supernet, self.data, scale.batch, mode="fused-bf16"
             )
         self.error = self._check(warm[0])
-        # Seconds a candidate, naively and otherwise.
+        # Seconds per candidate, naive and fused.
         self.cost = (
             self._seconds(self.naive.evaluate),
             sum(self._seconds(each.evaluate) for each in self.evaluators.values()),
@@ -161,7 +161,7 @@ class _Subject:
         return self.cost[0] * self.naive_chunk + self.cost[1] * self.scale.chunk
 
     def candidates(self, count: int) -> list[Bits]:
-        """Random candidates that use the whole budget."""
+        """Draw random candidates that use the whole budget."""
         return candidates(self.supernet.space, count, self.random)
 
     def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
@@ -175,7 +175,7 @@ class _Subject:
 
         calls = {"naive": call(self.naive.evaluate, [part[:few] for part in parts])}
         if self.scale.batch != self.scale.naive_batch:
-            # How much of the gain is the size of the batches.
+            # Shows how much of the gain comes from the batch size.
             name = f"naive, batches of {self.scale.batch}"
             calls[name] = call(self.naive.in_batches_of(self.scale.batch).evaluate, [part[:few] for part in parts])
         for name, evaluator in self.evaluators.items():
@@ -192,7 +192,7 @@ class _Subject:
         return time.perf_counter() - started
 
     def _fastest_layout(self, warm: list[Bits]) -> PopulationEvaluator:
-        """Channels last, but on a GPU without TF32 whichever layout is faster."""
+        """Return a channels-last evaluator, or on a GPU without TF32 that of the faster memory format."""
         if self.device.type != "cuda":
             return PopulationEvaluator(self.supernet, self.data, self.scale.batch)
         found = []
@@ -220,7 +220,7 @@ class _Subject:
 def _all_populations(
     subjects: Sequence[_Subject], scale: _Scale, request: SuiteRequest, display: ProgressDisplay
 ) -> Iterator[_Timed]:
-    """Each size of each network once, the small ones first, then again as often as there is time."""
+    """Yield each size of each network once, smallest first, then repeat as often as time allows."""
     end = time.monotonic() + scale.seconds
     for repeat, size, subject in itertools.product(range(scale.repeats), scale.populations, subjects):
         rounds = size // scale.chunk
@@ -273,14 +273,14 @@ def _report(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
 
 
 def _speed(found: Sequence[_Timed], name: str, scale: _Scale, seed: int) -> tuple[float, Ratio]:
-    """Mean seconds a candidate, the share of the fuse included, and how many times faster than naively."""
+    """Return mean seconds per candidate, including the share of the fuse, and the speed-up over naive scoring."""
     naive, own = ([time for each in found for time in _per_candidate(each, which, scale)] for which in ("naive", name))
     speed = ratio([round(time) for time in naive], [round(time) for time in own], seed)
     return sum(own) / len(own) / 1e9, speed
 
 
 def _per_candidate(each: _Timed, name: str, scale: _Scale) -> list[float]:
-    """Nanoseconds a candidate, round by round."""
+    """Return the nanoseconds per candidate of each round."""
     if name.startswith("naive"):
         return [time / each.naive_chunk for time in each.rounds[name]]
     fuse = percentile(each.fuse, 50) / each.size

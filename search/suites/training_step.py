@@ -1,6 +1,6 @@
 """Measure the overhead of `irepdeploy train` over a bare loop, and whether the input pipeline keeps up.
 
-A bare loop is what somebody would write by hand with the same settings: shuffle, crop, flip, normalise, forward,
+A bare loop is what one would write by hand with the same settings: shuffle, crop, flip, normalise, forward,
 backward, clip, step. Both train the same plain network on the same images, one epoch of each in turn.
 """
 

@@ -29,25 +29,25 @@ class Budget:
 
     @property
     def total(self) -> int:
-        """C of Eq. 5: how many branches a candidate may keep in all."""
+        """C of Eq. 5: the number of branches that a candidate may keep."""
         return sum(group.capacity for group in self.groups)
 
     @property
     def candidates(self) -> int:
-        """How many different candidates keep the budget."""
+        """Number of distinct candidates within the budget."""
         return math.prod(sum(_sizes(group)) for group in self.groups)
 
     def allows(self, bits: Bits) -> bool:
-        """Whether a candidate keeps it."""
+        """Return whether a candidate is within the budget."""
         return all(int(bits[list(group.positions)].sum()) <= group.capacity for group in self.groups)
 
     def uniform(self, random: np.random.Generator) -> Bits:
-        """One candidate, each that keeps the budget equally likely."""
+        """Draw a candidate, uniform over all candidates within the budget."""
         bits = np.zeros(sum(len(group.positions) for group in self.groups), dtype=bool)
-        # Groups bind nothing between them: uniform in each is uniform over all.
+        # Groups are independent: uniform in each is uniform over all.
         for group in self.groups:
             sizes = _sizes(group)
-            # The counts outgrow 64 bits, so the number is drawn from Python's integers.
+            # The counts exceed 64 bits, so the number is drawn as a Python integer.
             total = sum(sizes)
             draw = int.from_bytes(random.bytes(max(64, total.bit_length() // 8 + 16)), "little") % total
             kept = 0
@@ -58,7 +58,7 @@ class Budget:
         return bits
 
     def cut(self, bits: Bits, score: np.ndarray[Any, Any], random: np.random.Generator) -> Bits:
-        """`bits` without those of the lowest score in each group that holds too many; chance breaks ties."""
+        """Return `bits` without the lowest scores of groups beyond their capacity; ties are broken at random."""
         kept = bits.copy()
         for group in self.groups:
             chosen = np.array(group.positions)[bits[list(group.positions)]]
@@ -70,5 +70,5 @@ class Budget:
 
 
 def _sizes(group: Group) -> list[int]:
-    """How many choices keep 0, 1, ... branches of a group."""
+    """Return the number of ways to keep 0, 1, ... branches of a group."""
     return [math.comb(len(group.positions), kept) for kept in range(group.capacity + 1)]

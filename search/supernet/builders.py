@@ -1,4 +1,4 @@
-"""Networks as recipes ask for them."""
+"""Build the networks that recipes describe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .supernet import Supernet
 
 __all__ = ["build_net", "build_supernet", "load_data", "with_branches"]
 
-# sigmoid(0) * sigmoid(0): what alpha and beta multiply by when training starts.
+# sigmoid(0) * sigmoid(0): the initial factor of alpha and beta.
 _FACTOR_AT_START = 0.25
 
 
@@ -60,10 +60,10 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
 def with_branches(
     plain: nn.Module, branches: Architecture | str, factors: Literal["trainable", "folded", "none"] = "trainable"
 ) -> nn.Module:
-    """Insert the branches of an Architecture, or all of a preset wherever they can stand, into a new network.
+    """Return a new network with the branches of an Architecture, or all branches of a preset wherever possible.
 
-    Alpha and beta weigh the branches and train with them; "folded": their value at the start is in the gamma of each
-    branch's last batch normalisation instead; "none": nothing weighs the branches, as in the presets of peers.
+    Alpha and beta weight the branches and are trained with them; "folded" moves their initial value into the gamma of
+    each branch's last batch normalisation instead; "none" leaves the branches unweighted, as in the presets of peers.
     """
     if isinstance(branches, Architecture):
         unknown = [layer for layer in branches.layers if layer not in dict(plain.named_modules())]

@@ -1,4 +1,4 @@
-"""Contribution: what one subnet adds to a step, its gradients and the changes of its statistics."""
+"""Contribution of one subnet to a step: its gradients and the changes of its statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Contribution", "StepSum"]
 class Contribution:
     """Loss, gradients and changes of running statistics of one subnet, or of the mean of several.
 
-    Gradients are by index of the parameter, changes by that of the buffer; what is outside the subnet has none.
+    Gradients are indexed by parameter, changes by buffer; those outside the subnet have none.
     """
 
     loss: Tensor | float
@@ -27,12 +27,12 @@ class Contribution:
 
 
 class StepSum:
-    """Sums the contributions to one step in their order; every subnet starts from the same statistics."""
+    """Sums the contributions to one step in order; every subnet starts from the same statistics."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.BatchNorm2d]) -> None:
         self._parameters = list(parameters)
         self._buffers: list[Tensor] = []
-        # The counter of a batch normalisation, by index of its running mean.
+        # Batch counter of each batch normalisation, by index of its running mean.
         self._counters: dict[int, Tensor] = {}
         self._of_norm: list[list[int]] = []
         for bn in norms:
@@ -52,7 +52,7 @@ class StepSum:
             parameter.grad = None
 
     def take(self, loss: Tensor, norms: Sequence[int]) -> Contribution:
-        """Take what the last backward pass added by these normalisations, and restore gradients and statistics."""
+        """Return the contribution of the last pass through these normalisations; reset gradients and statistics."""
         gradients = {}
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
@@ -68,7 +68,7 @@ class StepSum:
         return Contribution(loss.detach(), gradients, dict(zip(touched, changes, strict=True)))
 
     def add(self, contribution: Contribution) -> None:
-        """Add a contribution, whose tensors are taken over."""
+        """Add a contribution and take ownership of its tensors."""
         self._losses.append(contribution.loss)
         _add(self._gradients, contribution.gradients)
         _add(self._changes, contribution.changes)
@@ -76,13 +76,13 @@ class StepSum:
             self._subnets[index] += 1
 
     def mean(self) -> Contribution:
-        """Return means over the subnets that took part; gradients are summed: their losses are divided already."""
+        """Return means over the subnets that took part; gradients are sums, since the losses were divided already."""
         _foreach(torch._foreach_div_, list(self._changes.values()), [float(self._subnets[i]) for i in self._changes])
         loss = sum(float(loss) for loss in self._losses) / len(self._losses)
         return Contribution(loss, self._gradients, self._changes)
 
     def write(self, mean: Contribution) -> float:
-        """Leave gradients in ``.grad``, move the statistics, each counted once, and return the loss."""
+        """Store gradients in ``.grad``, update the statistics, counting one batch each, and return the loss."""
         for index, gradient in mean.gradients.items():
             self._parameters[index].grad = gradient
         _foreach(torch._foreach_add_, [self._buffers[index] for index in mean.changes], list(mean.changes.values()))
@@ -126,7 +126,7 @@ def _head(contribution: Contribution) -> tuple[float, list[int], list[int]]:
 
 
 def _flattened(contribution: Contribution) -> Tensor:
-    """All tensors end to end, each in the order of its memory: torch lays a gradient out as its parameter."""
+    """Concatenate all tensors, each in memory order: torch gives a gradient the layout of its parameter."""
     tensors = [*contribution.gradients.values(), *contribution.changes.values()]
     return torch.cat([tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset()) for tensor in tensors])
 
@@ -138,6 +138,6 @@ def _add(total: dict[int, Tensor], more: dict[int, Tensor]) -> None:
 
 
 def _foreach(function: Any, tensors: list[Tensor], other: Any) -> Any:
-    """One of torch's functions on many tensors at once; they refuse empty lists."""
+    """Call one of torch's foreach functions, unless the list is empty, which they refuse."""
     with torch.no_grad():
         return function(tensors, other) if tensors else []

@@ -22,10 +22,10 @@ __all__ = ["Bits", "SearchSpace"]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The possible branches as a row of positions (layer index, branch index), layer by layer.
+    """The possible branches as a sequence of positions (layer index, branch index), layer by layer.
 
-    A candidate is a vector of bits over these positions, so that a branch that a layer cannot have never counts and can
-    never be switched on.
+    A candidate is a bit vector over these positions, so branches that a layer cannot have are neither counted nor
+    switched on.
     """
 
     layers: tuple[str, ...]
@@ -34,7 +34,7 @@ class SearchSpace:
 
     @classmethod
     def of(cls, supernet: nn.Module, branches: Sequence[str]) -> SearchSpace:
-        """Return the space that the RepBlocks of `supernet` span, all possible branches inserted."""
+        """Return the space spanned by the RepBlocks of `supernet`, which has all possible branches."""
         blocks = {name: module for name, module in supernet.named_modules() if isinstance(module, RepBlock)}
         positions = tuple(
             (row, column)
@@ -46,7 +46,7 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """How many branches are possible."""
+        """Number of possible branches."""
         return len(self.positions)
 
     @property
@@ -55,7 +55,7 @@ class SearchSpace:
         return np.array([row for row, _ in self.positions], dtype=int)
 
     def budget(self, text: str) -> Budget:
-        """C of Eq. 5: floor(share x possible branches), or with "4/block" at most four a block (Section 4.4)."""
+        """Return C of Eq. 5: floor(share x possible branches), or with "4/block" four per block (Section 4.4)."""
         if not self.size:
             raise RecipeError("no branch to search", where="branches", hint="branches=ireps has nine")
         number, per_block, _ = text.partition("/block")
@@ -75,7 +75,7 @@ class SearchSpace:
         return Budget((Group(tuple(range(self.size)), count),))
 
     def blocks(self, supernet: nn.Module) -> list[RepBlock]:
-        """Return the RepBlocks of `supernet`, one a layer."""
+        """Return the RepBlocks of `supernet`, one per layer."""
         blocks = [supernet.get_submodule(name) for name in self.layers]
         return [block for block in blocks if isinstance(block, RepBlock)]
 

@@ -29,11 +29,11 @@ class Supernet:
         self.model = channels_last(insert_branches(net, branches, scaled=True))
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
         self._blocks = self.space.blocks(self.model)
-        # (batch normalisation, position of its branch or None): which statistics a subnet touches.
+        # (batch normalisation, position of its branch or None): which statistics a subnet updates.
         self._norms = list(self._list_norms())
 
     def weights(self) -> Iterator[nn.Parameter]:
-        """Omega: everything but alpha and beta."""
+        """Omega: all parameters except alpha and beta."""
         arch = {id(parameter) for parameter in self.arch_parameters()}
         return (parameter for parameter in self.model.parameters() if id(parameter) not in arch)
 
@@ -45,7 +45,7 @@ class Supernet:
                 yield block.beta
 
     def select(self, bits: Bits | None) -> None:
-        """Let the branches of a candidate take part, or all of them."""
+        """Activate the branches of a candidate, or all branches."""
         for block, names in zip(self._blocks, self.space.kept(bits), strict=True):
             block.active = names
 
@@ -59,16 +59,16 @@ class Supernet:
         split: Split = "subnets",
         amp: bool = False,
     ) -> float:
-        """Leave the mean gradient of `subnets` in ``.grad`` (Eq. 3), whatever was there, and return their mean loss.
+        """Replace ``.grad`` by the mean gradient of `subnets` (Eq. 3), and return their mean loss.
 
-        Parameters outside all subnets get no gradient, so that no optimizer moves them. Every subnet starts from the
-        same batch-normalisation statistics; the changes are averaged over the subnets that a statistic took part in, so
-        that one process and many come to the same numbers. None is the whole supernet; images are the same on all
-        ranks.
+        Parameters outside all subnets get no gradient, so that no optimizer updates them. Every subnet starts from the
+        same batch-normalisation statistics; changes of a statistic are averaged over the subnets that use it, so that
+        the result does not depend on the number of processes. None stands for the whole supernet; images are the same
+        on all ranks.
 
-        With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then equal to the bit with those
-        of one process of as many threads. With "batch" it computes every subnet on its part of the images, whose batch
-        statistics are others, and so are the weights.
+        With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then bit-identical to those of one
+        process with the same number of threads. With "batch" it computes every subnet on its part of the images, whose
+        different batch statistics lead to different weights.
         """
         ranks = ranks or Ranks.alone(images.device)
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
@@ -78,7 +78,7 @@ class Supernet:
                 step.add(self._contribution(step, images, labels, bits, len(subnets), amp))
             mean = step.summed(step.mean(), weight, ranks)
         else:
-            # In rounds of one subnet a rank: no more gradients are held at once than there are ranks.
+            # In rounds of one subnet per rank, so that no more gradients are held at once than there are ranks.
             for start in range(0, len(subnets), ranks.size):
                 round_ = subnets[start : start + ranks.size]
                 mine = None

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights in training."""
+"""Exponential moving average of a network's weights during training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def averaged(net: nn.Module, decay: float) -> AveragedModel:
-    """`net` with an average beside it: call ``update_parameters(net)`` after each step, read ``.module``.
+    """Return a moving average of `net`: call ``update_parameters(net)`` after each step, and read ``.module``.
 
-    Batch-normalisation statistics are averaged like weights, so that they belong to them. In the first steps less is
-    kept, min(decay, (1 + n) / (10 + n)): the average does not start from the initial weights.
+    Batch-normalisation statistics are averaged like the weights, so that they match them. The decay of step n is
+    min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
     """
 
     def average(kept: Tensors, new: Tensors, steps: Tensor | int) -> None:

@@ -29,7 +29,7 @@ __all__ = ["Finetuning"]
 
 
 class Finetuning:
-    """One fine-tuning in a folder, as `Training`, whose best.pt is what `irepdeploy export` takes.
+    """One fine-tuning run in a folder, like `Training`; `irepdeploy export` takes its best.pt.
 
     The recipe's network is ignored. The branches, a preset or a published Architecture by name, start at zero: before
     the first step the outputs in eval mode are those of the plain or fused network in `source`. `model` builds the

@@ -1,4 +1,4 @@
-"""Learning-rate schedule of a training."""
+"""Learning-rate schedule of a training run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["rate_at"]
 
 
 def rate_at(settings: TrainSection, epoch: int, share: float = 0.0) -> float:
-    """Return the learning rate of a training at an epoch, from 0, of which a `share` in [0, 1) is done.
+    """Return the learning rate at an epoch, counted from 0, of which a `share` in [0, 1) is done.
 
-    It rises with every step in the warm-up, and falls by epochs after it.
+    It rises with every step during the warm-up, and falls epoch by epoch afterwards.
     """
     start, warm = settings.weights.lr, settings.warmup_epochs
     if epoch < warm:

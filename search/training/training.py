@@ -40,20 +40,20 @@ from .schedule import rate_at
 __all__ = ["Training"]
 
 _SECONDS_BETWEEN_NOTES = 1.0
-# A GPU waits for nothing between two looks at the loss.
+# A GPU is not synchronised between two reads of the loss.
 _STEPS_BETWEEN_LOOKS = 50
 
 
 class Training:
-    """One training in a folder that all ranks see, which can be killed and resumed.
+    """One training run, in a folder shared by all ranks; it can be killed and resumed.
 
     The folder gets journal.jsonl, state.pt and last.pt after each epoch, best.pt when the fused network's accuracy on
     the search-validation set has risen, and at the end result.json.
 
-    Without an Architecture the branches are all of the recipe's preset wherever they can stand; `net` is trained in the
-    place of the recipe's network, its branches in it, and `model` builds its class when a checkpoint is read again.
-    `identity` is what makes this run besides recipe and Architecture. Without `ranks`, torchrun's processes divide each
-    batch, or this one is alone.
+    Without an Architecture the network gets all branches of the recipe's preset wherever possible. `net`, which has its
+    branches already, is trained instead of the recipe's network; `model` builds its class when a checkpoint is read.
+    `identity` is what identifies the run besides recipe and Architecture. Default `ranks`: the processes that torchrun
+    started, which share each batch, or this process alone.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Training:
             )
         if tensorboard:
             self.folder.mirror_to_tensorboard()
-        # It shares its weights with `net`, and adds up the gradients of all ranks.
+        # It shares its weights with `net`, and sums the gradients of all ranks.
         self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
-        """Run the remaining epochs; `advance` gets the number done since its last call, and a short text."""
+        """Run the remaining epochs; `advance` gets the number of epochs since its last call and a short text."""
         advance(self.epoch, "")
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()
@@ -154,7 +154,7 @@ class Training:
         return module
 
     def train_epoch(self, report: Callable[[str], None]) -> tuple[float, float]:
-        """Train for one epoch; its mean loss, and how many images a second it took on all ranks together."""
+        """Train for one epoch; return its mean loss and the images per second of all ranks together."""
         settings = self.settings
         self._forward.train()
         share = self.epoch / settings.epochs
@@ -166,7 +166,7 @@ class Training:
         started = reported = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         for step, (images, labels) in enumerate(self.loader):
-            # The last batches of an epoch may be fewer than a step accumulates.
+            # The last step of an epoch may accumulate fewer batches.
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, steps - begin)
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
@@ -193,7 +193,7 @@ class Training:
         return float(total) / steps, seen / (time.perf_counter() - started)
 
     def _score(self) -> Fitness:
-        """Of the fused network, on the search-validation set. The first rank's statistics are what is saved."""
+        """Score the fused network on the search-validation set, with the first rank's statistics, which are saved."""
         mine = [score(self._fused(), self.data.val)] if self.ranks.first else []
         return self.ranks.gather(mine, 1)[0]
 

@@ -1,4 +1,4 @@
-"""doctor never fails, believes only what it has seen work, and names the line that mends the rest."""
+"""doctor never fails, believes only what it has seen work, and names the command that fixes the rest."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
         trained = json.loads((folder / "train" / "result.json").read_text())
         assert trained["test_accuracy"] == figure["test_accuracy"]
         assert trained["branches"] == best.count
-    # Again: nothing is run, nothing is recorded anew.
+    # Again: nothing is run, nothing is recorded again.
     again = table5(request, Display())
     assert [row[:6] for row in again.rows] == [row[:6] for row in report.rows]
     assert len(lines(tmp_path)) == 2
