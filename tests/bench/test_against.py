@@ -1,4 +1,4 @@
-"""The regression guard on records whose samples are made up."""
+"""The regression guard on records with synthetic samples."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], text: str) -
 def test_another_machine_may_be_allowed() -> None:
     other = then(system={"cpu": changed(SYSTEM["cpu"], model="Xeon")})
     assert Guard([other], 0.05, other_machine=True).check([record()])[0].outcome == OK
-    # What is not known of a machine is no difference.
+    # Unknown facts about a machine do not count as a difference.
     for cpu in ({"model": "unknown"}, {}, None):
         assert Guard([then(system={"cpu": cpu})], 0.05).check([record()])[0].outcome == OK
 

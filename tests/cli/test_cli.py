@@ -1,4 +1,4 @@
-"""Whatever a command does, the user gets one line and the exit code that DESIGN promises."""
+"""Whatever a command does, the user gets one line and the documented exit code."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_command_gets_its_arguments_and_returns_0(register: Register, capsys: 
     def show(name: str, count: int = 1) -> int:
         """Show."""
         print(name * count)
-        return 1  # what a command returns is no exit code
+        return 1  # the return value of a command is not an exit code
 
     register(show=show)
     assert cli.main(["show", "ab", "--count", "2"]) == 0

@@ -367,7 +367,7 @@ def test_a_bug_with_one_board_stops_no_other(server: Any) -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_an_agent_that_is_killed_is_said(server: Any, agent: RemoteAgent, shell: str) -> None:
-    # bash becomes the last command of its line, and nobody is left who could tell.
+    # bash replaces itself by the last command of a line, which leaves no process to report the kill.
     (server.folder / "bin" / "sh").symlink_to(shell)
     login = server.folder / "login"
     login.write_text(login.read_text().replace("exec /bin/sh", f"exec {shell}"))

@@ -129,7 +129,7 @@ def test_other_options_of_the_users_config_do_no_harm(
     with Remote("board", config=server.config) as remote:
         assert run(remote, "cat", content=b"x") == (0, b"x", "")
     assert not Path("ran").exists()
-    # Nothing of it goes on in the background.
+    # Nothing keeps running in the background.
     assert server.says("Closing connection")
     assert sum("Accepted publickey" in line for line in server.lines) == 1
 

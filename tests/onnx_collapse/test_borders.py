@@ -1,4 +1,4 @@
-"""At the border: exact, or refused with the reason, or a constant map; never in silence something else."""
+"""At the border: exact, or refused with the reason, or a constant map; never silently something else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fuse_graph`: networks of classes that we do not know, through ONNX and back."""
+"""`fuse_graph`: networks of foreign classes, through ONNX and back."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_an_exporter_that_fails_leaves_the_terminal_alone(capfd: pytest.CaptureF
 
     fast = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings(), pytest.raises((ModelError, NotFusable)):
-        # As outside of these tests, where a warning is no error.
+        # As outside of these tests, where warnings are not errors.
         warnings.simplefilter("default")
         irepdeploy.fuse_graph(Unknown().eval(), example=torch.zeros(1, 3, 4, 4))
     out, err = capfd.readouterr()

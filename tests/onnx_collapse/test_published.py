@@ -66,7 +66,7 @@ def check_proofs(name: str, found: Collapse) -> None:
 
 
 def check_same(name: str, before: bytes, found: Collapse) -> None:
-    """In ONNX Runtime, and against the torch network in float64 through an interpreter that knows nothing of ours."""
+    """In ONNX Runtime, and against the torch network in float64 through an interpreter independent of the collapse."""
     shape = (1, *PUBLISHED[name].input_shape)
     image = np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
     assert relative_error(outputs(before, image), outputs(found.content, image)) <= 10 * FLOAT32

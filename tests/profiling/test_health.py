@@ -74,7 +74,7 @@ def test_where_there_is_no_ratio() -> None:
     assert zero == WeightHealth(0, 0, 0, 0, 0, None, None, None)
     exact = kernel_health(torch.tensor([127.0, -3.0, 0.0, 64.0]).reshape(2, 2, 1, 1) / 1024)
     assert exact.int8_tensor_db is None and exact.int8_worst_channel_db is None
-    # A channel that is all zero is no worst channel, and takes no part.
+    # A channel that is all zero is ignored.
     one = torch.tensor([1.0, 0.3]).reshape(1, 2, 1, 1)
     both = kernel_health(torch.cat([one, torch.zeros_like(one)]))
     assert both.int8_worst_channel_db == both.int8_tensor_db == kernel_health(one).int8_tensor_db is not None
@@ -219,7 +219,7 @@ def test_a_drop_of_two_bits_is_warned_of(drop: float, warned: bool, figure: str)
     layer = LayerHealth("conv", ("conv1x1",), before, after)
     assert layer.int8_drop_db == pytest.approx(drop)
     assert bool(health_warnings([layer])) is warned
-    # What lifts the figure, or has none to compare with, is no drop.
+    # A figure that rises, or has nothing to compare with, is not a drop.
     assert health_warnings([LayerHealth("conv", (), after, before), LayerHealth("conv", (), None, after)]) == []
 
 

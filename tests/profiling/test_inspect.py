@@ -258,7 +258,7 @@ class Mine(nn.Module):
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], nn.Module]:
-    """The class of a user, in a module of the folder that the user stands in."""
+    """A user's class, in a module in the current folder."""
     (tmp_path / "mine_for_inspect.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -448,7 +448,7 @@ def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: Capture
 
 
 class Measured:
-    """In the place of the measurements: what they were asked, and made-up answers."""
+    """Stand-in for the measurements: records their arguments and returns fixed results."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.memory: dict[int, PeakMemory] = {}
@@ -515,7 +515,7 @@ def test_presets_stand_where_the_network_has_branches(measured: Measured) -> Non
         ("as it is", 9),
         ("repvgg", 2),
     ]
-    # What is timed is trained, so it is no network of the user's.
+    # Timing trains a network, so it must not be the user's own.
     assert all(net is not network for net in measured.timed.values())
     inspect_model(plain := random_network(**SMALL_NET), cost=CostRequest(("acnet",)))
     assert all(net is not plain for net in measured.timed.values())

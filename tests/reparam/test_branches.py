@@ -1,4 +1,4 @@
-"""Candidate operations stand where the paper puts them, and train as their definition says (the rest: the contract)."""
+"""Candidate operations are placed as in the paper and train as defined; the branch contract tests the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of other people that do unusual things: right or refused, never silently another function."""
+"""Foreign networks that do unusual things: right or refused, never silently another function."""
 
 from __future__ import annotations
 

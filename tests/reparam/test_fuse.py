@@ -1,4 +1,4 @@
-"""Fusing is exact, proves itself, refuses what it cannot do, and keeps everything that is not ours."""
+"""Fusing is exact, proves itself, refuses what it cannot do, and keeps everything that is not a RepBlock."""
 
 from __future__ import annotations
 
@@ -378,7 +378,7 @@ def test_probe_gives_what_the_algebra_gives() -> None:
 
 
 class TwoPaths(nn.Module):
-    """Somebody's block."""
+    """A foreign block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Each defect that was found in a peer's fusing, as a test of ours; the peer and what went wrong stand in each."""
+"""Defects found in the fusing code of peers, one test each, which names the peer and the defect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search that is killed again and again ends where one ends that is left alone."""
+"""A search that is killed repeatedly ends with the same result as an undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fake libcudart: device memory is the host's, streams run at once, and everything not freed is known."""
+"""A fake libcudart: device memory is the host's, streams run at once, and leaks are recorded."""
 
 from __future__ import annotations
 

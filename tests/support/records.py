@@ -1,4 +1,4 @@
-"""Records of measurements that nobody made."""
+"""Records of fictitious measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every branch keeps the contract; so does one of somebody else's; and the contract can be broken."""
+"""Every branch meets the contract, and so does a foreign one; a faulty branch fails it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ for _branch in list(BRANCHES.values()):
 
 
 class Scale(Branch):
-    """Somebody's branch: one factor per channel, then batch normalisation."""
+    """A foreign branch: one factor per channel, then batch normalisation."""
 
     name = "scale"
     rows, columns = "middle", "middle"

@@ -1,4 +1,4 @@
-"""The certificate: what is derived, the way to JSON and back, digests, and files that are none."""
+"""The certificate: derived values, the round trip through JSON, digests, and invalid files."""
 
 from __future__ import annotations
 

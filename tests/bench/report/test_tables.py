@@ -47,7 +47,7 @@ def test_protocol_versions_never_meet(make_record: Make) -> None:
         ({"conditions": {"tf32": "on"}}, "tf32 on"),
         ({"runner": {"runner": "torch", "device": "cpu", "threads": 2}}, "threads 2"),
         ({"runner": {"runner": "torch", "device": "cpu", "threads": 1, "transfers": "in and out"}}, "in and out"),
-        # A condition that nobody foresaw splits what was measured under both.
+        # An unknown condition also splits models that were measured under both values.
         ({"runner": {"runner": "torch", "device": "cpu", "threads": 1, "moon": "full"}}, "moon full"),
     ],
 )
@@ -102,7 +102,7 @@ def test_each_run_has_its_own_reference(make_record: Make) -> None:
     (table,) = tables_of([*first, *second, *third])
     found = {row.record.created + row.model: (row.reference.created, row.paired) for row in table.rows}
     assert found["1b"] == ("1", True) and found["2b"] == ("2", True)
-    # The third run lacks the reference: it is held against the first run's, whose samples are not of its rounds.
+    # The third run lacks the reference: it is compared with the first run's, whose samples are from other rounds.
     assert found["3b"] == ("1", False)
     values = {row.record.created: row.ratio.value for row in table.rows if row.model == "b" and row.ratio}
     assert values == {key: pytest.approx(value, rel=0.02) for key, value in {"1": 2, "2": 2, "3": 3}.items()}

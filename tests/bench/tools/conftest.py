@@ -1,4 +1,4 @@
-"""The tools that measure the search run it small."""
+"""A small search for the tools that measure it."""
 
 from __future__ import annotations
 

@@ -194,6 +194,6 @@ def npz() -> Callable[..., bytes]:
 
 @pytest.fixture
 def quick() -> dict[str, Any]:
-    """Limits of a measurement that nobody is to believe."""
+    """Limits of a measurement too short to be meaningful."""
     limits = {"min_seconds": 0.0, "warmup_min_seconds": 0.0, "warmup_max_seconds": 0.01}
     return {"min_samples": 3, "max_samples": 5, **limits}

@@ -188,7 +188,7 @@ def test_hostile_names_are_text(chromium: Any, hostile_page: Path) -> None:
 
 
 def test_a_script_that_got_in_would_not_run(chromium: Any, page: Path, tmp_path: Path) -> None:
-    """The page's own policy: shown on a page into which somebody has put one."""
+    """The page's own content security policy blocks a script that was injected into it."""
     put_in = "<main><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     changed = tmp_path / "changed.html"
     changed.write_text(page.read_text().replace("<main>", put_in))

@@ -76,7 +76,7 @@ def test_a_candidate_from_cached_kernels_is_the_masked_network(tiny: Tiny, dtype
         expected = score(reference, data)
         assert fitness.accuracy == pytest.approx(expected.accuracy, abs=1 / len(data) if allowed > 1e-9 else 0)
         assert fitness.negative_loss == pytest.approx(expected.negative_loss, rel=allowed)
-    # The candidates are told apart by far more than is allowed.
+    # The candidates differ by far more than the tolerance.
     assert all(relative_error(outputs[0], other) > 1e-2 for other in outputs[1:])
 
 
@@ -140,7 +140,7 @@ def test_bfloat16_is_close_to_float32_and_is_bfloat16(tiny: Tiny) -> None:
 
 
 def resnet() -> Supernet:
-    """With convolutions and batch normalisations that are no part of a RepBlock."""
+    """A supernet with convolutions and batch normalisations outside RepBlocks."""
     torch.manual_seed(0)
     here = Supernet(ResNet(block="basic", depths=(1, 1), num_classes=10, in_channels=1, stem="cifar"), "ireps")
     randomize_statistics(here.model, seed=1)

@@ -151,7 +151,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: seen.append("out") or to_host(tensor))
 
     def take(self, runner: TorchRunner) -> None:
-        """Let an active runner believe that it is on it."""
+        """Make an active runner act as if it were on the fake GPU."""
         runner._on_cuda, runner._device = True, SimpleNamespace(type="cuda")
         runner._to_device = lambda feeds: [torch.from_numpy(feeds["input"])]
 

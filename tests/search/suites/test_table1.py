@@ -79,7 +79,7 @@ def test_the_report_has_a_row_for_each_evaluation_and_restores_settings(tmp_path
 
 
 def test_the_scale_of_the_paper_on_a_pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be measured here is made up: one population of 64 fits, none of 128."""
+    """With faked times: one population of 64 fits, none of 128."""
     times = {64: (1e9, 0.4e9, 0.1e9)}
 
     def populations(subjects: Any, scale: Any, *_: Any) -> Any:

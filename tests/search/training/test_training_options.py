@@ -1,4 +1,4 @@
-"""What a recipe can ask of a training besides the plain loop."""
+"""Options of a training recipe beyond the plain loop."""
 
 from __future__ import annotations
 

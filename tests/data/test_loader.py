@@ -206,7 +206,7 @@ def test_all_three_are_drawn_independently() -> None:
     correlation = torch.corrcoef(torch.stack([column.double() for column in columns]))
     assert (correlation - torch.eye(5)).abs().max() < 0.06
     assert draws.seeds is None
-    # Everywhere in an image that is no square.
+    # Anywhere in an image that is not square.
     assert ALL.draw(4000, (20, 26), random_from(0)).holes.max(0).values.tolist() == [19, 25]
 
 
