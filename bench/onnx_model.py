@@ -25,7 +25,7 @@ def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]
 
 
 class _Sum(nn.Module):
-    """The function of a RepBlock in eval mode; `write_onnx` refuses the block itself, which should not be deployed."""
+    """A RepBlock in eval mode, for measuring; `write_onnx` refuses the block itself, which should not be deployed."""
 
     def __init__(self, block: RepBlock) -> None:
         super().__init__()

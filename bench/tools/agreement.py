@@ -1,4 +1,4 @@
-"""Whether the modes of evaluation rank candidates alike, and what racing saves, on trained digits supernets.
+"""Measure whether the evaluation modes rank candidates alike, and what racing saves, on trained digits supernets.
 
 Run ``python -m irepdeploy.bench.tools.agreement [FILE.jsonl]``: a minute on one thread.
 """
@@ -40,7 +40,7 @@ _PARENTS = 0.25
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far fused evaluation agrees with that through every branch.
+    """Agreement of fused evaluation with multi-branch evaluation.
 
     Args:
         distinct: accuracies among the candidates.
@@ -57,7 +57,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class RacingFigures:
-    """Results of racing in simulated selections, each with another order of the images.
+    """Results of racing in simulated selections, each with a different order of the images.
 
     Args:
         same: share of the selections with the parents of an evaluation in full.
@@ -138,7 +138,7 @@ def simulated_races(
 
 
 def beta_outcomes(candidates: int, images: int, *, spread: float = 0.25, seed: int = 0) -> list[Outcome]:
-    """Made-up outcomes: each image has a probability of being right that all share, drawn from a beta distribution.
+    """Return synthetic outcomes; candidates share each image's probability of being right, from a beta distribution.
 
     Most images are nearly always right or wrong, as Beta(1.35, 0.15) has it: 90 % on average. A candidate shifts the
     log-odds of all images by its own N(0, spread).
@@ -151,7 +151,7 @@ def beta_outcomes(candidates: int, images: int, *, spread: float = 0.25, seed: i
 
 
 def measured_race(supernet: Supernet, data: Split, candidates: Sequence[Bits], rounds: int) -> dict[str, list[int]]:
-    """Nanoseconds of scoring all candidates in full and by racing, fuse included, measured in turn."""
+    """Return the nanoseconds of scoring all candidates in full and by racing, fuse included, measured in turn."""
     evaluator = PopulationEvaluator(supernet, data, batch_size=100, cuts=cuts_of(len(data), _SHARE))
     parents = round(len(candidates) * _PARENTS)
 

@@ -1,9 +1,9 @@
-"""Whether candidates should be scored with batch-normalisation statistics of their own.
+"""Measure whether candidates should be scored with recalibrated batch-normalisation statistics.
 
 A supernet's statistics are shared: each is an average over the subnets that a branch took part in. Recalibrating them
 for every candidate, by one pass over the training images, costs a forward pass of all branches for each of them. This
 measures what that buys: how well the ranking by shared and by recalibrated statistics agrees with the ranking after
-retraining, and how well two retrainings with different seeds agree, which is the most that can be asked for.
+retraining, and how well two retrainings with different seeds agree, which is the upper limit.
 
 Run ``python -m irepdeploy.bench.tools.bn_recalibration [FILE.jsonl [CANDIDATES [SEEDS [KEY=VALUE...]]]]``.
 """

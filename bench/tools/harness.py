@@ -1,4 +1,4 @@
-"""What the benchmarks of this folder share: calls measured in turn, and one line of a record per run."""
+"""Shared parts of the benchmarks in this folder: calls measured in turn, and one line of a record per run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The `irepdeploy` program: run one command and turn every outcome into an exit code and one line.
 
 Exit codes: 0 done; 1 a check failed (`CheckFailed` alone gives it, no crash does); 2 wrong input; 3 something is
-missing; 4 the run failed; 70 a bug of ours; 130 interrupted; 141 the reader of our output has gone.
+missing; 4 the run failed; 70 a bug in irepdeploy; 130 interrupted; 141 the reader of the output has gone.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ __all__ = ["fold"]
 # A constant above both limits is cheaper to compute at run time: in bytes, and as a multiple of its inputs.
 _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
-# The oldest opset of which the reference evaluator computes every operator.
+# The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
 
 

@@ -84,7 +84,7 @@ class Graph:
         proto = model.graph
         opset = opset_of(model)
         given = {value.name for value in proto.input}
-        # Since IR version 4 an initialiser that is an input too is only its default.
+        # Since IR version 4 an initialiser that is also an input is only its default value.
         fixed = (item for item in proto.initializer if model.ir_version < 4 or item.name not in given)
         initializers = {item.name: item for item in fixed}
         known = given | set(initializers) | {item.values.name for item in proto.sparse_initializer} | {""}

@@ -20,7 +20,7 @@ from irepdeploy.onnx_collapse.region import LinearRegion
 
 __all__ = ["Plan", "Planner", "Unit"]
 
-# Up to this many undecided tensors are tried in every combination; more are decided one after the other.
+# Up to this many undecided tensors are tried in every combination; more are decided one by one.
 _ALL_COMBINATIONS = 4
 _SWEEPS = 3
 

@@ -24,8 +24,8 @@ class Region:
         reason: why the region or a part of it was kept; empty if all of it was merged.
         error_interior: max|a - b| / max|a| in float64, over a random and a zero input, where no window reaches over
             the border; None if the region was kept, or if every window does.
-        error_border: the same where windows reach over the border. More than rounding comes from border constants,
-            which the file stores rounded.
+        error_border: the same where windows reach over the border. Larger errors than rounding come from border
+            constants, which the file stores rounded.
         sources: names of the tensors it reads.
         results: names of the tensors it computes.
     """

@@ -9,7 +9,7 @@ from irepdeploy.onnx_graph.proto import opset_of
 
 __all__ = ["check_model"]
 
-# From then on Add and Mul broadcast, and BatchNormalization has no mode.
+# Since this opset Add and Mul broadcast, and BatchNormalization has no mode attribute.
 _OLDEST = 7
 _POSITIVE = {"dilations", "group", "kernel_shape", "num_outputs", "strides"}
 _SIZES = {*_POSITIVE, "axis", "axes", "pads", "perm", "split"}
@@ -24,7 +24,7 @@ def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
         raise ModelError(f"opset {opset} is older than {_OLDEST}", where=label, hint=hint)
     for node in model.graph.node:
         for item in node.attribute:
-            # Shape inference of onnx divides by some of them, and creates as many outputs as others tell.
+            # onnx's shape inference divides by some of them, and creates as many outputs as others request.
             values = item.ints or [item.i]
             least = 1 if item.name in _POSITIVE else -_LARGEST
             if item.name in _SIZES and not least <= min(values) <= max(values) <= _LARGEST:

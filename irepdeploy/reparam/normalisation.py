@@ -66,7 +66,7 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 class _BatchStatistics(torch.autograd.Function):
-    """Mean and 1 / sqrt(variance + eps) of each channel; updates the running statistics.
+    """Return mean and 1 / sqrt(variance + eps) of each channel; update the running statistics.
 
     `torch.var_mean` over the channels of a channels-last map takes 14 times as long as torch's batch normalisation, and
     its gradient is five passes over the map where one is enough: with n values a channel,

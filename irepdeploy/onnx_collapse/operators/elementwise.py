@@ -1,4 +1,4 @@
-"""Operators that add or scale: sums, factors, batch normalization, and those that change nothing."""
+"""Operators that add or scale: sums, factors, batch normalization, and identities."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Div(Mul):
 
 
 class Neg(_Scale):
-    """The map with its sign changed."""
+    """The negated map."""
 
     reads_all = True
 
@@ -256,7 +256,7 @@ def _constant(operator: Operator, place: int, form: Form, context: Context) -> A
 def _ends_gelu(operator: Operator, graph: Graph) -> bool:
     """Return whether a Mul is the last of ``x * (erf(x / sqrt(2)) + 1) * 0.5``.
 
-    Runtimes put one kernel in the place of all five; without the half they do not, which costs more than a
+    Runtimes replace all five operators by one kernel. Merging the last one would prevent that, which costs more than a
     multiplication saves.
     """
     half = next((constant for name in operator.inputs if (constant := graph.constant(name)) is not None), None)
@@ -266,6 +266,6 @@ def _ends_gelu(operator: Operator, graph: Graph) -> bool:
 
 
 def _before(operators: Sequence[Operator], kind: str, graph: Graph) -> list[Operator]:
-    """Return the operators of a kind that give what these read."""
+    """Return the operators of a kind that compute the inputs of these."""
     names = (name for operator in operators for name in operator.inputs)
     return [found for name in names if (found := graph.producers.get(name)) is not None and found.kind == kind]
