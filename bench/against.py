@@ -108,7 +108,7 @@ class Guard:
             raise InputError(
                 "none of these models is in this record: " + ", ".join(map(_name, records)),
                 where=_WHERE,
-                hint=f"it holds {', '.join(map(_name, found.values()))}; label them alike: label=path"
+                hint=f"it holds {', '.join(map(_name, found.values()))}; use the same labels: label=path"
                 if found
                 else "it holds no other run: measure one first",
             )
@@ -172,7 +172,9 @@ def _check_comparable(now: Record, before: Record, other_machine: bool) -> None:
         then, here = before.runner.get(name), now.runner.get(name)
         if None not in (then, here) and then != here:
             raise InputError(
-                f"measured with {name} {then}, this run with {here}", where=place, hint="measure both alike"
+                f"measured with {name} {then}, this run with {here}",
+                where=place,
+                hint="measure both with the same settings",
             )
     differing = _other_machine(now, before)
     if differing and not other_machine:

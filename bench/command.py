@@ -145,7 +145,7 @@ def bench(
     if scale is not None or only is not None:
         raise InputError("--scale and --only are for suites", hint="add --suite NAME")
     if not models:
-        raise InputError("nothing to measure", hint="name a model, as fused=build/model.onnx, or --suite table2")
+        raise InputError("nothing to measure", hint="name a model, such as fused=build/model.onnx, or --suite table2")
     for option, given_alone in {"--max-slower": max_slower is not None, "--other-machine": other_machine}.items():
         # A guard without its record would pass for ever.
         if given_alone and against is None:

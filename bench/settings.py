@@ -13,7 +13,9 @@ def batch_sizes(text: str | None) -> tuple[int, ...]:
     """Parse ``1,8,64`` into ascending numbers; None and "" are ()."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"batch sizes {text!r}", where="--batches", hint="whole numbers with commas, as 1,8,64")
+        raise InputError(
+            f"batch sizes {text!r}", where="--batches", hint="whole numbers separated by commas, such as 1,8,64"
+        )
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -24,7 +26,7 @@ def input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         name, _, sizes = text.rpartition("=")
         parts = sizes.split("x")
         if not name or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise InputError(f"the shape {text!r}", where="--shape", hint="as input=1x3x224x224")
+            raise InputError(f"the shape {text!r}", where="--shape", hint="such as input=1x3x224x224")
         if name in found:
             raise InputError("given twice", where=f"--shape {name}", hint="name each input once")
         found[name] = tuple(map(int, parts))

@@ -80,7 +80,7 @@ class Settings:
                 raise InputError(
                     "the normalisation of the images is unknown",
                     where="--bake-preprocess",
-                    hint="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, as in your training",
+                    hint="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, the values used in training",
                 )
             mean, std = data.mean, data.std
         return Preprocessing.parse(self.bake_preprocess, mean, std)

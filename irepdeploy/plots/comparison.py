@@ -93,7 +93,7 @@ def _dots(axes: Axes, found: SearchComparison, looks: Mapping[str, Look]) -> Non
     axes.set_xticks(range(len(looks)), list(looks))
     axes.set_xlim(-0.6, len(looks) - 0.4)
     axes.set_ylabel("test accuracy, retrained and fused (%)")
-    axes.set_title("a dot a seed, the bar their mean", fontsize=8, color=GREY)
+    axes.set_title("one dot per seed, the bar is their mean", fontsize=8, color=GREY)
     axes.grid(axis="y", alpha=0.3)
 
 

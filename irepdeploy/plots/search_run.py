@@ -180,7 +180,7 @@ def _alpha(section: SubFigure, run: SearchRun) -> None:
         _small(axes, branch)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("sigmoid(alpha)", fontsize=8)
-    section.supxlabel("evolution: a line a layer, from the first (dark) to the last (bright)", fontsize=8)
+    section.supxlabel("evolution: one line per layer, from the first (dark) to the last (bright)", fontsize=8)
 
 
 def _look(layer: int, count: int) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class TrainingComparison(JsonFile):
     @property
     def columns(self) -> tuple[str, ...]:
         """Heads of `rows`."""
-        return ("preset", "branches", "test %", "difference", "validation %", "seconds an epoch")
+        return ("preset", "branches", "test %", "difference", "validation %", "seconds per epoch")
 
     @property
     def rows(self) -> list[list[str]]:

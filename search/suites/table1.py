@@ -294,8 +294,8 @@ def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -
         f"IREPS supernets with random weights, budget {_BUDGET}, fp32 without TF32; random images in memory.",
         f"naive: every branch kept is a module of its own (Eq. 6), NCHW, batches of {scale.naive_batch}; "
         f"fused: one plain network, channels last on a CPU, batches of {scale.batch}, {evaluators['fused'].how}.",
-        "fused: kernels of the candidate summed, and its share of fusing every branch once a population, included.",
-        f"{rounds} rounds a population, all evaluations in turn; x: ratio of medians; s: means.",
+        "fused: includes summing the candidate's kernels, and its share of fusing every branch once per population.",
+        f"{rounds} rounds per population, all evaluations in turn; x: ratio of medians; s: means.",
         "logits of a fused and a naive candidate differ by "
         + ", ".join(f"{subject.error:.0e} ({subject.net.label})" for subject in subjects)
         + ".",

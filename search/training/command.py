@@ -191,7 +191,7 @@ def _rows(result: TrainingResult) -> list[list[object]]:
     return [
         ["test accuracy, fused, read once", f"{result.test_accuracy:.2%}"],
         ["search-validation accuracy, fused", f"{result.val_accuracy:.2%} (epoch {result.best_epoch})"],
-        ["seconds an epoch, median", f"{result.seconds_per_epoch:.2f} on {result.devices} x {result.device}"],
+        ["seconds per epoch, median", f"{result.seconds_per_epoch:.2f} on {result.devices} x {result.device}"],
     ]
 
 
