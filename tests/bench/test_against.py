@@ -199,7 +199,7 @@ def test_percentages(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "%", "-1%", "nan%", "inf%", "five%", "5%%", "5% slower"])
-def test_what_is_no_percentage(text: str) -> None:
+def test_not_a_percentage(text: str) -> None:
     with pytest.raises(InputError, match="expected a percentage") as caught:
         parse_max_slower(text)
     assert "5%" in caught.value.line

@@ -124,7 +124,7 @@ def test_threads_and_random_state_are_left_as_they_were(folder: Path) -> None:
     assert gc.isenabled()
 
 
-def test_idle_threads_spin_only_where_they_disturb_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_idle_threads_spin_only_where_they_disturb_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def spinning(*models: str, threads: int) -> bool:
         return bench_models(models, threads=threads)[0].runner["spinning"]
 

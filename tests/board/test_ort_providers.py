@@ -225,6 +225,6 @@ def test_what_a_bound_call_on_a_gpu_contains(transfers: str, monkeypatch: pytest
             assert session.binding.synchronized == 1
 
 
-def test_transfers_that_are_none() -> None:
+def test_invalid_transfers() -> None:
     with pytest.raises(InputError, match="transfers 'half'"), OrtRunner(b"model", transfers="half"):
         pass

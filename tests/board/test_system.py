@@ -169,7 +169,7 @@ def test_commit_and_whether_files_differ_from_it(checkout: Path, monkeypatch: py
     assert system.commit()["dirty"] is True
 
 
-def test_commit_of_somebody_elses_checkout_is_not_ours(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_of_another_projects_checkout_is_not_ours(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = checkout / "venv" / "site-packages" / "irepdeploy"
     installed.mkdir(parents=True)
     git(checkout, "init", "-q")

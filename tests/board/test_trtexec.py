@@ -76,7 +76,7 @@ def test_old_versions_wrote_their_warm_up_too(path: Path) -> None:
         ("[" * 100_000, "truncated"),
     ],
 )
-def test_what_is_no_such_file_is_named(path: Path, text: str, what: str) -> None:
+def test_a_wrong_file_is_named(path: Path, text: str, what: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=what) as caught:
         read_times(path)

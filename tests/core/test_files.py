@@ -194,7 +194,7 @@ def test_lines_are_numbered_and_one_each(journal: Path) -> None:
     assert journal.read_bytes().count(b"\n") == 3
 
 
-def test_wherever_the_last_line_was_torn_the_next_one_mends_it(journal: Path) -> None:
+def test_wherever_the_last_line_was_torn_the_next_one_fixes_it(journal: Path) -> None:
     whole = journal.read_bytes()
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
     for size in range(last, len(whole) + 1):
@@ -216,7 +216,7 @@ def test_a_torn_line_is_cut_although_the_file_is_longer_than_the_window(
 
 
 @pytest.mark.parametrize("bad", [b"{", b"\xff", b"[1,", b'{"a": NaN}', b"[" * 100_000])
-def test_a_line_in_the_middle_that_is_no_json_is_named(bad: bytes, journal: Path) -> None:
+def test_a_line_in_the_middle_that_is_not_json_is_named(bad: bytes, journal: Path) -> None:
     lines = journal.read_bytes().splitlines()
     journal.write_bytes(b"\n".join([lines[0], bad, lines[2], b""]))
     with pytest.raises(InputError, match="line 2"):

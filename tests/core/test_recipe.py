@@ -237,7 +237,7 @@ def test_a_long_value_is_not_printed_whole(tmp_path: Path) -> None:
     assert len(refused(written(tmp_path, seed="x" * 100_000))) < 300
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = written(tmp_path, b"\xef\xbb\xbf" + yaml.safe_dump(MINIMAL).encode())
     assert isinstance(load_recipe(path), Recipe)
 

@@ -36,12 +36,12 @@ def test_the_networks_of_tables_2_and_3_are_one_graph_each(family: str, plain: s
     assert network_digest(f"{family}_{plain}") == plain_digest(plain)
 
 
-def test_other_networks_and_batches_are_told_apart() -> None:
+def test_other_networks_and_batches_differ() -> None:
     assert network_digest("vgg16_acnet") != plain_digest("vgg16")
     assert len({network_digest("vgg6", batch=batch) for batch in (1, 2, None)}) == 3
 
 
-def test_networks_of_cells_are_told_apart() -> None:
+def test_networks_of_cells_differ() -> None:
     names = ("cars_lat_a", "cars_lat_b")
     assert len({network_digest(name) for name in names}) == len(names)
 

@@ -56,7 +56,7 @@ def test_a_missing_file_of_boards_is_refused(tmp_path: Path) -> None:
         read_hosts([], tmp_path / "none")
 
 
-def test_a_forgotten_board_or_model_is_said() -> None:
+def test_a_forgotten_board_or_model_is_reported() -> None:
     with pytest.raises(InputError, match="expected a board, got a model"):
         hosts_and_models(["a.onnx", "b.onnx"], None)
     with pytest.raises(InputError, match="me@one: nothing to measure"):
@@ -107,7 +107,7 @@ def test_external_data_comes_with_the_model(folder: Path) -> None:
         ("", "expected an ONNX file"),
     ],
 )
-def test_what_is_no_model_is_refused(folder: Path, name: str, message: str) -> None:
+def test_not_a_model_is_refused(folder: Path, name: str, message: str) -> None:
     Path("folder.onnx").mkdir()
     Path("bad.onnx").write_bytes(b"\xff\xff not one")
     with pytest.raises(InputError, match=f"(?s){message}"):

@@ -134,7 +134,7 @@ def test_a_failed_gate_is_a_verdict() -> None:
     assert outcome.records == [] and outcome.rows == []
 
 
-def test_a_board_that_stays_switched_and_throttling_are_said() -> None:
+def test_a_board_that_stays_switched_and_throttling_are_reported() -> None:
     changes: dict[str, Any] = {"restored": ["FAILED: power mode 7: nvpmodel ended with 1", "clocks as they were"]}
     changes["system_after"] = {"throttled": "the GPU fell"}
     outcome = outcome_of("x", answer(entry(), **changes), VARIANTS, {})

@@ -366,7 +366,7 @@ def test_a_bug_with_one_board_stops_no_other(server: Any) -> None:
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_an_agent_that_is_killed_is_said(server: Any, agent: RemoteAgent, shell: str) -> None:
+def test_an_agent_that_is_killed_is_reported(server: Any, agent: RemoteAgent, shell: str) -> None:
     # bash replaces itself by the last command of a line, which leaves no process to report the kill.
     (server.folder / "bin" / "sh").symlink_to(shell)
     login = server.folder / "login"
@@ -403,7 +403,7 @@ def installing(server: Any) -> IrepdeployError:
     return caught.value
 
 
-def test_a_board_without_python_is_said(server: Any) -> None:
+def test_a_board_without_python_is_reported(server: Any) -> None:
     (server.folder / "bin" / "python3").unlink()
     server.set_up(f"PATH={server.folder}/bin")
     (server.folder / "bin" / "sh").symlink_to("/bin/sh")
@@ -412,13 +412,13 @@ def test_a_board_without_python_is_said(server: Any) -> None:
     assert error.line == "board: python3 is not installed (sudo apt-get install python3 python3-numpy)"
 
 
-def test_a_python_that_does_not_run_is_said(server: Any) -> None:
+def test_a_python_that_does_not_run_is_reported(server: Any) -> None:
     server.far_program("python3", "exec /no/such/interpreter")
     error = installing(server)
     assert isinstance(error, MissingError) and "python3 does not run" in error.what
 
 
-def test_an_old_python_is_said(server: Any) -> None:
+def test_an_old_python_is_reported(server: Any) -> None:
     real = (server.folder / "bin" / "python3").read_text().splitlines()[1].split()[1]
     old = 'import sys; sys.version_info = (3, 6, 9); c = sys.argv[1]; sys.argv = ["-c", *sys.argv[2:]]; exec(c)'
     server.far_program("python3", f"shift; exec {real} -c '{old}' \"$@\"")
@@ -427,14 +427,14 @@ def test_an_old_python_is_said(server: Any) -> None:
     assert error.line == "board: the agent needs Python 3.8 or later, python3 is 3.6 (JetPack 5 has 3.8)"
 
 
-def test_a_disk_too_full_for_the_agent_is_said_and_left_clean(server: Any) -> None:
+def test_a_disk_too_full_for_the_agent_is_reported_and_left_clean(server: Any) -> None:
     server.set_up("ulimit -f 1")
     error = installing(server)
     assert isinstance(error, RunError) and error.what == "its disk is full"
     assert server.files() == []
 
 
-def test_a_home_that_cannot_be_written_is_said(server: Any) -> None:
+def test_a_home_that_cannot_be_written_is_reported(server: Any) -> None:
     (server.home / ".cache").write_text("a file")
     error = installing(server)
     assert isinstance(error, RunError) and "cannot write" in error.what

@@ -152,7 +152,7 @@ def test_a_changed_host_key_is_refused(server: Any, ssh_keys: Path) -> None:
     assert not any("Accepted" in line for line in server.lines)
 
 
-def test_a_refused_login_is_said(server: Any) -> None:
+def test_a_refused_login_is_reported(server: Any) -> None:
     (server.folder / "authorized_keys").write_text("")
     error = cannot_connect(server)
     assert isinstance(error, MissingError)
@@ -162,7 +162,7 @@ def test_a_refused_login_is_said(server: Any) -> None:
     )
 
 
-def test_a_closed_port_is_said(server: Any) -> None:
+def test_a_closed_port_is_reported(server: Any) -> None:
     with socket.socket() as taken:
         # Bound and not listening.
         taken.bind(("127.0.0.1", 0))
@@ -173,7 +173,7 @@ def test_a_closed_port_is_said(server: Any) -> None:
     assert "not reachable" in error.what and "Connection refused" in error.what
 
 
-def test_a_server_that_hangs_up_is_said(server: Any) -> None:
+def test_a_server_that_hangs_up_is_reported(server: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         import threading
 
@@ -191,7 +191,7 @@ def test_a_server_that_hangs_up_is_said(server: Any) -> None:
     assert "not reachable" in error.what
 
 
-def test_a_login_without_a_shell_is_said(server: Any) -> None:
+def test_a_login_without_a_shell_is_reported(server: Any) -> None:
     server.set_up("echo This account is not available. >&2; exit 1")
     error = cannot_connect(server)
     assert isinstance(error, MissingError)
@@ -207,7 +207,7 @@ def test_a_login_that_never_answers_is_given_up(server: Any, monkeypatch: pytest
     assert error.what == "its shell did not answer within 1 s"
 
 
-def test_a_config_that_is_none_is_said(server: Any, tmp_path: Path) -> None:
+def test_an_invalid_config_is_reported(server: Any, tmp_path: Path) -> None:
     server.config.write_text("Host board\n  NoSuchOption yes\n")
     error = cannot_connect(server)
     assert isinstance(error, InputError)
@@ -303,7 +303,7 @@ def test_names_of_machines_are_taken(text: str) -> None:
      "me@", "@board", "a@b@c", "board:2222", "abc:22", "me@[::1]", "a|b", "a'b", 'a"b', "ssh://", "ssh://-x", "hä",
      "a/b", "a\\b", "a&b", "a\tb", "a\0b"],
 )  # fmt: skip
-def test_what_is_no_machine_is_refused(text: str) -> None:
+def test_not_a_machine_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         check_destination(text)
 

@@ -434,7 +434,7 @@ def _everything() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("given", [None, 3, bytearray(b"x"), [], onnx.GraphProto()])
-def test_what_is_no_model_at_all(given: Any) -> None:
+def test_not_a_model_at_all(given: Any) -> None:
     with pytest.raises(InputError, match="expected an ONNX model, got a"):
         collapse(given)
 

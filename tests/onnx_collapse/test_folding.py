@@ -167,7 +167,7 @@ def test_folded_numbers_that_others_read_stay(collapsed: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RandomNormalLike", "Bernoulli"])
-def test_what_is_drawn_is_no_constant(kind: str, model_of: Any) -> None:
+def test_random_operators_are_not_constants(kind: str, model_of: Any) -> None:
     nodes = [(kind, ["w"], ["v"]), ("Conv", ["x", "v"], ["a"]), ("Mul", ["a", "f"], ["y"])]
     model = model_of(nodes, {"w": np.full((1, 1, 1, 1), 0.5), "f": np.asarray(2.0)}, {"x": (1, 1, 2, 2)})
     assert not collapse(model).changed

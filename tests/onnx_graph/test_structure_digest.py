@@ -281,7 +281,7 @@ def test_versions_do_not_count_and_the_order_of_outputs_does() -> None:
     assert structure_digest(graph.model(first, second)) != structure_digest(graph.model(first))
 
 
-def test_outputs_of_one_node_are_told_apart() -> None:
+def test_outputs_of_one_node_differ() -> None:
     def part(place: int, *behind: str) -> str:
         graph = Graph()
         graph.nodes.append(helper.make_node("Split", ["ax"], ["a_0", "a_1"], axis=1))
@@ -325,7 +325,7 @@ def test_weights_in_another_file_are_not_read(tmp_path: Path) -> None:
         structure_digest(tmp_path / "m.onnx")
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
+def test_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.onnx"):
         structure_digest(tmp_path / "no.onnx")
     for content in (b"", b"not a model at all", b"\x00" * 40):

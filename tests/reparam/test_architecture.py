@@ -107,7 +107,7 @@ def test_files_that_are_not_json(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["null", "3", "[]", '"text"', "{}"])
-def test_json_that_is_no_architecture(content: str, tmp_path: Path) -> None:
+def test_json_that_is_not_an_architecture(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ArchitectureError, match=r"not an Architecture.*best\.json"):
         Architecture.load(tmp_path / "a.json")

@@ -151,7 +151,7 @@ def test_bad_line_is_an_error_that_names_it(path: Path, line: str, text: str) ->
     assert caught.value.where == f"{path}, line 3"
 
 
-def test_bytes_that_are_no_text(path: Path) -> None:
+def test_bytes_that_are_not_text(path: Path) -> None:
     with open(path, "ab") as file:
         file.write(b"\xff\xfe\n")
     with pytest.raises(InputError, match="not JSON"):

@@ -304,7 +304,7 @@ def test_a_checkpoint_of_another_kind_is_no_state(recipe: Recipe, copy: Path) ->
         Search(recipe, copy, resume=True)
 
 
-def test_resuming_with_another_torch_is_said(
+def test_resuming_with_another_torch_is_reported(
     recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Search(recipe, copy, resume=True)

@@ -57,7 +57,7 @@ def test_a_folder_of_arrays_and_images(tmp_path: Path) -> None:
     assert np.allclose(as_digits, (1 - 0.305) / 0.35)
 
 
-def test_256_are_taken_and_that_is_said(tmp_path: Path) -> None:
+def test_256_are_taken_and_that_is_reported(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array(300, 1, 2, 2))
     group = read_inputs(tmp_path / "x.npy")
     assert len(group.array) == 256 and "the first 256" in group.name

@@ -34,7 +34,7 @@ def test_fastest_and_slowest_with_their_ratio(make_record: Make) -> None:
     assert "Slowest: c, 20.0 ms, 4.0" in claims[0] and "[" in claims[0]
 
 
-def test_what_cannot_be_told_from_the_reference_is_said(make_record: Make) -> None:
+def test_what_cannot_be_told_from_the_reference_is_reported(make_record: Make) -> None:
     alike = claims_of(table(make_record, {"a": 10.0, "b": 10.0, "c": 20.0}))
     assert "Indistinguishable from a (the interval contains 1): b." in alike
     for ms in (9.0, 11.0):

@@ -47,7 +47,7 @@ def test_a_search_is_drawn(search: Path) -> None:
     assert figures([search]) == found
 
 
-def test_without_matplotlib_it_is_said(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_it_is_reported(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     notes: list[str] = []
     assert figures([search], notes.append) == []

@@ -98,7 +98,7 @@ def test_times_that_are_none_are_left_out(
     assert said in found.notes[0]
 
 
-def test_lines_of_other_suites_and_of_nobody(make_record: Make, write_records: Write) -> None:
+def test_lines_of_other_suites_and_of_none(make_record: Make, write_records: Write) -> None:
     folder = write_records([make_record("a")])
     lines = [{"suite": "table1", "samples_ns": {"naive": [1, 2]}}, {"benchmark": "export"}, {"event": "start"}, [1], 7]
     with (folder / "records.jsonl").open("a") as file:
@@ -108,7 +108,7 @@ def test_lines_of_other_suites_and_of_nobody(make_record: Make, write_records: W
     assert (len(found.records), found.notes) == (1, [])
 
 
-def test_a_folder_that_may_not_be_read_is_said(
+def test_a_folder_that_may_not_be_read_is_reported(
     make_record: Make, write_records: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_records([make_record("a")], tmp_path / "r")

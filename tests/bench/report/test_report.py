@@ -80,7 +80,7 @@ def test_the_same_records_are_the_same_page(
     assert [path.read_bytes() for path in write_report([folder], out=tmp_path / "b").files] == first
 
 
-def test_versions_of_the_protocol_stand_apart_and_it_is_said(make_record: Make, write_records: Write) -> None:
+def test_versions_of_the_protocol_are_separated_and_it_is_reported(make_record: Make, write_records: Write) -> None:
     folder = write_records([make_record("a", protocol_version=1), make_record("a", protocol_version=2)])
     page = seen_page(write_report([folder]).files[0])
     assert "The records are of protocol versions 1 and 2: they stand apart" in page.text

@@ -161,7 +161,7 @@ def test_a_suite_may_name_its_reference(records_of_table2: list[Record], make_re
         {"rows": ["x"], "names": [["y"], {}, None]},
     ],
 )
-def test_facts_that_make_no_sense_are_no_facts(make_record: Make, facts: dict[str, Any]) -> None:
+def test_facts_that_make_no_sense_are_ignored(make_record: Make, facts: dict[str, Any]) -> None:
     (row,) = tables_of([make_record("a", facts=facts)])[0].rows
     assert (row.model, row.top1, row.paper_ms, row.paper_ratio) == ("a", None, None, None)
     assert (row.fact("params"), row.family, row.top1_source) == (None, "", "")
@@ -172,5 +172,5 @@ def test_facts_that_make_no_sense_are_no_facts(make_record: Make, facts: dict[st
     [({}, ""), ({"throttling": "none"}, ""), ({"throttling": False}, ""), ({"throttling": True}, "yes"),
      ({"throttling": "thermal"}, "thermal"), ({"throttling": "unknown"}, "")],
 )  # fmt: skip
-def test_throttling_is_said_where_it_is_known(make_record: Make, after: dict[str, Any], said: str) -> None:
+def test_throttling_is_reported_where_it_is_known(make_record: Make, after: dict[str, Any], said: str) -> None:
     assert tables_of([make_record(system_after=after)])[0].rows[0].throttled == said

@@ -24,7 +24,7 @@ def test_every_row_is_a_network_of_the_registry(row: PaperRow) -> None:
     assert (net.branches is not None) == (row.family == REP)
 
 
-def test_slips_of_the_paper_are_told() -> None:
+def test_slips_of_the_paper_are_noted() -> None:
     slips = {row.label for row in TABLE2 if row.params_m == 11.69}
     assert slips == {"ResNet-18", "RepNAS (VGG)", "IrepResNet-18"}
     assert all(row.notes for row in TABLE2 if row.label in slips)

@@ -30,7 +30,7 @@ def test_the_sentence_is_what_the_table_carries(ratios: tuple[float, float], wor
     assert words in said
 
 
-def test_nothing_is_said_where_nothing_was_measured_or_published() -> None:
+def test_nothing_is_reported_where_nothing_was_measured_or_published() -> None:
     assert verdicts([row("plain", 1.2, 9.0)], [Condition("torch")], "irep") == []
     assert verdicts([row("NAS", None, 3.0)], [Condition("torch")], "irep") == []
     assert verdicts([row("NAS", 17.0, 3.0)], [Condition("ort-cpu")], "irep") == []

@@ -22,7 +22,7 @@ def test_a_network_is_counted_and_timed() -> None:
     assert len(subject.samples_ns["given"]) == len(subject.samples_ns["collapsed"]) >= 64
 
 
-def test_a_tool_that_fails_or_is_missing_is_said(
+def test_a_tool_that_fails_or_is_missing_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing(subject: object) -> int:

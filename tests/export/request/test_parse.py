@@ -24,7 +24,7 @@ def test_inputs(text: str, spec: TensorSpec) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "image", "image:", ":1x3", "image:1x", "image:0x3", "image:-1x3", "image:1,3"])
-def test_what_is_no_input(text: str) -> None:
+def test_not_an_input(text: str) -> None:
     with pytest.raises(InputError, match="--input-shape"):
         input_spec(text)
 
@@ -34,6 +34,6 @@ def test_batches() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1:2", "2:1:3", "0:1:2", "1:2:3:4", "a:b:c", "1:2:", "-1:2:3"])
-def test_what_is_no_range(text: str) -> None:
+def test_not_a_range(text: str) -> None:
     with pytest.raises(InputError, match="MIN:OPT:MAX"):
         batch_range(text)

@@ -47,7 +47,7 @@ def test_lines_and_codes(tmp_path: Path) -> None:
         overseer.run(["/nowhere/program"], str(tmp_path), print)
 
 
-def test_nobody_reads(tmp_path: Path) -> None:
+def test_no_reader(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     events = EventStream(write)

@@ -133,7 +133,7 @@ def test_who_was_dropped_for_a_leader_that_fell_back_comes_back() -> None:
     assert [part for index, part in field.asked if index == 2] == list(range(10))
 
 
-def test_without_stages_nobody_is_dropped() -> None:
+def test_without_stages_no_candidate_is_dropped() -> None:
     field = Field(*candidates(10, 300, spread=0.5, seed=5), share=0)
     found = field.race(parents=3)
     assert list(found.ranking) == field.truly(10)

@@ -53,7 +53,9 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
     assert scalars_of(tmp_path / "tb") == EXPECTED
 
 
-def test_without_tensorboard_the_line_that_mends_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_the_line_that_fixes_it_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingError, match=r"irepdeploy\[tensorboard\]"):
         Scalars(tmp_path / "tb", tmp_path / "journal.jsonl")

@@ -276,7 +276,7 @@ def test_resume_keeps_a_finished_run_whose_state_is_gone(gone: list[str], tiny: 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_resume_on_other_devices_is_said(
+def test_resume_on_other_devices_is_reported(
     recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(trained[0], tmp_path / "copy"))
