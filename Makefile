@@ -24,7 +24,7 @@ demo: $(INSTALLED)  ## search, train, export, verify and measure a small network
 test: $(INSTALLED)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not slow" $(TEST_ARGS)
 
-nightly: $(INSTALLED)  ## run all tests, slow ones and more examples a property too
+nightly: $(INSTALLED)  ## run all tests, including slow ones, with more examples per property
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS)
 
 # An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
