@@ -13,7 +13,7 @@ from irepdeploy.board.feeds import check_finite
 from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure
 from irepdeploy.board.system import machine_state, system_block
 from irepdeploy.console import log
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.runs.record import Record, append
 
 from .feeds import Feeds, check_one_shape, check_shape_names, feeds_of

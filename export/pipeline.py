@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.files import move_file, output_folder, remove_file, staging_folder
+from irepdeploy.files import move_file, remove_file
+from irepdeploy.folders import output_folder, staging_folder
 from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.inputs import Given
 

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +21,13 @@ from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
 
 __all__ = [
     "append_line",
+    "as_ours",
     "canonical_json",
     "move_file",
-    "output_folder",
     "read_bytes",
     "read_lines",
     "remove_file",
     "sha256",
-    "staging_folder",
     "write_bytes",
     "write_json",
 ]
@@ -54,7 +52,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise _as_ours(error, path) from error
+        raise as_ours(error, path) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -94,7 +92,7 @@ def append_line(path: str | os.PathLike[str], value: Any) -> None:
                 raise
             os.fsync(file.fileno())
     except OSError as error:
-        raise _as_ours(error, path) from error
+        raise as_ours(error, path) from error
 
 
 def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
@@ -113,48 +111,13 @@ def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line
             raise InputError(f"not a {of}: not JSON", where=where, hint=f"is this a {what}?") from None
 
 
-def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a writable folder at `path`, or raise OutputError before any work is done."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise _as_ours(error, path) from error
-    return path
-
-
-@contextlib.contextmanager
-def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Create a temporary folder inside `folder`, which is removed with all that `move_file` has not moved out of it.
-
-    Folders left by killed processes are removed first.
-
-    Raises:
-        RunError: If the disk is full.
-        OutputError: If `folder` cannot be written.
-    """
-    try:
-        for left in Path(folder).glob(".staging-*-*"):
-            if not _is_running(left.name.split("-")[1]):
-                shutil.rmtree(left, ignore_errors=True)
-        staging = tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=folder)
-    except OSError as error:
-        raise _as_ours(error, Path(folder)) from error
-    try:
-        yield Path(staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def move_file(source: Path, target: Path) -> None:
     """Rename a complete file on the same disk, atomically."""
     try:
         os.replace(source, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise _as_ours(error, target) from error
+        raise as_ours(error, target) from error
 
 
 def remove_file(path: Path) -> None:
@@ -162,7 +125,7 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _as_ours(error, path) from error
+        raise as_ours(error, path) from error
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
@@ -190,22 +153,13 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
 
 
-def _as_ours(error: OSError, path: Path) -> IrepdeployError:
+def as_ours(error: OSError, path: Path) -> IrepdeployError:
+    """Return the error of our tree for one raised while writing `path`."""
     if error.errno in _FULL:
         return RunError(
             f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
         )
     return OutputError(f"cannot write: {error.strerror or error}", where=path, hint="choose another place with --out")
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _end_of_whole_lines(path: Path) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.files import output_folder, write_bytes
+from irepdeploy.files import write_bytes
+from irepdeploy.folders import output_folder
 from irepdeploy.runs.record import append
 
 from .agent.bench_request import CLOCKS, RUNNERS

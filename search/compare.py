@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 from irepdeploy.runs.journal import JOURNAL, SearchJournal

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import Epoch, Evolution, SearchStart
 from irepdeploy.runs.result import SearchFigures

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.errors import OutputError
-from irepdeploy.files import output_folder, write_bytes
+from irepdeploy.files import write_bytes
+from irepdeploy.folders import output_folder
 
 from .content import Content, content_of
 from .page import page

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.export.pipeline import export_model
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 
 from ..subject import ENGINE, Subject
 from .condition import ENGINE_RUNNER

@@ -21,16 +21,8 @@ from irepdeploy.board.sidecar import Sidecar, sidecar_path
 from irepdeploy.board.trt_library import FLAVOURS, logged
 from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import InputError, IrepdeployError, RunError
-from irepdeploy.files import (
-    move_file,
-    output_folder,
-    read_bytes,
-    remove_file,
-    sha256,
-    staging_folder,
-    write_bytes,
-    write_json,
-)
+from irepdeploy.files import move_file, read_bytes, remove_file, sha256, write_bytes, write_json
+from irepdeploy.folders import output_folder, staging_folder
 from irepdeploy.onnx_graph.model_file import model_content, open_model
 from irepdeploy.onnx_graph.precision import precision_of
 

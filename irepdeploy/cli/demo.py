@@ -21,7 +21,8 @@ from typing import Any
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
 from irepdeploy.console import log, table
-from irepdeploy.files import output_folder, read_bytes, write_bytes, write_json
+from irepdeploy.files import read_bytes, write_bytes, write_json
+from irepdeploy.folders import output_folder
 from irepdeploy.network.checkpoint import load, read
 from irepdeploy.profiling.counts import count
 from irepdeploy.profiling.training_cost import training_cost

@@ -14,7 +14,8 @@ from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line, output_folder
+from irepdeploy.files import append_line
+from irepdeploy.folders import output_folder
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 

@@ -18,7 +18,8 @@ import torch
 import irepdeploy
 from irepdeploy.console import log
 from irepdeploy.errors import CheckpointError, InputError
-from irepdeploy.files import output_folder, read_bytes, remove_file, write_bytes
+from irepdeploy.files import read_bytes, remove_file, write_bytes
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import JOURNAL, Epoch, Event, read_events
 

@@ -11,7 +11,7 @@ import torch
 from irepdeploy.board.protocol import Ratio, measure
 from irepdeploy.console import ProgressTask
 from irepdeploy.errors import MissingError
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.runs.suite import SuiteRequest
 
 from ..supernet.space import Bits, SearchSpace

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory_format import channels_last

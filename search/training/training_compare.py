@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import output_folder
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison

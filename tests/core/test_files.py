@@ -18,15 +18,14 @@ from irepdeploy.files import (
     append_line,
     canonical_json,
     move_file,
-    output_folder,
     read_bytes,
     read_lines,
     remove_file,
     sha256,
-    staging_folder,
     write_bytes,
     write_json,
 )
+from irepdeploy.folders import output_folder, staging_folder
 
 
 def everything(folder: Path) -> dict[str, bytes]:
