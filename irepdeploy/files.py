@@ -18,6 +18,7 @@ from typing import Any
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
+from irepdeploy.limits import JOURNAL, read_file
 
 __all__ = [
     "append_line",
@@ -97,7 +98,7 @@ def append_line(path: str | os.PathLike[str], value: Any) -> None:
 
 def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
     """Yield the JSON lines of a file as (line number, value); a torn last line is omitted and logged."""
-    content = read_bytes(path, what)
+    content = read_bytes(path, what, JOURNAL)
     lines = content[: _whole_length(content)].split(b"\n")
     if _whole_length(content) < len(content):
         log(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
@@ -128,19 +129,9 @@ def remove_file(path: Path) -> None:
         raise as_ours(error, path) from error
 
 
-def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
-    """Return the content of `path`."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"no such {what}", where=path, hint="check the path") from None
-    except IsADirectoryError:
-        article = "an" if what[0] in "AEIOUaeio" else "a"
-        raise InputError(
-            f"expected {article} {what}, got a directory", where=path, hint="name the file in it"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
+def read_bytes(path: str | os.PathLike[str], what: str = "file", most: int | None = None) -> bytes:
+    """Return the content of `path`, a regular file of at most `most` bytes; see `limits.open_file`."""
+    return read_file(path, what, most)
 
 
 def sha256(source: bytes | str | os.PathLike[str]) -> str:

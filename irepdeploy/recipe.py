@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.files import read_bytes
+from irepdeploy.limits import DESCRIPTION
 
 __all__ = ["Recipe", "load_recipe"]
 
@@ -238,7 +239,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     name = Path(path).name
     try:
-        content = _parse(read_bytes(path, "recipe").decode())
+        content = _parse(read_bytes(path, "recipe", DESCRIPTION).decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f"{path}:{place.line + 1}" if place is not None else path

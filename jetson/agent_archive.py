@@ -3,8 +3,8 @@
     archive = build_agent()
     Path(archive.name).write_bytes(archive.content)        # python3 irepdeploy-agent-0123456789ab.pyz check
 
-It holds `irepdeploy.jetson.agent`, the room `irepdeploy.board`, and the errors. The same sources give the same bytes,
-and the name holds their digest.
+It holds `irepdeploy.jetson.agent`, the room `irepdeploy.board`, the errors and the limits. The same sources give the
+same bytes, and the name holds their digest.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def build_agent() -> AgentArchive:
 def carried_modules() -> dict[str, Path]:
     """Return the name and source file of every module in the archive."""
     board, here = Path(irepdeploy.board.__file__).parent, Path(__file__).parent
-    found = {"irepdeploy": board.parent / "__init__.py", "irepdeploy.errors": board.parent / "errors.py"}
+    found = {"irepdeploy": board.parent / "__init__.py"}
+    found |= {f"irepdeploy.{name}": board.parent / f"{name}.py" for name in ("errors", "limits")}
     found["irepdeploy.jetson"] = here / "__init__.py"
     for package, folder in (("irepdeploy.board", board), ("irepdeploy.jetson.agent", here / "agent")):
         for path in folder.glob("*.py"):

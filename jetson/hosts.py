@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes
+from irepdeploy.limits import DESCRIPTION
 
 from .ssh_failure import one_line
 
@@ -40,7 +41,7 @@ def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None) -> lis
     """Return the named boards and those of a file, one per line with ``#`` comments."""
     found = [check_destination(host) for host in hosts]
     if file is not None:
-        text = read_bytes(file, "file of hosts").decode(errors="replace")
+        text = read_bytes(file, "file of hosts", DESCRIPTION).decode(errors="replace")
         for number, line in enumerate(text.splitlines(), start=1):
             name = line.partition("#")[0].strip()
             try:

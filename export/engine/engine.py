@@ -23,6 +23,7 @@ from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import InputError, IrepdeployError, RunError
 from irepdeploy.files import move_file, read_bytes, remove_file, sha256, write_bytes, write_json
 from irepdeploy.folders import output_folder, staging_folder
+from irepdeploy.limits import JOURNAL
 from irepdeploy.onnx_graph.model_file import model_content, open_model
 from irepdeploy.onnx_graph.precision import precision_of
 
@@ -115,7 +116,7 @@ def build_engine(
     with staging_folder(engine.parent) as staging:
         write_bytes(staging / "model.onnx", content)
         if timing_cache is not None:
-            earlier = read_bytes(timing_cache, "timing cache") if os.path.exists(timing_cache) else b""
+            earlier = read_bytes(timing_cache, "timing cache", JOURNAL) if os.path.exists(timing_cache) else b""
             write_bytes(staging / "timing.cache", earlier)
         write_json(staging / "job.json", describe_job(flavour, asked, timing_cache=timing_cache is not None))
         result = _run(staging.absolute(), worker, timeout_s, report)

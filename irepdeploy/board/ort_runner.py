@@ -10,7 +10,8 @@ import numpy as np
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
 from irepdeploy.board.runner import Runner, TensorSpec, positive_threads
 from irepdeploy.board.transfers import known_transfers
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.errors import IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.limits import MODEL, open_file
 
 __all__ = ["OrtRunner"]
 
@@ -168,15 +169,7 @@ class OrtRunner(Runner):
         # ONNX Runtime's own messages for these name its source lines, not the mistake.
         if isinstance(self._model, bytes):
             return
-        if os.path.isdir(self._model):
-            raise InputError("expected an ONNX file, got a directory", where=self._where, hint="name the file in it")
-        try:
-            with open(self._model, "rb"):
-                pass
-        except FileNotFoundError:
-            raise InputError("no such ONNX file", where=self._where, hint="check the path") from None
-        except OSError as error:
-            raise InputError(f"cannot read this ONNX file: {error.strerror}", where=self._where) from error
+        open_file(self._model, "ONNX file", MODEL).close()
 
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:

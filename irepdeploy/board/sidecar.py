@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 from irepdeploy.board.trt_library import FLAVOURS
 from irepdeploy.errors import InputError
+from irepdeploy.limits import DESCRIPTION, read_file
 
 __all__ = ["PlanHeader", "Sidecar", "check_sidecar", "read_plan_header", "read_sidecar", "sidecar_path"]
 
@@ -96,13 +97,10 @@ def sidecar_path(engine: _Path) -> str:
 def read_sidecar(engine: _Path) -> Optional[Sidecar]:
     """Read the sidecar of an engine; None if there is none."""
     path = sidecar_path(engine)
-    try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read())
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return None
-    except OSError as error:
-        raise InputError(f"cannot read this sidecar: {error.strerror}", where=path) from error
+    try:
+        value = json.loads(read_file(path, "sidecar", DESCRIPTION))
     except (ValueError, RecursionError):
         raise InputError("not a sidecar of an engine: not JSON", where=path, hint="export the engine again") from None
     return Sidecar.from_dict(value, path)
@@ -178,14 +176,7 @@ def _check_header(content: bytes, where: str, version: str, flavour: str, requir
 
 
 def _read_engine(path: str) -> bytes:
-    hint = "check the path"
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError:
-        raise InputError("no such engine", where=path, hint=hint) from None
-    except OSError as error:
-        raise InputError(f"cannot read this engine: {error.strerror}", where=path, hint=hint) from error
+    content = read_file(path, "engine")
     if not content:
         raise InputError("the engine is empty", where=path, hint="build it again")
     return content

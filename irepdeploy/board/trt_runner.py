@@ -23,6 +23,7 @@ from irepdeploy.board.trt_library import (
     logger_of,
 )
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.limits import open_file, read_file
 
 __all__ = ["TrtRunner"]
 
@@ -196,8 +197,7 @@ class TrtRunner(Runner):
         trt = self._library.module
         self._messages: List[LogMessage] = []
         self._logger = logger_of(trt, lambda severity, text: self._messages.append((severity, text)))
-        with open(self._path, "rb") as file:
-            plan = file.read()
+        plan = read_file(self._path, "engine")
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -280,11 +280,9 @@ class TrtRunner(Runner):
 
 def _flavour(path: str) -> str:
     """Return the flavour by the sidecar, else by the engine's header, else TensorRT."""
-    if not os.path.isfile(path):
-        raise InputError("no such engine", where=path, hint="check the path")
+    with open_file(path, "engine") as file:
+        header = read_plan_header(file.read(28))
     sidecar = read_sidecar(path)
     if sidecar is not None:
         return sidecar.flavour
-    with open(path, "rb") as file:
-        header = read_plan_header(file.read(28))
     return "tensorrt" if header is None else header.flavour

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from irepdeploy.board.transfers import TRANSFERS
 from irepdeploy.errors import InputError
+from irepdeploy.limits import JOURNAL, read_file
 
 __all__ = ["PRECISIONS", "TrtexecTimes", "arguments", "read_times"]
 
@@ -110,12 +111,7 @@ def _major(version: str) -> int:
 
 def _queries(where: str) -> List[Any]:
     try:
-        with open(where, encoding="utf-8") as file:
-            queries = json.load(file)
-    except FileNotFoundError:
-        raise InputError("no such file of times", where=where, hint="did trtexec run to its end?") from None
-    except OSError as error:
-        raise InputError(f"cannot read these times: {error.strerror}", where=where) from error
+        queries = json.loads(read_file(where, "file of times", JOURNAL))
     except (ValueError, RecursionError):
         raise InputError("not trtexec's times: not JSON, or truncated", where=where, hint=_HINT) from None
     if not isinstance(queries, list):

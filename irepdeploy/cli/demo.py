@@ -23,6 +23,7 @@ from irepdeploy.cli.application import invoke
 from irepdeploy.console import log, table
 from irepdeploy.files import read_bytes, write_bytes, write_json
 from irepdeploy.folders import output_folder
+from irepdeploy.limits import DESCRIPTION
 from irepdeploy.network.checkpoint import load, read
 from irepdeploy.profiling.counts import count
 from irepdeploy.profiling.training_cost import training_cost
@@ -319,5 +320,5 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(read_bytes(path))
+    value: dict[str, Any] = json.loads(read_bytes(path, most=DESCRIPTION))
     return value

@@ -9,14 +9,17 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes
+from irepdeploy.limits import open_file, size_text
 
 __all__ = ["Archive", "Published", "find_archive"]
 
 _FIX = "download it again, or pass data.verify=false for your own archive in this format"
 _SHOWN = 6
+_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Archive:
                 raise InputError(text, where=self.path, hint="extract the archive again")
         elif self.verify:
             try:
-                with open(self.path, "rb") as file:
+                with open_file(self.path, "archive") as file:
                     _check(self.path, self.path.stat().st_size, self.published.size)
                     digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             except OSError as error:
@@ -81,13 +84,17 @@ class Archive:
         found: dict[str, bytes] = {}
         try:
             # Stream mode reads the members in order and extracts nothing to disk.
-            with tarfile.open(self.path, "r|gz") as archive:
+            with (
+                open_file(self.path, "archive") as file,
+                gzip.open(file) as stream,
+                tarfile.open(fileobj=_Bounded(stream, self.path), mode="r|") as archive,
+            ):
                 for member in archive:
                     path = PurePosixPath(member.name)
                     if member.isfile() and path.name in names and path.parent.name == self.published.folder:
-                        file = archive.extractfile(member)
-                        assert file is not None
-                        found[path.name] = file.read()
+                        content = archive.extractfile(member)
+                        assert content is not None
+                        found[path.name] = content.read()
                         if len(found) == len(names):
                             break
         except (OSError, EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
@@ -96,6 +103,19 @@ class Archive:
         if missing:
             raise InputError(f"{', '.join(missing)} missing in {self.published.folder}/", where=self.path, hint=_FIX)
         return found
+
+
+class _Bounded:
+    """A stream that refuses to unpack more than an archive of images for training in memory can hold."""
+
+    def __init__(self, stream: IO[bytes], where: object) -> None:
+        self._stream, self._where, self._left = stream, where, _LARGEST
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise InputError(f"unpacks to more than {size_text(_LARGEST)}", where=self._where, hint=_FIX)
+        return self._stream.read(size)
 
 
 def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> Archive:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import random
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 
 from irepdeploy.errors import InputError
+from irepdeploy.limits import open_file
 
-__all__ = ["decode_image"]
+__all__ = ["decode_image", "open_image"]
+
+_LARGEST_FILE = 256 << 20
+# Pillow would run Ghostscript for others, such as EPS, whatever the name of the file.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_DAMAGED = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, zlib.error)
 
 # The evaluation of ResNet: resize the shorter side to 256, then take the centre 224 pixels.
 _CENTRE = 224 / 256
@@ -32,19 +43,42 @@ def decode_image(
     """
     from PIL import Image
 
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            chosen = random.Random(seed)
-            box = _centre(width, height) if seed is None else _random(width, height, area, chosen)
-            _reduce(image, box, size)
-            # Converting a palette with transparency directly to RGB gives wrong colours.
-            picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
-            across, down = picture.width / width, picture.height / height
-            scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-            return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
-    except (OSError, ValueError, SyntaxError, IndexError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image, or damaged: {error}", where=name, hint="replace or remove it") from error
+    with open_image(file, name) as image:
+        width, height = image.size
+        chosen = random.Random(seed)
+        box = _centre(width, height) if seed is None else _random(width, height, area, chosen)
+        _reduce(image, box, size)
+        # Converting a palette with transparency directly to RGB gives wrong colours.
+        picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+        across, down = picture.width / width, picture.height / height
+        scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
+
+
+@contextlib.contextmanager
+def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) -> Iterator[Any]:
+    """Open an image with Pillow and close it again; InputError if it is none, damaged or too large.
+
+    Args:
+        file: The encoded image or its path.
+        name: Its name in messages. [its path]
+    """
+    from PIL import Image
+
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, str | os.PathLike):
+            name = file if name is None else name
+            file = stack.enter_context(open_file(file, "image", _LARGEST_FILE))
+        # Pillow only warns of an image of 90 million pixels, and refuses one of twice that.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield stack.enter_context(Image.open(file, formats=_FORMATS))
+        except _DAMAGED as error:
+            raise InputError(f"not an image, or damaged: {error}", where=name, hint="replace or remove it") from error
+        except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+            most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+            raise InputError(f"the image is too large: at most {most}", where=name, hint="scale it down") from None
 
 
 def _reduce(image: Any, box: Box, size: int) -> None:

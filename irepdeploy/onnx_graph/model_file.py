@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import read_bytes
+from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.proto import tensors_of
 
 __all__ = ["OnnxModel", "label_of", "model_content", "open_model"]
@@ -68,7 +69,7 @@ def label_of(model: OnnxModel) -> str:
 
 
 def _bytes_of(model: bytes | str | os.PathLike[str]) -> bytes:
-    return model if isinstance(model, bytes) else read_bytes(model, "ONNX file")
+    return model if isinstance(model, bytes) else read_bytes(model, "ONNX file", MODEL)
 
 
 def _parse(content: bytes, label: str) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.data import dataset_facts, embedded_dataset
+from irepdeploy.data.decoding import open_image
 from irepdeploy.data.photographs import photograph_files
 from irepdeploy.errors import InputError
 from irepdeploy.verify.input_files import READABLE, normalisation, normalised, planes, read_inputs
@@ -82,18 +83,13 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequence[float]) -> Array:
     from PIL import Image, ImageOps
 
-    if not path.is_file():
-        raise InputError("no such image", where=path, hint="check the path")
     channels, height, width = shape
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.fit(
-                ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB"),
-                (width, height),
-                Image.Resampling.BILINEAR,
-            )
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not a readable image: {error}", where=path) from error
+    with open_image(path) as opened:
+        image = ImageOps.fit(
+            ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB"),
+            (width, height),
+            Image.Resampling.BILINEAR,
+        )
     return normalised(np.asarray(image, dtype=np.float32), mean, std)
 
 

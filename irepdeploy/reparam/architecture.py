@@ -13,6 +13,7 @@ from pathlib import Path
 
 from irepdeploy.errors import ArchitectureError
 from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
+from irepdeploy.limits import DESCRIPTION
 
 __all__ = ["Architecture"]
 
@@ -130,7 +131,7 @@ class Architecture:
             ArchitectureError: The file is not an Architecture.
         """
         try:
-            value = json.loads(read_bytes(path, "Architecture file"))
+            value = json.loads(read_bytes(path, "Architecture file", DESCRIPTION))
         except (ValueError, RecursionError):
             raise ArchitectureError("not JSON", where=path, hint="`irepdeploy search` writes best.json") from None
         return cls.from_dict(value, where=path)

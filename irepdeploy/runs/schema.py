@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes, write_json
+from irepdeploy.limits import JOURNAL
 
 __all__ = ["JsonFile", "Schema", "validated"]
 
@@ -36,7 +37,7 @@ class JsonFile(Schema):
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file."""
-        content = read_bytes(path, cls.kind)
+        content = read_bytes(path, cls.kind, JOURNAL)
         try:
             value = json.loads(content)
         except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from irepdeploy.errors import InputError
 
-__all__ = ["is_out_of_memory", "keep_freed_memory", "parse_size", "peak_bytes", "reset_peak", "size_text"]
+__all__ = ["is_out_of_memory", "keep_freed_memory", "parse_size", "peak_bytes", "reset_peak"]
 
 _TEXTS = ("not enough memory", "can't allocate memory", "out of memory")
 _UNITS = {"M": 10**6, "G": 10**9, "T": 10**12, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -39,14 +39,6 @@ def parse_size(text: str) -> int:
             f"expected a memory size such as 8GB, got {text!r}", hint="8GB (10^9 bytes), 8GiB (2^30 bytes) or 512MB"
         )
     return size
-
-
-def size_text(size: int) -> str:
-    """Format a number of bytes for people: ``71 MB``, ``1.24 GB`` (10^9 bytes)."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if abs(size) >= factor:
-            return f"{size / factor:.3g} {unit}" if abs(size) < 999.5 * factor else f"{size / factor:.0f} {unit}"
-    return f"{size} bytes"
 
 
 def keep_freed_memory(keep: bool = True) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.files import read_bytes, sha256, write_json
+from irepdeploy.limits import DESCRIPTION
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
@@ -172,7 +173,7 @@ class Certificate:
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
         """Read a certificate file."""
         try:
-            value = json.loads(read_bytes(path, "certificate"))
+            value = json.loads(read_bytes(path, "certificate", DESCRIPTION))
         except (ValueError, RecursionError):
             raise InputError("not a certificate: not valid JSON", where=path) from None
         return cls.from_dict(value, where=path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
+from irepdeploy.limits import check_memory, open_file
 from irepdeploy.verify.inputs import InputGroup, joined, mapped, samples_in, specs_of
 
 __all__ = ["READABLE", "checked", "fitted", "normalisation", "normalised", "planes", "read_inputs"]
@@ -21,6 +24,11 @@ Array = np.ndarray[Any, Any]
 # Suffixes of arrays and images.
 READABLE = {".npy", ".npz", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MOST = 256
+# numpy raises them for damaged files, and MemoryError where a header claims a huge shape.
+_UNREADABLE = (
+    ArithmeticError, AttributeError, EOFError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _MEAN, _STD = (0.45,), (0.25,)
 
 
@@ -141,11 +149,17 @@ def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -
 def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
     try:
         # Opened here, since numpy does not close a damaged file.
-        with open(file, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+        with (
+            np.errstate(all="raise"),
+            open_file(file, "archive of arrays") as handle,
+            np.load(handle, allow_pickle=False) as archive,
+        ):
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError("not an archive of arrays", where=file, hint="numpy.savez(path, name=array)")
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            check_memory(unpacked, "this archive", file)
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise InputError(f"not a readable archive of arrays: {error}", where=file) from error
     if not arrays or any(array.ndim == 0 for array in arrays.values()):
         raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
@@ -154,10 +168,12 @@ def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
 
 
 def _read_array(path: Path) -> Array:
+    # Only its kind matters: it is memory-mapped, so that only the inputs that are used are read.
+    open_file(path, "array", sys.maxsize).close()
     try:
-        # Memory-mapped: only the inputs that are used are read.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        with np.errstate(all="raise"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
         raise InputError(f"not a readable array: {error}", where=path) from error
     if not isinstance(array, np.ndarray):
         raise InputError("not one array", where=path, hint="write it with numpy.save")
@@ -167,18 +183,17 @@ def _read_array(path: Path) -> Array:
 def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequence[float]) -> Array:
     from PIL import Image
 
+    from irepdeploy.data.decoding import open_image
+
     shape = tuple(spec.shape[1:])
     if len(shape) != 3 or shape[0] not in (1, 3) or spec.dtype != "float32":
         raise InputError(f"images have 1 or 3 channels, but the network takes {spec}", where=path, hint="give arrays")
     channels, height, width = (int(size or 0) for size in shape)
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(
-                image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
-                dtype=np.float32,
-            )
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not a readable image: {error}", where=path) from error
+    with open_image(path) as image:
+        pixels = np.asarray(
+            image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
+            dtype=np.float32,
+        )
     return normalised(pixels, mean, std)[None]
 
 

@@ -18,10 +18,11 @@ def test_carried_module_runs_on_python_38(name: str) -> None:
     assert faults(CARRIED[name].read_text(encoding="utf-8")) == []
 
 
-def test_exactly_the_board_the_agent_and_the_errors_are_carried() -> None:
+def test_exactly_the_board_the_agent_the_errors_and_the_limits_are_carried() -> None:
     board = Path(irepdeploy.__file__).parent / "board"
     agent = CARRIED["irepdeploy.jetson.agent"].parent
-    expected = {"irepdeploy", "irepdeploy.errors", "irepdeploy.board", "irepdeploy.jetson", "irepdeploy.jetson.agent"}
+    expected = {"irepdeploy", "irepdeploy.errors", "irepdeploy.limits"}
+    expected |= {"irepdeploy.board", "irepdeploy.jetson", "irepdeploy.jetson.agent"}
     for package, folder in (("irepdeploy.board", board), ("irepdeploy.jetson.agent", agent)):
         expected |= {f"{package}.{path.stem}" for path in folder.rglob("*.py") if path.stem != "__init__"}
     assert set(CARRIED) == expected and len(expected) > 40

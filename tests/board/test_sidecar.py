@@ -85,7 +85,7 @@ def test_the_digest_is_looked_at_before_what_may_not_belong_to_it(engine: Path) 
 def test_no_engine(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such engine"):
         check_sidecar(tmp_path / "model.engine", **HERE)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="got a directory"):
         check_sidecar(tmp_path, **HERE)
 
 

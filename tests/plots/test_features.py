@@ -175,7 +175,7 @@ def test_images_of_the_user(tmp_path: Path) -> None:
     ("files", "shape", "said"),
     [
         (["none.png"], (3, 8, 8), "no such image"),
-        (["text.png"], (3, 8, 8), "not a readable image"),
+        (["text.png"], (3, 8, 8), "not an image"),
         (["empty"], (3, 8, 8), "no image and no .npy file"),
         (["small.npy"], (3, 8, 8), "shape"),
         (["text.png"] * 13, (3, 8, 8), "13 images are too many"),

@@ -24,6 +24,7 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
 from irepdeploy.errors import ArchitectureError, InputError, ModelError, RunError
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
+from irepdeploy.limits import size_text
 from irepdeploy.network.nets import NETS
 from irepdeploy.onnx_graph.facts import read_onnx
 from irepdeploy.profiling import branch_cost, inspection, training_cost
@@ -34,7 +35,7 @@ from irepdeploy.profiling.inspection import Inspection, inspect_model
 from irepdeploy.profiling.training_cost import PeakMemory, StepTime
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.origin import origin_of, set_origin
-from irepdeploy.runtime.memory import parse_size, size_text
+from irepdeploy.runtime.memory import parse_size
 from support.graph_writer import onnx_model
 from support.networks import random_network
 

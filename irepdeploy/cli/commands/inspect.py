@@ -212,7 +212,7 @@ def _pair(layer: LayerHealth, figure: str, form: str) -> str:
 
 
 def _show_cost(costs: BranchCosts) -> None:
-    from irepdeploy.runtime.memory import size_text
+    from irepdeploy.limits import size_text
 
     first = costs.rows[0].time
     rows = []

@@ -1,0 +1,131 @@
+"""Limits: the kinds and sizes of files that are read, and the memory of this machine.
+
+A FIFO without a writer never ends an `open`, `/dev/zero` never ends a `read`, and a sparse file of a terabyte takes a
+second to make. So only regular files are opened, and none is read that is larger than its kind can be. This module
+supports Python 3.8, since the agent on the board carries it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO, Optional, Union
+
+from irepdeploy.errors import InputError, RunError
+
+__all__ = ["DESCRIPTION", "JOURNAL", "MODEL", "check_memory", "memory_bytes", "open_file", "read_file", "size_text"]
+
+# Bytes: what people write or review, what runs append to, and what protobuf can hold.
+DESCRIPTION, JOURNAL, MODEL = 16 << 20, 1 << 30, (1 << 31) - 1
+
+_Path = Union[str, "os.PathLike[str]"]
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe", "write it to a file first"),
+    (stat.S_ISSOCK, "a socket", "write it to a file first"),
+    (stat.S_ISCHR, "a device", "name a file"),
+    (stat.S_ISBLK, "a device", "name a file"),
+)
+
+
+def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages.
+        most: Bytes that it may have; by default it must fit the memory of this machine.
+
+    Raises:
+        InputError: It is missing, too large, unreadable, or a directory, pipe, socket or device.
+    """
+    limit = memory_bytes() if most is None else most
+    try:
+        # Opening some devices does something already, such as rewinding a tape.
+        _check(os.stat(path), path, what, limit)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(path, flags)
+        try:
+            # Another file may have taken its name in between.
+            _check(os.fstat(descriptor), path, what, limit)
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except FileNotFoundError:
+        raise InputError(f"no such {what}", where=path, hint="check the path") from None
+    except OSError as error:
+        raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
+    except ValueError:
+        raise InputError(f"no such {what}: a path holds no NUL", where=repr(path), hint="check the path") from None
+
+
+def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> bytes:
+    """Return the content of a file; see `open_file`."""
+    limit = memory_bytes() if most is None else most
+    try:
+        with open_file(path, what, limit) as file:
+            content = file.read(os.fstat(file.fileno()).st_size)
+            more = file.read(1 << 16)
+            if not more:
+                return content
+            # It grows, or is a file of /proc, whose size is 0 whatever it holds.
+            parts, size = [content], len(content)
+            while more:
+                parts.append(more)
+                size += len(more)
+                if size > limit:
+                    raise _too_large(size, path, what, limit)
+                more = file.read(1 << 16)
+            return b"".join(parts)
+    except OSError as error:
+        raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
+    except MemoryError:
+        raise RunError(f"not enough memory to read this {what}", where=path) from None
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or what the container may use of it."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 40
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="ascii") as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def check_memory(size: int, what: str, where: object = None) -> None:
+    """Raise RunError if `size` bytes, needed for `what`, are more than the memory of this machine."""
+    here = memory_bytes()
+    if size > here:
+        raise RunError(f"{what} would take {size_text(size)}, and there are {size_text(here)} of memory", where=where)
+
+
+def size_text(size: int) -> str:
+    """Format a number of bytes for people: ``71 MB``, ``1.24 GB`` (10^9 bytes)."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(size) >= factor:
+            return f"{size / factor:.3g} {unit}" if abs(size) < 999.5 * factor else f"{size / factor:.0f} {unit}"
+    return f"{size} bytes"
+
+
+def _check(found: os.stat_result, path: _Path, what: str, limit: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"expected {_named(what)}, got a directory", where=path, hint="name the file in it")
+    for is_kind, kind, hint in _KINDS:
+        if is_kind(found.st_mode):
+            raise InputError(f"expected {_named(what)}, got {kind}", where=path, hint=hint)
+    if found.st_size > limit:
+        raise _too_large(found.st_size, path, what, limit)
+
+
+def _too_large(size: int, path: _Path, what: str, limit: int) -> InputError:
+    return InputError(f"{size_text(size)} is too large for {_named(what)}: at most {size_text(limit)}", where=path)
+
+
+def _named(what: str) -> str:
+    return f"{'an' if what[:1] in 'AEIOUaeio' else 'a'} {what}"
