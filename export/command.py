@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
 from irepdeploy.console import ProgressTask, log, print_json, progress
 from irepdeploy.errors import InputError
 
@@ -84,6 +84,7 @@ def export(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what would collapse in an ONNX file, and write nothing.")
     ] = False,
+    timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
     """Fuse a network, write ONNX, verify the outputs after every step, and certify the result.
@@ -103,12 +104,15 @@ def export(
 
         explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
         return
+    from irepdeploy.verify.onnx_process import start_onnx_process
+
     from .simplify import Simplifier
 
     # Read when torch is loaded. Threads that spin while waiting take the core that the simplifier needs, and on a busy
     # machine they cost several times what they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # It imports its modules while torch is imported here.
+    # Both import their modules while torch is imported here.
+    start_onnx_process()
     with contextlib.nullcontext() if no_simplify or onnx_given else Simplifier() as simplifier:
         with _without_collector():
             from irepdeploy.network.checkpoint import load_model_factory
@@ -138,6 +142,7 @@ def export(
             dla=dla,
             collapse=not no_collapse,
             border="map" if border == "map" else "refuse",
+            timeout_s=timeout,
         )
         request = ExportRequest(
             source=source,

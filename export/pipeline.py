@@ -14,6 +14,7 @@ from irepdeploy.files import move_file, remove_file
 from irepdeploy.folders import output_folder, staging_folder
 from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.inputs import Given
+from irepdeploy.verify.onnx_process import time_limit
 
 from .engine.engines import target_here
 from .exportable import Exportable
@@ -92,7 +93,7 @@ def certified_export(
     certificate = Certificate(source.facts, {"name": target.name, "opset": opset, "ir_version": ir_version})
     report("loaded")
     try:
-        with staging_folder(folder) as staging:
+        with staging_folder(folder) as staging, time_limit(request.settings.timeout_s):
             job = Job(request, target, source, certificate, staging, report, simplifier)
             prepared = source.prepare(job)
             for name in precisions:

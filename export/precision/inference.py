@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import attribute_of
+from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import Inputs, samples_in
 
 __all__ = [
@@ -58,24 +58,18 @@ def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Arra
 def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, dict[str, Array]]]:
     """Yield the number of inputs and the outputs of each batch; the last input is repeated to fill a static batch.
 
-    QuantizeLinear and DequantizeLinear are computed on floats, as they are written: ONNX Runtime's fused integer
-    kernels depend on the processor, and may overflow without VNNI. `model` may be the result of `runnable`.
+    QuantizeLinear and DequantizeLinear are computed as they are written. `model` may be the result of `runnable`.
     """
-    session = _session(model if isinstance(model, bytes) else runnable(model))
-    feeds = _feeds(session, inputs)
-    names = [output.name for output in session.get_outputs()]
-    declared, total = session.get_inputs()[0].shape[0], samples_in(inputs)
-    size = declared if isinstance(declared, int) else free_batch(feeds)
-    for start in range(0, total, size):
-        part = {name: array[start : start + size] for name, array in feeds.items()}
-        count = min(size, total - start)
-        if count < size and isinstance(declared, int):
-            part = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in part.items()}
-        try:
-            outputs = session.run(names, part)
-        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-            raise ModelError(f"ONNX Runtime cannot run this model: {_one_line(error)}") from error
-        yield count, dict(zip(names, outputs, strict=True))
+    with onnx_runner(model if isinstance(model, bytes) else runnable(model), as_written=True) as runner:
+        feeds = _feeds(runner.inputs, inputs)
+        declared, total = runner.inputs[0].shape[0], samples_in(inputs)
+        size = declared or free_batch(feeds)
+        for start in range(0, total, size):
+            part = {name: array[start : start + size] for name, array in feeds.items()}
+            count = min(size, total - start)
+            if count < size and declared is not None:
+                part = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in part.items()}
+            yield count, runner.infer(part)
 
 
 def free_batch(inputs: Mapping[str, Array]) -> int:
@@ -128,20 +122,6 @@ def with_outputs(
         graph.output.extend(own)
 
 
-def _session(content: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    options.intra_op_num_threads = cores
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-        raise ModelError(f"ONNX Runtime cannot load this model: {_one_line(error)}") from error
-
-
 def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
     if node.op_type == "Concat":
         return attribute_of(node, "axis", 0) > 0
@@ -155,16 +135,11 @@ def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) ->
     return node.domain == "" and node.op_type in _ONE_BY_ONE.split()
 
 
-def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
-    due = [value.name for value in session.get_inputs()]
+def _feeds(specs: Sequence[TensorSpec], inputs: Inputs) -> dict[str, Array]:
+    due = [spec.name for spec in specs]
     given = dict(inputs) if isinstance(inputs, Mapping) else {due[0]: inputs}
     if set(given) != set(due):
         raise InputError(f"expected inputs {sorted(due)}, got {sorted(given)}", hint="give one array for each name")
     if len({len(array) for array in given.values()}) != 1 or samples_in(inputs) == 0:
         raise InputError("expected the same number of inputs for each name, and at least one")
     return given
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}..."

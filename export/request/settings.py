@@ -9,6 +9,7 @@ from typing import Literal
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.onnx_process import TIMEOUT_S
 
 from .preprocess import Preprocessing
 
@@ -36,6 +37,7 @@ class Settings:
         timing_cache: File that the builder reads if it exists, and writes.
         dla: DLA core, if the target has one.
         collapse: Collapse parallel and chained linear operators of an ONNX file into single convolutions.
+        timeout_s: Seconds that ONNX Runtime may take to load and run a model.
         border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
 
@@ -54,6 +56,7 @@ class Settings:
     dla: int | None = None
     collapse: bool = True
     border: Literal["refuse", "map"] = "refuse"
+    timeout_s: float = TIMEOUT_S
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:

@@ -40,6 +40,8 @@ class OrtRunner(Runner):
         tf32: Allow TF32 on a GPU. Only the CUDA provider has an option for it; for those of TensorRT the environment
             must disable it.
         transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
+        as_written: Compute QuantizeLinear and DequantizeLinear on floats, instead of in fused integer kernels, which
+            depend on the processor and may overflow without VNNI; and return memory after every run.
 
     Raises:
         InputError: On activation, if the file is missing, an argument is invalid, or TF32 cannot be disabled.
@@ -59,6 +61,7 @@ class OrtRunner(Runner):
         precision: str = "unknown",
         tf32: bool = False,
         transfers: str = "excluded",
+        as_written: bool = False,
     ) -> None:
         super().__init__()
         self._model = model if isinstance(model, bytes) else os.fspath(model)
@@ -69,6 +72,7 @@ class OrtRunner(Runner):
         self._precision = precision
         self._tf32 = tf32
         self._transfers = transfers
+        self._as_written = as_written
         self._session: Any = None
 
     @property
@@ -93,6 +97,9 @@ class OrtRunner(Runner):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        if self._as_written:
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Failures are raised as exceptions; ONNX Runtime would print them as well.
         options.log_severity_level = 4
         try:

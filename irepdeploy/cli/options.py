@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption"]
+__all__ = ["InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "TimeoutOption"]
 
 InputsOption = Annotated[
     Path | None,
@@ -25,4 +25,10 @@ ModelOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model, or be ended."
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]

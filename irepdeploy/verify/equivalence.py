@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import Runner, TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
 from irepdeploy.verify.inputs import Given, InputGroup, Inputs, gather_inputs, joined, mapped, named, samples_in
+from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,7 @@ def verify_models(
     model_factory: Callable[[], nn.Module] | None = None,
     seed: int = 0,
     tolerance: str | Tolerance = "float32",
+    timeout_s: float = TIMEOUT_S,
 ) -> Verification:
     """Run two models on the same inputs and compare their outputs; `a` is the reference.
 
@@ -70,13 +71,15 @@ def verify_models(
         model_factory: builds the class of foreign checkpoints.
         seed: of the random inputs.
         tolerance: a name in `TOLERANCES`, or a Tolerance.
+        timeout_s: seconds that ONNX Runtime may take to load and run a model.
 
     Raises:
         InputError: a file is missing or damaged, an engine is not for this machine, or inputs do not fit.
         MissingError: a model is an engine, and TensorRT or a GPU is missing.
+        RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
     """
     limit = tolerance_of(tolerance)
-    with contextlib.ExitStack() as stack:
+    with time_limit(timeout_s), contextlib.ExitStack() as stack:
         sides = _open_both((a, b), model_factory, stack)
         specs = _common_inputs(sides[0], sides[1], inputs)
         datasets = [side.dataset for side in sides if side.dataset is not None]
@@ -119,11 +122,11 @@ def network_runner(model: nn.Module) -> Runner:
     return TorchRunner(model, cast, origin.output_names)
 
 
-def onnx_runner(model: str | os.PathLike[str] | bytes) -> OrtRunner:
-    """Return a runner of an ONNX model on all cores available to this process."""
+def onnx_runner(model: str | os.PathLike[str] | bytes, *, as_written: bool = False) -> OnnxProcessRunner:
+    """Return a runner of an ONNX model on all cores available to this process, in a process with a `time_limit`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Nothing is timed here, and spinning threads would take cores from other processes of the command.
-    return OrtRunner(model, threads=cores, spinning=False)
+    return OnnxProcessRunner(model, threads=cores, spinning=False, as_written=as_written)
 
 
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:

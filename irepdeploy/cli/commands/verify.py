@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
 from irepdeploy.console import print_json, table
 from irepdeploy.errors import CheckFailed
 
@@ -25,17 +25,23 @@ def verify(
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="Precision whose tolerance applies: float32, float16, ...")
     ] = "float32",
+    timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
     """Check that two models give the same outputs: 0 if they do, 1 if they do not.
 
     Example: irepdeploy verify build/fused.pt build/model.onnx
     """
+    from irepdeploy.verify.onnx_process import start_onnx_process
+
+    if any(path.lower().endswith(".onnx") for path in (a, b)):
+        # It imports its modules while torch is imported here.
+        start_onnx_process()
     from irepdeploy.network.checkpoint import load_model_factory
     from irepdeploy.verify.equivalence import verify_models
 
     factory = load_model_factory(model) if model else None
-    result = verify_models(a, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance)
+    result = verify_models(a, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout)
     if as_json:
         print_json(result.to_dict())
     else:
