@@ -64,11 +64,11 @@ class Opener:
         if subject.kind == ENGINE:
             return self._engine(subject)
         if subject.kind == ONNX:
-            from irepdeploy.onnx_graph.model_file import open_model
+            from irepdeploy.onnx_graph.model_file import file_digest, open_model
             from irepdeploy.onnx_graph.precision import precision_of
 
             runner = self._ort(subject, subject.target, precision_of(open_model(subject.target, weights=False)))
-            return OpenedSubject(subject, runner, ONNX, sha256(Path(subject.target)))
+            return OpenedSubject(subject, runner, ONNX, file_digest(subject.target))
         net = self._net(subject)
         origin = origin_of(net)
         digest = sha256(Path(subject.target)) if subject.kind == CHECKPOINT else None

@@ -21,7 +21,9 @@ from irepdeploy.limits import DESCRIPTION, read_file
 __all__ = ["PlanHeader", "Sidecar", "check_sidecar", "read_plan_header", "read_sidecar", "sidecar_path"]
 
 _FORMAT = "irepdeploy.sidecar"
-_VERSION = 1
+_VERSION = 2
+# Sidecars of version 1 have no digest of their own.
+_UNSEALED = 1
 _TARGETS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 _MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 
@@ -60,8 +62,9 @@ class Sidecar:
     settings: Dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object."""
-        return {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}
+        """Return a JSON object with its digest."""
+        value = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}
+        return {**value, "digest": _digest(value)}
 
     @classmethod
     def from_dict(cls, value: object, where: object = None) -> Sidecar:
@@ -69,8 +72,11 @@ class Sidecar:
         hint = "export the engine again"
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             raise InputError("not a sidecar of an engine", where=where, hint=hint)
-        if value.get("version") != _VERSION:
-            raise InputError(f"expected sidecar version {_VERSION}, got {value.get('version')!r}", where=where)
+        if value.get("version") not in (_UNSEALED, _VERSION):
+            raise InputError(f"expected a sidecar of version {_VERSION}, got {value.get('version')!r}", where=where)
+        if ("digest" in value or value["version"] != _UNSEALED) and value.get("digest") != _digest(value):
+            what = "damaged sidecar: it was changed after it was written: its digest differs"
+            raise InputError(what, where=where, hint=hint)
         known = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name in value}
         types = {"flavour": str, "tensorrt_version": str, "engine_sha256": str, "command": str, "size_bytes": int}
         for name, kind in types.items():
@@ -80,6 +86,17 @@ class Sidecar:
             return cls(**known)
         except TypeError as error:
             raise InputError(f"damaged sidecar: {error}", where=where, hint=hint) from None
+
+
+def _digest(value: Dict[str, Any]) -> Optional[str]:
+    """Return the SHA-256 of the canonical JSON without the digest; None for values that no sidecar has."""
+    try:
+        # As JSON has it: keys are text there.
+        plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 class PlanHeader(NamedTuple):

@@ -107,7 +107,8 @@ def _by_name(name: str, seed: int, architecture: Architecture | None) -> Source:
         randomize_statistics(model, seed).eval()
     statistics = f"random, seed {seed}"
     set_origin(model, statistics=statistics)
-    return _described(model, name, statistics)
+    # Without an Architecture, name and seed are enough to build it again.
+    return _described(model, name, statistics, **({"seed": seed} if architecture is None else {}))
 
 
 def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:
@@ -130,12 +131,12 @@ def _inserted(model: nn.Module, architecture: Architecture, seed: int, statistic
     return model, f"{statistics}, branches fresh, seed {seed}"
 
 
-def _described(model: nn.Module, label: str, statistics: str, **file: str) -> Source:
+def _described(model: nn.Module, label: str, statistics: str, **known: Any) -> Source:
     origin = origin_of(model)
     facts: dict[str, Any] = {
         "file": None,
         "sha256": None,
-        **file,
+        **known,
         "net": origin.net,
         "factory": origin.factory,
         "state": origin.state,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.files import read_bytes
+from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.proto import tensors_of
 
-__all__ = ["OnnxModel", "label_of", "model_content", "open_model"]
+__all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model"]
 
 OnnxModel = onnx.ModelProto | bytes | str | os.PathLike[str]
 
@@ -55,6 +56,17 @@ def model_content(model: OnnxModel) -> bytes:
         return proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise ModelError("exceeds 2 GiB, the limit of a single ONNX file", where=label) from error
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file; for an ONNX model whose weights lie beside it, of `model_content`."""
+    content = read_bytes(path)
+    # The key of external data; without it nothing has to be parsed.
+    if os.fspath(path).lower().endswith(".onnx") and b"location" in content:
+        # A file that is no model, or lacks its weights, has the digest of its bytes.
+        with contextlib.suppress(ModelError):
+            content = model_content(path)
+    return sha256(content)
 
 
 def label_of(model: OnnxModel) -> str:

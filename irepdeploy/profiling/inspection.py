@@ -12,7 +12,6 @@ from torch import nn
 
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable
-from irepdeploy.files import sha256
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
@@ -161,6 +160,7 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
 
 def _onnx(path: str | os.PathLike[str]) -> Inspection:
     from irepdeploy.onnx_graph.facts import read_onnx
+    from irepdeploy.onnx_graph.model_file import file_digest
 
     found = read_onnx(path)
     layers = []
@@ -185,7 +185,7 @@ def _onnx(path: str | os.PathLike[str]) -> Inspection:
             f"health of {hidden} convolutions: not known, since their weights are not floats stored in the file"
         )
     keys = ("opset", "ir_version", "producer", "inputs", "outputs", "metadata")
-    facts = {"file": os.fspath(path), "sha256": sha256(path), **{key: getattr(found, key) for key in keys}}
+    facts = {"file": os.fspath(path), "sha256": file_digest(path), **{key: getattr(found, key) for key in keys}}
     counts = Counts(found.params, found.macs)
     return Inspection(
         os.fspath(path), "onnx", facts, layers, None, counts, found.operators, notes, health_warnings(known)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -15,15 +16,17 @@ from typing import Any
 
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import CheckFailed, InputError, MissingError
-from irepdeploy.files import read_bytes, sha256, write_json
+from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
 from irepdeploy.limits import DESCRIPTION
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
 _FORMAT = "irepdeploy.certificate"
-_VERSION = 1
-# Added later; certificates of this version may lack them.
+_VERSION = 2
+# Certificates of version 1 have no digest of their own, and may lack some fields.
+_UNSEALED = 1
 _LATER = ("health", "precisions", "size")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 
@@ -39,7 +42,7 @@ class Hop:
     @property
     def ok(self) -> bool:
         """Whether the gate passed."""
-        return self.comparison.get("ok") is True
+        return self.comparison.get("ok") is True and self.error <= self.allowed
 
     @property
     def error(self) -> float:
@@ -50,6 +53,12 @@ class Hop:
     def allowed(self) -> float:
         """Largest relative error that passes."""
         return float(self.comparison["tolerance"]["max_rel_error"])
+
+    @property
+    def least_cosine(self) -> float | None:
+        """Smallest cosine that passes, or None if it is not checked."""
+        cosine = self.comparison["tolerance"].get("min_cosine")
+        return None if cosine is None else float(cosine)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,9 @@ class Artefact:
     @classmethod
     def of(cls, path: Path) -> Artefact:
         """Describe the file at `path`."""
-        return cls(path.name, sha256(path), path.stat().st_size)
+        from irepdeploy.onnx_graph.model_file import file_digest
+
+        return cls(path.name, file_digest(path), path.stat().st_size)
 
 
 @dataclass
@@ -71,7 +82,7 @@ class Certificate:
     """Digests, versions, shapes and errors of one export.
 
     Attributes:
-        source: file, sha256, net, state, architecture digest, statistics, params.
+        source: file, sha256, net, state, architecture digest, statistics, params; the seed of a network by name.
         target: name, opset, IR version.
         blocks: proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
         size: parameters and MACs of one input in train and fused state; MACs are None if they cannot be counted.
@@ -80,6 +91,7 @@ class Certificate:
         onnx: findings of the audit, and the simplifier's note.
         engine: status ("not asked for", "not built"), reason.
         failure: reason why the export failed, or None.
+        digest: SHA-256 of the file's canonical JSON without it, as read; None in version 1 and before `save`.
     """
 
     source: dict[str, Any]
@@ -95,6 +107,7 @@ class Certificate:
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     failure: str | None = None
+    digest: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -121,10 +134,12 @@ class Certificate:
 
     def check_files(self, folder: str | os.PathLike[str]) -> None:
         """Compare the artefacts in `folder` with their digests; raise CheckFailed if one is missing or was changed."""
+        from irepdeploy.onnx_graph.model_file import file_digest
+
         for artefact in self.artefacts:
             path = Path(folder, artefact.file)
             try:
-                digest = sha256(path)
+                digest = file_digest(path)
             except InputError as error:
                 raise CheckFailed(f"certified, but {error.what}", where=path, hint="export again") from None
             if digest != artefact.sha256:
@@ -133,37 +148,40 @@ class Certificate:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object; numbers that are not finite become text."""
+        """Return a JSON object with its digest; numbers that are not finite become text."""
         verdict = {"ok": self.ok, "max_rel_error": self.max_rel_error, "worst_layer": self.worst_layer}
-        return json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
+        value = json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
+        return {**value, "digest": _digest(value)}
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Certificate:
         """Return the certificate that `to_dict` described; raise InputError for anything else."""
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise InputError("not a certificate", where=where, hint="`irepdeploy export` writes certificate.json")
-        if value.get("version") != _VERSION:
+        if value.get("version") not in (_UNSEALED, _VERSION):
             raise InputError(
-                f"certificate version {value.get('version')!r}; this irepdeploy reads {_VERSION}", where=where
+                f"certificate version {value.get('version')!r}; this irepdeploy reads up to {_VERSION}", where=where
             )
         try:
+            if "digest" in value or value["version"] != _UNSEALED:
+                _check_digest(value)
             known = {
-                item.name: value[item.name] for item in fields(cls) if item.name in value or item.name not in _LATER
+                item.name: value[item.name]
+                for item in fields(cls)
+                if item.name in value or item.name not in (*_LATER, "digest")
             }
+            _check_types(known)
             known["hops"] = [Hop(**hop) for hop in known["hops"]]
             known["artefacts"] = [Artefact(**artefact) for artefact in known["artefacts"]]
+            _check_hops(known["hops"])
+            _check_artefacts(known["artefacts"])
             certificate = cls(**known)
             # Raises if derived values cannot be computed.
             certificate.to_dict()
-            str(certificate.engine["status"])
-            _check_names(certificate.artefacts)
-            if not isinstance(certificate.health, list) or not all(
-                isinstance(each, dict) for each in certificate.health
-            ):
-                raise TypeError("health is not a list of layers")
             return certificate
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"damaged certificate: {error}", where=where, hint="export again") from None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"damaged certificate: {what}", where=where, hint="export again") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate as JSON."""
@@ -190,11 +208,59 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _check_names(artefacts: Sequence[Artefact]) -> None:
-    # A certificate may come from anywhere; its names must not lead out of its folder.
+def _digest(value: Mapping[str, Any]) -> str:
+    # As JSON has it: keys are text there.
+    plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
+    return sha256(canonical_json(plain))
+
+
+def _check_digest(value: Mapping[str, Any]) -> None:
+    if value["digest"] != _digest(value):
+        raise ValueError("it was changed after it was written: its digest differs")
+
+
+def _check_types(known: Mapping[str, Any]) -> None:
+    lists, texts = ("hops", "artefacts", "health"), ("created",)
+    for name, value in known.items():
+        if name in ("failure", "digest"):
+            due: type = str if value is not None else type(None)
+        else:
+            due = list if name in lists else str if name in texts else dict
+        if not isinstance(value, due):
+            raise TypeError(f"expected {name} to be a {due.__name__}, got {type(value).__name__}")
+    source = known["source"]
+    for name in ("file", "sha256", "net", "statistics"):
+        if not isinstance(source.get(name), str | None):
+            raise TypeError(f"expected source.{name} to be a str, got {type(source[name]).__name__}")
+    if not all(isinstance(version, str) for version in known["versions"].values()):
+        raise TypeError("expected versions to be texts")
+    if not all(isinstance(layer, dict) for layer in known.get("health", ())):
+        raise TypeError("health is not a list of layers")
+    str(known["engine"]["status"])
+
+
+def _check_hops(hops: Sequence[Hop]) -> None:
+    for hop in hops:
+        if not (isinstance(hop.source, str) and isinstance(hop.result, str) and isinstance(hop.comparison, dict)):
+            raise TypeError("hops are not comparisons of named forms")
+        if not isinstance(hop.inputs, list) or not all(isinstance(group, dict) for group in hop.inputs):
+            raise TypeError("inputs are not a list of groups")
+        if hop.comparison.get("ok") is True and not hop.ok:
+            raise ValueError(f"{hop.source} to {hop.result} passed, but its error is above what is allowed")
+        # Raises if it is no number.
+        _ = hop.error, hop.allowed, hop.least_cosine
+
+
+def _check_artefacts(artefacts: Sequence[Artefact]) -> None:
     for artefact in artefacts:
-        if Path(artefact.file).name != artefact.file or artefact.file == "..":
-            raise ValueError(f"{artefact.file!r} is not a file name")
+        name = artefact.file
+        # A certificate may come from anywhere; its names must not lead out of its folder.
+        if not name or not name.isprintable() or Path(name).name != name or name == "..":
+            raise ValueError(f"{name!r} is not a file name")
+        if _SHA256.fullmatch(artefact.sha256) is None:
+            raise ValueError(f"{artefact.sha256!r} is not a SHA-256")
+        if type(artefact.size_bytes) is not int or artefact.size_bytes < 0:
+            raise ValueError(f"{artefact.size_bytes!r} is not a size in bytes")
 
 
 def _sortable(error: float) -> float:

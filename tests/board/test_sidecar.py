@@ -21,6 +21,13 @@ def sidecar(**changes: Any) -> Sidecar:
     return make_sidecar(PLAN, **changes)
 
 
+def without_digest() -> dict[str, Any]:
+    """Return a sidecar of version 1."""
+    value = {**sidecar().to_dict(), "version": 1}
+    del value["digest"]
+    return value
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "mödel 'x'.engine"
@@ -130,7 +137,8 @@ def test_plan_header(content: bytes, header: PlanHeader | None) -> None:
         ("[" * 5000, "not JSON"),
         ("[]", "not a sidecar"),
         ('{"format": "irepdeploy.certificate"}', "not a sidecar"),
-        ('{"format": "irepdeploy.sidecar", "version": 2}', "expected sidecar version 1, got 2"),
+        ('{"format": "irepdeploy.sidecar", "version": 3}', "expected a sidecar of version 2, got 3"),
+        ('{"format": "irepdeploy.sidecar", "version": 2}', "its digest differs"),
         ('{"format": "irepdeploy.sidecar", "version": 1}', "damaged sidecar: no flavour"),
     ],
 )
@@ -142,7 +150,7 @@ def test_a_damaged_sidecar(engine: Path, text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["engine_sha256", "size_bytes", "command", "precision"])
 def test_a_field_is_missing(engine: Path, name: str) -> None:
-    value = sidecar().to_dict()
+    value = without_digest()
     del value[name]
     Path(sidecar_path(engine)).write_text(json.dumps(value))
     with pytest.raises(InputError, match=f"damaged sidecar: .*{name}"):
@@ -150,7 +158,7 @@ def test_a_field_is_missing(engine: Path, name: str) -> None:
 
 
 def test_later_fields_are_left_out() -> None:
-    assert Sidecar.from_dict({**sidecar().to_dict(), "added_later": 1}) == sidecar()
+    assert Sidecar.from_dict({**without_digest(), "added_later": 1}) == sidecar()
     assert {item.name for item in dataclasses.fields(Sidecar)} < set(sidecar().to_dict())
 
 
@@ -160,4 +168,12 @@ def test_an_engine_of_before_the_rooms_is_read() -> None:
     found = check_sidecar(engine, version="8.5.2.2", flavour="tensorrt", compute_capability="7.2")
     assert found is not None and (found.precision, found.typing, found.gpu) == ("fp16", "weak", "Fake GPU")
     assert found.inputs == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
-    assert json.loads(Path(sidecar_path(engine)).read_text()) == found.to_dict()
+    earlier = json.loads(Path(sidecar_path(engine)).read_text())
+    assert {**found.to_dict(), "version": 1} == {**earlier, "digest": found.to_dict()["digest"]}
+
+
+@pytest.mark.parametrize("name", sorted(sidecar().to_dict()))
+def test_a_changed_field_is_noticed(engine: Path, name: str) -> None:
+    Path(sidecar_path(engine)).write_text(json.dumps({**sidecar().to_dict(), name: "else"}))
+    with pytest.raises(InputError, match="sidecar"):
+        read_sidecar(engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,23 +79,78 @@ def test_an_engine_that_was_asked_for() -> None:
         written.require_engine()
 
 
+def earlier(**changes: Any) -> dict[str, Any]:
+    """Return a certificate of version 1, which has no digest."""
+    value = {**certificate(hop()).to_dict(), "version": 1}
+    del value["digest"]
+    return {**value, **changes}
+
+
+def artefact(**changes: Any) -> list[dict[str, Any]]:
+    return [{"file": "model.onnx", "sha256": "0" * 64, "size_bytes": 3, **changes}]
+
+
+def compared(**changes: Any) -> list[dict[str, Any]]:
+    made = earlier()["hops"][0]
+    return [{**made, "comparison": {**made["comparison"], **changes}}]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"format": "other"}, "not a certificate"),
         ({"version": 99}, "version 99"),
+        ({"version": 2}, "no 'digest'"),
+        ({"digest": "0" * 64}, "its digest differs"),
+        ({"digest": None}, "its digest differs"),
         ({"hops": [{}]}, "damaged"),
-        ({"hops": None}, "damaged"),
+        ({"hops": None}, "expected hops to be a list, got NoneType"),
         ({"hops": [{"source": "a", "result": "b", "inputs": [], "comparison": {}}]}, "damaged"),
-        ({"artefacts": [{"file": "../../etc/passwd", "sha256": "", "size_bytes": 0}]}, "is not a file name"),
-        ({"artefacts": [{"file": "..", "sha256": "", "size_bytes": 0}]}, "is not a file name"),
+        ({"hops": compared(max_rel_error=1.0)}, "its error is above what is allowed"),
+        ({"hops": compared(max_rel_error="nan")}, "its error is above what is allowed"),
+        ({"hops": compared(tolerance={"max_rel_error": "little"})}, "damaged"),
+        ({"hops": compared(tolerance={"max_rel_error": 1, "min_cosine": []})}, "damaged"),
+        ({"hops": [{**compared()[0], "inputs": [1]}]}, "list of groups"),
+        ({"hops": [{**compared()[0], "result": 1}]}, "named forms"),
+        ({"artefacts": artefact(file="../../etc/passwd")}, "is not a file name"),
+        ({"artefacts": artefact(file="..")}, "is not a file name"),
+        ({"artefacts": artefact(file="")}, "is not a file name"),
+        ({"artefacts": artefact(file="a\0b")}, "is not a file name"),
+        ({"artefacts": artefact(file=1)}, "damaged"),
+        ({"artefacts": artefact(sha256="")}, "is not a SHA-256"),
+        ({"artefacts": artefact(sha256=None)}, "damaged"),
+        ({"artefacts": artefact(size_bytes=True)}, "is not a size in bytes"),
+        ({"source": None}, "expected source to be a dict"),
+        ({"source": {"file": 1}}, "expected source.file to be a str, got int"),
+        ({"versions": {"torch": 2}}, "versions"),
+        ({"engine": {}}, "damaged certificate: no 'status'"),
+        ({"failure": 1}, "expected failure to be a str"),
+        ({"created": None}, "expected created to be a str"),
+        ({"onnx": [[]]}, "expected onnx to be a dict"),
     ],
 )
 def test_what_is_no_certificate(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    value = {**certificate(hop()).to_dict(), **change}
-    (tmp_path / "c.json").write_text(json.dumps(value))
+    Certificate.from_dict(earlier())
+    (tmp_path / "c.json").write_text(json.dumps(earlier(**change)))
     with pytest.raises(InputError, match=named):
         Certificate.load(tmp_path / "c.json")
+
+
+def test_nesting_without_end(tmp_path: Path) -> None:
+    text = json.dumps(earlier(onnx={"deep": 0})).replace('"deep": 0', '"deep": ' + "[" * 600 + "]" * 600)
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match="damaged"):
+        Certificate.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("name", sorted(certificate().to_dict()))
+def test_a_changed_field_is_noticed(name: str) -> None:
+    value = certificate(hop()).to_dict()
+    with pytest.raises(InputError, match="certificate"):
+        Certificate.from_dict({**value, name: "else"})
+    del value[name]
+    with pytest.raises(InputError, match="certificate"):
+        Certificate.from_dict(value)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe"])

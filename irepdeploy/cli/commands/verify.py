@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, TimeoutOption
 from irepdeploy.console import print_json, table
-from irepdeploy.errors import CheckFailed
+from irepdeploy.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
+    from irepdeploy.verify.certified import CertifiedFile
     from irepdeploy.verify.equivalence import Verification
 
 __all__ = ["verify"]
@@ -18,36 +21,103 @@ __all__ = ["verify"]
 
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file or an engine.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The model that must give the same outputs.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="B",
+            help="The model that must give the same outputs; with --certificate, the source of the export.",
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="The certificate.json of an export: check that A is a file that was certified, by its digest, and "
+            "compare it with the source again if that is at hand.",
+        ),
+    ] = None,
     inputs: InputsOption = None,
     model: ModelOption = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Seed of all random numbers: by default that of the export, or 0."),
+    ] = None,
     tolerance: Annotated[
-        str, typer.Option("--tolerance", help="Precision whose tolerance applies: float32, float16, ...")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            "--tolerance",
+            help="Precision whose tolerance applies: float32, float16, ...; by default that of the export, or float32.",
+        ),
+    ] = None,
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that two models give the same outputs: 0 if they do, 1 if they do not.
+    """Check that two models give the same outputs, or that a file is the one that was certified: 0 if so, 1 if not.
 
-    Example: irepdeploy verify build/fused.pt build/model.onnx
+    Examples: irepdeploy verify build/fused.pt build/model.onnx
+
+    irepdeploy verify build/model.onnx --certificate build/certificate.json
     """
-    from irepdeploy.verify.onnx_process import start_onnx_process
+    if b is None and certificate is None:
+        raise InputError("expected a second model, or --certificate", where=a, hint=_to_type(a))
+    if certificate is None and any(path is not None and path.lower().endswith(".onnx") for path in (a, b)):
+        from irepdeploy.verify.onnx_process import start_onnx_process
 
-    if any(path.lower().endswith(".onnx") for path in (a, b)):
         # It imports its modules while torch is imported here.
         start_onnx_process()
     from irepdeploy.network.checkpoint import load_model_factory
-    from irepdeploy.verify.equivalence import verify_models
 
     factory = load_model_factory(model) if model else None
-    result = verify_models(a, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout)
+    if certificate is not None:
+        from irepdeploy.verify.certified import check_certified
+
+        found = check_certified(a, certificate, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            _show_certified(found)
+        if not found.ok:
+            raise CheckFailed(found.reason, where=a)
+        return
+    from irepdeploy.verify.equivalence import verify_models
+
+    assert b is not None
+    result = verify_models(a, b, inputs, model_factory=factory, seed=seed or 0, tolerance=tolerance or "float32", timeout_s=timeout)
     if as_json:
         print_json(result.to_dict())
     else:
         _show(result)
     if not result.ok:
         raise CheckFailed(result.comparison.reason, where=f"{a} and {b}")
+
+
+def _to_type(a: str) -> str:
+    beside = Path(a).parent / "certificate.json"
+    if beside.is_file():
+        return shlex.join(["irepdeploy", "verify", a, "--certificate", str(beside)])
+    return f"irepdeploy verify {shlex.quote(a)} B, or irepdeploy verify {shlex.quote(a)} --certificate FILE"
+
+
+def _show_certified(found: CertifiedFile) -> None:
+    known = found.certificate
+    source, target, versions = known.source, known.target, known.versions
+    rows = [
+        [hop.source, hop.result, f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same" if hop.ok else "DIFFERENT"]
+        for hop in known.hops
+    ]
+    verdict = "the file that was certified" if not found.faults else "NOT the file that was certified"
+    table(f"{found.path}: {verdict}", ["from", "to", "error", "allowed", "verdict"], rows)
+    print(f"SHA-256: {found.sha256}")
+    made = source.get("file") or source.get("net") or "a network in memory"
+    print(f"certified {known.created} for {target.get('name')}, from {made} ({source.get('statistics')})")
+    print("by " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    for note in (*found.notes, *found.faults[1:]):
+        print(f"note: {note}")
+    if found.comparison is not None:
+        _show(found.comparison)
+    elif not found.faults:
+        print(f"not compared with the source again: {found.skipped}")
 
 
 def _show(result: Verification) -> None:

@@ -1,0 +1,82 @@
+"""Keep the counts of the last nightly run's campaigns, and generate the table of docs/robustness.md from them.
+
+``python -m irepdeploy.bench.tools.campaigns`` takes the counts in build/campaigns into docs/robustness.json, each
+campaign in place of its earlier counts, and generates the table again; `make nightly` ends with it. The table alone is generated and checked by
+`irepdeploy.bench.tools.readme_tables`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import InputError, IrepdeployError
+from irepdeploy.files import read_bytes, write_json
+
+from ..report.text import markdown_grid
+
+__all__ = ["campaign_table", "main", "read_campaigns"]
+
+_COUNTS, _RECORD, _PAGE = Path("build/campaigns"), Path("docs/robustness.json"), Path("docs/robustness.md")
+
+
+def read_campaigns(path: Path) -> list[dict[str, Any]]:
+    """Read the kept counts: name, date and counts by kind of each campaign."""
+    try:
+        found = json.loads(read_bytes(path, "record of campaigns"))
+        for campaign in found:
+            for kind, counts in campaign["kinds"].items():
+                _ = campaign["campaign"] + campaign["date"] + kind, counts["tried"] - counts["held"]
+        return list(found)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"not a record of campaigns: {error}", where=path) from None
+
+
+def campaign_table(campaigns: Sequence[Mapping[str, Any]]) -> str:
+    """Return the cases tried and held by campaign and kind, in Markdown."""
+    rows = []
+    for campaign in campaigns:
+        kinds = campaign["kinds"]
+        total = {name: sum(counts[name] for counts in kinds.values()) for name in ("tried", "held")}
+        rows.append([f"{campaign['campaign']}, {campaign['date']}", "all", *_cells(total)])
+        # A single kind has the figures of the whole.
+        rows += [["", kind, *_cells(counts)] for kind, counts in kinds.items() if len(kinds) > 1]
+    tried = sum(counts["tried"] for campaign in campaigns for counts in campaign["kinds"].values())
+    held = sum(counts["held"] for campaign in campaigns for counts in campaign["kinds"].values())
+    said = f"{tried:,} cases, of which {held:,} held."
+    return f"{said}\n\n{markdown_grid(['campaign', 'kind', 'tried', 'held'], rows, [True, True, False, False])}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Take the new counts into the record, generate the table again, and return the exit code."""
+    argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.campaigns", description=__doc__).parse_args(
+        arguments
+    )
+    from .readme_tables import main as refresh
+
+    try:
+        kept = {campaign["campaign"]: campaign for campaign in read_campaigns(_RECORD)} if _RECORD.exists() else {}
+        for path in sorted(_COUNTS.glob("*.json")):
+            made = json.loads(read_bytes(path, "counts of a campaign"))
+            date = time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime))
+            kept[made["campaign"]] = {"campaign": made["campaign"], "date": date, "kinds": made["kinds"]}
+        if not kept:
+            raise InputError("no counts of a campaign", where=_COUNTS, hint="make nightly")
+        write_json(_RECORD, [kept[name] for name in sorted(kept)])
+    except IrepdeployError as error:
+        print(error.line, file=sys.stderr)
+        return error.exit_code
+    return refresh([str(_PAGE)])
+
+
+def _cells(counts: Mapping[str, int]) -> list[str]:
+    return [f"{counts[name]:,}" for name in ("tried", "held")]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,274 @@
+"""Check a file against the certificate of its export, and compare it once more with the source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.board.sidecar import sidecar_path
+from irepdeploy.errors import CheckFailed, InputError, MissingError
+from irepdeploy.onnx_graph.model_file import file_digest
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
+from irepdeploy.verify.certificate import Artefact, Certificate, installed_versions
+from irepdeploy.verify.equivalence import Verification, tolerance_of, verify_models
+from irepdeploy.verify.inputs import Given
+from irepdeploy.verify.onnx_process import TIMEOUT_S
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["CertifiedFile", "check_certified"]
+
+_FUSED, _FUSED_FORM = "fused.pt", "fused state"
+_MODELS = (".onnx", ".engine", ".pt")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class CertifiedFile:
+    """What a certificate says about a file.
+
+    Attributes:
+        sha256: Digest of the file, and of the weights beside it if it is an ONNX model that has some.
+        artefact: Entry of the certificate with this digest, or None.
+        faults: Reasons why the certificate does not vouch for the file; empty if it does.
+        notes: Facts that change no verdict: another name, other versions here.
+        comparison: The comparison with the source, repeated here; None if it was not.
+        skipped: Reason why it was not repeated, or "".
+    """
+
+    path: str
+    sha256: str
+    certificate: Certificate
+    artefact: Artefact | None
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    comparison: Verification | None = None
+    skipped: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether this is the certified file, and equals its source where that was compared again."""
+        return not self.faults and (self.comparison is None or self.comparison.ok)
+
+    @property
+    def reason(self) -> str:
+        """The reason for the verdict, as one line."""
+        if self.faults:
+            return self.faults[0]
+        if self.comparison is not None and not self.comparison.ok:
+            return f"certified, but it differs from its source here: {self.comparison.comparison.reason}"
+        return f"the file that was certified, SHA-256 {self.sha256}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        certificate = self.certificate
+        hops = [{"source": hop.source, "result": hop.result, **_verdict(hop.comparison)} for hop in certificate.hops]
+        return {
+            "ok": self.ok,
+            "reason": self.reason,
+            "file": self.path,
+            "sha256": self.sha256,
+            "certified_as": None if self.artefact is None else self.artefact.file,
+            "created": certificate.created,
+            "target": certificate.target,
+            "source": certificate.source,
+            "versions": certificate.versions,
+            "versions_here": installed_versions(),
+            "hops": hops,
+            "faults": list(self.faults),
+            "notes": list(self.notes),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "not_compared": self.skipped or None,
+        }
+
+
+def check_certified(
+    path: str | os.PathLike[str],
+    certificate: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    inputs: Given | torch.Tensor | None = None,
+    *,
+    model_factory: Callable[[], nn.Module] | None = None,
+    seed: int | None = None,
+    tolerance: str | Tolerance | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> CertifiedFile:
+    """Check that a file is one that the certificate is about, and compare it with the source if that is at hand.
+
+    The file is found by its digest, under whatever name. The source is looked for where the export read it, relative to
+    the current folder and to the certificate; a network given to the export by name is built again.
+
+    Args:
+        path: A file that an export wrote, wherever it lies now.
+        certificate: The certificate.json of the export.
+        source: What was exported, if it lies elsewhere now.
+        inputs: Inputs for the comparison instead of real ones, see `gather_inputs`.
+        model_factory: Builds the class of a foreign source.
+        seed: Of the random inputs; None for that of the export.
+        tolerance: A name in `TOLERANCES`, or a Tolerance; None for that of the export.
+        timeout_s: Seconds that ONNX Runtime may take to load and run a model.
+
+    Raises:
+        InputError: A file is missing or the certificate is damaged; or `source`, `inputs`, `model_factory` or
+            `tolerance` is given and the comparison is impossible.
+        RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
+    """
+    known = Certificate.load(certificate)
+    label, digest = os.fspath(path), file_digest(path)
+    limit = None if tolerance is None else tolerance_of(tolerance)
+    faults, notes = [], []
+    if not known.ok:
+        failed = (f"{hop.source} and {hop.result} differ" for hop in known.hops if not hop.ok)
+        faults.append(f"the export failed: {known.failure or next(failed, 'it compared nothing')}")
+    if known.digest is None:
+        notes.append("this certificate is of an older version and has no digest of its own: a change of it is not seen")
+    artefact, fault = _identified(known, label, digest)
+    faults += [] if fault is None else [fault]
+    if artefact is not None and not faults:
+        if artefact.file != Path(path).name:
+            notes.append(f"certified under the name {artefact.file}")
+        fault = _sidecar_fault(known, artefact, label)
+        faults += [] if fault is None else [fault]
+    notes += _other_versions(known)
+    comparison, skipped = None, "not certified"
+    if artefact is not None and not faults:
+        try:
+            reference, skipped = _source(known, Path(certificate).parent, source)
+            if reference is not None:
+                skipped = _why_not(known, artefact)
+            if reference is not None and not skipped:
+                comparison = verify_models(
+                    reference,
+                    path,
+                    inputs,
+                    model_factory=model_factory,
+                    seed=_seed(known) if seed is None else seed,
+                    tolerance=_tolerance(known, artefact) if limit is None else limit,
+                    timeout_s=timeout_s,
+                )
+        except CheckFailed as error:
+            faults.append(error.line)
+        except (InputError, MissingError) as error:
+            if any(each is not None for each in (source, inputs, model_factory, tolerance)):
+                raise
+            skipped = error.line
+    return CertifiedFile(label, digest, known, artefact, tuple(faults), tuple(notes), comparison, skipped)
+
+
+def _verdict(comparison: dict[str, Any]) -> dict[str, Any]:
+    return {name: comparison.get(name) for name in ("ok", "max_rel_error", "tolerance", "samples")}
+
+
+def _identified(certificate: Certificate, path: str, digest: str) -> tuple[Artefact | None, str | None]:
+    """Return the artefact that a file is, and why it is not the certified one."""
+    name = Path(path).name
+    same = {artefact.file: artefact for artefact in certificate.artefacts if artefact.sha256 == digest}
+    named = next((artefact for artefact in certificate.artefacts if artefact.file == name), None)
+    found = same.get(name) or next(iter(same.values()), None)
+    if found is not None:
+        swapped = named is not None and named != found
+        return found, f"it is what was certified as {found.file}, under the name of another file" if swapped else None
+    if digest == certificate.source.get("sha256"):
+        return None, "it is the source of the certified export, not one of its files"
+    if named is not None:
+        size = os.stat(path).st_size
+        sizes = "" if size == named.size_bytes else f" of {named.size_bytes:,} bytes, not {size:,}"
+        return None, (
+            f"not the file that was certified: SHA-256 {digest[:16]}..., expected {named.sha256[:16]}...{sizes}"
+        )
+    names = ", ".join(artefact.file for artefact in certificate.artefacts) or "none"
+    return None, f"not a file that was certified: SHA-256 {digest[:16]}... is none of theirs ({names})"
+
+
+def _sidecar_fault(certificate: Certificate, artefact: Artefact, path: str) -> str | None:
+    """Return why the sidecar beside an engine is not the certified one."""
+    due = next((each for each in certificate.artefacts if each.file == f"{artefact.file}.json"), None)
+    if due is None:
+        return None
+    beside = sidecar_path(path)
+    try:
+        digest = file_digest(beside)
+    except InputError as error:
+        return f"its sidecar is missing: {error.line}"
+    return None if digest == due.sha256 else f"its sidecar {beside} is not the one that was certified"
+
+
+def _other_versions(certificate: Certificate) -> list[str]:
+    here = installed_versions()
+    return [
+        f"certified by {name} {version}, here is {here[name]}"
+        for name, version in certificate.versions.items()
+        if here.get(name, version) != version
+    ]
+
+
+def _source(
+    certificate: Certificate, folder: Path, given: str | os.PathLike[str] | None
+) -> tuple[str | os.PathLike[str] | nn.Module | None, str]:
+    """Return the source of the export, or None and why it is not at hand."""
+    file, digest = certificate.source.get("file"), certificate.source.get("sha256")
+    name = certificate.source.get("net")
+    if file is None:
+        if given is not None and os.fspath(given) != name:
+            raise InputError(
+                "the export did not read a file", where=given, hint="omit it" if name is None else f"give {name}"
+            )
+        return _built_again(certificate)
+    if given is not None:
+        if file_digest(given) != digest:
+            raise CheckFailed("not the source of the certified export: its digest differs", where=given)
+        return given, ""
+    changed = None
+    for place in dict.fromkeys((Path(file), folder / file, folder / Path(file).name)):
+        if os.path.isfile(place):
+            if file_digest(place) == digest:
+                return place, ""
+            changed = changed or place
+    where = f"{file} is not at hand" if changed is None else f"{changed} is another file now"
+    return None, f"its source {where}"
+
+
+def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
+    """Return the network that the export was given by name."""
+    from irepdeploy.network.nets import NETS
+    from irepdeploy.network.source import open_source
+
+    source, versions = certificate.source, certificate.versions
+    name, seed = source.get("net"), source.get("seed")
+    if name not in NETS or type(seed) is not int:
+        return None, "its source was a network in memory"
+    drawn, here = versions.get("torch"), installed_versions()["torch"]
+    if drawn != here:
+        return None, f"the weights of {name} are random numbers of torch {drawn}, here is {here}"
+    opened = open_source(name, seed=seed)
+    if any(source.get(key) != opened.facts[key] for key in ("architecture", "branches", "parameters")):
+        return None, f"{name} is another network in this irepdeploy"
+    return opened.model, ""
+
+
+def _why_not(certificate: Certificate, artefact: Artefact) -> str:
+    """Return why an artefact cannot be compared with the source, or ""."""
+    if Path(artefact.file).suffix not in _MODELS:
+        return "it is not a model"
+    baked = artefact.file != _FUSED and certificate.onnx.get("preprocessing") is not None
+    return "it takes images, since preprocessing is built in" if baked else ""
+
+
+def _seed(certificate: Certificate) -> int:
+    seeds = (group.get("seed") for hop in certificate.hops for group in hop.inputs)
+    return next((seed for seed in seeds if type(seed) is int and seed >= 0), 0)
+
+
+def _tolerance(certificate: Certificate, artefact: Artefact) -> Tolerance:
+    """Return the tolerance that this artefact had to meet in the export."""
+    form = _FUSED_FORM if artefact.file == _FUSED else artefact.file.replace(".engine", ".onnx")
+    met = [hop for hop in certificate.hops if hop.result == form.replace(".fp32.", ".")]
+    if met:
+        return Tolerance(met[-1].allowed, met[-1].least_cosine)
+    precision = next((dtype for name, dtype in _DTYPES.items() if f".{name}." in artefact.file), "float32")
+    return TOLERANCES[precision]
