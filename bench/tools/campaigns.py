@@ -1,8 +1,8 @@
 """Keep the counts of the last nightly run's campaigns, and generate the table of docs/robustness.md from them.
 
 ``python -m irepdeploy.bench.tools.campaigns`` takes the counts in build/campaigns into docs/robustness.json, each
-campaign in place of its earlier counts, and generates the table again; `make nightly` ends with it. The table alone is generated and checked by
-`irepdeploy.bench.tools.readme_tables`.
+campaign in place of its earlier counts, and generates the table again; `make nightly` ends with it.
+`irepdeploy.bench.tools.readme_tables` generates and checks the table alone.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def verify(
     if certificate is not None:
         from irepdeploy.verify.certified import check_certified
 
-        found = check_certified(a, certificate, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout)
+        found = check_certified(
+            a, certificate, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout
+        )
         if as_json:
             print_json(found.to_dict())
         else:
@@ -83,7 +85,9 @@ def verify(
     from irepdeploy.verify.equivalence import verify_models
 
     assert b is not None
-    result = verify_models(a, b, inputs, model_factory=factory, seed=seed or 0, tolerance=tolerance or "float32", timeout_s=timeout)
+    result = verify_models(
+        a, b, inputs, model_factory=factory, seed=seed or 0, tolerance=tolerance or "float32", timeout_s=timeout
+    )
     if as_json:
         print_json(result.to_dict())
     else:
