@@ -8,6 +8,7 @@ switched off. The interval covers the samples of the two runs alone; the allowan
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from irepdeploy.board.runner import shape_text
 from irepdeploy.board.system import UNKNOWN
 from irepdeploy.console import log
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.runs.record import Record
+from irepdeploy.runs.record import Record, read_numbered
 
 __all__ = ["NEW", "NOT_DECIDED", "OK", "SLOWER", "Guard", "Verdict", "parse_max_slower", "require"]
 
@@ -88,17 +89,28 @@ def parse_max_slower(text: str) -> float:
 class Guard:
     """Compare the records of a run with earlier ones.
 
-    Models are paired by label, runner, precision and input shape; of several earlier records the last one counts.
+    Models are paired by label, runner, precision and input shape; of several earlier records the last one counts. A bad
+    line of the file is omitted unless it may be the last record of a model: then it is an error.
 
     Attributes:
         earlier: Earlier records. Those of the run itself are ignored, since it may be written to the same file.
         max_slower: How much slower a model may become; 0.05 allows 5 %.
         other_machine: Whether to compare even if the records are from another CPU or GPU.
+        before_a_fault: How many of the earlier records come before a line that could not be read.
     """
 
     earlier: Sequence[Record]
     max_slower: float
     other_machine: bool = False
+    before_a_fault: int | None = None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], max_slower: float, other_machine: bool = False) -> Guard:
+        """Read the earlier records from a file."""
+        lines = read_numbered(path)
+        last = max(lines.faults, default=None)
+        before = None if last is None else sum(number < last for number in lines.values)
+        return cls([*lines.values.values()], max_slower, other_machine, before)
 
     def check(self, records: Sequence[Record]) -> list[Verdict]:
         """Return a verdict on each record, in their order."""
@@ -112,6 +124,15 @@ class Guard:
                 if found
                 else "it holds no other run: measure one first",
             )
+        if self.before_a_fault is not None:
+            later = {_key(record) for record in self.earlier[self.before_a_fault :]}
+            for record in records:
+                if _key(record) not in later:
+                    raise InputError(
+                        f"a line that cannot be read may be the last record of {_name(record)}",
+                        where=_WHERE,
+                        hint="delete that line, or measure the record again",
+                    )
         return [self._verdict(record, found.get(_key(record))) for record in records]
 
     def _verdict(self, now: Record, before: Record | None) -> Verdict:

@@ -150,8 +150,6 @@ def bench(
         # A guard without its record would pass for ever.
         if given_alone and against is None:
             raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
-    from irepdeploy.runs.record import read
-
     from .against import Guard, parse_max_slower
     from .request import BenchRequest
     from .settings import batch_sizes, input_shapes
@@ -159,7 +157,7 @@ def bench(
 
     # Before anything is measured, so that a wrong path shows at once.
     limit = parse_max_slower(max_slower or "5%")
-    guard = None if against is None else Guard(read(against), limit, other_machine)
+    guard = None if against is None else Guard.read(against, limit, other_machine)
     factory = None
     if model is not None:
         from irepdeploy.network.checkpoint import load_model_factory

@@ -12,28 +12,23 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.console import log
-from irepdeploy.errors import InputError, IrepdeployError, OutputError, RunError
-from irepdeploy.limits import JOURNAL, read_file
+from irepdeploy.errors import IrepdeployError, OutputError, RunError
+from irepdeploy.limits import read_file
 
 __all__ = [
-    "append_line",
     "as_ours",
     "canonical_json",
     "move_file",
     "read_bytes",
-    "read_lines",
     "remove_file",
     "sha256",
     "write_bytes",
     "write_json",
 ]
 
-_LONGEST_LINE = 1 << 22
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -64,52 +59,6 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write `value` as indented JSON with a final newline, atomically, without NaN, which is not JSON."""
     return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def append_line(path: str | os.PathLike[str], value: Any) -> None:
-    """Append `value` as one line of JSON and flush it to the disk.
-
-    A torn last line of a killed writer is removed first, and one that lacks only its newline gets it: in the middle of
-    the file it would make all of it unreadable. If the disk is full, the part of this line that was written is removed.
-
-    Raises:
-        RunError: If the disk is full.
-        OutputError: If the path cannot be written.
-    """
-    path = Path(path)
-    line = (json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n").encode()
-    try:
-        with open(path, "ab", buffering=0) as file:
-            end = _end_of_whole_lines(path)
-            if end < file.tell():
-                file.truncate(end)
-            if end > 0 and not _ends_a_line(path):
-                line = b"\n" + line
-            try:
-                if file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                file.truncate(end)
-                raise
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise as_ours(error, path) from error
-
-
-def read_lines(path: str | os.PathLike[str], what: str = "file", of: str = "line") -> Iterator[tuple[int, Any]]:
-    """Yield the JSON lines of a file as (line number, value); a torn last line is omitted and logged."""
-    content = read_bytes(path, what, JOURNAL)
-    lines = content[: _whole_length(content)].split(b"\n")
-    if _whole_length(content) < len(content):
-        log(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            where = f"{os.fspath(path)}, line {number}"
-            raise InputError(f"not a {of}: not JSON", where=where, hint=f"is this a {what}?") from None
 
 
 def move_file(source: Path, target: Path) -> None:
@@ -151,38 +100,6 @@ def as_ours(error: OSError, path: Path) -> IrepdeployError:
             f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
         )
     return OutputError(f"cannot write: {error.strerror or error}", where=path, hint="choose another place with --out")
-
-
-def _end_of_whole_lines(path: Path) -> int:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        # Lines are shorter than this window, and only the last one can be torn.
-        start = max(0, size - _LONGEST_LINE)
-        file.seek(start)
-        tail = file.read()
-    return start + _whole_length(tail) if tail else 0
-
-
-def _ends_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _whole_length(content: bytes) -> int:
-    """Return the length without a torn last line: one without a newline that is the beginning of an object."""
-    kept, newline, last = content.rpartition(b"\n")
-    if not last.startswith(b"{"):
-        return len(content)
-    try:
-        json.loads(last)
-    except (ValueError, RecursionError):
-        return len(kept) + len(newline)
-    return len(content)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(name)
 
 
 def _umask() -> int:

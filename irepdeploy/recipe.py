@@ -1,8 +1,8 @@
 """The schema of a recipe: everything that decides a search and a training, in one YAML file.
 
-Unknown keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
-(``search.population=8``; a bare name that only one section has is enough), and ``scale=smoke`` applies a named set of
-overrides from the recipe itself.
+Unknown and repeated keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
+(``search.population=8``; a bare name that only one section has is enough; of two for one key the last wins), and
+``scale=smoke`` applies a named set of overrides from the recipe itself.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import DESCRIPTION
+from irepdeploy.parsing.validation import faults_of
+from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
 
 __all__ = ["Recipe", "load_recipe"]
-
-_MOST_VALUES = 10_000
 
 
 class _Section(BaseModel):
@@ -36,25 +35,37 @@ class _Section(BaseModel):
 def _budget(value: str) -> str:
     number, per_block, rest = value.partition("/block")
     if per_block:
-        if rest or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"{value!r} is not a number of branches per block such as 4/block")
+        if rest or not re.fullmatch("0*[1-9][0-9]{0,5}", number):
+            raise ValueError(f"{reprlib.repr(value)} is not a number of branches per block such as 4/block")
         return value
-    try:
-        share = Fraction(value)
-    except (ValueError, ZeroDivisionError):
+    # Fraction would compute the power of ten of 1e-999999999.
+    if not re.fullmatch("-?([0-9]{1,9}/0*[1-9][0-9]{0,8}|[0-9]{0,9}[.]?[0-9]{1,18})", value):
         raise ValueError(
-            f"{value!r} is neither a fraction such as 2/3 nor a number per block such as 4/block"
-        ) from None
-    if not 0 < share <= 1:
+            f"{reprlib.repr(value)} is neither a fraction such as 2/3 nor a number per block such as 4/block"
+        )
+    if not 0 < Fraction(value) <= 1:
         raise ValueError(f"{value} is impossible: a share of the possible branches is above 0 and at most 1")
     return value
 
 
-# Whole numbers are strict, since YAML writes them plainly; floats are not, since YAML reads 1e-4 as text.
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
+def _plain(value: Any) -> Any:
+    """Refuse what JSON, and with it a journal, cannot hold."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _plain(item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected finite numbers, got {value}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("expected numbers of at most 64 bits")
+    return value
+
+
+# Whole numbers are strict; floats are not, so that 1 is one too. The upper limits are beyond any use.
+Positive = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
+Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 # Batch statistics need at least two images.
-BatchSize = Annotated[int, Field(ge=2, strict=True)]
+BatchSize = Annotated[int, Field(ge=2, le=1_000_000, strict=True)]
+Options = Annotated[dict[str, Any], AfterValidator(_plain)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -69,7 +80,7 @@ class NetSection(_Section):
     """A network of the registry."""
 
     name: str
-    args: dict[str, Any] = {}
+    args: Options = {}
 
 
 class DataSection(_Section):
@@ -81,7 +92,7 @@ class DataSection(_Section):
     name: str
     root: str | None = None
     verify: bool | None = None
-    options: dict[str, Any] = {}
+    options: Options = {}
 
 
 class SgdSection(_Section):
@@ -227,7 +238,7 @@ class Recipe(_Section):
     deterministic: bool = False
     search: SearchSection
     train: TrainSection
-    scales: dict[str, dict[str, Any]] = {}
+    scales: dict[str, Options] = {}
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -239,50 +250,20 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     name = Path(path).name
     try:
-        content = _parse(read_bytes(path, "recipe", DESCRIPTION).decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f"{path}:{place.line + 1}" if place is not None else path
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise RecipeError(f"not YAML: {problem}", where=where) from None
+        content = parse_yaml(read_bytes(path, "recipe", DESCRIPTION))
+    except YamlError as error:
+        where = path if error.line is None else f"{path}:{error.line}"
+        raise RecipeError(str(error), where=where) from None
     if not isinstance(content, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=path)
     content, faults = _with_overrides(content, overrides)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        faults += _faults(error)
+        faults += faults_of(error, list(_keys(Recipe)))
     if faults:
         raise RecipeError("; ".join(faults), where=name)
     return recipe
-
-
-def _parse(text: str) -> Any:
-    """Parse a YAML text.
-
-    Raises:
-        YAMLError: It is not YAML, or its aliases make it far larger than it looks.
-    """
-    try:
-        value = yaml.safe_load(text)
-        size = _size(value, {})
-    except (ValueError, LookupError, AttributeError, RecursionError) as error:
-        # PyYAML raises these for dates, tags and nesting that it cannot read.
-        raise yaml.YAMLError(f"cannot be read: {error}") from None
-    if size > _MOST_VALUES:
-        raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
-    return value
-
-
-def _size(value: Any, known: dict[int, float]) -> float:
-    """Return the number of values in `value` with every alias expanded; infinity if one contains itself."""
-    if not isinstance(value, dict | list | tuple):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = math.inf
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(item, known) for item in items)
-    return known[id(value)]
 
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -312,9 +293,9 @@ def _pair(override: str) -> tuple[str, Any]:
     if not equals or not key:
         raise RecipeError(f"{override!r} is not key=value", hint="for example search.population=8")
     try:
-        return key, _parse(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"{reprlib.repr(text)} is not a value", where=key) from None
+        return key, parse_yaml(text)
+    except YamlError as error:
+        raise RecipeError(f"{reprlib.repr(text)} is not a value: {error}", where=key) from None
 
 
 def _scale(scales: Any, name: Any) -> list[tuple[str, Any]]:
@@ -362,29 +343,5 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(info.annotation, f"{prefix}{name}.")
 
 
-def _faults(error: ValidationError) -> list[str]:
-    faults = []
-    known = list(_keys(Recipe))
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-            faults.append(f"{key}: unknown key" + (f" (did you mean {near[0].rsplit('.', 1)[-1]}?)" if near else ""))
-        elif fault["type"] == "missing":
-            faults.append(f"{key}: missing")
-        else:
-            message = re.sub(r"^Value error, ", "", fault["msg"])
-            given = "" if fault["type"] == "value_error" else f", not {_shown(fault['input'])}"
-            faults.append(f"{key}: {message[:1].lower()}{message[1:]}{given}")
-    return faults
-
-
 def _copy(value: Any) -> Any:
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _shown(value: Any) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers of several thousand digits
-        return "a number that long"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.parsing.validation import validated
 from irepdeploy.runs.record import Record
 
 from .models import Variant
@@ -18,38 +19,43 @@ _PLATFORM = ("jetson", "l4t", "jetpack", "kernel", "os", "numpy", "tensorrt", "t
 def record_of(
     host: str, value: dict[str, Any], model: dict[str, Any], variant: Variant, groups: Any, power: dict[str, Any]
 ) -> Record:
-    """Return the record of one model."""
+    """Return the record of one model.
+
+    Raises:
+        InputError: What the agent says is nonsense.
+    """
     runner = dict(model["runner"])
     # The user's name of the runner.
     runner["runner"] = {"ort": "ort-cpu"}.get(str(runner["runner"]), str(runner["runner"]))
     engine = model.get("engine")
     if engine:
         runner["engine"] = {key: item for key, item in engine.items() if key != "files"}
-    return Record(
-        suite="models",
-        scenario="single-stream",
-        model=variant.label,
-        source="onnx, engine built on the board" if engine else "onnx",
-        artefact_sha256=variant.model.sha256,
-        runner=runner,
-        precision=variant.precision,
-        batch=int(model["batch"]),
-        input_shape=[int(size) for size in model["input_shape"]],
-        samples_ns=[int(sample) for sample in model["samples_ns"]],
-        device_samples_ns=[int(sample) for sample in model.get("device_samples_ns") or []],
-        warmup=dict(model["warmup"]),
-        protocol_version=int(value["protocol_version"]),
-        system=_system(value),
-        system_after=_system_after(value.get("system_after") or {}),
-        power=power,
-        conditions={
+    fields = {
+        "suite": "models",
+        "scenario": "single-stream",
+        "model": variant.label,
+        "source": "onnx, engine built on the board" if engine else "onnx",
+        "artefact_sha256": variant.model.sha256,
+        "runner": runner,
+        "precision": variant.precision,
+        "batch": int(model["batch"]),
+        "input_shape": [int(size) for size in model["input_shape"]],
+        "samples_ns": [int(sample) for sample in model["samples_ns"]],
+        "device_samples_ns": [int(sample) for sample in model.get("device_samples_ns") or []],
+        "warmup": dict(model["warmup"]),
+        "protocol_version": int(value["protocol_version"]),
+        "system": _system(value),
+        "system_after": _system_after(value.get("system_after") or {}),
+        "power": power,
+        "conditions": {
             **value["conditions"],
             "host": host.rpartition("@")[2],
             "gate": _verdict(model.get("gate"), groups),
         },
-        argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        created=str(value["created"]),
-    )
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "created": str(value["created"]),
+    }
+    return validated(Record, fields, "a measurement", where=host)
 
 
 def trtexec_record_of(host: str, value: dict[str, Any], model: dict[str, Any], variant: Variant, groups: Any) -> Record:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.board.protocol import summary
-from irepdeploy.errors import CheckFailed, IrepdeployError, RunError
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
 from irepdeploy.runs.record import Record
 
 from .agent_failure import tree_error
@@ -93,7 +93,7 @@ def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], gr
         for model in value["models"]:
             _add(outcome, value, model, by_label[model["label"]], groups)
         return outcome
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"cannot understand the agent's answer: {type(error).__name__} {one_line(str(error))}", where=host
         ) from error

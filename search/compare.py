@@ -68,7 +68,10 @@ def compare(
         if retrain:
             training = Training(plan, folder / "train", result.best, resume=resume, overwrite=overwrite, ranks=ranks)
             trained = training.run(say)
-        evolutions = SearchJournal.read(folder).evolutions
+        journal = SearchJournal.read(folder)
+        if not journal.finished:
+            raise InputError("evolutions of the finished search are missing", where=folder / JOURNAL)
+        evolutions = journal.evolutions
         runs.append(
             ComparedSearch(
                 strategy=name,

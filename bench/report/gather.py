@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.board.protocol import sample_fault
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError
-from irepdeploy.files import read_bytes, read_lines, sha256
+from irepdeploy.files import sha256
+from irepdeploy.parsing.json_lines import read_lines
+from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.runs.record import Record, record_of
 from irepdeploy.verify.certificate import Certificate
 
@@ -79,8 +80,8 @@ class Gathered:
 def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
     """Read files, and folders recursively.
 
-    In folders, files of JSON lines with measurements and every certificate.json are read. A damaged file is omitted
-    with a note; if it was named itself, it is an error.
+    In folders, files of JSON lines with measurements and every certificate.json are read. A bad line is omitted with a
+    note, and so is a file in which nothing can be read; if it was named itself, it is an error.
     """
     found, seen = Gathered(), set[str]()
     for place in map(Path, places):
@@ -122,40 +123,34 @@ def _read(path: Path, found: Gathered, seen: set[str], named: bool) -> None:
         certificate = Certificate.load(path)
         found.certificates.append(Certified(path, certificate, _fault(path, certificate)))
         return
-    # Whole or not at all: half of a damaged file would be taken for all of it.
-    values = [(number, value) for number, value in read_lines(path, "file of records", of="record")]
-    measured = [(number, value) for number, value in values if isinstance(value, dict) and _is_measurement(value)]
+    lines = read_lines(path, _measurement_of, "file of records", "record", note=found.note)
+    measured = [each for each in lines.values.values() if each is not None]
     if not measured and named:
         raise InputError("no measurement in it", where=path, hint="`irepdeploy bench --out DIR` writes records.jsonl")
-    parsed = [record_of(value, f"{path}, line {number}") if _is_record(value) else value for number, value in measured]
-    if measured and _is_torn(path, values[-1][0]):
-        found.note(f"{path}: its last line is torn (its writer was killed) and omitted")
-    for (number, _), each in zip(measured, parsed, strict=True):
+    for each in measured:
         whole = asdict(each) if isinstance(each, Record) else each
         digest = sha256(json.dumps(whole, sort_keys=True).encode())
         # A copy of a file, or a record that was merged into another one, is the same measurement.
         if digest in seen:
             continue
         seen.add(digest)
-        if not isinstance(each, Record):
-            found.others.append(each)
-        elif (fault := sample_fault(each.samples_ns)) is not None:
-            found.note(f"{path}, line {number}: {fault}; omitted")
-        else:
+        if isinstance(each, Record):
             found.records.append(each)
+        else:
+            found.others.append(each)
 
 
-def _is_record(value: dict[str, Any]) -> bool:
-    return "schema" in value and isinstance(value.get("samples_ns"), list)
-
-
-def _is_measurement(value: dict[str, Any]) -> bool:
-    return _is_record(value) or isinstance(value.get("suite", value.get("benchmark")), str)
-
-
-def _is_torn(path: Path, last: int) -> bool:
-    content = read_bytes(path)
-    return not content.endswith(b"\n") and content.count(b"\n") + 1 > last
+def _measurement_of(value: object, where: str) -> Record | dict[str, Any] | None:
+    """Return the record in a line, the line of another suite or benchmark as it is, or None for anything else."""
+    if not isinstance(value, dict):
+        return None
+    if "schema" in value or {"runner", "scenario", "samples_ns"} <= value.keys():
+        return record_of(value, where)
+    try:
+        value = unsealed(value)
+    except JsonError as error:
+        raise InputError(f"not a record: {error}", where=where) from None
+    return value if isinstance(value.get("suite", value.get("benchmark")), str) else None
 
 
 def _fault(path: Path, certificate: Certificate) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from irepdeploy.board.protocol import Ratio, measure
 from irepdeploy.board.system import system_block
-from irepdeploy.files import append_line
+from irepdeploy.parsing.json_lines import append_line
 
 __all__ = ["interval_text", "keep_line", "samples_of"]
 

@@ -5,8 +5,8 @@ It does not import torch, so that any program can read it.
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from pathlib import Path
 from irepdeploy.errors import ArchitectureError
 from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
 from irepdeploy.limits import DESCRIPTION
+from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
 
 __all__ = ["Architecture"]
 
 _FORMAT = "irepdeploy.architecture"
 _VERSION = 1
+_FIELDS = ("format", "version", "layers", "branches", "matrix")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for kind, names in (("layer", self.layers), ("branch", self.branches)):
-            repeated = sorted({name for name in names if names.count(name) > 1})
+            repeated = sorted(name for name, count in Counter(names).items() if count > 1)
             if repeated:
                 raise ArchitectureError(f"{kind} named twice: {', '.join(repeated)}")
         if len(self.matrix) != len(self.layers):
@@ -73,7 +75,8 @@ class Architecture:
     @property
     def digest(self) -> str:
         """SHA-256 of the branches kept per layer; the order of columns and unused columns do not matter."""
-        return sha256(canonical_json([[layer, sorted(self.kept(layer))] for layer in self.layers]))
+        rows = zip(self.layers, self.matrix, strict=True)
+        return sha256(canonical_json([[layer, sorted(self._names(row))] for layer, row in rows]))
 
     def kept(self, layer: str) -> tuple[str, ...]:
         """Return the branches kept at `layer`, in column order."""
@@ -81,7 +84,7 @@ class Architecture:
             row = self.matrix[self.layers.index(layer)]
         except ValueError:
             raise ArchitectureError("no such layer in the Architecture", where=layer) from None
-        return tuple(name for name, bit in zip(self.branches, row, strict=True) if bit)
+        return self._names(row)
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON object for `from_dict`."""
@@ -119,8 +122,11 @@ class Architecture:
             raise ArchitectureError(error.line, where=where) from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the Architecture as JSON."""
-        return write_json(path, self.to_dict())
+        """Write the Architecture as JSON, with a check against damage."""
+        return write_json(path, sealed(self.to_dict()))
+
+    def _names(self, row: Sequence[int]) -> tuple[str, ...]:
+        return tuple(name for name, bit in zip(self.branches, row, strict=True) if bit)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Architecture:
@@ -128,10 +134,10 @@ class Architecture:
 
         Raises:
             InputError: The file is missing.
-            ArchitectureError: The file is not an Architecture.
+            ArchitectureError: The file is not an Architecture, or has changed since it was written.
         """
         try:
-            value = json.loads(read_bytes(path, "Architecture file", DESCRIPTION))
-        except (ValueError, RecursionError):
-            raise ArchitectureError("not JSON", where=path, hint="`irepdeploy search` writes best.json") from None
+            value = unsealed(parse_json(read_bytes(path, "Architecture file", DESCRIPTION)), _FIELDS)
+        except JsonError as error:
+            raise ArchitectureError(str(error), where=path, hint="`irepdeploy search` writes best.json") from None
         return cls.from_dict(value, where=path)

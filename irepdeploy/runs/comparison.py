@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Annotated, Self
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from irepdeploy.runs.result import TrainingResult
-from irepdeploy.runs.schema import JsonFile, Schema
+from irepdeploy.runs.schema import Amount, Count, JsonFile, Schema, Share
 from irepdeploy.runs.spread import Spread
 
 __all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "TrainingComparison"]
@@ -36,16 +37,25 @@ class ComparedSearch(Schema):
 
     strategy: StrictStr
     seed: StrictInt
-    evaluations: tuple[StrictInt, ...]
-    best_so_far: tuple[StrictFloat, ...]
-    mean: tuple[StrictFloat, ...]
-    diversity: tuple[StrictFloat, ...]
-    val_accuracy: StrictFloat
-    branches: StrictInt
+    evaluations: Annotated[tuple[Count, ...], Field(min_length=1)]
+    best_so_far: tuple[Share, ...]
+    mean: tuple[Share, ...]
+    diversity: tuple[Share, ...]
+    val_accuracy: Share
+    branches: Count
     digest: StrictStr
-    seconds: StrictFloat
-    retrained_val: StrictFloat | None = None
-    retrained_test: StrictFloat | None = None
+    seconds: Amount
+    retrained_val: Share | None = None
+    retrained_test: Share | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        sizes = {len(getattr(self, name)) for name in ("evaluations", "best_so_far", "mean", "diversity")}
+        if len(sizes) > 1:
+            raise ValueError("evaluations, best_so_far, mean and diversity are not one for each evolution")
+        if (self.retrained_val is None) != (self.retrained_test is None):
+            raise ValueError("only one of retrained_val and retrained_test is given")
+        return self
 
 
 Figure = Callable[[ComparedSearch], float]
@@ -61,6 +71,11 @@ class SearchComparison(JsonFile):
     seeds: tuple[StrictInt, ...]
     runs: Annotated[tuple[ComparedSearch, ...], Field(min_length=1)]
     notes: tuple[StrictStr, ...] = _SEARCH_NOTES
+
+    @model_validator(mode="after")
+    def _has_every_run(self) -> Self:
+        _check_runs(self.strategies, self.seeds, ((run.strategy, run.seed) for run in self.runs))
+        return self
 
     def of(self, strategy: str) -> list[ComparedSearch]:
         """Return the runs of a strategy by seed."""
@@ -128,6 +143,11 @@ class TrainingComparison(JsonFile):
     runs: Annotated[tuple[ComparedTraining, ...], Field(min_length=1)]
     notes: tuple[StrictStr, ...] = _TRAINING_NOTES
 
+    @model_validator(mode="after")
+    def _has_every_run(self) -> Self:
+        _check_runs(self.presets, self.seeds, ((run.preset, run.seed) for run in self.runs))
+        return self
+
     def of(self, preset: str) -> list[ComparedTraining]:
         """Return the trainings with a preset by seed."""
         return [run for run in self.runs if run.preset == preset]
@@ -156,3 +176,11 @@ class TrainingComparison(JsonFile):
                 ]
             )
         return rows
+
+
+def _check_runs(names: Iterable[str], seeds: Iterable[int], runs: Iterable[tuple[str, int]]) -> None:
+    found, expected = Counter(runs), Counter((name, seed) for name in names for seed in seeds)
+    wrong = next(iter([*(found - expected), *(expected - found)]), None)
+    if wrong is not None:
+        state = "missing" if found[wrong] < expected[wrong] else "in it but not among those compared, or twice"
+        raise ValueError(f"the run of {wrong[0]} with seed {wrong[1]} is {state}")

@@ -1,29 +1,38 @@
-"""journal.jsonl: the events of a search or a training, from which every figure can be drawn again."""
+"""journal.jsonl: the events of a search or a training, from which every figure can be drawn again.
+
+A bad line is named and omitted as long as that cannot make the rest say something else: an epoch may be missing, the
+start or an evolution may not.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictFloat, StrictInt, StrictStr, ValidationInfo, field_validator
 
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line, read_lines
-from irepdeploy.runs.schema import Schema, validated
+from irepdeploy.parsing.json_lines import Lines, append_line, read_lines
+from irepdeploy.parsing.json_text import JsonError, unsealed
+from irepdeploy.parsing.validation import validated
+from irepdeploy.runs.schema import Amount, Count, Schema, Share
 
 __all__ = ["JOURNAL", "Epoch", "Event", "Evolution", "Race", "SearchJournal", "SearchStart", "Start", "read_events"]
 
 JOURNAL = "journal.jsonl"
+
+# The year 9999, in seconds.
+_LATEST = 253_402_300_799.0
+_Bits = Annotated[str, Field(pattern="^[01]*$", strict=True)]
 
 
 class Event(Schema):
     """A line of a journal."""
 
     event: str
-    time: StrictFloat | None = None
+    time: Annotated[float, Field(strict=True, ge=0, le=_LATEST)] | None = None
 
     def append(self, path: str | os.PathLike[str]) -> None:
         """Append the event as a line with the present time, flushed to the disk."""
@@ -52,27 +61,45 @@ class SearchStart(Start):
 
     layers: tuple[StrictStr, ...]
     branches: tuple[StrictStr, ...]
-    positions: tuple[tuple[StrictInt, StrictInt], ...]
-    budget: StrictInt | None = None
+    positions: Annotated[tuple[tuple[Count, Count], ...], Field(min_length=1)]
+    budget: Count | None = None
+
+    @field_validator("recipe")
+    @classmethod
+    def _names_a_strategy(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        search = recipe.get("search")
+        if not isinstance(search, dict) or not isinstance(search.get("strategy"), str):
+            raise ValueError("search.strategy is missing")
+        if type(search.get("evolutions", 0)) is not int:
+            raise ValueError(f"search.evolutions: expected a number, got {search['evolutions']!r}")
+        return recipe
+
+    @field_validator("positions")
+    @classmethod
+    def _are_in_the_matrix(cls, positions: tuple[tuple[int, int], ...], info: ValidationInfo) -> Any:
+        rows, columns = (len(info.data.get(name, ())) for name in ("layers", "branches"))
+        if not all(row < rows and column < columns for row, column in positions) or len({*positions}) < len(positions):
+            raise ValueError(f"expected distinct places among {rows} layers and {columns} branches")
+        return positions
 
 
 class Epoch(Event):
     """An epoch of training; `phase` is written by a search, `val_accuracy` by a training."""
 
     event: Literal["epoch"] = "epoch"
-    epoch: StrictInt
+    epoch: Count
     phase: StrictStr | None = None
     loss: StrictFloat | None = None
-    val_accuracy: StrictFloat | None = None
-    images_per_second: StrictFloat | None = None
+    val_accuracy: Share | None = None
+    images_per_second: Amount | None = None
 
 
 class Race(Schema):
     """How an evolution's candidates were raced; see `irepdeploy.search.evaluation.racing.RaceResult`."""
 
-    dropped: tuple[StrictInt, ...]
-    back: tuple[StrictInt, ...]
-    images: tuple[StrictInt, ...]
+    dropped: tuple[Count, ...]
+    back: tuple[Count, ...]
+    images: tuple[Count, ...]
     share: StrictFloat
     level: StrictFloat
 
@@ -85,12 +112,12 @@ class Evolution(Event):
     """
 
     event: Literal["evolution"] = "evolution"
-    index: StrictInt
-    best: StrictFloat
-    mean: StrictFloat
-    accuracy: Annotated[tuple[StrictFloat, ...], Field(min_length=1)]
+    index: Count
+    best: Share
+    mean: Share
+    accuracy: Annotated[tuple[Share, ...], Field(min_length=1)]
     loss: tuple[StrictFloat, ...] = ()
-    population: tuple[StrictStr, ...] = ()
+    population: tuple[_Bits, ...] = ()
     alpha: tuple[StrictFloat, ...] = ()
     beta: tuple[StrictFloat, ...] = ()
     race: Race | None = None
@@ -113,16 +140,36 @@ _KINDS: dict[str, tuple[type[Event], str]] = {
 }
 
 
-def read_events(path: str | os.PathLike[str], what: str = "journal") -> Iterator[Event]:
-    """Read the events of a journal. A torn last line is dropped with a log line; unknown events are skipped."""
-    for number, value in read_lines(path, what):
-        name = value.get("event") if isinstance(value, dict) else None
-        if not isinstance(name, str) or name not in _KINDS:
-            continue
-        kind, described = _KINDS[name]
-        if kind is Start and "positions" in value:
-            kind, described = SearchStart, "the start of a search"
-        yield validated(kind, value, described, where=f"{os.fspath(path)}, line {number}")
+def read_events(path: str | os.PathLike[str], what: str = "journal", *, strict: bool = False) -> list[Event]:
+    """Read the events of a journal; those that a newer version has added are skipped.
+
+    A bad line is omitted with a log line; if `strict`, it is an error, as it is if it may be the start.
+    """
+    lines = _read(path, what, strict=strict)
+    return [event for event in lines.values.values() if event is not None]
+
+
+def _read(path: str | os.PathLike[str], what: str, *, strict: bool = False) -> Lines[Event | None]:
+    lines = read_lines(path, _event_of, what, strict=strict)
+    starts = [number for number, event in lines.values.items() if isinstance(event, Start)]
+    if len(starts) > 1:
+        raise InputError(f"two runs start in it, on lines {starts[0]} and {starts[1]}", where=path)
+    if not starts and lines.faults:
+        raise next(iter(lines.faults.values()))
+    return lines
+
+
+def _event_of(value: object, where: str) -> Event | None:
+    name = value.get("event") if isinstance(value, dict) else None
+    kind, described = _KINDS.get(name, (Event, "an event")) if isinstance(name, str) else (Event, "an event")
+    if kind is Start and isinstance(value, dict) and "positions" in value:
+        kind, described = SearchStart, "the start of a search"
+    try:
+        value = unsealed(value, kind.model_fields)
+    except JsonError as error:
+        raise InputError(f"not {described}: {error}", where=where) from None
+    found = validated(kind, value, described, where=where)
+    return None if kind is Event else found
 
 
 class SearchJournal(Schema):
@@ -137,6 +184,9 @@ class SearchJournal(Schema):
         if "start" in info.data:
             for evolution in evolutions:
                 _check_sizes(info.data["start"], evolution)
+        for place, evolution in enumerate(evolutions):
+            if evolution.index != place:
+                raise ValueError(f"evolution {place} is {'twice in it' if evolution.index < place else 'missing'}")
         return evolutions
 
     @classmethod
@@ -144,11 +194,14 @@ class SearchJournal(Schema):
         """Read the search in a folder, or its journal.jsonl itself."""
         path = Path(path)
         path = path / JOURNAL if path.is_dir() else path
-        events = list(read_events(path, "journal of a search"))
+        lines = _read(path, "journal of a search")
+        events = list(lines.values.values())
         start = next((event for event in events if isinstance(event, Start)), None)
         if not isinstance(start, SearchStart):
             raise InputError("not the journal of a search", where=path, hint="`irepdeploy search` writes journal.jsonl")
-        evolutions = [event for event in events if isinstance(event, Evolution)]
+        evolutions = sorted((event for event in events if isinstance(event, Evolution)), key=lambda each: each.index)
+        if not evolutions and lines.faults:
+            raise next(iter(lines.faults.values()))
         if not evolutions:
             raise InputError("the search has not finished an evolution yet", where=path, hint="let it run on")
         return validated(cls, {"start": start, "evolutions": evolutions}, "the journal of a search", where=path)

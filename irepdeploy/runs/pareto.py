@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictStr
 
-from irepdeploy.runs.schema import JsonFile, Schema
+from irepdeploy.runs.schema import Count, JsonFile, Schema, Share
 
 __all__ = ["Candidate", "ParetoSet"]
 
@@ -26,14 +26,14 @@ class Candidate(Schema):
     `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one of them.
     """
 
-    rank: StrictInt
+    rank: Count
     digest: StrictStr
-    branches: StrictInt
-    val_accuracy: StrictFloat
-    params: StrictInt
-    macs: StrictInt
-    activation_bytes: StrictInt
-    memory_bytes: StrictInt
+    branches: Count
+    val_accuracy: Share
+    params: Count
+    macs: Count
+    activation_bytes: Count
+    memory_bytes: Count
     pareto: StrictBool
 
 
@@ -43,7 +43,7 @@ class ParetoSet(JsonFile):
     kind = "pareto.json of a search"
     hint = "`irepdeploy search` writes it at its end"
 
-    batch_size: StrictInt
+    batch_size: Annotated[int, Field(ge=1, lt=2**31, strict=True)]
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
     notes: tuple[StrictStr, ...] = _NOTES
 

@@ -1,6 +1,7 @@
 """Record: one measurement, raw samples with the system and the conditions under which they were taken.
 
-Records are appended to a file of JSON lines and never changed. What a table shows is derived from the raw samples by
+Records are appended to a file of JSON lines and never changed. Appending does not look at the lines before; reading
+names a bad line and omits it. What a table shows is derived from the raw samples by
 `irepdeploy.board.protocol` when it is shown, so that a new metric needs no new run.
 """
 
@@ -8,20 +9,41 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, ConfigDict, Field, StrictStr
 
-from irepdeploy.board.protocol import Ratio, ratio
+from irepdeploy.board.protocol import Ratio, ratio, sample_fault
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line, read_lines
-from irepdeploy.runs.schema import validated
+from irepdeploy.parsing.json_lines import Lines, append_line, read_lines
+from irepdeploy.parsing.json_text import JsonError, unsealed
+from irepdeploy.parsing.validation import validated
 
-__all__ = ["SCHEMA_VERSION", "Record", "append", "read", "record_of"]
+__all__ = ["SCHEMA_VERSION", "Record", "append", "read", "read_numbered", "record_of"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-_Count = Annotated[int, Field(ge=0, strict=True)]
+
+def _times(samples_ns: list[int]) -> list[int]:
+    if (fault := sample_fault(samples_ns)) is not None:
+        raise ValueError(fault)
+    return samples_ns
+
+
+def _moment(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"expected a time such as 2026-01-02T03:04:05+00:00, got {text!r}") from None
+    return text
+
+
+_Time = Annotated[int, Field(ge=0, strict=True)]
+# The largest size of a tensor in ONNX Runtime and TensorRT.
+_Size = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
+_Text = Annotated[str, Field(strict=True, max_length=4096)]
+_Name = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 
 
 @dataclass(frozen=True)
@@ -48,24 +70,24 @@ class Record:
     # A dataclass that is validated when it is read: records are changed by `dataclasses.replace`.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    suite: str
-    scenario: str
-    model: str
-    source: str
-    artefact_sha256: str | None
+    suite: _Name
+    scenario: _Name
+    model: _Name
+    source: _Text
+    artefact_sha256: Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")] | None
     runner: dict[str, Any]
-    precision: str
-    batch: StrictInt
-    input_shape: Annotated[list[_Count], Field(min_length=1)]
-    samples_ns: Annotated[list[_Count], Field(min_length=1)]
+    precision: _Name
+    batch: _Size
+    input_shape: Annotated[list[_Size], Field(min_length=1, max_length=64)]
+    samples_ns: Annotated[list[_Time], Field(min_length=1), AfterValidator(_times)]
     warmup: dict[str, Any]
-    protocol_version: StrictInt
+    protocol_version: Annotated[int, Field(ge=1, le=1000, strict=True)]
     system: dict[str, Any]
     conditions: dict[str, Any]
-    argv: list[str]
-    created: str
+    argv: list[StrictStr]
+    created: Annotated[_Text, AfterValidator(_moment)]
     facts: dict[str, Any] = field(default_factory=dict)
-    device_samples_ns: list[_Count] = field(default_factory=list)
+    device_samples_ns: list[_Time] = field(default_factory=list)
     system_after: dict[str, Any] = field(default_factory=dict)
     power: dict[str, Any] = field(default_factory=dict)
     schema: int = field(default=SCHEMA_VERSION)
@@ -79,7 +101,7 @@ class Record:
         return ratio(self.samples_ns, reference.samples_ns, seed=0, paired=self.is_paired_with(reference))
 
 
-# Fields that each schema version added: records of older versions are read with these empty.
+# Fields that each schema version added: records of older versions are read with these empty. 3 added the check.
 _SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_after", "power")}
 
 
@@ -89,13 +111,25 @@ def append(path: str | os.PathLike[str], record: Record) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> list[Record]:
-    """Read all records of a file, in order. A torn last line is dropped, with a log line."""
-    lines = read_lines(path, "file of records", of="record")
-    return [record_of(value, f"{os.fspath(path)}, line {number}") for number, value in lines]
+    """Read the records of a file, in order. A bad line is omitted, with a log line.
+
+    Raises:
+        InputError: The file cannot be read, or none of its lines is a record.
+    """
+    return list(read_numbered(path).values.values())
+
+
+def read_numbered(path: str | os.PathLike[str]) -> Lines[Record]:
+    """Read the records of a file as `read` does, by line number, with the faults of the omitted lines."""
+    return read_lines(path, record_of, "file of records", "record")
 
 
 def record_of(value: object, where: str) -> Record:
     """Return the record in a JSON line, also of an earlier schema."""
+    try:
+        value = unsealed(value)
+    except JsonError as error:
+        raise InputError(f"not a record: {error}", where=where) from None
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError("not a record: no schema version", where=where, hint="is this a records.jsonl?")
     schema = value["schema"]

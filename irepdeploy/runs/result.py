@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import StrictFloat, StrictInt, StrictStr
+from pydantic import StrictFloat, StrictStr
 
-from irepdeploy.runs.schema import JsonFile
+from irepdeploy.runs.schema import Amount, Count, JsonFile, Share
 
 __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
@@ -19,16 +19,16 @@ class SearchFigures(JsonFile):
     hint = "`irepdeploy search` writes it at its end"
 
     best_digest: StrictStr
-    branches: StrictInt
-    val_accuracy: StrictFloat
+    branches: Count
+    val_accuracy: Share
     val_loss: StrictFloat
-    evaluations: StrictInt
-    seconds: StrictFloat
+    evaluations: Count
+    seconds: Amount
     device: StrictStr
-    devices: StrictInt
-    device_days: StrictFloat
-    alpha_spread: StrictFloat
-    beta_spread: StrictFloat
+    devices: Count
+    device_days: Amount
+    alpha_spread: Share
+    beta_spread: Share
 
 
 class TrainingResult(JsonFile):
@@ -40,15 +40,15 @@ class TrainingResult(JsonFile):
     kind = "result.json of a training"
     hint = "`irepdeploy train` writes it at its end"
 
-    branches: StrictInt
-    val_accuracy: StrictFloat
-    test_accuracy: StrictFloat
-    best_epoch: StrictInt
-    epochs: StrictInt
-    seconds_per_epoch: StrictFloat
-    seconds: StrictFloat
+    branches: Count
+    val_accuracy: Share
+    test_accuracy: Share
+    best_epoch: Count
+    epochs: Count
+    seconds_per_epoch: Amount
+    seconds: Amount
     device: StrictStr
-    devices: StrictInt
+    devices: Count
 
 
 class FinetuneResult(JsonFile):
@@ -57,6 +57,6 @@ class FinetuneResult(JsonFile):
     kind = "result.json of a fine-tuning"
     hint = "`irepdeploy train finetune` writes it at its end"
 
-    accuracy_before: StrictFloat
-    accuracy_after: StrictFloat
+    accuracy_before: Share
+    accuracy_after: Share
     training: TrainingResult

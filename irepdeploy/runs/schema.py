@@ -1,25 +1,26 @@
-"""Read and write the files of a run by their schemas, and describe mismatches in a single line."""
+"""Read and write the files of a run by their schemas."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import reprlib
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes, write_json
 from irepdeploy.limits import JOURNAL
+from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
+from irepdeploy.parsing.validation import validated
 
-__all__ = ["JsonFile", "Schema", "validated"]
+__all__ = ["Amount", "Count", "JsonFile", "Schema", "Share"]
 
-_T = TypeVar("_T")
-
-_MOST_FAULTS = 3
+Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+# An accuracy, or a part of something.
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+# Of seconds, or of images in one.
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Schema(BaseModel):
@@ -29,54 +30,29 @@ class Schema(BaseModel):
 
 
 class JsonFile(Schema):
-    """A whole JSON file, which this class alone reads and writes."""
+    """A whole JSON file, which this class alone reads and writes; it carries a check against damage."""
 
     kind: ClassVar[str]
     hint: ClassVar[str]
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file."""
+        """Read a file.
+
+        Raises:
+            InputError: It is missing, is not of this kind, or has changed since it was written.
+        """
         content = read_bytes(path, cls.kind, JOURNAL)
         try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            raise InputError(f"not the {cls.kind}: expected JSON", where=path, hint=cls.hint) from None
+            value = unsealed(parse_json(content), cls.model_fields)
+        except JsonError as error:
+            raise InputError(f"not the {cls.kind}: {error}", where=path, hint=cls.hint) from None
         return validated(cls, value, f"the {cls.kind}", where=path, hint=cls.hint)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file atomically and return its path."""
-        return write_json(path, self.to_dict())
+        return write_json(path, sealed(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the file's JSON object."""
+        """Return the file's JSON object, without its check."""
         return self.model_dump(mode="json")
-
-
-def validated(kind: type[_T], value: object, what: str, *, where: object, hint: str | None = None) -> _T:
-    """Return `value`, parsed JSON, as an instance of the pydantic model or dataclass `kind`.
-
-    `what` is its name in the error, with an article.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise InputError(f"not {what}: {_faults(error)}", where=where, hint=hint) from None
-
-
-def _faults(error: ValidationError) -> str:
-    faults = [_fault(each) for each in error.errors(include_url=False)]
-    more = len(faults) - _MOST_FAULTS
-    return "; ".join(faults[:_MOST_FAULTS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _fault(fault: Any) -> str:
-    field = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "missing":
-        return f"{field} is missing"
-    if fault["type"] == "value_error":
-        text = re.sub("^Value error, ", "", fault["msg"])
-    else:
-        expected = re.sub("^Input should (be |have )?", "", fault["msg"])
-        text = f"expected {expected}, got {reprlib.repr(fault['input'])}"
-    return f"{field}: {text}" if field else text

@@ -14,8 +14,8 @@ from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.files import append_line
 from irepdeploy.folders import output_folder
+from irepdeploy.parsing.json_lines import append_line
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 

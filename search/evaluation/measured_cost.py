@@ -10,10 +10,11 @@ from pathlib import Path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.network.checkpoint import save
+from irepdeploy.parsing.validation import validated
 from irepdeploy.profiling.training_cost import peak_memory, step_times
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
-from irepdeploy.runs.journal import SearchJournal
+from irepdeploy.runs.journal import JOURNAL, SearchJournal
 from irepdeploy.runs.pareto import ParetoSet
 
 from ..execution.device import choose_device
@@ -41,7 +42,9 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     matter.
     """
     found = ParetoSet.read(folder / "pareto.json")
-    recipe = Recipe.model_validate(SearchJournal.read(folder).start.recipe)
+    recipe = validated(
+        Recipe, SearchJournal.read(folder).start.recipe, "the recipe of a search", where=folder / JOURNAL
+    )
     device = choose_device(recipe.device)
     plain = build_net(recipe, load_data(recipe))
     ranks = {str(candidate.rank): candidate.digest for candidate in found.front}

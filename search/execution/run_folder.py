@@ -158,7 +158,7 @@ class RunFolder:
     def _epochs_in_journal(self) -> int:
         if not self.journal.exists():
             return 0
-        return sum(isinstance(event, Epoch) for event in read_events(self.journal))
+        return sum(isinstance(event, Epoch) for event in read_events(self.journal, strict=True))
 
 
 def start_facts(recipe: Recipe) -> dict[str, Any]:

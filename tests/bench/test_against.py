@@ -34,7 +34,7 @@ def record(model: str = "plain", median_ms: float = 10.0, *, seed: int = 0, **ch
 
 
 def then(model: str = "plain", median_ms: float = 10.0, **changes: Any) -> Record:
-    return record(model, median_ms, **{"seed": 1, "created": "then", **changes})
+    return record(model, median_ms, **{"seed": 1, "created": "2026-01-01T00:00:00+00:00", **changes})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_models_are_paired_by_label_runner_precision_and_shape() -> None:
         record("a", 40.0, input_shape=[8, 3, 32, 32], batch=8),
         record("b", 50.0),
     ]
-    earlier = [replace(each, created="then") for each in reversed(now[:4])]
+    earlier = [replace(each, created="2026-01-01T00:00:00+00:00") for each in reversed(now[:4])]
     verdicts = Guard(earlier, 0.05).check(now)
     assert [verdict.outcome for verdict in verdicts] == [OK] * 4 + [NEW]
     assert [verdict.ratio.value for verdict in verdicts[:4]] == [1.0] * 4
@@ -93,7 +93,7 @@ def test_models_are_paired_by_label_runner_precision_and_shape() -> None:
 
 
 def test_the_last_of_several_earlier_ones_counts() -> None:
-    (verdict,) = Guard([then(median_ms=5.0, created="first"), then(median_ms=10.0)], 0.05).check([record()])
+    (verdict,) = Guard([then(median_ms=5.0, created="2025-12-31"), then(median_ms=10.0)], 0.05).check([record()])
     assert verdict.outcome == OK
 
 
@@ -115,6 +115,24 @@ def test_a_file_with_a_torn_last_line_is_read(tmp_path: Path, capsys: pytest.Cap
     os.truncate(path, path.stat().st_size - 100)
     assert Guard(read(path), 0.05).check([record()])[0].outcome == OK
     assert "torn" in capsys.readouterr().err
+
+
+def test_a_bad_line_is_left_out_unless_it_may_be_the_one_that_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "records.jsonl"
+    append(path, then(median_ms=5.0))
+    append(path, then(median_ms=20.0, created="2026-01-01T12:00:00+00:00"))
+    append(path, then())
+    first, bad, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + bad[:-50] + b"\n" + last)
+    assert Guard.read(path, 0.05).check([record()])[0].outcome == OK
+    assert f"omitted: {path}, line 2: not a record: not JSON" in capsys.readouterr().err
+    # A model that only stands before the bad line, or nowhere.
+    for lines, model in ((first + bad[:-50] + b"\n", "plain"), (bad[:-50] + b"\n" + last, "new")):
+        path.write_bytes(lines)
+        with pytest.raises(InputError, match=rf"may be the last record of {model} \(ort-cpu"):
+            Guard.read(path, 0.05).check([record(), record(model)])
 
 
 def test_none_of_the_models_is_there() -> None:

@@ -15,11 +15,9 @@ import pytest
 from irepdeploy import files
 from irepdeploy.errors import InputError, OutputError, RunError
 from irepdeploy.files import (
-    append_line,
     canonical_json,
     move_file,
     read_bytes,
-    read_lines,
     remove_file,
     sha256,
     write_bytes,
@@ -110,7 +108,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 from irepdeploy.errors import RunError
-from irepdeploy.files import append_line, write_bytes
+from irepdeploy.files import write_bytes
 try:
     {call}
 except RunError as error:
@@ -133,15 +131,6 @@ def test_a_full_disk_ends_the_run_and_leaves_the_old_content(tmp_path: Path) -> 
     assert everything(tmp_path) == {"a": b"old"}
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
-    call = "[append_line('a', {'n': n, 'text': 'x' * 90}) for n in range(20)]"
-    assert "cannot write" in limited(call, tmp_path)
-    lines = [value["n"] for _, value in read_lines(tmp_path / "a")]
-    assert lines == list(range(len(lines)))
-    assert len(lines) >= 8
-    assert (tmp_path / "a").read_bytes().endswith(b"}\n")
-
-
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)])
 def test_the_mode_is_what_the_users_umask_says(mask: int, mode: int, tmp_path: Path) -> None:
     before = os.umask(mask)
@@ -158,7 +147,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     bad = [tmp_path / "none" / "a", tmp_path / "file" / "a", tmp_path / "folder", tmp_path / ("x" * 300)]
     for path in bad:
-        for write in (lambda to: write_bytes(to, b"x"), lambda to: append_line(to, {})):
+        for write in (lambda to: write_bytes(to, b"x"), lambda to: write_json(to, {})):
             with pytest.raises(OutputError, match="cannot write") as caught:
                 write(path)
             assert str(path) in caught.value.line
@@ -168,86 +157,11 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
 def test_json_ends_with_a_line_and_has_no_nan(value: Any, tmp_path: Path) -> None:
-    for write in (write_json, append_line):
-        with pytest.raises(ValueError, match="JSON"):
-            write(tmp_path / "a", value)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a", value)
     assert not list(tmp_path.iterdir())
     text = write_json(tmp_path / "a", {"b": [1, 2]}).read_text()
     assert text.endswith("}\n") and json.loads(text) == {"b": [1, 2]}
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    path = tmp_path / "journal"
-    for number in range(3):
-        append_line(path, {"n": number, "text": "größe"})
-    return path
-
-
-def values(path: Path) -> list[int]:
-    return [value["n"] for _, value in read_lines(path)]
-
-
-def test_lines_are_numbered_and_one_each(journal: Path) -> None:
-    assert [number for number, _ in read_lines(journal)] == [1, 2, 3]
-    assert journal.read_bytes().count(b"\n") == 3
-
-
-def test_wherever_the_last_line_was_torn_the_next_one_fixes_it(journal: Path) -> None:
-    whole = journal.read_bytes()
-    last = whole.rstrip(b"\n").rfind(b"\n") + 1
-    for size in range(last, len(whole) + 1):
-        journal.write_bytes(whole[:size])
-        kept = [0, 1, 2] if size >= len(whole) - 1 else [0, 1]
-        assert values(journal) == kept
-        append_line(journal, {"n": 9})
-        assert values(journal) == [*kept, 9]
-
-
-def test_a_torn_line_is_cut_although_the_file_is_longer_than_the_window(
-    journal: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_LONGEST_LINE", 40)
-    with open(journal, "ab") as file:
-        file.write(b'{"n": 7, "te')
-    append_line(journal, {"n": 9})
-    assert values(journal) == [0, 1, 2, 9]
-
-
-@pytest.mark.parametrize("bad", [b"{", b"\xff", b"[1,", b'{"a": NaN}', b"[" * 100_000])
-def test_a_line_in_the_middle_that_is_not_json_is_named(bad: bytes, journal: Path) -> None:
-    lines = journal.read_bytes().splitlines()
-    journal.write_bytes(b"\n".join([lines[0], bad, lines[2], b""]))
-    with pytest.raises(InputError, match="line 2"):
-        list(read_lines(journal, "journal"))
-
-
-@pytest.mark.parametrize("torn", [b'{"a": ' * 100_000, b'{"a": [' * 50_000])
-def test_a_torn_line_however_deep(torn: bytes, journal: Path) -> None:
-    with open(journal, "ab") as file:
-        file.write(torn)
-    assert values(journal) == [0, 1, 2]
-
-
-def test_empty_lines_and_files_hold_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"")
-    assert not list(read_lines(path))
-    path.write_bytes(b'\n{"n": 1}\n\n')
-    assert list(read_lines(path)) == [(2, {"n": 1})]
-
-
-def test_an_interrupted_append_leaves_whole_lines(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", fails)
-        with pytest.raises(OutputError):
-            append_line(journal, {"n": 3})
-    assert values(journal)[:3] == [0, 1, 2]
-    append_line(journal, {"n": 4})
-    assert values(journal)[-1] == 4
 
 
 def test_reading_what_cannot_be_read(tmp_path: Path) -> None:

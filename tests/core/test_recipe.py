@@ -92,19 +92,19 @@ def test_a_value_may_hold_an_equals_sign(tmp_path: Path) -> None:
         ("searhc.population=4", "did you mean search.population"),
         ("zzz=1", "the sections are net, branches, data"),
         ("seed=[1", "is not a value"),
-        ("seed=2026-13-45", "is not a value"),
+        ("seed=2026-13-45", "seed: expected a valid integer, got '2026-13-45'"),
         ("seed=!!int ''", "is not a value"),
         ("seed=!!bool maybe", "is not a value"),
-        ("seed=!!timestamp later", "is not a value"),
+        ("seed=!!timestamp later", "tag 'timestamp' is not for recipes"),
         ("seed=!!python/object/apply:os.getcwd []", "is not a value"),
         ("seed=" + "[" * 5000, "is not a value"),
         ("scale=huge", "no scale 'huge' (one of smoke)"),
         ("scale=[1]", "no scale [1]"),
         ("scale={a: 1}", "no scale"),
         ("search.population.more=1", "unknown key"),
-        ("net=vgg6", "net: input should be"),
-        ("search=null", "search: input should be"),
-        ("net.args=null", "net.args: input should be"),
+        ("net=vgg6", "net: expected"),
+        ("search=null", "search: expected"),
+        ("net.args=null", "net.args: expected"),
         ("net.args.a.b.c=1", ""),
     ],
 )
@@ -149,6 +149,21 @@ def test_an_override_below_a_null_section(tmp_path: Path) -> None:
         ("train.epochs=eight", "train.epochs"),
         ("branches=[conv1x3]", "branches"),
         ("clamp=perhaps", "search.clamp"),
+        ("train.epochs=1000000000", "train.epochs"),
+        ("search.batch_size=1000000000", "search.batch_size"),
+        ("train.augment.crop=-1", "train.augment.crop"),
+        ("search.weights.lr=-0.1", "search.weights.lr"),
+        ("budget=1e-999999999", "search.budget"),
+        ("budget=1/0", "search.budget"),
+        ("budget=" + "9" * 5000 + "/block", "search.budget"),
+        ("budget=0/block", "search.budget"),
+        ("budget=-1/2", "search.budget"),
+        ("budget=3/2", "search.budget"),
+        ("net.name=1", "net.name"),
+        ("net.args.x=.nan", "net.args: expected finite numbers, got nan"),
+        ("data.options.x=[1, -.inf]", "data.options: expected finite numbers, got -inf"),
+        ("net.args.x=1" + "0" * 30, "net.args: expected numbers of at most 64 bits"),
+        ("scales.x.y=.inf", "scales.x: expected finite numbers, got inf"),
     ],
 )
 def test_values_that_no_run_could_use(override: str, key: str, tmp_path: Path) -> None:
@@ -170,7 +185,7 @@ def test_unknown_keys_suggest_the_near_one(tmp_path: Path) -> None:
 def test_all_faults_are_said_in_one_line(tmp_path: Path) -> None:
     train = {"epochs": 0, "weights": {"lr": "fast"}}
     line = refused(written(tmp_path, seed="x", train=train, colour="red"), "nonsense=1", "alone")
-    for fault in ("seed:", "train.epochs:", "train.batch_size: missing", "train.weights.lr:", "colour: unknown key"):
+    for fault in ("seed:", "train.epochs:", "train.batch_size is missing", "train.weights.lr:", "colour: unknown key"):
         assert fault in line
     assert "'nonsense'" in line
     assert "'alone'" in line
@@ -178,7 +193,7 @@ def test_all_faults_are_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("section", ["net", "data", "search", "train", "scales"])
 def test_null_sections(section: str, tmp_path: Path) -> None:
-    assert f"{section}: input should be" in refused(written(tmp_path, **{section: None}))
+    assert f"{section}: expected" in refused(written(tmp_path, **{section: None}))
 
 
 @pytest.mark.parametrize(
@@ -193,13 +208,25 @@ def test_null_sections(section: str, tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: \x00", "not YAML"),
         (b"a: *nobody", "not YAML"),
-        (b"a: 2026-99-99", "not YAML"),
-        (b"a: !!python/object/apply:os.system ['true']", "not YAML"),
+        (b"a: 2026-99-99", "a: unknown key"),
+        (b"a: !!python/object/apply:os.system ['true']", "tag 'python/object/apply:os.system' is not for recipes"),
         (b"[" * 20_000, "not YAML"),
-        (b"&a [*a]", "not YAML"),
-        (b"a: &a {b: *a}", "not YAML"),
-        (b"{}", "net: missing"),
-        (b"1: 2", "1"),
+        (b"&a [*a]", "aliases"),
+        (b"a: &a {b: *a}", "aliases"),
+        (b"{}", "net is missing"),
+        (b"1: 2", "mine.yaml:1: expected a key that is text, got 1"),
+        (b"on: 2\n? [a]\n: 3", "mine.yaml:2: expected a key that is text, got a list or mapping"),
+        (b"seed: 1\nnet: {}\nseed: 2", "mine.yaml:3: key 'seed' occurs twice: on lines 1 and 3"),
+        (b"search: {population: 1,\n  population: 2}", "mine.yaml:2: key 'population' occurs twice: on lines 1 and 2"),
+        (b"a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a", "mine.yaml:4: key '<<' occurs twice"),
+        (b"seed: 1\n---\nseed: 2", "mine.yaml:2: not YAML: but found another document"),
+        (b"net:\n\tname: vgg6", "mine.yaml:2: not YAML"),
+        (b'branches: "a\\e[31m"', "mine.yaml:1: a text has the control character U+001B"),
+        (b'"a\\0": 1', "mine.yaml:1: a text has the control character U+0000"),
+        (b"a: !!set {b}", "tag 'set' is not for recipes"),
+        (b"a: !mine 1", "tag '!mine' is not for recipes"),
+        ("seed: 1".encode("utf-16"), "not YAML: not UTF-8"),
+        (b"# nothing\n" * 50_000, "expected at most 256 KiB"),
     ],
 )
 def test_files_that_are_no_recipe(content: bytes, said: str, tmp_path: Path) -> None:
@@ -214,6 +241,12 @@ def bomb(levels: int, kind: str) -> str:
         items = ", ".join(inner if kind == "list" else (f"k{i}: {alias}" for i, alias in enumerate(inner)))
         lines.append(f"l{level}: &l{level} " + (f"[{items}]" if kind == "list" else f"{{{items}}}"))
     return "\n".join(lines)
+
+
+def test_a_bomb_of_merge_keys_does_not_go_off(tmp_path: Path) -> None:
+    lines = ["l0: &l0 {a: 1}"]
+    lines += [f"l{level}: &l{level} {{<<: [{', '.join([f'*l{level - 1}'] * 9)}]}}" for level in range(1, 25)]
+    assert "aliases stand for more than 10000 values" in refused(written(tmp_path, "\n".join(lines)))
 
 
 @pytest.mark.parametrize("kind", ["list", "dict"])
@@ -231,6 +264,43 @@ train: {epochs: 2, batch_size: 8, weights: *weights}
 """
     recipe = load_recipe(written(tmp_path, text), ["search.weights.lr=0.2"])
     assert (recipe.search.weights.lr, recipe.train.weights.lr) == (0.2, 0.1)
+
+
+def test_a_merged_key_may_be_given_again(tmp_path: Path) -> None:
+    text = yaml.safe_dump(MINIMAL).replace("train:\n  ", "train:\n  <<: {epochs: 9, schedule: step}\n  ", 1)
+    recipe = load_recipe(written(tmp_path, text))
+    assert (recipe.train.epochs, recipe.train.schedule) == (2, "step")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "read_as"),
+    [
+        ("no", "no"),
+        ("on", "on"),
+        ("y", "y"),
+        ("true", True),
+        ("12:30", "12:30"),
+        ("2026-01-02", "2026-01-02"),
+        ("010", "010"),
+        ("1_000", "1_000"),
+        ("0x10", 16),
+        ("1e3", 1000.0),
+        ("1e-4", 1e-4),
+        (".5", 0.5),
+        ("=", "="),
+        ("~", None),
+        ("", None),
+        ("!!str 1", "1"),
+    ],
+)
+def test_values_are_what_they_look_like(written_as: str, read_as: object, tmp_path: Path) -> None:
+    found = load_recipe(written(tmp_path), [f"net.args.x={written_as}"]).net.args["x"]
+    assert found == read_as and type(found) is type(read_as)
+
+
+def test_words_for_true_and_false_where_one_is_expected(tmp_path: Path) -> None:
+    found = [load_recipe(written(tmp_path), [f"clamp={word}"]).search.clamp for word in ("yes", "on", "no", "off")]
+    assert found == [True, True, False, False]
 
 
 def test_a_long_value_is_not_printed_whole(tmp_path: Path) -> None:
@@ -265,4 +335,4 @@ def test_a_population_that_no_machine_holds_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["search.weights.lr", "search.arch.lr", "train.weights.weight_decay"])
 def test_numbers_beyond_float32_are_refused(key: str, tmp_path: Path) -> None:
-    assert f"{key}: input should be less than or equal to" in refused(written(tmp_path), f"{key}=1e300")
+    assert f"{key}: expected less than or equal to" in refused(written(tmp_path), f"{key}=1e300")

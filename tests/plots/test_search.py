@@ -99,11 +99,11 @@ def test_old_journals_hold_less(run: SearchRun) -> None:
     ("events", "said"),
     [
         ([], "not the journal of a search"),
-        ([3, [1], "text", None], "not the journal of a search"),
+        ([3, [1], "text", None], "line 1: not an event: expected a valid dictionary, got 3"),
         ([{"event": "start", "recipe": {}, "architecture": None}], "not the journal of a search"),
         ([evolution(0, [0.5])], "not the journal of a search"),
         ([START], "has not finished an evolution yet"),
-        ([START, 3, {"event": "epoch", "epoch": 0}], "has not finished an evolution yet"),
+        ([START, 3, {"event": "epoch", "epoch": 0}], "line 2: not an event: expected a valid dictionary, got 3"),
         ([START, evolution(0, [0.5], population=["111"])], "evolution 0: population: expected 5 bits, got 3"),
         (
             [START, evolution(0, [0.5], population=["11111", "11111"])],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.errors import InputError, OutputError
-from irepdeploy.runs.record import SCHEMA_VERSION, Record, append, read
+from irepdeploy.runs.record import SCHEMA_VERSION, Record, append, read, read_numbered
 
 RECORD = Record(
     suite="models",
@@ -80,12 +80,18 @@ def test_appending_after_a_torn_line_keeps_the_file_readable(path: Path) -> None
     assert read(path) == [RECORD, third]
 
 
-def test_torn_line_in_the_middle_is_an_error_that_names_it(path: Path) -> None:
+def test_torn_line_in_the_middle_is_named_and_omitted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first[:-30] + b"\n" + second)
-    with pytest.raises(InputError, match="not JSON") as caught:
-        read(path)
-    assert caught.value.where == f"{path}, line 1"
+    assert read(path) == [replace(RECORD, model="b", artefact_sha256=None)]
+    assert f"omitted: {path}, line 1: not a record: not JSON" in capsys.readouterr().err
+
+
+def test_a_changed_number_is_noticed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first.replace(b"999999", b"899999") + second)
+    assert [each.model for each in read(path)] == ["b"]
+    assert f"{path}, line 1: not a record: damaged: it does not match its check" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["no record", "\x89PNG", "[1, 2]", "7", '"text"', "{}", '{"a": 1}'])
@@ -140,20 +146,54 @@ def test_records_of_the_first_schema_are_read(path: Path) -> None:
         (changed(runner=[]), "runner"),
         (changed(conditions={"x": float("nan")}), "not JSON"),
         ("[" * 100_000, "not JSON"),
+        (changed(batch=-3), "batch: expected greater than or equal to 1, got -3"),
+        (changed(batch=0), "batch"),
+        (changed(batch=2**31), "batch"),
+        (changed(batch=10**30), "number too large: 10000000000000000000, 31 digits"),
+        (changed(input_shape=[1, 0, 32]), "input_shape.1: expected greater than or equal to 1, got 0"),
+        (changed(input_shape=[1, -3, 32]), "input_shape.1"),
+        (changed(input_shape=[2**40]), "input_shape.0"),
+        (changed(input_shape=[1] * 65), "input_shape"),
+        (changed(samples_ns=[0, 1, 2]), "samples_ns: a sample of 0 ns"),
+        (changed(samples_ns=[2**62, 1, 2]), "samples_ns: a sample of more than thirty years"),
+        (changed(device_samples_ns=[-1, 2, 3]), "device_samples_ns.0"),
+        (changed(created="now"), "created: expected a time such as 2026-01-02T03:04:05+00:00, got 'now'"),
+        (changed(created="2026-13-45"), "created"),
+        (changed(created=""), "created"),
+        (changed(created=20260102), "created"),
+        (changed(protocol_version=0), "protocol_version"),
+        (changed(precision=""), "precision"),
+        (changed(precision=16), "precision"),
+        (changed(model=""), "model"),
+        (changed(model="x" * 10_000), "model"),
+        (changed(suite=7), "suite"),
+        (changed(artefact_sha256="abc"), "artefact_sha256"),
+        (changed(argv=[1]), "argv.0"),
+        (changed(check="0" * 16), "damaged: it does not match its check"),
+        (changed(check=None), "damaged: it does not match its check"),
+        (changed(facts={"x": 1}).replace('"x": 1', '"x": 1e999'), "number too large"),
+        (changed().replace('"batch": 1', '"batch": 1, "batch": 1'), "key 'batch' occurs twice"),
+        (changed().replace('"cpu"', '"cpu": 1, "cpu"'), "key 'cpu' occurs twice"),
     ],
 )
-def test_bad_line_is_an_error_that_names_it(path: Path, line: str, text: str) -> None:
+def test_bad_line_is_named_and_omitted(path: Path, line: str, text: str) -> None:
+    good = read(path)
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
+    append(path, RECORD)
+    lines = read_numbered(path)
+    # Line 4 is a copy of line 1.
+    assert (list(lines.values), list(lines.faults)) == ([1, 2], [3]) and list(lines.values.values()) == good
+    assert text in lines.faults[3].what
+    assert lines.faults[3].where == f"{path}, line 3"
+    path.write_text(line + "\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
         read(path)
     assert text in caught.value.what
-    assert caught.value.where == f"{path}, line 3"
 
 
 def test_bytes_that_are_not_text(path: Path) -> None:
-    with open(path, "ab") as file:
-        file.write(b"\xff\xfe\n")
+    path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match="not JSON"):
         read(path)
 

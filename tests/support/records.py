@@ -26,6 +26,6 @@ def make_record(model: str = "net", **changes: Any) -> Record:
         "system": {},
         "conditions": {},
         "argv": [],
-        "created": "now",
+        "created": "2026-01-02T03:04:05+00:00",
     }
     return Record(model=model, **{**values, **changes})

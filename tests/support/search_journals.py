@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.files import append_line
+from irepdeploy.parsing.json_lines import append_line
 
 __all__ = ["evolution", "write_journal"]
 
@@ -20,5 +21,9 @@ def evolution(index: int, accuracy: Sequence[float], **more: Any) -> dict[str, A
 def write_journal(folder: Path, *events: Any) -> Path:
     folder.mkdir(exist_ok=True, parents=True)
     for event in events:
-        append_line(folder / "journal.jsonl", event)
+        if isinstance(event, dict):
+            append_line(folder / "journal.jsonl", event)
+        else:
+            with open(folder / "journal.jsonl", "a") as file:
+                file.write(json.dumps(event) + "\n")
     return folder / "journal.jsonl"

@@ -70,7 +70,7 @@ def _published() -> dict[str, Any]:
 def _genotype(value: object, where: str) -> Genotype:
     value = _mapping(value, {"operations", "normal", "reduce", "cells", "source"}, where)
     kind = value.get("operations")
-    if kind not in OPERATION_SETS:
+    if not isinstance(kind, str) or kind not in OPERATION_SETS:
         raise ModelError(f"unknown operations {kind!r}", where=where, hint=f"one of {', '.join(OPERATION_SETS)}")
     operations = OPERATION_SETS[kind]
     if ("cells" in value) == ("normal" in value) or ("normal" in value) != ("reduce" in value):

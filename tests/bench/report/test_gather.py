@@ -72,24 +72,30 @@ def test_a_last_line_without_its_end_is_whole(make_record: Make, write_records: 
     [
         ('{"schema": 99, "samples_ns": [1]}', "schema version 99"),
         ('{"schema": 1, "samples_ns": [1]}', "fields missing"),
-        ("no json\n{}", "not JSON"),
+        ("no json", "not JSON"),
+        ('{"schema": 2, "schema": 2}', "occurs twice"),
+        ('{"suite": "table1", "check": "0"}', "does not match its check"),
     ],
 )
-def test_a_damaged_file_is_left_out_with_a_note_or_refused_where_named(
+def test_a_bad_line_is_omitted_with_a_note_and_a_file_without_a_good_one_refused(
     make_record: Make, write_records: Write, tmp_path: Path, line: str, said: str
 ) -> None:
     good = write_records([make_record("good")], tmp_path / "r")
-    bad = tmp_path / "r" / "bad.jsonl"
-    bad.write_text(json.dumps(asdict(make_record("half"))) + f"\n{line}\n")
-    found = gather([good])
-    # Whole or not at all: what stood before the damage would pass for the whole file.
-    assert [record.model for record in found.records] == ["good"]
-    assert len(found.notes) == 1 and said in found.notes[0] and "bad.jsonl" in found.notes[0]
+    half = tmp_path / "r" / "half.jsonl"
+    half.write_text(json.dumps(asdict(make_record("half"))) + f"\n{line}\n")
+    for place in (good, half):
+        found = gather([place])
+        assert [record.model for record in found.records] == (["half", "good"] if place == good else ["half"])
+        assert said in found.notes[0] and f"{half}, line 2" in found.notes[0]
+    half.write_text(f"{line}\n")
+    assert f"{half}, line 1" in gather([good]).notes[0]
     with pytest.raises(InputError, match=said):
-        gather([bad])
+        gather([half])
 
 
-@pytest.mark.parametrize(("samples", "said"), [([0, 5, 5], "0 ns"), ([5, 10**30], "thirty years")])
+@pytest.mark.parametrize(
+    ("samples", "said"), [([0, 5, 5], "0 ns"), ([5, 2 * 10**18], "thirty years"), ([5, 10**30], "number too large")]
+)
 def test_times_that_are_none_are_left_out(
     make_record: Make, write_records: Write, samples: list[int], said: str
 ) -> None:

@@ -1,0 +1,155 @@
+"""Files of JSON lines, appended to and read line by line: one bad line does not take the others with it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from irepdeploy.console import log
+from irepdeploy.errors import InputError
+from irepdeploy.files import as_ours, read_bytes
+from irepdeploy.limits import JOURNAL
+from irepdeploy.parsing.json_text import JsonError, parse_json, sealed
+
+__all__ = ["Lines", "append_line", "read_lines"]
+
+_T = TypeVar("_T")
+
+_LONGEST_LINE = 1 << 22
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Lines(Generic[_T]):
+    """What a file of JSON lines holds, by line number from 1; `faults` are the lines that could not be read."""
+
+    values: dict[int, _T] = field(default_factory=dict)
+    faults: dict[int, InputError] = field(default_factory=dict)
+
+
+def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Append `value` as one line of JSON with its check, and flush it to the disk.
+
+    The lines before it are not looked at, but a torn last line of a killed writer is removed first, and one that lacks
+    only its newline gets it: otherwise both lines would be damaged. If the disk is full, the part of this line that was
+    written is removed.
+
+    Raises:
+        RunError: If the disk is full.
+        OutputError: If the path cannot be written.
+    """
+    path = Path(path)
+    line = (json.dumps(sealed(value), allow_nan=False, separators=(",", ":")) + "\n").encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            end = _end_of_whole_lines(path)
+            if end < file.tell():
+                file.truncate(end)
+            if end > 0 and not _ends_a_line(path):
+                line = b"\n" + line
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise as_ours(error, path) from error
+
+
+def read_lines(
+    path: str | os.PathLike[str],
+    parse: Callable[[Any, str], _T],
+    what: str = "file",
+    of: str = "line",
+    *,
+    strict: bool = False,
+    note: Callable[[str], object] = log,
+) -> Lines[_T]:
+    """Read a file of JSON lines.
+
+    A line that is not JSON, or that `parse` refuses, is named in a note and omitted, as are a torn last line and exact
+    copies of earlier lines.
+
+    Args:
+        path: The file.
+        parse: Turns the JSON value of a line into what it stands for; gets the place, such as ``a.jsonl, line 3``, for
+            its errors.
+        what: The kind of file, for errors; `of` is that of a line.
+        of: See `what`.
+        strict: Raise the first fault instead of omitting its line.
+        note: Receives the notes.
+
+    Raises:
+        InputError: The file cannot be read, or none of its lines.
+    """
+    content = read_bytes(path, what, JOURNAL)
+    whole = content[: _whole_length(content)]
+    lines, found = whole.split(b"\n"), Lines[_T]()
+    seen: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{os.fspath(path)}, line {number}"
+        if line in seen:
+            note(f"{where}: repeats line {seen[line]} and is omitted")
+            continue
+        seen[line] = number
+        try:
+            found.values[number] = parse(_value(line, where, what, of), where)
+        except InputError as error:
+            if strict:
+                raise
+            found.faults[number] = error
+    if found.faults and not found.values:
+        raise next(iter(found.faults.values()))
+    for error in list(found.faults.values())[:_MOST_NAMED]:
+        note(f"omitted: {error.line}")
+    if len(found.faults) > _MOST_NAMED:
+        note(f"omitted: {os.fspath(path)}: {len(found.faults) - _MOST_NAMED} more bad lines")
+    if len(whole) < len(content):
+        note(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
+    return found
+
+
+def _value(line: bytes, where: str, what: str, of: str) -> Any:
+    try:
+        if len(line) > _LONGEST_LINE:
+            raise JsonError(f"longer than {_LONGEST_LINE >> 20} MiB")
+        return parse_json(line)
+    except JsonError as error:
+        raise InputError(f"not a {of}: {error}", where=where, hint=f"is this a {what}?") from None
+
+
+def _end_of_whole_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        # Lines are shorter than this window, and only the last one can be torn.
+        start = max(0, size - _LONGEST_LINE)
+        file.seek(start)
+        tail = file.read()
+    return start + _whole_length(tail) if tail else 0
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _whole_length(content: bytes) -> int:
+    """Return the length without a torn last line: one without a newline that is the beginning of an object."""
+    kept, newline, last = content.rpartition(b"\n")
+    if not last.startswith(b"{"):
+        return len(content)
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return len(kept) + len(newline)
+    return len(content)

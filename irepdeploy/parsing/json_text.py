@@ -1,0 +1,106 @@
+"""JSON, parsed strictly, and the check that our own JSON carries against damage.
+
+The check is the beginning of the SHA-256 of the object's canonical JSON, in a field of its own, since a flipped bit
+often leaves a valid number behind. It survives another order of keys and other spaces. Files of earlier versions have
+none and are read without it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from irepdeploy.files import canonical_json, sha256
+
+__all__ = ["JsonError", "parse_json", "sealed", "unsealed"]
+
+_CHECK = "check"
+_DIGITS = 16
+_MOST_DIGITS = 20
+_BEYOND = 1 << 64
+
+
+class JsonError(ValueError):
+    """Text is not JSON, is ambiguous, or does not match its check; the message is one of ours."""
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON in UTF-8, without what other parsers let pass: repeated keys, NaN, numbers beyond 64 bits.
+
+    Raises:
+        JsonError: The text is not such JSON.
+    """
+    try:
+        return json.loads(
+            content.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except JsonError:
+        raise
+    except UnicodeDecodeError:
+        raise JsonError("not JSON: not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise JsonError("not JSON") from None
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object with its check."""
+    return {**value, _CHECK: _check_of(json.loads(json.dumps(value, allow_nan=False)))}
+
+
+def unsealed(value: Any, known: Collection[str] | None = None) -> Any:
+    """Verify the check of parsed JSON and return the value without it.
+
+    An object without a check is from an earlier version: if `known` are the fields that those had, any other field is a
+    damaged one, of the check itself perhaps.
+
+    Raises:
+        JsonError: The value has changed since it was written.
+    """
+    if not isinstance(value, dict):
+        return value
+    if _CHECK not in value:
+        for name in value:
+            if known is not None and name not in known:
+                raise JsonError(f"unknown field {reprlib.repr(name)}, and no check that it was written so")
+        return value
+    rest = {name: item for name, item in value.items() if name != _CHECK}
+    if value[_CHECK] != _check_of(rest):
+        raise JsonError(f'damaged: it does not match its check (if you edited it, remove "{_CHECK}")')
+    return rest
+
+
+def _check_of(value: Any) -> str:
+    return sha256(canonical_json(value))[:_DIGITS]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise JsonError(f"key {reprlib.repr(repeated)} occurs twice")
+    return found
+
+
+def _constant(name: str) -> float:
+    raise JsonError(f"not JSON: {name}")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JsonError(f"number too large: {text[:_MOST_DIGITS]}")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS + 1 or abs(value := int(text)) >= _BEYOND:
+        raise JsonError(f"number too large: {text[:_MOST_DIGITS]}, {len(text)} digits")
+    return value

@@ -1,0 +1,67 @@
+"""Values by their schema: pydantic's faults, each in a few words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from irepdeploy.errors import InputError
+
+__all__ = ["faults_of", "validated"]
+
+_T = TypeVar("_T")
+
+_MOST_FAULTS = 3
+
+
+def validated(kind: type[_T], value: object, what: str, *, where: object, hint: str | None = None) -> _T:
+    """Return `value`, parsed JSON, as an instance of the pydantic model or dataclass `kind`.
+
+    `what` is its name in the error, with an article.
+    """
+    try:
+        found: _T = _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        faults = faults_of(error)
+        more = len(faults) - _MOST_FAULTS
+        text = "; ".join(faults[:_MOST_FAULTS]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(f"not {what}: {text}", where=where, hint=hint) from None
+    return found
+
+
+def faults_of(error: ValidationError, known: Sequence[str] = ()) -> list[str]:
+    """Describe each fault as ``key: expected X, got Y``; `known` are the dotted keys that an unknown one may mean."""
+    return [_fault(each, known) for each in error.errors(include_url=False)]
+
+
+def _fault(fault: Any, known: Sequence[str]) -> str:
+    field = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, known, n=1, cutoff=0.7)
+        return f"{field}: unknown key" + (f" (did you mean {near[0].rsplit('.', 1)[-1]}?)" if near else "")
+    if fault["type"] == "value_error":
+        text = re.sub("^Value error, ", "", fault["msg"])
+    else:
+        expected = re.sub("^Input should (be |have )?| or instance of \\w+", "", fault["msg"])
+        text = f"expected {expected}, got {_shown(fault['input'])}"
+    return f"{field}: {text}" if field else text
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print integers of several thousand digits
+        return "a number of thousands of digits"
+
+
+@cache
+def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
+    return TypeAdapter(kind)
