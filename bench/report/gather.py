@@ -147,10 +147,10 @@ def _measurement_of(value: object, where: str) -> Record | dict[str, Any] | None
     if "schema" in value or {"runner", "scenario", "samples_ns"} <= value.keys():
         return record_of(value, where)
     try:
-        value = unsealed(value)
+        line: dict[str, Any] = unsealed(value)
     except JsonError as error:
         raise InputError(f"not a record: {error}", where=where) from None
-    return value if isinstance(value.get("suite", value.get("benchmark")), str) else None
+    return line if isinstance(line.get("suite", line.get("benchmark")), str) else None
 
 
 def _fault(path: Path, certificate: Certificate) -> str | None:

@@ -109,8 +109,8 @@ def read_lines(
             found.faults[number] = error
     if found.faults and not found.values:
         raise next(iter(found.faults.values()))
-    for error in list(found.faults.values())[:_MOST_NAMED]:
-        note(f"omitted: {error.line}")
+    for fault in list(found.faults.values())[:_MOST_NAMED]:
+        note(f"omitted: {fault.line}")
     if len(found.faults) > _MOST_NAMED:
         note(f"omitted: {os.fspath(path)}: {len(found.faults) - _MOST_NAMED} more bad lines")
     if len(whole) < len(content):

@@ -6,7 +6,6 @@ import difflib
 import re
 import reprlib
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +17,7 @@ __all__ = ["faults_of", "validated"]
 _T = TypeVar("_T")
 
 _MOST_FAULTS = 3
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def validated(kind: type[_T], value: object, what: str, *, where: object, hint: str | None = None) -> _T:
@@ -62,6 +62,8 @@ def _shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
-@cache
 def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
-    return TypeAdapter(kind)
+    # Making one takes longer than using it.
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -42,7 +42,7 @@ class YamlError(ValueError):
 class _Loader(yaml.SafeLoader):
     """A loader with the plain values of YAML 1.2; the table replaces the one of YAML 1.1."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class declares it
 
 
 for _kind, (_pattern, _first) in _PLAIN.items():

@@ -76,9 +76,8 @@ def journal_of() -> JournalOf:
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-        return [
-            {key: value for key, value in line.items() if key not in ("time", "images_per_second")} for line in lines
-        ]
+        clock = ("time", "images_per_second", "check")
+        return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
     return read
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from irepdeploy.cli import main
+from irepdeploy.parsing.json_text import unsealed
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.search.execution.shipped import recipe_path, shipped_recipes
 from irepdeploy.search.supernet.supernet import Supernet
@@ -72,7 +73,7 @@ def test_json_is_all_that_is_on_stdout(
     for command in ("search", "train"):
         out = tmp_path / command
         assert main([command, "digits", *tiny_overrides, "train.epochs=1", "--out", str(out), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == json.loads((out / "result.json").read_text())
+        assert json.loads(capsys.readouterr().out) == unsealed(json.loads((out / "result.json").read_text()))
 
 
 def test_resume_goes_on(searched: Path, tiny_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +97,7 @@ def test_resume_goes_on(searched: Path, tiny_overrides: list[str], capsys: pytes
         (["digits", "population"], "'population' is not key=value"),
         (["digits", "lr=1"], "ambiguous"),
         (["digits", "scale=huge"], "one of smoke"),
-        (["digits", "train.epochs=eight"], "train.epochs: input should be a valid integer, not 'eight'"),
+        (["digits", "train.epochs=eight"], "train.epochs: expected a valid integer, got 'eight'"),
         (["digits", "search.budget=3/2"], "search.budget: 3/2 is impossible"),
         (["digits", "net.name=vgg61"], "did you mean vgg6"),
         (["digits", "data.options.train=1200"], "at most 1200 together"),

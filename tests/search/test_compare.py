@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError
+from irepdeploy.parsing.json_text import unsealed
 from irepdeploy.plots.comparison import draw_comparison
 from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 from irepdeploy.runs.journal import Evolution, SearchJournal
@@ -195,7 +196,7 @@ def test_the_command(tiny_overrides: list[str], tmp_path: Path, capsys: pytest.C
     assert "Only retrained accuracies compare strategies fairly." in printed
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert main([*line, "--out", str(tmp_path), "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "compare.json").read_text())
+    assert json.loads(capsys.readouterr().out) == unsealed(json.loads((tmp_path / "compare.json").read_text()))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def found(out: Path) -> dict[str, object]:
     files = {path.name: path.read_text() for path in sorted((out / "population").iterdir())}
     files["best"] = (out / "best.json").read_text()
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    clock = ("time", "seconds", "images_per_second")
+    clock = ("time", "seconds", "images_per_second", "check")
     return {**files, "journal": [{key: line[key] for key in line if key not in clock} for line in lines]}
 
 

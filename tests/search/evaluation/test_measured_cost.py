@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.cli import main
+from irepdeploy.parsing.json_text import unsealed
 from irepdeploy.search.evaluation import measured_cost
 from support.tiny import Searched
 
@@ -40,7 +41,7 @@ def test_each_of_the_set_is_measured(
         return original(nets, batch_size, min_samples=2, min_seconds=0.0, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measured_cost, "step_times", few)
-    found = json.loads((folder / "pareto.json").read_text())
+    found = unsealed(json.loads((folder / "pareto.json").read_text()))
     # One process for each would be slow: the best alone is left in the set.
     for candidate in found["candidates"]:
         candidate["pareto"] = candidate["rank"] == 0
@@ -53,7 +54,7 @@ def test_each_of_the_set_is_measured(
 
 
 def test_files_of_two_searches_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads((folder / "pareto.json").read_text())
+    found = unsealed(json.loads((folder / "pareto.json").read_text()))
     found["candidates"][0]["digest"] = "0" * 64
     (folder / "pareto.json").write_text(json.dumps(found))
     assert main(["search", "pareto", str(folder), "--measure"]) == 2
