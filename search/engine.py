@@ -102,7 +102,8 @@ class Search:
         self.seconds = 0.0
         state = self.folder.load_state() if resume else None
         if state is not None:
-            self._load(state)
+            with self.folder.restoring():
+                self._load(state)
         else:
             self.folder.write(
                 SearchStart(

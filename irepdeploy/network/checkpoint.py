@@ -1,17 +1,16 @@
 """Save and load a network, in train or fused state, as one self-describing file.
 
 The file is a ``torch.save`` archive of plain containers: format and version, the Origin (which network, what was
-inserted, its inputs), the state dict, and versions. Loading runs no code of the file (``weights_only=True``).
+inserted, its inputs), the state dict, and versions. It carries its own digest, checked at every load. Loading runs no
+code of the file (``weights_only=True``).
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,11 @@ import torch
 from torch import nn
 
 import irepdeploy
-from irepdeploy.errors import ArchitectureError, CheckpointError, MissingError, ModelError
+from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError
 from irepdeploy.files import read_bytes, write_bytes
+from irepdeploy.network.archive import pack, unpack
 from irepdeploy.network.nets import build_plain
+from irepdeploy.network.weights import kind_refused, load_weights, no_larger_than
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import rebuild
@@ -56,7 +57,8 @@ def save(
     Raises:
         RunError: The disk is full.
         OutputError: The path cannot be written.
-        ModelError: The network has state other than tensors.
+        ModelError: The network has state other than dense tensors.
+        InputError: `extra` holds other objects than plain containers and tensors.
     """
     model = unwrapped(model)
     origin = origin_of(model)
@@ -79,10 +81,7 @@ def save(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
-    # Through memory, because write_bytes never leaves a partial file.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return write_bytes(path, buffer.getvalue())
+    return write_bytes(path, pack(content))
 
 
 def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Module | None = None) -> nn.Module:
@@ -106,7 +105,8 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
             )
     elif origin.net is not None:
         try:
-            base = build_plain(origin.net, **origin.args)
+            with no_larger_than(content["state"], path):
+                base = build_plain(origin.net, **origin.args)
         except ModelError as error:
             raise CheckpointError(
                 f"needs a network that this version of irepdeploy does not have: {error.what}", where=path
@@ -120,9 +120,9 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
         )
     try:
         network = rebuild(base, origin) if origin.layers else base
-    except ArchitectureError as error:
+    except InputError as error:
         raise CheckpointError(f"does not fit the network: {error.line}", where=path) from None
-    _load_state(network, content["state"], path)
+    load_weights(network, content["state"], path)
     return set_origin(network, origin).eval()
 
 
@@ -131,36 +131,38 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     raw = read_bytes(path, "checkpoint")
     if not raw:
         raise CheckpointError("the file is empty", where=path, hint="write it again")
-    try:
-        with warnings.catch_warnings():
-            # torch warns about other archives (TorchScript) before it refuses them.
-            warnings.simplefilter("ignore")
-            content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything on a damaged or hostile file
-        raise _unreadable(error, raw, path) from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if raw[:2] != b"PK":
+        raise _no_archive(raw, path)
+    content = unpack(raw, where=path, hint="copy or write it again")
+    # Exact types: objects of other classes from a file may answer anything.
+    if type(content) is not dict or type(content.get("format")) is not str or content["format"] != _FORMAT:
         raise CheckpointError(
             "a torch file, but not an irepdeploy checkpoint",
             where=path,
             hint="load the weights into your network and write it with irepdeploy.save(net, path)",
         )
-    if content.get("version") != _VERSION:
+    version = content.get("version")
+    if type(version) is not int or version != _VERSION:
+        shown = version if type(version) is int else type(version).__name__
         raise CheckpointError(
-            f"expected checkpoint version {_VERSION}, got {content.get('version')!r}",
-            where=path,
-            hint="update irepdeploy",
+            f"expected checkpoint version {_VERSION}, got {shown}", where=path, hint="update irepdeploy"
         )
-    state, origin, extra = content.get("state"), content.get("origin"), content.get("extra")
+    state = content.get("state")
     well_formed = (
-        isinstance(state, dict)
-        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
-        and isinstance(origin, dict)
-        and isinstance(extra, dict)
+        all(type(content.get(part)) is dict for part in ("state", "origin", "extra"))
+        and isinstance(state, dict)
+        and all(type(key) is str and isinstance(value, torch.Tensor) for key, value in state.items())
     )
     if not well_formed:
         raise CheckpointError(
             "parts of the checkpoint are missing or of a wrong type", where=path, hint="write it again"
         )
+    for name, tensor in content["state"].items():
+        kind = kind_refused(tensor)
+        if kind is not None:
+            raise CheckpointError(f"expected dense weights, got a {kind} tensor: {name}", where=path)
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"claims more values than it holds: {name}", where=path)
     return content
 
 
@@ -209,7 +211,15 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
                 where=name,
                 hint="its module has get_extra_state; register a buffer instead",
             )
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+        kind = kind_refused(value)
+        if kind is not None:
+            raise ModelError(f"a {kind} tensor cannot be saved, only dense ones", where=name)
+    return {name: _whole(tensor.detach().cpu()) for name, tensor in state.items()}
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose memory holds each of its values: one that is expanded is copied."""
+    return tensor if 0 not in tensor.stride() else tensor.contiguous()
 
 
 def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -224,22 +234,16 @@ def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[s
         raise ModelError(f"the model factory {name} raised {type(error).__name__}: {text}", where=path) from error
 
 
-def _unreadable(error: Exception, raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:
-    text = str(error)
+def _no_archive(raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:
     if Path(path).suffix == ".onnx" or _looks_like_onnx(raw):
         return CheckpointError(
             "expected a checkpoint, got an ONNX model", where=path, hint="`irepdeploy verify` takes ONNX models"
         )
-    asks_for_code = "Weights only load failed" in text or ("nsupported" in text and "global" in text.lower())
-    if asks_for_code and (raw[:2] == b"PK" or raw[:1] == b"\x80"):
+    if raw[:1] == b"\x80":
         return CheckpointError(
-            "refused: the file contains code to run, not only weights",
+            "refused: a bare pickle, which may contain code to run, not only weights",
             where=path,
             hint="load it where it was made and save it with irepdeploy.save(net, path)",
-        )
-    if raw[:2] == b"PK":
-        return CheckpointError(
-            "damaged: the archive is truncated or was modified", where=path, hint="copy or write it again"
         )
     return CheckpointError("not a checkpoint", where=path, hint="irepdeploy.save and `irepdeploy train` write them")
 
@@ -247,28 +251,3 @@ def _unreadable(error: Exception, raw: bytes, path: str | os.PathLike[str]) -> C
 def _looks_like_onnx(raw: bytes) -> bool:
     # Field 1 (ir_version) as a small varint, then field 2 (producer) or 7 (graph) of the protobuf.
     return len(raw) > 4 and raw[0] == 0x08 and raw[1] < 0x20 and raw[2] in (0x12, 0x3A)
-
-
-def _load_state(network: nn.Module, state: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
-    expected = network.state_dict()
-    missing = sorted(set(expected) - set(state))
-    extra = sorted(set(state) - set(expected))
-    if missing or extra:
-        parts = [
-            f"{len(names)} {what} ({names[0]})"
-            for what, names in (("missing", missing), ("unexpected", extra))
-            if names
-        ]
-        raise CheckpointError(f"weights do not fit the network: {', '.join(parts)}", where=path)
-    for name, tensor in expected.items():
-        if tensor.shape != state[name].shape:
-            raise CheckpointError(
-                f"weights do not fit the network: {name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}",
-                where=path,
-            )
-    for prefix, module in network.named_modules():
-        tensors = (*module.named_parameters(prefix, recurse=False), *module.named_buffers(prefix, recurse=False))
-        for name, tensor in tensors:
-            if name in state and tensor.dtype != state[name].dtype and state[name].is_floating_point():
-                tensor.data = tensor.data.to(state[name].dtype)
-    network.load_state_dict(state)

@@ -7,7 +7,8 @@ on a bare machine import no pydantic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ FUSED = "fused"
 # Dtypes that an input may have.
 INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
+# Bounds of what a file may ask for: values of one input (1 GiB of float32), and arguments of a builder.
+_MOST_VALUES, _MOST_ARGUMENTS, _DEEPEST = 1 << 28, 10_000, 20
 
 
 @dataclass(frozen=True)
@@ -110,29 +113,30 @@ class Origin:
         return {**found, "inputs": [spec._asdict() for spec in self.inputs]} if self.inputs else found
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], *, where: object = None) -> Origin:
-        """Read the result of `to_dict`."""
+    def from_dict(cls, value: object, *, where: object = None) -> Origin:
+        """Read the result of `to_dict`.
+
+        Raises:
+            CheckpointError: A field is missing, unknown, or of a wrong type or size.
+        """
         try:
-            fields = dict(value)
-            layers = tuple(
-                InsertedLayer(**{**layer, "branches": tuple(layer["branches"]), "off": tuple(layer.get("off", ()))})
-                for layer in fields.pop("layers")
-            )
-            for name in ("input_shape", "output_names", "classes"):
-                fields[name] = tuple(fields[name])
+            fields = _typed(cls, value)
+            layers = tuple(InsertedLayer(**_typed(InsertedLayer, layer)) for layer in fields.pop("layers"))
             # Older checkpoints do not have it.
-            fields["inputs"] = tuple(
-                TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"]) for spec in fields.get("inputs", ())
-            )
-            origin = cls(layers=layers, **fields)
-        except (KeyError, TypeError) as error:
+            inputs = tuple(TensorSpec(**_typed(_Input, spec)) for spec in fields.pop("inputs", ()))
+            _check_names("layer", [layer.name for layer in layers])
+            _check_names("input", [spec.name for spec in inputs])
+            _check_names("output", fields["output_names"])
+            if fields["state"] not in (TRAIN, FUSED):
+                raise ValueError(f"expected state {TRAIN} or {FUSED}")
+            origin = cls(layers=layers, inputs=inputs, **fields)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the description of the network is damaged: {error}", where=where) from None
-        if origin.state not in (TRAIN, FUSED) or not isinstance(origin.args, dict):
-            raise CheckpointError("the description of the network is damaged", where=where)
-        if not all(isinstance(size, int) and size > 0 for size in origin.input_shape):
+        if not _is_shape(origin.input_shape):
             raise CheckpointError(f"expected an input shape of positive sizes, got {origin.input_shape!r}", where=where)
-        if not all(_is_spec(spec) for spec in origin.inputs):
-            raise CheckpointError(f"inputs {origin.inputs!r} are not valid", where=where)
+        for spec in origin.inputs:
+            if spec.dtype not in INPUT_DTYPES or spec.shape[:1] != (None,) or not _is_shape(spec.shape[1:]):
+                raise CheckpointError(f"the input {spec.name!r} is not valid", where=where)
         return origin
 
 
@@ -157,11 +161,84 @@ def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
     return set_origin(model, input_shape=(), inputs=inputs)
 
 
-def _is_spec(spec: TensorSpec) -> bool:
-    sizes = spec.shape[1:]
-    return (
-        isinstance(spec.name, str)
-        and spec.dtype in INPUT_DTYPES
-        and spec.shape[:1] == (None,)
-        and all(isinstance(size, int) and size > 0 for size in sizes)
-    )
+class _Input:
+    """The fields of a TensorSpec, whose annotations are in the syntax of Python 3.8."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+def _typed(kind: type, value: object) -> dict[str, Any]:
+    """Return the fields of an object of this class, with tuples for lists, after a check of their types."""
+    if type(value) is not dict:
+        raise TypeError(f"expected fields, got {type(value).__name__}")
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        annotation = kind.__annotations__.get(key) if type(key) is str else None
+        if annotation is None:
+            raise TypeError(f"unknown field {key!r:.40}" if type(key) is str else "a field without a name")
+        found[key] = tuple(item) if type(item) is list else item
+        if not _FITS[annotation](found[key]):
+            got = "others in it" if annotation.startswith(type(item).__name__) else type(item).__name__
+            raise TypeError(f"expected {key} of type {annotation}, got {got}")
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or type(value) is str
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _are(value: object, kind: type) -> bool:
+    return type(value) is tuple and all(type(item) is kind for item in value)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether arguments are a dictionary of containers, numbers and text of a size that a person would write."""
+    if type(value) is not dict:
+        return False
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    for _ in range(_MOST_ARGUMENTS):
+        if not waiting:
+            return True
+        item, depth = waiting.pop()
+        if type(item) in (dict, list, tuple) and len(item) + len(waiting) < _MOST_ARGUMENTS and depth < _DEEPEST:
+            if type(item) is dict and not all(type(key) is str for key in item):
+                return False
+            waiting.extend((part, depth + 1) for part in (item.values() if type(item) is dict else item))
+        elif item is not None and type(item) not in (bool, int, float, str):
+            return False
+    return False
+
+
+# By annotation, so that a field is declared once.
+_FITS: dict[Any, Callable[[object], bool]] = {
+    "str": _is_text,
+    "str | None": _is_text_or_none,
+    "bool": _is_flag,
+    "dict[str, Any]": _is_plain,
+    "tuple[str, ...]": lambda value: _are(value, str),
+    "tuple[int, ...]": lambda value: _are(value, int),
+    "tuple[InsertedLayer, ...]": lambda value: _are(value, dict),
+    "tuple[TensorSpec, ...]": lambda value: _are(value, dict),
+    "tuple[int | None, ...]": lambda value: type(value) is tuple,
+}
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} named twice")
+    if what != "layer" and "" in names:
+        raise ValueError(f"{what} without a name")
+
+
+def _is_shape(sizes: Sequence[object]) -> bool:
+    return all(type(size) is int and size > 0 for size in sizes) and math.prod(sizes) <= _MOST_VALUES  # type: ignore[arg-type]

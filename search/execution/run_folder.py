@@ -6,10 +6,9 @@ after each epoch, from which a killed run resumes.
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 
 import irepdeploy
 from irepdeploy.console import log
-from irepdeploy.errors import CheckpointError, InputError
+from irepdeploy.errors import CheckpointError, InputError, IrepdeployError, first_line
 from irepdeploy.files import read_bytes, remove_file, write_bytes
 from irepdeploy.folders import output_folder
+from irepdeploy.network.archive import pack, unpack
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import JOURNAL, Epoch, Event, read_events
 
@@ -98,9 +98,7 @@ class RunFolder:
             "torch_random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_bytes(self.path / _STATE, buffer.getvalue())
+        write_bytes(self.path / _STATE, pack(content))
 
     def load_state(self) -> dict[str, Any] | None:
         """Load the saved state and truncate the journal to it; return None if there is no state."""
@@ -113,15 +111,15 @@ class RunFolder:
             if not self.silent:
                 remove_file(self.journal)
             return None
-        content = read_bytes(path, "saved state")
+        hint = "--overwrite starts over"
+        state = unpack(read_bytes(path, "saved state"), where=path, hint=hint)
         try:
-            # torch does not verify the archive's checksums.
-            if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
-                raise zipfile.BadZipFile("checksum")
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
-        except Exception as error:  # torch and zipfile can raise anything on a damaged file
-            raise CheckpointError("the saved state is damaged", where=path, hint="--overwrite starts over") from error
+            if not (type(threads) is int and threads > 0 and type(size) is int and size >= 0):
+                raise ValueError
+            random, cuda_random = state["torch_random"], state["cuda_random"]
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError("damaged: not the saved state of a run", where=path, hint=hint) from error
         if identity != self._identity:
             raise InputError(
                 "the run in this folder has another recipe",
@@ -141,10 +139,25 @@ class RunFolder:
             log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
         # The result depends on the number of threads, which changes the order of summation.
         torch.set_num_threads(threads)
-        torch.set_rng_state(state["torch_random"])
-        if state["cuda_random"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_random"])
+        with self.restoring():
+            torch.set_rng_state(random)
+            if cuda_random is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(cuda_random)
         return state
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Turn what the values of a saved state of another version raise where they are used into an error of ours."""
+        try:
+            yield
+        except (IrepdeployError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"the saved state does not fit this run: {first_line(error)}",
+                where=self.path / _STATE,
+                hint="--overwrite starts over",
+            ) from error
 
     def _is_finished(self) -> bool:
         """Whether the folder holds results that a run killed in its first epoch cannot have left.

@@ -109,7 +109,8 @@ class Training:
         self.epoch_seconds: list[float] = []
         state = self.folder.load_state() if resume else None
         if state is not None:
-            self._load(state)
+            with self.folder.restoring():
+                self._load(state)
         else:
             self.folder.write(
                 Start(

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from irepdeploy.errors import CheckpointError, InputError, RecipeError, RunError
+from irepdeploy.network.archive import pack
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.search import engine
@@ -272,30 +273,25 @@ def test_a_damaged_run_is_refused_and_nothing_is_lost(
 def test_no_flipped_bit_of_a_state_goes_unseen(recipe: Recipe, copy: Path) -> None:
     whole = (copy / "state.pt").read_bytes()
     identity = torch.load(copy / "state.pt", weights_only=True)["identity"]
-    expected = flat(RunFolder(copy, identity, (), resume=True).load_state())
-    seen = 0
+    assert RunFolder(copy, identity, (), resume=True).load_state() is not None
     random = np.random.default_rng(0)
     for place in random.integers(0, len(whole), size=60):
         (copy / "state.pt").write_bytes(flipped(whole, int(place)))
-        try:
-            state = RunFolder(copy, identity, (), resume=True).load_state()
-        except CheckpointError:
-            seen += 1
-        else:
-            # Padding, dates and names of the archive do not matter.
-            assert flat(state) == expected
-    assert seen > 30
+        with pytest.raises(CheckpointError, match="damaged"):
+            RunFolder(copy, identity, (), resume=True).load_state()
 
 
-def flat(value: Any) -> Any:
-    """Tensors as bytes, so that == compares everything."""
-    if isinstance(value, torch.Tensor):
-        return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
-    if isinstance(value, dict):
-        return {key: flat(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [flat(item) for item in value]
-    return value
+def test_a_state_that_another_version_wrote_is_refused(recipe: Recipe, copy: Path, contents_of: ContentsOf) -> None:
+    state = torch.load(copy / "state.pt", weights_only=True)
+    for change, words in (
+        ({"threads": "many"}, "not the saved state of a run"),
+        ({"torch_random": None}, "does not fit this run"),
+        ({"model": {}}, "does not fit this run: Error"),
+        ({"population": 7}, "does not fit this run: 'int'"),
+    ):
+        (copy / "state.pt").write_bytes(pack({**state, **change}))
+        with pytest.raises(CheckpointError, match=words):
+            Search(recipe, copy, resume=True)
 
 
 def test_a_checkpoint_of_another_kind_is_no_state(recipe: Recipe, copy: Path) -> None:

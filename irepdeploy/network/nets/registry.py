@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import IrepdeployError, ModelError, first_line
 from irepdeploy.network.nets.catalogue import NETS, Net
 from irepdeploy.reparam.insert import Branches, insert_branches
 from irepdeploy.reparam.origin import Origin, set_origin
@@ -59,8 +59,10 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
         settings = {"num_classes": net.num_classes, **net.args, **given, "in_channels": shape[0]}
         inspect.signature(net.builder).bind(**settings)
         model = net.builder(**settings)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot build this network: {error}", where=name) from error
+    except IrepdeployError:
+        raise
+    except Exception as error:  # a builder raises anything on arguments of a wrong type or size
+        raise ModelError(f"cannot build this network: {first_line(error)}", where=name) from error
     return set_origin(model, Origin(net=name, args=_plain(args), input_shape=shape))
 
 

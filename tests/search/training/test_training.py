@@ -14,6 +14,7 @@ from torch import nn
 import irepdeploy as ird
 from irepdeploy.data import Dataset
 from irepdeploy.errors import ArchitectureError, CheckpointError, InputError, RecipeError, RunError
+from irepdeploy.network.archive import pack
 from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.architecture import Architecture
@@ -283,7 +284,7 @@ def test_resume_on_other_devices_is_reported(
     Training(recipe, copy, SOME, resume=True)
     assert "not be the same to the bit" not in capsys.readouterr().err
     state = torch.load(copy / "state.pt", weights_only=True)
-    torch.save({**state, "computed_on": "2 x cpu"}, copy / "state.pt")
+    (copy / "state.pt").write_bytes(pack({**state, "computed_on": "2 x cpu"}))
     Training(recipe, copy, SOME, resume=True)
     said = capsys.readouterr().err
     assert "the run began on 2 x cpu: on 1 x cpu it will not be the same to the bit" in " ".join(said.split())
