@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    _Model = str | os.PathLike[str] | nn.Module
+
 __all__ = ["CertifiedFile", "check_certified"]
 
 _FUSED, _FUSED_FORM = "fused.pt", "fused state"
@@ -140,8 +142,8 @@ def check_certified(
         try:
             reference, skipped = _source(known, Path(certificate).parent, source)
             if reference is not None:
-                skipped = _why_not(known, artefact)
-            if reference is not None and not skipped:
+                reference, skipped = _comparable(known, artefact, reference, model_factory)
+            if reference is not None:
                 comparison = verify_models(
                     reference,
                     path,
@@ -207,9 +209,7 @@ def _other_versions(certificate: Certificate) -> list[str]:
     ]
 
 
-def _source(
-    certificate: Certificate, folder: Path, given: str | os.PathLike[str] | None
-) -> tuple[str | os.PathLike[str] | nn.Module | None, str]:
+def _source(certificate: Certificate, folder: Path, given: str | os.PathLike[str] | None) -> tuple[_Model | None, str]:
     """Return the source of the export, or None and why it is not at hand."""
     file, digest = certificate.source.get("file"), certificate.source.get("sha256")
     name = certificate.source.get("net")
@@ -251,12 +251,24 @@ def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
     return opened.model, ""
 
 
-def _why_not(certificate: Certificate, artefact: Artefact) -> str:
-    """Return why an artefact cannot be compared with the source, or ""."""
+def _comparable(
+    certificate: Certificate, artefact: Artefact, source: _Model, factory: Callable[[], nn.Module] | None
+) -> tuple[_Model | None, str]:
+    """Return the source as a model with the inputs of an artefact, or None and why there is none."""
     if Path(artefact.file).suffix not in _MODELS:
-        return "it is not a model"
-    baked = artefact.file != _FUSED and certificate.onnx.get("preprocessing") is not None
-    return "it takes images, since preprocessing is built in" if baked else ""
+        return None, "it is not a model"
+    preprocessing = certificate.onnx.get("preprocessing")
+    if preprocessing is None or artefact.file == _FUSED:
+        return source, ""
+    if isinstance(source, str | os.PathLike):
+        if Path(source).suffix.lower() == ".onnx":
+            return None, "it takes images, since preprocessing is built in, and its source is an ONNX model"
+        from irepdeploy.network.checkpoint import load
+
+        source = load(source, model=factory)
+    from irepdeploy.verify.camera_network import CameraNetwork
+
+    return CameraNetwork(source, preprocessing), ""
 
 
 def _seed(certificate: Certificate) -> int:

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 import irepdeploy
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError
+from irepdeploy.export.request.preprocess import Preprocessing
 from irepdeploy.verify import certified as module
+from irepdeploy.verify.camera_network import CameraNetwork
 from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.certified import check_certified
 from support.networks import ConvBn, random_network
@@ -232,11 +236,27 @@ def test_a_foreign_class(tmp_path: Path, capsys: Capture) -> None:
 
 def test_preprocessing_that_is_built_in(folder: Path, capsys: Capture) -> None:
     out = folder / "camera"
-    irepdeploy.export_model(folder / "trained.pt", out, bake_preprocess="nhwc", mean=[0.5], std=[0.2], simplify=False)
+    baked = {"bake_preprocess": "nhwc", "mean": [0.5], "std": [0.2], "simplify": False}
+    irepdeploy.export_model(folder / "trained.pt", out, **baked)
     assert verified(out / "model.onnx") == 0
-    assert "takes images, since preprocessing is built in" in capsys.readouterr().out
-    assert verified(out / "fused.pt") == 0
-    assert "fused.pt: the same" in capsys.readouterr().out
+    captured = capsys.readouterr().out
+    assert "model.onnx: the same" in captured and "inputs: 64 random, input 0 to 255" in captured
+    shutil.copyfile(folder / "export/model.onnx", folder / "given.onnx")
+    irepdeploy.export_model(folder / "given.onnx", out, **baked)
+    assert verified(out / "model.onnx") == 0
+    assert "preprocessing is built in, and its source is an ONNX model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_preprocessing_is_that_of_the_export(layout: str, order: str) -> None:
+    wanted = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), layout, order)
+    shape = (2, 5, 4, 3) if layout == "nhwc" else (2, 3, 5, 4)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = CameraNetwork(nn.Identity(), wanted.to_dict())(torch.from_numpy(images))
+    assert np.array_equal(found.numpy(), wanted(images))
+    with pytest.raises(InputError, match="unknown preprocessing"):
+        CameraNetwork(nn.Identity(), {"mean": "grey"})
 
 
 def test_settings_of_the_comparison(folder: Path, tmp_path: Path, capsys: Capture) -> None:
