@@ -8,6 +8,7 @@ import numpy as np
 
 from irepdeploy.board.feeds import random_feeds
 from irepdeploy.board.runner import TensorSpec, shape_text
+from irepdeploy.console import quoted
 from irepdeploy.errors import InputError, ModelError
 
 from .opened import OpenedSubject
@@ -65,7 +66,7 @@ def _shape(spec: TensorSpec, opened: OpenedSubject, batch: int | None, given: Se
         raise ModelError(
             f"input {spec.name!r} has dynamic dimensions: {shape_text(own)}",
             where=where,
-            hint=f"set them: --shape {spec.name}={sizes}",
+            hint=f"set them: --shape {quoted(f'{spec.name}={sizes}')}",
         )
     if batch is not None and first not in (None, batch):
         raise InputError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irepdeploy.console import quoted
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[st
             raise InputError(
                 f"{' and '.join(wanted)} cannot run {_KINDS[kind]}",
                 where=target,
-                hint=f"--runner {','.join(takers)}" + _EXPORT.get(kind, "").format(target),
+                hint=f"--runner {','.join(takers)}" + _EXPORT.get(kind, "").format(quoted(Path(target))),
             )
         name = short if label or shorts.count(short) == 1 else target
         subjects += [Subject(name, kind, target, runner) for runner in chosen]
@@ -125,7 +126,9 @@ def check_keys(subjects: Sequence[Subject]) -> None:
     twice = next((subject for subject in subjects if keys.count(subject.key) > 1), None)
     if twice is not None:
         raise InputError(
-            "given twice under one label", where=twice.label, hint=f"label them: a={twice.target} b={twice.target}"
+            "given twice under one label",
+            where=twice.label,
+            hint="label them: " + " ".join(quoted(f"{label}={twice.target}") for label in "ab"),
         )
 
 

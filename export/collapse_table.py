@@ -7,7 +7,7 @@ from typing import Any
 
 from irepdeploy.console import table
 
-__all__ = ["kept_note", "printable", "show_regions", "summary"]
+__all__ = ["kept_note", "show_regions", "summary"]
 
 Facts = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
     shown = _distinct(regions)
     rows = [
         [
-            printable(region["name"]),
+            region["name"],
             _operators(region["operators_in"]),
             _operators(region["operators_out"]) if region["collapsed"] else "unchanged",
             f"{region['macs_before']:,}",
@@ -42,12 +42,12 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
         for region in shown
     ]
     columns = ["region", "operators", "become", "MACs", "MACs after", "error inside", "at the border"]
-    table(printable(title), columns, rows)
+    table(title, columns, rows)
     for region in shown:
         if region["reason"]:
-            print(f"kept in {printable(region['name'])}:")
+            print(f"kept in {region['name']}:")
             for reason in region["reason"].split("; "):
-                print(f"  {printable(reason)}")
+                print(f"  {reason}")
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
@@ -57,12 +57,7 @@ def kept_note(regions: Sequence[Facts]) -> str | None:
         return None
     count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
-    return f"{count}; in {printable(first)} (--explain lists all)"
-
-
-def printable(name: str) -> str:
-    """Replace control characters in a name from a file, since a terminal would obey them."""
-    return "".join(char if char.isprintable() else "?" for char in name)
+    return f"{count}; in {first} (--explain lists all)"
 
 
 def _distinct(regions: Sequence[Facts]) -> list[Facts]:

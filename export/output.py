@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.console import log, print_json, table
+from irepdeploy.console import command_line, log, print_json, table
 
-from .collapse_table import kept_note, printable, show_regions, summary
+from .collapse_table import kept_note, show_regions, summary
 
 if TYPE_CHECKING:
     from irepdeploy.board.runner import TensorSpec
@@ -72,9 +71,9 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     if "preprocessing" in certificate.onnx:
         # verify cannot compare it with the network, which takes other inputs.
         return
-    reference = source["file"] or folder / "fused.pt"
-    ours = f" --model {_quoted(model)}" if model else ""
-    log(f"next: irepdeploy verify {_quoted(reference)} {_quoted(folder / 'model.onnx')}{ours}")
+    reference = Path(source["file"] or folder / "fused.pt")
+    ours = ("--model", model) if model else ()
+    log(f"next: {command_line('verify', reference, folder / 'model.onnx', *ours)}")
 
 
 def _show_collapse(facts: dict[str, Any], proofs: dict[str, Any]) -> None:
@@ -83,7 +82,7 @@ def _show_collapse(facts: dict[str, Any], proofs: dict[str, Any]) -> None:
         inside, border = proofs["float64"], proofs["float64 at the border"]
         print(
             f"{proofs['count']} proved in float64: error at most {inside['max_rel_error']:.1e} inside, "
-            f"{border['max_rel_error']:.1e} at the border ({printable(border['worst_layer'])})"
+            f"{border['max_rel_error']:.1e} at the border ({border['worst_layer']})"
         )
     note = kept_note(facts.get("regions", ()))
     if note is not None:
@@ -122,16 +121,9 @@ def _show_engines(certificate: Certificate, folder: Path) -> None:
         both = [precision for precision in engine["commands"] if precision != "int8"]
         models = [folder / "model.onnx"] if both else []
         models += [folder / "model.int8.onnx"] if "int8" in engine["commands"] else []
-        print(
-            f"from the desk: irepdeploy jetson bench USER@HOST {' '.join(map(_quoted, models))}"
-            f" --precision {','.join(engine['commands'])}"
-        )
+        again = command_line("jetson", "bench", "USER@HOST", *models, "--precision", ",".join(engine["commands"]))
+        print(f"from the desk: {again}")
 
 
 def _counted(groups: list[dict[str, object]]) -> str:
     return " + ".join(f"{group['count']} {str(group['name']).partition(',')[0]}" for group in groups)
-
-
-def _quoted(path: Path | str) -> str:
-    text = shlex.quote(str(path))
-    return f"./{text}" if text.startswith("-") else text

@@ -1,21 +1,39 @@
 """Output for the user: results on stdout, logs and progress on stderr.
 
-On a terminal, progress is a live bar with the time left; in a log it is an occasional plain line.
+On a terminal, progress is a live bar with the time left; in a log it is an occasional plain line. Names come from files
+of others: nothing is written that a terminal would obey.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import ExitStack, contextmanager
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+
+from irepdeploy.errors import RunError, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["ProgressDisplay", "ProgressTask", "log", "print_json", "progress", "table"]
+__all__ = [
+    "ProgressDisplay",
+    "ProgressTask",
+    "command_line",
+    "escaped_output",
+    "log",
+    "print_json",
+    "progress",
+    "quoted",
+    "table",
+]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -57,29 +75,111 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
     from rich.progress import Progress as Bars
     from rich.table import Column
 
-    with Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        # On a narrow terminal the note is cut, never a number.
-        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=Console(stderr=True),
-        expand=True,
-    ) as bars:
+    with (
+        Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            # On a narrow terminal the note is cut, never a number.
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=Console(file=_plain(sys.stderr)),
+            expand=True,
+            # Results are not for the terminal of the bar if stdout leads elsewhere.
+            redirect_stdout=sys.stdout.isatty(),
+        ) as bars,
+        escaped_output(),
+    ):  # the bars replace the streams, and would obey codes
         yield _LiveDisplay(bars)
 
 
 def log(message: str) -> None:
     """Print one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """Print `value` on stdout as JSON, without NaN, which is not JSON."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    # JSON escapes all other control characters.
+    print(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def command_line(*words: object) -> str:
+    """Return an `irepdeploy` command that can be pasted into a shell, each word as by `quoted`."""
+    return " ".join(["irepdeploy", *map(quoted, words)])
+
+
+def quoted(word: object) -> str:
+    """Return a word quoted for a shell where necessary; a path such as ``-x.onnx`` becomes ``./-x.onnx``."""
+    text = str(word)
+    if isinstance(word, PurePath) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    doubled = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(doubled)}'"
+
+
+@contextmanager
+def escaped_output() -> Iterator[None]:
+    r"""Show characters that a terminal would obey, or that its encoding lacks, as escapes such as ``\x1b``.
+
+    A write to stdout that fails raises RunError, also where stdout is closed.
+    """
+    streams = sys.stdout, sys.stderr
+    with ExitStack() as stack:
+        for stream in streams:
+            if isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="backslashreplace")
+        sys.stdout = cast(TextIO, _EscapedStream("stdout", streams[0] or _ClosedStream()))
+        sys.stderr = cast(TextIO, _EscapedStream("stderr", streams[1] or stack.enter_context(open(os.devnull, "w"))))
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = streams
+
+
+class _ClosedStream(io.TextIOBase):
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+class _EscapedStream:
+    def __init__(self, name: str, stream: TextIO | io.TextIOBase) -> None:
+        self._name, self.plain = name, stream
+
+    def write(self, text: str) -> int:
+        with self._failures():
+            self.plain.write(printable(text, keep="\n\t"))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._failures():
+            self.plain.flush()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # its reader has gone
+        except OSError as error:
+            what = f"cannot write to {self._name}: {(error.strerror or str(error)).lower()}"
+            raise RunError(what, hint="free some space" if error.errno == errno.ENOSPC else None) from error
+
+    def __getattr__(self, name: str) -> Any:
+        # Whoever writes bytes would write around this stream.
+        if name in ("buffer", "detach", "writelines"):
+            raise AttributeError(name)
+        return getattr(self.plain, name)
+
+
+def _plain(stream: TextIO) -> TextIO:
+    """Return the stream below, for text that is escaped already and has codes of its own."""
+    return cast(TextIO, stream.plain) if isinstance(stream, _EscapedStream) else stream
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -87,7 +187,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     Cells are converted by `str`: round numbers first. Outside a terminal no cell is ever cut or wrapped.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    title, columns = printable(title), [printable(name) for name in columns]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     if any(len(row) != len(columns) for row in cells):
         raise ValueError(f"expected rows of {len(columns)} cells in table {title!r}")
     numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
@@ -103,7 +204,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         grid.add_column(Text(name), justify="right" if right else "left", overflow="fold")
     for row in cells:
         grid.add_row(*map(Text, row))
-    Console().print(grid)
+    Console(file=_plain(sys.stdout)).print(grid)
 
 
 def _plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
@@ -163,7 +264,7 @@ class _LiveDisplay:
     def task(self, title: str, total: int) -> _LiveTask:
         from rich.markup import escape
 
-        return _LiveTask(self._bars, self._bars.add_task(escape(title), total=total, note=""))
+        return _LiveTask(self._bars, self._bars.add_task(escape(printable(title)), total=total, note=""))
 
 
 class _LiveTask:
@@ -175,7 +276,7 @@ class _LiveTask:
 
         self._bars.update(self._task, advance=steps)
         if note:
-            self._bars.update(self._task, note=escape(note))
+            self._bars.update(self._task, note=escape(printable(note)))
 
 
 def _clock(seconds: float) -> str:

@@ -19,6 +19,7 @@ agent on the board carries it.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Optional
 
 __all__ = [
@@ -34,6 +35,11 @@ __all__ = [
     "RecipeError",
     "RunError",
 ]
+
+# Lines about errors are not longer; --debug prints all of them.
+LONGEST_LINE = 400
+_LONGEST_REASON = 300
+_LONGEST_PLACE = 150
 
 EXIT_OK = 0
 EXIT_BUG = 70
@@ -120,6 +126,71 @@ class RunError(IrepdeployError):
     exit_code = 4
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Return text that a terminal shows and does not obey: other characters as in ``\x1b`` or ``\u202e``.
+
+    Bytes of file names that are not UTF-8 are shown as ``\xff``. Characters in `keep` are kept.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else escaped(char) for char in text)
+
+
+def escaped(char: str) -> str:
+    r"""Return a character as ``\x1b``, ``\u202e`` or ``\U000e0001``."""
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def short_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
+    """Return the line of an error in at most `longest` characters, without the middle of a long path or the end."""
+    where, line = getattr(error, "where", None), one_line(getattr(error, "line", error), 1 << 20)
+    place = None if where is None else one_line(where, 1 << 20)
+    if place is not None and len(line) > longest and len(place) > _LONGEST_PLACE and line.startswith(place):
+        half = _LONGEST_PLACE // 2
+        line = f"{place[:half]}...{place[-half:]}{line[len(place) :]}"
+    tail = "... (--debug shows all)"
+    return line if len(line) <= longest else line[: longest - len(tail)] + tail
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of a foreign exception's message, or the name of its type; see `one_line`."""
+    return one_line((str(error).strip().splitlines() or [""])[0]) or type(error).__name__
+
+
+def one_line(text: object, longest: int = _LONGEST_REASON) -> str:
+    """Return a foreign exception or text as one printable line, without the places in C++ that raised it."""
+    line = str(text)
+    if isinstance(text, BaseException) or "::" in line or "enforce fail" in line:
+        line = _without_cpp(line)
+    line = printable(" ".join(line.split()))
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+# torch appends a stack of C++ frames, pybind11 the signatures that it accepts.
+_CPP_TAIL = re.compile(
+    r"\s*\(?(\n?Exception raised from .*|The following argument types are supported:.*|\nInvoked with:.*)", re.DOTALL
+)
+_ORT_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_ENFORCE = re.compile(r"\[enforce fail at [^\]]*\]\s*(?:[^.:]{0,80}\.\s+)?")
+_CPP_FILE = re.compile(r"(?:\bat )?[\w./\\+-]*\w\.(?:cc|cpp|cu|cuh|h|hpp|cxx):\d+:?\s*")
+_CPP_FUNCTION = re.compile(r"(?:[\w*&~<>,]+(?:::[\w*&~<>,]+)*\s+)*[\w~<>,&*]+(?:::[\w~<>,&* ]+)+\(")
+_CPP_QUALIFIERS = re.compile(r"\s*(?:const|noexcept)?\s*(?:\[with [^\]]*\])?\s*")
+
+
+def _without_cpp(text: str) -> str:
+    """Drop files, lines and signatures of C++ sources, which mean nothing to a user."""
+    text = _ENFORCE.sub("", _ORT_PREFIX.sub("", _CPP_TAIL.sub("", text)))
+    text = _CPP_FILE.sub(" ", text)
+    while True:
+        found = _CPP_FUNCTION.search(text)
+        if found is None:
+            return text
+        end, depth = found.end(), 1
+        while end < len(text) and depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        qualifiers = _CPP_QUALIFIERS.match(text, end)
+        text = text[: found.start()] + text[qualifiers.end() if qualifiers else end :]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import irepdeploy.errors
-from irepdeploy.errors import IrepdeployError, RunError
+from irepdeploy.console import command_line
+from irepdeploy.errors import IrepdeployError, RunError, one_line
 
-from .ssh_failure import disk_full, full_error, last_line, one_line
+from .ssh_failure import disk_full, full_error, last_line
 
 __all__ = ["RemoteBug", "agent_error", "ended_silently", "tree_error"]
 
@@ -49,4 +50,4 @@ def ended_silently(code: int, text: str, host: str) -> IrepdeployError:
         what = f"the agent was killed by signal {code - 128}" + (" (out of memory?)" if code == 137 else "")
     else:
         what = f"the agent ended without an answer (exit code {code})"
-    return RunError(f"{what}{': ' + reason if reason else ''}", where=host, hint=f"irepdeploy jetson check {host}")
+    return RunError(f"{what}{': ' + reason if reason else ''}", where=host, hint=command_line("jetson", "check", host))

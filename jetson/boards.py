@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from irepdeploy.console import ProgressDisplay, ProgressTask, log
-from irepdeploy.errors import IrepdeployError
+from irepdeploy.errors import IrepdeployError, one_line
 
 from .agent_archive import AgentArchive
 from .remote_agent import Event, RemoteAgent
 from .ssh import Remote
-from .ssh_failure import one_line
 
 __all__ = ["Answer", "ask_boards"]
 

@@ -159,7 +159,7 @@ def bench(
 @jetson.command()
 def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
     """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
-    from .ssh_failure import one_line
+    from irepdeploy.errors import one_line
 
     answers = _ask(boards, hosts, ssh_config, lambda agent: agent.restore())
     for answer in answers:

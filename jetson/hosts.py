@@ -6,11 +6,9 @@ import os
 import re
 from collections.abc import Sequence
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import DESCRIPTION
-
-from .ssh_failure import one_line
 
 __all__ = ["check_destination", "hosts_and_models", "read_hosts"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irepdeploy.board.trtexec import PRECISIONS
-from irepdeploy.errors import InputError
+from irepdeploy.console import command_line, quoted
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.files import sha256
-
-from .ssh_failure import one_line
 
 __all__ = ["Model", "Variant", "read_models", "variants_of"]
 
@@ -56,7 +55,11 @@ def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
     for (label, path), short in zip(found, shorts, strict=True):
         name = short if label or shorts.count(short) == 1 else one_line(path)
         if name in {model.label for model in models}:
-            raise InputError("two models have this label", where=name, hint=f"label them: a={path} b={path}")
+            raise InputError(
+                "two models have this label",
+                where=name,
+                hint=f"label them: {quoted(f'a={path}')} {quoted(f'b={path}')}",
+            )
         models.append(Model(name, path, *_content(path)))
     return models
 
@@ -104,7 +107,7 @@ def _content(path: str) -> tuple[bytes, str]:
     from irepdeploy.onnx_graph.model_file import model_content, open_model
     from irepdeploy.onnx_graph.precision import precision_of
 
-    export = f"irepdeploy export {path if one_line(path) == path else 'MODEL'} --target xavier-jp5 --out build"
+    export = command_line("export", Path(path or "MODEL"), "--target", "xavier-jp5", "--out", "build")
     if not path or (Path(path).suffix != ".onnx" and not Path(path).is_dir()):
         raise InputError("expected an ONNX file", where=repr(path), hint=f"create one: {export}")
     content = model_content(path)

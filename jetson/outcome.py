@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.board.protocol import summary
-from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
+from irepdeploy.console import command_line
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError, one_line
 from irepdeploy.runs.record import Record
 
 from .agent_failure import tree_error
 from .board_record import power_of, record_of, trtexec_record_of
 from .models import Variant
-from .ssh_failure import one_line
 
 __all__ = ["COLUMNS", "Outcome", "cells", "outcome_of"]
 
@@ -159,7 +159,7 @@ def _not_restored(host: str, restored: Sequence[Any]) -> IrepdeployError | None:
     failed = [one_line(str(text)) for text in restored if str(text).startswith("FAILED")]
     if not failed:
         return None
-    return RunError(f"not restored: {'; '.join(failed)}", where=host, hint=f"irepdeploy jetson restore {host}")
+    return RunError(f"not restored: {'; '.join(failed)}", where=host, hint=command_line("jetson", "restore", host))
 
 
 def _finite(number: Any) -> float | None:

@@ -13,12 +13,11 @@ import numpy as np
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec, shape_text
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import sha256
 from irepdeploy.verify.inputs import gather_inputs, joined, named
 
 from .models import Model
-from .ssh_failure import one_line
 
 __all__ = ["Reference", "reference_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError, one_line
 
 __all__ = ["LostConnection", "disk_full", "full_error", "not_connected"]
 
@@ -77,9 +77,3 @@ def last_line(text: str) -> str:
     """Return the last non-empty line, without control characters."""
     lines = [one_line(line) for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "")
-
-
-def one_line(text: str) -> str:
-    """Return text of another machine as one line of at most 300 characters, without control characters."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= 300 else line[:297] + "..."

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from irepdeploy.errors import MissingError
-
-from .ssh_failure import one_line
+from irepdeploy.errors import MissingError, one_line
 
 __all__ = ["missing_rows", "rows_of", "unusable"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, OutOption
+from irepdeploy.console import command_line
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -64,8 +64,8 @@ def run_search(
     )
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
     print("wrote " + ", ".join(str(out / name) for name in written))
-    again = shlex.join([recipe, *(overrides or []), "--arch", str(out / "best.json")])
-    print(f"next: irepdeploy train {again} --out runs/train")
+    again = command_line("train", recipe, *(overrides or []), "--arch", out / "best.json", "--out", "runs/train")
+    print(f"next: {again}")
 
 
 def compare_strategies(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.console import quoted
 from irepdeploy.errors import OutputError
 from irepdeploy.files import write_bytes
 from irepdeploy.folders import output_folder
@@ -51,7 +52,7 @@ def write_report(
         folder, name = output_folder(target.parent), target.name
     elif target.exists() and not target.is_dir():
         raise OutputError(
-            "expected a name that ends in .html", where=target, hint=f"--out {target.with_suffix('.html')}"
+            "expected a name that ends in .html", where=target, hint=f"--out {quoted(target.with_suffix('.html'))}"
         )
     else:
         folder, name = output_folder(target), f"{_NAME}.html"

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import CheckFailed, ModelError
+from irepdeploy.errors import CheckFailed, ModelError, first_line
 from irepdeploy.files import read_bytes
 from irepdeploy.onnx_graph.forms import FORMS
 from irepdeploy.onnx_graph.model_file import open_model
@@ -180,7 +180,7 @@ def _checker(content: bytes) -> Iterator[str]:
     try:
         onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        yield f"onnx.checker: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        yield f"onnx.checker: {first_line(error)}"
 
 
 def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:

@@ -6,7 +6,6 @@ The engine is written atomically, with a sidecar that describes it.
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from irepdeploy.board.engine_job import describe_job, job_log, job_result, job_s
 from irepdeploy.board.sidecar import Sidecar, sidecar_path
 from irepdeploy.board.trt_library import FLAVOURS, logged
 from irepdeploy.board.trtexec import PRECISIONS
+from irepdeploy.console import command_line
 from irepdeploy.errors import InputError, IrepdeployError, RunError
 from irepdeploy.files import move_file, read_bytes, remove_file, sha256, write_bytes, write_json
 from irepdeploy.folders import output_folder, staging_folder
@@ -110,7 +110,7 @@ def build_engine(
     content = model_content(onnx)
     name = "MODEL.onnx" if isinstance(onnx, bytes) else os.fspath(onnx)
     asked = replace(asked, carried=precision_of(open_model(content)))
-    again = f"irepdeploy export {shlex.quote(name)} --target {_TARGETS[flavour]} --precision {asked.precision}"
+    again = command_line("export", Path(name), "--target", _TARGETS[flavour], "--precision", asked.precision)
     engine = Path(out)
     output_folder(engine.parent)
     with staging_folder(engine.parent) as staging:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.trt_library import installed_version
+from irepdeploy.console import command_line
 from irepdeploy.errors import MissingError
 
 from ..request.settings import Settings
@@ -75,7 +75,7 @@ def engines_for(
 
     built, files = [], []
     for precision, path in models.items():
-        again = f"irepdeploy export {shlex.quote(label)} --target {target.name} --precision {precision}"
+        again = command_line("export", Path(label), "--target", target.name, "--precision", precision)
         try:
             found = build_engine(
                 path.read_bytes(),

@@ -17,7 +17,7 @@ import torch.fx
 from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.torch_runner import flattened
 
@@ -147,7 +147,7 @@ def _write(
     try:
         return handler(emit, *args, **kwargs) if module is None else handler(emit, module, *args, **kwargs)
     except TypeError as error:
-        raise ModelError(f"unsupported arguments: {error}", where=name) from error
+        raise ModelError(f"unsupported arguments: {one_line(error)}", where=name) from error
 
 
 def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from irepdeploy.board.cuda_calls import CtypesCalls, PythonCalls, Size
 from irepdeploy.board.jetpack import TEGRA_RELEASE
-from irepdeploy.errors import InputError, MissingError, RunError
+from irepdeploy.errors import InputError, MissingError, RunError, one_line
 
 __all__ = ["BACKENDS", "Cuda", "device_facts", "open_cuda"]
 
@@ -227,7 +227,7 @@ class _PyCuda(Cuda):
             self._context = self._device.retain_primary_context()
             self._context.push()
         except driver.Error as error:
-            raise MissingError(f"no usable GPU: {error}", hint="irepdeploy doctor") from error
+            raise MissingError(f"no usable GPU: {one_line(error)}", hint="irepdeploy doctor") from error
         self._memory: Dict[int, Any] = {}
         self._streams: Dict[int, Any] = {}
 
@@ -291,7 +291,7 @@ class _PyCuda(Cuda):
         try:
             yield
         except self._driver.Error as error:
-            raise RunError(f"CUDA failed: {error}", hint="irepdeploy doctor") from error
+            raise RunError(f"CUDA failed: {one_line(error)}", hint="irepdeploy doctor") from error
 
 
 def _check_device(device: int, count: int) -> None:

@@ -21,7 +21,7 @@ from irepdeploy.board.trt_library import (
     logged,
     logger_of,
 )
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError, one_line
 
 __all__ = ["EngineOptions", "Profile", "build_plan"]
 
@@ -282,7 +282,7 @@ def _made(make: Callable[[], Any], what: str, messages: List[LogMessage], librar
         made = make()
     except (RuntimeError, TypeError) as error:
         # pybind11 raises TypeError for a null pointer.
-        raise _failed(f"{what}: {' '.join(str(error).split())}", messages, library) from error
+        raise _failed(f"{what}: {one_line(error)}", messages, library) from error
     if made is None:
         raise _failed(what, messages, library)
     return made

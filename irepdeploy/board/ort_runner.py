@@ -10,7 +10,7 @@ import numpy as np
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
 from irepdeploy.board.runner import Runner, TensorSpec, positive_threads
 from irepdeploy.board.transfers import known_transfers
-from irepdeploy.errors import IrepdeployError, MissingError, ModelError, RunError
+from irepdeploy.errors import IrepdeployError, MissingError, ModelError, RunError, one_line
 from irepdeploy.limits import MODEL, open_file
 
 __all__ = ["OrtRunner"]
@@ -186,7 +186,7 @@ class OrtRunner(Runner):
         return TensorSpec(value.name, shape, _DTYPES[value.type])
 
     def _load_error(self, error: Exception) -> IrepdeployError:
-        kind, text = type(error).__name__, _one_line(error)
+        kind, text = type(error).__name__, one_line(error)
         if "disable_cpu_ep_fallback" in text or "CPU EP" in text or "explicitly disabled" in text:
             return MissingError(
                 f"{self._provider.name} cannot run every operator of this model, and nothing falls back",
@@ -211,7 +211,7 @@ class OrtRunner(Runner):
         )
 
     def _run_error(self, error: Exception) -> IrepdeployError:
-        text = _one_line(error)
+        text = one_line(error)
         if "Failed to allocate" in text or "bad allocation" in text or "out of memory" in text.lower():
             return RunError(f"out of memory: {text}", where=self._where, hint="use a smaller batch")
         return ModelError(f"ONNX Runtime cannot run this model: {text}", where=self._where)
@@ -223,12 +223,3 @@ def _ort_errors() -> Tuple[Type[Exception], ...]:
 
     found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return (RuntimeError, ValueError, *found)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    prefix = "[ONNXRuntimeError] : "
-    if text.startswith(prefix):
-        # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : what happened"
-        text = text[len(prefix) :].split(" : ", 2)[-1]
-    return text if len(text) <= 300 else text[:297] + "..."

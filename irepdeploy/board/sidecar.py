@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 from irepdeploy.board.trt_library import FLAVOURS
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.limits import DESCRIPTION, read_file
 
 __all__ = ["PlanHeader", "Sidecar", "check_sidecar", "read_plan_header", "read_sidecar", "sidecar_path"]
@@ -85,7 +85,7 @@ class Sidecar:
         try:
             return cls(**known)
         except TypeError as error:
-            raise InputError(f"damaged sidecar: {error}", where=where, hint=hint) from None
+            raise InputError(f"damaged sidecar: {one_line(error)}", where=where, hint=hint) from None
 
 
 def _digest(value: Dict[str, Any]) -> Optional[str]:

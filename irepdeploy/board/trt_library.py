@@ -18,7 +18,7 @@ import warnings
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from irepdeploy.board.jetpack import TEGRA_RELEASE
-from irepdeploy.errors import InputError, MissingError
+from irepdeploy.errors import InputError, MissingError, one_line
 
 __all__ = [
     "ASSEMBLED_ENVIRONMENT",
@@ -103,7 +103,7 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
             return TensorrtLibrary(module, flavour, marker["tensorrt_rtx"], True)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingError(
-            f"{FLAVOURS[flavour]} is installed but cannot be loaded: {' '.join(str(error).split())}",
+            f"{FLAVOURS[flavour]} is installed but cannot be loaded: {one_line(error)}",
             hint="irepdeploy doctor",
         ) from error
     raise MissingError(f"{FLAVOURS[flavour]} is not installed", hint=_install(flavour))

@@ -15,14 +15,13 @@ from typer.core import TyperGroup
 
 from irepdeploy import __version__
 from irepdeploy.console import log
-from irepdeploy.errors import IrepdeployError, MissingError
+from irepdeploy.errors import LONGEST_LINE, IrepdeployError, MissingError, one_line
 
 __all__ = ["application", "invoke", "missing"]
 
 _GROUP = "irepdeploy.commands"
 _ORDER = ("demo", "search", "train", "export", "verify", "bench", "jetson", "plot", "report", "inspect", "doctor")
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
-_ONE_LINE = 400
 
 # The extra that installs each optional package.
 _EXTRAS = {
@@ -73,8 +72,9 @@ def missing(error: ImportError, where: str | None = None) -> MissingError:
         extra = _EXTRAS.get(package)
         line = f"pip install 'irepdeploy[{extra}]'" if extra else "pip install irepdeploy"
         return MissingError(f"the Python module {error.name!r} is not installed", where=where, hint=line)
-    what = " ".join(str(error).split())
-    return MissingError(f"cannot be imported: {what}", where=where, hint="pip install --force-reinstall irepdeploy")
+    return MissingError(
+        f"cannot be imported: {one_line(error)}", where=where, hint="pip install --force-reinstall irepdeploy"
+    )
 
 
 def _print_version(wanted: bool) -> None:
@@ -115,5 +115,5 @@ def _placeholder(home: str, error: Exception) -> tuple[Callable[[], None], dict[
         raise reason from (None if reason is error else error)
 
     text = reason.line if isinstance(reason, IrepdeployError) else f"{home}: {type(error).__name__}: {error}"
-    text = f"NOT AVAILABLE: {text}"[:_ONE_LINE]
+    text = one_line(f"NOT AVAILABLE: {text}", LONGEST_LINE)
     return placeholder, {"help": text, "short_help": text, "context_settings": _ANYTHING}

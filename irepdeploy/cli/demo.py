@@ -20,7 +20,7 @@ from typing import Any
 
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
-from irepdeploy.console import log, table
+from irepdeploy.console import command_line, log, table
 from irepdeploy.files import read_bytes, write_bytes, write_json
 from irepdeploy.folders import output_folder
 from irepdeploy.limits import DESCRIPTION
@@ -78,7 +78,7 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
     steps = [*(share for share, _ in commands), _SHARE_OF_COST]
     printed = ""
     for index, (_, command) in enumerate(commands):
-        log(f"{_position(index, steps, started)}$ irepdeploy {shlex.join(command)}")
+        log(f"{_position(index, steps, started)}$ {command_line(*command)}")
         printed += _run(command, out)
         write_bytes(out / "log.txt", printed.encode())
     log(f"{_position(len(commands), steps, started)}measuring what training costs ...")
@@ -170,13 +170,14 @@ def print_summary(result: DemoSummary) -> None:
     print(f"\nDone in {result.seconds:.0f} s. Written:")
     for file in result.files:
         print(f"  {file}")
-    again = shlex.join(["verify", str(out / "irep" / "best.pt"), str(out / "export" / "model.onnx")])
-    print(f"next: {_program()} {again}")
+    again = command_line("verify", out / "irep" / "best.pt", out / "export" / "model.onnx")
+    print(f"next: {again.replace('irepdeploy', _program(), 1)}")
 
 
 def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:
     def at(*parts: str) -> str:
-        return str(out.joinpath(*parts))
+        path = str(out.joinpath(*parts))
+        return f"./{path}" if path.startswith("-") else path
 
     new = ["--overwrite"]
     models = [
@@ -219,7 +220,7 @@ def _run(command: list[str], out: Path) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         invoke(command)
-    return f"$ irepdeploy {shlex.join(command)}\n{printed.getvalue()}\n"
+    return f"$ {command_line(*command)}\n{printed.getvalue()}\n"
 
 
 def _accuracy(out: Path) -> list[dict[str, Any]]:

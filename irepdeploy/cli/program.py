@@ -17,7 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IrepdeployError, RunError
+from irepdeploy.console import escaped_output
+from irepdeploy.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    LONGEST_LINE,
+    InputError,
+    IrepdeployError,
+    RunError,
+    one_line,
+    printable,
+    short_line,
+)
 from irepdeploy.runtime.memory import is_out_of_memory
 
 __all__ = ["main"]
@@ -25,6 +37,10 @@ __all__ = ["main"]
 _EXIT_USAGE = 2
 _EXIT_PIPE = 128 + 13  # the exit code in a shell of a program ended by SIGPIPE
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNUSABLE_PATH = {
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+_TROUBLE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 _VERSIONS = ("irepdeploy", "torch", "numpy", "onnx", "onnxruntime", "onnxsim", "pydantic", "typer")
 
 
@@ -33,14 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     command_line = ["irepdeploy", *args]
     debug = _take_debug(args)
-    try:
-        code = _run(args)
-        sys.stdout.flush()  # so that a write error occurs here and not when the interpreter ends
-        return code
-    except BaseException as error:
-        if debug:
-            traceback.print_exc()
-        return _explain(error, command_line)
+    _open_standard_files()
+    with escaped_output():
+        try:
+            code = _run(args)
+            sys.stdout.flush()  # so that a write error occurs here and not when the interpreter ends
+            return code
+        except BaseException as error:
+            if debug:
+                _print("".join(traceback.format_exception(error)).rstrip())
+            return _explain(error, command_line, debug)
+
+
+def _open_standard_files() -> None:
+    """Open stdin, stdout and stderr if they are closed, so that no file of ours gets their numbers and their text."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
 
 
 def _run(args: list[str]) -> int:
@@ -49,6 +78,8 @@ def _run(args: list[str]) -> int:
 
     from irepdeploy.cli.application import invoke
 
+    if any("\0" in arg for arg in args):
+        raise InputError("expected arguments without NUL characters")
     try:
         invoke(args or ["--help"])
     except typer.Exit as done:
@@ -57,7 +88,9 @@ def _run(args: list[str]) -> int:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
         place = getattr(error, "ctx", None)
-        _say(error.format_message(), usage=None if place is None else place.get_usage())
+        if place is not None:
+            _print(place.get_usage())
+        _say(InputError(error.format_message()))
         return _EXIT_USAGE
     return EXIT_OK
 
@@ -69,7 +102,7 @@ def _take_debug(args: list[str]) -> bool:
     return found
 
 
-def _explain(error: BaseException, command_line: list[str]) -> int:
+def _explain(error: BaseException, command_line: list[str], debug: bool) -> int:
     """Print what happened on one line of stderr and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         _print("irepdeploy: interrupted")
@@ -80,10 +113,10 @@ def _explain(error: BaseException, command_line: list[str]) -> int:
         return EXIT_OK
     known = _as_ours(error)
     if known is not None:
-        _say(known.line)
+        _say(known, debug)
         return known.exit_code
     report = _write_report(error, command_line)
-    _print(f"irepdeploy: bug: {type(error).__name__}: {_flat(error)} (please report it, with {report})")
+    _print(f"irepdeploy: bug: {type(error).__name__}: {one_line(error, 200)} (please report it, with {report})")
     return EXIT_BUG
 
 
@@ -96,16 +129,31 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
 
         return missing(error)
     if is_out_of_memory(error):
-        return RunError(f"out of memory: {_flat(error) or 'an allocation failed'}", hint="use a smaller batch or scale")
+        return RunError(
+            f"out of memory: {one_line(error) or 'an allocation failed'}", hint="use a smaller batch or scale"
+        )
     # torch's signal handler raises it wherever the main thread stands.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return RunError(f"a process that decodes images was killed: {_flat(error)}", hint="use fewer workers")
+        return RunError(f"a process that decodes images was killed: {one_line(error)}", hint="use fewer workers")
     if isinstance(error, BrokenPipeError):
         return RunError("a connection was closed by the other side")
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or None
         return RunError(f"cannot write: {os.strerror(error.errno).lower()}", where=where, hint="free some space")
+    if isinstance(error, OSError) and error.errno in _UNUSABLE_PATH:
+        return InputError(f"cannot be opened: {os.strerror(error.errno).lower()}", where=error.filename)
+    if isinstance(error, OSError) and error.errno in _TROUBLE:
+        return RunError(f"the system reports: {os.strerror(error.errno).lower()}", where=error.filename)
+    if isinstance(error, FileNotFoundError) and not _folder_exists():
+        return RunError("the current folder was deleted", hint="change to another")
     return None
+
+
+def _folder_exists() -> bool:
+    try:
+        return os.path.isdir(os.getcwd())
+    except OSError:
+        return False
 
 
 def _reader_has_gone() -> bool:
@@ -131,7 +179,7 @@ def _is_broken(stream: TextIO) -> bool:
         return any(event & select.POLLERR for _, event in poll.poll(0))
     except BrokenPipeError:
         return True
-    except (AttributeError, OSError, ValueError):  # no poll on this system, or a stream that is not a file
+    except (AttributeError, OSError, ValueError, RunError):  # no poll on this system, or a stream that is not a file
         return False
 
 
@@ -155,7 +203,7 @@ def _write_report(error: BaseException, command_line: list[str]) -> str:
         "",
         *(line.rstrip("\n") for line in traceback.format_exception(error)),
     ]
-    content = ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+    content = printable("\n".join(lines) + "\n", keep="\n").encode()
     name = f"irepdeploy-bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with contextlib.suppress(IrepdeployError, OSError):
@@ -163,17 +211,12 @@ def _write_report(error: BaseException, command_line: list[str]) -> str:
     return "the traceback that --debug shows"
 
 
-def _say(text: str, usage: str | None = None) -> None:
-    if usage is not None:
-        _print(usage)
-    _print(f"irepdeploy: error: {_flat(text)}")
-
-
-def _flat(text: object) -> str:
-    return " ".join(str(text).split())
+def _say(error: IrepdeployError, debug: bool = False) -> None:
+    start = "irepdeploy: error: "
+    _print(start + short_line(error, sys.maxsize if debug else LONGEST_LINE - len(start)))
 
 
 def _print(text: str) -> None:
     # The reader may have gone; the exit code is the same.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RunError):
         print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import open_file, size_text
 
@@ -98,7 +98,7 @@ class Archive:
                         if len(found) == len(names):
                             break
         except (OSError, EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"truncated or damaged .tar.gz: {error}", where=self.path, hint=_FIX) from error
+            raise InputError(f"truncated or damaged .tar.gz: {one_line(error)}", where=self.path, hint=_FIX) from error
         missing = sorted(names - set(found))
         if missing:
             raise InputError(f"{', '.join(missing)} missing in {self.published.folder}/", where=self.path, hint=_FIX)

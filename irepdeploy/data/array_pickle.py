@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 
 __all__ = ["read_array_pickle"]
 
@@ -91,7 +91,9 @@ def read_array_pickle(content: bytes, where: object) -> dict[str, Any]:
             raise ValueError(f"expected a dictionary, got {type(found).__name__}")
         return {_text(key): _plain(value) for key, value in found.items()}
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"not a pickle of arrays: {error}", where=where, hint="the file may be truncated") from error
+        raise InputError(
+            f"not a pickle of arrays: {one_line(error)}", where=where, hint="the file may be truncated"
+        ) from error
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.limits import open_file
 
 __all__ = ["decode_image", "open_image"]
@@ -75,7 +75,9 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
         try:
             yield stack.enter_context(Image.open(file, formats=_FORMATS))
         except _DAMAGED as error:
-            raise InputError(f"not an image, or damaged: {error}", where=name, hint="replace or remove it") from error
+            raise InputError(
+                f"not an image, or damaged: {one_line(error)}", where=name, hint="replace or remove it"
+            ) from error
         except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
             raise InputError(f"the image is too large: at most {most}", where=name, hint="scale it down") from None

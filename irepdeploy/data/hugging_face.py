@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from irepdeploy.errors import InputError, MissingError
+from irepdeploy.errors import InputError, MissingError, one_line
 
 __all__ = ["HubImages", "is_saved_dataset", "read_saved"]
 
@@ -57,7 +57,7 @@ def read_saved(folder: Path) -> tuple[HubImages, HubImages, tuple[str, ...]]:
     try:
         splits = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"not a data set that `datasets` can read: {error}", where=folder) from error
+        raise InputError(f"not a data set that `datasets` can read: {one_line(error)}", where=folder) from error
     test = next((name for name in _TEST_NAMES if name in splits), None)
     if "train" not in splits or test is None:
         found = ", ".join(splits)

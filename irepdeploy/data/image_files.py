@@ -14,7 +14,7 @@ from torch import Tensor
 
 from irepdeploy.data.decoding import decode_image
 from irepdeploy.data.pixels import Pixels, normalise
-from irepdeploy.errors import InputError, RunError
+from irepdeploy.errors import InputError, RunError, one_line
 
 __all__ = ["ImageFiles", "ImageSource"]
 
@@ -112,7 +112,7 @@ class ImageFiles:
             if "DataLoader worker" not in str(error):
                 raise
             hint = "usually out of memory: use fewer data.options.workers or more shared memory (/dev/shm)"
-            raise RunError(f"an image decoding process died: {error}", hint=hint) from error
+            raise RunError(f"an image decoding process died: {one_line(error)}", hint=hint) from error
         finally:
             # The traceback of an error holds this frame, and would keep the processes alive until it is collected.
             pixels = decoded = None  # type: ignore[assignment]  # neither is used again

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from irepdeploy import errors
+
 __all__ = ["Check", "Part", "one_line", "run_all"]
 
 
@@ -45,5 +47,4 @@ def _guarded(name: str, part: Part) -> list[Check]:
 
 def one_line(text: object) -> str:
     """Return the text as one line of at most 160 characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= 160 else line[:157] + "..."
+    return errors.one_line(text, 160)

@@ -15,7 +15,7 @@ import warnings
 from typing import Any
 
 from irepdeploy.board.trt_library import load_tensorrt, logged, logger_of
-from irepdeploy.errors import IrepdeployError, RunError
+from irepdeploy.errors import IrepdeployError, RunError, one_line
 
 __all__ = ["cuda", "imported", "listed_providers", "probe", "session", "tensorrt", "torch_state"]
 
@@ -43,7 +43,7 @@ def probe(name: str, *arguments: str) -> tuple[Any, str]:
     except subprocess.TimeoutExpired as error:
         raise RunError(f"no answer within {_SECONDS:.0f} s") from error
     except OSError as error:
-        raise RunError(f"no process could be started: {error}") from error
+        raise RunError(f"no process could be started: {one_line(error)}") from error
     if done.returncode < 0:
         raise RunError(f"crashed with {_signal(-done.returncode)}")
     last = (done.stdout.strip().splitlines() or [""])[-1]
@@ -103,7 +103,7 @@ def tensorrt(flavour: str) -> dict[str, Any]:
         why = "" if library.module.Builder(logger) is not None else "it cannot create a builder"
     except (RuntimeError, TypeError) as error:
         # pybind11 raises TypeError for a null pointer.
-        why = " ".join(str(error).split())
+        why = one_line(error)
     if why:
         why = "; ".join(logged(messages)[:2]) or why
     return {"title": library.title, "version": library.version, "assembled": library.assembled, "why": why}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 import irepdeploy
-from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError
+from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError, one_line
 from irepdeploy.files import read_bytes, write_bytes
 from irepdeploy.network.archive import pack, unpack
 from irepdeploy.network.nets import build_plain
@@ -112,7 +113,7 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
                 f"needs a network that this version of irepdeploy does not have: {error.what}", where=path
             ) from None
     else:
-        factory = origin.factory or "package.module:factory"
+        factory = origin.factory if _is_factory(origin.factory) else "package.module:factory"
         raise CheckpointError(
             "contains the weights of a class of your own, which a file cannot rebuild",
             where=path,
@@ -181,12 +182,17 @@ def load_model_factory(spec: str) -> Callable[[], nn.Module]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise MissingError(
-            f"cannot import the module: {error}", where=spec, hint="is its folder on PYTHONPATH?"
+            f"cannot import the module: {one_line(error)}", where=spec, hint="is its folder on PYTHONPATH?"
         ) from error
     factory = getattr(module, function, None)
     if not callable(factory):
         raise CheckpointError(f"{module_name} has no function {function!r}", where=spec)
     return factory
+
+
+def _is_factory(text: str | None) -> bool:
+    # It is text of the file, and users paste hints into a shell.
+    return text is not None and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text, re.ASCII) is not None
 
 
 def _layers_now(model: nn.Module, origin: Origin) -> tuple[InsertedLayer, ...]:
@@ -230,8 +236,9 @@ def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[s
         return model()
     except Exception as error:  # anything that a user's factory raises
         name = getattr(model, "__qualname__", repr(model))
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"the model factory {name} raised {type(error).__name__}: {text}", where=path) from error
+        raise ModelError(
+            f"the model factory {name} raised {type(error).__name__}: {one_line(error)}", where=path
+        ) from error
 
 
 def _no_archive(raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, one_line
 from irepdeploy.onnx_graph.proto import opset_of, subgraphs_of
 from irepdeploy.onnx_graph.shapes import Shape, Shapes
 
@@ -169,4 +169,4 @@ def _array(tensor: onnx.TensorProto) -> Array:
     try:
         return numpy_helper.to_array(tensor)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"damaged: the initialiser {tensor.name!r} cannot be decoded: {error}") from error
+        raise ModelError(f"damaged: the initialiser {tensor.name!r} cannot be decoded: {one_line(error)}") from error

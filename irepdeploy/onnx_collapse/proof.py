@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from irepdeploy.errors import one_line
 from irepdeploy.onnx_collapse.builder import Built
 from irepdeploy.onnx_collapse.context import Array, Context
 from irepdeploy.onnx_collapse.form import Form
@@ -64,7 +65,7 @@ def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
     try:
         pairs = [_both(unit, built, context, feeds) for feeds in (random, zero)]
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise Refusal(f"its proof does not run: {error}") from error
+        raise Refusal(f"its proof does not run: {one_line(error)}") from error
     interior: list[float] = []
     border: list[float] = []
     for name, form in built.forms.items():

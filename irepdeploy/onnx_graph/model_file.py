@@ -8,7 +8,7 @@ import os
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.proto import tensors_of
@@ -109,7 +109,7 @@ def _read_external_data(model: onnx.ModelProto, path: str) -> None:
         onnx.external_data_helper.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"its external data cannot be read: {' '.join(str(error).split())}",
+            f"its external data cannot be read: {one_line(error)}",
             where=path,
             hint="keep the data file beside the model, under the name it was written with",
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, one_line
 
 __all__ = ["Shape", "Shapes", "infer_shapes", "inferred_graph", "tensor_types"]
 
@@ -89,7 +89,7 @@ def _infer(skeleton: onnx.ModelProto, *, strict: bool, data_prop: bool) -> onnx.
         return onnx.shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=data_prop).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         if strict:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[-1])
             raise ModelError(f"its shapes contradict each other: {reason}") from error
         return skeleton.graph
 

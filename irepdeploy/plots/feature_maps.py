@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.plots.images import ShownImage, read_images
 from irepdeploy.reparam.block import RepBlock
@@ -72,7 +72,7 @@ def feature_maps(
             with torch.no_grad():
                 network(torch.from_numpy(image.array)[None])
         except (RuntimeError, TypeError, ValueError) as error:
-            text = f"{'x'.join(map(str, image.array.shape))}: {' '.join(str(error).split())[:200]}"
+            text = f"{'x'.join(map(str, image.array.shape))}: {one_line(error, 200)}"
             raise InputError(f"the network does not run on images of {text}", where=label) from error
         finally:
             for handle in handles:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from irepdeploy.errors import OutputError
+from irepdeploy.errors import OutputError, escaped
 from irepdeploy.files import write_bytes
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def new_figure(width: float, height: float) -> Figure:
 def shown(name: str, longest: int = _LONGEST_NAME) -> str:
     r"""Return a name as it can be drawn: letters without a font as ``\u5c42``, the middle of a long one elided."""
     known = _letters()
-    text = "".join(c if c.isprintable() and ord(c) in known else _escaped(c) for c in name)
+    text = "".join(c if c.isprintable() and ord(c) in known else escaped(c) for c in name)
     if len(text) <= longest:
         return text
     head = longest // 2
@@ -155,7 +155,3 @@ def _letters() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(code for font in _fonts() for code in get_font(findfont(font)).get_charmap())
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("ascii", "backslashreplace").decode() if ord(letter) > 127 else repr(letter)[1:-1]

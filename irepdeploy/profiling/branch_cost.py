@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError
+from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError, one_line
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.source import Source
@@ -255,7 +255,7 @@ def _counted(net: nn.Module, source: Source) -> Counts:
     try:
         return count(net, shape)
     except Exception as error:  # a foreign forward may raise anything
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"the network does not run on inputs of shape {shape}: {reason}", where=source.label
         ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from irepdeploy.board.json_values import json_safe
-from irepdeploy.errors import ArchitectureError, InputError, NotFusable
+from irepdeploy.errors import ArchitectureError, InputError, NotFusable, one_line
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
@@ -212,7 +212,7 @@ def _counted(net: nn.Module | None, shape: tuple[int, ...] | None) -> tuple[dict
     try:
         return count_layers(net, shape), None
     except Exception as error:  # a foreign forward may raise anything
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         return count_layers(net, None), f"MACs: not known, since the network does not run on {shape}: {reason}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import CheckpointError
+from irepdeploy.errors import CheckpointError, one_line
 from irepdeploy.reparam.architecture import Architecture
 
 __all__ = ["FUSED", "INPUT_DTYPES", "TRAIN", "InsertedLayer", "Origin", "origin_of", "set_origin", "with_inputs"]
@@ -131,7 +131,9 @@ class Origin:
                 raise ValueError(f"expected state {TRAIN} or {FUSED}")
             origin = cls(layers=layers, inputs=inputs, **fields)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the description of the network is damaged: {error}", where=where) from None
+            raise CheckpointError(
+                f"the description of the network is damaged: {one_line(error)}", where=where
+            ) from None
         if not _is_shape(origin.input_shape):
             raise CheckpointError(f"expected an input shape of positive sizes, got {origin.input_shape!r}", where=where)
         for spec in origin.inputs:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from irepdeploy.errors import ArchitectureError, ModelError
+from irepdeploy.errors import ArchitectureError, ModelError, one_line
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS, Norm
@@ -163,7 +163,7 @@ def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
         where, hint = _stored_tensor(value), None
         if where is not None:
             hint = "it holds a tensor of a past forward pass: detach() it"
-        raise ModelError(f"the network cannot be copied: {error}", where=where, hint=hint) from error
+        raise ModelError(f"the network cannot be copied: {one_line(error)}", where=where, hint=hint) from error
 
 
 def _stored_tensor(model: Any) -> str | None:

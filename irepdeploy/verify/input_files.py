@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, one_line
 from irepdeploy.limits import check_memory, open_file
 from irepdeploy.verify.inputs import InputGroup, joined, mapped, samples_in, specs_of
 
@@ -160,7 +160,7 @@ def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
             check_memory(unpacked, "this archive", file)
             arrays = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
-        raise InputError(f"not a readable archive of arrays: {error}", where=file) from error
+        raise InputError(f"not a readable archive of arrays: {one_line(error)}", where=file) from error
     if not arrays or any(array.ndim == 0 for array in arrays.values()):
         raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
     found = fitted(arrays, specs or _specs_in(arrays), file)
@@ -174,7 +174,7 @@ def _read_array(path: Path) -> Array:
         with np.errstate(all="raise"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
     except _UNREADABLE as error:
-        raise InputError(f"not a readable array: {error}", where=path) from error
+        raise InputError(f"not a readable array: {one_line(error)}", where=path) from error
     if not isinstance(array, np.ndarray):
         raise InputError("not one array", where=path, hint="write it with numpy.save")
     return array

@@ -18,7 +18,7 @@ from typing import Any
 from irepdeploy import __version__
 from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.board.failure import named
-from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, InputError, IrepdeployError, RunError
+from irepdeploy.errors import EXIT_BUG, EXIT_INTERRUPTED, InputError, IrepdeployError, RunError, one_line
 
 from .cache import AgentCache, default_cache
 from .events import PROTOCOL, EventStream
@@ -69,7 +69,7 @@ class _Agent:
             events.send("error", code=EXIT_INTERRUPTED, kind="", what="stopped", where=None, hint=None)
             return EXIT_INTERRUPTED
         except Exception as error:  # a bug in irepdeploy is reported as one
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            what = f"{type(error).__name__}: {one_line(error)}"
             trace = traceback.format_exc()
             events.send("error", code=EXIT_BUG, kind="", what=what, where="agent", hint=None, traceback=trace)
             return EXIT_BUG

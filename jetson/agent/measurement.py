@@ -21,7 +21,7 @@ from irepdeploy.board.failure import named
 from irepdeploy.board.feeds import check_finite, random_feeds
 from irepdeploy.board.protocol import PROTOCOL_VERSION, measure
 from irepdeploy.board.runner import Runner
-from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError
+from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError, one_line
 
 from .events import EventStream
 
@@ -171,7 +171,7 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"cannot read the arrays of the gate: {error}", where="gate") from error
+        raise InputError(f"cannot read the arrays of the gate: {one_line(error)}", where="gate") from error
 
 
 def _repeat(call: Callable[[], None], seconds: float) -> int:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from irepdeploy.errors import IrepdeployError
+from irepdeploy.errors import IrepdeployError, one_line
 
 __all__ = ["main", "probe"]
 
@@ -80,7 +80,7 @@ def _cuda() -> dict[str, Any]:
 
         return device_facts()
     except Exception as error:  # importing a binding can raise anything, and numpy may be missing
-        return {"gpu": f"none: it cannot be probed: {_line(error)}"}
+        return {"gpu": f"none: it cannot be probed: {one_line(error)}"}
 
 
 def _tensorrt() -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _tensorrt() -> dict[str, Any]:
     except IrepdeployError as error:
         return {"tensorrt_problem": error.what}
     except Exception as error:  # importing a library can raise anything
-        return {"tensorrt_problem": f"{type(error).__name__}: {_line(error)}"}
+        return {"tensorrt_problem": f"{type(error).__name__}: {one_line(error)}"}
 
 
 def _loaded_tensorrt() -> dict[str, Any]:
@@ -106,13 +106,5 @@ def _loaded_tensorrt() -> dict[str, Any]:
         return {**found, "dla_cores": int(getattr(builder, "num_DLA_cores", 0))}
     except (RuntimeError, TypeError) as error:
         # pybind11 raises TypeError for a null pointer.
-        reasons = "; ".join(logged(messages)[:2] or [_line(error)])
+        reasons = "; ".join(logged(messages)[:2] or [one_line(error)])
         return {**found, "tensorrt_problem": f"it creates no builder: {reasons}"}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.errors import RunError
+from irepdeploy.errors import RunError, first_line
 
 __all__ = ["CapturedForward"]
 
@@ -56,7 +56,7 @@ class CapturedForward:
             raise
         except RuntimeError as error:
             raise RunError(
-                f"the network cannot be captured as a CUDA graph: {str(error).splitlines()[0]}",
+                f"the network cannot be captured as a CUDA graph: {first_line(error)}",
                 where=type(self._network).__name__,
                 hint="PopulationEvaluator(..., graph=False) runs it kernel by kernel",
             ) from error

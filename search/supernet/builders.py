@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from irepdeploy.data import Dataset, DatasetFacts, load_dataset
-from irepdeploy.errors import RecipeError
+from irepdeploy.errors import RecipeError, one_line
 from irepdeploy.network.nets import build_plain
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
@@ -47,7 +47,7 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
             net.eval()(torch.zeros(1, *data.input_shape))
     except RuntimeError as error:
         size = "x".join(map(str, data.input_shape))
-        raise RecipeError(f"{recipe.net.name} cannot read images of {size}: {error}", where="net") from error
+        raise RecipeError(f"{recipe.net.name} cannot read images of {size}: {one_line(error)}", where="net") from error
     net.train()
     return set_origin(net, dataset=data.name, classes=data.classes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, OutOption
+from irepdeploy.console import command_line
 
 from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -197,7 +197,7 @@ def _rows(result: TrainingResult) -> list[list[object]]:
 
 def _say_written(out: Path) -> None:
     print(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    print(f"next: irepdeploy export {shlex.quote(str(out / 'best.pt'))} --out build")
+    print(f"next: {command_line('export', out / 'best.pt', '--out', 'build')}")
 
 
 train = with_default(run_train, finetune=finetune, compare=compare)

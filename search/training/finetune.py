@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from irepdeploy.data import Dataset
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, first_line
 from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe
@@ -95,7 +95,7 @@ def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:
         with torch.inference_mode():
             logits = net.eval()(torch.zeros(1, *data.input_shape))
     except RuntimeError as error:
-        takes = f"it reads {'x'.join(map(str, shape))}" if shape else str(error).splitlines()[0]
+        takes = f"it reads {'x'.join(map(str, shape))}" if shape else first_line(error)
         raise InputError(f"the network cannot read the {size} images of {data.name}: {takes}", where=where) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, len(data.classes)):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

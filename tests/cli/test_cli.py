@@ -119,7 +119,7 @@ def test_ctrl_c_is_130(register: Register, capsys: Output) -> None:
         ValueError("ours\nto mend"),
         RuntimeError("something else"),
         AttributeError("x"),
-        PermissionError(errno.EACCES, "Permission denied", "x"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "ours"),
         ImportError("cannot import name 'a' from 'irepdeploy.b'", name="irepdeploy.b"),
         SystemExit(1),
         SystemExit("text"),
@@ -333,5 +333,5 @@ def test_a_full_disk_behind_stdout_is_4(tmp_path: Path) -> None:
             cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 4, done.stderr
-    assert done.stderr.splitlines()[0].startswith("irepdeploy: error: cannot write: no space left on device")
+    assert done.stderr.splitlines()[0].startswith("irepdeploy: error: cannot write to stdout: no space left on device")
     assert "Traceback" not in done.stderr

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import irepdeploy.jetson.ssh as ssh
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError, one_line
 from irepdeploy.jetson.hosts import check_destination
 from irepdeploy.jetson.ssh import Remote
-from irepdeploy.jetson.ssh_failure import LostConnection, disk_full, last_line, not_connected, one_line
+from irepdeploy.jetson.ssh_failure import LostConnection, disk_full, last_line, not_connected
 
 HOSTILE = [
     "a b",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from irepdeploy.errors import one_line
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.form import Form, Linear, apply
 from irepdeploy.onnx_collapse.graph import Array, Graph, Operator
@@ -169,4 +170,4 @@ def integers(inputs: Sequence[Any], place: int, attributes: Attributes, name: st
 
 
 def _unreadable(error: Exception) -> str:
-    return f"it cannot be read: {type(error).__name__}: {error}"
+    return f"it cannot be read: {type(error).__name__}: {one_line(error)}"

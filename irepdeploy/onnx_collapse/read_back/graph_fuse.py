@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.errors import CheckFailed, InputError, NotFusable
+from irepdeploy.errors import CheckFailed, InputError, NotFusable, first_line
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
 from irepdeploy.onnx_graph.model_file import open_model
@@ -20,7 +20,7 @@ from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.quiet_exporter import quiet_exporter
-from irepdeploy.runtime.torch_runner import first_line, flattened
+from irepdeploy.runtime.torch_runner import flattened
 
 __all__ = ["fuse_graph"]
 
@@ -117,8 +117,7 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
     try:
         outputs = list(flattened(plain(*drawn)))
     except RuntimeError as error:
-        text = (str(error).strip().splitlines() or ["?"])[0]
-        raise NotFusable(f"its graph fixes the batch size that it was exported with: {text}") from error
+        raise NotFusable(f"its graph fixes the batch size that it was exported with: {first_line(error)}") from error
     if [tuple(a.shape) for a in expected] != [tuple(b.shape) for b in outputs]:
         raise NotFusable("its graph fixes the batch size that it was exported with", where=type(model).__name__)
     a, b = ({str(i): t.cpu().numpy() for i, t in enumerate(tensors)} for tensors in (expected, outputs))
