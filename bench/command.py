@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from irepdeploy.cli.options import JsonOption, SeedOption
-from irepdeploy.console import log, print_json, table
+from irepdeploy.console import log, print_json, say, table
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _bench_suite(name: str, request: SuiteRequest, as_json: bool) -> None:
         return
     table(report.title, report.columns, report.rows)
     for note in report.notes:
-        print(note)
+        say(note)
 
 
 def _bench_subjects(subjects: Sequence[Subject], request: BenchRequest, guard: Guard | None, as_json: bool) -> None:
@@ -219,7 +219,7 @@ def _bench_subjects(subjects: Sequence[Subject], request: BenchRequest, guard: G
     else:
         _print_table(records, request.threads)
         for verdict in verdicts:
-            print(verdict.line)
+            say(verdict.line)
     log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
     require(verdicts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from irepdeploy.console import table
+from irepdeploy.console import say, table
 
 __all__ = ["kept_note", "show_regions", "summary"]
 
@@ -45,9 +45,9 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
     table(title, columns, rows)
     for region in shown:
         if region["reason"]:
-            print(f"kept in {region['name']}:")
+            say(f"kept in {region['name']}:")
             for reason in region["reason"].split("; "):
-                print(f"  {reason}")
+                say(f"  {reason}")
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.console import command_line, log, print_json, table
+from irepdeploy.console import command_line, log, print_json, say, table
 
 from .collapse_table import kept_note, show_regions, summary
 
@@ -33,7 +33,7 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
         return
     if facts["regions"]:
         show_regions(source, facts["regions"])
-    print(summary(facts))
+    say(summary(facts))
     if border == "refuse" and any("at the border" in region["reason"] for region in facts["regions"]):
         log("hint: --border map adds a constant map to regions that are not a convolution at the border")
 
@@ -55,19 +55,19 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
         _show_collapse(collapsed, blocks)
     elif blocks:
         worst = blocks["float64"]
-        print(
+        say(
             f"{blocks['count']} blocks fused, "
             f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
         )
     for text in health_warnings([LayerHealth.from_dict(layer) for layer in certificate.health]):
         log(f"warning: {text}")
     if collapsed is None:
-        print(certificate.onnx["simplifier"])
+        say(certificate.onnx["simplifier"])
     _show_precisions(certificate)
     _show_engines(certificate, folder)
     for artefact in certificate.artefacts:
-        print(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
-    print(folder / "certificate.json")
+        say(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
+    say(folder / "certificate.json")
     if "preprocessing" in certificate.onnx:
         # verify cannot compare it with the network, which takes other inputs.
         return
@@ -77,10 +77,10 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
 
 
 def _show_collapse(facts: dict[str, Any], proofs: dict[str, Any]) -> None:
-    print(summary(facts))
+    say(summary(facts))
     if proofs:
         inside, border = proofs["float64"], proofs["float64 at the border"]
-        print(
+        say(
             f"{proofs['count']} proved in float64: error at most {inside['max_rel_error']:.1e} inside, "
             f"{border['max_rel_error']:.1e} at the border ({border['worst_layer']})"
         )
@@ -93,13 +93,13 @@ def _show_precisions(certificate: Certificate) -> None:
     found = certificate.precisions
     if "fp16" in found:
         ranges = found["fp16"]["ranges"]
-        print(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
+        say(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
     if "int8" in found:
         int8 = found["int8"]
         kept = len(int8["kept_float"])
         drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
         where = int8["measured_on"]["name"]
-        print(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
+        say(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
         for note in int8["notes"]:
             log(f"note: {note}")
 
@@ -108,21 +108,21 @@ def _show_engines(certificate: Certificate, folder: Path) -> None:
     engine = certificate.engine
     for built in engine.get("engines", ()):
         layers = built["layers"]
-        print(
+        say(
             f"{engine['flavour']} {engine['version']}, {built['precision']} engine: {built['size_bytes']:,} bytes, "
             f"{layers.get('convolutions', '?')} convolutions in it; {engine['run']}"
         )
     for note in engine.get("notes", ()):
         log(f"note: {note}")
     for precision, line in engine.get("commands", {}).items():
-        print(f"on the board ({engine['device']}), {precision}: {line}")
+        say(f"on the board ({engine['device']}), {precision}: {line}")
     if engine.get("commands"):
         # fp32 and fp16 engines come from the float32 file, int8 engines from a file of their own.
         both = [precision for precision in engine["commands"] if precision != "int8"]
         models = [folder / "model.onnx"] if both else []
         models += [folder / "model.int8.onnx"] if "int8" in engine["commands"] else []
         again = command_line("jetson", "bench", "USER@HOST", *models, "--precision", ",".join(engine["commands"]))
-        print(f"from the desk: {again}")
+        say(f"from the desk: {again}")
 
 
 def _counted(groups: list[dict[str, object]]) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "print_json",
     "progress",
     "quoted",
+    "say",
     "table",
 ]
 
@@ -98,6 +99,11 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
 def log(message: str) -> None:
     """Print one line on stderr."""
     print(printable(message), file=sys.stderr, flush=True)
+
+
+def say(text: object = "") -> None:
+    """Print one line on stdout."""
+    print(printable(str(text)))
 
 
 def print_json(value: Any) -> None:

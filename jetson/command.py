@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption
+from irepdeploy.console import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,9 +149,9 @@ def bench(
             if outcome.rows:
                 table(outcome.title, COLUMNS, [cells(row) for row in outcome.rows])
             for note in outcome.notes:
-                print(note)
+                say(note)
             for path in outcome.engines:
-                print(f"wrote {path}")
+                say(f"wrote {path}")
     if any(outcome.records for outcome in outcomes):
         log("the samples were not saved: add --out DIR" if out is None else f"records: {out / RECORDS}")
     _raise_worst([error for outcome in outcomes for error in outcome.errors])
@@ -165,7 +166,7 @@ def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config:
     for answer in answers:
         if answer.value is not None:
             done = ", ".join(one_line(str(text)) for text in answer.value.get("restored", []))
-            print(f"{answer.host}: {done or 'nothing to restore'}")
+            say(f"{answer.host}: {done or 'nothing to restore'}")
     _raise_worst([answer.error for answer in answers])
 
 
@@ -175,7 +176,7 @@ def clean(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: C
     answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("clean", {"all": True}))
     for answer in answers:
         if answer.value is not None:
-            print(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
+            say(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
     _raise_worst([answer.error for answer in answers])
 
 

@@ -9,7 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, OutOption
-from irepdeploy.console import command_line
+from irepdeploy.console import command_line, say
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -63,9 +63,9 @@ def run_search(
         ],
     )
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
-    print("wrote " + ", ".join(str(out / name) for name in written))
+    say("wrote " + ", ".join(str(out / name) for name in written))
     again = command_line("train", recipe, *(overrides or []), "--arch", out / "best.json", "--out", "runs/train")
-    print(f"next: {again}")
+    say(f"next: {again}")
 
 
 def compare_strategies(
@@ -128,8 +128,8 @@ def compare_strategies(
         found.rows,
     )
     for note in found.notes:
-        print(note)
-    print(f"wrote {out / 'compare.json'}, {picture}")
+        say(note)
+    say(f"wrote {out / 'compare.json'}, {picture}")
 
 
 def show_pareto(
@@ -180,8 +180,8 @@ def show_pareto(
         ],
     )
     for note in found.notes:
-        print(note)
-    print(f"wrote {picture}")
+        say(note)
+    say(f"wrote {picture}")
 
 
 search = with_default(run_search, compare=compare_strategies, pareto=show_pareto)

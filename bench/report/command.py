@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from irepdeploy.cli.options import JsonOption
-from irepdeploy.console import print_json
+from irepdeploy.console import print_json, say
 
 __all__ = ["report"]
 
@@ -40,4 +40,4 @@ def report(
         print_json(written.to_dict())
         return
     for path in written.files:
-        print(f"wrote {path}")
+        say(f"wrote {path}")

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from irepdeploy import __version__
-from irepdeploy.console import log
+from irepdeploy.console import log, say
 from irepdeploy.errors import LONGEST_LINE, IrepdeployError, MissingError, one_line
 
 __all__ = ["application", "invoke", "missing"]
@@ -79,7 +79,7 @@ def missing(error: ImportError, where: str | None = None) -> MissingError:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"irepdeploy {__version__}")
+        say(f"irepdeploy {__version__}")
         raise typer.Exit
 
 

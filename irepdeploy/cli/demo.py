@@ -20,7 +20,7 @@ from typing import Any
 
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
-from irepdeploy.console import command_line, log, table
+from irepdeploy.console import command_line, log, say, table
 from irepdeploy.files import read_bytes, write_bytes, write_json
 from irepdeploy.folders import output_folder
 from irepdeploy.limits import DESCRIPTION
@@ -101,9 +101,9 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
 def print_summary(result: DemoSummary) -> None:
     """Print the tables, the files and the next command."""
     out = Path(result.folder)
-    print()
+    say()
     if result.smoke:
-        print("scale=smoke: these networks are hardly trained; their accuracies mean nothing.")
+        say("scale=smoke: these networks are hardly trained; their accuracies mean nothing.")
     table(
         "Accuracy on handwritten digits (one seed, 597 test images: 2 standard errors are about 2 points)",
         ["network", "branches", "search score", "retrained, validation", "retrained, test"],
@@ -119,12 +119,12 @@ def print_summary(result: DemoSummary) -> None:
         ],
     )
     des, blind = result.search["search"], result.search["search-random"]
-    print(
+    say(
         f"search: {des['evaluations']} candidates scored in {des['seconds']:.0f} s; spread of sigmoid(alpha)"
         f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f};\nbest score {des['val_accuracy']:.1%},"
         f" of a random search with as many candidates {blind['val_accuracy']:.1%}"
     )
-    print()
+    say()
     table(
         "Are the outputs the same? (largest relative error)",
         ["from", "to", "error", "allowed", "verdict"],
@@ -133,7 +133,7 @@ def print_summary(result: DemoSummary) -> None:
             for row in result.equality
         ],
     )
-    print()
+    say()
     table(
         "Latency, batch 1, one thread, measured in turn",
         ["network", "runner", "median ms", "x first of runner", "95 % interval", "warm-up"],
@@ -149,10 +149,10 @@ def print_summary(result: DemoSummary) -> None:
             for row in result.latency
         ],
     )
-    print("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
-    print("The fused network and the plain one with BN folded are the same graph: their difference is noise.")
-    print("The difference between the first two rows is due to folding alone, which needs no branches.")
-    print()
+    say("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
+    say("The fused network and the plain one with BN folded are the same graph: their difference is noise.")
+    say("The difference between the first two rows is due to folding alone, which needs no branches.")
+    say()
     table(
         "Training cost of the branches",
         ["network", "parameters", "MACs", "seconds per epoch", "peak memory MB"],
@@ -167,11 +167,12 @@ def print_summary(result: DemoSummary) -> None:
             for row in result.cost
         ],
     )
-    print(f"\nDone in {result.seconds:.0f} s. Written:")
+    say()
+    say(f"Done in {result.seconds:.0f} s. Written:")
     for file in result.files:
-        print(f"  {file}")
+        say(f"  {file}")
     again = command_line("verify", out / "irep" / "best.pt", out / "export" / "model.onnx")
-    print(f"next: {again.replace('irepdeploy', _program(), 1)}")
+    say(f"next: {again.replace('irepdeploy', _program(), 1)}")
 
 
 def _commands(out: Path, overrides: list[str]) -> list[tuple[int, list[str]]]:

@@ -9,7 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, OutOption
-from irepdeploy.console import command_line
+from irepdeploy.console import command_line, say
 
 from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -179,8 +179,8 @@ def compare(
         found.rows,
     )
     for note in found.notes:
-        print(note)
-    print(f"wrote {out / 'compare.json'}, {picture}")
+        say(note)
+    say(f"wrote {out / 'compare.json'}, {picture}")
 
 
 def _title(what: str, plan: Recipe, result: TrainingResult) -> str:
@@ -196,8 +196,8 @@ def _rows(result: TrainingResult) -> list[list[object]]:
 
 
 def _say_written(out: Path) -> None:
-    print(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    print(f"next: {command_line('export', out / 'best.pt', '--out', 'build')}")
+    say(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
+    say(f"next: {command_line('export', out / 'best.pt', '--out', 'build')}")
 
 
 train = with_default(run_train, finetune=finetune, compare=compare)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -335,3 +337,84 @@ def test_a_full_disk_behind_stdout_is_4(tmp_path: Path) -> None:
     assert done.returncode == 4, done.stderr
     assert done.stderr.splitlines()[0].startswith("irepdeploy: error: cannot write to stdout: no space left on device")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code"),
+    [
+        (">&-", 4),
+        (">&- 2>&-", 4),
+        ("<&- >&- 2>&-", 4),
+        ("2>&-", 0),
+        ("<&-", 0),
+        ("1</dev/null", 4),
+        (">/dev/full 2>/dev/full", 4),
+    ],
+)
+def test_closed_files_are_no_bug(tmp_path: Path, redirections: str, code: int) -> None:
+    program = f"{shlex.quote(sys.executable)} -m irepdeploy --help"
+    done = subprocess.run(["sh", "-c", f"{program} {redirections}"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_of_ours_gets_the_number_of_a_closed_one(tmp_path: Path) -> None:
+    code = "import os, irepdeploy.cli as c; c.main(['--version']); os._exit(os.open('x', os.O_CREAT | os.O_RDWR))"
+    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, check=False).returncode > 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "n" * 9999), 2),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "loop"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "x\x1b[31m"), 2),
+        (OSError(errno.EIO, "Input/output error", "x"), 4),
+        (OSError(errno.EMFILE, "Too many open files"), 4),
+    ],
+)
+def test_files_that_cannot_be_used_are_no_bug(register: Register, capsys: Output, error: OSError, code: int) -> None:
+    register(fail=raising(error))
+    assert cli.main(["fail"]) == code
+    line = the_line(capsys)
+    assert line.isprintable() and len(line) <= 400 and os.strerror(error.errno or 0).lower() in line
+
+
+def test_a_deleted_folder_is_no_bug(register: Register, capsys: Output, tmp_path: Path) -> None:
+    def command() -> None:
+        """Ask where we are."""
+        os.getcwd()
+
+    register(fail=command)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with contextlib.chdir(gone):
+        gone.rmdir()
+        assert cli.main(["fail"]) == 4
+        assert "the current folder was deleted" in the_line(capsys)
+        os.chdir(tmp_path)  # `chdir` returns to it
+
+
+def test_escapes_in_all_that_is_printed(register: Register, capsys: Output, tmp_path: Path) -> None:
+    def command() -> None:
+        """Print what is in a file, then fail."""
+        print("out \x1b[31m")
+        print("err \u202e", file=sys.stderr)
+        raise ValueError("bug \x1b]0;title\x07")
+
+    register(fail=command)
+    assert cli.main(["fail", "--debug"]) == 70
+    captured = capsys.readouterr()
+    (report,) = tmp_path.iterdir()
+    for text in (captured.out, captured.err, report.read_text()):
+        assert text and text.replace("\n", "").isprintable()
+
+
+def test_debug_shows_the_whole_of_a_long_error(register: Register, capsys: Output) -> None:
+    register(fail=raising(errors.InputError("x" * 5000)))
+    assert cli.main(["fail"]) == 2
+    line = the_line(capsys)
+    assert len(line) == 400 and line.endswith("... (--debug shows all)")
+    assert cli.main(["fail", "--debug"]) == 2
+    assert "x" * 5000 in capsys.readouterr().err.splitlines()[-1]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +94,61 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "epoch [1]" in terminal.getvalue()
     assert "2/2" in terminal.getvalue()
     assert "loss [0.5]" in terminal.getvalue()
+
+
+HOSTILE = "\x1b[31mred\x07\r\n\x85\u202e\u2028\x7f\udcff\U000e0001"
+SHOWN = r"\x1b[31mred\x07\r\n\u0085\u202e\u2028\x7f\xff\U000e0001".replace(r"\r\n", r"\x0d\x0a")
+
+
+def test_nothing_that_a_terminal_would_obey_is_written(capsys: Output) -> None:
+    console.say(HOSTILE)
+    console.table(HOSTILE, [HOSTILE], [[HOSTILE]])
+    console.log(HOSTILE)
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [SHOWN, SHOWN, SHOWN, "-" * len(SHOWN), SHOWN]
+    assert captured.err.splitlines() == [SHOWN]
+
+
+def test_nor_by_the_bar_and_what_is_printed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, other = Terminal(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.stdout", other)
+    monkeypatch.setenv("COLUMNS", "400")
+    with console.escaped_output(), console.progress() as display:
+        display.task(HOSTILE, 2).advance(note=HOSTILE)
+        console.log(HOSTILE)
+        sys.stderr.write(HOSTILE + "\n")
+        sys.stdout.write(HOSTILE)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert plain.count(SHOWN) >= 3 and not re.search("[\x07\x1b\x7f-\x9f\u2028\u202e]|red\r", plain)
+    assert "\x1b[31m" not in terminal.getvalue()
+    # Of a stream, only its newlines are as they were.
+    assert other.getvalue() == SHOWN.replace(r"\x0a", "\n")
+
+
+def test_json_stays_json(capsys: Output) -> None:
+    console.print_json({HOSTILE: HOSTILE})
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isprintable() and json.loads(out) == {HOSTILE: HOSTILE}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_the_output_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr("sys.stdout", stream)
+    with console.escaped_output():
+        console.say("\u5c42 \xe9")
+    shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert shown == {"ascii": "\\u5c42 \\xe9\n", "latin-1": "\\u5c42 \xe9\n", "utf-8": "\u5c42 \xe9\n"}[encoding]
+    assert stream.errors == "strict"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "it's", "-dash", "$(id)", "\x1b[31m", "new\nline", "\u202e", "q'\x1b\\'", "\udcff.onnx", "", "\x9b"]
+)
+def test_a_command_can_be_pasted_into_a_shell(name: str) -> None:
+    line = console.command_line("export", Path(name) if name else name)
+    assert line.isprintable()
+    script = f"irepdeploy() {{ printf '%s|' \"$@\"; }}; LC_ALL=C.UTF-8; {line}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == f"export|{'./' if name.startswith('-') else ''}{name}|"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from irepdeploy.cli.options import JsonOption
-from irepdeploy.console import print_json, table
+from irepdeploy.console import print_json, say, table
 from irepdeploy.errors import MissingError
 
 if TYPE_CHECKING:
@@ -44,6 +44,6 @@ def _show(checks: list[Check]) -> None:
         if check.mend:
             lines.setdefault(check.mend, []).append(check.name + (" (needed)" if check.required else ""))
     if lines:
-        print("What to type, each only if you want it:")
+        say("What to type, each only if you want it:")
     for line, names in lines.items():
-        print(f"  {line}  # {', '.join(names)}")
+        say(f"  {line}  # {', '.join(names)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from irepdeploy.cli.options import JsonOption, ModelOption, SeedOption
-from irepdeploy.console import log, print_json, progress, table
+from irepdeploy.console import log, print_json, progress, say, table
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def inspect(
         return
     _show(found)
     for each in tables:
-        print()
+        say()
         table(each.title, each.columns, each.rows)
         for note in each.notes:
-            print(note)
+            say(note)
     if found.cost is not None:
         _show_cost(found.cost)
     for text in found.warnings:
@@ -118,15 +118,15 @@ def _request(
 
 def _show(found: Inspection) -> None:
     for line in _headlines(found):
-        print(line)
-    print()
+        say(line)
+    say()
     _show_branches(found.layers)
     _show_sizes(found)
     for note in found.notes:
-        print(note)
+        say(note)
     _show_health(found.layers)
     if found.operators:
-        print()
+        say()
         table("Nodes", ["operator", "count"], list(found.operators.items()))
 
 
@@ -162,7 +162,7 @@ def _show_branches(layers: list[LayerFacts]) -> None:
     if names:
         rows = [[layer.layer, *("x" if name in layer.branches else "." for name in names)] for layer in branched]
         table("Branches", ["layer", *names], rows)
-        print()
+        say()
 
 
 def _show_sizes(found: Inspection) -> None:
@@ -193,16 +193,16 @@ def _show_health(layers: list[LayerFacts]) -> None:
     if not health:
         return
     changed = any(layer.before not in (None, layer.after) for layer in health)
-    print()
+    say()
     table(
         f"Health of the weights{', before -> after the fuse' if changed else ''}",
         ["layer", *_FIGURES],
         [[layer.layer, *(_pair(layer, figure, form) for figure, form in _FIGURES.values())] for layer in health],
     )
-    print("int8 dB: signal to quantisation noise of the weights, not accuracy; with one scale per kernel, per channel,")
-    print("and of the worst channel with one scale per kernel")
+    say("int8 dB: signal to quantisation noise of the weights, not accuracy; with one scale per kernel, per channel,")
+    say("and of the worst channel with one scale per kernel")
     if changed:
-        print("before: the convolution alone with folded batch normalisation, as in a plain network")
+        say("before: the convolution alone with folded batch normalisation, as in a plain network")
 
 
 def _pair(layer: LayerHealth, figure: str, form: str) -> str:
@@ -226,7 +226,7 @@ def _show_cost(costs: BranchCosts) -> None:
     place = f"CPU, {threads}" if costs.device == "cpu" else costs.device_name
     samples = max((row.time.samples for row in costs.rows if row.time is not None), default=0)
     how = f"batch {costs.batch_size}" + (f", median of {samples} steps of SGD with momentum" if samples else "")
-    print()
+    say()
     table(
         f"Training on this machine: {place}, {how}",
         ["network", "branches", "params", "MACs", "s per step", "x first", "peak memory"],
@@ -237,9 +237,9 @@ def _show_cost(costs: BranchCosts) -> None:
         for text, fits in ((f"trains within {limit}", True), (f"does not fit {limit}", False), ("not known", None)):
             names = [row.name for row in costs.rows if row.fits is fits]
             if names:
-                print(f"{text}, batch {costs.batch_size}: {'; '.join(names)}")
+                say(f"{text}, batch {costs.batch_size}: {'; '.join(names)}")
     for note in costs.notes:
-        print(note)
+        say(note)
 
 
 def _number(value: int | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from irepdeploy.cli.options import ModelOption
+from irepdeploy.console import say
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _write(figure: Figure, out: Path) -> None:
     from irepdeploy.plots.figure import save_figure
 
     save_figure(figure, out)
-    print(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 def _factory(model: str | None) -> Callable[[], Any] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, TimeoutOption
-from irepdeploy.console import print_json, table
+from irepdeploy.console import print_json, say, table
 from irepdeploy.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -112,16 +112,16 @@ def _show_certified(found: CertifiedFile) -> None:
     ]
     verdict = "the file that was certified" if not found.faults else "NOT the file that was certified"
     table(f"{found.path}: {verdict}", ["from", "to", "error", "allowed", "verdict"], rows)
-    print(f"SHA-256: {found.sha256}")
+    say(f"SHA-256: {found.sha256}")
     made = source.get("file") or source.get("net") or "a network in memory"
-    print(f"certified {known.created} for {target.get('name')}, from {made} ({source.get('statistics')})")
-    print("by " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    say(f"certified {known.created} for {target.get('name')}, from {made} ({source.get('statistics')})")
+    say("by " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     for note in (*found.notes, *found.faults[1:]):
-        print(f"note: {note}")
+        say(f"note: {note}")
     if found.comparison is not None:
         _show(found.comparison)
     elif not found.faults:
-        print(f"not compared with the source again: {found.skipped}")
+        say(f"not compared with the source again: {found.skipped}")
 
 
 def _show(result: Verification) -> None:
@@ -137,6 +137,6 @@ def _show(result: Verification) -> None:
     verdict = "the same" if result.ok else "DIFFERENT"
     columns = ["output", "error", "allowed", "cosine", "top-1 agreement"]
     table(f"{result.a} and {result.b}: {verdict}", columns, rows)
-    print("inputs: " + " + ".join(f"{group.count} {group.name}" for group in result.inputs))
+    say("inputs: " + " + ".join(f"{group.count} {group.name}" for group in result.inputs))
     if comparison.worst_layer is not None:
-        print(f"worst layer: {comparison.worst_layer} ({comparison.layers[comparison.worst_layer]:.2e})")
+        say(f"worst layer: {comparison.worst_layer} ({comparison.layers[comparison.worst_layer]:.2e})")

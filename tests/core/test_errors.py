@@ -1,0 +1,55 @@
+"""Texts of errors: short, printable, without C++."""
+
+from __future__ import annotations
+
+import pytest
+
+from irepdeploy.errors import InputError, first_line, one_line, short_line
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Load model from x.onnx failed:/onnxruntime_src/core/graph/model.cc"
+            ":181 onnxruntime::Model::Model(onnx::ModelProto&&, const std::function<void(int)>&, const Options&) "
+            "Unsupported model IR version: 99",
+            "Load model from x.onnx failed: Unsupported model IR version: 99",
+        ),
+        (
+            "/onnxruntime_src/include/op_kernel_context.h:42 const T* onnxruntime::OpKernelContext::Input(int) const "
+            "[with T = onnxruntime::Tensor] Missing Input: x",
+            "Missing Input: x",
+        ),
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+            "DefaultCPUAllocator: can't allocate memory",
+        ),
+        (
+            "failed finding central directory\nException raised from valid at ../inline_container.cc:184 (most recent "
+            "call first):\nframe #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x57",
+            "failed finding central directory",
+        ),
+        (
+            "f(): incompatible function arguments. The following argument types are supported:\n    1. (self: X)\n",
+            "f(): incompatible function arguments.",
+        ),
+        ("two\n  lines \x1b[31m", "two lines \\x1b[31m"),
+    ],
+)
+def test_foreign_texts_are_without_cpp(text: str, kept: str) -> None:
+    assert one_line(RuntimeError(text)) == kept
+
+
+def test_the_first_line_of_a_foreign_text() -> None:
+    assert first_line(ValueError("a \x07\nb")) == "a \\x07"
+    assert first_line(KeyError()) == "KeyError"
+
+
+def test_a_long_line_keeps_what_is_wrong() -> None:
+    error = InputError("no such file", where="a" * 5000, hint="b" * 5000)
+    line = short_line(error)
+    assert len(line) == 400 and "aaa...aaa" in line and ": no such file (bbb" in line
+    assert line.endswith("... (--debug shows all)")
+    assert short_line(error, 20_000) == error.line
+    assert short_line(InputError("what", where="here")) == "here: what"
