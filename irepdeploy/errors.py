@@ -138,6 +138,8 @@ def printable(text: str, keep: str = "") -> str:
 
 def escaped(char: str) -> str:
     r"""Return a character as ``\x1b``, ``\u202e`` or ``\U000e0001``."""
+    if char in "\n\r\t":
+        return repr(char)[1:-1]
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"

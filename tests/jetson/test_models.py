@@ -101,7 +101,7 @@ def test_external_data_comes_with_the_model(folder: Path) -> None:
         ("none.onnx", "no such ONNX file"),
         ("x.pt", "expected an ONNX file.*irepdeploy export x.pt --target xavier-jp5"),
         ("resnet18", "expected an ONNX file.*irepdeploy export resnet18 "),
-        ("$(x)\n.pt", "irepdeploy export MODEL"),
+        ("$(x)\n.pt", r"irepdeploy export \$'\$\(x\)\\n.pt' --target"),
         ("folder.onnx", "expected an ONNX file, got a directory"),
         ("bad.onnx", "not an ONNX model"),
         ("", "expected an ONNX file"),

@@ -311,7 +311,7 @@ def test_not_a_machine_is_refused(text: str) -> None:
 def test_what_ssh_says_is_kept_to_one_line() -> None:
     assert one_line("a\x1b[31mred\x07\n\tb") == "a\\x1b[31mred\\x07 b"
     assert len(one_line("x" * 1000)) == 300
-    assert last_line("first\n\n  \x07\n") == "first"
+    assert last_line("first\n\n  \r\n") == "first"
     assert last_line("") == ""
     assert not_connected("h", "").line == "h: ssh cannot connect: it gave no reason (try: ssh h)"
     assert disk_full("tee: x: No space left on device") and not disk_full("space")
