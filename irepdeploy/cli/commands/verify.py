@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, TimeoutOption
-from irepdeploy.console import print_json, say, table
+from irepdeploy.console import command_line, print_json, say, table
 from irepdeploy.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def verify(
 def _to_type(a: str) -> str:
     beside = Path(a).parent / "certificate.json"
     if beside.is_file():
-        return shlex.join(["irepdeploy", "verify", a, "--certificate", str(beside)])
-    return f"irepdeploy verify {shlex.quote(a)} B, or irepdeploy verify {shlex.quote(a)} --certificate FILE"
+        return command_line("verify", Path(a), "--certificate", beside)
+    return f"{command_line('verify', Path(a), 'B')}, or {command_line('verify', Path(a), '--certificate', 'FILE')}"
 
 
 def _show_certified(found: CertifiedFile) -> None:
