@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+# A shell's background jobs ignore Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "trt: builds with the TensorRT-RTX that `make trt` assembles")
 
@@ -38,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Long ones first: of two processes neither is then left alone with one of them at the end.
-_LONG_FILES = ("test_readme.py", "test_demo.py")
+_LONG_FILES = ("test_readme.py", "test_demo.py", "test_random_networks.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,10 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Scheduling(LoadFileScheduling):
-    """Keep a file in one process, so that its fixtures are made once; the README's chains share none."""
+    """Keep a file in one process, so that its fixtures are made once; tests that share none are spread."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if "test_readme.py::test_commands" in nodeid else super()._split_scope(nodeid)
+        apart = "test_readme.py::test_commands", "test_random_networks.py"
+        return nodeid if any(name in nodeid for name in apart) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:

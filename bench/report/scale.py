@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 __all__ = ["Scale", "latency_scale", "linear_scale"]
 
+# Ticks are rounded to ten decimals; a narrower range counts as one value.
+_NARROWEST = 1e-8
 # Beyond this ratio of the largest to the smallest value, the small ones would coincide.
 _LINEAR_UP_TO = 6.0
 
@@ -36,7 +38,7 @@ class Scale:
 def linear_scale(values: Sequence[float], begin: float, end: float, *, zero: bool = False) -> Scale:
     """Return a linear scale with round ends around all values, from 0 on if `zero`."""
     low, high = (0.0 if zero else min(values)), max(values)
-    if high <= low:
+    if high - low <= _NARROWEST:
         low, high = low - 0.5, high + 0.5
     step = _step((high - low) / 5)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -139,7 +139,7 @@ class TestWheel:
     def test_holds_only_our_files(self, wheel: Path) -> None:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         data = {f"irepdeploy/search/recipes/{path.name}" for path in (ROOT / "search" / "recipes").glob("*.yaml")}
-        data |= {f"irepdeploy/bench/report/assets/report.{kind}" for kind in ("css", "js")}
+        data |= {f"irepdeploy/bench/report/assets/{path.name}" for path in (ROOT / "bench/report/assets").iterdir()}
         data |= {"irepdeploy/network/nets/genotypes.json", "irepdeploy/py.typed"}
         assert names == modules() | data
 

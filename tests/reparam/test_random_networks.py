@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,12 +19,13 @@ from irepdeploy.testing.strategies import randomize_block
 from support.networks import blocks
 from support.strategies import small_networks
 
-# More than the profiles of conftest.py, because this property covers many.
-EXAMPLES = 50 if settings.default.max_examples <= 25 else 10_000
+# More than the profiles of conftest.py, because this property covers many; in parts, for both processes of the nightly.
+PARTS, EXAMPLES = (1, 50) if settings.default.max_examples <= 25 else (4, 2_500)
 
 BRANCH_SETS = st.one_of(st.sampled_from(sorted(PRESETS)), st.lists(st.sampled_from(sorted(BRANCHES)), unique=True))
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @settings(max_examples=EXAMPLES)
 @given(
     case=small_networks(),
@@ -34,6 +36,7 @@ BRANCH_SETS = st.one_of(st.sampled_from(sorted(PRESETS)), st.lists(st.sampled_fr
     keep_bn=st.booleans(),
 )
 def test_insert_and_fuse(
+    part: int,
     case: tuple[nn.Module, Tensor],
     branches: str | list[str],
     scaled: bool | None,
@@ -73,7 +76,7 @@ def test_insert_and_fuse(
     assert all(torch.equal(value, own.state_dict()[name]) for name, value in before.items())
 
 
-@settings(max_examples=EXAMPLES // 6)
+@settings(max_examples=PARTS * EXAMPLES // 6)
 @given(case=small_networks(), branches=BRANCH_SETS, seed=st.integers(0, 2**31))
 def test_the_fuse_of_trained_float32_networks(
     case: tuple[nn.Module, Tensor], branches: str | list[str], seed: int

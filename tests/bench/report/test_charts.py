@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from irepdeploy.bench.report.charts import box_plots, scatter
@@ -98,6 +98,7 @@ def test_a_latency_axis_holds_all_values_in_order(values: list[float]) -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
+@example([0.0, 2e-311])
 def test_an_accuracy_axis_holds_all_values(values: list[float]) -> None:
     scale = linear_scale(values, 300, 20)
     assert all(19.9 <= scale(value) <= 300.1 for value in values)
