@@ -31,4 +31,4 @@ TimeoutOption = Annotated[
         "--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model, or be ended."
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers.")]

@@ -171,8 +171,8 @@ class Certificate:
                 if item.name in value or item.name not in (*_LATER, "digest")
             }
             _check_types(known)
-            known["hops"] = [Hop(**hop) for hop in known["hops"]]
-            known["artefacts"] = [Artefact(**artefact) for artefact in known["artefacts"]]
+            known["hops"] = [Hop(**hop) for hop in _entries("hops", known["hops"], Hop)]
+            known["artefacts"] = [Artefact(**each) for each in _entries("artefacts", known["artefacts"], Artefact)]
             _check_hops(known["hops"])
             _check_artefacts(known["artefacts"])
             certificate = cls(**known)
@@ -239,6 +239,13 @@ def _check_types(known: Mapping[str, Any]) -> None:
     str(known["engine"]["status"])
 
 
+def _entries(name: str, values: Sequence[Any], kind: type[Hop | Artefact]) -> Sequence[dict[str, Any]]:
+    due = {item.name for item in fields(kind)}
+    if not all(isinstance(value, dict) and set(value) == due for value in values):
+        raise ValueError(f"expected {name} with {', '.join(sorted(due))}")
+    return values
+
+
 def _check_hops(hops: Sequence[Hop]) -> None:
     for hop in hops:
         if not (isinstance(hop.source, str) and isinstance(hop.result, str) and isinstance(hop.comparison, dict)):
@@ -255,9 +262,9 @@ def _check_artefacts(artefacts: Sequence[Artefact]) -> None:
     for artefact in artefacts:
         name = artefact.file
         # A certificate may come from anywhere; its names must not lead out of its folder.
-        if not name or not name.isprintable() or Path(name).name != name or name == "..":
+        if not isinstance(name, str) or not name.isprintable() or not name or Path(name).name != name or name == "..":
             raise ValueError(f"{name!r} is not a file name")
-        if _SHA256.fullmatch(artefact.sha256) is None:
+        if _SHA256.fullmatch(str(artefact.sha256)) is None:
             raise ValueError(f"{artefact.sha256!r} is not a SHA-256")
         if type(artefact.size_bytes) is not int or artefact.size_bytes < 0:
             raise ValueError(f"{artefact.size_bytes!r} is not a size in bytes")

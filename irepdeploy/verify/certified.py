@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.errors import CheckFailed, InputError, MissingError
@@ -240,7 +240,7 @@ def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
 
     source, versions = certificate.source, certificate.versions
     name, seed = source.get("net"), source.get("seed")
-    if name not in NETS or type(seed) is not int:
+    if name not in NETS or not _is_seed(seed):
         return None, "its source was a network in memory"
     drawn, here = versions.get("torch"), installed_versions()["torch"]
     if drawn != here:
@@ -273,7 +273,12 @@ def _comparable(
 
 def _seed(certificate: Certificate) -> int:
     seeds = (group.get("seed") for hop in certificate.hops for group in hop.inputs)
-    return next((seed for seed in seeds if type(seed) is int and seed >= 0), 0)
+    return next(filter(_is_seed, seeds), 0)
+
+
+def _is_seed(value: object) -> TypeGuard[int]:
+    # Torch takes no larger ones.
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _tolerance(certificate: Certificate, artefact: Artefact) -> Tolerance:

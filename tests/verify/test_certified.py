@@ -41,7 +41,7 @@ def verified(model: Path, *options: object) -> int:
 
 def rewritten(folder: Path, **changes: Any) -> Certificate:
     """Change the certificate as its writer could have."""
-    path = folder / "export/certificate.json"
+    path = folder / "certificate.json"
     value = {**Certificate.load(path).to_dict(), "version": 1, **changes}
     value.pop("digest")
     made = Certificate.from_dict(value)
@@ -133,7 +133,7 @@ def test_weights_beside_the_model(folder: Path) -> None:
     onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert verified(model) == 1
     artefacts = [Artefact.of(model).__dict__]
-    rewritten(folder, artefacts=artefacts)
+    rewritten(folder / "export", artefacts=artefacts)
     assert verified(model) == 0
     weights = model.with_name("weights.bin")
     content = bytearray(weights.read_bytes())
@@ -164,7 +164,8 @@ def test_an_engine_is_certified_with_its_sidecar(folder: Path, capsys: Capture) 
 
 def test_the_source_is_looked_for(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     model, source = folder / "export/model.onnx", folder / "trained.pt"
-    rewritten(folder, source={**Certificate.load(folder / "export/certificate.json").source, "file": "trained.pt"})
+    known = Certificate.load(folder / "export/certificate.json").source
+    rewritten(folder / "export", source={**known, "file": "trained.pt"})
     assert verified(model) == 0
     assert "not compared with the source again: its source trained.pt is not at hand" in capsys.readouterr().out
     assert verified(model, source) == 0
@@ -199,7 +200,7 @@ def test_a_source_that_differs(folder: Path, capsys: Capture) -> None:
     source = folder / "trained.pt"
     irepdeploy.save(random_network(branches="repvgg", stages=((4, 4), (8, 8)), seed=1), source)
     known = Certificate.load(folder / "export/certificate.json").source
-    rewritten(folder, source={**known, "file": str(source), "sha256": Artefact.of(source).sha256})
+    rewritten(folder / "export", source={**known, "file": str(source), "sha256": Artefact.of(source).sha256})
     assert verified(folder / "export/model.onnx") == 1
     assert "certified, but it differs from its source here: output 'logits' differs" in capsys.readouterr().err
 
@@ -211,6 +212,11 @@ def test_a_network_by_name_is_built_again(tmp_path: Path, capsys: Capture, monke
     assert "model.onnx: the same" in capsys.readouterr().out
     assert verified(model, "vgg6") == 0
     assert verified(model, "vgg16") == 2 and "give vgg6" in capsys.readouterr().err
+    known = Certificate.load(tmp_path / "certificate.json").source
+    rewritten(tmp_path, source={**known, "seed": 10**30})
+    assert verified(model) == 0
+    assert "its source was a network in memory" in capsys.readouterr().out
+    rewritten(tmp_path, source=known)
     here = {**module.installed_versions(), "torch": "1.0"}
     monkeypatch.setattr(module, "installed_versions", lambda: here)
     assert verified(model) == 0
@@ -283,15 +289,15 @@ def test_what_was_asked_for_is_not_left_out(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_failed_export(folder: Path, capsys: Capture) -> None:
-    rewritten(folder, failure="model.onnx differs")
+    rewritten(folder / "export", failure="model.onnx differs")
     assert verified(folder / "export/model.onnx") == 1
     assert "the export failed: model.onnx differs" in capsys.readouterr().err
     hops = Certificate.load(folder / "export/certificate.json").to_dict()["hops"]
     hops[1]["comparison"]["ok"] = False
-    rewritten(folder, failure=None, hops=hops)
+    rewritten(folder / "export", failure=None, hops=hops)
     assert verified(folder / "export/model.onnx") == 1
     assert "the export failed: fused state and model.onnx differ" in capsys.readouterr().err
-    rewritten(folder, hops=[])
+    rewritten(folder / "export", hops=[])
     assert verified(folder / "export/model.onnx") == 1
 
 

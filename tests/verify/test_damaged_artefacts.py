@@ -14,6 +14,7 @@ import onnx
 
 from irepdeploy.board.sidecar import check_sidecar
 from irepdeploy.errors import EXIT_BUG, InputError, IrepdeployError
+from irepdeploy.files import canonical_json, sha256
 from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.certified import check_certified
 from support.campaign import campaign, cases
@@ -51,6 +52,27 @@ def test_no_damage_goes_unseen(certified: Path, tmp_path: Path) -> None:
             for file, content in intact.items():
                 if not (folder / file).exists() or (folder / file).read_bytes() != content:
                     (folder / file).write_bytes(content)
+
+
+def test_forged_certificates_crash_nothing(certified: Path, tmp_path: Path) -> None:
+    """A field changed by somebody who makes the digest fit: any answer will do that is one."""
+    folder = Path(shutil.copytree(certified / "export", tmp_path / "export"))
+    _store_weights_outside(folder)
+    path = folder / _CERTIFICATE
+    content = path.read_bytes()
+    with campaign("forged certificates") as counts:
+        for seed in range(cases(20, 1_000)):
+            generator = random.Random(seed)
+            value = json.loads(content)
+            for _ in range(generator.randint(1, 3)):
+                _change_field(value, generator)
+            value["digest"] = sha256(canonical_json({key: item for key, item in value.items() if key != "digest"}))
+            path.write_text(json.dumps(value))
+            code = _exit_code(folder, "fused.pt")
+            if code in (0, *_REFUSED):
+                counts.hold("fields changed, with a digest that fits")
+            else:
+                counts.fail("fields changed, with a digest that fits", f"seed {seed}: exits {code}")
 
 
 def _unseen(folder: Path, model: str | None) -> str | None:

@@ -40,7 +40,9 @@ def verify(
     model: ModelOption = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, help="Seed of all random numbers: by default that of the export, or 0."),
+        typer.Option(
+            "--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers: by default that of the export, or 0."
+        ),
     ] = None,
     tolerance: Annotated[
         str | None,
