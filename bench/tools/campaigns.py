@@ -8,10 +8,11 @@ campaign in place of its earlier counts, and generates the table again; `make ni
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,20 @@ def read_campaigns(path: Path) -> list[dict[str, Any]]:
 
 
 def campaign_table(campaigns: Sequence[Mapping[str, Any]]) -> str:
-    """Return the cases tried and held by campaign and kind, in Markdown."""
-    rows = []
+    """Return the cases tried and held in Markdown: one line per campaign, and the kinds of each folded away below."""
+    totals = [_sum(campaign["kinds"].values()) for campaign in campaigns]
+    rows = [
+        [campaign["campaign"], campaign["date"], f"{len(campaign['kinds'])}", *_cells(total)]
+        for campaign, total in zip(campaigns, totals, strict=True)
+    ]
+    rows.append(["all", "", "", *_cells(_sum(totals))])
+    heads = ["campaign", "last run", "kinds", "tried", "held"]
+    parts = [markdown_grid(heads, rows, [True, True, False, False, False])]
     for campaign in campaigns:
-        kinds = campaign["kinds"]
-        total = {name: sum(counts[name] for counts in kinds.values()) for name in ("tried", "held")}
-        rows.append([f"{campaign['campaign']}, {campaign['date']}", "all", *_cells(total)])
-        # A single kind has the figures of the whole.
-        rows += [["", kind, *_cells(counts)] for kind, counts in kinds.items() if len(kinds) > 1]
-    tried = sum(counts["tried"] for campaign in campaigns for counts in campaign["kinds"].values())
-    held = sum(counts["held"] for campaign in campaigns for counts in campaign["kinds"].values())
-    said = f"{tried:,} cases, of which {held:,} held."
-    return f"{said}\n\n{markdown_grid(['campaign', 'kind', 'tried', 'held'], rows, [True, True, False, False])}"
+        kinds = [[kind, *_cells(counts)] for kind, counts in campaign["kinds"].items()]
+        grid = markdown_grid(["kind", "tried", "held"], kinds, [True, False, False])
+        parts.append(f"<details><summary>{html.escape(campaign['campaign'])}</summary>\n\n{grid}\n\n</details>")
+    return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.line, file=sys.stderr)
         return error.exit_code
     return refresh([str(_PAGE)])
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found = list(counts)
+    return {name: sum(each[name] for each in found) for name in ("tried", "held")}
 
 
 def _cells(counts: Mapping[str, int]) -> list[str]:
