@@ -111,12 +111,15 @@ def _show_certified(found: CertifiedFile) -> None:
         [hop.source, hop.result, f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same" if hop.ok else "DIFFERENT"]
         for hop in known.hops
     ]
-    verdict = "the file that was certified" if not found.faults else "NOT the file that was certified"
-    table(f"{found.path}: {verdict}", ["from", "to", "error", "allowed", "verdict"], rows)
+    if found.faults:
+        say(f"{found.path}: NOT the file that was certified")
+    else:
+        title = f"{found.path}: the file that was certified"
+        table(title, ["from", "to", "error", "allowed", "verdict"], rows)
     say(f"SHA-256: {found.sha256}")
     made = source.get("file") or source.get("net") or "a network in memory"
-    say(f"certified {known.created} for {target.get('name')}, from {made} ({source.get('statistics')})")
-    say("by " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    say(f"certificate: {known.created}, target {target.get('name')}, source {made} ({source.get('statistics')})")
+    say("written by: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     for note in (*found.notes, *found.faults[1:]):
         say(f"note: {note}")
     if found.comparison is not None:
