@@ -41,7 +41,17 @@ def bench_models(
         OutputError: If ``request.out`` cannot be written.
     """
     check_keys(subjects)
-    folder = None if request.out is None else output_folder(request.out)
+    with contextlib.nullcontext() if request.out is None else output_folder(request.out) as folder:
+        records = _records(subjects, request, on_round)
+        if folder is not None:
+            for record in records:
+                append(folder / RECORDS, record)
+    return records
+
+
+def _records(
+    subjects: Sequence[Subject], request: BenchRequest, on_round: Callable[[float], None] | None
+) -> list[Record]:
     opener = Opener(request, spinning=_may_spin(subjects, request.threads))
     batches = request.batch_sizes
     with contextlib.ExitStack() as stack:
@@ -53,11 +63,7 @@ def bench_models(
         for index, feeds in enumerate(fed_by_batch):
             share = _share(on_round, index, len(batches))
             by_batch.append(_measured(opened, feeds, request, system, share))
-    records = [each[index] for index in range(len(subjects)) for each in by_batch]
-    if folder is not None:
-        for record in records:
-            append(folder / RECORDS, record)
-    return records
+    return [each[index] for index in range(len(subjects)) for each in by_batch]
 
 
 def _activated(opened: OpenedSubject, stack: contextlib.ExitStack) -> OpenedSubject:

@@ -26,4 +26,5 @@ def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> Sui
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(points))}"
         raise InputError(f"no suite {name!r}", where="--suite", hint=hint)
     suite: Suite = points[name].load()
-    return suite(request, display)
+    with request.own_folder():
+        return suite(request, display)

@@ -88,29 +88,29 @@ def certified_export(
     precisions = precisions_of(request.settings.precision, target)
     source = _kind_of(request.source).open(request)
     preprocessing = request.settings.preprocessing(source.origin)
-    folder = output_folder(request.out)
-    opset, ir_version = source.versions(target)
-    certificate = Certificate(source.facts, {"name": target.name, "opset": opset, "ir_version": ir_version})
-    report("loaded")
-    try:
-        with staging_folder(folder) as staging, time_limit(request.settings.timeout_s):
-            job = Job(request, target, source, certificate, staging, report, simplifier)
-            prepared = source.prepare(job)
-            for name in precisions:
-                if name != "fp32":
-                    prepared = add_precision(job, prepared, name)
-                    report(name)
-            if preprocessing is not None:
-                prepared = bake_preprocessing(job, prepared, preprocessing)
-            prepared = add_engines(job, prepared, precisions)
-            certificate.artefacts = prepared.artefacts()
-            _publish(prepared, certificate, folder)
-            report("certified")
-    except CheckFailed as error:
-        certificate.failure = error.line
-        certificate.artefacts = []
-        certificate.save(folder / FAILED)
-        raise
+    with output_folder(request.out) as folder:
+        opset, ir_version = source.versions(target)
+        certificate = Certificate(source.facts, {"name": target.name, "opset": opset, "ir_version": ir_version})
+        report("loaded")
+        try:
+            with staging_folder(folder) as staging, time_limit(request.settings.timeout_s):
+                job = Job(request, target, source, certificate, staging, report, simplifier)
+                prepared = source.prepare(job)
+                for name in precisions:
+                    if name != "fp32":
+                        prepared = add_precision(job, prepared, name)
+                        report(name)
+                if preprocessing is not None:
+                    prepared = bake_preprocessing(job, prepared, preprocessing)
+                prepared = add_engines(job, prepared, precisions)
+                certificate.artefacts = prepared.artefacts()
+                _publish(prepared, certificate, folder)
+                report("certified")
+        except CheckFailed as error:
+            certificate.failure = error.line
+            certificate.artefacts = []
+            certificate.save(folder / FAILED)
+            raise
     return certificate
 
 

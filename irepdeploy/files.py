@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ __all__ = [
     "canonical_json",
     "move_file",
     "read_bytes",
+    "remove_abandoned",
     "remove_file",
     "sha256",
     "write_bytes",
     "write_json",
 ]
 
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -37,14 +41,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     path = Path(path)
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = _temporary(path)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
             # mkstemp makes files private; results have the permissions of any other new file.
             os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -100,6 +104,31 @@ def as_ours(error: OSError, path: Path) -> IrepdeployError:
             f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
         )
     return OutputError(f"cannot write: {error.strerror or error}", where=path, hint="choose another place with --out")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writers were killed; a living writer holds a lock on its own."""
+    for path in folder.glob(".*.part"):
+        if _PART.fullmatch(path.name):
+            with contextlib.suppress(OSError), open(path, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """Create a temporary file beside `path`, locked for as long as it is open, and return its descriptor and name."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # another process takes it for abandoned
+        except OSError:
+            return descriptor, name  # without locks nothing is taken for abandoned either
+        else:
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, name
+        os.close(descriptor)
 
 
 def _umask() -> int:

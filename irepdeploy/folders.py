@@ -1,21 +1,83 @@
-"""Folders for results: created, checked and cleaned up."""
+"""Folders for results: owned by one run at a time, and cleaned up after it.
+
+A run locks a hidden file in its folder. The kernel releases the lock when the process ends, however it ends, so no lock
+is ever stale. The file itself says who holds it; it is removed with the lock, and one that a killed run left is taken
+over by the next.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
+import shlex
 import shutil
+import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from irepdeploy.files import as_ours
+from irepdeploy.console import log
+from irepdeploy.errors import RunError
+from irepdeploy.files import as_ours, remove_abandoned
 
-__all__ = ["output_folder", "staging_folder"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["LOCK", "make_folder", "output_folder", "staging_folder"]
+
+LOCK = ".irepdeploy.lock"
+
+_STAGING = ".staging-"
+# The file, or the folder with it, may be removed by a run that ends between two system calls of ours.
+_ATTEMPTS = 5
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}
+_LONGEST_OWNER = 1 << 16
+
+# Folders that this process holds, with the thread of each: its further steps may use them.
+_held: set[tuple[str, int]] = set()
 
 
-def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a writable folder at `path`, or raise OutputError before any work is done."""
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Create a folder for results and hold it until the block ends: no other run can.
+
+    What a killed run staged there is removed first; at the end, so are the folders that were created and are still
+    empty. The thread that holds a folder may enter it again.
+
+    Raises:
+        RunError: If another run holds the folder, or the disk is full.
+        OutputError: If it cannot be written.
+    """
+    path = Path(path)
+    holder = (os.path.realpath(path), threading.get_ident())
+    if holder in _held:
+        yield make_folder(path)
+        return
+    created = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        with _locked(path):
+            _held.add(holder)
+            try:
+                yield path
+            finally:
+                _held.discard(holder)
+    finally:
+        for folder in created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a writable folder at `path`, or raise OutputError before any work is done; it is not locked.
+
+    Use it for a picture's folder, or inside a folder that the run holds.
+    """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -23,6 +85,7 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
             pass
     except OSError as error:
         raise as_ours(error, path) from error
+    remove_abandoned(path)
     return path
 
 
@@ -30,17 +93,12 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
 def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Create a temporary folder inside `folder`, which is removed with all that `move_file` has not moved out of it.
 
-    Folders left by killed processes are removed first.
-
     Raises:
         RunError: If the disk is full.
         OutputError: If `folder` cannot be written.
     """
     try:
-        for left in Path(folder).glob(".staging-*-*"):
-            if not _is_running(left.name.split("-")[1]):
-                shutil.rmtree(left, ignore_errors=True)
-        staging = tempfile.mkdtemp(prefix=f".staging-{os.getpid()}-", dir=folder)
+        staging = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
     except OSError as error:
         raise as_ours(error, Path(folder)) from error
     try:
@@ -49,11 +107,90 @@ def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _is_running(process: str) -> bool:
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = _acquire(folder)
+    if lock is None:
+        yield
+        return
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        for left in folder.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        # Removed before it is released: whoever has opened it meanwhile sees that it has no name any more.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _acquire(folder: Path) -> BaseFileLock | None:
+    """Lock the folder, or return None, which is logged, if its file system has no locks."""
+    from filelock import FileLock, Timeout
+
+    # Not for one thread alone: a generator may be closed by another.
+    lock = FileLock(folder / LOCK, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+    for attempt in range(_ATTEMPTS):
+        make_folder(folder)
+        try:
+            lock.acquire()
+        except Timeout:
+            if os.path.exists(lock.lock_file) or attempt == _ATTEMPTS - 1:
+                raise RunError(
+                    f"this folder is in use by {_owner(folder / LOCK)}",
+                    where=folder,
+                    hint="wait until that has ended, or choose another --out",
+                ) from None
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise as_ours(error, folder / LOCK) from error
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
+            log(f"{folder}: this file system has no locks: start no second command with this --out")
+            return None
+        else:
+            return lock
+    raise RunError("the folder disappears while it is being locked", where=folder, hint="choose another --out")
+
+
+def _sign(descriptor: int) -> None:
+    """Write who we are into the file that we have just locked."""
+    earlier = _parsed(os.pread(descriptor, _LONGEST_OWNER, 0))
+    host = socket.gethostname()
+    if earlier and earlier.get("host") != host:
+        # Locks of some network file systems hold on one machine only.
+        log(f"note: {_described(earlier)} left this folder locked: make sure that it no longer runs")
+    program = os.path.basename(sys.argv[0] if sys.argv else "")
+    words = ["irepdeploy" if program == "__main__.py" else program, *sys.argv[1:]]
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    owner = {"pid": os.getpid(), "host": host, "command": shlex.join(words), "since": since}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, (json.dumps(owner) + "\n").encode(), 0)
+
+
+def _owner(lock: Path) -> str:
+    try:
+        with open(lock, "rb") as file:
+            owner = _parsed(file.read(_LONGEST_OWNER))
+    except OSError:
+        owner = {}
+    if owner.get("pid") == os.getpid() and owner.get("host") == socket.gethostname():
+        return "another thread of this process"
+    return _described(owner) if owner else "another command"
+
+
+def _described(owner: dict[str, Any]) -> str:
+    return "`{command}` (process {pid} on {host}, since {since})".format_map({**dict.fromkeys(_FIELDS, "?"), **owner})
+
+
+_FIELDS = ("command", "pid", "host", "since")
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.files import write_bytes
-from irepdeploy.folders import output_folder
+from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.runs.record import append
 
 from .agent.bench_request import CLOCKS, RUNNERS
@@ -99,7 +100,19 @@ def bench_boards(
     variants = variants_of(read_models(models), settings.precisions, builds=settings.runner == "trt")
     if settings.dla is not None and any(variant.precision == "fp32" for variant in variants):
         raise InputError("the DLA does not run fp32", where="--dla", hint="--precision fp16 or int8")
-    folder = None if out is None else output_folder(out)
+    with contextlib.nullcontext() if out is None else output_folder(out) as folder:
+        return _benched(hosts, variants, settings, display, inputs, folder, config)
+
+
+def _benched(
+    hosts: Sequence[str],
+    variants: Sequence[Variant],
+    settings: Settings,
+    display: ProgressDisplay,
+    inputs: str | os.PathLike[str] | None,
+    folder: Path | None,
+    config: str | os.PathLike[str] | None,
+) -> list[Outcome]:
     references: dict[str, Reference] = {}
     distinct = {variant.model.sha256: variant.model for variant in variants}
     task = display.task("reference outputs, here", len(distinct))
@@ -185,7 +198,7 @@ def _entry(variant: Variant, reference: Reference, settings: Settings) -> dict[s
 
 def _fetch(agent: RemoteAgent, outcome: Outcome, variants: Sequence[Variant], settings: Settings, folder: Path) -> None:
     """Fetch engines and sidecars into the board's folder, under names made from labels."""
-    place = output_folder(folder / _file_name(agent.host))
+    place = make_folder(folder / _file_name(agent.host))
     taken: set[str] = set()
     for variant in variants:
         stem = f"{_file_name(variant.model.label)}.{variant.precision}"

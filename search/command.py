@@ -36,10 +36,11 @@ def run_search(
 
     from .engine import Search
     from .execution.device import ranks_of
+    from .execution.run_folder import own_folder
     from .execution.shipped import recipe_path
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
-    with ranks_of(plan) as ranks:
+    with ranks_of(plan) as ranks, own_folder(out, ranks):
         run = Search(plan, out, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
         with progress(silent=not ranks.first) as display:
             result = run.run(display.task(f"search ({plan.search.strategy})", run.epochs).advance)
@@ -98,11 +99,12 @@ def compare_strategies(
 
     from .compare import compare, epochs_of
     from .execution.device import ranks_of
+    from .execution.run_folder import own_folder
     from .execution.shipped import recipe_path
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     names = [name.strip() for name in strategies.split(",")]
-    with ranks_of(plan) as ranks, progress(silent=not ranks.first) as display:
+    with ranks_of(plan) as ranks, own_folder(out, ranks), progress(silent=not ranks.first) as display:
         task = display.task("compare", epochs_of(plan, retrain) * len(names) * seeds)
         found = compare(
             plan,
@@ -115,9 +117,10 @@ def compare_strategies(
             advance=task.advance,
             ranks=ranks,
         )
+        if ranks.first:
+            picture = save_figure(draw_comparison(found), out / "compare.png")
     if not ranks.first:
         return
-    picture = save_figure(draw_comparison(found), out / "compare.png")
     if json:
         print_json(found.to_dict())
         return

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
-from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import ComparedSearch, SearchComparison
 from irepdeploy.runs.journal import JOURNAL, SearchJournal
@@ -16,6 +15,7 @@ from .engine import Search
 from .execution.device import ranks_of
 from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
+from .execution.run_folder import own_folder
 from .strategies import STRATEGIES
 from .training.training import Training
 
@@ -41,7 +41,6 @@ def compare(
     """
     _check(strategies, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
-    output_folder(out)
     folders = {
         (name, seed): out / f"{name}-seed{seed}"
         for name in strategies
@@ -62,12 +61,13 @@ def compare(
             update={"seed": seed, "search": recipe.search.model_copy(update={"strategy": name})}, deep=True
         )
         say = labelled(advance, f"{name}, seed {seed}")
-        search = Search(plan, folder, resume=resume, overwrite=overwrite, ranks=ranks)
-        result = search.run(say)
         trained = None
-        if retrain:
-            training = Training(plan, folder / "train", result.best, resume=resume, overwrite=overwrite, ranks=ranks)
-            trained = training.run(say)
+        with own_folder(folder, ranks):
+            result = Search(plan, folder, resume=resume, overwrite=overwrite, ranks=ranks).run(say)
+            if retrain:
+                at = folder / "train"
+                training = Training(plan, at, result.best, resume=resume, overwrite=overwrite, ranks=ranks)
+                trained = training.run(say)
         journal = SearchJournal.read(folder)
         if not journal.finished:
             raise InputError("evolutions of the finished search are missing", where=folder / JOURNAL)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.folders import output_folder
+from irepdeploy.folders import make_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import Epoch, Evolution, SearchStart
 from irepdeploy.runs.result import SearchFigures
@@ -105,7 +105,7 @@ class Search:
             with self.folder.restoring():
                 self._load(state)
         else:
-            self.folder.write(
+            self.folder.start(
                 SearchStart(
                     **start_facts(recipe),
                     device=device_name(self.ranks.device),
@@ -243,7 +243,7 @@ class Search:
             beta_spread=float(np.ptp(importance.beta)),
         )
         if self.ranks.first:
-            folder = output_folder(self.folder.path / "population")
+            folder = make_folder(self.folder.path / "population")
             for rank, architecture in enumerate(ordered):
                 architecture.save(folder / f"{rank:03d}.json")
             ordered[0].save(self.folder.path / "best.json")

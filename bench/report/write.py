@@ -49,17 +49,19 @@ def write_report(
     first = Path(places[0])
     target = Path(out) if out is not None else first if first.is_dir() else first.parent
     if target.suffix.lower() == ".html" and not target.is_dir():
-        folder, name = output_folder(target.parent), target.name
+        folder, name = target.parent, target.name
     elif target.exists() and not target.is_dir():
         raise OutputError(
             "expected a name that ends in .html", where=target, hint=f"--out {quoted(target.with_suffix('.html'))}"
         )
     else:
-        folder, name = output_folder(target), f"{_NAME}.html"
+        folder, name = target, f"{_NAME}.html"
     path = folder / name
     texts = {
         path: page(content, path),
         path.with_suffix(".csv"): csv_text(content.tables),
         path.with_suffix(".md"): markdown_text(content.title, content.notes, content.tables, content.comparisons),
     }
-    return Written([write_bytes(place, text.encode("utf-8", "replace")) for place, text in texts.items()], content)
+    with output_folder(folder):
+        files = [write_bytes(place, text.encode("utf-8", "replace")) for place, text in texts.items()]
+    return Written(files, content)

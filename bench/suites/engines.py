@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.export.pipeline import export_model
-from irepdeploy.folders import output_folder
 
 from ..subject import ENGINE, Subject
 from .condition import ENGINE_RUNNER
@@ -23,7 +22,7 @@ def built_engines(
     """Build an fp32 engine of each graph."""
     subjects = []
     for graph, facts in graphs:
-        folder = output_folder(root / _name(graph.label, tf32))
+        folder = root / _name(graph.label, tf32)
         export_model(graph.module, folder, target="trt", precision="fp32", seed=seed, tf32=tf32)
         engine = next(folder.glob("*.engine"))
         subjects.append(Subject(graph.label, ENGINE, str(engine), ENGINE_RUNNER, facts=facts))

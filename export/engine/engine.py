@@ -112,8 +112,7 @@ def build_engine(
     asked = replace(asked, carried=precision_of(open_model(content)))
     again = command_line("export", Path(name), "--target", _TARGETS[flavour], "--precision", asked.precision)
     engine = Path(out)
-    output_folder(engine.parent)
-    with staging_folder(engine.parent) as staging:
+    with output_folder(engine.parent) as folder, staging_folder(folder) as staging:
         write_bytes(staging / "model.onnx", content)
         if timing_cache is not None:
             earlier = read_bytes(timing_cache, "timing cache", JOURNAL) if os.path.exists(timing_cache) else b""

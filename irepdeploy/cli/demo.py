@@ -72,8 +72,12 @@ class DemoSummary:
 
 def run_demo(out: Path, overrides: Sequence[str] = ()) -> DemoSummary:
     """Run the demo."""
+    with output_folder(out):
+        return _run_demo(out, overrides)
+
+
+def _run_demo(out: Path, overrides: Sequence[str]) -> DemoSummary:
     started = time.perf_counter()
-    output_folder(out)
     commands = _commands(out, list(overrides))
     steps = [*(share for share, _ in commands), _SHARE_OF_COST]
     printed = ""

@@ -1,7 +1,8 @@
 """The `irepdeploy` program: run one command and turn every outcome into an exit code and one line.
 
 Exit codes: 0 done; 1 a check failed (`CheckFailed` alone gives it, no crash does); 2 wrong input; 3 something is
-missing; 4 the run failed; 70 a bug in irepdeploy; 130 interrupted; 141 the reader of the output has gone.
+missing; 4 the run failed; 70 a bug in irepdeploy; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM; 141 the reader of the
+output has gone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from irepdeploy.cli.signals import Terminated, raise_on_signals
 from irepdeploy.console import escaped_output
 from irepdeploy.errors import (
     EXIT_BUG,
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_files()
     with escaped_output():
         try:
-            code = _run(args)
+            with raise_on_signals():
+                code = _run(args)
             sys.stdout.flush()  # so that a write error occurs here and not when the interpreter ends
             return code
         except BaseException as error:
@@ -104,6 +107,9 @@ def _take_debug(args: list[str]) -> bool:
 
 def _explain(error: BaseException, command_line: list[str], debug: bool) -> int:
     """Print what happened on one line of stderr and return its exit code."""
+    if isinstance(error, Terminated):
+        _print(f"irepdeploy: {error}")
+        return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         _print("irepdeploy: interrupted")
         return EXIT_INTERRUPTED

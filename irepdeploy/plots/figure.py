@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from irepdeploy.errors import OutputError, escaped
 from irepdeploy.files import write_bytes
+from irepdeploy.folders import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +124,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         raise OutputError(
             f"cannot draw a {path.suffix or 'file without extension'}", where=path, hint="name it .png or .svg"
         )
-    return write_bytes(path, _rendered(figure, path.suffix.lower()[1:]))
+    content = _rendered(figure, path.suffix.lower()[1:])
+    return write_bytes(make_folder(path.parent) / path.name, content)
 
 
 def figure_svg(figure: Figure) -> str:

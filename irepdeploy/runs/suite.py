@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from irepdeploy.board.protocol import PROTOCOL_VERSION
 from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
-from irepdeploy.folders import output_folder
+from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.parsing.json_lines import append_line
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
@@ -63,10 +63,16 @@ class SuiteRequest:
             raise InputError(f"{self.seconds} s of measuring", where="--seconds", hint="0 or more")
 
     @contextmanager
+    def own_folder(self) -> Iterator[None]:
+        """Hold `out`, if there is one, until the block ends; whoever calls a suite does it around the call."""
+        with nullcontext() if self.out is None else output_folder(self.out):
+            yield
+
+    @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
         """Yield a folder of this name in `out`, or a temporary one."""
         if self.out is not None:
-            yield output_folder(output_folder(self.out) / name)
+            yield make_folder(self.out / name)
             return
         with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
             yield Path(temporary)
@@ -75,7 +81,7 @@ class SuiteRequest:
         """Append figures to ``records.jsonl`` in `out` with the time and the machine; without `out` do nothing."""
         if self.out is None:
             return
-        folder = output_folder(self.out)
+        folder = make_folder(self.out)
         common = {
             "scale": self.scale,
             "seed": self.seed,

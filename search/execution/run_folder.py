@@ -7,6 +7,7 @@ after each epoch, from which a killed run resumes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +19,34 @@ import irepdeploy
 from irepdeploy.console import log
 from irepdeploy.errors import CheckpointError, InputError, IrepdeployError, first_line
 from irepdeploy.files import read_bytes, remove_file, write_bytes
-from irepdeploy.folders import output_folder
+from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.network.archive import pack, unpack
 from irepdeploy.recipe import Recipe
-from irepdeploy.runs.journal import JOURNAL, Epoch, Event, read_events
+from irepdeploy.runs.journal import JOURNAL, Epoch, Event, Start, read_events
 
+from .ranks import Ranks
 from .scalars import Scalars
 
-__all__ = ["RunFolder", "start_facts"]
+__all__ = ["RunFolder", "own_folder", "start_facts"]
 
 _STATE = "state.pt"
 _TENSORBOARD = "tensorboard"
 
 
+@contextmanager
+def own_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
+    """Hold the output folder of a run; of several ranks only the one that writes does."""
+    if ranks.first:
+        with output_folder(out) as folder:
+            yield folder
+    else:
+        yield out
+
+
 class RunFolder:
     """The folder of one run of one recipe.
+
+    Nothing in it changes before the first epoch is done, so that a run that is refused until then leaves no trace.
 
     A saved state with a different `identity` is refused. `results` are globs of the files of a finished run, which are
     removed when a run starts over. A `silent` process only reads; another one writes. `computed_on` names the devices
@@ -50,13 +64,15 @@ class RunFolder:
         silent: bool = False,
         computed_on: str = "cpu",
     ) -> None:
-        self.path = path if silent else output_folder(path)
+        self.path = path if silent else make_folder(path)
         self.journal = self.path / JOURNAL
         self.silent = silent
         self._identity = identity
         self._results = results
         self._computed_on = computed_on
         self._scalars: Scalars | None = None
+        self._start: Start | None = None
+        self._discarded: list[Path] = []
         if resume and overwrite:
             raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
         if resume or silent:
@@ -68,21 +84,32 @@ class RunFolder:
                 where=path,
                 hint="--resume continues it, --overwrite starts over, or choose another --out",
             )
-        for old in present:
-            remove_file(old)
+        self._discarded = present
 
     def mirror_to_tensorboard(self) -> None:
         """Also write the journal's numbers for TensorBoard from now on, into ``tensorboard/``."""
         if not self.silent:
             self._scalars = Scalars(self.path / _TENSORBOARD, self.journal)
+            if self._start is None:
+                self._scalars.open()
+
+    def start(self, event: Start) -> None:
+        """Start the run now; `event` becomes the first line of the journal once there is a second."""
+        self._start = event.model_copy(update={"time": round(time.time(), 3)})
 
     def write(self, event: Event) -> None:
         """Append an event to the journal and flush it to the disk."""
         if self.silent:
             return
-        event.append(self.journal)
+        for old in self._discarded:
+            remove_file(old)
+        self._discarded = []
+        if self._start is not None:
+            self._start.append(self.journal)
+            self._start = None
         if self._scalars is not None:
             self._scalars.write(event)
+        event.append(self.journal)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state atomically, with the conditions that a resumed run must meet."""

@@ -25,8 +25,9 @@ def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *
     if nets:
         parser.add_argument("--only", nargs="*", default=(), help="networks")
     try:
-        with progress() as display:
-            report = suite(SuiteRequest(**vars(parser.parse_args(arguments))), display)
+        request = SuiteRequest(**vars(parser.parse_args(arguments)))
+        with progress() as display, request.own_folder():
+            report = suite(request, display)
     except IrepdeployError as error:
         print(f"error: {error.line}", file=sys.stderr)
         return error.exit_code

@@ -11,7 +11,6 @@ import torch
 from irepdeploy.board.protocol import Ratio, measure
 from irepdeploy.console import ProgressTask
 from irepdeploy.errors import MissingError
-from irepdeploy.folders import output_folder
 from irepdeploy.runs.suite import SuiteRequest
 
 from ..supernet.space import Bits, SearchSpace
@@ -21,11 +20,9 @@ __all__ = ["candidates", "conditions", "has_bf16", "interval", "measure_rounds",
 
 @contextmanager
 def conditions(request: SuiteRequest) -> Iterator[None]:
-    """Check device and output folder, and set threads and cuDNN's benchmark of algorithms for a ``with`` block."""
+    """Check the device, and set threads and cuDNN's benchmark of algorithms for a ``with`` block."""
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
-    if request.out is not None:
-        output_folder(request.out)
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     try:
         if request.threads is not None:

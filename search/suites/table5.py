@@ -9,6 +9,7 @@ from typing import Any
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
+from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
@@ -105,9 +106,10 @@ def _plan(request: SuiteRequest, subject: _Subject, budget: str) -> Recipe:
 
 
 def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Advance) -> dict[str, Any]:
-    search = Search(plan, at, resume=True)
-    found = search.run(advance)
-    trained = Training(plan, at / "train", found.best, resume=True).run(advance)
+    with output_folder(at):
+        search = Search(plan, at, resume=True)
+        found = search.run(advance)
+        trained = Training(plan, at / "train", found.best, resume=True).run(advance)
     return {
         "net": subject.net,
         "budget": budget,

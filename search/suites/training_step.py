@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Augmentation, Loader
-from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory_format import channels_last
@@ -40,8 +39,6 @@ _PIPELINE_IMAGES = 20_000
 def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Training step of a plain network beside a bare loop, and the input pipeline beside both."""
     request.refuse("training-step", "models", "runners", "seconds")
-    if request.out is not None:
-        output_folder(request.out)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     name, shape, batch, batches, rounds = _SCALES[request.scale]

@@ -47,6 +47,7 @@ def run_train(
     from irepdeploy.reparam.presets import preset_of
 
     from ..execution.device import ranks_of
+    from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
     from .training import Training
 
@@ -54,7 +55,7 @@ def run_train(
     if arch is not None and not preset_of(plan.branches).branches:
         raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
     chosen = None if arch is None else Architecture.load(arch)
-    with ranks_of(plan) as ranks:
+    with ranks_of(plan) as ranks, own_folder(out, ranks):
         run = Training(plan, out, chosen, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
         with progress(silent=not ranks.first) as display:
             task = display.task(f"train {plan.net.name}, {run.branches} branches", plan.train.epochs)
@@ -97,6 +98,7 @@ def finetune(
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of
+    from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
     from .finetune import Finetuning
 
@@ -104,7 +106,7 @@ def finetune(
         raise InputError("nothing to fine-tune", hint="--from CKPT names the checkpoint")
     plan = load_recipe(recipe_path(recipe), overrides or [])
     factory = None if model is None else load_model_factory(model)
-    with ranks_of(plan) as ranks:
+    with ranks_of(plan) as ranks, own_folder(out, ranks):
         run = Finetuning(
             plan,
             out,
@@ -156,19 +158,21 @@ def compare(
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of
+    from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
     from .training_compare import compare_presets
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     names = [name.strip() for name in presets.split(",") if name.strip()]
-    with ranks_of(plan) as ranks, progress(silent=not ranks.first) as display:
+    with ranks_of(plan) as ranks, own_folder(out, ranks), progress(silent=not ranks.first) as display:
         task = display.task("compare", plan.train.epochs * len(names) * seeds)
         found = compare_presets(
             plan, names, seeds, out, resume=resume, overwrite=overwrite, advance=task.advance, ranks=ranks
         )
+        if ranks.first:
+            picture = save_figure(draw_presets(found), out / "compare.png")
     if not ranks.first:
         return
-    picture = save_figure(draw_presets(found), out / "compare.png")
     if json:
         print_json(found.to_dict())
         return

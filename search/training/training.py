@@ -112,7 +112,7 @@ class Training:
             with self.folder.restoring():
                 self._load(state)
         else:
-            self.folder.write(
+            self.folder.start(
                 Start(
                     **start_facts(recipe),
                     device=device_name(self.ranks.device),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irepdeploy.errors import InputError
-from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
@@ -14,6 +13,7 @@ from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
 from ..execution.device import ranks_of
 from ..execution.progress import Advance, labelled
 from ..execution.ranks import Ranks
+from ..execution.run_folder import own_folder
 from .training import Training
 
 __all__ = ["PLAIN", "compare_presets"]
@@ -35,17 +35,15 @@ def compare_presets(
     """Train the recipe's network with each preset and each of the seeds that follow the recipe's."""
     _check(presets, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
-    folder = output_folder(out)
     numbers = range(recipe.seed, recipe.seed + seeds)
     runs = []
     for preset in presets:
         for seed in numbers:
             branches = "none" if preset == PLAIN else preset
             plan = recipe.model_copy(update={"branches": branches, "seed": seed})
-            training = Training(
-                plan, folder / f"{preset}-{seed}", None, resume=resume, overwrite=overwrite, ranks=ranks
-            )
-            result = training.run(labelled(advance, f"{preset}, seed {seed}"))
+            with own_folder(out / f"{preset}-{seed}", ranks) as folder:
+                training = Training(plan, folder, None, resume=resume, overwrite=overwrite, ranks=ranks)
+                result = training.run(labelled(advance, f"{preset}, seed {seed}"))
             runs.append(ComparedTraining(preset=preset, seed=seed, **result.model_dump()))
     found = TrainingComparison(
         network=recipe.net.name,
@@ -55,7 +53,7 @@ def compare_presets(
         runs=tuple(runs),
     )
     if ranks.first:
-        found.write(folder / "compare.json")
+        found.write(out / "compare.json")
     return found
 
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from irepdeploy.files import (
     write_bytes,
     write_json,
 )
-from irepdeploy.folders import output_folder, staging_folder
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -177,32 +175,6 @@ def test_reading_what_cannot_be_read(tmp_path: Path) -> None:
         assert str(path) in caught.value.line
 
 
-def test_an_output_folder_is_made_and_tried(tmp_path: Path) -> None:
-    assert output_folder(tmp_path / "a" / "b").is_dir()
-    assert output_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert not list((tmp_path / "a" / "b").iterdir())
-    (tmp_path / "file").write_text("mine")
-    for bad in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(OutputError, match="cannot write"):
-            output_folder(bad)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def interrupted(folder: Path) -> Iterator[None]:
-    with staging_folder(folder) as staging:
-        (staging / "kept").write_text("kept")
-        (staging / "lost").write_text("lost")
-        move_file(staging / "kept", folder / "kept")
-        raise KeyboardInterrupt
-    yield
-
-
-def test_a_staging_folder_leaves_only_what_was_moved_out(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        list(interrupted(tmp_path))
-    assert everything(tmp_path) == {"kept": b"kept"}
-
-
 def test_moving_and_removing(tmp_path: Path) -> None:
     remove_file(tmp_path / "none")
     (tmp_path / "folder").mkdir()
@@ -222,13 +194,3 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
     assert canonical_json({"b": 1, "a": "ö"}) == canonical_json({"a": "ö", "b": 1}) == b'{"a":"\\u00f6","b":1}'
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))
-
-
-def test_what_a_killed_process_staged_is_cleared_away(tmp_path: Path) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    left, alive = tmp_path / f".staging-{dead.stdout.strip()}-abc", tmp_path / f".staging-{os.getpid()}-abc"
-    for folder in (left, alive):
-        folder.mkdir()
-        (folder / "model.onnx").write_bytes(b"half")
-    with staging_folder(tmp_path):
-        assert not left.exists() and alive.exists()

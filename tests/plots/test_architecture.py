@@ -272,8 +272,9 @@ def test_another_ending_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        save_figure(draw_architecture(ONE), tmp_path / "none" / "a.png")
+        save_figure(draw_architecture(ONE), tmp_path / "file" / "a.png")
 
 
 @pytest.mark.parametrize("layers", [1, 100, 600])

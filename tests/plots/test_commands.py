@@ -151,7 +151,7 @@ def test_labels_of_architectures(runs: Path, monkeypatch: pytest.MonkeyPatch, tm
         ("arch search --diff", "--diff of 1 Architecture"),
         ("arch search irep-resnet18 --diff", "no layer in common"),
         ("arch search --out a.jpg", "cannot draw a .jpg"),
-        ("arch search --out none/a.png", "cannot write"),
+        ("arch search --out journal.jsonl/a.png", "cannot write"),
         ("arch begun", "has not finished an evolution"),
         ("search none", "no such journal"),
         ("search empty", "no such journal"),

@@ -18,6 +18,7 @@ def test_each_graph_gets_an_engine_in_a_folder_of_its_own(tmp_path: Path, monkey
     asked: list[dict[str, Any]] = []
 
     def export(net: object, out: Path, **options: Any) -> None:
+        out.mkdir()
         (Path(out) / "model-fp32.engine").write_bytes(b"engine")
         asked.append(options)
 

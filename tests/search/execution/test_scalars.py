@@ -48,6 +48,7 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
     path = journal(tmp_path, LINES[:3])
     for _ in range(2):
         scalars = Scalars(tmp_path / "tb", path)
+        scalars.open()
     (*_, last) = read_events(journal(tmp_path, LINES))
     scalars.write(last)
     assert scalars_of(tmp_path / "tb") == EXPECTED

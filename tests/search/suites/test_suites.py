@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.console import progress
-from irepdeploy.errors import OutputError
 from irepdeploy.runs.suite import SuiteRequest
 from irepdeploy.search.suites import training_step
+from irepdeploy.search.suites.alone import run_alone
 
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
 _ALONE = f"""
@@ -65,8 +65,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
         raise AssertionError("the work began")
 
     monkeypatch.setattr(module, starts_with, work)
-    with progress() as display, pytest.raises(OutputError):
-        getattr(module, name)(SuiteRequest("smoke", out=tmp_path / "file"), display)
+    assert run_alone(getattr(module, name), name, ["--scale", "smoke", "--out", str(tmp_path / "file")]) == 2
 
 
 def test_the_training_step_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

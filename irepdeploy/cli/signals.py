@@ -1,0 +1,51 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: by an exception, so that everything is cleaned up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Terminated", "raise_on_signals"]
+
+_WORDS = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end; whatever handles Ctrl-C handles this too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(_WORDS[signal.Signals(number)])
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Raise `Terminated` in the main thread at the first signal; a second one ends the process at once.
+
+    A signal that is ignored, as by nohup, or has a handler already, is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+    ours = [number for number in _WORDS if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != process:
+            # A forked worker process has nothing to clean up.
+            os.kill(os.getpid(), number)
+        raise Terminated(number)
+
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
