@@ -25,10 +25,8 @@ import os, sys
 from irepdeploy.folders import output_folder, staging_folder
 with output_folder(sys.argv[1]) as folder, staging_folder(folder) as staging:
     (staging / "half").write_bytes(b"half")
-    if sys.argv[2:] == ["fork"] and not os.fork():
-        sys.stdin.read()
-        os._exit(0)
-    print("held", flush=True)
+    if sys.argv[2:] != ["fork"] or not os.fork():
+        print("held", flush=True)
     sys.stdin.read()
 """
 

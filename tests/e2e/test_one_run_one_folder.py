@@ -229,6 +229,19 @@ def publish(*given):
 pipeline._publish = publish
 sys.exit(main(sys.argv[1:]))
 """
+# Says so too when it is told to end, and does not.
+_LEAVING = _EXPORTING.replace(
+    "pipeline._publish = publish",
+    """
+def reluctant(*given):
+    try:
+        publish()
+    finally:
+        print("leaving", flush=True)
+        sys.stdin.read()
+pipeline._publish = reluctant
+""",
+)
 
 
 def test_an_export_that_is_terminated_leaves_the_folder_as_it_was(inside: Path) -> None:
@@ -247,11 +260,9 @@ def test_an_export_that_is_terminated_leaves_the_folder_as_it_was(inside: Path) 
 
 
 def test_the_second_signal_ends_at_once_and_the_next_export_clears_up(inside: Path) -> None:
-    waits = _EXPORTING.replace("    sys.stdin.read()", "    try:\n        sys.stdin.read()\n    finally:\n"
-                               "        print('leaving', flush=True)\n        sys.stdin.read()")  # fmt: skip
+    command = [sys.executable, "-c", _LEAVING, *_EXPORT, "--out", "out"]
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", waits, *_EXPORT, "--out", "out"], stdin=pipe, stdout=pipe,
-                          stderr=subprocess.DEVNULL, text=True) as process:  # fmt: skip
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for word in ("staged\n", "leaving\n"):
             assert process.stdout.readline() == word
