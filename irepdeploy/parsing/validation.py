@@ -32,6 +32,9 @@ def validated(kind: type[_T], value: object, what: str, *, where: object, hint: 
         more = len(faults) - _MOST_FAULTS
         text = "; ".join(faults[:_MOST_FAULTS]) + (f"; and {more} more" if more > 0 else "")
         raise InputError(f"not {what}: {text}", where=where, hint=hint) from None
+    except UnicodeEncodeError:
+        # pydantic cannot describe the fault of a value with half of a surrogate pair.
+        raise InputError(f"not {what}: a text in it is not Unicode", where=where, hint=hint) from None
     return found
 
 

@@ -103,7 +103,7 @@ class Architecture:
             raise ArchitectureError(
                 "not an Architecture", where=where, hint="`irepdeploy search` writes one: best.json"
             )
-        if value.get("version") != _VERSION:
+        if type(value.get("version")) is not int or value["version"] != _VERSION:
             raise ArchitectureError(
                 f"Architecture version {value.get('version')!r}; this irepdeploy reads {_VERSION}", where=where
             )

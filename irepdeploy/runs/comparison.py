@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from irepdeploy.runs.result import TrainingResult
-from irepdeploy.runs.schema import Amount, Count, JsonFile, Schema, Share
+from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Schema, Share
 from irepdeploy.runs.spread import Spread
 
 __all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "TrainingComparison"]
@@ -43,7 +43,7 @@ class ComparedSearch(Schema):
     diversity: tuple[Share, ...]
     val_accuracy: Share
     branches: Count
-    digest: StrictStr
+    digest: Digest
     seconds: Amount
     retrained_val: Share | None = None
     retrained_test: Share | None = None

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr, ValidationInfo, field_validator
+from pydantic import Field, StrictInt, StrictStr, ValidationInfo, field_validator, model_validator
 
 from irepdeploy.errors import InputError
 from irepdeploy.parsing.json_lines import Lines, append_line, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.parsing.validation import validated
-from irepdeploy.runs.schema import Amount, Count, Schema, Share
+from irepdeploy.runs.schema import Amount, Count, Loss, Number, Schema, Share
 
 __all__ = ["JOURNAL", "Epoch", "Event", "Evolution", "Race", "SearchJournal", "SearchStart", "Start", "read_events"]
 
@@ -25,6 +26,7 @@ JOURNAL = "journal.jsonl"
 
 # The year 9999, in seconds.
 _LATEST = 253_402_300_799.0
+_ROUNDING = 1e-6
 _Bits = Annotated[str, Field(pattern="^[01]*$", strict=True)]
 
 
@@ -48,7 +50,7 @@ class Start(Event):
     threads: StrictInt | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     device: StrictStr = "cpu"
-    devices: StrictInt = 1
+    devices: Number = 1
     architecture: dict[str, Any] | None = None
 
 
@@ -89,7 +91,7 @@ class Epoch(Event):
     event: Literal["epoch"] = "epoch"
     epoch: Count
     phase: StrictStr | None = None
-    loss: StrictFloat | None = None
+    loss: Loss | None = None
     val_accuracy: Share | None = None
     images_per_second: Amount | None = None
 
@@ -100,8 +102,8 @@ class Race(Schema):
     dropped: tuple[Count, ...]
     back: tuple[Count, ...]
     images: tuple[Count, ...]
-    share: StrictFloat
-    level: StrictFloat
+    share: Share
+    level: Share
 
 
 class Evolution(Event):
@@ -116,11 +118,17 @@ class Evolution(Event):
     best: Share
     mean: Share
     accuracy: Annotated[tuple[Share, ...], Field(min_length=1)]
-    loss: tuple[StrictFloat, ...] = ()
+    loss: tuple[Loss, ...] = ()
     population: tuple[_Bits, ...] = ()
-    alpha: tuple[StrictFloat, ...] = ()
-    beta: tuple[StrictFloat, ...] = ()
+    alpha: tuple[Share, ...] = ()
+    beta: tuple[Share, ...] = ()
     race: Race | None = None
+
+    @model_validator(mode="after")
+    def _sums_up(self) -> Self:
+        if self.best not in self.accuracy or abs(self.mean - fmean(self.accuracy)) > _ROUNDING:
+            raise ValueError("best and mean are not those of accuracy")
+        return self
 
     @property
     def diversity(self) -> float:

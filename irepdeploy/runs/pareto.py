@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictStr
 
-from irepdeploy.runs.schema import Count, JsonFile, Schema, Share
+from irepdeploy.runs.schema import Count, Digest, JsonFile, Schema, Share
 
 __all__ = ["Candidate", "ParetoSet"]
 
@@ -27,7 +27,7 @@ class Candidate(Schema):
     """
 
     rank: Count
-    digest: StrictStr
+    digest: Digest
     branches: Count
     val_accuracy: Share
     params: Count

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import StrictFloat, StrictStr
+from typing import Self
 
-from irepdeploy.runs.schema import Amount, Count, JsonFile, Share
+from pydantic import StrictStr, model_validator
+
+from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Loss, Number, Share
 
 __all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
 
@@ -18,14 +20,14 @@ class SearchFigures(JsonFile):
     kind = "result.json of a search"
     hint = "`irepdeploy search` writes it at its end"
 
-    best_digest: StrictStr
+    best_digest: Digest
     branches: Count
     val_accuracy: Share
-    val_loss: StrictFloat
+    val_loss: Loss
     evaluations: Count
     seconds: Amount
     device: StrictStr
-    devices: Count
+    devices: Number
     device_days: Amount
     alpha_spread: Share
     beta_spread: Share
@@ -43,12 +45,18 @@ class TrainingResult(JsonFile):
     branches: Count
     val_accuracy: Share
     test_accuracy: Share
-    best_epoch: Count
-    epochs: Count
+    best_epoch: Number
+    epochs: Number
     seconds_per_epoch: Amount
     seconds: Amount
     device: StrictStr
-    devices: Count
+    devices: Number
+
+    @model_validator(mode="after")
+    def _best_is_one_of_them(self) -> Self:
+        if self.best_epoch > self.epochs:
+            raise ValueError(f"the best epoch is {self.best_epoch} of {self.epochs}")
+        return self
 
 
 class FinetuneResult(JsonFile):

@@ -14,13 +14,18 @@ from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
 from irepdeploy.parsing.validation import validated
 
-__all__ = ["Amount", "Count", "JsonFile", "Schema", "Share"]
+__all__ = ["Amount", "Count", "Digest", "JsonFile", "Loss", "Number", "Schema", "Share"]
 
 Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+# Counted from 1: devices, epochs.
+Number = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", strict=True)]
 # An accuracy, or a part of something.
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+# Any number: a diverging run writes how far it got.
+Loss = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 # Of seconds, or of images in one.
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Amount = Annotated[float, Field(ge=0, le=1e12, strict=True)]
 
 
 class Schema(BaseModel):

@@ -30,8 +30,8 @@ POPULATIONS = (["11000", "00111", "10101"], ["10001", "10001", "10101"])
 
 def whole(index: int, accuracy: Sequence[float]) -> dict[str, Any]:
     """An evolution with all that a search writes of it."""
-    alpha = [0.5 + index + place / 10 for place in range(5)]
-    beta = [0.1 + index, 0.2 + index, 0.3 + index]
+    alpha = [0.1 + index / 2 + place / 10 for place in range(5)]
+    beta = [0.1 + index / 2, 0.2 + index / 2, 0.3 + index / 2]
     return evolution(index, accuracy, population=POPULATIONS[index], alpha=alpha, beta=beta)
 
 
@@ -75,8 +75,8 @@ def test_numbers_of_a_search(run: SearchRun) -> None:
     assert kept[1] == pytest.approx(np.array([[1, 0], [1 / 3, 0], [1, np.nan]]), nan_ok=True)
     alpha, beta = run.alpha(), run.beta()
     assert alpha is not None and beta is not None
-    assert alpha[1] == pytest.approx(np.array([[1.5, 1.6], [1.7, 1.8], [1.9, np.nan]]), nan_ok=True)
-    assert beta == pytest.approx(np.array([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3]]))
+    assert alpha[1] == pytest.approx(np.array([[0.6, 0.7], [0.8, 0.9], [1.0, np.nan]]), nan_ok=True)
+    assert beta == pytest.approx(np.array([[0.1, 0.2, 0.3], [0.6, 0.7, 0.8]]))
     # Diversity is the mean Hamming distance; by hand: 5, 3 and 2 of 5 positions; 0, 1 and 1.
     assert run.diversity() == pytest.approx([(5 + 3 + 2) / 3 / 5, 2 / 3 / 5])
     alone = SearchRun(start=START, evolutions=[evolution(0, [0.5], population=["11000"])])
@@ -172,13 +172,13 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
     ]
     _, spread, beta, means, alpha, identity, survival, other, _ = figure.axes
     assert list(spread.lines[0].get_ydata()) == run.diversity()
-    assert [list(line.get_ydata()) for line in beta.lines] == [[0.1, 1.1], [0.2, 1.2], [0.3, 1.3]]
+    assert [list(line.get_ydata()) for line in beta.lines] == [[0.1, 0.6], [0.2, 0.7], [0.3, 0.8]]
     assert legend(figure, 2) == START["layers"]
-    assert means.lines[0].get_ydata() == pytest.approx([0.7, 1.7])
+    assert means.lines[0].get_ydata() == pytest.approx([0.3, 0.8])
     # Of the identity the two layers that have it.
-    assert means.lines[1].get_ydata() == pytest.approx([0.7, 1.7])
-    assert alpha.lines[1].get_ydata() == pytest.approx([0.7, 1.7])
-    assert identity.lines[0].get_ydata() == pytest.approx([0.6, 1.6])
+    assert means.lines[1].get_ydata() == pytest.approx([0.3, 0.8])
+    assert alpha.lines[1].get_ydata() == pytest.approx([0.3, 0.8])
+    assert identity.lines[0].get_ydata() == pytest.approx([0.2, 0.7])
     assert survival.images[0].get_array().tolist() == pytest.approx(np.array([[2 / 3, 1], [2 / 3, 1 / 3], [2 / 3, 1]]))
     assert other.images[0].get_array().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2]
     save_figure(figure, tmp_path / "a.svg")
