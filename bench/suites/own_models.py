@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from irepdeploy.console import log
 from irepdeploy.errors import InputError
 from irepdeploy.runs.result import TrainingResult
 
@@ -37,7 +38,8 @@ def _with_accuracy(subject: Subject) -> Subject:
         return subject
     try:
         accuracy = TrainingResult.read(result).test_accuracy
-    except InputError:
+    except InputError as error:
+        log(f"no accuracy of {subject.label}: {error.line}")
         return subject
     facts = {**subject.facts, "top1": 100 * accuracy, "top1_source": f"its training's test set ({result.name})"}
     return dataclasses.replace(subject, facts=facts)

@@ -11,7 +11,10 @@ __all__ = ["OverridesArgument", "OverwriteOption", "RecipeArgument", "ResumeOpti
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe, such as digits.")]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: search.population=8, scale=smoke, seed=1."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Changes to the recipe: search.population=8, scale=smoke, seed=1; the last of two wins.",
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue the run in --out; same result as uninterrupted.")
