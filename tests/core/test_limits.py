@@ -23,13 +23,14 @@ from irepdeploy.board.trtexec import read_times
 from irepdeploy.data.cifar10 import PYTHON, cifar10
 from irepdeploy.data.decoding import decode_image
 from irepdeploy.errors import InputError, RunError
-from irepdeploy.files import read_bytes, read_lines, sha256
+from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import DESCRIPTION, check_memory, open_file, read_file
 from irepdeploy.network.checkpoint import load
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.plots.images import read_images
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs import record
 from irepdeploy.runs.result import TrainingResult
 from irepdeploy.verify.certificate import Certificate
 from irepdeploy.verify.input_files import read_inputs
@@ -57,7 +58,7 @@ def pipe(path: Path) -> Path:
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "file": ("a", read_bytes),
     "digest": ("a", sha256),
-    "lines": ("records.jsonl", lambda path: list(read_lines(path, "records file"))),
+    "records": ("records.jsonl", record.read),
     "recipe": ("recipe.yaml", load_recipe),
     "Architecture": ("arch.json", Architecture.load),
     "certificate": ("certificate.json", Certificate.load),
