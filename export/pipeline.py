@@ -137,10 +137,12 @@ def _earlier(folder: Path) -> list[Artefact]:
 
 
 def _publish(prepared: Prepared, certificate: Certificate, folder: Path) -> None:
-    """Move everything into place; the old certificate is removed first and the new one comes last."""
+    """Move everything into place; the old certificate is removed before that and the new one comes last."""
     saved = certificate.save(prepared.onnx.parent / CERTIFICATE)
     stale = {artefact.file for artefact in _earlier(folder)} - {path.name for path in prepared.files}
-    for name in (FAILED, CERTIFICATE, *sorted(stale)):
+    # Files that this export replaces by none go before the certificate that names them: after a kill in between, the
+    # next export still finds the others, and the certificate tells which are missing.
+    for name in (FAILED, *sorted(stale), CERTIFICATE):
         remove_file(folder / name)
     for path in (*prepared.files, saved):
         move_file(path, folder / path.name)

@@ -15,7 +15,7 @@ from irepdeploy.board.system import system_block
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.folders import make_folder, output_folder
-from irepdeploy.parsing.json_lines import append_line
+from irepdeploy.parsing.json_lines import append_line, read_lines
 
 __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 
@@ -91,6 +91,14 @@ class SuiteRequest:
         }
         for each in figures:
             append_line(folder / "records.jsonl", {**each, **common})
+
+    def has_recorded(self, figures: Mapping[str, Any]) -> bool:
+        """Return whether ``records.jsonl`` in `out` has a line with all of these figures."""
+        path = None if self.out is None else self.out / "records.jsonl"
+        if path is None or not path.exists():
+            return False
+        lines = read_lines(path, lambda value, where: value, "file of records", of="record").values
+        return any(isinstance(line, dict) and figures.items() <= line.items() for line in lines.values())
 
     def refuse(self, suite: str, *names: str) -> None:
         """Refuse options, of "models", "runners" and "seconds", that this suite does not take."""

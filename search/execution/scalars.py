@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from irepdeploy.errors import MissingError
+from irepdeploy.files import as_ours
 from irepdeploy.runs.journal import Epoch, Event, Evolution, read_events
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Scalars"]
 
@@ -20,49 +19,54 @@ __all__ = ["Scalars"]
 class Scalars:
     """Write every number of a journal's epochs and evolutions for TensorBoard.
 
-    The folder is created by the first of them, or by `open`. It is rewritten from the existing lines of the journal, so
-    that a resumed run has each step once.
+    The folder is rewritten from the existing lines of the journal, so that a resumed run has each step once.
     """
 
     def __init__(self, folder: Path, journal: Path) -> None:
         try:
-            import torch.utils.tensorboard  # noqa: F401
+            # Not torch's SummaryWriter: it writes in a thread of its own, which prints a traceback on a full disk.
+            from tensorboard.compat.proto import event_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise MissingError(
                 "TensorBoard is not installed", where="--tensorboard", hint="pip install 'irepdeploy[tensorboard]'"
             ) from error
+        self._record, self._writer = event_pb2.Event, RecordWriter
         self._folder, self._journal = folder, journal
+        self._path: Path | None = None
 
     def open(self) -> None:
         """Mirror the existing lines of the journal now."""
-        _ = self._writer
+        shutil.rmtree(self._folder, ignore_errors=True)
+        # The name and the first record are those that TensorBoard looks for.
+        self._path = self._folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._append(self._path, self._record(wall_time=time.time(), file_version="brain.Event:2"))
+        if self._journal.exists():
+            for event in read_events(self._journal):
+                self.write(event)
 
     def write(self, event: Event) -> None:
         """Mirror an epoch or an evolution that is not in the journal yet; other events are skipped."""
-        _mirror(event, self._writer)
+        if self._path is None:
+            self.open()
+        assert self._path is not None
+        if isinstance(event, Epoch):
+            step = event.epoch
+        elif isinstance(event, Evolution):
+            step = event.index
+        else:
+            return
+        for name, value in _numbers(event):
+            summary = {"value": [{"tag": f"{event.event}/{name}", "simple_value": value}]}
+            self._append(self._path, self._record(wall_time=event.time or time.time(), step=step, summary=summary))
 
-    @cached_property
-    def _writer(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
-
-        shutil.rmtree(self._folder, ignore_errors=True)
-        writer = SummaryWriter(str(self._folder))
-        if self._journal.exists():
-            for event in read_events(self._journal):
-                _mirror(event, writer)
-        return writer
-
-
-def _mirror(event: Event, writer: SummaryWriter) -> None:
-    if isinstance(event, Epoch):
-        step = event.epoch
-    elif isinstance(event, Evolution):
-        step = event.index
-    else:
-        return
-    for name, value in _numbers(event):
-        writer.add_scalar(f"{event.event}/{name}", value, step, walltime=event.time)
-    writer.flush()
+    def _append(self, path: Path, record: Any) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                self._writer(file).write(record.SerializeToString())
+        except OSError as error:
+            raise as_ours(error, path) from error
 
 
 def _numbers(event: Event) -> Iterator[tuple[str, float]]:

@@ -70,10 +70,10 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     with request.folder(f"table5-{request.scale}") as folder:
         for subject, budget, plan in plans:
             at = folder / f"{subject.net}-{budget.replace('/', '_')}-seed{request.seed}"
-            finished = (at / "train" / "result.json").exists()
             figure = _row(subject, budget, plan, at, labelled(task.advance, f"{subject.net} {budget}"))
             figures.append(figure)
-            if not finished:
+            # A suite that was killed may have finished a run without recording it.
+            if not request.has_recorded({"suite": "table5", **figure}):
                 request.record({"suite": "table5", **figure})
     return SuiteReport(
         f"Table 5 at scale {request.scale}, seed {request.seed}",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.errors import MissingError
-from irepdeploy.runs.journal import read_events
+from irepdeploy.errors import MissingError, RunError
+from irepdeploy.runs.journal import Epoch, read_events
 from irepdeploy.search.execution.scalars import Scalars
 
 pytest.importorskip("tensorboard")
@@ -54,9 +54,19 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
     assert scalars_of(tmp_path / "tb") == EXPECTED
 
 
+def test_a_full_disk_ends_the_run_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    scalars = Scalars(tmp_path, tmp_path / "none")
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"tfevents.*: cannot write: no space left"):
+        scalars.write(Epoch(epoch=0, loss=1.0))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_without_tensorboard_the_line_that_fixes_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     with pytest.raises(MissingError, match=r"irepdeploy\[tensorboard\]"):
         Scalars(tmp_path / "tb", tmp_path / "journal.jsonl")

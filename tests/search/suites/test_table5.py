@@ -63,6 +63,12 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
     again = table5(request, Display())
     assert [row[:6] for row in again.rows] == [row[:6] for row in report.rows]
     assert len(lines(tmp_path)) == 2
+    # A kill between the end of a run and its record leaves this.
+    records = tmp_path / "records.jsonl"
+    first, _ = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(first)
+    table5(request, Display())
+    assert [line["budget"] for line in lines(tmp_path)] == ["1/3", "1"]
 
 
 def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
