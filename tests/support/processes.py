@@ -10,16 +10,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["run_ranks"]
 
 # Imports torch once and forks for each rank of each job: importing it in every rank would take longer than most tests.
 _SERVER = """
-import json, os, signal, sys, traceback
+import importlib, json, os, signal, sys, traceback
 import irepdeploy.cli
 import irepdeploy.search.engine
 import irepdeploy.search.training.training
+import sklearn.datasets
+import torch._dynamo
 
 def run(rank, job):
     os.environ.update(job["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
@@ -63,9 +66,12 @@ def serve(job):
             end_all()
 
 for line in sys.stdin:
+    job = json.loads(line)
+    for name in job["imports"]:
+        importlib.import_module(name)
     process = os.fork()
     if not process:
-        serve(json.loads(line))
+        serve(job)
         os._exit(0)
     os.waitpid(process, 0)
     print("done", flush=True)
@@ -82,10 +88,13 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def run_ranks(code: str, size: int, *, timeout: int = 60) -> list[subprocess.CompletedProcess[str]]:
+def run_ranks(
+    code: str, size: int, *, timeout: int = 60, imports: Sequence[str] = ()
+) -> list[subprocess.CompletedProcess[str]]:
     """Run `code` as `size` ranks of one thread each over the loopback interface.
 
-    Ranks that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended.
+    Ranks that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended. The
+    modules `imports` are imported before the ranks are forked, once for all calls.
 
     Returns:
         The exit code (negative for a signal), stdout and stderr of each rank.
@@ -98,6 +107,7 @@ def run_ranks(code: str, size: int, *, timeout: int = 60) -> list[subprocess.Com
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = {"code": code, "size": size, "timeout": timeout, "folder": name, "environment": environment}
+        job["imports"] = list(imports)
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
         assert server.stdout.readline() == "done\n", "the process that forks the ranks has ended"

@@ -56,6 +56,7 @@ def test_what_the_journal_has_already_is_written_once(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_the_run_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     scalars = Scalars(tmp_path, tmp_path / "none")
+    scalars.open()
     (path,) = tmp_path.iterdir()
     path.unlink()
     path.symlink_to("/dev/full")

@@ -1,0 +1,260 @@
+"""Commands that are killed or meet a full disk lose nothing: resumed or repeated, they end with the same result."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from irepdeploy.runs import record
+from support.campaign import campaign, cases
+from support.mishap import Mishap, Undisturbed, run_command, run_undisturbed
+from support.run_files import contents, damage, left_over, visible
+
+_TINY = [
+    "scale=smoke",
+    "net.args.stages=[[4,4],[6]]",
+    "data.options.train=24",
+    "data.options.val=20",
+    "search.batch_size=12",
+    "search.population=3",
+    "search.evolutions=2",
+    "train.batch_size=12",
+    "train.epochs=2",
+]
+
+
+@dataclass
+class Command:
+    """A command that is disturbed.
+
+    Attributes:
+        argv: its arguments but --out, and `again` those that continue or repeat it.
+        earlier: a folder that holds what was there before, or None for an empty one.
+        atomic: whether each of its files is either the earlier one or that of the finished command.
+        inside: the name in its folder that --out gives.
+    """
+
+    argv: list[str]
+    again: list[str]
+    earlier: Path | None = None
+    atomic: bool = True
+    inside: str = ""
+    whole: Undisturbed = field(init=False)
+    result: Path = field(init=False)
+
+    def start(self, folder: Path) -> Path:
+        """Return a folder with what was there before."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.earlier is not None:
+            return Path(shutil.copytree(self.earlier, folder))
+        folder.mkdir()
+        return folder
+
+    def line(self, folder: Path, *, again: bool = False) -> list[str]:
+        """Return the arguments of the program."""
+        return [*(self.again if again else self.argv), "--out", str(folder / self.inside)]
+
+
+Commands = Callable[[str], Command]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """Commands by name, each run once undisturbed; one is made from the results of others."""
+    root = tmp_path_factory.mktemp("commands").resolve()
+    made: dict[str, Command] = {}
+
+    def get(name: str) -> Command:
+        if name not in made:
+            made[name] = found = _command(name, get, root)
+            found.result = found.start(root / name)
+            found.whole = run_undisturbed(found.line(found.result), found.result)
+            if name == "bench":
+                found.earlier = found.result
+        return made[name]
+
+    return get
+
+
+def _command(name: str, get: Commands, root: Path) -> Command:
+    if name in ("search", "train"):
+        line = [name, "digits", *_TINY]
+        return Command(line, [*line, "--resume"], atomic=False)
+    if name == "compare":
+        line = ["search", "compare", "digits", *_TINY, "--strategies", "des", "--seeds", "1", "--retrain"]
+        return Command(line, [*line, "--resume"], atomic=False)
+    if name == "bench":
+        exported, trained = get("export").result / "model.onnx", get("train").result / "best.pt"
+        line = ["bench", f"fused={exported}", f"branches={trained}", "--seconds", "0"]
+        return Command(line, line, atomic=False)
+    earlier = root / f"{name} before"
+    earlier.mkdir()
+    if name == "export":
+        line = ["export", str(get("train").result / "best.pt"), "--no-simplify"]
+        run_undisturbed([*line, "--precision", "fp16", "--seed", "1", "--out", str(earlier)], earlier)
+        return Command(line, line, earlier)
+    if name == "report":
+        line = ["report", str(get("bench").result)]
+        run_undisturbed([*line, "--title", "Before", "--out", str(earlier)], earlier)
+        return Command(line, line, earlier)
+    assert name == "plot"
+    (earlier / "search.png").write_bytes(b"before")
+    line = ["plot", "search", str(get("search").result)]
+    return Command(line, line, earlier, inside="search.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "nightly"),
+    [
+        ("search", 1, 100),
+        ("train", 2, 100),
+        ("export", 2, 100),
+        ("bench", 1, 100),
+        ("report", 4, 100),
+        pytest.param("compare", 0, 12, marks=pytest.mark.slow),
+        pytest.param("plot", 0, 12, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_command_loses_nothing(name: str, day: int, nightly: int, commands: Commands, tmp_path: Path) -> None:
+    command = commands(name)
+    chance = random.Random(name)
+    fresh = command.whole.mishaps("kill", "tear", "step")
+    chance.shuffle(fresh)
+    with campaign(f"killed {name}") as counts:
+        left = cases(day, nightly)
+        while left > 0:
+            # Killed up to four times before it may end: first at an event that was not tried before.
+            mishaps = [fresh.pop()] if fresh else []
+            mishaps += [_any_kill(command.whole, chance) for _ in range(4)]
+            kills, wrong = _killed(command, command.start(tmp_path / "run"), mishaps[: min(4, left)])
+            left -= max(1, len(kills))
+            if wrong is not None:
+                kills = kills or mishaps[:1]
+                counts.fail(kills[-1].how, f"{', '.join(map(command.whole.named, kills))}: {wrong}")
+                continue
+            for kill in kills:
+                counts.hold(kill.how)
+
+
+def _any_kill(whole: Undisturbed, chance: random.Random) -> Mishap:
+    if chance.random() < 0.5:
+        return Mishap("time", chance.uniform(0, whole.seconds))
+    return Mishap("kill", chance.randrange(len(whole.events)))
+
+
+def _killed(command: Command, folder: Path, mishaps: Sequence[Mishap]) -> tuple[list[Mishap], str | None]:
+    """Kill a command, continue it and kill it again, then let it end; return the kills and what is wrong."""
+    kills: list[Mishap] = []
+    for mishap in mishaps:
+        done = run_command(command.line(folder, again=bool(kills)), folder, mishap)
+        if done.returncode == 0:
+            # It ended before that moment.
+            return kills, _different(command, folder)
+        kills.append(mishap)
+        if done.returncode > 0:
+            return kills, f"exit code {done.returncode}: {done.stderr}"
+        wrong = damage(folder) or _mixed(command, folder)
+        if wrong is not None:
+            return kills, wrong
+    return kills, _continued(command, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "nightly"),
+    [
+        pytest.param("search", 0, 30, marks=pytest.mark.slow),
+        ("train", 1, 30),
+        pytest.param("export", 0, 40, marks=pytest.mark.slow),
+        pytest.param("bench", 0, 16, marks=pytest.mark.slow),
+        ("report", 2, 30),
+        pytest.param("compare", 0, 4, marks=pytest.mark.slow),
+        pytest.param("plot", 0, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_loses_nothing(name: str, day: int, nightly: int, commands: Commands, tmp_path: Path) -> None:
+    command = commands(name)
+    chance = random.Random(name)
+    with campaign(f"full disk, {name}") as counts:
+        mishaps = command.whole.mishaps("full")
+        mishaps += [Mishap("limit", chance.randrange(2000, max(2001, command.whole.largest))) for _ in range(20)]
+        chance.shuffle(mishaps)
+        for mishap in mishaps[: cases(day, nightly)]:
+            wrong = _filled(command, command.start(tmp_path / "run"), mishap)
+            if wrong is None:
+                counts.hold(mishap.how)
+            else:
+                counts.fail(mishap.how, f"{command.whole.named(mishap)}: {wrong}")
+
+
+def _filled(command: Command, folder: Path, mishap: Mishap) -> str | None:
+    """Run a command on a full disk, free it and let the command continue; return what is wrong."""
+    before = contents(folder)
+    done = run_command(command.line(folder), folder, mishap)
+    if done.returncode == 0:
+        # The last events may not need space.
+        return _different(command, folder)
+    said = done.stderr.splitlines()
+    if done.returncode != 4 or len(said) == 0 or "free some space" not in said[-1] or "Traceback" in done.stderr:
+        return f"exit code {done.returncode}: {done.stderr}"
+    if f"error: {folder}" not in said[-1]:
+        return f"no path: {said[-1]}"
+    if left_over(folder):
+        return f"left over: {left_over(folder)}"
+    wrong = damage(folder) or _mixed(command, folder)
+    if wrong is not None:
+        return wrong
+    if any(path.read_bytes()[-1:] not in (b"", b"\n") for path in folder.rglob("*.jsonl")):
+        return "half a line"
+    lost = before.keys() - contents(folder).keys()
+    # Where even a rename fails, after everything is written, an export leaves whole files and no certificate.
+    if command.atomic and lost and "certificate.json" not in lost:
+        return f"lost: {', '.join(sorted(lost))}"
+    return _continued(command, folder)
+
+
+def _continued(command: Command, folder: Path) -> str | None:
+    """Continue a command; return how its result differs from that of an undisturbed one."""
+    done = run_command(command.line(folder, again=True), folder)
+    if done.returncode != 0:
+        return f"cannot continue: {done.stderr}"
+    return _different(command, folder)
+
+
+def _different(command: Command, folder: Path) -> str | None:
+    if left_over(folder):
+        return f"left over: {left_over(folder)}"
+    wrong = damage(folder)
+    if wrong is not None:
+        return wrong
+    if "records.jsonl" in visible(folder):
+        return _records_lost(command, folder)
+    found, wanted = contents(folder), contents(command.result)
+    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    return f"other files than those of an undisturbed run: {', '.join(names)}" if names else None
+
+
+def _records_lost(command: Command, folder: Path) -> str | None:
+    """Return which records are missing: the earlier ones must come first, and those of the last run be together."""
+    assert command.earlier is not None
+    earlier = (command.earlier / "records.jsonl").read_bytes()
+    if not (folder / "records.jsonl").read_bytes().startswith(earlier):
+        return "the earlier records have changed"
+    wanted, found = (record.read(each / "records.jsonl") for each in (command.result, folder))
+    last = [each for each in found if each.created == found[-1].created]
+    if [each.model for each in last] != [each.model for each in wanted if each.created == wanted[-1].created]:
+        return "records of the last run are missing"
+    return None
+
+
+def _mixed(command: Command, folder: Path) -> str | None:
+    """Return which file is neither the earlier one nor that of the finished command."""
+    if command.earlier is None or not command.atomic:
+        return None
+    before, after = contents(command.earlier), contents(command.result)
+    wrong = [name for name, found in contents(folder).items() if found not in (before.get(name), after.get(name))]
+    return f"neither the earlier nor the new file: {', '.join(wrong)}" if wrong else None
