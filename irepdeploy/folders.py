@@ -59,6 +59,7 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if holder in _held:
         yield make_folder(path)
         return
+    process = os.getpid()
     created = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
     try:
         with _locked(path):
@@ -68,9 +69,10 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             finally:
                 _held.discard(holder)
     finally:
-        for folder in created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        if os.getpid() == process:
+            for folder in created:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -101,10 +103,12 @@ def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         staging = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
     except OSError as error:
         raise as_ours(error, Path(folder)) from error
+    process = os.getpid()
     try:
         yield Path(staging)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if os.getpid() == process:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -113,15 +117,18 @@ def _locked(folder: Path) -> Iterator[None]:
     if lock is None:
         yield
         return
+    process = os.getpid()
     try:
         for left in folder.glob(f"{_STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
-        # Removed before it is released: whoever has opened it meanwhile sees that it has no name any more.
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
-        lock.release()
+        # A forked child that leaves the block has no lock.
+        if os.getpid() == process:
+            # Removed before it is released: whoever has opened it meanwhile sees that it has no name any more.
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
+            lock.release()
 
 
 def _acquire(folder: Path) -> BaseFileLock | None:

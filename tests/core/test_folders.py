@@ -141,13 +141,15 @@ def test_a_killed_run_is_succeeded_by_the_next_which_clears_up(tmp_path: Path) -
     assert below(tmp_path) == [".notes.part"]
 
 
-def test_a_child_of_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
+def test_a_child_of_a_killed_run_neither_holds_its_folder_nor_releases_that_of_another(tmp_path: Path) -> None:
     with holding(tmp_path, "fork") as process:
         process.kill()
         process.wait()
-        # The child still waits for the end of stdin.
-        with output_folder(tmp_path):
-            pass
+        # The child still waits for the end of stdin, and closes stdout when it has left its blocks.
+        with output_folder(tmp_path) as folder, staging_folder(folder):
+            before = below(tmp_path)
+            process.communicate()
+            assert below(tmp_path) == before
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
