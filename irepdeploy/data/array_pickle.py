@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,8 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
     return found
 
 
-class _Unpickler(pickle.Unpickler):
+# The one in Python: the one in C reserves gigabytes if ten bytes name a large index.
+class _Unpickler(pickle._Unpickler):
     def __init__(self, content: bytes) -> None:
         # Python 2 pickled text as bytes; keep them as bytes.
         super().__init__(io.BytesIO(content), encoding="bytes")
@@ -89,7 +90,9 @@ def read_array_pickle(content: bytes, where: object) -> dict[str, Any]:
         found = _Unpickler(content).load()
         if not isinstance(found, dict):
             raise ValueError(f"expected a dictionary, got {type(found).__name__}")
-        return {_text(key): _plain(value) for key, value in found.items()}
+        # A list may hold another one many times, and so grow without bounds.
+        left = iter(range(len(content)))
+        return {_text(key): _plain(value, left) for key, value in found.items()}
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
             f"not a pickle of arrays: {one_line(error)}", where=where, hint="the file may be truncated"
@@ -100,11 +103,13 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, left: Iterator[int]) -> Any:
+    if next(left, None) is None:
+        raise ValueError("more values than bytes")
     if isinstance(value, _ByteArray):
         return value.value()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, left) for item in value]
     if value is None or isinstance(value, int | float | str | bytes):
         return value
     raise ValueError(f"unexpected {type(value).__name__}")

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -388,6 +389,23 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, protocol: int, place
 def test_programs_that_name_anything_else_are_refused(program: bytes) -> None:
     with pytest.raises(InputError, match="not a pickle of arrays"):
         read_array_pickle(program, "file")
+
+
+def test_a_small_pickle_of_many_values_is_refused() -> None:
+    value: list[Any] = []
+    for _ in range(60):
+        value = [value, value]
+    with pytest.raises(InputError, match="more values than bytes"):
+        read_array_pickle(pickle.dumps({"data": value}), "file")
+
+
+def test_a_large_index_takes_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        assert read_array_pickle(b"\x80\x02}r\x00\x00\x00\x10.", "file") == {}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 10, 50, 200, 3000])
