@@ -59,6 +59,7 @@ def save(
         RunError: The disk is full.
         OutputError: The path cannot be written.
         ModelError: The network has state other than dense tensors.
+        CheckpointError: Its Origin has a field of a wrong type or size.
         InputError: `extra` holds other objects than plain containers and tensors.
     """
     model = unwrapped(model)
@@ -69,10 +70,13 @@ def save(
         factory=origin.factory if factory is None else factory,
         input_shape=origin.input_shape if input_shape is None else tuple(input_shape),
     )
+    described = origin.to_dict()
+    # A file that `load` would refuse is not written.
+    Origin.from_dict(described, where=path)
     content = {
         "format": _FORMAT,
         "version": _VERSION,
-        "origin": origin.to_dict(),
+        "origin": described,
         "state": _tensors(model),
         "extra": dict(extra or {}),
         "written_by": {

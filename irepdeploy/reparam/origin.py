@@ -25,8 +25,8 @@ FUSED = "fused"
 # Dtypes that an input may have.
 INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
-# Bounds of what a file may ask for: values of one input (1 GiB of float32), and arguments of a builder.
-_MOST_VALUES, _MOST_ARGUMENTS, _DEEPEST = 1 << 28, 10_000, 20
+# Bounds of what a file may ask for: values of one input (256 MiB of float32), and arguments of a builder.
+_MOST_VALUES, _MOST_ARGUMENTS, _DEEPEST = 1 << 26, 10_000, 20
 
 
 @dataclass(frozen=True)
@@ -180,23 +180,17 @@ def _typed(kind: type, value: object) -> dict[str, Any]:
         annotation = kind.__annotations__.get(key) if type(key) is str else None
         if annotation is None:
             raise TypeError(f"unknown field {key!r:.40}" if type(key) is str else "a field without a name")
-        found[key] = tuple(item) if type(item) is list else item
+        # Also of a torch.Size.
+        found[key] = tuple(item) if isinstance(item, list | tuple) else item
         if not _FITS[annotation](found[key]):
-            got = "others in it" if annotation.startswith(type(item).__name__) else type(item).__name__
+            got = "another value" if annotation.startswith(type(item).__name__) else type(item).__name__
             raise TypeError(f"expected {key} of type {annotation}, got {got}")
     return found
 
 
 def _is_text(value: object) -> bool:
-    return type(value) is str
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or type(value) is str
-
-
-def _is_flag(value: object) -> bool:
-    return type(value) is bool
+    """Whether this is text that a file can hold: half of a pair of surrogates cannot be encoded."""
+    return type(value) is str and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _are(value: object, kind: type) -> bool:
@@ -224,10 +218,10 @@ def _is_plain(value: object) -> bool:
 # By annotation, so that a field is declared once.
 _FITS: dict[Any, Callable[[object], bool]] = {
     "str": _is_text,
-    "str | None": _is_text_or_none,
-    "bool": _is_flag,
+    "str | None": lambda value: value is None or _is_text(value),
+    "bool": lambda value: type(value) is bool,
     "dict[str, Any]": _is_plain,
-    "tuple[str, ...]": lambda value: _are(value, str),
+    "tuple[str, ...]": lambda value: type(value) is tuple and all(map(_is_text, value)),
     "tuple[int, ...]": lambda value: _are(value, int),
     "tuple[InsertedLayer, ...]": lambda value: _are(value, dict),
     "tuple[TensorSpec, ...]": lambda value: _are(value, dict),

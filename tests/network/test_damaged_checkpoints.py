@@ -20,7 +20,7 @@ from irepdeploy.network import checkpoint
 from irepdeploy.network.archive import pack
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam.origin import origin_of
+from irepdeploy.reparam.origin import origin_of, set_origin
 from support.campaign import campaign, cases
 from support.faults import archive_faults, faults
 from support.networks import ConvBn
@@ -110,7 +110,10 @@ def test_other_programs_read_the_archive_and_cannot_write_it(good: Path, tmp_pat
 ODD: list[Callable[[], object]] = [
     *(lambda value=value: value for value in (None, True, 0, -1, 7, 2**31, 10**12, 10**40, -(10**40))),
     *(lambda value=value: value for value in (0.5, float("nan"), float("inf"), 1e300, 1j)),
-    *(lambda value=value: value for value in ("", "x", "\x1b[31m", "\ud800", "a" * 10_000, b"b", "fused", "resnet18")),
+    *(
+        lambda value=value: value
+        for value in ("", "x", "\x1b[31m", "\ud800", "a\nb", "a" * 10_000, b"b", "fused", "resnet18")
+    ),
     *(lambda value=value: value for value in ((), (1, 2, 3), torch.Size([1]), torch.float32)),
     list,
     dict,
@@ -240,9 +243,16 @@ def test_buffers_of_the_users_own_kind_stay(tmp_path: Path) -> None:
         ird.load(path, model=lambda: Counted(torch.float32))
 
 
+def test_a_shape_of_torch_is_one(tmp_path: Path) -> None:
+    net = set_origin(nn.Linear(1, 1), input_shape=torch.Size([3, 8, 8]))
+    assert origin_of(ird.load(ird.save(net, tmp_path / "c.pt"), model=lambda: nn.Linear(1, 1))).input_shape == (3, 8, 8)
+
+
 def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="weight: a meta"):
         ird.save(nn.Linear(1, 1, device="meta"), tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="input shape of positive sizes"):
+        ird.save(nn.Linear(1, 1), tmp_path / "c.pt", input_shape=(3, 0, 8))
     for extra in ({"path": tmp_path}, {"large": 10**700}):
         with pytest.raises(InputError, match="cannot be saved"):
             ird.save(nn.Linear(1, 1), tmp_path / "c.pt", extra=extra)
