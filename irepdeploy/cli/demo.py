@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shlex
 import shutil
 import sys
@@ -21,15 +20,15 @@ from typing import Any
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
 from irepdeploy.console import command_line, log, say, table
-from irepdeploy.files import read_bytes, write_bytes, write_json
+from irepdeploy.files import write_bytes, write_json
 from irepdeploy.folders import output_folder
-from irepdeploy.limits import DESCRIPTION
 from irepdeploy.network.checkpoint import load, read
 from irepdeploy.profiling.counts import count
 from irepdeploy.profiling.training_cost import training_cost
 from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.runs.journal import SearchJournal
 from irepdeploy.runs.record import read as read_records
+from irepdeploy.runs.result import SearchFigures, TrainingResult
 from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["DemoSummary", "print_summary", "run_demo"]
@@ -91,7 +90,7 @@ def _run_demo(out: Path, overrides: Sequence[str]) -> DemoSummary:
         folder=str(out),
         seconds=time.perf_counter() - started,
         accuracy=_accuracy(out),
-        search={name: _json(out / name / "result.json") for name in ("search", "search-random")},
+        search={name: _search(out / name).to_dict() for name in ("search", "search-random")},
         equality=_equality(out),
         latency=_latency(out),
         cost=cost,
@@ -232,18 +231,21 @@ def _accuracy(out: Path) -> list[dict[str, Any]]:
     rows = []
     networks = (("plain", "plain", None), ("random search", "irep-random", "search-random"), ("DES", "irep", "search"))
     for network, trained, searched in networks:
-        result = _json(out / trained / "result.json")
-        score = None if searched is None else _json(out / searched / "result.json")["val_accuracy"]
+        result = TrainingResult.read(out / trained / "result.json")
         rows.append(
             {
                 "network": network,
-                "branches": result["branches"],
-                "search_score": score,
-                "val_accuracy": result["val_accuracy"],
-                "test_accuracy": result["test_accuracy"],
+                "branches": result.branches,
+                "search_score": None if searched is None else _search(out / searched).val_accuracy,
+                "val_accuracy": result.val_accuracy,
+                "test_accuracy": result.test_accuracy,
             }
         )
     return rows
+
+
+def _search(folder: Path) -> SearchFigures:
+    return SearchFigures.read(folder / "result.json")
 
 
 def _equality(out: Path) -> list[dict[str, Any]]:
@@ -323,8 +325,3 @@ def _program() -> str:
 
 def _interval(row: dict[str, Any]) -> str:
     return "-" if row["low"] is None or row["low"] == row["high"] else f"{row['low']:.2f} to {row['high']:.2f}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(read_bytes(path, most=DESCRIPTION))
-    return value

@@ -92,13 +92,14 @@ def read_lines(
     content = read_bytes(path, what, JOURNAL)
     whole = content[: _whole_length(content)]
     lines, found = whole.split(b"\n"), Lines[_T]()
+    notes: list[str] = []
     seen: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{os.fspath(path)}, line {number}"
         if line in seen:
-            note(f"{where}: repeats line {seen[line]} and is omitted")
+            notes.append(f"{where}: repeats line {seen[line]} and is omitted")
             continue
         seen[line] = number
         try:
@@ -107,12 +108,13 @@ def read_lines(
             if strict:
                 raise
             found.faults[number] = error
+            notes.append(f"omitted: {error.line}")
     if found.faults and not found.values:
         raise next(iter(found.faults.values()))
-    for fault in list(found.faults.values())[:_MOST_NAMED]:
-        note(f"omitted: {fault.line}")
-    if len(found.faults) > _MOST_NAMED:
-        note(f"omitted: {os.fspath(path)}: {len(found.faults) - _MOST_NAMED} more bad lines")
+    for text in notes[:_MOST_NAMED]:
+        note(text)
+    if len(notes) > _MOST_NAMED:
+        note(f"{os.fspath(path)}: {len(notes) - _MOST_NAMED} more lines are omitted")
     if len(whole) < len(content):
         note(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
     return found

@@ -58,6 +58,8 @@ def of_nodes(nodes: object, concat: object = (2,)) -> dict[str, Any]:
         ([], "genotype: expected an object"),
         (changed(operations="enas"), r"operations 'enas' \(one of darts, goldnas\)"),
         (changed(operations=None), "unknown operations None"),
+        (changed(operations=["darts"]), r"unknown operations \['darts'\]"),
+        (changed(operations={}), "unknown operations {}"),
         (changed(reduce=None), "cells are missing or given twice"),
         (changed(normal=None, reduce=None), "cells are missing or given twice"),
         (changed(cells=[CELL]), "cells are missing or given twice"),

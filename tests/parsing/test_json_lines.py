@@ -94,7 +94,7 @@ def test_only_the_first_bad_lines_are_named(journal: Path) -> None:
     notes: list[str] = []
     found = read_lines(journal, kept, note=notes.append)
     assert (len(found.values), len(found.faults), len(notes)) == (3, 25, 11)
-    assert "line 4: not a line: not JSON" in notes[0] and notes[-1] == f"omitted: {journal}: 15 more bad lines"
+    assert "line 4: not a line: not JSON" in notes[0] and notes[-1] == f"{journal}: 15 more lines are omitted"
 
 
 def test_a_repeated_line_counts_once(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,24 @@ def test_files_that_are_not_json(content: bytes, tmp_path: Path) -> None:
         Architecture.load(tmp_path / "a.json")
 
 
+def test_a_changed_file_is_refused_and_an_edited_one_taken_without_its_check(tmp_path: Path) -> None:
+    path = Architecture(("a", "b"), ("conv1x3",), ((1,), (0,))).save(tmp_path / "best.json")
+    value = json.loads(path.read_text())
+    value["matrix"] = [[1], [1]]
+    path.write_text(json.dumps(value))
+    with pytest.raises(ArchitectureError, match='does not match its check \\(if you edited it, remove "check"\\)'):
+        Architecture.load(path)
+    del value["check"]
+    path.write_text(json.dumps(value))
+    assert Architecture.load(path).count == 2
+    path.write_text(json.dumps({**value, "chesk": "0"}))
+    with pytest.raises(ArchitectureError, match="unknown field 'chesk'"):
+        Architecture.load(path)
+    path.write_text('{"layers": [], ' + json.dumps(value)[1:])
+    with pytest.raises(ArchitectureError, match="key 'layers' occurs twice"):
+        Architecture.load(path)
+
+
 @pytest.mark.parametrize("content", ["null", "3", "[]", '"text"', "{}"])
 def test_json_that_is_not_an_architecture(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)

@@ -29,7 +29,16 @@ def search(tmp_path: Path) -> Path:
     for index in range(2):
         scores = [0.5 + 0.1 * index, 0.75]
         sigmoids = {"alpha": [0.5] * 4, "beta": [0.5] * 2}
-        events.append({"event": "evolution", "index": index, "accuracy": scores, "best": 0.75, "mean": 0.6, **sigmoids})
+        events.append(
+            {
+                "event": "evolution",
+                "index": index,
+                "accuracy": scores,
+                "best": 0.75,
+                "mean": sum(scores) / 2,
+                **sigmoids,
+            }
+        )
     folder = tmp_path / "found"
     folder.mkdir()
     (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
