@@ -74,6 +74,8 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
     """
     sealed = raw[-_HEX - len(_COMMENT) : -_HEX] == _COMMENT
     if not (sealed and _digest(memoryview(raw)[:-_HEX]) == raw[-_HEX:]):
+        if b"/data.pkl" not in raw:
+            raise CheckpointError("expected an archive written by torch, got another zip archive", where=where)
         reason = _damage(raw, len(_COMMENT) + _HEX if sealed else 0)
         if sealed and reason is None:
             reason = "it was changed after it was written"

