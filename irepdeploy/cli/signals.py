@@ -31,7 +31,7 @@ def raise_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process = os.getpid()
+    process, received = os.getpid(), list[int]()
     ours = [number for number in _WORDS if signal.getsignal(number) is signal.SIG_DFL]
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -40,12 +40,20 @@ def raise_on_signals() -> Iterator[None]:
         if os.getpid() != process:
             # A forked worker process has nothing to clean up.
             os.kill(os.getpid(), number)
+        # torch's handler would report image decoding processes that got the signal too.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        received.append(number)
         raise Terminated(number)
 
     for number in ours:
         signal.signal(number, end)
     try:
         yield
+    except BaseException as error:
+        if received and not isinstance(error, Terminated):
+            # What failed while the command was ending, such as a child process that got the signal too.
+            raise Terminated(received[0]) from error
+        raise
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)

@@ -150,5 +150,6 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _leave_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process stops the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the end of a terminal reach the whole process group; the main process stops the workers.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

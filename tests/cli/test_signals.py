@@ -33,6 +33,15 @@ def test_a_signal_ends_a_command_with_one_line(
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+def test_what_fails_while_a_command_is_ending_is_not_its_reason() -> None:
+    with pytest.raises(Terminated, match="hung up") as caught, raise_on_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            raise RuntimeError("DataLoader worker is killed by signal")
+    assert caught.value.exit_code == 129
+
+
 def test_the_second_signal_is_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Terminated), raise_on_signals():
         try:

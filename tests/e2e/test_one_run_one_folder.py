@@ -20,6 +20,7 @@ from irepdeploy.data.loader import Loader
 from irepdeploy.errors import InputError
 from irepdeploy.folders import output_folder
 from irepdeploy.runs.record import append
+from support.dataset_files import write_class_folders
 from support.records import make_record
 from support.scale_model import scale_model
 from support.tiny import SOME, raising, tiny_overrides
@@ -127,8 +128,8 @@ _RECIPE = [
 @pytest.mark.parametrize(
     ("command", "refused", "mended"),
     [
-        (_SEARCH, [*_RECIPE, ["search.budget=0"], ["--resume", "--overwrite"]], []),
-        (_TRAIN, [*_RECIPE, ["--arch", "none.json"], ["--arch", "plain.pt"], ["--arch", "other.json"]], []),
+        (_SEARCH, [*_RECIPE, ["search.budget=0"], ["--resume", "--overwrite"]], None),
+        (_TRAIN, [*_RECIPE, ["--arch", "none.json"], ["--arch", "plain.pt"], ["--arch", "damaged.onnx"]], None),
         (_FINETUNE, [[], ["--from", "none.pt"], ["--from", "damaged.onnx"]], ["--from", "plain.pt"]),
         (_COMPARE, [["--strategies", "des,best"], ["--strategies", "des", "net.name=vgg61"]], None),
         (_PRESETS, [["--presets", "plain,best"], ["--presets", "plain", "net.name=vgg61"]], ["--presets", "plain"]),
@@ -176,7 +177,7 @@ def test_what_is_refused_leaves_nothing_so_that_the_mended_command_runs(
     if "--out" not in command:
         command += ["--out", "out/here"]
     before = below(inside)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
     for words in refused:
         assert main([*command, *words]) in (2, 3), words
         assert below(inside) == before, words
@@ -259,6 +260,7 @@ def test_an_export_that_is_terminated_leaves_the_folder_as_it_was(inside: Path) 
     assert below(inside) == before
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_at_once_and_the_next_export_clears_up(inside: Path) -> None:
     command = [sys.executable, "-c", _LEAVING, *_EXPORT, "--out", "out"]
     pipe = subprocess.PIPE
@@ -272,3 +274,42 @@ def test_the_second_signal_ends_at_once_and_the_next_export_clears_up(inside: Pa
     assert any(name.startswith("out/.staging-") for name in below(inside))
     assert main([*_EXPORT, "--out", "out"]) == 0
     assert sorted(os.listdir("out")) == ["certificate.json", "model.onnx"]
+
+
+# Says which processes decode images, and waits in the middle of an epoch.
+_TRAINING = """
+import multiprocessing, sys
+from irepdeploy.cli import main
+from irepdeploy.data.loader import Loader
+batches = Loader.__iter__
+def some(self):
+    for batch in batches(self):
+        yield batch
+        print(len(multiprocessing.active_children()), flush=True)
+        sys.stdin.read()
+Loader.__iter__ = some
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_processes_that_decode_images_end_with_the_training(number: int, group: bool, inside: Path) -> None:
+    write_class_folders(inside / "data")
+    words = ["train", "irep_resnet18_imagenet", "scale=smoke", "device=cpu", "data.root=data", "data.verify=false"]
+    words += ["data.name=imagenet", "data.options={val: 6, size: 32, workers: 2}", "train.epochs=1"]
+    words += ["train.batch_size=6", "train.augment={area: 0.08, flip: true}", "--out", "out"]
+    before = below(inside)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _TRAINING, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "2\n"
+        (os.killpg if group else os.kill)(process.pid, number)
+        # Ends when the last process has closed the pipes.
+        _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == f"irepdeploy: {'terminated' if number == signal.SIGTERM else 'hung up'}"
+    assert "Traceback" not in errors
+    assert below(inside) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from irepdeploy.folders import output_folder
 from irepdeploy.search.engine import Search
 from irepdeploy.search.execution.shipped import recipe_path
 from support.processes import run_ranks
@@ -106,3 +108,13 @@ def test_two_processes_train_on_halves_of_each_batch(overrides: list[str], tmp_p
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["devices"], result["epochs"]) == (2, 2)
     assert ends[1].stdout == ""
+
+
+def test_of_several_ranks_the_one_that_writes_holds_the_folder(overrides: list[str], tmp_path: Path) -> None:
+    with output_folder(tmp_path / "out"):
+        ends = run_ranks(code(_SEARCH, overrides, tmp_path / "out"), 2)
+        assert len(list((tmp_path / "out").iterdir())) == 1
+    assert [end.returncode for end in ends] == [4, 4]
+    assert "out: this folder is in use by `" in ends[0].stderr
+    assert f"(process {os.getpid()} on " in ends[0].stderr
+    assert "rank 0 of 2 failed: this folder is in use" in ends[1].stderr
