@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irepdeploy.console import log
 from irepdeploy.errors import InputError
 from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
 from irepdeploy.plots.search_history import SearchRun
@@ -69,7 +70,8 @@ def _beside_its_search(path: Path, architecture: Architecture, label: str) -> Ar
         if (folder / JOURNAL).is_file():
             try:
                 run = SearchRun.read(folder)
-            except InputError:
+            except InputError as error:
+                log(f"drawn without what its search knows: {error.line}")
                 continue
             if architecture.layers == run.layers and architecture.branches == run.branches:
                 return _with_run(architecture, run, label)

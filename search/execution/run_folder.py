@@ -156,6 +156,8 @@ class RunFolder:
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
         if not self.silent:
+            # A damaged line is named now, not by what draws the run after hours.
+            read_events(self.journal)
             os.truncate(self.journal, size)
         if torch_version != torch.__version__:
             log(

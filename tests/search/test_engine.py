@@ -270,6 +270,20 @@ def test_a_damaged_run_is_refused_and_nothing_is_lost(
     assert contents_of(copy) == before
 
 
+def test_a_damaged_line_of_the_journal_is_named_when_the_run_is_resumed(
+    recipe: Recipe, copy: Path, contents_of: ContentsOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, epoch, *rest = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "journal.jsonl").write_bytes(b"".join([start, epoch.replace(b'"epoch":0', b'"epoch":7'), *rest]))
+    Search(recipe, copy, resume=True)
+    assert f"omitted: {copy / 'journal.jsonl'}, line 2: not an epoch: damaged" in capsys.readouterr().err
+    (copy / "journal.jsonl").write_bytes(b"".join([start.replace(b'"start"', b'"stert"'), epoch, *rest]))
+    before = contents_of(copy)
+    with pytest.raises(InputError, match=r"line 1: not an event: damaged"):
+        Search(recipe, copy, resume=True)
+    assert contents_of(copy) == before
+
+
 def test_no_flipped_bit_of_a_state_goes_unseen(recipe: Recipe, copy: Path) -> None:
     whole = (copy / "state.pt").read_bytes()
     identity = torch.load(copy / "state.pt", weights_only=True)["identity"]

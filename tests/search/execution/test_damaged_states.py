@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> Path:
     """The folder of a run with a saved state."""
     path = tmp_path / "run"
     folder = RunFolder(path, "a recipe", ())
-    folder.journal.write_bytes(b'{"event": "start"}\n')
+    folder.journal.write_bytes(b'{"event": "start", "recipe": {}}\n')
     folder.save_state({"model": {"weight": torch.rand(6, 5), "bias": torch.rand(5)}, "epoch": 3, "best": (0.5, -1.0)})
     return path
 
