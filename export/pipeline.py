@@ -69,7 +69,7 @@ def export_model(
         CheckFailed: A check failed.
         InputError: The network cannot be fused or written, or an argument does not fit it.
         MissingError: An engine was requested and cannot be built here; the verified ONNX is written all the same.
-        RunError: The disk is full.
+        RunError: The disk is full, or another run holds `out`.
     """
     request = ExportRequest(source, out, target, model_factory, inputs, seed, Settings(**settings))
     certificate = certified_export(request)

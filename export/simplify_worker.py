@@ -1,7 +1,7 @@
 """Child process of `Simplifier`: ``python -m irepdeploy.export.simplify_worker``.
 
 It reads the paths BEFORE and AFTER as a JSON array and prints the number of nodes before and after; AFTER is written
-only if it has fewer. It exits at the end of stdin, when its parent has ended.
+only if it has fewer. It ends with its parent, at the latest.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import os
 import sys
 from typing import Any
 
+from irepdeploy.board.lifetime import end_with_parent
+
 __all__: list[str] = []
 
 
 def main() -> None:
+    end_with_parent()
     modules: dict[str, Any] = sys.modules
     # onnxsim imports torch and sympy if installed, which takes more than a second and is not needed here.
     modules["torch"] = modules["sympy"] = None

@@ -2,13 +2,14 @@
 
 A run locks a hidden file in its folder. The kernel releases the lock when the process ends, however it ends, so no lock
 is ever stale. The file itself says who holds it; it is removed with the lock, and one that a killed run left is taken
-over by the next.
+over by the next. A network file system that is mounted with local locks shows no run of another machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import shlex
@@ -136,15 +137,17 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     from filelock import FileLock, Timeout
 
     # Not for one thread alone: a generator may be closed by another.
-    lock = FileLock(folder / LOCK, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+    file = folder / LOCK
+    sign = functools.partial(_sign, file)
+    lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=sign)
     for attempt in range(_ATTEMPTS):
         make_folder(folder)
         try:
             lock.acquire()
         except Timeout:
-            if os.path.exists(lock.lock_file) or attempt == _ATTEMPTS - 1:
+            if os.path.exists(file) or attempt == _ATTEMPTS - 1:
                 raise RunError(
-                    f"this folder is in use by {_owner(folder / LOCK)}",
+                    f"this folder is in use by {_owner(file)}",
                     where=folder,
                     hint="wait until that has ended, or choose another --out",
                 ) from None
@@ -152,9 +155,9 @@ def _acquire(folder: Path) -> BaseFileLock | None:
             continue
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                raise as_ours(error, folder / LOCK) from error
+                raise as_ours(error, file) from error
             with contextlib.suppress(OSError):
-                os.unlink(lock.lock_file)
+                os.unlink(file)
             log(f"{folder}: this file system has no locks: start no second command with this --out")
             return None
         else:
@@ -162,7 +165,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     raise RunError("the folder disappears while it is being locked", where=folder, hint="choose another --out")
 
 
-def _sign(descriptor: int) -> None:
+def _sign(file: Path, descriptor: int) -> None:
     """Write who we are into the file that we have just locked."""
     earlier = _parsed(os.pread(descriptor, _LONGEST_OWNER, 0))
     host = socket.gethostname()
@@ -173,8 +176,13 @@ def _sign(descriptor: int) -> None:
     words = ["irepdeploy" if program == "__main__.py" else program, *sys.argv[1:]]
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     owner = {"pid": os.getpid(), "host": host, "command": shlex.join(words), "since": since}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, (json.dumps(owner) + "\n").encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(owner) + "\n").encode(), 0)
+    except OSError:
+        # The disk is full. While we hold it, nobody else can.
+        os.unlink(file)
+        raise
 
 
 def _owner(lock: Path) -> str:

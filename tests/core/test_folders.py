@@ -220,6 +220,16 @@ def test_any_content_of_a_lock_that_was_left(content: bytes, tmp_path: Path) -> 
         assert json.loads((tmp_path / LOCK).read_bytes())["pid"] == os.getpid()
 
 
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pwrite(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(RunError, match="no space left"), output_folder(tmp_path / "out"):
+        raise AssertionError
+    assert below(tmp_path) == []
+
+
 def test_a_lock_that_is_a_link_or_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     for make in (lambda lock: lock.symlink_to(tmp_path / "mine"), Path.mkdir):
