@@ -98,7 +98,7 @@ def run_undisturbed(argv: list[str], folder: Path) -> Undisturbed:
 def _run(argv: list[str], folder: Path, mishap: Mishap | None, facts: str | None) -> subprocess.CompletedProcess[str]:
     given = {"argv": argv, "folder": str(folder.resolve()), "mishap": mishap and asdict(mishap), "facts": facts}
     code = f"import json; from support.mishap import meet; raise SystemExit(meet(**json.loads({json.dumps(given)!r})))"
-    (done,) = run_ranks(code, 1, imports=_IMPORTS)
+    (done,) = run_ranks(code, 1, timeout=600, imports=_IMPORTS)
     return done
 
 
