@@ -13,7 +13,7 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import attribute_of
 from irepdeploy.verify.equivalence import onnx_runner
-from irepdeploy.verify.inputs import Inputs, samples_in
+from irepdeploy.verify.inputs import Inputs, check_batch, samples_in
 
 __all__ = [
     "PROBE",
@@ -64,6 +64,7 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
         feeds = _feeds(runner.inputs, inputs)
         declared, total = runner.inputs[0].shape[0], samples_in(inputs)
         size = declared or free_batch(feeds)
+        check_batch(runner.inputs, size)
         for start in range(0, total, size):
             part = {name: array[start : start + size] for name, array in feeds.items()}
             count = min(size, total - start)

@@ -12,10 +12,11 @@ import onnx
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_collapse.builder import Border, build
 from irepdeploy.onnx_collapse.context import Context
+from irepdeploy.onnx_collapse.cost import operator_cost
 from irepdeploy.onnx_collapse.emit import Names
 from irepdeploy.onnx_collapse.folding import fold
 from irepdeploy.onnx_collapse.graph import FLOATS, Graph
-from irepdeploy.onnx_collapse.plan import Plan, Planner, Unit
+from irepdeploy.onnx_collapse.plan import Plan, Planner, PlanTooLong, Unit
 from irepdeploy.onnx_collapse.proof import Proof, prove
 from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.region import LinearRegion, find_regions
@@ -27,7 +28,7 @@ from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["collapse"]
 
-_PASSES = 10
+_PASSES, _MOST_NODES = 10, 100_000
 
 
 @exact_arithmetic()
@@ -54,6 +55,9 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
         raise InputError(f"expected border to be one of {', '.join(get_args(Border))}, got {border!r}")
     proto, where = open_model(model), label_of(model)
     check_model(proto, where)
+    if len(proto.graph.node) > _MOST_NODES:
+        what = f"{len(proto.graph.node):,} nodes: at most {_MOST_NODES:,} are collapsed"
+        raise ModelError(what, where=where, hint="export it with --no-collapse")
     if proto is model:
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
@@ -109,7 +113,10 @@ class _Worker:
         cuts: dict[str, str] = {}
         ready: dict[tuple[str, ...], tuple[Unit, Replacement, Proof]] = {}
         while True:
-            plan = self.planner.best(cuts)
+            try:
+                plan = self.planner.best(cuts)
+            except PlanTooLong as error:
+                return self._left_alone(str(error))
             chosen = [unit for unit in plan.units if unit.replace]
             ready = {unit.results: ready[unit.results] for unit in chosen if _is_ready(unit, ready)}
             try:
@@ -125,6 +132,12 @@ class _Worker:
         self.replacements = [item[1] for item in ready.values()]
         self.proofs = [item[2] for item in ready.values()]
         return self._row(plan, cuts)
+
+    def _left_alone(self, reason: str) -> Region:
+        operators = self.region.operators
+        kinds = dict(sorted(Counter(operator.kind for operator in operators).items()))
+        macs = sum(operator_cost(operator, self.context).macs for operator in operators)
+        return Region(operators[-1].name, kinds, kinds, macs, macs, reason)
 
     def _build(self, unit: Unit) -> tuple[Replacement, Proof]:
         built = build(unit, self.numeric, self.names, self.border)

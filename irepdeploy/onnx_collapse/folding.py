@@ -6,6 +6,7 @@ sigmoid of an alpha) is rounded once, at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,12 @@ __all__ = ["fold"]
 # A constant above both limits is cheaper to compute at run time: in bytes, and as a multiple of its inputs.
 _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
+# Bytes of an element, and elements that onnx's reference, which is slow, is asked for.
+_WIDEST, _LARGEST_REFERENCE = 8, 1 << 18
+# Products that an Einsum sums up, at most.
+_LARGEST_EINSUM = 1 << 24
+# Their inputs say how large their result is.
+_BY_VALUE = {"ConstantOfShape", "Expand", "Pad", "Range"}
 # The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
 
@@ -83,14 +90,15 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
     own = rule.fold is not None and len(list(filter(None, operator.outputs))) == 1
     if graph.opset < (rule.fold_since if own else _REFERENCE_SINCE):
         return None
+    if _may_grow(graph, operator, own=own):
+        return None
     inputs = [graph.constant(name) if name else None for name in operator.inputs]
     native_inputs = [None if item is None else item.native for item in inputs]
     wide_inputs = [None if item is None else item.wide for item in inputs]
     try:
         with np.errstate(all="ignore"):
             native = _run(rule.fold if own else None, graph, operator, native_inputs)
-            size = sum(array.nbytes for array in native_inputs if array is not None)
-            if any(array.nbytes > max(_LARGE, _GROWTH * size) for array in native):
+            if sum(array.nbytes for array in native) > _most_bytes(native_inputs):
                 return None
             wide = native
             if any(array.dtype.kind == "f" for array in native):
@@ -103,6 +111,27 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
             other = other if array.dtype.kind == "f" and other.shape == array.shape else array
             found[name] = Constant(array, widened(other))
     return found
+
+
+def _most_bytes(inputs: Sequence[Array | None]) -> int:
+    return max(_LARGE, _GROWTH * sum(array.nbytes for array in inputs if array is not None))
+
+
+def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
+    """Return whether the result may be too large to keep, or to compute at all: a few numbers can stand for a terabyte.
+
+    Where its size is not known yet, it may be in the next round, with the results of this one.
+    """
+    natives = [found.native for name in operator.inputs if (found := graph.constant(name)) is not None]
+    most, pairs = _most_bytes(natives), math.prod(max(array.size, 1) for array in natives)
+    if operator.kind == "Einsum" and pairs > _LARGEST_EINSUM:
+        return True
+    sizes = [graph.shape(name) for name in operator.outputs if name]
+    if all(size is not None and None not in size for size in sizes):
+        elements = sum(math.prod(size or ()) for size in sizes)
+        return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
+    # None of the others has more elements than every element of one input with every one of each other input.
+    return not own or operator.kind in _BY_VALUE or pairs * _WIDEST > most
 
 
 def _run(fold: Fold | None, graph: Graph, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:

@@ -18,11 +18,13 @@ from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.region import LinearRegion
 
-__all__ = ["Plan", "Planner", "Unit"]
+__all__ = ["Plan", "PlanTooLong", "Planner", "Unit"]
 
 # Up to this many undecided tensors are tried in every combination; more are decided one by one.
 _ALL_COMBINATIONS = 4
 _SWEEPS = 3
+# Operators that are applied while one region is planned. Counted rather than timed: a slow machine plans the same.
+MOST_WORK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Planner:
         self._costs = {operator.index: operator_cost(operator, context) for operator in region.operators}
         self._sources: dict[str, Form] = {}
         self._plans: dict[frozenset[str], Plan] = {}
+        self._work = 0
 
     def merged(self, cuts: Mapping[str, str]) -> Plan:
         """Return the plan that keeps as few tensors as possible: those in `cuts` and the ones that these require."""
@@ -143,6 +146,9 @@ class Planner:
                 for name in names:
                     if name not in own:
                         own[name] = self._source(name)
+                self._work += 1
+                if self._work > MOST_WORK:
+                    raise PlanTooLong(f"planning {len(self.region.operators):,} operators takes too long")
                 found = rule.apply(operator, own, self.context)
                 for name, form in found.items():
                     if name in kept and form.layout != CANONICAL:
@@ -188,6 +194,10 @@ class Planner:
             after = sum((form_cost(forms[name]) for name in ordered), Cost()) if possible else before
             units.append(Unit(tuple(operators), ordered, before, after, possible and before.accepts(after)))
         return units
+
+
+class PlanTooLong(Exception):
+    """Planning a region takes more work than is allowed; the region is left alone."""
 
 
 class _Obstacle(Exception):

@@ -30,6 +30,8 @@ _BORDER = 1e-6
 _FLOAT32 = 2.0**-24
 # Outputs beyond the reach of the windows that are computed: the interior of larger maps shows nothing new.
 _MARGIN = 4
+# Numbers that a proof reads, and MACs that it takes on whole maps.
+_LARGEST, _MOST_MACS = 1 << 28, 1 << 38
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
             whole = zip(form.sizes[source], shrunk, term.axes, strict=True)
             height, width = (size - less * axis.stride for size, less, axis in whole)
             sizes[source] = (_batch(source, unit, context), term.channels_in, height, width)
+    numbers = sum(map(math.prod, sizes.values()))
+    if numbers > _LARGEST or (shrunk == (0, 0) and unit.before.macs > _MOST_MACS):
+        raise Refusal(f"its proof would take {numbers:,} numbers and {unit.before.macs:,} MACs in float64")
     generator = torch.Generator().manual_seed(seed)
     random = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
     zero = {name: torch.zeros_like(value) for name, value in random.items()}

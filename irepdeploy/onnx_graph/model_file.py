@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
+from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_sizes
 from irepdeploy.onnx_graph.proto import tensors_of
 
 __all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model"]
@@ -90,6 +91,8 @@ def _parse(content: bytes, label: str) -> onnx.ModelProto:
     except DecodeError as error:
         raise ModelError("not an ONNX model, or a damaged one", where=label, hint="export it again") from error
     _check_fields(model, label)
+    check_constants(model, label)
+    check_sizes(model, label)
     return model
 
 
@@ -98,6 +101,7 @@ def _check_fields(model: onnx.ModelProto, label: str) -> None:
     missing = "graph" if not model.HasField("graph") else "opset" if not model.opset_import else None
     if missing is not None:
         raise ModelError(f"not an ONNX model: it has no {missing}", where=label, hint="export it again")
+    check_bounds(model, label)
 
 
 def _is_external(model: onnx.ModelProto) -> bool:
@@ -113,3 +117,4 @@ def _read_external_data(model: onnx.ModelProto, path: str) -> None:
             where=path,
             hint="keep the data file beside the model, under the name it was written with",
         ) from error
+    check_constants(model, path)

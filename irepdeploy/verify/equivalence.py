@@ -15,7 +15,17 @@ import numpy as np
 from irepdeploy.board.runner import Runner, TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
-from irepdeploy.verify.inputs import Given, InputGroup, Inputs, gather_inputs, joined, mapped, named, samples_in
+from irepdeploy.verify.inputs import (
+    Given,
+    InputGroup,
+    Inputs,
+    check_batch,
+    gather_inputs,
+    joined,
+    mapped,
+    named,
+    samples_in,
+)
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 
 if TYPE_CHECKING:
@@ -134,6 +144,7 @@ def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
     arrays = named(inputs, runner.inputs)
     fixed = runner.inputs[0].shape[0]
     size = fixed or _CHUNK
+    check_batch(runner.inputs, size)
     parts: dict[str, list[Array]] = {name: [] for name in runner.outputs}
     for start in range(0, samples_in(inputs), size):
         count = min(size, samples_in(inputs) - start)

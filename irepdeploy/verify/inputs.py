@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,20 @@ import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
+from irepdeploy.limits import check_memory
 
-__all__ = ["Given", "InputGroup", "Inputs", "gather_inputs", "joined", "mapped", "named", "samples_in", "specs_of"]
+__all__ = [
+    "Given",
+    "InputGroup",
+    "Inputs",
+    "check_batch",
+    "gather_inputs",
+    "joined",
+    "mapped",
+    "named",
+    "samples_in",
+    "specs_of",
+]
 
 Array = np.ndarray[Any, Any]
 # (N, ...) for a model of one input, else one such array by name, in the order of ``forward``.
@@ -22,6 +35,7 @@ Given = str | os.PathLike[str] | Array | Mapping[str, Array]
 
 _LARGE = 64
 _FEW, _MANY = 8, 64
+_COPIES = 4
 _IMAGE_CHANNELS = (1, 3)
 
 
@@ -85,6 +99,13 @@ def specs_of(wanted: Sequence[Any]) -> list[TensorSpec]:
     return [TensorSpec("input", (None, *wanted))]
 
 
+def check_batch(specs: Sequence[TensorSpec], count: int) -> None:
+    """Raise RunError if `count` inputs of each spec do not fit into memory, with the copies that a comparison makes."""
+    for spec in specs:
+        size = count * math.prod(_sizes(spec)) * np.dtype(spec.dtype).itemsize
+        check_memory(_COPIES * size, f"{count:,} of the input {spec}", "inputs")
+
+
 def gather_inputs(
     wanted: Sequence[int] | Sequence[TensorSpec],
     *,
@@ -107,6 +128,7 @@ def gather_inputs(
     specs = specs_of(wanted)
     few = any(max(_sizes(spec)[1:], default=0) > _LARGE for spec in specs)
     count = _FEW if few else _MANY
+    check_batch(specs, count)
     real = _real(specs, count, dataset, seed) if given is None else _given(given, specs, dataset)
     drawn = {spec.name: _random(spec, _FEW if real else count, seed, place) for place, spec in enumerate(specs)}
     groups = [InputGroup(_random_name(specs), _plain(drawn), seed)]

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_collapse.folding import fold
 from irepdeploy.onnx_collapse.graph import Graph
+from irepdeploy.onnx_graph.shapes import infer_shapes
 
 RNG = np.random.default_rng(4)
 A = RNG.standard_normal((2, 3, 4)).astype(np.float32)
@@ -97,6 +98,7 @@ def _fold_alone(graph: Graph) -> None:
     from irepdeploy.onnx_collapse.folding import _evaluate
 
     (operator,) = graph.operators
+    graph.shapes = infer_shapes(graph.model, {}, set())
     graph.folded.update(_evaluate(graph, operator) or {})
 
 

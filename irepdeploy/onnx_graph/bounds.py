@@ -1,0 +1,119 @@
+"""Bounds of an ONNX model: a small file can stand for more than any computer holds.
+
+Shape inference, the checker and ONNX Runtime write functions out where they are called, and everything that reads a
+constant allocates the shape that it claims. Both are counted here before anything of the kind happens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.proto import constants_of, graphs_of, subgraphs_of, tensors_of
+
+__all__ = ["check_bounds", "check_constants", "check_sizes"]
+
+_MOST_NODES = 1 << 20
+_LONGEST_CALL = 50
+# More than the bytes of a file can hold, whatever its element type.
+_FEWEST_BITS = 2
+# The input that says how large the result is; a whole number of pixels, repeats or elements.
+_SIZED = {"ConstantOfShape": 0, "Expand": 1, "OneHot": 1, "Pad": 1, "Range": 1, "Resize": 3, "Tile": 1, "TopK": 1}
+_NUMBERS = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
+_LARGEST_SIZE, _MOST_SIZES = 1 << 24, 64
+
+_Function = tuple[str, str, str]
+
+
+def check_bounds(model: onnx.ModelProto, label: str) -> None:
+    """Refuse functions that call themselves, and a model of more than a million nodes once they are written out."""
+    functions = {(item.domain, item.name, getattr(item, "overload", "")): item for item in model.functions}
+    counts: dict[_Function, int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], callers: tuple[_Function, ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, getattr(node, "overload", ""))
+            total += count_of(key, callers) if key in functions else 1
+        return total
+
+    def count_of(key: _Function, callers: tuple[_Function, ...]) -> int:
+        if key in callers:
+            raise ModelError(f"its function {key[1]!r} calls itself", where=label)
+        if len(callers) > _LONGEST_CALL:
+            raise ModelError(f"its functions are nested more than {_LONGEST_CALL} deep", where=label)
+        if key not in counts:
+            counts[key] = count(_every_node(functions[key].node), (*callers, key))
+        return counts[key]
+
+    # Functions that nothing calls are checked too: shape inference follows them.
+    total = sum(count(graph.node, ()) for graph in graphs_of(model))
+    for key in functions:
+        total = max(total, count_of(key, ()))
+    if total > _MOST_NODES:
+        raise ModelError(f"{total:,} nodes, its functions written out: at most {_MOST_NODES:,}", where=label)
+
+
+def check_constants(model: onnx.ModelProto, label: str) -> None:
+    """Refuse constants whose stored numbers are fewer or more than their shape says; those in other files pass."""
+    for tensor in tensors_of(model):
+        if _is_external(tensor):
+            continue
+        elements = math.prod(tensor.dims)
+        if any(size < 0 for size in tensor.dims) or not _holds(tensor, elements):
+            shape = "x".join(map(str, tensor.dims)) or "a scalar"
+            raise ModelError(f"damaged: the constant {tensor.name!r} does not hold {shape} numbers", where=label)
+
+
+def check_sizes(model: onnx.ModelProto, label: str) -> None:
+    """Refuse operators whose constants ask for a dimension that shape inference would write out number by number."""
+    for graph in graphs_of(model):
+        constants = constants_of(graph)
+        for node in graph.node:
+            place = _SIZED.get(node.op_type)
+            if place is None or len(node.input) <= place or node.input[place] not in constants:
+                continue
+            tensor = constants[node.input[place]]
+            if math.prod(tensor.dims) > _MOST_SIZES or tensor.data_type not in _NUMBERS or _is_external(tensor):
+                continue
+            largest = max(map(float, onnx.numpy_helper.to_array(tensor).reshape(-1)), default=0.0)
+            if largest > _LARGEST_SIZE:
+                what = f"{node.op_type} to a size of {largest:,.0f}: at most {_LARGEST_SIZE:,}"
+                raise ModelError(what, where=f"{label}, {node.name or node.output[0]}")
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _holds(tensor: onnx.TensorProto, elements: int) -> bool:
+    kind = tensor.data_type
+    if kind not in _STORED:
+        return elements * _FEWEST_BITS <= 8 * tensor.ByteSize()
+    field, itemsize = _STORED[kind]
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) == elements * itemsize
+    return len(getattr(tensor, field)) == elements
+
+
+def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in subgraphs_of(node):
+            yield from graph.node
+
+
+# Field and bytes of an element, for the types that are stored one by one.
+_STORED = {
+    kind: (onnx.helper.tensor_dtype_to_field(kind), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+    for kind in (
+        onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.BOOL, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16,
+        onnx.TensorProto.UINT16, onnx.TensorProto.INT32, onnx.TensorProto.UINT32, onnx.TensorProto.INT64,
+        onnx.TensorProto.UINT64,
+    )
+}  # fmt: skip

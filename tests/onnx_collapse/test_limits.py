@@ -1,0 +1,51 @@
+"""Planning and proving are bounded: what takes too much is left alone, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_collapse import collapse, collapser, plan, proof
+
+W = np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32)
+NODES = [
+    ("Conv", ["x", "w"], ["a"], {"pads": [1] * 4}),
+    ("Conv", ["x", "w"], ["b"], {"pads": [1] * 4}),
+    ("Add", ["a", "b"], ["y"], {}),
+]
+
+
+@pytest.fixture
+def model(model_of: Any) -> Any:
+    return model_of(NODES, {"w": W}, {"x": (1, 4, 16, 16)})
+
+
+def test_an_ordinary_region(model: Any) -> None:
+    assert collapse(model).changed
+
+
+def test_a_plan_that_takes_too_long(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MOST_WORK", 2)
+    found = collapse(model)
+    assert not found.changed
+    (region,) = found.regions
+    assert region.reason == "planning 3 operators takes too long" and not region.collapsed
+    assert region.macs_before == region.macs_after > 0
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_LARGEST", 100), ("_MOST_MACS", 100)])
+def test_a_proof_that_takes_too_much(model: Any, limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, limit, value)
+    monkeypatch.setattr(proof, "_shrink", lambda *args: (0, 0))
+    found = collapse(model)
+    assert not found.changed
+    assert "its proof would take 1,024 numbers and" in found.regions[0].reason
+
+
+def test_too_many_nodes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collapser, "_MOST_NODES", 2)
+    with pytest.raises(ModelError, match=r"3 nodes: at most 2 are collapsed \(export it with --no-collapse\)"):
+        collapse(model)

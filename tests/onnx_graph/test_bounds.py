@@ -1,0 +1,139 @@
+"""Small files that stand for more than any computer holds."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from irepdeploy.cli.program import main
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_collapse import collapse
+from irepdeploy.onnx_graph.model_file import open_model
+from support.campaign import campaign, cases
+from support.endless_models import absurd_models, nested_functions
+from support.graph_writer import onnx_model
+
+SIZES = [(1 << 63) - 1, 1 << 40, 1 << 31, 0, -5]
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """End a test that hangs."""
+
+    def late(*args: Any) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(cases(day=60, nightly=900))
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("depth", [21, 30, 50])
+def test_functions_that_grow_exponentially(depth: int) -> None:
+    with pytest.raises(ModelError, match=f"{2**depth:,} nodes, its functions written out: at most 1,048,576"):
+        open_model(nested_functions(depth).SerializeToString())
+
+
+def test_functions_of_ordinary_size() -> None:
+    model = nested_functions(10)
+    assert len(open_model(model.SerializeToString()).functions) == 10
+    assert open_model(model) is model
+
+
+def test_functions_that_call_themselves() -> None:
+    with pytest.raises(ModelError, match="its function 'f0' calls itself"):
+        open_model(nested_functions(3, closed=True))
+    with pytest.raises(ModelError, match="its functions are nested more than 50 deep"):
+        open_model(nested_functions(60, 1))
+
+
+def test_a_function_that_calls_itself_in_a_branch() -> None:
+    model = nested_functions(1)
+    kind = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("f0", ["x"], ["y"], domain="own")], "b", [], [kind])
+    model.functions[0].node[0].CopyFrom(helper.make_node("If", ["x"], ["t"], then_branch=branch, else_branch=branch))
+    with pytest.raises(ModelError, match="its function 'f0' calls itself"):
+        open_model(model)
+
+
+def test_subgraphs_nested_too_deep() -> None:
+    # GraphProto.node (1), NodeProto.attribute (5), AttributeProto.g (6), each of the length of what it holds.
+    content = b""
+    for level in range(3000):
+        size, number = len(content), b""
+        while size > 127:
+            number, size = number + bytes([size & 127 | 128]), size >> 7
+        content = bytes([(6, 5, 1)[level % 3] << 3 | 2]) + number + bytes([size]) + content
+    whole = onnx.ModelProto(ir_version=8).SerializeToString()
+    number = bytes([len(content) & 127 | 128, len(content) >> 7 & 127 | 128, len(content) >> 14])
+    with pytest.raises(ModelError, match="not an ONNX model, or a damaged one"):
+        open_model(whole + bytes([7 << 3 | 2]) + number + content)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL", "INT8", "INT32", "INT64", "INT4"])
+def test_constants_that_hold_what_they_say(kind: str) -> None:
+    for raw in (False, True):
+        data: Any = bytes({"INT4": 3, "FLOAT": 24}.get(kind, 0)) if raw else [1] * 6
+        if raw and not data:
+            continue
+        tensor = helper.make_tensor("w", getattr(TensorProto, kind), [2, 3], data, raw=raw)
+        model = onnx_model([helper.make_node("Shape", ["w"], ["y"])], {}, {"y": None})
+        model.graph.initializer.append(tensor)
+        open_model(model.SerializeToString())
+        model.graph.initializer[0].dims[:] = [2, 3, 40]
+        with pytest.raises(ModelError, match="damaged: the constant 'w' does not hold 2x3x40 numbers"):
+            open_model(model.SerializeToString())
+
+
+def test_constants_in_nodes_and_in_other_files(tmp_path: Path) -> None:
+    node = helper.make_node("Constant", [], ["y"], value=TensorProto(name="c", data_type=1, dims=[1 << 31]))
+    with pytest.raises(ModelError, match="the constant 'c' does not hold 2147483648 numbers"):
+        open_model(onnx_model([node], {}, {"y": None}).SerializeToString())
+    w = np.ones((3, 3, 3, 3), np.float32)
+    model = onnx_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": None}, {"w": w})
+    onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    open_model(tmp_path / "a.onnx")
+    changed = open_model(tmp_path / "a.onnx", weights=False)
+    changed.graph.initializer[0].dims[0] = 1 << 31
+    (tmp_path / "a.onnx").write_bytes(changed.SerializeToString())
+    with pytest.raises(ModelError, match=r"the constant 'w' does not hold 2147483648x3x3x3 numbers"):
+        open_model(tmp_path / "a.onnx")
+
+
+def test_absurd_sizes_end_in_an_error_or_a_model(tmp_path: Path) -> None:
+    with campaign("ONNX models of absurd sizes") as counts:
+        for size in SIZES[: cases(day=1, nightly=len(SIZES))]:
+            for name, model in absurd_models(size):
+                try:
+                    collapse(model.SerializeToString())
+                except ModelError:
+                    pass
+                except Exception as error:
+                    counts.fail("collapse", f"{name}: {error!r}")
+                    continue
+                counts.hold("collapse")
+
+
+@pytest.mark.slow
+def test_commands_on_absurd_sizes(tmp_path: Path, capsys: Any) -> None:
+    path = str(tmp_path / "a.onnx")
+    with campaign("commands on ONNX models of absurd sizes") as counts:
+        for size in SIZES:
+            for name, model in absurd_models(size):
+                Path(path).write_bytes(model.SerializeToString())
+                for command in (["inspect"], ["export", "--timeout", "5", "--out", str(tmp_path / "out")], ["verify"]):
+                    twice = ["--timeout", "5", path] if command == ["verify"] else []
+                    code = main([command[0], path, *command[1:], *twice])
+                    if code in (0, 1, 2, 4):
+                        counts.hold(command[0])
+                    else:
+                        counts.fail(command[0], f"{name}: exit code {code}: {capsys.readouterr().err[-300:]}")
