@@ -10,7 +10,7 @@ import numpy as np
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
 from irepdeploy.board.runner import Runner, TensorSpec, positive_threads
 from irepdeploy.board.transfers import known_transfers
-from irepdeploy.errors import IrepdeployError, MissingError, ModelError, RunError, one_line
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError, one_line
 from irepdeploy.limits import MODEL, open_file
 
 __all__ = ["OrtRunner"]
@@ -106,10 +106,10 @@ class OrtRunner(Runner):
             self._session = open_session(
                 onnxruntime, self._model, options, self._provider, tf32=self._tf32, where=self._where
             )
-        except _ort_errors() as error:
+            self._inputs = [self._spec(value) for value in self._session.get_inputs()]
+            self._outputs = [value.name for value in self._session.get_outputs()]
+        except _ort_errors() as error:  # of names that are not UTF-8, too
             raise self._load_error(error) from error
-        self._inputs = [self._spec(value) for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
 
     def _deactivate(self) -> None:
         self._session = None
@@ -177,6 +177,11 @@ class OrtRunner(Runner):
         if isinstance(self._model, bytes):
             return
         open_file(self._model, "ONNX file", MODEL).close()
+        try:
+            self._model.encode()
+        except UnicodeEncodeError:
+            what = "ONNX Runtime opens no file whose path is not UTF-8"
+            raise InputError(what, where=self._where, hint="rename it") from None
 
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:

@@ -103,8 +103,47 @@ _NUMBERS = (
 _LIKELY = {
     "source": ("net.pt", "fused.pt", "model.onnx", "vgg6", *_ODD_NAMES[:4]),
     "sources": ("net.pt", "arch.json", "run", "irep-resnet18", "a=vgg6"),
-    "reference": ("net.pt", "model.onnx"),
-    "candidate": ("model.onnx", "fused.pt", _ODD_NAMES[0], _ODD_NAMES[2]),
+    "target": ("ort", "trt", "xavier-jp5", "orin-jp6", "rtx"),
+    "precision": ("fp32", "fp16", "fp32,fp16", "int8"),
+    "max_drop": ("0.5", "100"),
+    "dynamic_batch": ("1:8:32",),
+    "output_names": ("y", "a,b"),
+    "bake_preprocess": ("nhwc,rgb", "nchw,bgr"),
+    "mean": ("0.5", "0.5,0.5,0.5"),
+    "std": ("0.5", "0.5,0.5,0.5"),
+    "workspace": ("1GiB",),
+    "memory": ("8GB",),
+    "timing_cache": ("empty",),
+    "border": ("refuse", "map"),
+    "timeout": ("60",),
+    "tolerance": ("float32", "float16"),
+    "suite": ("table1", "table2", "fused-vs-branches"),
+    "scale": ("smoke",),
+    "device": ("cpu",),
+    "only": ("vgg16",),
+    "runner": ("torch", "ort-cpu", "torch,ort-cpu", "trt"),
+    "scenario": ("single-stream", "offline"),
+    "batches": ("1,2",),
+    "shape": ("input=1x1x8x8",),
+    "transfers": ("excluded", "included"),
+    "max_slower": ("5%",),
+    "title": ("red\x1b[31m", "my title"),
+    "presets": ("plain,ireps", "repvgg"),
+    "strategies": ("des,random",),
+    "seeds": ("1", "2"),
+    "folder": ("run",),
+    "insert": ("ireps",),
+    "ssh_config": ("empty",),
+    "mode": ("MAXN",),
+    "clocks": ("max", "as-is"),
+    "via": ("trtexec",),
+    "layers": ("*",),
+    "columns": ("4",),
+    "top1": ("net=95.1", "red \x1b[31m=90"),
+    "network": ("net.pt", "fused.pt", "vgg6"),
+    "networks": ("net.pt", "a=fused.pt", "b=vgg6"),
+    "a": ("net.pt", "model.onnx", _ODD_NAMES[0], _ODD_NAMES[2]),
+    "b": ("fused.pt", "model.onnx", _ODD_NAMES[0], _ODD_NAMES[2]),
     "models": ("a=net.pt", "b=model.onnx", "fused.pt", "vgg6"),
     "recipe": ("digits", "recipe.yaml"),
     "overrides": ("seed=1", "scale=smoke", "train.epochs=1", "branches=none", "net.args.stages=[[4], [6]]"),
@@ -170,29 +209,30 @@ def commands(program: Any) -> dict[tuple[str, ...], Any]:
 
 @st.composite
 def lines(draw: st.DrawFn, known: dict[tuple[str, ...], Any]) -> Line:
+    """Draw a line that is right, or has up to two words that are not; half of the lines find a damaged file."""
     words = draw(st.sampled_from(sorted(known)))
-    args = [*words]
-    anything = st.one_of(*map(st.sampled_from, (_FILES, _NAMES, _NUMBERS, _HOSTILE)))
+    args, places = [*words], []
 
-    def values(param: Any) -> st.SearchStrategy[str]:
+    def add(param: Any) -> None:
         kind = getattr(getattr(param, "type_descriptor", None), "annotation", str)
-        choices = get_args(kind) if get_origin(kind) is Literal else _NUMBERS if kind in (int, float) else _NAMES
-        likely = st.sampled_from(_LIKELY.get(param.name) or [str(value) for value in choices])
-        return st.one_of(likely, likely, likely, likely, anything)
+        choices = get_args(kind) if get_origin(kind) is Literal else ("0", "1", "2") if kind in (int, float) else _NAMES
+        places.append(len(args))
+        args.append(draw(st.sampled_from(_LIKELY.get(param.name) or [str(value) for value in choices])))
 
     arguments = [param for param in known[words].params if param.param_type_name == "argument"]
     options = [param for param in known[words].params if param.param_type_name == "option"]
     for argument in arguments:
-        most = 3 if argument.nargs == -1 else 1
-        args += draw(st.lists(values(argument), min_size=int(argument.required), max_size=most))
-    for option in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
+        for _ in range(draw(st.integers(int(argument.required), 2 if argument.nargs == -1 else 1))):
+            add(argument)
+    for option in draw(st.lists(st.sampled_from(options), max_size=3, unique_by=id)) if options else ():
         args.append(draw(st.sampled_from([*option.opts, *option.secondary_opts])))
         if not option.is_flag:
-            args.append(draw(values(option)))
-    if draw(st.integers(0, 9)) == 0:
-        args.insert(draw(st.integers(0, len(args))), draw(anything))
+            add(option)
+    for place in draw(st.lists(st.sampled_from([*places, len(args)]), max_size=2, unique=True)):
+        args[place : place + 1] = [draw(st.one_of(*map(st.sampled_from, (_FILES, _NAMES, _NUMBERS, _HOSTILE))))]
     stdout = draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "ascii", "latin-1", "full", "closed"]))
-    damage = draw(st.lists(st.tuples(st.sampled_from(_FILES[:11]), st.integers(0, 2**32)), max_size=1))
+    given = [name for name in args if name in _FILES] or [*_FILES[:3]]
+    damage = draw(st.lists(st.tuples(st.sampled_from(given), st.integers(0, 2**32)), max_size=1))
     return Line(args, stdout, damage)
 
 
@@ -365,5 +405,5 @@ def _prefixes(args: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _damage(path: Path, seed: int) -> None:
     if path.is_file() and path.stat().st_size:
-        kinds = archive_faults if path.suffix in (".pt", ".npz") and random.Random(seed).random() < 0.5 else faults
+        kinds = archive_faults if path.suffix == ".pt" and random.Random(seed).random() < 0.5 else faults
         path.write_bytes(kinds(path.read_bytes(), seed)[1])
