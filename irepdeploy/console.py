@@ -193,8 +193,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     Cells are converted by `str`: round numbers first. Outside a terminal no cell is ever cut or wrapped.
     """
-    title, columns = printable(title), [printable(name) for name in columns]
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    title, columns = _shown(title), [_shown(name) for name in columns]
+    cells = [[_shown(cell) for cell in row] for row in rows]
     if any(len(row) != len(columns) for row in cells):
         raise ValueError(f"expected rows of {len(columns)} cells in table {title!r}")
     numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
@@ -211,6 +211,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in cells:
         grid.add_row(*map(Text, row))
     Console(file=_plain(sys.stdout)).print(grid)
+
+
+def _shown(cell: object) -> str:
+    # With escapes already here, so that the columns are wide enough.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return printable(str(cell)).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:

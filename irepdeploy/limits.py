@@ -107,6 +107,8 @@ def check_memory(size: int, what: str, where: object = None) -> None:
 
 def size_text(size: int) -> str:
     """Format a number of bytes for people: ``71 MB``, ``1.24 GB`` (10^9 bytes)."""
+    if abs(size) >= 10**18:  # also integers that are too large for a float
+        return "more than 10^18 bytes"
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if abs(size) >= factor:
             return f"{size / factor:.3g} {unit}" if abs(size) < 999.5 * factor else f"{size / factor:.0f} {unit}"

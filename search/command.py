@@ -75,7 +75,7 @@ def compare_strategies(
     strategies: Annotated[
         str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
     ] = "des,random,evolution,topk",
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from the recipe's seed on.")] = 5,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Also train what each run chose, and read the test set once for each.")
     ] = False,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import ModelError
+from irepdeploy.limits import check_memory
 
 __all__ = ["check_finite", "random_feeds"]
 
@@ -22,9 +25,10 @@ def random_feeds(
 ) -> Dict[str, np.ndarray]:
     """Draw values for every input, equal for all networks that take the same shapes in the same order."""
     rng = np.random.default_rng(seed)
-    return {
-        spec.name: rng.standard_normal(_shape(spec, where, batch, shapes or {})).astype(spec.dtype) for spec in inputs
-    }
+    found = {spec.name: _shape(spec, where, batch, shapes or {}) for spec in inputs}
+    # Drawn as float64.
+    check_memory(sum(8 * math.prod(shape) for shape in found.values()), "an input of this size", where)
+    return {spec.name: rng.standard_normal(found[spec.name]).astype(spec.dtype) for spec in inputs}
 
 
 def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
@@ -52,6 +56,6 @@ def _shape(spec: TensorSpec, where: str, batch: int, shapes: Mapping[str, Sequen
             f"input {spec.name!r} has dynamic dimensions: {shape_text(spec.shape)}",
             where=where,
             hint="fix them: python -m onnxruntime.tools.make_dynamic_shape_fixed "
-            f"--input_name {spec.name} --input_shape 1,3,32,32 IN.onnx OUT.onnx",
+            f"--input_name {shlex.quote(spec.name)} --input_shape 1,3,32,32 IN.onnx OUT.onnx",
         )
     return (batch if first is None else first, *(size for size in rest if size is not None))

@@ -138,7 +138,7 @@ def compare(
     presets: Annotated[
         str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
     ] = "plain,acnet,dbb,repvgg,ireps",
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from the recipe's seed on.")] = 5,
     out: OutOption = Path("runs/presets"),
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,

@@ -143,6 +143,13 @@ def test_letters_that_the_output_lacks_are_escaped(monkeypatch: pytest.MonkeyPat
     assert stream.errors == "strict"
 
 
+def test_a_table_has_room_for_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", stream)
+    console.table("T", ["name", "ms"], [["\u5c42", 1]])
+    assert stream.buffer.getvalue().splitlines()[-1] == b"\\u5c42   1"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "name", ["a b", "it's", "-dash", "$(id)", "\x1b[31m", "new\nline", "\u202e", "q'\x1b\\'", "\udcff.onnx", "", "\x9b"]
 )
