@@ -59,7 +59,7 @@ class SuiteRequest:
         # torch crashes if the system cannot create them.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
-        if self.seconds is not None and self.seconds < 0:
+        if self.seconds is not None and not 0 <= self.seconds < float("inf"):
             raise InputError(f"{self.seconds} s of measuring", where="--seconds", hint="0 or more")
 
     @contextmanager

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.errors import MissingError, ModelError
+from irepdeploy.errors import MissingError, ModelError, one_line
 from irepdeploy.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TorchCompileRunner(TorchRunner):
 
 def _reason(error: Exception) -> str:
     """Return the first lines of torch's message; the others are advice for debugging torch."""
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])[:300] or type(error).__name__
+    return one_line("\n".join(str(error).strip().splitlines()[:3])) or type(error).__name__
 
 
 def _check_compiler() -> None:

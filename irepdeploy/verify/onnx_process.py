@@ -24,7 +24,7 @@ import numpy as np
 
 from irepdeploy.board.failure import from_named
 from irepdeploy.board.runner import Runner, TensorSpec
-from irepdeploy.errors import InputError, IrepdeployError, ModelError, RunError
+from irepdeploy.errors import InputError, IrepdeployError, ModelError, RunError, one_line
 from irepdeploy.verify.array_message import ArrayMessage, BrokenMessageError
 
 __all__ = ["TIMEOUT_S", "OnnxProcess", "OnnxProcessRunner", "start_onnx_process", "time_limit"]
@@ -41,8 +41,9 @@ _limit_s: ContextVar[float] = ContextVar("limit_s", default=TIMEOUT_S)
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Limit the time that ONNX Runtime may take to load and run each model opened in the block."""
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"expected a positive number of seconds, got {seconds:g}", where="--timeout")
+    if not 0 < seconds <= _LONGEST_S:
+        what = f"expected a positive number of seconds, at most {_LONGEST_S:,}, got {seconds:g}"
+        raise InputError(what, where="--timeout")
     token = _limit_s.set(seconds)
     try:
         yield
@@ -140,9 +141,11 @@ class OnnxProcess:
             return RunError("ONNX Runtime was killed on this model, probably for its use of memory")
         if code < 0:
             return ModelError(f"ONNX Runtime crashed (signal {-code}) on this model")
-        return ModelError(f"ONNX Runtime's process failed on this model: {error}")
+        return ModelError(f"ONNX Runtime's process failed on this model: {one_line(error)}")
 
 
+# A socket cannot wait for centuries.
+_LONGEST_S = 10_000_000
 _current: OnnxProcess | None = None
 _numbers = itertools.count()
 
