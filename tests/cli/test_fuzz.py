@@ -352,6 +352,8 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(f"irepdeploy.{name}", cut)
     for name in ("_memories", "_times"):
         monkeypatch.setattr(f"irepdeploy.profiling.branch_cost.{name}", cut)
+    # A simplifier that fails: the export goes on without it.
+    monkeypatch.setattr("irepdeploy.export.simplify.WORKER", ("false",))
     monkeypatch.setattr("irepdeploy.bench.latency.measure", measured)
     suites = [SimpleNamespace(name=point.name, load=lambda: cut) for point in entry_points(group="irepdeploy.suites")]
     monkeypatch.setattr("irepdeploy.bench.run_suite.entry_points", lambda group: suites)
