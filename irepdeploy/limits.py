@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import BinaryIO, Optional, Union
+from io import BufferedReader
+from typing import Optional, Union
 
 from irepdeploy.errors import InputError, RunError
 
@@ -27,7 +28,7 @@ _KINDS = (
 )
 
 
-def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> BinaryIO:
+def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> BufferedReader:
     """Open a regular file for reading.
 
     Args:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any, cast
 
 from irepdeploy.errors import InputError, one_line
 from irepdeploy.files import read_bytes
@@ -87,7 +87,8 @@ class Archive:
             with (
                 open_file(self.path, "archive") as file,
                 gzip.open(file) as stream,
-                tarfile.open(fileobj=_Bounded(stream, self.path), mode="r|") as archive,
+                # A stream needs no more than `read`.
+                tarfile.open(fileobj=cast(Any, _Bounded(stream, self.path)), mode="r|") as archive,
             ):
                 for member in archive:
                     path = PurePosixPath(member.name)
@@ -108,7 +109,7 @@ class Archive:
 class _Bounded:
     """A stream that refuses to unpack more than an archive of images for training in memory can hold."""
 
-    def __init__(self, stream: IO[bytes], where: object) -> None:
+    def __init__(self, stream: gzip.GzipFile, where: object) -> None:
         self._stream, self._where, self._left = stream, where, _LARGEST
 
     def read(self, size: int) -> bytes:

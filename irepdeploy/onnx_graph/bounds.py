@@ -108,7 +108,7 @@ def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
 
 
 # Field and bytes of an element, for the types that are stored one by one.
-_STORED = {
+_STORED: dict[int, tuple[str, int]] = {
     kind: (onnx.helper.tensor_dtype_to_field(kind), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
     for kind in (
         onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16,

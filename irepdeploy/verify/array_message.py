@@ -45,7 +45,7 @@ class ArrayMessage:
         for array in arrays.values():
             if array.size:
                 _limit(to, deadline)
-                to.sendall(array.reshape(-1).view(np.uint8))
+                to.sendall(array.reshape(-1).view(np.uint8).data)
 
     @classmethod
     def receive(cls, source: socket.socket, deadline: float | None = None) -> ArrayMessage:
@@ -77,7 +77,7 @@ def _bytes(source: socket.socket, count: int, deadline: float | None) -> bytes:
 
 
 def _fill(source: socket.socket, content: Array, deadline: float | None) -> None:
-    left = memoryview(content)
+    left = content.data
     while left:
         _limit(source, deadline)
         count = source.recv_into(left)
