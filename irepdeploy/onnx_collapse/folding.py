@@ -126,9 +126,9 @@ def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
     most, pairs = _most_bytes(natives), math.prod(max(array.size, 1) for array in natives)
     if operator.kind == "Einsum" and pairs > _LARGEST_EINSUM:
         return True
-    sizes = [graph.shape(name) for name in operator.outputs if name]
-    if all(size is not None and None not in size for size in sizes):
-        elements = sum(math.prod(size or ()) for size in sizes)
+    shapes = [graph.shape(name) for name in operator.outputs if name]
+    if all(shape is not None and None not in shape for shape in shapes):
+        elements = sum([math.prod([size or 0 for size in shape or ()]) for shape in shapes])
         return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
     # None of the others has more elements than every element of one input with every one of each other input.
     return not own or operator.kind in _BY_VALUE or pairs * _WIDEST > most

@@ -156,7 +156,8 @@ def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
         ):
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError("not an archive of arrays", where=file, hint="numpy.savez(path, name=array)")
-            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            assert archive.zip is not None
+            unpacked = sum([member.file_size for member in archive.zip.infolist()])
             check_memory(unpacked, "this archive", file)
             arrays = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:

@@ -196,7 +196,7 @@ class OnnxProcessRunner(Runner):
     def __init__(self, model: str | os.PathLike[str] | bytes, **settings: Any) -> None:
         super().__init__()
         self._model = model if isinstance(model, bytes) else os.fspath(model)
-        self._where = None if isinstance(model, bytes) else self._model
+        self._where = None if isinstance(model, bytes) else os.fspath(model)
         self._settings = settings
         self._limit_s = self._left_s = _limit_s.get()
         self._process: OnnxProcess | None = None

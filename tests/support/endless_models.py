@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def absurd_models(size: int) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Yield models where `size`, which is negative, 0 or enormous, is a dimension, a constant or an attribute."""
     w = np.ones((3, 3, 3, 3), np.float32)
     one, x = np.ones(1, np.float32), {"x": (1, 3, 8, 8)}
-    node = helper.make_node
+    node: Callable[..., onnx.NodeProto] = helper.make_node
 
     def model(nodes: list[onnx.NodeProto], shapes: Any = x, **constants: Any) -> onnx.ModelProto:
         return onnx_model(nodes, shapes, {"y": None}, {k: np.asarray(v) for k, v in constants.items()}, opset=18)
