@@ -129,7 +129,7 @@ class Guard:
             for record in records:
                 if _key(record) not in later:
                     raise InputError(
-                        f"a line that cannot be read may be the last record of {_name(record)}",
+                        f"an unreadable line may be the last record of {_name(record)}",
                         where=_WHERE,
                         hint="delete that line, or measure the record again",
                     )

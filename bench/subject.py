@@ -126,7 +126,7 @@ def check_keys(subjects: Sequence[Subject]) -> None:
     twice = next((subject for subject in subjects if keys.count(subject.key) > 1), None)
     if twice is not None:
         raise InputError(
-            "given twice under one label",
+            "given twice under the same label",
             where=twice.label,
             hint="label them: " + " ".join(quoted(f"{label}={twice.target}") for label in "ab"),
         )

@@ -88,11 +88,11 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=Console(file=_plain(sys.stderr)),
             expand=True,
-            # Results are not for the terminal of the bar if stdout leads elsewhere.
+            # If stdout leads elsewhere, results do not belong on the bar's terminal.
             redirect_stdout=sys.stdout.isatty(),
         ) as bars,
         escaped_output(),
-    ):  # the bars replace the streams, and would obey codes
+    ):  # the bars replace the streams, and would pass control codes on
         yield _LiveDisplay(bars)
 
 
@@ -177,7 +177,7 @@ class _EscapedStream:
             raise RunError(what, hint="free some space" if error.errno == errno.ENOSPC else None) from error
 
     def __getattr__(self, name: str) -> Any:
-        # Whoever writes bytes would write around this stream.
+        # Writing bytes to it would bypass the escaping.
         if name in ("buffer", "detach", "writelines"):
             raise AttributeError(name)
         return getattr(self.plain, name)

@@ -36,7 +36,7 @@ __all__ = [
     "RunError",
 ]
 
-# Lines about errors are not longer; --debug prints all of them.
+# The longest line about an error; --debug prints all of it.
 LONGEST_LINE = 400
 _LONGEST_REASON = 300
 _LONGEST_PLACE = 150
@@ -127,7 +127,7 @@ class RunError(IrepdeployError):
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text that a terminal shows and does not obey: other characters as in ``\x1b`` or ``\u202e``.
+    r"""Return text with characters that a terminal would obey escaped, as in ``\x1b`` or ``\u202e``.
 
     Bytes of file names that are not UTF-8 are shown as ``\xff``. Characters in `keep` are kept.
     """

@@ -122,7 +122,7 @@ def _temporary(path: Path) -> tuple[int, str]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass  # another process takes it for abandoned
+            pass  # another process took it for abandoned
         except OSError:
             return descriptor, name  # without locks nothing is taken for abandoned either
         else:

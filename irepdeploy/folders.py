@@ -46,10 +46,10 @@ _held: set[tuple[str, int]] = set()
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Create a folder for results and hold it until the block ends: no other run can.
+    """Create a folder for results, and hold it against other runs until the block ends.
 
-    What a killed run staged there is removed first; at the end, so are the folders that were created and are still
-    empty. The thread that holds a folder may enter it again.
+    Files that a killed run staged there are removed first; folders that were created and are still empty are removed at
+    the end. The thread that holds a folder may enter it again.
 
     Raises:
         RunError: If another run holds the folder, or the disk is full.
@@ -126,14 +126,14 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         # A forked child that leaves the block has no lock.
         if os.getpid() == process:
-            # Removed before it is released: whoever has opened it meanwhile sees that it has no name any more.
+            # Removed before it is released: a process that has opened it meanwhile sees that it no longer has a name.
             with contextlib.suppress(OSError):
                 os.unlink(lock.lock_file)
             lock.release()
 
 
 def _acquire(folder: Path) -> BaseFileLock | None:
-    """Lock the folder, or return None, which is logged, if its file system has no locks."""
+    """Lock the folder; if its file system has no locks, log that and return None."""
     from filelock import FileLock, Timeout
 
     # Not for one thread alone: a generator may be closed by another.
@@ -149,7 +149,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
                 raise RunError(
                     f"this folder is in use by {_owner(file)}",
                     where=folder,
-                    hint="wait until that has ended, or choose another --out",
+                    hint="wait until it has ended, or choose another --out",
                 ) from None
         except FileNotFoundError:
             continue
@@ -158,7 +158,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
                 raise as_ours(error, file) from error
             with contextlib.suppress(OSError):
                 os.unlink(file)
-            log(f"{folder}: this file system has no locks: start no second command with this --out")
+            log(f"{folder}: this file system has no locks: do not start a second command with this --out")
             return None
         else:
             return lock
@@ -171,7 +171,7 @@ def _sign(file: Path, descriptor: int) -> None:
     host = socket.gethostname()
     if earlier and earlier.get("host") != host:
         # Locks of some network file systems hold on one machine only.
-        log(f"note: {_described(earlier)} left this folder locked: make sure that it no longer runs")
+        log(f"note: {_described(earlier)} left this folder locked: make sure that it is no longer running")
     program = os.path.basename(sys.argv[0] if sys.argv else "")
     words = ["irepdeploy" if program == "__main__.py" else program, *sys.argv[1:]]
     since = datetime.now().astimezone().isoformat(" ", "seconds")

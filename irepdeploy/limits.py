@@ -1,8 +1,8 @@
 """Limits: the kinds and sizes of files that are read, and the memory of this machine.
 
-A FIFO without a writer never ends an `open`, `/dev/zero` never ends a `read`, and a sparse file of a terabyte takes a
-second to make. So only regular files are opened, and none is read that is larger than its kind can be. This module
-supports Python 3.8, since the agent on the board carries it.
+Opening a FIFO without a writer never returns, reading `/dev/zero` never ends, and a sparse file of a terabyte takes a
+second to make. So only regular files are opened, and no file is read that is larger than its kind can be. This module
+supports Python 3.8, since it is part of the agent on the board.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> Bu
     Args:
         path: The file.
         what: What it should be, for messages.
-        most: Bytes that it may have; by default it must fit the memory of this machine.
+        most: Largest size in bytes; by default that of this machine's memory.
 
     Raises:
         InputError: It is missing, too large, unreadable, or a directory, pipe, socket or device.
     """
     limit = memory_bytes() if most is None else most
     try:
-        # Opening some devices does something already, such as rewinding a tape.
+        # Opening a device may have an effect, such as rewinding a tape.
         _check(os.stat(path), path, what, limit)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags)
@@ -57,7 +57,7 @@ def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> Bu
     except OSError as error:
         raise InputError(f"cannot read this {what}: {error.strerror}", where=path) from error
     except ValueError:
-        raise InputError(f"no such {what}: a path holds no NUL", where=repr(path), hint="check the path") from None
+        raise InputError(f"no such {what}: a path has no NUL", where=repr(path), hint="check the path") from None
 
 
 def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> bytes:
@@ -103,7 +103,7 @@ def check_memory(size: int, what: str, where: object = None) -> None:
     """Raise RunError if `size` bytes, needed for `what`, are more than the memory of this machine."""
     here = memory_bytes()
     if size > here:
-        raise RunError(f"{what} would take {size_text(size)}, and there are {size_text(here)} of memory", where=where)
+        raise RunError(f"{what} would take {size_text(size)} of memory, and there are {size_text(here)}", where=where)
 
 
 def size_text(size: int) -> str:
@@ -127,7 +127,7 @@ def _check(found: os.stat_result, path: _Path, what: str, limit: int) -> None:
 
 
 def _too_large(size: int, path: _Path, what: str, limit: int) -> InputError:
-    return InputError(f"{size_text(size)} is too large for {_named(what)}: at most {size_text(limit)}", where=path)
+    return InputError(f"expected {_named(what)} of at most {size_text(limit)}, got {size_text(size)}", where=path)
 
 
 def _named(what: str) -> str:

@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# Whole numbers are strict; floats are not, so that 1 is one too. The upper limits are beyond any use.
+# Integers are strict; floats are not, so that 1 counts as one. The upper limits are beyond any practical use.
 Positive = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 # Batch statistics need at least two images.

@@ -22,7 +22,7 @@ def record_of(
     """Return the record of one model.
 
     Raises:
-        InputError: What the agent says is nonsense.
+        InputError: The agent's answer is not valid.
     """
     runner = dict(model["runner"])
     # The user's name of the runner.

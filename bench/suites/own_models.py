@@ -39,7 +39,7 @@ def _with_accuracy(subject: Subject) -> Subject:
     try:
         accuracy = TrainingResult.read(result).test_accuracy
     except InputError as error:
-        log(f"no accuracy of {subject.label}: {error.line}")
+        log(f"no accuracy for {subject.label}: {error.line}")
         return subject
     facts = {**subject.facts, "top1": 100 * accuracy, "top1_source": f"its training's test set ({result.name})"}
     return dataclasses.replace(subject, facts=facts)

@@ -1,7 +1,7 @@
 """Keep the counts of the last nightly run's campaigns, and generate the table of docs/robustness.md from them.
 
-``python -m irepdeploy.bench.tools.campaigns`` takes the counts in build/campaigns into docs/robustness.json, each
-campaign in place of its earlier counts, and generates the table again; `make nightly` ends with it.
+``python -m irepdeploy.bench.tools.campaigns`` merges the counts in build/campaigns into docs/robustness.json,
+replacing the earlier counts of each campaign, and generates the table again; `make nightly` ends with it.
 `irepdeploy.bench.tools.readme_tables` generates and checks the table alone.
 """
 
@@ -56,7 +56,7 @@ def campaign_table(campaigns: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take the new counts into the record, generate the table again, and return the exit code."""
+    """Merge the new counts into the record, generate the table again, and return the exit code."""
     argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.campaigns", description=__doc__).parse_args(
         arguments
     )

@@ -75,7 +75,7 @@ class Sidecar:
         if value.get("version") not in (_UNSEALED, _VERSION):
             raise InputError(f"expected a sidecar of version {_VERSION}, got {value.get('version')!r}", where=where)
         if ("digest" in value or value["version"] != _UNSEALED) and value.get("digest") != _digest(value):
-            what = "damaged sidecar: it was changed after it was written: its digest differs"
+            what = "damaged sidecar: its digest differs, so it was changed after it was written"
             raise InputError(what, where=where, hint=hint)
         known = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name in value}
         types = {"flavour": str, "tensorrt_version": str, "engine_sha256": str, "command": str, "size_bytes": int}
@@ -91,7 +91,7 @@ class Sidecar:
 def _digest(value: Dict[str, Any]) -> Optional[str]:
     """Return the SHA-256 of the canonical JSON without the digest; None for values that no sidecar has."""
     try:
-        # As JSON has it: keys are text there.
+        # As in JSON, where keys are text.
         plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -27,8 +27,6 @@ ModelOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
 TimeoutOption = Annotated[
     float,
-    typer.Option(
-        "--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model, or be ended."
-    ),
+    typer.Option("--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers.")]

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_files() -> None:
-    """Open stdin, stdout and stderr if they are closed, so that no file of ours gets their numbers and their text."""
+    """Open stdin, stdout and stderr if they are closed, so that no other file gets their numbers and their output."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -15,7 +15,7 @@ _WORDS = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end; whatever handles Ctrl-C handles this too."""
+    """The process received SIGTERM or SIGHUP; whatever handles Ctrl-C handles this too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(_WORDS[signal.Signals(number)])

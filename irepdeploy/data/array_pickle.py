@@ -71,7 +71,7 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
     return found
 
 
-# The one in Python: the one in C reserves gigabytes if ten bytes name a large index.
+# The unpickler in Python: the one in C reserves gigabytes if ten bytes name a large index.
 class _Unpickler(pickle._Unpickler):
     def __init__(self, content: bytes) -> None:
         # Python 2 pickled text as bytes; keep them as bytes.

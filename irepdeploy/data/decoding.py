@@ -57,11 +57,14 @@ def decode_image(
 
 @contextlib.contextmanager
 def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) -> Iterator[Any]:
-    """Open an image with Pillow and close it again; InputError if it is none, damaged or too large.
+    """Open an image with Pillow, and close it when the block ends.
 
     Args:
         file: The encoded image or its path.
-        name: Its name in messages. [its path]
+        name: Its name in messages; by default its path.
+
+    Raises:
+        InputError: It is not an image, or is damaged or too large.
     """
     from PIL import Image
 
@@ -69,7 +72,7 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
         if isinstance(file, str | os.PathLike):
             name = file if name is None else name
             file = stack.enter_context(open_file(file, "image", _LARGEST_FILE))
-        # Pillow only warns of an image of 90 million pixels, and refuses one of twice that.
+        # Pillow only warns about an image of 90 million pixels, and refuses one of twice that.
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -2,7 +2,7 @@
 
 ``torch.load`` looks neither at an archive's checksums nor at what lies between its members. `pack` writes a SHA-256 of
 the whole file into the comment of the archive, which other programs that read zip or torch files skip. `unpack` checks
-it before torch sees the file. Files from before there was a digest are checked by the checksum of every member.
+it before torch sees the file. Files of earlier versions have no digest and are checked by the checksum of every member.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from irepdeploy.errors import CheckpointError, InputError, first_line
 
 __all__ = ["pack", "unpack"]
 
-# An entry of the content says that there must be a digest, so that a file that lost it does not count as an old one.
+# An entry of the content says that there must be a digest, so that a file that lost it does not pass for an old one.
 _KEY, _PLACE = "digest", "sha256, in the comment of this archive"
 _COMMENT = b"irepdeploy sha256 "
 _HEX = 2 * hashlib.sha256().digest_size
@@ -115,11 +115,11 @@ def _damage(raw: bytes, comment: int) -> str | None:
         return str(error)
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OverflowError):
         return "the archive is truncated or was modified"
-    return damaged and f"{_named(raw, damaged)} has changed since it was written"
+    return damaged and f"{_named(raw, damaged)} was changed after it was written"
 
 
 class _BadLayout(ValueError):
-    """An archive whose parts do not agree, or with bytes in none of its members."""
+    """The parts of an archive do not agree, or some bytes belong to none of them."""
 
 
 class _Damaged(NamedTuple):

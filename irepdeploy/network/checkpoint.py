@@ -139,7 +139,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if raw[:2] != b"PK":
         raise _no_archive(raw, path)
     content = unpack(raw, where=path, hint="copy or write it again")
-    # Exact types: objects of other classes from a file may answer anything.
+    # Exact types: an object of another class could claim to equal anything.
     if type(content) is not dict or type(content.get("format")) is not str or content["format"] != _FORMAT:
         raise CheckpointError(
             "a torch file, but not an irepdeploy checkpoint",
@@ -195,7 +195,7 @@ def load_model_factory(spec: str) -> Callable[[], nn.Module]:
 
 
 def _is_factory(text: str | None) -> bool:
-    # It is text of the file, and users paste hints into a shell.
+    # It comes from the file, and users paste hints into a shell.
     return text is not None and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text, re.ASCII) is not None
 
 

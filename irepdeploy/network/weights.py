@@ -1,4 +1,4 @@
-"""Weights of a checkpoint: their kinds, how large a network they can belong to, and how they are put into one."""
+"""Weights of a checkpoint: which kinds it can hold, how large a network they fit, and loading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from irepdeploy.errors import CheckpointError, ModelError
 
 __all__ = ["kind_refused", "load_weights", "no_larger_than"]
 
-# A network may have any of these in place of its own.
+# Weights of any of these are cast to the network's own.
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -77,7 +77,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: object)
             raise ModelError("the network has state other than tensors", where=name)
         if tensor.shape != found.shape:
             raise CheckpointError(
-                f"weights do not fit the network: {name} is {tuple(found.shape)}, not {tuple(tensor.shape)}",
+                f"weights do not fit the network: {name}: expected {tuple(tensor.shape)}, got {tuple(found.shape)}",
                 where=where,
             )
         if tensor.dtype != found.dtype and not {tensor.dtype, found.dtype} <= set(_PRECISIONS):

@@ -56,7 +56,7 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
     proto, where = open_model(model), label_of(model)
     check_model(proto, where)
     if len(proto.graph.node) > _MOST_NODES:
-        what = f"{len(proto.graph.node):,} nodes: at most {_MOST_NODES:,} are collapsed"
+        what = f"expected at most {_MOST_NODES:,} nodes to collapse, got {len(proto.graph.node):,}"
         raise ModelError(what, where=where, hint="export it with --no-collapse")
     if proto is model:
         proto = onnx.ModelProto()

@@ -22,11 +22,11 @@ __all__ = ["fold"]
 # A constant above both limits is cheaper to compute at run time: in bytes, and as a multiple of its inputs.
 _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
-# Bytes of an element, and elements that onnx's reference, which is slow, is asked for.
+# Bytes of an element, and the most elements that onnx's reference implementation, which is slow, computes.
 _WIDEST, _LARGEST_REFERENCE = 8, 1 << 18
-# Products that an Einsum sums up, at most.
+# The most products that an Einsum adds up.
 _LARGEST_EINSUM = 1 << 24
-# Their inputs say how large their result is.
+# Operators whose inputs say how large the result is.
 _BY_VALUE = {"ConstantOfShape", "Expand", "Pad", "Range"}
 # The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
@@ -130,7 +130,7 @@ def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
     if all(shape is not None and None not in shape for shape in shapes):
         elements = sum([math.prod([size or 0 for size in shape or ()]) for shape in shapes])
         return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
-    # None of the others has more elements than every element of one input with every one of each other input.
+    # The result of any other operator has at most as many elements as the product of its inputs' sizes.
     return not own or operator.kind in _BY_VALUE or pairs * _WIDEST > most
 
 

@@ -23,7 +23,7 @@ __all__ = ["Plan", "PlanTooLong", "Planner", "Unit"]
 # Up to this many undecided tensors are tried in every combination; more are decided one by one.
 _ALL_COMBINATIONS = 4
 _SWEEPS = 3
-# Operators that are applied while one region is planned. Counted rather than timed: a slow machine plans the same.
+# The most operators applied while one region is planned: counted, not timed, so that a slow machine plans the same.
 MOST_WORK = 2_000_000
 
 

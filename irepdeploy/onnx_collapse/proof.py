@@ -30,7 +30,7 @@ _BORDER = 1e-6
 _FLOAT32 = 2.0**-24
 # Outputs beyond the reach of the windows that are computed: the interior of larger maps shows nothing new.
 _MARGIN = 4
-# Numbers that a proof reads, and MACs that it takes on whole maps.
+# The most numbers that a proof reads, and MACs that it takes on whole maps.
 _LARGEST, _MOST_MACS = 1 << 28, 1 << 38
 
 

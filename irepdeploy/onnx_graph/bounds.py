@@ -1,7 +1,7 @@
 """Bounds of an ONNX model: a small file can stand for more than any computer holds.
 
 Shape inference, the checker and ONNX Runtime write functions out where they are called, and everything that reads a
-constant allocates the shape that it claims. Both are counted here before anything of the kind happens.
+constant allocates the shape that it claims. Both are counted here before any of that happens.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def check_bounds(model: onnx.ModelProto, label: str) -> None:
     for key in functions:
         total = max(total, count_of(key, ()))
     if total > _MOST_NODES:
-        raise ModelError(f"{total:,} nodes, its functions written out: at most {_MOST_NODES:,}", where=label)
+        raise ModelError(
+            f"expected at most {_MOST_NODES:,} nodes, got {total:,} with functions written out", where=label
+        )
 
 
 def check_constants(model: onnx.ModelProto, label: str) -> None:
@@ -82,7 +84,7 @@ def check_sizes(model: onnx.ModelProto, label: str) -> None:
                 continue
             largest = max(map(float, onnx.numpy_helper.to_array(tensor).reshape(-1)), default=0.0)
             if largest > _LARGEST_SIZE:
-                what = f"{node.op_type} to a size of {largest:,.0f}: at most {_LARGEST_SIZE:,}"
+                what = f"{node.op_type}: expected sizes of at most {_LARGEST_SIZE:,}, got {largest:,.0f}"
                 raise ModelError(what, where=f"{label}, {node.name or node.output[0]}")
 
 

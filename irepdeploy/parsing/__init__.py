@@ -1,1 +1,1 @@
-"""Text that people and programs hand us, parsed strictly: JSON, YAML, and values by their schema."""
+"""Strict parsers of JSON, JSON lines and YAML, and validation of values against a schema."""

@@ -1,4 +1,4 @@
-"""Files of JSON lines, appended to and read line by line: one bad line does not take the others with it."""
+"""Files of JSON lines, appended to and read line by line: a bad line does not affect the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class Lines(Generic[_T]):
-    """What a file of JSON lines holds, by line number from 1; `faults` are the lines that could not be read."""
+    """Values of a file of JSON lines, by line number from 1; `faults` are the lines that could not be read."""
 
     values: dict[int, _T] = field(default_factory=dict)
     faults: dict[int, InputError] = field(default_factory=dict)
@@ -79,8 +79,7 @@ def read_lines(
 
     Args:
         path: The file.
-        parse: Turns the JSON value of a line into what it stands for; gets the place, such as ``a.jsonl, line 3``, for
-            its errors.
+        parse: Converts the JSON value of a line; also gets the place, such as ``a.jsonl, line 3``, for its errors.
         what: The kind of file, for errors; `of` is that of a line.
         of: See `what`.
         strict: Raise the first fault instead of omitting its line.

@@ -25,11 +25,11 @@ _BEYOND = 1 << 64
 
 
 class JsonError(ValueError):
-    """Text is not JSON, is ambiguous, or does not match its check; the message is one of ours."""
+    """Text is not JSON, is ambiguous, or does not match its check; the message is meant for users."""
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON in UTF-8, without what other parsers let pass: repeated keys, NaN, numbers beyond 64 bits.
+    """Parse JSON in UTF-8; repeated keys, NaN and numbers beyond 64 bits are refused.
 
     Raises:
         JsonError: The text is not such JSON.
@@ -58,8 +58,8 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(value: Any, known: Collection[str] | None = None) -> Any:
     """Verify the check of parsed JSON and return the value without it.
 
-    An object without a check is from an earlier version: if `known` are the fields that those had, any other field is a
-    damaged one, of the check itself perhaps.
+    An object without a check is from an earlier version. If `known` is given, the fields of those versions, any other
+    field counts as damage, perhaps of the check itself.
 
     Raises:
         JsonError: The value has changed since it was written.
@@ -69,7 +69,7 @@ def unsealed(value: Any, known: Collection[str] | None = None) -> Any:
     if _CHECK not in value:
         for name in value:
             if known is not None and name not in known:
-                raise JsonError(f"unknown field {reprlib.repr(name)}, and no check that it was written so")
+                raise JsonError(f"unknown field {reprlib.repr(name)}, in an object without a check")
         return value
     rest = {name: item for name, item in value.items() if name != _CHECK}
     if value[_CHECK] != _check_of(rest):

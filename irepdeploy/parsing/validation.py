@@ -1,4 +1,4 @@
-"""Values by their schema: pydantic's faults, each in a few words."""
+"""Validate values against a schema, and describe pydantic's faults in a few words each."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def validated(kind: type[_T], value: object, what: str, *, where: object, hint: 
         text = "; ".join(faults[:_MOST_FAULTS]) + (f"; and {more} more" if more > 0 else "")
         raise InputError(f"not {what}: {text}", where=where, hint=hint) from None
     except UnicodeEncodeError:
-        # pydantic cannot describe the fault of a value with half of a surrogate pair.
-        raise InputError(f"not {what}: a text in it is not Unicode", where=where, hint=hint) from None
+        # pydantic cannot describe the fault of a value with a lone surrogate.
+        raise InputError(f"not {what}: it contains text that is not Unicode", where=where, hint=hint) from None
     return found
 
 
@@ -66,7 +66,7 @@ def _shown(value: object) -> str:
 
 
 def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
-    # Making one takes longer than using it.
+    # Creating one takes longer than using it.
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]

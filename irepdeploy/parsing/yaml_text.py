@@ -1,4 +1,4 @@
-"""YAML, parsed strictly: no key twice, and no value that YAML 1.1 turns into something that nobody wrote.
+"""YAML, parsed strictly: no repeated keys, and no values that YAML 1.1 turns into something else.
 
 Plain values are those of YAML 1.2: ``no``, ``12:30``, ``2026-01-02`` and ``010`` are text, ``1e-4`` is a number.
 """
@@ -104,7 +104,7 @@ def _check(node: Any, seen: set[int]) -> None:
         return
     seen.add(id(node))
     if node.tag not in _KINDS:
-        raise YamlError(f"tag {node.tag.removeprefix(_PREFIX)!r} is not for recipes", _line(node))
+        raise YamlError(f"tag {node.tag.removeprefix(_PREFIX)!r} is not allowed in a recipe", _line(node))
     if isinstance(node, yaml.ScalarNode):
         _check_text(node)
     if isinstance(node, yaml.MappingNode):
@@ -128,7 +128,7 @@ def _check_keys(node: yaml.MappingNode, seen: set[int]) -> None:
 def _check_text(node: yaml.ScalarNode) -> None:
     bad = next((each for each in node.value if unicodedata.category(each) in ("Cc", "Cs") and each not in "\t\n"), None)
     if bad is not None:
-        raise YamlError(f"a text has the control character U+{ord(bad):04X}", _line(node))
+        raise YamlError(f"text contains the control character U+{ord(bad):04X}", _line(node))
 
 
 def _line(node: yaml.Node) -> int:

@@ -71,7 +71,7 @@ def _beside_its_search(path: Path, architecture: Architecture, label: str) -> Ar
             try:
                 run = SearchRun.read(folder)
             except InputError as error:
-                log(f"drawn without what its search knows: {error.line}")
+                log(f"drawn without the results of its search: {error.line}")
                 continue
             if architecture.layers == run.layers and architecture.branches == run.branches:
                 return _with_run(architecture, run, label)

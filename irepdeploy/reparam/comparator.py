@@ -90,7 +90,7 @@ def _same_meaning(a: nn.Module, b: nn.Module) -> bool:
     from irepdeploy.reparam.block import RepBlock
 
     if type(a) is type(b):
-        # A convolution that gained a bias has its batch normalisation inside.
+        # A convolution that gained a bias has absorbed its batch normalisation.
         return (getattr(a, "bias", None) is None) == (getattr(b, "bias", None) is None)
     return any(isinstance(m, RepBlock) for m in (a, b)) and all(isinstance(m, RepBlock | nn.Conv2d) for m in (a, b))
 

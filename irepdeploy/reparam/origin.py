@@ -25,7 +25,7 @@ FUSED = "fused"
 # Dtypes that an input may have.
 INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
-# Bounds of what a file may ask for: values of one input (256 MiB of float32), and arguments of a builder.
+# The most that a file may ask for: values of one input (256 MiB of float32), and arguments of a builder.
 _MOST_VALUES, _MOST_ARGUMENTS, _DEEPEST = 1 << 26, 10_000, 20
 
 
@@ -180,7 +180,7 @@ def _typed(kind: type, value: object) -> dict[str, Any]:
         annotation = kind.__annotations__.get(key) if type(key) is str else None
         if annotation is None:
             raise TypeError(f"unknown field {key!r:.40}" if type(key) is str else "a field without a name")
-        # Also of a torch.Size.
+        # Also for a torch.Size.
         found[key] = tuple(item) if isinstance(item, list | tuple) else item
         if not _FITS[annotation](found[key]):
             got = "another value" if annotation.startswith(type(item).__name__) else type(item).__name__
@@ -189,7 +189,7 @@ def _typed(kind: type, value: object) -> dict[str, Any]:
 
 
 def _is_text(value: object) -> bool:
-    """Whether this is text that a file can hold: half of a pair of surrogates cannot be encoded."""
+    """Return whether this is text that a file can hold: a lone surrogate cannot be encoded."""
     return type(value) is str and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -198,7 +198,7 @@ def _are(value: object, kind: type) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether arguments are a dictionary of containers, numbers and text of a size that a person would write."""
+    """Return whether arguments are a dictionary of containers, numbers and text of a size that a person would write."""
     if type(value) is not dict:
         return False
     waiting: list[tuple[Any, int]] = [(value, 0)]

@@ -52,7 +52,7 @@ class ComparedSearch(Schema):
     def _is_whole(self) -> Self:
         sizes = {len(getattr(self, name)) for name in ("evaluations", "best_so_far", "mean", "diversity")}
         if len(sizes) > 1:
-            raise ValueError("evaluations, best_so_far, mean and diversity are not one for each evolution")
+            raise ValueError("expected one value per evolution in evaluations, best_so_far, mean and diversity")
         if (self.retrained_val is None) != (self.retrained_test is None):
             raise ValueError("only one of retrained_val and retrained_test is given")
         return self
@@ -182,5 +182,5 @@ def _check_runs(names: Iterable[str], seeds: Iterable[int], runs: Iterable[tuple
     found, expected = Counter(runs), Counter((name, seed) for name in names for seed in seeds)
     wrong = next(iter([*(found - expected), *(expected - found)]), None)
     if wrong is not None:
-        state = "missing" if found[wrong] < expected[wrong] else "in it but not among those compared, or twice"
+        state = "missing" if found[wrong] < expected[wrong] else "not among those compared, or repeated"
         raise ValueError(f"the run of {wrong[0]} with seed {wrong[1]} is {state}")

@@ -1,7 +1,7 @@
 """journal.jsonl: the events of a search or a training, from which every figure can be drawn again.
 
-A bad line is named and omitted as long as that cannot make the rest say something else: an epoch may be missing, the
-start or an evolution may not.
+A bad line is named and omitted as long as the rest means the same without it: an epoch may be missing, the start or an
+evolution may not.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Evolution(Event):
     @model_validator(mode="after")
     def _sums_up(self) -> Self:
         if self.best not in self.accuracy or abs(self.mean - fmean(self.accuracy)) > _ROUNDING:
-            raise ValueError("best and mean are not those of accuracy")
+            raise ValueError("best and mean do not match accuracy")
         return self
 
     @property
@@ -161,7 +161,7 @@ def _read(path: str | os.PathLike[str], what: str, *, strict: bool = False) -> L
     lines = read_lines(path, _event_of, what, strict=strict)
     starts = [number for number, event in lines.values.items() if isinstance(event, Start)]
     if len(starts) > 1:
-        raise InputError(f"two runs start in it, on lines {starts[0]} and {starts[1]}", where=path)
+        raise InputError(f"two runs start in this journal, on lines {starts[0]} and {starts[1]}", where=path)
     if not starts and lines.faults:
         raise next(iter(lines.faults.values()))
     return lines
@@ -194,7 +194,7 @@ class SearchJournal(Schema):
                 _check_sizes(info.data["start"], evolution)
         for place, evolution in enumerate(evolutions):
             if evolution.index != place:
-                raise ValueError(f"evolution {place} is {'twice in it' if evolution.index < place else 'missing'}")
+                raise ValueError(f"evolution {place} is {'repeated' if evolution.index < place else 'missing'}")
         return evolutions
 
     @classmethod

@@ -55,7 +55,7 @@ class TrainingResult(JsonFile):
     @model_validator(mode="after")
     def _best_is_one_of_them(self) -> Self:
         if self.best_epoch > self.epochs:
-            raise ValueError(f"the best epoch is {self.best_epoch} of {self.epochs}")
+            raise ValueError(f"expected best_epoch of at most {self.epochs}, got {self.best_epoch}")
         return self
 
 

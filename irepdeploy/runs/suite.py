@@ -64,7 +64,7 @@ class SuiteRequest:
 
     @contextmanager
     def own_folder(self) -> Iterator[None]:
-        """Hold `out`, if there is one, until the block ends; whoever calls a suite does it around the call."""
+        """Hold `out`, if there is one, until the block ends; the caller of a suite does this around the call."""
         with nullcontext() if self.out is None else output_folder(self.out):
             yield
 

@@ -1,4 +1,4 @@
-"""Messages between processes: a JSON header and arrays as raw bytes. No pickle, which the other side could write."""
+"""Messages between processes: a JSON header and arrays as raw bytes. No pickle, which could run code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 class BrokenMessageError(Exception):
-    """The other side closed the connection, or sent something else than a message."""
+    """The other side closed the connection, or sent something other than a message."""
 
 
 @dataclass(frozen=True)

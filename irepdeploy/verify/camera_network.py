@@ -14,7 +14,7 @@ __all__ = ["CameraNetwork"]
 
 
 class CameraNetwork(nn.Module):
-    """Takes the uint8 images of a camera and gives them to a network of float32 images.
+    """Take uint8 images as from a camera, preprocess them, and run a network of float32 images on them.
 
     Args:
         network: The network.

@@ -209,14 +209,14 @@ def installed_versions() -> dict[str, str]:
 
 
 def _digest(value: Mapping[str, Any]) -> str:
-    # As JSON has it: keys are text there.
+    # As in JSON, where keys are text.
     plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
     return sha256(canonical_json(plain))
 
 
 def _check_digest(value: Mapping[str, Any]) -> None:
     if value["digest"] != _digest(value):
-        raise ValueError("it was changed after it was written: its digest differs")
+        raise ValueError("its digest differs, so it was changed after it was written")
 
 
 def _check_types(known: Mapping[str, Any]) -> None:
@@ -233,9 +233,9 @@ def _check_types(known: Mapping[str, Any]) -> None:
         if not isinstance(source.get(name), str | None):
             raise TypeError(f"expected source.{name} to be a str, got {type(source[name]).__name__}")
     if not all(isinstance(version, str) for version in known["versions"].values()):
-        raise TypeError("expected versions to be texts")
+        raise TypeError("expected versions to be strings")
     if not all(isinstance(layer, dict) for layer in known.get("health", ())):
-        raise TypeError("health is not a list of layers")
+        raise TypeError("expected health to be a list of layers")
     str(known["engine"]["status"])
 
 

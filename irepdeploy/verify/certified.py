@@ -39,8 +39,8 @@ class CertifiedFile:
         artefact: Entry of the certificate with this digest, or None.
         faults: Reasons why the certificate does not vouch for the file; empty if it does.
         notes: Facts that change no verdict: another name, other versions here.
-        comparison: The comparison with the source, repeated here; None if it was not.
-        skipped: Reason why it was not repeated, or "".
+        comparison: The comparison with the source, repeated here; None if it was not repeated.
+        skipped: Reason why it was not, or "".
     """
 
     path: str
@@ -100,7 +100,7 @@ def check_certified(
     tolerance: str | Tolerance | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> CertifiedFile:
-    """Check that a file is one that the certificate is about, and compare it with the source if that is at hand.
+    """Check that a file is one of those in a certificate, and compare it with its source if that is at hand.
 
     The file is found by its digest, under whatever name. The source is looked for where the export read it, relative to
     the current folder and to the certificate; a network given to the export by name is built again.
@@ -109,9 +109,9 @@ def check_certified(
         path: A file that an export wrote, wherever it lies now.
         certificate: The certificate.json of the export.
         source: What was exported, if it lies elsewhere now.
-        inputs: Inputs for the comparison instead of real ones, see `gather_inputs`.
-        model_factory: Builds the class of a foreign source.
-        seed: Of the random inputs; None for that of the export.
+        inputs: Inputs for the comparison in place of the built-in ones; see `gather_inputs`.
+        model_factory: Factory of the source's class, if it is not one of irepdeploy's.
+        seed: Seed of the random inputs; None for that of the export.
         tolerance: A name in `TOLERANCES`, or a Tolerance; None for that of the export.
         timeout_s: Seconds that ONNX Runtime may take to load and run a model.
 
@@ -128,7 +128,7 @@ def check_certified(
         failed = (f"{hop.source} and {hop.result} differ" for hop in known.hops if not hop.ok)
         faults.append(f"the export failed: {known.failure or next(failed, 'it compared nothing')}")
     if known.digest is None:
-        notes.append("this certificate is of an older version and has no digest of its own: a change of it is not seen")
+        notes.append("this certificate is of version 1 and has no digest: changes of the certificate are not detected")
     artefact, fault = _identified(known, label, digest)
     faults += [] if fault is None else [fault]
     if artefact is not None and not faults:
@@ -174,36 +174,36 @@ def _identified(certificate: Certificate, path: str, digest: str) -> tuple[Artef
     found = same.get(name) or next(iter(same.values()), None)
     if found is not None:
         swapped = named is not None and named != found
-        return found, f"it is what was certified as {found.file}, under the name of another file" if swapped else None
+        return found, f"this is the certified {found.file} under the name of another file" if swapped else None
     if digest == certificate.source.get("sha256"):
         return None, "it is the source of the certified export, not one of its files"
     if named is not None:
         size = os.stat(path).st_size
-        sizes = "" if size == named.size_bytes else f" of {named.size_bytes:,} bytes, not {size:,}"
-        return None, (
-            f"not the file that was certified: SHA-256 {digest[:16]}..., expected {named.sha256[:16]}...{sizes}"
-        )
+        wanted, got = f"SHA-256 {named.sha256[:16]}...", f"{digest[:16]}..."
+        if size != named.size_bytes:
+            wanted, got = f"{wanted} of {named.size_bytes:,} bytes", f"{got} of {size:,}"
+        return None, f"not the file that was certified: expected {wanted}, got {got}"
     names = ", ".join(artefact.file for artefact in certificate.artefacts) or "none"
-    return None, f"not a file that was certified: SHA-256 {digest[:16]}... is none of theirs ({names})"
+    return None, f"not a file that was certified: SHA-256 {digest[:16]}... is not in the certificate ({names})"
 
 
 def _sidecar_fault(certificate: Certificate, artefact: Artefact, path: str) -> str | None:
     """Return why the sidecar beside an engine is not the certified one."""
-    due = next((each for each in certificate.artefacts if each.file == f"{artefact.file}.json"), None)
-    if due is None:
+    expected = next((each for each in certificate.artefacts if each.file == f"{artefact.file}.json"), None)
+    if expected is None:
         return None
     beside = sidecar_path(path)
     try:
         digest = file_digest(beside)
     except InputError as error:
         return f"its sidecar is missing: {error.line}"
-    return None if digest == due.sha256 else f"its sidecar {beside} is not the one that was certified"
+    return None if digest == expected.sha256 else f"its sidecar {beside} is not the one that was certified"
 
 
 def _other_versions(certificate: Certificate) -> list[str]:
     here = installed_versions()
     return [
-        f"certified by {name} {version}, here is {here[name]}"
+        f"certified with {name} {version}, {here[name]} is installed here"
         for name, version in certificate.versions.items()
         if here.get(name, version) != version
     ]
@@ -229,7 +229,7 @@ def _source(certificate: Certificate, folder: Path, given: str | os.PathLike[str
             if file_digest(place) == digest:
                 return place, ""
             changed = changed or place
-    where = f"{file} is not at hand" if changed is None else f"{changed} is another file now"
+    where = f"{file} was not found" if changed is None else f"{changed} has changed since the export"
     return None, f"its source {where}"
 
 
@@ -244,10 +244,10 @@ def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
         return None, "its source was a network in memory"
     drawn, here = versions.get("torch"), installed_versions()["torch"]
     if drawn != here:
-        return None, f"the weights of {name} are random numbers of torch {drawn}, here is {here}"
+        return None, f"the random weights of {name} depend on the version of torch: expected {drawn}, got {here}"
     opened = open_source(name, seed=seed)
     if any(source.get(key) != opened.facts[key] for key in ("architecture", "branches", "parameters")):
-        return None, f"{name} is another network in this irepdeploy"
+        return None, f"{name} is a different network in this version of irepdeploy"
     return opened.model, ""
 
 

@@ -1,4 +1,4 @@
-"""Run ONNX models in a process that can be ended: one that loops for years, or crashes ONNX Runtime, ends there.
+"""Run ONNX models in a process of their own: it is ended if a model loops for years, and may crash.
 
 with time_limit(60), OnnxProcessRunner("model.onnx", threads=2) as runner:
     logits = runner.infer({"input": images})["logits"]
@@ -81,7 +81,7 @@ class OnnxProcess:
         return self._process.poll() is not None
 
     def wait_until_started(self) -> None:
-        """Wait until its imports are done, so that no model is charged with them."""
+        """Wait until its imports are done, so that they do not count as time of a model."""
         with self._lock:
             if not self._started:
                 try:
@@ -138,7 +138,7 @@ class OnnxProcess:
             code = 0
         self.end()
         if code == -signal.SIGKILL:
-            return RunError("ONNX Runtime was killed on this model, probably for its use of memory")
+            return RunError("ONNX Runtime was killed while it ran this model, probably for using too much memory")
         if code < 0:
             return ModelError(f"ONNX Runtime crashed (signal {-code}) on this model")
         return ModelError(f"ONNX Runtime's process failed on this model: {one_line(error)}")

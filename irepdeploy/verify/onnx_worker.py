@@ -31,7 +31,7 @@ def main(descriptor: int) -> None:
     # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit_memory()
-    # Otherwise the first model would be charged with the import.
+    # Otherwise the import would count as time of the first model.
     with contextlib.suppress(ImportError):
         import onnxruntime  # noqa: F401
     runners: dict[int, OrtRunner] = {}

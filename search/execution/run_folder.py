@@ -35,7 +35,7 @@ _TENSORBOARD = "tensorboard"
 
 @contextmanager
 def own_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
-    """Hold the output folder of a run; of several ranks only the one that writes does."""
+    """Hold the output folder of a run; of several ranks, only the one that writes holds it."""
     if ranks.first:
         with output_folder(out) as folder:
             yield folder
@@ -156,7 +156,7 @@ class RunFolder:
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
         if not self.silent:
-            # A damaged line is named now, not by what draws the run after hours.
+            # Report a damaged line now, not hours later when the run is drawn.
             read_events(self.journal)
             os.truncate(self.journal, size)
         if torch_version != torch.__version__:
@@ -176,7 +176,7 @@ class RunFolder:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Turn what the values of a saved state of another version raise where they are used into an error of ours."""
+        """Raise CheckpointError for errors from using the values of a saved state, perhaps of another version."""
         try:
             yield
         except (IrepdeployError, torch.OutOfMemoryError):

@@ -95,7 +95,7 @@ def test_the_damaged_tensor_is_named(good: Path, tmp_path: Path) -> None:
     name, tensor = "head.weight", checkpoint.read(good)["state"]["head.weight"]
     at = whole.index(tensor.numpy().tobytes())
     bad.write_bytes(whole[:at] + b"\x00\x01" + whole[at + 2 :])
-    with pytest.raises(CheckpointError, match=rf"damaged: state/{name} has changed since it was written"):
+    with pytest.raises(CheckpointError, match=rf"damaged: state/{name} was changed after it was written"):
         ird.load(bad)
 
 

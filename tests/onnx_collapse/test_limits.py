@@ -47,5 +47,7 @@ def test_a_proof_that_takes_too_much(model: Any, limit: str, value: int, monkeyp
 
 def test_too_many_nodes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapser, "_MOST_NODES", 2)
-    with pytest.raises(ModelError, match=r"3 nodes: at most 2 are collapsed \(export it with --no-collapse\)"):
+    with pytest.raises(
+        ModelError, match=r"expected at most 2 nodes to collapse, got 3 \(export it with --no-collapse\)"
+    ):
         collapse(model)

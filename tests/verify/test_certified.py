@@ -104,8 +104,8 @@ def copy_source(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (change_weight, "not the file that was certified: SHA-256"),
-        (swap_models, "it is what was certified as model.fp16.onnx, under the name of another file"),
+        (change_weight, "not the file that was certified: expected SHA-256"),
+        (swap_models, "this is the certified model.fp16.onnx under the name of another file"),
         (copy_source, "it is the source of the certified export, not one of its files"),
         (lambda path: path.write_bytes(path.read_bytes()[:-10]), "bytes, not"),
         (lambda path: path.write_bytes(b""), "bytes, not 0"),
@@ -122,7 +122,7 @@ def test_another_file(folder: Path, change: Callable[[Path], None], named: str, 
 
 def test_a_file_that_nothing_certifies(folder: Path, capsys: Capture) -> None:
     assert main(["verify", __file__, "--certificate", str(folder / "export/certificate.json")]) == 1
-    assert "is none of theirs (model.onnx, fused.pt, model.fp16.onnx" in capsys.readouterr().err
+    assert "is not in the certificate (model.onnx, fused.pt, model.fp16.onnx" in capsys.readouterr().err
     assert main(["verify", "missing.onnx", "--certificate", str(folder / "export/certificate.json")]) == 2
     assert main(["verify", __file__, "--certificate", str(folder)]) == 2
 
@@ -166,7 +166,7 @@ def test_the_source_is_looked_for(folder: Path, capsys: Capture, monkeypatch: py
     known = Certificate.load(folder / "export/certificate.json").source
     rewritten(folder / "export", source={**known, "file": "trained.pt"})
     assert verified(model) == 0
-    assert "not compared with the source again: its source trained.pt is not at hand" in capsys.readouterr().out
+    assert "not compared with the source again: its source trained.pt was not found" in capsys.readouterr().out
     assert verified(model, source) == 0
     assert "trained.pt and " in capsys.readouterr().out
     monkeypatch.chdir(folder)
@@ -178,7 +178,7 @@ def test_the_source_is_looked_for(folder: Path, capsys: Capture, monkeypatch: py
     assert "export/trained.pt and " in capsys.readouterr().out
     (folder / "export/trained.pt").write_bytes(b"trained further")
     assert verified(model) == 0
-    assert "export/trained.pt is another file now" in capsys.readouterr().out
+    assert "export/trained.pt has changed since the export" in capsys.readouterr().out
     assert (
         main(
             [
@@ -220,7 +220,8 @@ def test_a_network_by_name_is_built_again(tmp_path: Path, capsys: Capture, monke
     monkeypatch.setattr(module, "installed_versions", lambda: here)
     assert verified(model) == 0
     out = capsys.readouterr().out
-    assert "random numbers of torch " in out and "note: certified by torch " in out and ", here is 1.0" in out
+    assert "depend on the version of torch: expected " in out and ", got 1.0" in out
+    assert "note: certified with torch " in out and ", 1.0 is installed here" in out
 
 
 def test_a_network_in_memory(tmp_path: Path, capsys: Capture) -> None:

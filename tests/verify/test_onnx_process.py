@@ -141,7 +141,11 @@ HELLO = "import os, socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.s
     ("code", "kind", "message"),
     [
         ("s.recv(9); os.kill(os.getpid(), 11)", ModelError, r"ONNX Runtime crashed \(signal 11\) on this model"),
-        ("s.recv(9); os.kill(os.getpid(), 9)", RunError, "was killed on this model, probably for its use of memory"),
+        (
+            "s.recv(9); os.kill(os.getpid(), 9)",
+            RunError,
+            "was killed while it ran this model, probably for using too much",
+        ),
         ("s.recv(9); s.send(b'garbage' * 9)", ModelError, "process failed on this model: a header of"),
         ("s.recv(9); s.send(b'\\x08\\0\\0\\0garbage!')", ModelError, "process failed on this model: not a header"),
     ],

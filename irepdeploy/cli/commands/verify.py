@@ -32,8 +32,8 @@ def verify(
         typer.Option(
             "--certificate",
             metavar="FILE",
-            help="The certificate.json of an export: check that A is a file that was certified, by its digest, and "
-            "compare it with the source again if that is at hand.",
+            help="The certificate.json of an export: check by its digest that A is a certified file, and compare it "
+            "with its source again if that is at hand.",
         ),
     ] = None,
     inputs: InputsOption = None,
@@ -54,7 +54,7 @@ def verify(
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that two models give the same outputs, or that a file is the one that was certified: 0 if so, 1 if not.
+    """Check that two models give the same outputs, or that a file is the certified one: exit code 0 if so, else 1.
 
     Examples: irepdeploy verify build/fused.pt build/model.onnx
 
