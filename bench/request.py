@@ -86,7 +86,7 @@ class BenchRequest:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What records say of how they were measured."""
+        """Return the settings of the measurement, as its records have them."""
         return {
             "seed": self.seed,
             "order": "shuffled in every round",

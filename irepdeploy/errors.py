@@ -50,9 +50,9 @@ class IrepdeployError(Exception):
     """Base of the tree.
 
     Args:
-        what: What is wrong, in one sentence without a full stop.
+        what: The problem, in one sentence without a full stop.
         where: The file, layer or key.
-        hint: What to do or type to fix it.
+        hint: The fix, or the command to type.
     """
 
     exit_code: ClassVar[int] = EXIT_BUG

@@ -33,7 +33,7 @@ def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> Bu
 
     Args:
         path: The file.
-        what: What it should be, for messages.
+        what: Kind of file that is expected, for messages.
         most: Largest size in bytes; by default that of this machine's memory.
 
     Raises:

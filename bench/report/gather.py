@@ -62,7 +62,7 @@ class Gathered:
         records: Measurements of latency in the order found, each once.
         others: Lines of suites and benchmarks that do not measure latency.
         folders: Every folder that was given or walked through.
-        notes: What was omitted and why; shown on the page.
+        notes: Omitted lines and files, and why; shown on the page.
     """
 
     records: list[Record] = field(default_factory=list)

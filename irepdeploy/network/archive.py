@@ -67,7 +67,7 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
     Args:
         raw: The bytes of the file.
         where: The file, for error messages.
-        hint: What to do about a damaged file.
+        hint: Fix for a damaged file.
 
     Raises:
         CheckpointError: The archive is damaged, was changed after it was written, or contains code.

@@ -1,6 +1,6 @@
 """Record: one measurement, raw samples with the system and the conditions under which they were taken.
 
-Records are appended to a file of JSON lines and never changed. Appending does not look at the lines before; reading
+Records are appended to a file of JSON lines and never changed. Appending does not read the earlier lines; reading
 names a bad line and omits it. What a table shows is derived from the raw samples by
 `irepdeploy.board.protocol` when it is shown, so that a new metric needs no new run.
 """

@@ -32,7 +32,7 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 @dataclass(frozen=True)
 class CertifiedFile:
-    """What a certificate says about a file.
+    """The result of checking a file against a certificate.
 
     Attributes:
         sha256: Digest of the file, and of the weights beside it if it is an ONNX model that has some.
@@ -108,7 +108,7 @@ def check_certified(
     Args:
         path: A file that an export wrote, wherever it lies now.
         certificate: The certificate.json of the export.
-        source: What was exported, if it lies elsewhere now.
+        source: The source of the export, if it lies elsewhere now.
         inputs: Inputs for the comparison in place of the built-in ones; see `gather_inputs`.
         model_factory: Factory of the source's class, if it is not one of irepdeploy's.
         seed: Seed of the random inputs; None for that of the export.

@@ -62,7 +62,7 @@ class RaceResult:
 
     @property
     def facts(self) -> Race:
-        """What the journal records of the race."""
+        """The race, as the journal records it."""
         return Race(dropped=self.dropped, back=self.back, images=self.images, share=self.share, level=self.level)
 
 
