@@ -103,7 +103,8 @@ def check_memory(size: int, what: str, where: object = None) -> None:
     """Raise RunError if `size` bytes, needed for `what`, are more than the memory of this machine."""
     here = memory_bytes()
     if size > here:
-        raise RunError(f"{what} would take {size_text(size)} of memory, and there are {size_text(here)}", where=where)
+        need = f"{what} would take {size_text(size)} of memory, more than the {size_text(here)} of this machine"
+        raise RunError(need, where=where)
 
 
 def size_text(size: int) -> str:

@@ -108,7 +108,7 @@ class OrtRunner(Runner):
             )
             self._inputs = [self._spec(value) for value in self._session.get_inputs()]
             self._outputs = [value.name for value in self._session.get_outputs()]
-        except _ort_errors() as error:  # of names that are not UTF-8, too
+        except _ort_errors() as error:  # also for names that are not UTF-8
             raise self._load_error(error) from error
 
     def _deactivate(self) -> None:
@@ -180,7 +180,7 @@ class OrtRunner(Runner):
         try:
             self._model.encode()
         except UnicodeEncodeError:
-            what = "ONNX Runtime opens no file whose path is not UTF-8"
+            what = "ONNX Runtime cannot open a path that is not UTF-8"
             raise InputError(what, where=self._where, hint="rename it") from None
 
     def _spec(self, value: Any) -> TensorSpec:

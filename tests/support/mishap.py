@@ -60,7 +60,7 @@ class Mishap:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command did that nothing disturbed."""
+    """The result of an undisturbed command."""
 
     events: list[str]
     steps: int

@@ -1,4 +1,4 @@
-"""What tests of certified files share."""
+"""Fixtures of the tests of certified files."""
 
 from __future__ import annotations
 

@@ -44,6 +44,6 @@ def _show(checks: list[Check]) -> None:
         if check.mend:
             lines.setdefault(check.mend, []).append(check.name + (" (needed)" if check.required else ""))
     if lines:
-        say("What to type, each only if you want it:")
+        say("Commands that fix this, each only if you need it:")
     for line, names in lines.items():
         say(f"  {line}  # {', '.join(names)}")
