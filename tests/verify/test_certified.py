@@ -317,6 +317,6 @@ def test_an_earlier_certificate(folder: Path, capsys: Capture) -> None:
     del value["digest"]
     path.write_text(json.dumps(value))
     assert verified(folder / "export/model.onnx") == 0
-    assert "note: this certificate is of an older version and has no digest of its own" in capsys.readouterr().out
+    assert "note: this certificate is of version 1 and has no digest" in capsys.readouterr().out
     with pytest.raises(InputError, match="no tolerance"):
         check_certified(folder / "export/model.onnx", path, tolerance="exact")
