@@ -171,28 +171,35 @@ def one_line(text: object, longest: int = _LONGEST_REASON) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
+# Names from files stand in these texts, of any length: no pattern may take more than time in proportion to it.
 # torch appends a stack of C++ frames, pybind11 the signatures that it accepts.
 _CPP_TAIL = re.compile(
-    r"\s*\(?(\n?Exception raised from .*|The following argument types are supported:.*|\nInvoked with:.*)", re.DOTALL
+    r"\(?(?:Exception raised from |The following argument types are supported:|(?<=\n)Invoked with:)"
 )
 _ORT_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_ENFORCE = re.compile(r"\[enforce fail at [^\]]*\]\s*(?:[^.:]{0,80}\.\s+)?")
-_CPP_FILE = re.compile(r"(?:\bat )?[\w./\\+-]*\w\.(?:cc|cpp|cu|cuh|h|hpp|cxx):\d+:?\s*")
-_CPP_FUNCTION = re.compile(r"(?:[\w*&~<>,]+(?:::[\w*&~<>,]+)*\s+)*[\w~<>,&*]+(?:::[\w~<>,&* ]+)+\(")
+_ENFORCE = re.compile(r"\[enforce fail at [^\[\]]*\]\s*(?:[^.:]{0,80}\.\s+)?")
+_CPP_FILE = re.compile(r"(?:\bat )?(?<![\w./\\+-])[\w./\\+-]+\.(?:cc|cpp|cu|cuh|h|hpp|cxx):\d+:?\s*")
+# Words before a parenthesis, which open the signature of a function if the last of them has a scope.
+_CPP_WORDS = re.compile(r"(?:[\w*&~<>,\s]|::)+\(?")
+_CPP_SCOPE = re.compile(r"[\w*&~<>,]::[\w*&~<>, ]+\($")
 _CPP_QUALIFIERS = re.compile(r"\s*(?:const|noexcept)?\s*(?:\[with [^\]]*\])?\s*")
 
 
 def _without_cpp(text: str) -> str:
     """Drop files, lines and signatures of C++ sources, which mean nothing to a user."""
-    text = _ENFORCE.sub("", _ORT_PREFIX.sub("", _CPP_TAIL.sub("", text)))
-    text = _CPP_FILE.sub(" ", text)
-    while True:
-        found = _CPP_FUNCTION.search(text)
-        if found is None:
-            return text
-        end, depth = found.end(), 1
-        while end < len(text) and depth:
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-        qualifiers = _CPP_QUALIFIERS.match(text, end)
-        text = text[: found.start()] + text[qualifiers.end() if qualifiers else end :]
+    tail = _CPP_TAIL.search(text)
+    text = text if tail is None else text[: tail.start()].rstrip()
+    text = _CPP_FILE.sub(" ", _ENFORCE.sub("", _ORT_PREFIX.sub("", text)))
+    parts, kept, place = [], 0, 0
+    while (found := _CPP_WORDS.search(text, place)) is not None:
+        words, place = found.group(), found.end()
+        if not _CPP_SCOPE.search(words):
+            continue
+        parts.append(text[kept : place - len(words.lstrip())])
+        depth = 1
+        while place < len(text) and depth:
+            depth += {"(": 1, ")": -1}.get(text[place], 0)
+            place += 1
+        qualifiers = _CPP_QUALIFIERS.match(text, place)
+        kept = place = qualifiers.end() if qualifiers else place
+    return "".join([*parts, text[kept:]])

@@ -118,7 +118,7 @@ def _locked(folder: Path) -> Iterator[None]:
     if lock is None:
         yield
         return
-    process = os.getpid()
+    process, held = os.getpid(), _status(lock.lock_file)
     try:
         for left in folder.glob(f"{_STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -128,8 +128,17 @@ def _locked(folder: Path) -> Iterator[None]:
         if os.getpid() == process:
             # Removed before it is released: a process that has opened it meanwhile sees that it no longer has a name.
             with contextlib.suppress(OSError):
-                os.unlink(lock.lock_file)
+                # The folder may have been moved, and another run may hold one of its name.
+                if held is not None and os.path.samestat(held, os.stat(lock.lock_file)):
+                    os.unlink(lock.lock_file)
             lock.release()
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _acquire(folder: Path) -> BaseFileLock | None:
@@ -167,6 +176,9 @@ def _acquire(folder: Path) -> BaseFileLock | None:
 
 def _sign(file: Path, descriptor: int) -> None:
     """Write who we are into the file that we have just locked."""
+    if os.fstat(descriptor).st_nlink > 1:
+        # The content of another file would be overwritten.
+        raise OSError(errno.EMLINK, "it is a hard link, and no lock of ours")
     earlier = _parsed(os.pread(descriptor, _LONGEST_OWNER, 0))
     host = socket.gethostname()
     if earlier and earlier.get("host") != host:

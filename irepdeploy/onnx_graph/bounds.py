@@ -7,20 +7,24 @@ constant allocates the shape that it claims. Both are counted here before any of
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 
 import numpy as np
 import onnx
 
 from irepdeploy.errors import ModelError
+from irepdeploy.limits import check_memory, size_text
 from irepdeploy.onnx_graph.proto import constants_of, graphs_of, subgraphs_of, tensors_of
 
-__all__ = ["check_bounds", "check_constants", "check_sizes"]
+__all__ = ["check_bounds", "check_constants", "check_external", "check_sizes"]
 
 _MOST_NODES = 1 << 20
 _LONGEST_CALL = 50
 # More than the bytes of a file can hold, whatever its element type.
 _FEWEST_BITS = 2
+# Of one element of any other type, such as a complex number.
+_MOST_BYTES = 16
 # The input that says how large the result is; a whole number of pixels, repeats or elements.
 _SIZED = {"ConstantOfShape": 0, "Expand": 1, "OneHot": 1, "Pad": 1, "Range": 1, "Resize": 3, "Tile": 1, "TopK": 1}
 _NUMBERS = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
@@ -69,6 +73,29 @@ def check_constants(model: onnx.ModelProto, label: str) -> None:
         if any(size < 0 for size in tensor.dims) or not _holds(tensor, elements):
             shape = "x".join(map(str, tensor.dims)) or "a scalar"
             raise ModelError(f"damaged: the constant {tensor.name!r} does not hold {shape} numbers", where=label)
+
+
+def check_external(model: onnx.ModelProto, folder: str, label: str) -> None:
+    """Refuse constants in other files that take more bytes there than their shape says, or all together than memory.
+
+    Raises:
+        ModelError: A file has more bytes for a constant than the constant.
+        RunError: They do not fit the memory of this machine.
+        ValueError: The place of a constant is none.
+    """
+    total, root = 0, os.path.realpath(folder)
+    for tensor in filter(_is_external, tensors_of(model)):
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        file = os.path.join(root, os.path.normpath(info.location))
+        # onnx itself refuses links, other folders and what is no file.
+        if os.path.isabs(info.location) or os.path.realpath(file) != file or not os.path.isfile(file):
+            continue
+        size = os.stat(file).st_size - (info.offset or 0) if info.length is None else info.length
+        _, itemsize = _STORED.get(tensor.data_type, ("", _MOST_BYTES))
+        if size > math.prod(tensor.dims) * itemsize:
+            raise ModelError(f"damaged: {size_text(size)} are stored for the constant {tensor.name!r}", where=label)
+        total += size
+    check_memory(total, "the weights beside it", label)
 
 
 def check_sizes(model: onnx.ModelProto, label: str) -> None:

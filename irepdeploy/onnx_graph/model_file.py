@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
-from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_sizes
+from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_external, check_sizes
 from irepdeploy.onnx_graph.proto import tensors_of
 
 __all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model"]
@@ -109,9 +109,12 @@ def _is_external(model: onnx.ModelProto) -> bool:
 
 
 def _read_external_data(model: onnx.ModelProto, path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        onnx.external_data_helper.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        check_external(model, folder, path)
+        onnx.external_data_helper.load_external_data_for_model(model, folder)
+    # onnx raises RuntimeError for a name that the file system refuses.
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"its external data cannot be read: {one_line(error)}",
             where=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from irepdeploy.console import log
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import as_ours, read_bytes
 from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json, sealed
@@ -46,7 +47,7 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     path = Path(path)
     line = (json.dumps(sealed(value), allow_nan=False, separators=(",", ":")) + "\n").encode()
     try:
-        with open(path, "ab", buffering=0) as file:
+        with _open_to_append(path) as file:
             end = _end_of_whole_lines(path)
             if end < file.tell():
                 file.truncate(end)
@@ -61,6 +62,13 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise as_ours(error, path) from error
+
+
+def _open_to_append(path: Path) -> io.FileIO:
+    """Open a regular file, created if missing; opening a pipe, or reading a device, would never end."""
+    if path.exists() and not path.is_file():
+        raise OutputError("cannot write: not a regular file", where=path, hint="choose another place with --out")
+    return open(path, "ab", buffering=0)
 
 
 def read_lines(

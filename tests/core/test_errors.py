@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from irepdeploy.errors import InputError, first_line, one_line, short_line
@@ -39,6 +41,15 @@ from irepdeploy.errors import InputError, first_line, one_line, short_line
 )
 def test_foreign_texts_are_without_cpp(text: str, kept: str) -> None:
     assert one_line(RuntimeError(text)) == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["a::b ", "a::b(", "a::b() ", "a ", "x/y.c", "[enforce fail at ", "<a, b>::", " \n", "(at a.cc:1 "]
+)
+def test_a_long_name_in_a_foreign_text_takes_no_time(text: str) -> None:
+    start = time.process_time()
+    assert len(one_line(RuntimeError("::" + text * 20_000))) <= 300
+    assert time.process_time() - start < 5
 
 
 def test_the_first_line_of_a_foreign_text() -> None:

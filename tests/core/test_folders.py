@@ -232,13 +232,17 @@ def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_lock_that_is_a_link_or_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    for make in (lambda lock: lock.symlink_to(tmp_path / "mine"), Path.mkdir):
+    for make in (
+        lambda lock: lock.symlink_to(tmp_path / "mine"),
+        lambda lock: lock.hardlink_to(tmp_path / "mine"),
+        Path.mkdir,
+    ):
         folder = make_folder(tmp_path / "out")
         make(folder / LOCK)
         with pytest.raises(OutputError, match=LOCK), output_folder(folder):
             raise AssertionError
         os.rename(folder / LOCK, tmp_path / "away")
-        (tmp_path / "away").unlink() if (tmp_path / "away").is_symlink() else (tmp_path / "away").rmdir()
+        (tmp_path / "away").rmdir() if (tmp_path / "away").is_dir() else (tmp_path / "away").unlink()
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -259,6 +263,14 @@ def test_a_folder_that_vanishes_while_it_is_locked_is_created_again(
     with output_folder(tmp_path / "a") as folder:
         assert (folder / LOCK).exists()
     assert below(tmp_path) == []
+
+
+def test_a_folder_that_is_moved_while_it_is_held_leaves_the_lock_of_another_run(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "a") as folder:
+        os.rename(folder, tmp_path / "moved")
+        folder.mkdir()
+        (folder / LOCK).write_text("another run's")
+    assert (folder / LOCK).read_text() == "another run's"
 
 
 def interrupted(folder: Path) -> Iterator[None]:

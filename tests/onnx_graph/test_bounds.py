@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from irepdeploy.cli.program import main
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, RunError
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.model_file import open_model
 from support.campaign import campaign, cases
@@ -106,6 +106,34 @@ def test_constants_in_nodes_and_in_other_files(tmp_path: Path) -> None:
     changed.graph.initializer[0].dims[0] = 1 << 31
     (tmp_path / "a.onnx").write_bytes(changed.SerializeToString())
     with pytest.raises(ModelError, match=r"the constant 'w' does not hold 2147483648x3x3x3 numbers"):
+        open_model(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("length", [None, 1 << 40])
+def test_weights_in_a_file_that_is_larger_than_they_are(length: int | None, tmp_path: Path) -> None:
+    """It is not read: a sparse file of a terabyte takes no time to make."""
+    with open(tmp_path / "w.bin", "wb") as file:
+        file.truncate(1 << 40)
+    model = onnx_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": None}, {})
+    weights = model.graph.initializer.add(name="w", data_type=1, dims=[3, 3, 3, 3], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="w.bin")
+    if length is not None:
+        weights.external_data.add(key="length", value=str(length))
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"1.1 TB are stored for the constant 'w'"):
+        open_model(tmp_path / "a.onnx")
+    weights.dims[0] = (1 << 40) // 108
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises((RunError, ModelError), match=r"1.1 TB"):
+        open_model(tmp_path / "a.onnx")
+
+
+def test_weights_in_a_file_of_an_impossible_name(tmp_path: Path) -> None:
+    model = onnx_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": None}, {})
+    weights = model.graph.initializer.add(name="w", data_type=1, dims=[3, 3, 3, 3], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="w" * 5000)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="its external data cannot be read"):
         open_model(tmp_path / "a.onnx")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,17 @@ def test_a_line_is_plain_json_with_its_check_last(journal: Path) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         append_line(tmp_path / "no" / "folder", {})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device"])
+def test_what_is_no_regular_file_is_not_appended_to(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    if kind == "device":
+        path.symlink_to("/dev/full")
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path = path if kind == "link to a pipe" else tmp_path / "pipe"
+        if kind == "link to a pipe":
+            path.symlink_to("pipe")
+    with pytest.raises(OutputError, match="not a regular file"):
+        append_line(path, {})
