@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from irepdeploy.bench.opened import Opener
 from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import CHECKPOINT, ENGINE, MODULE, NETWORK, RUNNERS, Subject
 from irepdeploy.board.ort_runner import OrtRunner
-from irepdeploy.board.sidecar import Sidecar, sidecar_path
+from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.cli import main
 from irepdeploy.errors import ModelError
@@ -24,6 +23,7 @@ from irepdeploy.files import sha256, write_json
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
+from support.engine_sidecar import make_sidecar
 
 SUBJECT = Subject("net", NETWORK, "vgg6", "torch")
 
@@ -101,25 +101,7 @@ def test_a_checkpoint_and_a_module(tmp_path: Path) -> None:
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "model.engine"
     path.write_bytes(b"plan")
-    sidecar = Sidecar(
-        flavour="tensorrt",
-        tensorrt_version="10.3.0.26",
-        compute_capability="8.0",
-        gpu="A100",
-        driver=None,
-        precision="fp32",
-        typing="weak",
-        tf32=True,
-        onnx_sha256="0" * 64,
-        engine_sha256=sha256(path),
-        size_bytes=4,
-        inputs=[],
-        outputs=[],
-        created="2026-11-23T12:00:00Z",
-        irepdeploy_version="0.1.0",
-        command="irepdeploy export model.onnx --target trt",
-    )
-    write_json(sidecar_path(path), sidecar.to_dict())
+    write_json(sidecar_path(path), make_sidecar(b"plan", tf32=True).to_dict())
     return path
 
 
@@ -132,8 +114,7 @@ def test_an_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "m: the engine was built with TF32 on (recorded)" in capsys.readouterr().err
     Opener(BenchRequest(tf32=True)).open(subject)
     assert capsys.readouterr().err == ""
-    sidecar = sidecar_path(engine)
-    write_json(sidecar, json.loads(Path(sidecar).read_text()) | {"tf32": False})
+    write_json(sidecar_path(engine), make_sidecar(b"plan", tf32=False).to_dict())
     Opener(BenchRequest(tf32=True)).open(subject)
     assert "m: the engine was built with TF32 off (recorded)" in capsys.readouterr().err
 
@@ -152,4 +133,4 @@ def test_what_is_not_here_is_said_in_one_line(
     assert out == ""
     assert "Traceback" not in err
     assert "pip install" in err or "--device cpu" in err or "irepdeploy doctor" in err
-    assert not list(Path("r").iterdir())
+    assert not Path("r").exists()

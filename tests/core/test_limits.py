@@ -149,7 +149,7 @@ def test_another_file_under_the_same_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_memory() -> None:
     assert 1 << 28 < limits.memory_bytes() < 1 << 50
     check_memory(1000, "a batch")
-    with pytest.raises(RunError, match=r"x: a batch would take 1e\+06 TB|x: a batch would take 1000000 TB"):
+    with pytest.raises(RunError, match=r"x: a batch would take .* of memory, more than"):
         check_memory(10**18, "a batch", "x")
 
 
