@@ -128,7 +128,8 @@ def _check(found: os.stat_result, path: _Path, what: str, limit: int) -> None:
 
 
 def _too_large(size: int, path: _Path, what: str, limit: int) -> InputError:
-    return InputError(f"expected {_named(what)} of at most {size_text(limit)}, got {size_text(size)}", where=path)
+    got, most = size_text(size), size_text(limit)
+    return InputError(f"expected {_named(what)} of at most {most}, got {'more' if got == most else got}", where=path)
 
 
 def _named(what: str) -> str:
