@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _MOST = 256
 # numpy raises them for damaged files, and MemoryError where a header claims a huge shape.
 _UNREADABLE = (
     ArithmeticError, AttributeError, EOFError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError,
-    TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+    TypeError, ValueError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _MEAN, _STD = (0.45,), (0.25,)
 
@@ -162,7 +163,8 @@ def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
             arrays = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
         raise InputError(f"not a readable archive of arrays: {one_line(error)}", where=file) from error
-    if not arrays or any(array.ndim == 0 for array in arrays.values()):
+    # numpy returns the bytes of a member that is no array.
+    if not arrays or any(not isinstance(array, np.ndarray) or array.ndim == 0 for array in arrays.values()):
         raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
     found = fitted(arrays, specs or _specs_in(arrays), file)
     return found if len(found) > 1 else next(iter(found.values()))

@@ -178,7 +178,8 @@ def header(shape: str, dtype: str = "<f4") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "shape", ["(1000000000000, 3, 4, 4)", f"({2**62}, {2**62})", f"({2**63}, 3, 4, 4)", "(-1, 3, 4, 4)", "(0, 3, 4, 4)"]
+    "shape",
+    ["(1000000000000, 3, 4, 4)", f"({2**62}, {2**62})", f"({2**63}, 3, 4, 4)", "(-1, 3, 4, 4)", "(0, 3, 4, 4)", "(((("],
 )
 def test_arrays_that_claim_a_huge_shape(shape: str, tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(header(shape) + bytes(192))
@@ -187,6 +188,14 @@ def test_arrays_that_claim_a_huge_shape(shape: str, tmp_path: Path) -> None:
     for name in ("x.npy", "x.npz"):
         with pytest.raises(InputError):
             read_inputs(tmp_path / name, (3, 4, 4))
+
+
+def test_archives_with_members_that_are_no_arrays(tmp_path: Path) -> None:
+    for name in ("x", "x.npy"):
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr(name, b"text")
+        with pytest.raises(InputError, match="contains no arrays"):
+            read_inputs(tmp_path / "x.npz", (3, 4, 4))
 
 
 def test_archives_that_unpack_to_more_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
