@@ -179,7 +179,7 @@ class Certificate:
             # Raises if derived values cannot be computed.
             certificate.to_dict()
             return certificate
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else error
             raise InputError(f"damaged certificate: {what}", where=where, hint="export again") from None
 

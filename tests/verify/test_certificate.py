@@ -109,6 +109,8 @@ def compared(**changes: Any) -> list[dict[str, Any]]:
         ({"hops": compared(max_rel_error=1.0)}, "its error is above what is allowed"),
         ({"hops": compared(max_rel_error="nan")}, "its error is above what is allowed"),
         ({"hops": compared(tolerance={"max_rel_error": "little"})}, "damaged"),
+        ({"hops": compared(tolerance={"max_rel_error": 10**400})}, "damaged"),
+        ({"hops": compared(max_rel_error=10**400)}, "damaged"),
         ({"hops": compared(tolerance={"max_rel_error": 1, "min_cosine": []})}, "damaged"),
         ({"hops": [{**compared()[0], "inputs": [1]}]}, "list of groups"),
         ({"hops": [{**compared()[0], "result": 1}]}, "named forms"),
