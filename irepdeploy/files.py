@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ __all__ = [
     "write_json",
 ]
 
-_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+# Of our own, since an unlocked file that has it is removed.
+_PART = ".irepdeploy-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -108,17 +108,16 @@ def as_ours(error: OSError, path: Path) -> IrepdeployError:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in a folder whose writers were killed; a living writer holds a lock on its own."""
-    for path in folder.glob(".*.part"):
-        if _PART.fullmatch(path.name):
-            with contextlib.suppress(OSError), open(path, "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+    for path in folder.glob(f"{_PART}*.part"):
+        with contextlib.suppress(OSError), open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _temporary(path: Path) -> tuple[int, str]:
     """Create a temporary file beside `path`, locked for as long as it is open, and return its descriptor and name."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_PART, suffix=".part", dir=path.parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -34,7 +34,8 @@ __all__ = ["LOCK", "make_folder", "output_folder", "staging_folder"]
 
 LOCK = ".irepdeploy.lock"
 
-_STAGING = ".staging-"
+# Of our own, since whatever has it is removed; a user's `--out .` may hold anything.
+_STAGING = ".irepdeploy-staging-"
 # The file, or the folder with it, may be removed by a run that ends between two system calls of ours.
 _ATTEMPTS = 5
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}

@@ -53,7 +53,7 @@ def left_by_a_killed_writer(path: Path) -> str:
         "files.write_bytes(sys.argv[1], b'half')\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
-    (left,) = path.parent.glob(f".{path.name}.*.part")
+    (left,) = path.parent.glob(".irepdeploy-*.part")
     return left.name
 
 
@@ -123,7 +123,7 @@ def test_the_second_process_says_who_holds_the_folder(tmp_path: Path) -> None:
         assert line.startswith(f"{tmp_path / 'a'}: this folder is in use by `-c {tmp_path / 'a'} --key 'two words'`")
         assert f"(process {process.pid} on {socket.gethostname()}, since 2" in line
         # What the other run is working on is not touched.
-        assert len(list((tmp_path / "a").glob(".staging-*/half"))) == 1
+        assert len(list((tmp_path / "a").glob(".irepdeploy-staging-*/half"))) == 1
         process.communicate()
     with output_folder(tmp_path / "a"):
         pass
@@ -133,12 +133,14 @@ def test_a_killed_run_is_succeeded_by_the_next_which_clears_up(tmp_path: Path) -
     with holding(tmp_path) as process:
         process.kill()
     half = left_by_a_killed_writer(tmp_path / "model.onnx")
-    (tmp_path / ".notes.part").touch()
+    # Somebody else's.
+    (tmp_path / ".film.download.part").touch()
+    (tmp_path / ".staging-web").mkdir()
     names = below(tmp_path)
     assert LOCK in names and half in names and any(name.endswith("/half") for name in names)
     with output_folder(tmp_path):
-        assert below(tmp_path) == [LOCK, ".notes.part"]
-    assert below(tmp_path) == [".notes.part"]
+        assert below(tmp_path) == [".film.download.part", LOCK, ".staging-web"]
+    assert below(tmp_path) == [".film.download.part", ".staging-web"]
 
 
 def test_a_child_of_a_killed_run_neither_holds_its_folder_nor_releases_that_of_another(tmp_path: Path) -> None:
@@ -173,11 +175,11 @@ def test_a_writer_whose_new_file_is_taken_for_abandoned_tries_again(
 
     def flock(file: Any, operation: int) -> None:
         if not taken:
-            (left,) = tmp_path.glob(".a.*.part")
+            (left,) = tmp_path.glob(".irepdeploy-*.part")
             taken.append(left)
             left.unlink()
         elif len(taken) == 1:
-            taken.append(next(tmp_path.glob(".a.*.part")))
+            taken.append(next(tmp_path.glob(".irepdeploy-*.part")))
             raise BlockingIOError
         original(file, operation)
 
@@ -194,12 +196,12 @@ def test_a_file_system_without_locks_is_said_to_be_one(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    (tmp_path / ".staging-x").mkdir()
+    (tmp_path / ".irepdeploy-staging-x").mkdir()
     with output_folder(tmp_path) as folder:
         write_bytes(folder / "a", b"whole")
     assert "this file system has no locks" in capsys.readouterr().err
     # Whose it is cannot be known.
-    assert below(tmp_path) == [".staging-x", "a"]
+    assert below(tmp_path) == [".irepdeploy-staging-x", "a"]
 
 
 def test_a_lock_that_another_machine_left_is_taken_over_and_said(

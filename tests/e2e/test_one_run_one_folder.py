@@ -252,7 +252,7 @@ def test_an_export_that_is_terminated_leaves_the_folder_as_it_was(inside: Path) 
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "staged\n"
-        assert len([name for name in below(inside) if name.startswith("out/.staging-")]) > 1
+        assert len([name for name in below(inside) if name.startswith("out/.irepdeploy-staging-")]) > 1
         process.terminate()
         _, errors = process.communicate()
     assert process.returncode == 143
@@ -271,7 +271,7 @@ def test_the_second_signal_ends_at_once_and_the_next_export_clears_up(inside: Pa
             process.terminate()
         process.communicate()
     assert process.returncode == -signal.SIGTERM
-    assert any(name.startswith("out/.staging-") for name in below(inside))
+    assert any(name.startswith("out/.irepdeploy-staging-") for name in below(inside))
     assert main([*_EXPORT, "--out", "out"]) == 0
     assert sorted(os.listdir("out")) == ["certificate.json", "model.onnx"]
 

@@ -168,7 +168,7 @@ def kill(*cases: tuple[str, str, bool, list[str]]) -> None:
 
 
 def visible(folder: Path) -> list[str]:
-    return [name for name in names(folder) if not name.startswith(".staging-")]
+    return [name for name in names(folder) if not name.startswith(".")]
 
 
 def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def visible(folder: Path) -> dict[str, Path]:
 
 def left_over(folder: Path) -> list[str]:
     """Return the names of temporary files and folders."""
-    return [path.name for path in folder.rglob(".*") if path.name.endswith(".part") or ".staging" in path.name]
+    return [path.name for path in folder.rglob(".*") if path.name.startswith(".irepdeploy-")]
 
 
 def damage(folder: Path) -> str | None:
