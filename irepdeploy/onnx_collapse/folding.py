@@ -7,7 +7,7 @@ sigmoid of an alpha) is rounded once, at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -26,8 +26,6 @@ _ROUNDS = 8
 _WIDEST, _LARGEST_REFERENCE = 8, 1 << 18
 # The most products that an Einsum adds up.
 _LARGEST_EINSUM = 1 << 24
-# Operators whose inputs say how large the result is.
-_BY_VALUE = {"ConstantOfShape", "Expand", "Pad", "Range"}
 # The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
 
@@ -118,10 +116,7 @@ def _most_bytes(inputs: Sequence[Array | None]) -> int:
 
 
 def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
-    """Return whether the result may be too large to keep, or to compute at all: a few numbers can stand for a terabyte.
-
-    Where its size is not known yet, it may be in the next round, with the results of this one.
-    """
+    """Return whether the result may be too large to keep or to compute: a few numbers can stand for a terabyte."""
     natives = [found.native for name in operator.inputs if (found := graph.constant(name)) is not None]
     most, pairs = _most_bytes(natives), math.prod(max(array.size, 1) for array in natives)
     if operator.kind == "Einsum" and pairs > _LARGEST_EINSUM:
@@ -130,8 +125,27 @@ def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
     if all(shape is not None and None not in shape for shape in shapes):
         elements = sum([math.prod([size or 0 for size in shape or ()]) for shape in shapes])
         return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
+    if operator.kind in _ELEMENTS:
+        try:
+            return _ELEMENTS[operator.kind](natives) * _WIDEST > most
+        except (ArithmeticError, IndexError, TypeError, ValueError):  # inputs of a wrong type or rank
+            return True
     # The result of any other operator has at most as many elements as the product of its inputs' sizes.
-    return not own or operator.kind in _BY_VALUE or pairs * _WIDEST > most
+    return not own or pairs * _WIDEST > most
+
+
+def _integers(array: Array) -> tuple[int, ...]:
+    return tuple(map(int, array))
+
+
+# The number of elements of a result that depends on values of inputs, or is far below the product of their sizes.
+_ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
+    "Concat": lambda inputs: sum(array.size for array in inputs),
+    "ConstantOfShape": lambda inputs: math.prod(_integers(inputs[0])),
+    "Expand": lambda inputs: math.prod(np.broadcast_shapes(inputs[0].shape, _integers(inputs[1]))),
+    "Pad": lambda inputs: math.prod(size + sum(map(abs, _integers(inputs[1]))) for size in inputs[0].shape),
+    "Range": lambda inputs: abs((float(inputs[1]) - float(inputs[0])) / float(inputs[2])) + 1,
+}
 
 
 def _run(fold: Fold | None, graph: Graph, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:

@@ -384,7 +384,7 @@ def test_an_error_comes_back_as_it_was_raised(kind: str, code: int, made: type[I
     event = {"code": code, "kind": kind, "what": "no\nTensorRT\x07", "where": "model0", "hint": "install it"}
     error = agent_error(event, "board")
     assert type(error) is made and isinstance(error, IrepdeployError)
-    assert error.line == "board: model0: no TensorRT (install it)"
+    assert error.line == r"board: model0: no TensorRT\x07 (install it)"
 
 
 @pytest.mark.parametrize("kind", ["", "SystemExit", "__all__", "annotations", "ClassVar", "IrepdeployError"])
