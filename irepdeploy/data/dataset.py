@@ -67,7 +67,7 @@ class Dataset(DatasetFacts):
 
     Args:
         val: the search-validation set, taken from the training set and used for every selection.
-        load_test: returns the test set; call it once, at the end.
+        load_test: opens the test set; score it once, at the end.
     """
 
     train: Split

@@ -34,10 +34,10 @@ def providers() -> list[Check]:
     checks = run_all({name: partial(_provider, name) for name in listed})
     if has_gpu() and "CUDAExecutionProvider" not in listed:
         note = "this onnxruntime is built without it"
-        mend = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+        fix = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
         if is_jetson():
-            note, mend = f"{note}; NVIDIA has wheels for JetPack", ""
-        checks.append(Check("CUDAExecutionProvider", "-", "missing", note, mend))
+            note, fix = f"{note}; NVIDIA has wheels for JetPack", ""
+        checks.append(Check("CUDAExecutionProvider", "-", "missing", note, fix))
     return checks
 
 
@@ -79,10 +79,10 @@ def cuda() -> list[Check]:
     why = one_line(missing.removeprefix("none: "))
     if "libcudart" in why:
         libraries = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib/libcudart.so*"))
-        mend = "pip install nvidia-cuda-runtime"
+        fix = "pip install nvidia-cuda-runtime"
         if libraries:
-            mend = f"export LD_LIBRARY_PATH={libraries[-1].parent}:$LD_LIBRARY_PATH"
-        return [Check("CUDA", "-", "missing", why, mend if has_gpu() else "")]
+            fix = f"export LD_LIBRARY_PATH={libraries[-1].parent}:$LD_LIBRARY_PATH"
+        return [Check("CUDA", "-", "missing", why, fix if has_gpu() else "")]
     return [Check("CUDA", "-", "missing", why)]
 
 
@@ -129,11 +129,11 @@ def _provider(name: str) -> list[Check]:
         why = error.what
     library = re.search(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object", f"{log} {why}")
     if library is not None:
-        note, mend = f"no {library[1]}; {one_line(why)}", _brings(library[1], name)
+        note, fix = f"no {library[1]}; {one_line(why)}", _brings(library[1], name)
     else:
         package = "onnxruntime" if name == "CPUExecutionProvider" else "onnxruntime-gpu"
-        note, mend = one_line(why), f"pip install --force-reinstall {package}"
-    return [row("-", "missing", f"listed, but does not load: {note}", mend)]
+        note, fix = one_line(why), f"pip install --force-reinstall {package}"
+    return [row("-", "missing", f"listed, but does not load: {note}", fix)]
 
 
 def _brings(library: str, provider: str) -> str:

@@ -25,7 +25,7 @@ class Check:
     found: str
     status: Literal["ok", "missing", "warning"] = "ok"
     note: str = ""
-    mend: str = ""
+    fix: str = ""
     required: bool = False
 
 

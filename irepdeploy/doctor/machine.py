@@ -69,7 +69,7 @@ def _jetpack(release: str) -> Check:
 def _power_mode() -> Check:
     row = partial(Check, "power mode", note="an engine is tuned for the clocks of the mode it is built in")
     mode = current_mode(_HERE)
-    return row("unknown", "warning", mend="sudo nvpmodel -q") if mode is None else row(mode.name or str(mode))
+    return row("unknown", "warning", fix="sudo nvpmodel -q") if mode is None else row(mode.name or str(mode))
 
 
 def _cores(cpu: Mapping[str, Any]) -> Check:
@@ -78,8 +78,8 @@ def _cores(cpu: Mapping[str, Any]) -> Check:
     note = cpu["model"] + (f"; OMP_NUM_THREADS={threads}" if threads else "")
     quota, usable = cpu["quota_cores"], cpu["affinity"]
     if isinstance(quota, float) and isinstance(usable, int) and quota < usable and not threads:
-        mend = f"export OMP_NUM_THREADS={max(1, int(quota))}"
-        return Check("CPU", found, "warning", f"{note}; the control group allows {quota:g} of them", mend)
+        fix = f"export OMP_NUM_THREADS={max(1, int(quota))}"
+        return Check("CPU", found, "warning", f"{note}; the control group allows {quota:g} of them", fix)
     return Check("CPU", found, note=note)
 
 

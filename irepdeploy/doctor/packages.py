@@ -84,8 +84,8 @@ def _package(need: _Requirement, ours: bool) -> list[Check]:
     version = version or loaded["version"] or "unknown"
     if len(names) > 1:
         both = " ".join(names)
-        mend = f"pip uninstall -y {both} && pip install {names[-1]}"
-        return [row(version, "warning", f"{' and '.join(names)} overwrite each other's files", mend)]
+        fix = f"pip uninstall -y {both} && pip install {names[-1]}"
+        return [row(version, "warning", f"{' and '.join(names)} overwrite each other's files", fix)]
     if need.minimum and _numbers(version) < _numbers(need.minimum):
         return [row(version, "missing", f"older than {need.minimum}", f"pip install --upgrade '{need.specifier}'")]
     return [row(version, note=purpose)]

@@ -23,7 +23,7 @@ SCALES = ("smoke", "small", "paper")
 
 _MOST_THREADS = 1024
 # How a field is written on the command line.
-_TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds"}
+_TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds", "only": "--only"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SuiteRequest:
         return any(isinstance(line, dict) and figures.items() <= line.items() for line in lines.values())
 
     def refuse(self, suite: str, *names: str) -> None:
-        """Refuse options, of "models", "runners" and "seconds", that this suite does not take."""
+        """Refuse options, of "models", "runners", "seconds" and "only", that this suite does not take."""
         for name in names:
             if getattr(self, name):
                 raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")

@@ -18,7 +18,6 @@ import torch
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import InputError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.memory import keep_freed_memory
@@ -86,10 +85,8 @@ Samples = dict[str, list[int]]
 
 def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Step of the supernet, naive and ours, with a breakdown, and the cost of Table 2's search projected from it."""
-    request.refuse("supernet-step", "models", "runners", "seconds")
+    request.refuse("supernet-step", "models", "runners", "seconds", "only")
     scale = _OF_SCALE[request.scale]
-    if request.only:
-        raise InputError("supernet-step has no rows to choose from", where="--only")
     with conditions(request):
         subject = _Subject(scale, request)
 

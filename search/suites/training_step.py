@@ -38,7 +38,7 @@ _PIPELINE_IMAGES = 20_000
 
 def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Training step of a plain network beside a bare loop, and the input pipeline beside both."""
-    request.refuse("training-step", "models", "runners", "seconds")
+    request.refuse("training-step", "models", "runners", "seconds", "only")
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     name, shape, batch, batches, rounds = _SCALES[request.scale]

@@ -19,7 +19,6 @@ from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
 from irepdeploy.runs.result import FinetuneResult, TrainingResult
 
-from ..evaluation.evaluate import score
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..supernet.builders import load_data
@@ -84,7 +83,7 @@ class Finetuning:
         blocks = any(isinstance(module, RepBlock) for module in self.source.modules())
         plain = fuse(self.source) if blocks else self.source
         device = self.training.ranks.device
-        before = score(plain.to(device).eval(), self.data.load_test())
+        before = self.training.score_test(plain.to(device).eval())
         return FinetuneResult(accuracy_before=before.accuracy, accuracy_after=found.test_accuracy, training=found)
 
 

@@ -99,6 +99,8 @@ class Training:
             rank=self.ranks.rank,
             ranks=self.ranks.size,
         )
+        # Used at the end; opened now, so that a missing one does not cost hours.
+        self._test = self.data.load_test() if self.ranks.first else None
         silent = not self.ranks.first
         where = f"{self.ranks.size} x {self.ranks.device.type}"
         self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where)
@@ -213,7 +215,7 @@ class Training:
         fitness, epoch = self.best
         best = channels_last(load(self.folder.path / "best.pt", model=self._model))
         plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
-        test = score(plain, self.data.load_test())
+        test = self.score_test(plain)
         return TrainingResult(
             branches=self.branches,
             val_accuracy=fitness.accuracy,
@@ -225,6 +227,11 @@ class Training:
             device=device_name(self.ranks.device),
             devices=self.ranks.size,
         )
+
+    def score_test(self, net: nn.Module) -> Fitness:
+        """Score a network on the test set; only the first rank may call it."""
+        assert self._test is not None
+        return score(net, self._test)
 
     def _save_net(self, name: str) -> None:
         if self.ranks.first:

@@ -91,7 +91,7 @@ def test_a_plain_machine(answers: Answers) -> None:
     assert found["CPUExecutionProvider"].found == "loads"
     assert found["TF32 in torch"].status == "ok" and "no effect" in found["TF32 in torch"].note
     assert (found["GPU"].status, found["CUDA"].status) == ("missing", "missing")
-    assert found["TensorRT"].mend == "pip install 'tensorrt>=10'"
+    assert found["TensorRT"].fix == "pip install 'tensorrt>=10'"
     assert found["export targets"].found == "ort"
     assert "Jetson" not in found and "pytest" not in found
     row = found["export targets"]
@@ -100,22 +100,22 @@ def test_a_plain_machine(answers: Answers) -> None:
     for package, extra in {"matplotlib": "report", "datasets": "data", "pycuda": "trt"}.items():
         row = found[package]
         assert (row.found, row.status, row.required) == ("-", "missing", False)
-        assert row.mend == f"pip install 'irepdeploy[{extra}]'" and f"extra {extra}" in row.note
-    assert found["cuda-python"].mend == "pip install 'cuda-python'"
+        assert row.fix == f"pip install 'irepdeploy[{extra}]'" and f"extra {extra}" in row.note
+    assert found["cuda-python"].fix == "pip install 'cuda-python'"
 
 
 def test_a_required_package_that_is_not_there(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, without="onnxsim")
     row = rows()["onnxsim"]
     assert (row.found, row.status, row.required) == ("-", "missing", True)
-    assert row.mend.startswith("pip install 'onnxsim>=")
+    assert row.fix.startswith("pip install 'onnxsim>=")
 
 
 @pytest.mark.parametrize("reason", ["crashed with SIGSEGV", "no answer within 90 s"])
 def test_a_package_that_is_there_but_cannot_be_imported(answers: Answers, reason: str) -> None:
     answers({("imported", "onnxsim"): RunError(reason)})
     row = rows()["onnxsim"]
-    assert (row.status, row.mend) == ("missing", "pip install --force-reinstall onnxsim") and reason in row.note
+    assert (row.status, row.fix) == ("missing", "pip install --force-reinstall onnxsim") and reason in row.note
 
 
 def test_a_light_package_that_cannot_be_imported(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_package_that_is_too_old(answers: Answers, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(packages, "_version", lambda name: {"torch": "2.5.1+cu121", "onnx": "1.17"}.get(name, ""))
     found = rows()
     assert (found["torch"].found, found["torch"].status) == ("2.5.1+cu121", "missing")
-    assert found["torch"].mend == "pip install --upgrade 'torch>=2.6'"
+    assert found["torch"].fix == "pip install --upgrade 'torch>=2.6'"
     assert found["onnx"].status == "ok"
 
 
@@ -138,11 +138,11 @@ def test_onnxruntime_gpu_takes_the_place_of_onnxruntime(answers: Answers, monkey
     assert (rows()["onnxruntime"].found, rows()["onnxruntime"].status) == ("1.24.0", "ok")
     versions["onnxruntime"] = "1.24.0"
     row = rows()["onnxruntime"]
-    assert row.status == "warning" and row.mend.endswith("&& pip install onnxruntime-gpu")
+    assert row.status == "warning" and row.fix.endswith("&& pip install onnxruntime-gpu")
 
 
 @pytest.mark.parametrize(
-    ("answer", "note", "mend"),
+    ("answer", "note", "fix"),
     [
         (["CPUExecutionProvider"], "falls back to CPUExecutionProvider", REINSTALL),
         (
@@ -153,11 +153,11 @@ def test_onnxruntime_gpu_takes_the_place_of_onnxruntime(answers: Answers, monkey
         (RunError("crashed with SIGABRT"), "SIGABRT", REINSTALL),
     ],
 )
-def test_a_provider_that_is_listed_but_does_not_load(answers: Answers, answer: Any, note: str, mend: str) -> None:
+def test_a_provider_that_is_listed_but_does_not_load(answers: Answers, answer: Any, note: str, fix: str) -> None:
     cuda = "CUDAExecutionProvider"
     answers({("listed_providers",): [cuda, "CPUExecutionProvider"], ("session", cuda): answer})
     found = rows()
-    assert (found[cuda].found, found[cuda].status, found[cuda].mend) == ("-", "missing", mend)
+    assert (found[cuda].found, found[cuda].status, found[cuda].fix) == ("-", "missing", fix)
     assert note in found[cuda].note and not found[cuda].required
     assert found["CPUExecutionProvider"].status == "ok"
 
@@ -172,7 +172,7 @@ def test_a_library_that_pip_brought_but_the_loader_does_not_see(
     cuda = "CUDAExecutionProvider"
     said = "libcudnn.so.9: cannot open shared object file"
     answers({("listed_providers",): [cuda], ("session", cuda): (["CPUExecutionProvider"], said)})
-    assert rows()[cuda].mend == f"export LD_LIBRARY_PATH={folder}:$LD_LIBRARY_PATH"
+    assert rows()[cuda].fix == f"export LD_LIBRARY_PATH={folder}:$LD_LIBRARY_PATH"
 
 
 def test_a_machine_with_a_gpu(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -186,15 +186,15 @@ def test_a_machine_with_a_gpu(answers: Answers, monkeypatch: pytest.MonkeyPatch,
     assert found["GPU"].found == "NVIDIA A100" and "driver 580.1, compute capability 8.0" in found["GPU"].note
     assert (found["CUDA"].found, found["CUDA"].status) == ("12.6", "ok")
     assert found["torch device"].found == "CUDA 12.6"
-    assert (found["TF32 in torch"].status, found["TF32 in torch"].mend) == ("warning", "export NVIDIA_TF32_OVERRIDE=0")
+    assert (found["TF32 in torch"].status, found["TF32 in torch"].fix) == ("warning", "export NVIDIA_TF32_OVERRIDE=0")
     assert (found["TensorRT"].found, found["TensorRT"].status) == ("10.3.0.26", "ok")
     assert found["export targets"].found == "ort, trt, trt-10"
     # The GPU is there, and the onnxruntime is the one for CPUs.
-    assert found["CUDAExecutionProvider"].mend == "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+    assert found["CUDAExecutionProvider"].fix == "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert rows()["TF32 in torch"] == Check("TF32 in torch", "off", note="NVIDIA_TF32_OVERRIDE=0")
     answers({("torch_state",): CPU_TORCH})
-    assert rows()["torch device"].mend == "pip install --force-reinstall torch"
+    assert rows()["torch device"].fix == "pip install --force-reinstall torch"
 
 
 def test_a_tensorrt_that_builds_nothing(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_a_tensorrt_that_builds_nothing(answers: Answers, monkeypatch: pytest.Mo
     assert found["export targets"].found == "ort"
     answers({("tensorrt", "tensorrt"): RunError("TensorRT is installed but cannot be loaded: libnvinfer.so.10")})
     row = rows()["TensorRT"]
-    assert row.mend == "pip install --force-reinstall tensorrt" and "libnvinfer.so.10" in row.note
+    assert row.fix == "pip install --force-reinstall tensorrt" and "libnvinfer.so.10" in row.note
 
 
 def test_the_assembled_builder_is_named_as_such(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,15 +228,15 @@ def test_a_jetson(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "8.5.2" in found["Jetson"].note and "xavier-jp5" in found["Jetson"].note
     assert "never pip install tensorrt" in found["Jetson"].note
     assert found["power mode"].found == "MAXN"
-    assert (found["trtexec"].status, found["trtexec"].mend) == ("missing", "sudo apt-get install nvidia-jetpack")
+    assert (found["trtexec"].status, found["trtexec"].fix) == ("missing", "sudo apt-get install nvidia-jetpack")
     for broken in (False, True):
         if broken:
             installed(monkeypatch, "tensorrt")
             answers({("tensorrt", "tensorrt"): RunError("libnvinfer.so.8")})
         row = rows()["TensorRT"]
         assert row.status == "missing" and "never pip install tensorrt" in row.note
-        assert row.mend == "python3 -m venv --system-site-packages .venv"
-    assert not any("pip install" in row.mend and "tensorrt" in row.mend for row in rows().values())
+        assert row.fix == "python3 -m venv --system-site-packages .venv"
+    assert not any("pip install" in row.fix and "tensorrt" in row.fix for row in rows().values())
     assert rows()["pycuda"].status == "missing"
 
 
@@ -264,7 +264,7 @@ def test_power_mode_by_nvpmodel(answers: Answers, tmp_path: Path) -> None:
     program.chmod(0o755)
     assert machine._power_mode().found == "MODE_30W_ALL"
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert (machine._power_mode().found, machine._power_mode().mend) == ("unknown", "sudo nvpmodel -q")
+    assert (machine._power_mode().found, machine._power_mode().fix) == ("unknown", "sudo nvpmodel -q")
 
 
 def test_cores_memory_and_disk(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_cores_memory_and_disk(answers: Answers, monkeypatch: pytest.MonkeyPatch
     system(monkeypatch, "none", quota_cores=2.5)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: type("", (), {"free": 2**20, "total": 2**40}))
     found = rows()
-    assert (found["CPU"].status, found["CPU"].mend) == ("warning", "export OMP_NUM_THREADS=2")
+    assert (found["CPU"].status, found["CPU"].fix) == ("warning", "export OMP_NUM_THREADS=2")
     assert (found["memory"].found, found["memory"].status) == ("4.0 of 8.0 GiB free", "ok")
     assert (found["disk here"].found, found["disk here"].status) == ("0.0 of 1024.0 GiB free", "warning")
 
@@ -389,10 +389,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
 def test_what_a_plain_installation_needs_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: Output, json_too: bool
 ) -> None:
-    table_of(monkeypatch, Check("onnx", "-", "missing", mend="pip install onnx", required=True))
+    table_of(monkeypatch, Check("onnx", "-", "missing", fix="pip install onnx", required=True))
     assert cli.main(["doctor", *(["--json"] if json_too else [])]) == 3
     captured = capsys.readouterr()
     assert captured.err == "irepdeploy: error: a plain installation needs: onnx (pip install onnx)\n"
     if json_too:
-        row = {"name": "onnx", "found": "-", "status": "missing", "note": "", "mend": "pip install onnx"}
+        row = {"name": "onnx", "found": "-", "status": "missing", "note": "", "fix": "pip install onnx"}
         assert json.loads(captured.out) == {"ok": False, "checks": [{**row, "required": True}]}

@@ -171,6 +171,7 @@ def visible(folder: Path) -> list[str]:
     return [name for name in names(folder) if not name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:
     written, moved = tmp_path / "written", tmp_path / "half moved"
     kill(("job", "onnx_runner", False, ["--out", str(written)]), ("pipeline", "move_file", True, ["--out", str(moved)]))

@@ -32,7 +32,7 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         _show(checks)
     if lacking:
-        hint = next((check.mend for check in lacking if check.mend), None)
+        hint = next((check.fix for check in lacking if check.fix), None)
         raise MissingError("a plain installation needs: " + ", ".join(check.name for check in lacking), hint=hint)
 
 
@@ -41,8 +41,8 @@ def _show(checks: list[Check]) -> None:
     table("This machine", ["what", "found", "status", "note"], rows)
     lines: dict[str, list[str]] = {}
     for check in checks:
-        if check.mend:
-            lines.setdefault(check.mend, []).append(check.name + (" (needed)" if check.required else ""))
+        if check.fix:
+            lines.setdefault(check.fix, []).append(check.name + (" (needed)" if check.required else ""))
     if lines:
         say("Commands that fix this, each only if you need it:")
     for line, names in lines.items():

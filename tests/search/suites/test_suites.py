@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.console import progress
+from irepdeploy.errors import InputError
 from irepdeploy.runs.suite import SuiteRequest
 from irepdeploy.search.suites import training_step
 from irepdeploy.search.suites.alone import run_alone
@@ -72,4 +73,6 @@ def test_the_training_step_makes_its_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(training_step, "_PIPELINE_IMAGES", 200)
     with progress() as display:
         training_step.training_step(SuiteRequest("smoke", out=tmp_path / "new"), display)
+        with pytest.raises(InputError, match="takes no --only"):
+            training_step.training_step(SuiteRequest("smoke", only=["vgg16"]), display)
     assert (tmp_path / "new" / "records.jsonl").exists()

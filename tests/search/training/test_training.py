@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import irepdeploy as ird
-from irepdeploy.data import Dataset
-from irepdeploy.errors import ArchitectureError, CheckpointError, InputError, RecipeError, RunError
+from irepdeploy.data import Split
+from irepdeploy.errors import ArchitectureError, CheckpointError, InputError, MissingError, RecipeError, RunError
 from irepdeploy.network.archive import pack
 from irepdeploy.network.checkpoint import load
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.search.evaluation.evaluate import score
+from irepdeploy.search.evaluation.evaluate import Fitness, score
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
@@ -152,28 +152,38 @@ def test_resume_with_another_architecture_is_refused(recipe: Recipe, trained: Tr
         Training(recipe, trained[0], None, resume=True)
 
 
-def test_the_test_set_is_read_once_and_at_the_end(
+def test_the_test_set_is_scored_once_and_at_the_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: list[int] = []
+    scored: list[tuple[int, int]] = []
     epochs_done = 0
 
-    def counted(of: Recipe) -> Dataset:
-        data = load_data(of)
-
-        def load_test() -> Any:
-            reads.append(epochs_done)
-            return data.load_test()
-
-        return replace(data, load_test=load_test)
+    def counted(net: nn.Module, split: Split) -> Fitness:
+        scored.append((epochs_done, len(split)))
+        return score(net, split)
 
     def advance(more: int, note: str) -> None:
         nonlocal epochs_done
         epochs_done += more
 
-    monkeypatch.setattr(training, "load_data", counted)
-    Training(recipe, tmp_path, SOME).run(advance)
-    assert reads == [3]
+    monkeypatch.setattr(training, "score", counted)
+    run = Training(recipe, tmp_path, SOME)
+    val, test = len(run.data.val), len(run.data.load_test())
+    assert val != test
+    run.run(advance)
+    assert scored == [(0, val), (1, val), (2, val), (3, test)]
+
+
+def test_a_missing_test_set_is_noticed_before_the_training(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_test() -> Split:
+        raise MissingError("no such file", where="test_batch")
+
+    monkeypatch.setattr(training, "load_data", lambda of: replace(load_data(of), load_test=load_test))
+    with pytest.raises(MissingError, match="no such file"):
+        Training(recipe, tmp_path / "run", SOME)
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_branches_the_network_is_plain(tiny: Tiny, tmp_path: Path) -> None:
