@@ -64,7 +64,7 @@ def engines_for(
     flavour = _FLAVOURS[target.engine]
     version, reason = _version(target.engine)
     if version is None:
-        return {"status": "not built", "reason": reason, "hint": _how_to_get(target, next(iter(models.values())))}, []
+        return {"status": "not built", "reason": reason, "hint": _how_to_get(target, models)}, []
     if target.tensorrt and version.partition(".")[0] not in {each.partition(".")[0] for each in target.tensorrt}:
         return {
             "status": "not built",
@@ -135,8 +135,12 @@ def _profiles(inputs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) 
     return found
 
 
-def _how_to_get(target: Target, path: Path) -> str:
+def _how_to_get(target: Target, models: Mapping[str, Path]) -> str:
     if target.engine == "TensorRT-RTX":
         return "pip install tensorrt-rtx"
-    line = trtexec_line(TARGETS["trt-11"], path.name, "model.engine")
-    return f"pip install 'irepdeploy[trt]', or where TensorRT 11 is: {line}"
+    # Of no version in particular, the newest is installed.
+    version = target.tensorrt[0] if target.tensorrt else "11"
+    precision, path = next(iter(models.items()))
+    line = trtexec_line(TARGETS[f"trt-{version}"], path.name, "model.engine", precision=precision)
+    package = f"tensorrt=={version}.*" if target.tensorrt else "irepdeploy[trt]"
+    return f"pip install '{package}', or where TensorRT {version} is: {line}"

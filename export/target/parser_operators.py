@@ -1,7 +1,8 @@
 """ONNX operators that the parsers of TensorRT accept, by version.
 
-8.5 and 8.6 are from the support matrices of onnx-tensorrt and its changelog, 11 from the parser itself
-(``OnnxParser.supports_operator`` of TensorRT 11.4). Operators that a source does not settle are omitted.
+8.5, 8.6 and 10 hold what both the support matrix and the source of onnx-tensorrt have on its branches 8.5-GA, 8.6-GA and
+10.0-GA; 11 is from the parser itself (``OnnxParser.supports_operator`` of TensorRT 11.4). Operators that a source does
+not settle are omitted.
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ _8_5 = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip
     Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout
     Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool
-    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid Identity If InstanceNormalization IsNaN
-    LRN LSTM LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
-    MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero Not Or PRelu Pad Pow QuantizeLinear RNN
-    RandomNormal RandomUniform RandomUniformLike Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
-    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign Round
-    Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus
-    Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
-    Upsample Where Xor
+    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity If
+    InstanceNormalization IsNaN LRN LSTM LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool
+    MatMul Max MaxPool Mean MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu
+    Pad Pow QuantizeLinear RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign Round Scan Scatter ScatterElements ScatterND Selu
+    Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
+    Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 """
-_NEW_IN_10 = """
-    BlackmanWindow CastLike HammingWindow HannWindow HardSwish Hardmax OneHot RandomNormalLike Reciprocal
-"""
+_NEW_IN_10 = "CastLike Gelu Hardmax Mish"
 _NEW_IN_11 = """
-    Attention CausalConvWithState Gelu LinearAttention Mish RMSNormalization RotaryEmbedding STFT Swish
-    TensorScatter
+    Attention BlackmanWindow CausalConvWithState HammingWindow HannWindow LinearAttention RMSNormalization
+    RotaryEmbedding STFT Swish TensorScatter
 """
 
 TENSORRT_8_5 = frozenset(_8_5.split())

@@ -62,7 +62,7 @@ def other_output(model: onnx.ModelProto) -> None:
 
 
 def foreign_operator(model: onnx.ModelProto) -> None:
-    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "HardSwish"
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Mish"
 
 
 def foreign_domain(model: onnx.ModelProto) -> None:
@@ -111,7 +111,7 @@ FAULTS = {
     free_batch: "inputs .*batch",
     other_input: "inputs .*float16",
     other_output: "outputs .*scores",
-    foreign_operator: "target xavier-jp5 does not accept: HardSwish",
+    foreign_operator: "target xavier-jp5 does not accept: Mish",
     foreign_domain: "does not accept: Relu",
     nameless: "without a name",
     same_name: "without a name",
@@ -325,8 +325,8 @@ def test_what_lies_in_a_subgraph_is_seen(tmp_path: Path) -> None:
         ends = [helper.make_tensor_value_info(f"{operator}.out", TensorProto.FLOAT, [1, 4, 8, 8])]
         return helper.make_graph([node(operator, ["x"], f"{operator}.out")], operator, [], ends)
 
-    nodes = [node("If", ["c"], then_branch=branch("Relu"), else_branch=branch("HardSwish"))]
-    with pytest.raises(CheckFailed, match="does not accept: HardSwish"):
+    nodes = [node("If", ["c"], then_branch=branch("Relu"), else_branch=branch("Mish"))]
+    with pytest.raises(CheckFailed, match="does not accept: Mish"):
         check(tmp_path / "m.onnx", nodes, {"c": np.array(True)}, opset=14)
 
 

@@ -49,3 +49,25 @@ def test_int8_that_grows_is_advised_against(
     )
     assert found["status"] == "built"
     assert found["notes"] == ([] if note is None else [f"{note}: int8 is not advised here"])
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "version", "typed"),
+    [
+        ("trt-10", "tensorrt==10.*", "10", True),
+        ("trt-11", "tensorrt==11.*", "11", False),
+        ("trt", "irepdeploy[trt]", "11", False),
+    ],
+)
+def test_the_hint_of_a_missing_tensorrt_is_for_the_version_of_the_target(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str, version: str, typed: bool
+) -> None:
+    monkeypatch.setattr(engines, "installed_version", lambda flavour: None)
+    specs = [TensorSpec("input", (1, 3, 8, 8))]
+    model = Path("model.fp16.onnx")
+    found, _ = engines.engines_for(
+        target_of(name), {"fp16": model}, Path(), specs, "net", Settings(), lambda step: None
+    )
+    assert found["status"] == "not built"
+    assert found["hint"].startswith(f"pip install '{package}', or where TensorRT {version} is: /usr/src/")
+    assert "--onnx=model.fp16.onnx" in found["hint"] and ("--stronglyTyped" in found["hint"]) is typed

@@ -35,7 +35,12 @@ def test_the_targets_by_name() -> None:
     xavier = target_of("xavier-jp5")
     assert (xavier.opset, xavier.allowed_opsets, xavier.ir_version) == (13, (13, 17), 8)
     assert xavier.tensorrt == ("8.5.2",) and xavier.on_board and "Reduce with axes as input" in xavier.forbidden
-    assert xavier.operators is not None and "HardSwish" not in xavier.operators and "GridSample" in xavier.operators
+    assert xavier.operators is not None and "Gelu" not in xavier.operators and "GridSample" in xavier.operators
+    # Both the support matrix and the importer of onnx-tensorrt 8.5-GA have them.
+    assert {"HardSwish", "OneHot", "RandomNormalLike", "Reciprocal"} <= xavier.operators
+    ten = target_of("trt-10").operators
+    # The first in the parser of 10.0, the second later.
+    assert ten is not None and "Mish" in ten and "HannWindow" not in ten
     with pytest.raises(InputError, match=r"no target 'nano'.*xavier-jp5"):
         target_of("nano")
 
