@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx
 
-from irepdeploy.board.runner import TensorSpec
+from irepdeploy.board.comparison import Noise
+from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.verify.certificate import Certificate, Hop
-from irepdeploy.verify.equivalence import infer_all, onnx_runner
+from irepdeploy.verify.equivalence import infer_all, noise_of, onnx_runner
 from irepdeploy.verify.inputs import Inputs, joined, named
 
 from .diagnosis.audit import Asked, audit
@@ -52,6 +53,7 @@ class Job:
         certificate: Record of every check; it is complete when the last step is done.
         report: Called with the name of each finished step.
         simplifier: Running onnx-simplifier, if the caller started one.
+        noise: Noise of the source by output, once it has run; see `noise_of`.
     """
 
     request: ExportRequest
@@ -61,6 +63,7 @@ class Job:
     folder: Path
     report: Report
     simplifier: Simplifier | None = None
+    noise: dict[str, Noise] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -76,6 +79,13 @@ class Job:
         """Return the outputs of an ONNX model on the inputs of the export, or on other ones."""
         with onnx_runner(model) as runner:
             return infer_all(runner, self.inputs if inputs is None else inputs)
+
+    def run_source(self, runner: Runner, unoptimized: Runner | None = None) -> Outputs:
+        """Return the outputs of the source and measure its noise, which every comparison allows for."""
+        with runner:
+            outputs = infer_all(runner, self.inputs)
+            self.noise.update(noise_of(runner, self.inputs, outputs, unoptimized))
+        return outputs
 
     def audit(self, path: Path, specs: Sequence[TensorSpec], asked: Asked) -> dict[str, Any]:
         """Audit a file and return the findings."""
@@ -100,12 +110,12 @@ class Job:
         `layers` are the errors of single layers where they were measured, `inputs` describes other inputs than those of
         the export, and `locate` finds the first layer that differs.
         """
-        comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers)
+        comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers, noise=self.noise)
         described = comparison.to_dict()
         if not comparison.ok and comparison.first_bad_layer is None:
             # A failed search must not hide the verdict.
             with contextlib.suppress(IrepdeployError):
-                first = locate(tolerance)
+                first = locate(comparison.allowed)
                 if first is not None:
                     described["first_bad_layer"] = first.layer
                     described["reason"] += f"; the first layer that differs is {first.layer}, by {first.error:.2e}"

@@ -74,7 +74,7 @@ class NetworkExport(Exportable):
         path = job.folder / FUSED
         # The simplifier is started first, since its imports take longer than its work.
         with _started(job) as simplifier, ThreadPoolExecutor(1) as pool:
-            network = Form(_NETWORK, _run(self.model, job.inputs))
+            network = Form(_NETWORK, job.run_source(network_runner(self.model)))
             blocks = with_blocks(self.model)
             fused, proofs = (self.model, []) if blocks is None else fuse_with_proof(blocks)
             # Written and hashed while the rest goes on.

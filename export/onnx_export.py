@@ -14,6 +14,7 @@ from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
 from irepdeploy.onnx_collapse import Collapse, Region, collapse
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
 
 from .diagnosis.audit import Asked
@@ -81,7 +82,7 @@ class OnnxExport(Exportable):
     def _reference(self, job: Job, content: bytes) -> Outputs:
         """Return the outputs of the given file, which must be finite."""
         try:
-            found = job.run(content)
+            found = job.run_source(onnx_runner(content), onnx_runner(content, optimized=False))
         except ModelError as error:
             raise type(error)(error.what, where=self.label, hint=error.hint) from error
         for name, array in found.items():

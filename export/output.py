@@ -44,11 +44,9 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
 
     source = certificate.source
     title = f"{source['file'] or source['net']}: every hop proved (weights: {source['statistics']})"
-    rows = [
-        [hop.source, hop.result, _counted(hop.inputs), f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same"]
-        for hop in certificate.hops
-    ]
-    table(title, ["from", "to", "inputs", "error", "allowed", "verdict"], rows)
+    rows = [[hop.source, hop.result, _counted(hop.inputs), *hop.figures, "same"] for hop in certificate.hops]
+    table(title, ["from", "to", "inputs", "error", "own noise", "allowed", "verdict"], rows)
+    _show_noise(certificate)
     blocks = certificate.blocks
     collapsed = certificate.onnx.get("collapse")
     if collapsed is not None:
@@ -74,6 +72,16 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     reference = Path(source["file"] or folder / "fused.pt")
     ours = ("--model", model) if model else ()
     log(f"next: {command_line('verify', reference, folder / 'model.onnx', *ours)}")
+
+
+def _show_noise(certificate: Certificate) -> None:
+    """Say where the noise of the source decided how much is allowed."""
+    for hop in certificate.hops:
+        if hop.noise is not None and hop.allowed > hop.stated.max_rel_error:
+            say(
+                f"{hop.result}: {hop.allowed:.0e} is allowed, not {hop.stated.max_rel_error:.0e}, "
+                f"since the source differs from itself by {hop.noise.rel_error:.0e} when only the rounding changes"
+            )
 
 
 def _show_collapse(facts: dict[str, Any], proofs: dict[str, Any]) -> None:

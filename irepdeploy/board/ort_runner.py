@@ -42,6 +42,7 @@ class OrtRunner(Runner):
         transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
         as_written: Compute QuantizeLinear and DequantizeLinear on floats, instead of in fused integer kernels, which
             depend on the processor and may overflow without VNNI; and return memory after every run.
+        optimized: Apply all graph optimizations; without them every operator is computed by itself, as it is written.
 
     Raises:
         InputError: On activation, if the file is missing, an argument is invalid, or TF32 cannot be disabled.
@@ -62,6 +63,7 @@ class OrtRunner(Runner):
         tf32: bool = False,
         transfers: str = "excluded",
         as_written: bool = False,
+        optimized: bool = True,
     ) -> None:
         super().__init__()
         self._model = model if isinstance(model, bytes) else os.fspath(model)
@@ -73,6 +75,7 @@ class OrtRunner(Runner):
         self._tf32 = tf32
         self._transfers = transfers
         self._as_written = as_written
+        self._optimized = optimized
         self._session: Any = None
 
     @property
@@ -95,7 +98,8 @@ class OrtRunner(Runner):
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if self._optimized else levels.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
         if self._as_written:
             options.enable_cpu_mem_arena = False
@@ -163,7 +167,7 @@ class OrtRunner(Runner):
             "threads": self._threads,
             "inter_op_threads": 1,
             "spinning": self._spinning,
-            "graph_optimization": "all",
+            "graph_optimization": "all" if self._optimized else "none",
             "precision": self._precision,
             "transfers": "none" if device == "cpu" else self._transfers,
             "version": self._version,

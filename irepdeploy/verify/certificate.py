@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.comparison import Noise, Tolerance
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
@@ -51,14 +52,31 @@ class Hop:
 
     @property
     def allowed(self) -> float:
-        """Largest relative error that passes."""
-        return float(self.comparison["tolerance"]["max_rel_error"])
+        """Largest relative error that passes, infinity if it is not checked."""
+        return self.tolerance.max_rel_error
 
     @property
-    def least_cosine(self) -> float | None:
-        """Smallest cosine that passes, or None if it is not checked."""
-        cosine = self.comparison["tolerance"].get("min_cosine")
-        return None if cosine is None else float(cosine)
+    def tolerance(self) -> Tolerance:
+        """Tolerance of the output with the largest error: the stated one, or more if the source is noisier."""
+        # Earlier certificates know only the stated one.
+        return _tolerance(self.comparison.get("allowed", self.comparison["tolerance"]))
+
+    @property
+    def stated(self) -> Tolerance:
+        """Tolerance that the comparison was asked for."""
+        return _tolerance(self.comparison["tolerance"])
+
+    @property
+    def noise(self) -> Noise | None:
+        """Noise of the source at the output that has most, or None if it was not measured."""
+        found = [Noise(**output["noise"]) for output in self.comparison.get("outputs", ()) if output.get("noise")]
+        return max(found, key=lambda noise: float(noise.rel_error), default=None)
+
+    @property
+    def figures(self) -> list[str]:
+        """Error, noise of the source and tolerance as text, for tables."""
+        noise = "-" if self.noise is None else f"{float(self.noise.rel_error):.0e}"
+        return [f"{self.error:.1e}", noise, str(self.tolerance)]
 
 
 @dataclass(frozen=True)
@@ -255,7 +273,7 @@ def _check_hops(hops: Sequence[Hop]) -> None:
         if hop.comparison.get("ok") is True and not hop.ok:
             raise ValueError(f"{hop.source} to {hop.result} passed, but its error is above what is allowed")
         # Raises if it is no number.
-        _ = hop.error, hop.allowed, hop.least_cosine
+        _ = hop.error, hop.tolerance, hop.stated, hop.noise
 
 
 def _check_artefacts(artefacts: Sequence[Artefact]) -> None:
@@ -268,6 +286,11 @@ def _check_artefacts(artefacts: Sequence[Artefact]) -> None:
             raise ValueError(f"{artefact.sha256!r} is not a SHA-256")
         if type(artefact.size_bytes) is not int or artefact.size_bytes < 0:
             raise ValueError(f"{artefact.size_bytes!r} is not a size in bytes")
+
+
+def _tolerance(bounds: Mapping[str, Any]) -> Tolerance:
+    error, cosine = bounds["max_rel_error"], bounds.get("min_cosine")
+    return Tolerance(math.inf if error is None else float(error), None if cosine is None else float(cosine))
 
 
 def _sortable(error: float) -> float:

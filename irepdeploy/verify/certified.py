@@ -163,7 +163,7 @@ def check_certified(
 
 
 def _verdict(comparison: dict[str, Any]) -> dict[str, Any]:
-    return {name: comparison.get(name) for name in ("ok", "max_rel_error", "tolerance", "samples")}
+    return {name: comparison.get(name) for name in ("ok", "max_rel_error", "tolerance", "allowed", "samples")}
 
 
 def _identified(certificate: Certificate, path: str, digest: str) -> tuple[Artefact | None, str | None]:
@@ -286,6 +286,6 @@ def _tolerance(certificate: Certificate, artefact: Artefact) -> Tolerance:
     form = _FUSED_FORM if artefact.file == _FUSED else artefact.file.replace(".engine", ".onnx")
     met = [hop for hop in certificate.hops if hop.result == form.replace(".fp32.", ".")]
     if met:
-        return Tolerance(met[-1].allowed, met[-1].least_cosine)
+        return met[-1].stated
     precision = next((dtype for name, dtype in _DTYPES.items() if f".{name}." in artefact.file), "float32")
     return TOLERANCES[precision]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from irepdeploy.board.comparison import Noise
 from irepdeploy.board.runner import Runner, TensorSpec, shape_text
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
 from irepdeploy.verify.inputs import (
     Given,
@@ -26,6 +27,7 @@ from irepdeploy.verify.inputs import (
     named,
     samples_in,
 )
+from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Verification", "infer_all", "layer_errors", "network_runner", "onnx_runner", "tolerance_of", "verify_models",
+    "Verification", "infer_all", "layer_errors", "network_runner", "noise_of", "onnx_runner", "tolerance_of",
+    "verify_models",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -96,10 +99,11 @@ def verify_models(
         groups = gather_inputs(specs, given=_as_arrays(inputs), dataset=datasets[0] if datasets else None, seed=seed)
         arrays = joined([group.array for group in groups])
         outputs = [infer_all(side.runner, arrays) for side in sides]
+        noise = noise_of(sides[0].runner, arrays, outputs[0], sides[0].unoptimized)
     layers = {}
     if sides[0].network is not None and sides[1].network is not None:
         layers = layer_errors(sides[0].network, sides[1].network, groups)
-    comparison = compare_outputs(outputs[0], outputs[1], limit, layers=layers)
+    comparison = compare_outputs(outputs[0], outputs[1], limit, layers=layers, noise=noise)
     return Verification(sides[0].label, sides[1].label, tuple(groups), comparison)
 
 
@@ -132,11 +136,13 @@ def network_runner(model: nn.Module) -> Runner:
     return TorchRunner(model, cast, origin.output_names)
 
 
-def onnx_runner(model: str | os.PathLike[str] | bytes, *, as_written: bool = False) -> OnnxProcessRunner:
+def onnx_runner(
+    model: str | os.PathLike[str] | bytes, *, as_written: bool = False, optimized: bool = True
+) -> OnnxProcessRunner:
     """Return a runner of an ONNX model on all cores available to this process, in a process with a `time_limit`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Nothing is timed here, and spinning threads would take cores from other processes of the command.
-    return OnnxProcessRunner(model, threads=cores, spinning=False, as_written=as_written)
+    return OnnxProcessRunner(model, threads=cores, spinning=False, as_written=as_written, optimized=optimized)
 
 
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
@@ -160,6 +166,31 @@ def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
                 raise ModelError(f"shape {output.shape} of a batch of {due}", where=f"output {name!r}")
             parts[name].append(output[:count])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def noise_of(
+    runner: Runner, inputs: Inputs, outputs: Mapping[str, Array], unoptimized: Runner | None = None
+) -> dict[str, Noise]:
+    """Return how far the outputs of a model are from themselves when only the rounding changes, by output.
+
+    They are compared with those on inputs of which every number is one unit in the last place larger or smaller, and
+    with those of `unoptimized`, the same model as a runner that is not active yet. A form that cannot run is omitted.
+
+    Args:
+        runner: The model, active.
+        inputs: Inputs as for `infer_all`.
+        outputs: Outputs of the model on them.
+        unoptimized: The model without graph optimizations.
+    """
+    found: dict[str, dict[str, Array]] = {}
+    with contextlib.suppress(IrepdeployError):
+        moved = nudged(inputs, runner.inputs)
+        if moved is not None:
+            found["nudged"] = infer_all(runner, moved)
+    if unoptimized is not None:
+        with contextlib.suppress(IrepdeployError), unoptimized:
+            found["unoptimized"] = infer_all(unoptimized, inputs)
+    return noise_between(outputs, found)
 
 
 def layer_errors(a: nn.Module, b: nn.Module, groups: Sequence[InputGroup]) -> dict[str, float]:
@@ -189,6 +220,7 @@ class _Side:
     runner: Runner
     dataset: str | None
     network: nn.Module | None = None
+    unoptimized: Runner | None = None
 
 
 def _open_both(
@@ -220,7 +252,8 @@ def _open(
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
             runner = stack.enter_context(onnx_runner(model))
-            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata))
+            unoptimized = onnx_runner(model, optimized=False)
+            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=unoptimized)
         if _kind(model) == ".engine":
             from irepdeploy.board.trt_runner import TrtRunner
 

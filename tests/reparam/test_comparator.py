@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import irepdeploy as ird
+from irepdeploy.board.comparison import NOISE_FACTOR, Noise
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs, relative_error
 
@@ -112,3 +113,36 @@ def test_forms_of_other_precision_are_compared_on_the_same_numbers() -> None:
     net = ird.insert_branches(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 3)), "acnet").eval()
     verdict = ird.compare(net, ird.fuse(net).double(), torch.randn(2, 2, 12, 12))
     assert verdict.ok and verdict.worst_layer is not None
+
+
+def test_the_reason_names_the_bounds_that_failed() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4, 50))
+    near, far = (a + spread * rng.standard_normal(a.shape) for spread in (0.3, 1e-3))
+    by_cosine = compare_outputs({"y": a}, {"y": near}, TOLERANCES["int8"])
+    assert not by_cosine.ok and "at least 0.99 is needed" in by_cosine.reason
+    assert "inf" not in by_cosine.reason and "allowed" not in by_cosine.reason
+    by_error = compare_outputs({"y": a}, {"y": far}, Tolerance(1e-6, 0.99))
+    assert not by_error.ok and "1e-06 is allowed" in by_error.reason and "cosine" not in by_error.reason
+    by_both = compare_outputs({"y": a}, {"y": near}, Tolerance(1e-6, 0.99))
+    assert "1e-06 is allowed" in by_both.reason and "at least 0.99 is needed" in by_both.reason
+    passed = compare_outputs({"y": a}, {"y": far}, TOLERANCES["int8"])
+    assert passed.ok and "inf" not in passed.reason and "at least 0.99" in passed.reason
+    assert str(passed.allowed) == "cosine 0.99" and passed.to_dict()["tolerance"]["max_rel_error"] is None
+
+
+def test_noise_of_the_reference_raises_what_is_allowed_for_its_output_alone() -> None:
+    a = {name: np.linspace(1, 2, 8).reshape(2, 4) for name in ("noisy", "quiet")}
+    b = {name: array + 0.019 * array.max() for name, array in a.items()}
+    noise = {"noisy": Noise(0.005), "quiet": Noise(1e-9)}
+    one = compare_outputs({"noisy": a["noisy"]}, {"noisy": b["noisy"]}, noise=noise)
+    assert one.ok and one.allowed.max_rel_error == NOISE_FACTOR * 0.005 and str(one.allowed) == "2e-02"
+    assert "4 times the 5e-03" in one.reason and one.to_dict()["outputs"][0]["noise"]["rel_error"] == 0.005
+    both = compare_outputs(a, b, noise=noise)
+    assert not both.ok and both.worst is not None and both.worst.name == "quiet"
+    assert "'quiet'" in both.reason and "1e-04 is allowed" in both.reason and "noisy" not in both.reason
+    larger = {"noisy": a["noisy"] + 0.021 * a["noisy"].max()}
+    assert not compare_outputs({"noisy": a["noisy"]}, larger, noise=noise).ok
+    # A cosine is lost with the square of the error.
+    assert Tolerance(1e-2, 0.999).relaxed(Noise(0.1, 0.9999)).min_cosine == pytest.approx(1 - 16 * 1e-4)
+    assert Tolerance(1e-2, 0.999).relaxed(Noise(1e-6, 1.0)) == Tolerance(1e-2, 0.999)

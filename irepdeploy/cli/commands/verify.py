@@ -107,15 +107,12 @@ def _to_type(a: str) -> str:
 def _show_certified(found: CertifiedFile) -> None:
     known = found.certificate
     source, target, versions = known.source, known.target, known.versions
-    rows = [
-        [hop.source, hop.result, f"{hop.error:.1e}", f"{hop.allowed:.0e}", "same" if hop.ok else "DIFFERENT"]
-        for hop in known.hops
-    ]
+    rows = [[hop.source, hop.result, *hop.figures, "same" if hop.ok else "DIFFERENT"] for hop in known.hops]
     if found.faults:
         say(f"{found.path}: NOT the file that was certified")
     else:
         title = f"{found.path}: the file that was certified"
-        table(title, ["from", "to", "error", "allowed", "verdict"], rows)
+        table(title, ["from", "to", "error", "own noise", "allowed", "verdict"], rows)
     say(f"SHA-256: {found.sha256}")
     made = source.get("file") or source.get("net") or "a network in memory"
     say(f"certificate: {known.created}, target {target.get('name')}, source {made} ({source.get('statistics')})")
@@ -130,16 +127,14 @@ def _show_certified(found: CertifiedFile) -> None:
 
 def _show(result: Verification) -> None:
     comparison = result.comparison
-    limit = comparison.tolerance
     rows = []
     for output in comparison.outputs:
         agreement = output.top1_note if output.top1_agreement is None else f"{output.top1_agreement:.1%}"
-        error = f"{output.rel_error:.2e}"
-        rows.append(
-            [output.name, error, f"{limit.max_rel_error:.0e}", f"{output.cosine:.9f}", agreement or output.problem]
-        )
+        noise = "-" if output.noise is None else f"{output.noise.rel_error:.0e}"
+        figures = [f"{output.rel_error:.2e}", noise, str(comparison.allowed_for(output)), f"{output.cosine:.9f}"]
+        rows.append([output.name, *figures, agreement or output.problem])
     verdict = "the same" if result.ok else "DIFFERENT"
-    columns = ["output", "error", "allowed", "cosine", "top-1 agreement"]
+    columns = ["output", "error", "own noise", "allowed", "cosine", "top-1 agreement"]
     table(f"{result.a} and {result.b}: {verdict}", columns, rows)
     say("inputs: " + " + ".join(f"{group.count} {group.name}" for group in result.inputs))
     if comparison.worst_layer is not None:

@@ -1,0 +1,47 @@
+"""Noise of a model: how far its outputs are from themselves when only the rounding changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.board.comparison import Noise, cosine, relative_error
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.verify.inputs import Inputs, named
+
+__all__ = ["noise_between", "nudged"]
+
+Array = np.ndarray[Any, Any]
+
+
+def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
+    """Return inputs whose floats are one unit in the last place larger or smaller; None if there are no floats."""
+    rng = np.random.default_rng(0)
+    found, moved = {}, False
+    arrays = named(inputs, specs)
+    for spec in specs:
+        array = arrays[spec.name]
+        if spec.dtype.startswith("float"):
+            exact = array.astype(spec.dtype, copy=False)
+            ways = np.where(rng.random(array.shape, np.float32) < 0.5, -np.inf, np.inf).astype(exact.dtype)
+            array, moved = np.nextafter(exact, ways), True
+        found[spec.name] = array
+    return found if moved else None
+
+
+def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str, Array]]) -> dict[str, Noise]:
+    """Return the noise of each output; `others` holds its other values, by the name of their field in `Noise`."""
+    found = {}
+    for name, output in outputs.items():
+        told = {how: each[name] for how, each in others.items() if name in each and _tells(output, each[name])}
+        if told:
+            errors = {how: relative_error(output, other) for how, other in told.items()}
+            found[name] = Noise(max(errors.values()), min(cosine(output, other) for other in told.values()), **errors)
+    return found
+
+
+def _tells(output: Array, other: Array) -> bool:
+    # Neither NaN nor all zeros tell anything.
+    return output.shape == other.shape and all(np.isfinite(each).all() and each.any() for each in (output, other))
