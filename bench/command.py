@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import JsonOption, SeedOption
+from irepdeploy.cli.options import JsonOption, SeedOption, TimeoutOption
 from irepdeploy.console import log, print_json, say, table
 from irepdeploy.errors import InputError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+_TIMEOUT_S = 300.0
 
 
 def bench(
@@ -99,6 +100,7 @@ def bench(
     other_machine: Annotated[
         bool, typer.Option("--other-machine", help="Compare with --against even if it was measured on another machine.")
     ] = False,
+    timeout: TimeoutOption = _TIMEOUT_S,
     seed: SeedOption = 0,
     model: Annotated[
         str | None,
@@ -123,6 +125,7 @@ def bench(
             "--transfers": None if transfers == "excluded" else transfers,
             "--max-slower": max_slower,
             "--other-machine": other_machine or None,
+            "--timeout": None if timeout == _TIMEOUT_S else timeout,
         }
         for option, value in refused.items():
             if value is not None:
@@ -180,6 +183,7 @@ def bench(
         tf32=tf32,
         transfers=transfers,
         min_seconds=5.0 if seconds is None else seconds,
+        timeout_s=timeout,
         factory=factory,
         out=out,
     )

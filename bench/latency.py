@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from irepdeploy.board.feeds import check_finite
 from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure
 from irepdeploy.board.system import machine_state, system_block
 from irepdeploy.console import log
+from irepdeploy.errors import InputError
 from irepdeploy.folders import output_folder
 from irepdeploy.runs.record import Record, append
+from irepdeploy.verify.onnx_process import start_onnx_process, time_limit
 
 from .feeds import Feeds, check_one_shape, check_shape_names, feeds_of
 from .opened import OpenedSubject, Opener
 from .request import BenchRequest
-from .subject import Subject, check_keys
+from .subject import ONNX, Subject, check_keys
 
 __all__ = ["RECORDS", "bench_models"]
 
@@ -38,6 +41,7 @@ def bench_models(
         InputError: If a model is damaged, takes another input shape than the others or cannot take the batch size,
             has dynamic dimensions that the request does not give, or returns values that are not finite.
         MissingError: If something that a runner needs is not installed.
+        RunError: If an ONNX file takes longer than ``request.timeout_s`` to load and run once, or too much memory.
         OutputError: If ``request.out`` cannot be written.
     """
     check_keys(subjects)
@@ -55,7 +59,9 @@ def _records(
     opener = Opener(request, spinning=_may_spin(subjects, request.threads))
     batches = request.batch_sizes
     with contextlib.ExitStack() as stack:
-        opened = [_activated(opener.open(subject), stack) for subject in subjects]
+        if any(subject.kind == ONNX for subject in subjects):
+            start_onnx_process()
+        opened = [_activated(opener.open(subject), opener, stack) for subject in subjects]
         fed_by_batch = _feeds(opened, request, batches)
         # After the runners are up, so that the thread counts are those of the measurement.
         system = system_block()
@@ -66,9 +72,34 @@ def _records(
     return [each[index] for index in range(len(subjects)) for each in by_batch]
 
 
-def _activated(opened: OpenedSubject, stack: contextlib.ExitStack) -> OpenedSubject:
+def _activated(opened: OpenedSubject, opener: Opener, stack: contextlib.ExitStack) -> OpenedSubject:
+    if opened.subject.kind == ONNX:
+        _try_out(opened, opener)
     stack.enter_context(opened.runner)
     return opened
+
+
+def _try_out(opened: OpenedSubject, opener: Opener) -> None:
+    """Run an ONNX file once where it can be ended: nothing ends one that is measured, in this process."""
+    request = opener.request
+    # The largest batch too, for memory; of what is for a GPU, only whether it ends.
+    on_cpu = opened.subject.runner == "ort-cpu"
+    batches = request.batch_sizes if on_cpu else request.batch_sizes[:1]
+    with time_limit(request.timeout_s), contextlib.ExitStack() as stack:
+        trial = replace(opened, runner=opener.trial(opened.subject))
+        try:
+            stack.enter_context(trial.runner)
+            for batch in dict.fromkeys((batches[0], batches[-1])):
+                try:
+                    feeds = feeds_of(trial, request.seed, batch=batch, shapes=request.shapes)
+                except InputError:
+                    # `_feeds` raises it, once every --shape is known to name an input.
+                    return
+                trial.runner.infer(feeds)
+        except InputError:
+            # The CPU may lack operators that a GPU has.
+            if on_cpu:
+                raise
 
 
 def _feeds(opened: Sequence[OpenedSubject], request: BenchRequest, batches: Sequence[int | None]) -> list[list[Feeds]]:

@@ -18,6 +18,7 @@ from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.verify.onnx_process import OnnxProcessRunner
 
 from .request import BenchRequest
 from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject
@@ -75,6 +76,10 @@ class Opener:
         known = {"net": origin.net, "params": sum(parameter.numel() for parameter in net.parameters())}
         facts = {name: value for name, value in known.items() if value is not None}
         return OpenedSubject(subject, self._of_net(subject, net, origin), _source(subject, origin), digest, facts)
+
+    def trial(self, subject: Subject) -> OnnxProcessRunner:
+        """Return a runner of an ONNX file on the CPU, in a process that can be ended."""
+        return OnnxProcessRunner(subject.target, threads=self.request.threads, spinning=False)
 
     def _of_net(self, subject: Subject, net: nn.Module, origin: Origin) -> Runner:
         dtype = _dtype(subject, net)

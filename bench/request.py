@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError
+from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ class BenchRequest:
         shapes: Sizes of inputs with dynamic dimensions by input name, the batch first.
         device: Device of the torch runners; the other runners have one of their own.
         transfers: "excluded" or "included": whether a call copies inputs to the GPU and outputs back.
+        timeout_s: Seconds that an ONNX file may take to load and run once, before anything is measured.
         factory: Builds the class of checkpoints that are not in the registry.
         out: Folder whose ``records.jsonl`` the records are appended to, or None to write nothing.
     """
@@ -47,11 +49,13 @@ class BenchRequest:
     transfers: str = "excluded"
     min_seconds: float = 5.0
     min_samples: int = 64
+    timeout_s: float = TIMEOUT_S
     factory: Callable[[], nn.Module] | None = None
     suite: str = "models"
     out: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        check_limit(self.timeout_s)
         if not math.isfinite(self.min_seconds) or self.min_seconds < 0:
             raise InputError(f"expected a finite number of seconds from 0, got {self.min_seconds}", where="--seconds")
         if self.scenario not in (SINGLE_STREAM, OFFLINE):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption
+from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption, TimeoutOption
 from irepdeploy.console import say
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def bench(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of ort-cpu.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Shortest measuring time per model.")] = 5.0,
+    timeout: TimeoutOption = 300.0,
     seed: SeedOption = 0,
     inputs: InputsOption = None,
     hosts: HostsOption = None,
@@ -138,6 +139,7 @@ def bench(
         threads=threads,
         seconds=seconds,
         seed=seed,
+        timeout_s=timeout,
     )
     with progress() as display:
         outcomes = bench_boards(machines, models, settings, display=display, inputs=inputs, out=out, config=ssh_config)

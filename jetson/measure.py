@@ -17,6 +17,7 @@ from irepdeploy.errors import InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.runs.record import append
+from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 from .agent.bench_request import CLOCKS, RUNNERS
 from .agent_archive import build_agent
@@ -51,9 +52,11 @@ class Settings:
     threads: int = 1
     seconds: float = 5.0
     seed: int = 0
+    timeout_s: float = TIMEOUT_S
 
     def check(self) -> None:
         """Raise InputError if a setting is invalid or contradicts another one."""
+        check_limit(self.timeout_s)
         if not math.isfinite(self.seconds):
             raise InputError(f"expected a finite number, got {self.seconds}", where="--seconds", hint="--seconds 5")
         for option, value, known in (
@@ -117,7 +120,9 @@ def _benched(
     distinct = {variant.model.sha256: variant.model for variant in variants}
     task = display.task("reference outputs, here", len(distinct))
     for digest, model in distinct.items():
-        references[digest] = reference_of(model, batch=settings.batch, given=inputs, seed=settings.seed)
+        references[digest] = reference_of(
+            model, batch=settings.batch, given=inputs, seed=settings.seed, timeout_s=settings.timeout_s
+        )
         task.advance(note=model.label)
 
     def work(agent: RemoteAgent) -> Outcome:

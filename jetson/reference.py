@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec, shape_text
-from irepdeploy.errors import InputError, ModelError, one_line
+from irepdeploy.errors import InputError, ModelError, RunError, one_line
 from irepdeploy.files import sha256
 from irepdeploy.verify.inputs import gather_inputs, joined, named
+from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 
 from .models import Model
 
@@ -51,11 +51,16 @@ class Reference:
 
 
 def reference_of(
-    model: Model, *, batch: int | None = None, given: str | os.PathLike[str] | None = None, seed: int = 0
+    model: Model,
+    *,
+    batch: int | None = None,
+    given: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    timeout_s: float = TIMEOUT_S,
 ) -> Reference:
     """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those."""
     try:
-        with OrtRunner(model.content, precision=model.carried) as runner:
+        with time_limit(timeout_s), OnnxProcessRunner(model.content, precision=model.carried) as runner:
             specs = runner.inputs
             size = _batch(model, specs, batch)
             groups = gather_inputs(
@@ -67,7 +72,7 @@ def reference_of(
                 runner.infer({name: array[begin : begin + size] for name, array in inputs.items()})
                 for begin in range(0, rows, size)
             ]
-    except InputError as error:
+    except (InputError, RunError) as error:
         # The runner got bytes and does not know the file.
         where = None if isinstance(error, ModelError) else error.where
         where = where or one_line(model.path)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from irepdeploy.errors import ModelError, one_line
+from irepdeploy.onnx_graph.propagation import without_long_values
 
 __all__ = ["Shape", "Shapes", "infer_shapes", "inferred_graph", "tensor_types"]
 
@@ -85,6 +86,9 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def _infer(skeleton: onnx.ModelProto, *, strict: bool, data_prop: bool) -> onnx.GraphProto:
+    if data_prop:
+        bounded = without_long_values(skeleton)
+        skeleton, data_prop = bounded or skeleton, bounded is not None
     try:
         return onnx.shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=data_prop).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:

@@ -15,7 +15,7 @@ from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.verify.certificate import Artefact, Certificate, installed_versions
 from irepdeploy.verify.equivalence import Verification, tolerance_of, verify_models
 from irepdeploy.verify.inputs import Given
-from irepdeploy.verify.onnx_process import TIMEOUT_S
+from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +120,7 @@ def check_certified(
             `tolerance` is given and the comparison is impossible.
         RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
     """
+    check_limit(timeout_s)
     known = Certificate.load(certificate)
     label, digest = os.fspath(path), file_digest(path)
     limit = None if tolerance is None else tolerance_of(tolerance)

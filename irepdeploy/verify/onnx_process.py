@@ -27,7 +27,7 @@ from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError, RunError, one_line
 from irepdeploy.verify.array_message import ArrayMessage, BrokenMessageError
 
-__all__ = ["TIMEOUT_S", "OnnxProcess", "OnnxProcessRunner", "start_onnx_process", "time_limit"]
+__all__ = ["TIMEOUT_S", "OnnxProcess", "OnnxProcessRunner", "check_limit", "start_onnx_process", "time_limit"]
 
 TIMEOUT_S = 300.0
 # Without -P, the current folder could shadow a module.
@@ -41,14 +41,19 @@ _limit_s: ContextVar[float] = ContextVar("limit_s", default=TIMEOUT_S)
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Limit the time that ONNX Runtime may take to load and run each model opened in the block."""
-    if not 0 < seconds <= _LONGEST_S:
-        what = f"expected a positive number of seconds, at most {_LONGEST_S:,}, got {seconds:g}"
-        raise InputError(what, where="--timeout")
+    check_limit(seconds)
     token = _limit_s.set(seconds)
     try:
         yield
     finally:
         _limit_s.reset(token)
+
+
+def check_limit(seconds: float) -> None:
+    """Raise InputError unless a `time_limit` can be as long."""
+    if not 0 < seconds <= _LONGEST_S:
+        what = f"expected a positive number of seconds, at most {_LONGEST_S:,}, got {seconds:g}"
+        raise InputError(what, where="--timeout")
 
 
 class OnnxProcess:

@@ -16,6 +16,7 @@ from irepdeploy.cli.program import main
 from irepdeploy.errors import ModelError, RunError
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.shapes import inferred_graph
 from support.campaign import campaign, cases
 from support.endless_models import absurd_models, nested_functions
 from support.graph_writer import onnx_model
@@ -149,6 +150,29 @@ def test_absurd_sizes_end_in_an_error_or_a_model(tmp_path: Path) -> None:
                     counts.fail("collapse", f"{name}: {error!r}")
                     continue
                 counts.hold("collapse")
+
+
+@pytest.mark.parametrize("name", ["computed", "doubled", "nested"])
+def test_shape_inference_writes_out_no_long_values(name: str) -> None:
+    size = 1 << 31
+    node, seven = helper.make_node, {"to": TensorProto.INT64}
+    product = [node("Mul", ["a", "b"], ["c"]), node("ConstantOfShape", ["c"], ["long"])]
+    doubled = [node("Concat", [f"d{place}", f"d{place}"], [f"d{place + 1}"], axis=0) for place in range(30)]
+    graph = helper.make_graph(
+        [*product, node("Cast", ["long"], ["z"], **seven)], "b", [], [helper.make_tensor_value_info("z", 7, None)]
+    )
+    nodes, known = {
+        "computed": ([*product, node("Cast", ["long"], ["y"], **seven)], {"long": [size]}),
+        "doubled": ([*doubled, node("Cast", ["d30"], ["y"], **seven)], {"d30": [size]}),
+        "nested": ([node("If", ["if"], ["y"], then_branch=graph, else_branch=graph)], {}),
+    }[name]
+    constants = {"a": [1 << 16], "b": [1 << 15], "d0": [1, 2], "if": True}
+    arrays = {key: np.array(value) for key, value in constants.items()}
+    model = onnx_model(nodes, {"x": (1, 3, 8, 8)}, {"y": None}, arrays, kinds={"y": TensorProto.INT64}, opset=18)
+    inferred = inferred_graph(model, data_prop=True)
+    found = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
+    for tensor, sizes in known.items():
+        assert [dim.dim_value for dim in found[tensor]] == sizes
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from irepdeploy.errors import InputError, IrepdeployError, ModelError, RunError
 from irepdeploy.testing.runner_contract import RunnerCase, RunnerContract
 from irepdeploy.verify import onnx_process
 from irepdeploy.verify.array_message import ArrayMessage, BrokenMessageError
+from irepdeploy.verify.certified import check_certified
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.onnx_process import OnnxProcess, OnnxProcessRunner, start_onnx_process, time_limit
 from support.endless_models import endless_loop, huge_constant
@@ -118,17 +119,26 @@ def test_the_limit_is_for_loading_and_all_runs_together(path: Path, monkeypatch:
     assert asked[0] > 19.0 and [asked[0] - each for each in asked] == [0, 1, 2]
 
 
+def late(self: OnnxProcess, message: ArrayMessage, seconds: float) -> ArrayMessage:
+    """Behave like `OnnxProcess.ask` of a model that never ends, at once."""
+    raise TimeoutError
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_limits_that_are_none(seconds: float) -> None:
     with pytest.raises(InputError, match="expected a positive number of seconds"), time_limit(seconds):
         pass
 
 
-def test_commands_end_models_that_never_end(own_process: None, tmp_path: Path, capsys: Any) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        onnx.save(endless_loop(), tmp_path / name)
-    for command in (["verify", "a.onnx", "b.onnx"], ["export", "a.onnx", "--out", "out"]):
-        words = [str(tmp_path / word) if "." in word or word == "out" else word for word in command]
+def test_the_limit_is_checked_where_nothing_runs() -> None:
+    with pytest.raises(InputError, match="expected a positive number of seconds"):
+        check_certified("a.onnx", "none.json", timeout_s=float("nan"))
+
+
+def test_commands_end_models_that_never_end(path: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(OnnxProcess, "ask", late)
+    for command in (["verify", str(path), str(path)], ["export", str(path)], ["bench", str(path)]):
+        words = command if command[0] == "verify" else [*command, "--out", str(tmp_path / "out")]
         assert main([*words, "--timeout", "0.3"]) == 4
         assert "took longer than 0.3 s" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
