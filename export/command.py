@@ -73,12 +73,12 @@ def export(
     ] = None,
     dla: Annotated[int | None, typer.Option("--dla", min=0, help="DLA core, if the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Do not run onnx-simplifier.")] = False,
-    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator of an ONNX file.")] = False,
+    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator that was written.")] = False,
     border: Annotated[
         str,
         typer.Option(
             "--border",
-            help="For ONNX files: refuse regions that are not a convolution at the border, or map: add a constant map.",
+            help="Refuse to merge what is not a convolution at the border, or map: add a constant map.",
         ),
     ] = "refuse",
     explain: Annotated[
@@ -89,7 +89,7 @@ def export(
 ) -> None:
     """Fuse a network, write ONNX, verify the outputs after every step, and certify the result.
 
-    In an ONNX file, parallel and chained linear operators become single convolutions.
+    In the ONNX, given or written, parallel and chained linear operators become single convolutions.
 
     Example: irepdeploy export run/trained.pt --out build
     """

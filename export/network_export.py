@@ -1,4 +1,4 @@
-"""Export of a network: fuse, write ONNX, simplify, with a comparison after every step."""
+"""Export of a network: fuse, write ONNX, simplify and collapse it, with a comparison after every step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.source import Source, with_blocks
+from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.health import network_health
@@ -24,6 +25,7 @@ from irepdeploy.verify.certificate import Artefact
 from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
 from irepdeploy.verify.inputs import InputGroup, Inputs, gather_inputs, named
 
+from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Locate, Outputs
@@ -70,7 +72,7 @@ class NetworkExport(Exportable):
         return target.opset, target.ir_version
 
     def prepare(self, job: Job) -> Prepared:
-        """Fuse, write ONNX and simplify it."""
+        """Fuse, write ONNX, simplify and collapse it."""
         path = job.folder / FUSED
         # The simplifier is started first, since its imports take longer than its work.
         with _started(job) as simplifier, ThreadPoolExecutor(1) as pool:
@@ -94,7 +96,8 @@ class NetworkExport(Exportable):
             job.certificate.onnx["simplifier"] = "not run"
             if simplifier is not None:
                 prepared = _simplified(job, prepared, simplifier.result())
-            if final is not network:
+            prepared = _collapsed(job, prepared)
+            if final is not network or job.certificate.onnx["collapse"]["changed"]:
                 result = Form(_ONNX, prepared.outputs)
                 job.gate(network, result, locate=_module_search(self.model, job, prepared))
             job.certificate.onnx["parameters"] = _parameters(fused)
@@ -152,6 +155,27 @@ def _simplified(job: Job, prepared: Prepared, result: Simplified) -> Prepared:
         write_bytes(path, original)
         certificate.onnx.update(job.audit(path, prepared.specs, prepared.asked))
         return prepared
+    return dataclasses.replace(prepared, outputs=outputs)
+
+
+def _collapsed(job: Job, prepared: Prepared) -> Prepared:
+    """Replace the ONNX file by the collapsed one: blocks that other people wrote become convolutions too."""
+    certificate, path = job.certificate, prepared.onnx
+    if not job.settings.collapse:
+        certificate.onnx["collapse"] = SWITCHED_OFF
+        return prepared
+    original = path.read_bytes()
+    found = collapse(original, border=job.settings.border)
+    facts = certificate.onnx["collapse"] = collapse_facts(found)
+    if not found.changed:
+        return prepared
+    facts["proofs"] = region_proofs(found.regions)
+    before = Form("simplified" if certificate.hops[-1].result == "simplified" else _ONNX, prepared.outputs)
+    write_bytes(path, found.content)
+    certificate.onnx.update(job.audit(path, prepared.specs, prepared.asked))
+    outputs = job.run(path)
+    locate = job.layer_search(open_model(original), path, prepared.specs)
+    job.gate(before, Form("collapsed", outputs), locate=locate)
     return dataclasses.replace(prepared, outputs=outputs)
 
 

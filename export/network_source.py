@@ -34,9 +34,6 @@ __all__ = ["metadata_of", "open_network", "with_output_names"]
 def open_network(request: ExportRequest) -> Source:
     """Open a float32 network whose Origin names its inputs."""
     source, settings = request.source, request.settings
-    if not settings.collapse or settings.border != "refuse":
-        option = "--border" if settings.collapse else "--no-collapse"
-        raise InputError("only ONNX files are collapsed", where=option, hint="omit it: branches are always fused")
     if isinstance(source, nn.Module) and any(module.training for module in source.modules()):
         raise NotFusable("the network is in train mode", where=type(source).__name__, hint="call model.eval() first")
     opened = open_source(source, request.model_factory, request.seed)

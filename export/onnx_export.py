@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,11 +11,12 @@ from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
-from irepdeploy.onnx_collapse import Collapse, Region, collapse
+from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
 
+from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Outputs
@@ -25,7 +25,7 @@ from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .target.target import Target
 
-__all__ = ["OnnxExport", "collapse_facts"]
+__all__ = ["OnnxExport"]
 
 _ONNX, _GIVEN = "model.onnx", "given ONNX"
 
@@ -68,11 +68,11 @@ class OnnxExport(Exportable):
             self._audit(job, prepared),
             writer="irepdeploy" if changed else "as given",
             simplifier="not run",
-            collapse={"changed": False, "note": "collapse is switched off"} if found is None else collapse_facts(found),
+            collapse=SWITCHED_OFF if found is None else collapse_facts(found),
         )
         job.report("collapsed")
         if found is not None and changed:
-            job.certificate.blocks = _proofs(found.regions)
+            job.certificate.blocks = region_proofs(found.regions)
             prepared = dataclasses.replace(prepared, outputs=job.run(path))
         locate = job.layer_search(open_model(content), path, source.specs)
         job.gate(reference, Form(_ONNX, prepared.outputs), locate=locate)
@@ -147,38 +147,3 @@ class OnnxExport(Exportable):
 def _shortened(faults: str) -> str:
     first, *others = faults.split("; ")
     return f"{first}, and {len(others)} more like it" if others else first
-
-
-def collapse_facts(found: Collapse) -> dict[str, Any]:
-    """Describe a collapse for the certificate."""
-    before, after = found.operators_before, found.operators_after
-    return {
-        "changed": found.changed,
-        "convolutions": {"before": before["Conv"], "after": after["Conv"]},
-        "nodes": {"before": sum(before.values()), "after": sum(after.values())},
-        "regions": [_region_facts(region) for region in found.regions],
-    }
-
-
-def _region_facts(region: Region) -> dict[str, Any]:
-    facts = dataclasses.asdict(region)
-    facts["operators_in"], facts["operators_out"] = dict(region.operators_in), dict(region.operators_out)
-    return {**facts, "collapsed": region.collapsed}
-
-
-def _proofs(regions: Sequence[Region]) -> dict[str, Any]:
-    """Return the worst float64 errors, inside and at the border."""
-    proved = [region for region in regions if region.collapsed]
-    worst = max(proved, key=lambda region: _error(region.error_interior), default=None)
-    border = max(proved, key=lambda region: _error(region.error_border), default=None)
-    if worst is None or border is None:
-        return {}
-    return {
-        "count": len(proved),
-        "float64": {"worst_layer": worst.name, "max_rel_error": worst.error_interior or 0.0},
-        "float64 at the border": {"worst_layer": border.name, "max_rel_error": border.error_border or 0.0},
-    }
-
-
-def _error(error: float | None) -> float:
-    return -math.inf if error is None else error

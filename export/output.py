@@ -22,7 +22,7 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
     from irepdeploy.board.json_values import json_safe
     from irepdeploy.onnx_collapse import collapse
 
-    from .onnx_export import collapse_facts
+    from .collapse_facts import collapse_facts
     from .onnx_source import open_onnx
     from .request.settings import Settings
 
@@ -48,18 +48,21 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     table(title, ["from", "to", "inputs", "error", "own noise", "allowed", "verdict"], rows)
     _show_noise(certificate)
     blocks = certificate.blocks
-    collapsed = certificate.onnx.get("collapse")
-    if collapsed is not None:
+    collapsed = certificate.onnx["collapse"]
+    if source["state"] == "onnx":
         _show_collapse(collapsed, blocks)
-    elif blocks:
-        worst = blocks["float64"]
-        say(
-            f"{blocks['count']} blocks fused, "
-            f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
-        )
+    else:
+        if blocks:
+            worst = blocks["float64"]
+            say(
+                f"{blocks['count']} blocks fused, "
+                f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
+            )
+        if collapsed["changed"] or collapsed.get("regions"):
+            _show_collapse(collapsed, collapsed.get("proofs", {}))
     for text in health_warnings([LayerHealth.from_dict(layer) for layer in certificate.health]):
         log(f"warning: {text}")
-    if collapsed is None:
+    if source["state"] != "onnx":
         say(certificate.onnx["simplifier"])
     _show_precisions(certificate)
     _show_engines(certificate, folder)

@@ -46,7 +46,7 @@ def export_model(
 ) -> Certificate:
     """Fuse a network, write it as ONNX, verify the outputs after every step, and certify the result.
 
-    An ONNX file is collapsed instead: single convolutions replace its parallel and chained linear operators.
+    An ONNX file, given or written, is collapsed: single convolutions replace its parallel and chained linear operators.
 
     ``model.onnx``, ``fused.pt`` (of a network) and ``certificate.json`` appear in `out` together, after every check has
     passed. If a check fails, nothing there changes, and ``certificate.failed.json`` gives the reason.
@@ -71,7 +71,7 @@ def export_model(
         MissingError: An engine was requested and cannot be built here; the verified ONNX is written all the same.
         RunError: The disk is full, or another run holds `out`.
     """
-    request = ExportRequest(source, out, target, model_factory, inputs, seed, Settings(**settings))
+    request = ExportRequest(source, out, target, model_factory, inputs, seed, Settings.of(settings))
     certificate = certified_export(request)
     certificate.require_engine()
     return certificate

@@ -8,6 +8,7 @@ from torch import nn
 
 from irepdeploy.errors import ModelError
 from irepdeploy.network.source import open_source, with_blocks
+from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.structure_digest import structure_digest
 from irepdeploy.reparam.fuse import fuse
 
@@ -20,8 +21,8 @@ __all__ = ["network_digest"]
 def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | None = 1) -> str:
     """Return the `structure_digest` of the ONNX that a network is exported as.
 
-    Branches and batch normalisation are fused, so that a network with branches and its fused form have the same digest.
-    A `batch` of None is dynamic.
+    Branches and batch normalisation are fused and the rest is collapsed, so that a network with branches and its fused
+    form have the same digest. A `batch` of None is dynamic.
     """
     opened = open_source(source)
     origin = opened.origin
@@ -35,4 +36,4 @@ def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | N
     fused = opened.model if blocks is None else fuse(blocks, prove=False)
     specs = [spec._replace(shape=(batch, *spec.shape[1:])) for spec in origin.specs]
     written = write_onnx(fused, specs, origin.output_names, target=target_of("ort"))
-    return structure_digest(written.model)
+    return structure_digest(collapse(written.model).model)

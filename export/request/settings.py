@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.onnx_process import TIMEOUT_S
 
+from .parse import batch_range, input_specs
 from .preprocess import Preprocessing
 
 __all__ = ["Settings"]
@@ -26,7 +29,8 @@ class Settings:
         simplify: Run onnx-simplifier, and keep its result if the outputs are the same.
         dynamic_batch: Smallest, best and largest batch; None: a static batch of 1.
         input_shape: Name, shape and dtype of each input, in the order of ``forward`` unless named like its parameters;
-            batch sizes are ignored; None: the inputs that the network declares.
+            batch sizes are ignored; None: the inputs that the network declares. Also sizes such as (1, 3, 224, 224), or
+            text such as "1x3x224x224".
         output_names: Names in the order of the outputs; None: those that the network declares.
         bake_preprocess: Layout and channel order such as ``nhwc,bgr``: the file takes uint8 images; None: it takes
             normalised floats.
@@ -36,7 +40,7 @@ class Settings:
         workspace_bytes: Memory limit of the engine's builder; None: its own default.
         timing_cache: File that the builder reads if it exists, and writes.
         dla: DLA core, if the target has one.
-        collapse: Collapse parallel and chained linear operators of an ONNX file into single convolutions.
+        collapse: Collapse parallel and chained linear operators of the ONNX into single convolutions.
         timeout_s: Seconds that ONNX Runtime may take to load and run a model.
         border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
@@ -45,7 +49,7 @@ class Settings:
     max_drop: float = 0.5
     simplify: bool = True
     dynamic_batch: tuple[int, int, int] | None = None
-    input_shape: TensorSpec | Sequence[TensorSpec] | None = None
+    input_shape: TensorSpec | str | Sequence[TensorSpec | str | Sequence[int] | int] | None = None
     output_names: Sequence[str] | None = None
     bake_preprocess: str | None = None
     mean: Sequence[float] | None = None
@@ -58,11 +62,30 @@ class Settings:
     border: Literal["refuse", "map"] = "refuse"
     timeout_s: float = TIMEOUT_S
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the settings of these names.
+
+        Raises:
+            InputError: A name is unknown, or a value is of a wrong type.
+        """
+        known = [field.name for field in fields(cls)]
+        for name, value in given.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+                raise InputError(f"unknown setting {name!r}", where="export_model", hint=hint)
+            if value is not None and name in _EXPECTED and not _EXPECTED[name][1](value):
+                raise InputError(f"expected {_EXPECTED[name][0]}, got {value!r}", where=name)
+        batch = given.get("dynamic_batch")
+        if isinstance(batch, int | str):
+            return cls(**{**given, "dynamic_batch": batch_range(str(batch))})
+        return cls(**given)
+
     @property
     def inputs(self) -> Sequence[TensorSpec]:
         """The inputs of `input_shape` as a sequence."""
-        asked = self.input_shape
-        return [asked] if isinstance(asked, TensorSpec) else list(asked or ())
+        return [] if self.input_shape is None else input_specs(self.input_shape)
 
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
         """Return the preprocessing to bake in, or None."""
@@ -87,3 +110,41 @@ class Settings:
                 )
             mean, std = data.mean, data.std
         return Preprocessing.parse(self.bake_preprocess, mean, std)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
+
+
+def _is_range(value: object) -> bool:
+    if isinstance(value, str | int):
+        return not isinstance(value, bool)
+    sizes = list(value) if isinstance(value, Sequence) else []
+    return len(sizes) == 3 and all(type(size) is int for size in sizes) and 1 <= sizes[0] <= sizes[1] <= sizes[2]
+
+
+def _are_numbers(value: Any) -> bool:
+    try:
+        return not isinstance(value, str) and all(math.isfinite(float(item)) for item in value)
+    except (TypeError, ValueError):
+        return False
+
+
+# Values that other code would fail on, by setting: what is expected, and its check.
+_EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "precision": ("precisions such as 'fp32,fp16'", _are_texts),
+    "max_drop": ("percentage points", _is_number),
+    "dynamic_batch": ("(smallest, best, largest) batch, such as (1, 8, 32)", _is_range),
+    "output_names": ("names", lambda value: _are_texts(value) and not isinstance(value, str)),
+    "bake_preprocess": ("text such as 'nhwc,bgr'", lambda value: isinstance(value, str)),
+    "mean": ("a number for each channel", _are_numbers),
+    "std": ("a number for each channel", _are_numbers),
+    "border": ("'refuse' or 'map'", lambda value: value in ("refuse", "map")),
+    "timeout_s": ("seconds", lambda value: _is_number(value) and float(value) > 0),  # type: ignore[arg-type]
+    "workspace_bytes": ("bytes", lambda value: type(value) is int and value > 0),
+    "dla": ("the number of a DLA core", lambda value: type(value) is int),
+}

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import ArchitectureError, InputError, ModelError
 from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
 from irepdeploy.network.nets import NETS, build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.insert import expandable, insert_branches
+from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, Origin, origin_of, set_origin
 from irepdeploy.reparam.wrappers import unwrapped
 
@@ -88,11 +88,18 @@ def open_source(
 
 
 def with_blocks(model: nn.Module) -> nn.Module | None:
-    """Return `model` with RepBlocks, so that fusing folds its batch normalisation; None if there is nothing to fuse."""
+    """Return `model` with RepBlocks, so that fusing folds its batch normalisation; None if it can have none.
+
+    The writer of ONNX folds what is left.
+    """
     if any(isinstance(module, RepBlock) for module in model.modules()):
         return model
-    plain = origin_of(model).state == TRAIN and any(reason is None for reason in expandable(model).values())
-    return insert_branches(model, "none") if plain else None
+    if origin_of(model).state != TRAIN:
+        return None
+    try:
+        return insert_branches(model, "none")
+    except (ArchitectureError, ModelError):  # no convolution that fits, or a network that cannot be copied
+        return None
 
 
 def branches_digest(origin: Origin) -> str | None:

@@ -15,11 +15,14 @@ from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import NORMS, Norm, scale_shift
 
-__all__ = ["FixedOperation", "RepBlock"]
+__all__ = ["FixedOperation", "RepBlock", "is_marked"]
 
 _OF_CONV = frozenset(
     ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 )
+# Set on every module of a branch, of which tracing keeps the innermost ones: they show that it dissolved a block. State
+# dicts do not contain it.
+_MARK = "irepdeploy_branch"
 
 
 class FixedOperation(nn.Module):
@@ -76,6 +79,9 @@ class RepBlock(nn.Module):
                     module.eps, module.momentum = bn.eps, bn.momentum
             if isinstance(bn, nn.SyncBatchNorm):
                 self.branches = nn.SyncBatchNorm.convert_sync_batchnorm(self.branches, bn.process_group)
+        for branch in self.branches.values():
+            for module in branch.modules():
+                setattr(module, _MARK, True)
         # One scalar per branch, so that an optimizer skips those that were inactive in a step.
         self.alpha = nn.ParameterDict()
         self.beta: nn.Parameter | None = None
@@ -159,6 +165,11 @@ class RepBlock(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings for ``repr``."""
         return f"active={list(self._active)}, scaled={self.scaled}"
+
+
+def is_marked(module: nn.Module) -> bool:
+    """Tell whether a module was made as a part of a branch."""
+    return _MARK in vars(module)
 
 
 def _dropped(x: Tensor, probability: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -46,7 +46,8 @@ def insert_branches(
     Args:
         model: Any module; it is not changed. Wrappers such as DistributedDataParallel or torch.compile are removed.
         branches: A preset, one of the paper's published Architectures (``irep-resnet18``), a list of branch names
-            (a layer gets those that are possible there), or an Architecture, whose layers `where` can narrow down.
+            (a layer gets those that are possible there), or an Architecture, whose layers `where` can narrow down; it
+            may describe a part of the network, such as ``backbone``.
         where: A glob on the names of convolutions, the name of a module that contains some, a type of convolution or of
             a module that contains some, or ``f(name, convolution) -> bool``.
         scaled: Whether alpha and beta scale the branches; default: the preset's choice, True for an Architecture.
@@ -151,17 +152,36 @@ def _layers_of_architecture(
 ) -> list[InsertedLayer]:
     possible = {name: _reason(name, conv, usage, None) for name, conv in _convolutions(model)}
     chosen = {}
-    for name in architecture.layers:
+    prefix = _part(model, architecture, where, possible)
+    for layer in architecture.layers:
+        name = f"{prefix}{layer}"
         reason = possible.get(name, "no such convolution in the network")
         if name not in possible and isinstance(dict(model.named_modules()).get(name), RepBlock):
             reason = "it already has branches; fuse the network first, or use the plain one"
         if reason is not None:
             raise ArchitectureError(f"cannot insert branches: {reason}", where=name)
         if matches(model, where, name):
-            chosen[name] = architecture.kept(name)
+            chosen[name] = architecture.kept(layer)
     if not chosen:
         raise _nothing_chosen(model, where, {})
     return _described(model, chosen, usage, scaled)
+
+
+def _part(model: nn.Module, architecture: Architecture, where: Where, possible: Collection[str]) -> str:
+    """Return the prefix that the names of the Architecture need in this network: "", or that of the part it fits."""
+    if not architecture.layers or any(name in possible for name in architecture.layers):
+        return ""
+    first = architecture.layers[0]
+    prefixes = [name.removesuffix(first) for name in possible if name.endswith(f".{first}")]
+    fitting = [prefix for prefix in prefixes if all(f"{prefix}{layer}" in possible for layer in architecture.layers)]
+    found = [prefix for prefix in fitting if matches(model, where, f"{prefix}{first}")] or fitting
+    if len(found) > 1:
+        raise ArchitectureError(
+            f"it fits several parts of the network: {', '.join(prefix.rstrip('.') for prefix in found)}",
+            where=first,
+            hint="choose one with where=NAME",
+        )
+    return found[0] if found else ""
 
 
 def _layers_of_preset(

@@ -8,7 +8,7 @@ from typing import Any
 import torch.fx
 from torch import nn
 
-from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.block import RepBlock, is_marked
 
 __all__ = ["Tracer", "dissolved_block"]
 
@@ -31,15 +31,38 @@ class Tracer(torch.fx.Tracer):
 
 
 def dissolved_block(model: nn.Module) -> str | None:
-    """Return the name of a RepBlock that tracing dissolved: its parts are in `model`, the block is not."""
-    names = [name for name, _ in model.named_parameters()]
-    fixed = {name.removesuffix(".fixed.conv.weight") for name in names if name.endswith(".fixed.conv.weight")}
-    fixed |= {name.partition(".branches.")[0] for name in names if ".branches." in name}
-    for name in sorted(fixed):
-        try:
-            module: nn.Module | None = model.get_submodule(name)
-        except AttributeError:
-            module = None
-        if not isinstance(module, RepBlock) and any(part.startswith(f"{name}.branches.") for part in names):
-            return name
+    """Return the name of a RepBlock that tracing dissolved: its branches are in `model`, the block is not.
+
+    Names prove nothing, since modules of any network may be called ``branches``.
+    """
+    blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
+    for name, module in model.named_modules():
+        if is_marked(module) and not name.startswith(blocks):
+            return name.partition(".branches.")[0]
+        if isinstance(module, torch.jit.ScriptModule):
+            if _was_block(module) and any(True for _ in module.branches.children()):
+                return name
+        elif isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                inside = _block_around(node)
+                if inside is not None:
+                    return f"{name}.{inside}".lstrip(".")
+    return None
+
+
+def _was_block(module: torch.jit.ScriptModule) -> bool:
+    # torch puts a number between module and class where it compiled a class more than once.
+    parts = str(module._c._type().qualified_name()).split(".")
+    return ".".join(parts[1:4]) == RepBlock.__module__ and parts[-1] == RepBlock.__name__
+
+
+def _block_around(node: torch.fx.Node) -> str | None:
+    """Return the path of the RepBlock of whose branch this node was a part."""
+    block = None
+    for path, kind in node.meta.get("nn_module_stack", {}).values():
+        # torch.export stores the name of the class.
+        if kind is RepBlock or kind == f"{RepBlock.__module__}.{RepBlock.__qualname__}":
+            block = path
+        elif block is not None and "branches" in path.removeprefix(block):
+            return str(block)
     return None

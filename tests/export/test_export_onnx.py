@@ -259,8 +259,6 @@ def test_options_that_do_not_fit(folder: Path, tmp_path: Path, capsys: Capture) 
         ([str(source), "--dynamic-batch", "1:2:4"], "batch dimension of this ONNX file is static"),
         ([str(source), "--explain", "--no-collapse"], "--explain"),
         (["vgg6", "--explain"], "--explain"),
-        (["vgg6", "--no-collapse"], "--no-collapse"),
-        (["vgg6", "--border", "map"], "--border"),
     ):
         capsys.readouterr()
         assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2, arguments

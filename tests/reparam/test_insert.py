@@ -16,6 +16,7 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import expandable
 from irepdeploy.reparam.origin import origin_of
+from irepdeploy.reparam.published import PUBLISHED
 from support.networks import ConvBn, blocks
 
 
@@ -353,3 +354,52 @@ def test_a_network_that_cannot_be_copied_says_what_is_in_the_way() -> None:
     with pytest.raises(ModelError, match="cannot be copied") as caught:
         ird.insert_branches(net, "ireps")
     assert caught.value.where == "stages.0.kept" and "detach" in str(caught.value.hint)
+
+
+class Chain(nn.Module):
+    """Small convolutions with the names of a ResNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in PUBLISHED["irep-resnet18"].layers:
+            inside: nn.Module = self
+            *folders, last = name.split(".")
+            for folder in folders:
+                if not hasattr(inside, folder):
+                    inside.add_module(folder, nn.Module())
+                inside = inside.get_submodule(folder)
+            inside.add_module(last, nn.Conv2d(2, 2, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.modules():
+            x = x if len(list(module.children())) else module(x)
+        return x
+
+
+class Detector(nn.Module):
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, Chain())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [child(x) for child in self.children()]
+
+
+def test_a_published_architecture_fits_a_part_of_a_network() -> None:
+    published, plain = PUBLISHED["irep-resnet18"], Detector("backbone")
+    net = ird.insert_branches(plain, "irep-resnet18")
+    inserted = origin_of(net).architecture
+    assert inserted.layers == tuple(f"backbone.{name}" for name in published.layers)
+    assert [inserted.kept(f"backbone.{name}") for name in published.layers] == [
+        published.kept(name) for name in published.layers
+    ]
+    part = ird.insert_branches(plain, "irep-resnet18", where="backbone.layer1")
+    assert len(origin_of(part).layers) == 4
+    two = Detector("a", "b")
+    with pytest.raises(ArchitectureError, match="several parts of the network: a, b"):
+        ird.insert_branches(two, "irep-resnet18")
+    chosen = ird.insert_branches(two, "irep-resnet18", where="b")
+    assert len(origin_of(chosen).layers) == 16 and all(layer.name[0] == "b" for layer in origin_of(chosen).layers)
+    with pytest.raises(ArchitectureError, match="no such convolution"):
+        ird.insert_branches(plain, "irep-resnet34")

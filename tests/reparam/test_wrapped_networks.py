@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import irepdeploy as ird
 from irepdeploy.errors import NotFusable
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam.tracer import Tracer
+from irepdeploy.reparam.tracer import Tracer, dissolved_block
 from irepdeploy.reparam.wrappers import unwrapped
 from support.networks import blocks, random_network
 
@@ -146,6 +146,35 @@ def test_a_graph_that_dissolved_them_is_refused(dissolve: Callable[[nn.Module], 
     with pytest.raises(NotFusable, match="dissolved") as caught:
         ird.fuse(dissolve(net))
     assert caught.value.where == "stages.0.0.conv" and "Tracer" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, torch.fx.symbolic_trace, lambda graph: nn.Sequential(graph)],
+    ids=["copy", "trace", "inside"],
+)
+def test_a_dissolved_block_is_found_again(again: Callable[[nn.Module], nn.Module], net: nn.Module) -> None:
+    with pytest.raises(NotFusable, match="dissolved"):
+        ird.fuse(again(torch.fx.symbolic_trace(net)).eval())
+
+
+def test_the_mark_is_not_a_name(x: Tensor) -> None:
+    class Namesake(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fixed = nn.Module()
+            self.fixed.conv = nn.Conv2d(1, 1, 3, padding=1)
+            self.branches = nn.ModuleDict({"conv1x1": nn.Conv2d(1, 1, 1), "0": nn.Conv2d(1, 1, 1)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fixed.conv(x) + self.branches["conv1x1"](x) + self.branches["0"](x)
+
+    model = nn.Sequential(Namesake(), nn.ReLU(), nn.Conv2d(1, 2, 3)).eval()
+    assert dissolved_block(model) is dissolved_block(torch.fx.symbolic_trace(model)) is None
+    net = randomize_statistics(ird.insert_branches(model, "acnet")).eval()
+    assert same(net, ird.fuse(net), x)
+    # The names of a state dict are those of earlier versions.
+    assert not any("irepdeploy" in name for name in net.state_dict())
 
 
 def test_a_fused_network_may_be_traced(net: nn.Module, x: Tensor) -> None:
