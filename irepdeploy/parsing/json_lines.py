@@ -13,15 +13,15 @@ from typing import Any, Generic, TypeVar
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, OutputError
-from irepdeploy.files import as_ours, read_bytes
+from irepdeploy.files import as_ours, read_bytes, write_bytes
 from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json, sealed
 
-__all__ = ["Lines", "append_line", "read_lines"]
+__all__ = ["LONGEST_LINE", "Lines", "append_line", "begin_lines", "read_lines"]
 
 _T = TypeVar("_T")
 
-_LONGEST_LINE = 1 << 22
+LONGEST_LINE = 1 << 22
 _MOST_NAMED = 10
 
 
@@ -45,7 +45,7 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
         OutputError: If the path cannot be written.
     """
     path = Path(path)
-    line = (json.dumps(sealed(value), allow_nan=False, separators=(",", ":")) + "\n").encode()
+    line = _line_of(value)
     try:
         with _open_to_append(path) as file:
             end = _end_of_whole_lines(path)
@@ -62,6 +62,15 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise as_ours(error, path) from error
+
+
+def begin_lines(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Replace a file, if there is one, by one with `value` as its only line, atomically."""
+    write_bytes(path, _line_of(value))
+
+
+def _line_of(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(sealed(value), allow_nan=False, separators=(",", ":")) + "\n").encode()
 
 
 def _open_to_append(path: Path) -> io.FileIO:
@@ -129,8 +138,8 @@ def read_lines(
 
 def _value(line: bytes, where: str, what: str, of: str) -> Any:
     try:
-        if len(line) > _LONGEST_LINE:
-            raise JsonError(f"longer than {_LONGEST_LINE >> 20} MiB")
+        if len(line) > LONGEST_LINE:
+            raise JsonError(f"longer than {LONGEST_LINE >> 20} MiB")
         return parse_json(line)
     except JsonError as error:
         raise InputError(f"not a {of}: {error}", where=where, hint=f"is this a {what}?") from None
@@ -140,7 +149,7 @@ def _end_of_whole_lines(path: Path) -> int:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         # Lines are shorter than this window, and only the last one can be torn.
-        start = max(0, size - _LONGEST_LINE)
+        start = max(0, size - LONGEST_LINE)
         file.seek(start)
         tail = file.read()
     return start + _whole_length(tail) if tail else 0

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StrictInt, StrictStr, ValidationInfo, field_validator, model_validator
 
 from irepdeploy.errors import InputError
-from irepdeploy.parsing.json_lines import Lines, append_line, read_lines
+from irepdeploy.parsing.json_lines import Lines, append_line, begin_lines, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.parsing.validation import validated
 from irepdeploy.runs.schema import Amount, Count, Loss, Number, Schema, Share
@@ -38,8 +38,11 @@ class Event(Schema):
 
     def append(self, path: str | os.PathLike[str]) -> None:
         """Append the event as a line with the present time, flushed to the disk."""
+        append_line(path, self._line())
+
+    def _line(self) -> dict[str, Any]:
         fields = self.model_dump(mode="json", exclude_unset=True)
-        append_line(path, {"event": self.event, "time": round(time.time(), 3), **fields})
+        return {"event": self.event, "time": round(time.time(), 3), **fields}
 
 
 class Start(Event):
@@ -52,6 +55,10 @@ class Start(Event):
     device: StrictStr = "cpu"
     devices: Number = 1
     architecture: dict[str, Any] | None = None
+
+    def begin(self, path: str | os.PathLike[str]) -> None:
+        """Begin a journal with this event, atomically; one that is there is replaced."""
+        begin_lines(path, self._line())
 
 
 class SearchStart(Start):

@@ -6,6 +6,7 @@ after each epoch, from which a killed run resumes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from irepdeploy.console import log
 from irepdeploy.errors import CheckpointError, InputError, IrepdeployError, first_line
 from irepdeploy.files import read_bytes, remove_file, write_bytes
 from irepdeploy.folders import make_folder, output_folder
+from irepdeploy.limits import open_file
 from irepdeploy.network.archive import pack, unpack
+from irepdeploy.parsing.json_lines import LONGEST_LINE
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import JOURNAL, Epoch, Event, Start, read_events
 
@@ -72,19 +75,14 @@ class RunFolder:
         self._computed_on = computed_on
         self._scalars: Scalars | None = None
         self._start: Start | None = None
-        self._discarded: list[Path] = []
         if resume and overwrite:
             raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
-        if resume or silent:
-            return
-        present = [old for pattern in (JOURNAL, _STATE, *results) for old in sorted(self.path.glob(pattern))]
-        if present and not overwrite:
+        if not (resume or silent or overwrite) and (self.journal.exists() or self._earlier_files()):
             raise InputError(
                 "this folder already holds a run",
                 where=path,
                 hint="--resume continues it, --overwrite starts over, or choose another --out",
             )
-        self._discarded = present
 
     def mirror_to_tensorboard(self) -> None:
         """Also write the journal's numbers for TensorBoard from now on, into ``tensorboard/``."""
@@ -101,11 +99,12 @@ class RunFolder:
         """Append an event to the journal and flush it to the disk."""
         if self.silent:
             return
-        for old in self._discarded:
-            remove_file(old)
-        self._discarded = []
         if self._start is not None:
-            self._start.append(self.journal)
+            # With the journal replaced, whatever else is here belongs to an earlier run, and a kill from now on leaves
+            # a run that starts over. The state is removed last: without it, results are those of a finished run.
+            self._start.begin(self.journal)
+            for old in self._earlier_files():
+                remove_file(old)
             self._start = None
         if self._scalars is not None:
             self._scalars.write(event)
@@ -119,6 +118,7 @@ class RunFolder:
             **state,
             "identity": self._identity,
             "journal": self.journal.stat().st_size,
+            "started": self._first_line(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "computed_on": self._computed_on,
@@ -128,15 +128,14 @@ class RunFolder:
         write_bytes(self.path / _STATE, pack(content))
 
     def load_state(self) -> dict[str, Any] | None:
-        """Load the saved state and truncate the journal to it; return None if there is no state."""
+        """Load the saved state and truncate the journal to it; return None if the run has to start over."""
         path = self.path / _STATE
         if not path.exists():
-            if self._epochs_in_journal() > 1 or (not self.silent and self._is_finished()):
+            events = read_events(self.journal, strict=True) if self.journal.exists() else []
+            if _epochs(events) > 1 or self._is_finished():
                 raise CheckpointError(
                     "the saved state of this run is missing", where=path, hint="--overwrite starts over"
                 )
-            if not self.silent:
-                remove_file(self.journal)
             return None
         hint = "--overwrite starts over"
         state = unpack(read_bytes(path, "saved state"), where=path, hint=hint)
@@ -147,6 +146,13 @@ class RunFolder:
             random, cuda_random = state["torch_random"], state["cuda_random"]
         except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError("damaged: not the saved state of a run", where=path, hint=hint) from error
+        # States of earlier versions lack it.
+        if self.journal.exists() and state.get("started", self._first_line()) != self._first_line():
+            events = read_events(self.journal, strict=True)
+            if _epochs(events) > 1:
+                raise CheckpointError("the saved state is of another run than the journal", where=path, hint=hint)
+            if any(isinstance(event, Start) for event in events):
+                return None  # killed while it replaced an earlier run
         if identity != self._identity:
             raise InputError(
                 "the run in this folder has another recipe",
@@ -189,18 +195,22 @@ class RunFolder:
             ) from error
 
     def _is_finished(self) -> bool:
-        """Whether the folder holds results that a run killed in its first epoch cannot have left.
+        """Whether the folder holds results that a run killed in its first epoch cannot have left."""
+        left = [old.name for old in self._earlier_files()]
+        return "result.json" in left or (bool(left) and not self.journal.exists())
 
-        These are result.json, or any result without a journal. Do not call it in a silent process: the writing process
-        may have removed the journal meanwhile.
-        """
-        left = [found.name for pattern in self._results for found in self.path.glob(pattern)]
-        return bool(left) and (not self.journal.exists() or "result.json" in left)
+    def _earlier_files(self) -> list[Path]:
+        """Return the files of a run besides its journal, the state last."""
+        return [old for pattern in (*self._results, _STATE) for old in sorted(self.path.glob(pattern))]
 
-    def _epochs_in_journal(self) -> int:
-        if not self.journal.exists():
-            return 0
-        return sum(isinstance(event, Epoch) for event in read_events(self.journal, strict=True))
+    def _first_line(self) -> str:
+        """Return the digest of the journal's first line, which tells runs apart by their time."""
+        with open_file(self.journal, "journal") as file:
+            return hashlib.sha256(file.readline(LONGEST_LINE)).hexdigest()
+
+
+def _epochs(events: Sequence[Event]) -> int:
+    return sum(isinstance(event, Epoch) for event in events)
 
 
 def start_facts(recipe: Recipe) -> dict[str, Any]:

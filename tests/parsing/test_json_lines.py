@@ -51,7 +51,7 @@ def test_wherever_the_last_line_was_torn_the_next_one_fixes_it(journal: Path) ->
 def test_a_torn_line_is_cut_although_the_file_is_longer_than_the_window(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", 100)
     with open(journal, "ab") as file:
         file.write(b'{"n": 7, "te')
     append_line(journal, {"n": 9})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,6 +248,13 @@ def flipped(content: bytes, place: int) -> bytes:
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "no state": ("state.pt", lambda content: None, "state of this run is missing"),
     "journal shorter than the state says": ("journal.jsonl", lambda content: content[:-1], "journal is shorter"),
+    "journal of a few bytes": ("journal.jsonl", lambda content: content[:40], "journal is shorter"),
+    "empty journal": ("journal.jsonl", lambda content: b"", "journal is shorter"),
+    "journal of another run": (
+        "journal.jsonl",
+        lambda content: re.sub(rb',"check":"\w+"', b"", content),
+        "of another run than the journal",
+    ),
     "empty": ("state.pt", lambda content: b"", "damaged"),
     "garbage": ("state.pt", lambda content: b"garbage", "damaged"),
     "beginning": ("state.pt", lambda content: content[:100], "damaged"),

@@ -26,7 +26,16 @@ from irepdeploy.verify.certificate import Certificate
 __all__ = ["contents", "damage", "left_over", "visible"]
 
 # What a clock wrote, and digests and sizes of files that hold such.
-_CLOCKS = {"created", "device_days", "epoch_seconds", "images_per_second", "seconds", "seconds_per_epoch", "time"}
+_CLOCKS = {
+    "created",
+    "device_days",
+    "epoch_seconds",
+    "images_per_second",
+    "seconds",
+    "seconds_per_epoch",
+    "started",
+    "time",
+}
 _DIGESTS = {"check", "digest", "journal", "sha256"}
 
 
