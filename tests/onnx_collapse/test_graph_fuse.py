@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -155,10 +156,105 @@ def test_bad_input() -> None:
             self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.cumsum(self.a(x) + self.b(x), 1)
+            return F.one_hot((self.a(x) + self.b(x)).long(), 3)
 
-    with pytest.raises(ModelError, match="CumSum"):
+    with pytest.raises(ModelError, match="OneHot cannot be read back into torch"):
         irepdeploy.fuse_graph(randomize_statistics(Strange()).eval(), example=example)
+
+
+class Rep(nn.Module):
+    """Two convolutions of one input."""
+
+    def __init__(self, channels: int = 3, out: int = 8) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a(x) + self.b(x)).relu()
+
+
+class Pooled(nn.Module):
+    """Pools its input by a function, then calls its layers."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.pool, self.down, self.up = pool, nn.Conv2d(8, 4, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(4, 8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.up(self.down(self.pool(x))), (12, 16)).sigmoid() * x
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "global": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "largest": lambda x: F.adaptive_max_pool2d(x, 1),
+    "avg": lambda x: F.avg_pool2d(x, 2, 1, 0, False, True),
+    "max": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "regular": lambda x: F.adaptive_avg_pool2d(x, (2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_functional_pool_in_a_module_with_layers(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Rep(), Pooled(POOLS[name]), Pooled(POOLS[name])).eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 12, 16))
+    assert convolutions(plain) == 5 and same(model, plain, (3, 12, 16), batch=3) < 1e-5
+
+
+class Attention(nn.Module):
+    """Windows of 3x4 tokens, a position bias, a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.token = nn.LayerNorm(8), nn.Linear(8, 24), nn.Parameter(torch.randn(1, 1, 8))
+        self.bias = nn.Parameter(torch.randn(2, 12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        windows = x.view(n, c, h // 3, 3, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 12, c)
+        q, k, v = self.qkv(self.norm(windows)).reshape(len(windows), 12, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.transpose(-2, -1)) / 2 + self.bias).softmax(-1) @ v
+        joined = mixed.transpose(1, 2).reshape(n, h // 3, w // 4, 3, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+        rows = joined.flatten(2).transpose(1, 2)
+        return torch.cat([self.token.expand(n, -1, -1), rows], 1)[:, 0] + rows.mean(1)
+
+
+def after(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(Rep(), *layers)
+
+
+OTHERS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "BatchNorm1d": (1, lambda: after(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.ReLU())),
+    "Conv1d": (1, lambda: after(nn.Flatten(2), nn.Conv1d(8, 4, 3, 2, 1, groups=2), nn.BatchNorm1d(4))),
+    "ConvTranspose2d": (2, lambda: after(nn.ConvTranspose2d(8, 4, 3, 2, 1, 1, 2), nn.BatchNorm2d(4), Rep(4))),
+    "normalisations": (1, lambda: after(nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8))),
+    "bilinear": (2, lambda: after(nn.Upsample(scale_factor=1.5, mode="bilinear"), Rep(8), nn.PixelShuffle(2))),
+    "corners": (1, lambda: after(nn.Upsample(size=(7, 5), mode="bilinear", align_corners=True), nn.CELU())),
+    "softmax": (1, lambda: after(nn.LogSoftmax(1), nn.ZeroPad2d((1, 0, 2, 1)), nn.PixelUnshuffle(1))),
+    "attention": (1, lambda: after(Attention())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_layers_around_a_block(name: str) -> None:
+    torch.manual_seed(0)
+    count, build = OTHERS[name]
+    model = randomize_statistics(build()).eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 12, 16))
+    assert convolutions(plain) == count and same(model, plain, (3, 12, 16), batch=3) < 1e-5
+
+
+def test_what_was_read_back_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises is one line."""
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("expected 4D input")
+
+    monkeypatch.setattr(graph_fuse, "torch_from_onnx", lambda model: Failing())
+    with pytest.raises(NotFusable, match=r"does not run with a batch of 3.*expected 4D input"):
+        irepdeploy.fuse_graph(Rep().eval(), example=torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("example", [3, {"x": torch.zeros(1, 3, 8, 8)}])

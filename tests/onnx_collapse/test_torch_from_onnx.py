@@ -28,6 +28,13 @@ def whole(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+TYPES = {
+    **{(kind, 0): TensorProto.BOOL for kind in ("Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual")},
+    **{(kind, 0): TensorProto.INT64 for kind in ("ArgMax", "ArgMin", "Cast")},
+    ("TopK", 1): TensorProto.INT64,
+}
+
+
 def model_of(kind: str, constants: Constants = (), outputs: int = 1, **attributes: Any) -> onnx.ModelProto:
     """One node that reads ``x`` (N, 4, 7, 6) and constants; None is an input that is left out."""
     names = [f"c{place}" if value is not None else "" for place, value in enumerate(constants)]
@@ -37,14 +44,17 @@ def model_of(kind: str, constants: Constants = (), outputs: int = 1, **attribute
     results = [f"y{place}" for place in range(outputs)]
     node = helper.make_node(kind, ["x", *names], results, "layer.one", **attributes)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 7, 6])
-    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
+    made = [helper.make_tensor_value_info(name, TYPES.get((kind, place), TensorProto.FLOAT), None)
+            for place, name in enumerate(results)]  # fmt: skip
     graph = helper.make_graph([node], "g", [x], made, weights)
-    opset = 20 if kind == "Gelu" else 17
+    opset = {"Gelu": 20, "Mish": 18}.get(kind, 17)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 LOW, HIGH = np.array(-0.5, np.float32), np.array(0.4, np.float32)
 ONE = np.array(1.5, np.float32)
+ASYMMETRIC = {"coordinate_transformation_mode": "asymmetric"}
+UP = {"mode": "nearest", "nearest_mode": "floor", **ASYMMETRIC}
 CASES: list[tuple[str, Constants, dict[str, Any]]] = [
     ("Add", [numbers(1, 4, 1, 1)], {}),
     ("AveragePool", [], {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 0]}),
@@ -102,6 +112,71 @@ CASES: list[tuple[str, Constants, dict[str, Any]]] = [
     ("Sum", [numbers(1, 4, 7, 6), numbers(1, 4, 1, 1)], {}),
     ("Tanh", [], {}),
     ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+    ("Abs", [], {}),
+    ("ArgMax", [], {"axis": 1}),
+    ("ArgMin", [], {"axis": -1, "keepdims": 0}),
+    ("AveragePool", [], {"kernel_shape": [2, 2], "pads": [0, 1, 0, 1]}),
+    *((kind, [], {}) for kind in ("Asinh", "Atan", "Ceil", "Cos", "Cosh", "Floor", "IsNaN", "Round", "Sign", "Sin")),
+    *((kind, [], {}) for kind in ("Reciprocal", "Selu", "Sinh", "Softsign", "Tan", "ThresholdedRelu")),
+    ("Cast", [], {"to": TensorProto.INT64}),
+    ("Celu", [], {"alpha": 0.7}),
+    ("Clip", [LOW, None], {}),
+    ("Concat", [numbers(1, 2, 7, 6)], {"axis": -3}),
+    ("ConvTranspose", [numbers(4, 3, 3, 2), numbers(6)], {"group": 2, "strides": [2, 1], "output_padding": [1, 0]}),
+    ("ConvTranspose", [numbers(4, 3, 3, 3)], {"pads": [1, 0, 1, 0], "dilations": [2, 1]}),
+    ("ConvTranspose", [numbers(4, 3, 3, 3)], {"pads": [1, 0, 0, 2], "strides": [2, 2]}),
+    ("CumSum", [np.array(2)], {}),
+    ("DepthToSpace", [], {"blocksize": 2}),
+    ("DepthToSpace", [], {"blocksize": 2, "mode": "CRD"}),
+    ("Einsum", [numbers(6, 5)], {"equation": "nchw,wk->nckh"}),
+    *((kind, [numbers(4, 1, 1)], {}) for kind in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+    ("Expand", [whole(1, 4, 7, 6)], {}),
+    ("Expand", [whole(2, 1, 1, 1, 1)], {}),
+    ("Gather", [whole(2, -1, 0)], {"axis": 1}),
+    ("Gather", [whole(3, 1, 0, -2).reshape(2, 2)], {"axis": 2}),
+    ("Gather", [np.array(-1)], {"axis": 3}),
+    ("GatherElements", [whole(0, 5, -1, 2).reshape(1, 2, 1, 2)], {"axis": 3}),
+    ("GridSample", [numbers(1, 3, 5, 2)], {"align_corners": 1}),
+    ("GridSample", [numbers(1, 3, 5, 2)], {"mode": "nearest", "padding_mode": "border"}),
+    ("InstanceNormalization", [numbers(4), numbers(4)], {"epsilon": 1e-3}),
+    ("LayerNormalization", [numbers(6), numbers(6)], {}),
+    ("LayerNormalization", [numbers(7, 6)], {"axis": -2, "epsilon": 1e-3}),
+    ("LogSoftmax", [], {"axis": 1}),
+    ("LpNormalization", [], {"axis": 1}),
+    ("Max", [numbers(1, 4, 1, 1), ONE], {}),
+    ("Mean", [numbers(1, 4, 1, 1)], {}),
+    ("Min", [numbers(1, 4, 1, 1)], {}),
+    ("Mish", [], {}),
+    ("Mod", [ONE], {"fmod": 1}),
+    ("PRelu", [numbers(4, 1, 1)], {}),
+    ("PRelu", [numbers(1)], {}),
+    ("PRelu", [numbers(4, 1, 6)], {}),
+    ("Pad", [whole(0, 1, 0, 0, 0, 2, 0, 1), ONE], {}),
+    ("Pad", [whole(0, 0, 0, 0, 0, 0, 0, 0)], {}),
+    *((f"Reduce{kind}", [], {"axes": [1, 3]}) for kind in ("L1", "L2", "LogSumExp", "Max", "Min", "SumSquare")),
+    ("ReduceSum", [whole(-1)], {"keepdims": 0}),
+    ("Reshape", [whole(0, -1)], {}),
+    ("Reshape", [whole(0, 0, -1)], {}),
+    ("Reshape", [whole(1, -1, 6)], {}),
+    ("Reshape", [whole(1, 2, 2, -1)], {}),
+    ("Resize", [None, np.array([1, 1, 2, 3], np.float32)], UP),
+    ("Resize", [None, np.array([1, 1, 1.5, 0.7], np.float32)], UP),
+    ("Resize", [None, np.array([1, 1, 2, 2], np.float32)], {}),
+    ("Resize", [None, None, whole(1, 4, 10, 9)], {"mode": "linear"}),
+    ("Resize", [None, None, whole(1, 4, 10, 9)], {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+    ("Resize", [None, None, whole(1, 4, 10, 9)], {"mode": "cubic", "coordinate_transformation_mode": "half_pixel"}),
+    ("Log", [], {}),
+    ("Slice", [whole(-1), whole(-(2**62)), whole(2), whole(-1)], {}),
+    ("Slice", [whole(1), whole(-1), whole(-2)], {}),
+    ("SpaceToDepth", [], {"blocksize": 1}),
+    ("Split", [], {"axis": 1, "outputs": 2}),
+    ("Split", [whole(4)], {"axis": 1}),
+    ("Tile", [whole(1, 2, 1, 3)], {}),
+    ("TopK", [whole(3)], {"axis": 2, "outputs": 2}),
+    ("TopK", [whole(2)], {"axis": -1, "largest": 0, "outputs": 2}),
+    ("Trilu", [np.array(1)], {}),
+    ("Trilu", [], {"upper": 0}),
+    ("Unsqueeze", [whole(-1, 1)], {}),
 ]
 
 
@@ -127,9 +202,9 @@ def check(model: onnx.ModelProto, image: np.ndarray, again: np.ndarray | None = 
 def test_one_operator(kind: str, constants: Constants, attributes: dict[str, Any]) -> None:
     image = np.random.default_rng(1).standard_normal((1, 4, 7, 6), dtype=np.float32)
     more = np.random.default_rng(2).standard_normal((3, 4, 7, 6), dtype=np.float32)
-    if kind == "Sqrt":
+    if kind in ("Log", "Sqrt"):
         image, more = abs(image), abs(more)
-    alone = kind in ("Concat", "Sum") or (kind == "Slice" and len(constants) == 2)
+    alone = kind == "Sum" or (kind == "Slice" and len(constants) == 2) or (kind == "Expand" and len(constants[0]) > 4)
     check(model_of(kind, constants, **attributes), image, None if alone else more)
 
 
@@ -153,8 +228,84 @@ def test_gemm(transposed: int) -> None:
         assert isinstance(torch_from_onnx(model).fc, torch.nn.Linear)
 
 
+ONE_TO_ONE = ["Acos", "Acosh", "Asin", "Atanh"]
+LOGIC = ["And", "Or", "Xor", "Not", "Where", "Squeeze"]
+
+
+@pytest.mark.parametrize("kind", ONE_TO_ONE)
+def test_functions_of_a_range(kind: str) -> None:
+    image = np.random.default_rng(1).uniform(
+        1.01 if kind == "Acosh" else -0.9, 1.5 if kind == "Acosh" else 0.9, (2, 4, 7, 6)
+    )
+    check(model_of(kind), image.astype(np.float32))
+
+
+def graph_of(nodes: Sequence[onnx.NodeProto], weights: dict[str, np.ndarray], opset: int = 17) -> onnx.ModelProto:
+    """Nodes from ``x`` (1, 4, 7, 6) to ``y``."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 7, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(list(nodes), "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def test_logic_and_dimensions_of_size_one() -> None:
+    node = helper.make_node
+    nodes = [
+        node("Greater", ["x", "zero"], ["a"]), node("Less", ["x", "one"], ["b"]), node("And", ["a", "b"], ["c"]),
+        node("Not", ["c"], ["d"]), node("Or", ["d", "a"], ["e"]), node("Xor", ["e", "b"], ["f"]),
+        node("Where", ["f", "x", "zero"], ["g"]), node("ReduceMean", ["g"], ["h"], axes=[3]),
+        node("Squeeze", ["h", "last"], ["y"]),
+    ]  # fmt: skip
+    weights = {"zero": np.array(0, np.float32), "one": np.array(1, np.float32), "last": whole(-1)}
+    rng = np.random.default_rng(1)
+    images = [rng.standard_normal((count, 4, 7, 6), dtype=np.float32) for count in (1, 3)]
+    check(graph_of(nodes, weights), *images)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_group_normalisation(opset: int) -> None:
+    # Per group, then per channel.
+    weights = {"scale": numbers(2 if opset < 21 else 4), "bias": numbers(2 if opset < 21 else 4)}
+    nodes = [helper.make_node("GroupNormalization", ["x", "scale", "bias"], ["y"], num_groups=2)]
+    check(graph_of(nodes, weights, opset), np.random.default_rng(1).standard_normal((1, 4, 7, 6), dtype=np.float32))
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_constants_of_one_sample_get_the_batch(computed: bool) -> None:
+    """A class token that the exporter expanded to a batch of 1, and a matrix product of two computed tensors."""
+    node = helper.make_node
+    nodes = [
+        node("Reshape", ["x", "shape"], ["rows"]), node("Concat", ["token", "rows"], ["all"], axis=1),
+        node("Transpose", ["all"], ["turned"], perm=[0, 2, 1]), node("MatMul", ["all", "turned"], ["y"]),
+    ]  # fmt: skip
+    weights = {"shape": whole(1, 4, -1), "token": numbers(1, 1, 42)}
+    if computed:
+        nodes += [node("Conv", ["y", "kernel"], ["z"], "down", kernel_shape=[3], strides=[2], pads=[1, 1])]
+        nodes[3].output[0], nodes[4].input[0], nodes[4].output[0] = "z", "z", "y"
+        weights["kernel"] = numbers(2, 5, 3)
+    rng = np.random.default_rng(1)
+    images = [rng.standard_normal((count, 4, 7, 6), dtype=np.float32) for count in (1, 3)]
+    check(graph_of(nodes, weights), *images)
+
+
 def test_every_operator_is_tested() -> None:
-    assert {kind for kind, _, _ in CASES} | {"Gemm"} == set(OPERATORS)
+    assert {kind for kind, _, _ in CASES} | {"Gemm", "GroupNormalization", *ONE_TO_ONE, *LOGIC} == set(OPERATORS)
+
+
+def test_a_function_named_like_a_folder() -> None:
+    """A functional layer has the name of the module that calls it, whose children follow."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "/1/Conv"),
+        helper.make_node("Conv", ["a", "w"], ["b"], "/1/down/Conv"),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"], "/1/down/GlobalAveragePool"),
+        helper.make_node("Conv", ["c", "w"], ["d"], "/1/down/in/Conv"),
+        helper.make_node("Conv", ["d", "w"], ["y"], "/1"),
+    ]
+    network = torch_from_onnx(graph_of(nodes, {"w": numbers(4, 4, 1, 1)}))
+    convs = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert sorted(convs) == ["1", "1_1.down", "1_1.down_1.in_1", "1_2"]
+    check(graph_of(nodes, {"w": numbers(4, 4, 1, 1)}), numbers(1, 4, 7, 6))
 
 
 def test_names_are_those_of_the_nodes() -> None:
@@ -174,13 +325,15 @@ def test_names_are_those_of_the_nodes() -> None:
     [
         ("Conv", [numbers(4, 4, 3, 3)], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
         ("Flatten", [], {"axis": 2}, "Flatten"),
-        ("CumSum", [whole(1)], {}, "CumSum"),
-        ("Reshape", [whole(0, -1)], {}, "Reshape"),
-        ("Reshape", [whole(1, -1, 6)], {}, "Reshape"),
+        ("CumSum", [np.array(1)], {"exclusive": 1}, "CumSum"),
+        ("Hardmax", [], {}, "Hardmax"),
+        ("Squeeze", [], {}, "Squeeze of all"),
+        ("ReduceMax", [], {}, "over everything"),
+        ("Resize", [None, np.array([1, 1, 2, 2], np.float32)], {"mode": "linear", **ASYMMETRIC}, "linear mode at asym"),
         ("AveragePool", [], {"kernel_shape": [3, 2], "pads": [1, 0, 2, 1]}, "AveragePool"),
         ("Slice", [whole(3), whole(0), whole(1), whole(-1)], {}, "Slice"),
-        ("Slice", [whole(0), whole(1), whole(-1)], {}, "Slice"),
-        ("Pad", [whole(0, 1, 0, 0, 0, 0, 0, 0)], {}, "Pad"),
+        ("Pad", [whole(1, 0, 0, 0, 0, 0, 0, 0)], {}, "Pad"),
+        ("Pad", [whole(0, 1, 0, 0, 0, 0, 0, 0)], {"mode": "edge"}, "Pad"),
         ("MaxPool", [], {"kernel_shape": [2, 2], "outputs": 2}, "MaxPool"),
     ],
 )

@@ -116,8 +116,12 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
     expected = list(flattened(model(*drawn)))
     try:
         outputs = list(flattened(plain(*drawn)))
-    except RuntimeError as error:
-        raise NotFusable(f"its graph fixes the batch size that it was exported with: {first_line(error)}") from error
+    except Exception as error:  # whatever an operator that was read back raises
+        raise NotFusable(
+            f"its graph does not run with a batch of {_BATCH}, only with the one that it was exported with: "
+            f"{first_line(error)}",
+            where=type(model).__name__,
+        ) from error
     if [tuple(a.shape) for a in expected] != [tuple(b.shape) for b in outputs]:
         raise NotFusable("its graph fixes the batch size that it was exported with", where=type(model).__name__)
     a, b = ({str(i): t.cpu().numpy() for i, t in enumerate(tensors)} for tensors in (expected, outputs))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import keyword
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,14 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.proto import opset_of
+from irepdeploy.onnx_graph.shapes import inferred_graph
 
-__all__ = ["Reader", "identifier", "refused"]
+__all__ = ["Reader", "constant_tensor", "identifier", "refused"]
+
+_FLOATS = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16,
+)  # fmt: skip
 
 
 def refused(node: onnx.NodeProto, form: str) -> ModelError:
@@ -28,10 +35,36 @@ def refused(node: onnx.NodeProto, form: str) -> ModelError:
 class Reader:
     """Write a `torch.fx.Graph` while an ONNX graph is read in order; `root` holds its layers and buffers."""
 
-    def __init__(self, initializers: Iterable[onnx.TensorProto]) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         self.root, self.graph = nn.Module(), torch.fx.Graph()
-        self.constants = {tensor.name: _tensor(tensor) for tensor in initializers}
+        self.opset = opset_of(model)
+        self.constants = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer}
         self.values: dict[str, Any] = {}
+        graph = inferred_graph(model, data_prop=True)
+        self._types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the sizes of a tensor, None for each that is not known; None if its rank is not."""
+        if name in self.constants:
+            return tuple(self.constants[name].shape)
+        kind = self._types.get(name)
+        if kind is None or not kind.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+
+    def rank(self, node: onnx.NodeProto, place: int = 0) -> int:
+        """Return the number of dimensions of an input."""
+        shape = self.shape(node.input[place])
+        if shape is None:
+            raise refused(node, "of a tensor of unknown rank")
+        return len(shape)
+
+    def is_float(self, name: str) -> bool:
+        """Return whether a tensor holds floats, as far as it is known."""
+        if name in self.constants:
+            return self.constants[name].is_floating_point()
+        kind = self._types.get(name)
+        return kind is None or kind.elem_type in _FLOATS
 
     def constant(self, name: str, tensor: onnx.TensorProto) -> None:
         """Add a constant."""
@@ -64,15 +97,17 @@ class Reader:
             raise refused(node, form)
         return self.constants[node.input[place]]
 
+    def integers(self, node: onnx.NodeProto, place: int, attributes: dict[str, Any], name: str) -> list[int] | None:
+        """Return integers that are an attribute in old opsets and an input in new ones; None if there are neither."""
+        return list(attributes[name]) if name in attributes else self.numbers(node, place)
+
     def layer(self, node: onnx.NodeProto, module: nn.Module, x: Any) -> Any:
         """Call a module that is named after the node and placed below the modules in the node's name."""
         steps = node.name.removesuffix(f"/{node.op_type}").strip("/").split("/")
         # TorchScript names a layer of a Sequential after both: stem/stem.0.
         kept = [a for a, b in zip(steps, [*steps[1:], ""], strict=True) if not b.startswith(f"{a}.")]
         path = [re.sub(r"\W", "_", step) for part in kept for step in part.split(".") if step]
-        name = ".".join(path or [node.op_type.lower()])
-        found = next(path for path in _numbered(name) if self._added(path, module))
-        return self.graph.call_module(found, (x,))
+        return self.graph.call_module(self._placed(path or [node.op_type.lower()], module), (x,))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function."""
@@ -82,20 +117,39 @@ class Reader:
         """Write ``x[index]``."""
         return self.graph.call_function(operator.getitem, (x, index))
 
-    def _added(self, path: str, module: nn.Module) -> bool:
-        """Add a module at `path`; return False if that name is taken."""
-        *folders, last = path.split(".")
-        inside = self.root
-        for step in folders:
-            if not hasattr(inside, step):
-                inside.add_module(step, nn.Module())
-            inside = getattr(inside, step)
-            if type(inside) is not nn.Module:
-                return False
-        if hasattr(inside, last):
-            return False
-        inside.add_module(last, module)
-        return True
+    def method(self, name: str, x: Any, *args: Any) -> Any:
+        """Call a method of a tensor."""
+        return self.graph.call_method(name, (x, *args))
+
+    def _placed(self, path: list[str], module: nn.Module) -> str:
+        """Add a module at a path and return that path, with numbers behind steps that are taken."""
+        inside, found = self.root, []
+        for step in path[:-1]:
+            # A function that a module calls itself has the name of the module, which later may have to be a folder.
+            free = (name for name in _numbered(step) if _is_folder(inside, name) or not hasattr(inside, name))
+            found.append(next(free))
+            if not hasattr(inside, found[-1]):
+                inside.add_module(found[-1], nn.Module())
+            inside = getattr(inside, found[-1])
+        found.append(next(name for name in _numbered(path[-1]) if not hasattr(inside, name)))
+        inside.add_module(found[-1], module)
+        return ".".join(found)
+
+
+def _is_folder(inside: nn.Module, name: str) -> bool:
+    return type(getattr(inside, name, None)) is nn.Module
+
+
+def constant_tensor(attributes: dict[str, Any]) -> onnx.TensorProto:
+    """Return the tensor of a Constant node, whichever of its attributes holds it."""
+    if "value" in attributes:
+        tensor: onnx.TensorProto = attributes["value"]
+        return tensor
+    for name, kind in (("value_float", np.float32), ("value_int", np.int64)):
+        for attribute in (name, f"{name}s"):
+            if attribute in attributes:
+                return numpy_helper.from_array(np.array(attributes[attribute], kind))
+    raise ModelError(f"a Constant of {', '.join(attributes)} cannot be read back into torch")
 
 
 def identifier(name: str) -> str:
@@ -105,8 +159,9 @@ def identifier(name: str) -> str:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """Yield the name, and the same with the numbers 1, 2 and so on behind it."""
-    yield name
+    """Yield the name unless it is a keyword of Python, and the same with the numbers 1, 2 and so on behind it."""
+    if not keyword.iskeyword(name):
+        yield name
     yield from (f"{name}_{count}" for count in itertools.count(1))
 
 

@@ -6,8 +6,8 @@ import onnx
 import torch.fx
 
 from irepdeploy.errors import ModelError
-from irepdeploy.onnx_collapse.read_back.reader import Reader, identifier
-from irepdeploy.onnx_collapse.read_back.torch_operators import OPERATORS
+from irepdeploy.onnx_collapse.read_back.reader import Reader, constant_tensor, identifier, refused
+from irepdeploy.onnx_collapse.read_back.torch_operators import OPERATORS, RETURN_SEVERAL
 
 __all__ = ["torch_from_onnx"]
 
@@ -17,7 +17,7 @@ def torch_from_onnx(model: onnx.ModelProto) -> torch.fx.GraphModule:
 
     An operator, or a form of one, that is not in `torch_operators` raises ModelError.
     """
-    reader = Reader(model.graph.initializer)
+    reader = Reader(model)
     for value in model.graph.input:
         if value.name not in reader.constants:
             reader.values[value.name] = reader.graph.placeholder(identifier(value.name))
@@ -32,19 +32,19 @@ def torch_from_onnx(model: onnx.ModelProto) -> torch.fx.GraphModule:
 def _read(node: onnx.NodeProto, reader: Reader) -> None:
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     if node.op_type == "Constant":
-        reader.constant(node.output[0], attributes["value"])
+        reader.constant(node.output[0], constant_tensor(attributes))
         return
     write = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if write is None:
         raise ModelError(
             f"operator {node.op_type} cannot be read back into torch",
             where=node.name or node.output[0],
-            hint=f"supported: {', '.join(sorted(OPERATORS))}",
+            hint="irepdeploy.export_model collapses its ONNX",
         )
     found = write(reader, node, attributes)
-    if len(node.output) == 1:
-        reader.values[node.output[0]] = found
-        return
+    several = node.op_type in RETURN_SEVERAL
+    if not several and any(node.output[1:]):
+        raise refused(node, "with several outputs")
     for place, name in enumerate(node.output):
         if name:
-            reader.values[name] = reader.item(found, place)
+            reader.values[name] = reader.item(found, place) if several else found

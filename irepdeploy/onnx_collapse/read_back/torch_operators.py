@@ -3,160 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import onnx
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from irepdeploy.onnx_collapse.read_back import torch_layers as layers
+from irepdeploy.onnx_collapse.read_back import torch_shapes as shapes
 from irepdeploy.onnx_collapse.read_back.reader import Reader, refused
 
-__all__ = ["OPERATORS"]
+__all__ = ["OPERATORS", "RETURN_SEVERAL"]
 
 Attributes = dict[str, Any]
+Write = Callable[[Reader, onnx.NodeProto, Attributes], Any]
 
 
-def _pads(node: onnx.NodeProto, attributes: Attributes) -> list[int]:
-    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise refused(node, "with auto_pad")
-    return list(attributes.get("pads", [0, 0, 0, 0]))
-
-
-def _padded(reader: Reader, x: Any, pads: Sequence[int], value: float = 0.0) -> tuple[Any, tuple[int, int]]:
-    """Return `x`, padded by a separate node if opposite sides differ, and the padding left to the layer."""
-    top, left, bottom, right = pads
-    if (top, left) == (bottom, right):
-        return x, (top, left)
-    return reader.call(F.pad, x, [left, right, top, bottom], "constant", value), (0, 0)
-
-
-def _conv(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    weight, bias = reader.weight(node, 1), reader.weight(node, 2)
-    assert weight is not None
-    if weight.ndim != 4:
-        raise refused(node, f"of {weight.ndim - 2} dimensions")
-    outer, inner, height, width = weight.shape
-    x, padding = _padded(reader, reader.value(node.input[0]), _pads(node, attributes))
-    strides, dilations = tuple(attributes.get("strides", [1, 1])), tuple(attributes.get("dilations", [1, 1]))
-    groups = attributes.get("group", 1)
-    conv = nn.Conv2d(inner * groups, outer, (height, width), strides, padding, dilations, groups, bias is not None)
-    conv.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        conv.bias = nn.Parameter(bias.clone())
-    return reader.layer(node, conv, x)
-
-
-def _gemm(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    weight, bias = reader.weight(node, 1), reader.weight(node, 2)
-    assert weight is not None
-    if attributes.get("transA", 0) or (bias is not None and bias.ndim > 1 and len(bias) > 1):
-        raise refused(node, "of this form")
-    weight = (weight if attributes.get("transB", 0) else weight.T) * attributes.get("alpha", 1.0)
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
-    linear.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        linear.bias = nn.Parameter((bias * attributes.get("beta", 1.0)).reshape(-1).expand(len(weight)).clone())
-    return reader.layer(node, linear, reader.value(node.input[0]))
-
-
-def _batch_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    parts = [reader.weight(node, place) for place in range(1, 5)]
-    gamma, beta, mean, var = (part.clone() for part in parts if part is not None)
-    norm = nn.BatchNorm2d(len(gamma), attributes.get("epsilon", 1e-5))
-    norm.weight, norm.bias = nn.Parameter(gamma), nn.Parameter(beta)
-    norm.running_mean, norm.running_var = mean, var
-    return reader.layer(node, norm, reader.value(node.input[0]))
-
-
-def _pool(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    kernel, ceil = tuple(attributes["kernel_shape"]), bool(attributes.get("ceil_mode", 0))
-    strides, dilations = tuple(attributes.get("strides", [1, 1])), tuple(attributes.get("dilations", [1, 1]))
-    if len(kernel) != 2 or len(node.output) > 1:
-        raise refused(node, "of this form")
-    maximum = node.op_type == "MaxPool"
-    pads, counted = _pads(node, attributes), bool(attributes.get("count_include_pad", 0))
-    if not maximum and (dilations != (1, 1) or (pads[:2] != pads[2:] and not counted)):
-        raise refused(node, "of this form")
-    x, padding = _padded(reader, reader.value(node.input[0]), pads, float("-inf") if maximum else 0.0)
-    if maximum:
-        return reader.layer(node, nn.MaxPool2d(kernel, strides, padding, dilations, ceil_mode=ceil), x)
-    return reader.layer(node, nn.AvgPool2d(kernel, strides, padding, ceil, counted), x)
-
-
-def _pad(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    sizes, value = reader.numbers(node, 1), reader.numbers(node, 2)
-    mode = attributes.get("mode", b"constant").decode()
-    axes = reader.numbers(node, 3)
-    if sizes is None or axes is not None or len(sizes) != 8 or any(sizes[:2] + sizes[4:6]):
-        raise refused(node, "of this form")
-    around = [sizes[3], sizes[7], sizes[2], sizes[6]]
-    x = reader.value(node.input[0])
-    if mode == "constant":
-        return reader.call(F.pad, x, around, "constant", float(value[0]) if value else 0.0)
-    return reader.call(F.pad, x, around, {"edge": "replicate"}.get(mode, mode))
-
-
-def _slice(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    starts, ends = reader.numbers(node, 1) or [], reader.numbers(node, 2) or []
-    axes = reader.numbers(node, 3) or list(range(len(starts)))
-    steps = reader.numbers(node, 4) or [1] * len(starts)
-    if min(axes, default=0) < 0 or min(steps, default=1) < 1:
-        raise refused(node, "of this form")
-    index = [slice(None)] * (max(axes) + 1)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        index[axis] = slice(start, None if end >= 2**31 - 1 else end, step)
-    return reader.item(reader.value(node.input[0]), tuple(index))
-
-
-def _split(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    sizes = reader.numbers(node, 1) or attributes.get("split")
-    if sizes is None:
-        raise refused(node, "without sizes")
-    return reader.call(torch.split, reader.value(node.input[0]), list(sizes), dim=attributes.get("axis", 0))
-
-
-def _flatten(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    if attributes.get("axis", 1) != 1:
-        # The first of its two dimensions would be more than the batch.
-        raise refused(node, "at another axis")
-    return reader.call(torch.flatten, reader.value(node.input[0]), 1)
-
-
-def _reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    shape = reader.numbers(node, 1)
-    if shape is None or 0 in shape:
-        raise refused(node, "to this shape")
-    # The network was exported with batch 1.
-    if shape[0] == 1:
-        if -1 not in shape:
-            shape = [-1, *shape[1:]]
-        elif len(shape) == 2:
-            return reader.call(torch.flatten, reader.value(node.input[0]), 1)
-        else:
-            raise refused(node, "to this shape")
-    return reader.call(torch.reshape, reader.value(node.input[0]), shape)
-
-
-def _mean(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    axes = reader.numbers(node, 1) or attributes.get("axes")
-    if not axes:
-        raise refused(node, "over everything")
-    return reader.call(torch.mean, reader.value(node.input[0]), list(axes), bool(attributes.get("keepdims", 1)))
-
-
-def _clip(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    low, high = reader.numbers(node, 1), reader.numbers(node, 2)
-    bounds = [None if bound is None else bound[0] for bound in (low, high)]
-    return reader.call(torch.clamp, reader.value(node.input[0]), *bounds)
-
-
-def _sum(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    return functools.reduce(lambda a, b: reader.call(torch.add, a, b), map(reader.value, node.input))
-
-
-def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Callable[..., Any]:
+def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Write:
     """Write an operator as one function of its inputs; `names`: (attribute, default) by argument."""
 
     def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
@@ -166,16 +31,127 @@ def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Callable[.
     return write
 
 
-def _concat(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    return reader.call(torch.cat, [reader.value(name) for name in node.input], attributes["axis"])
+def _each_two(function: Callable[..., Any]) -> Write:
+    """Write an operator of any number of inputs by a function of two."""
+
+    def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+        return functools.reduce(lambda a, b: reader.call(function, a, b), map(reader.value, node.input))
+
+    return write
+
+
+def _reduced(function: Callable[..., Any], *arguments: Any) -> Write:
+    """Write a reduction over named dimensions."""
+
+    def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+        axes = reader.integers(node, 1, attributes, "axes")
+        if not axes:
+            raise refused(node, "over everything")
+        return reader.call(
+            function, reader.value(node.input[0]), *arguments, list(axes), bool(attributes.get("keepdims", 1))
+        )
+
+    return write
+
+
+def _mean(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    total = _each_two(torch.add)(reader, node, attributes)
+    return reader.call(torch.div, total, len(node.input))
+
+
+def _clip(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    x = reader.value(node.input[0])
+    for place, (name, bound) in enumerate((("min", torch.maximum), ("max", torch.minimum)), start=1):
+        if len(node.input) > place and node.input[place] and node.input[place] not in reader.constants:
+            x = reader.call(bound, x, reader.value(node.input[place]))
+            continue
+        fixed = [attributes[name]] if name in attributes else reader.numbers(node, place)
+        if fixed is not None:
+            x = reader.call(torch.clamp, x, **{name: fixed[0]})
+    return x
+
+
+def _div(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    rounding = None if any(map(reader.is_float, node.input)) else "trunc"
+    options = {} if rounding is None else {"rounding_mode": rounding}
+    return reader.call(torch.div, *map(reader.value, node.input), **options)
+
+
+def _mod(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    function = torch.fmod if attributes.get("fmod", 0) else torch.remainder
+    return reader.call(function, *map(reader.value, node.input))
+
+
+def _softmax(function: Callable[..., Any]) -> Write:
+    def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+        axis = attributes.get("axis", -1 if reader.opset >= 13 else 1)
+        if reader.opset < 13 and axis % reader.rank(node) != reader.rank(node) - 1:
+            # Before opset 13 it flattens all dimensions from the axis on.
+            raise refused(node, "at another axis than the last")
+        return reader.call(function, reader.value(node.input[0]), dim=axis)
+
+    return write
+
+
+def _arg(function: Callable[..., Any]) -> Write:
+    def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+        if attributes.get("select_last_index", 0):
+            raise refused(node, "of the last index")
+        return reader.call(
+            function, reader.value(node.input[0]), attributes.get("axis", 0), bool(attributes.get("keepdims", 1))
+        )
+
+    return write
+
+
+def _top_k(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    count = reader.numbers(node, 1)
+    assert count is not None
+    largest, ordered = bool(attributes.get("largest", 1)), bool(attributes.get("sorted", 1))
+    return reader.call(
+        torch.topk, reader.value(node.input[0]), int(count[0]), attributes.get("axis", -1), largest, ordered
+    )
+
+
+def _cumsum(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    axis = reader.numbers(node, 1)
+    assert axis is not None
+    if attributes.get("exclusive", 0) or attributes.get("reverse", 0):
+        raise refused(node, "of this form")
+    return reader.call(torch.cumsum, reader.value(node.input[0]), int(axis[0]))
+
+
+def _cast(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(attributes["to"])
+    dtype = getattr(torch, kind.name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise refused(node, f"to {kind.name}")
+    return reader.method("to", reader.value(node.input[0]), dtype)
+
+
+def _einsum(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    return reader.call(torch.einsum, attributes["equation"].decode(), *map(reader.value, node.input))
+
+
+def _trilu(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    diagonal = reader.numbers(node, 1) or [0]
+    function = torch.triu if attributes.get("upper", 1) else torch.tril
+    return reader.call(function, reader.value(node.input[0]), int(diagonal[0]))
 
 
 def _identity(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     return reader.value(node.input[0])
 
 
-def _global(module: Callable[[], nn.Module]) -> Callable[..., Any]:
-    return lambda reader, node, attributes: reader.layer(node, module(), reader.value(node.input[0]))
+def _gather_elements(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    x, axis = reader.value(node.input[0]), attributes.get("axis", 0)
+    index = shapes.beside(reader, node.input[1], x) if axis % reader.rank(node) else reader.value(node.input[1])
+    return reader.call(along, x, index, axis)
+
+
+def along(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Return the elements of `x` along an axis at these positions, negative ones from the end."""
+    return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
 def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
@@ -183,54 +159,111 @@ def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
-def permuted(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Return `x` with its axes in another order."""
-    return x.permute(*axes)
-
-
 def gelu(x: Tensor, approximate: bytes) -> Tensor:
     """Return x Phi(x)."""
     return F.gelu(x, approximate=approximate.decode())
 
 
-OPERATORS: dict[str, Callable[..., Any]] = {
-    "Add": _plain(torch.add),
-    "AveragePool": _pool,
-    "BatchNormalization": _batch_normalization,
+def above(x: Tensor, alpha: float) -> Tensor:
+    """Return x above alpha and 0 below."""
+    return torch.where(x > alpha, x, 0.0)
+
+
+def sum_of_squares(x: Tensor, dim: list[int], keepdim: bool) -> Tensor:
+    """Return the sum of squares over dimensions."""
+    return torch.sum(x * x, dim, keepdim)
+
+
+def norm(x: Tensor, order: int, dim: list[int], keepdim: bool) -> Tensor:
+    """Return the norm over dimensions."""
+    return torch.linalg.vector_norm(x, order, dim, keepdim)
+
+
+def unit(x: Tensor, axis: int, p: int) -> Tensor:
+    """Return `x` divided by its norm along an axis."""
+    return x / torch.linalg.vector_norm(x, p, axis, True)
+
+
+RETURN_SEVERAL = {"Split", "TopK"}
+
+_UNARY: dict[str, Callable[..., Any]] = {
+    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
+    "Atan": torch.atan, "Atanh": torch.atanh, "Ceil": torch.ceil, "Cos": torch.cos, "Cosh": torch.cosh,
+    "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "HardSwish": F.hardswish, "IsNaN": torch.isnan,
+    "Log": torch.log, "Mish": F.mish, "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal,
+    "Relu": F.relu, "Round": torch.round, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
+    "Sinh": torch.sinh, "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Tan": torch.tan,
+    "Tanh": torch.tanh,
+}  # fmt: skip
+_BINARY: dict[str, Callable[..., Any]] = {
+    "Add": torch.add, "And": torch.logical_and, "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge,
+    "Less": torch.lt, "LessOrEqual": torch.le, "MatMul": torch.matmul, "Mul": torch.mul, "Or": torch.logical_or,
+    "Pow": torch.pow, "Sub": torch.sub, "Where": torch.where, "Xor": torch.logical_xor,
+}  # fmt: skip
+
+OPERATORS: dict[str, Write] = {
+    **{kind: _plain(function) for kind, function in (_UNARY | _BINARY).items()},
+    "ArgMax": _arg(torch.argmax),
+    "ArgMin": _arg(torch.argmin),
+    "AveragePool": layers.pool,
+    "BatchNormalization": layers.batch_normalization,
+    "Cast": _cast,
+    "Celu": _plain(F.celu, alpha=("alpha", 1.0)),
     "Clip": _clip,
-    "Concat": _concat,
-    "Conv": _conv,
-    "Div": _plain(torch.div),
+    "Concat": shapes.concat,
+    "Conv": layers.conv,
+    "ConvTranspose": layers.conv_transpose,
+    "CumSum": _cumsum,
+    "DepthToSpace": shapes.depth_to_space,
+    "Div": _div,
     "Dropout": _identity,
+    "Einsum": _einsum,
     "Elu": _plain(F.elu, alpha=("alpha", 1.0)),
-    "Erf": _plain(torch.erf),
-    "Exp": _plain(torch.exp),
-    "Flatten": _flatten,
+    "Expand": shapes.expand,
+    "Flatten": shapes.flatten,
+    "Gather": shapes.gather,
+    "GatherElements": _gather_elements,
     "Gelu": _plain(gelu, approximate=("approximate", b"none")),
-    "Gemm": _gemm,
-    "GlobalAveragePool": _global(lambda: nn.AdaptiveAvgPool2d(1)),
-    "GlobalMaxPool": _global(lambda: nn.AdaptiveMaxPool2d(1)),
+    "Gemm": layers.gemm,
+    "GlobalAveragePool": layers.global_pool,
+    "GlobalMaxPool": layers.global_pool,
+    "GridSample": shapes.grid_sample,
+    "GroupNormalization": layers.group_normalization,
     "HardSigmoid": _plain(hard_sigmoid, alpha=("alpha", 0.2), beta=("beta", 0.5)),
-    "HardSwish": _plain(F.hardswish),
     "Identity": _identity,
+    "InstanceNormalization": layers.instance_normalization,
+    "LayerNormalization": layers.layer_normalization,
     "LeakyRelu": _plain(F.leaky_relu, negative_slope=("alpha", 0.01)),
-    "MatMul": _plain(torch.matmul),
-    "MaxPool": _pool,
-    "Mul": _plain(torch.mul),
-    "Neg": _plain(torch.neg),
-    "Pad": _pad,
-    "Pow": _plain(torch.pow),
-    "ReduceMean": _mean,
-    "Relu": _plain(F.relu),
-    "Reshape": _reshape,
-    "Sigmoid": _plain(torch.sigmoid),
-    "Slice": _slice,
-    "Softmax": _plain(F.softmax, dim=("axis", -1)),
-    "Softplus": _plain(F.softplus),
-    "Split": _split,
-    "Sqrt": _plain(torch.sqrt),
-    "Sub": _plain(torch.sub),
-    "Sum": _sum,
-    "Tanh": _plain(torch.tanh),
-    "Transpose": _plain(permuted, axes=("perm", None)),
+    "LogSoftmax": _softmax(F.log_softmax),
+    "LpNormalization": _plain(unit, axis=("axis", -1), p=("p", 2)),
+    "Max": _each_two(torch.maximum),
+    "MaxPool": layers.pool,
+    "Mean": _mean,
+    "Min": _each_two(torch.minimum),
+    "Mod": _mod,
+    "PRelu": layers.prelu,
+    "Pad": shapes.pad,
+    "ReduceL1": _reduced(norm, 1),
+    "ReduceL2": _reduced(norm, 2),
+    "ReduceLogSumExp": _reduced(torch.logsumexp),
+    "ReduceMax": _reduced(torch.amax),
+    "ReduceMean": _reduced(torch.mean),
+    "ReduceMin": _reduced(torch.amin),
+    "ReduceSum": _reduced(torch.sum),
+    "ReduceSumSquare": _reduced(sum_of_squares),
+    "Reshape": shapes.reshape,
+    "Resize": shapes.resize,
+    "Selu": _plain(F.selu),
+    "Slice": shapes.slice_,
+    "Softmax": _softmax(F.softmax),
+    "SpaceToDepth": shapes.space_to_depth,
+    "Split": shapes.split,
+    "Squeeze": shapes.squeeze,
+    "Sum": _each_two(torch.add),
+    "ThresholdedRelu": _plain(above, alpha=("alpha", 1.0)),
+    "Tile": shapes.tile,
+    "TopK": _top_k,
+    "Transpose": shapes.transpose,
+    "Trilu": _trilu,
+    "Unsqueeze": shapes.unsqueeze,
 }
