@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.files import move_file, remove_file
-from irepdeploy.folders import output_folder, staging_folder
+from irepdeploy.files import move_files
+from irepdeploy.folders import make_folder, output_folder, staging_folder
 from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import time_limit
@@ -104,7 +104,7 @@ def certified_export(
                     prepared = bake_preprocessing(job, prepared, preprocessing)
                 prepared = add_engines(job, prepared, precisions)
                 certificate.artefacts = prepared.artefacts()
-                _publish(prepared, certificate, folder)
+                _publish(prepared, certificate, staging, folder)
                 report("certified")
         except CheckFailed as error:
             certificate.failure = error.line
@@ -136,13 +136,11 @@ def _earlier(folder: Path) -> list[Artefact]:
         return []
 
 
-def _publish(prepared: Prepared, certificate: Certificate, folder: Path) -> None:
-    """Move everything into place; the old certificate is removed before that and the new one comes last."""
+def _publish(prepared: Prepared, certificate: Certificate, staging: Path, folder: Path) -> None:
+    """Move everything into place, the certificate last; if one file cannot be moved, `folder` stays as it was."""
     saved = certificate.save(prepared.onnx.parent / CERTIFICATE)
     stale = {artefact.file for artefact in _earlier(folder)} - {path.name for path in prepared.files}
     # Files that this export replaces by none go before the certificate that names them: after a kill in between, the
     # next export still finds the others, and the certificate tells which are missing.
-    for name in (FAILED, *sorted(stale), CERTIFICATE):
-        remove_file(folder / name)
-    for path in (*prepared.files, saved):
-        move_file(path, folder / path.name)
+    aside = make_folder(staging / "earlier")
+    move_files([*prepared.files, saved], folder, aside, remove=[FAILED, *sorted(stale)])

@@ -12,7 +12,9 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = [
     "as_ours",
     "canonical_json",
     "move_file",
+    "move_files",
     "read_bytes",
     "remove_abandoned",
     "remove_file",
@@ -63,6 +66,52 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write `value` as indented JSON with a final newline, atomically, without NaN, which is not JSON."""
     return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def move_files(files: Sequence[Path], folder: Path, aside: Path, *, remove: Sequence[str] = ()) -> None:
+    """Move complete files into `folder`: all of them, or, if one cannot be moved, none.
+
+    The last file vouches for the others. An earlier one of its name is removed before any other file is replaced, so
+    that even after a kill, or where the earlier files cannot be put back either, it is never found beside others.
+
+    Args:
+        files: The files, on the same disk as `folder`.
+        folder: Their new place.
+        aside: An empty folder on the same disk that holds the earlier files meanwhile; the caller removes it.
+        remove: Names of further files to remove from `folder`.
+
+    Raises:
+        RunError: The disk is full.
+        OutputError: `folder` cannot be written.
+    """
+    names = [*remove, *(path.name for path in files)]
+    earlier = [name for name in names if os.path.lexists(folder / name)]
+    for name in earlier:
+        _keep(folder / name, aside / name)
+    try:
+        for name in (*remove, files[-1].name):
+            remove_file(folder / name)
+        for path in files:
+            move_file(path, folder / path.name)
+    except BaseException:
+        # The one that vouches for the others comes last here, too: not if another cannot be put back.
+        with contextlib.suppress(OSError):
+            for name in names:
+                if name in earlier:
+                    os.replace(aside / name, folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _keep(path: Path, aside: Path) -> None:
+    try:
+        try:
+            os.link(path, aside, follow_symlinks=False)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, aside, follow_symlinks=False)
+    except OSError as error:
+        raise as_ours(error, path) from error
 
 
 def move_file(source: Path, target: Path) -> None:

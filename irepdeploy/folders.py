@@ -95,7 +95,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Create a temporary folder inside `folder`, which is removed with all that `move_file` has not moved out of it.
+    """Create a temporary folder inside `folder`, which is removed with all that `move_files` has not moved out of it.
 
     Raises:
         RunError: If the disk is full.

@@ -21,8 +21,8 @@ from irepdeploy.board.trt_library import FLAVOURS, logged
 from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.console import command_line
 from irepdeploy.errors import InputError, IrepdeployError, RunError
-from irepdeploy.files import move_file, read_bytes, remove_file, sha256, write_bytes, write_json
-from irepdeploy.folders import output_folder, staging_folder
+from irepdeploy.files import move_file, move_files, read_bytes, sha256, write_bytes, write_json
+from irepdeploy.folders import make_folder, output_folder, staging_folder
 from irepdeploy.limits import JOURNAL
 from irepdeploy.onnx_graph.model_file import model_content, open_model
 from irepdeploy.onnx_graph.precision import precision_of
@@ -185,8 +185,9 @@ def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable
 
 
 def _publish(built: Path, sidecar: Sidecar, engine: Path) -> None:
-    """Move both into place; the old sidecar is removed first, so that it never describes another engine."""
-    beside = Path(sidecar_path(engine))
-    remove_file(beside)
-    move_file(built, engine)
-    write_json(beside, sidecar.to_dict())
+    """Move both into place, the sidecar last, so that it never describes another engine; if one fails, neither."""
+    folder, aside = make_folder(built.parent / "new"), make_folder(built.parent / "earlier")
+    named = folder / engine.name
+    move_file(built, named)
+    beside = write_json(folder / Path(sidecar_path(engine)).name, sidecar.to_dict())
+    move_files([named, beside], engine.parent, aside)

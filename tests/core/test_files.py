@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ from irepdeploy.errors import InputError, OutputError, RunError
 from irepdeploy.files import (
     canonical_json,
     move_file,
+    move_files,
     read_bytes,
     remove_file,
     sha256,
     write_bytes,
     write_json,
 )
+from support.tiny import at_call, raising
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -181,6 +186,73 @@ def test_moving_and_removing(tmp_path: Path) -> None:
     for call in (lambda: remove_file(tmp_path / "folder"), lambda: move_file(tmp_path / "none", tmp_path / "a")):
         with pytest.raises(OutputError):
             call()
+
+
+_EARLIER = {"gone": b"1", "model": b"1", "marker": b"1", "mine": b"1"}
+_NEW = {"model": b"2", "weights": b"2", "marker": b"2", "mine": b"1"}
+
+
+def _ready(tmp_path: Path) -> Callable[[], dict[str, bytes]]:
+    """Return a function that moves new files over earlier ones and returns what is there then."""
+    for name in ("folder", "aside", "staging"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        (tmp_path / name).mkdir()
+    for name, content in _EARLIER.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    new = [tmp_path / "staging" / name for name in ("model", "weights", "marker")]
+    for path in new:
+        path.write_bytes(_NEW[path.name])
+
+    def publish() -> dict[str, bytes]:
+        move_files(new, tmp_path / "folder", tmp_path / "aside", remove=["absent", "gone"])
+        return everything(tmp_path / "folder")
+
+    return publish
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "interrupted"])
+def test_of_several_files_all_or_none_are_moved(
+    error: BaseException, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", raising(OSError(errno.EPERM, "no links")))
+    assert _ready(tmp_path)() == _NEW
+    moments = 0
+    for name, calls in {"link": 3 * links, "copyfile": 3 * (not links), "unlink": 3, "replace": 3}.items():
+        module = shutil if name == "copyfile" else os
+        for call in range(1, calls + 1):
+            publish = _ready(tmp_path)
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, at_call(call, getattr(module, name), raising(error)))
+                if name == "link" and isinstance(error, OSError):
+                    assert publish() == _NEW  # a copy does as well
+                else:
+                    with pytest.raises(RunError if isinstance(error, OSError) else KeyboardInterrupt):
+                        publish()
+                    assert everything(tmp_path / "folder") == _EARLIER, f"{name}, call {call}"
+                moments += 1
+    assert moments == 9
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_where_nothing_can_be_put_back_no_file_vouches_for_the_others(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.replace, itertools.count(1)
+
+    def replace(*args: Any) -> None:
+        if next(calls) >= call:
+            raise OSError(errno.ENOSPC, "full")
+        real(*args)
+
+    publish = _ready(tmp_path)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(RunError, match="free some space"):
+        publish()
+    found = everything(tmp_path / "folder")
+    assert "marker" not in found and found["mine"] == b"1"
+    assert found["model"] == (b"1" if call == 1 else b"2")
 
 
 def test_digests(tmp_path: Path) -> None:

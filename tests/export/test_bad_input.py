@@ -149,7 +149,7 @@ from irepdeploy.export import pipeline
 for module, name, after, arguments in json.loads(sys.argv[1]):
     child = os.fork()
     if child == 0:
-        module = importlib.import_module(f"irepdeploy.export.{module}")
+        module = importlib.import_module(f"irepdeploy.{module}")
         real = getattr(module, name)
         def killed(*args, **kwargs):
             if after:
@@ -174,7 +174,10 @@ def visible(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:
     written, moved = tmp_path / "written", tmp_path / "half moved"
-    kill(("job", "onnx_runner", False, ["--out", str(written)]), ("pipeline", "move_file", True, ["--out", str(moved)]))
+    kill(
+        ("export.job", "onnx_runner", False, ["--out", str(written)]),
+        ("files", "move_file", True, ["--out", str(moved)]),
+    )
     assert visible(written) == [] and visible(moved) == ["model.onnx"]
     for folder in (written, moved):
         assert names(folder) != visible(folder)
@@ -189,7 +192,7 @@ def test_killed_while_the_engine_is_written(tmp_path: Path) -> None:
     irepdeploy.export_model("vgg6", tmp_path, simplify=False)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     options = ["--target", "rtx", "--precision", "fp32", "--out", str(tmp_path)]
-    kill(*(("engine.engine", "move_file", after, options) for after in (False, True)))
+    kill(*(("export.engine.engine", "move_file", after, options) for after in (False, True)))
     # The earlier files are whole and still certified.
     assert {name: (tmp_path / name).read_bytes() for name in visible(tmp_path)} == before
     Certificate.load(tmp_path / "certificate.json").check_files(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 import sys
@@ -19,7 +21,7 @@ from torch import nn
 import irepdeploy
 from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError, ModelError, NotFusable
-from irepdeploy.export import job, network_export, network_source, pipeline, simplify
+from irepdeploy.export import job, network_export, network_source, simplify
 from irepdeploy.export.diagnosis import first_bad_layer
 from irepdeploy.export.diagnosis.audit import audit
 from irepdeploy.export.precision import fp16
@@ -282,20 +284,22 @@ def test_an_export_that_is_broken_off_leaves_nothing(
     assert names(tmp_path) == []
 
 
-def test_between_two_moves_no_certificate_vouches_for_a_mixture(
-    checkpoint: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failed", ["model.onnx", "fused.pt", "certificate.json"])
+def test_a_file_that_cannot_be_moved_leaves_the_earlier_export(
+    checkpoint: Path, exported: Path, tmp_path: Path, failed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
-    real = pipeline.move_file
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real = os.replace
 
-    def stop_at_second(source: Path, target: Path) -> None:
-        if target.name == "fused.pt":
-            raise KeyboardInterrupt
+    def replace(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / failed and "earlier" not in Path(source).parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(source, target)
 
-    monkeypatch.setattr(pipeline, "move_file", stop_at_second)
-    assert export(checkpoint, tmp_path) == 130
-    assert names(tmp_path) == ["fused.pt", "model.onnx"]
+    monkeypatch.setattr(os, "replace", replace)
+    assert export(checkpoint, tmp_path, "--seed", "1") == 4
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # The simplifier.
