@@ -14,6 +14,7 @@ from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import sha256
+from irepdeploy.network.libraries import is_random
 from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
@@ -126,7 +127,9 @@ class Opener:
         key = subject.kind, subject.target
         if key not in self._nets:
             if subject.kind == NETWORK:
-                self._nets[key] = _random_network(subject.target, self.request.seed)
+                from irepdeploy.network.source import open_source
+
+                self._nets[key] = open_source(subject.target, seed=self.request.seed).model
             else:
                 self._nets[key] = _checkpoint(subject.target, self.request.factory)
         return self._nets[key]
@@ -136,22 +139,10 @@ _PRECISIONS = {"float16": "fp16", "float32": "fp32", "float64": "fp64"}
 
 
 def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
-    from irepdeploy.network.checkpoint import load, read
+    from irepdeploy.network.checkpoint import is_foreign, load
 
     # Networks of the registry may be among foreign ones: the factory is for the latter alone.
-    foreign = factory is not None and read(path)["origin"].get("net") is None
-    return load(path, model=factory if foreign else None)
-
-
-def _random_network(name: str, seed: int) -> nn.Module:
-    import torch
-
-    from irepdeploy.network.nets import build
-    from irepdeploy.network.nets.statistics import randomize_statistics
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return randomize_statistics(build(name), seed).eval()
+    return load(path, model=factory if factory is not None and is_foreign(path) else None)
 
 
 def _specs(subject: Subject, origin: Origin, dtype: str) -> Sequence[TensorSpec]:
@@ -179,4 +170,6 @@ def _dtype(subject: Subject, net: nn.Module) -> str:
 def _source(subject: Subject, origin: Origin) -> str:
     if subject.kind == CHECKPOINT:
         return f"checkpoint, {origin.state} state"
-    return "network, random weights" if subject.kind == NETWORK else subject.target
+    if subject.kind != NETWORK:
+        return subject.target
+    return "network, random weights" if is_random(subject.target) else "network, pretrained weights"

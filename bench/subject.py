@@ -58,7 +58,7 @@ class Subject:
 
     Attributes:
         kind: CHECKPOINT, ONNX, ENGINE, NETWORK or MODULE.
-        target: Path; for a NETWORK its name in the registry; for a MODULE its origin in words.
+        target: Path; for a NETWORK its name; for a MODULE its origin in words.
         runner: Name in `RUNNERS` that takes this kind.
         module: For a MODULE, a network in eval mode; it is neither moved nor changed.
         input_shape: For a MODULE without an `Origin`, the shape of one input without the batch.
@@ -152,9 +152,10 @@ def _kind(target: str) -> tuple[str, str]:
     path = Path(target)
     if path.is_file():
         return _SUFFIXES.get(path.suffix, CHECKPOINT), target
+    from irepdeploy.network.libraries import library_name
     from irepdeploy.network.nets import NETS
 
-    if target in NETS:
+    if target in NETS or library_name(target) is not None:
         return NETWORK, target
     if path.is_dir():
         raise InputError("expected a model, got a directory", where=target, hint="name the .pt, .onnx or .engine file")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, SourceArgument, TimeoutOption
 from irepdeploy.console import ProgressTask, log, print_json, progress
 from irepdeploy.errors import InputError
 
@@ -23,9 +23,7 @@ __all__ = ["export"]
 
 
 def export(
-    source: Annotated[
-        str, typer.Argument(help="A checkpoint, an ONNX file, or the name of a network (random weights).")
-    ],
+    source: SourceArgument,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]")
     ] = None,
@@ -125,7 +123,7 @@ def export(
 
         if trt and target not in ("ort", "trt"):
             raise InputError(f"--trt and --target {target}", hint="give one of them")
-        folder = out or Path(f"{Path(source).stem}-export")
+        folder = out or Path(f"{Path(source.removesuffix(':random')).stem}-export")
         settings = Settings(
             precision=precision,
             max_drop=max_drop,

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "TimeoutOption"]
+__all__ = [
+    "InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "SourceArgument", "TimeoutOption",
+]  # fmt: skip
 
 InputsOption = Annotated[
     Path | None,
@@ -21,7 +23,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="PACKAGE.MODULE:FACTORY", help="Factory of a checkpoint's class, if it is your own."
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="Factory of the class of a checkpoint or state dict, if it is your own.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
@@ -30,3 +34,11 @@ TimeoutOption = Annotated[
     typer.Option("--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers.")]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint; an ONNX file; a program of torch.export (.pt2); with --model a state dict (.pt, .pth, "
+        ".safetensors); a network of irepdeploy by name (random weights); or timm/NAME, torchvision/NAME or "
+        "hf-hub:OWNER/NAME (pretrained, or with :random behind it)."
+    ),
+]

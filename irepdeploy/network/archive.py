@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import warnings
 import zipfile
 import zlib
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from irepdeploy.errors import CheckpointError, InputError, first_line
 
-__all__ = ["pack", "unpack"]
+__all__ = ["check_archive", "pack", "unpack", "weights_only"]
 
 # An entry of the content says that there must be a digest, so that a file that lost it does not pass for an old one.
 _KEY, _PLACE = "digest", "sha256, in the comment of this archive"
@@ -74,6 +77,13 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
     """
     sealed = raw[-_HEX - len(_COMMENT) : -_HEX] == _COMMENT
     if not (sealed and _digest(memoryview(raw)[:-_HEX]) == raw[-_HEX:]):
+        if b"/constants.pkl" in raw and b"/code/" in raw:
+            raise CheckpointError(
+                "a TorchScript program, which keeps no class to insert branches into or to fuse",
+                where=where,
+                hint="export the network that it was made from: save(net.state_dict(), path) and --model "
+                "package.module:factory; or write it with torch.onnx.export and give the .onnx file",
+            )
         if b"/data.pkl" not in raw:
             raise CheckpointError("expected an archive written by torch, got another zip archive", where=where)
         reason = _damage(raw, len(_COMMENT) + _HEX if sealed else 0)
@@ -89,7 +99,7 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
             raise CheckpointError(
                 "refused: the file contains code to run, not only weights",
                 where=where,
-                hint="load it where it was made and save it with irepdeploy.save(net, path)",
+                hint="load it where it was made and save it with irepdeploy.save(net, path), or its state_dict() alone",
             ) from None
         raise CheckpointError("damaged: the archive is truncated or was modified", where=where, hint=hint) from None
     if type(content) is dict and content.get(_KEY) == _PLACE:
@@ -97,6 +107,28 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
             raise CheckpointError("damaged: its digest is missing", where=where, hint=hint)
         del content[_KEY]
     return content
+
+
+def check_archive(raw: bytes, *, where: object, hint: str) -> None:
+    """Raise CheckpointError if the checksum of a member is wrong, or bytes belong to none."""
+    reason = _damage(raw, 0)
+    if reason is not None:
+        raise CheckpointError(f"damaged: {reason}", where=where, hint=hint)
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Let torch load weights only, whatever a library asks for."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
 
 
 def _digest(content: memoryview) -> bytes:
@@ -172,7 +204,8 @@ def _start_of_content(raw: bytes, entry: zipfile.ZipInfo, name: bytes) -> int:
 
 
 def _loaded(raw: bytes) -> Any:
-    with warnings.catch_warnings():
+    # Training scripts save their arguments beside the weights; a Namespace is nothing but attributes.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
         # torch warns about other archives (TorchScript) before it refuses them.
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)

@@ -24,14 +24,16 @@ import irepdeploy
 from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError, one_line
 from irepdeploy.files import read_bytes, write_bytes
 from irepdeploy.network.archive import pack, unpack
+from irepdeploy.network.exported_program import is_program, load_program
 from irepdeploy.network.nets import build_plain
+from irepdeploy.network.state_dict import fitted, is_safetensors, read_legacy, read_safetensors, state_dicts
 from irepdeploy.network.weights import kind_refused, load_weights, no_larger_than
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import rebuild
 from irepdeploy.reparam.wrappers import unwrapped
 
-__all__ = ["load", "read", "save"]
+__all__ = ["is_foreign", "load", "read", "save"]
 
 _FORMAT = "irepdeploy.checkpoint"
 _VERSION = 1
@@ -93,21 +95,24 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
     """Load the network of a checkpoint, in eval mode, on the CPU.
 
     Args:
-        path: A checkpoint.
+        path: A checkpoint; with `model`, also a state dict that torch or safetensors saved, alone or in the checkpoint
+            of a training script; or a program of ``torch.export``.
         model: For a foreign class: the network before branches were inserted, or a function that builds it.
 
     Raises:
         InputError: The file is missing.
         CheckpointError: The file is not a checkpoint, is damaged, contains code, or needs `model`.
+        MissingError: It is a network of a library, or a safetensors file, and the library is not installed.
     """
-    content = read(path)
+    content = _content(path)
+    if is_program(content):
+        return load_program(content, path)
+    if not _is_ours(content):
+        return _from_state_dict(content, path, model)
+    content = _checked(content, path)
     origin = Origin.from_dict(content["origin"], where=path)
     if model is not None:
         base = _built(model, path)
-        if not isinstance(base, nn.Module):
-            raise CheckpointError(
-                f"expected a torch.nn.Module from the model factory, got {type(base).__name__}", where=path
-            )
     elif origin.net is not None:
         try:
             with no_larger_than(content["state"], path):
@@ -133,19 +138,43 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the content of a checkpoint file, and check its structure."""
-    raw = read_bytes(path, "checkpoint")
-    if not raw:
-        raise CheckpointError("the file is empty", where=path, hint="write it again")
-    if raw[:2] != b"PK":
-        raise _no_archive(raw, path)
-    content = unpack(raw, where=path, hint="copy or write it again")
-    # Exact types: an object of another class could claim to equal anything.
-    if type(content) is not dict or type(content.get("format")) is not str or content["format"] != _FORMAT:
+    content = _content(path)
+    if not _is_ours(content):
         raise CheckpointError(
             "a torch file, but not an irepdeploy checkpoint",
             where=path,
             hint="load the weights into your network and write it with irepdeploy.save(net, path)",
         )
+    return _checked(content, path)
+
+
+def is_foreign(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file needs a factory of its class: it names no network that irepdeploy can build."""
+    content = _content(path)
+    return not _is_ours(content) or _checked(content, path)["origin"].get("net") is None
+
+
+def _content(path: str | os.PathLike[str]) -> Any:
+    """Return what a file of weights holds; of a program that torch exported, the bytes."""
+    raw = read_bytes(path, "checkpoint")
+    if not raw:
+        raise CheckpointError("the file is empty", where=path, hint="write it again")
+    if raw[:2] == b"PK":
+        return raw if is_program(raw) else unpack(raw, where=path, hint="copy or write it again")
+    if is_safetensors(raw):
+        return read_safetensors(raw, path)
+    content = read_legacy(raw, path)
+    if content is None:
+        raise _no_archive(raw, path)
+    return content
+
+
+def _is_ours(content: object) -> bool:
+    # Exact types: an object of another class could claim to equal anything.
+    return type(content) is dict and type(content.get("format")) is str and content["format"] == _FORMAT
+
+
+def _checked(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     version = content.get("version")
     if type(version) is not int or version != _VERSION:
         shown = version if type(version) is int else type(version).__name__
@@ -162,13 +191,43 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             "parts of the checkpoint are missing or of a wrong type", where=path, hint="write it again"
         )
-    for name, tensor in content["state"].items():
+    _check_tensors(content["state"], path)
+    return content
+
+
+def _check_tensors(state: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    for name, tensor in state.items():
         kind = kind_refused(tensor)
         if kind is not None:
             raise CheckpointError(f"expected dense weights, got a {kind} tensor: {name}", where=path)
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"claims more values than it holds: {name}", where=path)
-    return content
+
+
+def _from_state_dict(
+    content: object, path: str | os.PathLike[str], model: Callable[[], nn.Module] | nn.Module | None
+) -> nn.Module:
+    """Load the state dict in a file that another program wrote into the network that `model` builds."""
+    found = state_dicts(content)
+    if not found:
+        raise CheckpointError(
+            "a torch file without a state dict", where=path, hint="save(net.state_dict(), path), or irepdeploy.save"
+        )
+    place, state = next(iter(found.items()))
+    if model is None:
+        raise CheckpointError(
+            f"a state dict: {len(state)} tensors such as {next(iter(state))}, and not the class that they belong to",
+            where=path,
+            hint="add --model package.module:factory, a function that builds the network; in Python "
+            "irepdeploy.load(path, model=factory)",
+        )
+    _check_tensors(state, path)
+    network = _built(model, path)
+    fitting, how = fitted(network, state)
+    load_weights(network, fitting, path)
+    others = [f"also in the file: {', '.join(list(found)[1:])}"] if len(found) > 1 else []
+    said = "; ".join(filter(None, [place, how, *others]))
+    return set_origin(network, statistics=f"from the file{said and f': {said}'}").eval()
 
 
 def load_model_factory(spec: str) -> Callable[[], nn.Module]:
@@ -237,12 +296,17 @@ def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[s
         # The caller's network must not change.
         return copy.deepcopy(model)
     try:
-        return model()
+        built = model()
     except Exception as error:  # anything that a user's factory raises
         name = getattr(model, "__qualname__", repr(model))
         raise ModelError(
             f"the model factory {name} raised {type(error).__name__}: {one_line(error)}", where=path
         ) from error
+    if not isinstance(built, nn.Module):
+        raise CheckpointError(
+            f"expected a torch.nn.Module from the model factory, got {type(built).__name__}", where=path
+        )
+    return built
 
 
 def _no_archive(raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:

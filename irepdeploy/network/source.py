@@ -17,6 +17,7 @@ from torch import nn
 from irepdeploy.errors import ArchitectureError, InputError, ModelError
 from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
+from irepdeploy.network.libraries import LibraryName, library_name, open_library_network
 from irepdeploy.network.nets import NETS, build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.architecture import Architecture
@@ -62,6 +63,9 @@ def open_source(
     text = os.fspath(source)
     if text in NETS and not os.path.isfile(text):
         return _by_name(text, seed, architecture)
+    asked = library_name(text)
+    if asked is not None and not os.path.isfile(text):
+        return _from_library(text, asked, seed, architecture)
     path = Path(text)
     if path.suffix.lower() == ".onnx":
         raise InputError(
@@ -81,7 +85,7 @@ def open_source(
         digest = pool.submit(sha256, path)
         model = load(path, model=model_factory)
     drawn = origin_of(model).statistics
-    statistics = drawn if drawn.startswith("random") else "from the checkpoint"
+    statistics = drawn if drawn.startswith(("random", "pretrained", "from the file")) else "from the checkpoint"
     if architecture is not None:
         model, statistics = _inserted(model, architecture, seed, statistics)
     return _described(model, text, statistics, file=text, sha256=digest.result())
@@ -118,6 +122,19 @@ def _by_name(name: str, seed: int, architecture: Architecture | None) -> Source:
     return _described(model, name, statistics, **({"seed": seed} if architecture is None else {}))
 
 
+def _from_library(text: str, asked: LibraryName, seed: int, architecture: Architecture | None) -> Source:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, statistics = open_library_network(asked)
+    if asked.random:
+        randomize_statistics(model, seed)
+        statistics = f"random, seed {seed}"
+    set_origin(model, statistics=statistics)
+    if architecture is not None:
+        model, statistics = _inserted(model, architecture, seed, statistics)
+    return _described(model, text, statistics, **({"seed": seed} if asked.random and architecture is None else {}))
+
+
 def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:
     model = unwrapped(model)
     if any(module.training for module in model.modules()) or any(
@@ -125,7 +142,7 @@ def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None)
     ):
         model = copy.deepcopy(model).cpu().eval()
     drawn = origin_of(model).statistics
-    statistics = drawn if drawn.startswith("random") else "from the network given"
+    statistics = drawn if drawn.startswith(("random", "pretrained")) else "from the network given"
     if architecture is not None:
         model, statistics = _inserted(model, architecture, seed, statistics)
     return _described(model, type(model).__name__, statistics)

@@ -13,6 +13,8 @@ from irepdeploy.errors import CheckpointError, ModelError
 
 __all__ = ["kind_refused", "load_weights", "no_larger_than"]
 
+# Names listed in an error.
+_SHOWN = 5
 # Weights of any of these are cast to the network's own.
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -66,7 +68,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: object)
     extra = sorted(set(state) - set(expected))
     if missing or extra:
         parts = [
-            f"{len(names)} {what} ({names[0]})"
+            f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
             for what, names in (("missing", missing), ("unexpected", extra))
             if names
         ]

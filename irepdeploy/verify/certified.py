@@ -236,17 +236,21 @@ def _source(certificate: Certificate, folder: Path, given: str | os.PathLike[str
 
 def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
     """Return the network that the export was given by name."""
+    from irepdeploy.network.libraries import library_name
     from irepdeploy.network.nets import NETS
     from irepdeploy.network.source import open_source
 
     source, versions = certificate.source, certificate.versions
     name, seed = source.get("net"), source.get("seed")
-    if name not in NETS or not _is_seed(seed):
-        return None, "its source was a network in memory"
+    library = library_name(name) if isinstance(name, str) else None
+    if not isinstance(name, str) or (name not in NETS and library is None) or not _is_seed(seed):
+        if library is None:
+            return None, "its source was a network in memory"
+        return None, f"its source was {name}, which `verify {name} FILE` downloads and compares"
     drawn, here = versions.get("torch"), installed_versions()["torch"]
     if drawn != here:
         return None, f"the random weights of {name} depend on the version of torch: expected {drawn}, got {here}"
-    opened = open_source(name, seed=seed)
+    opened = open_source(name if library is None else f"{name}:random", seed=seed)
     if any(source.get(key) != opened.facts[key] for key in ("architecture", "branches", "parameters")):
         return None, f"{name} is a different network in this version of irepdeploy"
     return opened.model, ""

@@ -78,7 +78,7 @@ def verify_models(
     """Run two models on the same inputs and compare their outputs; `a` is the reference.
 
     Args:
-        a: a checkpoint, an ``.onnx`` or ``.engine`` file, or a network in eval mode.
+        a: a checkpoint, an ``.onnx`` or ``.engine`` file, the name of a network, or a network in eval mode.
         b: like `a`.
         inputs: inputs to use instead of real ones, see `gather_inputs`; 8 seeded random ones are always added.
         model_factory: builds the class of foreign checkpoints.
@@ -93,7 +93,7 @@ def verify_models(
     """
     limit = tolerance_of(tolerance)
     with time_limit(timeout_s), contextlib.ExitStack() as stack:
-        sides = _open_both((a, b), model_factory, stack)
+        sides = _open_both((a, b), model_factory, seed, stack)
         specs = _common_inputs(sides[0], sides[1], inputs)
         datasets = [side.dataset for side in sides if side.dataset is not None]
         groups = gather_inputs(specs, given=_as_arrays(inputs), dataset=datasets[0] if datasets else None, seed=seed)
@@ -226,12 +226,13 @@ class _Side:
 def _open_both(
     models: Sequence[str | os.PathLike[str] | nn.Module],
     factory: Callable[[], nn.Module] | None,
+    seed: int,
     stack: contextlib.ExitStack,
 ) -> list[_Side]:
     # A file may have facts that the network lacks: it is opened first.
     sides: dict[int, _Side] = {}
     for place in sorted(range(len(models)), key=lambda place: _kind(models[place]) is None):
-        sides[place] = _open(models[place], factory, stack, next(iter(sides.values()), None))
+        sides[place] = _open(models[place], factory, seed, stack, next(iter(sides.values()), None))
     return [sides[place] for place in range(len(models))]
 
 
@@ -244,6 +245,7 @@ def _kind(model: object) -> str | None:
 def _open(
     model: str | os.PathLike[str] | nn.Module,
     factory: Callable[[], nn.Module] | None,
+    seed: int,
     stack: contextlib.ExitStack,
     other: _Side | None,
 ) -> _Side:
@@ -258,14 +260,14 @@ def _open(
             from irepdeploy.board.trt_runner import TrtRunner
 
             return _Side(os.fspath(model), stack.enter_context(TrtRunner(model)), None)
-        from irepdeploy.network.checkpoint import load
+        from irepdeploy.network.source import open_source
 
-        label, network = os.fspath(model), load(model, model=factory)
+        label, network = os.fspath(model), open_source(model, factory, seed).model
     else:
         label, network = type(model).__name__, model
     origin = origin_of(network)
     fed = network
-    if other is not None and other.network is None and origin.net is None and not origin.specs:
+    if other is not None and other.network is None and not origin.specs:
         fed = set_origin(copy.copy(network), output_names=tuple(other.runner.outputs))
         if all(None not in spec.shape[1:] for spec in other.runner.inputs):
             fed = with_inputs(fed, other.runner.inputs)

@@ -147,7 +147,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "pickled module": (pickled_module, "contains code to run"),
     "script": (torchscript, "damaged|not a checkpoint|contains code"),
     "arrays of numpy": (arrays, "got another zip archive"),
-    "state dict": (bare_state_dict, "not an irepdeploy checkpoint"),
+    "state dict": (bare_state_dict, "a state dict: 38 tensors"),
     "newer version": (lambda _: raw(version=99), "version 1, got 99"),
     "parts missing": (lambda _: raw(state=[1, 2]), "parts of the checkpoint are missing"),
     "state of text": (lambda _: raw(state={"a": "b"}), "parts of the checkpoint are missing"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from irepdeploy.cli.options import JsonOption, ModelOption, SeedOption
+from irepdeploy.cli.options import JsonOption, ModelOption, SeedOption, SourceArgument
 from irepdeploy.console import log, print_json, progress, say, table
 from irepdeploy.errors import InputError
 
@@ -31,9 +31,7 @@ _FIGURES = {
 
 
 def inspect(
-    source: Annotated[
-        str, typer.Argument(help="A checkpoint, an ONNX file, or the name of a network (random weights).")
-    ],
+    source: SourceArgument,
     arch: Annotated[Path | None, typer.Option("--arch", help="Architecture file: branches to insert first.")] = None,
     model: ModelOption = None,
     cost: Annotated[

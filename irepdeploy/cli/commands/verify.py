@@ -19,7 +19,10 @@ __all__ = ["verify"]
 
 
 def verify(
-    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file or an engine.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file, an engine, or a network by name."),
+    ],
     b: Annotated[
         str | None,
         typer.Argument(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.errors import IrepdeployError, ModelError, first_line
+from irepdeploy.network.libraries import build_library_network, library_name
 from irepdeploy.network.nets.catalogue import NETS, Net
 from irepdeploy.reparam.insert import Branches, insert_branches
 from irepdeploy.reparam.origin import Origin, set_origin
@@ -40,6 +41,8 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:
     """Build a network of the registry like `build`, but without branches."""
+    if library_name(name) is not None:
+        return build_library_network(name, args)
     if name not in NETS:
         near = difflib.get_close_matches(name, NETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(NETS)}"

@@ -1,0 +1,146 @@
+"""Weights that other tools wrote: the state dict in a training checkpoint, and the names that fit a network."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from irepdeploy.errors import CheckpointError, MissingError, first_line
+
+__all__ = ["fitted", "is_safetensors", "is_state_dict", "read_legacy", "read_safetensors", "state_dicts"]
+
+# Where training scripts keep weights; those of a moving average first, since they are the ones that were evaluated.
+_KEYS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "state_dict",
+    "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights", "state",
+)  # fmt: skip
+# Wrappers that put their name in front of names or, around a part of a network, in the middle.
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# AveragedModel counts its updates beside the weights.
+_COUNTERS = ("n_averaged",)
+
+
+def is_state_dict(value: object) -> bool:
+    """Return whether this is a state dict: tensors by name."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(type(key) is str and isinstance(item, Tensor) for key, item in value.items())
+    )
+
+
+def state_dicts(content: object, depth: int = 3) -> dict[str, dict[str, Tensor]]:
+    """Return every state dict in a file by its place, such as ``state_dict_ema``, the preferred one first."""
+    if is_state_dict(content):
+        assert isinstance(content, dict)
+        return {"": content}
+    found: dict[str, dict[str, Tensor]] = {}
+    if isinstance(content, dict) and depth:
+        for key in (*(key for key in _KEYS if key in content), *content):
+            if type(key) is str and key in _KEYS:
+                for place, state in state_dicts(content[key], depth - 1).items():
+                    found.setdefault(f"{key}.{place}" if place else key, state)
+        # Text and numbers beside weights, as some scripts save them.
+        tensors = {key: value for key, value in content.items() if type(key) is str and isinstance(value, Tensor)}
+        if not found and 2 * len(tensors) > len(content):
+            found[""] = tensors
+    return found
+
+
+def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the weights under the names and in the precision of a network, and what was done to get there.
+
+    Names that do not fit stay, for `load_weights` to list.
+    """
+    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    named, notes = _unwrapped(state, expected), list[str]()
+    for name in _COUNTERS:
+        if name not in expected:
+            named.pop(name, None)
+    prefix = _prefix(named, expected)
+    if prefix:
+        inside = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+        left = sorted(name for name in named if not name.startswith(prefix))
+        named = inside
+        notes.append(f"names without {prefix!r}")
+        if left:
+            notes.append(f"{len(left)} other tensors ignored ({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})")
+    for name, tensor in expected.items():
+        # Files of old versions of torch do not have it; nothing in eval mode reads it.
+        if name.endswith("num_batches_tracked") and name not in named:
+            named[name] = tensor
+    kinds = Counter[str]()
+    for name, tensor in named.items():
+        like = expected.get(name)
+        if like is not None and like.dtype != tensor.dtype and like.is_floating_point() and tensor.is_floating_point():
+            named[name] = tensor.to(like.dtype)
+            kinds[f"{tensor.dtype} in the file".removeprefix("torch.")] += 1
+    return named, "; ".join([*notes, *kinds])
+
+
+def is_safetensors(raw: bytes) -> bool:
+    """Return whether these are the bytes of a safetensors file: the length of a header, then the header."""
+    return len(raw) > 9 and raw[8:9] == b"{" and int.from_bytes(raw[:8], "little") <= len(raw) - 8
+
+
+def read_safetensors(raw: bytes, where: object) -> dict[str, Tensor]:
+    """Return the weights of a safetensors file, through the library of that name."""
+    try:
+        from safetensors.torch import load
+    except ImportError:
+        raise MissingError(
+            "a safetensors file, and safetensors is not installed", where=where, hint="pip install safetensors"
+        ) from None
+    try:
+        return load(raw)
+    except Exception as error:  # whatever the library raises on a damaged file
+        raise CheckpointError(f"a damaged safetensors file: {first_line(error)}", where=where) from error
+
+
+def read_legacy(raw: bytes, where: object) -> object:
+    """Return the content of a file that torch wrote before version 1.6, or None for any other; no code of it is run."""
+    if not raw.startswith(_LEGACY):
+        return None
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything on a hostile file
+        raise CheckpointError(
+            f"an old torch file that holds more than weights, or is damaged: {first_line(error)}",
+            where=where,
+            hint="save its state_dict() with a recent version of torch, where it was made",
+        ) from None
+
+
+def _unwrapped(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the parts of names that wrappers added, unless the network has such names itself."""
+    wrappers = {part for part in _WRAPPERS if not any(part in name.split(".") for name in expected)}
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        bare = ".".join(part for part in name.split(".") if part not in wrappers)
+        # Two tensors never share a name: a file that has both forms keeps both.
+        found[name if bare in found or (bare != name and bare in state) else bare] = tensor
+    return found
+
+
+def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return what stands in front of most of the expected names; one of a moving average wins a tie."""
+    counts = Counter(prefix for name in state for prefix in _prefixes(name, expected))
+    if not counts:
+        return ""
+    return max(counts, key=lambda prefix: (counts[prefix], "ema" in prefix.lower(), -len(prefix)))
+
+
+def _prefixes(name: str, expected: Mapping[str, Tensor]) -> Iterator[str]:
+    parts = name.split(".")
+    for count in range(min(len(parts), 6)):
+        if ".".join(parts[count:]) in expected:
+            yield "".join(f"{part}." for part in parts[:count])
