@@ -80,7 +80,7 @@ def compare(
                 best_so_far=tuple(itertools.accumulate((each.best for each in evolutions), max)),
                 mean=tuple(each.mean for each in evolutions),
                 diversity=tuple(each.diversity for each in evolutions),
-                val_accuracy=result.fitness.accuracy,
+                val_accuracy=result.fitness.value,
                 branches=result.best.count,
                 digest=result.best.digest,
                 seconds=result.figures.seconds,

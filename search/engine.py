@@ -196,7 +196,7 @@ class Search:
             check_loss(-fitness.negative_loss, self.epoch, "search")
         self.evaluations += len(self.population)
         importance = Importance.of(self.supernet.model, self.space)
-        accuracies = [fitness.accuracy for fitness in self.fitness]
+        accuracies = [fitness.value for fitness in self.fitness]
         best, mean = accuracies[self.ranking[0]], sum(accuracies) / len(accuracies)
         evolution = Evolution(
             index=self._evolution,
@@ -223,7 +223,9 @@ class Search:
 
     def _outcomes(self, indices: Sequence[int], part: int) -> list[Outcome]:
         mine = [self.population[indices[place]] for place in self.ranks.share(len(indices))]
-        return self.ranks.gather(self.evaluator.outcomes(mine, part), len(indices))
+        # Not the outcomes, whose task may be of a class that cannot be pickled.
+        rows = [outcome.statistics for outcome in self.evaluator.outcomes(mine, part)]
+        return [Outcome(each, self.supernet.task) for each in self.ranks.gather(rows, len(indices))]
 
     def _finish(self) -> SearchResult:
         ordered = tuple(self.space.architecture(self.population[index]) for index in self.ranking)
@@ -232,7 +234,7 @@ class Search:
         figures = SearchFigures(
             best_digest=ordered[0].digest,
             branches=ordered[0].count,
-            val_accuracy=fitnesses[0].accuracy,
+            val_accuracy=fitnesses[0].value,
             val_loss=-fitnesses[0].negative_loss,
             evaluations=self.evaluations,
             seconds=self.seconds,
@@ -268,7 +270,7 @@ class Search:
                 "order": self.order.get_state(),
                 "random": self.random.bit_generator.state,
                 "population": [torch.from_numpy(bits) for bits in self.population],
-                "fitness": [(fitness.accuracy, fitness.negative_loss) for fitness in self.fitness],
+                "fitness": [(fitness.value, fitness.negative_loss) for fitness in self.fitness],
                 "ranking": self.ranking,
                 "epoch": self.epoch,
                 "evaluations": self.evaluations,

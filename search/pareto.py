@@ -25,9 +25,7 @@ def pareto_set(
     """Count what training each candidate costs, best fitness first, and mark those that no other beats."""
     costs = CandidateCosts(supernet.model, supernet.space, input_shape)
     counted = [costs.of(supernet.space.bits(architecture)) for architecture in population]
-    aims = [
-        (one.accuracy, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)
-    ]
+    aims = [(one.value, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)]
     return ParetoSet(
         batch_size=batch_size,
         candidates=tuple(
@@ -35,7 +33,7 @@ def pareto_set(
                 rank=rank,
                 digest=architecture.digest,
                 branches=architecture.count,
-                val_accuracy=fitness[rank].accuracy,
+                val_accuracy=fitness[rank].value,
                 params=cost.params,
                 macs=cost.macs,
                 activation_bytes=cost.activation_bytes,

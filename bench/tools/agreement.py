@@ -109,7 +109,7 @@ def agreement(supernet: Supernet, data: Split, candidates: Sequence[Bits]) -> Ag
     supernet.select(None)
     reference = found["multi-branch"]
     return Agreement(
-        distinct=len({fitness.accuracy for fitness in reference}),
+        distinct=len({fitness.value for fitness in reference}),
         error=error,
         same_ranking=_order(reference) == _order(found["fused"]),
         kendall_bf16=float(np.nan_to_num(kendalltau(_levels(reference), _levels(found["fused-bf16"])).statistic)),
@@ -121,7 +121,7 @@ def simulated_races(
 ) -> RacingFigures:
     """Race candidates with known outcomes again and again; a quarter of them become parents."""
     random = np.random.default_rng(seed)
-    images, parents = len(outcomes[0].correct), round(len(outcomes) * _PARENTS)
+    images, parents = len(outcomes[0]), round(len(outcomes) * _PARENTS)
     edges = [0, *cuts_of(images, share), images]
     same, scored = 0, 0.0
     truth = set(_order([outcome.fitness for outcome in outcomes])[:parents])
@@ -129,7 +129,7 @@ def simulated_races(
         parts = list(np.split(random.permutation(images), edges[1:-1]))
 
         def score(indices: Sequence[int], part: int, parts: list[Any] = parts) -> list[Outcome]:
-            return [Outcome(outcomes[i].correct[parts[part]], outcomes[i].loss[parts[part]]) for i in indices]
+            return [Outcome(outcomes[i].statistics[:, parts[part]]) for i in indices]
 
         found = race(score, len(outcomes), [end - start for start, end in itertools.pairwise(edges)], parents, error)
         same += set(found.ranking[:parents]) == truth
@@ -147,7 +147,7 @@ def beta_outcomes(candidates: int, images: int, *, spread: float = 0.25, seed: i
     odds = np.clip(random.beta(1.35, 0.15, images), 1e-6, 1 - 1e-6)
     margins = np.log(odds / (1 - odds)) + spread * random.normal(size=(candidates, 1))
     right = random.random((candidates, images)) < 1 / (1 + np.exp(-margins))
-    return [Outcome(row, np.logaddexp(0, -margin)) for row, margin in zip(right, margins, strict=True)]
+    return [Outcome(np.stack([row, np.logaddexp(0, -margin)])) for row, margin in zip(right, margins, strict=True)]
 
 
 def measured_race(supernet: Supernet, data: Split, candidates: Sequence[Bits], rounds: int) -> dict[str, list[int]]:
@@ -184,7 +184,7 @@ def main(record: str | None = None) -> None:
         samples[name] = measured_race(supernet, data, candidates, rounds=8)
     for count, spread in itertools.product((64, 128), (0.25, 0.5)):
         made = beta_outcomes(count, 10_000, spread=spread)
-        deviation = np.std([outcome.fitness.accuracy for outcome in made])
+        deviation = np.std([outcome.fitness.value for outcome in made])
         races[f"beta model, {count}, accuracies {deviation:.1%} apart"] = simulated_races(made, 100)
     table(
         "Fused against multi-branch, 64 candidates, 1,000 images",

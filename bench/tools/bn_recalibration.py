@@ -90,8 +90,8 @@ def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: P
         "network": recipe.net.name,
         "dataset": recipe.data.name,
         "candidates": candidates,
-        "shared": [(each.accuracy, each.negative_loss) for each in shared],
-        "recalibrated": [(each.accuracy, each.negative_loss) for each in own],
+        "shared": [(each.value, each.negative_loss) for each in shared],
+        "recalibrated": [(each.value, each.negative_loss) for each in own],
         "retrained": retrained,
         **_agreement(shared, own, retrained),
     }

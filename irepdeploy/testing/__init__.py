@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from irepdeploy.reparam.comparator import Tolerance
     from irepdeploy.testing.branch_contract import BranchContract
     from irepdeploy.testing.runner_contract import RunnerContract
+    from irepdeploy.testing.task_contract import TaskContract
 
-__all__ = ["BranchContract", "RunnerContract", "assert_equivalent"]
+__all__ = ["BranchContract", "RunnerContract", "TaskContract", "assert_equivalent"]
 
 _CONTRACTS = {
     "BranchContract": "irepdeploy.testing.branch_contract",
     "RunnerContract": "irepdeploy.testing.runner_contract",
+    "TaskContract": "irepdeploy.testing.task_contract",
 }
 
 

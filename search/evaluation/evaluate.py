@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from irepdeploy.reparam.block import RepBlock
 from ..supernet.space import Bits
 from ..supernet.supernet import Supernet
 from .captured import CapturedForward
-from .fitness import Fitness, Outcome, joined, outcome_rows, score
+from .fitness import Fitness, Outcome, joined, score, statistics_of
 from .kernels import PlainNetwork
 
 __all__ = ["Fitness", "Mode", "PopulationEvaluator", "score"]
@@ -27,7 +27,7 @@ Mode = Literal["fused", "fused-bf16", "multi-branch"]
 
 
 class PopulationEvaluator:
-    """Scores candidates of a supernet; one per run, with `refresh` after every change of the supernet's weights.
+    """Scores candidates of a supernet by its task; one per run, with `refresh` after every change of the weights.
 
     Images and labels are moved to the supernet's device once. A candidate's outcome does not depend on the others that
     are scored, so candidates can be distributed over ranks.
@@ -65,6 +65,7 @@ class PopulationEvaluator:
         self.sizes = [end - start for start, end in pairwise(edges)]
         self._parts = [slice(start, end) for start, end in pairwise(edges)]
         self._supernet = supernet
+        self._task = supernet.task
         self._batch_size = batch_size
         self._layout = layout
         weight = next(supernet.model.parameters())
@@ -77,7 +78,7 @@ class PopulationEvaluator:
         if graph and not (on_cuda and self._plain is not None):
             raise InputError(f"{mode} on {self._device} cannot be captured as a CUDA graph", hint="graph=None")
         captured = self._plain is not None and (on_cuda if graph is None else graph)
-        self._forward: Callable[[Tensor], Tensor] = self._network
+        self._forward: Callable[[Tensor], Any] = self._network
         if captured:
             self._forward = CapturedForward(self._network)
         self.how = "cuda graph" if captured else "eager"
@@ -133,8 +134,8 @@ class PopulationEvaluator:
         rows = []
         for start in range(part.start, part.stop, self._batch_size):
             batch = slice(start, min(start + self._batch_size, part.stop))
-            rows.append(outcome_rows(self._forward(self._batch(batch)), self._labels[batch]))
-        return Outcome.of(torch.cat(rows, dim=1))
+            rows.append(statistics_of(self._task, self._forward(self._batch(batch)), self._labels[batch]))
+        return Outcome.of(rows, self._task)
 
     def _put(self, data: Split, order: Tensor | None) -> None:
         """Keep the data on the device; images in a tensor are converted to the network's dtype and layout once."""

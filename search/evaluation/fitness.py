@@ -1,63 +1,82 @@
-"""Fitness of a network on the search-validation set, and the per-image outcomes that it is computed from."""
+"""Fitness of a network on the search-validation set, and the statistics of samples that it is computed from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.data import Split, in_order
+from irepdeploy.tasks import Classification, Task
+from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.jackknife import Rows, Vector, totals_of
 
-__all__ = ["Fitness", "Outcome", "joined", "outcome_rows", "score"]
+__all__ = ["CLASSIFICATION", "Fitness", "Outcome", "joined", "outcome_of", "score", "statistics_of"]
+
+CLASSIFICATION = Classification()
 
 
 @dataclass(frozen=True, order=True)
 class Fitness:
-    """Accuracy in [0, 1], ties broken by the smaller loss; greater is better."""
+    """Score by the metric of a task, ties broken by the smaller loss; greater is better."""
 
-    accuracy: float
+    value: float
     negative_loss: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether each image is classified correctly, (N,) bool, and its cross-entropy, (N,)."""
+    """Statistics of samples by a task: (K, N), the last row their losses."""
 
-    correct: np.ndarray[Any, Any]
-    loss: np.ndarray[Any, Any]
+    statistics: Rows
+    task: Task = CLASSIFICATION
 
     @classmethod
-    def of(cls, rows: Tensor) -> Outcome:
-        """Make outcomes from the rows of `outcome_rows`, (2, N), in a single transfer from the device."""
-        values = rows.cpu().numpy()
-        return cls(values[0] > 0, values[1])
+    def of(cls, parts: Sequence[Tensor], task: Task) -> Outcome:
+        """Make an outcome from the statistics of batches, (n, K) each, in a single transfer from the device."""
+        return cls(torch.cat(list(parts)).T.contiguous().cpu().numpy(), task)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.statistics.shape[1]
 
     @property
     def fitness(self) -> Fitness:
-        """Mean accuracy and mean loss, summed in float64."""
-        count = len(self.correct)
-        return Fitness(int(self.correct.sum()) / count, -float(self.loss.sum(dtype=np.float64)) / count)
+        """Score and mean loss, from sums in float64."""
+        totals = totals_of(self.statistics)
+        return Fitness(self.task.score(totals, len(self)), -float(totals[-1]) / len(self))
+
+    @property
+    def contributions(self) -> Vector:
+        """What each sample contributes to the score, in float64."""
+        return self.task.contributions(self.statistics).astype(np.float64)
+
+    def first(self, count: int) -> Outcome:
+        """Return the outcome of the first samples."""
+        return Outcome(self.statistics[:, :count], self.task)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:
     """Concatenate the outcomes of all parts, in order."""
-    return Outcome(np.concatenate([part.correct for part in parts]), np.concatenate([part.loss for part in parts]))
+    return Outcome(np.concatenate([part.statistics for part in parts], axis=1), parts[0].task)
 
 
-def outcome_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (2, N): 1 for each image classified correctly, and its loss; float32, or float64 of float64 logits."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.stack([(wide.argmax(1) == labels).to(wide.dtype), F.cross_entropy(wide, labels, reduction="none")])
+def statistics_of(task: Task, raw: object, targets: object) -> Tensor:
+    """Return the statistics of samples from what a network gave for them, half precision widened."""
+    return task.statistics(wide(task.outputs(raw)), targets)
+
+
+def score(network: nn.Module, data: Split, batch_size: int = 200, task: Task = CLASSIFICATION) -> Fitness:
+    """Return the fitness of a network in eval mode, on its own device."""
+    return outcome_of(network, data, batch_size, task).fitness
 
 
 @torch.inference_mode()
-def score(network: nn.Module, data: Split, batch_size: int = 200) -> Fitness:
-    """Return the accuracy and mean loss of a network in eval mode, on its own device."""
+def outcome_of(network: nn.Module, data: Split, batch_size: int = 200, task: Task = CLASSIFICATION) -> Outcome:
+    """Return the outcome of a network in eval mode, on its own device."""
     place = next(network.parameters(), torch.zeros(0)).device
-    rows = [outcome_rows(network(images), labels) for images, labels in in_order(data, batch_size, place)]
-    return Outcome.of(torch.cat(rows, dim=1)).fitness
+    rows = [statistics_of(task, network(images), targets) for images, targets in in_order(data, batch_size, place)]
+    return Outcome.of(rows, task)

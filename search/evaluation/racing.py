@@ -13,11 +13,13 @@ findings among the k + j - 1 candidates fitter than number k + j, so by Markov's
 are the true ones with probability at least ``1 - error`` if alpha is ``error / (stages * sum of (k + j - 1) / j)``.
 
 The probability is over the order of the images, for one selection; nothing is assumed of the candidates. A finding
-compares two of them on the same images: with d images that only the other has right and b that only this one has, a
-candidate is beaten where ``d - b > z * sqrt((d + b + 2) * (1 - n / N))``, n of N images seen. That is the normal
-approximation for sampling without replacement, one image added on either side for small counts; alpha is its level,
-which it keeps over the stages of a race, as a test computes exactly. A candidate of equal or higher accuracy is never
-truly beaten, so that ties, which the loss decides, are safe too.
+compares two of them on the same images: with x the differences between what each image contributes to the two scores,
+a candidate is beaten where ``sum(x) > z * sqrt((sum(x^2) + 2 max(x^2)) * (1 - n / N))``, n of N images seen. In a
+classification sum(x) is d - b and sum(x^2) is d + b, with d images that only the other has right and b that only this
+one has. That is the normal approximation for sampling without replacement, the largest difference added on either side
+for few images; alpha is its level, which it keeps over the stages of a race, as a test computes exactly for accuracy.
+For a score that is no mean over images, contributions are to first order. A candidate of equal or higher score is
+never truly beaten, so that ties, which the loss decides, are safe too.
 """
 
 from __future__ import annotations
@@ -94,13 +96,14 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
     return contest.result()
 
 
-def is_beaten(ahead: int, behind: int, unseen: float, z: float) -> bool:
-    """Return whether one candidate is found to be less accurate than another on the whole set.
+def is_beaten(lead: float, squares: float, largest: float, unseen: float, z: float) -> bool:
+    """Return whether one candidate is found to score lower than another on the whole set.
 
-    `ahead` counts the images that only the other one classifies correctly, `behind` those that only this one does;
-    `unseen` is the share of the set not seen yet, and `z` the normal quantile at the chosen level.
+    `lead` is the sum over images of the other's contribution less this one's, `squares` the sum of the squares of these
+    differences and `largest` the largest square; `unseen` is the share of the set not seen yet, and `z` the normal
+    quantile at the chosen level.
     """
-    return ahead - behind > z * ((ahead + behind + 2) * unseen) ** 0.5
+    return lead > z * ((squares + 2 * largest) * unseen) ** 0.5
 
 
 class _Contest:
@@ -140,7 +143,7 @@ class _Contest:
 
     def result(self) -> RaceResult:
         everyone = range(len(self.parts))
-        images = [len(self.outcomes[index].correct) for index in everyone]
+        images = [len(self.outcomes[index]) for index in everyone]
         ranking = sorted(self._by_fitness(everyone), key=lambda index: -images[index])
         return RaceResult(
             fitness=tuple(self.outcomes[index].fitness for index in everyone),
@@ -166,9 +169,9 @@ class _Contest:
         return sorted(indices, key=lambda index: self.outcomes[index].fitness, reverse=True)
 
     def _beaten(self, index: int, by: int) -> bool:
-        """Return whether `by` has the higher accuracy on the images that both have seen."""
-        mine, theirs = self.outcomes[index].correct, self.outcomes[by].correct
+        """Return whether `by` has the higher score on the images that both have seen."""
+        mine, theirs = self.outcomes[index], self.outcomes[by]
         seen = min(len(mine), len(theirs))
-        mine, theirs = mine[:seen], theirs[:seen]
-        ahead, behind = int((theirs & ~mine).sum()), int((mine & ~theirs).sum())
-        return is_beaten(ahead, behind, 1 - seen / self.total, self.z)
+        lead = theirs.first(seen).contributions - mine.first(seen).contributions
+        squares = lead**2
+        return is_beaten(float(lead.sum()), float(squares.sum()), float(squares.max()), 1 - seen / self.total, self.z)

@@ -117,7 +117,7 @@ def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Advanc
         "possible": search.space.size,
         "branches": found.best.count,
         "digest": found.best.digest,
-        "search_val_accuracy": found.fitness.accuracy,
+        "search_val_accuracy": found.fitness.value,
         "val_accuracy": trained.val_accuracy,
         "test_accuracy": trained.test_accuracy,
         "search_seconds": found.figures.seconds,

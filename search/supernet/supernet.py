@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
 from irepdeploy.runtime.memory_format import channels_last
+from irepdeploy.tasks import Classification, Task
+from irepdeploy.tasks.batches import wide
 
 from ..execution.ranks import Ranks
 from .contribution import Contribution, StepSum
@@ -23,10 +24,15 @@ Split = Literal["subnets", "batch"]
 
 
 class Supernet:
-    """A network, channels last, with every possible branch of a preset; a subnet uses some of them."""
+    """A network, channels last, with every possible branch of a preset; a subnet uses some of them.
 
-    def __init__(self, net: nn.Module, branches: str) -> None:
-        self.model = channels_last(insert_branches(net, branches, scaled=True))
+    `where` chooses the layers that take part, as in `insert_branches`. `task` says what the loss is; default:
+    classification.
+    """
+
+    def __init__(self, net: nn.Module, branches: str, *, where: Where = "*", task: Task | None = None) -> None:
+        self.task = Classification() if task is None else task
+        self.model = channels_last(insert_branches(net, branches, where, scaled=True))
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
         self._blocks = self.space.blocks(self.model)
         # (batch normalisation, position of its branch or None): which statistics a subnet updates.
@@ -95,8 +101,8 @@ class Supernet:
     ) -> Contribution:
         self.select(bits)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float() if amp else logits, labels)
+            outputs = self.task.outputs(self.model(images))
+        loss = self.task.loss(wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
         took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
         return step.take(loss, [index for index, took in enumerate(took_part) if took])

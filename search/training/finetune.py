@@ -84,7 +84,7 @@ class Finetuning:
         plain = fuse(self.source) if blocks else self.source
         device = self.training.ranks.device
         before = self.training.score_test(plain.to(device).eval())
-        return FinetuneResult(accuracy_before=before.accuracy, accuracy_after=found.test_accuracy, training=found)
+        return FinetuneResult(accuracy_before=before.value, accuracy_after=found.test_accuracy, training=found)
 
 
 def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,6 +25,8 @@ from irepdeploy.reparam.presets import preset_of
 from irepdeploy.runs.journal import Epoch, Start
 from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runtime.memory_format import channels_last
+from irepdeploy.tasks import Classification
+from irepdeploy.tasks.batches import wide
 
 from ..evaluation.evaluate import Fitness, score
 from ..execution.device import device_name, ranks_of
@@ -78,6 +79,7 @@ class Training:
         run = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
         results = ("best.pt", "last.pt", "result.json")
         self.data = load_data(recipe) if data is None else data
+        self.task = Classification(label_smoothing=settings.label_smoothing)
         if net is None:
             net = build_net(recipe, self.data)
             factors = settings.factors if preset_of(recipe.branches).scaled else "none"
@@ -137,14 +139,14 @@ class Training:
                 fitness = self._score()
             self.epoch_seconds.append(time.perf_counter() - started)
             check_loss(-fitness.negative_loss, self.epoch, "training")
-            self.folder.write(Epoch(epoch=self.epoch, loss=loss, val_accuracy=fitness.accuracy, images_per_second=rate))
+            self.folder.write(Epoch(epoch=self.epoch, loss=loss, val_accuracy=fitness.value, images_per_second=rate))
             if self.best is None or fitness > self.best[0]:
                 self.best = fitness, self.epoch
                 self._save_net("best.pt")
             self.epoch += 1
             self._save_net("last.pt")
             self._save()
-            advance(1, f"loss {loss:.3f}  val {fitness.accuracy:.1%}  {rate:.0f} images/s")
+            advance(1, f"loss {loss:.3f}  val {fitness.value:.1%}  {rate:.0f} images/s")
         return self._finish()
 
     @property
@@ -173,8 +175,7 @@ class Training:
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, steps - begin)
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
-                logits = self._forward(images)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+                loss = self.task.loss(wide(self.task.outputs(self._forward(images))), labels)
             (loss / parts).backward()
             total += loss.detach()
             if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or step + 1 == steps:
@@ -218,8 +219,8 @@ class Training:
         test = self.score_test(plain)
         return TrainingResult(
             branches=self.branches,
-            val_accuracy=fitness.accuracy,
-            test_accuracy=test.accuracy,
+            val_accuracy=fitness.value,
+            test_accuracy=test.value,
             best_epoch=epoch + 1,
             epochs=self.epoch,
             seconds_per_epoch=statistics.median(self.epoch_seconds),
@@ -247,7 +248,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "order": self.order.get_state(),
                 "epoch": self.epoch,
-                "best": (fitness.accuracy, fitness.negative_loss, epoch),
+                "best": (fitness.value, fitness.negative_loss, epoch),
                 "epoch_seconds": self.epoch_seconds,
             }
         )

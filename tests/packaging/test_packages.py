@@ -40,7 +40,8 @@ print(json.dumps([irepdeploy.__file__, names]))
 # Everything that users install; the workshop (bench/tools, tests/support) stays out.
 PACKAGES = """
     irepdeploy board cli cli.commands data doctor network network.nets onnx_graph parsing
-    onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime testing verify
+    onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime tasks testing
+    verify
     bench bench.report bench.suites
     export export.diagnosis export.engine export.precision export.request export.target export.writer
     jetson jetson.agent

@@ -60,7 +60,7 @@ def test_what_a_search_leaves(finished: Searched, recipe: Recipe, journal_of: Jo
     assert all(architecture.count <= 16 for architecture in saved)  # 2/3 of 25
     written = json.loads((out / "result.json").read_text())
     assert written["best_digest"] == best.digest
-    assert written["val_accuracy"] == result.fitness.accuracy
+    assert written["val_accuracy"] == result.fitness.value
     assert result.figures.evaluations == 3 * recipe.search.population
     events = [event["event"] for event in journal_of(out)]
     assert events == ["start", "epoch", *["epoch", "evolution"] * 3]
@@ -83,7 +83,7 @@ def test_the_best_of_the_last_evolution_wins(finished: Searched, journal_of: Jou
     for bit, (row, column) in zip(last["population"][order[0]], start["positions"], strict=True):
         rows[row][column] = bit
     assert [[int(bit) for bit in row] for row in rows] == [list(row) for row in result.best.matrix]
-    assert (last["best"], last["loss"][order[0]]) == (result.fitness.accuracy, -result.fitness.negative_loss)
+    assert (last["best"], last["loss"][order[0]]) == (result.fitness.value, -result.fitness.negative_loss)
     assert last["mean"] == pytest.approx(np.mean(last["accuracy"]))
 
 
@@ -438,7 +438,7 @@ def test_the_pareto_set_is_of_the_last_population(finished: Searched) -> None:
     folder, result = finished
     found = json.loads((folder / "pareto.json").read_text())["candidates"]
     assert [candidate["digest"] for candidate in found] == [each.digest for each in result.population]
-    assert [candidate["val_accuracy"] for candidate in found] == [each.accuracy for each in result.fitnesses]
+    assert [candidate["val_accuracy"] for candidate in found] == [each.value for each in result.fitnesses]
     assert any(candidate["pareto"] for candidate in found)
 
 

@@ -38,7 +38,7 @@ def test_a_mode_that_computes_something_else_is_seen(
 
 def test_the_beta_model_has_images_that_all_candidates_share() -> None:
     made = beta_outcomes(40, 4000, spread=0.25)
-    right = np.stack([outcome.correct for outcome in made])
+    right = np.stack([outcome.statistics[0] for outcome in made])
     assert 0.87 < right.mean() < 0.93
     # Were images alike, the share of candidates that is right would hardly vary from image to image.
     assert right.mean(axis=0).std() > 3 * np.sqrt(0.9 * 0.1 / 40)
@@ -48,7 +48,7 @@ def test_simulated_races_of_candidates_far_apart_find_the_parents_early() -> Non
     random = np.random.default_rng(0)
     abilities = np.r_[np.full(12, 0.3), np.full(4, 0.9)]
     right = random.random((16, 1000)) < abilities[:, None]
-    found = simulated_races([Outcome(row, np.where(row, 0.1, 2.0)) for row in right], 10)
+    found = simulated_races([Outcome(np.stack([row, np.where(row, 0.1, 2.0)])) for row in right], 10)
     assert found.same == 1
     # A quarter of them on all images, the others on the first tenth.
     assert found.speed == pytest.approx(1 / (0.25 + 0.75 * 0.1), rel=0.01)

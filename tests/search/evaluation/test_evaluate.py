@@ -74,7 +74,7 @@ def test_a_candidate_from_cached_kernels_is_the_masked_network(tiny: Tiny, dtype
         outputs.append(logits(reference, data))
         assert relative_error(outputs[-1], logits(evaluator.network(bits), data)) < allowed
         expected = score(reference, data)
-        assert fitness.accuracy == pytest.approx(expected.accuracy, abs=1 / len(data) if allowed > 1e-9 else 0)
+        assert fitness.value == pytest.approx(expected.value, abs=1 / len(data) if allowed > 1e-9 else 0)
         assert fitness.negative_loss == pytest.approx(expected.negative_loss, rel=allowed)
     # The candidates differ by far more than the tolerance.
     assert all(relative_error(outputs[0], other) > 1e-2 for other in outputs[1:])
@@ -112,8 +112,7 @@ def test_a_candidate_is_scored_alike_whoever_is_scored_beside_it(tiny: Tiny) -> 
     together = PopulationEvaluator(here, data).outcomes(population(here))
     for index, bits in enumerate(population(here)):
         alone = PopulationEvaluator(here, data).outcomes([bits])[0]
-        assert np.array_equal(alone.correct, together[index].correct)
-        assert np.array_equal(alone.loss, together[index].loss)
+        assert np.array_equal(alone.statistics, together[index].statistics)
 
 
 def test_multi_branch_is_the_masked_supernet(tiny: Tiny) -> None:
@@ -217,17 +216,19 @@ def test_cuts_give_parts_that_make_up_the_whole(tiny: Tiny) -> None:
     # Nothing is run a second time.
     assert not calls
     for index, fitness in enumerate(found):
-        assert [len(outcomes[index].correct) for outcomes in parts] == evaluator.sizes
+        assert [len(outcomes[index]) for outcomes in parts] == evaluator.sizes
         assert fitness == joined([outcomes[index] for outcomes in parts]).fitness
-        assert fitness.accuracy == whole[index].accuracy
+        assert fitness.value == whole[index].value
         assert fitness.negative_loss == pytest.approx(whole[index].negative_loss, rel=1e-5)
 
 
 def test_parts_are_random_and_the_same_every_time(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
     bits = population(here)[3]
-    losses = [PopulationEvaluator(here, data, cuts=[15], seed=seed).outcomes([bits])[0].loss for seed in (0, 0, 1)]
-    first = PopulationEvaluator(here, Split(data.images[:15], data.labels[:15])).outcomes([bits])[0].loss
+    losses = [
+        PopulationEvaluator(here, data, cuts=[15], seed=seed).outcomes([bits])[0].statistics[-1] for seed in (0, 0, 1)
+    ]
+    first = PopulationEvaluator(here, Split(data.images[:15], data.labels[:15])).outcomes([bits])[0].statistics[-1]
     assert np.array_equal(losses[0], losses[1])
     assert sorted(losses[0]) != sorted(losses[2])
     assert sorted(losses[0]) != sorted(first)
@@ -303,7 +304,7 @@ def test_score_by_hand(batch_size: int) -> None:
     data = Split(values.reshape(3, 2, 1, 1), torch.tensor([0, 0, 0]))
     found = score(Table(), data, batch_size)
     losses = F.cross_entropy(values, data.labels, reduction="none")
-    assert found.accuracy == 2 / 3
+    assert found.value == 2 / 3
     assert found.negative_loss == pytest.approx(-float(losses.mean()), rel=1e-6)
     assert found.negative_loss < -1
 

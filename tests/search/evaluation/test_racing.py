@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from irepdeploy.errors import InputError
 from irepdeploy.search.evaluation.fitness import Outcome
 from irepdeploy.search.evaluation.racing import RaceResult, cuts_of, is_beaten, race
+from irepdeploy.tasks import Segmentation
 
 Array = np.ndarray[Any, Any]
+
+
+def classified(correct: Array, loss: Array) -> Outcome:
+    return Outcome(np.stack([correct, loss]))
 
 
 class Field:
@@ -30,15 +36,15 @@ class Field:
     def score(self, indices: Sequence[int], part: int) -> list[Outcome]:
         self.asked += [(index, part) for index in indices]
         images = self.parts[part]
-        return [Outcome(self.correct[index, images], self.loss[index, images]) for index in indices]
+        return [classified(self.correct[index, images], self.loss[index, images]) for index in indices]
 
     def race(self, parents: int, error: float = 0.05) -> RaceResult:
         return race(self.score, self.count, [part.stop - part.start for part in self.parts], parents, error)
 
     @property
     def fitness(self) -> list[tuple[float, float]]:
-        whole = [Outcome(*pair).fitness for pair in zip(self.correct, self.loss, strict=True)]
-        return [(each.accuracy, each.negative_loss) for each in whole]
+        whole = [classified(*pair).fitness for pair in zip(self.correct, self.loss, strict=True)]
+        return [(each.value, each.negative_loss) for each in whole]
 
     def truly(self, parents: int) -> list[int]:
         return sorted(range(self.count), key=lambda index: self.fitness[index], reverse=True)[:parents]
@@ -61,7 +67,7 @@ def test_the_parents_are_those_without_a_race_and_fewer_images_are_scored() -> N
         assert list(found.ranking[:16]) == field.truly(16)
         for index in set(range(64)) - set(found.dropped):
             fitness = found.fitness[index]
-            assert (fitness.accuracy, fitness.negative_loss) == field.fitness[index]
+            assert (fitness.value, fitness.negative_loss) == field.fitness[index]
         shares.append(found.share)
     assert 1 / np.mean(shares) > 1.5
 
@@ -92,7 +98,7 @@ def test_the_dropped_rank_behind_all_survivors_by_the_images_that_they_saw() -> 
     seen = [found.images[index] for index in found.ranking]
     assert seen == sorted(seen, reverse=True)
     for index in found.dropped:
-        part = Outcome(field.correct[index, : found.images[index]], field.loss[index, : found.images[index]])
+        part = classified(field.correct[index, : found.images[index]], field.loss[index, : found.images[index]])
         assert found.fitness[index] == part.fitness
         assert found.images[index] < found.total == 2000
 
@@ -141,6 +147,30 @@ def test_without_stages_no_candidate_is_dropped() -> None:
     assert Field(*candidates(4, 300, spread=0.5, seed=5)).race(parents=4).share == 1
 
 
+def test_a_race_by_intersection_over_union_finds_the_parents_too() -> None:
+    task, shares = Segmentation(), []
+    for seed in range(4):
+        random = torch.Generator().manual_seed(seed)
+        labels = torch.randint(3, (1500, 3, 3), generator=random)
+        ability = 0.6 + 0.3 * torch.rand(12, generator=random)
+        rows = []
+        for each in ability:
+            right = torch.rand(1500, 3, 3, generator=random) < each
+            guess = torch.where(right, labels, torch.randint(3, labels.shape, generator=random))
+            logits = torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float()
+            rows.append(task.statistics(logits, labels).T.contiguous().numpy())
+        whole = [Outcome(each, task).fitness for each in rows]
+        edges = [0, *cuts_of(1500, 0.1), 1500]
+
+        def score(indices: Sequence[int], part: int, rows: Any = rows, edges: Any = edges) -> list[Outcome]:
+            return [Outcome(rows[index][:, edges[part] : edges[part + 1]], task) for index in indices]
+
+        found = race(score, 12, [stop - start for start, stop in pairwise(edges)], 3, 0.05)
+        assert list(found.ranking[:3]) == sorted(range(12), key=lambda index: whole[index], reverse=True)[:3]
+        shares.append(found.share)
+    assert max(shares) < 0.6
+
+
 def level(images: int, discordant: int, seen: int, z: float) -> float:
     """Probability that one of two equally accurate candidates is found beaten, over the order of the images."""
     total = 0.0
@@ -150,7 +180,7 @@ def level(images: int, discordant: int, seen: int, z: float) -> float:
         weight = comb(discordant, m) * comb(images - discordant, seen - m) / comb(images, seen)
         half = discordant // 2
         for behind in range(max(0, m - half), min(m, half) + 1):
-            if is_beaten(m - behind, behind, 1 - seen / images, z):
+            if is_beaten(m - 2 * behind, m, 1, 1 - seen / images, z):
                 total += weight * comb(half, behind) * comb(half, m - behind) / comb(discordant, m)
     return total
 

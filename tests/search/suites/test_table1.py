@@ -183,5 +183,5 @@ def test_the_naive_evaluation_is_eq_6(tiny: Tiny) -> None:
             expected = naive.network(data.images[:]).numpy()
             assert relative_error(expected, evaluator.network(bits)(data.images[:]).numpy()) < 1e-4
     for one, other in zip(naive.evaluate(population), evaluator.evaluate(population), strict=True):
-        assert one.accuracy == other.accuracy
+        assert one.value == other.value
         assert one.negative_loss == pytest.approx(other.negative_loss, rel=1e-5)

@@ -47,9 +47,9 @@ def test_before_the_first_step_nothing_has_changed_and_the_end_is_plain(
         # Channels last takes its sums in another order.
         assert torch.allclose(run.training.net.eval()(images), given(images), atol=1e-5)
     result = run.run()
-    assert result.accuracy_before == score(given, run.data.load_test()).accuracy
+    assert result.accuracy_before == score(given, run.data.load_test()).value
     best = ird.load(tmp_path / "best.pt")
-    assert result.accuracy_after == score(ird.fuse(best), run.data.load_test()).accuracy
+    assert result.accuracy_after == score(ird.fuse(best), run.data.load_test()).value
     assert result.training.branches > 20
     moved = dict(best.named_parameters())
     assert any(float(value.detach().abs().max()) > 0 for name, value in moved.items() if name.endswith("alpha.conv1x3"))

@@ -78,9 +78,9 @@ def test_best_pt_is_the_network_that_was_scored(trained: Trained, recipe: Recipe
     assert not any(isinstance(module, RepBlock | nn.BatchNorm2d) for module in fused.modules())
     data = load_data(recipe)
     for network in (best, fused):
-        assert score(network, data.val).accuracy == pytest.approx(result.val_accuracy, abs=0.051)
-        assert score(network, data.load_test()).accuracy == pytest.approx(result.test_accuracy, abs=2 / 597)
-    assert score(fused, data.load_test()).accuracy == result.test_accuracy
+        assert score(network, data.val).value == pytest.approx(result.val_accuracy, abs=0.051)
+        assert score(network, data.load_test()).value == pytest.approx(result.test_accuracy, abs=2 / 597)
+    assert score(fused, data.load_test()).value == result.test_accuracy
 
 
 def test_the_best_epoch_is_kept_when_later_ones_are_worse(
@@ -92,7 +92,7 @@ def test_the_best_epoch_is_kept_when_later_ones_are_worse(
         nonlocal calls
         calls += 1
         found = original(*args)
-        return replace(found, accuracy=0.9 if calls == 1 else 0.1) if calls <= 3 else found
+        return replace(found, value=0.9 if calls == 1 else 0.1) if calls <= 3 else found
 
     monkeypatch.setattr(training, "score", worse_after_the_first)
     result = Training(recipe, tmp_path, SOME).run()

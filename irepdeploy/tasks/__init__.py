@@ -1,0 +1,12 @@
+"""Tasks: how a batch is read, how outputs become a loss, and how they become a score (higher is better)."""
+
+from __future__ import annotations
+
+from irepdeploy.tasks.classification import Classification
+from irepdeploy.tasks.metric import Interval, Metric
+from irepdeploy.tasks.registry import TASKS, task_of
+from irepdeploy.tasks.regression import Regression
+from irepdeploy.tasks.segmentation import Segmentation
+from irepdeploy.tasks.task import Task
+
+__all__ = ["TASKS", "Classification", "Interval", "Metric", "Regression", "Segmentation", "Task", "task_of"]

@@ -1,0 +1,77 @@
+"""Batches as loaders give them, outputs as networks give them, and tensors inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irepdeploy.errors import InputError
+
+__all__ = ["main_output", "mapped", "read_batch", "wide"]
+
+INPUT_KEYS = ("pixel_values", "image", "images", "img", "input", "inputs", "x")
+TARGET_KEYS = ("label", "labels", "target", "targets", "mask", "masks", "y")
+_OUTPUT_KEYS = ("logits", "out")
+
+
+def read_batch(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch: of a pair, or of a dictionary with usual keys.
+
+    A tensor alone is its own target, as for an autoencoder.
+    """
+    if isinstance(batch, Tensor):
+        return batch, batch
+    if isinstance(batch, Mapping):
+        return _entry(batch, INPUT_KEYS, "inputs"), _entry(batch, TARGET_KEYS, "targets")
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    raise InputError(
+        f"expected batches of (inputs, targets), got {type(batch).__name__}{size}",
+        hint="a Task of your own reads any batch: override read(batch)",
+    )
+
+
+def main_output(raw: Any) -> Any:
+    """Return a network's output: a tensor, or the entry "logits", "out" or the only one of a dictionary or tuple."""
+    if isinstance(raw, Mapping):
+        found = next((raw[key] for key in _OUTPUT_KEYS if key in raw), None)
+        raw = next(iter(raw.values())) if found is None and len(raw) == 1 else found if found is not None else raw
+    elif isinstance(raw, tuple | list) and len(raw) == 1:
+        raw = raw[0]
+    if not isinstance(raw, Tensor):
+        raise InputError(
+            f"expected one output of the network, got {type(raw).__name__}",
+            hint="a Task of your own chooses: override outputs(raw)",
+        )
+    return raw
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to the tensors of a value: a tensor, or tuples, lists and dictionaries of some."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(function, item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([mapped(function, item) for item in value])
+    return value
+
+
+def wide(value: Any) -> Any:
+    """Convert half-precision tensors to float32; float64 stays."""
+    return mapped(lambda t: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t, value)
+
+
+def _entry(batch: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> Any:
+    found = [key for key in keys if key in batch]
+    if len(found) != 1:
+        named = ", ".join(map(str, batch))
+        raise InputError(
+            f"expected one of {', '.join(keys)} as the {what} of a batch, got {named or 'nothing'}",
+            hint="a Task of your own reads any batch: override read(batch)",
+        )
+    return batch[found[0]]

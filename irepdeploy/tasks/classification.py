@@ -1,0 +1,87 @@
+"""Classification: one label per image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irepdeploy.errors import InputError
+from irepdeploy.tasks.jackknife import Rows, Vector
+from irepdeploy.tasks.labels import check_labels
+from irepdeploy.tasks.metric import Interval, Metric
+from irepdeploy.tasks.task import Task
+
+__all__ = ["Classification"]
+
+_TOP = 5
+# Of few classes, five are most of them.
+_FEW_CLASSES = 10
+_QUANTILE = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Logits (N, classes), and labels (N,) or shares of the classes (N, classes); scored by top-1 accuracy.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes in training.
+    """
+
+    label_smoothing: float = 0.0
+    name: ClassVar[str] = "classification"
+    metric: ClassVar[Metric] = Metric("accuracy", "%")
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy."""
+        return F.cross_entropy(outputs, _as_target(targets), label_smoothing=self.label_smoothing)
+
+    def statistics(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each image is correct, of more than ten classes also by the first five, and its loss."""
+        labels = targets.long() if targets.ndim == 1 else targets.argmax(1)
+        columns = [(outputs.argmax(1) == labels).to(outputs.dtype)]
+        if outputs.shape[1] > _FEW_CLASSES:
+            first = outputs.topk(_TOP, dim=1).indices
+            columns.append((first == labels[:, None]).any(1).to(outputs.dtype))
+        columns.append(F.cross_entropy(outputs, labels, reduction="none"))
+        return torch.stack(columns, dim=1)
+
+    def score(self, totals: Vector, count: int) -> float:
+        """Return the share of correct images."""
+        return float(totals[0]) / count
+
+    def figures(self, totals: Vector, count: int) -> dict[str, float]:
+        """Return the accuracy, of more than ten classes the top-5 accuracy, and the cross-entropy."""
+        top = {"top-5 accuracy": float(totals[1]) / count} if len(totals) > 2 else {}
+        return {"accuracy": self.score(totals, count), **top, "cross-entropy": float(totals[-1]) / count}
+
+    def contributions(self, statistics: Rows) -> Vector:
+        """Return whether each image is correct."""
+        return statistics[0]
+
+    def interval(self, statistics: Rows) -> Interval:
+        """Return Wilson's interval of a share."""
+        count, share = statistics.shape[1], float(statistics[0].mean(dtype=float))
+        ratio = _QUANTILE**2 / count
+        centre = (share + ratio / 2) / (1 + ratio)
+        half = _QUANTILE * (share * (1 - share) / count + ratio / 4 / count) ** 0.5 / (1 + ratio)
+        return Interval(max(0.0, centre - half), min(1.0, centre + half), "binomial (Wilson)")
+
+    def check(self, outputs: Tensor, targets: Tensor, where: str) -> None:
+        """Refuse outputs that are not logits (N, classes), and labels outside the classes."""
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
+            raise InputError(
+                f"classification needs outputs of (N, classes), got {tuple(outputs.shape)}",
+                where=where,
+                hint='task="segmentation" takes a map of classes, task="regression" takes numbers',
+            )
+        if targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == outputs.shape[1]:
+            return
+        check_labels(targets, 1, outputs.shape[1], where)
+
+
+def _as_target(targets: Tensor) -> Tensor:
+    return targets if targets.is_floating_point() else targets.long()

@@ -1,0 +1,38 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from irepdeploy.errors import InputError
+from irepdeploy.tasks.classification import Classification
+from irepdeploy.tasks.regression import Regression
+from irepdeploy.tasks.segmentation import Segmentation
+from irepdeploy.tasks.task import Task
+
+__all__ = ["TASKS", "task_of"]
+
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Segmentation, Regression)}
+
+
+def task_of(task: str | Task, **settings: Any) -> Task:
+    """Return a task by its name, with settings of its class, or the task that is given.
+
+    Raises:
+        InputError: There is no such task, or it does not have one of the settings.
+    """
+    if isinstance(task, Task):
+        if settings:
+            raise InputError(f"{', '.join(settings)}: set by the task that is given", where="task")
+        return task
+    if task not in TASKS:
+        raise InputError(f"no task {task!r}", where="task", hint=f"one of {', '.join(TASKS)}, or a Task of your own")
+    kind = TASKS[task]
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all of TASKS are dataclasses
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(
+            f"the task {task} has no {', '.join(unknown)}", where="task", hint=f"it has {', '.join(sorted(known))}"
+        )
+    return kind(**settings)

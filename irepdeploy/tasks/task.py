@@ -1,0 +1,80 @@
+"""The contract of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from irepdeploy.tasks.batches import main_output, read_batch
+from irepdeploy.tasks.jackknife import Rows, Vector, contributions, jackknife_interval
+from irepdeploy.tasks.metric import Interval, Metric
+
+__all__ = ["Task"]
+
+
+class Task(ABC):
+    """What a network is trained and scored for; subclass it, and inherit `irepdeploy.testing.TaskContract` to test it.
+
+    A score is a function of sums over samples: `statistics` gives the terms of each sample, `score` the score of their
+    totals. So a set is scored in parts, on several processes, with an uncertainty, and candidates race on the samples
+    that both have seen.
+
+    Attributes:
+        name: Name of the task.
+        metric: Name and unit of the score; higher is better.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[Metric]
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch in training, a scalar."""
+
+    @abstractmethod
+    def statistics(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the statistics of each sample, (N, K); the last column is the sample's loss, which breaks ties."""
+
+    @abstractmethod
+    def score(self, totals: Vector, count: int) -> float:
+        """Return the score of `count` samples from the sums of their statistics, (K,) float64."""
+
+    def read(self, batch: Any) -> tuple[Any, Any]:
+        """Return inputs and targets of a batch: of a pair, or of a dictionary with usual keys ("image", "label", ...).
+
+        A tensor alone is its own target.
+        """
+        return read_batch(batch)
+
+    def outputs(self, raw: Any) -> Any:
+        """Return what `loss` and `statistics` take of what the network gives; by default its only tensor."""
+        return main_output(raw)
+
+    # Not abstract: a task that accepts every target needs none.
+    def check(self, outputs: Any, targets: Any, where: str) -> None:  # noqa: B027
+        """Raise InputError where `targets` do not fit `outputs`: a wrong shape, a label outside the classes.
+
+        Args:
+            outputs: Outputs for a batch of the same inputs.
+            targets: Targets of the batch, or of more samples.
+            where: Name of the data, for the message.
+        """
+
+    def figures(self, totals: Vector, count: int) -> dict[str, float]:
+        """Return everything worth reporting of a finished run, by name; by default the score."""
+        return {self.metric.name: self.score(totals, count)}
+
+    def contributions(self, statistics: Rows) -> Vector:
+        """Return (N,) contributions of samples to the score, from (K, N) statistics; their mean is the score."""
+        return contributions(self.score, statistics)
+
+    def interval(self, statistics: Rows) -> Interval | None:
+        """Return the 95 % interval of the score of (K, N) statistics."""
+        return jackknife_interval(self.score, statistics)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies the task in a run's folder: its name and its plain attributes."""
+        plain = {key: value for key, value in vars(self).items() if isinstance(value, bool | int | float | str | None)}
+        return {"name": self.name, **plain}
