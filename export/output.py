@@ -104,7 +104,11 @@ def _show_precisions(certificate: Certificate) -> None:
     found = certificate.precisions
     if "fp16" in found:
         ranges = found["fp16"]["ranges"]
-        say(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
+        stay = ", ".join(f"{count} {kind}" for kind, count in found["fp16"]["kept_operators"].items())
+        say(
+            f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}"
+            + (f"; {stay} stay float32" if stay else "")
+        )
     if "int8" in found:
         int8 = found["int8"]
         kept = len(int8["kept_float"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,18 +47,23 @@ def tolerance_of_precision(precision: str) -> Tolerance:
 
 
 def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
-    """Check the ranges of weights and activations, and write the float16 model unless `path` is None."""
-    from .fp16 import half_graph
+    """Check the ranges of weights and activations, and write the float16 model unless `path` is None.
+
+    The entry of the certificate lists the operators that stay float32.
+    """
+    from .fp16 import half_graph, kept_float
     from .ranges import range_report
 
-    ranges = range_report(model, inputs)
+    kept = {} if path is None else kept_float(model)
+    ranges = range_report(model, inputs, kept)
     if not ranges.ok:
         raise CheckFailed(
             f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="omit fp16: --precision fp32"
         )
     if path is not None:
         write_bytes(path, serialized(half_graph(model)))
-    return {"ranges": ranges.to_dict()}
+    found: dict[str, Any] = {"ranges": ranges.to_dict()}
+    return {**found, "kept_float": list(kept), "kept_operators": dict(sorted(Counter(kept.values()).items()))}
 
 
 def write_int8(
