@@ -23,7 +23,7 @@ from irepdeploy.onnx_collapse.region import LinearRegion, find_regions
 from irepdeploy.onnx_collapse.report import Collapse, Region
 from irepdeploy.onnx_collapse.rewrite import Replacement, names_of, rewrite, rounded
 from irepdeploy.onnx_graph.check import check_model
-from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, model_content, open_model
+from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, open_model
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["collapse"]
@@ -75,9 +75,9 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
             break
     if not done:
         same = model if isinstance(model, onnx.ModelProto) else proto
-        return Collapse(same, left, False, model_content(model), given, given)
+        return Collapse(same, left, False, model, given, given)
     after = Counter(node.op_type for node in proto.graph.node)
-    return Collapse(proto, done + left, True, proto.SerializeToString(deterministic=True), given, after)
+    return Collapse(proto, done + left, True, model, given, after)
 
 
 def _once(proto: onnx.ModelProto, border: Border) -> list[Region]:
