@@ -12,9 +12,9 @@ from irepdeploy.onnx_collapse.emit import Emitted, Names, emit
 from irepdeploy.onnx_collapse.form import Form
 from irepdeploy.onnx_collapse.graph import Operator
 from irepdeploy.onnx_collapse.operators import rule_of
-from irepdeploy.onnx_collapse.plan import Unit
 from irepdeploy.onnx_collapse.refusal import NO_LOSS, Refusal
 from irepdeploy.onnx_collapse.stencil import trim
+from irepdeploy.onnx_collapse.unit import Unit
 
 __all__ = ["Border", "Built", "build"]
 
@@ -42,7 +42,8 @@ def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
         forms[name] = form
         emit(form, name, context.graph.producers[name].name, names, emitted)
     if not unit.before.accepts(emitted.cost):
-        raise Refusal(NO_LOSS, builder.inner)
+        reason = NO_LOSS if unit.before.convs < 2 else "written out with its bias, it would be no cheaper"
+        raise Refusal(reason, builder.inner)
     return Built(emitted, forms)
 
 

@@ -54,6 +54,13 @@ class Context:
             raise Refusal(f"{name!r} is computed at run time")
         return constant.wide
 
+    def weights(self, operator: Operator, place: int) -> Tensor | None:
+        """Return a constant input as a tensor, in float64 unless only its structure matters."""
+        constant = None if self.numeric else self.graph.constant(operator.input(place))
+        if constant is None or constant.native.dtype.kind != "f":
+            return self.tensor(operator, place)
+        return torch.from_numpy(np.require(constant.native, requirements=["C", "W"]))
+
     def tensor(self, operator: Operator, place: int) -> Tensor | None:
         """Return a constant input as a float64 tensor; None if it is omitted."""
         array = self.array(operator, place)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from irepdeploy.onnx_collapse.graph import Array, Constant, Graph, Operator, widened
+from irepdeploy.onnx_collapse.graph import Array, Constant, Graph, Operator
 from irepdeploy.onnx_collapse.operators import rule_of
 from irepdeploy.onnx_collapse.operators.rule import Fold
 from irepdeploy.onnx_graph.shapes import infer_shapes
@@ -81,7 +81,7 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
     if value is None and rule.selects:
         value = _part_of_shape(graph, operator)
     if value is not None:
-        return {operator.outputs[0]: Constant(value, widened(value))}
+        return {operator.outputs[0]: Constant(value)}
     if not operator.inputs or not all(graph.is_constant(name) for name in operator.inputs if name):
         return None
     # Several outputs are left to the reference, which knows an operator in its latest meaning only.
@@ -106,8 +106,8 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
     found = {}
     for name, array, other in zip(operator.outputs, native, wide, strict=True):
         if name:
-            other = other if array.dtype.kind == "f" and other.shape == array.shape else array
-            found[name] = Constant(array, widened(other))
+            exact = other if array.dtype.kind == "f" and other.shape == array.shape else None
+            found[name] = Constant(array, exact)
     return found
 
 

@@ -58,10 +58,18 @@ class Operator:
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that is known before the model runs: as the model computes it, and `wide` in unrounded float64."""
+    """A value that is known before the model runs, as the model computes it.
+
+    `exact` has unrounded floats where it was computed in float64.
+    """
 
     native: Array
-    wide: Array
+    exact: Array | None = None
+
+    @cached_property
+    def wide(self) -> Array:
+        """The value with floats in float64."""
+        return widened(self.native if self.exact is None else self.exact)
 
 
 @dataclass
@@ -132,8 +140,7 @@ class Graph:
             return self.folded[name]
         if name not in self.initializers:
             return None
-        native = _array(self.initializers[name])
-        return Constant(native, widened(native))
+        return Constant(_array(self.initializers[name]))
 
     def shape(self, name: str) -> Shape | None:
         """Return the sizes of a tensor, None for each dynamic one; None if the rank is unknown."""

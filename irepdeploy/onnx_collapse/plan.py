@@ -1,208 +1,199 @@
 """Plans: which inner tensors of a region are kept, so that the operators between them become one convolution each.
 
-Merging everything is often the most expensive plan: a 1x1 bottleneck, or a depthwise convolution before a 1x1, grows by
-an order of magnitude. The cheapest set of kept tensors is searched on structures, without numbers.
+Merging everything is often the most expensive plan: a 1x1 bottleneck, a depthwise convolution before a 1x1, or a sum
+that several operators read grow by an order of magnitude. So the search begins with every tensor kept at which that may
+happen, and merges across one of them, or across several in a row or side by side, where that is cheaper. Each step
+looks at the units around it only, so that the search takes time in proportion to the region.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from irepdeploy.onnx_collapse.context import Context
-from irepdeploy.onnx_collapse.cost import Cost, form_cost, operator_cost
-from irepdeploy.onnx_collapse.form import CANONICAL, Form
+from irepdeploy.onnx_collapse.cost import Cost
 from irepdeploy.onnx_collapse.graph import Operator
 from irepdeploy.onnx_collapse.operators import rule_of
-from irepdeploy.onnx_collapse.refusal import Refusal
-from irepdeploy.onnx_collapse.region import LinearRegion
+from irepdeploy.onnx_collapse.unit import Arrangement, Unit, Units
 
-__all__ = ["Plan", "PlanTooLong", "Planner", "Unit"]
+__all__ = ["STOPPED", "Planner"]
 
-# Up to this many undecided tensors are tried in every combination; more are decided one by one.
-_ALL_COMBINATIONS = 4
+STOPPED = "planning took too long; what it had found by then is used"
+
+# How many kept tensors in a row are merged across at once: more than one pays for an expansion between reductions.
+_LEVELS = 4
+# The most operators that are also tried as one unit, whatever lies between them.
+_WHOLE = 150
 _SWEEPS = 3
-# The most operators applied while one region is planned: counted, not timed, so that a slow machine plans the same.
-MOST_WORK = 2_000_000
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Operators that are replaced together or not at all, and the tensors that the unit must compute."""
-
-    operators: tuple[Operator, ...]
-    results: tuple[str, ...]
-    before: Cost
-    after: Cost
-    replace: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A partition of a region into units: `cuts` are the tensors kept, `alone` the operators merged with no other."""
-
-    units: tuple[Unit, ...]
-    cuts: frozenset[str]
-    reasons: Mapping[str, str]
-    alone: frozenset[int] = frozenset()
-
-    @property
-    def total(self) -> tuple[int, int]:
-        """Cost in MACs and number of nodes."""
-        parts = [unit.after if unit.replace else unit.before for unit in self.units]
-        return sum(part.total for part in parts), sum(part.nodes for part in parts)
+# The most operators visited while a region is planned, for each of its operators: counted, not timed, so that a slow
+# machine plans the same.
+MOST_WORK = 4_000
 
 
 class Planner:
-    """Searches the cheapest plan of one region, in a context without numbers."""
+    """Searches the cheapest units for some operators of a region, in a context without numbers.
 
-    def __init__(self, region: LinearRegion, context: Context) -> None:
-        self.region, self.context = region, context
-        self._given = region.given
-        self._costs = {operator.index: operator_cost(operator, context) for operator in region.operators}
-        self._sources: dict[str, Form] = {}
-        self._plans: dict[frozenset[str], Plan] = {}
-        self._work = 0
+    Args:
+        units: of the region.
+        operators: in order.
+        kept: tensors that these operators must compute.
 
-    def merged(self, cuts: Mapping[str, str]) -> Plan:
-        """Return the plan that keeps as few tensors as possible: those in `cuts` and the ones that these require."""
-        return self._plan(frozenset(cuts), cuts)
+    Attributes:
+        kept: with the tensors that are kept because that is cheaper.
+    """
 
-    def best(self, cuts: Mapping[str, str]) -> Plan:
-        """Return the cheapest plan that keeps `cuts`, given as reasons by tensor."""
-        start = self.merged(cuts)
-        undecided = self._undecided(start)
-        plans = [start]
-        if len(undecided) <= _ALL_COMBINATIONS:
-            for count in range(1, len(undecided) + 1):
-                plans += [
-                    self._plan(start.cuts | frozenset(chosen), start.reasons)
-                    for chosen in itertools.combinations(undecided, count)
-                ]
-        else:
-            plans.append(self._swept(start, undecided))
-            plans.append(self._swept(self._plan(start.cuts | frozenset(undecided), start.reasons), undecided))
-        return min(plans, key=lambda plan: (plan.total, len(plan.cuts)))
+    def __init__(self, units: Units, operators: Sequence[Operator], kept: Collection[str]) -> None:
+        self.units, self.operators = units, operators
+        self._fixed = frozenset(kept)
+        open_tensors = [name for item in operators for name in item.outputs if name and self._is_open(name)]
+        start = units.arrange(operators, self._fixed | set(open_tensors))
+        self.kept = set(start.kept)
+        self._unit_of = {operator.index: unit for unit in start.units for operator in unit.operators}
+        self._search()
 
-    def _swept(self, plan: Plan, undecided: Sequence[str]) -> Plan:
-        """Decide one tensor after the other, as long as the cost falls."""
-        for _ in range(_SWEEPS):
-            before = plan
-            for name in undecided:
-                other = self._plan(plan.cuts ^ {name}, plan.reasons)
-                if (other.total, len(other.cuts)) < (plan.total, len(plan.cuts)):
-                    plan = other
-            if plan is before:
+    @property
+    def stopped(self) -> bool:
+        """Whether the search ended early because it took too much work."""
+        return self.units.work > MOST_WORK * len(self.units.region.operators)
+
+    @property
+    def plan(self) -> list[Unit]:
+        """The units found, in order."""
+        return list(dict.fromkeys(self._unit_of[operator.index] for operator in self.operators))
+
+    def reasons(self) -> dict[str, str]:
+        """Return why each tensor is kept that need not be."""
+        return {name: self._reason(name) for name in self._undecided()}
+
+    def _undecided(self) -> list[str]:
+        """Return the tensors that are kept and need not be, in order."""
+        names = (name for item in self.operators for name in item.outputs)
+        return [name for name in names if name in self.kept and name not in self._fixed]
+
+    def _reason(self, name: str) -> str:
+        """Return why merging across a tensor, alone or together with tensors near it, is not possible or costs more."""
+        reader = self.units.readers[name][0]
+        for names in ([name], *self._windows(self._unit_of[reader.index])):
+            around = self._around(names)
+            found = self._merged(around, set(names))
+            if not found.obstacles:
+                return _instead(found, around)
+            if found.obstacles.get(name):
+                return found.obstacles[name]
+        return ""
+
+    def _is_open(self, name: str) -> bool:
+        """Return whether merging across a tensor may enlarge a kernel or duplicate work."""
+        readers, producer = self.units.readers[name], self.units.producers[name]
+        if name in self._fixed or not readers or producer.kind == "Pad":  # the tensor that it pads is open instead
+            return False
+        if len(readers) > 1:
+            return True
+        reader = rule_of(readers[0].kind)
+        sums = [len(self.units.maps[item.index]) > 1 for item in (producer, readers[0])]
+        # A factor behind a sum would be written once for each of its tensors.
+        return not reader.moves and (not reader.per_element or sums == [True, False])
+
+    def _search(self) -> None:
+        """Visit units until nothing becomes cheaper."""
+        waiting = OrderedDict.fromkeys(self.plan)
+        while waiting and not self.stopped:
+            unit, _ = waiting.popitem(last=False)
+            if self._is_current(unit):
+                waiting.update(dict.fromkeys(self._improve(unit)))
+        undecided = self._undecided()
+        if len(self.operators) <= _WHOLE and len(undecided) > 1 and not self.stopped:
+            self._attempt(undecided)
+
+    def _is_current(self, unit: Unit) -> bool:
+        return self._unit_of[unit.operators[0].index] is unit
+
+    def _improve(self, unit: Unit) -> list[Unit]:
+        """Merge a unit with others before it if that is cheaper; return the units that became of them, and readers."""
+        for level, names in enumerate(self._windows(unit)):
+            tries = [names] if level or len(names) == 1 else [names, *([name] for name in names)]
+            for across in tries:
+                if self._attempt(across):
+                    found = [self._unit_of[item.index] for item in (*unit.operators, *self._near(across))]
+                    readers = (item for each in found for name in each.results for item in self.units.readers[name])
+                    return [*found, *(self._unit_of[item.index] for item in readers if item.index in self._unit_of)]
+        return []
+
+    def _near(self, names: Iterable[str]) -> list[Operator]:
+        """Return the operators that compute tensors or read them."""
+        found = (item for name in names for item in (self.units.producers[name], *self.units.readers[name]))
+        return [item for item in found if item.index in self._unit_of]
+
+    def _windows(self, unit: Unit) -> Iterator[list[str]]:
+        """Yield the kept tensors that a unit reads, then these and those that their units read, and so on."""
+        across: dict[str, None] = {}
+        reached = [unit]
+        for _ in range(_LEVELS):
+            names = [name for unit in reached for name in self._inputs(unit) if name not in across]
+            if not names:
+                return
+            across.update(dict.fromkeys(names))
+            yield list(across)
+            reached = self._around(names)
+
+    def _attempt(self, names: Sequence[str]) -> bool:
+        """Merge across tensors, or across some of them, if that is cheaper."""
+        around = self._around(names)
+        now = sum(unit.cost.total for unit in around), sum(unit.cost.nodes for unit in around)
+        found = self._merged(around, set(names))
+        for _ in range(_SWEEPS if len(names) > 1 else 0):
+            before = found
+            for name in names:
+                if name in found.kept or self.stopped:
+                    continue
+                other = self.units.arrange(self._operators(around), found.kept | {name})
+                if other.total < found.total:
+                    found = other
+            if found is before:
                 break
-        return plan
+        if found.total >= now:
+            return False
+        self.kept.difference_update(*(unit.results for unit in around))
+        self.kept.update(found.kept)
+        self._unit_of.update((operator.index, unit) for unit in found.units for operator in unit.operators)
+        return True
 
-    def _undecided(self, plan: Plan) -> list[str]:
-        """Return tensors behind which merging may enlarge a kernel or duplicate work."""
-        graph = self.context.graph
-        found = []
-        for name, form in self._propagate(plan.cuts, plan.alone).items():
-            readers = graph.readers.get(name, [])
-            kept = name in plan.cuts or name in self.region.needed
-            padded = graph.producers[name].kind == "Pad"  # the tensor that it pads is decided instead
-            if not readers or kept or padded or (len(readers) == 1 and rule_of(readers[0].kind).per_element):
-                continue
-            if not all(term.per_element for term in form.terms.values()):
-                found.append(name)
-        return found
+    def _merged(self, around: Sequence[Unit], names: Collection[str]) -> Arrangement:
+        results = {name for unit in around for name in unit.results}
+        return self.units.arrange(self._operators(around), results.difference(names))
 
-    def _plan(self, cuts: frozenset[str], reasons: Mapping[str, str]) -> Plan:
-        """Return the plan that keeps `cuts` and every tensor that must be kept besides."""
-        key, known = cuts, dict(reasons)
-        if key in self._plans:
-            return self._plans[key]
-        alone: set[int] = set()
-        while True:
-            try:
-                forms = self._propagate(cuts, alone)
-                break
-            except _Obstacle as obstacle:
-                if obstacle.tensors:
-                    known.update(dict.fromkeys(obstacle.tensors, obstacle.reason))
-                    cuts |= frozenset(obstacle.tensors)
-                else:
-                    alone.add(obstacle.operator.index)
-                    cuts |= frozenset(name for name in obstacle.operator.outputs if name in self._given)
-        plan = Plan(tuple(self._units(forms, cuts, alone)), cuts - self.region.needed, known, frozenset(alone))
-        self._plans[key] = plan
-        return plan
+    def _around(self, names: Iterable[str]) -> list[Unit]:
+        """Return the units that compute tensors or read them."""
+        return list(dict.fromkeys(self._unit_of[item.index] for item in self._near(names)))
 
-    def _propagate(self, cuts: frozenset[str], alone: Iterable[int] = ()) -> dict[str, Form]:
-        """Return the forms of all tensors; those in `cuts` and the needed ones are sources for later operators."""
-        forms: dict[str, Form] = {}
-        kept = cuts | self.region.needed
-        for operator in self.region.operators:
-            if operator.index in alone:
-                continue
-            rule = rule_of(operator.kind)
-            names = rule.maps(operator, self.context)
-            own = {name: forms[name] for name in names if name in forms and name not in kept}
-            try:
-                for name in names:
-                    if name not in own:
-                        own[name] = self._source(name)
-                self._work += 1
-                if self._work > MOST_WORK:
-                    raise PlanTooLong(f"planning {len(self.region.operators):,} operators takes too long")
-                found = rule.apply(operator, own, self.context)
-                for name, form in found.items():
-                    if name in kept and form.layout != CANONICAL:
-                        raise Refusal("its result is transposed")
-            except Refusal as refusal:
-                inner = [name for name in dict.fromkeys(names) if name in forms and name not in kept]
-                named = [name for name in refusal.tensors or () if name in inner]
-                raise _Obstacle(operator, named or inner, refusal.reason) from None
-            forms.update(found)
-        return forms
+    def _inputs(self, unit: Unit) -> list[str]:
+        """Return the tensors that a unit reads and that need not be kept."""
+        names = dict.fromkeys(name for item in unit.operators for name in self.units.maps[item.index])
+        return [
+            name for name in names
+            if name in self.kept and name not in self._fixed and self.units.producers[name].index in self._unit_of
+        ]  # fmt: skip
 
-    def _source(self, name: str) -> Form:
-        if name not in self._sources:
-            self._sources[name] = self.context.form(name)
-        return self._sources[name]
-
-    def _units(self, forms: Mapping[str, Form], cuts: frozenset[str], alone: set[int]) -> list[Unit]:
-        """Group operators by the kept tensor that they serve; those that serve several form one unit."""
-        kept = (cuts | self.region.needed) & self._given
-        producers = {name: operator for operator in self.region.operators for name in operator.outputs if name}
-        serves: dict[int, set[str]] = {operator.index: set() for operator in self.region.operators}
-        for operator in reversed(self.region.operators):
-            for name in filter(None, operator.outputs):
-                if name in kept:
-                    serves[operator.index].add(name)
-            for name in rule_of(operator.kind).maps(operator, self.context):
-                if name in producers and name not in kept:
-                    serves[producers[name].index] |= serves[operator.index]
-        together: dict[str, set[str]] = {name: {name} for name in kept}
-        for names in serves.values():
-            joined = set().union(*(together[name] for name in names))
-            for name in joined:
-                together[name] = joined
-        members: dict[frozenset[str], list[Operator]] = {}
-        for operator in self.region.operators:
-            names = serves[operator.index]
-            members.setdefault(frozenset(together[next(iter(names))]) if names else frozenset(), []).append(operator)
-        units = []
-        for results, operators in members.items():
-            before = sum((self._costs[operator.index] for operator in operators), Cost())
-            ordered = tuple(name for operator in operators for name in operator.outputs if name in results)
-            possible = len(operators) > 1 and all(name in forms for name in ordered)
-            after = sum((form_cost(forms[name]) for name in ordered), Cost()) if possible else before
-            units.append(Unit(tuple(operators), ordered, before, after, possible and before.accepts(after)))
-        return units
+    @staticmethod
+    def _operators(units: Iterable[Unit]) -> list[Operator]:
+        return sorted((item for unit in units for item in unit.operators), key=lambda item: item.index)
 
 
-class PlanTooLong(Exception):
-    """Planning a region takes more work than is allowed; the region is left alone."""
-
-
-class _Obstacle(Exception):
-    """An operator that cannot be merged unless `tensors` are kept; without any, it stays alone."""
-
-    def __init__(self, operator: Operator, tensors: Sequence[str], reason: str) -> None:
-        super().__init__(reason)
-        self.operator, self.tensors, self.reason = operator, tensors, reason
+def _instead(found: Arrangement, around: Sequence[Unit]) -> str:
+    """Say what merging costs; nothing if it would join no windows."""
+    operators = [operator for unit in around for operator in unit.operators]
+    if sum(rule_of(operator.kind).reported_from < math.inf for operator in operators) < 2:
+        return ""
+    now = sum((unit.cost for unit in around), Cost())
+    merged = sum((unit.after for unit in found.units), Cost())
+    if merged.macs > now.macs:
+        return f"merged it would take {merged.macs:,} MACs instead of {now.macs:,}"
+    for what, count, instead in (("convolutions", merged.convs, now.convs), ("operators", merged.nodes, now.nodes)):
+        if count > instead:
+            return f"merged it would take {count} {what} instead of {instead}"
+    if merged.nodes == now.nodes:
+        return f"merged it would take {merged.nodes} operators, as many as now"
+    if merged.total >= now.total:
+        return f"merged it would read and write {merged.moved:,} numbers instead of {now.moved:,}"
+    return STOPPED

@@ -20,8 +20,8 @@ from irepdeploy.onnx_collapse.context import Array, Context
 from irepdeploy.onnx_collapse.form import Form
 from irepdeploy.onnx_collapse.interpreter import evaluate
 from irepdeploy.onnx_collapse.operators import rule_of
-from irepdeploy.onnx_collapse.plan import Unit
 from irepdeploy.onnx_collapse.refusal import Refusal
+from irepdeploy.onnx_collapse.unit import Unit
 
 __all__ = ["INTERIOR", "Proof", "border_tolerance", "prove"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from irepdeploy.onnx_collapse.context import Context
@@ -11,22 +11,17 @@ from irepdeploy.onnx_collapse.operators import rule_of
 
 __all__ = ["LinearRegion", "find_regions"]
 
-# Most operators that are planned together. A longer chain is cut where one tensor carries everything.
-_LONGEST = 150
-
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """Connected linear operators, the tensors that must be kept, and why neighbours are not part of it."""
+    """Connected linear operators, the tensors that must be kept, and why neighbours of an operator do not belong to it.
+
+    `neighbours` holds these reasons by the operator's index.
+    """
 
     operators: tuple[Operator, ...]
     needed: frozenset[str]
-    neighbours: tuple[str, ...] = field(default=())
-
-    @property
-    def given(self) -> set[str]:
-        """Tensors that its operators compute."""
-        return {name for operator in self.operators for name in operator.outputs if name}
+    neighbours: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
 
 def find_regions(context: Context) -> list[LinearRegion]:
@@ -56,50 +51,22 @@ def find_regions(context: Context) -> list[LinearRegion]:
         groups.setdefault(_root(roots, index), []).append(operator)
     found = []
     for operators in groups.values():
-        for part in _parts(operators, kept, context):
-            given = {name for operator in part for name in operator.outputs if name}
-            inside = {operator.index for operator in part}
-            needed = {
-                name
-                for name in given
-                if name in kept or any(reader.index not in inside for reader in graph.readers.get(name, []))
-            }
-            found.append(LinearRegion(tuple(part), frozenset(needed), _neighbours(part, reasons, context)))
+        needed = frozenset(name for operator in operators for name in operator.outputs if name in kept)
+        found.append(LinearRegion(tuple(operators), needed, _neighbours(operators, reasons, context)))
     return found
 
 
-def _parts(operators: list[Operator], kept: set[str], context: Context) -> list[list[Operator]]:
-    """Cut a long region behind operators whose result is the only tensor read later."""
-    if len(operators) <= _LONGEST:
-        return [operators]
-    last = {}
-    for place, operator in enumerate(operators):
-        for name in rule_of(operator.kind).maps(operator, context):
-            last[name] = place
-    parts, start, open_until = [], 0, 0
-    for place, operator in enumerate(operators):
-        for name in filter(None, operator.outputs[1:]):
-            open_until = max(open_until, last.get(name, place))
-        if place - start >= _LONGEST // 2 and open_until <= place:
-            parts.append(operators[start : place + 1])
-            start = place + 1
-        if operator.outputs[0] not in kept:
-            open_until = max(open_until, last.get(operator.outputs[0], place))
-    return [*parts, operators[start:]] if start < len(operators) else parts
-
-
-def _neighbours(operators: Sequence[Operator], reasons: dict[int, str], context: Context) -> tuple[str, ...]:
+def _neighbours(operators: Sequence[Operator], reasons: Mapping[int, str], context: Context) -> dict[int, list[str]]:
     graph = context.graph
-    found: dict[str, None] = {}
+    found: dict[int, list[str]] = {}
     for operator in operators:
         beside = [graph.producers.get(name) for name in operator.inputs]
         beside += [reader for name in operator.outputs for reader in graph.readers.get(name, [])]
         for other in beside:
-            if other is None or other.index not in reasons:
-                continue
-            if len(operators) >= rule_of(other.kind).reported_from:
-                found[f"{other.kind} {other.name!r}: {reasons[other.index]}"] = None
-    return tuple(found)
+            if other is not None and other.index in reasons and len(operators) >= rule_of(other.kind).reported_from:
+                reason = f"{other.kind} {other.name!r}: {reasons[other.index]}"
+                found.setdefault(operator.index, []).append(reason)
+    return found
 
 
 def _root(roots: dict[int, int], index: int) -> int:

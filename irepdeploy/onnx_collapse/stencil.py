@@ -193,25 +193,36 @@ def _chain_kernels(
 ) -> Tensor:
     assert first.kernel is not None and second.kernel is not None
     per_group = first.channels_in // groups
-    full = first.kernel.new_zeros(second.channels_out, per_group, *shape)
+    # Taps come first in memory: sums over taps then run over whole matrices.
+    kernel = second.kernel.permute(2, 3, 0, 1).contiguous()
     one = first.kernel
     if not (second.per_channel or first.per_channel):
         one = one.reshape(groups, first.channels_out // groups, -1)
+        if first.support.size == 1:
+            rows = kernel.reshape(*shape, groups, second.channels_out // groups, -1)
+            return (rows @ one).reshape(*shape, second.channels_out, per_group).permute(2, 3, 0, 1).contiguous()
+    full = one.new_zeros(*shape, second.channels_out, per_group).permute(2, 3, 0, 1)
     for a, b in taps:
-        tap = second.kernel[:, :, a, b]
+        tap = kernel[a, b]
         if second.per_channel:
             part = one * tap[:, :, None, None]
         elif first.per_channel:
             # Row o of the second reads the channels of its group: their own factors of the first.
             own = one.reshape(groups, 1, per_group, *one.shape[2:])
-            rows = tap.reshape(groups, -1, per_group)[..., None, None]
-            part = (rows * own).reshape(second.channels_out, per_group, *one.shape[2:])
+            factors = tap.reshape(groups, -1, per_group)[..., None, None]
+            part = (factors * own).reshape(second.channels_out, per_group, *one.shape[2:])
         else:
-            rows = tap.reshape(groups, second.channels_out // groups, -1)
-            part = torch.bmm(rows, one).reshape(second.channels_out, per_group, *first.support.shape)
-        rows_at, columns_at = (torch.from_numpy(place[at]) for place, at in zip(places, (a, b), strict=True))
-        full[:, :, rows_at[:, None], columns_at] += part
-    return full
+            factors = tap.reshape(groups, second.channels_out // groups, -1)
+            part = torch.bmm(factors, one).reshape(second.channels_out, per_group, *first.support.shape)
+        if part.shape == full.shape:
+            # Then there is no other tap.
+            return part
+        at, beside = places[0][a], places[1][b]
+        if len(at) == at[-1] - at[0] + 1 and len(beside) == beside[-1] - beside[0] + 1:
+            full[:, :, at[0] : at[-1] + 1, beside[0] : beside[-1] + 1] += part
+        else:
+            full[:, :, torch.from_numpy(at)[:, None], torch.from_numpy(beside)] += part
+    return full.contiguous()
 
 
 def add(one: Stencil, other: Stencil) -> Stencil:

@@ -47,13 +47,12 @@ _LARGE = 64
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of comparing two models, the inputs it was obtained on, and how a model differs from its file."""
+    """Result of comparing two models, and the inputs it was obtained on."""
 
     a: str
     b: str
     inputs: tuple[InputGroup, ...]
     comparison: Comparison
-    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,8 +62,7 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
         inputs = [group.to_dict() for group in self.inputs]
-        comparison = self.comparison.to_dict()
-        return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": comparison, "notes": list(self.notes)}
+        return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": self.comparison.to_dict()}
 
 
 def verify_models(
@@ -106,8 +104,7 @@ def verify_models(
     if sides[0].network is not None and sides[1].network is not None:
         layers = layer_errors(sides[0].network, sides[1].network, groups)
     comparison = compare_outputs(outputs[0], outputs[1], limit, layers=layers, noise=noise)
-    notes = tuple(f"{side.label}: {side.note}" for side in sides if side.note)
-    return Verification(sides[0].label, sides[1].label, tuple(groups), comparison, notes)
+    return Verification(sides[0].label, sides[1].label, tuple(groups), comparison)
 
 
 def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
@@ -224,7 +221,6 @@ class _Side:
     dataset: str | None
     network: nn.Module | None = None
     unoptimized: Runner | None = None
-    note: str = ""
 
 
 def _open_both(
@@ -257,10 +253,9 @@ def _open(
 
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
-            content, note = _inference_form(model)
-            runner = stack.enter_context(onnx_runner(content))
-            plain = onnx_runner(content, optimized=False)
-            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=plain, note=note)
+            runner = stack.enter_context(onnx_runner(model))
+            unoptimized = onnx_runner(model, optimized=False)
+            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=unoptimized)
         if _kind(model) == ".engine":
             from irepdeploy.board.trt_runner import TrtRunner
 
@@ -277,22 +272,6 @@ def _open(
         if all(None not in spec.shape[1:] for spec in other.runner.inputs):
             fed = with_inputs(fed, other.runner.inputs)
     return _Side(label, stack.enter_context(network_runner(fed)), origin.dataset, network)
-
-
-def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
-    """Return an ONNX file, or the bytes of its inference form and what was changed for that."""
-    from irepdeploy.onnx_graph.model_file import model_content, open_model
-    from irepdeploy.onnx_graph.training_mode import made_inference, training_nodes
-
-    try:
-        if not training_nodes(open_model(path, weights=False, ordered=False)):
-            return path, ""
-    except ModelError:
-        # ONNX Runtime says better what is wrong with it, or runs it all the same.
-        return path, ""
-    model = open_model(path)
-    note = made_inference(model, os.fspath(path))
-    return model_content(model), note
 
 
 def _known_dataset(metadata: Mapping[str, str]) -> str | None:

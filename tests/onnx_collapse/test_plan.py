@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irepdeploy.onnx_collapse import collapse
+from irepdeploy.onnx_collapse import collapse, plan, region_collapser
 from irepdeploy.onnx_collapse.cost import Cost, window
 from irepdeploy.onnx_collapse.stencil import Axis
+from irepdeploy.onnx_collapse.unit import Units
 
 RNG = np.random.default_rng(3)
 SAME = {"pads": [1, 1, 1, 1]}
@@ -221,3 +222,137 @@ def test_windows(axis: Axis, size: int, dynamic: bool, expected: tuple[int, ...]
     reach = (found.taps - 1) * found.dilation + 1
     assert (size + found.before + found.after - reach) // found.stride + 1 == axis.outputs(size)
     assert set(axis.offsets) <= set(found.offsets)
+
+
+def residual_blocks(count: int, channels: int = 8) -> tuple[list[Any], dict[str, Any]]:
+    """Return nodes and constants of blocks ``t + conv(relu(3x3(t) + 1x1(t)))`` from x to z, t being read twice."""
+    nodes: list[Any] = [("Relu", ["x"], ["t0"])]
+    constants: dict[str, Any] = {}
+    for place in range(count):
+        t = f"t{place}"
+        a, b, c = (f"{role}{place}" for role in "abc")
+        nodes.append(("Conv", [t, a], [f"{t}a"], SAME))
+        nodes.append(("Conv", [t, b], [f"{t}b"]))
+        nodes.append(("Add", [f"{t}a", f"{t}b"], [f"{t}s"]))
+        nodes.append(("Relu", [f"{t}s"], [f"{t}r"]))
+        nodes.append(("Conv", [f"{t}r", c], [f"{t}c"], SAME))
+        nodes.append(("Add", [t, f"{t}c"], [f"t{place + 1}"]))
+        constants |= {a: weights(channels, channels, 3), b: weights(channels, channels, 1)}
+        constants[c] = weights(channels, channels, 3)
+    return [*nodes, ("Relu", [f"t{count}"], ["z"])], constants
+
+
+def test_branches_of_a_residual_sum_that_the_next_sum_reads_too(collapsed: Any) -> None:
+    found = collapsed(*residual_blocks(4), {"x": (1, 8, 9, 7)}, ["z"])
+    assert convs(found) == [(8, 8, 3, 3)] * 8
+    assert found.operators_after == {"Conv": 8, "Relu": 6, "Add": 4}
+
+
+def test_the_report_says_why_each_sum_is_kept(collapsed: Any) -> None:
+    found = collapsed(*residual_blocks(4), {"x": (1, 8, 9, 7)}, ["z"])
+    reasons = "; ".join(region.reason for region in found.regions).split("; ")
+    for place in range(1, 4):
+        behind = [each for each in reasons if each.startswith(f"behind 'Add_{6 * place}'")]
+        assert behind == [f"behind 'Add_{6 * place}': the next operator pads with zeros where it is not zero"]
+
+
+def test_a_scaled_map_that_branches_and_a_residual_read(collapsed: Any) -> None:
+    """Scale and shift stay, as one operator; the three depthwise branches become one, the strided 3x3 stays."""
+    nodes = [
+        ("Tanh", ["x"], ["t"]),
+        ("Mul", ["t", "g"], ["m"]),
+        ("Add", ["m", "o"], ["s"]),
+        ("Conv", ["s", "a"], ["p"], {"pads": [2] * 4, "group": 8}),
+        ("Conv", ["s", "b"], ["q"], {**SAME, "group": 8}),
+        ("Conv", ["s", "c"], ["r"], {**SAME, "group": 8}),
+        ("Sum", ["p", "q", "r"], ["u"]),
+        ("Relu", ["u"], ["v"]),
+        ("Add", ["v", "s"], ["w"]),
+        ("Conv", ["w", "d"], ["y"], {**SAME, "strides": [2, 2]}),
+        ("Relu", ["y"], ["z"]),
+    ]
+    constants = {"a": weights(8, 1, 5), "b": weights(8, 1, 3), "c": weights(8, 1, 3), "d": weights(16, 8, 3)}
+    constants |= {"g": RNG.uniform(0.5, 2, (1, 8, 1, 1)), "o": RNG.standard_normal((1, 8, 1, 1))}
+    found = collapsed(nodes, constants, {"x": (1, 8, 9, 7)}, ["z"])
+    assert convs(found) == [(8, 1, 5, 5), (16, 8, 3, 3)]
+    assert found.operators_after == {"Tanh": 1, "BatchNormalization": 1, "Conv": 2, "Relu": 2, "Add": 1}
+
+
+def test_an_expansion_between_reductions(collapsed: Any) -> None:
+    """No two of the three convolutions are cheaper as one, all three are."""
+    nodes = [
+        ("Conv", ["x", "a"], ["m"]),
+        ("Conv", ["m", "b"], ["n"], {"group": 64}),
+        ("Conv", ["n", "c"], ["y"]),
+        ("Relu", ["y"], ["z"]),
+    ]
+    constants = {"a": weights(64, 8, 1), "b": weights(64, 1, 3), "c": weights(8, 64, 1)}
+    assert convs(collapsed(nodes, constants, {"x": (1, 8, 9, 7)}, ["z"])) == [(8, 8, 3, 3)]
+
+
+def test_a_factor_behind_a_sum_of_two_tensors(collapsed: Any) -> None:
+    """It stays behind the sum: in front it would be written twice."""
+    nodes = [
+        ("Relu", ["x"], ["r"]),
+        ("Conv", ["r", "a"], ["m"], SAME),
+        ("Conv", ["r", "b"], ["n"]),
+        ("Sum", ["m", "n", "x"], ["s"]),
+        ("Mul", ["s", "g"], ["t"]),
+        ("Sigmoid", ["t"], ["z"]),
+    ]
+    constants = {"a": weights(8, 8, 3), "b": weights(8, 8, 1), "g": RNG.uniform(0.5, 2, (1, 8, 1, 1))}
+    found = collapsed(nodes, constants, {"x": (1, 8, 9, 7)}, ["z"])
+    assert found.operators_after == {"Relu": 1, "Conv": 1, "Add": 1, "Mul": 1, "Sigmoid": 1}
+
+
+def test_a_sum_of_many_tensors(collapsed: Any) -> None:
+    """A chain of sums ends in parts, none of which reads more than 16 tensors."""
+    nodes: list[Any] = [("Relu", ["x"], ["s0"])]
+    for place in range(40):
+        nodes.append(("Sigmoid", [f"s{place}"], [f"r{place}"]))
+        nodes.append(("Add", [f"s{place}", f"r{place}"], [f"s{place + 1}"]))
+    nodes += [("Conv", ["s40", "a"], ["m"], SAME), ("Conv", ["s40", "b"], ["n"]), ("Add", ["m", "n"], ["y"])]
+    constants = {"a": weights(4, 4, 3), "b": weights(4, 4, 1)}
+    found = collapsed([*nodes, ("Relu", ["y"], ["z"])], constants, {"x": (1, 4, 5, 6)}, ["z"])
+    assert convs(found) == [(4, 4, 3, 3)] and found.operators_after["Add"] == 40
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_planning_takes_time_in_proportion_to_the_chain(refused: bool, model_of: Any, monkeypatch: Any) -> None:
+    """Counted in operators visited. What a border does not allow is planned again without the rest of the chain."""
+    monkeypatch.setattr(plan, "_WHOLE", 0)
+    work = []
+    for count in (10, 20):
+        found: list[Units] = []
+
+        class Kept(Units):
+            def __init__(self, *args: Any, found: list[Units] = found) -> None:
+                super().__init__(*args)
+                found.append(self)
+
+        monkeypatch.setattr(region_collapser, "Units", Kept)
+        nodes, constants = residual_blocks(count, 2)
+        for place in range(count if refused else 0):
+            # One more branch: a 1x1 with a bias, and a 3x3 that pads it with zeros.
+            t = f"t{place}"
+            nodes.insert(-1, ("Conv", [t, f"b{place}", "o"], [f"{t}d"]))
+            nodes.insert(-1, ("Conv", [f"{t}d", f"a{place}"], [f"{t}e"], SAME))
+            nodes[nodes.index(("Relu", [f"{t}s"], [f"{t}r"]))] = ("Relu", [f"{t}f"], [f"{t}r"])
+            nodes.insert(-1, ("Add", [f"{t}s", f"{t}e"], [f"{t}f"]))
+        constants["o"] = np.ones(2)
+        collapsed = collapse(model_of(ordered(nodes), constants, {"x": (1, 2, 5, 6)}, ["z"]))
+        assert collapsed.operators_after["Conv"] == (4 if refused else 2) * count
+        work.append(sum(units.work for units in found))
+    assert work[1] < 2.7 * work[0], work
+
+
+def ordered(nodes: list[Any]) -> list[Any]:
+    """Return nodes in an order in which each reads what earlier ones compute."""
+    known, found, rest = {"x"}, [], list(nodes)
+    while rest:
+        for node in list(rest):
+            if all(name in known for name in node[1] if name[0] == "t"):
+                found.append(node)
+                known.update(node[2])
+                rest.remove(node)
+    return found

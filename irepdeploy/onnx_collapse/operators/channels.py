@@ -165,6 +165,7 @@ class Transpose(OperatorRule):
     """A transposition, as around a scatter; only the order of the axes is noted."""
 
     linear = True
+    moves = True
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
         order = operator.attributes.get("perm") or [3, 2, 1, 0]

@@ -35,6 +35,7 @@ class OperatorRule:
         reason: why they cannot, where a report should say so.
         reads_all: whether every computed input is a feature map, rather than the first input alone.
         per_element: whether an output element depends on one element of each map, so that merging enlarges no kernel.
+        moves: whether it only reorders or overwrites elements, so that what is merged with it lies behind it.
         positional: whether it addresses absolute positions, so that proofs need whole maps and the whole batch.
         adds_constants: whether it adds constant inputs, which may differ by position.
         convolution: whether it counts as a convolution in costs.
@@ -52,6 +53,7 @@ class OperatorRule:
     reason: str = ""
     reads_all: bool = False
     per_element: bool = False
+    moves: bool = False
     positional: bool = False
     adds_constants: bool = False
     convolution: bool = False

@@ -25,6 +25,7 @@ __all__ = ["ScatterElements", "ScatterND"]
 
 class _Scatter(OperatorRule):
     linear = True
+    moves = True
     positional = True
     border_reason = "writes a border that is not what a bias would be there"
 

@@ -31,7 +31,7 @@ class Conv(StencilRule):
     border_reason = _BORDER
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        kernel = context.tensor(operator, 1)
+        kernel = context.weights(operator, 1)
         if kernel is None or kernel.ndim != 4:
             raise Refusal("it is not a two-dimensional convolution")
         groups = operator.attributes.get("group", 1)
