@@ -24,11 +24,11 @@ demo: $(INSTALLED)  ## search, train, export, verify and measure a small network
 test: $(INSTALLED)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not slow" $(TEST_ARGS)
 
-# The counts of its campaigns become the table of docs/robustness.md.
+# The counts of its campaigns become the table of docs/robustness.md, also if a case did not hold.
 nightly: $(INSTALLED)  ## run all tests, including slow ones, with more examples per property
 	rm -rf build/campaigns
-	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS)
-	$(BIN)/python -m irepdeploy.bench.tools.campaigns
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS); \
+	code=$$?; $(BIN)/python -m irepdeploy.bench.tools.campaigns && exit $$code
 
 # An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt

@@ -22,6 +22,7 @@ from irepdeploy.limits import DESCRIPTION
 
 __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 
+_MOST_LEVELS = 64
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 2
 # Certificates of version 1 have no digest of their own, and may lack some fields.
@@ -181,6 +182,8 @@ class Certificate:
                 f"certificate version {value.get('version')!r}; this irepdeploy reads up to {_VERSION}", where=where
             )
         try:
+            # Otherwise it would depend on the stack that is left whether a certificate can be read.
+            _check_nesting(value)
             if "digest" in value or value["version"] != _UNSEALED:
                 _check_digest(value)
             known = {
@@ -213,6 +216,13 @@ class Certificate:
         except (ValueError, RecursionError):
             raise InputError("not a certificate: not valid JSON", where=path) from None
         return cls.from_dict(value, where=path)
+
+
+def _check_nesting(value: object, levels: int = _MOST_LEVELS) -> None:
+    if levels == 0:
+        raise ValueError(f"nested more than {_MOST_LEVELS} levels deep")
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_nesting(item, levels - 1)
 
 
 def installed_versions() -> dict[str, str]:

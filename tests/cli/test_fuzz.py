@@ -407,5 +407,5 @@ def _prefixes(args: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _damage(path: Path, seed: int) -> None:
     if path.is_file() and path.stat().st_size:
-        kinds = archive_faults if path.suffix == ".pt" and random.Random(seed).random() < 0.5 else faults
+        kinds = archive_faults if path.suffix in (".pt", ".npz") and random.Random(seed).random() < 0.5 else faults
         path.write_bytes(kinds(path.read_bytes(), seed)[1])

@@ -123,11 +123,12 @@ def _command(name: str, get: Commands, root: Path) -> Command:
 @pytest.mark.parametrize(
     ("name", "day", "nightly"),
     [
-        ("search", 1, 100),
-        ("train", 2, 100),
+        # By day, tests/search/execution/test_interrupted_runs.py ends searches and trainings more cheaply.
+        pytest.param("search", 0, 100, marks=pytest.mark.slow),
+        ("train", 1, 100),
         ("export", 1, 100),
         ("bench", 1, 100),
-        ("report", 5, 100),
+        ("report", 2, 100),
         pytest.param("compare", 0, 12, marks=pytest.mark.slow),
         pytest.param("plot", 0, 12, marks=pytest.mark.slow),
     ],

@@ -18,7 +18,7 @@ _Fault = Callable[[bytes, random.Random], bytes]
 
 
 def faults(content: bytes, seed: int) -> tuple[str, bytes]:
-    """Return the kind of a random fault and the damaged copy of `content`, which may be any file."""
+    """Return the kind of a random fault and the damaged copy of `content`, which may be any file, even an empty one."""
     return _one_of(_ANY, content, seed)
 
 
@@ -29,10 +29,10 @@ def archive_faults(content: bytes, seed: int) -> tuple[str, bytes]:
 
 def _one_of(kinds: dict[str, _Fault], content: bytes, seed: int) -> tuple[str, bytes]:
     generator = random.Random(seed)
-    kind = generator.choice(list(kinds))
+    kind = generator.choice(list(kinds)) if content else "junk after"
     while True:
         # Zeros over zeros are no fault: draw another place.
-        damaged = kinds[kind](content, generator)
+        damaged = {**_ANY, **kinds}[kind](content, generator)
         if damaged != content:
             return kind, damaged
 
@@ -149,11 +149,16 @@ def _change_member(content: bytes, generator: random.Random) -> bytes:
 
 
 def _swap_members(content: bytes, generator: random.Random) -> bytes:
-    """Exchange the content of two members, of equal size if there are any, and write valid checksums."""
+    """Exchange the content of two members, of equal size if there are any, and write valid checksums.
+
+    Where there are no two that differ, change one.
+    """
     members, comment = _members(content)
     pairs = [
         (a, b) for a, (_, first) in enumerate(members) for b, (_, second) in enumerate(members[:a]) if first != second
     ]
+    if not pairs:
+        return _change_member(content, generator)
     equal = [(a, b) for a, b in pairs if len(members[a][1]) == len(members[b][1])]
     a, b = generator.choice(equal or pairs)
     data = [data for _, data in members]
