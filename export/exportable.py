@@ -22,11 +22,13 @@ class Exportable(abc.ABC):
 
     Attributes:
         STEPS: Names of the steps that `prepare` reports.
+        carried: Precision of the weights: "fp32" unless a file was given in another one.
         groups: Inputs to compare every form on.
     """
 
     STEPS: ClassVar[tuple[str, ...]]
 
+    carried = "fp32"
     label: str
     facts: dict[str, Any]
     origin: Origin

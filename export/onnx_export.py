@@ -7,27 +7,34 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+import onnx
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
-from irepdeploy.onnx_collapse import collapse
-from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_collapse import Collapse, collapse
+from irepdeploy.onnx_graph.precision import precision_of
+from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
 
 from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
+from .engine.engines import target_here
 from .exportable import Exportable
 from .job import Form, Job, Outputs
-from .onnx_source import OnnxSource, open_onnx, with_output_sizes
+from .onnx_source import OnnxSource, declare_output_sizes, open_onnx
+from .precision.precisions import INT8_OPSET, precisions_of
 from .prepared import Prepared
 from .request.export_request import ExportRequest
-from .target.target import Target
+from .target.target import Target, target_of
+from .writer.onnx_from_torch import serialized
 
 __all__ = ["OnnxExport"]
 
 _ONNX, _GIVEN = "model.onnx", "given ONNX"
+# Operators of a quantised file are kept, so its outputs stay as close as floats.
+_TOLERANCES = {"fp64": "float32", "fp32": "float32", "int8": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class OnnxExport(Exportable):
@@ -38,6 +45,7 @@ class OnnxExport(Exportable):
     def __init__(self, source: OnnxSource, groups: Sequence[InputGroup]) -> None:
         self.source, self.groups = source, groups
         self.label, self.facts, self.origin = source.label, source.facts, source.origin
+        self.carried = precision_of(source.model)
 
     @classmethod
     def open(cls, request: ExportRequest) -> Self:
@@ -45,7 +53,11 @@ class OnnxExport(Exportable):
         if request.model_factory is not None:
             raise InputError("an ONNX file needs no class", where="--model", hint="omit it")
         assert not isinstance(request.source, nn.Module)
-        source = open_onnx(request.source, request.settings, request.inputs)
+        target = target_here(target_of(request.target))
+        low, high = target.allowed_opsets
+        if "int8" in precisions_of(request.settings.precision, target):
+            low = max(low, INT8_OPSET)
+        source = open_onnx(request.source, request.settings, request.inputs, (low, high))
         specs, dataset = source.origin.specs, source.origin.dataset
         return cls(source, gather_inputs(specs, given=request.inputs, dataset=dataset, seed=request.seed))
 
@@ -58,29 +70,45 @@ class OnnxExport(Exportable):
         source, path = self.source, job.folder / _ONNX
         asked = Asked(opset=source.opset, dynamic_batch=self._dynamic_batch, given=True)
         self._check_batch(job)
-        content = self._for_target(job)
-        reference = Form(_GIVEN, self._reference(job, content))
-        found = collapse(content, border=job.settings.border) if job.settings.collapse else None
+        tolerance = TOLERANCES[_TOLERANCES[self.carried]]
+        reference = Form(_GIVEN, self._reference(job))
+        content, model = self._for_target(job)
+        if source.accepted is not source.model:
+            job.gate(reference, Form(f"opset {source.opset}", job.run(serialized(model))), tolerance=tolerance)
+        found = self._collapse(model, job) if job.settings.collapse else None
         changed = found is not None and found.changed
-        write_bytes(path, self._with_output_sizes(found.content) if found is not None and changed else content)
+        if found is not None and changed:
+            self._declare_output_sizes(found.model)
+            content = serialized(found.model)
+        write_bytes(path, content or serialized(model))
         prepared = Prepared({"fp32": path}, source.specs, asked, reference.outputs, (path,))
         job.certificate.onnx.update(
             self._audit(job, prepared),
             writer="irepdeploy" if changed else "as given",
             simplifier="not run",
             collapse=SWITCHED_OFF if found is None else collapse_facts(found),
+            changes=list(source.changes),
+            precision=self.carried,
         )
         job.report("collapsed")
         if found is not None and changed:
             job.certificate.blocks = region_proofs(found.regions)
+        if changed or source.content is None:
             prepared = dataclasses.replace(prepared, outputs=job.run(path))
-        locate = job.layer_search(open_model(content), path, source.specs)
-        job.gate(reference, Form(_ONNX, prepared.outputs), locate=locate)
+        locate = job.layer_search(model, path, source.specs)
+        job.gate(reference, Form(_ONNX, prepared.outputs), tolerance=tolerance, locate=locate)
         job.report("compared")
         return prepared
 
-    def _reference(self, job: Job, content: bytes) -> Outputs:
+    def _collapse(self, model: onnx.ModelProto, job: Job) -> Collapse:
+        try:
+            return collapse(model, border=job.settings.border)
+        except ModelError as error:
+            raise type(error)(error.what, where=self.label, hint=error.hint) from error
+
+    def _reference(self, job: Job) -> Outputs:
         """Return the outputs of the given file, which must be finite."""
+        content = self.source.content or serialized(self.source.model)
         try:
             found = job.run_source(onnx_runner(content), onnx_runner(content, optimized=False))
         except ModelError as error:
@@ -90,27 +118,27 @@ class OnnxExport(Exportable):
                 raise ModelError(f"output {name!r} is NaN or infinite", where=self.label, hint="fix its weights")
         return found
 
-    def _for_target(self, job: Job) -> bytes:
-        """Return the content, with the target's IR version if an engine's builder cannot read the file's own."""
+    def _for_target(self, job: Job) -> tuple[bytes | None, onnx.ModelProto]:
+        """Return the model in the opset and IR version of the target, and its bytes if they are those of the file."""
         source, target = self.source, job.target
-        if target.engine is None or source.ir_version <= target.ir_version:
-            return source.content
+        model = source.accepted
+        if target.engine is None or model.ir_version <= target.ir_version:
+            return source.content if model is source.model else None, model
+        job.certificate.onnx["ir_version_given"] = model.ir_version
         # A network of float tensors needs nothing that newer versions added to the format.
-        model = open_model(source.content)
         model.ir_version = target.ir_version
         for node in model.graph.node:
             del node.metadata_props[:]
-        job.certificate.onnx["ir_version_given"] = source.ir_version
-        return model.SerializeToString(deterministic=True)
+        return None, model
 
-    def _with_output_sizes(self, content: bytes) -> bytes:
+    def _declare_output_sizes(self, model: onnx.ModelProto) -> None:
         """Infer the sizes that the file leaves open in its outputs though all inputs are static."""
         static = all(None not in spec.shape for spec in self.source.specs)
-        model = open_model(content)
         open_ones = (
             dim for value in model.graph.output for dim in value.type.tensor_type.shape.dim if dim.dim_value < 1
         )
-        return with_output_sizes(model) if static and any(open_ones) else content
+        if static and any(open_ones):
+            declare_output_sizes(model)
 
     def _check_batch(self, job: Job) -> None:
         dynamic = self._dynamic_batch

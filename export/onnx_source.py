@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,16 +14,19 @@ import onnx
 from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.onnx_graph.model_file import model_content, open_model
+from irepdeploy.onnx_graph.conversion import converted
+from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
+from irepdeploy.onnx_graph.order import sort_nodes
 from irepdeploy.onnx_graph.proto import constants_of, inputs_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
+from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.input_files import read_inputs
 from irepdeploy.verify.inputs import Given
 
 from .request.settings import Settings
 
-__all__ = ["OnnxSource", "open_onnx", "with_output_sizes"]
+__all__ = ["OnnxSource", "declare_output_sizes", "given_onnx", "open_onnx"]
 
 # Name that `request.parse.input_spec` gives to an input without one.
 _UNNAMED = "input"
@@ -34,12 +37,18 @@ class OnnxSource:
     """An opened ONNX file.
 
     Args:
-        content: The file, with the requested sizes declared.
+        model: The file in inference form, its nodes in order, with the requested sizes declared.
+        content: Bytes of the file if `model` is exactly that.
+        accepted: `model` in an opset that the target accepts; the same object if it was not converted.
+        changes: Description of what `accepted` differs in from the file.
         specs: Inputs as declared; None is a dynamic dimension.
         origin: Inputs with the sizes to compare at, and outputs.
     """
 
-    content: bytes
+    model: onnx.ModelProto
+    content: bytes | None
+    accepted: onnx.ModelProto
+    changes: tuple[str, ...]
     label: str
     facts: dict[str, Any]
     specs: tuple[TensorSpec, ...]
@@ -48,26 +57,40 @@ class OnnxSource:
     ir_version: int
 
 
-def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | None = None) -> OnnxSource:
+def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Read an ONNX file in inference form with its nodes in order; say what was changed for that."""
+    model, changes = open_model(path, ordered=False), []
+    if sort_nodes(model):
+        changes.append("nodes sorted: some read what only later ones computed")
+    changes.append(made_inference(model, os.fspath(path)))
+    return model, tuple(filter(None, changes))
+
+
+def open_onnx(
+    path: str | os.PathLike[str],
+    settings: Settings,
+    given: Given | None = None,
+    opsets: tuple[int, int] = (0, sys.maxsize),
+) -> OnnxSource:
     """Read an ONNX file.
 
     `input_shape` fixes dynamic dimensions except the batch; `given` inputs determine the remaining ones for the
-    comparison.
+    comparison. A file older or newer than the range of `opsets` is converted.
     """
     label = os.fspath(path)
-    content = model_content(path)
-    model = open_model(content)
+    model, changes = given_onnx(path)
     if not model.graph.node or not model.graph.output:
         raise ModelError("an ONNX model without nodes or outputs", where=label)
     if settings.output_names is not None:
         raise InputError("the outputs of an ONNX file cannot be renamed", where="--output-names")
     specs = _specs(model, label)
-    digest = hashlib.sha256(content).hexdigest()
+    digest, content = file_digest(path), None if changes else plain_content(path)
     if settings.inputs:
         fixed = _fixed(specs, settings.inputs, label)
         if fixed != specs:
             specs = fixed
-            content = _with_sizes(model, specs, label)
+            _declare_sizes(model, specs, label)
+            content = None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # Only a hint: an unknown name means photographs.
     dataset = metadata.get("irepdeploy.dataset")
@@ -94,7 +117,19 @@ def open_onnx(path: str | os.PathLike[str], settings: Settings, given: Given | N
         only = origin.inputs[0]
         shape = tuple(size for size in only.shape[1:] if size is not None)
         origin = replace(origin, inputs=(), input_name=only.name, input_shape=shape)
-    return OnnxSource(content, label, facts, tuple(specs), origin, opset_of(model), model.ir_version)
+    if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        # ONNX Runtime needs none; the checker and the parsers of engines do.
+        declare_output_sizes(model)
+        content, changes = None, (*changes, "sizes of its outputs declared")
+    opset = opset_of(model)
+    wanted = min(max(opset, opsets[0]), opsets[1])
+    accepted = model
+    if wanted != opset:
+        accepted = converted(model, wanted, label)
+        changes += (f"opset {opset} converted to {wanted} by onnx.version_converter {onnx.__version__}",)
+    return OnnxSource(
+        model, content, accepted, changes, label, facts, tuple(specs), origin, wanted, accepted.ir_version
+    )
 
 
 def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
@@ -142,8 +177,8 @@ def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str)
     return found
 
 
-def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> bytes:
-    """Declare these sizes, and the sizes of the outputs that follow from them."""
+def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> None:
+    """Declare these sizes, and the sizes of the outputs that follow from them, in place."""
     by_name = {spec.name: spec for spec in specs}
     for value in model.graph.input:
         sizes = by_name[value.name].shape if value.name in by_name else ()
@@ -155,14 +190,14 @@ def _with_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str)
         for dim in value.type.tensor_type.shape.dim[1:]:
             dim.Clear()
     try:
-        return with_output_sizes(model)
+        declare_output_sizes(model)
     except ModelError as error:
         where = f"{label}, --input-shape"
         raise InputError(f"its operators do not accept these sizes: {error.what}", where=where) from error
 
 
-def with_output_sizes(model: onnx.ModelProto) -> bytes:
-    """Declare in place the sizes of the outputs that follow from those of the inputs, and serialize the model.
+def declare_output_sizes(model: onnx.ModelProto) -> None:
+    """Declare in place the sizes of the outputs that follow from those of the inputs.
 
     Exporters leave them open if they cannot infer them through the operators between.
     """
@@ -174,7 +209,6 @@ def with_output_sizes(model: onnx.ModelProto) -> bytes:
         if len(value.type.tensor_type.shape.dim) in (0, len(known)):
             del value.type.tensor_type.shape.dim[:]
             value.type.tensor_type.shape.dim.extend(known)
-    return model.SerializeToString(deterministic=True)
 
 
 def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> list[TensorSpec]:

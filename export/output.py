@@ -23,13 +23,19 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
     from irepdeploy.onnx_collapse import collapse
 
     from .collapse_facts import collapse_facts
-    from .onnx_source import open_onnx
+    from .onnx_source import given_onnx, open_onnx
     from .request.settings import Settings
 
-    given = open_onnx(source, Settings(input_shape=inputs)).content if inputs else source
+    if inputs:
+        opened = open_onnx(source, Settings(input_shape=inputs))
+        given, changes = opened.model, opened.changes
+    else:
+        given, changes = given_onnx(source)
+    for change in changes:
+        log(f"note: {change}")
     facts = collapse_facts(collapse(given, border="map" if border == "map" else "refuse"))
     if as_json:
-        print_json(json_safe({"file": source, **facts}))
+        print_json(json_safe({"file": source, "changes": list(changes), **facts}))
         return
     if facts["regions"]:
         show_regions(source, facts["regions"])
@@ -46,6 +52,8 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     title = f"{source['file'] or source['net']}: every hop proved (weights: {source['statistics']})"
     rows = [[hop.source, hop.result, _counted(hop.inputs), *hop.figures, "same"] for hop in certificate.hops]
     table(title, ["from", "to", "inputs", "error", "own noise", "allowed", "verdict"], rows)
+    for change in certificate.onnx.get("changes", ()):
+        log(f"note: {change}")
     _show_noise(certificate)
     blocks = certificate.blocks
     collapsed = certificate.onnx["collapse"]
@@ -104,7 +112,11 @@ def _show_precisions(certificate: Certificate) -> None:
     found = certificate.precisions
     if "fp16" in found:
         ranges = found["fp16"]["ranges"]
-        say(f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}")
+        stay = ", ".join(f"{count} {kind}" for kind, count in found["fp16"]["kept_operators"].items())
+        say(
+            f"fp16: weights up to {ranges['max_weight']:.3g}, activations up to {ranges['max_activation']:.3g}"
+            + (f"; {stay} stay float32" if stay else "")
+        )
     if "int8" in found:
         int8 = found["int8"]
         kept = len(int8["kept_float"])

@@ -85,8 +85,8 @@ def certified_export(
     Without a running `simplifier`, one is started if the settings ask for it.
     """
     target = target_here(target_of(request.target))
-    precisions = precisions_of(request.settings.precision, target)
     source = _kind_of(request.source).open(request)
+    precisions = precisions_of(request.settings.precision, target, source.carried)
     preprocessing = request.settings.preprocessing(source.origin)
     with output_folder(request.out) as folder:
         opset, ir_version = source.versions(target)

@@ -25,6 +25,8 @@ __all__ = ["add_engines", "add_precision", "bake_preprocessing"]
 def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     """Write the model in another precision, audit it, and compare it with fp32."""
     fp32 = prepared.onnx
+    if precision == job.source.carried:
+        return prepared.with_model(precision, fp32)
     model = open_model(fp32)
     name_nodes(model)
     path = fp32 if carried_by_fp32(job.target, precision) else fp32.with_name(f"model.{precision}.onnx")

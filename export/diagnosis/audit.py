@@ -39,8 +39,8 @@ class Asked:
         dynamic_batch: The batch dimension of every input and output is dynamic, and no other dimension is.
         kept: Names of the nodes that stay in a higher precision on purpose.
         opset: Expected opset; default: the target's.
-        given: The file was not written here: any opset, IR version and size that the target accepts are fine, and so
-            are batch normalisations and nodes without names.
+        given: The file was not written here: any opset, IR version, precision and size that the target accepts are
+            fine, and so are batch normalisations and nodes without names.
     """
 
     precision: str = "fp32"
@@ -48,6 +48,11 @@ class Asked:
     kept: frozenset[str] = frozenset()
     opset: int | None = None
     given: bool = False
+
+    @property
+    def as_given(self) -> bool:
+        """Whether the file has the precision that it was given in."""
+        return self.given and self.precision == "fp32"
 
 
 def audit(
@@ -79,7 +84,7 @@ def audit(
     faults = faults or [
         *(() if asked.given else _left_behind(view)),
         *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
-        *_precision(view, target.route(asked.precision).graph, asked.kept),
+        *(() if asked.as_given else _precision(view, target.route(asked.precision).graph, asked.kept)),
     ]
     faults = faults or [*_checker(content)] or [*_sizes(view, target, asked)]
     if faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,43 @@ from ..writer.onnx_from_torch import serialized
 if TYPE_CHECKING:
     from .calibration import CalibrationData
 
-__all__ = ["carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
+__all__ = ["INT8_OPSET", "carried_by_fp32", "precisions_of", "tolerance_of_precision", "write_fp16", "write_int8"]
+
+# Since this opset a scale for each channel can be written.
+INT8_OPSET = 13
 
 
-def precisions_of(text: str | Sequence[str] | None, target: Target) -> tuple[str, ...]:
-    """Parse precisions such as ``fp32,fp16``; the default is fp32, and fp16 if the target has an engine."""
+def precisions_of(text: str | Sequence[str] | None, target: Target, carried: str = "fp32") -> tuple[str, ...]:
+    """Parse precisions such as ``fp32,fp16``; the default is fp32, and fp16 if the target has an engine.
+
+    Of a model that carries another precision nothing else is made; that is also the default.
+    """
     if text is None:
-        return ("fp32",) if target.engine is None else ("fp32", "fp16")
+        default = ("fp32",) if target.engine is None else ("fp32", "fp16")
+        return default if carried == "fp32" else _carried_only((), carried, target)
     names = [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
     for name in names:
         if name not in PRECISIONS:
             raise InputError(f"no precision {name!r}", where="--precision", hint=f"some of {','.join(PRECISIONS)}")
         target.route(name)
+    if carried != "fp32":
+        return _carried_only(names, carried, target)
     return tuple(name for name in PRECISIONS if name in names)
+
+
+def _carried_only(names: Sequence[str], carried: str, target: Target) -> tuple[str, ...]:
+    """Return the precision that a model carries, if nothing else is asked for and the target has it."""
+    other = next((name for name in names if name != carried), None)
+    if other is not None:
+        raise InputError(
+            f"the weights of this file are {carried}: {other} cannot be made of them",
+            where="--precision",
+            hint="omit it" if carried not in PRECISIONS else f"--precision {carried}",
+        )
+    if target.engine is not None and carried not in target.precisions:
+        raise InputError(f"the weights of this file are {carried}, which target {target.name} does not take")
+    # Without an engine or a wish, the file itself is all there is.
+    return (carried,) if carried in target.precisions and (names or target.engine is not None) else ()
 
 
 def carried_by_fp32(target: Target, precision: str) -> bool:
@@ -46,18 +71,23 @@ def tolerance_of_precision(precision: str) -> Tolerance:
 
 
 def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
-    """Check the ranges of weights and activations, and write the float16 model unless `path` is None."""
-    from .fp16 import half_graph
+    """Check the ranges of weights and activations, and write the float16 model unless `path` is None.
+
+    The entry of the certificate lists the operators that stay float32.
+    """
+    from .fp16 import half_graph, kept_float
     from .ranges import range_report
 
-    ranges = range_report(model, inputs)
+    kept = {} if path is None else kept_float(model)
+    ranges = range_report(model, inputs, kept)
     if not ranges.ok:
         raise CheckFailed(
             f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="omit fp16: --precision fp32"
         )
     if path is not None:
         write_bytes(path, serialized(half_graph(model)))
-    return {"ranges": ranges.to_dict()}
+    found: dict[str, Any] = {"ranges": ranges.to_dict()}
+    return {**found, "kept_float": list(kept), "kept_operators": dict(sorted(Counter(kept.values()).items()))}
 
 
 def write_int8(

@@ -6,7 +6,7 @@ effective scale and shift, which every runtime computes with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,10 +52,14 @@ class NodeRange:
 
 @dataclass(frozen=True)
 class RangeReport:
-    """Ranges of each node in the order of the graph, and the number of inputs they were measured on."""
+    """Ranges of each node in the order of the graph, and the number of inputs they were measured on.
+
+    Nodes of `kept` stay float32 and cannot overflow.
+    """
 
     nodes: tuple[NodeRange, ...]
     samples: int
+    kept: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -65,7 +69,8 @@ class RangeReport:
     @property
     def first_overflow(self) -> str | None:
         """Description of the first tensor beyond 65504, or None."""
-        return next((node.overflow for node in self.nodes if node.overflow is not None), None)
+        halves = (node for node in self.nodes if node.node not in self.kept)
+        return next((node.overflow for node in halves if node.overflow is not None), None)
 
     @property
     def max_weight(self) -> float:
@@ -103,8 +108,8 @@ class RangeReport:
         )
 
 
-def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
-    """Measure the largest weight and activation of every node of a float32 model."""
+def range_report(model: onnx.ModelProto | bytes, inputs: Inputs, kept: Iterable[str] = ()) -> RangeReport:
+    """Measure the largest weight and activation of every node of a float32 model; those of `kept` stay float32."""
     proto = open_model(model)
     ranges = tensor_ranges(proto, inputs)
     weights = float_constants(proto)
@@ -125,7 +130,7 @@ def range_report(model: onnx.ModelProto | bytes, inputs: Inputs) -> RangeReport:
                 _peak(ranges, node.output[0]),
             )
         )
-    return RangeReport(tuple(nodes), samples_in(inputs))
+    return RangeReport(tuple(nodes), samples_in(inputs), frozenset(kept))
 
 
 def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[float, float]]:

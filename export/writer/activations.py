@@ -24,7 +24,13 @@ def clamp(emit: Emitter, input: Value, min: Any = None, max: Any = None, inplace
     """Write clamp between two numbers."""
     low, high = names.get("min_val", min), names.get("max_val", max)
     if isinstance(low, Value) or isinstance(high, Value):
-        raise emit.refuse("clamp between tensors is not supported")
+        kept = [(name, bound) for name, bound in (("Max", low), ("Min", high)) if bound is not None]
+        for place, (operator, bound) in enumerate(kept, start=1):
+            limit = cast_to(emit, bound, emit.dtype) if isinstance(bound, Value) else emit.constant(bound, operator)
+            input = emit.node(
+                operator, [cast_to(emit, input, emit.dtype), limit], part="" if place == len(kept) else "low"
+            )
+        return input
     bounds = [
         None if bound is None else emit.constant(float(bound), name) for bound, name in ((low, "min"), (high, "max"))
     ]

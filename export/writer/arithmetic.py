@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from .graph import FREE, Emitter, Value
+from .logic import floor_divide, truncated_divide
 from .pools import pair_or_more
-from .shapes import Size, cast_to, reshaped, transposed
+from .shapes import END, Size, cast_to, reshaped, sliced, transposed
 
 Number = float | int
 
@@ -45,8 +46,8 @@ def multiply(emit: Emitter, input: Value | Number, other: Value | Number) -> Val
 
 def divide(emit: Emitter, input: Value | Number, other: Value | Number, *, rounding_mode: str | None = None) -> Value:
     """Write a quotient."""
-    if rounding_mode is not None or not emit.dtype.startswith("float"):
-        raise emit.refuse("division with rounding is not supported")
+    if rounding_mode is not None:
+        return {"floor": floor_divide, "trunc": truncated_divide}[rounding_mode](emit, input, other)
     return emit.node("Div", [_operand(emit, input), _operand(emit, other)])
 
 
@@ -96,9 +97,25 @@ def attention(
 def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     """Write a sum over dimensions as a mean times a count: ReduceSum takes its axes as an input from opset 13."""
     dims = _dims(emit, input, dim)
+    if input.dtype == "bool":
+        # A sum of sizes, which is exact.
+        ones = cast_to(emit, input, "int32")
+        counted = emit.node("ReduceL1", [ones], part="true", type_of="int32", axes=dims, keepdims=int(keepdim))
+        return cast_to(emit, counted, emit.dtype)
+    if not emit.dtype.startswith("float"):
+        return _integer_sum(emit, cast_to(emit, input, emit.dtype), dims)
     count = math.prod(input.shape[axis] for axis in dims)
     average = emit.node("ReduceMean", [cast_to(emit, input, emit.dtype)], part="mean", axes=dims, keepdims=int(keepdim))
     return emit.node("Mul", [average, emit.constant(float(count), "count")])
+
+
+def _integer_sum(emit: Emitter, x: Value, dims: Sequence[int]) -> Value:
+    """Write a sum of integers as the last of running sums, which no parser reads as anything else."""
+    for axis in dims:
+        sums = emit.node("CumSum", [x, emit.weight("axis", torch.tensor(axis), object())], x.shape, part="sums")
+        shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        x = sliced(emit, sums, [(axis, -1, END, 1)], shape, "last")
+    return reshaped(emit, x, emit.shape)
 
 
 def extremum(operator: str) -> Callable[..., Value | tuple[Value, ...]]:

@@ -17,11 +17,19 @@ import irepdeploy
 from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.proto import distinct_name, drop_unread
 
-__all__ = ["BATCH", "FREE", "Emitter", "Normalisation", "OnnxGraph", "Value"]
+__all__ = ["BATCH", "FREE", "Emitter", "NeedsOpset", "Normalisation", "OnnxGraph", "Value"]
 
 # A dynamic size, and the name of the dynamic batch dimension in the file.
 FREE = -1
 BATCH = "N"
+
+
+class NeedsOpset(ModelError):
+    """Raised for an operator that ONNX has only from a later `opset` on."""
+
+    def __init__(self, opset: int, what: str, *, where: object = None, hint: str | None = None) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.opset = opset
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class OnnxGraph:
         self.model = onnx.ModelProto(
             ir_version=ir_version, producer_name="irepdeploy", producer_version=irepdeploy.__version__
         )
+        self.opset = opset
         self.model.opset_import.add(domain="", version=opset)
         self.model.graph.name = name
         self._names = set(reserved)
@@ -78,10 +87,17 @@ class OnnxGraph:
 
     def node(self, operator: str, name: str, inputs: Sequence[str], attributes: Mapping[str, object]) -> str:
         """Append a node and return the name of its output, which equals the name of the node."""
+        return self.several(operator, name, inputs, attributes, 1)[0]
+
+    def several(
+        self, operator: str, name: str, inputs: Sequence[str], attributes: Mapping[str, object], count: int
+    ) -> list[str]:
+        """Append a node of this many outputs and return their names; the first equals the name of the node."""
         name = self.unique(name)
-        node = self.model.graph.node.add(op_type=operator, name=name, input=inputs, output=[name])
+        outputs = [name, *(self.unique(f"{name}.out{place}") for place in range(1, count))]
+        node = self.model.graph.node.add(op_type=operator, name=name, input=inputs, output=outputs)
         node.attribute.extend(onnx.helper.make_attribute(key, attributes[key]) for key in sorted(attributes))
-        return name
+        return outputs
 
     def add_input(self, value: Value) -> None:
         """Declare an input of the model."""
@@ -104,7 +120,7 @@ class OnnxGraph:
         """Name the outputs, drop unused nodes and initializers, and return the model."""
         graph = self.model.graph
         named = {name: replace(value, name=self.name_of(value), tensor=None) for name, value in outputs.items()}
-        produced = {node.output[0] for node in graph.node}
+        produced = {name for node in graph.node for name in node.output}
         renamed: dict[str, str] = {}
         for name, value in named.items():
             if value.name in produced and value.name not in renamed:
@@ -125,7 +141,7 @@ class OnnxGraph:
         graph = self.model.graph
         read = {output.name for output in graph.output}
         for index in reversed(range(len(graph.node))):
-            if graph.node[index].output[0] in read:
+            if not read.isdisjoint(graph.node[index].output):
                 read.update(graph.node[index].input)
             else:
                 del graph.node[index]
@@ -175,6 +191,11 @@ class Emitter:
         return self.parts[0].shape
 
     @property
+    def opset(self) -> int:
+        """Opset of the file."""
+        return self.graph.opset
+
+    @property
     def dtype(self) -> str:
         """Name of the numpy dtype of the first result."""
         return self.parts[0].dtype
@@ -202,6 +223,14 @@ class Emitter:
         names = ["" if item is None else self.graph.name_of(item) for item in inputs]
         output = self.graph.node(operator, f"{self.name}.{part}" if part else self.name, names, attributes)
         return Value(output, self.shape if shape is None else shape, type_of or self.dtype)
+
+    def several(
+        self, operator: str, inputs: Sequence[Value], found: Sequence[tuple[tuple[int, ...], str]], **attributes: Any
+    ) -> tuple[Value, ...]:
+        """Append a node of several outputs, each with a shape and a dtype, and return them."""
+        names = [self.graph.name_of(item) for item in inputs]
+        outputs = self.graph.several(operator, self.name, names, attributes, len(found))
+        return tuple(Value(name, *each) for name, each in zip(outputs, found, strict=True))
 
     def weight(self, name: str, tensor: torch.Tensor, key: Hashable) -> Value:
         """Return an initializer ``<module path>.<name>``; equal keys share an initializer."""

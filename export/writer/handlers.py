@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import activations, arithmetic, layers, pools, resize, shapes
+from . import activations, arithmetic, indexing, layers, logic, pools, resize, shapes
 from .graph import Value
 
 __all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of", "supported"]
@@ -21,6 +21,9 @@ __all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of", "
 Handler = Callable[..., Value | tuple[Value, ...]]
 
 _UNARY = {
+    "Acos": (torch.acos, "acos"),
+    "Asin": (torch.asin, "asin"),
+    "Atan": (torch.atan, "atan"),
     "Abs": (torch.abs, "abs"),
     "Ceil": (torch.ceil, "ceil"),
     "Cos": (torch.cos, "cos"),
@@ -34,7 +37,9 @@ _UNARY = {
     "Sigmoid": (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid"),
     "Sin": (torch.sin, "sin"),
     "Softsign": (F.softsign,),
+    "Sign": (torch.sign, torch.sgn, "sign", "sgn"),
     "Sqrt": (torch.sqrt, "sqrt"),
+    "Tan": (torch.tan, "tan"),
     "Tanh": (torch.tanh, F.tanh, "tanh"),
 }
 
@@ -46,7 +51,39 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (arithmetic.multiply, (operator.mul, operator.imul, torch.mul, torch.multiply, "mul")),
     (arithmetic.divide, (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div")),
     (arithmetic.divide, ("true_divide",)),
-    (arithmetic.power, (operator.pow, torch.pow, "pow")),
+    (logic.floor_divide, (operator.floordiv, operator.ifloordiv, torch.floor_divide, "floor_divide")),
+    (logic.remainder, (operator.mod, operator.imod, torch.remainder, "remainder")),
+    (logic.fmod, (torch.fmod, "fmod")),
+    (logic.compare("Equal"), (operator.eq, torch.eq, "eq")),
+    (logic.compare("Equal", negated=True), (operator.ne, torch.ne, torch.not_equal, "ne", "not_equal")),
+    (logic.compare("Less"), (operator.lt, torch.lt, torch.less, "lt", "less")),
+    (logic.compare("LessOrEqual"), (operator.le, torch.le, torch.less_equal, "le", "less_equal")),
+    (logic.compare("Greater"), (operator.gt, torch.gt, torch.greater, "gt", "greater")),
+    (logic.compare("GreaterOrEqual"), (operator.ge, torch.ge, torch.greater_equal, "ge", "greater_equal")),
+    (logic.logical("And"), (torch.logical_and, "logical_and")),
+    (logic.logical("Or"), (torch.logical_or, "logical_or")),
+    (logic.logical("Xor"), (torch.logical_xor, "logical_xor")),
+    (logic.logical("Not"), (torch.logical_not, "logical_not")),
+    (logic.logical("And", of_bits=True), (operator.and_, operator.iand, torch.bitwise_and, "bitwise_and")),
+    (logic.logical("Or", of_bits=True), (operator.or_, operator.ior, torch.bitwise_or, "bitwise_or")),
+    (logic.logical("Xor", of_bits=True), (operator.xor, operator.ixor, torch.bitwise_xor, "bitwise_xor")),
+    (logic.logical("Not", of_bits=True), (operator.invert, torch.bitwise_not, "bitwise_not")),
+    (logic.where, (torch.where,)),
+    (lambda emit, input, condition, other: logic.where(emit, condition, input, other), ("where",)),
+    (logic.masked_fill, (torch.masked_fill, "masked_fill")),
+    (logic.is_nan, (torch.isnan, "isnan")),
+    (logic.one_hot, (F.one_hot,)),
+    (logic.holds("ReduceMax"), (torch.any, "any")),
+    (logic.holds("ReduceMin"), (torch.all, "all")),
+    (indexing.topk, (torch.topk, "topk")),
+    (indexing.sort, (torch.sort, "sort")),
+    (indexing.argsort, (torch.argsort, "argsort")),
+    (indexing.gather, (torch.gather, "gather")),
+    (indexing.take_along_dim, (torch.take_along_dim, "take_along_dim")),
+    (indexing.index_select, (torch.index_select, "index_select")),
+    (indexing.cumsum, (torch.cumsum, "cumsum")),
+    (indexing.grid_sample, (F.grid_sample,)),
+    (arithmetic.power, (operator.pow, operator.ipow, torch.pow, "pow")),
     (lambda emit, input: arithmetic.multiply(emit, input, input), (torch.square, "square")),
     (lambda emit, input: arithmetic.divide(emit, 1.0, input), (torch.reciprocal, "reciprocal")),
     (arithmetic.rsqrt, (torch.rsqrt, "rsqrt")),
@@ -82,7 +119,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (shapes.stack, (torch.stack,)),
     (shapes.split, (torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split")),
     (shapes.unbind, (torch.unbind, "unbind")),
-    (shapes.getitem, (operator.getitem,)),
+    (indexing.getitem, (operator.getitem,)),
     (shapes.reshape, (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten)),
     (shapes.reshape, ("flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten")),
     (shapes.permute, (torch.permute, "permute")),
@@ -96,7 +133,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (shapes.pixel_shuffle, (F.pixel_shuffle, torch.pixel_shuffle)),
     (shapes.pixel_unshuffle, (F.pixel_unshuffle, torch.pixel_unshuffle)),
     (shapes.channel_shuffle, (F.channel_shuffle, torch.channel_shuffle)),
-    (shapes.cast, ("to", "float", "double", "half", "int", "long", "type", "type_as", "cpu", "cuda")),
+    (shapes.cast, ("to", "float", "double", "half", "int", "long", "bool", "type", "type_as", "cpu", "cuda")),
     (shapes.unchanged, ("contiguous", "clone", "detach", torch.clone, torch.detach)),
     (layers.conv_function, (F.conv1d, F.conv2d, F.conv3d)),
     (layers.conv_transpose_function, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)),

@@ -136,37 +136,6 @@ def unbind(emit: Emitter, input: Value, dim: int = 0) -> tuple[Value, ...]:
     return tuple(reshaped(emit, part, emit.shape) for part in cut)
 
 
-def getitem(emit: Emitter, input: Value, index: Any) -> Value:
-    """Write ``x[...]`` with integers, slices, None and an ellipsis."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    if not all(item is None or item is ... or isinstance(item, int | slice) for item in items) or any(
-        isinstance(item, bool) for item in items
-    ):
-        raise emit.refuse("indexing by a tensor or a list is not supported")
-    real = sum(item is not None and item is not ... for item in items)
-    if ... not in items:
-        items.append(...)
-    at = items.index(...)
-    items[at : at + 1] = [slice(None)] * (len(input.shape) - real)
-    cuts, shape, place = [], [], 0
-    sizes = iter(enumerate(input.shape))
-    for item in items:
-        if item is None:
-            place += 1
-            continue
-        axis, size = next(sizes)
-        if isinstance(item, slice):
-            shape.append(size if item == slice(None) else emit.shape[place])
-            place += 1
-            if item != slice(None):
-                cuts.append((axis, item.start or 0, END if item.stop is None else item.stop, item.step or 1))
-        else:
-            shape.append(1)
-            cuts.append((axis, item, END if item == -1 else item + 1, 1))
-    cut = sliced(emit, input, cuts, tuple(shape), "cut" if tuple(shape) != emit.shape else "")
-    return reshaped(emit, cut, emit.shape)
-
-
 def sliced(
     emit: Emitter, x: Value, cuts: Sequence[tuple[int, int, int, int]], shape: tuple[int, ...], part: str = ""
 ) -> Value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from irepdeploy.runtime.quiet_exporter import quiet_exporter
 from irepdeploy.runtime.torch_runner import first_line, flattened
 
 from ..target.target import Target
-from .graph import BATCH
+from .graph import BATCH, NeedsOpset
 from .onnx_from_torch import named_outputs, onnx_from_torch, refuse_what_never_works, serialized
 from .tidy import tidy
 from .tracer import ValuesDecide
@@ -75,6 +75,11 @@ def write_onnx(
         )
         return Written(own, OWN, target.opset)
     except ValuesDecide:
+        raise
+    except NeedsOpset as refused:
+        if refused.opset <= target.allowed_opsets[1]:
+            later = replace(target, opset=refused.opset)
+            return write_onnx(model, inputs, outputs, target=later, metadata=metadata)
         raise
     except ModelError as refused:
         try:

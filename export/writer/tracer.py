@@ -41,19 +41,6 @@ class _Proxy(torch.fx.Proxy):
     value: torch.Tensor
     version: int
 
-    # Without these, Python runs `y += x` as `y = y + x`, and other references to y would keep the old value.
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
     def __getattr__(self, name: str) -> Any:
         if name in ("value", "version"):
             raise AttributeError(name)
@@ -73,6 +60,15 @@ class _Proxy(torch.fx.Proxy):
 
     def __bool__(self) -> bool:
         raise ValuesDecide("forward branches on the values of a tensor", where=self.node.name)
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[[_Proxy, Any], Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+# Without these, Python runs `y += x` as `y = y + x`, and other references to y would keep the old value.
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
 class ShapeTracer(torch.fx.Tracer):

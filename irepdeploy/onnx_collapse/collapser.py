@@ -17,7 +17,7 @@ from irepdeploy.onnx_collapse.region_collapser import RegionCollapser
 from irepdeploy.onnx_collapse.report import Collapse, Region
 from irepdeploy.onnx_collapse.rewrite import names_of, rewrite
 from irepdeploy.onnx_graph.check import check_model
-from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, model_content, open_model
+from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, open_model
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["collapse"]
@@ -71,9 +71,9 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
             break
     if not done:
         same = model if isinstance(model, onnx.ModelProto) else proto
-        return Collapse(same, left, False, model_content(model), given, given)
+        return Collapse(same, left, False, model, given, given)
     after = Counter(node.op_type for node in proto.graph.node)
-    return Collapse(proto, done + left, True, proto.SerializeToString(deterministic=True), given, after)
+    return Collapse(proto, done + left, True, model, given, after)
 
 
 def _once(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx
+
+from irepdeploy.onnx_graph.model_file import OnnxModel, model_content
 
 __all__ = ["Collapse", "Region"]
 
@@ -55,7 +58,7 @@ class Collapse:
         model: the result; the model as given if nothing changed.
         regions: collapsed ones, then kept ones with their reason.
         changed: whether anything was replaced.
-        content: the bytes of `model`; the bytes as given if nothing changed.
+        given: what was collapsed: a model, its bytes or its path.
         operators_before: number of operators of each type in the whole graph before.
         operators_after: number of operators of each type after.
     """
@@ -63,6 +66,11 @@ class Collapse:
     model: onnx.ModelProto = field(repr=False)
     regions: list[Region]
     changed: bool
-    content: bytes = field(repr=False)
+    given: OnnxModel = field(repr=False)
     operators_before: Counter[str] = field(default_factory=Counter)
     operators_after: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of `model`; the bytes as given if nothing changed."""
+        return model_content(self.model if self.changed else self.given)

@@ -12,17 +12,20 @@ from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_external, check_sizes
+from irepdeploy.onnx_graph.order import is_sorted, sort_nodes
 from irepdeploy.onnx_graph.proto import tensors_of
 
-__all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model"]
+__all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model", "plain_content"]
 
 OnnxModel = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 _IN_MEMORY = "ONNX model"
 
 
-def open_model(model: OnnxModel, *, weights: bool = True) -> onnx.ModelProto:
-    """Parse an ONNX model and read its external data, unless `weights` is false; a ModelProto is returned as it is.
+def open_model(model: OnnxModel, *, weights: bool = True, ordered: bool = True) -> onnx.ModelProto:
+    """Parse an ONNX model, read its external data unless `weights` is false, and sort its nodes if `ordered`.
+
+    A ModelProto is returned as it is, or a copy of it if it has to be sorted.
 
     Raises:
         InputError: the file is missing or cannot be read, or `model` is of another type.
@@ -32,8 +35,13 @@ def open_model(model: OnnxModel, *, weights: bool = True) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         _check_fields(model, label)
         proto = model
+        if ordered and not is_sorted(model):
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
     else:
         proto = _parse(_bytes_of(model), label)
+    if ordered:
+        sort_nodes(proto)
     if weights and _is_external(proto):
         if isinstance(model, onnx.ModelProto | bytes):
             raise ModelError("its weights are stored in another file", where=label, hint="give the path of the model")
@@ -57,6 +65,12 @@ def model_content(model: OnnxModel) -> bytes:
         return proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise ModelError("exceeds 2 GiB, the limit of a single ONNX file", where=label) from error
+
+
+def plain_content(path: str | os.PathLike[str]) -> bytes | None:
+    """Return the bytes of a file that holds all its weights, else None."""
+    content = _bytes_of(path)
+    return None if b"location" in content and _is_external(_parse(content, label_of(path))) else content
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -47,12 +47,13 @@ _LARGE = 64
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of comparing two models, and the inputs it was obtained on."""
+    """Result of comparing two models, the inputs it was obtained on, and how a model differs from its file."""
 
     a: str
     b: str
     inputs: tuple[InputGroup, ...]
     comparison: Comparison
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -62,7 +63,8 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
         inputs = [group.to_dict() for group in self.inputs]
-        return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": self.comparison.to_dict()}
+        comparison = self.comparison.to_dict()
+        return {"a": self.a, "b": self.b, "inputs": inputs, "comparison": comparison, "notes": list(self.notes)}
 
 
 def verify_models(
@@ -104,7 +106,8 @@ def verify_models(
     if sides[0].network is not None and sides[1].network is not None:
         layers = layer_errors(sides[0].network, sides[1].network, groups)
     comparison = compare_outputs(outputs[0], outputs[1], limit, layers=layers, noise=noise)
-    return Verification(sides[0].label, sides[1].label, tuple(groups), comparison)
+    notes = tuple(f"{side.label}: {side.note}" for side in sides if side.note)
+    return Verification(sides[0].label, sides[1].label, tuple(groups), comparison, notes)
 
 
 def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
@@ -221,6 +224,7 @@ class _Side:
     dataset: str | None
     network: nn.Module | None = None
     unoptimized: Runner | None = None
+    note: str = ""
 
 
 def _open_both(
@@ -253,9 +257,10 @@ def _open(
 
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
-            runner = stack.enter_context(onnx_runner(model))
-            unoptimized = onnx_runner(model, optimized=False)
-            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=unoptimized)
+            content, note = _inference_form(model)
+            runner = stack.enter_context(onnx_runner(content))
+            plain = onnx_runner(content, optimized=False)
+            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=plain, note=note)
         if _kind(model) == ".engine":
             from irepdeploy.board.trt_runner import TrtRunner
 
@@ -272,6 +277,22 @@ def _open(
         if all(None not in spec.shape[1:] for spec in other.runner.inputs):
             fed = with_inputs(fed, other.runner.inputs)
     return _Side(label, stack.enter_context(network_runner(fed)), origin.dataset, network)
+
+
+def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
+    """Return an ONNX file, or the bytes of its inference form and what was changed for that."""
+    from irepdeploy.onnx_graph.model_file import model_content, open_model
+    from irepdeploy.onnx_graph.training_mode import made_inference, training_nodes
+
+    try:
+        if not training_nodes(open_model(path, weights=False, ordered=False)):
+            return path, ""
+    except ModelError:
+        # ONNX Runtime says better what is wrong with it, or runs it all the same.
+        return path, ""
+    model = open_model(path)
+    note = made_inference(model, os.fspath(path))
+    return model_content(model), note
 
 
 def _known_dataset(metadata: Mapping[str, str]) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 import irepdeploy
 from irepdeploy.cli import main
@@ -15,6 +17,7 @@ from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.export.engine import engines
 from irepdeploy.verify.certificate import Certificate
 from support.networks import random_network
+from support.operator_networks import decoded
 
 Capture = pytest.CaptureFixture[str]
 
@@ -114,3 +117,27 @@ def test_unknown_precisions(precision: str, tmp_path: Path, capsys: Capture) -> 
     assert "no precision" in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no target"):
         irepdeploy.export_model("vgg6", tmp_path / "out", target="xavier")
+
+
+class Centres(nn.Module):
+    """A heat map and its peaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heat = nn.Conv2d(3, 3, 1)
+        nn.init.dirac_(self.heat.weight)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return decoded(self.heat(x), 4)
+
+
+def test_decoding_stays_float32(tmp_path: Path, capsys: Capture) -> None:
+    x = np.random.default_rng(0).permutation(2 * 3 * 8 * 9).reshape(2, 3, 8, 9).astype(np.float32) / 64
+    batch = (1, 1, 2)
+    certificate = irepdeploy.export_model(
+        Centres().eval(), tmp_path, inputs=x, precision="fp32,fp16", dynamic_batch=batch, simplify=False
+    )
+    assert certificate.ok and certificate.onnx["writer"] == "irepdeploy"
+    kept = certificate.precisions["fp16"]["kept_operators"]
+    assert kept["TopK"] == 2 and kept["Equal"] == 1 and "Conv" not in kept
+    assert len(certificate.precisions["fp16"]["kept_float"]) == sum(kept.values())

@@ -344,7 +344,7 @@ def test_a_file_cut_short(block: onnx.ModelProto) -> None:
 def test_a_graph_that_is_none(model_of: Any) -> None:
     cases = {
         "reads 'nowhere'": [("Relu", ["nowhere"], ["z"])],
-        "reads 'y'": [*RELU, ("Relu", ["x"], ["y"])],
+        "reads 'y'": [*RELU, ("Relu", ["z"], ["y"])],
         "'z' is computed twice": [("Relu", ["x"], ["z"]), ("Relu", ["x"], ["z"])],
         "no node computes the output 'z'": [("Relu", ["x"], ["y"])],
     }

@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FUNCTIONS", "INPUT_SHAPE", "MODULES", "Call", "conv", "operator_network"]
+__all__ = ["FUNCTIONS", "INPUT_SHAPE", "MODULES", "Call", "conv", "decoded", "operator_network"]
 
 INPUT_SHAPE = (4, 7, 9)
 
@@ -23,6 +23,7 @@ class Call(nn.Module):
         self.function = function
         self.weight = nn.Parameter(torch.randn(4, generator=torch.Generator().manual_seed(3)))
         self.register_buffer("offset", torch.randn(1, 4, 1, 1, generator=torch.Generator().manual_seed(4)))
+        self.register_buffer("places", torch.tensor([3, 0, 2]))
         for name, module in modules.items():
             self.add_module(name, module)
 
@@ -38,6 +39,17 @@ def conv(*args: Any, **kwargs: Any) -> nn.Conv2d:
 @torch.fx.wrap
 def hidden(x: Tensor, factor: int) -> Tensor:
     return x * factor if x.shape[1] == 4 else x
+
+
+def decoded(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The peaks of a heat map, as CenterNet decodes them: scores, classes, and centres in pixels."""
+    width = heat.shape[3]
+    kept = heat * (F.max_pool2d(heat, 3, 1, 1) == heat).float()
+    scores, places = kept.flatten(2).topk(count)
+    best, ranks = scores.flatten(1).topk(count)
+    places = places.flatten(1).gather(1, ranks)
+    rows, columns = places // width, places % width
+    return best, torch.div(ranks, count, rounding_mode="floor"), 4 * torch.stack([columns, rows], 2).float() + 0.5
 
 
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
@@ -151,6 +163,49 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "padding to a multiple": lambda m, x: F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4)),
     "in training": lambda m, x: F.dropout(x, 0.5, m.training) + F.dropout2d(x, training=False),
     "embedding": lambda m, x: m.table(x[:, 0, :, 0].argmax(1)),
+    "compared": lambda m, x: ((x > 0.3) & (x <= m.offset) | (x == x.amax((2, 3), keepdim=True)), (x != 0) ^ (x < -1)),
+    "compared by methods": lambda m, x: (
+        x.ge(0).logical_and(x.lt(1)),
+        ~x.gt(0.5),
+        torch.ne(x, 1),
+        x.eq(0).logical_not(),
+    ),
+    "compared integers": lambda m, x: (x.argmax(1) >= 2, x.argmax(1) == x[:, :1].argmax(1), x.argmax(1) < 1.5),
+    "where": lambda m, x: torch.where(x > 0, x, 2.0) + torch.where(x < m.offset, m.offset, x) + x.where(x > -1, 0.5),
+    "masked": lambda m, x: x.masked_fill(x < 0, 1.5) + m.same(x * 1).masked_fill_(x > 1, 0.0),
+    "angles": lambda m, x: (
+        torch.atan(x) + (x / 4).tan() + torch.acos(x.clamp(-0.9, 0.9)) - torch.asin(x.clamp(-0.9, 0.9))
+    ),
+    "not a number": lambda m, x: torch.isnan(x).logical_or(x.isnan()),
+    "counted": lambda m, x: ((x > 0).sum((2, 3)), (x > 0).any(1), (x > 3).all((2, 3), True), x.argmax(1).sum(1)),
+    "topk": lambda m, x: (*x.topk(3), *x.topk(2, 2, largest=False), torch.topk(x, 1)[0]),
+    "sort": lambda m, x: (*x.sort(2), *torch.sort(x, dim=-1, descending=True), x.argsort(1)),
+    "gather": lambda m, x: (
+        x.gather(1, x.argmax(1, keepdim=True)) + torch.gather(x, 2, x.argsort(2)[:, :, :3]).sum((2,), True)
+    ),
+    "take_along_dim": lambda m, x: torch.take_along_dim(x, x.argmax(3, keepdim=True), 3),
+    "index_select": lambda m, x: x.index_select(1, m.places) + torch.index_select(x, 2, m.places)[:, :1, :1],
+    "index tensor": lambda m, x: x[:, m.places] + x[:, [-1, 0, 2]] + x[..., m.places][:, 1:, :, :1],
+    "index tensor beside others": lambda m, x: (x[:, m.places, 0, 1:], x[:, None, m.places], x[:, 1, ..., m.places]),
+    "index tensors": lambda m, x: (x[:, m.places, [6, 0, 3]], x[:, 1:, m.places, m.places[:, None] + 1]),
+    "index tensors apart": lambda m, x: x[:, m.places, 2:, m.places].permute(1, 0, 2),
+    "index of a new dimension": lambda m, x: x[:, None, m.places.view(3, 1), 1],
+    "floor_divide": lambda m, x: (x.flatten(1).argmax(1) // 9, (x.argmax(1) - 2) // 2, x // 0.3, 7.0 // (x.abs() + 1)),
+    "rounded divisions": lambda m, x: (
+        torch.div(x, 0.3, rounding_mode="trunc"),
+        torch.div(x.argmax(1) - 2, 2, rounding_mode="trunc"),
+        torch.div(x.argmax(1) - 2, 2, rounding_mode="floor"),
+    ),
+    "remainder": lambda m, x: (x % 0.7, x.remainder(-0.4), (x.argmax(1) - 2) % 3, torch.fmod(x, 0.5), x % m.offset),
+    "in place arithmetic": lambda m, x: m.more(x.clone()),
+    "cumsum": lambda m, x: (x.cumsum(1), torch.cumsum(x, -1), (x > 0).cumsum(2)),
+    "one_hot": lambda m, x: F.one_hot(x.argmax(1), 4).float(),
+    "bounds that are computed": lambda m, x: x.clamp(m.offset, m.offset + 1) + torch.clamp(x, max=m.offset, min=None),
+    "peaks": lambda m, x: decoded(x, 5),
+    "grid_sample": lambda m, x: (
+        F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False)
+        + F.grid_sample(x, x[:, 2:].permute(0, 2, 3, 1), "nearest", "border", True)
+    ),
     "to another dtype": lambda m, x: x.argmax(1).float() + x.to(torch.float32)[:, 0],
 }
 
@@ -163,6 +218,18 @@ class _Change(nn.Module):
         y *= 3
         y /= 2
         return z
+
+
+class _More(nn.Module):
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        z, mask = y, y > 0
+        other = mask
+        y //= 0.3
+        y %= 2
+        y **= 2
+        mask &= z < 3
+        mask |= z > 4
+        return z, other
 
 
 def se(channels: int) -> nn.Module:
@@ -218,5 +285,5 @@ def operator_network(kind: str) -> nn.Module:
     torch.manual_seed(1)
     if kind in MODULES:
         return MODULES[kind]()
-    modules = {"change": _Change(), "same": nn.Identity(), "line": nn.Conv1d(4, 3, 3, padding=1)}
+    modules = {"change": _Change(), "more": _More(), "same": nn.Identity(), "line": nn.Conv1d(4, 3, 3, padding=1)}
     return Call(FUNCTIONS[kind], table=nn.Embedding(9, 5), **modules)

@@ -140,5 +140,7 @@ def _show(result: Verification) -> None:
     columns = ["output", "error", "own noise", "allowed", "cosine", "top-1 agreement"]
     table(f"{result.a} and {result.b}: {verdict}", columns, rows)
     say("inputs: " + " + ".join(f"{group.count} {group.name}" for group in result.inputs))
+    for note in result.notes:
+        say(f"note: {note}")
     if comparison.worst_layer is not None:
         say(f"worst layer: {comparison.worst_layer} ({comparison.layers[comparison.worst_layer]:.2e})")

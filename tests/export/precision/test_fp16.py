@@ -14,7 +14,7 @@ from onnx.helper import make_node, make_tensor_value_info
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ModelError
 from irepdeploy.export.engine.engine import build_engine
-from irepdeploy.export.precision.fp16 import half_graph
+from irepdeploy.export.precision.fp16 import half_graph, kept_float
 from irepdeploy.export.precision.inference import outputs_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.network.nets import build_plain
@@ -202,12 +202,74 @@ def test_a_number_that_keeps_a_divisor_from_zero_does_not_become_zero() -> None:
         assert onnx.numpy_helper.to_array(half.graph.initializer[0]).ravel().tolist() == kept
 
 
-def test_unknown_operators_are_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="strange: operator Einsum has no known float16 form"):
-        half_graph(written([make_node("Einsum", ["x"], ["y"], "strange", equation="ijkl->ij")], {}, "y"))
+def decoded() -> onnx.ModelProto:
+    """A layer, its peaks, their positions in pixels beyond what a half can count, and another layer."""
+    constants = {
+        "w": np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32),
+        "shape": np.array([0, -1], np.int64),
+        "k": np.array([3], np.int64),
+        "size": np.array(36, np.int64),
+        "big": np.array(4097, np.float32),
+        "w2": np.eye(3, dtype=np.float32),
+    }
+    nodes = [
+        make_node("Conv", ["x", "w"], ["c"], "conv"),
+        make_node("Reshape", ["c", "shape"], ["r"], "flat"),
+        make_node("TopK", ["r", "k"], ["scores", "places"], "topk"),
+        make_node("Mod", ["places", "size"], ["rest"], "mod"),
+        make_node("Cast", ["rest"], ["f"], "cast", to=TensorProto.FLOAT),
+        make_node("Add", ["f", "big"], ["centres"], "centres"),
+        make_node("Mul", ["r", "big"], ["scaled"], "scaled"),
+        make_node("Gemm", ["scores", "w2"], ["mixed"], "fc"),
+    ]
+    outputs = {"centres": (1, 3), "scores": (1, 3), "scaled": (1, 144), "mixed": (1, 3)}
+    return onnx_model(nodes, {"x": (1, 4, 6, 6)}, outputs, constants)
+
+
+def test_unknown_operators_stay_float32_until_the_next_layer() -> None:
+    model = decoded()
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    found = types(half)
+    assert found["c"] == found["r"] == TensorProto.FLOAT16 and found["f"] == found["scores"] == TensorProto.FLOAT
+    assert kept_float(model) == {"topk": "TopK", "centres": "Add"}
+    # A constant that is read in both types.
+    assert {t.name: t.data_type for t in half.graph.initializer if t.name.startswith("big")} == {
+        "big": TensorProto.FLOAT, "big.half": TensorProto.FLOAT16,
+    }  # fmt: skip
+    x = images(1, 4, 6, 6)
+    expected, got = outputs_of(model, x), outputs_of(half, x)
+    # 4097 + 35 has no half.
+    assert (got["centres"] == expected["centres"]).all() and expected["centres"].max() > 4097
+    for name in ("scores", "scaled", "mixed"):
+        assert np.abs(got[name] - expected[name]).max() <= 2e-3 * np.abs(expected[name]).max()
+
+
+def test_operators_of_other_domains_and_bodies() -> None:
+    body = onnx.helper.make_graph(
+        [make_node("Add", ["m", "two"], ["inner"], "inside")], "b", [], [make_tensor_value_info("inner", 1, None)]
+    )
+    other = onnx.helper.make_graph(
+        [make_node("Identity", ["m"], ["outer"], "same")], "o", [], [make_tensor_value_info("outer", 1, None)]
+    )
+    nodes = [
+        make_node("Conv", ["x", "w"], ["m"], "conv"),
+        make_node("If", ["yes"], ["i"], "branch", then_branch=body, else_branch=other),
+        make_node("Constant", [], ["three"], "three", value_float=3.0),
+        make_node("Mul", ["i", "three"], ["y"], "mul"),
+    ]
+    constants = {
+        "w": np.ones((4, 4, 1, 1), np.float32), "two": np.array(2, np.float32), "yes": np.array(True),
+    }  # fmt: skip
+    model = written(nodes, constants, "y")
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    x = images(1, 4, 6, 6)
+    np.testing.assert_allclose(outputs_of(half, x)["y"], outputs_of(model, x)["y"], rtol=5e-3, atol=5e-3)
+    assert kept_float(model)["branch"] == "If"
     foreign = make_node("Relu", ["x"], ["y"], "foreign", domain="com.example")
-    with pytest.raises(ModelError, match="foreign: operator Relu"):
-        half_graph(written([foreign], {}, "y"))
+    kept = half_graph(written([foreign], {}, "y"))
+    assert [node.op_type for node in kept.graph.node] == ["Relu"] and kept_float(written([foreign], {}, "y"))
 
 
 @pytest.mark.parametrize("value", [65505.0, -7e4, np.inf, np.nan])

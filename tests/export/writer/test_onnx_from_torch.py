@@ -220,16 +220,22 @@ def written_into(m: nn.Module, x: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "an operator": (lambda m, x: torch.cumsum(x, 1), "operator cumsum"),
+    "an operator": (lambda m, x: F.softshrink(x), "operator softshrink"),
     "a module": (lambda m, x: m.recurrent(x.flatten(2))[0], "recurrent: operator LSTM"),
     "a branch on values": (untraceable, "branches on the values"),
     "values": (lambda m, x: x * x.sum().item(), "item: forward reads the values"),
     "wrong size": (lambda m, x: m.conv(x[:, :2]), "cannot be traced with \\(1, 4, 8, 6\\)"),
-    "indexed by a tensor": (lambda m, x: x[:, torch.tensor([0, 2])], "indexing"),
+    "indexed by a mask": (lambda m, x: x[x > 0], "indexing by a mask"),
+    "indexed by masks": (lambda m, x: x[:, [True, False, True, True]], "indexing by a list"),
+    "the places of a mask": (lambda m, x: torch.where(x > 0)[0], "condition alone"),
+    "an early opset": (
+        lambda m, x: F.grid_sample(x, x[:, 2:].permute(0, 2, 3, 1), align_corners=True),
+        "needs opset 16",
+    ),
     "changed through a view": (written_over, "in place through a view"),
     "written into": (written_into, "writes into a tensor"),
     "bicubic": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bicubic"), "bicubic resizing"),
-    "rounding": (lambda m, x: torch.div(x, 2, rounding_mode="floor"), "rounding"),
+    "bits": (lambda m, x: x.argmax(1) & 1, "bits"),
     "always dropping": (lambda m, x: F.dropout(x), "dropout"),
     "ceil": (lambda m, x: F.avg_pool2d(x, 5, 2, 1, ceil_mode=True), "ceil_mode"),
     "divisor": (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor"),

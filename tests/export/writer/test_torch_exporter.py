@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irepdeploy.board.ort_runner import OrtRunner
@@ -24,6 +26,7 @@ from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.export.writer.tidy import tidy
 from irepdeploy.export.writer.torch_exporter import DYNAMO, OWN, TORCHSCRIPT, onnx_by_torch, write_onnx
 from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.onnx_graph.proto import opset_of
 from support.graph_writer import onnx_model
 from support.networks import random_network
 
@@ -40,7 +43,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.stem(x)
-        return {"rows": self.rows(features.mean(1))[0], "summed": torch.cumsum(features, 1)}
+        return {"rows": self.rows(features.mean(1))[0], "summed": F.softshrink(features)}
 
 
 def recurrent() -> nn.Module:
@@ -53,7 +56,7 @@ class Summed(Recurrent):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.stem(x)
-        return {"mean": features.mean(1), "summed": torch.cumsum(features, 1)}
+        return {"mean": features.mean(1), "summed": F.softshrink(features)}
 
 
 def check_same(proto: onnx.ModelProto, model: nn.Module, batches: tuple[int, ...]) -> None:
@@ -117,7 +120,7 @@ class Baked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         count = int(x.shape[0])
-        return torch.cumsum(x.flatten(1).reshape(count, -1), 1) + float(count)
+        return F.softshrink(x.flatten(1).reshape(count, -1)) + float(count)
 
 
 def test_a_batch_that_is_baked_in_is_found() -> None:
@@ -127,7 +130,7 @@ def test_a_batch_that_is_baked_in_is_found() -> None:
 
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cumsum(x, 1) if x.sum() > 0 else x
+        return F.softshrink(x) if x.sum() > 0 else x
 
 
 def test_a_branch_on_values_is_never_traced_through() -> None:
@@ -237,3 +240,17 @@ def test_tidying_folds_a_batch_normalisation_and_takes_paths_out() -> None:
     x = rng.standard_normal((1, 3, 4, 4)).astype(np.float32)
     with OrtRunner(before) as a, OrtRunner(serialized(model)) as b:
         assert np.allclose(a.infer({"x": x})["y"], b.infer({"x": x})["y"], rtol=1e-5, atol=1e-5)
+
+
+class Sampled(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=True)}
+
+
+def test_an_operator_of_a_later_opset_raises_the_opset() -> None:
+    specs, model = [TensorSpec("input", (1, 3, 8, 9))], Sampled().eval()
+    written = write_onnx(model, specs, ["y"], target=XAVIER)
+    assert (written.writer, written.opset, opset_of(written.model)) == (OWN, 16, 16)
+    check_same(written.model, model, (1,))
+    with pytest.raises(ModelError, match="grid_sample needs opset 16, got 13"):
+        write_onnx(model, specs, ["y"], target=replace(XAVIER, opsets=(13, 15)))

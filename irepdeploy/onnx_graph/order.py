@@ -1,0 +1,77 @@
+"""Order of the nodes of an ONNX model: each after those whose results it reads."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx
+
+from irepdeploy.onnx_graph.proto import graphs_of, subgraphs_of
+
+__all__ = ["is_sorted", "sort_nodes"]
+
+
+def is_sorted(model: onnx.ModelProto) -> bool:
+    """Return whether the nodes of every graph and function are in order, or in none that could be found."""
+    return all(_order(body.node) is None for body in _bodies(model))
+
+
+def sort_nodes(model: onnx.ModelProto) -> bool:
+    """Sort the nodes of every graph and function in place, moving as few as possible; return whether any moved.
+
+    ONNX requires this order, but ONNX Runtime does not, and widely used converters append nodes at the end. Nodes that
+    form a cycle stay where they are.
+    """
+    moved = False
+    for body in _bodies(model):
+        order = _order(body.node)
+        if order is not None:
+            nodes = list(body.node)
+            del body.node[:]
+            body.node.extend(nodes[index] for index in order)
+            moved = True
+    return moved
+
+
+def _bodies(model: onnx.ModelProto) -> Iterator[Any]:
+    # Outer ones first: sorting one copies the subgraphs of its nodes.
+    yield from model.functions
+    yield from graphs_of(model)
+
+
+def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
+    """Return the indices in order; None if the nodes are in order, or in none that could be found."""
+    producers: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in filter(None, node.output):
+            if name in producers:
+                return None
+            producers[name] = index
+    needs = [{producers[name] for name in _reads(node) if name in producers} for node in nodes]
+    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
+        return None
+    readers: list[list[int]] = [[] for _ in nodes]
+    for index, before in enumerate(needs):
+        for producer in before:
+            readers[producer].append(index)
+    ready = [index for index, before in enumerate(needs) if not before]
+    order = []
+    while ready:
+        first = heapq.heappop(ready)
+        order.append(first)
+        for reader in readers[first]:
+            needs[reader].discard(first)
+            if not needs[reader]:
+                heapq.heappush(ready, reader)
+    return order if len(order) == len(nodes) else None
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Yield the tensors that a node and its subgraphs read, those of the subgraphs themselves included."""
+    yield from node.input
+    for graph in subgraphs_of(node):
+        for inner in graph.node:
+            yield from inner.input
+        yield from (value.name for value in graph.output)

@@ -1,0 +1,66 @@
+"""Training mode in ONNX files: BatchNormalization by the statistics of each batch, Dropout that draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx
+
+from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.proto import attribute_of, constants_of, graphs_of, nodes_of, opset_of
+
+__all__ = ["made_inference", "training_nodes"]
+
+# Since these opsets the mode is an attribute or an input; before, further outputs told it.
+_BN_ATTRIBUTE, _DROPOUT_INPUT = 14, 12
+_OWN = ("", "ai.onnx")
+
+
+def training_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that are in training mode, those of subgraphs included."""
+    constants = {name: tensor for graph in graphs_of(model) for name, tensor in constants_of(graph).items()}
+    return [node for node in nodes_of(model) if node.domain in _OWN and _trains(node, opset_of(model), constants)]
+
+
+def made_inference(model: onnx.ModelProto, label: str) -> str:
+    """Change a model into its inference form, in place, and say what was changed; "" if nothing is in training mode.
+
+    BatchNormalization then uses the running statistics that the file holds, and Dropout returns its input.
+
+    Raises:
+        ModelError: Something reads what only training computes: running statistics or the mask of a Dropout.
+    """
+    nodes = training_nodes(model)
+    read = {name for node in nodes_of(model) for name in node.input}
+    read |= {value.name for graph in graphs_of(model) for value in graph.output}
+    for node in nodes:
+        if read.intersection(filter(None, node.output[1:])):
+            what = "running statistics" if node.op_type == "BatchNormalization" else "mask"
+            raise ModelError(
+                f"{node.op_type} {node.name or node.output[0]!r} is in training mode, and its {what} are used",
+                where=label,
+                hint="call net.eval() and export the network again",
+            )
+    for node in nodes:
+        del node.output[1:]
+        if node.op_type == "Dropout":
+            del node.input[1:]
+        for index in reversed(range(len(node.attribute))):
+            if node.attribute[index].name == "training_mode":
+                del node.attribute[index]
+    counts = Counter(node.op_type for node in nodes)
+    what = " and ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"{what} in training mode, made inference as net.eval() does" if nodes else ""
+
+
+def _trains(node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    if node.op_type == "BatchNormalization":
+        if opset >= _BN_ATTRIBUTE:
+            return bool(attribute_of(node, "training_mode", 0))
+        return any(node.output[1:])
+    if node.op_type != "Dropout" or opset < _DROPOUT_INPUT or len(node.input) < 3 or not node.input[2]:
+        return False
+    # A mode that is fed or computed is the caller's.
+    mode = constants.get(node.input[2])
+    return mode is not None and bool(onnx.numpy_helper.to_array(mode).any())

@@ -1,0 +1,163 @@
+"""ONNX files as other tools write them: old opsets, any order, float16, training mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from irepdeploy.cli import main
+from irepdeploy.onnx_graph.proto import opset_of
+from irepdeploy.verify.certificate import Certificate
+from support.graph_writer import onnx_model
+
+Capture = pytest.CaptureFixture[str]
+RNG = np.random.default_rng(0)
+
+
+def branches(opset: int = 13, kind: Any = np.float32, *more: onnx.NodeProto, **options: Any) -> onnx.ModelProto:
+    """Build two parallel convolutions that become one."""
+    weights = {name: (0.3 * RNG.standard_normal((4, 3, k, k))).astype(kind) for name, k in (("w", 3), ("v", 1))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "three", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "v"], ["b"], "one"),
+        helper.make_node("Add", ["a", "b"], ["y"], "sum"),
+        *more,
+    ]
+    ends = {name: helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for name in "xy"}
+    return onnx_model(nodes, {"x": (1, 3, 8, 8)}, {"y": (1, 4, 8, 8)}, weights, opset=opset, kinds=ends, **options)
+
+
+def export(model: onnx.ModelProto, folder: Path, *options: str) -> int:
+    onnx.save(model, folder / "m.onnx")
+    return main(["export", str(folder / "m.onnx"), "--out", str(folder / "o"), *options])
+
+
+def certified(folder: Path) -> Certificate:
+    certificate = Certificate.load(folder / "o/certificate.json")
+    certificate.check_files(folder / "o")
+    assert certificate.ok
+    return certificate
+
+
+@pytest.mark.parametrize(
+    ("opset", "options", "written"),
+    [
+        (7, ("--target", "xavier-jp5"), 13),
+        (12, ("--target", "orin-jp6"), 13),
+        (18, ("--target", "xavier-jp5"), 17),
+        (11, (), 11),
+    ],
+)
+def test_opsets_are_converted_where_the_target_needs_another(
+    opset: int, options: tuple[str, ...], written: int, tmp_path: Path, capsys: Capture
+) -> None:
+    assert export(branches(opset), tmp_path, *options) == 0
+    assert opset_of(onnx.load(tmp_path / "o/model.onnx")) == written
+    certificate = certified(tmp_path)
+    note = f"opset {opset} converted to {written} by onnx.version_converter {onnx.__version__}"
+    is_converted = opset != written
+    assert certificate.onnx["changes"] == [note] * is_converted and (note in capsys.readouterr().err) == is_converted
+    assert [hop.result for hop in certificate.hops] == [f"opset {written}"] * is_converted + ["model.onnx"]
+    assert {hop.source for hop in certificate.hops} == {"given ONNX"} and certificate.target["opset"] == written
+    assert main(["verify", str(tmp_path / "o/model.onnx"), "--certificate", str(tmp_path / "o/certificate.json")]) == 0
+
+
+def test_int8_of_an_old_opset(tmp_path: Path, capsys: Capture) -> None:
+    assert export(branches(11), tmp_path, "--precision", "fp32,int8") == 0
+    assert opset_of(onnx.load(tmp_path / "o/model.int8.onnx")) == 13
+    capsys.readouterr()
+
+
+def test_what_the_converter_cannot_convert_is_refused_before_anything_runs(tmp_path: Path, capsys: Capture) -> None:
+    model = branches(20, np.float32, helper.make_node("Gelu", ["y"], ["z"]))
+    model.graph.output[0].name = "z"
+    assert export(model, tmp_path, "--target", "xavier-jp5") == 2
+    err = capsys.readouterr().err
+    assert "cannot convert it from opset 20 to 17" in err and "Gelu" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "o/model.onnx").exists()
+
+
+def test_a_wrong_conversion_fails_its_own_hop(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from irepdeploy.export import onnx_source
+
+    def wrong(model: onnx.ModelProto, opset: int, label: str) -> onnx.ModelProto:
+        other = onnx.version_converter.convert_version(model, opset)
+        weight = other.graph.initializer[0]
+        weight.raw_data = (2 * np.frombuffer(weight.raw_data, np.float32)).tobytes()
+        return other
+
+    monkeypatch.setattr(onnx_source, "converted", wrong)
+    assert export(branches(12), tmp_path, "--target", "xavier-jp5") == 1
+    assert "given ONNX and opset 13 differ" in capsys.readouterr().err
+
+
+def test_nodes_in_any_order(tmp_path: Path, capsys: Capture) -> None:
+    model = branches()
+    model.graph.node.insert(0, model.graph.node.pop())
+    assert export(model, tmp_path) == 0
+    assert "nodes sorted" in capsys.readouterr().err
+    assert [node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node] == ["Conv"]
+    assert "nodes sorted" in certified(tmp_path).onnx["changes"][0]
+    assert export(model, tmp_path, "--no-collapse") == 0
+    onnx.checker.check_model(onnx.load(tmp_path / "o/model.onnx"))
+    assert main(["export", str(tmp_path / "m.onnx"), "--explain"]) == 0
+
+
+def test_weights_of_float16_are_kept(tmp_path: Path, capsys: Capture) -> None:
+    assert export(branches(13, np.float16), tmp_path) == 0
+    (weight,) = onnx.load(tmp_path / "o/model.onnx").graph.initializer
+    assert weight.data_type == TensorProto.FLOAT16 and certified(tmp_path).onnx["precision"] == "fp16"
+    (hop,) = certified(tmp_path).hops
+    assert hop.stated.max_rel_error == 1e-2
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
+
+
+def test_precisions_of_a_float16_file(tmp_path: Path, capsys: Capture) -> None:
+    half = branches(13, np.float16)
+    assert export(half, tmp_path, "--precision", "fp16") == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["certificate.json", "model.onnx"]
+    assert export(half, tmp_path, "--target", "xavier-jp5") == 0
+    out = capsys.readouterr().out
+    assert "--fp16" in out and "--saveEngine=model.fp16.engine" in out and "fp32" not in out
+    for precision in ("fp32", "fp32,fp16", "int8"):
+        assert export(half, tmp_path, "--precision", precision) == 2
+        assert "the weights of this file are fp16" in capsys.readouterr().err
+
+
+def test_training_mode(tmp_path: Path, capsys: Capture) -> None:
+    constants = {name: RNG.uniform(0.5, 2, 4).astype(np.float32) for name in ("scale", "shift", "mean", "var")}
+    norm = helper.make_node(
+        "BatchNormalization", ["y", *constants], ["z", "new_mean", "new_var"], "norm", training_mode=1
+    )
+    model = branches(14, np.float32, norm)
+    model.graph.output[0].name = "z"
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    assert export(model, tmp_path) == 0
+    note = "1 BatchNormalization in training mode, made inference as net.eval() does"
+    assert note in capsys.readouterr().err
+    assert certified(tmp_path).onnx["changes"] == [note]
+    assert [node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node] == ["Conv"]
+    assert main(["export", str(tmp_path / "m.onnx"), "--explain"]) == 0
+    assert note in capsys.readouterr().err
+    # The suggested next line, and the certificate: the given file is compared in inference form as well.
+    assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "o/model.onnx"), "--certificate", str(tmp_path / "o/certificate.json")]) == 0
+    model.graph.output.append(helper.make_tensor_value_info("new_mean", TensorProto.FLOAT, (4,)))
+    assert export(model, tmp_path) == 2
+    assert "'norm' is in training mode, and its running statistics are used" in capsys.readouterr().err
+
+
+def test_outputs_without_a_shape(tmp_path: Path) -> None:
+    model = branches()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert export(model, tmp_path, "--no-collapse") == 0
+    found = onnx.load(tmp_path / "o/model.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in found] == [1, 4, 8, 8]
+    assert certified(tmp_path).onnx["changes"] == ["sizes of its outputs declared"]
