@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.export.target.target import TARGETS
 from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.export.writer.torch_exporter import write_onnx
+from irepdeploy.limits import check_memory
 from irepdeploy.reparam.block import RepBlock
 
 __all__ = ["onnx_of"]
@@ -19,6 +21,8 @@ __all__ = ["onnx_of"]
 
 def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> bytes:
     """Return the network in eval mode as ONNX, not fused; a first size of None is a dynamic batch."""
+    for spec in inputs:
+        check_memory(4 * math.prod(size or 1 for size in spec.shape), f"the input {spec}")
     if any(isinstance(module, RepBlock) for module in net.modules()):
         net = _with_plain_sums(net)
     return serialized(write_onnx(net, inputs, outputs, target=TARGETS["ort"]).model)

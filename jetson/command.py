@@ -100,7 +100,7 @@ def bench(
         bool, typer.Option("--build-only", help="Fetch the engines and their sidecars; measure nothing.")
     ] = False,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Batch size of models with dynamic batch.")
+        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="Batch size of models with dynamic batch.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of ort-cpu.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Shortest measuring time per model.")] = 5.0,

@@ -212,6 +212,9 @@ def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where:
             where=where,
             hint="irepdeploy.reparam.origin.set_origin(net, output_names=(...)) names them",
         )
+    for name in names:
+        if not name or any("\ud800" <= char <= "\udfff" for char in name):
+            raise InputError(f"expected names of outputs in UTF-8, got {name!r}", where=where)
     if len(set(names)) != len(names):
         raise InputError(f"the output names are not distinct: {', '.join(names)}", where=where)
     return list(names)

@@ -14,6 +14,9 @@ from irepdeploy.limits import check_memory
 
 __all__ = ["check_finite", "random_feeds"]
 
+# Bytes: drawn as float64, then in the type of the input here, on the way to another process and there.
+_COPIES = 8 + 4 + 4 + 4
+
 
 def random_feeds(
     inputs: Sequence[TensorSpec],
@@ -26,8 +29,7 @@ def random_feeds(
     """Draw values for every input, equal for all networks that take the same shapes in the same order."""
     rng = np.random.default_rng(seed)
     found = {spec.name: _shape(spec, where, batch, shapes or {}) for spec in inputs}
-    # Drawn as float64.
-    check_memory(sum(8 * math.prod(shape) for shape in found.values()), "an input of this size", where)
+    check_memory(_COPIES * sum(map(math.prod, found.values())), "an input of this size and its copies", where)
     return {spec.name: rng.standard_normal(found[spec.name]).astype(spec.dtype) for spec in inputs}
 
 

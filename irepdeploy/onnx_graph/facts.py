@@ -50,7 +50,8 @@ class OnnxLayer:
     Attributes:
         params: elements of its weights; those that an earlier layer shares are not counted again.
         macs: of one input; None if its shapes are not known.
-        weights: kernel and bias of a Conv, in float32 or float64; empty if they are not floats stored in the file.
+        weights: kernel and bias of a Conv, in float32 or float64; empty if they have no elements or are not floats
+            stored in the file.
     """
 
     name: str
@@ -165,4 +166,6 @@ def _weights(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) ->
     if len(tensors) < sum(map(bool, node.input[1:3])) or any(tensor.data_type not in _FLOATS for tensor in tensors):
         return ()
     arrays = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
+    if not all(array.size for array in arrays):
+        return ()
     return [array if array.dtype == np.float64 else array.astype(np.float32) for array in arrays]

@@ -12,6 +12,7 @@ from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
 from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_external, check_sizes
+from irepdeploy.onnx_graph.check import check_attributes
 from irepdeploy.onnx_graph.order import is_sorted, sort_nodes
 from irepdeploy.onnx_graph.proto import tensors_of
 
@@ -107,6 +108,7 @@ def _parse(content: bytes, label: str) -> onnx.ModelProto:
     _check_fields(model, label)
     check_constants(model, label)
     check_sizes(model, label)
+    check_attributes(model, label)
     return model
 
 

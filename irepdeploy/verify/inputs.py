@@ -100,8 +100,10 @@ def specs_of(wanted: Sequence[Any]) -> list[TensorSpec]:
 
 
 def check_batch(specs: Sequence[TensorSpec], count: int) -> None:
-    """Raise RunError if `count` inputs of each spec do not fit into memory, with the copies that a comparison makes."""
+    """Raise InputError if a spec has no elements, RunError if `count` inputs of each, with copies, exceed memory."""
     for spec in specs:
+        if 0 in _sizes(spec):
+            raise InputError(f"expected sizes from 1 up, got {spec}", where="inputs")
         size = count * math.prod(_sizes(spec)) * np.dtype(spec.dtype).itemsize
         check_memory(_COPIES * size, f"{count:,} of the input {spec}", "inputs")
 

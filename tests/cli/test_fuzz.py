@@ -1,4 +1,4 @@
-"""Random command lines over whole and damaged files: each ends with a documented exit code and printable text.
+"""Random command lines, and grids of them: each ends with a documented exit code and printable text.
 
 Commands and options are read from the program, so that a new one is tried without a line here. What takes long is cut
 off where it begins (`cheap`), after all arguments and files have been handled.
@@ -18,13 +18,16 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -39,7 +42,7 @@ from irepdeploy.errors import LONGEST_LINE, MissingError, RunError
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.record import append
 from irepdeploy.search.execution.shipped import recipe_path
-from support.campaign import campaign, cases
+from support.campaign import Campaign, campaign, cases
 from support.faults import archive_faults, faults
 from support.networks import random_network
 from support.records import make_record
@@ -165,6 +168,22 @@ _LIKELY = {
     "threads": ("1", "2"),
     "seconds": ("0", "0.1"),
 }
+# What else a line needs so that an option, by the name of its parameter, is used.
+_NEEDED = {
+    "batch": ("--cost",),
+    "presets": ("--cost",),
+    "memory": ("--cost",),
+    "max_drop": ("--precision", "int8"),
+    "mean": ("--bake-preprocess", "nhwc,rgb"),
+    "std": ("--bake-preprocess", "nhwc,rgb"),
+    "batches": ("--scenario", "offline"),
+    "max_slower": ("--against", "records.jsonl"),
+    "scale": ("--suite", "table2"),
+    "only": ("--suite", "table2"),
+    "workspace": ("--target", "xavier-jp5"),
+    "dla": ("--target", "xavier-jp5"),
+    "dynamic_batch": ("--target", "xavier-jp5"),
+}
 _HOSTILE = (
     *("", " ", "-", "--", "=", ",", ":", "..", "/", "/dev/null", "/dev/full", "/proc/self/mem", "loop", "~", "*"),
     *(
@@ -189,8 +208,9 @@ class Line(NamedTuple):
     """A command line, the streams it has, and the faults of the files it finds."""
 
     args: list[str]
-    stdout: str
-    damage: list[tuple[str, int]]
+    stdout: str = "utf-8"
+    damage: Sequence[tuple[str, int]] = ()
+    stderr: str = "utf-8"
 
 
 def commands(program: Any) -> dict[tuple[str, ...], Any]:
@@ -233,7 +253,7 @@ def lines(draw: st.DrawFn, known: dict[tuple[str, ...], Any]) -> Line:
     stdout = draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "ascii", "latin-1", "full", "closed"]))
     given = [name for name in args if name in _FILES] or [*_FILES[:3]]
     damage = draw(st.lists(st.tuples(st.sampled_from(given), st.integers(0, 2**32)), max_size=1))
-    return Line(args, stdout, damage)
+    return Line(args, stdout, damage, "ascii" if stdout == "ascii" else "utf-8")
 
 
 class _FullDisk(io.StringIO):
@@ -251,8 +271,7 @@ def _stop(*_: object) -> None:
 
 def run(line: Line) -> tuple[int, str, str]:
     """Run a command line in this process; return its exit code, stdout and stderr."""
-    out = None if line.stdout == "closed" else _FullDisk() if line.stdout == "full" else _stream(line.stdout)
-    err = _stream("ascii" if line.stdout == "ascii" else "utf-8")
+    out, err = _stream(line.stdout), _stream(line.stderr)
     streams = sys.stdout, sys.stderr
     before = signal.signal(signal.SIGALRM, _stop)
     signal.alarm(_CASE_SECONDS)
@@ -268,8 +287,10 @@ def run(line: Line) -> tuple[int, str, str]:
     return code, _text(out), _text(err)
 
 
-def _stream(encoding: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+def _stream(kind: str) -> io.TextIOBase | None:
+    if kind in ("closed", "full"):
+        return _FullDisk() if kind == "full" else None
+    return io.TextIOWrapper(io.BytesIO(), encoding=kind, write_through=True)
 
 
 def _text(stream: Any) -> str:
@@ -286,7 +307,7 @@ def faults_of(line: Line, code: int, out: str, err: str) -> Iterator[str]:
     if raw:
         yield f"raw characters {raw}"
     ours = [text for text in err.splitlines() if text.startswith("irepdeploy: ")]
-    if code in (1, 2, 3, 4) and not ours:
+    if code in (1, 2, 3, 4) and not ours and line.stderr not in ("closed", "full"):
         yield "no reason for the exit code"
     if any(len(text) > LONGEST_LINE for text in ours) and "--debug" not in line.args:
         yield "an error of more than 400 characters"
@@ -324,10 +345,35 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").touch()
     (folder / "loop").symlink_to("loop")
     (folder / "file.txt").write_text("text")
+    _hostile_files(folder)
     kinds = {".onnx": "model.onnx", ".pt": "net.pt", ".png": "image.png", ".yaml": "recipe.yaml"}
     for name in _ODD_NAMES:
         shutil.copy(folder / kinds[Path(name).suffix], folder / name)
     return folder
+
+
+def _hostile_files(folder: Path) -> None:
+    """Write files that never end, and some that claim to hold 10^30 bytes or as many as their format can say."""
+    (folder / "pipe").touch()
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8), }\n" % 10**30
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (folder / "claim.npy").write_bytes(array)
+    with zipfile.ZipFile(folder / "claim.npz", "w") as archive:
+        archive.writestr("input.npy", array)
+    model = onnx.load(folder / "model.onnx")
+    model.graph.initializer[0].dims[0] = (1 << 63) - 1
+    onnx.save(model, folder / "claim.onnx")
+    content = (folder / "net.pt").read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    (folder / "claim.pt").write_bytes(content[: entry + 20] + b"\xfe\xff\xff\xff" * 2 + content[entry + 28 :])
+    content = (folder / "image.png").read_bytes()
+    chunk = b"IHDR" + b"\x7f\xff\xff\xff" * 2 + content[24:29]
+    (folder / "claim.png").write_bytes(content[:12] + chunk + zlib.crc32(chunk).to_bytes(4) + content[33:])
+    for name in ("claim.json", "claim.jsonl", "claim.txt"):
+        (folder / name).write_text(json.dumps({"version": 1, "size": 10**30, "batch": 10**30}) + "\n")
+    (folder / "claim.yaml").write_text(f"seed: {10**30}\ntrain:\n  batch_size: {10**30}\n")
+    for suffix in (".npy", ".onnx", ".pt", ".png", ".json", ".jsonl", ".yaml", ".txt"):
+        (folder / f"huge{suffix}").touch()
 
 
 @pytest.fixture
@@ -382,23 +428,163 @@ def test_command_lines(pool: Path, cheap: Any, tmp_path: Path) -> None:
         @settings(max_examples=cases(60, 5_000), deadline=None, phases=[Phase.generate])
         @given(lines(known))
         def one(line: Line) -> None:
-            folder = tmp_path / "here"
-            shutil.copytree(pool, folder, symlinks=True)
-            try:
-                for name, seed in line.damage:
-                    _damage(folder / name, seed)
-                with contextlib.chdir(folder):
-                    code, out, err = run(line)
-                    found = list(faults_of(line, code, out, err))
-            finally:
-                shutil.rmtree(folder)
             kind = next(" ".join(words) for words in _prefixes(line.args) if words in known or not words)
-            if found:
-                counts.fail(kind, f"{line!a}: {', '.join(found)}: {err[-400:]}")
-            else:
-                counts.hold(kind)
+            _count(counts, kind, line, _outcome(line, pool, tmp_path))
 
         one()
+
+
+def plain_line(words: tuple[str, ...], command: Any) -> list[str]:
+    """Return the shortest line of a command that does something."""
+    args = [*words]
+    for param in command.params:
+        if param.param_type_name == "argument" and (param.required or param.nargs == -1):
+            args += [_LIKELY[param.name][0]]
+        elif param.required:
+            args += [param.opts[0], _LIKELY[param.name][0]]
+    return args
+
+
+def option_lines(known: dict[tuple[str, ...], Any], values: Sequence[str]) -> Iterator[tuple[str, Line]]:
+    """Yield a line for every option of every command with each of these values."""
+    for words, command in known.items():
+        flags = {flag for param in command.params for flag in param.opts}
+        for option in command.params:
+            if option.param_type_name != "option" or option.is_flag:
+                continue
+            needed = [word for word in _NEEDED.get(option.name, ()) if _NEEDED[option.name][0] in flags]
+            for value in values:
+                args = [*plain_line(words, command), *needed, option.opts[0], value]
+                yield f"{' '.join(words)} {option.opts[0]}", Line(args)
+
+
+def path_lines(known: dict[tuple[str, ...], Any]) -> Iterator[tuple[str, Line]]:
+    """Yield a line for every word of every command that may be a path, with each kind of path."""
+    for words, command in known.items():
+        plain = plain_line(words, command)
+        for param in command.params:
+            kind = param.type_descriptor.annotation
+            if not {kind, *get_args(kind)} & {str, Path}:
+                continue
+            likely = _LIKELY.get(param.name, ("x.npy",))[0]
+            suffix = Path(likely).suffix or ".pt"
+            for path in ("pipe", "/dev/zero", ".", "empty", f"\udcff{suffix}", f"huge{suffix}", f"claim{suffix}"):
+                if param.param_type_name == "option":
+                    args = [*plain, *_NEEDED.get(param.name, ()), param.opts[0], path]
+                elif likely in plain:
+                    args = [path if word == likely else word for word in plain]
+                else:
+                    args = [*plain, path]
+                yield f"{' '.join(words)} {param.name}", Line(args)
+
+
+def test_every_option_with_absurd_values(pool: Path, cheap: Any, tmp_path: Path) -> None:
+    values = ("0", "-1", "nan", "inf", str(2**31), str(2**63), str(10**30), "", "abc")
+    every = list(option_lines(commands(cheap), values))
+    assert len(every) > 900
+    with campaign("options with absurd values") as counts, little_memory():
+        for kind, line in _sample(every, 30):
+            _count(counts, kind, line, _outcome(line, pool, tmp_path))
+
+
+def test_every_path_that_is_no_ordinary_file(pool: Path, cheap: Any, tmp_path: Path) -> None:
+    every = list(path_lines(commands(cheap)))
+    assert len(every) > 500
+    with campaign("paths of every kind") as counts, little_memory():
+        for kind, line in _sample(every, 30):
+            _count(counts, kind, line, _outcome(line, pool, tmp_path))
+
+
+def test_every_output_that_is_no_ordinary_file(pool: Path, cheap: Any, tmp_path: Path) -> None:
+    every = []
+    for words, command in commands(cheap).items():
+        plain = plain_line(words, command)
+        every += [plain, [*plain, "\udce9.pt"], [*plain, "--help"]]
+        every += [[*plain, "--json"]] * any("--json" in param.opts for param in command.params)
+    with campaign("outputs of every kind") as counts, little_memory():
+        for args in _sample(every, 4):
+            usual = _outcome(Line(args), pool, tmp_path)
+            for stream in ("stdout", "stderr"):
+                for kind in ("closed", "full", "ascii", "latin-1"):
+                    line = Line(args)._replace(**{stream: kind})
+                    found = _outcome(line, pool, tmp_path)
+                    fails = kind == "full" or (kind, stream) == ("closed", "stdout")
+                    printed = usual.out if stream == "stdout" else usual.err
+                    # What fails later fails earlier if its output does.
+                    expected = {4} | {usual.code} - {0} if fails and printed else {usual.code}
+                    if found.code not in expected:
+                        found.faults.append(f"exit code {found.code}, not {usual.code}")
+                    _count(counts, f"{kind} {stream}", line, found)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (["bench", "net.pt", "--scenario", "offline", "--batches", str(2**63)], 4),
+        (["bench", "vgg6", "--runner", "ort-cpu", "--scenario", "offline", "--batches", str(10**30)], 4),
+        (["bench", "net.pt", "--seconds", "inf"], 2),
+        (["bench", "model.onnx", "--timeout", str(10**30)], 2),
+        (["bench", "model.onnx", "--timeout", "nan"], 2),
+        (["verify", "model.onnx", "--certificate", "certificate.json", "--timeout", "nan"], 2),
+        (["search", "compare", "digits", "--seeds", str(2**32), "--out", "new"], 2),
+        (["inspect", "vgg6", "--cost", "--batch", str(10**30)], 2),
+        (["bench", "\udcff.onnx"], 2),
+        (["verify", "\udcff.onnx", "model.onnx"], 2),
+        (["inspect", "\udcff.onnx"], 0),
+        (["export", "\udcff.onnx", "--out", "new"], 0),
+        (["export", "net.pt", "--output-names", "\udcff", "--out", "new"], 2),
+        (["export", "vgg6", "--input-shape", "1x1x99999999x9999", "--out", "new"], 4),
+    ],
+)
+def test_lines_of_extremes(pool: Path, cheap: Any, tmp_path: Path, line: list[str], code: int) -> None:
+    (tmp_path / "pool").mkdir()
+    for name in ("net.pt", "model.onnx", "certificate.json"):
+        shutil.copy(pool / name, tmp_path / "pool" / name)
+    shutil.copy(pool / "model.onnx", tmp_path / "pool" / "\udcff.onnx")
+    found = _outcome(Line(line), tmp_path / "pool", tmp_path)
+    assert (found.code, found.faults) == (code, []), found.err
+
+
+class _Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+    faults: list[str]
+
+
+def _outcome(line: Line, pool: Path, tmp_path: Path) -> _Outcome:
+    """Run a line in a copy of the pool."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    try:
+        for each in pool.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.copytree(each, folder / each.name, symlinks=True)
+            elif each.name == "pipe":
+                os.mkfifo(folder / "pipe")
+            elif each.name.startswith("huge."):
+                with open(folder / each.name, "wb") as file:
+                    file.truncate(1 << 40)
+            else:
+                shutil.copy(each, folder / each.name, follow_symlinks=False)
+        for name, seed in line.damage:
+            _damage(folder / name, seed)
+        with contextlib.chdir(folder):
+            code, out, err = run(line)
+            return _Outcome(code, out, err, list(faults_of(line, code, out, err)))
+    finally:
+        shutil.rmtree(folder)
+
+
+def _count(counts: Campaign, kind: str, line: Line, found: _Outcome) -> None:
+    if found.faults:
+        counts.fail(kind, f"{line!a}: {', '.join(found.faults)}: {found.err[-400:]}")
+    else:
+        counts.hold(kind)
+
+
+def _sample(every: list[Any], day: int) -> list[Any]:
+    return random.Random(0).sample(every, cases(min(day, len(every)), len(every)))
 
 
 def _prefixes(args: list[str]) -> Iterator[tuple[str, ...]]:

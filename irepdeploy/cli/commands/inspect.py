@@ -40,7 +40,9 @@ def inspect(
     presets: Annotated[
         str | None, typer.Option("--presets", help="With --cost: only these, comma-separated. [all that fit]")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="With --cost: images per step. [32]")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="With --cost: images per step. [32]")
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="8GB", help="With --cost: show what trains within this memory.")
     ] = None,
