@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 DEBIAN_PACKAGES := chromium openssh-client openssh-server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly trt check lint tree types imports tables system-deps clean
+.PHONY: help demo test nightly ecosystem trt check lint tree types imports tables system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -29,6 +29,19 @@ nightly: $(INSTALLED)  ## run all tests, including slow ones, with more examples
 	rm -rf build/campaigns
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS); \
 	code=$$?; $(BIN)/python -m irepdeploy.bench.tools.campaigns && exit $$code
+
+# An environment of its own, with a newer torch than that of the tests, since torchvision needs the build that it was made
+# for. A walk that was stopped goes on where it was.
+ECOSYSTEM := build/ecosystem
+ecosystem: $(ECOSYSTEM)/.installed  ## take the networks of timm, torchvision and others through everything: docs/ecosystem.md
+	OMP_NUM_THREADS=1 $(ECOSYSTEM)/bin/python -m irepdeploy.bench.tools.ecosystem $(ECOSYSTEM_ARGS)
+
+$(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
+	test -x $(ECOSYSTEM)/bin/python || $(PYTHON) -m venv $(ECOSYSTEM)
+	grep -v '^torch==' constraints.txt > $(ECOSYSTEM)/constraints.txt
+	$(ECOSYSTEM)/bin/python -m pip install --disable-pip-version-check -c $(ECOSYSTEM)/constraints.txt \
+		torch==2.14.1 torchvision==0.29.1 timm==1.0.31 safetensors -e '.[dynamo]'
+	@touch $@
 
 # An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
@@ -60,6 +73,7 @@ tables: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables README.md --check
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables bench/README.md --check
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/robustness.md --check
+	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/ecosystem.md --check
 
 system-deps:  ## install the Debian packages that tests need
 ifeq ($(strip $(DEBIAN_PACKAGES)),)

@@ -1,8 +1,8 @@
 """Generate the tables of a Markdown file from the records that they name.
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
-is relative to the Markdown file. ``SUITE runner`` takes one runner only, and ``campaigns`` is the suite of
-`irepdeploy.bench.tools.campaigns`. Run
+is relative to the Markdown file. ``SUITE runner`` takes one runner only, and ``campaigns`` and ``ecosystem`` are those
+of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -26,6 +26,8 @@ from ..report.row import Row
 from ..report.tables import Table, tables_of
 from ..report.text import markdown_grid
 from .campaigns import campaign_table, read_campaigns
+from .ecosystem import read_walk
+from .ecosystem_table import ecosystem_table
 
 __all__ = ["main", "refreshed"]
 
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tables(suite: str, runner: str | None, path: Path) -> str:
     if suite == "campaigns":
         return f"{campaign_table(read_campaigns(path))}\n"
+    if suite == "ecosystem":
+        return f"{ecosystem_table(read_walk(path))}\n"
     found = gather([path])
     tables = [table for table in tables_of(found.records) if table.suite == suite and runner in (None, table.runner)]
     others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]

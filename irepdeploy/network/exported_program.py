@@ -67,6 +67,8 @@ def load_program(raw: bytes, where: object) -> fx.GraphModule:
     """
     check_archive(raw, where=where, hint="export it again with torch.export.save")
     version = _screened(raw, where)
+    # torch warns about itself whenever somebody copies such a network.
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _loaded(raw, version, where)

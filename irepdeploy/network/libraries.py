@@ -80,7 +80,7 @@ def open_library_network(asked: LibraryName) -> tuple[nn.Module, str]:
         with weights_only():
             if asked.library == "timm":
                 model = library.create_model(asked.name, pretrained=not asked.random)
-                net, args, shape, tag = _of_timm(model)
+                net, args, shape, tag = _of_timm(model, asked)
             else:
                 model, net, args, shape, tag = _from_torchvision(library.models, asked)
     except OSError as error:
@@ -124,17 +124,21 @@ def build_library_network(name: str, args: Mapping[str, Any]) -> nn.Module:
     return set_origin(model, Origin(net=name, args=dict(args), input_shape=shape))
 
 
-def _of_timm(model: nn.Module) -> tuple[str | None, dict[str, Any], tuple[int, ...], str]:
+def _of_timm(model: nn.Module, asked: LibraryName) -> tuple[str | None, dict[str, Any], tuple[int, ...], str]:
     """Return how to build a network again, the shape of its image and the tag of its weights."""
     found: Any = model.pretrained_cfg
     tag = found.get("tag") or ""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if value is not None}
     fits = all(type(value) is _ARGUMENTS["timm"].get(key) for key, value in args.items())
-    net = f"timm/{found['architecture']}{tag and f'.{tag}'}"
+    # What a name without a tag stands for may change; with random weights, a tag would say too much.
+    known = f"timm/{found['architecture']}{tag and f'.{tag}'}"
+    net = asked.text if asked.random and not asked.name.startswith("hf-hub:") else known
     return net if fits else None, args if fits else {}, tuple(found["input_size"]), tag or found.get("hf_hub_id") or ""
 
 
-def _from_torchvision(models: Any, asked: LibraryName) -> tuple[nn.Module, str, dict[str, Any], tuple[int, ...], str]:
+def _from_torchvision(
+    models: Any, asked: LibraryName
+) -> tuple[nn.Module, str | None, dict[str, Any], tuple[int, ...], str]:
     name, _, wanted = asked.name.partition(".")
     builder = models.get_model_builder(name)
     if asked.random:
@@ -148,6 +152,9 @@ def _from_torchvision(models: Any, asked: LibraryName) -> tuple[nn.Module, str, 
             args[key] = bool(getattr(model, key))
     if hasattr(model, "aux_classifier"):
         args["aux_loss"] = model.aux_classifier is not None
+    if any(type(module).__name__ == "FrozenBatchNorm2d" for module in model.modules()):
+        # Detectors get other layers with weights than without.
+        return model, None, {}, _image(models, name, weights), weights.name
     return model, f"torchvision/{name}", args, _image(models, name, weights), weights.name
 
 

@@ -132,7 +132,8 @@ def _from_library(text: str, asked: LibraryName, seed: int, architecture: Archit
     set_origin(model, statistics=statistics)
     if architecture is not None:
         model, statistics = _inserted(model, architecture, seed, statistics)
-    return _described(model, text, statistics, **({"seed": seed} if asked.random and architecture is None else {}))
+    known = {"seed": seed} if asked.random and architecture is None else {}
+    return _described(model, text, statistics, library=asked.text, **known)
 
 
 def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:

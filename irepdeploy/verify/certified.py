@@ -242,11 +242,12 @@ def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
 
     source, versions = certificate.source, certificate.versions
     name, seed = source.get("net"), source.get("seed")
-    library = library_name(name) if isinstance(name, str) else None
+    named = source.get("library") or name
+    library = library_name(named) if isinstance(named, str) else None
+    if library is not None and not _is_seed(seed):
+        return None, f"its source was {named}, which `verify {named} FILE` downloads and compares"
     if not isinstance(name, str) or (name not in NETS and library is None) or not _is_seed(seed):
-        if library is None:
-            return None, "its source was a network in memory"
-        return None, f"its source was {name}, which `verify {name} FILE` downloads and compares"
+        return None, "its source was a network in memory"
     drawn, here = versions.get("torch"), installed_versions()["torch"]
     if drawn != here:
         return None, f"the random weights of {name} depend on the version of torch: expected {drawn}, got {here}"

@@ -18,9 +18,6 @@ import irepdeploy as ird
 from irepdeploy.errors import CheckpointError
 from irepdeploy.reparam.origin import origin_of
 
-# torch's own, about how it copies the description of inputs and outputs.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-
 
 class Mine(nn.Module):
     def __init__(self) -> None:

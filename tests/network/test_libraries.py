@@ -52,7 +52,9 @@ def of_timm(name: str, pretrained: bool = False, **args: Any) -> nn.Module:
     if name.startswith("hf-hub:"):
         name, args = "small", {"num_classes": 7}
     arch, _, tag = name.partition(".")
-    if arch != "small":
+    if arch == "tagged":
+        tag = tag or "first"
+    elif arch != "small":
         raise RuntimeError(f"Unknown model ({arch})")
     if pretrained and tag == "offline":
         raise OSError("the hub is not there") from URLError("Name or service not known")
@@ -71,11 +73,19 @@ def of_torchvision(weights: Any = None, **args: Any) -> nn.Module:
     return Small(num_classes=3, transform_input=True)
 
 
+class FrozenBatchNorm2d(nn.Identity):
+    pass
+
+
+def frozen(weights: Any = None) -> nn.Module:
+    return Small() if weights is None else nn.Sequential(Small(), FrozenBatchNorm2d())
+
+
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     timm, torchvision = ModuleType("timm"), ModuleType("torchvision")
     vars(timm).update(create_model=of_timm, list_models=lambda: ["small", "smaller"])
-    builders = {"small": of_torchvision}
+    builders = {"small": of_torchvision, "frozen": frozen}
     models = SimpleNamespace(
         get_model_builder=builders.__getitem__, get_model_weights=lambda name: Weights, list_models=lambda: ["small"]
     )
@@ -126,7 +136,7 @@ def test_a_network_is_exported_and_its_files_are_complete(name: str, net: str, s
     again = check_certified(tmp_path / "model.onnx", tmp_path / "certificate.json")
     assert again.ok and (again.comparison is not None) == name.endswith(":random")
     if "random" not in name:
-        assert f"verify {net} FILE" in again.skipped
+        assert f"verify {name} FILE" in again.skipped
 
 
 def test_the_same_seed_gives_the_same_network() -> None:
@@ -135,6 +145,18 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert torch.equal(a["head.weight"], b["head.weight"]) and not torch.equal(a["head.weight"], c["head.weight"])
     assert a["bn.running_mean"].abs().min() > 0
     assert torch.equal(torch.get_rng_state(), state) and os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
+
+
+def test_random_weights_of_a_default_tag_are_not_called_by_it() -> None:
+    assert open_source("timm/tagged:random").origin.net == "timm/tagged"
+    assert open_source("timm/tagged").origin.net == "timm/tagged.first"
+
+
+def test_layers_that_come_with_weights_cannot_be_built_again(tmp_path: Path) -> None:
+    source = open_source("torchvision/frozen")
+    assert source.origin.net is None and source.facts["library"] == "torchvision/frozen"
+    with pytest.raises(CheckpointError, match="which a file cannot rebuild"):
+        ird.load(ird.save(source.model, tmp_path / "c.pt"))
 
 
 def test_inspect_and_bench_take_them(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""One network of timm or torchvision on its way through the toolchain, as users of these libraries would send it.
+
+Three ways: branches inserted, one training step, fused; exported; and written by torch's own exporter, then collapsed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import irepdeploy
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.errors import CheckFailed, IrepdeployError, ModelError, one_line
+from irepdeploy.network.nets.statistics import randomize_statistics, settle_statistics
+from irepdeploy.onnx_graph.facts import read_onnx
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.insert import expandable
+from irepdeploy.verify.equivalence import onnx_runner, verify_models
+
+__all__ = ["walk"]
+
+# Sizes of images, small first: many networks take any, and some only their own.
+_SIZES = (64, 96, 128, 224, 256, 299)
+_BATCH = 2
+
+
+class Heads(nn.Module):
+    """The dense part of a detector of torchvision: what it computes before boxes are selected."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.backbone = detector.backbone
+        self.head = detector.rpn.head if hasattr(detector, "rpn") else detector.head
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the head computes of an image."""
+        maps = self.backbone(image)
+        return self.head(list(maps.values()) if isinstance(maps, dict) else [maps])
+
+
+def built(name: str) -> tuple[nn.Module, int]:
+    """Return a network by ``library/name`` with settled random weights, in eval mode, and the size of its images."""
+    torch.manual_seed(0)
+    library, _, name = name.partition("/")
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(name, pretrained=False)
+        own, fixed = model.pretrained_cfg["input_size"][-1], model.pretrained_cfg.get("fixed_input_size", False)
+        sizes = [own] if fixed else [*_SIZES, own]
+    else:
+        from torchvision import models
+
+        options = inspect.signature(models.get_model_builder(name)).parameters
+        bare: dict[str, Any] = {option: None for option in ("weights", "weights_backbone") if option in options}
+        if name in ("googlenet", "inception_v3"):
+            bare["init_weights"] = False
+        model = models.get_model(name, **bare)
+        if hasattr(model, "backbone") and "detection" in type(model).__module__:
+            model = Heads(model)
+        sizes = list(_SIZES)
+    randomize_statistics(model, 0)
+    reason: Exception | None = None
+    for size in sizes:
+        try:
+            settle_statistics(model, (3, size, size))
+            return model.eval(), size
+        except Exception as error:  # images that are too small for a network raise anything
+            reason = error
+    assert reason is not None
+    raise reason
+
+
+def walk(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each way with what came of it."""
+    if name.startswith("onnx/"):
+        path = Path("build/ecosystem", name)
+        found = _outcome(_file, path)
+        if "reason" in found:
+            found["reason"] = found["reason"].replace(str(path), path.name)
+        yield "collapse", found
+        return
+    found = {}
+    opened = _outcome(lambda: found.update(zip(("model", "size"), built(name), strict=True)) or {})
+    yield "opened", opened
+    if opened["verdict"] != "works":
+        return
+    model, size = found["model"], found["size"]
+    yield "network", {"parameters": sum(parameter.numel() for parameter in model.parameters()), "size": size}
+    for way, go in _WAYS.items():
+        yield way, _outcome(go, model, size)
+
+
+def _outcome(go: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    start, found = time.process_time(), dict[str, Any](verdict="works")
+    try:
+        found |= go(*given)
+    except CheckFailed as error:
+        found |= {"verdict": "fails", "reason": error.line}
+    except IrepdeployError as error:
+        found |= {"verdict": "refused", "reason": error.line}
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        found |= {
+            "verdict": "fails",
+            "reason": f"{type(error).__name__}: {one_line(error)}",
+            "place": f"{Path(place.filename).name}:{place.lineno} {place.name}",
+        }
+    return found | {"cpu_s": round(time.process_time() - start, 1)}
+
+
+def _branches(model: nn.Module, size: int) -> dict[str, Any]:
+    """Insert every branch, train for one step and fuse."""
+    fitting = sum(reason is None for reason in expandable(model).values())
+    if not fitting:
+        return {"verdict": "nothing to do", "blocks": 0}
+    try:
+        net = irepdeploy.insert_branches(model, "ireps")
+    except ModelError as error:
+        return {"verdict": "nothing to do", "reason": error.line}
+    blocks = sum(isinstance(module, RepBlock) for module in net.modules())
+    images = _images(size)
+    step = torch.optim.SGD(net.parameters(), lr=1e-3)
+    loss = sum(output.float().square().mean() for output in _tensors(net.train()(images)))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    step.step()
+    plain = irepdeploy.fuse(net.eval())
+    found = verify_models(net, plain, images).comparison
+    if not found.ok:
+        raise CheckFailed(found.reason)
+    return {"blocks": blocks, "error": found.max_rel_error}
+
+
+def _images(size: int) -> Tensor:
+    return torch.randn(_BATCH, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _export(model: nn.Module, size: int) -> dict[str, Any]:
+    """Export the network as it is."""
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
+        spec = TensorSpec("input", (1, 3, size, size))
+        certificate = irepdeploy.export_model(
+            model, folder, input_shape=spec, inputs=_images(size).numpy(), simplify=False
+        )
+        return {"error": _error(certificate), **_counts(Path(folder, "model.onnx"))}
+
+
+def _collapse(model: nn.Module, size: int) -> dict[str, Any]:
+    """Write the network with torch's exporter, its batch normalisation left, and collapse that file."""
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
+        file = Path(folder, "torch.onnx")
+        try:
+            torch.onnx.export(
+                model,
+                (torch.randn(1, 3, size, size),),
+                str(file),
+                dynamo=False,
+                input_names=["input"],
+                training=torch.onnx.TrainingMode.PRESERVE,
+                opset_version=17,
+            )
+        except Exception as error:
+            return {"verdict": "not written", "reason": f"torch's exporter: {type(error).__name__}: {one_line(error)}"}
+        before = _counts(file)
+        images = _images(size).numpy()
+        certificate = irepdeploy.export_model(file, Path(folder, "out"), inputs=images, simplify=False)
+        after = _counts(Path(folder, "out", "model.onnx"))
+        return {"error": _error(certificate), **after, **{f"{key}_before": count for key, count in before.items()}}
+
+
+def _file(file: Path) -> dict[str, Any]:
+    """Collapse an ONNX file, its free sizes set to small ones."""
+    with onnx_runner(file) as runner:
+        free = any(None in spec.shape[1:] for spec in runner.inputs)
+        sizes = [spec._replace(shape=_small(spec.shape)) for spec in runner.inputs] if free else None
+    with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
+        before = _counts(file)
+        certificate = irepdeploy.export_model(file, folder, simplify=False, input_shape=sizes)
+        after = _counts(Path(folder, "model.onnx"))
+        return {"error": _error(certificate), **after, **{f"{key}_before": count for key, count in before.items()}}
+
+
+def _small(shape: Sequence[int | None]) -> tuple[int, ...]:
+    """Return a batch of 1 of images of 64x64, or of sequences of 16, where sizes are free."""
+    side = _SIZES[0] if len(shape) == 4 else 16
+    return tuple(size or (side if axis else 1) for axis, size in enumerate(shape))
+
+
+def _error(certificate: Any) -> float | None:
+    return max((hop.error for hop in certificate.hops), default=None)
+
+
+def _counts(path: Path) -> dict[str, int]:
+    operators = read_onnx(path).operators
+    return {
+        "nodes": sum(operators.values()),
+        "convs": operators.get("Conv", 0),
+        "bn": operators.get("BatchNormalization", 0),
+    }
+
+
+_WAYS: dict[str, Callable[[nn.Module, int], dict[str, Any]]] = {
+    "branches": _branches,
+    "export": _export,
+    "collapse": _collapse,
+}
