@@ -13,7 +13,7 @@ from irepdeploy.onnx_graph.proto import name_nodes
 
 from .engine.engines import engines_for
 from .job import Form, Job
-from .precision.calibration import calibration_data
+from .precision.calibration import CalibrationData, calibration_data
 from .precision.precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
 from .prepared import Prepared
 from .request.preprocess import Preprocessing, with_preprocessing
@@ -31,6 +31,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     name_nodes(model)
     path = fp32 if carried_by_fp32(job.target, precision) else fp32.with_name(f"model.{precision}.onnx")
     kept: frozenset[str] = frozenset()
+    data: CalibrationData | None = None
     if precision == "fp16":
         found = write_fp16(model, job.inputs, None if path == fp32 else path)
     else:
@@ -41,10 +42,16 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     if path != fp32:
         asked = dataclasses.replace(prepared.asked, precision=precision, kept=kept)
         found["onnx"] = job.audit(path, prepared.specs, asked)
+        before, inputs, described = prepared.outputs, job.inputs, None
+        if data is not None:
+            # Its ranges are those of the calibration: random inputs may be far outside of them.
+            inputs, described = data.evaluation.array, [data.evaluation.to_dict()]
+            before = job.run(fp32, inputs)
         job.gate(
-            Form(fp32.name, prepared.outputs),
-            Form(path.name, job.run(path)),
+            Form(fp32.name, before),
+            Form(path.name, job.run(path, inputs)),
             tolerance=tolerance_of_precision(precision),
+            inputs=described,
             locate=job.layer_search(model, path, prepared.specs),
         )
     return prepared.with_model(precision, path)

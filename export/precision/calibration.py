@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError
 from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, mapped, specs_of
 
 __all__ = ["CalibrationData", "calibration_data"]
@@ -18,15 +17,20 @@ Array = np.ndarray[Any, Any]
 
 _CALIBRATION, _EVALUATION = 128, 1000
 _LARGE, _FEW = 64, 32
+_IMAGE_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Inputs for calibration and for evaluation, and the (N,) classes of the latter if they are known."""
+    """Inputs for calibration and for evaluation, and the (N,) classes of the latter if they are known.
+
+    `is_real` is false for random inputs, which stand in where nothing is known of a network's data.
+    """
 
     calibration: InputGroup
     evaluation: InputGroup
     labels: Array | None = None
+    is_real: bool = True
 
 
 def calibration_data(
@@ -35,7 +39,7 @@ def calibration_data(
     """Return training images for calibration, and the labelled search-validation set for evaluation.
 
     The test set is never read. Without a data set of this shape, unlabelled photographs replace both, half of them
-    each; given inputs replace the training images. If a model has several inputs, those that are not images are random.
+    each; given inputs replace the training images. Inputs that are not images are random.
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 
@@ -54,6 +58,8 @@ def calibration_data(
         return CalibrationData(own or train, val, data.val.labels[:most].numpy())
     if own is not None:
         return CalibrationData(own, own)
+    if shape[0] not in _IMAGE_CHANNELS:
+        return _of_several(specs, own, dataset)
     array, name = real_inputs(shape, 2 * count)
     return CalibrationData(InputGroup(name, array[::2]), InputGroup(name, array[1::2]))
 
@@ -62,12 +68,9 @@ def _of_several(specs: Sequence[TensorSpec], own: InputGroup | None, dataset: st
     if own is not None:
         return CalibrationData(own, own)
     groups = gather_inputs(specs, dataset=dataset)
-    if len(groups) == 1:
-        raise InputError(
-            f"int8 needs real inputs, and {', '.join(map(str, specs))} are not images", hint="give --inputs FILE"
-        )
-    name, arrays = groups[1].name, groups[1].array
+    name, arrays = groups[-1].name, groups[-1].array
     return CalibrationData(
-        InputGroup(name, mapped(arrays, lambda array: array[::2])),
-        InputGroup(name, mapped(arrays, lambda array: array[1::2])),
+        InputGroup(name, mapped(arrays, lambda array: array[::2]), groups[-1].seed),
+        InputGroup(name, mapped(arrays, lambda array: array[1::2]), groups[-1].seed),
+        is_real=len(groups) > 1,
     )

@@ -114,13 +114,17 @@ class _Search:
                 f"int8 loses too much: {result[1].reason}, with all but {len(ranked) - few} of {len(ranked)} layers "
                 "in float",
                 where=self.data.evaluation.name,
-                hint="calibrate with other --inputs, raise --max-drop, or export fp16",
+                hint="calibrate with other --inputs, raise --max-drop, or export fp16"
+                if self.data.is_real
+                else "these inputs are random: calibrate with real ones, --inputs FILE",
             )
         return best
 
     def describe(self, result: onnx.ModelProto, loss: Int8Loss, kept: Collection[str]) -> Int8Report:
         sizes = (self.original.ByteSize(), result.ByteSize())
         notes = []
+        if not self.data.is_real:
+            notes.append("int8 was calibrated and measured on random inputs: give real ones with --inputs FILE")
         if sizes[1] >= sizes[0]:
             notes.append("the int8 file is not smaller than the float32 one: int8 is not advised here")
         count = self.data.evaluation.count

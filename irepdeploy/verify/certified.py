@@ -144,6 +144,8 @@ def check_certified(
             reference, skipped = _source(known, Path(certificate).parent, source)
             if reference is not None:
                 reference, skipped = _comparable(known, artefact, reference, model_factory)
+            if reference is not None and inputs is None and _calibrated_elsewhere(known, artefact):
+                reference, skipped = None, "it was calibrated with inputs of its own: give them with --inputs"
             if reference is not None:
                 comparison = verify_models(
                     reference,
@@ -275,6 +277,13 @@ def _comparable(
     from irepdeploy.verify.camera_network import CameraNetwork
 
     return CameraNetwork(source, preprocessing), ""
+
+
+def _calibrated_elsewhere(certificate: Certificate, artefact: Artefact) -> bool:
+    """Return whether an artefact is int8 and was calibrated with inputs that this machine may not have."""
+    calibration = certificate.precisions.get("int8", {}).get("calibration", {})
+    built_in = str(calibration.get("name", "")).startswith(("data set ", "photographs ", "random"))
+    return ".int8." in artefact.file and not built_in
 
 
 def _seed(certificate: Certificate) -> int:

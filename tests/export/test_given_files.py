@@ -161,3 +161,30 @@ def test_outputs_without_a_shape(tmp_path: Path) -> None:
     found = onnx.load(tmp_path / "o/model.onnx").graph.output[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in found] == [1, 4, 8, 8]
     assert certified(tmp_path).onnx["changes"] == ["sizes of its outputs declared"]
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_int8_is_measured_on_the_inputs_that_it_is_calibrated_with(
+    scale: float, tmp_path: Path, capsys: Capture
+) -> None:
+    """Random inputs of the comparison are outside of the ranges of most data."""
+    np.save(tmp_path / "x.npy", scale * RNG.random((16, 3, 8, 8), np.float32))
+    given = ("--inputs", str(tmp_path / "x.npy"))
+    assert export(branches(13), tmp_path, "--precision", "fp32,int8", *given) == 0
+    hop = certified(tmp_path).hops[-1]
+    assert (hop.result, [group["count"] for group in hop.inputs]) == ("model.int8.onnx", [16])
+    assert "random" not in hop.inputs[0]["name"] and hop.figures[-1] == "cosine 0.99"
+    assert " inf " not in capsys.readouterr().out
+    check = ["verify", str(tmp_path / "o/model.int8.onnx"), "--certificate", str(tmp_path / "o/certificate.json")]
+    assert main(check) == 0
+    assert "calibrated with inputs of its own: give them with --inputs" in capsys.readouterr().out
+    assert main([*check, *given]) == 0
+    assert "the same" in capsys.readouterr().out
+
+
+def test_int8_of_a_network_without_data_says_so(tmp_path: Path, capsys: Capture) -> None:
+    weights = {"w": (0.3 * RNG.standard_normal((6, 4))).astype(np.float32)}
+    model = onnx_model([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": (1, 6)}, {"y": (1, 4)}, weights)
+    assert export(model, tmp_path, "--precision", "fp32,int8") == 0
+    note = "int8 was calibrated and measured on random inputs: give real ones with --inputs FILE"
+    assert note in capsys.readouterr().err and note in certified(tmp_path).precisions["int8"]["notes"]
