@@ -104,6 +104,55 @@ def softplus(emit: Emitter, input: Value, beta: float = 1.0, threshold: float = 
     return emit.node("Softplus", [input])
 
 
+def log_sigmoid(emit: Emitter, input: Value) -> Value:
+    """Write -log(1 + exp(-x))."""
+    turned = emit.node("Neg", [input], part="turned")
+    return emit.node("Neg", [emit.node("Softplus", [turned], part="softplus")])
+
+
+def rrelu(
+    emit: Emitter,
+    input: Value,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Value:
+    """Write a leaky ReLU of the mean slope, as in eval mode."""
+    if training:
+        raise emit.refuse("a random slope is not supported (pass training=self.training)")
+    return leaky_relu(emit, input, (lower + upper) / 2)
+
+
+def softshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
+    """Write x - clip(x, -lambda, lambda)."""
+    bounds = [emit.constant(-lambd, "min"), emit.constant(lambd, "max")]
+    return emit.node("Sub", [input, emit.node("Clip", [input, *bounds], part="inner")])
+
+
+def hardshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
+    """Write x where its size is above lambda, and 0 elsewhere."""
+    size = emit.node("Abs", [input], part="size")
+    above = emit.node("Greater", [size, emit.constant(lambd, "lambda")], part="above", type_of="bool")
+    return emit.node("Where", [above, input, emit.constant(0.0, "zero")])
+
+
+def celu(emit: Emitter, input: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
+    """Write x above 0 and alpha (exp(x / alpha) - 1) below."""
+    return emit.node("Celu", [input], alpha=float(alpha))
+
+
+def tanhshrink(emit: Emitter, input: Value) -> Value:
+    """Write x - tanh(x)."""
+    return emit.node("Sub", [input, emit.node("Tanh", [input], part="tanh")])
+
+
+def threshold(emit: Emitter, input: Value, threshold: float, value: float, inplace: bool = False) -> Value:
+    """Write x above the threshold and a number below."""
+    above = emit.node("Greater", [input, emit.constant(threshold, "threshold")], part="above", type_of="bool")
+    return emit.node("Where", [above, input, emit.constant(value, "value")])
+
+
 def glu(emit: Emitter, input: Value, dim: int = -1) -> Value:
     """Write the first half times the sigmoid of the second."""
     axis = dim % len(input.shape)

@@ -94,6 +94,73 @@ def attention(
     return emit.node("MatMul", [weights, value])
 
 
+def einsum(emit: Emitter, equation: str, *operands: Any) -> Value:
+    """Write a sum of products by an equation."""
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    return emit.node("Einsum", [cast_to(emit, tensor, emit.dtype) for tensor in tensors], equation=equation)
+
+
+def product(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
+    """Write a product over a dimension."""
+    return emit.node(
+        "ReduceProd", [cast_to(emit, input, emit.dtype)], axes=_dims(emit, input, dim), keepdims=int(keepdim)
+    )
+
+
+def spread(*, root: bool) -> Callable[..., Value]:
+    """Return a handler of the variance or the standard deviation."""
+
+    def handler(
+        emit: Emitter, input: Value, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, **named: Any
+    ) -> Value:
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        correction = named.get("correction", 1 if unbiased is None else int(unbiased))
+        dims = _dims(emit, input, dim)
+        thin = tuple(1 if axis in dims else size for axis, size in enumerate(input.shape))
+        mean = emit.node("ReduceMean", [input], thin, part="mean", axes=dims, keepdims=1)
+        centred = emit.node("Sub", [input, mean], input.shape, part="centred")
+        squares = emit.node("Mul", [centred, centred], input.shape, part="squares")
+        average = emit.node("ReduceMean", [squares], part="average", axes=dims, keepdims=int(keepdim))
+        count = math.prod(input.shape[axis] for axis in dims)
+        variance = emit.node("Mul", [average, emit.constant(count / (count - correction), "factor")], part="variance")
+        return emit.node("Sqrt", [variance]) if root else variance
+
+    return handler
+
+
+def logsumexp(emit: Emitter, input: Value, dim: Any, keepdim: bool = False) -> Value:
+    """Write log(sum(exp(x))) over dimensions."""
+    return emit.node("ReduceLogSumExp", [input], axes=_dims(emit, input, dim), keepdims=int(keepdim))
+
+
+def norm(
+    emit: Emitter, input: Value, p: Any = 2, dim: Size = None, keepdim: bool = False, dtype: Any = None, **named: Any
+) -> Value:
+    """Write the length over dimensions."""
+    order = named.get("ord", 2 if p in (None, "fro") else p)
+    if order not in (1, 2) or dtype is not None:
+        raise emit.refuse(f"a norm of order {order} is not supported")
+    return emit.node(f"ReduceL{int(order)}", [input], axes=_dims(emit, input, dim), keepdims=int(keepdim))
+
+
+def rms_norm(
+    emit: Emitter, input: Value, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Value:
+    """Write x / sqrt(mean(x x) + eps) over the last dimensions."""
+    rank = len(input.shape)
+    dims = list(range(rank - len(normalized_shape), rank))
+    thin = tuple(1 if axis in dims else size for axis, size in enumerate(input.shape))
+    least = torch.finfo(getattr(torch, emit.dtype)).eps if eps is None else eps
+    squares = emit.node("Mul", [input, input], part="squares")
+    mean = emit.node("ReduceMean", [squares], thin, part="mean", axes=dims, keepdims=1)
+    raised = emit.node("Add", [mean, emit.constant(least, "eps")], thin, part="raised")
+    size = emit.node("Sqrt", [raised], thin, part="size")
+    if weight is None:
+        return emit.node("Div", [input, size])
+    return emit.node("Mul", [emit.node("Div", [input, size], part="level"), weight])
+
+
 def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     """Write a sum over dimensions as a mean times a count: ReduceSum takes its axes as an input from opset 13."""
     dims = _dims(emit, input, dim)

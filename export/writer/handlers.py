@@ -16,7 +16,7 @@ from torch import nn
 from . import activations, arithmetic, indexing, layers, logic, pools, resize, shapes
 from .graph import Value
 
-__all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of", "supported"]
+__all__ = ["BY_SHAPE", "FUNCTIONS", "MODULES", "PASSED_THROUGH", "handler_of"]
 
 Handler = Callable[..., Value | tuple[Value, ...]]
 
@@ -88,6 +88,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (lambda emit, input: arithmetic.divide(emit, 1.0, input), (torch.reciprocal, "reciprocal")),
     (arithmetic.rsqrt, (torch.rsqrt, "rsqrt")),
     (arithmetic.matmul, (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm")),
+    (arithmetic.einsum, (torch.einsum,)),
     (arithmetic.attention, (F.scaled_dot_product_attention,)),
     (activations.clamp, (torch.clamp, torch.clip, F.hardtanh, "clamp", "clip")),
     (lambda emit, input, min: activations.clamp(emit, input, min), (torch.clamp_min, "clamp_min")),
@@ -103,15 +104,28 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (activations.gelu, (F.gelu,)),
     (activations.softplus, (F.softplus,)),
     (activations.glu, (F.glu,)),
+    (activations.log_sigmoid, (F.logsigmoid,)),
+    (activations.rrelu, (F.rrelu, torch.rrelu)),
+    (activations.softshrink, (F.softshrink,)),
+    (activations.hardshrink, (F.hardshrink, torch.hardshrink)),
+    (activations.celu, (F.celu, torch.celu)),
+    (activations.tanhshrink, (F.tanhshrink,)),
+    (activations.threshold, (F.threshold, torch.threshold)),
     (activations.softmax("Softmax"), (F.softmax, torch.softmax, "softmax")),
     (activations.softmax("LogSoftmax"), (F.log_softmax, torch.log_softmax, "log_softmax")),
     (pools.mean, (torch.mean, "mean")),
     (arithmetic.total, (torch.sum, "sum")),
+    (arithmetic.product, (torch.prod, "prod")),
+    (arithmetic.spread(root=False), (torch.var, "var")),
+    (arithmetic.spread(root=True), (torch.std, "std")),
+    (arithmetic.logsumexp, (torch.logsumexp, "logsumexp")),
+    (arithmetic.norm, (torch.norm, torch.linalg.vector_norm, "norm")),
     (arithmetic.extremum("Max"), (torch.amax, torch.max, torch.maximum, "amax", "max", "maximum")),
     (arithmetic.extremum("Min"), (torch.amin, torch.min, torch.minimum, "amin", "min", "minimum")),
     (arithmetic.argmax("ArgMax"), (torch.argmax, "argmax")),
     (arithmetic.argmax("ArgMin"), (torch.argmin, "argmin")),
     (arithmetic.layer_norm, (F.layer_norm,)),
+    (arithmetic.rms_norm, (F.rms_norm,)),
     (arithmetic.group_norm, (F.group_norm,)),
     (arithmetic.normalize, (F.normalize,)),
     (activations.dropout, (F.dropout, F.dropout2d, F.alpha_dropout)),
@@ -123,11 +137,14 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (shapes.reshape, (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten)),
     (shapes.reshape, ("flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten")),
     (shapes.permute, (torch.permute, "permute")),
-    (shapes.transpose, (torch.transpose, torch.swapaxes, torch.t, "transpose", "swapaxes", "t")),
+    (shapes.transpose, (torch.transpose, torch.swapaxes, torch.swapdims, torch.t)),
+    (shapes.transpose, ("transpose", "swapaxes", "swapdims", "t")),
     (shapes.attribute_of, (getattr,)),
     (shapes.expand, ("expand", "expand_as", torch.broadcast_to, "broadcast_to")),
     (shapes.repeat, ("repeat", torch.tile, "tile")),
     (resize.pad, (F.pad,)),
+    (shapes.flip, (torch.flip, "flip")),
+    (shapes.movedim, (torch.movedim, torch.moveaxis, "movedim", "moveaxis")),
     (shapes.roll, (torch.roll, "roll")),
     (resize.interpolate, (F.interpolate, F.upsample)),
     (shapes.pixel_shuffle, (F.pixel_shuffle, torch.pixel_shuffle)),
@@ -192,11 +209,3 @@ def handler_of(target: object) -> Handler | None:
     if target not in FUNCTIONS and name.endswith("_") and not name.endswith("__"):
         return FUNCTIONS.get(name[:-1])
     return FUNCTIONS.get(target)
-
-
-def supported() -> str:
-    """Return the supported operators, for error messages."""
-    functions = {key if isinstance(key, str) else getattr(key, "__name__", "") for key in FUNCTIONS}
-    # The function object of F.max_pool2d is a dispatcher named fn.
-    names = {name for name in functions if name not in ("fn", "") and not name.startswith("_")} | {"max_pool2d"}
-    return ", ".join([*sorted(kind.__name__ for kind in MODULES), *sorted(names)])

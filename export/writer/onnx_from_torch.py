@@ -22,7 +22,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.torch_runner import flattened
 
 from .graph import FREE, Emitter, Normalisation, OnnxGraph, Value
-from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of, supported
+from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of
 from .trace import VARYING, Trace, trace_network
 
 __all__ = ["named_outputs", "onnx_from_torch", "refuse_what_never_works", "serialized"]
@@ -140,7 +140,7 @@ def _write(
     handler = handler_of(node.target) if module is None else MODULES.get(type(module))
     if handler is None:
         kind = _operator_name(node.target) if module is None else type(module).__name__
-        raise ModelError(f"operator {kind} is not supported", where=name, hint=f"supported: {supported()}")
+        raise ModelError(f"operator {kind} is not supported", where=name)
     if node.target not in BY_SHAPE and any(item is VARYING for item in _items((args, kwargs))):
         raise ModelError("its arguments depend on the batch", where=name, hint="export a static batch")
     emit = Emitter(graph, name, found, folded)

@@ -173,6 +173,22 @@ def repeat(emit: Emitter, input: Value, *sizes: Any, **kwargs: Any) -> Value:
     return emit.node("Tile", [wide, emit.ints("repeats", times)])
 
 
+def flip(emit: Emitter, input: Value, *dims: Any, **kwargs: Any) -> Value:
+    """Write dimensions in reverse order."""
+    given = kwargs.get("dims", dims[0] if len(dims) == 1 else dims)
+    axes = [axis % len(input.shape) for axis in ([given] if isinstance(given, int) else given)]
+    return sliced(emit, input, [(axis, -1, -END, -1) for axis in axes], input.shape)
+
+
+def movedim(emit: Emitter, input: Value, source: Any, destination: Any) -> Value:
+    """Write dimensions moved to other places."""
+    rank = len(input.shape)
+    pairs = [[given] if isinstance(given, int) else list(given) for given in (source, destination)]
+    places = {new % rank: old % rank for old, new in zip(*pairs, strict=True)}
+    rest = iter(axis for axis in range(rank) if axis not in places.values())
+    return transposed(emit, input, [places[axis] if axis in places else next(rest) for axis in range(rank)])
+
+
 def roll(emit: Emitter, input: Value, shifts: Any = None, dims: Any = None) -> Value:
     """Write a cyclic shift as slices and a concatenation."""
     pairs = [([one] if isinstance(one, int) else list(one or ())) for one in (shifts, dims)]

@@ -91,6 +91,9 @@ class ShapeTracer(torch.fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is not traced into."""
+        if torch.nn.utils.parametrize.is_parametrized(m) or type(m).__module__.startswith("torch.nn.utils."):
+            # Weights that are computed from others give constants.
+            return False
         if type(m) in self.leaves:
             return True
         inlined = type(m).__module__ in _INLINED and not isinstance(m, nn.MultiheadAttention)
@@ -99,8 +102,20 @@ class ShapeTracer(torch.fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run a module inside an operator, else trace its call."""
-        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+        """Run a module inside an operator, else trace its call, with its hooks."""
+        if self._running:
+            return forward(*args, **kwargs)
+        if not self.is_leaf_module(m, self.path_of_module(m)) or not (m._forward_hooks or m._forward_pre_hooks):
+            return super().call_module(m, forward, args, kwargs)
+        # A leaf is one node, and torch.fx would leave its hooks to whoever runs the graph.
+        for before in m._forward_pre_hooks.values():
+            changed = before(m, args)
+            args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)
+        result = super().call_module(m, forward, args, kwargs)
+        for after in m._forward_hooks.values():
+            changed = after(m, args, result)
+            result = result if changed is None else changed
+        return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Return an attribute of a module, without a proxy for weights."""

@@ -127,8 +127,8 @@ def test_a_batch_in_the_numbers_is_found() -> None:
 def test_a_wrong_collapse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     true = graph_fuse.torch_from_onnx
 
-    def broken(model: Any) -> Any:
-        plain = true(model)
+    def broken(model: Any, twice: Any = None) -> Any:
+        plain = true(model, twice)
         with torch.no_grad():
             next(plain.parameters()).mul_(1.5)
         return plain
@@ -245,6 +245,25 @@ def test_layers_around_a_block(name: str) -> None:
     assert convolutions(plain) == count and same(model, plain, (3, 12, 16), batch=3) < 1e-5
 
 
+class Tokens(nn.Module):
+    """torch's own attention, which holds the batch in the second dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_a_batch_in_another_dimension(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = after(Tokens()).eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 4, 6))
+    assert convolutions(plain) == 1 and same(model, plain, (3, 4, 6), batch=3) < 1e-5
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_was_read_back_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it raises is one line."""
 
@@ -252,7 +271,7 @@ def test_what_was_read_back_does_not_run(monkeypatch: pytest.MonkeyPatch) -> Non
         def forward(self, x: Tensor) -> Tensor:
             raise ValueError("expected 4D input")
 
-    monkeypatch.setattr(graph_fuse, "torch_from_onnx", lambda model: Failing())
+    monkeypatch.setattr(graph_fuse, "torch_from_onnx", lambda model, twice=None: Failing())
     with pytest.raises(NotFusable, match=r"does not run with a batch of 3.*expected 4D input"):
         irepdeploy.fuse_graph(Rep().eval(), example=torch.zeros(1, 3, 8, 8))
 

@@ -153,7 +153,7 @@ CASES: list[tuple[str, Constants, dict[str, Any]]] = [
     ("PRelu", [numbers(4, 1, 6)], {}),
     ("Pad", [whole(0, 1, 0, 0, 0, 2, 0, 1), ONE], {}),
     ("Pad", [whole(0, 0, 0, 0, 0, 0, 0, 0)], {}),
-    *((f"Reduce{kind}", [], {"axes": [1, 3]}) for kind in ("L1", "L2", "LogSumExp", "Max", "Min", "SumSquare")),
+    *((f"Reduce{kind}", [], {"axes": [1, 3]}) for kind in ("L1", "L2", "LogSumExp", "Max", "Min", "Prod", "SumSquare")),
     ("ReduceSum", [whole(-1)], {"keepdims": 0}),
     ("Reshape", [whole(0, -1)], {}),
     ("Reshape", [whole(0, 0, -1)], {}),
@@ -229,7 +229,7 @@ def test_gemm(transposed: int) -> None:
 
 
 ONE_TO_ONE = ["Acos", "Acosh", "Asin", "Atanh"]
-LOGIC = ["And", "Or", "Xor", "Not", "Where", "Squeeze"]
+LOGIC = ["And", "Or", "Xor", "Not", "Where", "Squeeze", "ScatterElements"]
 
 
 @pytest.mark.parametrize("kind", ONE_TO_ONE)
@@ -343,9 +343,20 @@ def test_what_cannot_be_read_is_named(kind: str, constants: Constants, attribute
     assert "layer.one" in str(error.value)
 
 
-def test_computed_weights_are_refused() -> None:
-    model = model_of("Conv", [numbers(4, 4, 1, 1)])
-    model.graph.input.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [4, 4, 1, 1]))
-    del model.graph.initializer[:]
-    with pytest.raises(ModelError, match="computed weights"):
-        torch_from_onnx(model)
+def test_computed_weights() -> None:
+    node = helper.make_node
+    nodes = [node("Conv", ["x", "half"], ["y"], "conv", pads=[1, 0, 0, 1], strides=[2, 1])]
+    nodes.insert(0, node("Mul", ["w", "x1"], ["half"]))
+    nodes.insert(0, node("ReduceMean", ["x"], ["x1"], axes=[0, 1, 2, 3]))
+    check(graph_of(nodes, {"w": numbers(3, 4, 2, 2)}), numbers(1, 4, 7, 6))
+    transposed = [*nodes[:2], node("ConvTranspose", ["x", "half"], ["y"], "back")]
+    with pytest.raises(ModelError, match=r"back.*computed weights"):
+        torch_from_onnx(graph_of(transposed, {"w": numbers(4, 3, 2, 2)}))
+
+
+def test_scattered_elements() -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["places"], axis=1),
+        helper.make_node("ScatterElements", ["x", "places", "ones"], ["y"], axis=1),
+    ]
+    check(graph_of(nodes, {"ones": np.ones((1, 1, 7, 6), np.float32)}), numbers(1, 4, 7, 6))

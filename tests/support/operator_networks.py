@@ -177,6 +177,15 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
         torch.atan(x) + (x / 4).tan() + torch.acos(x.clamp(-0.9, 0.9)) - torch.asin(x.clamp(-0.9, 0.9))
     ),
     "not a number": lambda m, x: torch.isnan(x).logical_or(x.isnan()),
+    "einsum": lambda m, x: (torch.einsum("nchw,nchv->ncwv", x, x[..., :2]), torch.einsum("nchw,c->nhw", [x, m.weight])),
+    "products": lambda m, x: (x.prod(1), torch.prod(x[..., :2], -1, keepdim=True), x.logsumexp((1, 2))),
+    "spread": lambda m, x: (x.std((2, 3)), x.var(1, keepdim=True), torch.var(x, (1, 2), correction=0), x.std(1, False)),
+    "norms": lambda m, x: (x.norm(dim=1), x.norm(1, (2, 3)), torch.linalg.vector_norm(x, 2, (1, 2), True)),
+    "rms_norm": lambda m, x: F.rms_norm(x, (9,)) + F.rms_norm(x, (7, 9), eps=1e-3),
+    "shrink": lambda m, x: F.softshrink(x, 0.3) + F.hardshrink(x, 0.4) + F.celu(x, 0.7).swapdims(2, 2),
+    "flip": lambda m, x: x.flip(3) + torch.flip(x, (1, 2)) + x.flip(1, -1),
+    "movedim": lambda m, x: torch.movedim(x, 1, -1)[..., :3].moveaxis((1, 2), (2, 1)),
+    "threshold": lambda m, x: F.threshold(x, 0.1, 0.25) + F.logsigmoid(x) + F.tanhshrink(x) + F.rrelu(x),
     "counted": lambda m, x: ((x > 0).sum((2, 3)), (x > 0).any(1), (x > 3).all((2, 3), True), x.argmax(1).sum(1)),
     "topk": lambda m, x: (*x.topk(3), *x.topk(2, 2, largest=False), torch.topk(x, 1)[0]),
     "sort": lambda m, x: (*x.sort(2), *torch.sort(x, dim=-1, descending=True), x.argsort(1)),
@@ -238,6 +247,14 @@ def se(channels: int) -> nn.Module:
     return Call(lambda m, x: x * m.expand(m.squeeze(x)), squeeze=squeeze, expand=expand)
 
 
+def hooked(layer: nn.Module) -> nn.Module:
+    """A layer whose input and output hooks change, and one that returns nothing."""
+    layer.register_forward_pre_hook(lambda module, args: args[0] * 2)
+    layer.register_forward_hook(lambda module, args, result: None)
+    layer.register_forward_hook(lambda module, args, result: result.sigmoid() + args[0][:, :, :1, :1])
+    return nn.Sequential(layer, nn.ReLU())
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "activations": lambda: nn.Sequential(nn.Hardswish(True), nn.SiLU(), nn.GELU(), nn.Mish(), nn.ELU(), nn.Softplus()),
     "bounded": lambda: nn.Sequential(nn.ReLU6(True), nn.Hardtanh(-0.5, 0.5), nn.LeakyReLU(0.1, True), nn.Tanh()),
@@ -251,6 +268,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "normalisations": lambda: nn.Sequential(
         nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.InstanceNorm2d(4)
     ),
+    "weights of weights": lambda: nn.Sequential(
+        torch.nn.utils.parametrizations.weight_norm(conv(4, 6, 3)), nn.RMSNorm(7), nn.BatchNorm2d(6)
+    ),
+    "hooks": lambda: hooked(conv(4, 4, 3)),
     "layer norm": lambda: nn.LayerNorm((7, 9)),
     "head": lambda: nn.Sequential(nn.Flatten(), nn.Linear(252, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)),
     "linear on maps": lambda: nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 2, bias=False)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from irepdeploy.errors import CheckFailed, InputError, NotFusable, first_line
 from irepdeploy.onnx_collapse import collapse
-from irepdeploy.onnx_collapse.read_back.torch_from_onnx import torch_from_onnx
+from irepdeploy.onnx_collapse.read_back.torch_from_onnx import inferred_shapes, torch_from_onnx
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
@@ -68,9 +69,16 @@ def fuse_graph(
     found = collapse(_exported(model, tuple(x.to(device) for x in inputs)))
     if not found.changed:
         return copy.deepcopy(model)
+    given = tuple(x.to(device) for x in inputs)
     plain = torch_from_onnx(found.model).to(device)
     if prove:
-        _prove(model, plain, tuple(x.to(device) for x in inputs))
+        try:
+            _prove(model, plain, given)
+        except NotFusable:
+            # Its shapes hold the batch elsewhere than in the first dimension: those of another batch tell where.
+            shapes = inferred_shapes(_exported(model, tuple(torch.cat([x, x]) for x in given)))
+            plain = torch_from_onnx(found.model, shapes).to(device)
+            _prove(model, plain, given)
     origin = origin_of(model)
     # No registered class has the structure of the graph.
     return set_origin(plain, replace(origin, net=None, args={}, factory=None, layers=(), state=FUSED))
@@ -115,7 +123,9 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
     ]
     expected = list(flattened(model(*drawn)))
     try:
-        outputs = list(flattened(plain(*drawn)))
+        # torch.fx prints the code around an operator that fails.
+        with contextlib.redirect_stderr(io.StringIO()):
+            outputs = list(flattened(plain(*drawn)))
     except Exception as error:  # whatever an operator that was read back raises
         raise NotFusable(
             f"its graph does not run with a batch of {_BATCH}, only with the one that it was exported with: "

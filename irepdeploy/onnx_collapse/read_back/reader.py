@@ -6,7 +6,7 @@ import itertools
 import keyword
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ def refused(node: onnx.NodeProto, form: str) -> ModelError:
 class Reader:
     """Write a `torch.fx.Graph` while an ONNX graph is read in order; `root` holds its layers and buffers."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, twice: Mapping[str, tuple[int | None, ...]] | None = None) -> None:
+        self.twice = twice or {}
         self.root, self.graph = nn.Module(), torch.fx.Graph()
         self.opset = opset_of(model)
         self.constants = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer}

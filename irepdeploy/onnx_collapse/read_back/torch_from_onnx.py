@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import torch.fx
 
@@ -9,15 +11,20 @@ from irepdeploy.errors import ModelError
 from irepdeploy.onnx_collapse.read_back.reader import Reader, constant_tensor, identifier, refused
 from irepdeploy.onnx_collapse.read_back.torch_operators import OPERATORS, RETURN_SEVERAL
 
-__all__ = ["torch_from_onnx"]
+__all__ = ["inferred_shapes", "torch_from_onnx"]
 
 
-def torch_from_onnx(model: onnx.ModelProto) -> torch.fx.GraphModule:
+def torch_from_onnx(
+    model: onnx.ModelProto, twice: Mapping[str, tuple[int | None, ...]] | None = None
+) -> torch.fx.GraphModule:
     """Return the network that a float32 ONNX graph describes, in eval mode; it takes the graph's inputs in order.
+
+    `twice` are shapes of tensors for twice the batch: sizes that differ there follow the batch. Without them, the first
+    size of every new shape does.
 
     An operator, or a form of one, that is not in `torch_operators` raises ModelError.
     """
-    reader = Reader(model)
+    reader = Reader(model, twice)
     for value in model.graph.input:
         if value.name not in reader.constants:
             reader.values[value.name] = reader.graph.placeholder(identifier(value.name))
@@ -27,6 +34,13 @@ def torch_from_onnx(model: onnx.ModelProto) -> torch.fx.GraphModule:
     reader.graph.output(results[0] if len(results) == 1 else results)
     reader.graph.lint()
     return torch.fx.GraphModule(reader.root, reader.graph, model.graph.name or "Network").eval()
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of all tensors that a graph computes, as far as they are known."""
+    reader = Reader(model)
+    shapes = {name: reader.shape(name) for node in model.graph.node for name in node.output}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 def _read(node: onnx.NodeProto, reader: Reader) -> None:

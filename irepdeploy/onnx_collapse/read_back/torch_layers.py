@@ -26,6 +26,7 @@ _CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORMS: dict[int, type[nn.Module]] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE: dict[int, type[nn.Module]] = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_CONV_FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVG_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _GLOBAL: dict[str, dict[int, Callable[..., Any]]] = {
@@ -35,7 +36,13 @@ _GLOBAL: dict[str, dict[int, Callable[..., Any]]] = {
 
 
 def conv(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a convolution with constant weights."""
+    """Read a convolution; one with computed weights is a function."""
+    if node.input[1] not in reader.constants:
+        spatial = reader.rank(node, 1) - 2
+        strides, dilations, groups = _geometry(attributes, spatial)
+        x, padding = _padded(reader, reader.value(node.input[0]), _pads(node, attributes, spatial))
+        given = [reader.value(name) if name else None for name in (*node.input[1:], "")][:2]
+        return reader.call(_of_rank(_CONV_FUNCTIONS, spatial, node), x, *given, strides, padding, dilations, groups)
     weight, bias = _weights(reader, node)
     outer, inner, *kernel = weight.shape
     spatial = len(kernel)

@@ -154,6 +154,21 @@ def along(x: Tensor, index: Tensor, axis: int) -> Tensor:
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
+def _scatter_elements(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    axis = attributes.get("axis", 0)
+    if attributes.get("reduction", b"none") != b"none":
+        raise refused(node, "with a reduction")
+    x, index, updates = map(reader.value, node.input)
+    return reader.call(torch.scatter, x, axis, index, updates)
+
+
+def product(x: Tensor, dim: list[int], keepdim: bool) -> Tensor:
+    """Return the product over dimensions."""
+    for axis in sorted((axis % x.dim() for axis in dim), reverse=True):
+        x = torch.prod(x, axis, keepdim)
+    return x
+
+
 def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
     """Return clip(alpha x + beta, 0, 1)."""
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
@@ -249,10 +264,12 @@ OPERATORS: dict[str, Write] = {
     "ReduceMax": _reduced(torch.amax),
     "ReduceMean": _reduced(torch.mean),
     "ReduceMin": _reduced(torch.amin),
+    "ReduceProd": _reduced(product),
     "ReduceSum": _reduced(torch.sum),
     "ReduceSumSquare": _reduced(sum_of_squares),
     "Reshape": shapes.reshape,
     "Resize": shapes.resize,
+    "ScatterElements": _scatter_elements,
     "Selu": _plain(F.selu),
     "Slice": shapes.slice_,
     "Softmax": _softmax(F.softmax),

@@ -50,6 +50,11 @@ def reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any
     if None in rest or -1 in rest:
         rest = _rest(rest, given, shape)
     x = reader.value(node.input[0])
+    twice = reader.twice.get(node.output[0])
+    if twice is not None and known is not None and len(twice) == len(known) and None not in (*twice, *known):
+        moved = [-1 if one != two else one for one, two in zip(known, twice, strict=True)]
+        if moved.count(-1) <= 1:
+            return reader.call(torch.reshape, x, moved)
     if shape[:1] in ([0], [1]) and len(shape) == 2 and shape[1] == -1:
         return reader.call(torch.flatten, x, 1)
     if not sizes:

@@ -43,7 +43,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.stem(x)
-        return {"rows": self.rows(features.mean(1))[0], "summed": F.softshrink(features)}
+        return {"rows": self.rows(features.mean(1))[0], "summed": torch.lerp(features, features * 2, 0.25)}
 
 
 def recurrent() -> nn.Module:
@@ -56,7 +56,7 @@ class Summed(Recurrent):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.stem(x)
-        return {"mean": features.mean(1), "summed": F.softshrink(features)}
+        return {"mean": features.mean(1), "summed": torch.lerp(features, features * 2, 0.25)}
 
 
 def check_same(proto: onnx.ModelProto, model: nn.Module, batches: tuple[int, ...]) -> None:
@@ -120,7 +120,7 @@ class Baked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         count = int(x.shape[0])
-        return F.softshrink(x.flatten(1).reshape(count, -1)) + float(count)
+        return x.flatten(1).reshape(count, -1) + float(count)
 
 
 def test_a_batch_that_is_baked_in_is_found() -> None:
@@ -130,7 +130,7 @@ def test_a_batch_that_is_baked_in_is_found() -> None:
 
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return F.softshrink(x) if x.sum() > 0 else x
+        return -x if x.sum() > 0 else x
 
 
 def test_a_branch_on_values_is_never_traced_through() -> None:
