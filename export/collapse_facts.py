@@ -21,6 +21,7 @@ def collapse_facts(found: Collapse) -> dict[str, Any]:
         "changed": found.changed,
         "convolutions": {"before": before["Conv"], "after": after["Conv"]},
         "nodes": {"before": sum(before.values()), "after": sum(after.values())},
+        "folded": found.folded,
         "regions": [_region_facts(region) for region in found.regions],
     }
 

@@ -18,11 +18,15 @@ def summary(facts: Facts) -> str:
         return f"{facts.get('note', 'nothing found that is cheaper as one convolution')}: the model is unchanged"
     convolutions, nodes = facts["convolutions"], facts["nodes"]
     collapsed = [region for region in facts["regions"] if region["collapsed"]]
+    folded, nodes_text = facts.get("folded", 0), f"nodes {nodes['before']} -> {nodes['after']}"
+    constants = f"{folded} {'operator' if folded == 1 else 'operators'} with constant results computed"
+    if not collapsed:
+        return f"{constants}, {nodes_text}"
     before, after = (sum(region[key] for region in collapsed) for key in ("macs_before", "macs_after"))
     return (
         f"{len(collapsed)} {'region' if len(collapsed) == 1 else 'regions'} collapsed: convolutions "
-        f"{convolutions['before']} -> {convolutions['after']}, nodes {nodes['before']} -> {nodes['after']}, "
-        f"their MACs {before:,} -> {after:,}"
+        f"{convolutions['before']} -> {convolutions['after']}, {nodes_text}, their MACs {before:,} -> {after:,}"
+        f"{f'; {constants}' if folded else ''}"
     )
 
 

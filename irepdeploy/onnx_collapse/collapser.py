@@ -15,7 +15,7 @@ from irepdeploy.onnx_collapse.graph import Graph
 from irepdeploy.onnx_collapse.region import find_regions
 from irepdeploy.onnx_collapse.region_collapser import RegionCollapser
 from irepdeploy.onnx_collapse.report import Collapse, Region
-from irepdeploy.onnx_collapse.rewrite import names_of, rewrite
+from irepdeploy.onnx_collapse.rewrite import Replacement, names_of, rewrite
 from irepdeploy.onnx_graph.check import check_model
 from irepdeploy.onnx_graph.model_file import OnnxModel, label_of, open_model
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
@@ -39,7 +39,8 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
             (1, C, H, W).
 
     Returns:
-        The collapsed model and a report of every region; the model as given if nothing collapses.
+        The collapsed model and a report of every region; the model as given if nothing collapses and nothing that it
+        computes is constant.
 
     Raises:
         InputError: the file is missing, or `border` is unknown.
@@ -56,50 +57,66 @@ def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
     given = Counter(node.op_type for node in proto.graph.node)
-    done: list[Region] = []
-    left: list[Region] = []
-    known: dict[tuple[str, ...], list[Region]] = {}
-    said: set[str] = set()
-    for _ in range(_PASSES):
-        try:
-            regions = _once(proto, border, known, said)
-        except ModelError as error:
-            raise type(error)(error.what, where=where, hint=error.hint) from error
-        left = [region for region in regions if not region.collapsed]
-        done += [region for region in regions if region.collapsed]
-        if len(left) == len(regions):
-            break
-    if not done:
+    passes = _Passes(proto, border)
+    try:
+        passes.run()
+    except ModelError as error:
+        raise type(error)(error.what, where=where, hint=error.hint) from error
+    if not passes.changed:
         same = model if isinstance(model, onnx.ModelProto) else proto
-        return Collapse(same, left, False, model, given, given)
+        return Collapse(same, passes.left, False, model, given, given)
     after = Counter(node.op_type for node in proto.graph.node)
-    return Collapse(proto, done + left, True, model, given, after)
+    return Collapse(proto, passes.done + passes.left, True, model, given, after, passes.folded)
 
 
-def _once(
-    proto: onnx.ModelProto, border: Border, known: dict[tuple[str, ...], list[Region]], said: set[str]
-) -> list[Region]:
-    """Run one pass over the model, in place.
+class _Passes:
+    """The passes over a model, which is changed in place.
 
-    `known` are the rows of regions that were left as they are, by the tensors that they compute; `said` are the tensors
-    and operators whose reason stands in the row of a region that is no longer there.
+    Attributes:
+        done: rows of regions that collapsed.
+        left: rows of those that the last pass left as they are.
+        folded: number of operators that were computed.
+        changed: whether the model was changed.
     """
-    graph = Graph.of(proto)
-    fold(graph)
-    context = Context(graph)
-    names = names_of(proto)
-    found, replacements = [], []
-    for region in find_regions(context):
-        key = tuple(name for operator in region.operators for name in operator.outputs)
-        if key not in known:
-            collapser = RegionCollapser(region, context, names, border, said)
-            rows = collapser.rows()
-            replacements += collapser.replacements
-            if not collapser.replacements:
-                known[key] = rows
-            found += rows
-        else:
-            found += known[key]
-    if replacements:
-        rewrite(graph, replacements)
-    return found
+
+    def __init__(self, proto: onnx.ModelProto, border: Border) -> None:
+        self.proto, self.border = proto, border
+        self.done: list[Region] = []
+        self.left: list[Region] = []
+        self.folded, self.changed = 0, False
+        # The rows of regions that stayed, by the tensors that they compute: another pass would find the same.
+        self._known: dict[tuple[str, ...], list[Region]] = {}
+        # The tensors and operators whose reason stands in the row of a region that is no longer there.
+        self._said: set[str] = set()
+
+    def run(self) -> None:
+        """Fold and collapse until nothing changes."""
+        for _ in range(_PASSES):
+            graph = Graph.of(self.proto)
+            folded = fold(graph)
+            self.folded += folded
+            replacements, rows = self._collapsed(Context(graph))
+            self.left = [row for row in rows if not row.collapsed]
+            self.done += [row for row in rows if row.collapsed]
+            if replacements or folded:
+                rewrite(graph, replacements)
+                self.changed = True
+            if not replacements:
+                break
+
+    def _collapsed(self, context: Context) -> tuple[list[Replacement], list[Region]]:
+        names = names_of(self.proto)
+        found: list[Region] = []
+        replacements: list[Replacement] = []
+        for region in find_regions(context):
+            key = tuple(name for operator in region.operators for name in operator.outputs)
+            if key not in self._known:
+                collapser = RegionCollapser(region, context, names, self.border, self._said)
+                rows = collapser.rows()
+                replacements += collapser.replacements
+                found += rows
+                if not collapser.replacements:
+                    self._known[key] = rows
+            else:
+                found += self._known[key]
+        return replacements, found

@@ -24,14 +24,21 @@ _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
 # Bytes of an element, and the most elements that onnx's reference implementation, which is slow, computes.
 _WIDEST, _LARGEST_REFERENCE = 8, 1 << 18
-# The most products that an Einsum adds up.
-_LARGEST_EINSUM = 1 << 24
+# Operators that only name a constant or make it larger: a file is not written anew for them.
+_TRIVIAL = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Identity", "Tile")
+# The most products that an Einsum, which onnx computes, and a convolution or a product of matrices add up.
+_LARGEST_EINSUM, _MOST_MACS = 1 << 24, 1 << 34
 # The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
 
 
-def fold(graph: Graph) -> None:
-    """Fold a graph to a fixpoint and infer its shapes; folded operators leave the graph."""
+def fold(graph: Graph) -> int:
+    """Fold a graph to a fixpoint and infer its shapes; folded operators leave the graph.
+
+    Returns:
+        How many operators were computed; those that only name a constant, or make it larger, do not count.
+    """
+    count = 0
     fixed: dict[str, Array] = {}
     skipped: set[int] = set()
     tried: set[int] = set()
@@ -41,7 +48,8 @@ def fold(graph: Graph) -> None:
         graph.shapes = infer_shapes(graph.model, fixed, skipped | dead)
         folded = _fold_once(graph, tried)
         if not folded:
-            return
+            break
+        count += sum(operator.kind not in _TRIVIAL for operator in folded)
         for operator in folded:
             skipped.add(operator.index)
             for name in filter(None, operator.outputs):
@@ -51,6 +59,7 @@ def fold(graph: Graph) -> None:
         graph.index()
         for name in [name for name in graph.folded if name not in graph.readers and name not in graph.outputs]:
             del graph.folded[name], fixed[name]
+    return count
 
 
 def _fold_once(graph: Graph, tried: set[int]) -> list[Operator]:
@@ -124,14 +133,30 @@ def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
     shapes = [graph.shape(name) for name in operator.outputs if name]
     if all(shape is not None and None not in shape for shape in shapes):
         elements = sum([math.prod([size or 0 for size in shape or ()]) for shape in shapes])
+        if elements * _SUMMED.get(operator.kind, lambda natives: 0)(natives) > _MOST_MACS:
+            return True
         return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
-    if operator.kind in _ELEMENTS:
+    if operator.kind.startswith("Reduce"):
+        return False
+    per_element = _broadcast if rule_of(operator.kind).per_element else None
+    if (count := _ELEMENTS.get(operator.kind, per_element)) is not None:
         try:
-            return _ELEMENTS[operator.kind](natives) * _WIDEST > most
+            return count(natives) * _WIDEST > most
         except (ArithmeticError, IndexError, TypeError, ValueError):  # inputs of a wrong type or rank
             return True
     # The result of any other operator has at most as many elements as the product of its inputs' sizes.
     return not own or pairs * _WIDEST > most
+
+
+def _broadcast(inputs: list[Array]) -> int:
+    return math.prod(np.broadcast_shapes(*(array.shape for array in inputs)))
+
+
+# The number of products in an element of a result.
+_SUMMED: dict[str, Callable[[list[Array]], int]] = {
+    "Conv": lambda inputs: math.prod(inputs[1].shape[1:]) if len(inputs) > 1 else 0,
+    "MatMul": lambda inputs: math.prod(inputs[0].shape[-1:]),
+}
 
 
 def _integers(array: Array) -> tuple[int, ...]:
@@ -140,6 +165,7 @@ def _integers(array: Array) -> tuple[int, ...]:
 
 # The number of elements of a result that depends on values of inputs, or is far below the product of their sizes.
 _ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
+    "BatchNormalization": lambda inputs: inputs[0].size,
     "Concat": lambda inputs: sum(array.size for array in inputs),
     "ConstantOfShape": lambda inputs: math.prod(_integers(inputs[0])),
     "Expand": lambda inputs: math.prod(np.broadcast_shapes(inputs[0].shape, _integers(inputs[1]))),

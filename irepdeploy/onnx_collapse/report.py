@@ -57,10 +57,11 @@ class Collapse:
     Attributes:
         model: the result; the model as given if nothing changed.
         regions: collapsed ones, then kept ones with their reason.
-        changed: whether anything was replaced.
+        changed: whether anything was replaced or computed.
         given: what was collapsed: a model, its bytes or its path.
         operators_before: number of operators of each type in the whole graph before.
         operators_after: number of operators of each type after.
+        folded: number of operators whose results are constant, and which were computed.
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -69,6 +70,7 @@ class Collapse:
     given: OnnxModel = field(repr=False)
     operators_before: Counter[str] = field(default_factory=Counter)
     operators_after: Counter[str] = field(default_factory=Counter)
+    folded: int = 0
 
     @cached_property
     def content(self) -> bytes:

@@ -455,3 +455,42 @@ def test_a_gelu_keeps_its_five_operators(model_of: Any) -> None:
     assert kinds(found) == ["Conv", "Div", "Erf", "Add", "Mul", "Mul", "Conv"]
     other = collapse(model_of(BLOCK + gelu, {**constants, "half": 0.25}, X, ["z"]))
     assert kinds(other) == ["Conv", "Div", "Erf", "Add", "Mul", "Conv"]
+
+
+def test_kernels_that_the_graph_computes(collapsed: Any) -> None:
+    """Folded although no two operators merge: a product of two kernels, and one that is standardised."""
+    nodes = [
+        ("Transpose", ["u"], ["ut"], {"perm": [1, 0, 2, 3]}),
+        ("Conv", ["v", "ut"], ["k"]),
+        ("Conv", ["x", "k"], ["a"], {"pads": [1] * 4}),
+        ("Relu", ["a"], ["b"]),
+        ("ReduceMean", ["w"], ["m"], {"axes": [1, 2, 3]}),
+        ("Sub", ["w", "m"], ["d"]),
+        ("ReduceL2", ["d"], ["n"], {"axes": [1, 2, 3]}),
+        ("Div", ["d", "n"], ["s"]),
+        ("Conv", ["b", "s"], ["c"]),
+        ("Relu", ["c"], ["z"]),
+    ]
+    rng = np.random.default_rng(2)
+    sizes = {"u": (8, 3, 1, 1), "v": (6, 8, 3, 3), "w": (4, 6, 3, 3)}
+    constants = {name: rng.standard_normal(size) for name, size in sizes.items()}
+    found = collapsed(nodes, constants, {"x": (1, 3, 7, 6)}, ["z"], tolerance=1e-6)
+    assert kinds(found) == ["Conv", "Relu", "Conv", "Relu"] and found.changed
+    assert found.folded == 6 and not found.regions
+    assert sorted(item.name for item in found.model.graph.initializer) == ["k", "s"]
+    assert not collapse(found.content).changed
+
+
+@pytest.mark.parametrize("kind", ["Constant", "Identity", "Cast"])
+def test_nothing_is_written_for_a_constant_that_is_only_named_or_stored_small(kind: str, collapsed: Any) -> None:
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    nodes: dict[str, Any] = {
+        "Constant": ("Constant", [], ["k"], {"value": numpy_helper.from_array(weight)}),
+        "Identity": ("Identity", ["w"], ["k"]),
+        "Cast": ("Cast", ["h"], ["k"], {"to": TensorProto.FLOAT}),
+    }
+    constants = {"Constant": {}, "Identity": {"w": weight}, "Cast": {"h": np.ones((4, 3, 1, 1), np.int8)}}
+    found = collapsed(
+        [nodes[kind], ("Conv", ["x", "k"], ["y"]), ("Relu", ["y"], ["z"])], constants[kind], {"x": (1, 3, 7, 6)}, ["z"]
+    )
+    assert not found.changed and found.folded == 0

@@ -55,9 +55,15 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ("ConstantOfShape", [ints(2)], {}, 13), ("Cast", [A * 3], {"to": TensorProto.INT64}, 13),
     ("Cast", [N], {"to": TensorProto.FLOAT}, 13), ("Cast", [N], {"to": TensorProto.BOOL}, 13),
     ("ScatterND", [A, ints(0, 1, 1, 2).reshape(2, 2), A[0, :2] + 9], {}, 13),
+    ("ReduceSum", [A, ints(1)], {"keepdims": 0}, 13), ("ReduceSum", [A], {"noop_with_empty_axes": 1}, 13),
+    ("ReduceMean", [A], {"axes": [0, -1]}, 13), ("ReduceMean", [A], {"keepdims": 0}, 13),
+    ("ReduceL2", [A], {"axes": [1]}, 13), ("ReduceL1", [A], {"axes": [1]}, 13), ("ReduceMax", [A], {"axes": [2]}, 13),
+    ("ReduceSumSquare", [A], {"axes": [1]}, 13), ("ReduceProd", [N], {"axes": [0]}, 13),
+    ("MatMul", [A, A[0].T], {}, 13), ("BatchNormalization", [A, *np.abs(A[0].T)], {"epsilon": 1e-3}, 13),
+    ("Conv", [A[None], A[:, :1, None, :2], A[0, 0, :2]], {"pads": [0, 1, 0, 0], "strides": [1, 2], "group": 2}, 13),
     # By onnx's reference implementation:
-    ("ReduceSum", [A, ints(1)], {"keepdims": 0}, 13), ("Einsum", [A, A], {"equation": "abc,dbc->ad"}, 13),
-    ("MatMul", [A[0], A[1].T], {}, 13), ("Tile", [A, ints(1, 2, 1)], {}, 13),
+    ("Einsum", [A, A], {"equation": "abc,dbc->ad"}, 13),
+    ("Tile", [A, ints(1, 2, 1)], {}, 13),
     ("Clip", [A, np.float32(-1), np.float32(0.5)], {}, 13),
     ("Mod", [N, D], {}, 13), ("Pow", [np.abs(A), np.float32(1.5)], {}, 13), ("Flatten", [A], {"axis": 2}, 13),
 ]  # fmt: skip

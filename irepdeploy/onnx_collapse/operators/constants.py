@@ -15,8 +15,8 @@ from irepdeploy.onnx_collapse.graph import Array, Graph, Operator
 from irepdeploy.onnx_collapse.operators.rule import Attributes, Fold, OperatorRule, integers
 
 __all__ = [
-    "Cast", "Constant", "Folded", "Function", "Gather", "NeverFolded", "Shape", "Size", "Variadic",
-    "constant_of_shape", "expand", "number_range", "reshape", "sigmoid", "softmax", "squeeze", "unsqueeze",
+    "Cast", "Constant", "Folded", "Function", "Gather", "NeverFolded", "Reduction", "Shape", "Size", "Variadic",
+    "constant_of_shape", "expand", "norm", "number_range", "reshape", "sigmoid", "softmax", "squeeze", "unsqueeze",
 ]  # fmt: skip
 
 
@@ -31,17 +31,34 @@ class Folded(OperatorRule):
 
 
 class Function(Folded):
-    """An operator that is folded by ``function(*inputs)``."""
+    """An operator that is folded by ``function(*inputs)``, element by element."""
+
+    per_element = True
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(lambda inputs, attributes: function(*inputs))
 
 
 class Variadic(Folded):
-    """An operator that is folded by applying ``function(a, b)`` from left to right."""
+    """An operator that is folded by applying ``function(a, b)``, element by element, from left to right."""
+
+    per_element = True
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         super().__init__(lambda inputs, attributes: np.asarray(functools.reduce(function, inputs)))
+
+
+class Reduction(Folded):
+    """An operator that is folded by ``function(array, axis=axes, keepdims=keepdims)``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        def fold(inputs: Sequence[Any], attributes: Attributes) -> Any:
+            axes = _axes(inputs, attributes) or None
+            if axes is None and attributes.get("noop_with_empty_axes", 0):
+                return inputs[0]
+            return np.asarray(function(inputs[0], axis=axes, keepdims=bool(attributes.get("keepdims", 1))))
+
+        super().__init__(fold)
 
 
 class NeverFolded(OperatorRule):
@@ -150,6 +167,11 @@ def number_range(inputs: Sequence[Any], attributes: Attributes) -> Array:
 def sigmoid(x: Array) -> Array:
     """Return the sigmoid."""
     return 1 / (1 + np.exp(-x))
+
+
+def norm(x: Array, **options: Any) -> Array:
+    """Return the Euclidean norm along axes."""
+    return np.sqrt(np.sum(x * x, **options))
 
 
 def softmax(inputs: Sequence[Any], attributes: Attributes) -> Array:

@@ -184,6 +184,12 @@ class BatchNormalization(_Scale):
             raise Refusal("its statistics give NaN or infinity")
         return per_channel(scale, shift)
 
+    def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
+        if attributes.get("training_mode", 0) or attributes.get("spatial", 1) != 1:
+            raise NotImplementedError
+        tensors = [torch.from_numpy(array.astype(np.float64)) for array in inputs]
+        return np.asarray(self.evaluate(tensors, attributes).numpy().astype(inputs[0].dtype))
+
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
         x, gamma, beta, mean, var = inputs
         return F.batch_norm(x, mean, var, gamma, beta, eps=attributes.get("epsilon", 1e-5))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.form import Form, Linear
-from irepdeploy.onnx_collapse.graph import Operator
+from irepdeploy.onnx_collapse.graph import Array, Operator
 from irepdeploy.onnx_collapse.operators.rule import Attributes, StencilRule, integers
 from irepdeploy.onnx_collapse.refusal import Refusal
 from irepdeploy.onnx_collapse.stencil import Axis, Stencil, moved
@@ -62,6 +62,12 @@ class Conv(StencilRule):
                 rows = x[:, :, a * dilations[0] :: strides[0]][:, :, : sizes[0]]
                 found += rows[..., b * dilations[1] :: strides[1]][..., : sizes[1]] * kernel[:, 0, a, b, None, None]
         return found if bias is None else found + bias[:, None, None]
+
+    def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
+        if inputs[0].ndim != 4:
+            raise NotImplementedError
+        tensors = [None if array is None else torch.from_numpy(array.astype(np.float64)) for array in inputs]
+        return np.asarray(self.evaluate(tensors, attributes).numpy().astype(inputs[0].dtype))
 
     def macs(self, operator: Operator, written: int, context: Context) -> int:
         weights = context.graph.shape(operator.inputs[1]) or ()
