@@ -221,11 +221,16 @@ def _from_state_dict(
             hint="add --model package.module:factory, a function that builds the network; in Python "
             "irepdeploy.load(path, model=factory)",
         )
-    _check_tensors(state, path)
+    for each in found.values():
+        _check_tensors(each, path)
     network = _built(model, path)
-    fitting, how = fitted(network, state)
+    # An average of the parameters alone, without the statistics beside them, is no network.
+    whole = (key for key, each in found.items() if set(network.state_dict()) <= set(fitted(network, each)[0]))
+    place = next(whole, place)
+    fitting, how = fitted(network, found[place])
     load_weights(network, fitting, path)
-    others = [f"also in the file: {', '.join(list(found)[1:])}"] if len(found) > 1 else []
+    names = [key for key in found if key != place]
+    others = [f"also in the file: {', '.join(names)}"] if names else []
     said = "; ".join(filter(None, [place, how, *others]))
     return set_origin(network, statistics=f"from the file{said and f': {said}'}").eval()
 

@@ -59,6 +59,10 @@ WRITTEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"state_dict": OTHER, "state_dict_ema": under("module.", RIGHT)},
         "state_dict_ema; also in the file: state_dict",
     ),
+    "an average without statistics": (
+        lambda: {"ema": {k: v for k, v in OTHER.items() if "running" not in k}, "model": RIGHT},
+        "model; also in the file: ema",
+    ),
     "an averaged model": (lambda: {**under("module.", RIGHT), "n_averaged": torch.tensor(5)}, "from the file"),
     "a moving average among the names": (
         lambda: {**under("model.", OTHER), **under("ema.", RIGHT)},
