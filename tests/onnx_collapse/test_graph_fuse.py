@@ -124,6 +124,19 @@ def test_a_batch_in_the_numbers_is_found() -> None:
         irepdeploy.fuse_graph(Scaled().eval(), example=torch.zeros(1, 2, 4, 4))
 
 
+def test_a_network_noisier_than_the_tolerance() -> None:
+    """Its own outputs move by more than 1e-4 where the inputs move by one unit in the last place."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Rep(), Steep()).eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 8, 8))
+    assert convolutions(plain) == 1 and same(model, plain, (3, 8, 8)) > 1e-4
+
+
+class Steep(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(5000 * x)
+
+
 def test_a_wrong_collapse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     true = graph_fuse.torch_from_onnx
 

@@ -74,6 +74,8 @@ CASES: list[tuple[str, Constants, dict[str, Any]]] = [
     ("Erf", [], {}),
     ("Exp", [], {}),
     ("Flatten", [], {}),
+    ("Flatten", [], {"axis": 2}),
+    ("Flatten", [], {"axis": -1}),
     ("Gelu", [], {}),
     ("Gelu", [], {"approximate": "tanh"}),
     ("GlobalAveragePool", [], {}),
@@ -324,7 +326,7 @@ def test_names_are_those_of_the_nodes() -> None:
     ("kind", "constants", "attributes", "text"),
     [
         ("Conv", [numbers(4, 4, 3, 3)], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
-        ("Flatten", [], {"axis": 2}, "Flatten"),
+        ("Flatten", [], {"axis": 0}, "Flatten"),
         ("CumSum", [np.array(1)], {"exclusive": 1}, "CumSum"),
         ("Hardmax", [], {}, "Hardmax"),
         ("Squeeze", [], {}, "Squeeze of all"),

@@ -26,11 +26,14 @@ Attributes = dict[str, Any]
 
 
 def flatten(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Flatten that keeps the batch."""
-    if attributes.get("axis", 1) != 1:
-        # The first of its two dimensions would be more than the batch.
-        raise refused(node, "at another axis")
-    return reader.call(torch.flatten, reader.value(node.input[0]), 1)
+    """Read a Flatten."""
+    axis, given = attributes.get("axis", 1), reader.shape(node.input[0])
+    if axis == 1:
+        return reader.call(torch.flatten, reader.value(node.input[0]), 1)
+    rest = None if given is None else given[axis:]
+    if axis == 0 or rest is None or None in rest:
+        raise refused(node, f"at axis {axis}")
+    return reader.call(torch.reshape, reader.value(node.input[0]), [-1, math.prod(size or 0 for size in rest)])
 
 
 def reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
