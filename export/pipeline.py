@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError
@@ -23,8 +24,8 @@ from .network_export import NetworkExport
 from .onnx_export import OnnxExport
 from .precision.precisions import precisions_of
 from .prepared import Prepared
+from .request.arguments import request_of
 from .request.export_request import ExportRequest
-from .request.settings import Settings
 from .simplify import Simplifier
 from .steps import add_engines, add_precision, bake_preprocessing
 from .target.target import target_of
@@ -36,11 +37,11 @@ CERTIFICATE, FAILED = "certificate.json", "certificate.failed.json"
 
 def export_model(
     source: str | os.PathLike[str] | nn.Module,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     *,
     target: str = "ort",
     model_factory: Callable[[], nn.Module] | None = None,
-    inputs: Given | None = None,
+    inputs: Given | torch.Tensor | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Certificate:
@@ -54,11 +55,11 @@ def export_model(
     Args:
         source: A checkpoint, the name of a network (with seeded random weights and statistics), a network in eval
             mode, or an ``.onnx`` file.
-        out: Output folder; created if missing.
+        out: Output folder, created if missing; None: that of the command, ``NAME-export``.
         target: A name in `TARGETS`.
         model_factory: Builds the class of a foreign checkpoint.
-        inputs: Inputs that replace the real ones: (N, C, H, W) or (C, H, W) float32; for a network with several inputs
-            one array (N, ...) by name; or a file or folder that `read_inputs` accepts.
+        inputs: Inputs that replace the real ones: an array or tensor (N, C, H, W) or (C, H, W); for a network with
+            several inputs one (N, ...) by name; or a file or folder that `read_inputs` accepts.
         seed: Seed of random inputs, and of a network given by name.
         settings: Fields of `Settings`: precision, max_drop, simplify, dynamic_batch, bake_preprocess, ...
 
@@ -71,7 +72,7 @@ def export_model(
         MissingError: An engine was requested and cannot be built here; the verified ONNX is written all the same.
         RunError: The disk is full, or another run holds `out`.
     """
-    request = ExportRequest(source, out, target, model_factory, inputs, seed, Settings.of(settings))
+    request = request_of(source, out, target, model_factory, inputs, seed, settings)
     certificate = certified_export(request)
     certificate.require_engine()
     return certificate

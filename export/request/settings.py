@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
@@ -146,5 +147,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "border": ("'refuse' or 'map'", lambda value: value in ("refuse", "map")),
     "timeout_s": ("seconds", lambda value: _is_number(value) and float(value) > 0),  # type: ignore[arg-type]
     "workspace_bytes": ("bytes", lambda value: type(value) is int and value > 0),
+    **{name: ("True or False", lambda value: isinstance(value, bool)) for name in ("simplify", "collapse", "tf32")},
+    "timing_cache": ("a file", lambda value: isinstance(value, str | os.PathLike)),
     "dla": ("the number of a DLA core", lambda value: type(value) is int),
 }

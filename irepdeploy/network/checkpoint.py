@@ -65,6 +65,9 @@ def save(
         InputError: `extra` holds other objects than plain containers and tensors.
     """
     model = unwrapped(model)
+    if input_shape is not None and not isinstance(input_shape, list | tuple):
+        hint = "for example (3, 224, 224)"
+        raise InputError(f"expected the sizes of an input, got {input_shape!r}", where="input_shape", hint=hint)
     origin = origin_of(model)
     origin = replace(
         origin,

@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 def compare(
     a: nn.Module,
     b: nn.Module,
-    inputs: torch.Tensor | Sequence[torch.Tensor],
+    inputs: torch.Tensor | Array | Sequence[torch.Tensor | Array],
     tolerance: Tolerance = TOLERANCES["float32"],
 ) -> Comparison:
     """Run two networks on the same inputs and compare outputs, and every layer that both have under one name.
@@ -41,7 +41,7 @@ def compare(
     Args:
         a: The reference, in eval mode.
         b: The other network, in eval mode.
-        inputs: One tensor (N, C, H, W), or one for each input of the networks.
+        inputs: One tensor or array (N, C, H, W), or one for each input of the networks.
         tolerance: The largest error allowed.
 
     Raises:
@@ -49,7 +49,12 @@ def compare(
     """
     import torch
 
-    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    tensors = tuple(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in given)
+    if not tensors or not all(isinstance(x, torch.Tensor) for x in tensors):
+        raise InputError(
+            f"expected tensors, got {type(inputs).__name__}", where="inputs", hint="torch.randn(2, C, H, W)"
+        )
     shared = _shared_layers(a, b)
     with exact_arithmetic():
         outputs_a, layers_a = _run(a, tensors, shared)

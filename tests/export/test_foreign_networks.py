@@ -256,13 +256,25 @@ def test_sizes_as_people_write_them(shape: Any, tmp_path: Path) -> None:
         ({"mean": 3}, "mean: expected"),
         ({"output_names": "logits"}, "output_names: expected"),
         ({"timeout_s": 0}, "timeout_s: expected"),
+        ({"input_shape": (1, 3, 16.0, 16)}, r"expected the sizes of an input, got \(1, 3, 16\.0, 16\)"),
+        ({"simplify": "no"}, "simplify: expected True or False, got 'no'"),
+        ({"timing_cache": 3}, "timing_cache: expected a file"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"seed": "a"}, "seed: expected a whole number"),
+        ({"model_factory": 3}, "model_factory: expected a function"),
+        ({"inputs": 3}, "inputs: expected arrays with a batch dimension, got int"),
+        ({"inputs": [[1.0], [1.0, 2.0]]}, "inputs: expected arrays"),
+        ({"out": 3}, "out: expected a folder, got 3"),
+        ({"source": None}, "source: expected a network, a file or a name, got NoneType"),
+        ({"source": nn.Conv2d}, r"got Conv2d .call it"),
     ],
     ids=str,
 )
 def test_settings_that_are_wrong(settings: dict[str, Any], text: str, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    given = {"source": net, "out": tmp_path / "out", "input_shape": (1, 3, 16, 16), **settings}
     with pytest.raises(IrepdeployError, match=text) as error:
-        irepdeploy.export_model(net, tmp_path / "out", **{"input_shape": (1, 3, 16, 16), **settings})
+        irepdeploy.export_model(**given)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "model.onnx").exists()
 
@@ -270,3 +282,14 @@ def test_settings_that_are_wrong(settings: dict[str, Any], text: str, tmp_path: 
 def test_a_batch_of_one_number(tmp_path: Path) -> None:
     certificate = irepdeploy.export_model("vgg6", tmp_path, dynamic_batch="1:2:4", simplify=False)
     assert certificate.onnx["inputs"][0]["shape"][0] == "N"
+
+
+@pytest.mark.parametrize("kind", ["tensor", "list", "double", "rows"])
+def test_inputs_as_people_hold_them(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    given = {"tensor": x, "list": [x], "double": x.double().numpy(), "rows": x.tolist()}[kind]
+    monkeypatch.chdir(tmp_path)
+    certificate = irepdeploy.export_model(nn.Conv2d(3, 4, 3).eval(), inputs=given, simplify=False)
+    assert certificate.ok and certificate.onnx["inputs"][0]["shape"] == [1, 3, 8, 8]
+    # Without a folder it is that of the command.
+    assert (tmp_path / "Conv2d-export" / "model.onnx").exists()

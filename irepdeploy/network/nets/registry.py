@@ -41,6 +41,8 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:
     """Build a network of the registry like `build`, but without branches."""
+    if not isinstance(name, str):
+        raise ModelError(f"expected the name of a network, got {name!r:.80}")
     if library_name(name) is not None:
         return build_library_network(name, args)
     if name not in NETS:
