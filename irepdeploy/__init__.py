@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from irepdeploy.reparam.fuse import fuse
     from irepdeploy.reparam.insert import insert_branches
     from irepdeploy.reparam.probe import fuse_probe
+    from irepdeploy.search.functions import search as search
+    from irepdeploy.search.functions import train
+    from irepdeploy.search.own_loop import Supernet
 
 __all__ = [
     "Architecture",
     "IrepdeployError",
+    "Supernet",
     "__version__",
     "build",
     "collapse",
@@ -41,6 +45,7 @@ __all__ = [
     "insert_branches",
     "load",
     "save",
+    "train",
 ]
 
 __version__ = "0.1.0"
@@ -65,17 +70,18 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    # Not in __all__: `search` is a module as well, which is called like a function.
+    if name not in __all__ and name != "search":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     value = getattr(importlib.import_module(_HOME[name]), name) if name in _HOME else _from_stage(name)
-    globals()[name] = value
-    return value
+    # To import the stage `search` has set that name already, to the module that is called like the function.
+    return globals().setdefault(name, value)
 
 
 def __dir__() -> List[str]:
-    return sorted(set(globals()) | set(__all__))
+    return sorted(set(globals()) | set(__all__) | {"search"})
 
 
 def _from_stage(name: str) -> Any:

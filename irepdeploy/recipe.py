@@ -152,13 +152,13 @@ class SearchSection(_Section):
 
     strategy: Literal["des", "evolution", "topk", "random"] = "des"
     budget: Budget = "2/3"
-    population: Annotated[int, Field(strict=True, ge=2, le=100_000)]
-    warmup_epochs: Count
-    evolutions: Positive
-    epochs_per_evolution: Positive
-    subnets_per_step: Positive
-    batch_size: BatchSize
-    weights: SgdSection
+    population: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 64
+    warmup_epochs: Count = 5
+    evolutions: Positive = 20
+    epochs_per_evolution: Positive = 1
+    subnets_per_step: Positive = 5
+    batch_size: BatchSize = 64
+    weights: SgdSection = SgdSection(lr=0.05, weight_decay=3e-4, clip=5.0)
     arch: AdamSection = AdamSection()
     parents: Probability = 0.25
     offspring: Probability = 0.5
@@ -201,9 +201,9 @@ class TrainSection(_Section):
         factors: whether alpha and beta of the branches are trained further or folded in first.
     """
 
-    epochs: Positive
-    batch_size: BatchSize
-    weights: SgdSection
+    epochs: Positive = 100
+    batch_size: BatchSize = 64
+    weights: SgdSection = SgdSection(lr=0.05, weight_decay=3e-4, clip=5.0)
     accumulate: Positive = 1
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_epochs: Count = 0
@@ -236,8 +236,8 @@ class Recipe(_Section):
     threads: Threads | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = False
-    search: SearchSection
-    train: TrainSection
+    search: SearchSection = SearchSection()
+    train: TrainSection = TrainSection()
     scales: dict[str, Options] = {}
 
 

@@ -1,1 +1,24 @@
-"""The search stage: supernet, directional evolutionary strategy, training."""
+"""Find and train re-parameterization Architectures; the module is the function `ird.search` as well.
+
+A function in its place would be replaced by this module as soon as anything imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .result import SearchResult
+
+
+class _Function(types.ModuleType):
+    def __call__(self, *args: Any, **settings: Any) -> SearchResult:
+        """Search a network of your own: see `irepdeploy.search.functions.search`."""
+        from .functions import search
+
+        return search(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Function

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgum
 __all__ = ["search"]
 
 
-def run_search(
+def search_recipe(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     out: OutOption = Path("runs/search"),
@@ -31,22 +31,18 @@ def run_search(
     irepdeploy search digits scale=smoke --out runs/smoke;
     torchrun --nproc-per-node 4 -m irepdeploy search irep_vgg16_cifar10 --out runs/vgg16
     """
-    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.console import print_json, table
     from irepdeploy.recipe import load_recipe
 
-    from .engine import Search
-    from .execution.device import ranks_of
-    from .execution.run_folder import own_folder
     from .execution.shipped import recipe_path
+    from .functions import run_search
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
-    with ranks_of(plan) as ranks, own_folder(out, ranks):
-        run = Search(plan, out, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
-        with progress(silent=not ranks.first) as display:
-            result = run.run(display.task(f"search ({plan.search.strategy})", run.epochs).advance)
-    if not ranks.first:
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    result, reports = run_search(plan, out, show=True, **options)
+    if not reports:
         return
-    figures = result.figures
+    figures, start = result.figures, result.journal.start
     if json:
         print_json(figures.to_dict())
         return
@@ -56,7 +52,7 @@ def run_search(
         ["figure", "value"],
         [
             ["accuracy of the best, search-validation set, shared weights", f"{figures.val_accuracy:.2%}"],
-            ["branches kept", f"{figures.branches} of {run.space.size} (budget {run.strategy.budget.total})"],
+            ["branches kept", f"{figures.branches} of {len(start.positions)} (budget {start.budget})"],
             ["candidates scored", figures.evaluations],
             ["spread of sigmoid(alpha)", f"{figures.alpha_spread:.4f}"],
             ["spread of sigmoid(beta)", f"{figures.beta_spread:.4f}"],
@@ -187,4 +183,4 @@ def show_pareto(
     say(f"wrote {picture}")
 
 
-search = with_default(run_search, compare=compare_strategies, pareto=show_pareto)
+search = with_default(search_recipe, compare=compare_strategies, pareto=show_pareto)

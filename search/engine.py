@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from irepdeploy.data import Augmentation, Loader
+from irepdeploy.data import StreamLoader
 from irepdeploy.folders import make_folder
 from irepdeploy.recipe import Recipe
-from irepdeploy.runs.journal import Epoch, Evolution, SearchStart
+from irepdeploy.runs.journal import Epoch, Event, Evolution, SearchStart
 from irepdeploy.runs.result import SearchFigures
 
+from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.evaluate import PopulationEvaluator
 from .evaluation.fitness import Fitness, Outcome
+from .evaluation.preflight import preflight
 from .evaluation.racing import RaceResult, cuts_of, race
 from .execution.device import device_name, ranks_of
-from .execution.loop import adam, check_finite, check_loss, clip, cosine, memory_guard, set_rate, sgd
+from .execution.loop import adam, check_finite, check_loss, check_score, clip, cosine, memory_guard, set_rate, sgd
 from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
 from .execution.run_folder import RunFolder, start_facts
@@ -29,8 +31,10 @@ from .pareto import pareto_set
 from .result import SearchResult
 from .strategies import strategy
 from .strategies.importance import Importance
-from .supernet.builders import build_supernet, load_data
+from .supernet.batches import Batches, batches_of
 from .supernet.space import Bits
+from .supernet.subject import Subject, subject_of
+from .supernet.supernet import Supernet
 
 __all__ = ["Search"]
 
@@ -43,7 +47,8 @@ class Search:
 
     The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
     result.json. Default `ranks`: the processes that torchrun started, which share the subnets and candidates, or
-    this process alone.
+    this process alone. Default `subject`: network, data and task of the recipe. Each of `callbacks` gets every event
+    that the journal gets, in the process that writes it.
     """
 
     def __init__(
@@ -51,28 +56,33 @@ class Search:
         recipe: Recipe,
         out: Path,
         *,
+        subject: Subject | None = None,
         resume: bool = False,
         overwrite: bool = False,
         tensorboard: bool = False,
         ranks: Ranks | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.recipe = recipe
         self.settings = recipe.search
         self.ranks = ranks_of(recipe) if ranks is None else ranks
-        self.data = load_data(recipe)
-        self.supernet = build_supernet(recipe, self.data)
+        self.data = subject_of(recipe) if subject is None else subject
+        self.task = self.data.task
+        self.supernet = Supernet(self.data.net, recipe.branches, where=self.data.where, task=self.task)
         self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)
         self.order = torch.Generator().manual_seed(recipe.seed)
-        self.loader = Loader(
-            self.data.train,
-            self.settings.batch_size,
-            self.order,
-            Augmentation(**self.settings.augment.model_dump()),
-            device=self.ranks.device,
-        )
         evaluation = self.settings.evaluation
+        check = None
+        if self.data.facts:
+            check = preflight(self.supernet.model, self.data, evaluation.batch_size, self.ranks.device)
+            # Counted for the Pareto set, at the end of the run.
+            CandidateCosts(self.supernet.model, self.space, self.data.input_shape)
+        augment = self.settings.augment
+        self.loader: Batches = batches_of(
+            self.data, self.settings.batch_size, self.order, augment, check, self.ranks.device
+        )
         self.evaluator = PopulationEvaluator(
             self.supernet,
             self.data.val,
@@ -82,14 +92,21 @@ class Search:
             seed=recipe.seed,
         )
         # After every check of the recipe: an old run is not discarded for one that cannot start.
-        identity = recipe.model_dump_json(exclude={"scales", "train"})
+        identity = self.data.identity(recipe.model_dump_json(exclude={"scales", "train"}))
         results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
         silent = not self.ranks.first
         # With whole subnets the sums do not depend on the number of processes.
         divided = self.settings.split == "batch"
         where = f"{self.ranks.size if divided else 1} x {self.ranks.device.type}"
         self.folder = RunFolder(
-            out, identity, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where
+            out,
+            identity,
+            results,
+            resume=resume,
+            overwrite=overwrite,
+            silent=silent,
+            computed_on=where,
+            callbacks=callbacks,
         )
         self.weights = sgd(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)
@@ -114,6 +131,7 @@ class Search:
                     branches=self.space.branches,
                     positions=self.space.positions,
                     budget=self.strategy.budget.total,
+                    **self.data.recorded,
                 )
             )
         if tensorboard:
@@ -160,6 +178,8 @@ class Search:
         model = self.supernet.model.train()
         set_rate(self.weights, cosine(settings.weights.lr, self.epoch, self.epochs))
         losses, seen = [], 0
+        if isinstance(self.loader, StreamLoader):
+            self.loader.epoch = self.epoch
         started = reported = time.perf_counter()
         for images, labels in self.loader:
             self.weights.zero_grad(set_to_none=True)
@@ -194,6 +214,7 @@ class Search:
         self.fitness, self.ranking = list(raced.fitness), list(raced.ranking)
         for fitness in self.fitness:
             check_loss(-fitness.negative_loss, self.epoch, "search")
+            check_score(fitness.value, self.task.metric.name, self.epoch, "search")
         self.evaluations += len(self.population)
         importance = Importance.of(self.supernet.model, self.space)
         accuracies = [fitness.value for fitness in self.fitness]
@@ -213,7 +234,8 @@ class Search:
         self.folder.write(evolution)
         if self._evolution + 1 < self.settings.evolutions:
             self.population = self.strategy.next(self.population, self.ranking, importance, self.random)
-        return f"best {best:.1%}, mean {mean:.1%}"
+        text = self.task.metric.text
+        return f"best {text(best)}, mean {text(mean)}"
 
     def _rank(self) -> RaceResult:
         """Score the population; each rank scores whole candidates."""
@@ -243,6 +265,7 @@ class Search:
             device_days=self.seconds * self.ranks.size / _SECONDS_A_DAY,
             alpha_spread=float(np.ptp(importance.alpha)),
             beta_spread=float(np.ptp(importance.beta)),
+            **self.data.recorded,
         )
         if self.ranks.first:
             folder = make_folder(self.folder.path / "population")
@@ -255,11 +278,12 @@ class Search:
                 fitnesses,
                 input_shape=self.data.input_shape,
                 batch_size=self.recipe.train.batch_size,
+                metric=self.data.metric,
             )
             pareto.write(self.folder.path / "pareto.json")
             figures.write(self.folder.path / "result.json")
         self.ranks.barrier()
-        return SearchResult(ordered, fitnesses, figures)
+        return SearchResult(ordered, fitnesses, figures, self.folder.path)
 
     def _save(self) -> None:
         self.folder.save_state(

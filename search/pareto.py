@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.pareto import Candidate, ParetoSet
+from irepdeploy.runs.schema import MetricFacts
 
 from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.fitness import Fitness
@@ -21,6 +22,7 @@ def pareto_set(
     *,
     input_shape: tuple[int, ...],
     batch_size: int,
+    metric: MetricFacts | None = None,
 ) -> ParetoSet:
     """Count what training each candidate costs, best fitness first, and mark those that no other beats."""
     costs = CandidateCosts(supernet.model, supernet.space, input_shape)
@@ -28,6 +30,7 @@ def pareto_set(
     aims = [(one.value, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)]
     return ParetoSet(
         batch_size=batch_size,
+        metric=metric,
         candidates=tuple(
             Candidate(
                 rank=rank,

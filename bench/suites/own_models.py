@@ -37,11 +37,17 @@ def _with_accuracy(subject: Subject) -> Subject:
     if Path(subject.target).name != "best.pt" or not result.is_file():
         return subject
     try:
-        accuracy = TrainingResult.read(result).test_accuracy
+        found = TrainingResult.read(result)
     except InputError as error:
         log(f"no accuracy for {subject.label}: {error.line}")
         return subject
-    facts = {**subject.facts, "top1": 100 * accuracy, "top1_source": f"its training's test set ({result.name})"}
+    if found.test_accuracy is None or found.metric is not None:
+        return subject
+    facts = {
+        **subject.facts,
+        "top1": 100 * found.test_accuracy,
+        "top1_source": f"its training's test set ({result.name})",
+    }
     return dataclasses.replace(subject, facts=facts)
 
 

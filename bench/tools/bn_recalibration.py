@@ -33,7 +33,7 @@ from irepdeploy.search.engine import Search
 from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
 from irepdeploy.search.evaluation.fitness import Fitness, score
 from irepdeploy.search.execution.shipped import recipe_path
-from irepdeploy.search.supernet.builders import build_net, with_branches
+from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.training.training import Training
 
@@ -98,11 +98,12 @@ def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: P
 
 
 def _own_statistics(recipe: Recipe, search: Search, bits: Bits) -> Fitness:
-    net = with_branches(build_net(recipe, search.data), search.space.architecture(bits))
+    data = load_data(recipe)
+    net = with_branches(build_net(recipe, data), search.space.architecture(bits))
     weights = search.supernet.model.state_dict()
     net.load_state_dict({name: weights[name] for name in net.state_dict()})
-    recalibrate(channels_last(net), search.data)
-    return score(channels_last(fuse(net, prove=False)), search.data.val)
+    recalibrate(channels_last(net), data)
+    return score(channels_last(fuse(net, prove=False)), data.val)
 
 
 def _agreement(

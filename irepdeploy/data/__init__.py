@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from irepdeploy.data.augmentation import Augmentation
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Images, Split
+from irepdeploy.data.given import check_disjoint, held, opened
 from irepdeploy.data.inputs import random_inputs, real_inputs
 from irepdeploy.data.loader import Loader, in_order
 from irepdeploy.data.registry import DATASETS, dataset_facts, embedded_dataset, load_dataset
+from irepdeploy.data.stream import Stream, StreamLoader
 
 __all__ = [
     "DATASETS",
@@ -16,10 +18,15 @@ __all__ = [
     "Images",
     "Loader",
     "Split",
+    "Stream",
+    "StreamLoader",
+    "check_disjoint",
     "dataset_facts",
     "embedded_dataset",
+    "held",
     "in_order",
     "load_dataset",
+    "opened",
     "random_inputs",
     "real_inputs",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from irepdeploy.data.augmentation import Augmentation, Draws
 from irepdeploy.data.dataset import Split
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.pixels import Pixels
+from irepdeploy.data.stream import Stream
 from irepdeploy.errors import InputError
 from irepdeploy.runtime.memory_format import channels_last
 
@@ -98,8 +100,13 @@ class Loader:
         return images.normalise(pixels) if isinstance(images, Pixels | ImageFiles) else pixels
 
 
-def in_order(split: Split, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+def in_order(
+    split: Split | Stream, batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, Any]]:
     """Yield all images (N, C, H, W), in channels-last format and without augmentation, and labels (N,) in order."""
+    if isinstance(split, Stream):
+        yield from split.in_order(batch_size, device)
+        return
     starts = range(0, len(split), batch_size)
     labels = [split.labels[start : start + batch_size] for start in starts]
     images: Iterator[Tensor]

@@ -126,6 +126,7 @@ class SearchComparison(JsonFile):
 class ComparedTraining(TrainingResult):
     """One training run of a comparison."""
 
+    test_accuracy: Share
     preset: StrictStr
     seed: StrictInt
 

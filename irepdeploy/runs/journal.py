@@ -18,7 +18,7 @@ from irepdeploy.errors import InputError
 from irepdeploy.parsing.json_lines import Lines, append_line, begin_lines, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.parsing.validation import validated
-from irepdeploy.runs.schema import Amount, Count, Loss, Number, Schema, Share
+from irepdeploy.runs.schema import Amount, Count, Loss, MetricFacts, Number, Schema, Score, Share
 
 __all__ = ["JOURNAL", "Epoch", "Event", "Evolution", "Race", "SearchJournal", "SearchStart", "Start", "read_events"]
 
@@ -46,7 +46,10 @@ class Event(Schema):
 
 
 class Start(Event):
-    """The first line of a run: its recipe with the scale applied, and everything else that its result depends on."""
+    """The first line of a run: its recipe with the scale applied, and everything else that its result depends on.
+
+    `metric` is what is called accuracy in the lines that follow; None: accuracy.
+    """
 
     event: Literal["start"] = "start"
     recipe: dict[str, Any]
@@ -55,6 +58,7 @@ class Start(Event):
     device: StrictStr = "cpu"
     devices: Number = 1
     architecture: dict[str, Any] | None = None
+    metric: MetricFacts | None = None
 
     def begin(self, path: str | os.PathLike[str]) -> None:
         """Begin a journal with this event, atomically; one that is there is replaced."""
@@ -93,13 +97,13 @@ class SearchStart(Start):
 
 
 class Epoch(Event):
-    """An epoch of training; `phase` is written by a search, `val_accuracy` by a training."""
+    """An epoch of training; `phase` is written by a search, `val_accuracy` by a training: the score by its metric."""
 
     event: Literal["epoch"] = "epoch"
     epoch: Count
     phase: StrictStr | None = None
     loss: Loss | None = None
-    val_accuracy: Share | None = None
+    val_accuracy: Score | None = None
     images_per_second: Amount | None = None
 
 
@@ -114,7 +118,7 @@ class Race(Schema):
 
 
 class Evolution(Event):
-    """A scored population: accuracy in [0, 1] and cross-entropy of each candidate on the search-validation set.
+    """A scored population: accuracy (or score by another metric) and loss of each candidate on the validation set.
 
     `population` has the bits of each candidate as a string of 0 and 1, `alpha` is sigmoid(alpha) by position, `beta` is
     sigmoid(beta) by layer; old journals lack all three. `race` is None if the population was scored in full.
@@ -122,9 +126,9 @@ class Evolution(Event):
 
     event: Literal["evolution"] = "evolution"
     index: Count
-    best: Share
-    mean: Share
-    accuracy: Annotated[tuple[Share, ...], Field(min_length=1)]
+    best: Score
+    mean: Score
+    accuracy: Annotated[tuple[Score, ...], Field(min_length=1)]
     loss: tuple[Loss, ...] = ()
     population: tuple[_Bits, ...] = ()
     alpha: tuple[Share, ...] = ()
@@ -133,7 +137,7 @@ class Evolution(Event):
 
     @model_validator(mode="after")
     def _sums_up(self) -> Self:
-        if self.best not in self.accuracy or abs(self.mean - fmean(self.accuracy)) > _ROUNDING:
+        if self.best not in self.accuracy or abs(self.mean - fmean(self.accuracy)) > _ROUNDING * max(1, abs(self.mean)):
             raise ValueError("best and mean do not match accuracy")
         return self
 
@@ -248,6 +252,10 @@ class SearchJournal(Schema):
 
 
 def _check_sizes(start: SearchStart, evolution: Evolution) -> None:
+    if start.metric is None or start.metric.unit == "%":
+        for value in evolution.accuracy:
+            if not 0 <= value <= 1:
+                raise ValueError(f"evolution {evolution.index}: accuracy: expected a share from 0 to 1, got {value}")
     for field, size, what in (
         ("loss", len(evolution.accuracy), "candidates"),
         ("population", len(evolution.accuracy), "candidates"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictStr
 
-from irepdeploy.runs.schema import Count, Digest, JsonFile, Schema, Share
+from irepdeploy.runs.schema import Count, Digest, JsonFile, Schema, Score, Scored
 
 __all__ = ["Candidate", "ParetoSet"]
 
@@ -21,15 +21,16 @@ _NOTES = (
 class Candidate(Schema):
     """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` is named by its rank.
 
-    Accuracy is by the supernet's shared weights. `macs` and `activation_bytes` (kept for the backward pass) are those
-    of the forward pass of one image in train state; `memory_bytes` is that of training at the recipe's batch size.
-    `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one of them.
+    Accuracy, or the score by another metric, is by the supernet's shared weights. `macs` and `activation_bytes` (kept
+    for the backward pass) are those of the forward pass of one image in train state; `memory_bytes` is that of training
+    at the recipe's batch size. `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one
+    of them.
     """
 
     rank: Count
     digest: Digest
     branches: Count
-    val_accuracy: Share
+    val_accuracy: Score
     params: Count
     macs: Count
     activation_bytes: Count
@@ -37,7 +38,7 @@ class Candidate(Schema):
     pareto: StrictBool
 
 
-class ParetoSet(JsonFile):
+class ParetoSet(Scored, JsonFile):
     """A population with its costs, best fitness first; memory is counted for training with `batch_size`."""
 
     kind = "pareto.json of a search"

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import StrictStr, model_validator
+from pydantic import Field, StrictStr, model_validator
 
-from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Loss, Number, Share
+from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Loss, Number, Schema, Score, Scored, Share
 
-__all__ = ["FinetuneResult", "SearchFigures", "TrainingResult"]
+__all__ = ["FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult"]
 
 
-class SearchFigures(JsonFile):
+class SearchFigures(Scored, JsonFile):
     """Figures of a search: those of the chosen Architecture, by shared weights on the search-validation set.
 
-    Seconds cover the whole run, including resumed parts; spreads are the largest minus the smallest sigmoid.
+    `val_accuracy` is its score by the metric. Seconds cover the whole run, including resumed parts; spreads are the
+    largest minus the smallest sigmoid.
     """
 
     kind = "result.json of a search"
     hint = "`irepdeploy search` writes it at its end"
+    scores = ("val_accuracy",)
 
     best_digest: Digest
     branches: Count
-    val_accuracy: Share
+    val_accuracy: Score
     val_loss: Loss
     evaluations: Count
     seconds: Amount
@@ -33,24 +35,38 @@ class SearchFigures(JsonFile):
     beta_spread: Share
 
 
-class TrainingResult(JsonFile):
-    """Figures of a training; accuracies in [0, 1] are of the best epoch, from 1, fused.
+class ScoreSet(Schema):
+    """Everything that a task reports of a set, by name, and the 95 % interval of its score with its method."""
 
-    The test set is read only for this; `seconds_per_epoch` is the median.
+    samples: Count
+    figures: dict[StrictStr, Score]
+    low: Score | None = None
+    high: Score | None = None
+    method: StrictStr | None = None
+
+
+class TrainingResult(Scored, JsonFile):
+    """Figures of a training; accuracies, or scores by another metric, are of the best epoch, from 1, fused.
+
+    The test set, if there is one, is read only for this; `seconds_per_epoch` is the median. `sets` has more about
+    "val" and "test"; files of earlier versions lack it.
     """
 
     kind = "result.json of a training"
     hint = "`irepdeploy train` writes it at its end"
+    scores = ("val_accuracy", "test_accuracy")
+    added = ("metric", "sets")
 
     branches: Count
-    val_accuracy: Share
-    test_accuracy: Share
+    val_accuracy: Score
+    test_accuracy: Score | None
     best_epoch: Number
     epochs: Number
     seconds_per_epoch: Amount
     seconds: Amount
     device: StrictStr
     devices: Number
+    sets: dict[StrictStr, ScoreSet] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _best_is_one_of_them(self) -> Self:

@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictStr,
+    model_serializer,
+    model_validator,
+)
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import read_bytes, write_json
@@ -14,7 +22,19 @@ from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
 from irepdeploy.parsing.validation import validated
 
-__all__ = ["Amount", "Count", "Digest", "JsonFile", "Loss", "Number", "Schema", "Share"]
+__all__ = [
+    "Amount",
+    "Count",
+    "Digest",
+    "JsonFile",
+    "Loss",
+    "MetricFacts",
+    "Number",
+    "Schema",
+    "Score",
+    "Scored",
+    "Share",
+]
 
 Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 # Counted from 1: devices, epochs.
@@ -24,6 +44,8 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 # Any number: a diverging run writes how far it got.
 Loss = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+# By a metric, which may be any number.
+Score = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 # Of seconds, or of images in one.
 Amount = Annotated[float, Field(ge=0, le=1e12, strict=True)]
 
@@ -32,6 +54,34 @@ class Schema(BaseModel):
     """A part of a file. Unknown fields are ignored: a newer version may have written them."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class MetricFacts(Schema):
+    """Name and unit of a metric; of "%" the scores are shares in [0, 1]."""
+
+    name: StrictStr
+    unit: StrictStr = ""
+
+
+class Scored(Schema):
+    """Holds scores, the fields that `scores` names, by a metric; None: accuracy, as in files of earlier versions."""
+
+    scores: ClassVar[tuple[str, ...]] = ()
+    # Fields that files of earlier versions lack.
+    added: ClassVar[tuple[str, ...]] = ("metric",)
+    metric: MetricFacts | None = None
+
+    @model_validator(mode="after")
+    def _are_shares(self) -> Self:
+        for name in self.scores if self.metric is None or self.metric.unit == "%" else ():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {value}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: item for key, item in handler(self).items() if item or key not in self.added}
 
 
 class JsonFile(Schema):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from irepdeploy.data.nested import mapped
 from irepdeploy.errors import InputError
 
-__all__ = ["main_output", "mapped", "read_batch", "wide"]
+__all__ = ["main_output", "read_batch", "wide"]
 
 INPUT_KEYS = ("pixel_values", "image", "images", "img", "input", "inputs", "x")
 TARGET_KEYS = ("label", "labels", "target", "targets", "mask", "masks", "y")
@@ -48,17 +49,6 @@ def main_output(raw: Any) -> Any:
             hint="a Task of your own chooses: override outputs(raw)",
         )
     return raw
-
-
-def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to the tensors of a value: a tensor, or tuples, lists and dictionaries of some."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: mapped(function, item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)([mapped(function, item) for item in value])
-    return value
 
 
 def wide(value: Any) -> Any:

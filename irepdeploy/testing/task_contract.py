@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irepdeploy.data.nested import mapped
 from irepdeploy.tasks import Metric, Task
-from irepdeploy.tasks.batches import mapped
 from irepdeploy.tasks.jackknife import Rows, totals_of
 
 __all__ = ["TaskContract"]

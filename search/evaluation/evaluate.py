@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.data import Split
+from irepdeploy.data import Split, Stream
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.block import RepBlock
 
@@ -34,7 +34,7 @@ class PopulationEvaluator:
 
     Args:
         supernet: In any mode; it is not changed.
-        data: The search-validation set; never the test set.
+        data: The search-validation set; never the test set. A stream is read once for each call of `outcomes`.
         batch_size: Images per forward pass.
         mode: "fused": plain networks in the supernet's dtype; "fused-bf16": the same with weights and activations in
             bfloat16, kernels summed in the supernet's dtype and rounded once; "multi-branch": the supernet with masks.
@@ -48,7 +48,7 @@ class PopulationEvaluator:
     def __init__(
         self,
         supernet: Supernet,
-        data: Split,
+        data: Split | Stream,
         batch_size: int = 200,
         *,
         mode: Mode = "fused",
@@ -83,7 +83,15 @@ class PopulationEvaluator:
             self._forward = CapturedForward(self._network)
         self.how = "cuda graph" if captured else "eager"
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)) if cuts else None
-        self._put(data.to(self._device), order)
+        self._stream: Stream | None = None
+        if isinstance(data, Stream):
+            self._stream = data
+            if cuts:
+                raise InputError(
+                    "racing needs all images of val in memory, of one size", where="search.evaluation.racing.share"
+                )
+        else:
+            self._put(data.to(self._device), order)
         self._known: dict[tuple[bytes, int], Outcome] = {}
 
     def refresh(self) -> None:
@@ -105,11 +113,14 @@ class PopulationEvaluator:
         """
         missing = {bits.tobytes(): bits for bits in candidates if (bits.tobytes(), part) not in self._known}
         if missing:
-            masks = self._masks(list(missing.values()))
+            candidates_of = zip(missing.items(), self._masks(list(missing.values())), strict=True)
             with self._in_eval_mode():
-                for (key, bits), mask in zip(missing.items(), masks, strict=True):
-                    self._write(bits, mask)
-                    self._known[key, part] = self._run(self._parts[part])
+                if self._stream is not None:
+                    self._known.update(self._run_stream(self._stream, list(candidates_of)))
+                else:
+                    for (key, bits), mask in candidates_of:
+                        self._write(bits, mask)
+                        self._known[key, part] = self._run(self._parts[part])
         return [self._known[bits.tobytes(), part] for bits in candidates]
 
     def network(self, bits: Bits) -> nn.Module:
@@ -136,6 +147,16 @@ class PopulationEvaluator:
             batch = slice(start, min(start + self._batch_size, part.stop))
             rows.append(statistics_of(self._task, self._forward(self._batch(batch)), self._labels[batch]))
         return Outcome.of(rows, self._task)
+
+    def _run_stream(self, stream: Stream, candidates: list[Any]) -> dict[tuple[bytes, int], Outcome]:
+        """Score every candidate on one batch after another, so that the stream is read once."""
+        rows: dict[bytes, list[Tensor]] = {key: [] for (key, _), _ in candidates}
+        for images, targets in stream.in_order(self._batch_size, self._device):
+            images = self._laid_out(images)
+            for (key, bits), mask in candidates:
+                self._write(bits, mask)
+                rows[key].append(statistics_of(self._task, self._forward(images), targets))
+        return {(key, 0): Outcome.of(each, self._task) for key, each in rows.items()}
 
     def _put(self, data: Split, order: Tensor | None) -> None:
         """Keep the data on the device; images in a tensor are converted to the network's dtype and layout once."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.data import Split, in_order
+from irepdeploy.data import Split, Stream, in_order
 from irepdeploy.tasks import Classification, Task
 from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.jackknife import Rows, Vector, totals_of
@@ -69,13 +69,13 @@ def statistics_of(task: Task, raw: object, targets: object) -> Tensor:
     return task.statistics(wide(task.outputs(raw)), targets)
 
 
-def score(network: nn.Module, data: Split, batch_size: int = 200, task: Task = CLASSIFICATION) -> Fitness:
+def score(network: nn.Module, data: Split | Stream, batch_size: int = 200, task: Task = CLASSIFICATION) -> Fitness:
     """Return the fitness of a network in eval mode, on its own device."""
     return outcome_of(network, data, batch_size, task).fitness
 
 
 @torch.inference_mode()
-def outcome_of(network: nn.Module, data: Split, batch_size: int = 200, task: Task = CLASSIFICATION) -> Outcome:
+def outcome_of(network: nn.Module, data: Split | Stream, batch_size: int = 200, task: Task = CLASSIFICATION) -> Outcome:
     """Return the outcome of a network in eval mode, on its own device."""
     place = next(network.parameters(), torch.zeros(0)).device
     rows = [statistics_of(task, network(images), targets) for images, targets in in_order(data, batch_size, place)]

@@ -17,7 +17,7 @@ from irepdeploy.runtime.memory import is_out_of_memory
 if TYPE_CHECKING:
     from irepdeploy.recipe import AdamSection, SgdSection
 
-__all__ = ["adam", "check_finite", "check_loss", "clip", "cosine", "memory_guard", "set_rate", "sgd"]
+__all__ = ["adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "set_rate", "sgd"]
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
 
@@ -68,6 +68,12 @@ def check_finite(model: nn.Module, epoch: int, what: str) -> None:
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise RunError(f"NaN or infinity in epoch {epoch + 1} of the {what}", where=name, hint=_SMALLER_STEPS)
+
+
+def check_score(score: float, name: str, epoch: int, what: str) -> None:
+    """Stop a run whose score is no number."""
+    if not math.isfinite(score):
+        raise RunError(f"the metric {name} became {score} in epoch {epoch + 1} of the {what}")
 
 
 def check_loss(loss: float, epoch: int, what: str) -> None:

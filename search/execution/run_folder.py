@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class RunFolder:
 
     A saved state with a different `identity` is refused. `results` are globs of the files of a finished run, which are
     removed when a run starts over. A `silent` process only reads; another one writes. `computed_on` names the devices
-    that the result depends on.
+    that the result depends on. Each of `callbacks` gets every event after the journal.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RunFolder:
         overwrite: bool = False,
         silent: bool = False,
         computed_on: str = "cpu",
+        callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.path = path if silent else make_folder(path)
         self.journal = self.path / JOURNAL
@@ -73,6 +74,7 @@ class RunFolder:
         self._identity = identity
         self._results = results
         self._computed_on = computed_on
+        self._callbacks = callbacks
         self._scalars: Scalars | None = None
         self._start: Start | None = None
         if resume and overwrite:
@@ -105,10 +107,16 @@ class RunFolder:
             self._start.begin(self.journal)
             for old in self._earlier_files():
                 remove_file(old)
+            self._call(self._start)
             self._start = None
         if self._scalars is not None:
             self._scalars.write(event)
         event.append(self.journal)
+        self._call(event)
+
+    def _call(self, event: Event) -> None:
+        for callback in self._callbacks:
+            callback(event)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state atomically, with the conditions that a resumed run must meet."""

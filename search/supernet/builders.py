@@ -13,7 +13,7 @@ from irepdeploy.network.nets import build_plain
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.branches import Branch
-from irepdeploy.reparam.insert import insert_branches
+from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.origin import set_origin
 
 from .supernet import Supernet
@@ -58,7 +58,10 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
 
 
 def with_branches(
-    plain: nn.Module, branches: Architecture | str, factors: Literal["trainable", "folded", "none"] = "trainable"
+    plain: nn.Module,
+    branches: Architecture | str,
+    factors: Literal["trainable", "folded", "none"] = "trainable",
+    where: Where = "*",
 ) -> nn.Module:
     """Return a new network with the branches of an Architecture, or all branches of a preset wherever possible.
 
@@ -72,7 +75,7 @@ def with_branches(
                 f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",
                 where="--arch",
             )
-    net = insert_branches(plain, branches, scaled=factors == "trainable")
+    net = insert_branches(plain, branches, where, scaled=factors == "trainable")
     if factors == "folded":
         for module in net.modules():
             if isinstance(module, Branch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,27 +40,22 @@ def run_train(
     irepdeploy train digits branches=none --out runs/plain;
     torchrun --nproc-per-node 4 -m irepdeploy train irep_resnet50_imagenet --out runs/imagenet
     """
-    from irepdeploy.console import print_json, progress, table
+    from irepdeploy.console import print_json, table
     from irepdeploy.errors import InputError
     from irepdeploy.recipe import load_recipe
     from irepdeploy.reparam.architecture import Architecture
     from irepdeploy.reparam.presets import preset_of
 
-    from ..execution.device import ranks_of
-    from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
-    from .training import Training
+    from .run import run_training
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     if arch is not None and not preset_of(plan.branches).branches:
         raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
     chosen = None if arch is None else Architecture.load(arch)
-    with ranks_of(plan) as ranks, own_folder(out, ranks):
-        run = Training(plan, out, chosen, resume=resume, overwrite=overwrite, tensorboard=tensorboard, ranks=ranks)
-        with progress(silent=not ranks.first) as display:
-            task = display.task(f"train {plan.net.name}, {run.branches} branches", plan.train.epochs)
-            result = run.run(task.advance)
-    if not ranks.first:
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    result, reports = run_training(plan, out, chosen, show=True, **options)
+    if not reports:
         return
     if json:
         print_json(result.to_dict())

@@ -18,10 +18,12 @@ from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
 from irepdeploy.runs.result import FinetuneResult, TrainingResult
+from irepdeploy.tasks import Classification
 
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..supernet.builders import load_data
+from ..supernet.subject import with_data
 from .training import Training
 
 __all__ = ["Finetuning"]
@@ -63,7 +65,7 @@ class Finetuning:
             net=net,
             model=model,
             identity=[sha256(source), branches],
-            data=self.data,
+            subject=with_data(self.source, self.data, Classification(label_smoothing=recipe.train.label_smoothing)),
             resume=resume,
             overwrite=overwrite,
             tensorboard=tensorboard,
@@ -84,6 +86,7 @@ class Finetuning:
         plain = fuse(self.source) if blocks else self.source
         device = self.training.ranks.device
         before = self.training.score_test(plain.to(device).eval())
+        assert found.test_accuracy is not None
         return FinetuneResult(accuracy_before=before.value, accuracy_after=found.test_accuracy, training=found)
 
 

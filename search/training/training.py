@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from irepdeploy.data import Augmentation, Dataset, Loader
+from irepdeploy.data import StreamLoader
 from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.files import canonical_json
 from irepdeploy.network.checkpoint import load, read, save
@@ -22,27 +23,34 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.reparam.presets import preset_of
-from irepdeploy.runs.journal import Epoch, Start
-from irepdeploy.runs.result import TrainingResult
+from irepdeploy.runs.journal import Epoch, Event, Start
+from irepdeploy.runs.result import ScoreSet, TrainingResult
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification
 from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.jackknife import totals_of
 
 from ..evaluation.evaluate import Fitness, score
+from ..evaluation.fitness import Outcome, outcome_of
+from ..evaluation.preflight import preflight
 from ..execution.device import device_name, ranks_of
-from ..execution.loop import check_finite, check_loss, clip, memory_guard, set_rate, sgd
+from ..execution.loop import check_finite, check_loss, check_score, clip, memory_guard
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..execution.run_folder import RunFolder, start_facts
-from ..supernet.builders import build_net, load_data, with_branches
+from ..supernet.batches import Batches, batches_of
+from ..supernet.builders import with_branches
+from ..supernet.subject import Subject, subject_of
 from .averaging import averaged
-from .schedule import rate_at
+from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 
 __all__ = ["Training"]
 
 _SECONDS_BETWEEN_NOTES = 1.0
 # A GPU is not synchronised between two reads of the loss.
 _STEPS_BETWEEN_LOOKS = 50
+# Images per forward pass where nothing is trained.
+_BATCH = 200
 
 
 class Training:
@@ -51,10 +59,12 @@ class Training:
     The folder gets journal.jsonl, state.pt and last.pt after each epoch, best.pt when the fused network's accuracy on
     the search-validation set has risen, and at the end result.json.
 
-    Without an Architecture the network gets all branches of the recipe's preset wherever possible. `net`, which has its
-    branches already, is trained instead of the recipe's network; `model` builds its class when a checkpoint is read.
-    `identity` is what identifies the run besides recipe and Architecture. Default `ranks`: the processes that torchrun
-    started, which share each batch, or this process alone.
+    Without an Architecture the network gets all branches of the recipe's preset wherever possible. Default `subject`:
+    network, data and task of the recipe. `net`, which has its branches already, is trained instead of the subject's;
+    `model` builds its class when a checkpoint is read. `identity` is what identifies the run besides recipe and
+    Architecture. `optimizer` makes an optimizer of the parameters and `scheduler` a learning-rate scheduler of that,
+    stepped after each epoch; by default both are the recipe's. Each of `callbacks` gets every event that the journal
+    gets. Default `ranks`: the processes that torchrun started, which share each batch, or this process alone.
     """
 
     def __init__(
@@ -64,27 +74,32 @@ class Training:
         architecture: Architecture | None,
         *,
         net: nn.Module | None = None,
-        model: Callable[[], nn.Module] | None = None,
+        model: Callable[[], nn.Module] | nn.Module | None = None,
         identity: Sequence[str] = (),
-        data: Dataset | None = None,
+        subject: Subject | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
         resume: bool = False,
         overwrite: bool = False,
         tensorboard: bool = False,
         ranks: Ranks | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.recipe = recipe
         self.settings = settings = recipe.train
         self.ranks = ranks_of(recipe) if ranks is None else ranks
         digest = None if architecture is None else architecture.digest
-        run = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
         results = ("best.pt", "last.pt", "result.json")
-        self.data = load_data(recipe) if data is None else data
-        self.task = Classification(label_smoothing=settings.label_smoothing)
+        if subject is None:
+            subject = subject_of(recipe, Classification(label_smoothing=settings.label_smoothing))
+        self.data, self.task = subject, subject.task
+        facts = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
+        run = subject.identity(facts)
         if net is None:
-            net = build_net(recipe, self.data)
+            net = subject.net
             factors = settings.factors if preset_of(recipe.branches).scaled else "none"
             if preset_of(recipe.branches).branches:
-                net = with_branches(net, architecture or recipe.branches, factors)
+                net = with_branches(net, architecture or recipe.branches, factors, subject.where)
         source = f"trained, moving average {settings.ema:g} of the weights" if settings.ema else "trained"
         self.net = channels_last(set_origin(net, statistics=source)).to(self.ranks.device)
         blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
@@ -92,21 +107,31 @@ class Training:
         self.branches = sum(len(block.active) for block in blocks)
         self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
-        self.loader = Loader(
-            self.data.train,
-            settings.batch_size,
-            self.order,
-            Augmentation(**settings.augment.model_dump()),
-            device=self.ranks.device,
-            rank=self.ranks.rank,
-            ranks=self.ranks.size,
+        check = preflight(self.net, subject, settings.batch_size, self.ranks.device) if subject.facts else None
+        rank, size = self.ranks.rank, self.ranks.size
+        self.loader: Batches = batches_of(
+            subject, settings.batch_size, self.order, settings.augment, check, self.ranks.device, rank=rank, ranks=size
         )
         # Used at the end; opened now, so that a missing one does not cost hours.
         self._test = self.data.load_test() if self.ranks.first else None
         silent = not self.ranks.first
         where = f"{self.ranks.size} x {self.ranks.device.type}"
-        self.folder = RunFolder(out, run, results, resume=resume, overwrite=overwrite, silent=silent, computed_on=where)
-        self.optimizer = sgd(self.net.parameters(), settings.weights)
+        self.steps = (
+            RecipeSteps(self.net, settings)
+            if optimizer is None and scheduler is None
+            else GivenSteps(self.net, settings, optimizer, scheduler)
+        )
+        self.optimizer = self.steps.optimizer
+        self.folder = RunFolder(
+            out,
+            run,
+            results,
+            resume=resume,
+            overwrite=overwrite,
+            silent=silent,
+            computed_on=where,
+            callbacks=callbacks,
+        )
         self.average = averaged(self.net, settings.ema) if settings.ema else None
         self.epoch = 0
         self.best: tuple[Fitness, int] | None = None
@@ -122,6 +147,7 @@ class Training:
                     device=device_name(self.ranks.device),
                     devices=self.ranks.size,
                     architecture=origin_of(self.net).architecture.to_dict() if self.has_blocks else None,
+                    **self.data.recorded,
                 )
             )
         if tensorboard:
@@ -139,14 +165,16 @@ class Training:
                 fitness = self._score()
             self.epoch_seconds.append(time.perf_counter() - started)
             check_loss(-fitness.negative_loss, self.epoch, "training")
+            check_score(fitness.value, self.task.metric.name, self.epoch, "training")
             self.folder.write(Epoch(epoch=self.epoch, loss=loss, val_accuracy=fitness.value, images_per_second=rate))
             if self.best is None or fitness > self.best[0]:
                 self.best = fitness, self.epoch
                 self._save_net("best.pt")
             self.epoch += 1
+            self.steps.end_epoch()
             self._save_net("last.pt")
             self._save()
-            advance(1, f"loss {loss:.3f}  val {fitness.value:.1%}  {rate:.0f} images/s")
+            advance(1, f"loss {loss:.3f}  val {self.task.metric.text(fitness.value)}  {rate:.0f} images/s")
         return self._finish()
 
     @property
@@ -167,21 +195,26 @@ class Training:
             if isinstance(module, RepBlock):
                 module.drop_path = settings.drop_path * share
         total = torch.zeros((), device=self.ranks.device)
+        # 0 of a stream that does not know.
         seen, steps = 0, len(self.loader)
+        if isinstance(self.loader, StreamLoader):
+            self.loader.epoch = self.epoch
         started = reported = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        for step, (images, labels) in enumerate(self.loader):
+        for step, (images, labels), last in _with_last(self.loader):
             # The last step of an epoch may accumulate fewer batches.
             begin = step - step % settings.accumulate
-            parts = min(settings.accumulate, steps - begin)
+            parts = min(settings.accumulate, max(steps - begin, 1)) if steps else settings.accumulate
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
                 loss = self.task.loss(wide(self.task.outputs(self._forward(images))), labels)
             (loss / parts).backward()
             total += loss.detach()
-            if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or step + 1 == steps:
+            if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or last:
                 check_loss(float(total), self.epoch, "training")
-            if step + 1 == begin + parts:
-                set_rate(self.optimizer, rate_at(settings, self.epoch, step / steps))
+            if step + 1 == begin + parts or last:
+                if step + 1 < begin + parts:
+                    self._enlarge(parts / (step + 1 - begin))
+                self.steps.set_rate(self.epoch, min(step / max(steps, step + 1), 1.0))
                 clip(self.optimizer, settings.weights.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -194,12 +227,18 @@ class Training:
                 report(f"{seen}/{len(self.data.train)} images  {seen / (now - started):.0f} images/s")
         self._forward.eval()
         check_finite(self.net, self.epoch, "training")
-        return float(total) / steps, seen / (time.perf_counter() - started)
+        return float(total) / (step + 1), seen / (time.perf_counter() - started)
 
     def _score(self) -> Fitness:
         """Score the fused network on the search-validation set, with the first rank's statistics, which are saved."""
-        mine = [score(self._fused(), self.data.val)] if self.ranks.first else []
+        mine = [score(self._fused(), self.data.val, _BATCH, self.task)] if self.ranks.first else []
         return self.ranks.gather(mine, 1)[0]
+
+    def _enlarge(self, factor: float) -> None:
+        """Scale the gradients of a last step that accumulated fewer batches than its losses were divided by."""
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     def _fused(self) -> nn.Module:
         net = self.trained.eval()
@@ -216,23 +255,27 @@ class Training:
         fitness, epoch = self.best
         best = channels_last(load(self.folder.path / "best.pt", model=self._model))
         plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
-        test = self.score_test(plain)
+        outcomes = {"val": outcome_of(plain, self.data.val, _BATCH, self.task)}
+        if self._test is not None:
+            outcomes["test"] = outcome_of(plain, self._test, _BATCH, self.task)
         return TrainingResult(
             branches=self.branches,
             val_accuracy=fitness.value,
-            test_accuracy=test.value,
+            test_accuracy=outcomes["test"].fitness.value if "test" in outcomes else None,
             best_epoch=epoch + 1,
             epochs=self.epoch,
             seconds_per_epoch=statistics.median(self.epoch_seconds),
             seconds=sum(self.epoch_seconds),
             device=device_name(self.ranks.device),
             devices=self.ranks.size,
+            sets={name: _score_set(outcome) for name, outcome in outcomes.items()},
+            **self.data.recorded,
         )
 
     def score_test(self, net: nn.Module) -> Fitness:
         """Score a network on the test set; only the first rank may call it."""
         assert self._test is not None
-        return score(net, self._test)
+        return score(net, self._test, _BATCH, self.task)
 
     def _save_net(self, name: str) -> None:
         if self.ranks.first:
@@ -245,7 +288,7 @@ class Training:
             {
                 "model": self.net.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.steps.state_dict(),
                 "order": self.order.get_state(),
                 "epoch": self.epoch,
                 "best": (fitness.value, fitness.negative_loss, epoch),
@@ -266,9 +309,29 @@ class Training:
         self.net.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
         self.epoch = state["epoch"]
         accuracy, negative_loss, epoch = state["best"]
         self.best = Fitness(accuracy, negative_loss), epoch
         self.epoch_seconds = state["epoch_seconds"]
+
+
+def _with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
+    """Yield the number of each batch, the batch, and whether it is the last."""
+    before: tuple[int, Any] | None = None
+    for step, batch in enumerate(batches):
+        if before is not None:
+            yield *before, False
+        before = step, batch
+    if before is not None:
+        yield *before, True
+
+
+def _score_set(outcome: Outcome) -> ScoreSet:
+    figures = outcome.task.figures(totals_of(outcome.statistics), len(outcome))
+    interval = outcome.task.interval(outcome.statistics)
+    found = {name: value for name, value in figures.items() if math.isfinite(value)}
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return ScoreSet(samples=len(outcome), figures=found)
+    return ScoreSet(samples=len(outcome), figures=found, **vars(interval))

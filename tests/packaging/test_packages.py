@@ -78,13 +78,9 @@ def test_every_command_lies_where_the_entry_point_says() -> None:
         path = ROOT.joinpath(*module.removeprefix("irepdeploy.").split(".")).with_suffix(".py")
         if module.split(".")[1] not in STAGES:
             path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-        bound = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
-        bound |= {
-            ast.unparse(target)
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-        }
+        body = ast.parse(path.read_text()).body
+        bound = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        bound |= {ast.unparse(target) for node in body if isinstance(node, ast.Assign) for target in node.targets}
         assert name in bound, value
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from irepdeploy.data.nested import mapped
 from irepdeploy.errors import InputError
 from irepdeploy.tasks import Classification
-from irepdeploy.tasks.batches import mapped, wide
+from irepdeploy.tasks.batches import wide
 
 X, Y = torch.rand(2, 3), torch.tensor([0, 1])
 

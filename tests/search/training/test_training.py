@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.search.evaluation.evaluate import Fitness, score
+from irepdeploy.search.evaluation.evaluate import score
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.search.supernet import subject
 from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
 from irepdeploy.search.training import training
 from irepdeploy.search.training.training import Training, TrainingResult
@@ -158,20 +160,24 @@ def test_the_test_set_is_scored_once_and_at_the_end(
     scored: list[tuple[int, int]] = []
     epochs_done = 0
 
-    def counted(net: nn.Module, split: Split) -> Fitness:
-        scored.append((epochs_done, len(split)))
-        return score(net, split)
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def count(net: nn.Module, split: Split, *rest: Any) -> Any:
+            scored.append((epochs_done, len(split)))
+            return original(net, split, *rest)
+
+        return count
 
     def advance(more: int, note: str) -> None:
         nonlocal epochs_done
         epochs_done += more
 
-    monkeypatch.setattr(training, "score", counted)
+    for name in ("score", "outcome_of"):
+        monkeypatch.setattr(training, name, counted(getattr(training, name)))
     run = Training(recipe, tmp_path, SOME)
     val, test = len(run.data.val), len(run.data.load_test())
     assert val != test
     run.run(advance)
-    assert scored == [(0, val), (1, val), (2, val), (3, test)]
+    assert scored == [(0, val), (1, val), (2, val), (3, val), (3, test)]
 
 
 def test_a_missing_test_set_is_noticed_before_the_training(
@@ -180,7 +186,7 @@ def test_a_missing_test_set_is_noticed_before_the_training(
     def load_test() -> Split:
         raise MissingError("no such file", where="test_batch")
 
-    monkeypatch.setattr(training, "load_data", lambda of: replace(load_data(of), load_test=load_test))
+    monkeypatch.setattr(subject, "load_data", lambda of: replace(load_data(of), load_test=load_test))
     with pytest.raises(MissingError, match="no such file"):
         Training(recipe, tmp_path / "run", SOME)
     assert not (tmp_path / "run").exists()

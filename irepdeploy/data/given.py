@@ -1,0 +1,110 @@
+"""Data as a caller gives it: arrays in memory become a Split, everything else a Stream."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
+
+from irepdeploy.data.dataset import Split
+from irepdeploy.data.pixels import Pixels
+from irepdeploy.data.stream import Read, Stream
+from irepdeploy.errors import InputError
+from irepdeploy.limits import memory_bytes
+
+__all__ = ["check_disjoint", "held", "opened"]
+
+# Part of a device's memory that search-validation images may fill.
+_SHARE = 4
+
+
+def opened(data: Any, read: Read, name: str, dtype: torch.dtype = torch.float32) -> Split | Stream:
+    """Return data as a Split if it is a pair of arrays, a dictionary of arrays or a TensorDataset, else as a Stream.
+
+    Raises:
+        InputError: It is empty, has fewer targets than inputs, or cannot be iterated.
+    """
+    if isinstance(data, Split):
+        return data
+    pair: Any = data.tensors if type(data) is TensorDataset else data
+    arrays = list(pair.values()) if isinstance(pair, Mapping) else pair if isinstance(pair, tuple | list) else ()
+    if len(arrays) >= 2 and all(isinstance(each, Tensor | np.ndarray) for each in arrays):
+        inputs, targets = (torch.as_tensor(each) for each in read(pair))
+        if len(inputs) != len(targets):
+            raise InputError(f"{len(inputs)} inputs for {len(targets)} targets", where=name)
+        found: Split | Stream = Split(inputs.to(dtype), targets)
+    else:
+        found = Stream(data, read, name, dtype)
+    if isinstance(found, Split) and not len(found):
+        raise InputError("no samples", where=name)
+    return found
+
+
+def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split | Stream:
+    """Return a stream as a Split on the device if its samples have one size and fill at most a quarter of the memory.
+
+    Otherwise return it as it is, its samples counted.
+    """
+    if isinstance(data, Split):
+        return data
+    room = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()) // _SHARE
+    batches: list[tuple[Tensor, Tensor]] | None = []
+    for inputs, targets in data.in_order(batch_size, device):
+        if batches is None:
+            continue
+        fits = isinstance(targets, Tensor) and len(targets) == len(inputs)
+        if fits and batches:
+            fits = (inputs.shape[1:], targets.shape[1:]) == (batches[0][0].shape[1:], batches[0][1].shape[1:])
+        room -= inputs.nbytes + targets.nbytes if fits else 0
+        if not fits or room < 0:
+            batches = None
+        else:
+            batches.append((inputs, targets))
+    if batches is None:
+        return data
+    images = torch.cat([inputs for inputs, _ in batches])
+    return Split(images, torch.cat([targets for _, targets in batches]))
+
+
+def check_disjoint(train: Any, val: Any, opened_train: Split | Stream, opened_val: Split | Stream) -> None:
+    """Raise InputError where search-validation images are also training images, as far as both are in memory.
+
+    Objects that are the same, subsets of one Dataset and images in memory are compared.
+    """
+    shared = 0
+    if train is val:
+        shared = len(opened_val)
+    elif isinstance(train, Subset) and isinstance(val, Subset) and train.dataset is val.dataset:
+        shared = len(set(train.indices) & set(val.indices))
+    elif isinstance(opened_train, Split) and isinstance(opened_val, Split):
+        ours, theirs = _pixels(opened_train), _pixels(opened_val)
+        if ours is not None and theirs is not None and ours.shape[1:] == theirs.shape[1:]:
+            shared = _shared(ours, theirs)
+    if shared or train is val:
+        raise InputError(
+            f"{shared} of {len(opened_val)} images are also in train: their score would say nothing",
+            where="val",
+            hint="hold them out; allow_shared=True if that is meant",
+        )
+
+
+def _pixels(data: Split) -> Tensor | None:
+    images = data.images.values if isinstance(data.images, Pixels) else data.images
+    return images if isinstance(images, Tensor) else None
+
+
+def _shared(ours: Tensor, theirs: Tensor) -> int:
+    """Return how many of `theirs` are among `ours`, by checksum and then value by value."""
+    known: dict[int, list[int]] = {}
+    for index, image in enumerate(ours):
+        known.setdefault(_checksum(image), []).append(index)
+    return sum(any(torch.equal(image, ours[index]) for index in known.get(_checksum(image), ())) for image in theirs)
+
+
+def _checksum(image: Tensor) -> int:
+    return zlib.crc32(image.cpu().contiguous().view(torch.uint8).numpy().data)

@@ -1,0 +1,113 @@
+"""The supernet for a training loop of one's own: masks, gradients of a step, scores of a population, the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from irepdeploy.data import held, opened
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.insert import Where
+from irepdeploy.tasks import Task, task_of
+
+from .evaluation.evaluate import PopulationEvaluator
+from .evaluation.fitness import Fitness
+from .given import given_recipe
+from .strategies import strategy
+from .strategies.importance import Importance
+from .supernet import supernet
+from .supernet.space import Bits
+
+__all__ = ["Supernet"]
+
+
+class Supernet(supernet.Supernet):
+    """A network with every possible branch, whose candidates are masks: bool arrays over the possible branches.
+
+        supernet = ird.Supernet(net, task="segmentation", budget="1/2", population=16)
+        population = supernet.first()
+        for images, targets in loader:
+            supernet.accumulate(images, targets, supernet.draw(population))  # fills .grad
+            optimizer.step()
+        fitness = supernet.score(population, val)
+        population = supernet.next(population, fitness)
+        best = supernet.best(population, fitness)
+
+    `weights()` and `arch_parameters()` are what optimizers take, `model` is the network, `space` its possible branches,
+    and `select(mask)` activates those of a candidate, for a loss that is computed elsewhere.
+
+    Args:
+        net: The plain network; it is not changed.
+        branches: A preset such as "ireps".
+        where: Layers that take part, as in `insert_branches`.
+        task: A name or a Task; says what `accumulate` minimises and `score` scores.
+        seed: Seed of masks and populations.
+        device: Where the supernet is put; by default the device of `net`.
+        settings: Keys of the recipe's section "search": budget, population, strategy, subnets_per_step, parents, ...
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        branches: str = "ireps",
+        *,
+        where: Where = "*",
+        task: str | Task = "classification",
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(net, branches, where=where, task=task_of(task))
+        self.settings = given_recipe(net, "search", settings, branches=branches).search
+        self._strategy = strategy(self.space, self.settings)
+        self.budget = self._strategy.budget
+        self._random = np.random.default_rng(seed)
+        first = next(net.parameters(), None)
+        place = first.device if device is None and first is not None else torch.device(device or "cpu")
+        self.model.to(place)
+        self._evaluator: PopulationEvaluator | None = None
+        self._scored_on: Any = None
+
+    def first(self) -> list[Bits]:
+        """Return the first population, uniform over all candidates within the budget."""
+        return self._strategy.first(self._random)
+
+    def draw(self, population: Sequence[Bits], count: int | None = None) -> list[Bits]:
+        """Return random candidates for a step; default `count`: `subnets_per_step`."""
+        wanted = self.settings.subnets_per_step if count is None else count
+        chosen = self._random.choice(len(population), size=wanted, replace=wanted > len(population))
+        return [population[index] for index in chosen]
+
+    def score(self, population: Sequence[Bits], val: Any) -> list[Fitness]:
+        """Score candidates by the task on search-validation samples; the supernet's mode and statistics stay.
+
+        Args:
+            population: Masks.
+            val: A pair of tensors, a Dataset, a DataLoader, or another iterable of batches; read once where it fits
+                into memory, as long as it is the same object.
+        """
+        if self._evaluator is None or self._scored_on is not val:
+            weight = next(self.model.parameters())
+            size = self.settings.evaluation.batch_size
+            data = held(opened(val, self.task.read, "val", weight.dtype), size, weight.device)
+            self._evaluator = PopulationEvaluator(self, data, size, mode=self.settings.evaluation.mode)
+            self._scored_on = val
+        self._evaluator.refresh()
+        return self._evaluator.evaluate(population)
+
+    def next(self, population: Sequence[Bits], fitness: Sequence[Fitness]) -> list[Bits]:
+        """Return the next population by the strategy, from fitness and what alpha and beta have learned."""
+        importance = Importance.of(self.model, self.space)
+        return self._strategy.next(population, _ranking(fitness), importance, self._random)
+
+    def best(self, population: Sequence[Bits], fitness: Sequence[Fitness]) -> Architecture:
+        """Return the Architecture of the fittest candidate."""
+        return self.space.architecture(population[_ranking(fitness)[0]])
+
+
+def _ranking(fitness: Sequence[Fitness]) -> list[int]:
+    return sorted(range(len(fitness)), key=lambda index: fitness[index], reverse=True)

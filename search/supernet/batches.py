@@ -1,0 +1,56 @@
+"""Training batches of a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from irepdeploy.data import Augmentation, Loader, Split, StreamLoader
+from irepdeploy.errors import RecipeError
+from irepdeploy.recipe import AugmentSection
+
+from .subject import Subject
+
+__all__ = ["Batches", "batches_of"]
+
+
+class Batches(Protocol):
+    """Batches of inputs and targets on the device; each iteration is an epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, 0 if it is not known."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]: ...
+
+
+def batches_of(
+    subject: Subject,
+    batch_size: int,
+    order: torch.Generator,
+    augment: AugmentSection,
+    check: Callable[[Any], None] | None,
+    device: torch.device,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Batches:
+    """Return the training batches of a subject; `check` gets the targets of a stream in its first epoch.
+
+    Raises:
+        RecipeError: Augmentation is asked for that would move images and not their targets.
+    """
+    train = subject.train
+    augmentation = Augmentation(**augment.model_dump())
+    if isinstance(train, Split) and (train.labels.ndim == 1 or augmentation == Augmentation()):
+        return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks)
+    if augmentation != Augmentation():
+        raise RecipeError(
+            "augmentation here is of images in memory with one label each", where="augment", hint="do it in the Dataset"
+        )
+    assert not isinstance(train, Split)
+    given = check or (lambda targets: None)
+    return StreamLoader(train, batch_size, order, given, device=device, rank=rank, ranks=ranks)

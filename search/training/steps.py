@@ -1,0 +1,133 @@
+"""Steps of a training: the optimizer and its learning rate, by the recipe or by factories of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from irepdeploy.errors import InputError, IrepdeployError, one_line
+
+from ..execution.loop import set_rate, sgd
+from .schedule import rate_at
+
+if TYPE_CHECKING:
+    from irepdeploy.recipe import TrainSection
+
+__all__ = ["GivenSteps", "OptimizerFactory", "RecipeSteps", "SchedulerFactory", "Steps"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], Any]
+
+
+class Steps(Protocol):
+    """An optimizer and its learning rate."""
+
+    optimizer: Optimizer
+
+    def set_rate(self, epoch: int, share: float) -> None:
+        """Set the learning rate for an epoch, counted from 0, of which a `share` in [0, 1) is done."""
+
+    def end_epoch(self) -> None:
+        """Note the end of an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+
+
+class RecipeSteps:
+    """SGD and a learning rate as the recipe has them."""
+
+    def __init__(self, net: nn.Module, settings: TrainSection) -> None:
+        self._settings = settings
+        self.optimizer: Optimizer = sgd(net.parameters(), settings.weights)
+
+    def set_rate(self, epoch: int, share: float) -> None:
+        """Set the rate of the recipe's schedule."""
+        set_rate(self.optimizer, rate_at(self._settings, epoch, share))
+
+    def end_epoch(self) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the optimizer's state."""
+        self.optimizer.load_state_dict(state)
+
+
+class GivenSteps:
+    """An optimizer by a factory; its rates follow a scheduler by a factory, or the recipe's schedule."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        settings: TrainSection,
+        optimizer: OptimizerFactory | None,
+        scheduler: SchedulerFactory | None,
+    ) -> None:
+        # A schedule from 1, a factor of each group's own rate.
+        one = settings.weights.model_copy(update={"lr": 1.0})
+        self._settings = settings.model_copy(update={"weights": one})
+        self.optimizer: Optimizer = (
+            sgd(net.parameters(), settings.weights)
+            if optimizer is None
+            else _made("optimizer", optimizer, list(net.parameters()))
+        )
+        if not isinstance(self.optimizer, Optimizer):
+            raise InputError(
+                f"expected a torch optimizer from the factory, got {type(self.optimizer).__name__}", where="optimizer"
+            )
+        self._start = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._scheduler = None if scheduler is None else _made("scheduler", scheduler, self.optimizer)
+        if scheduler is not None and not callable(getattr(self._scheduler, "step", None)):
+            raise InputError(
+                f"expected a learning-rate scheduler from the factory, got {type(self._scheduler).__name__}",
+                where="scheduler",
+            )
+
+    def set_rate(self, epoch: int, share: float) -> None:
+        """Set the rates of the recipe's schedule, unless a scheduler does."""
+        if self._scheduler is None:
+            factor = rate_at(self._settings, epoch, share)
+            for group, start in zip(self.optimizer.param_groups, self._start, strict=True):
+                group["lr"] = start * factor
+
+    def end_epoch(self) -> None:
+        """Step the scheduler."""
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of both."""
+        scheduler = None if self._scheduler is None else _plain(self._scheduler.state_dict())
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the states of both."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+
+
+def _made(what: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return factory(argument)
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a user's factory raises
+        raise InputError(f"the factory raised {type(error).__name__}: {one_line(error)}", where=what) from error
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a state file cannot hold, such as functions, which the factory makes again."""
+    kinds = (bool, int, float, str, list, tuple, dict, torch.Tensor, type(None))
+    return {key: value for key, value in state.items() if isinstance(value, kinds)}

@@ -1,0 +1,59 @@
+"""A user's network, data and tasks: none of our registry, small enough to search in a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+__all__ = ["DictSamples", "Samples", "TinyNet", "maps", "pairs"]
+
+
+class TinyNet(nn.Module):
+    """Two 3x3 convolutions; a map of classes, or with `pool` one row of them."""
+
+    def __init__(self, outputs: int = 3, *, pool: bool = False, as_dict: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Conv2d(4, outputs, 1)
+        self.pool, self.as_dict = pool, as_dict
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.head(self.body(self.stem(x)))
+        x = x.mean((2, 3)) if self.pool else x
+        return {"out": x} if self.as_dict else x
+
+
+def maps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 6, 6), and labels of their pixels by brightness."""
+    images = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return images, (images[:, 0] > 0.4).long() + (images[:, 0] > -0.4).long()
+
+
+def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 6, 6), and a label each."""
+    images, labels = maps(count, seed)
+    return images, labels.flatten(1).sum(1) % 3
+
+
+class Samples(Dataset[Any]):
+    """A map-style Dataset of a pair of tensors."""
+
+    def __init__(self, data: tuple[Tensor, Tensor]) -> None:
+        self.images, self.targets = data
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index], self.targets[index]
+
+
+class DictSamples(Samples):
+    """The same, as dictionaries with numpy arrays."""
+
+    def __getitem__(self, index: int) -> Any:
+        return {"image": self.images[index].numpy(), "mask": self.targets[index].numpy(), "name": f"{index}.png"}
