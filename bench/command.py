@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import JsonOption, SeedOption, TimeoutOption
+from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption, TimeoutOption
 from irepdeploy.console import log, print_json, say, table
 from irepdeploy.errors import InputError
 
@@ -81,9 +81,19 @@ def bench(
     batches: Annotated[
         str | None, typer.Option("--batches", metavar="1,8,64", help="Batch sizes. Default for offline: 1,2,4 ... 64.")
     ] = None,
-    shape: Annotated[
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, max=10_000, help="Fewest samples for each model. Default: 64."),
+    ] = None,
+    inputs: InputsOption = None,
+    input_shape: Annotated[
         list[str] | None,
-        typer.Option("--shape", metavar="NAME=1x3x224x224", help="Shape of an input with dynamic dimensions."),
+        typer.Option(
+            "--input-shape",
+            "--shape",
+            metavar="[NAME:]1x3x224x224[:DTYPE]",
+            help="Shape of an input with dynamic dimensions; repeat for each input.",
+        ),
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="TF32 on the GPU; recorded.")] = False,
     transfers: Annotated[
@@ -119,7 +129,9 @@ def bench(
             "--model": model,
             "--scenario": scenario,
             "--batches": batches,
-            "--shape": shape,
+            "--input-shape": input_shape,
+            "--inputs": inputs,
+            "--samples": samples,
             "--tf32": tf32 or None,
             "--against": against,
             "--transfers": None if transfers == "excluded" else transfers,
@@ -153,9 +165,11 @@ def bench(
         # A guard without its record would pass for ever.
         if given_alone and against is None:
             raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
+    from irepdeploy.verify.input_spec import input_specs
+
     from .against import Guard, parse_max_slower
     from .request import BenchRequest
-    from .settings import batch_sizes, input_shapes
+    from .settings import batch_sizes
     from .subject import CHOOSES_DEVICE, find_subjects
 
     # Before anything is measured, so that a wrong path shows at once.
@@ -176,13 +190,15 @@ def bench(
     request = BenchRequest(
         scenario=scenario or "single-stream",
         batches=batch_sizes(batches),
-        shapes=input_shapes(shape or ()),
+        shapes=input_specs(input_shape or ()),
+        inputs=inputs,
         seed=seed,
         threads=threads or 1,
         device=device or "cpu",
         tf32=tf32,
         transfers=transfers,
         min_seconds=5.0 if seconds is None else seconds,
+        min_samples=samples or BenchRequest.min_samples,
         timeout_s=timeout,
         factory=factory,
         out=out,

@@ -1,43 +1,76 @@
-"""Seeded random inputs of the models of a run."""
+"""Inputs of the models of a run: seeded random ones, or given ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from irepdeploy.board.feeds import random_feeds
 from irepdeploy.board.runner import TensorSpec, shape_text
-from irepdeploy.console import quoted
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.verify.input_spec import UNNAMED
+from irepdeploy.verify.inputs import gather_inputs, given_shapes
+from irepdeploy.verify.samples import fed, named
+from irepdeploy.verify.signature import Declared, Signature, resolved
 
 from .opened import OpenedSubject
+from .request import BenchRequest
 
 __all__ = ["Feeds", "check_one_shape", "check_shape_names", "feeds_of"]
 
-Feeds = dict[str, np.ndarray]
-Shapes = Mapping[str, Sequence[int]]
+
+@dataclass(frozen=True)
+class Feeds:
+    """The inputs of one inference.
+
+    Attributes:
+        batch: Samples in it; 1 if no input has a batch.
+        source: Where the values come from.
+    """
+
+    arrays: dict[str, np.ndarray]
+    batch: int
+    source: str
+
+    @property
+    def shape(self) -> list[int]:
+        """Shape of the first input that is not a single number."""
+        return next((list(array.shape) for array in self.arrays.values() if array.ndim), [1])
 
 
-def feeds_of(opened: OpenedSubject, seed: int, *, batch: int | None, shapes: Shapes) -> Feeds:
-    """Return standard normal inputs, the same for all models that take the same shapes in the same order."""
+def feeds_of(opened: OpenedSubject, request: BenchRequest, batch: int | None) -> Feeds:
+    """Return inputs, the same for all models that take the same shapes in the same order.
+
+    Floats are standard normal, whole numbers within the limits that the model shows, unless the request gives inputs.
+    """
+    where = opened.subject.target
     if not opened.runner.inputs:
-        raise ModelError("it has no input: its output is a constant", where=opened.subject.target, hint="omit it")
-    fixed = {spec.name: _shape(spec, opened, batch, shapes.get(spec.name)) for spec in opened.runner.inputs}
-    return random_feeds(opened.runner.inputs, seed, opened.subject.target, shapes=fixed)
+        raise ModelError("it has no input: its output is a constant", where=where, hint="omit it")
+    signature, size = _signature(opened, request, batch)
+    if request.inputs is not None:
+        # The first group is random.
+        *_, group = gather_inputs(signature, given=request.inputs)
+        return Feeds(fed(named(group.array, opened.runner.inputs), 0, size), size, group.name)
+    specs = [TensorSpec(spec.name, spec.shape, spec.dtype).with_batch(size) for spec in signature.inputs]
+    limits = {spec.name: spec.limits for spec in signature.inputs if spec.limits is not None}
+    source = ", ".join(dict.fromkeys(spec.values for spec in signature.inputs))
+    return Feeds(random_feeds(specs, request.seed, where, limits=limits), size, source)
 
 
-def check_shape_names(opened: Sequence[OpenedSubject], shapes: Shapes) -> None:
+def check_shape_names(opened: Sequence[OpenedSubject], request: BenchRequest) -> None:
     """Raise InputError if a shape is given for an input that no model has."""
     names = {spec.name for each in opened for spec in each.runner.inputs}
-    for name in shapes:
-        if name not in names:
-            raise InputError(f"no model has an input {name!r}", where="--shape", hint="inputs: " + ", ".join(names))
+    for spec in request.shapes:
+        if spec.name not in names and spec.name != UNNAMED:
+            hint = "inputs: " + ", ".join(names)
+            raise InputError(f"no model has an input {spec.name!r}", where="--input-shape", hint=hint)
 
 
 def check_one_shape(opened: Sequence[OpenedSubject], feeds: Sequence[Feeds]) -> None:
     """Raise InputError unless all models of the run take inputs of the same shapes."""
-    shapes = [" and ".join(shape_text(array.shape) for array in fed.values()) for fed in feeds]
+    shapes = [" and ".join(shape_text(array.shape) for array in fed.arrays.values()) for fed in feeds]
     for each, shape in zip(opened, shapes, strict=True):
         if shape != shapes[0]:
             raise InputError(
@@ -47,29 +80,22 @@ def check_one_shape(opened: Sequence[OpenedSubject], feeds: Sequence[Feeds]) -> 
             )
 
 
-def _shape(spec: TensorSpec, opened: OpenedSubject, batch: int | None, given: Sequence[int] | None) -> tuple[int, ...]:
-    where = opened.subject.target
-    own: tuple[int | None, ...] = spec.shape
-    if given is not None:
-        if len(given) != len(own) or any(due not in (None, size) for size, due in zip(given, own, strict=True)):
-            raise InputError(
-                f"input {spec.name!r} takes {shape_text(own)}, not {shape_text(tuple(given))}",
-                where=where,
-                hint="--shape gives every dimension, the batch first; only those shown as ? are dynamic",
-            )
-        own = tuple(given)
-    if not own:
-        raise ModelError(f"input {spec.name!r} is a scalar: without a batch there is nothing to measure", where=where)
-    first, *rest = own
-    if None in rest:
-        sizes = "x".join("1" if index == 0 else str(size or 224) for index, size in enumerate(own))
-        raise ModelError(
-            f"input {spec.name!r} has dynamic dimensions: {shape_text(own)}",
-            where=where,
-            hint=f"set them: --shape {quoted(f'{spec.name}={sizes}')}",
-        )
-    if batch is not None and first not in (None, batch):
+def _signature(opened: OpenedSubject, request: BenchRequest, batch: int | None) -> tuple[Signature, int]:
+    """Return the inputs of a model, and the size of its batch."""
+    declared = Declared.of_runner(opened.runner, opened.subject.target)
+    asked = [spec for spec in request.shapes if spec.name in declared.inputs]
+    if len(declared.inputs) == len(request.shapes) == 1 and request.shapes[0].name == UNNAMED:
+        asked = list(request.shapes)
+    given = request.inputs
+    found = resolved([declared], asked, None if given is None else lambda: given_shapes(given))
+    fixed = declared.with_sizes(asked).batch(found.input_axes)
+    if all(spec.axis is None for spec in found.inputs):
+        fixed = 1
+    if batch is not None and fixed not in (None, batch):
         raise InputError(
-            f"its batch is {first}, not {batch}", where=where, hint="export it with --dynamic-batch, or omit it"
+            f"its batch is {fixed}, not {batch}",
+            where=declared.label,
+            hint="export it with --dynamic-batch, or omit it",
         )
-    return (batch or 1 if first is None else first, *(size for size in rest if size is not None))
+    size = fixed or batch or 1
+    return replace(found, size=size).with_limits(opened.limits), size

@@ -91,11 +91,11 @@ def _try_out(opened: OpenedSubject, opener: Opener) -> None:
             stack.enter_context(trial.runner)
             for batch in dict.fromkeys((batches[0], batches[-1])):
                 try:
-                    feeds = feeds_of(trial, request.seed, batch=batch, shapes=request.shapes)
+                    feeds = feeds_of(trial, request, batch)
                 except InputError:
-                    # `_feeds` raises it, once every --shape is known to name an input.
+                    # `_feeds` raises it, once every --input-shape is known to name an input.
                     return
-                trial.runner.infer(feeds)
+                trial.runner.infer(feeds.arrays)
         except InputError:
             # The CPU may lack operators that a GPU has.
             if on_cpu:
@@ -104,14 +104,12 @@ def _try_out(opened: OpenedSubject, opener: Opener) -> None:
 
 def _feeds(opened: Sequence[OpenedSubject], request: BenchRequest, batches: Sequence[int | None]) -> list[list[Feeds]]:
     """Return the checked inputs of each subject by batch size."""
-    check_shape_names(opened, request.shapes)
-    by_batch = [
-        [feeds_of(each, request.seed, batch=batch, shapes=request.shapes) for each in opened] for batch in batches
-    ]
+    check_shape_names(opened, request)
+    by_batch = [[feeds_of(each, request, batch) for each in opened] for batch in batches]
     for feeds in by_batch:
         check_one_shape(opened, feeds)
     for each, fed in zip(opened, by_batch[0], strict=True):
-        check_finite(each.runner.infer(fed), each.subject.label)
+        check_finite(each.runner.infer(fed.arrays), each.subject.label)
     return by_batch
 
 
@@ -122,7 +120,7 @@ def _measured(
     system: Mapping[str, Any],
     on_round: Callable[[float], None] | None,
 ) -> list[Record]:
-    calls = {each.subject.key: each.runner.bind(fed) for each, fed in zip(opened, feeds, strict=True)}
+    calls = {each.subject.key: each.runner.bind(fed.arrays) for each, fed in zip(opened, feeds, strict=True)}
     described = [each.runner.describe() for each in opened]
     state, created = machine_state(), datetime.now(UTC).isoformat()
     measured = measure(calls, seed=request.seed, on_round=on_round, **request.limits)
@@ -138,23 +136,27 @@ def _measured(
         "protocol_version": PROTOCOL_VERSION,
     }
     return [
-        Record(**shared, **_own_fields(each, fed, runner, measured[each.subject.key]))
+        Record(**{**shared, **_own_fields(each, fed, runner, measured[each.subject.key], shared["conditions"])})
         for each, fed, runner in zip(opened, feeds, described, strict=True)
     ]
 
 
 def _own_fields(
-    opened: OpenedSubject, feeds: Feeds, runner: Mapping[str, object], measured: Measurement
+    opened: OpenedSubject,
+    feeds: Feeds,
+    runner: Mapping[str, object],
+    measured: Measurement,
+    conditions: Mapping[str, Any],
 ) -> dict[str, Any]:
-    shape = next(iter(feeds.values())).shape
     return {
         "model": opened.subject.label,
         "source": opened.source,
         "artefact_sha256": opened.artefact_sha256,
         "runner": {**runner, "runner": opened.subject.runner},
         "precision": str(runner["precision"]),
-        "batch": shape[0],
-        "input_shape": list(shape),
+        "batch": feeds.batch,
+        "input_shape": feeds.shape,
+        "conditions": {**conditions, "input": feeds.source},
         "samples_ns": measured.samples_ns,
         "device_samples_ns": measured.device_samples_ns,
         "warmup": {"runs": measured.warmup_runs, "steady": measured.steady, "cov": measured.warmup_cov},

@@ -19,7 +19,9 @@ from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.onnx_process import OnnxProcessRunner
+from irepdeploy.verify.signature import Declared, Signature
 
 from .request import BenchRequest
 from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject
@@ -44,13 +46,18 @@ _PROVIDERS = {
 
 @dataclass(frozen=True)
 class OpenedSubject:
-    """A subject with its runner, the source of its weights, and facts found while opening it."""
+    """A subject with its runner, the source of its weights, and facts found while opening it.
+
+    Attributes:
+        limits: Smallest and largest value of inputs of whole numbers, where the model shows them.
+    """
 
     subject: Subject
     runner: Runner
     source: str
     artefact_sha256: str | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,25 +73,29 @@ class Opener:
         if subject.kind == ENGINE:
             return self._engine(subject)
         if subject.kind == ONNX:
+            from irepdeploy.onnx_graph.input_limits import input_limits
             from irepdeploy.onnx_graph.model_file import file_digest, open_model
             from irepdeploy.onnx_graph.precision import precision_of
 
-            runner = self._ort(subject, subject.target, precision_of(open_model(subject.target, weights=False)))
-            return OpenedSubject(subject, runner, ONNX, file_digest(subject.target))
+            model = open_model(subject.target, weights=False)
+            runner = self._ort(subject, subject.target, precision_of(model))
+            return OpenedSubject(subject, runner, ONNX, file_digest(subject.target), limits=input_limits(model))
         net = self._net(subject)
         origin = origin_of(net)
         digest = sha256(Path(subject.target)) if subject.kind == CHECKPOINT else None
         known = {"net": origin.net, "params": sum(parameter.numel() for parameter in net.parameters())}
         facts = {name: value for name, value in known.items() if value is not None}
-        return OpenedSubject(subject, self._of_net(subject, net, origin), _source(subject, origin), digest, facts)
+        specs = _specs(subject, origin, _dtype(subject, net), self.request)
+        runner, source = self._of_net(subject, net, specs, origin.output_names), _source(subject, origin)
+        signature = Signature.of(specs)
+        limits = network_limits(net, signature) if signature.has_whole_numbers else {}
+        return OpenedSubject(subject, runner, source, digest, facts, limits)
 
     def trial(self, subject: Subject) -> OnnxProcessRunner:
         """Return a runner of an ONNX file on the CPU, in a process that can be ended."""
         return OnnxProcessRunner(subject.target, threads=self.request.threads, spinning=False)
 
-    def _of_net(self, subject: Subject, net: nn.Module, origin: Origin) -> Runner:
-        dtype = _dtype(subject, net)
-        specs, names = _specs(subject, origin, dtype), origin.output_names
+    def _of_net(self, subject: Subject, net: nn.Module, specs: Sequence[TensorSpec], names: Sequence[str]) -> Runner:
         if subject.runner in _TORCH:
             return _TORCH[subject.runner](
                 net,
@@ -97,8 +108,8 @@ class Opener:
             )
         from .onnx_model import onnx_of
 
-        sized = [spec._replace(shape=(self.request.written_batch, *spec.shape[1:])) for spec in specs]
-        return self._ort(subject, onnx_of(net, sized, names), _PRECISIONS[dtype])
+        sized = [spec.with_batch(self.request.written_batch) for spec in specs]
+        return self._ort(subject, onnx_of(net, sized, names), _PRECISIONS[_dtype(subject, net)])
 
     def _engine(self, subject: Subject) -> OpenedSubject:
         sidecar = read_sidecar(subject.target)
@@ -145,16 +156,18 @@ def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module
     return load(path, model=factory if factory is not None and is_foreign(path) else None)
 
 
-def _specs(subject: Subject, origin: Origin, dtype: str) -> Sequence[TensorSpec]:
-    """Return every input with a dynamic batch."""
+def _specs(subject: Subject, origin: Origin, dtype: str, request: BenchRequest) -> Sequence[TensorSpec]:
+    """Return every input with a dynamic batch, of a network that does not know them as they are asked for."""
     if origin.inputs:
         return origin.inputs
     shape = origin.input_shape or subject.input_shape
     if not shape:
+        if request.shapes:
+            return Declared.of_specs(request.shapes).with_free_batch
         raise InputError(
             "it does not say what it takes",
             where=subject.label if subject.kind == MODULE else subject.target,
-            hint="save it with its input shape: irepdeploy.save(net, path, input_shape=(3, 32, 32))",
+            hint="add --input-shape 1xCxHxW, or save it with irepdeploy.save(net, path, input_shape=(3, 32, 32))",
         )
     return [TensorSpec(origin.input_name, (None, *shape), dtype)]
 

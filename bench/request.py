@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
+from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class BenchRequest:
     Attributes:
         scenario: SINGLE_STREAM, or OFFLINE: one record per batch size.
         batches: Batch sizes. Default: 1, or the model's own if that is fixed; for OFFLINE, `OFFLINE_BATCHES`.
-        shapes: Sizes of inputs with dynamic dimensions by input name, the batch first.
+        shapes: Sizes of inputs with dynamic dimensions.
+        inputs: Inputs to measure on, in place of random ones: the first of a file or folder, or of arrays.
         device: Device of the torch runners; the other runners have one of their own.
         transfers: "excluded" or "included": whether a call copies inputs to the GPU and outputs back.
         timeout_s: Seconds that an ONNX file may take to load and run once, before anything is measured.
@@ -41,7 +44,8 @@ class BenchRequest:
 
     scenario: str = SINGLE_STREAM
     batches: Sequence[int] = ()
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    shapes: Sequence[TensorSpec] = ()
+    inputs: Given | None = None
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -94,7 +98,6 @@ class BenchRequest:
         return {
             "seed": self.seed,
             "order": "shuffled in every round",
-            "input": "standard normal",
             "tf32": "on" if self.tf32 else "off",
             "transfers": self.transfers,
             **self.limits,

@@ -12,7 +12,15 @@ from typing import Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, SourceArgument, TimeoutOption
+from irepdeploy.cli.options import (
+    InputShapeOption,
+    InputsOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    SourceArgument,
+    TimeoutOption,
+)
 from irepdeploy.console import ProgressTask, log, print_json, progress
 from irepdeploy.errors import InputError
 
@@ -43,14 +51,7 @@ def export(
     dynamic_batch: Annotated[
         str | None, typer.Option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Dynamic batch, such as 1:8:32.")
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input-shape",
-            metavar="[NAME:]1xCxHxW[:DTYPE]",
-            help="Shape of an input; repeat for each input. [as declared]",
-        ),
-    ] = None,
+    input_shape: InputShapeOption = None,
     output_names: Annotated[
         str | None, typer.Option("--output-names", help="Names of the outputs in order: a,b.")
     ] = None,
@@ -98,9 +99,9 @@ def export(
         if not onnx_given or no_collapse:
             other = "--no-collapse" if no_collapse else "a network"
             raise InputError(f"--explain and {other}", hint="it lists what collapses in an ONNX file")
-        from .request.parse import input_spec
+        from irepdeploy.verify.input_spec import input_specs
 
-        explain_onnx(source, border, as_json, [input_spec(text) for text in input_shape or ()])
+        explain_onnx(source, border, as_json, input_specs(input_shape or ()))
         return
     from irepdeploy.verify.onnx_process import start_onnx_process
 
@@ -115,10 +116,11 @@ def export(
         with _without_collector():
             from irepdeploy.network.checkpoint import load_model_factory
             from irepdeploy.runtime.memory import parse_size
+            from irepdeploy.verify.input_spec import input_specs
 
             from .pipeline import certified_export, step_count
             from .request.export_request import ExportRequest
-            from .request.parse import batch_range, input_spec
+            from .request.parse import batch_range
             from .request.settings import Settings
 
         if trt and target not in ("ort", "trt"):
@@ -129,7 +131,7 @@ def export(
             max_drop=max_drop,
             simplify=not no_simplify,
             dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
-            input_shape=None if not input_shape else [input_spec(text) for text in input_shape],
+            input_shape=input_specs(input_shape or ()),
             output_names=None if output_names is None else tuple(output_names.split(",")),
             bake_preprocess=bake_preprocess,
             mean=_floats(mean, "--mean"),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.inputs import InputGroup
+from irepdeploy.verify.signature import Signature
 
 from .job import Job
 from .prepared import Prepared
@@ -23,6 +24,7 @@ class Exportable(abc.ABC):
     Attributes:
         STEPS: Names of the steps that `prepare` reports.
         carried: Precision of the weights: "fp32" unless a file was given in another one.
+        signature: The inputs, and where the batch is.
         groups: Inputs to compare every form on.
     """
 
@@ -32,6 +34,7 @@ class Exportable(abc.ABC):
     label: str
     facts: dict[str, Any]
     origin: Origin
+    signature: Signature
     groups: Sequence[InputGroup]
 
     @classmethod

@@ -18,7 +18,7 @@ from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.verify.certificate import Certificate, Hop
 from irepdeploy.verify.equivalence import infer_all, noise_of, onnx_runner
-from irepdeploy.verify.inputs import Inputs, joined, named
+from irepdeploy.verify.samples import Inputs, joined, named
 
 from .diagnosis.audit import Asked, audit
 from .request.export_request import ExportRequest

@@ -23,13 +23,15 @@ from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.verify.certificate import Artefact
 from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
-from irepdeploy.verify.inputs import InputGroup, Inputs, gather_inputs, named
+from irepdeploy.verify.inputs import InputGroup, gather_inputs
+from irepdeploy.verify.samples import Inputs, named
+from irepdeploy.verify.signature import Signature
 
 from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Locate, Outputs
-from .network_source import metadata_of, open_network, with_output_names
+from .network_source import asked_batch, metadata_of, open_network, with_signature
 from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .simplify import Simplified, Simplifier
@@ -52,20 +54,21 @@ class NetworkExport(Exportable):
 
     STEPS = ("fused", "written", "compared")
 
-    def __init__(self, source: Source, groups: Sequence[InputGroup]) -> None:
-        self.model, self.groups = source.model, groups
+    def __init__(self, source: Source, signature: Signature, groups: Sequence[InputGroup]) -> None:
+        self.model, self.signature, self.groups = source.model, signature, groups
         self.label, self.facts, self.origin = source.label, source.facts, source.origin
 
     @classmethod
     def open(cls, request: ExportRequest) -> Self:
         """Open a network and let its Origin name all inputs and outputs."""
         settings = request.settings
-        source = open_network(request)
-        origin = source.origin
-        groups = gather_inputs(origin.specs, given=request.inputs, dataset=origin.dataset, seed=request.seed)
-        if settings.output_names is not None or settings.input_shape is not None or origin.net is None:
-            source = with_output_names(source, settings.output_names, groups[0].array)
-        return cls(source, groups)
+        source, signature = with_signature(open_network(request), settings)
+        batch = asked_batch(settings)
+        if batch > 1 and settings.dynamic_batch is None:
+            signature = dataclasses.replace(signature, size=batch)
+        dataset = source.origin.dataset
+        groups = gather_inputs(signature, given=request.inputs, dataset=dataset, seed=request.seed)
+        return cls(source, signature, groups)
 
     def versions(self, target: Target) -> tuple[int, int]:
         """Return the versions that the target prefers."""
@@ -117,11 +120,11 @@ class NetworkExport(Exportable):
 
     def _write(self, job: Job, fused: nn.Module) -> Prepared:
         """Write ONNX and audit it; its outputs are not known yet."""
-        batch = 1 if job.settings.dynamic_batch is None else None
-        specs = [spec._replace(shape=(batch, *spec.shape[1:])) for spec in self.origin.specs]
+        batch = (self.signature.size or 1) if job.settings.dynamic_batch is None else None
+        specs = [spec.with_batch(batch) for spec in self.origin.specs]
         metadata = metadata_of(origin_of(fused))
         written = write_onnx(fused, specs, self.origin.output_names, target=job.target, metadata=metadata)
-        asked = Asked(opset=written.opset, dynamic_batch=batch is None)
+        asked = Asked(opset=written.opset, dynamic_batch=batch is None, axes=self.signature.axes)
         described = written.to_dict()
         path = write_bytes(job.folder / _ONNX, serialized(written.model))
         # Free the weights before the audit reads them again.

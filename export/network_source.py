@@ -6,10 +6,10 @@ import copy
 import dataclasses
 import inspect
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,14 +21,16 @@ from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
-from irepdeploy.runtime.torch_runner import first_line
-from irepdeploy.verify.input_files import read_inputs
-from irepdeploy.verify.inputs import Given, Inputs, mapped
+from irepdeploy.runtime.torch_runner import first_line, flattened
+from irepdeploy.verify.inputs import Given, specs_of
+from irepdeploy.verify.network_limits import network_limits
+from irepdeploy.verify.signature import Declared, Signature, settled, trial
 
 from .request.export_request import ExportRequest
+from .request.settings import Settings
 from .writer.onnx_from_torch import named_outputs
 
-__all__ = ["metadata_of", "open_network", "with_output_names"]
+__all__ = ["asked_batch", "metadata_of", "open_network", "with_signature"]
 
 
 def open_network(request: ExportRequest) -> Source:
@@ -45,24 +47,56 @@ def open_network(request: ExportRequest) -> Source:
             hint="irepdeploy.save(net.float(), path)",
         )
     check_fusable(opened.model)
-    return _with_inputs(opened, settings.inputs or _known_inputs(opened, request.inputs))
+    return _with_inputs(opened, _asked(settings, opened.label).with_free_batch or _known_inputs(opened, request.inputs))
 
 
-def with_output_names(source: Source, names: Sequence[str] | None, example: Inputs) -> Source:
-    """Return the source with an Origin that names its outputs: `names` in order, or else those that it knows."""
-    tensors = mapped(example, lambda array: torch.from_numpy(array[:1]))
-    given = list(tensors.values()) if isinstance(tensors, dict) else [tensors]
-    try:
-        with torch.inference_mode():
-            returned = source.model(*given)
-    except Exception as error:  # whatever a foreign forward raises
-        shapes = ", ".join(map(str, source.origin.specs))
-        raise ModelError(f"forward does not accept {shapes}: {first_line(error)}", where=source.label) from error
-    known = names or (source.origin.output_names if isinstance(returned, torch.Tensor) else None)
-    found = tuple(named_outputs(returned, torch.Tensor, known, source.label))
-    if found == source.origin.output_names:
-        return source
-    return dataclasses.replace(source, model=set_origin(_copy(source.model), output_names=found))
+def asked_batch(settings: Settings) -> int:
+    """Return the batch size that the input shapes ask for, else 1."""
+    asked = _asked(settings, "--input-shape")
+    axes = asked.axes
+    sizes = {asked.inputs[name][axis] for name, axis in axes.items() if axis is not None}
+    return next((size for size in sizes if isinstance(size, int)), 1)
+
+
+def _asked(settings: Settings, label: str) -> Declared:
+    specs = settings.inputs
+    found = Declared.of_specs(specs, label)
+    axes = found.axes
+    for spec in specs:
+        if any(size is None and place != axes[spec.name] for place, size in enumerate(spec.shape)):
+            raise InputError(f"expected every size but that of the batch, got {spec}", where="--input-shape")
+    return found
+
+
+def with_signature(source: Source, settings: Settings) -> tuple[Source, Signature]:
+    """Return the source with an Origin that names its outputs, and its signature.
+
+    A foreign network runs with batches of 1 and 2, which shows where the batch is in its outputs.
+    """
+    origin = source.origin
+    signature = Signature.of(origin.specs)
+    if settings.output_names is None and not settings.inputs and origin.net is not None:
+        return source, signature
+    if signature.has_whole_numbers:
+        signature = signature.with_limits(network_limits(source.model, signature))
+
+    def run(feeds: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        try:
+            with torch.inference_mode():
+                returned = source.model(*(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds.values()))
+        except Exception as error:  # whatever a foreign forward raises
+            shapes = ", ".join(map(str, origin.specs))
+            raise ModelError(f"forward does not accept {shapes}: {first_line(error)}", where=source.label) from error
+        known = settings.output_names or (origin.output_names if isinstance(returned, torch.Tensor) else None)
+        names = named_outputs(returned, torch.Tensor, known, source.label)
+        return dict(zip(names, flattened(returned), strict=True))
+
+    alone = run(trial(signature, 1))
+    signature = settled(signature, alone, run, alone)
+    if tuple(alone) != origin.output_names:
+        model = set_origin(_copy(source.model), output_names=tuple(alone))
+        source = dataclasses.replace(source, model=model)
+    return source, signature
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:
@@ -99,23 +133,12 @@ def _known_inputs(source: Source, given: Given | None) -> Sequence[TensorSpec]:
             where=source.label,
             hint="give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))",
         )
-    found: Any = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
-    if not isinstance(found, Mapping):
-        found = {origin.input_name: found if found.ndim != 3 else found[None]}
-    return [TensorSpec(name, (None, *array.shape[1:]), array.dtype.name) for name, array in found.items()]
+    return specs_of(given, origin.input_name)
 
 
 def _with_inputs(source: Source, specs: Sequence[TensorSpec]) -> Source:
     """Return the source with an Origin that declares these inputs, in the order of ``forward``."""
     names = [spec.name for spec in specs]
-    if len(set(names)) != len(names):
-        raise InputError(
-            f"several inputs of the same name: {', '.join(names)}",
-            where="--input-shape",
-            hint="NAME:1x3x224x224 for each",
-        )
-    if any(len(spec.shape) == 0 for spec in specs):
-        raise InputError("expected inputs with a batch dimension, got a scalar", where=source.label)
     parameters = list(inspect.signature(source.model.forward).parameters)
     if set(names) <= set(parameters):
         specs = sorted(specs, key=lambda spec: parameters.index(spec.name))

@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 from torch import nn
 
+from irepdeploy.console import quoted
 from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
 from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.onnx_graph.precision import precision_of
 from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.verify.equivalence import onnx_runner
-from irepdeploy.verify.inputs import InputGroup, gather_inputs, mapped
+from irepdeploy.verify.inputs import InputGroup, gather_inputs
+from irepdeploy.verify.samples import mapped
 
 from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
@@ -46,6 +48,7 @@ class OnnxExport(Exportable):
         self.source, self.groups = source, groups
         self.label, self.facts, self.origin = source.label, source.facts, source.origin
         self.carried = precision_of(source.model)
+        self.signature = source.signature
 
     @classmethod
     def open(cls, request: ExportRequest) -> Self:
@@ -58,8 +61,8 @@ class OnnxExport(Exportable):
         if "int8" in precisions_of(request.settings.precision, target):
             low = max(low, INT8_OPSET)
         source = open_onnx(request.source, request.settings, request.inputs, (low, high))
-        specs, dataset = source.origin.specs, source.origin.dataset
-        return cls(source, gather_inputs(specs, given=request.inputs, dataset=dataset, seed=request.seed))
+        dataset = source.origin.dataset
+        return cls(source, gather_inputs(source.signature, given=request.inputs, dataset=dataset, seed=request.seed))
 
     def versions(self, target: Target) -> tuple[int, int]:
         """Return the versions of the file itself, whatever the target."""
@@ -68,7 +71,7 @@ class OnnxExport(Exportable):
     def prepare(self, job: Job) -> Prepared:
         """Collapse the file, audit the result, and compare the two."""
         source, path = self.source, job.folder / _ONNX
-        asked = Asked(opset=source.opset, dynamic_batch=self._dynamic_batch, given=True)
+        asked = Asked(opset=source.opset, dynamic_batch=self._dynamic_batch, given=True, axes=source.signature.axes)
         self._check_batch(job)
         tolerance = TOLERANCES[_TOLERANCES[self.carried]]
         given = source.content or serialized(source.model)
@@ -91,6 +94,7 @@ class OnnxExport(Exportable):
             self._audit(job, prepared),
             writer="irepdeploy" if changed else "as given",
             simplifier="not run",
+            compared_at=self._compared_at,
             collapse=SWITCHED_OFF if found is None else collapse_facts(found),
             changes=list(source.changes),
             precision=self.carried,
@@ -150,9 +154,9 @@ class OnnxExport(Exportable):
         dynamic = self._dynamic_batch
         if job.target.engine is not None and dynamic and job.settings.dynamic_batch is None:
             raise ModelError(
-                "its batch dimension is dynamic, and an engine needs the range",
+                "its batch dimension is dynamic, and an engine needs its size or its range",
                 where=self.label,
-                hint="add --dynamic-batch 1:8:32",
+                hint=f"add --input-shape {quoted(self._one_shape)}, or --dynamic-batch 1:8:32",
             )
         if job.settings.dynamic_batch is not None and not dynamic:
             raise ModelError(
@@ -163,7 +167,22 @@ class OnnxExport(Exportable):
 
     @property
     def _dynamic_batch(self) -> bool:
-        return any(spec.shape[0] is None for spec in self.source.specs)
+        axes = self.source.signature.axes
+        return any(spec.shape[axis] is None for spec in self.source.specs if (axis := axes[spec.name]) is not None)
+
+    @property
+    def _compared_at(self) -> list[str]:
+        """The inputs with free sizes, at the sizes of the comparison, as on the command line."""
+        return [
+            f"{spec.name}:{'x'.join('?' if size is None else str(size) for size in spec.shape)}"
+            for spec, own in zip(self.signature.inputs, self.source.specs, strict=True)
+            if any(size is None and place != spec.axis for place, size in enumerate(own.shape))
+        ]
+
+    @property
+    def _one_shape(self) -> str:
+        spec = self.source.signature.inputs[0]
+        return f"{spec.name}:{'x'.join('1' if size is None else str(size) for size in spec.shape)}"
 
     def _audit(self, job: Job, prepared: Prepared) -> dict[str, Any]:
         try:

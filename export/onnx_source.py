@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import onnx
 
-from irepdeploy.board.runner import TensorSpec, shape_text
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.conversion import converted
+from irepdeploy.onnx_graph.input_limits import input_limits
 from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
 from irepdeploy.onnx_graph.order import sort_nodes
 from irepdeploy.onnx_graph.proto import constants_of, inputs_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
-from irepdeploy.verify.input_files import read_inputs
-from irepdeploy.verify.inputs import Given
+from irepdeploy.verify.equivalence import onnx_runner
+from irepdeploy.verify.inputs import Given, given_shapes
+from irepdeploy.verify.onnx_process import time_limit
+from irepdeploy.verify.signature import Declared, Signature, resolved, settled
 
 from .request.settings import Settings
 
 __all__ = ["OnnxSource", "declare_output_sizes", "given_onnx", "open_onnx"]
-
-# Name that `request.parse.input_spec` gives to an input without one.
-_UNNAMED = "input"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class OnnxSource:
         changes: Description of what `accepted` differs in from the file.
         specs: Inputs as declared; None is a dynamic dimension.
         origin: Inputs with the sizes to compare at, and outputs.
+        signature: The inputs to compare on, and where the batch is.
     """
 
     model: onnx.ModelProto
@@ -55,6 +56,7 @@ class OnnxSource:
     origin: Origin
     opset: int
     ir_version: int
+    signature: Signature
 
 
 def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -74,8 +76,8 @@ def open_onnx(
 ) -> OnnxSource:
     """Read an ONNX file.
 
-    `input_shape` fixes dynamic dimensions except the batch; `given` inputs determine the remaining ones for the
-    comparison. A file older or newer than the range of `opsets` is converted.
+    `input_shape` fixes dynamic dimensions, that of the batch too unless its range is given; `given` inputs determine
+    the remaining ones for the comparison. A file older or newer than the range of `opsets` is converted.
     """
     label = os.fspath(path)
     model, changes = given_onnx(path)
@@ -83,14 +85,15 @@ def open_onnx(
         raise ModelError("an ONNX model without nodes or outputs", where=label)
     if settings.output_names is not None:
         raise InputError("the outputs of an ONNX file cannot be renamed", where="--output-names")
-    specs = _specs(model, label)
+    declared = _declared(model, label)
+    fixed = declared.with_sizes(settings.inputs, but_batch=settings.dynamic_batch is not None)
     digest, content = file_digest(path), None if changes else plain_content(path)
-    if settings.inputs:
-        fixed = _fixed(specs, settings.inputs, label)
-        if fixed != specs:
-            specs = fixed
-            _declare_sizes(model, specs, label)
-            content = None
+    signature = _signature(declared, settings, given)
+    if signature.has_whole_numbers:
+        signature = signature.with_limits(input_limits(model))
+    if fixed.specs != declared.specs:
+        _declare_sizes(model, fixed.specs, label)
+        content = None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # Only a hint: an unknown name means photographs.
     dataset = metadata.get("irepdeploy.dataset")
@@ -108,15 +111,14 @@ def open_onnx(
         "dataset": dataset,
     }
     origin = Origin(
-        inputs=tuple(_compared(specs, given, label)),
+        inputs=tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in signature.inputs),
         output_names=tuple(value.name for value in model.graph.output),
         dataset=dataset,
     )
-    if len(origin.inputs) == 1 and origin.inputs[0].dtype == "float32" and len(origin.inputs[0].shape) > 1:
+    only = signature.inputs[0]
+    if len(signature.inputs) == 1 and only.dtype == "float32" and only.axis == 0 and only.sample:
         # Descriptions of networks with a single image input are found there.
-        only = origin.inputs[0]
-        shape = tuple(size for size in only.shape[1:] if size is not None)
-        origin = replace(origin, inputs=(), input_name=only.name, input_shape=shape)
+        origin = replace(origin, inputs=(), input_name=only.name, input_shape=only.sample)
     if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
         # ONNX Runtime needs none; the checker and the parsers of engines do.
         declare_output_sizes(model)
@@ -128,53 +130,52 @@ def open_onnx(
         accepted = converted(model, wanted, label)
         changes += (f"opset {opset} converted to {wanted} by onnx.version_converter {onnx.__version__}",)
     return OnnxSource(
-        model, content, accepted, changes, label, facts, tuple(specs), origin, wanted, accepted.ir_version
+        model,
+        content,
+        accepted,
+        changes,
+        label,
+        facts,
+        tuple(fixed.specs),
+        origin,
+        wanted,
+        accepted.ir_version,
+        signature,
     )
 
 
-def _specs(model: onnx.ModelProto, label: str) -> list[TensorSpec]:
-    found = []
+def _declared(model: onnx.ModelProto, label: str) -> Declared:
+    inputs, dtypes = {}, {}
     for value in inputs_of(model.graph):
         kind = value.type.tensor_type
-        if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
+        if not kind.elem_type or not kind.HasField("shape"):
             raise ModelError("expected inputs that are tensors of known rank", where=f"{label}, {value.name}")
-        sizes = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-        found.append(TensorSpec(value.name, sizes, dtype))
-    if not found:
+        inputs[value.name] = _dimensions(kind.shape)
+        dtypes[value.name] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    if not inputs:
         raise ModelError("an ONNX model without inputs", where=label)
-    return found
+    outputs = {value.name: value.type.tensor_type for value in model.graph.output}
+    known = {name: _dimensions(kind.shape) if kind.HasField("shape") else None for name, kind in outputs.items()}
+    return Declared(label, inputs, dtypes, known)
 
 
-def _fixed(specs: Sequence[TensorSpec], asked: Sequence[TensorSpec], label: str) -> list[TensorSpec]:
-    """Return the specs with dynamic dimensions as requested; a single input needs no name."""
-    by_name = {spec.name: spec for spec in asked}
-    if len(specs) == 1 and len(asked) == 1 and asked[0].name == _UNNAMED:
-        by_name = {specs[0].name: asked[0]._replace(name=specs[0].name)}
-    unknown = set(by_name) - {spec.name for spec in specs}
-    if unknown:
-        raise InputError(
-            f"no input {min(unknown)}", where="--input-shape", hint=f"it reads {', '.join(map(str, specs))}"
-        )
-    # float32 is also the default.
-    other = next((s for s in specs if by_name.get(s.name, s).dtype not in ("float32", s.dtype)), None)
-    if other is not None:
-        raise InputError(f"the file reads {other}, not {by_name[other.name].dtype}", where="--input-shape")
-    found = []
-    for spec in specs:
-        sizes = by_name[spec.name].shape if spec.name in by_name else spec.shape
-        fits = len(sizes) == len(spec.shape) and all(
-            due is None or size is None or due == size for due, size in zip(spec.shape[1:], sizes[1:], strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"{shape_text(sizes)} where the file has {shape_text(spec.shape)}",
-                where=f"--input-shape, {spec.name}",
-                hint="only dynamic dimensions can be chosen",
-            )
-        merged = (due if due is not None else size for due, size in zip(spec.shape[1:], sizes[1:], strict=True))
-        found.append(spec._replace(shape=(spec.shape[0], *merged)))
-    return found
+def _dimensions(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
+    return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in shape.dim)
+
+
+def _signature(declared: Declared, settings: Settings, given: Given | None) -> Signature:
+    """Return the inputs to compare on; the file is run if it does not tell where the batch is in its outputs."""
+    shapes = None if given is None else lambda: given_shapes(given)
+    found = resolved([declared], settings.inputs, shapes)
+    if settings.dynamic_batch is not None and None not in found.axes.values():
+        found = replace(found, size=None)
+    if declared.batch(found.input_axes) is not None or all(name in found.outputs for name in declared.outputs):
+        return found
+    try:
+        with time_limit(settings.timeout_s), onnx_runner(declared.label) as runner:
+            return settled(found, declared.outputs, runner.infer)
+    except ModelError as error:
+        raise type(error)(error.what, where=declared.label, hint=error.hint) from error
 
 
 def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> None:
@@ -186,8 +187,9 @@ def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: s
             if size is not None:
                 dim.dim_value = size
     del model.graph.value_info[:]
+    static = all(None not in spec.shape for spec in specs)
     for value in model.graph.output:
-        for dim in value.type.tensor_type.shape.dim[1:]:
+        for dim in value.type.tensor_type.shape.dim[0 if static else 1 :]:
             dim.Clear()
     try:
         declare_output_sizes(model)
@@ -209,32 +211,6 @@ def declare_output_sizes(model: onnx.ModelProto) -> None:
         if len(value.type.tensor_type.shape.dim) in (0, len(known)):
             del value.type.tensor_type.shape.dim[:]
             value.type.tensor_type.shape.dim.extend(known)
-
-
-def _compared(specs: Sequence[TensorSpec], given: Given | None, label: str) -> list[TensorSpec]:
-    """Return inputs with a dynamic batch only; other dynamic dimensions are taken from the given inputs."""
-    if all(None not in spec.shape[1:] for spec in specs):
-        return [spec._replace(shape=(None, *spec.shape[1:])) for spec in specs]
-    if given is None:
-        raise InputError(
-            f"dynamic dimensions: {', '.join(map(str, specs))}",
-            where=label,
-            hint="give --input-shape 1xCxHxW, which fixes them, or --inputs FILE.npy",
-        )
-    found = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
-    arrays = {specs[0].name: found} if isinstance(found, np.ndarray) else dict(found)
-    sized = []
-    for spec in specs:
-        shape = np.shape(arrays.get(spec.name, np.empty(0)))
-        if len(shape) == len(spec.shape) - 1 and len(specs) == 1:
-            shape = (1, *shape)
-        fits = len(shape) == len(spec.shape) and all(
-            due in (None, size) for due, size in zip(spec.shape[1:], shape[1:], strict=True)
-        )
-        if not fits:
-            raise InputError(f"expected inputs {spec}, got shape {shape}", where="inputs")
-        sized.append(spec._replace(shape=(None, *shape[1:])))
-    return sized
 
 
 def _parameters(model: onnx.ModelProto) -> int:

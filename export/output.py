@@ -81,7 +81,9 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
         # verify cannot compare it with the network, which takes other inputs.
         return
     reference = Path(source["file"] or folder / "fused.pt")
-    ours = ("--model", model) if model else ()
+    ours = ["--model", model] if model else []
+    for text in certificate.onnx.get("compared_at", ()):
+        ours += ["--input-shape", text]
     log(f"next: {command_line('verify', reference, folder / 'model.onnx', *ours)}")
 
 

@@ -36,7 +36,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
         found = write_fp16(model, job.inputs, None if path == fp32 else path)
     else:
         origin = job.source.origin
-        data = calibration_data(origin.specs, given=job.request.inputs, dataset=origin.dataset)
+        data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
         found, kept = write_int8(model, data, path, target=job.target, max_drop=job.settings.max_drop)
     job.certificate.precisions[precision] = found
     if path != fp32:

@@ -34,6 +34,6 @@ def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | N
         )
     blocks = with_blocks(opened.model)
     fused = opened.model if blocks is None else fuse(blocks, prove=False)
-    specs = [spec._replace(shape=(batch, *spec.shape[1:])) for spec in origin.specs]
+    specs = [spec.with_batch(batch) for spec in origin.specs]
     written = write_onnx(fused, specs, origin.output_names, target=target_of("ort"))
     return structure_digest(collapse(written.model).model)

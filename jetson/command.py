@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption, TimeoutOption
+from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, SeedOption, TimeoutOption
 from irepdeploy.console import say
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def bench(
     timeout: TimeoutOption = 300.0,
     seed: SeedOption = 0,
     inputs: InputsOption = None,
+    input_shape: InputShapeOption = None,
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
     out: Annotated[
@@ -120,6 +121,7 @@ def bench(
     irepdeploy jetson bench pi@raspberry build/model.onnx --runner ort-cpu
     """
     from irepdeploy.console import log, print_json, progress, table
+    from irepdeploy.verify.input_spec import input_specs
 
     from .hosts import hosts_and_models
     from .measure import RECORDS, Settings, bench_boards
@@ -136,6 +138,7 @@ def bench(
         via=via,
         build_only=build_only,
         batch=batch,
+        input_shape=tuple(input_specs(input_shape or ())),
         threads=threads,
         seconds=seconds,
         seed=seed,

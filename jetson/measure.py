@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
@@ -49,6 +50,7 @@ class Settings:
     via: str | None = None
     build_only: bool = False
     batch: int | None = None
+    input_shape: tuple[TensorSpec, ...] = ()
     threads: int = 1
     seconds: float = 5.0
     seed: int = 0
@@ -121,7 +123,12 @@ def _benched(
     task = display.task("reference outputs, here", len(distinct))
     for digest, model in distinct.items():
         references[digest] = reference_of(
-            model, batch=settings.batch, given=inputs, seed=settings.seed, timeout_s=settings.timeout_s
+            model,
+            batch=settings.batch,
+            given=inputs,
+            input_shape=settings.input_shape,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
         )
         task.advance(note=model.label)
 
@@ -193,6 +200,7 @@ def _entry(variant: Variant, reference: Reference, settings: Settings) -> dict[s
         "dla": settings.dla,
         "name": model.label,
         "profiles": reference.profiles,
+        "limits": reference.limits,
         "gate": {
             "inputs": reference.inputs_sha256,
             "expected": reference.expected_sha256,

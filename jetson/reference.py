@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from irepdeploy.board.runner import TensorSpec, shape_text
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError, RunError, one_line
 from irepdeploy.files import sha256
-from irepdeploy.verify.inputs import gather_inputs, joined, named
+from irepdeploy.onnx_graph.input_limits import input_limits
+from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.verify.inputs import gather_inputs, given_shapes
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
+from irepdeploy.verify.samples import fed, joined, named, samples_in
+from irepdeploy.verify.signature import Declared, Signature, resolved
 
 from .models import Model
 
@@ -26,10 +30,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs of a model and its outputs for them, as ``.npz`` files of {tensor name: (N, ...)}.
+    """Inputs of a model and its outputs for them, as ``.npz`` files of {tensor name: (runs, ...)}.
 
     Attributes:
-        profiles: Minimum, optimum and maximum shape of each input with a dynamic batch.
+        profiles: Minimum, optimum and maximum shape of each input with dynamic dimensions.
+        limits: Smallest and largest value of inputs of whole numbers, where the model shows them.
         groups: Where the inputs come from, by `InputGroup.to_dict`.
     """
 
@@ -37,6 +42,7 @@ class Reference:
     expected: bytes
     batch: int
     profiles: dict[str, list[list[int]]]
+    limits: dict[str, list[int]]
     groups: list[dict[str, Any]]
 
     @property
@@ -55,66 +61,65 @@ def reference_of(
     *,
     batch: int | None = None,
     given: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[TensorSpec] = (),
     seed: int = 0,
     timeout_s: float = TIMEOUT_S,
 ) -> Reference:
-    """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those."""
+    """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those.
+
+    `input_shape` gives the sizes that the model leaves free, else the given inputs do.
+    """
     try:
         with time_limit(timeout_s), OnnxProcessRunner(model.content, precision=model.carried) as runner:
-            specs = runner.inputs
-            size = _batch(model, specs, batch)
-            groups = gather_inputs(
-                [TensorSpec(s.name, (None, *s.shape[1:]), s.dtype) for s in specs], given=given, seed=seed
-            )
-            inputs = _whole_batches(named(joined([group.array for group in groups]), specs), size)
-            rows = len(next(iter(inputs.values())))
-            parts = [
-                runner.infer({name: array[begin : begin + size] for name, array in inputs.items()})
-                for begin in range(0, rows, size)
-            ]
+            declared = Declared.of_runner(runner, one_line(model.path))
+            signature, size = _signature(model, declared, batch, given, input_shape)
+            groups = gather_inputs(signature, given=given, seed=seed)
+            inputs = named(joined([group.array for group in groups]), runner.inputs)
+            count = max(samples_in(inputs) // size, 1)
+            feeds = [fed(inputs, index * size, size) for index in range(count)]
+            outputs = [runner.infer(each) for each in feeds]
     except (InputError, RunError) as error:
         # The runner got bytes and does not know the file.
         where = None if isinstance(error, ModelError) else error.where
         where = where or one_line(model.path)
         raise type(error)(error.what, where=where, hint=error.hint) from error
-    expected = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+    expected = _stacked(outputs)
     for name, array in expected.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(
                 f"output {name!r} holds NaN or infinity", where=one_line(model.path), hint="fix its weights first"
             )
-    profiles = {
-        spec.name: [[size, *map(int, inputs[spec.name].shape[1:])]] * 3 for spec in specs if spec.shape[0] is None
-    }
-    return Reference(_archive(inputs), _archive(expected), size, profiles, [group.to_dict() for group in groups])
+    free = [spec.name for spec in declared.specs if None in spec.shape]
+    profiles = {name: [list(feeds[0][name].shape)] * 3 for name in free}
+    limits = {spec.name: list(spec.limits) for spec in signature.inputs if spec.limits is not None}
+    described = [group.to_dict() for group in groups]
+    return Reference(_archive(_stacked(feeds)), _archive(expected), size, profiles, limits, described)
 
 
-def _batch(model: Model, specs: list[TensorSpec], wanted: int | None) -> int:
+def _signature(
+    model: Model,
+    declared: Declared,
+    wanted: int | None,
+    given: str | os.PathLike[str] | None,
+    input_shape: Sequence[TensorSpec],
+) -> tuple[Signature, int]:
+    """Return the inputs of a model, and its batch size."""
     where = one_line(model.path)
-    if not specs:
+    if not declared.inputs:
         raise ModelError("the model has no inputs", where=where)
-    for spec in specs:
-        if not spec.shape or None in spec.shape[1:]:
-            raise ModelError(
-                f"input {spec.name!r} has dynamic dimensions: {shape_text(spec.shape)}",
-                where=where,
-                hint="only the batch may be: fix the others, python -m onnxruntime.tools.make_dynamic_shape_fixed",
-            )
-    fixed = {spec.shape[0] for spec in specs} - {None}
-    if len(fixed) > 1:
-        raise ModelError("its inputs have different batch sizes", where=where)
-    size = fixed.pop() if fixed else None
-    if size is not None and wanted not in (None, size):
-        hint = f"use --batch {size}, or export it with a dynamic batch"
-        raise InputError(f"the model's batch size is {size}, got --batch {wanted}", where=where, hint=hint)
-    return size or wanted or 1
+    found = resolved([declared], input_shape, None if given is None else lambda: given_shapes(given))
+    if found.has_whole_numbers:
+        found = found.with_limits(input_limits(open_model(model.content)))
+    fixed = declared.with_sizes(input_shape).batch(found.input_axes)
+    if fixed is not None and wanted not in (None, fixed):
+        hint = f"use --batch {fixed}, or export it with a dynamic batch"
+        raise InputError(f"the model's batch size is {fixed}, got --batch {wanted}", where=where, hint=hint)
+    return found, fixed or wanted or 1
 
 
-def _whole_batches(inputs: dict[str, Array], size: int) -> dict[str, Array]:
-    """Return as many whole batches as there are, at least one; too few inputs are repeated."""
-    rows = min(map(len, inputs.values()))
-    kept = np.arange(max(rows // size, 1) * size) % rows
-    return {name: array[kept] for name, array in inputs.items()}
+def _stacked(runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the arrays of all runs by name, with the runs in front."""
+    return {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
 
 
 def _archive(arrays: Mapping[str, Array]) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Asked:
         opset: Expected opset; default: the target's.
         given: The file was not written here: any opset, IR version, precision and size that the target accepts are
             fine, and so are batch normalisations and nodes without names.
+        axes: Axis of the batch by input and output; default: the first.
     """
 
     precision: str = "fp32"
@@ -48,6 +49,7 @@ class Asked:
     kept: frozenset[str] = frozenset()
     opset: int | None = None
     given: bool = False
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def as_given(self) -> bool:
@@ -196,9 +198,10 @@ def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
         free = [index for index, size in enumerate(shape) if not isinstance(size, int)]
         if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic and not anything):
             yield f"{value.name} has no static shape: {shape}"
-        elif free and free != [0] and not anything:
+        elif free and free != [asked.axes.get(value.name, 0)] and not anything:
             yield f"{value.name} has dynamic dimensions beside its batch: {shape}"
-    symbols = {str(_declared(value)["shape"][0]) for value in ends if _declared(value)["shape"]}
+    places = {value.name: asked.axes.get(value.name, 0) for value in ends if _declared(value)["shape"]}
+    symbols = {str(_declared(value)["shape"][place]) for value in ends if (place := places.get(value.name)) is not None}
     if dynamic and not asked.given and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):
         yield f"expected a dynamic batch, and inputs and outputs begin with {', '.join(sorted(symbols))}"
     for node in view.nodes:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import inputs_of
 from irepdeploy.onnx_graph.shapes import tensor_types
 from irepdeploy.reparam.comparator import Tolerance
+from irepdeploy.verify.samples import batch_size, fed, mapped
 
 from ..precision.equalise import equalised_like
 from ..precision.inference import run_parts, with_outputs
@@ -67,8 +69,13 @@ def first_bad_module(
     """
     b = open_model(result)
     full = _filled(inputs, b)
-    names, batch = list(_inputs(b)), _batch(b)
-    where = _calls_in(model, [full[name][:batch] for name in names], _outputs_by_node(b))
+    names, batch = list(_inputs(b)), _batch(b, full)
+
+    def part(start: int, count: int) -> list[Array]:
+        feeds = fed(full, start, count)
+        return [feeds[name] for name in names]
+
+    where = _calls_in(model, part(0, batch), _outputs_by_node(b))
 
     def run(places: Sequence[Place], add: Add) -> None:
         at = {where[place]: place for place in places}
@@ -81,7 +88,7 @@ def first_bad_module(
 
         start = 0
         for count, outputs in run_parts(_exposing(b, [place.tensor for place in places]), full):
-            run_layers(model, [full[name][start : start + count] for name in names], partial(seen, outputs))
+            run_layers(model, part(start, count), partial(seen, outputs))
             start += count
 
     return first_beyond(sorted(where, key=lambda place: where[place]), b, full, run, tolerance)
@@ -151,27 +158,30 @@ def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
-def _filled(inputs: Mapping[str, Array], *models: onnx.ModelProto) -> dict[str, Array]:
+def _filled(inputs: Mapping[str, Array], *models: onnx.ModelProto) -> Mapping[str, Array]:
     """Repeat the last input until every declared batch divides the number of inputs."""
     for model in models:
         due = sorted(_inputs(model))
         if due != sorted(inputs):
             raise InputError(f"expected inputs {due}, got {sorted(inputs)}", hint="give one array for each name")
-    size = math.lcm(*map(_batch, models))
-    return {
-        name: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
-        for name, array in inputs.items()
-    }
+    size = math.lcm(*(_batch(model, inputs) for model in models))
+    filled: Mapping[str, Array] = mapped(
+        inputs, lambda array: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
+    )
+    return filled
 
 
 def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     return {value.name: value for value in inputs_of(model.graph)}
 
 
-def _batch(model: onnx.ModelProto) -> int:
+def _batch(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> int:
     """Return the declared batch; 1 if it is dynamic."""
-    dims = [value.type.tensor_type.shape.dim for value in _inputs(model).values()]
-    return math.lcm(*(dim[0].dim_value or 1 for dim in dims if len(dim) > 0))
+    specs = [
+        TensorSpec(name, tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim))
+        for name, value in _inputs(model).items()
+    ]
+    return batch_size(specs, inputs) or 1
 
 
 def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str]) -> dict[Place, int]:

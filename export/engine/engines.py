@@ -127,11 +127,11 @@ def _version(engine: str) -> tuple[str | None, str]:
 def _profiles(inputs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) -> dict[str, Profile]:
     if batch is None:
         return {}
-    least, best, most = batch
     found: dict[str, Profile] = {}
     for spec in inputs:
-        sizes = [size for size in spec.shape[1:] if size is not None]
-        found[spec.name] = ([least, *sizes], [best, *sizes], [most, *sizes])
+        if None in spec.shape:
+            shapes = [[size if own is None else own for own in spec.shape] for size in batch]
+            found[spec.name] = (shapes[0], shapes[1], shapes[2])
     return found
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from irepdeploy.board.runner import TensorSpec
-from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, mapped, specs_of
+from irepdeploy.verify.inputs import Given, InputGroup, Wanted, gather_inputs, signature_of
+from irepdeploy.verify.samples import mapped
+from irepdeploy.verify.signature import Signature
 
 __all__ = ["CalibrationData", "calibration_data"]
 
@@ -17,7 +17,6 @@ Array = np.ndarray[Any, Any]
 
 _CALIBRATION, _EVALUATION = 128, 1000
 _LARGE, _FEW = 64, 32
-_IMAGE_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ class CalibrationData:
     is_real: bool = True
 
 
-def calibration_data(
-    wanted: Sequence[int] | Sequence[TensorSpec], *, given: Given | None = None, dataset: str | None = None
-) -> CalibrationData:
+def calibration_data(wanted: Wanted, *, given: Given | None = None, dataset: str | None = None) -> CalibrationData:
     """Return training images for calibration, and the labelled search-validation set for evaluation.
 
     The test set is never read. Without a data set of this shape, unlabelled photographs replace both, half of them
@@ -43,11 +40,12 @@ def calibration_data(
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 
-    specs = specs_of(wanted)
-    own = None if given is None else gather_inputs(specs, given=given, dataset=dataset)[-1]
-    if len(specs) > 1 or len(specs[0].shape) != 4:
-        return _of_several(specs, own, dataset)
-    shape = tuple(size for size in specs[0].shape[1:] if size is not None)
+    signature = signature_of(wanted)
+    own = None if given is None else gather_inputs(signature, given=given, dataset=dataset)[-1]
+    shape = signature.inputs[0].sample
+    plain = len(signature.inputs) == 1 and signature.is_plain
+    if not plain or signature.inputs[0].layout != "chw":
+        return _of_several(signature, own, dataset)
     large = max(shape[1:], default=0) > _LARGE
     count = _FEW if large else _CALIBRATION
     data = None if dataset is None else embedded_dataset(dataset)
@@ -58,16 +56,14 @@ def calibration_data(
         return CalibrationData(own or train, val, data.val.labels[:most].numpy())
     if own is not None:
         return CalibrationData(own, own)
-    if shape[0] not in _IMAGE_CHANNELS:
-        return _of_several(specs, own, dataset)
     array, name = real_inputs(shape, 2 * count)
     return CalibrationData(InputGroup(name, array[::2]), InputGroup(name, array[1::2]))
 
 
-def _of_several(specs: Sequence[TensorSpec], own: InputGroup | None, dataset: str | None) -> CalibrationData:
+def _of_several(signature: Signature, own: InputGroup | None, dataset: str | None) -> CalibrationData:
     if own is not None:
         return CalibrationData(own, own)
-    groups = gather_inputs(specs, dataset=dataset)
+    groups = gather_inputs(signature, dataset=dataset)
     name, arrays = groups[-1].name, groups[-1].array
     return CalibrationData(
         InputGroup(name, mapped(arrays, lambda array: array[::2]), groups[-1].seed),

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import attribute_of
 from irepdeploy.verify.equivalence import onnx_runner
-from irepdeploy.verify.inputs import Inputs, check_batch, samples_in
+from irepdeploy.verify.samples import Inputs, Outputs, batches, samples_in
 
 __all__ = [
     "PROBE",
@@ -46,13 +46,10 @@ def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Arra
 
     A model of batch 1 runs in larger batches if all its operators process inputs independently.
     """
-    parts: dict[str, list[Array]] = {}
-    for count, outputs in run_parts(open_model(model), inputs):
-        for name, output in outputs.items():
-            if output.ndim == 0 or len(output) < count:
-                raise ModelError(f"shape {output.shape} of a batch of {count}", where=f"output {name!r}")
-            parts.setdefault(name, []).append(output[:count])
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    found = Outputs(inputs)
+    for size, count, outputs in _runs(open_model(model), inputs):
+        found.add(outputs, size, count)
+    return found.all()
 
 
 def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, dict[str, Array]]]:
@@ -60,17 +57,15 @@ def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[
 
     QuantizeLinear and DequantizeLinear are computed as they are written. `model` may be the result of `runnable`.
     """
+    for _, count, outputs in _runs(model, inputs):
+        yield count, outputs
+
+
+def _runs(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, int, dict[str, Array]]]:
     with onnx_runner(model if isinstance(model, bytes) else runnable(model), as_written=True) as runner:
-        feeds = _feeds(runner.inputs, inputs)
-        declared, total = runner.inputs[0].shape[0], samples_in(inputs)
-        size = declared or free_batch(feeds)
-        check_batch(runner.inputs, size)
-        for start in range(0, total, size):
-            part = {name: array[start : start + size] for name, array in feeds.items()}
-            count = min(size, total - start)
-            if count < size and declared is not None:
-                part = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in part.items()}
-            yield count, runner.infer(part)
+        arrays = _arrays(runner.inputs, inputs)
+        for feeds, size, count in batches(arrays, runner.inputs, free_batch(arrays)):
+            yield size, count, runner.infer(feeds)
 
 
 def free_batch(inputs: Mapping[str, Array]) -> int:
@@ -136,9 +131,9 @@ def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) ->
     return node.domain == "" and node.op_type in _ONE_BY_ONE.split()
 
 
-def _feeds(specs: Sequence[TensorSpec], inputs: Inputs) -> dict[str, Array]:
+def _arrays(specs: Sequence[TensorSpec], inputs: Inputs) -> Mapping[str, Array]:
     due = [spec.name for spec in specs]
-    given = dict(inputs) if isinstance(inputs, Mapping) else {due[0]: inputs}
+    given = inputs if isinstance(inputs, Mapping) else {due[0]: inputs}
     if set(given) != set(due):
         raise InputError(f"expected inputs {sorted(due)}, got {sorted(given)}", hint="give one array for each name")
     if len({len(array) for array in given.values()}) != 1 or samples_in(inputs) == 0:

@@ -13,7 +13,7 @@ from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
-from irepdeploy.verify.inputs import Inputs
+from irepdeploy.verify.samples import Inputs
 
 from ..target.target import Target
 from ..writer.onnx_from_torch import serialized

@@ -12,7 +12,7 @@ from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.onnx_graph.proto import attribute_of
 from irepdeploy.profiling.health import kernel_health
 from irepdeploy.reparam.comparator import relative_error
-from irepdeploy.verify.inputs import Inputs, mapped
+from irepdeploy.verify.samples import Inputs, mapped
 
 from .calibration import CalibrationData
 from .equalise import equalised

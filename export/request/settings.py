@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.input_spec import input_specs
 from irepdeploy.verify.onnx_process import TIMEOUT_S
 
-from .parse import batch_range, input_specs
+from .parse import batch_range
 from .preprocess import Preprocessing
 
 __all__ = ["Settings"]
@@ -29,9 +30,9 @@ class Settings:
         max_drop: Percentage points of accuracy (without labels: of agreement) that int8 may lose.
         simplify: Run onnx-simplifier, and keep its result if the outputs are the same.
         dynamic_batch: Smallest, best and largest batch; None: a static batch of 1.
-        input_shape: Name, shape and dtype of each input, in the order of ``forward`` unless named like its parameters;
-            batch sizes are ignored; None: the inputs that the network declares. Also sizes such as (1, 3, 224, 224), or
-            text such as "1x3x224x224".
+        input_shape: Name, shape and dtype of each input, in the order of ``forward`` unless named like its parameters.
+            It fixes every size, that of the batch too unless `dynamic_batch` is given. None: the inputs that the
+            network declares. Also sizes such as (1, 3, 224, 224), or text such as "1x3x224x224".
         output_names: Names in the order of the outputs; None: those that the network declares.
         bake_preprocess: Layout and channel order such as ``nhwc,bgr``: the file takes uint8 images; None: it takes
             normalised floats.
@@ -93,7 +94,7 @@ class Settings:
         if self.bake_preprocess is None:
             return None
         inputs = origin.specs
-        if len(inputs) != 1 or inputs[0].dtype != "float32" or len(inputs[0].shape) != 4:
+        if len(inputs) != 1 or len(origin.input_shape) != 3:
             texts = ", ".join(map(str, inputs))
             raise InputError(f"expected a network of one float32 image, got {texts}", where="--bake-preprocess")
         mean, std = self.mean, self.std

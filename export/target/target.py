@@ -198,11 +198,12 @@ def trtexec_line(
 
 
 def _shapes(inputs: Sequence[TensorSpec], batch: tuple[int, int, int]) -> list[str]:
-    for spec in inputs:
-        if "," in spec.name or None in spec.shape[1:]:
+    free = [spec for spec in inputs if None in spec.shape]
+    for spec in free:
+        if "," in spec.name or spec.shape.count(None) > 1:
             raise InputError("trtexec cannot express the shapes of this input", where=f"input {spec}")
     words = []
     for kind, size in zip(("min", "opt", "max"), batch, strict=True):
-        shapes = (f"{spec.name}:{'x'.join(map(str, (size, *spec.shape[1:])))}" for spec in inputs)
+        shapes = (f"{spec.name}:{'x'.join(str(size if own is None else own) for own in spec.shape)}" for spec in free)
         words.append(f"--{kind}Shapes={','.join(shapes)}")
     return words

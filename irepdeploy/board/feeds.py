@@ -1,4 +1,4 @@
-"""Inputs for latency measurements: seeded standard normal values, never zeros."""
+"""Values for inputs: seeded, standard normal or whole numbers within their limits, never zeros alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,27 @@ from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import ModelError
 from irepdeploy.limits import check_memory
 
-__all__ = ["check_finite", "random_feeds"]
+__all__ = ["check_finite", "limits_of", "random_feeds", "random_values"]
 
-# Bytes: drawn as float64, then in the type of the input here, on the way to another process and there.
+Limits = Tuple[int, int]
+
+
+def limits_of(dtype: str, limits: Optional[Limits] = None) -> Limits:
+    """Return the smallest and the largest whole number to draw: `limits`, else all of a byte, else 0 and 1."""
+    return limits or ((0, 255) if dtype == "uint8" else (0, 1))
+
+
+def random_values(
+    generator: np.random.Generator, shape: Sequence[int], dtype: str, limits: Optional[Limits] = None
+) -> np.ndarray:
+    """Draw standard normal floats, or whole numbers within `limits_of`, both included."""
+    if np.issubdtype(np.dtype(dtype), np.floating):
+        return generator.standard_normal(tuple(shape), dtype=np.float32).astype(dtype, copy=False)
+    least, most = limits_of(dtype, limits)
+    return generator.integers(least, most, tuple(shape), endpoint=True).astype(dtype)
+
+
+# Bytes: whole numbers drawn as int64, then in the type of the input here, on the way to another process and there.
 _COPIES = 8 + 4 + 4 + 4
 
 
@@ -25,12 +43,15 @@ def random_feeds(
     *,
     batch: int = 1,
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
+    limits: Optional[Mapping[str, Limits]] = None,
 ) -> Dict[str, np.ndarray]:
     """Draw values for every input, equal for all networks that take the same shapes in the same order."""
     rng = np.random.default_rng(seed)
     found = {spec.name: _shape(spec, where, batch, shapes or {}) for spec in inputs}
     check_memory(_COPIES * sum(map(math.prod, found.values())), "an input of this size and its copies", where)
-    return {spec.name: rng.standard_normal(found[spec.name]).astype(spec.dtype) for spec in inputs}
+    return {
+        spec.name: random_values(rng, found[spec.name], spec.dtype, (limits or {}).get(spec.name)) for spec in inputs
+    }
 
 
 def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
@@ -46,18 +67,13 @@ def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def _shape(spec: TensorSpec, where: str, batch: int, shapes: Mapping[str, Sequence[int]]) -> Tuple[int, ...]:
-    if not np.issubdtype(np.dtype(spec.dtype), np.floating):
-        raise ModelError(
-            f"input {spec.name!r}: expected a floating-point type for random values, got {spec.dtype}", where=where
-        )
     if spec.name in shapes:
         return tuple(shapes[spec.name])
-    first, rest = (spec.shape[0], spec.shape[1:]) if spec.shape else (None, (None,))
-    if None in rest:
+    if None in spec.shape[1:]:
         raise ModelError(
             f"input {spec.name!r} has dynamic dimensions: {shape_text(spec.shape)}",
             where=where,
             hint="fix them: python -m onnxruntime.tools.make_dynamic_shape_fixed "
             f"--input_name {shlex.quote(spec.name)} --input_shape 1,3,32,32 IN.onnx OUT.onnx",
         )
-    return (batch if first is None else first, *(size for size in rest if size is not None))
+    return tuple(batch if size is None else size for size in spec.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Tuple, Type, Union
 
 import numpy as np
 
@@ -83,6 +83,13 @@ class OrtRunner(Runner):
         """The model's ``metadata_props``."""
         self._need_active()
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def dimensions(self) -> Dict[str, Dict[str, List[Union[int, str, None]]]]:
+        """Declared sizes of "inputs" and "outputs" by name; a free one is its name, or None without one."""
+        self._need_active()
+        ends = {"inputs": self._session.get_inputs(), "outputs": self._session.get_outputs()}
+        return {end: {value.name: list(value.shape) for value in values} for end, values in ends.items()}
 
     def _activate(self) -> None:
         positive_threads(self._threads, self.name)

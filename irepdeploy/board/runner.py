@@ -29,6 +29,10 @@ class TensorSpec(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} {shape_text(self.shape)}"
 
+    def with_batch(self, batch: Optional[int]) -> TensorSpec:
+        """Return a copy with a batch size in place of None."""
+        return self._replace(shape=tuple(batch if size is None else size for size in self.shape))
+
 
 class DeviceTimed:
     """A call of `Runner.bind` that the device times too.

@@ -8,15 +8,24 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "SourceArgument", "TimeoutOption",
+    "InputShapeOption", "InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "SourceArgument",
+    "TimeoutOption",
 ]  # fmt: skip
 
+InputShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="[NAME:]1x3x224x224[:DTYPE]",
+        help="Shape of an input, ? for a size that stays free; repeat for each input. [as declared]",
+    ),
+]
 InputsOption = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="A .npy file (N, C, H, W), a .npz file of several inputs, or a folder of them or of images, in place of "
-        "the built-in inputs.",
+        help="A .npy file (N, ...), a .npz file of several inputs by name, or a folder of them or of images, in place "
+        "of the built-in inputs.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from irepdeploy.data.augmentation import Augmentation
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Images, Split
 from irepdeploy.data.given import check_disjoint, held, opened
-from irepdeploy.data.inputs import random_inputs, real_inputs
+from irepdeploy.data.inputs import real_inputs
 from irepdeploy.data.loader import Loader, in_order
 from irepdeploy.data.registry import DATASETS, dataset_facts, embedded_dataset, load_dataset
 from irepdeploy.data.stream import Stream, StreamLoader
@@ -27,6 +27,5 @@ __all__ = [
     "in_order",
     "load_dataset",
     "opened",
-    "random_inputs",
     "real_inputs",
 ]

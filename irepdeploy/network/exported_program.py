@@ -106,7 +106,9 @@ def _inputs(program: torch.export.ExportedProgram) -> Iterator[TensorSpec]:
             value = node.meta["val"]
             if not isinstance(value, torch.Tensor):
                 raise CheckpointError(f"expected tensors as inputs, got {type(value).__name__}", where=node.name)
-            shape = tuple(size if isinstance(size, int) else int(size) for size in value.shape)
+            # The batch is the first size that is a symbol; where none is, a run with two batch sizes tells.
+            free = next((place for place, size in enumerate(value.shape) if not isinstance(size, int)), 0)
+            shape = tuple(None if place == free else int(size) for place, size in enumerate(value.shape))
             yield TensorSpec(node.name, shape, str(value.dtype).removeprefix("torch."))
 
 

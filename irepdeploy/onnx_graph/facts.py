@@ -85,9 +85,13 @@ class OnnxFacts:
     not_counted: list[str]
 
 
-def read_onnx(path: str | os.PathLike[str]) -> OnnxFacts:
-    """Read the facts of an ONNX file."""
+def read_onnx(path: str | os.PathLike[str], sizes: Mapping[str, Sequence[int | None]] | None = None) -> OnnxFacts:
+    """Read the facts of an ONNX file, with `sizes` for dimensions that its inputs leave free; None leaves them so."""
     model = open_model(path)
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, (sizes or {}).get(value.name, ()), strict=False):
+            if size is not None:
+                dim.dim_value = size
     graph = model.graph
     if not graph.node:
         raise ModelError("not an ONNX model: it has no nodes", where=label_of(path))
@@ -149,8 +153,16 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], batch: int | str) -
         terms = [weights[1 if attribute_of(node, "transB", 0) else 0]]
     else:
         terms = weights[-2:][:1]
-    sizes = [size for size in (*(out[1:] if out[0] == batch else out), *terms) if isinstance(size, int)]
-    return math.prod(sizes) if len(sizes) == len(out) - (out[0] == batch) + len(terms) else None
+    whole = [*_of_one(out, batch), *terms]
+    sizes = [size for size in whole if isinstance(size, int)]
+    return math.prod(sizes) if len(sizes) == len(whole) else None
+
+
+def _of_one(sizes: Shape, batch: int | str) -> Shape:
+    """Return the sizes without the batch: the axis that has its name, wherever it is, else a first one of its size."""
+    named = isinstance(batch, str) and batch != "?" and batch in sizes
+    place = sizes.index(batch) if named else 0
+    return sizes[:place] + sizes[place + 1 :] if sizes[place] == batch else sizes
 
 
 def _conv(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> ConvShape:

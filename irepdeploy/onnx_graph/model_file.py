@@ -109,7 +109,16 @@ def _parse(content: bytes, label: str) -> onnx.ModelProto:
     check_constants(model, label)
     check_sizes(model, label)
     check_attributes(model, label)
+    _free_sizes(model.graph)
     return model
+
+
+def _free_sizes(graph: onnx.GraphProto) -> None:
+    """Leave out negative sizes, by which some exporters mean free ones."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.ClearField("dim_value")
 
 
 def _check_fields(model: onnx.ModelProto, label: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from irepdeploy.board.json_values import json_safe
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable, one_line
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
@@ -19,8 +21,9 @@ from irepdeploy.profiling.health import LayerHealth, health_warnings, kernel_hea
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.reparam.origin import FUSED, TRAIN, Origin
+from irepdeploy.reparam.origin import FUSED, TRAIN, Origin, set_origin, with_inputs
 from irepdeploy.reparam.structure import rebuild
+from irepdeploy.verify.signature import Declared
 
 if TYPE_CHECKING:
     from irepdeploy.console import ProgressDisplay
@@ -72,6 +75,7 @@ def inspect_model(
     model_factory: Callable[[], nn.Module] | None = None,
     architecture: Architecture | None = None,
     seed: int = 0,
+    input_shape: Sequence[TensorSpec] = (),
     cost: CostRequest | None = None,
     display: ProgressDisplay | None = None,
 ) -> Inspection:
@@ -83,6 +87,7 @@ def inspect_model(
         model_factory: builds the class of a foreign checkpoint.
         architecture: branches to insert first.
         seed: of random weights, statistics and images.
+        input_shape: sizes of inputs that the file leaves free or the network does not know.
         cost: also train it for a few steps with and without branches, and measure time and memory.
         display: shows progress.
 
@@ -97,8 +102,11 @@ def inspect_model(
                 where=source,
                 hint="name the checkpoint it was exported from",
             )
-        return _onnx(source)
+        return _onnx(source, input_shape)
     opened = open_source(source, model_factory, seed, architecture)
+    if input_shape:
+        specs = Declared.of_specs(input_shape).with_free_batch
+        opened = replace(opened, model=with_inputs(set_origin(copy.copy(opened.model), opened.origin), specs))
     found = _network(opened, model_factory)
     if cost is None:
         return found
@@ -158,11 +166,18 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
     )
 
 
-def _onnx(path: str | os.PathLike[str]) -> Inspection:
+def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> Inspection:
     from irepdeploy.onnx_graph.facts import read_onnx
     from irepdeploy.onnx_graph.model_file import file_digest
 
     found = read_onnx(path)
+    if input_shape:
+        dtypes = {spec.name: spec.dtype for spec in input_shape}
+        sizes: Any = {
+            name: tuple(None if size == "?" else size for size in shape) for name, shape in found.inputs.items()
+        }
+        declared = Declared(os.fspath(path), sizes, {name: dtypes.get(name, "float32") for name in sizes}, {})
+        found = read_onnx(path, {spec.name: spec.shape for spec in declared.with_sizes(input_shape).specs})
     layers = []
     for layer in found.layers:
         operation = layer.operator if layer.conv is None else conv_text(*layer.conv)

@@ -73,8 +73,9 @@ class Origin:
         dataset: Name of the training set, or None.
         classes: Names of the classes, or ().
         statistics: Where its weights and batch-normalisation statistics come from.
-        inputs: Every input in the order of ``forward``, with batch None, if there are several or one is not float32; ()
-            if `input_shape` and `input_name` describe the only one.
+        inputs: Every input in the order of ``forward``, with None for the batch on at most one axis, if there are
+            several or the only one is not float32 with the batch first; () if `input_shape` and `input_name` describe
+            it.
     """
 
     net: str | None = None
@@ -137,7 +138,8 @@ class Origin:
         if not _is_shape(origin.input_shape):
             raise CheckpointError(f"expected an input shape of positive sizes, got {origin.input_shape!r}", where=where)
         for spec in origin.inputs:
-            if spec.dtype not in INPUT_DTYPES or spec.shape[:1] != (None,) or not _is_shape(spec.shape[1:]):
+            sizes = [size for size in spec.shape if size is not None]
+            if spec.dtype not in INPUT_DTYPES or len(sizes) < len(spec.shape) - 1 or not _is_shape(sizes):
                 raise CheckpointError(f"the input {spec.name!r} is not valid", where=where)
         return origin
 
@@ -156,9 +158,9 @@ def set_origin(model: nn.Module, origin: Origin | None = None, **changes: Any) -
 
 
 def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
-    """Record in the Origin of `model` that it takes these inputs, of any batch size; return the model."""
-    inputs = tuple(TensorSpec(spec.name, (None, *spec.shape[1:]), spec.dtype) for spec in specs)
-    if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1:
+    """Record in the Origin of `model` that it takes these inputs, with None for the batch; return the model."""
+    inputs = tuple(specs)
+    if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1 and inputs[0].shape[0] is None:
         return set_origin(model, input_name=inputs[0].name, input_shape=inputs[0].shape[1:], inputs=())
     return set_origin(model, input_shape=(), inputs=inputs)
 

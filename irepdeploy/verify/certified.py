@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.errors import CheckFailed, InputError, MissingError
 from irepdeploy.onnx_graph.model_file import file_digest
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.verify.certificate import Artefact, Certificate, installed_versions
 from irepdeploy.verify.equivalence import Verification, tolerance_of, verify_models
+from irepdeploy.verify.input_spec import input_spec
 from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
@@ -95,6 +97,7 @@ def check_certified(
     source: str | os.PathLike[str] | None = None,
     inputs: Given | torch.Tensor | None = None,
     *,
+    input_shape: Sequence[TensorSpec] = (),
     model_factory: Callable[[], nn.Module] | None = None,
     seed: int | None = None,
     tolerance: str | Tolerance | None = None,
@@ -110,6 +113,7 @@ def check_certified(
         certificate: The certificate.json of the export.
         source: The source of the export, if it lies elsewhere now.
         inputs: Inputs for the comparison in place of the built-in ones; see `gather_inputs`.
+        input_shape: Sizes of inputs that both models leave free; by default those that the export compared at.
         model_factory: Factory of the source's class, if it is not one of irepdeploy's.
         seed: Seed of the random inputs; None for that of the export.
         tolerance: A name in `TOLERANCES`, or a Tolerance; None for that of the export.
@@ -151,6 +155,7 @@ def check_certified(
                     reference,
                     path,
                     inputs,
+                    input_shape=input_shape or (() if inputs is not None else _shapes(known)),
                     model_factory=model_factory,
                     seed=_seed(known) if seed is None else seed,
                     tolerance=_tolerance(known, artefact) if limit is None else limit,
@@ -289,6 +294,11 @@ def _calibrated_elsewhere(certificate: Certificate, artefact: Artefact) -> bool:
 def _seed(certificate: Certificate) -> int:
     seeds = (group.get("seed") for hop in certificate.hops for group in hop.inputs)
     return next(filter(_is_seed, seeds), 0)
+
+
+def _shapes(certificate: Certificate) -> list[TensorSpec]:
+    """Return the sizes that the export compared at, where its file leaves some of them free."""
+    return [input_spec(text) for text in certificate.onnx.get("compared_at", ())]
 
 
 def _is_seed(value: object) -> TypeGuard[int]:

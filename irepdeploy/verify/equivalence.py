@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from irepdeploy.board.comparison import Noise
-from irepdeploy.board.runner import Runner, TensorSpec, shape_text
+from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
-from irepdeploy.verify.inputs import (
-    Given,
-    InputGroup,
-    Inputs,
-    check_batch,
-    gather_inputs,
-    joined,
-    mapped,
-    named,
-    samples_in,
-)
+from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, given_shapes, specs_of
 from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
+from irepdeploy.verify.samples import Inputs, Outputs, batches, joined, mapped, named, one_batch
+from irepdeploy.verify.signature import Declared, Signature, resolved, settled
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +65,7 @@ def verify_models(
     b: str | os.PathLike[str] | nn.Module,
     inputs: Given | torch.Tensor | None = None,
     *,
+    input_shape: Sequence[TensorSpec] = (),
     model_factory: Callable[[], nn.Module] | None = None,
     seed: int = 0,
     tolerance: str | Tolerance = "float32",
@@ -85,6 +78,7 @@ def verify_models(
         b: like `a`.
         inputs: inputs to use instead of real ones, see `gather_inputs`; 8 seeded random ones are added unless the
             tolerance is that of int8.
+        input_shape: sizes of inputs that both models leave free.
         model_factory: builds the class of foreign checkpoints.
         seed: of the random inputs.
         tolerance: a name in `TOLERANCES`, or a Tolerance.
@@ -97,10 +91,11 @@ def verify_models(
     """
     limit = tolerance_of(tolerance)
     with time_limit(timeout_s), contextlib.ExitStack() as stack:
-        sides = _open_both((a, b), model_factory, seed, stack)
-        specs = _common_inputs(sides[0], sides[1], inputs)
+        given = _as_arrays(inputs)
+        sides = _open_both((a, b), model_factory, seed, stack, lambda: _known_specs(given, input_shape))
+        signature = _common_signature(sides, given, input_shape)
         datasets = [side.dataset for side in sides if side.dataset is not None]
-        groups = gather_inputs(specs, given=_as_arrays(inputs), dataset=datasets[0] if datasets else None, seed=seed)
+        groups = gather_inputs(signature, given=given, dataset=datasets[0] if datasets else None, seed=seed)
         if math.isinf(limit.max_rel_error):
             # The ranges of int8 are those of real inputs.
             groups = groups[-1:]
@@ -124,10 +119,10 @@ def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
     return TOLERANCES[tolerance]
 
 
-def network_runner(model: nn.Module) -> Runner:
-    """Return a runner of `model` for any batch, with inputs and outputs as in its Origin, else an image of any size.
+def network_runner(model: nn.Module, specs: Sequence[TensorSpec] = (), outputs: Sequence[str] | None = None) -> Runner:
+    """Return a runner of `model` for any batch, with inputs and outputs as in its Origin unless they are given.
 
-    Floating inputs have the type of the weights.
+    The input of a network that does not know it is an image of any size. Floating inputs have the type of the weights.
     """
     from irepdeploy.reparam.origin import origin_of
     from irepdeploy.runtime.torch_runner import TorchRunner
@@ -139,9 +134,9 @@ def network_runner(model: nn.Module) -> Runner:
             f"weights of type {' and '.join(sorted(kinds))} cannot be fed from numpy", where=type(model).__name__
         )
     kind = kinds.pop()
-    specs = origin.specs or (TensorSpec(origin.input_name, (None, None, None, None)),)
+    specs = specs or origin.specs or (TensorSpec(origin.input_name, (None, None, None, None)),)
     cast = [spec._replace(dtype=kind) if spec.dtype.startswith("float") else spec for spec in specs]
-    return TorchRunner(model, cast, origin.output_names)
+    return TorchRunner(model, cast, outputs or origin.output_names)
 
 
 def onnx_runner(
@@ -156,24 +151,12 @@ def onnx_runner(
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
     """Run an active runner on inputs (N, ...), or a mapping of such arrays, in batches that it accepts."""
     arrays = named(inputs, runner.inputs)
-    fixed = runner.inputs[0].shape[0]
-    size = fixed or _CHUNK
-    check_batch(runner.inputs, size)
-    parts: dict[str, list[Array]] = {name: [] for name in runner.outputs}
-    for start in range(0, samples_in(inputs), size):
-        count = min(size, samples_in(inputs) - start)
-        due = count if fixed is None else size
-        feeds = {}
-        for spec in runner.inputs:
-            part = arrays[spec.name][start : start + count]
-            if count < due:
-                part = np.concatenate([part, np.repeat(part[-1:], due - count, axis=0)])
-            feeds[spec.name] = part.astype(spec.dtype, copy=False)
-        for name, output in runner.infer(feeds).items():
-            if output.ndim == 0 or len(output) != due:
-                raise ModelError(f"shape {output.shape} of a batch of {due}", where=f"output {name!r}")
-            parts[name].append(output[:count])
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    kinds = {spec.name: spec.dtype for spec in runner.inputs}
+    found = Outputs(inputs)
+    for feeds, size, count in batches(arrays, runner.inputs, _CHUNK):
+        cast = {name: array.astype(kinds[name], copy=False) for name, array in feeds.items()}
+        found.add(runner.infer(cast), size, count)
+    return found.all()
 
 
 def noise_of(
@@ -209,16 +192,13 @@ def layer_errors(a: nn.Module, b: nn.Module, groups: Sequence[InputGroup]) -> di
     if places[0] is None or places[0] != places[1]:
         return {}
     few = joined([_few(group.array) for group in groups])
-    tensors = [torch.from_numpy(array).to(places[0][0]) for array in _each(few)]
+    tensors = [torch.from_numpy(array).to(places[0][0]) for array in one_batch(few)]
     return compare(a, b, tensors).layers
 
 
-def _each(inputs: Inputs) -> list[Array]:
-    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-
-
 def _few(inputs: Inputs) -> Any:
-    large = any(max(array.shape[2:], default=0) > _LARGE for array in _each(inputs))
+    arrays = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    large = any(max(array.shape[2:], default=0) > _LARGE for array in arrays)
     return mapped(inputs, lambda array: array[: 1 if large else 4])
 
 
@@ -237,11 +217,12 @@ def _open_both(
     factory: Callable[[], nn.Module] | None,
     seed: int,
     stack: contextlib.ExitStack,
+    known: Callable[[], Sequence[TensorSpec]],
 ) -> list[_Side]:
     # A file may have facts that the network lacks: it is opened first.
     sides: dict[int, _Side] = {}
     for place in sorted(range(len(models)), key=lambda place: _kind(models[place]) is None):
-        sides[place] = _open(models[place], factory, seed, stack, next(iter(sides.values()), None))
+        sides[place] = _open(models[place], factory, seed, stack, next(iter(sides.values()), None), known)
     return [sides[place] for place in range(len(models))]
 
 
@@ -257,8 +238,9 @@ def _open(
     seed: int,
     stack: contextlib.ExitStack,
     other: _Side | None,
+    known: Callable[[], Sequence[TensorSpec]],
 ) -> _Side:
-    from irepdeploy.reparam.origin import origin_of, set_origin, with_inputs
+    from irepdeploy.reparam.origin import origin_of
 
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
@@ -276,12 +258,19 @@ def _open(
     else:
         label, network = type(model).__name__, model
     origin = origin_of(network)
-    fed = network
-    if other is not None and other.network is None and not origin.specs:
-        fed = set_origin(copy.copy(network), output_names=tuple(other.runner.outputs))
-        if all(None not in spec.shape[1:] for spec in other.runner.inputs):
-            fed = with_inputs(fed, other.runner.inputs)
-    return _Side(label, stack.enter_context(network_runner(fed)), origin.dataset, network)
+    specs, outputs = origin.specs, origin.output_names
+    if not specs and other is not None and other.network is None:
+        like = Declared.of_runner(other.runner, other.label)
+        specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
+    taking = stack.enter_context(network_runner(network, specs or known(), outputs))
+    return _Side(label, taking, origin.dataset, network)
+
+
+def _known_specs(given: Given | None, asked: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """Return the inputs of a network that does not know them, as they are asked for or given."""
+    if asked:
+        return Declared.of_specs(asked).with_free_batch
+    return () if given is None else specs_of(given)
 
 
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
@@ -308,61 +297,43 @@ def _known_dataset(metadata: Mapping[str, str]) -> str | None:
     return name if name in DATASETS else None
 
 
-def _common_inputs(a: _Side, b: _Side, given: Given | torch.Tensor | None) -> list[TensorSpec]:
-    """Return the common inputs, named as in `a`; sizes that are dynamic in both come from the given inputs."""
-    ours, theirs = a.runner.inputs, b.runner.inputs
-    if len(ours) != len(theirs):
-        counts = [f"{side.label} takes {len(side.runner.inputs)}" for side in (a, b)]
-        raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]} inputs")
-    if {spec.name for spec in ours} == {spec.name for spec in theirs}:
-        by_name = {spec.name: spec for spec in theirs}
-        theirs = [by_name[spec.name] for spec in ours]
-    merged = [_merged(x, y) for x, y in zip(ours, theirs, strict=True)]
-    if all(None not in spec.shape[1:] for spec in merged):
-        return merged
-    open_ones = ", ".join(shape_text(spec.shape) for spec in merged)
-    if given is None:
-        raise InputError(f"both models have dynamic sizes: {open_ones}", hint="give --inputs FILE.npy")
-    found = _sizes_of(given)
-    shapes = [found[spec.name] for spec in merged] if set(found) == {s.name for s in merged} else list(found.values())
-    if len(shapes) != len(merged):
-        raise InputError(f"expected {len(merged)} inputs, got {len(shapes)}", where="inputs")
-    fitting = []
-    for spec, sizes in zip(merged, shapes, strict=True):
-        fits = len(sizes) == len(spec.shape) - 1 and all(
-            due is None or due == size for due, size in zip(spec.shape[1:], sizes, strict=True)
-        )
-        if not fits:
-            raise InputError(f"expected inputs of shape {shape_text(spec.shape[1:])}, got {sizes}", where="inputs")
-        fitting.append(spec._replace(shape=(None, *sizes)))
-    return fitting
+def _common_signature(sides: Sequence[_Side], given: Given | None, asked: Sequence[TensorSpec]) -> Signature:
+    """Return the common inputs, named as in the first model, and where the batch is in inputs and outputs."""
+    models = [Declared.of_runner(side.runner, side.label) for side in sides]
+    found = resolved(models, asked, None if given is None else lambda: given_shapes(given))
+    found = found.with_limits(_limits(sides, found))
+    names, axes = list(models[0].outputs), found.input_axes
+    for side, model in zip(sides, models, strict=True):
+        if len(model.outputs) == len(names) and model.named_like(models[0]).batch(axes) is None:
+            return settled(found, names, partial(_run, side.runner, names))
+    return found
 
 
-def _merged(a: TensorSpec, b: TensorSpec) -> TensorSpec:
-    floats = a.dtype.startswith("float") and b.dtype.startswith("float")
-    fits = (
-        len(a.shape) == len(b.shape)
-        and (floats or a.dtype == b.dtype)
-        and all(x is None or y is None or x == y for x, y in zip(a.shape[1:], b.shape[1:], strict=True))
-    )
-    if not fits:
-        kinds = ["" if floats else f"{spec.dtype} " for spec in (a, b)]
-        texts = [f"{kind}{shape_text(spec.shape)}" for kind, spec in zip(kinds, (a, b), strict=True)]
-        raise InputError(
-            f"the models take different inputs: {texts[0]} and {texts[1]}", hint="compare forms of one network"
-        )
-    sizes = [y if x is None else x for x, y in zip(a.shape[1:], b.shape[1:], strict=True)]
-    # float32 is fed, whatever floats the models take.
-    return TensorSpec(a.name, (None, *sizes), "float32" if floats else a.dtype)
+def _limits(sides: Sequence[_Side], signature: Signature) -> dict[str, tuple[int, int]]:
+    """Return the limits of whole numbers that any of the models shows, by name in the first one."""
+    names = [spec.name for spec in signature.inputs]
+    found: dict[str, tuple[int, int]] = {}
+    for side in sides if signature.has_whole_numbers else ():
+        if side.network is not None:
+            from irepdeploy.verify.network_limits import network_limits
+
+            found = {**network_limits(side.network, signature), **found}
+        elif _kind(side.label) == ".onnx":
+            from irepdeploy.onnx_graph.input_limits import input_limits
+            from irepdeploy.onnx_graph.model_file import open_model
+
+            shown = input_limits(open_model(side.label, weights=False))
+            own = [spec.name for spec in side.runner.inputs]
+            same = names if set(own) == set(names) else own
+            found = {**{name: shown[key] for name, key in zip(names, same, strict=True) if key in shown}, **found}
+    return found
 
 
-def _sizes_of(given: Given | torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one input without its batch, by name."""
-    from irepdeploy.verify.input_files import read_inputs
-
-    found = read_inputs(given).array if isinstance(given, str | os.PathLike) else given
-    arrays = found if isinstance(found, Mapping) else {"input": found}
-    return {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+def _run(runner: Runner, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a model once on inputs, and with names of outputs, that may be those of another."""
+    arrays = named(feeds, runner.inputs)
+    outputs = runner.infer({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in runner.inputs})
+    return outputs if set(names) == set(outputs) else dict(zip(names, outputs.values(), strict=True))
 
 
 def _as_arrays(inputs: Given | torch.Tensor | None) -> Given | None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from irepdeploy.board.runner import TensorSpec
+from irepdeploy.board.runner import shape_text
 from irepdeploy.errors import InputError, one_line
 from irepdeploy.limits import check_memory, open_file
-from irepdeploy.verify.inputs import InputGroup, joined, mapped, samples_in, specs_of
+from irepdeploy.verify.input_spec import UNNAMED, InputSpec
+from irepdeploy.verify.inputs import InputGroup, Wanted, signature_of
+from irepdeploy.verify.samples import joined, mapped, samples_in
 
-__all__ = ["READABLE", "checked", "fitted", "normalisation", "normalised", "planes", "read_inputs"]
+__all__ = ["READABLE", "fitted", "normalisation", "normalised", "planes", "read_arrays", "read_inputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,22 +35,16 @@ _UNREADABLE = (
 _MEAN, _STD = (0.45,), (0.25,)
 
 
-def read_inputs(
-    path: str | os.PathLike[str], wanted: Sequence[int] | Sequence[TensorSpec] | None = None, dataset: str | None = None
-) -> InputGroup:
+def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, dataset: str | None = None) -> InputGroup:
     """Read up to 256 inputs from a ``.npy`` or ``.npz`` file, or from such files and images of a folder, by name.
 
-    Arrays are (N, ...) or one input without a batch, already normalised; a ``.npz`` file holds one for each input of
-    the model, by its name. Images are resized and normalised like those of the data set, else as (x - 0.45) / 0.25.
-    `wanted` is the shape of one float32 input without its batch, or the inputs of the model; by default that of the
-    first array, (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+    Arrays are (N, ...), one input without a batch, or as the network takes them; a ``.npz`` file holds one for each
+    input of the model, by its name. Images are resized and normalised like those of the data set, else as
+    (x - 0.45) / 0.25. `wanted` is as in `gather_inputs`; by default the inputs are those of the first array,
+    (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(
-            "no such file or folder of inputs", where=path, hint="--inputs takes a .npy or .npz file, or a folder"
-        )
-    specs = None if wanted is None else specs_of(wanted)
+    specs: Sequence[InputSpec] | None = None if wanted is None else signature_of(wanted).inputs
     files = _files(path)
     parts: list[Any] = []
     note = ""
@@ -65,52 +61,94 @@ def read_inputs(
     return InputGroup(f"{path}{note}", inputs)
 
 
-def checked(array: Any, spec: TensorSpec | None, where: object) -> Array:
-    """Check shape, dtype and values of an array, and return at most 257 of its inputs, (N, ...).
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Read the arrays of a ``.npy`` or ``.npz`` file, or of the first one in a folder, as they are."""
+    file = _files(Path(path))[0]
+    kind = file.suffix.lower()
+    if kind not in (".npy", ".npz"):
+        raise _size_unknown(file)
+    return _read_archive(file) if kind == ".npz" else {UNNAMED: _read_array(file)}
 
-    Without a `spec`, a float32 image of any size is expected.
+
+def fitted(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: object) -> dict[str, Array]:
+    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name.
+
+    Every array is (N, ...) then; one for all samples is repeated for an input without a batch.
     """
-    dtype = "float32" if spec is None else spec.dtype
-    sizes = (None, None, None) if spec is None else spec.shape[1:]
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"expected an array, got a {type(array).__name__}", where=where)
-    if array.dtype != np.dtype(dtype):
-        raise InputError(f"expected dtype {dtype}, got {array.dtype}", where=where, hint=f"array.astype({dtype!r})")
-    if array.ndim == len(sizes):
-        array = array[None]
-    if array.ndim != len(sizes) + 1 or any(
-        due is not None and due != size for due, size in zip(sizes, array.shape[1:], strict=True)
-    ):
-        due = (
-            "N, C, H, W" if spec is None else ", ".join(["N", *("?" if size is None else str(size) for size in sizes)])
-        )
-        raise InputError(f"expected shape ({due}), got {array.shape}", where=where)
-    if array.size == 0:
-        raise InputError(f"shape {array.shape}: contains no input", where=where)
-    array = np.array(array[: _MOST + 1])
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError("contains NaN or infinity", where=where)
-    return array
-
-
-def fitted(arrays: Mapping[str, Any], specs: Sequence[TensorSpec], where: object) -> dict[str, Array]:
-    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name."""
     due = [spec.name for spec in specs]
     if set(arrays) != set(due):
         raise InputError(f"expected arrays {', '.join(due)}, got {', '.join(sorted(arrays)) or 'none'}", where=where)
-    found = {spec.name: checked(arrays[spec.name], spec, f"{where}, {spec.name}") for spec in specs}
+    found = {spec.name: _checked(arrays[spec.name], spec, f"{where}, {spec.name}") for spec in specs}
     counts = {name: len(array) for name, array in found.items()}
+    most = max(counts.values())
+    for spec in specs:
+        if spec.axis is None and counts[spec.name] == 1:
+            found[spec.name], counts[spec.name] = np.repeat(found[spec.name], most, axis=0), most
     if len(set(counts.values())) > 1:
         raise InputError(f"expected the same number of inputs for each name, got {counts}", where=where)
     return found
 
 
-def _specs_in(inputs: Any) -> list[TensorSpec]:
+def _checked(array: Any, spec: InputSpec | None, where: object) -> Array:
+    """Check shape, dtype and values of an array, and return at most 257 of its inputs, (N, ...).
+
+    Without a `spec`, a float32 image of any size is expected.
+    """
+    dtype = "float32" if spec is None else spec.dtype
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"expected an array, got a {type(array).__name__}", where=where)
+    if array.dtype != np.dtype(dtype):
+        raise InputError(f"expected dtype {dtype}, got {array.dtype}", where=where, hint=f"array.astype({dtype!r})")
+    stacked = _stacked(array, spec)
+    if stacked is None:
+        due = "N, C, H, W" if spec is None else ", ".join(["N", *map(str, spec.sample)])
+        own = "" if spec is None or spec.axis in (None, 0) else f" or {shape_text(spec.shape)}"
+        raise InputError(f"expected shape ({due}){own}, got {array.shape}", where=where)
+    if stacked.size == 0:
+        raise InputError(f"shape {array.shape}: contains no input", where=where)
+    array = np.array(stacked[: _MOST + 1])
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError("contains NaN or infinity", where=where)
+    return array
+
+
+def _stacked(array: Array, spec: InputSpec | None) -> Array | None:
+    """Return a view (N, ...) of a batch as the network takes it, of samples, of one sample or of several batches."""
+    sample = (None, None, None) if spec is None else spec.sample
+    axis = 0 if spec is None else spec.axis
+    for found in (
+        np.moveaxis(array, axis, 0) if axis is not None and array.ndim > axis else array[None],
+        array,
+        array[None],
+    ):
+        if found.ndim == len(sample) + 1 and all(
+            due in (None, size) for due, size in zip(sample, found.shape[1:], strict=True)
+        ):
+            return found
+    if axis is not None and array.ndim == len(sample) + 2 and spec is not None:
+        batches = np.moveaxis(array, axis + 1, 1)
+        return batches.reshape(-1, *sample) if batches.shape[2:] == sample else None
+    return None
+
+
+def _specs_in(inputs: Any) -> list[InputSpec]:
     arrays = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-    return [TensorSpec(name, (None, *array.shape[1:]), array.dtype.name) for name, array in arrays.items()]
+    return [InputSpec(name, (None, *array.shape[1:]), array.dtype.name) for name, array in arrays.items()]
+
+
+def _size_unknown(file: Path) -> InputError:
+    return InputError(
+        "the size of the network's input is not known from images",
+        where=file,
+        hint="give a .npy file, or the size with --input-shape",
+    )
 
 
 def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(
+            "no such file or folder of inputs", where=path, hint="--inputs takes a .npy or .npz file, or a folder"
+        )
     if not path.is_dir():
         if path.suffix.lower() not in READABLE:
             raise InputError("expected a .npy or .npz file or an image", where=path)
@@ -124,11 +162,15 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -> tuple[Any, str]:
+def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:
     """Return the inputs in one file, and how they were normalised."""
     kind = file.suffix.lower()
     if kind == ".npz":
-        return _from_archive(file, specs), ""
+        arrays = _read_archive(file)
+        if any(array.ndim == 0 for array in arrays.values()) and specs is None:
+            raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
+        found = fitted(arrays, specs or _specs_in(arrays), file)
+        return found if len(found) > 1 else next(iter(found.values())), ""
     if specs is not None and len(specs) > 1:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(
@@ -138,16 +180,16 @@ def _read(file: Path, specs: Sequence[TensorSpec] | None, dataset: str | None) -
         )
     spec = None if specs is None else specs[0]
     if kind == ".npy":
-        return checked(_read_array(file), spec, file), ""
+        return _checked(_read_array(file), spec, file), ""
     if spec is None:
-        raise InputError(
-            "the size of the network's input is not known from images", where=file, hint="give a .npy file"
-        )
+        raise _size_unknown(file)
     mean, std = normalisation(dataset)
-    return _read_image(file, spec, mean, std), f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}"
+    images = _read_image(file, spec, mean, std)
+    how = f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
+    return images, how
 
 
-def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
+def _read_archive(file: Path) -> dict[str, Array]:
     try:
         # Opened here, since numpy does not close a damaged file.
         with (
@@ -164,10 +206,9 @@ def _from_archive(file: Path, specs: Sequence[TensorSpec] | None) -> Any:
     except _UNREADABLE as error:
         raise InputError(f"not a readable archive of arrays: {one_line(error)}", where=file) from error
     # numpy returns the bytes of a member that is no array.
-    if not arrays or any(not isinstance(array, np.ndarray) or array.ndim == 0 for array in arrays.values()):
+    if not arrays or any(not isinstance(array, np.ndarray) for array in arrays.values()):
         raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
-    found = fitted(arrays, specs or _specs_in(arrays), file)
-    return found if len(found) > 1 else next(iter(found.values()))
+    return arrays
 
 
 def _read_array(path: Path) -> Array:
@@ -183,21 +224,22 @@ def _read_array(path: Path) -> Array:
     return array
 
 
-def _read_image(path: Path, spec: TensorSpec, mean: Sequence[float], std: Sequence[float]) -> Array:
+def _read_image(path: Path, spec: InputSpec, mean: Sequence[float], std: Sequence[float]) -> Array:
     from PIL import Image
 
     from irepdeploy.data.decoding import open_image
 
-    shape = tuple(spec.shape[1:])
-    if len(shape) != 3 or shape[0] not in (1, 3) or spec.dtype != "float32":
+    if spec.layout is None:
         raise InputError(f"images have 1 or 3 channels, but the network takes {spec}", where=path, hint="give arrays")
-    channels, height, width = (int(size or 0) for size in shape)
-    with open_image(path) as image:
+    last = spec.layout == "hwc"
+    channels, height, width = (spec.sample[2], *spec.sample[:2]) if last else spec.sample
+    with open_image(path) as opened:
         pixels = np.asarray(
-            image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
+            opened.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
             dtype=np.float32,
         )
-    return normalised(pixels, mean, std)[None]
+    image = normalised(pixels, mean, std) if spec.is_float else pixels.reshape(height, width, -1).transpose(2, 0, 1)
+    return (image.transpose(1, 2, 0) if last else image).astype(spec.dtype)[None]
 
 
 def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from irepdeploy.board.comparison import Noise, cosine, relative_error
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.verify.inputs import Inputs, named
+from irepdeploy.verify.samples import Inputs, Samples, named
 
 __all__ = ["noise_between", "nudged"]
 
@@ -19,7 +19,8 @@ Array = np.ndarray[Any, Any]
 def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
     """Return inputs whose floats are one unit in the last place larger or smaller; None if there are no floats."""
     rng = np.random.default_rng(0)
-    found, moved = {}, False
+    found: dict[str, Array] = {}
+    moved = False
     arrays = named(inputs, specs)
     for spec in specs:
         array = arrays[spec.name]
@@ -28,7 +29,9 @@ def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
             ways = np.where(rng.random(array.shape, np.float32) < 0.5, -np.inf, np.inf).astype(exact.dtype)
             array, moved = np.nextafter(exact, ways), True
         found[spec.name] = array
-    return found if moved else None
+    if not moved:
+        return None
+    return Samples(found, arrays.signature) if isinstance(arrays, Samples) else found
 
 
 def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str, Array]]) -> dict[str, Noise]:

@@ -212,6 +212,12 @@ class OnnxProcessRunner(Runner):
         self._need_active()
         return dict(self._about["metadata"])
 
+    @property
+    def dimensions(self) -> dict[str, dict[str, list[int | str | None]]]:
+        """As `OrtRunner.dimensions`."""
+        self._need_active()
+        return dict(self._about["dimensions"])
+
     def _activate(self) -> None:
         self._process, self._number = start_onnx_process(), next(_numbers)
         self._process.wait_until_started()

@@ -63,7 +63,7 @@ def _answer(asked: ArrayMessage, runners: dict[int, OrtRunner]) -> ArrayMessage:
         runners[number] = runner.__enter__()
         specs = [[spec.name, spec.shape, spec.dtype] for spec in runner.inputs]
         about = {"outputs": runner.outputs, "metadata": runner.metadata, "described": runner.describe()}
-        return ArrayMessage({"inputs": specs, **about})
+        return ArrayMessage({"inputs": specs, "dimensions": runner.dimensions, **about})
     if verb == "run":
         outputs = runners[number].infer(dict(asked.arrays))
         for name, value in outputs.items():

@@ -211,6 +211,7 @@ class Bench:
             "precision": model.precision,
             "batch": model.batch,
             "profiles": model.profiles,
+            "limits": model.limits,
             "gate": gate,
         }
 
@@ -256,7 +257,7 @@ class Bench:
             "seed": self._request.seed,
             "order": order,
             "interleaved_with": [entry["model"].label for entry in entries if "samples_ns" in entry],
-            "input": "standard normal",
+            "input": "standard normal, whole numbers within their limits",
             **self._request.limits(),
             "power_mode": None if mode is None else mode._asdict(),
             "clocks": "as they were" if self._sampler.pinned_gpu_hz is None else "held",

@@ -29,6 +29,7 @@ class BenchModel:
         name: Name of its file on the desk, for messages.
         dla: DLA core to run supported layers on; None for the GPU alone.
         profiles: Minimum, optimum and maximum shape of each input with a dynamic dimension.
+        limits: Smallest and largest random value of inputs of whole numbers.
         gate: ``inputs`` and ``expected``, digests of .npz files in the cache, and ``tolerance``, a name.
     """
 
@@ -40,6 +41,7 @@ class BenchModel:
     batch: int = 1
     dla: int | None = None
     profiles: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, str] | None = None
 
 

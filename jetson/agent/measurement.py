@@ -92,10 +92,18 @@ class _Measuring:
 
     def _bind(self, key: str, model: dict[str, Any], runner: Runner) -> Callable[[], None]:
         shapes = {name: profile[1] for name, profile in model["profiles"].items()}
-        feeds = random_feeds(runner.inputs, self._job["seed"], model["label"], batch=model["batch"], shapes=shapes)
+        feeds = random_feeds(
+            runner.inputs,
+            self._job["seed"],
+            model["label"],
+            batch=model["batch"],
+            shapes=shapes,
+            limits={name: (least, most) for name, (least, most) in model["limits"].items()},
+        )
         check_finite(runner.infer(feeds), model["label"])
-        shape = list(next(iter(feeds.values())).shape)
-        self._found[key].update(input_shape=shape, batch=shape[0] if shape else 1)
+        # A record shows the first input that is not a single number.
+        shape = next((list(array.shape) for array in feeds.values() if array.ndim), [1])
+        self._found[key].update(input_shape=shape, batch=model["batch"])
         return runner.bind(feeds)
 
     def _time(self, calls: dict[str, Callable[[], None]]) -> None:
@@ -150,20 +158,21 @@ def _runner(job: dict[str, Any], model: dict[str, Any]) -> Runner:
 def _compare(gate: dict[str, Any], model: dict[str, Any], runner: Runner) -> Comparison:
     if gate["tolerance"] not in TOLERANCES:
         raise InputError(f"unknown tolerance {gate['tolerance']!r}", where="gate", hint=f"one of {list(TOLERANCES)}")
-    feeds, expected = _arrays(gate["inputs"]), _arrays(gate["expected"])
-    rows = {len(array) for array in feeds.values()}
-    if len(rows) != 1:
-        raise InputError(f"inputs have different numbers of rows: {sorted(rows)}", where=f"gate of {model['label']}")
-    fixed = next((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] is not None), None)
-    batch, total = fixed or model["batch"], rows.pop()
-    if total % batch or not total:
-        raise InputError(f"expected whole batches of {batch}, got {total} inputs", where=f"gate of {model['label']}")
-    parts = [
-        runner.infer({name: array[start : start + batch] for name, array in feeds.items()})
-        for start in range(0, total, batch)
-    ]
-    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return compare_outputs(expected, outputs, TOLERANCES[gate["tolerance"]])
+    where, feeds, expected = f"gate of {model['label']}", _arrays(gate["inputs"]), _arrays(gate["expected"])
+    runs = {len(array) for array in feeds.values()}
+    if len(runs) != 1 or not min(runs):
+        raise InputError(f"expected the same number of runs for each input, got {sorted(runs)}", where=where)
+    parts = [runner.infer({name: array[index] for name, array in feeds.items()}) for index in range(runs.pop())]
+    outputs = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    return compare_outputs(_rows(expected, model), _rows(outputs, model), TOLERANCES[gate["tolerance"]])
+
+
+def _rows(arrays: dict[str, np.ndarray], model: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return outputs (runs, batch, ...) as (runs x batch, ...), the form in which classes are compared."""
+    return {
+        name: array.reshape(-1, *array.shape[2:]) if array.ndim > 1 and array.shape[1] == model["batch"] else array
+        for name, array in arrays.items()
+    }
 
 
 def _arrays(path: str) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from irepdeploy.cli import main
 from irepdeploy.errors import InputError, OutputError
 from irepdeploy.files import sha256
 from irepdeploy.runs.record import Record, read
+from irepdeploy.verify.input_spec import input_spec
 from support.scale_model import scale_model
 
 
@@ -371,16 +372,12 @@ def test_unknown_models_are_answered_with_the_nearest(folder: Path, model: str, 
         ([], "nothing to measure"),
         (["."], "got a directory"),
         (["plain.pt", "large.onnx"], "takes 1x3x32x32, but plain takes 1x1x16x16"),
-        (["whole.onnx"], "int64"),
-        (["scalar.onnx"], "is a scalar"),
         (["garbage.pt"], "garbage.pt"),
         (["garbage.onnx"], "garbage.onnx"),
     ],
 )
 def test_what_cannot_be_measured(folder: Path, models: list[str], text: str) -> None:
     Path("large.onnx").write_bytes(onnx_model((1, 3, 32, 32)))
-    Path("whole.onnx").write_bytes(onnx_model(dtype="int64"))
-    Path("scalar.onnx").write_bytes(onnx_model(()))
     for name in ("garbage.pt", "garbage.onnx"):
         Path(name).write_bytes(b"garbage")
     with pytest.raises(InputError) as caught:
@@ -392,15 +389,35 @@ def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
     with pytest.raises(InputError, match=r"dynamic dimensions: \?x1x\?x16") as caught:
         bench_models(["free.onnx"])
-    assert caught.value.hint == "set them: --shape input=1x1x224x16"
-    (record,) = bench_models(["free.onnx"], shapes={"input": (3, 1, 20, 16)})
-    assert record.input_shape == [3, 1, 20, 16]
-    for wrong in ((1, 1, 20), (1, 2, 20, 16)):
-        with pytest.raises(InputError, match=r"takes \?x1x\?x16, not 1x"):
-            bench_models(["free.onnx"], shapes={"input": wrong})
+    assert caught.value.hint == "give --input-shape input:1x1x224x16, or --inputs FILE.npy"
+    for text in ("input:3x1x20x16", "3x1x20x16"):
+        (record,) = bench_models(["free.onnx"], shapes=[input_spec(text)])
+        assert (record.input_shape, record.batch) == ([3, 1, 20, 16], 3)
+    for wrong in ("1x1x20", "1x2x20x16"):
+        with pytest.raises(InputError, match=r"expected sizes of \?x1x\?x16, got 1x"):
+            bench_models(["free.onnx"], shapes=[input_spec(wrong)])
     with pytest.raises(InputError, match="no model has an input 'image'") as caught:
-        bench_models(["free.onnx"], shapes={"image": (1, 1, 20, 16)})
+        bench_models(["free.onnx"], shapes=[input_spec("image:1x1x20x16")])
     assert caught.value.hint == "inputs: input"
+
+
+def test_inputs_of_any_type_and_given_ones(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("whole.onnx").write_bytes(onnx_model((2, 5), dtype="int64"))
+    Path("scalar.onnx").write_bytes(onnx_model(()))
+    (whole,) = bench_models(["whole.onnx"])
+    assert (whole.batch, whole.input_shape, whole.conditions["input"]) == (2, [2, 5], "input 0 to 1")
+    (scalar,) = bench_models(["scalar.onnx"])
+    assert (scalar.batch, scalar.input_shape) == (1, [1])
+    # A size that only the given inputs tell, and fewer samples than usual.
+    Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
+    np.save("x.npy", np.ones((3, 1, 20, 16), np.float32))
+    arguments = ["bench", "free.onnx", "--inputs", "x.npy", "--seconds", "0", "--samples", "2", "--out", "r"]
+    assert main(arguments) == 0
+    (record,) = read("r/records.jsonl")
+    assert (record.input_shape, record.conditions["input"]) == ([1, 1, 20, 16], "x.npy")
+    assert 2 <= len(record.samples_ns) < 64
+    assert main(["bench", "free.onnx", "--shape", "input=1x1x9x16", "--seconds", "0", "--samples", "1"]) == 0
+    assert "input 1x1x9x16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("weight", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])

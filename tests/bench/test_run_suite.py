@@ -78,7 +78,7 @@ def test_threads_that_torch_would_crash_with_are_refused_however_a_suite_is_call
         (["--suite", "asked", "--device", "tpu"], "--device: no device 'tpu' (cpu or cuda)"),
         (["--suite", "asked", "--against", "r.jsonl"], "--against is not for suites"),
         (["--suite", "asked", "--tf32"], "--tf32 is not for suites"),
-        (["--suite", "asked", "--shape", "x=1x2"], "--shape is not for suites"),
+        (["--suite", "asked", "--shape", "x=1x2"], "--input-shape is not for suites"),
         (["--suite", "asked", "--model", "a:b"], "--model is not for suites"),
         (["--suite", "asked", "--scenario", "offline"], "--scenario is not for suites"),
         (["--suite", "asked", "--threads", "100000"], "--threads"),

@@ -26,9 +26,13 @@ def test_free_dimensions() -> None:
         random_feeds([free], 0, "m")
 
 
-def test_whole_numbers_cannot_be_made_up() -> None:
-    with pytest.raises(ModelError, match=r"input 'ids': expected a floating-point type .*, got int64"):
-        random_feeds([TensorSpec("ids", (1, 8), "int64")], 0, "m")
+def test_whole_numbers_are_within_their_limits() -> None:
+    specs = [TensorSpec(name, (1, 99), kind) for name, kind in (("a", "int64"), ("b", "uint8"), ("c", "bool"))]
+    found = random_feeds([*specs, TensorSpec("ids", (99,), "int32")], 0, "m", limits={"ids": (3, 6)})
+    assert {name: array.dtype.name for name, array in found.items()} == {
+        "a": "int64", "b": "uint8", "c": "bool", "ids": "int32",
+    }  # fmt: skip
+    assert set(found["a"].ravel()) == {0, 1} and found["b"].max() > 200 and set(found["ids"]) == {3, 4, 5, 6}
 
 
 def test_outputs_that_are_not_finite() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from irepdeploy.data import DATASETS, Dataset, load_dataset, random_inputs, real_inputs
+from irepdeploy.data import DATASETS, Dataset, load_dataset, real_inputs
 from irepdeploy.data.photographs import photographs
 from irepdeploy.errors import InputError
 
@@ -99,15 +99,6 @@ def test_options_that_a_data_set_does_not_have(options: dict[str, Any]) -> None:
 def test_a_data_set_that_is_not_there() -> None:
     with pytest.raises(InputError, match=f"no data set named 'mnist'.*{', '.join(DATASETS)}"):
         load_dataset("mnist")
-
-
-def test_random_inputs_are_seeded() -> None:
-    one = random_inputs((3, 4, 5), 2, seed=1)
-    assert one.shape == (2, 3, 4, 5)
-    assert one.dtype == np.float32
-    assert np.array_equal(one, random_inputs((3, 4, 5), 2, seed=1))
-    assert not np.array_equal(one, random_inputs((3, 4, 5), 2, seed=2))
-    assert not np.array_equal(one[0], one[1])
 
 
 def test_real_inputs_are_of_the_search_validation_set(digits: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.export import onnx_export
 from irepdeploy.export.output import explain
-from irepdeploy.export.request.parse import input_spec
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.verify.certificate import Certificate
+from irepdeploy.verify.input_spec import input_spec
 from support.graph_writer import onnx_model
 from support.published_borders import DiverseBranchBlock
 from support.published_networks import PUBLISHED, exported, published_network
@@ -164,25 +165,36 @@ def test_sizes_that_are_free(folder: Path, tmp_path: Path, capsys: Capture) -> N
     np.save(tmp_path / "four.npy", np.zeros((2, 4, 33, 20), np.float32))
     assert export(source, tmp_path / "none", "--inputs", str(tmp_path / "four.npy")) == 2
     assert "expected inputs input float32 ?x3x?x?, got shape (2, 4, 33, 20)" in capsys.readouterr().err
+    # The printed command works as it is.
+    capsys.readouterr()
     assert export(source, tmp_path / "free", "--inputs", str(tmp_path / "x.npy")) == 0
     (hop,) = Certificate.load(tmp_path / "free/certificate.json").hops
     assert [group["count"] for group in hop.inputs] == [8, 2]
     shape = onnx.load(tmp_path / "free/model.onnx").graph.input[0].type.tensor_type.shape
     assert [dim.dim_param for dim in shape.dim] == ["N", "", "H", "W"]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("--input-shape 'input:?x3x33x20'") and main(shlex.split(line.partition("irepdeploy ")[2])) == 0
+    assert (
+        main(["verify", str(tmp_path / "free/model.onnx"), "--certificate", f"{tmp_path}/free/certificate.json"]) == 0
+    )
+    assert "not compared" not in capsys.readouterr().out
     assert export(source, tmp_path / "fixed", "--input-shape", "1x3x24x28") == 0
     model = onnx.load(tmp_path / "fixed/model.onnx")
-    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [0, 3, 24, 28]
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 24, 28]
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 1
     assert operators(tmp_path / "fixed/model.onnx")["Conv"] == 6
     certificate = Certificate.load(tmp_path / "fixed/certificate.json")
     # The digest is that of the given file.
     assert certificate.source["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert [group["shape"] for group in certificate.hops[0].inputs] == [[3, 24, 28]] * 2
-    # An engine is built for a range of batches.
-    xavier = ("--target", "xavier-jp5", "--input-shape", "1x3x24x28")
+    # An engine is built for one batch size or for a range.
+    xavier = ("--target", "xavier-jp5", "--input-shape")
     capsys.readouterr()
-    assert export(source, tmp_path / "board", *xavier) == 2
-    assert "--dynamic-batch" in capsys.readouterr().err
-    assert export(source, tmp_path / "board", *xavier, "--dynamic-batch", "1:2:4") == 0
+    assert export(source, tmp_path / "board", *xavier, "?x3x24x28") == 2
+    assert "--input-shape input:1x3x24x28, or --dynamic-batch" in capsys.readouterr().err
+    assert export(source, tmp_path / "board", *xavier, "1x3x24x28") == 0
+    assert "Shapes" not in capsys.readouterr().out
+    assert export(source, tmp_path / "board", *xavier, "1x3x24x28", "--dynamic-batch", "1:2:4") == 0
     assert "--optShapes=input:2x3x24x28" in capsys.readouterr().out
 
 

@@ -276,14 +276,15 @@ def test_verify_of_two_files_matches_inputs_by_name(tmp_path: Path, capsys: Capt
     [
         "image",
         [{"name": "a"}],
-        [{"name": "a", "shape": [1, 3], "dtype": "float32"}],
+        [{"name": "a", "shape": [None, None, 3], "dtype": "float32"}],
         [{"name": "a", "shape": [None, "3"], "dtype": "float32"}],
         [{"name": "a", "shape": [None, 3], "dtype": "complex64"}],
         [{"name": 1, "shape": [None, 3], "dtype": "float32"}],
     ],
 )
 def test_inputs_of_a_checkpoint_that_are_damaged(inputs: object) -> None:
-    value = with_inputs(nn.Identity(), [TensorSpec("a", (1, 3)), TensorSpec("b", (1, 3))]).irepdeploy_origin.to_dict()
-    assert Origin.from_dict(value).inputs[1] == TensorSpec("b", (None, 3))
+    specs = (TensorSpec("a", (None, 3)), TensorSpec("state", (2, None, 3)), TensorSpec("rate", (), "int64"))
+    value = with_inputs(nn.Identity(), specs).irepdeploy_origin.to_dict()
+    assert Origin.from_dict(value).inputs == specs
     with pytest.raises(CheckpointError, match=r"damaged|is not valid"):
         Origin.from_dict({**value, "inputs": inputs})

@@ -327,6 +327,25 @@ def random(*shape: int, dtype: str = "float32") -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).standard_normal(shape).astype(dtype)
 
 
+def test_sizes_that_the_file_leaves_free(tmp_path: Path, capsys: Capture) -> None:
+    weights = {"w": random(6, 4, 3, 3), "m": random(6, 5)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("MatMul", ["f", "m"], ["y"], "matmul"),
+    ]
+    path = onnx_file(tmp_path / "m.onnx", nodes, ["n", 4, "h", "w"], weights)
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fused"]["macs"] is None
+    assert main(["inspect", str(path), "--json", "--input-shape", "?x4x9x8"]) == 0
+    assert json.loads(capsys.readouterr().out)["fused"]["macs"] == 7 * 6 * 6 * 4 * 9 + 6 * 5
+    assert main(["inspect", str(path), "--input-shape", "1x5x9x8"]) == 2
+    # A network that does not know its input.
+    found = inspect_model(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), input_shape=[TensorSpec("x", (1, 3, 8, 8))])
+    assert found.fused is not None and found.fused.macs == 36 * 4 * 27
+
+
 def test_onnx_by_hand(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", strides=[2, 2], pads=[1, 1, 1, 1], group=2),

@@ -122,5 +122,10 @@ def test_places_without_inputs(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=named):
             read_inputs(path, SHAPE)
-    with pytest.raises(InputError, match=r"1 or 3 channels.*--inputs"):
-        gather_inputs((5, 8, 8))
+
+
+def test_no_photographs_of_feature_maps() -> None:
+    (random,) = gather_inputs((5, 8, 8))
+    assert random.array.shape == (64, 5, 8, 8) and random.name == "random, standard normal"
+    _, photographs = gather_inputs((12, 9, 3))
+    assert photographs.array.shape == (64, 12, 9, 3) and photographs.name.startswith("photographs")

@@ -282,12 +282,15 @@ def test_networks_without_an_origin() -> None:
         assert_equivalent(model, copy.deepcopy(model), torch.ones(2, 4, 8, 8))
     wide = copy.deepcopy(model).double()
     assert_equivalent(wide, model, torch.ones(2, 5, 8, 8))
+    table = nn.Sequential(nn.Linear(5, 3), nn.ReLU()).eval()
+    assert_equivalent(table, copy.deepcopy(table), torch.ones(2, 5))
+    assert verify_models(table, copy.deepcopy(table), input_shape=[TensorSpec("input", (1, 5))]).ok
 
 
-def test_outputs_without_a_batch_are_refused() -> None:
+def test_outputs_without_a_batch_are_compared_one_by_one() -> None:
     class Sum(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.sum()
 
-    with pytest.raises(ModelError, match="batch"):
-        assert_equivalent(Sum().eval(), Sum().eval(), torch.ones(2, 1, 8, 8))
+    found = verify_models(Sum().eval(), Sum().eval(), torch.ones(2, 1, 8, 8))
+    assert found.ok and found.comparison.samples == 10

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from irepdeploy.cli.options import JsonOption, ModelOption, SeedOption, SourceArgument
+from irepdeploy.cli.options import InputShapeOption, JsonOption, ModelOption, SeedOption, SourceArgument
 from irepdeploy.console import log, print_json, progress, say, table
 from irepdeploy.errors import InputError
 
@@ -55,6 +55,7 @@ def inspect(
     arch_weights: Annotated[
         bool, typer.Option("--arch-weights", help="Also show the weights of the branches by alpha and beta.")
     ] = False,
+    input_shape: InputShapeOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,13 +66,20 @@ def inspect(
     from irepdeploy.network.checkpoint import load_model_factory
     from irepdeploy.profiling.inspection import inspect_model
     from irepdeploy.reparam.architecture import Architecture
+    from irepdeploy.verify.input_spec import input_specs
 
     request = _request(cost, presets, batch, memory, device)
     architecture = None if arch is None else Architecture.load(arch)
     factory = load_model_factory(model) if model else None
     with progress() as display:
         found = inspect_model(
-            source, model_factory=factory, architecture=architecture, seed=seed, cost=request, display=display
+            source,
+            model_factory=factory,
+            architecture=architecture,
+            seed=seed,
+            input_shape=input_specs(input_shape or ()),
+            cost=request,
+            display=display,
         )
     tables = []
     if kernels or arch_weights:

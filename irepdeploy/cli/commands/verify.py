@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, TimeoutOption
+from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, ModelOption, TimeoutOption
 from irepdeploy.console import command_line, print_json, say, table
 from irepdeploy.errors import CheckFailed, InputError
 
@@ -40,6 +40,7 @@ def verify(
         ),
     ] = None,
     inputs: InputsOption = None,
+    input_shape: InputShapeOption = None,
     model: ModelOption = None,
     seed: Annotated[
         int | None,
@@ -73,11 +74,22 @@ def verify(
     from irepdeploy.network.checkpoint import load_model_factory
 
     factory = load_model_factory(model) if model else None
+    from irepdeploy.verify.input_spec import input_specs
+
+    shapes = input_specs(input_shape or ())
     if certificate is not None:
         from irepdeploy.verify.certified import check_certified
 
         found = check_certified(
-            a, certificate, b, inputs, model_factory=factory, seed=seed, tolerance=tolerance, timeout_s=timeout
+            a,
+            certificate,
+            b,
+            inputs,
+            input_shape=shapes,
+            model_factory=factory,
+            seed=seed,
+            tolerance=tolerance,
+            timeout_s=timeout,
         )
         if as_json:
             print_json(found.to_dict())
@@ -90,7 +102,14 @@ def verify(
 
     assert b is not None
     result = verify_models(
-        a, b, inputs, model_factory=factory, seed=seed or 0, tolerance=tolerance or "float32", timeout_s=timeout
+        a,
+        b,
+        inputs,
+        input_shape=shapes,
+        model_factory=factory,
+        seed=seed or 0,
+        tolerance=tolerance or "float32",
+        timeout_s=timeout,
     )
     if as_json:
         print_json(result.to_dict())

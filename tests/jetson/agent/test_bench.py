@@ -28,9 +28,9 @@ def fake_outputs(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def gate(npz: Callable[..., bytes], xavier: Any) -> Callable[..., dict[str, str]]:
-    def make(y: np.ndarray, x: np.ndarray | None = None) -> dict[str, str]:
-        given = inputs() if x is None else x
-        return {"inputs": xavier.place(npz(x=given)), "expected": xavier.place(npz(y=y)), "tolerance": "float32"}
+    def make(y: np.ndarray, x: np.ndarray | None = None, batch: int = 1) -> dict[str, str]:
+        given, expected = (array.reshape(-1, batch, *array.shape[1:]) for array in (inputs() if x is None else x, y))
+        return {"inputs": xavier.place(npz(x=given)), "expected": xavier.place(npz(y=expected)), "tolerance": "float32"}
 
     return make
 
@@ -154,13 +154,11 @@ def test_dynamic_batch(xavier: Any, onnx_model: bytes, gate: Callable[..., Any],
         value.type.tensor_type.shape.dim[0].Clear()
     shared = {
         "sha256": xavier.place(model.SerializeToString()),
-        "gate": gate(fake_outputs(inputs(4)), inputs(4)),
+        "gate": gate(fake_outputs(inputs(4)), inputs(4), 2),
         "profiles": {"x": [[1, 3, 8, 8], [2, 3, 8, 8], [4, 3, 8, 8]]},
     }
-    models = [{**shared, "label": "two", "batch": 2}, {**shared, "label": "three", "batch": 3}]
-    two, three = xavier.bench(models, **quick).value["models"]
+    (two,) = xavier.bench([{**shared, "label": "two", "batch": 2}], **quick).value["models"]
     assert two["gate"]["samples"] == 4 and two["input_shape"] == [2, 3, 8, 8] and two["batch"] == 2
-    assert "expected whole batches of 3, got 4 inputs" in three["error"]["what"]
 
 
 def test_a_clock_that_dropped_is_reported(xavier: Any, board: FakeBoard, onnx_model: bytes, quick: Quick) -> None:
@@ -198,7 +196,8 @@ def test_onnx_runtime_anywhere(agent: Any, onnx_model: bytes, npz: Callable[...,
     x = inputs()
     session = onnxruntime.InferenceSession(onnx_model, providers=["CPUExecutionProvider"])
     y = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
-    gate = {"inputs": agent.place(npz(x=x)), "expected": agent.place(npz(y=y)), "tolerance": "float32"}
+    runs = {"inputs": npz(x=x[:, None]), "expected": npz(y=y[:, None])}
+    gate = {**{name: agent.place(content) for name, content in runs.items()}, "tolerance": "float32"}
     models = [{"label": "m", "sha256": agent.place(onnx_model), "gate": gate}]
     answer = agent.ask("bench", {"models": models, "runner": "ort-cpu", **quick})
     (model,) = answer.value["models"]

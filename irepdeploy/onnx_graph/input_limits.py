@@ -1,0 +1,82 @@
+"""Whole numbers that the inputs of a model take, where its graph shows them: token ids, classes, sample rates."""
+
+from __future__ import annotations
+
+import onnx
+
+from irepdeploy.onnx_graph.proto import attribute_of, inputs_of
+from irepdeploy.onnx_graph.view import View
+
+__all__ = ["input_limits"]
+
+_WHOLE = {
+    onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64,
+    onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64,
+}  # fmt: skip
+# These hand the numbers of their first input on.
+_PASSED = {
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+def input_limits(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Return the smallest and largest number for each input of whole numbers that reads a table or is compared.
+
+    Indices of Gather and of OneHot are within the table's size. A number that is only compared with constants gets one
+    of them: other values lead where no real input leads.
+    """
+    view = View(model)
+    found = {}
+    for value in inputs_of(model.graph):
+        if value.type.tensor_type.elem_type in _WHOLE:
+            limits = _limits(view, value.name)
+            if limits is not None:
+                found[value.name] = limits
+    return found
+
+
+def _limits(view: View, name: str) -> tuple[int, int] | None:
+    sizes: list[int] = []
+    compared: list[int] = []
+    waiting, seen = [name], {name}
+    while waiting:
+        current = waiting.pop()
+        for node in view.readers.get(current, ()):
+            places = [place for place, read in enumerate(node.input) if read == current]
+            if node.op_type in ("Gather", "GatherElements") and 1 in places:
+                sizes += _size(view, node)
+            elif node.op_type == "OneHot" and 0 in places:
+                sizes += _value(view, node.input[1])
+            elif node.op_type == "Equal":
+                compared += _value(view, node.input[1 - places[0]])
+            if node.op_type in _PASSED and 0 in places:
+                following = [output for output in node.output if output and output not in seen]
+                waiting += following
+                seen.update(following)
+    if sizes:
+        return 0, max(min(sizes) - 1, 0)
+    return (compared[0], compared[0]) if compared else None
+
+
+def _size(view: View, node: onnx.NodeProto) -> list[int]:
+    """Return the length of the constant that a node picks from, along its axis."""
+    table = view.constants.get(node.input[0])
+    if table is None:
+        table = _quantised(view, node.input[0])
+    axis = attribute_of(node, "axis", 0)
+    return [] if table is None or not -len(table.dims) <= axis < len(table.dims) else [table.dims[axis]]
+
+
+def _quantised(view: View, name: str) -> onnx.TensorProto | None:
+    """Return the stored table behind a cast or a dequantisation."""
+    producer = view.producers.get(name)
+    if producer is None or producer.op_type not in ("Cast", "DequantizeLinear", "Identity"):
+        return None
+    return view.constants.get(producer.input[0])
+
+
+def _value(view: View, name: str) -> list[int]:
+    """Return a constant of one number as a list, or nothing."""
+    found = view.value(name)
+    return [int(found.reshape(-1)[0])] if found is not None and found.size == 1 else []

@@ -1,0 +1,155 @@
+"""InputSpec: an input of a network, and how its values are drawn; its text on the command line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.board.feeds import limits_of, random_values
+from irepdeploy.board.runner import TensorSpec, shape_text
+from irepdeploy.errors import InputError
+from irepdeploy.limits import check_memory
+
+__all__ = ["UNNAMED", "InputSpec", "input_spec", "input_specs"]
+
+Array = np.ndarray[Any, Any]
+
+# Name that an input without one gets on the command line; a model's only input is meant by it.
+UNNAMED = "input"
+_DTYPES = (
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+)  # fmt: skip
+_COLOURS, _LONGEST = 3, 8
+_TEXT = re.compile("(?:(?P<name>.+)[:=])?(?P<shape>scalar|[0-9x?]+)", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a network at the sizes it runs at.
+
+    Attributes:
+        shape: Every size; None is the batch. An input without None has no batch.
+        limits: Smallest and largest whole number that it takes, where the network shows them.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+    limits: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, spec: TensorSpec, limits: Mapping[str, tuple[int, int]] | None = None) -> InputSpec:
+        """Return a TensorSpec, of which at most the batch is free, with the limits of its values."""
+        return cls(spec.name, spec.shape, spec.dtype, (limits or {}).get(spec.name))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {shape_text(self.shape)}"
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of the batch, or None."""
+        return self.shape.index(None) if None in self.shape else None
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of one sample: without the batch."""
+        return tuple(size for size in self.shape if size is not None)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are floating-point numbers."""
+        return self.dtype.startswith("float")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it takes normalised images, which photographs can stand for."""
+        return self.is_float and self.layout is not None
+
+    @property
+    def layout(self) -> str | None:
+        """The layout of an image, "chw" or "hwc"; None for anything else, such as feature maps."""
+        if (not self.is_float and self.dtype != "uint8") or len(self.sample) != 3:
+            return None
+        first, middle, last = self.sample
+        if first == _COLOURS or (first == 1 and max(middle, last) <= _LONGEST * min(middle, last)):
+            return "chw"
+        # A map of one value in each place is a spectrogram as often as an image, unless it is square.
+        return "hwc" if last == _COLOURS or (last == 1 and first == middle) else None
+
+    def random(self, count: int, seed: int, place: int = 0) -> Array:
+        """Draw `count` samples; `place` is that of the input, so that those of one network differ."""
+        check_memory(4 * count * math.prod(self.sample), "an input of this size")
+        generator = np.random.default_rng(seed if place == 0 else [seed, place])
+        return random_values(generator, (count, *self.sample), self.dtype, self.limits)
+
+    @property
+    def values(self) -> str:
+        """Text that tells which random values it gets."""
+        if self.is_float:
+            return "standard normal"
+        least, most = limits_of(self.dtype, self.limits)
+        return f"{self.name} {least}" if least == most else f"{self.name} {least} to {most}"
+
+
+def input_spec(text: str) -> TensorSpec:
+    """Parse ``name:1x3x224x224``, ``1x3x224x224``, ``name:1x77:int64`` or ``name=1x77``; ? is a size that stays free.
+
+    The default dtype is float32. The shape of a single number is ``scalar``.
+    """
+    head, _, dtype = text.rpartition(":")
+    if not head or dtype not in _DTYPES:
+        head, dtype = text, "float32"
+    found = _TEXT.fullmatch(head)
+    sizes = [] if found is None or found["shape"] == "scalar" else found["shape"].split("x")
+    if found is None or not all(size == "?" or _is_number(size) for size in sizes):
+        raise InputError(
+            f"expected an input such as name:1x3x224x224, got {text!r}",
+            where="--input-shape",
+            hint="name:1x77:int64 for other types, ? for a size that stays free",
+        )
+    return TensorSpec(found["name"] or UNNAMED, tuple(None if size == "?" else int(size) for size in sizes), dtype)
+
+
+def input_specs(given: Any) -> list[TensorSpec]:
+    """Return the inputs that are given as TensorSpecs, texts of `input_spec` or sizes: one, several, or by name."""
+    if isinstance(given, Mapping):
+        return [_input_of(shape)._replace(name=str(name)) for name, shape in given.items()]
+    several = isinstance(given, Sequence) and not isinstance(given, str | TensorSpec)
+    one = not several or (given and all(map(_is_size, given)))
+    found = [_input_of(item) for item in ([given] if one else given)]
+    names = [spec.name for spec in found]
+    if len(set(names)) < len(names):
+        what = f"several inputs of the same name: {', '.join(names)}"
+        raise InputError(what, where="--input-shape", hint="NAME:1x3x224x224 for each")
+    return found
+
+
+def _input_of(given: Any) -> TensorSpec:
+    if isinstance(given, TensorSpec):
+        return given
+    if isinstance(given, str):
+        return input_spec(given)
+    if not isinstance(given, Sequence) or not given or not all(map(_is_size, given)):
+        raise InputError(
+            f"expected the sizes of an input, got {given!r}", where="input_shape", hint="for example (1, 3, 224, 224)"
+        )
+    if len(given) == 3 and given[0] != 1:
+        # What `irepdeploy.save` takes.
+        hint = f"{(1, *map(int, given))}: as many dimensions as forward takes"
+        raise InputError(
+            f"expected the batch, 1, before the other sizes, got {tuple(given)}", where="input_shape", hint=hint
+        )
+    return TensorSpec(UNNAMED, tuple(map(int, given)))
+
+
+def _is_size(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool) and int(value) > 0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31
