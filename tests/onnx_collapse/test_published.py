@@ -16,6 +16,7 @@ from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.reparam.comparator import relative_error
+from support.deep_networks import deep_network
 from support.onnx_float64 import evaluate
 from support.published_borders import DiverseBranchBlock
 from support.published_networks import PUBLISHED, exported, published_network
@@ -192,3 +193,15 @@ def test_names_and_metadata_stay(name: str) -> None:
     assert [value.name for value in found.model.graph.output] == [value.name for value in model.graph.output]
     assert {entry.key: entry.value for entry in found.model.metadata_props} == {"classes": "[1, 2]"}
     assert found.model.opset_import == model.opset_import and found.model.ir_version == model.ir_version
+
+
+@SLOW
+@pytest.mark.parametrize(("name", "convs"), [("RepNeXt", (254, 116)), ("GhostNet", (253, 253)), ("GELAN", (253, 189))])
+def test_250_convolutions_that_hang_together(name: str, convs: tuple[int, int]) -> None:
+    """What is not merged has a reason, and nothing is left for a second time."""
+    before = exported(deep_network(name), (3, 14, 14))
+    found = collapse(before)
+    assert (found.operators_before["Conv"], found.operators_after["Conv"]) == convs
+    image = np.random.default_rng(7).standard_normal((1, 3, 14, 14), dtype=np.float32)
+    assert relative_error(outputs(before, image), outputs(found.content, image)) <= 1e-4
+    check_idempotent(found)
