@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "read_bytes",
     "remove_abandoned",
     "remove_file",
+    "remove_tree",
     "sha256",
     "write_bytes",
     "write_json",
@@ -129,6 +131,14 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise as_ours(error, path) from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all that is in it; a link or anything else of its name stays, and so does what resists."""
+    # rmtree opens what it is given, and opening a pipe never returns.
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file", most: int | None = None) -> bytes:

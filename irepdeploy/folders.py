@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import log
 from irepdeploy.errors import RunError
-from irepdeploy.files import as_ours, remove_abandoned
+from irepdeploy.files import as_ours, remove_abandoned, remove_tree
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -122,7 +122,7 @@ def _locked(folder: Path) -> Iterator[None]:
     process, held = os.getpid(), _status(lock.lock_file)
     try:
         for left in folder.glob(f"{_STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+            remove_tree(left)
         yield
     finally:
         # A forked child that leaves the block has no lock.

@@ -69,8 +69,9 @@ def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> by
             more = file.read(1 << 16)
             if not more:
                 return content
-            # It grows, or is a file of /proc, whose size is 0 whatever it holds.
+            # It grows, or is a file of /proc, whose size is 0 whatever it holds, and which may never end.
             parts, size = [content], len(content)
+            limit = min(limit, size + DESCRIPTION)
             while more:
                 parts.append(more)
                 size += len(more)

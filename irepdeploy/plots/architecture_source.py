@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError
+from irepdeploy.limits import open_file
 from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
 from irepdeploy.plots.search_history import SearchRun
 from irepdeploy.reparam.architecture import Architecture
@@ -147,5 +148,5 @@ def _channels(geometries: Mapping[str, Geometry]) -> dict[str, tuple[int, int, i
 
 
 def _is_json(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path, "source") as file:
         return file.read(64).lstrip()[:1] == b"{"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from irepdeploy.errors import MissingError
-from irepdeploy.files import as_ours
+from irepdeploy.files import as_ours, remove_tree
 from irepdeploy.runs.journal import Epoch, Event, Evolution, read_events
 
 __all__ = ["Scalars"]
@@ -37,7 +36,7 @@ class Scalars:
 
     def open(self) -> None:
         """Mirror the existing lines of the journal now."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
         # The name and the first record are those that TensorBoard looks for.
         self._path = self._folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._append(self._path, self._record(wall_time=time.time(), file_version="brain.Event:2"))

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -202,6 +203,17 @@ def test_a_file_system_without_locks_is_said_to_be_one(
     assert "this file system has no locks" in capsys.readouterr().err
     # Whose it is cannot be known.
     assert below(tmp_path) == [".irepdeploy-staging-x", "a"]
+
+
+def test_a_pipe_with_the_name_of_a_staging_folder_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / ".irepdeploy-staging-x"
+    os.mkfifo(pipe)
+    signal.alarm(20)
+    try:
+        with output_folder(tmp_path):
+            assert below(tmp_path) == [pipe.name, LOCK]
+    finally:
+        signal.alarm(0)
 
 
 def test_a_lock_that_another_machine_left_is_taken_over_and_said(

@@ -135,6 +135,8 @@ def test_sizes(tmp_path: Path) -> None:
     # Its size is 0, and it holds one number for each page of the address space.
     with pytest.raises(InputError, match="expected a file of at most"):
         read_file("/proc/self/pagemap", most=DESCRIPTION)
+    with pytest.raises(InputError, match=r"expected a checkpoint of at most 16\.8 MB, got more"):
+        read_file("/proc/self/pagemap", "checkpoint")
 
 
 def test_another_file_under_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
