@@ -32,7 +32,6 @@ def summary(facts: Facts) -> str:
 
 def show_regions(title: str, regions: Sequence[Facts]) -> None:
     """Print operators, MACs and float64 errors of every region, and why a region stayed."""
-    shown = _distinct(regions)
     rows = [
         [
             region["name"],
@@ -43,11 +42,11 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
             _error(region["error_interior"]),
             _error(region["error_border"]),
         ]
-        for region in shown
+        for region in regions
     ]
     columns = ["region", "operators", "become", "MACs", "MACs after", "error inside", "at the border"]
     table(title, columns, rows)
-    for region in shown:
+    for region in regions:
         if region["reason"]:
             say(f"kept in {region['name']}:")
             for reason in region["reason"].split("; "):
@@ -56,18 +55,12 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
     """Return one line about the regions that stayed, or None."""
-    kept = [region for region in _distinct(regions) if region["reason"]]
+    kept = [region for region in regions if region["reason"]]
     if not kept:
         return None
     count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
     return f"{count}; in {first} (--explain lists all)"
-
-
-def _distinct(regions: Sequence[Facts]) -> list[Facts]:
-    """Drop the remains of collapsed regions, which a later pass found again."""
-    collapsed = [tuple(region["results"]) for region in regions if region["collapsed"]]
-    return [region for region in regions if region["collapsed"] or tuple(region["results"]) not in collapsed]
 
 
 def _operators(counts: Mapping[str, int]) -> str:
