@@ -179,7 +179,8 @@ class Units:
             self._applied[key] = found, inputs
         found, _ = self._applied[key]
         if isinstance(found, Refusal):
-            raise found
+            # A copy: one that is raised again would keep the frames of every time before.
+            raise Refusal(found.reason, found.tensors)
         return found
 
     def _source(self, name: str) -> Form:
