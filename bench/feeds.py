@@ -10,10 +10,11 @@ import numpy as np
 from irepdeploy.board.feeds import random_feeds
 from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED
 from irepdeploy.verify.inputs import gather_inputs, given_shapes
 from irepdeploy.verify.samples import fed, named
-from irepdeploy.verify.signature import Declared, Signature, resolved
+from irepdeploy.verify.signature import Signature, resolved
 
 from .opened import OpenedSubject
 from .request import BenchRequest

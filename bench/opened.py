@@ -19,9 +19,10 @@ from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.onnx_process import OnnxProcessRunner
-from irepdeploy.verify.signature import Declared, Signature
+from irepdeploy.verify.signature import Signature
 
 from .request import BenchRequest
 from .subject import CHECKPOINT, ENGINE, MODULE, NETWORK, ONNX, Subject

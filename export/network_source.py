@@ -22,9 +22,10 @@ from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
 from irepdeploy.runtime.torch_runner import first_line, flattened
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.inputs import Given, specs_of
 from irepdeploy.verify.network_limits import network_limits
-from irepdeploy.verify.signature import Declared, Signature, settled, trial
+from irepdeploy.verify.signature import Signature, settled, trial
 
 from .request.export_request import ExportRequest
 from .request.settings import Settings

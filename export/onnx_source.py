@@ -22,10 +22,11 @@ from irepdeploy.onnx_graph.proto import constants_of, inputs_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import Given, given_shapes
 from irepdeploy.verify.onnx_process import time_limit
-from irepdeploy.verify.signature import Declared, Signature, resolved, settled
+from irepdeploy.verify.signature import Signature, resolved, settled
 
 from .request.settings import Settings
 

@@ -16,10 +16,11 @@ from irepdeploy.errors import InputError, ModelError, RunError, one_line
 from irepdeploy.files import sha256
 from irepdeploy.onnx_graph.input_limits import input_limits
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.inputs import gather_inputs, given_shapes
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 from irepdeploy.verify.samples import fed, joined, named, samples_in
-from irepdeploy.verify.signature import Declared, Signature, resolved
+from irepdeploy.verify.signature import Signature, resolved
 
 from .models import Model
 

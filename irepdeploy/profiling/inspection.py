@@ -23,7 +23,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import FUSED, TRAIN, Origin, set_origin, with_inputs
 from irepdeploy.reparam.structure import rebuild
-from irepdeploy.verify.signature import Declared
+from irepdeploy.verify.declared import Declared
 
 if TYPE_CHECKING:
     from irepdeploy.console import ProgressDisplay

@@ -17,11 +17,12 @@ from irepdeploy.board.comparison import Noise
 from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, given_shapes, specs_of
 from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 from irepdeploy.verify.samples import Inputs, Outputs, batches, joined, mapped, named, one_batch
-from irepdeploy.verify.signature import Declared, Signature, resolved, settled
+from irepdeploy.verify.signature import Signature, resolved, settled
 
 if TYPE_CHECKING:
     import torch

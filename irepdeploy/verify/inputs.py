@@ -13,9 +13,10 @@ import numpy as np
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.limits import check_memory
+from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.samples import COPIES, Inputs, Samples, samples_in
-from irepdeploy.verify.signature import Declared, Signature
+from irepdeploy.verify.signature import Signature
 
 __all__ = ["Given", "InputGroup", "Wanted", "gather_inputs", "given_shapes", "random_group", "signature_of", "specs_of"]
 

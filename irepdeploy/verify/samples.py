@@ -10,7 +10,8 @@ import numpy as np
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.limits import check_memory
-from irepdeploy.verify.signature import Signature, batch_of_output
+from irepdeploy.verify.declared import batch_of_output
+from irepdeploy.verify.signature import Signature
 
 __all__ = [
     "COPIES", "Inputs", "Outputs", "Samples", "batch_size", "batches", "fed", "joined", "mapped", "named", "one_batch",

@@ -10,8 +10,9 @@ import pytest
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.verify.declared import Declared, batch_of_output
 from irepdeploy.verify.samples import Outputs, Samples, batches, fed, one_batch
-from irepdeploy.verify.signature import Declared, Signature, batch_of_output, resolved, settled
+from irepdeploy.verify.signature import Signature, resolved, settled
 
 Sizes = tuple[int | str | None, ...]
 
