@@ -68,21 +68,22 @@ def _arrays(given: Any, *, single: bool) -> Given:
     if isinstance(given, str | os.PathLike):
         return given
     if isinstance(given, Mapping):
-        return {str(name): _array(value, single) for name, value in given.items()}
+        # One of several inputs may be a single number.
+        return {str(name): _array(value, single, 0) for name, value in given.items()}
     if isinstance(given, Sequence) and len(given) == 1 and isinstance(given[0], np.ndarray | torch.Tensor):
         # The arguments of forward.
         given = given[0]
     return _array(given, single)
 
 
-def _array(given: Any, single: bool) -> np.ndarray[Any, Any]:
+def _array(given: Any, single: bool, least: int = 1) -> np.ndarray[Any, Any]:
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().numpy()
     try:
         array = np.asarray(given)
     except ValueError:  # rows of different lengths
         array = np.empty(0, object)
-    if array.dtype.kind not in "biuf" or array.ndim == 0:
+    if array.dtype.kind not in "biuf" or array.ndim < least:
         raise InputError(
             f"expected arrays with a batch dimension, got {type(given).__name__}",
             where="inputs",

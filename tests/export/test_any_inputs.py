@@ -109,6 +109,9 @@ def test_the_certificate_says_where_the_batch_was(tmp_path: Path) -> None:
     onnx.save(speech("n"), tmp_path / "m.onnx")
     certificate = irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "out")
     (group,) = certificate.hops[0].inputs
+    given = {"x": weight(2, 6), "state": weight(2, 2, 4), "rate": np.array(16000)}
+    other = irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "given", inputs=given)
+    assert [each["name"] for each in other.hops[0].inputs][1:] == ["given inputs"]
     assert group["shape"] == {"x": [6], "state": [2, 4], "rate": []}
     assert group["axes"] == {
         "inputs": {"x": 0, "state": 1, "rate": None}, "outputs": {"y": 0, "next": 1}, "batch": 1,
