@@ -120,7 +120,8 @@ def with_outputs(
 
 def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
     if node.op_type == "Concat":
-        return attribute_of(node, "axis", 0) > 0
+        # A constant has the batch that it was written for.
+        return attribute_of(node, "axis", 0) > 0 and arrays.keys().isdisjoint(node.input)
     if node.op_type == "Flatten":
         return attribute_of(node, "axis", 1) == 1
     if node.op_type == "Slice":

@@ -116,3 +116,11 @@ def test_types_of_tensors() -> None:
     model = written(RESHAPED, {"x": (2, 8)}, {"y": (2, 3)})
     found = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
     assert found == dict.fromkeys(("x", "r", "y"), TensorProto.FLOAT)
+
+
+def test_a_constant_that_is_joined_keeps_the_batch() -> None:
+    node = onnx.helper.make_node("Concat", ["x", "c"], ["y"], "joined", axis=1)
+    constant = {"c": np.ones((1, 1, 2, 2), np.float32)}
+    model = onnx_model([node], {"x": (1, 3, 2, 2)}, {"y": (1, 4, 2, 2)}, constant)
+    x = np.random.default_rng(0).standard_normal((5, 3, 2, 2), dtype=np.float32)
+    assert outputs_of(model, x)["y"].shape == (5, 4, 2, 2)
