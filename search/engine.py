@@ -75,10 +75,11 @@ class Search:
         self.order = torch.Generator().manual_seed(recipe.seed)
         evaluation = self.settings.evaluation
         check = None
+        self.costs: CandidateCosts | None = None
         if self.data.facts:
             check = preflight(self.supernet.model, self.data, evaluation.batch_size, self.ranks.device)
-            # Counted for the Pareto set, at the end of the run.
-            CandidateCosts(self.supernet.model, self.space, self.data.input_shape)
+            # For the Pareto set; a network that cannot be counted must not cost the search.
+            self.costs = CandidateCosts(self.supernet.model, self.space, self.data.input_shape)
         augment = self.settings.augment
         self.loader: Batches = batches_of(
             self.data, self.settings.batch_size, self.order, augment, check, self.ranks.device
@@ -279,6 +280,7 @@ class Search:
                 input_shape=self.data.input_shape,
                 batch_size=self.recipe.train.batch_size,
                 metric=self.data.metric,
+                costs=self.costs,
             )
             pareto.write(self.folder.path / "pareto.json")
             figures.write(self.folder.path / "result.json")

@@ -23,9 +23,10 @@ def pareto_set(
     input_shape: tuple[int, ...],
     batch_size: int,
     metric: MetricFacts | None = None,
+    costs: CandidateCosts | None = None,
 ) -> ParetoSet:
     """Count what training each candidate costs, best fitness first, and mark those that no other beats."""
-    costs = CandidateCosts(supernet.model, supernet.space, input_shape)
+    costs = costs or CandidateCosts(supernet.model, supernet.space, input_shape)
     counted = [costs.of(supernet.space.bits(architecture)) for architecture in population]
     aims = [(one.value, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)]
     return ParetoSet(

@@ -146,7 +146,7 @@ def test_a_training_of_a_users_network_and_its_way_to_onnx(tmp_path: Path) -> No
     assert by_file.result.val_accuracy == done.result.val_accuracy and by_file.result.test_accuracy is None
 
 
-@pytest.mark.parametrize("kind", ["own optimizer", "own scheduler"])
+@pytest.mark.parametrize("kind", [pytest.param("own optimizer", marks=pytest.mark.slow), "own scheduler"])
 def test_an_optimizer_of_ones_own_resumes(kind: str, tmp_path: Path, journal_of: JournalOf) -> None:
     rates: list[float] = []
 
