@@ -72,6 +72,10 @@ def export(
     ] = None,
     dla: Annotated[int | None, typer.Option("--dla", min=0, help="DLA core, if the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Do not run onnx-simplifier.")] = False,
+    external_data: Annotated[
+        bool,
+        typer.Option("--external-data", help="Write weights beside the ONNX, to FILE.data, as always above 2 GiB."),
+    ] = False,
     no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator that was written.")] = False,
     border: Annotated[
         str,
@@ -141,6 +145,7 @@ def export(
             timing_cache=None if timing_cache is None else str(timing_cache),
             dla=dla,
             collapse=not no_collapse,
+            external_data=external_data,
             border="map" if border == "map" else "refuse",
             timeout_s=timeout,
         )

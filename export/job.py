@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from irepdeploy.board.comparison import Noise
 from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import CheckFailed, IrepdeployError
+from irepdeploy.onnx_graph.written import fits_one_file, serialized, write_model
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.verify.certificate import Certificate, Hop
 from irepdeploy.verify.equivalence import infer_all, noise_of, onnx_runner
@@ -64,6 +66,7 @@ class Job:
     report: Report
     simplifier: Simplifier | None = None
     noise: dict[str, Noise] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def settings(self) -> Settings:
@@ -74,6 +77,12 @@ class Job:
     def inputs(self) -> Inputs:
         """The inputs of all groups together."""
         return joined([group.array for group in self.source.groups])
+
+    def runnable(self, model: onnx.ModelProto) -> bytes | Path:
+        """Return a model as ONNX Runtime takes it: its bytes, or above 2 GiB a file in the staging folder."""
+        if fits_one_file(model):
+            return serialized(model)
+        return write_model(model, self.folder / f"{next(self._numbers)}.onnx")[-1]
 
     def run(self, model: bytes | Path, inputs: Inputs | None = None) -> Outputs:
         """Return the outputs of an ONNX model on the inputs of the export, or on other ones."""

@@ -16,6 +16,7 @@ from irepdeploy.network.checkpoint import save
 from irepdeploy.network.source import Source, with_blocks
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.health import network_health
 from irepdeploy.reparam.comparator import Tolerance
@@ -103,6 +104,8 @@ class NetworkExport(Exportable):
             if final is not network or job.certificate.onnx["collapse"]["changed"]:
                 result = Form(_ONNX, prepared.outputs)
                 job.gate(network, result, locate=_module_search(self.model, job, prepared))
+            if job.settings.external_data:
+                prepared = _moved_outside(job, prepared)
             job.certificate.onnx["parameters"] = _parameters(fused)
             job.report("compared")
             artefact = saved.result()
@@ -180,6 +183,17 @@ def _collapsed(job: Job, prepared: Prepared) -> Prepared:
     locate = job.layer_search(open_model(original), path, prepared.specs)
     job.gate(before, Form("collapsed", outputs), locate=locate)
     return dataclasses.replace(prepared, outputs=outputs)
+
+
+def _moved_outside(job: Job, prepared: Prepared) -> Prepared:
+    """Write the weights beside the ONNX file."""
+    path, before = prepared.onnx, Form(_ONNX, prepared.outputs)
+    files = write_model(open_model(path), path, external=True)
+    asked = dataclasses.replace(prepared.asked, external=True)
+    job.certificate.onnx.update(job.audit(path, prepared.specs, asked))
+    outputs = job.run(path)
+    job.gate(before, Form(f"{_ONNX}, weights outside", outputs))
+    return dataclasses.replace(prepared, asked=asked, outputs=outputs, files=files)
 
 
 def _run(model: nn.Module, inputs: Inputs) -> Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
 from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.onnx_graph.precision import precision_of
+from irepdeploy.onnx_graph.written import fits_one_file, write_model
 from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
@@ -30,7 +32,6 @@ from .precision.precisions import INT8_OPSET, precisions_of
 from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .target.target import Target, target_of
-from .writer.onnx_from_torch import serialized
 
 __all__ = ["OnnxExport"]
 
@@ -73,23 +74,32 @@ class OnnxExport(Exportable):
         source, path = self.source, job.folder / _ONNX
         asked = Asked(opset=source.opset, dynamic_batch=self._dynamic_batch, given=True, axes=source.signature.axes)
         self._check_batch(job)
+        if job.target.engine is not None and not fits_one_file(source.accepted):
+            raise ModelError("exceeds 2 GiB, and an engine is built from a single file", where=self.label)
         tolerance = TOLERANCES[_TOLERANCES[self.carried]]
-        given = source.content or serialized(source.model)
+        given = source.content or job.runnable(source.model)
         content, model = self._for_target(job)
         found = self._collapse(model, job) if job.settings.collapse else None
         changed = found is not None and found.changed
         job.report("collapsed")
-        if content is not None and not changed and self._is_only_precision(job):
+        outside = job.settings.external_data
+        same = isinstance(content, bytes) and not changed and not outside
+        if same and self._is_only_precision(job):
             # The same bytes: one input of each kind shows that they run.
             self.groups = [replace(group, array=mapped(group.array, lambda each: each[:1])) for group in self.groups]
         reference = Form(_GIVEN, self._reference(job, given))
         if source.accepted is not source.model:
-            job.gate(reference, Form(f"opset {source.opset}", job.run(serialized(model))), tolerance=tolerance)
+            job.gate(reference, Form(f"opset {source.opset}", job.run(job.runnable(model))), tolerance=tolerance)
         if found is not None and changed:
             self._declare_output_sizes(found.model)
-            content = serialized(found.model)
-        write_bytes(path, content or serialized(model))
-        prepared = Prepared({"fp32": path}, source.specs, asked, reference.outputs, (path,))
+            model = found.model
+        if same:
+            assert isinstance(content, bytes)
+            files: tuple[Path, ...] = (write_bytes(path, content),)
+        else:
+            files = write_model(model, path, external=outside)
+        asked = replace(asked, external=len(files) > 1)
+        prepared = Prepared({"fp32": path}, source.specs, asked, reference.outputs, files)
         job.certificate.onnx.update(
             self._audit(job, prepared),
             writer="irepdeploy" if changed else "as given",
@@ -101,9 +111,9 @@ class OnnxExport(Exportable):
         )
         if found is not None and changed:
             job.certificate.blocks = region_proofs(found.regions)
-        if changed or source.content is None:
+        if not same:
             prepared = replace(prepared, outputs=job.run(path))
-        locate = job.layer_search(model, path, source.specs)
+        locate = job.layer_search(source.accepted, path, source.specs)
         job.gate(reference, Form(_ONNX, prepared.outputs), tolerance=tolerance, locate=locate)
         job.report("compared")
         return prepared
@@ -117,7 +127,7 @@ class OnnxExport(Exportable):
     def _is_only_precision(self, job: Job) -> bool:
         return {"fp32", self.carried}.issuperset(precisions_of(job.settings.precision, job.target, self.carried))
 
-    def _reference(self, job: Job, content: bytes) -> Outputs:
+    def _reference(self, job: Job, content: bytes | Path) -> Outputs:
         """Return the outputs of the given file, which must be finite."""
         try:
             found = job.run_source(onnx_runner(content), onnx_runner(content, optimized=False))
@@ -128,8 +138,8 @@ class OnnxExport(Exportable):
                 raise ModelError(f"output {name!r} is NaN or infinite", where=self.label, hint="fix its weights")
         return found
 
-    def _for_target(self, job: Job) -> tuple[bytes | None, onnx.ModelProto]:
-        """Return the model in the opset and IR version of the target, and its bytes if they are those of the file."""
+    def _for_target(self, job: Job) -> tuple[bytes | Path | None, onnx.ModelProto]:
+        """Return the model in the opset and IR version of the target, and the file if it is exactly that."""
         source, target = self.source, job.target
         model = source.accepted
         if target.engine is None or model.ir_version <= target.ir_version:

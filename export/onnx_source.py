@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class OnnxSource:
 
     Args:
         model: The file in inference form, its nodes in order, with the requested sizes declared.
-        content: Bytes of the file if `model` is exactly that.
+        content: The file if `model` is exactly that: its bytes, or its path if its weights lie beside it.
         accepted: `model` in an opset that the target accepts; the same object if it was not converted.
         changes: Description of what `accepted` differs in from the file.
         specs: Inputs as declared; None is a dynamic dimension.
@@ -48,7 +49,7 @@ class OnnxSource:
     """
 
     model: onnx.ModelProto
-    content: bytes | None
+    content: bytes | Path | None
     accepted: onnx.ModelProto
     changes: tuple[str, ...]
     label: str
@@ -88,7 +89,8 @@ def open_onnx(
         raise InputError("the outputs of an ONNX file cannot be renamed", where="--output-names")
     declared = _declared(model, label)
     fixed = declared.with_sizes(settings.inputs, but_batch=settings.dynamic_batch is not None)
-    digest, content = file_digest(path), None if changes else plain_content(path)
+    digest = file_digest(path)
+    content: bytes | Path | None = None if changes else plain_content(path) or Path(path)
     signature = _signature(declared, settings, given)
     if signature.has_whole_numbers:
         signature = signature.with_limits(input_limits(model))

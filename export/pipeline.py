@@ -86,6 +86,8 @@ def certified_export(
     Without a running `simplifier`, one is started if the settings ask for it.
     """
     target = target_here(target_of(request.target))
+    if request.settings.external_data and target.engine is not None:
+        raise InputError("an engine is built from a single ONNX file", where="--external-data", hint="omit it")
     source = _kind_of(request.source).open(request)
     precisions = precisions_of(request.settings.precision, target, source.carried)
     preprocessing = request.settings.preprocessing(source.origin)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from irepdeploy.board.runner import TensorSpec
+from irepdeploy.onnx_graph.written import data_file
 from irepdeploy.verify.certificate import Artefact
 
 from .diagnosis.audit import Asked
@@ -41,8 +42,9 @@ class Prepared:
 
     def with_model(self, precision: str, path: Path) -> Prepared:
         """Return a copy with the ONNX file of another precision, which may be the fp32 file itself."""
-        files = self.files if path in self.files else (*self.files, path)
-        return dataclasses.replace(self, models={**self.models, precision: path}, files=files)
+        data = data_file(path)
+        files = dict.fromkeys((*self.files, *([data] if data.exists() else []), path))
+        return dataclasses.replace(self, models={**self.models, precision: path}, files=tuple(files))
 
     def artefacts(self) -> list[Artefact]:
         """Return the artefact of every file, hashing those that are not hashed yet."""

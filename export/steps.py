@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from irepdeploy.files import write_bytes
+from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import name_nodes
+from irepdeploy.onnx_graph.written import fits_one_file, write_model
 
 from .engine.engines import engines_for
 from .job import Form, Job
@@ -17,7 +19,6 @@ from .precision.calibration import CalibrationData, calibration_data
 from .precision.precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
 from .prepared import Prepared
 from .request.preprocess import Preprocessing, with_preprocessing
-from .writer.onnx_from_torch import serialized
 
 __all__ = ["add_engines", "add_precision", "bake_preprocessing"]
 
@@ -28,16 +29,19 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     if precision == job.source.carried:
         return prepared.with_model(precision, fp32)
     model = open_model(fp32)
+    if not fits_one_file(model):
+        raise ModelError(f"{precision} of a model above 2 GiB is not supported", where=job.source.label)
     name_nodes(model)
     path = fp32 if carried_by_fp32(job.target, precision) else fp32.with_name(f"model.{precision}.onnx")
     kept: frozenset[str] = frozenset()
     data: CalibrationData | None = None
     if precision == "fp16":
-        found = write_fp16(model, job.inputs, None if path == fp32 else path)
+        found = write_fp16(model, job.inputs, None if path == fp32 else path, external=prepared.asked.external)
     else:
         origin = job.source.origin
         data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
-        found, kept = write_int8(model, data, path, target=job.target, max_drop=job.settings.max_drop)
+        limits: dict[str, Any] = {"target": job.target, "max_drop": job.settings.max_drop}
+        found, kept = write_int8(model, data, path, **limits, external=prepared.asked.external)
     job.certificate.precisions[precision] = found
     if path != fp32:
         asked = dataclasses.replace(prepared.asked, precision=precision, kept=kept)
@@ -69,7 +73,7 @@ def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessin
             continue
         before = Form(f"normalise, then {path.name}", job.run(path, preprocessing(images)))
         baked = with_preprocessing(open_model(path), preprocessing)
-        write_bytes(path, serialized(baked))
+        write_model(baked, path, external=prepared.asked.external)
         kept = frozenset(job.certificate.precisions.get(precision, {}).get("kept_float", ()))
         facts = job.audit(path, specs, dataclasses.replace(prepared.asked, precision=precision, kept=kept))
         job.gate(

@@ -42,6 +42,7 @@ class Asked:
         given: The file was not written here: any opset, IR version, precision and size that the target accepts are
             fine, and so are batch normalisations and nodes without names.
         axes: Axis of the batch by input and output; default: the first.
+        external: The weights lie beside the file.
     """
 
     precision: str = "fp32"
@@ -50,6 +51,7 @@ class Asked:
     opset: int | None = None
     given: bool = False
     axes: Mapping[str, int | None] = field(default_factory=dict)
+    external: bool = False
 
     @property
     def as_given(self) -> bool:
@@ -78,7 +80,7 @@ def audit(
     view = View(model)
     faults = [
         *_header(view, target, asked.opset or target.opset, asked.given),
-        *_files(view, Path(path), len(content), target),
+        *(() if asked.external else _files(view, Path(path), len(content), target)),
         *_signature(model, inputs, outputs),
         *_nodes(view, target, asked.given),
     ]
@@ -88,7 +90,7 @@ def audit(
         *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
         *(() if asked.as_given else _precision(view, target.route(asked.precision).graph, asked.kept)),
     ]
-    faults = faults or [*_checker(content)] or [*_sizes(view, target, asked)]
+    faults = faults or [*_checker(path if asked.external else content)] or [*_sizes(view, target, asked)]
     if faults:
         raise CheckFailed(f"the written ONNX is not what was asked for: {'; '.join(faults)}", where=path)
     return {
@@ -183,9 +185,9 @@ def _precision(view: View, graph: str, kept: frozenset[str]) -> Iterator[str]:
             yield f"{node.name}: quantised weights in a {graph} graph"
 
 
-def _checker(content: bytes) -> Iterator[str]:
+def _checker(model: bytes | str | os.PathLike[str]) -> Iterator[str]:
     try:
-        onnx.checker.check_model(content, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         yield f"onnx.checker: {first_line(error)}"
 

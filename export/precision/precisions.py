@@ -11,12 +11,11 @@ import onnx
 
 from irepdeploy.board.trtexec import PRECISIONS
 from irepdeploy.errors import CheckFailed, InputError
-from irepdeploy.files import write_bytes
+from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.verify.samples import Inputs
 
 from ..target.target import Target
-from ..writer.onnx_from_torch import serialized
 
 if TYPE_CHECKING:
     from .calibration import CalibrationData
@@ -70,7 +69,7 @@ def tolerance_of_precision(precision: str) -> Tolerance:
     return TOLERANCES[{"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision]]
 
 
-def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dict[str, Any]:
+def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None, *, external: bool = False) -> dict[str, Any]:
     """Check the ranges of weights and activations, and write the float16 model unless `path` is None.
 
     The entry of the certificate lists the operators that stay float32.
@@ -85,13 +84,19 @@ def write_fp16(model: onnx.ModelProto, inputs: Inputs, path: Path | None) -> dic
             f"fp16 overflows: {ranges.first_overflow} is beyond 65504", hint="omit fp16: --precision fp32"
         )
     if path is not None:
-        write_bytes(path, serialized(half_graph(model)))
+        write_model(half_graph(model), path, external=external)
     found: dict[str, Any] = {"ranges": ranges.to_dict()}
     return {**found, "kept_float": list(kept), "kept_operators": dict(sorted(Counter(kept.values()).items()))}
 
 
 def write_int8(
-    model: onnx.ModelProto, data: CalibrationData, path: Path, *, target: Target, max_drop: float
+    model: onnx.ModelProto,
+    data: CalibrationData,
+    path: Path,
+    *,
+    target: Target,
+    max_drop: float,
+    external: bool = False,
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Write an explicitly quantised int8 model that loses at most `max_drop` percentage points.
 
@@ -101,5 +106,5 @@ def write_int8(
 
     activations = "uint8" if target.engine is None else "int8"
     result, found = int8_model(model, data, max_drop=max_drop, activations=activations)
-    write_bytes(path, serialized(result))
+    write_model(result, path, external=external)
     return found.to_dict(), frozenset(found.kept_float)

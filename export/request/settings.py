@@ -44,6 +44,7 @@ class Settings:
         dla: DLA core, if the target has one.
         collapse: Collapse parallel and chained linear operators of the ONNX into single convolutions.
         timeout_s: Seconds that ONNX Runtime may take to load and run a model.
+        external_data: Write the weights beside each ONNX file, to FILE.data, as is always done above 2 GiB.
         border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
 
@@ -63,6 +64,7 @@ class Settings:
     collapse: bool = True
     border: Literal["refuse", "map"] = "refuse"
     timeout_s: float = TIMEOUT_S
+    external_data: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

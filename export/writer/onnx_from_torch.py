@@ -18,6 +18,7 @@ from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError, one_line
+from irepdeploy.onnx_graph.written import serialized
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.torch_runner import flattened
 
@@ -74,11 +75,6 @@ def onnx_from_torch(
         if FREE in result.shape[1:]:
             raise ModelError("its shape depends on the batch beyond its first dimension", where=f"output {name!r}")
     return graph.finish(dict(zip(names, results, strict=True)), metadata or {})
-
-
-def serialized(model: onnx.ModelProto) -> bytes:
-    """Serialize `model` deterministically."""
-    return model.SerializeToString(deterministic=True)
 
 
 def refuse_what_never_works(model: nn.Module) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+from collections.abc import Iterator
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 
 from irepdeploy.errors import InputError, ModelError, one_line
 from irepdeploy.files import read_bytes, sha256
-from irepdeploy.limits import MODEL
+from irepdeploy.limits import MODEL, open_file
 from irepdeploy.onnx_graph.bounds import check_bounds, check_constants, check_external, check_sizes
 from irepdeploy.onnx_graph.check import check_attributes
 from irepdeploy.onnx_graph.order import is_sorted, sort_nodes
 from irepdeploy.onnx_graph.proto import tensors_of
+from irepdeploy.onnx_graph.written import fits_one_file, serialized
 
 __all__ = ["OnnxModel", "file_digest", "label_of", "model_content", "open_model", "plain_content"]
 
@@ -61,11 +64,10 @@ def model_content(model: OnnxModel) -> bytes:
         proto = _parse(content, label)
         if not _is_external(proto):
             return content
-    proto = open_model(model)
     try:
-        return proto.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ModelError("exceeds 2 GiB, the limit of a single ONNX file", where=label) from error
+        return serialized(open_model(model))
+    except ModelError as error:
+        raise type(error)(error.what, where=error.where or label, hint=error.hint) from error
 
 
 def plain_content(path: str | os.PathLike[str]) -> bytes | None:
@@ -75,14 +77,33 @@ def plain_content(path: str | os.PathLike[str]) -> bytes | None:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file; for an ONNX model whose weights lie beside it, of `model_content`."""
+    """Return the SHA-256 of a file; for an ONNX model whose weights lie beside it, one that covers them.
+
+    That of `model_content` up to 2 GiB; above, of the weights one by one and of the model without them.
+    """
+    if not os.fspath(path).lower().endswith(".onnx"):
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     content = read_bytes(path)
     # The key of external data; without it nothing has to be parsed.
-    if os.fspath(path).lower().endswith(".onnx") and b"location" in content:
+    if b"location" in content:
         # A file that is no model, or lacks its weights, has the digest of its bytes.
         with contextlib.suppress(ModelError):
-            content = model_content(path)
+            model = _parse(content, os.fspath(path))
+            if _is_external(model):
+                return sha256(model_content(path)) if fits_one_file(model) else _digest_of_parts(model, os.fspath(path))
     return sha256(content)
+
+
+def _digest_of_parts(model: onnx.ModelProto, path: str) -> str:
+    digest = hashlib.sha256()
+    for tensor in filter(_is_outside, tensors_of(model)):
+        with _readable(path) as folder:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
+        digest.update(tensor.raw_data)
+        tensor.ClearField("raw_data")
+    digest.update(model.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 def label_of(model: OnnxModel) -> str:
@@ -130,14 +151,25 @@ def _check_fields(model: onnx.ModelProto, label: str) -> None:
 
 
 def _is_external(model: onnx.ModelProto) -> bool:
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(model))
+    return any(map(_is_outside, tensors_of(model)))
+
+
+def _is_outside(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def _read_external_data(model: onnx.ModelProto, path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
+    with _readable(path) as folder:
         check_external(model, folder, path)
         onnx.external_data_helper.load_external_data_for_model(model, folder)
+    check_constants(model, path)
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[str]:
+    """Return the folder of the weights, and name the model in the errors of reading them."""
+    try:
+        yield os.path.dirname(os.path.abspath(path))
     # onnx raises RuntimeError for a name that the file system refuses.
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(
@@ -145,4 +177,3 @@ def _read_external_data(model: onnx.ModelProto, path: str) -> None:
             where=path,
             hint="keep the data file beside the model, under the name it was written with",
         ) from error
-    check_constants(model, path)
