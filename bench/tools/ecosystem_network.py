@@ -68,6 +68,7 @@ def built(name: str) -> tuple[nn.Module, int]:
             model = Heads(model)
         sizes = list(_SIZES)
     randomize_statistics(model, 0)
+    _fill_zeros(model)
     reason: Exception | None = None
     for size in sizes:
         try:
@@ -77,6 +78,15 @@ def built(name: str) -> tuple[nn.Module, int]:
             reason = error
     assert reason is not None
     raise reason
+
+
+@torch.no_grad()
+def _fill_zeros(model: nn.Module) -> None:
+    """Give random values to weights that start at zero: a head of zeros returns the same whatever stands before it."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            parameter.normal_(std=0.02, generator=generator)
 
 
 def walk(name: str) -> Iterator[tuple[str, dict[str, Any]]]:

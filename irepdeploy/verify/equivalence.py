@@ -241,7 +241,7 @@ def _open(
     other: _Side | None,
     known: Callable[[], Sequence[TensorSpec]],
 ) -> _Side:
-    from irepdeploy.reparam.origin import origin_of
+    from irepdeploy.reparam.origin import Origin, origin_of
 
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
@@ -263,8 +263,37 @@ def _open(
     if not specs and other is not None and other.network is None:
         like = Declared.of_runner(other.runner, other.label)
         specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
-    taking = stack.enter_context(network_runner(network, specs or known(), outputs))
+    specs = specs or tuple(known())
+    if origin.net is None and outputs == Origin.output_names:
+        # The name of one output, which a network that nobody described has by default, however many it has.
+        outputs = _returned_names(network, specs) or outputs
+    taking = stack.enter_context(network_runner(network, specs, outputs))
     return _Side(label, taking, origin.dataset, network)
+
+
+def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return the names of the outputs of a network that has several; () if it has one, or cannot run yet."""
+    import torch
+
+    from irepdeploy.runtime.torch_runner import flattened
+
+    if not specs or any(None in spec.shape[1:] for spec in specs):
+        return ()
+    like = next((parameter.dtype for parameter in network.parameters()), torch.float32)
+    kinds = [like if spec.dtype.startswith("float") else getattr(torch, spec.dtype) for spec in specs]
+    try:
+        with torch.inference_mode():
+            zeros = [
+                torch.zeros([size or 1 for size in spec.shape], dtype=kind)
+                for spec, kind in zip(specs, kinds, strict=True)
+            ]
+            returned = network(*zeros)
+    except Exception:  # the comparison says what is wrong, with the inputs that it has
+        return ()
+    values = list(flattened(returned))
+    if isinstance(returned, Mapping) and len(values) == len(returned):
+        return tuple(map(str, returned))
+    return tuple(f"out_{index}" for index in range(len(values))) if len(values) > 1 else ()
 
 
 def _known_specs(given: Given | None, asked: Sequence[TensorSpec]) -> Sequence[TensorSpec]:

@@ -294,3 +294,21 @@ def test_outputs_without_a_batch_are_compared_one_by_one() -> None:
 
     found = verify_models(Sum().eval(), Sum().eval(), torch.ones(2, 1, 8, 8))
     assert found.ok and found.comparison.samples == 10
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda pairs: [value for _, value in pairs]], ids=["named", "unnamed"])
+def test_networks_of_several_outputs_need_no_names(wrap: Callable[..., object]) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+        def forward(self, image: torch.Tensor) -> object:
+            maps = self.conv(image)
+            return wrap([("boxes", maps), ("scores", self.head(maps.mean((2, 3))))])
+
+    network = irepdeploy.insert_branches(Heads(), "acnet").eval()
+    found = verify_models(network, irepdeploy.fuse(network), torch.rand(2, 3, 8, 8))
+    assert found.ok
+    names = ["boxes", "scores"] if wrap is dict else ["out_0", "out_1"]
+    assert [output.name for output in found.comparison.outputs] == names
