@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -206,14 +207,29 @@ def declare_output_sizes(model: onnx.ModelProto) -> None:
 
     Exporters leave them open if they cannot infer them through the operators between.
     """
-    # Only the outputs are kept of what is inferred; weights would only slow it down.
-    inferred = inferred_graph(model, strict=True, data_prop=True)
-    found = {value.name: value.type.tensor_type.shape for value in inferred.output}
+    declared = {value.name: copy.deepcopy(value.type.tensor_type.shape) for value in model.graph.output}
     for value in model.graph.output:
-        known = found[value.name].dim
-        if len(value.type.tensor_type.shape.dim) in (0, len(known)):
-            del value.type.tensor_type.shape.dim[:]
-            value.type.tensor_type.shape.dim.extend(known)
+        # A file may declare another rank than its operators give; ONNX Runtime goes by the operators.
+        value.type.tensor_type.ClearField("shape")
+    try:
+        # Only the outputs are kept of what is inferred; weights would only slow it down.
+        inferred = inferred_graph(model, strict=True, data_prop=True)
+        found = {value.name: value.type.tensor_type.shape for value in inferred.output if _has_shape(value)}
+    finally:
+        for value in model.graph.output:
+            value.type.tensor_type.shape.CopyFrom(declared[value.name])
+    for value in model.graph.output:
+        sizes = value.type.tensor_type.shape
+        known = found.get(value.name, sizes)
+        if len(known.dim) != len(sizes.dim):
+            sizes.CopyFrom(known)
+        for dim, size in zip(sizes.dim, known.dim, strict=True):
+            if size.WhichOneof("value") is not None:
+                dim.CopyFrom(size)
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape")
 
 
 def _parameters(model: onnx.ModelProto) -> int:

@@ -211,9 +211,12 @@ def _file(file: Path) -> dict[str, Any]:
 
 
 def _small(shape: Sequence[int | None]) -> tuple[int, ...]:
-    """Return a batch of 1 of images of 64x64, or of sequences of 16, where sizes are free."""
-    side = _SIZES[0] if len(shape) == 4 else 16
-    return tuple(size or (side if axis else 1) for axis, size in enumerate(shape))
+    """Return a batch of 1 of images of 64x64, or of sequences of 512 numbers or 16 vectors, where sizes are free."""
+    free = [axis for axis, size in enumerate(shape) if size is None]
+    # State of recurrent networks has its batch in the second place.
+    batch = free[0] if free and free[0] < 2 else None
+    side = {2: 512, 4: _SIZES[0]}.get(len(shape), 16)
+    return tuple(size or (1 if axis == batch else side) for axis, size in enumerate(shape))
 
 
 def _error(certificate: Any) -> float | None:

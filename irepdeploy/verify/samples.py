@@ -155,6 +155,7 @@ class Outputs:
 
     def __init__(self, inputs: Inputs) -> None:
         self._axes = dict(inputs.signature.outputs) if isinstance(inputs, Samples) else {}
+        self._fixed = isinstance(inputs, Samples) and inputs.signature.size is not None
         self._parts: dict[str, list[Array]] = {}
         self._found: dict[str, int | None] = {}
 
@@ -167,6 +168,10 @@ class Outputs:
                     self._found[name] = self._axes[name]
                 else:
                     self._found[name] = by_place[place] if by_place else batch_of_output(np.shape(array), size)
+                axis = self._found[name]
+                if self._fixed and axis is not None and np.shape(array)[axis : axis + 1] != (size,):
+                    # A file may declare a batch that the output does not have.
+                    self._found[name] = None
         for name, array in outputs.items():
             axis = self._found[name]
             if axis is None:

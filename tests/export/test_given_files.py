@@ -188,3 +188,18 @@ def test_int8_of_a_network_without_data_says_so(tmp_path: Path, capsys: Capture)
     assert export(model, tmp_path, "--precision", "fp32,int8") == 0
     note = "int8 was calibrated and measured on random inputs: give real ones with --inputs FILE"
     assert note in capsys.readouterr().err and note in certified(tmp_path).precisions["int8"]["notes"]
+
+
+def test_outputs_that_declare_a_batch_or_a_rank_that_they_do_not_have(tmp_path: Path) -> None:
+    """As recurrent networks and text recognisers of public packages do; ONNX Runtime goes by the operators."""
+    rows = helper.make_node("Reshape", ["y", "rows"], ["z"], "rows")
+    mean = helper.make_node("ReduceMean", ["y"], ["m"], "mean", axes=[0, 2, 3], keepdims=0)
+    model = branches(13, np.float32, rows, mean)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([4, 1, -1]), "rows"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, "w"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["r", "s"]))
+    model.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, ["n"]))
+    assert export(model, tmp_path, "--input-shape", "x:1x3x8x8") == 0
+    shapes = {output["name"]: output["shape"] for output in certified(tmp_path).onnx["outputs"]}
+    assert shapes == {"z": [4, 1, 64], "m": [4]}
