@@ -23,8 +23,8 @@ def documented(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     names: dict[str, Any] = {"OPERATORS": table}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         exec(block, names)
-    for kind in table.keys() - OPERATORS.keys():
-        monkeypatch.setitem(OPERATORS, kind, table[kind])
+    for kind, rule in table.items():
+        monkeypatch.setitem(OPERATORS, kind, rule)
     return names
 
 
