@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # Debian packages that tests need. A test that lacks one skips with the line to type; under CI it fails.
-DEBIAN_PACKAGES := chromium openssh-client openssh-server
+DEBIAN_PACKAGES := chromium dataset-fashion-mnist openssh-client openssh-server
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test nightly ecosystem trt check lint tree types imports tables system-deps clean

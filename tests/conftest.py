@@ -66,10 +66,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling 
 
 @pytest.fixture
 def requires_debian() -> Callable[[str, str], str]:
-    """`requires_debian(package, program)`: the program's path, or a skip that says what to type; under CI a failure."""
+    """`requires_debian(package, program)`: the program's path, or a skip that says what to type; under CI a failure.
+
+    Of a package without programs, the path of a file or folder.
+    """
 
     def require(package: str, program: str) -> str:
-        path = shutil.which(program)
+        path = program if Path(program).is_absolute() and Path(program).exists() else shutil.which(program)
         text = f"{program} is not installed: type `make system-deps` or `sudo apt-get install {package}`"
         _lacking(text, path is not None)
         return path or ""

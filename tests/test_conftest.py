@@ -13,6 +13,7 @@ Require = Callable[[str, str], str]
 
 def test_requires_debian_gives_the_path(requires_debian: Require) -> None:
     assert requires_debian("python3", sys.executable) == sys.executable
+    assert requires_debian("base-files", "/usr/share") == "/usr/share"
 
 
 OUTCOMES = pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

@@ -10,6 +10,7 @@ from typing import Any
 from irepdeploy.data.cifar10 import CIFAR10, cifar10
 from irepdeploy.data.dataset import Dataset, DatasetFacts
 from irepdeploy.data.digits import DIGITS, digits
+from irepdeploy.data.fashion_mnist import FASHION_MNIST, fashion_mnist
 from irepdeploy.data.imagenet import IMAGENET, folders, imagenet
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError
@@ -18,12 +19,16 @@ __all__ = ["DATASETS", "dataset_facts", "embedded_dataset", "load_dataset"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
+    "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "imagenet": imagenet,
     "folders": folders,
     "synthetic": synthetic,
 }
-_FACTS = {facts.name: facts for facts in (DIGITS, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC)}
+_FACTS = {
+    facts.name: facts
+    for facts in (DIGITS, FASHION_MNIST, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC)
+}
 
 
 def load_dataset(name: str, /, **options: Any) -> Dataset:

@@ -1,7 +1,8 @@
-"""Small data sets of noise in the exact formats in which CIFAR-10 and ImageNet are published."""
+"""Small data sets of noise in the exact formats in which CIFAR-10, Fashion-MNIST and ImageNet are published."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import struct
@@ -12,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["cifar10_arrays", "pickle_of_python2", "write_cifar10", "write_class_folders"]
+__all__ = [
+    "cifar10_arrays",
+    "pickle_of_python2",
+    "write_cifar10",
+    "write_class_folders",
+    "write_fashion_mnist",
+    "write_idx",
+]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _PYTHON_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
@@ -107,6 +115,26 @@ def write_class_folders(
             for index in range(count):
                 pixels = (colour + random.integers(0, 40, (*size, 1))).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{name}_{index}.JPEG", "JPEG", quality=95)
+    return root
+
+
+def write_idx(path: Path, array: np.ndarray[Any, Any]) -> Path:
+    """Write a uint8 array as an IDX file, gzipped if its name ends in .gz."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_fashion_mnist(root: Path, *, train: int = 60, test: int = 20, packed: bool = True, seed: int = 0) -> Path:
+    """Write the files of Fashion-MNIST with fewer images, noise around a grey level of the class; return `root`."""
+    random = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", train), ("t10k", test)):
+        labels = random.permutation(np.arange(count) % 10)
+        images = 25 * labels[:, None, None] + random.integers(0, 25, (count, 28, 28))
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            write_idx(root / f"{part}-{name}-ubyte{'.gz' if packed else ''}", array)
     return root
 
 

@@ -1,4 +1,4 @@
-"""VGG: stages of plain 3x3 convolutions, each followed by a 2x2 max pool."""
+"""VGG: stages of plain 3x3 convolutions, each followed by a 2x2 max pool or begun by a stride of 2."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class VGG(nn.Module):
         in_channels: Channels of the input.
         bias: Whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
         hidden: Width of a linear layer and ReLU before the last linear layer, or None; ACNet's VGG-16 has 512.
+        strided: Halve the map by a stride of 2 in the first convolution of each stage but the first, in place of pools.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class VGG(nn.Module):
         in_channels: int = 3,
         bias: bool = False,
         hidden: int | None = None,
+        strided: bool = False,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
@@ -53,9 +55,11 @@ class VGG(nn.Module):
         for widths in stages:
             units: list[nn.Module] = []
             for width in widths:
-                units.append(ConvUnit(channels, width, bias=bias))
+                stride = 2 if strided and self.stages and not units else 1
+                units.append(ConvUnit(channels, width, stride=stride, bias=bias))
                 channels = width
-            units.append(nn.MaxPool2d(2))
+            if not strided:
+                units.append(nn.MaxPool2d(2))
             self.stages.append(nn.Sequential(*units))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -64,7 +68,7 @@ class VGG(nn.Module):
             self.head = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes); H and W at least 2 to the number of stages."""
+        """(N, in_channels, H, W) -> (N, num_classes); with pools H and W at least 2 to the number of stages."""
         for stage in self.stages:
             x = stage(x)
         return self.head(self.flatten(self.pool(x)))
