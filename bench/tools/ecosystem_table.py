@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from irepdeploy.board.comparison import TOLERANCES
+
 from ..report.text import markdown_grid
 
 __all__ = ["WAYS", "ecosystem_table", "verdict_of"]
@@ -15,10 +17,9 @@ __all__ = ["WAYS", "ecosystem_table", "verdict_of"]
 WAYS = ("opened", "branches", "export", "collapse")
 _WORKS, _RIGHT, _FAILS = "works", "refused for a right reason", "fails"
 # Refusals that are right, by a part of their reason. Anything else that does not work is a failure.
-_RIGHT_REASONS: tuple[str, ...] = (
-    # A number among the inputs, such as a sample rate, decides which sizes fit: nobody can draw it at random.
-    "while running If node",
-)
+_RIGHT_REASONS: tuple[str, ...] = ()
+# Errors above this are within 4 times the network's own noise, which is then shown.
+_STATED = TOLERANCES["float32"].max_rel_error
 # What stands for "there was nothing to do": no convolution that branches fit, or a file that torch does not write.
 _IDLE = {"works", "nothing to do", "not written"}
 _Line = Mapping[str, Any]
@@ -104,8 +105,10 @@ def _cell(found: _Line, text: str) -> str:
 
 
 def _error(found: _Line) -> str:
-    error = found.get("error")
-    return "" if error is None else f"{error:.0e}"
+    error, noise = found.get("error"), found.get("noise")
+    if error is None:
+        return ""
+    return f"{error:.0e}" if error <= _STATED or noise is None else f"{error:.0e} (noise {noise:.0e})"
 
 
 def _cut(reason: str) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from irepdeploy.bench.tools import ecosystem, ecosystem_network
 from irepdeploy.bench.tools.ecosystem import main, outcome, read_walk
 from irepdeploy.bench.tools.ecosystem_table import ecosystem_table, verdict_of
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import CheckFailed, InputError, ModelError
+from irepdeploy.network.nets.statistics import randomize_statistics
 
 WORKS = {"verdict": "works", "cpu_s": 0.1}
 Steps = Iterator[tuple[str, dict[str, Any]]]
@@ -98,6 +100,46 @@ def test_the_table_counts_and_names_what_does_not_work() -> None:
     assert "| all | 2 | 1 | 50% | 0 | 1 |" in text
     assert r"| timm/b | fails | export | a \| b (x.py:1 f) |" in text
     assert "| a |  | nothing to do |  | 3 | 1e-06 | 9 to 3 |  |" in text
+
+
+def test_the_table_shows_the_noise_behind_a_large_error() -> None:
+    found = {**WORKS, "blocks": 2, "error": 3e-3, "noise": 2e-3}
+    text = ecosystem_table([line("timm/a", branches=found, export={**found, "convs": 3, "error": 1e-5})])
+    assert "| 2 | 3e-03 (noise 2e-03) | 3 | 1e-05 |" in text
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3, padding=1, bias=False), torch.nn.BatchNorm2d(6), torch.nn.ReLU()
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.body(image)
+        return found
+
+
+# torch's older exporter, which writes batch normalisation as it is.
+@pytest.mark.filterwarnings("ignore")
+def test_every_way_tells_error_and_noise() -> None:
+    torch.manual_seed(0)
+    for way, go in ecosystem_network._WAYS.items():
+        found = go(randomize_statistics(Tiny()).eval(), 16)
+        assert found["error"] < 1e-5 and 0 < found["noise"] < 1e-5, way
+
+
+def test_a_wrong_fuse_is_not_taken_for_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    fuse = ecosystem_network.irepdeploy.fuse
+
+    def wrong(net: torch.nn.Module) -> torch.nn.Module:
+        plain = fuse(net)
+        next(plain.parameters()).data.mul_(1.001)
+        return plain
+
+    monkeypatch.setattr(ecosystem_network.irepdeploy, "fuse", wrong)
+    with pytest.raises(CheckFailed):
+        ecosystem_network._branches(randomize_statistics(Tiny()).eval(), 16)
 
 
 def test_refusals_are_right_only_if_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
