@@ -12,9 +12,9 @@ from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED
-from irepdeploy.verify.inputs import gather_inputs, given_shapes
+from irepdeploy.verify.inputs import gather_inputs, signature_for
 from irepdeploy.verify.samples import fed, named
-from irepdeploy.verify.signature import Signature, resolved
+from irepdeploy.verify.signature import Signature
 
 from .opened import OpenedSubject
 from .request import BenchRequest
@@ -87,8 +87,7 @@ def _signature(opened: OpenedSubject, request: BenchRequest, batch: int | None) 
     asked = [spec for spec in request.shapes if spec.name in declared.inputs]
     if len(declared.inputs) == len(request.shapes) == 1 and request.shapes[0].name == UNNAMED:
         asked = list(request.shapes)
-    given = request.inputs
-    found = resolved([declared], asked, None if given is None else lambda: given_shapes(given))
+    found = signature_for([declared], asked, request.inputs)
     fixed = declared.with_sizes(asked).batch(found.input_axes)
     if all(spec.axis is None for spec in found.inputs):
         fixed = 1

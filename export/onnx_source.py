@@ -26,9 +26,9 @@ from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.equivalence import onnx_runner
-from irepdeploy.verify.inputs import Given, given_shapes
+from irepdeploy.verify.inputs import Given, signature_for
 from irepdeploy.verify.onnx_process import time_limit
-from irepdeploy.verify.signature import Signature, resolved, settled
+from irepdeploy.verify.signature import Signature, settled
 
 from .request.settings import Settings
 
@@ -92,9 +92,7 @@ def open_onnx(
     fixed = declared.with_sizes(settings.inputs, but_batch=settings.dynamic_batch is not None)
     digest = file_digest(path)
     content: bytes | Path | None = None if changes else plain_content(path) or Path(path)
-    signature = _signature(declared, settings, given)
-    if signature.has_whole_numbers:
-        signature = signature.with_limits(input_limits(model))
+    signature = _signature(model, declared, settings, given)
     if fixed.specs != declared.specs:
         _declare_sizes(model, fixed.specs, label)
         content = None
@@ -167,10 +165,11 @@ def _dimensions(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
     return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in shape.dim)
 
 
-def _signature(declared: Declared, settings: Settings, given: Given | None) -> Signature:
+def _signature(model: onnx.ModelProto, declared: Declared, settings: Settings, given: Given | None) -> Signature:
     """Return the inputs to compare on; the file is run if it does not tell where the batch is in its outputs."""
-    shapes = None if given is None else lambda: given_shapes(given)
-    found = resolved([declared], settings.inputs, shapes)
+    found = signature_for([declared], settings.inputs, given)
+    if found.has_whole_numbers:
+        found = found.with_limits(input_limits(model))
     if settings.dynamic_batch is not None and None not in found.axes.values():
         found = replace(found, size=None)
     if declared.batch(found.input_axes) is not None or all(name in found.outputs for name in declared.outputs):

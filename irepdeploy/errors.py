@@ -177,6 +177,9 @@ _CPP_TAIL = re.compile(
     r"\(?(?:Exception raised from |The following argument types are supported:|(?<=\n)Invoked with:)"
 )
 _ORT_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# ONNX Runtime names every node of control flow around the one that failed.
+_ORT_NODE = "Non-zero status code returned while running "
+_ORT_PLACE = re.compile(r"(\w+) node\. Name:'([^']*)' Status Message: ")
 _ENFORCE = re.compile(r"\[enforce fail at [^\[\]]*\]\s*(?:[^.:]{0,80}\.\s+)?")
 _CPP_FILE = re.compile(r"(?:\bat )?(?<![\w./\\+-])[\w./\\+-]+\.(?:cc|cpp|cu|cuh|h|hpp|cxx):\d+:?\s*")
 # Words before a parenthesis, which open the signature of a function if the last of them has a scope.
@@ -189,6 +192,8 @@ def _without_cpp(text: str) -> str:
     """Drop files, lines and signatures of C++ sources, which mean nothing to a user."""
     tail = _CPP_TAIL.search(text)
     text = text if tail is None else text[: tail.start()].rstrip()
+    *_, text = text.rpartition(_ORT_NODE)
+    text = _ORT_PLACE.sub(r"\1 node '\2': ", text, count=1)
     text = _CPP_FILE.sub(" ", _ENFORCE.sub("", _ORT_PREFIX.sub("", text)))
     parts, kept, place = [], 0, 0
     while (found := _CPP_WORDS.search(text, place)) is not None:

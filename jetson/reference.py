@@ -17,10 +17,10 @@ from irepdeploy.files import sha256
 from irepdeploy.onnx_graph.input_limits import input_limits
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.verify.declared import Declared
-from irepdeploy.verify.inputs import gather_inputs, given_shapes
+from irepdeploy.verify.inputs import gather_inputs, signature_for
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 from irepdeploy.verify.samples import fed, joined, named, samples_in
-from irepdeploy.verify.signature import Signature, resolved
+from irepdeploy.verify.signature import Signature
 
 from .models import Model
 
@@ -108,7 +108,7 @@ def _signature(
     where = one_line(model.path)
     if not declared.inputs:
         raise ModelError("the model has no inputs", where=where)
-    found = resolved([declared], input_shape, None if given is None else lambda: given_shapes(given))
+    found = signature_for([declared], input_shape, given)
     if found.has_whole_numbers:
         found = found.with_limits(input_limits(open_model(model.content)))
     fixed = declared.with_sizes(input_shape).batch(found.input_axes)

@@ -150,7 +150,13 @@ def _signature(
 
 def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
     known = target.operators
-    strange = {node.op_type for node in view.nodes if node.domain or (known is not None and node.op_type not in known)}
+    # ONNX Runtime has operators of its own, and has loaded a given file already.
+    foreign = target.engine is not None or not given
+    strange = {
+        node.op_type
+        for node in view.nodes
+        if (node.domain and foreign) or (known is not None and node.op_type not in known)
+    }
     if strange:
         yield f"operators that target {target.name} does not accept: {', '.join(sorted(strange))}"
     names = Counter(node.name for node in view.nodes)

@@ -230,7 +230,11 @@ class OrtRunner(Runner):
         text = one_line(error)
         if "Failed to allocate" in text or "bad allocation" in text or "out of memory" in text.lower():
             return RunError(f"out of memory: {text}", where=self._where, hint="use a smaller batch")
-        return ModelError(f"ONNX Runtime cannot run this model: {text}", where=self._where)
+        return ModelError(
+            f"ONNX Runtime cannot run this model: {text}",
+            where=self._where,
+            hint="where random inputs do not fit together, give real ones with --inputs",
+        )
 
 
 def _ort_errors() -> Tuple[Type[Exception], ...]:

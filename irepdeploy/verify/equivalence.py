@@ -18,11 +18,11 @@ from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
 from irepdeploy.verify.declared import Declared
-from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, given_shapes, specs_of
+from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, signature_for, specs_of
 from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 from irepdeploy.verify.samples import Inputs, Outputs, batches, joined, mapped, named, one_batch
-from irepdeploy.verify.signature import Signature, resolved, settled
+from irepdeploy.verify.signature import Signature, settled
 
 if TYPE_CHECKING:
     import torch
@@ -330,7 +330,7 @@ def _known_dataset(metadata: Mapping[str, str]) -> str | None:
 def _common_signature(sides: Sequence[_Side], given: Given | None, asked: Sequence[TensorSpec]) -> Signature:
     """Return the common inputs, named as in the first model, and where the batch is in inputs and outputs."""
     models = [Declared.of_runner(side.runner, side.label) for side in sides]
-    found = resolved(models, asked, None if given is None else lambda: given_shapes(given))
+    found = signature_for(models, asked, given)
     found = found.with_limits(_limits(sides, found))
     names, axes = list(models[0].outputs), found.input_axes
     for side, model in zip(sides, models, strict=True):

@@ -16,9 +16,18 @@ from irepdeploy.limits import check_memory
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.samples import COPIES, Inputs, Samples, samples_in
-from irepdeploy.verify.signature import Signature
+from irepdeploy.verify.signature import Signature, resolved
 
-__all__ = ["Given", "InputGroup", "Wanted", "gather_inputs", "given_shapes", "random_group", "signature_of", "specs_of"]
+__all__ = [
+    "Given",
+    "InputGroup",
+    "Wanted",
+    "gather_inputs",
+    "random_group",
+    "signature_for",
+    "signature_of",
+    "specs_of",
+]
 
 Array = np.ndarray[Any, Any]
 # Given in place of real inputs: such inputs, or a file or folder of them.
@@ -28,6 +37,8 @@ Wanted = Sequence[int] | Sequence[TensorSpec] | Signature
 
 _LARGE = 64
 _FEW, _MANY = 8, 64
+# Any 8 bits stand for a pixel, and both truth values for a mask.
+_RANGED = ("int", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ def gather_inputs(
     """Return 8 seeded random inputs and 64 real ones (8 if a side is above 64), or given ones instead.
 
     If no input is an image, there are only 64 random inputs (8 if a side is above 64). Random floats are standard
-    normal; whole numbers are within the limits that the network shows, else 0 or 1 (uint8: 0 to 255).
+    normal; whole numbers are within the limits that the network shows, else between the least and the greatest given
+    one, else 0 or 1 (uint8: 0 to 255).
 
     Args:
         wanted: the shape of one float32 input without its batch, or the inputs or signature of the model; for several,
@@ -104,9 +116,32 @@ def random_group(signature: Signature, count: int, seed: int) -> InputGroup:
     return InputGroup(f"random, {', '.join(texts)}", _inputs(drawn, signature), seed)
 
 
-def given_shapes(given: Given) -> dict[str, tuple[int, ...]]:
+def signature_for(models: Sequence[Declared], asked: Sequence[TensorSpec], given: Given | None) -> Signature:
+    """Return the common signature of models, with the sizes and the range of whole numbers of given inputs.
+
+    A number such as a sample rate decides how a network runs: random ones would fit no other input.
+    """
+    if given is None:
+        return resolved(models, asked)
+    whole = any(kind.startswith(_RANGED) for model in models for kind in model.dtypes.values())
+    return resolved(models, asked, lambda: _shapes(given), _limits(given, list(models[0].inputs)) if whole else {})
+
+
+def _shapes(given: Given) -> dict[str, tuple[int, ...]]:
     """Return the shapes of given arrays by name, of one array under an arbitrary name."""
     return {name: tuple(np.shape(array)) for name, array in _arrays(given).items()}
+
+
+def _limits(given: Given, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the least and the greatest whole number in each given array."""
+    arrays = _arrays(given)
+    named = dict(zip(names, arrays.values(), strict=True)) if len(names) == len(arrays) == 1 else arrays
+    found = {name: np.asarray(array) for name, array in named.items()}
+    return {
+        name: (int(array.min()), int(array.max()))
+        for name, array in found.items()
+        if array.dtype.name.startswith(_RANGED) and array.size
+    }
 
 
 def specs_of(given: Given, name: str = UNNAMED) -> list[TensorSpec]:

@@ -24,6 +24,12 @@ from irepdeploy.errors import InputError, first_line, one_line, short_line
             "Missing Input: x",
         ),
         (
+            "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running If node. "
+            "Name:'If_0' Status Message: Non-zero status code returned while running LSTM node. Name:'a b' Status "
+            "Message: Input X must have 3 dimensions only. Actual:{1,2}",
+            "LSTM node 'a b': Input X must have 3 dimensions only. Actual:{1,2}",
+        ),
+        (
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
             "DefaultCPUAllocator: can't allocate memory",
         ),

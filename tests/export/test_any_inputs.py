@@ -57,6 +57,20 @@ def speech(batch: int | str) -> onnx.ModelProto:
     return onnx_model(nodes, inputs, {"y": (batch, 4), "next": (2, batch, 4)}, constants, kinds=kinds)
 
 
+def choosy() -> onnx.ModelProto:
+    """Write a network that runs at a rate of 3 alone, and does not tell where the batch is in its output."""
+    nodes = [
+        make_node("Equal", ["rate", "known"], ["right"]),
+        make_node("Where", ["right", "known", "other"], ["width"]),
+        make_node("Reshape", ["w", "sizes"], ["wide"]),
+        make_node("MatMul", ["x", "wide"], ["y"]),
+    ]
+    nodes.insert(2, make_node("Concat", ["six", "width"], ["sizes"], axis=0))
+    constants = {"w": weight(18), "known": np.array([3]), "other": np.array([5]), "six": np.array([6])}
+    kinds = {"rate": TensorProto.INT64}
+    return onnx_model(nodes, {"x": ("n", 6), "rate": ()}, {"y": (None, 3)}, constants, kinds=kinds)
+
+
 def convolution(shape: tuple[Any, ...], channels: int, first: list[onnx.NodeProto], **options: Any) -> onnx.ModelProto:
     nodes = [*first, make_node("Conv", [first[-1].output[0] if first else "x", "w"], ["y"])]
     return onnx_model(
@@ -75,6 +89,7 @@ MODELS = {
     "text lines": (recogniser("n"), "random, standard normal + photographs"),
     "speech, fixed": (speech(1), "random, standard normal, rate 16000"),
     "speech": (speech("n"), "random, standard normal, rate 16000"),
+    "one rate runs": (choosy(), "random, standard normal, rate 3"),
     "no batch": (convolution((3, 12, 12), 3, [make_node("Unsqueeze", ["x", "zero"], ["t"])]), ""),
     "channels last": (convolution((1, 12, 12, 3), 3, TRANSPOSED), "random, standard normal + photographs"),
     "four channels": (convolution((1, 4, 12, 12), 4, []), "random, standard normal"),
@@ -116,6 +131,24 @@ def test_the_certificate_says_where_the_batch_was(tmp_path: Path) -> None:
     assert group["axes"] == {
         "inputs": {"x": 0, "state": 1, "rate": None}, "outputs": {"y": 0, "next": 1}, "batch": 1,
     }  # fmt: skip
+
+
+def test_random_whole_numbers_are_like_the_given_ones(tmp_path: Path) -> None:
+    """A width that the graph does not show decides whether the network runs at all."""
+    nodes = [
+        make_node("Concat", ["one", "width"], ["times"], axis=0),
+        make_node("Tile", ["x", "times"], ["wide"]),
+        make_node("MatMul", ["wide", "w"], ["y"]),
+    ]
+    inputs, kinds = {"x": ("n", 6), "width": (1,)}, {"width": TensorProto.INT64}
+    constants = {"w": weight(18, 4), "one": np.array([1])}
+    onnx.save(onnx_model(nodes, inputs, {"y": (None, 4)}, constants, kinds=kinds), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"give real ones with --inputs"):
+        irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "out")
+    given = {"x": weight(2, 6), "width": np.array([3])}
+    certificate = irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "out", inputs=given)
+    names = [group["name"] for group in certificate.hops[0].inputs]
+    assert names == ["random, standard normal, width 3", "given inputs"]
 
 
 def test_given_inputs_as_the_network_takes_them(tmp_path: Path, capsys: Capture) -> None:

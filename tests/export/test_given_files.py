@@ -190,6 +190,17 @@ def test_int8_of_a_network_without_data_says_so(tmp_path: Path, capsys: Capture)
     assert note in capsys.readouterr().err and note in certified(tmp_path).precisions["int8"]["notes"]
 
 
+def test_operators_of_onnx_runtime_alone(tmp_path: Path, capsys: Capture) -> None:
+    gelu = helper.make_node("Gelu", ["y"], ["z"], "gelu", domain="com.microsoft")
+    model = branches(13, np.float32, gelu)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.output[0].name = "z"
+    assert export(model, tmp_path) == 0
+    assert certified(tmp_path).onnx["operators"] == {"Conv": 1, "Gelu": 1}
+    assert export(model, tmp_path, "--target", "xavier-jp5") == 2
+    assert "operators that target xavier-jp5 does not accept: Gelu" in capsys.readouterr().err
+
+
 def test_outputs_that_declare_a_batch_or_a_rank_that_they_do_not_have(tmp_path: Path) -> None:
     """As recurrent networks and text recognisers of public packages do; ONNX Runtime goes by the operators."""
     rows = helper.make_node("Reshape", ["y", "rows"], ["z"], "rows")
