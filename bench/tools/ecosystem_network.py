@@ -187,26 +187,31 @@ def _export(model: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _collapse(model: nn.Module, size: int) -> dict[str, Any]:
-    """Write the network with torch's exporter, its batch normalisation left, and collapse that file."""
+    """Write the network with torch's exporters, its batch normalisation left, and collapse that file."""
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
         file = Path(folder, "torch.onnx")
-        try:
-            torch.onnx.export(
-                model,
-                (torch.randn(1, 3, size, size),),
-                str(file),
-                dynamo=False,
-                input_names=["input"],
-                training=torch.onnx.TrainingMode.PRESERVE,
-                opset_version=17,
-            )
-        except Exception as error:
-            return {"verdict": "not written", "reason": f"torch's exporter: {type(error).__name__}: {one_line(error)}"}
+        reason = _written(model, size, file)
+        if reason is not None:
+            return {"verdict": "not written", "reason": reason}
         before = _counts(file)
         images = _images(size).numpy()
         certificate = irepdeploy.export_model(file, Path(folder, "out"), inputs=images, simplify=False)
         after = _counts(Path(folder, "out", "model.onnx"))
         return {**_error(certificate), **after, **{f"{key}_before": count for key, count in before.items()}}
+
+
+def _written(model: nn.Module, size: int, file: Path) -> str | None:
+    """Write the network with the older exporter, or what that one cannot with the newer; return why neither can."""
+    reasons = []
+    older = {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17}
+    for dynamo, options in ((False, older), (True, {"opset_version": 18})):
+        try:
+            image = torch.randn(1, 3, size, size)
+            torch.onnx.export(model, (image,), str(file), dynamo=dynamo, input_names=["input"], **options)
+            return None
+        except Exception as error:  # whatever an exporter raises
+            reasons.append(f"{type(error).__name__}: {one_line(error)}")
+    return f"torch's exporters: {'; '.join(reasons)}"
 
 
 def _file(file: Path) -> dict[str, Any]:
