@@ -117,7 +117,16 @@ class AugmentSection(_Section):
     crop: Count = 0
     area: Annotated[float, Field(gt=0, le=1)] = 1.0
     flip: bool = False
+    randaugment: Annotated[int, Field(ge=0, le=16, strict=True)] = 0
+    magnitude: Annotated[float, Field(ge=0, le=30)] = 9.0
+    brightness: Probability = 0.0
+    contrast: Probability = 0.0
+    saturation: Probability = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     cutout: Count = 0
+    erase: Probability = 0.0
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
 
 
 class RacingSection(_Section):

@@ -1,4 +1,4 @@
-"""Augment whole batches on their device: random crop, flip and cutout from a single generator.
+"""Augment whole batches on their device, from a single generator.
 
 All random numbers of an epoch are drawn on the CPU before it starts, so they do not depend on the device, the batch
 size or the number of processes.
@@ -6,66 +6,97 @@ size or the number of processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from irepdeploy.data import colours
+from irepdeploy.data.boxes import Random, cropped, inside, random_boxes
+from irepdeploy.data.draws import Draws
+from irepdeploy.data.mixing import draw_mixing, mixed
+from irepdeploy.data.randaugment import OPERATIONS, STRONGEST, randaugmented
 from irepdeploy.errors import InputError
 
-__all__ = ["Augmentation", "Draws"]
+__all__ = ["Augmentation"]
 
-
-@dataclass(frozen=True)
-class Draws:
-    """Random numbers for N images; None for a disabled augmentation.
-
-    Args:
-        shifts: (N, 2) top left corners of the crops in the padded images.
-        flips: (N,) bool, whether an image is flipped horizontally.
-        holes: (N, 2) centres of the cutout squares.
-        seeds: (N,) seeds of the random crops of decoded images.
-    """
-
-    shifts: Tensor | None = None
-    flips: Tensor | None = None
-    holes: Tensor | None = None
-    seeds: Tensor | None = None
-
-    def __getitem__(self, part: slice) -> Draws:
-        return replace(self, **{name: None if all_ is None else all_[part] for name, all_ in vars(self).items()})
-
-    def to(self, device: torch.device | str) -> Draws:
-        """Move the draws to a device."""
-        return replace(self, **{name: None if all_ is None else all_.to(device) for name, all_ in vars(self).items()})
+_ASPECTS = (3 / 4, 4 / 3)
+# Of random erasing: shares of the image, and aspect ratios.
+_ERASED, _ERASED_ASPECTS = (0.02, 1 / 3), (0.3, 1 / 0.3)
+_JITTERS = {
+    "brightness": colours.brightness,
+    "contrast": colours.contrast,
+    "saturation": colours.saturation,
+    "hue": colours.hue,
+}
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Augmentation of training images, applied in the order of the arguments.
 
+    RandAugment and the four colours need bytes: images of files, or of data sets that keep bytes.
+
     Args:
         crop: pixels of black padding on each side before a random crop to the original size; for images in memory.
             Tensors that are already normalised are padded with 0, their mean.
         area: minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
-            ImageNet); for decoded images. 1 takes the centre crop.
+            ImageNet). 1 takes the whole image, of decoded images the centre crop.
         flip: flip half of the images horizontally.
+        randaugment: number of random operations on each image (Cubuk et al. 2020), usually 2; the fourteen of
+            torchvision, with shears about the centre.
+        magnitude: strength of these operations, 0 to 30.
+        brightness: a factor is drawn from 1 - brightness to 1 + brightness.
+        contrast: likewise.
+        saturation: likewise; grey images have none.
+        hue: a shift is drawn from -hue to hue, in turns, at most 0.5.
         cutout: side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
             2017).
+        erase: probability of setting a rectangle of 2 to 33 % of the image to the mean (Zhong et al. 2020).
+        mixup: alpha of the beta distribution of mixup; 0 disables it. Labels become shares of the classes.
+        cutmix: alpha of CutMix; with both, each image is mixed in one of the two ways.
     """
 
     crop: int = 0
     area: float = 1.0
     flip: bool = False
+    randaugment: int = 0
+    magnitude: float = 9.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
     cutout: int = 0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0 or not 0 < self.area <= 1:
             raise InputError("expected crop and cutout of at least 0 and area in (0, 1]", where="augmentation")
+        if self.randaugment < 0 or not 0 <= self.magnitude <= STRONGEST:
+            text = f"expected randaugment of at least 0 and magnitude from 0 to {STRONGEST}"
+            raise InputError(text, where="augmentation")
+        limits = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5, "erase": 1, "mixup": 100, "cutmix": 100}
+        for name, most in limits.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"expected {name} from 0 to {most}, got {getattr(self, name)}", where="augmentation")
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-        """Draw the random numbers for `count` images of `size` (height, width)."""
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of the classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def recolours(self) -> bool:
+        """Whether it needs bytes."""
+        return self.randaugment > 0 or any(getattr(self, name) for name in _JITTERS)
+
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, decoded: bool = True) -> Draws:
+        """Draw the random numbers for `count` images of `size` (height, width); `decoded` ones are cropped by seeds."""
 
         def whole(most: int, columns: int) -> Tensor:
             return torch.randint(0, most, (count, columns), generator=generator)
@@ -74,11 +105,43 @@ class Augmentation:
             shifts=whole(2 * self.crop + 1, 2) if self.crop else None,
             flips=whole(2, 1).squeeze(1).bool() if self.flip else None,
             holes=torch.cat([whole(side, 1) for side in size], 1) if self.cutout else None,
-            seeds=whole(2**62, 1).squeeze(1) if self.area < 1 else None,
+            seeds=whole(2**62, 1).squeeze(1) if self.area < 1 and decoded else None,
+            **self._draw_more(count, size, generator, decoded),
         )
+
+    def _draw_more(
+        self, count: int, size: tuple[int, int], generator: torch.Generator, decoded: bool
+    ) -> dict[str, Tensor]:
+        """Draw what numpy draws, each augmentation from a seed of its own, so that none changes the others."""
+
+        def random() -> Random:
+            return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+
+        found: dict[str, Any] = {}
+        if self.area < 1 and not decoded:
+            boxes, fit = random_boxes(random(), count, size, (self.area, 1), _ASPECTS)
+            found["areas"] = np.where(fit[:, None], boxes, (0, 0, *size))
+        if self.randaugment:
+            chosen = random()
+            found["operations"] = chosen.integers(0, len(OPERATIONS), (count, self.randaugment))
+            found["signs"] = 1 - 2 * chosen.integers(0, 2, (count, self.randaugment))
+        if any(getattr(self, name) for name in _JITTERS):
+            middle = np.array([1, 1, 1, 0])
+            spread = np.array([getattr(self, name) for name in _JITTERS])
+            found["jitters"] = (middle + spread * random().uniform(-1, 1, (count, 4))).astype(np.float32)
+        if self.erase:
+            chosen = random()
+            boxes, fit = random_boxes(chosen, count, size, _ERASED, _ERASED_ASPECTS)
+            found["erased"] = np.where((fit & (chosen.random(count) < self.erase))[:, None], boxes, 0)
+        tensors = {name: torch.from_numpy(values) for name, values in found.items()}
+        if self.mixes:
+            tensors["shares"], tensors["pasted"] = draw_mixing(random(), count, size, self.mixup, self.cutmix)
+        return tensors
 
     def move(self, pixels: Tensor, draws: Draws) -> Tensor:
         """Crop and flip images (N, C, H, W) of any dtype; return them in channels-last format."""
+        if draws.areas is not None:
+            pixels = cropped(pixels, draws.areas)
         if draws.shifts is None and draws.flips is None:
             return pixels
         count, channels, height, width = pixels.shape
@@ -97,12 +160,30 @@ class Augmentation:
         moved = padded.reshape(-1, channels).index_select(0, index.view(-1))
         return moved.view(count, height, width, channels).permute(0, 3, 1, 2)
 
+    def recolour(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Change images (N, C, H, W) of bytes by RandAugment and the colours."""
+        if draws.operations is not None and draws.signs is not None:
+            pixels = randaugmented(pixels, draws.operations, draws.signs, self.magnitude)
+        if draws.jitters is not None:
+            for column, (name, function) in enumerate(_JITTERS.items()):
+                if getattr(self, name):
+                    pixels = function(pixels, draws.jitters[:, column])
+        return pixels
+
+    def mix(self, images: Tensor, labels: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
+        """Mix normalised images (N, C, H, W) and labels (N,), which become shares (N, classes), by mixup or CutMix."""
+        if draws.shares is None or draws.pasted is None:
+            return images, labels
+        return mixed(images, labels, draws.shares, draws.pasted, classes)
+
     def cut(self, images: Tensor, draws: Draws) -> Tensor:
-        """Set the cutout squares of normalised images (N, C, H, W) to 0, in place."""
+        """Set the cutout squares and erased rectangles of normalised images (N, C, H, W) to 0, in place."""
+        if draws.erased is not None:
+            images = images.masked_fill_(inside(draws.erased, (images.shape[2], images.shape[3])), 0)
         if draws.holes is None:
             return images
-        inside = []
+        masks = []
         for axis, side in enumerate(images.shape[2:]):
             offset = torch.arange(side, device=images.device) - draws.holes[:, axis : axis + 1] + self.cutout // 2
-            inside.append((offset >= 0) & (offset < self.cutout))
-        return images.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
+            masks.append((offset >= 0) & (offset < self.cutout))
+        return images.masked_fill_((masks[0][:, :, None] & masks[1][:, None, :])[:, None], 0)

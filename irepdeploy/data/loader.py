@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irepdeploy.data.augmentation import Augmentation, Draws
+from irepdeploy.data.augmentation import Augmentation
 from irepdeploy.data.dataset import Split
+from irepdeploy.data.draws import Draws
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.pixels import Pixels
 from irepdeploy.data.stream import Stream
@@ -33,6 +34,10 @@ class Loader:
         device: device of the batches.
         rank: index of this process; it loads every `ranks`-th image of a batch.
         ranks: number of processes.
+        classes: number of classes, for mixup and CutMix.
+
+    Raises:
+        InputError: The split has too few images, or the augmentation does not fit its images.
     """
 
     def __init__(
@@ -45,14 +50,18 @@ class Loader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         ranks: int = 1,
+        classes: int | None = None,
     ) -> None:
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
         self._files = split.images if isinstance(split.images, ImageFiles) else None
         if self._files is not None and self.augmentation.crop:
             raise InputError("image files are cropped by area, not by padding", where="augmentation crop")
-        if self._files is None and self.augmentation.area < 1:
-            raise InputError("images in memory are cropped by padding, not by area", where="augmentation area")
+        if self.augmentation.recolours:
+            _check_bytes(split, self.augmentation)
+        if self.augmentation.mixes and (classes is None or split.labels.is_floating_point()):
+            raise InputError("mixup and cutmix need labels of classes", where="augmentation")
+        self._classes = classes or 0
         self._images = split.images if self._files is not None else split.images.to(self.device)
         self._labels = split.labels.to(self.device)
         self._size = (self._files.size,) * 2 if self._files is not None else _size(split)
@@ -73,16 +82,21 @@ class Loader:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised float32 images (N, C, H, W) in channels-last format, and labels (N,)."""
+        """Yield normalised float32 images (N, C, H, W) in channels-last format, and labels (N,).
+
+        With mixup or CutMix the labels are shares of the classes (N, classes) float32.
+        """
         count = len(self._labels)
         order = torch.randperm(count, generator=self._generator)
-        draws = self.augmentation.draw(count, self._size, self._generator)
+        draws = self.augmentation.draw(count, self._size, self._generator, decoded=self._files is not None)
         augment = self.augmentation
         on_device, moves = order.to(self.device), draws.to(self.device)
         for part, pixels in zip(self._parts, self._pixels(order, on_device, draws), strict=True):
-            moved = augment.move(pixels, moves[part])
-            images = augment.cut(self._normalised(moved), moves[part])
-            yield channels_last(images), self._labels[on_device[part]]
+            mine = moves[part]
+            moved = augment.recolour(augment.move(pixels, mine), mine)
+            images = augment.cut(self._normalised(moved), mine)
+            images, labels = augment.mix(images, self._labels[on_device[part]], mine, self._classes)
+            yield channels_last(images), labels
 
     def _pixels(self, order: Tensor, on_device: Tensor, draws: Draws) -> Iterator[Tensor]:
         """Yield a copy of the images of each batch, not yet normalised."""
@@ -117,6 +131,22 @@ def in_order(
         images = (split.images[start : start + batch_size].to(device) for start in starts)
     for batch, classes in zip(images, labels, strict=True):
         yield channels_last(batch), classes.to(device)
+
+
+def _check_bytes(split: Split, augmentation: Augmentation) -> None:
+    if not isinstance(split.images, Pixels | ImageFiles):
+        raise InputError(
+            "randaugment, brightness, contrast, saturation and hue need images of bytes, got normalised numbers",
+            where="augmentation",
+            hint="crop, area, flip, cutout, erase, mixup and cutmix take any",
+        )
+    channels = 3 if isinstance(split.images, ImageFiles) else split.images.values.shape[1]
+    if channels not in (1, 3):
+        raise InputError(
+            f"randaugment and colours need images of 1 or 3 channels, got {channels}", where="augmentation"
+        )
+    if channels == 1 and (augmentation.saturation or augmentation.hue):
+        raise InputError("an image of 1 channel has no saturation and no hue", where="augmentation")
 
 
 def _size(split: Split) -> tuple[int, int]:

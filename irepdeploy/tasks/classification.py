@@ -36,8 +36,8 @@ class Classification(Task):
     metric: ClassVar[Metric] = Metric("accuracy", "%")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy."""
-        return F.cross_entropy(outputs, _as_target(targets), label_smoothing=self.label_smoothing)
+        """Return the cross-entropy; shares of the classes, such as those of mixup, are smoothed like labels."""
+        return F.cross_entropy(outputs, _as_target(targets, outputs), label_smoothing=self.label_smoothing)
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return whether each image is correct, of more than ten classes also by the first five, and its loss."""
@@ -83,5 +83,5 @@ class Classification(Task):
         check_labels(targets, 1, outputs.shape[1], where)
 
 
-def _as_target(targets: Tensor) -> Tensor:
-    return targets if targets.is_floating_point() else targets.long()
+def _as_target(targets: Tensor, outputs: Tensor) -> Tensor:
+    return targets.to(outputs.dtype) if targets.is_floating_point() else targets.long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from irepdeploy.data import Augmentation, Loader, Split, StreamLoader
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import AugmentSection
+from irepdeploy.tasks import Classification
 
 from .subject import Subject
 
@@ -41,12 +43,14 @@ def batches_of(
     """Return the training batches of a subject; `check` gets the targets of a stream in its first epoch.
 
     Raises:
-        RecipeError: Augmentation is asked for that would move images and not their targets.
+        RecipeError: Augmentation is asked for that would move images and not their targets, or mix other targets than
+            classes.
     """
     train = subject.train
     augmentation = Augmentation(**augment.model_dump())
     if isinstance(train, Split) and (train.labels.ndim == 1 or augmentation == Augmentation()):
-        return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks)
+        classes = _classes(subject) if augmentation.mixes else None
+        return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks, classes=classes)
     if augmentation != Augmentation():
         raise RecipeError(
             "augmentation here is of images in memory with one label each", where="augment", hint="do it in the Dataset"
@@ -54,3 +58,15 @@ def batches_of(
     assert not isinstance(train, Split)
     given = check or (lambda targets: None)
     return StreamLoader(train, batch_size, order, given, device=device, rank=rank, ranks=ranks)
+
+
+def _classes(subject: Subject) -> int:
+    """Return the number of the network's classes."""
+    if not isinstance(subject.task, Classification):
+        raise RecipeError(
+            f"mixup and cutmix mix labels of classes, which the task {subject.task.name} has not", where="augment"
+        )
+    weight = next(subject.net.parameters())
+    with torch.inference_mode():
+        found = copy.deepcopy(subject.net).eval()(torch.zeros(1, *subject.input_shape).to(weight))
+    return int(subject.task.outputs(found).shape[1])

@@ -24,6 +24,7 @@ from irepdeploy.errors import InputError, RunError
 from support.dataset_files import write_class_folders
 
 ALL = Augmentation(area=0.08, flip=True, cutout=8)
+STRONG = Augmentation(area=0.08, flip=True, randaugment=2, saturation=0.4, hue=0.1, erase=0.5, mixup=0.2, cutmix=1)
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +238,8 @@ def test_images_are_normalised_like_any_others(root: Path) -> None:
     assert torch.equal(torch.cat([batch for batch, _ in in_order(val, 4)]), images)
 
 
-def batches_of(data: Dataset, seed: int = 0, **options: Any) -> list[Any]:
-    loader = Loader(data.train, 5, torch.Generator().manual_seed(seed), ALL, **options)
+def batches_of(data: Dataset, seed: int = 0, augmentation: Augmentation = ALL, **options: Any) -> list[Any]:
+    loader = Loader(data.train, 5, torch.Generator().manual_seed(seed), augmentation, **options)
     return [*loader, *loader]
 
 
@@ -247,6 +248,9 @@ def test_the_number_of_workers_changes_nothing(root: Path) -> None:
     for workers in (1, 3):
         for one, other in zip(alone, batches_of(load(root, workers=workers)), strict=True):
             assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    several = batches_of(load(root, workers=2), 0, STRONG, classes=3)
+    for one, other in zip(batches_of(load(root), 0, STRONG, classes=3), several, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1]) and one[1].shape[1] == 3
     assert [len(labels) for _, labels in alone] == [5, 5, 5, 3] * 2
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in alone)
     first, second = (torch.cat([images for images, _ in alone[part]]) for part in (slice(4), slice(4, 8)))

@@ -236,8 +236,3 @@ def test_order_of_the_steps_is_crop_flip_cutout() -> None:
 def test_augmentations_that_are_none(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="augmentation"):
         Augmentation(**options)
-
-
-def test_images_in_memory_have_no_area() -> None:
-    with pytest.raises(InputError, match="cropped by padding"):
-        Loader(pixel_split(), 10, random_from(0), Augmentation(area=0.5))

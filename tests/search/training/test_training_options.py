@@ -27,6 +27,10 @@ EVERYTHING = (
     "train.augment.crop=2",
     "train.augment.flip=true",
     "train.augment.cutout=4",
+    "train.augment.area=0.5",
+    "train.augment.erase=0.5",
+    "train.augment.mixup=0.4",
+    "train.augment.cutmix=1",
 )
 
 

@@ -1,0 +1,107 @@
+"""Colours of whole batches of uint8 images (N, C, H, W), C 1 or 3: what Pillow does to one image.
+
+A factor per image blends it with a degenerate form of it (Haeberli and Voorhies 1994): 0 gives that form, such as black
+or grey, 1 the image, and more the opposite. Means are of whole numbers, so that an image does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["auto_contrast", "brightness", "contrast", "equalized", "hue", "posterized", "saturation", "sharpness"]
+
+
+def brightness(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Blend with black; factors (N,)."""
+    return _blended(torch.zeros((), device=pixels.device), pixels, factors)
+
+
+def saturation(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the grey image; a grey one stays."""
+    return pixels if pixels.shape[1] == 1 else _blended(_grey(pixels), pixels, factors)
+
+
+def contrast(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the mean grey level."""
+    grey = _grey(pixels)
+    count = grey[0].numel()
+    mean = (grey.long().sum((1, 2, 3), keepdim=True) + count // 2) // count
+    return _blended(mean, pixels, factors)
+
+
+def sharpness(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the smoothed image; the border pixels stay."""
+    channels, *sides = pixels.shape[1:]
+    if min(sides) < 3:
+        return pixels
+    kernel = torch.ones(channels, 1, 3, 3, device=pixels.device)
+    kernel[:, :, 1, 1] = 5
+    smooth = pixels.clone()
+    # Sums of whole numbers are exact.
+    sums = F.conv2d(pixels.float(), kernel, groups=channels)
+    smooth[:, :, 1:-1, 1:-1] = (sums / 13 + 0.5).to(torch.uint8)
+    return _blended(smooth, pixels, factors)
+
+
+def posterized(pixels: Tensor, bits: int) -> Tensor:
+    """Keep the highest `bits` of 8 bits."""
+    return pixels & (256 - (1 << (8 - bits)))
+
+
+def auto_contrast(pixels: Tensor) -> Tensor:
+    """Stretch each channel of each image to 0 and 255."""
+    flat = pixels.flatten(2).long()
+    low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
+    levels = torch.arange(256, device=pixels.device)
+    # In whole numbers: Pillow's floating-point scale makes some of the brightest 254.
+    stretched = 255 * (levels - low) // (high - low).clamp(min=1)
+    table = torch.where(high > low, stretched.clamp(0, 255), levels)
+    return table.gather(2, flat).to(torch.uint8).view(pixels.shape)
+
+
+def equalized(pixels: Tensor) -> Tensor:
+    """Equalise the histogram of each channel of each image."""
+    flat = pixels.flatten(2).long()
+    counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.long, device=pixels.device)
+    counts.scatter_add_(2, flat, torch.ones_like(flat))
+    # Pixels of the largest value are left out of the step.
+    last = counts.gather(2, flat.amax(2, keepdim=True))
+    step = (flat.shape[2] - last) // 255
+    below = counts.cumsum(2) - counts
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
+    table = torch.where(step > 0, table, torch.arange(256, device=pixels.device))
+    return table.gather(2, flat).to(torch.uint8).view(pixels.shape)
+
+
+def hue(pixels: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the hue of colour images by `shifts` (N,) in turns."""
+    channels = pixels.float()
+    value, low = channels.amax(1, keepdim=True), channels.amin(1, keepdim=True)
+    chroma = value - low
+    red, green, blue = channels.split(1, 1)
+    safe = chroma.clamp(min=1)
+    sixths = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    turned = sixths + 6 * shifts.float().view(-1, 1, 1, 1)
+    places = (turned + torch.tensor([5.0, 3.0, 1.0], device=pixels.device).view(1, 3, 1, 1)) % 6
+    found = value - chroma * torch.minimum(places, 4 - places).clamp(0, 1)
+    return found.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """Return the luma (N, 1, H, W) of ITU-R 601 as Pillow rounds it."""
+    if pixels.shape[1] == 1:
+        return pixels
+    red, green, blue = pixels.int().split(1, 1)
+    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+
+
+def _blended(degenerate: Tensor, pixels: Tensor, factors: Tensor) -> Tensor:
+    start = degenerate.float()
+    moved = start + factors.float().view(-1, 1, 1, 1) * (pixels.float() - start)
+    return moved.clamp_(0, 255).to(torch.uint8)

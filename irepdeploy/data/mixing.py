@@ -1,0 +1,55 @@
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): images and labels of a batch mixed in pairs.
+
+The partner of an image is the next one of the batch, which is in random order; of several processes each mixes its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irepdeploy.data.boxes import Random, inside
+
+__all__ = ["draw_mixing", "mixed"]
+
+
+def draw_mixing(
+    random: Random, count: int, size: tuple[int, int], mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Draw what `count` images keep of themselves.
+
+    Args:
+        random: the generator.
+        count: number of images N.
+        size: (height, width).
+        mixup: alpha of the beta distribution of shares; 0 disables it.
+        cutmix: likewise; where both are above 0, each image is mixed in one of the two ways, with equal probability.
+
+    Returns:
+        Shares (N,) float32, and boxes (N, 4) that the partner fills; empty boxes where the images are mixed.
+    """
+    cut = random.random(count) < (1.0 if not mixup else 0.5 if cutmix else 0.0)
+    shares = np.where(cut, random.beta(cutmix or 1, cutmix or 1, count), random.beta(mixup or 1, mixup or 1, count))
+    edges = []
+    for side in size:
+        half = np.where(cut, (side * np.sqrt(1 - shares)).astype(np.int64), 0) // 2
+        centre = random.integers(0, side, count)
+        start, end = (centre - half).clip(0), (centre + half).clip(max=side)
+        edges.append((start, end - start))
+    (top, tall), (left, wide) = edges
+    # What lies outside of the image does not count.
+    shares = np.where(cut, 1 - tall * wide / (size[0] * size[1]), shares)
+    return torch.from_numpy(shares).float(), torch.from_numpy(np.stack([top, left, tall, wide], 1))
+
+
+def mixed(images: Tensor, labels: Tensor, shares: Tensor, boxes: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mix each image (N, C, H, W) with the next one, and their labels (N,) to shares of the classes (N, classes)."""
+    pasted = inside(boxes, (images.shape[2], images.shape[3]))
+    # Outside of a box, where there is one, an image stays as it is.
+    kept = torch.where(pasted.any(3, keepdim=True).any(2, keepdim=True), 1.0, shares.view(-1, 1, 1, 1)).to(images.dtype)
+    others = images.roll(-1, 0)
+    found = torch.where(pasted, others, torch.lerp(others, images, kept))
+    targets = F.one_hot(labels.long(), classes).float()
+    return found, torch.lerp(targets.roll(-1, 0), targets, shares.view(-1, 1))
