@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import torch
 
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
 from irepdeploy.data.folders import ClassFolders, read_folders
-from irepdeploy.data.hugging_face import HubImages, is_saved_dataset, read_saved
+from irepdeploy.data.hugging_face import HubImages, Opened, is_saved_dataset, read_cached, read_saved
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.options import existing_folder, switch, whole
 from irepdeploy.data.partition import cut_validation
 from irepdeploy.errors import InputError
 
-__all__ = ["IMAGENET", "folders", "imagenet"]
+__all__ = ["IMAGENET", "folders", "hugging_face", "imagenet"]
 
 IMAGENET = DatasetFacts("imagenet", (3, 224, 224), (), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLASSES, _TRAIN, _TEST = 1000, 1_281_167, 50_000
@@ -67,18 +68,73 @@ def folders(
     return _load("folders", root, train, val, size, workers, split_seed, verify=False)
 
 
+def hugging_face(
+    source: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    config: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    train: int | None = None,
+    val: int,
+    size: int = 224,
+    workers: int | None = None,
+    split_seed: int = 0,
+) -> Dataset:
+    """Load a data set of the Hugging Face `datasets` library from disk; in recipes `data.name: hf:SOURCE`.
+
+    Nothing is downloaded.
+
+    Args:
+        source: folder that `save_to_disk` wrote, or a name on the hub, such as ylecun/mnist, that is in the cache.
+        root: folder of the cache; None for the library's own.
+        config: configuration, where the cache holds several.
+        image: column of the images; None for the only one.
+        label: column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
+        train: number of training images, as in `imagenet`.
+        val: number of search-validation images.
+        size: side of the network's input in pixels.
+        workers: number of decoding processes.
+        split_seed: seed of the search-validation split.
+    """
+    columns: dict[str, Any] = {"image": image, "label": label}
+    for key, value in {"config": config, **columns}.items():
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"expected text, got {value!r}", where=f"data option {key}")
+    # Sizes first: opening may take a while.
+    whole("val", val, 1)
+    folder = Path(source).expanduser()
+    if folder.exists() and is_saved_dataset(folder):
+        opened = read_saved(folder, **columns)
+    else:
+        opened = read_cached(source, None if root is None else existing_folder(root), config=config, **columns)
+    name = f"hf:{source}"
+    return _load(name, root, train, val, size, workers, split_seed, verify=False, opened=opened)
+
+
 def _load(
-    name: str, root: Any, train: int | None, val: int, size: int, workers: int | None, split_seed: int, *, verify: bool
+    name: str,
+    root: Any,
+    train: int | None,
+    val: int,
+    size: int,
+    workers: int | None,
+    split_seed: int,
+    *,
+    verify: bool,
+    opened: Opened | None = None,
 ) -> Dataset:
     train = None if train is None else whole("train", train, 2)
     val, size = whole("val", val, 1), whole("size", size, 8, 4096)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processors, _MOST_WORKERS) if workers is None else whole("workers", workers, 0, 1024)
     split_seed = whole("split_seed", split_seed, 0, 2**60)
-    folder = existing_folder(root)
+    folder = existing_folder(root) if opened is None else opened[0].folder
     pool: Source
     test: Source
-    if is_saved_dataset(folder):
+    if opened is not None:
+        pool, test, classes = opened
+    elif is_saved_dataset(folder):
         pool, test, classes = read_saved(folder)
     else:
         pool, classes = read_folders(folder / "train")

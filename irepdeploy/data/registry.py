@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from irepdeploy.data.cifar10 import CIFAR10, cifar10
 from irepdeploy.data.dataset import Dataset, DatasetFacts
 from irepdeploy.data.digits import DIGITS, digits
 from irepdeploy.data.fashion_mnist import FASHION_MNIST, fashion_mnist
-from irepdeploy.data.imagenet import IMAGENET, folders, imagenet
+from irepdeploy.data.imagenet import IMAGENET, folders, hugging_face, imagenet
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError
 
@@ -25,6 +26,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "folders": folders,
     "synthetic": synthetic,
 }
+_HUB = "hf:"
 _FACTS = {
     facts.name: facts
     for facts in (DIGITS, FASHION_MNIST, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC)
@@ -32,7 +34,7 @@ _FACTS = {
 
 
 def load_dataset(name: str, /, **options: Any) -> Dataset:
-    """Load a data set of `DATASETS`; the options are the arguments of its function."""
+    """Load a data set of `DATASETS`, or "hf:NAME" of `hugging_face`; the options are the arguments of its function."""
     function = _function(name)
     try:
         inspect.signature(function).bind(**options)
@@ -58,6 +60,9 @@ def dataset_facts(name: str | None) -> DatasetFacts | None:
 
 
 def _function(name: str) -> Callable[..., Dataset]:
+    if name.startswith(_HUB):
+        return functools.partial(hugging_face, name.removeprefix(_HUB))
     if name not in DATASETS:
-        raise InputError(f"no data set named {name!r}", hint=f"one of {', '.join(DATASETS)}")
+        hint = f"one of {', '.join(DATASETS)}, or {_HUB}NAME of the Hugging Face `datasets`"
+        raise InputError(f"no data set named {name!r}", hint=hint)
     return DATASETS[name]

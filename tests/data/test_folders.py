@@ -1,4 +1,4 @@
-"""Class folders and saved Hugging Face data sets: listed, checked, decoded by any number of processes."""
+"""Class folders: listed, checked, decoded by any number of processes."""
 
 from __future__ import annotations
 
@@ -336,64 +336,3 @@ def test_a_worker_that_was_killed(root: Path) -> None:
     killed = replace(images, source=Kills(**vars(images.source)), indices=np.arange(8), workers=1)
     with pytest.raises(RunError, match=r"decoding process died.*data\.options\.workers"):
         killed.to("cpu")
-
-
-# Data sets that the library `datasets` saved.
-
-
-def save(folder: Path, source: Path, *, test: str = "validation", **more: Any) -> Path:
-    """The class folders of `source` as a saved DatasetDict."""
-    datasets = pytest.importorskip("datasets")
-    classes = sorted(path.name for path in (source / "train").iterdir())
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes), **more})
-    splits = {}
-    for name, part in (("train", "train"), (test, "val")):
-        paths = sorted((source / part).rglob("*.JPEG"))
-        columns: dict[str, Any] = {
-            "image": [{"bytes": path.read_bytes(), "path": path.name} for path in paths],
-            "label": [classes.index(path.parent.name) for path in paths],
-        }
-        columns.update(dict.fromkeys(more, columns["label"]))
-        splits[name] = datasets.Dataset.from_dict(columns, features=features)
-    datasets.DatasetDict(splits).save_to_disk(str(folder))
-    return folder
-
-
-@pytest.mark.parametrize("test", ["validation", "test"])
-def test_a_saved_data_set_gives_what_its_files_give(root: Path, tmp_path: Path, test: str) -> None:
-    saved, plain = load(save(tmp_path / "saved", root, test=test)), load(root)
-    assert saved.classes == plain.classes
-    for one, other in zip(batches_of(saved), batches_of(plain), strict=True):
-        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-    assert torch.equal(saved.val.images[:], plain.val.images[:])
-    assert torch.equal(saved.load_test().images[:], plain.load_test().images[:])
-    workers = load(tmp_path / "saved", workers=2)
-    assert torch.equal(batches_of(workers)[3][0], batches_of(plain)[3][0])
-
-
-def test_a_damaged_image_of_a_saved_data_set(root: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    write_class_folders(source, ["a", "b"])
-    (source / "val" / "a" / "a_1.JPEG").write_bytes(b"torn")
-    data = load(save(tmp_path / "saved", source))
-    with pytest.raises(InputError, match=rf"{tmp_path}/saved, row 1 \(a_1.JPEG\): not an image"):
-        data.load_test().images[:]
-
-
-def test_saved_data_sets_that_are_none(root: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    with pytest.raises(InputError, match=r"one ClassLabel.*not 1 and 2"):
-        load(save(tmp_path / "two", root, other=datasets.ClassLabel(names=["a", "b", "c"])))
-    with pytest.raises(InputError, match="train and validation are due, not train, exam"):
-        load(save(tmp_path / "names", root, test="exam"))
-    other = datasets.load_from_disk(str(save(tmp_path / "one", root)))
-    names = datasets.ClassLabel(names=["a", "b", "c"])
-    other["validation"] = other["validation"].cast_column("label", names)
-    other.save_to_disk(str(tmp_path / "classes"))
-    with pytest.raises(InputError, match="train and validation have other classes"):
-        load(tmp_path / "classes")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    with pytest.raises(InputError, match="broken: not a data set"):
-        load(broken)
