@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from irepdeploy.console import say, table
 __all__ = ["kept_note", "show_regions", "summary"]
 
 Facts = Mapping[str, Any]
+
+# Names and numbers, by which reasons of one kind differ, and how many places of a kind are named.
+_VARIES, _NAMED = re.compile(r"'[^']*'|\d[\d,]*"), 3
 
 
 def summary(facts: Facts) -> str:
@@ -31,26 +35,34 @@ def summary(facts: Facts) -> str:
 
 
 def show_regions(title: str, regions: Sequence[Facts]) -> None:
-    """Print operators, MACs and float64 errors of every region, and why a region stayed."""
+    """Print operators, MACs and float64 errors of every region, and why a region stayed.
+
+    Regions of the same operators that stayed share a row, and reasons of the same kind a line.
+    """
+    alike: dict[str, list[Facts]] = {}
+    for place, region in enumerate(regions):
+        alike.setdefault(str(place) if region["collapsed"] else _operators(region["operators_in"]), []).append(region)
     rows = [
         [
-            region["name"],
-            _operators(region["operators_in"]),
-            _operators(region["operators_out"]) if region["collapsed"] else "unchanged",
-            f"{region['macs_before']:,}",
-            f"{region['macs_after']:,}",
-            _error(region["error_interior"]),
-            _error(region["error_border"]),
+            _and_more([region["name"] for region in same], 1),
+            _operators(same[0]["operators_in"]),
+            _operators(same[0]["operators_out"]) if same[0]["collapsed"] else "unchanged",
+            *(f"{sum(region[key] for region in same):,}" for key in ("macs_before", "macs_after")),
+            _error(same[0]["error_interior"]),
+            _error(same[0]["error_border"]),
         ]
-        for region in regions
+        for same in alike.values()
     ]
     columns = ["region", "operators", "become", "MACs", "MACs after", "error inside", "at the border"]
     table(title, columns, rows)
+    kinds: dict[str, list[tuple[str, str]]] = {}
     for region in regions:
-        if region["reason"]:
-            say(f"kept in {region['name']}:")
-            for reason in region["reason"].split("; "):
-                say(f"  {reason}")
+        for reason in filter(None, region["reason"].split("; ")):
+            kinds.setdefault(_VARIES.sub("#", reason), []).append((region["name"], reason))
+    for (name, reason), *others in kinds.values():
+        say(f"kept in {name}: {reason}")
+        if others:
+            say(f"  likewise {_and_more([_place(*other) for other in others], _NAMED)}")
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
@@ -61,6 +73,18 @@ def kept_note(regions: Sequence[Facts]) -> str | None:
     count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
     return f"{count}; in {first} (--explain lists all)"
+
+
+def _place(name: str, reason: str) -> str:
+    """Return where a reason applies: behind an operator, or in the region of this name."""
+    place, _, _ = reason.rpartition("': ")
+    return f"{place}'" if place else f"in {name}"
+
+
+def _and_more(names: Sequence[str], most: int) -> str:
+    """Name the first of several, and count the others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _operators(counts: Mapping[str, int]) -> str:

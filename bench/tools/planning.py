@@ -1,10 +1,10 @@
 """Time the collapse of chains of growing length and of deep networks, beside an earlier version of this package.
 
 Run ``python -m irepdeploy.bench.tools.planning [FILE.jsonl] [--before FOLDER] [--rounds N] [--most SECONDS]
-[--only NAME,...]``. FOLDER holds the earlier version as a package `irepdeploy`. Every collapse runs in a process of its
-own, the two versions in turn; a version whose process takes longer than the limit is not asked for longer chains. All
-times are CPU seconds. The networks are those of `support.deep_networks`, and ResNet-18 of published Diverse Branch
-Blocks.
+[--chains BLOCKS,...] [--only NAME,...]``. FOLDER holds the earlier version as a package `irepdeploy`. Every collapse
+runs in a process of its own, the two versions in turn; a version whose process takes longer than the limit is not asked
+for longer chains. All times are CPU seconds. The networks are those of `support.deep_networks`, and ResNet-18 of
+published Diverse Branch Blocks.
 """
 
 from __future__ import annotations
@@ -139,9 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="folder of an earlier version")
     parser.add_argument("--rounds", type=int, default=3, help="collapses by each version")
     parser.add_argument("--most", type=int, default=120, metavar="SECONDS", help="limit of one process")
+    parser.add_argument("--chains", metavar="BLOCKS,...", help="lengths of chains to measure")
     parser.add_argument("--only", metavar="NAME,...", help="networks to measure besides the chains")
     asked = parser.parse_args(arguments)
-    files = list(subjects(only=None if asked.only is None else asked.only.split(",")))
+    chains = CHAINS if asked.chains is None else [int(blocks) for blocks in asked.chains.split(",")]
+    files = list(subjects(chains, None if asked.only is None else asked.only.split(",")))
     networks = measure_planning(files, asked.before, rounds=asked.rounds, most=asked.most)
     keep_line(asked.record, "planning", most_s=asked.most, networks=networks)
     table(f"CPU seconds of a collapse; -: more than {asked.most} s", *planning_table(networks))

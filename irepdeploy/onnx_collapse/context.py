@@ -26,7 +26,7 @@ class Context:
     def form(self, name: str) -> Form:
         """Return the form of a tensor that is a source; refuse what is not a feature map of floats of known size."""
         shape, nominal = self.graph.shape(name), self.graph.nominal(name)
-        kind = self.graph.shapes.types.get(name, 0)
+        kind = self.graph.shapes.type(name)
         if shape is None or nominal is None or len(shape) != len(nominal):
             raise Refusal(f"the shape of {name!r} is not known")
         if len(shape) != 4:

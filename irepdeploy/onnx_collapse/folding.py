@@ -46,7 +46,8 @@ def fold(graph: Graph) -> int:
         live = {operator.index for operator in graph.operators}
         dead = set(range(len(graph.model.graph.node))) - live
         graph.shapes = infer_shapes(graph.model, fixed, skipped | dead)
-        folded = _fold_once(graph, tried)
+        with np.errstate(all="ignore"):
+            folded = _fold_once(graph, tried)
         if not folded:
             break
         count += sum(operator.kind not in _TRIVIAL for operator in folded)
@@ -69,7 +70,7 @@ def _fold_once(graph: Graph, tried: set[int]) -> list[Operator]:
     for operator in graph.operators:
         found = None if operator.index in tried or operator.captured else _evaluate(graph, operator)
         if found is None:
-            if all(graph.is_constant(name) for name in operator.inputs if name) and operator.inputs:
+            if operator.inputs and _all_constant(graph, operator):
                 tried.add(operator.index)
             continue
         folded.append(operator)
@@ -81,35 +82,39 @@ def _fold_once(graph: Graph, tried: set[int]) -> list[Operator]:
     return folded
 
 
+def _all_constant(graph: Graph, operator: Operator) -> bool:
+    """Return whether every input that is not omitted is constant."""
+    return all(graph.is_constant(name) for name in operator.inputs if name)
+
+
 def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
     """Return the outputs of an operator; None where they are not known, or not worth keeping."""
     rule = rule_of(operator.kind)
-    if "::" in operator.kind or not rule.foldable or any(name in graph.outputs for name in operator.outputs):
+    if "::" in operator.kind or not rule.foldable or not graph.outputs.isdisjoint(operator.outputs):
         return None
     value = rule.known(operator, graph)
     if value is None and rule.selects:
         value = _part_of_shape(graph, operator)
     if value is not None:
         return {operator.outputs[0]: Constant(value)}
-    if not operator.inputs or not all(graph.is_constant(name) for name in operator.inputs if name):
+    if not operator.inputs or not _all_constant(graph, operator):
         return None
     # Several outputs are left to the reference, which knows an operator in its latest meaning only.
     own = rule.fold is not None and len(list(filter(None, operator.outputs))) == 1
     if graph.opset < (rule.fold_since if own else _REFERENCE_SINCE):
         return None
-    if _may_grow(graph, operator, own=own):
-        return None
     inputs = [graph.constant(name) if name else None for name in operator.inputs]
     native_inputs = [None if item is None else item.native for item in inputs]
-    wide_inputs = [None if item is None else item.wide for item in inputs]
+    if _may_grow(graph, operator, [array for array in native_inputs if array is not None], own=own):
+        return None
     try:
-        with np.errstate(all="ignore"):
-            native = _run(rule.fold if own else None, graph, operator, native_inputs)
-            if sum(array.nbytes for array in native) > _most_bytes(native_inputs):
-                return None
-            wide = native
-            if any(array.dtype.kind == "f" for array in native):
-                wide = _run(rule.fold_wide if own else None, graph, operator, wide_inputs)
+        native = _run(rule.fold if own else None, graph, operator, native_inputs)
+        if sum(array.nbytes for array in native) > _most_bytes(native_inputs):
+            return None
+        wide = native
+        if any(array.dtype.kind == "f" for array in native):
+            wide_inputs = [None if item is None else item.wide for item in inputs]
+            wide = _run(rule.fold_wide if own else None, graph, operator, wide_inputs)
     except Exception:  # any error of a kernel: the operator stays as it is
         return None
     found = {}
@@ -124,16 +129,17 @@ def _most_bytes(inputs: Sequence[Array | None]) -> int:
     return max(_LARGE, _GROWTH * sum(array.nbytes for array in inputs if array is not None))
 
 
-def _may_grow(graph: Graph, operator: Operator, *, own: bool) -> bool:
+def _may_grow(graph: Graph, operator: Operator, natives: list[Array], *, own: bool) -> bool:
     """Return whether the result may be too large to keep or to compute: a few numbers can stand for a terabyte."""
-    natives = [found.native for name in operator.inputs if (found := graph.constant(name)) is not None]
     most, pairs = _most_bytes(natives), math.prod(max(array.size, 1) for array in natives)
     if operator.kind == "Einsum" and pairs > _LARGEST_EINSUM:
         return True
+    if own and pairs * _WIDEST <= most and operator.kind not in _ENLARGING:
+        return False
     shapes = [graph.shape(name) for name in operator.outputs if name]
     if all(shape is not None and None not in shape for shape in shapes):
         elements = sum([math.prod([size or 0 for size in shape or ()]) for shape in shapes])
-        if elements * _SUMMED.get(operator.kind, lambda natives: 0)(natives) > _MOST_MACS:
+        if operator.kind in _SUMMED and elements * _SUMMED[operator.kind](natives) > _MOST_MACS:
             return True
         return elements * _WIDEST > most or (not own and elements > _LARGEST_REFERENCE)
     if operator.kind.startswith("Reduce"):
@@ -172,6 +178,10 @@ _ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
     "Pad": lambda inputs: math.prod(size + sum(map(abs, _integers(inputs[1]))) for size in inputs[0].shape),
     "Range": lambda inputs: abs((float(inputs[1]) - float(inputs[0])) / float(inputs[2])) + 1,
 }
+
+
+# Those whose result may have more elements than the product of their inputs' sizes.
+_ENLARGING = _ELEMENTS.keys() | _SUMMED.keys()
 
 
 def _run(fold: Fold | None, graph: Graph, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:

@@ -138,6 +138,8 @@ def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
         found = convolve(second, as_map(bias, form.size)[None], fill=linear.fill)[0]
     elif bias.ndim == 3:
         found = convolve(second, bias[None])[0]
+    elif not bool(bias.any()):
+        found = bias.new_zeros(second.channels_out)
     else:
         sums = second.kernel.sum((2, 3))
         found = (sums.reshape(second.groups, -1, sums.shape[1]) @ bias.reshape(second.groups, -1, 1)).reshape(-1)

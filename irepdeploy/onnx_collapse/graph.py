@@ -26,6 +26,8 @@ FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.DOUBLE: np.dtype(np.float64),
 }
 _OWN = ("", "ai.onnx")
+# The most bytes of decoded initializers that are kept: a weight is read some six times while its region is collapsed.
+_MOST_DECODED = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,8 @@ class Graph:
     shapes: Shapes = field(default_factory=Shapes)
     producers: dict[str, Operator] = field(default_factory=dict)
     readers: dict[str, list[Operator]] = field(default_factory=dict)
+    _decoded: dict[str, Constant] = field(default_factory=dict)
+    _decoded_bytes: int = 0
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Graph:
@@ -136,19 +140,22 @@ class Graph:
 
     def constant(self, name: str) -> Constant | None:
         """Return the value of a constant tensor; None if it is computed at run time."""
-        if name in self.folded:
-            return self.folded[name]
-        if name not in self.initializers:
-            return None
-        return Constant(_array(self.initializers[name]))
+        found = self.folded.get(name) or self._decoded.get(name)
+        if found is None and name in self.initializers:
+            found = Constant(_array(self.initializers[name]))
+            self._decoded_bytes += found.native.nbytes
+            if self._decoded_bytes > _MOST_DECODED:
+                self._decoded, self._decoded_bytes = {}, found.native.nbytes
+            self._decoded[name] = found
+        return found
 
     def shape(self, name: str) -> Shape | None:
         """Return the sizes of a tensor, None for each dynamic one; None if the rank is unknown."""
-        return self.shapes.exact.get(name)
+        return self.shapes.exact(name)
 
     def nominal(self, name: str) -> tuple[int, ...] | None:
         """Return the sizes of a tensor, with a nominal number for each dynamic one."""
-        return self.shapes.nominal.get(name)
+        return self.shapes.nominal(name)
 
 
 def kind_of(node: onnx.NodeProto) -> str:
@@ -164,6 +171,8 @@ def widened(array: Array) -> Array:
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the outer tensors that the subgraphs of `node` read."""
     graphs = list(subgraphs_of(node))
+    if not graphs:
+        return
     own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
     own |= {output for graph in graphs for inner in graph.node for output in inner.output}
     own |= {item.values.name for graph in graphs for item in graph.sparse_initializer}

@@ -82,7 +82,7 @@ class RegionCollapser:
     def _built(self, unit: Unit) -> _Row:
         built = build(unit, self.numeric, self.names, self.border)
         proof = prove(unit, built, self.numeric)
-        kind = FLOATS[self.context.graph.shapes.types[unit.results[0]]]
+        kind = FLOATS[self.context.graph.shapes.type(unit.results[0])]
         replacement = Replacement(unit.operators, built.emitted, rounded(built.emitted.arrays, kind))
         return _Row(unit.operators, replacement, proof)
 

@@ -55,7 +55,7 @@ def check_bounds(model: onnx.ModelProto, label: str) -> None:
         return counts[key]
 
     # Functions that nothing calls are checked too: shape inference follows them.
-    total = sum(count(graph.node, ()) for graph in graphs_of(model))
+    total = sum(count(graph.node, ()) if functions else len(graph.node) for graph in graphs_of(model))
     for key in functions:
         total = max(total, count_of(key, ()))
     if total > _MOST_NODES:

@@ -38,6 +38,7 @@ def open_model(model: OnnxModel, *, weights: bool = True, ordered: bool = True) 
     label = label_of(model)
     if isinstance(model, onnx.ModelProto):
         _check_fields(model, label)
+        check_attributes(model, label)
         proto = model
         if ordered and not is_sorted(model):
             proto = onnx.ModelProto()

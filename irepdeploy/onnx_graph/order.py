@@ -43,6 +43,8 @@ def _bodies(model: onnx.ModelProto) -> Iterator[Any]:
 
 def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
     """Return the indices in order; None if the nodes are in order, or in none that could be found."""
+    if _in_order(nodes):
+        return None
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in filter(None, node.output):
@@ -50,8 +52,6 @@ def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
                 return None
             producers[name] = index
     needs = [{producers[name] for name in _reads(node) if name in producers} for node in nodes]
-    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
-        return None
     readers: list[list[int]] = [[] for _ in nodes]
     for index, before in enumerate(needs):
         for producer in before:
@@ -68,10 +68,22 @@ def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
     return order if len(order) == len(nodes) else None
 
 
-def _reads(node: Any) -> Iterator[str]:
-    """Yield the tensors that a node and its subgraphs read, those of the subgraphs themselves included."""
-    yield from node.input
+def _in_order(nodes: Sequence[onnx.NodeProto]) -> bool:
+    """Return whether no node reads what it or a later one computes."""
+    known, awaited = set[str](), set[str]()
+    for node in nodes:
+        awaited |= _reads(node) - known
+        if not awaited.isdisjoint(filter(None, node.output)):
+            return False
+        known.update(node.output)
+    return True
+
+
+def _reads(node: Any) -> set[str]:
+    """Return the tensors that a node and its subgraphs read, those of the subgraphs themselves included."""
+    found = set(node.input)
     for graph in subgraphs_of(node):
         for inner in graph.node:
-            yield from inner.input
-        yield from (value.name for value in graph.output)
+            found.update(inner.input)
+        found.update(value.name for value in graph.output)
+    return found

@@ -40,7 +40,7 @@ def without_long_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
     cut = []
     for index, node in enumerate(model.graph.node):
         inner = (*subgraphs_of(node),)
-        if inner or (node.domain, node.op_type) in own:
+        if inner or (own and (node.domain, node.op_type) in own):
             bodies = (*inner, *model.functions)
             if long or any(each.op_type in _SIZED for body in bodies for each in body.node):
                 return None
@@ -48,7 +48,7 @@ def without_long_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
         # Its rank is at most a few numbers.
         if node.op_type in ("Shape", "Size"):
             continue
-        read = long.intersection(node.input)
+        read = long.intersection(node.input) if long else long
         if read and _propagates(node, model):
             cut.append(index)
         if read or _grows(node, types, constants):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -35,7 +35,11 @@ def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node, those of subgraphs and functions included."""
-    for graph in graphs_of(model):
+    yield from _nodes(model, graphs_of(model))
+
+
+def _nodes(model: onnx.ModelProto, graphs: Iterable[onnx.GraphProto]) -> Iterator[onnx.NodeProto]:
+    for graph in graphs:
         yield from graph.node
     for function in model.functions:
         for node in function.node:
@@ -46,9 +50,10 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor that is stored in the model: initializers and attributes, those of subgraphs included."""
-    for graph in graphs_of(model):
+    graphs = list(graphs_of(model))
+    for graph in graphs:
         yield from graph.initializer
-    for node in nodes_of(model):
+    for node in _nodes(model, graphs):
         for item in node.attribute:
             if item.HasField("t"):
                 yield item.t

@@ -26,11 +26,47 @@ _SMALL = 1024
 
 @dataclass
 class Shapes:
-    """Sizes and element types by tensor; `nominal` has a number in place of each dynamic dimension."""
+    """Sizes and element types by tensor, read from what was inferred when they are asked for.
 
-    exact: dict[str, Shape] = field(default_factory=dict)
-    nominal: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        inferred: types by tensor; with free sizes as they are.
+        numbered: types by tensor, inferred with a number in place of each free size; None if only batches are free.
+        known: sizes and element types of constants.
+    """
+
+    inferred: Mapping[str, onnx.ValueInfoProto] = field(default_factory=dict)
+    numbered: Mapping[str, onnx.ValueInfoProto] | None = None
+    known: dict[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+    _exact: dict[str, Shape | None] = field(default_factory=dict)
+
+    def exact(self, name: str) -> Shape | None:
+        """Return the sizes of a tensor, None for each that is free; None if the rank is unknown."""
+        if name in self.known:
+            return self.known[name][0]
+        if name not in self._exact:
+            self._exact[name] = _sizes(self.inferred.get(name))
+        return self._exact[name]
+
+    def nominal(self, name: str) -> tuple[int, ...] | None:
+        """Return the sizes of a tensor with a number in place of each free one; None if any is unknown."""
+        if self.numbered is not None:
+            sizes = _sizes(self.numbered.get(name))
+        elif sizes := self.exact(name):
+            sizes = (1 if sizes[0] is None else sizes[0], *sizes[1:])
+        return tuple(size for size in sizes if size is not None) if sizes and None not in sizes else None
+
+    def type(self, name: str) -> int:
+        """Return the element type of a tensor, 0 if it is unknown."""
+        if name in self.known:
+            return self.known[name][1]
+        return self.inferred[name].type.tensor_type.elem_type if name in self.inferred else 0
+
+
+def _sizes(value: onnx.ValueInfoProto | None) -> Shape | None:
+    if value is None or not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    return tuple([dim.dim_value if dim.HasField("dim_value") else None for dim in dims])
 
 
 def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: Iterable[int]) -> Shapes:
@@ -38,16 +74,11 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
     skeleton = _skeleton(model, values, set(skipped))
     # Declared before folding and rewriting.
     del skeleton.graph.value_info[:]
-    shapes = Shapes()
-    for name, (sizes, kind) in _inferred(skeleton).items():
-        shapes.types[name] = kind
-        if sizes is not None:
-            shapes.exact[name] = sizes
-    for tensor in model.graph.initializer:
-        shapes.exact[tensor.name], shapes.types[tensor.name] = tuple(tensor.dims), tensor.data_type
-    for name, array in values.items():
-        shapes.exact[name] = array.shape
-        shapes.types[name] = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    shapes = Shapes(_inferred(skeleton))
+    shapes.known.update((tensor.name, (tuple(tensor.dims), tensor.data_type)) for tensor in model.graph.initializer)
+    shapes.known.update(
+        (name, (array.shape, onnx.helper.np_dtype_to_tensor_dtype(array.dtype))) for name, array in values.items()
+    )
     free = False
     for value in skeleton.graph.input:
         for place, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -57,14 +88,7 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
     if free:
         for value in skeleton.graph.output:
             value.type.tensor_type.ClearField("shape")
-        found = {name: sizes for name, (sizes, _) in _inferred(skeleton).items()}
-    else:
-        found = {
-            name: (1 if sizes[0] is None else sizes[0], *sizes[1:]) for name, sizes in shapes.exact.items() if sizes
-        }
-    for name, sizes in found.items():
-        if sizes is not None and None not in sizes:
-            shapes.nominal[name] = tuple(size for size in sizes if size is not None)
+        shapes.numbered = _inferred(skeleton)
     return shapes
 
 
@@ -98,14 +122,9 @@ def _infer(skeleton: onnx.ModelProto, *, strict: bool, data_prop: bool) -> onnx.
         return skeleton.graph
 
 
-def _inferred(skeleton: onnx.ModelProto) -> dict[str, tuple[Shape | None, int]]:
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     graph = _infer(skeleton, strict=False, data_prop=True)
-    found = {}
-    for value in (*graph.value_info, *graph.output, *graph.input):
-        kind = value.type.tensor_type
-        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
-        found[value.name] = (sizes if kind.HasField("shape") else None, kind.elem_type)
-    return found
+    return {value.name: value for value in (*graph.value_info, *graph.output, *graph.input)}
 
 
 def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array], skipped: set[int]) -> onnx.ModelProto:

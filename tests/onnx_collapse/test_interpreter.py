@@ -70,6 +70,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int, int]] = [
 
 @pytest.mark.parametrize(("kind", "constants", "attributes", "opset", "outputs"), CASES)
 def test_as_onnx_runtime(kind: str, constants: list[Any], attributes: dict[str, Any], opset: int, outputs: int) -> None:
+    """On random numbers and on zeros, as a proof runs them."""
     arrays = {f"c{place}": np.asarray(value) for place, value in enumerate(constants)}
     names = [f"y{place}" for place in range(outputs)]
     node = helper.make_node(kind, ["x", *arrays], names, **attributes)
@@ -79,12 +80,13 @@ def test_as_onnx_runtime(kind: str, constants: list[Any], attributes: dict[str, 
     graph = helper.make_graph([node], "one", given, made, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"x": X})
     wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in arrays.items()}
-    found = evaluate([node], {"x": torch.from_numpy(X).double()}, names, wide.get)
-    for name, array in zip(names, expected, strict=True):
-        assert found[name].dtype == torch.float64
-        np.testing.assert_allclose(found[name].numpy(), array, rtol=1e-5, atol=1e-5)
+    for x in (X, np.zeros_like(X)):
+        expected = session.run(None, {"x": x})
+        found = evaluate([node], {"x": torch.from_numpy(x).double()}, names, wide.get)
+        for name, array in zip(names, expected, strict=True):
+            assert found[name].dtype == torch.float64
+            np.testing.assert_allclose(found[name].numpy(), array, rtol=1e-5, atol=1e-5)
 
 
 def test_every_linear_operator_can_be_proved() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from irepdeploy.onnx_collapse.form import convolve
 from irepdeploy.onnx_collapse.refusal import Refusal
-from irepdeploy.onnx_collapse.stencil import Axis, Stencil, add, chain, identity, select, stack, trim
+from irepdeploy.onnx_collapse.stencil import Axis, Stencil, add, chain, identity, select, stack, support_of, trim
 
 TIGHT = 1e-12
 
@@ -135,6 +135,17 @@ def test_trimming_takes_zero_taps_only() -> None:
     torch.testing.assert_close(dense(found, x), dense(stencil, x), rtol=TIGHT, atol=TIGHT)
     stencil.kernel[:] = 0
     assert trim(stencil).support.shape == (1, 1)
+
+
+@pytest.mark.parametrize("zeros", [[], [(0, 0, 1, 1)], [(slice(None), slice(None), 0, 2), (0, 0, 2, 0)]])
+def test_taps_that_some_pair_of_channels_has(zeros: list[tuple[int | slice, ...]]) -> None:
+    kernel = conv(3, 2, (3, 4)).kernel
+    assert kernel is not None
+    for place in zeros:
+        kernel[place] = 0
+    expected = np.ones((3, 4), bool)
+    expected[0, 2] = (slice(None), slice(None), 0, 2) not in zeros
+    assert (support_of(kernel) == expected).all()
 
 
 def test_structure_without_numbers_is_the_same_structure() -> None:

@@ -51,12 +51,16 @@ class _Scatter(OperatorRule):
         if indices is None or updates is None:
             raise Refusal("its indices are not known")
         whole = tuple(size for size in shape if size is not None)
-        written, values = np.zeros(whole, bool), np.zeros(whole, np.float64)
-        place = self.indices(operator, indices)
-        written[place], values[place] = True, updates
-        order = np.argsort(form.layout)
-        written, values = written.transpose(order), values.transpose(order)
-        if not (written == written[:1]).all() or not (values == values[:1]).all():
+        place, order = self.indices(operator, indices), np.argsort(form.layout)
+        written = np.zeros(whole, bool)
+        written[place] = True
+        written = written.transpose(order)
+        several = len(written) > 1
+        if several or form.bias is not None:
+            values = np.zeros(whole, np.float64)
+            values[place] = updates
+            values = values.transpose(order)
+        if several and not ((written == written[:1]).all() and (values == values[:1]).all()):
             raise Refusal("it treats samples of a batch differently")
         if _seen(form, *np.nonzero(written[0].any(0))):
             raise Refusal("it overwrites positions that depend on the input")
