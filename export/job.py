@@ -113,11 +113,12 @@ class Job:
         tolerance: Tolerance = TOLERANCES["float32"],
         inputs: list[dict[str, Any]] | None = None,
         locate: Locate = lambda tolerance: None,
+        hint: str | None = None,
     ) -> None:
         """Compare two forms, record the comparison in the certificate, and raise CheckFailed if they differ.
 
         `layers` are the errors of single layers where they were measured, `inputs` describes other inputs than those of
-        the export, and `locate` finds the first layer that differs.
+        the export, `locate` finds the first layer that differs, and `hint` says what to do then.
         """
         comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers, noise=self.noise)
         described = comparison.to_dict()
@@ -132,7 +133,7 @@ class Job:
         self.certificate.hops.append(Hop(reference.name, result.name, inputs, described))
         if not comparison.ok:
             what = f"{reference.name} and {result.name} differ: {described['reason']}"
-            raise CheckFailed(what, where=self.source.label)
+            raise CheckFailed(what, where=self.source.label, hint=hint)
 
     def layer_search(self, reference: onnx.ModelProto, result: Path, specs: Sequence[TensorSpec]) -> Locate:
         """Return a search for the first layer where one ONNX model differs from another."""

@@ -23,6 +23,14 @@ from .request.preprocess import Preprocessing, with_preprocessing
 __all__ = ["add_engines", "add_precision", "bake_preprocessing"]
 
 
+# They choose by comparing scores, of which rounding makes others the largest.
+_ORDERING = frozenset(["ArgMax", "ArgMin", "NonMaxSuppression", "TopK"])
+_ORDERED = (
+    "it chooses by comparing scores (TopK or ArgMax), and rounding orders those that are nearly equal otherwise: "
+    "export the scores, or check on real images with --inputs"
+)
+
+
 def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
     """Write the model in another precision, audit it, and compare it with fp32."""
     fp32 = prepared.onnx
@@ -57,6 +65,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
             tolerance=tolerance_of_precision(precision),
             inputs=described,
             locate=job.layer_search(model, path, prepared.specs),
+            hint=_ORDERED if any(node.op_type in _ORDERING for node in model.graph.node) else None,
         )
     return prepared.with_model(precision, path)
 

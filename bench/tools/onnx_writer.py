@@ -32,11 +32,13 @@ from irepdeploy.errors import CheckFailed
 from irepdeploy.export.diagnosis.audit import Asked, audit
 from irepdeploy.export.target.target import target_of
 from irepdeploy.export.writer import torch_exporter
+from irepdeploy.export.writer.graph import NeedsOpset
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.export.writer.tidy import tidy
 from irepdeploy.network.nets import NETS, build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.onnx_collapse import collapse
+from irepdeploy.onnx_graph.proto import opset_of
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.runtime.memory import peak_bytes, reset_peak
@@ -58,7 +60,11 @@ Exporter = Callable[[nn.Module, Sequence[TensorSpec], int], onnx.ModelProto]
 
 
 def _by_writer(model: nn.Module, specs: Sequence[TensorSpec], opset: int) -> onnx.ModelProto:
-    return onnx_from_torch(model, specs, opset=opset)
+    try:
+        return onnx_from_torch(model, specs, opset=opset)
+    except NeedsOpset as later:
+        # As an export does: samples at computed positions exist from opset 16 on.
+        return onnx_from_torch(model, specs, opset=later.opset)
 
 
 def _by_torch(export: Callable[..., onnx.ModelProto], lowest: int = 0) -> Exporter:
@@ -120,7 +126,7 @@ def measure_case(exporter: str, model: nn.Module, shape: Sequence[int], opset: i
     except Exception as error:  # any exporter, any reason
         message = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
         return {"failed": message, "peak_bytes": peak}
-    content = serialized(proto)
+    content, opset = serialized(proto), opset_of(proto)
     collapsed = collapse(content).model
     operators = Counter(node.op_type for node in collapsed.graph.node)
     return {

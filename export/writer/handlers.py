@@ -206,6 +206,12 @@ PASSED_THROUGH: set[object] = {nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout,
 def handler_of(target: object) -> Handler | None:
     """Return the handler of a function or method; an in-place variant shares that of its counterpart."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if isinstance(target, str) and name.startswith("__") and target not in FUNCTIONS:
+        # A tensor on the left of an operator of Python, or, with an r, on its right.
+        if hasattr(operator, name):
+            return FUNCTIONS.get(getattr(operator, name))
+        turned = FUNCTIONS.get(getattr(operator, f"__{name[3:]}", None)) if name.startswith("__r") else None
+        return None if turned is None else lambda emit, input, other: turned(emit, other, input)
     if target not in FUNCTIONS and name.endswith("_") and not name.endswith("__"):
         return FUNCTIONS.get(name[:-1])
     return FUNCTIONS.get(target)

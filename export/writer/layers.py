@@ -115,17 +115,18 @@ def batch_norm_function(
 
 def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
     """Write a linear layer on the last dimension."""
-    key = id(module)
-    bias = None if module.bias is None else (module.bias, (key, "bias"))
-    return _linear(emit, x, module.weight, (key, "weight"), bias)
+    key = (id(module), *(bn.key for bn in emit.folded))
+    weight, shift = _fold(module.weight, module.bias, emit.folded)
+    return _linear(emit, x, weight, (*key, "weight"), None if shift is None else (shift, (*key, "bias")))
 
 
 def linear_function(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
     """Write a functional linear layer."""
     if weight.tensor is None or (bias is not None and bias.tensor is None):
         raise emit.refuse("a linear layer with computed weights is not supported (use torch.matmul)")
-    given = None if bias is None or bias.tensor is None else (bias.tensor, ("constant", id(bias.tensor)))
-    return _linear(emit, input, weight.tensor, ("constant", id(weight.tensor)), given)
+    kernel, shift = _fold(weight.tensor, None if bias is None else bias.tensor, emit.folded)
+    keys = [("constant", id(tensor)) if not emit.folded else (object(),) for tensor in (weight.tensor, shift)]
+    return _linear(emit, input, kernel, keys[0], None if shift is None else (shift, keys[1]))
 
 
 def embedding(emit: Emitter, module: nn.Embedding, x: Value) -> Value:

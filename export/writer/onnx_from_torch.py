@@ -31,6 +31,7 @@ __all__ = ["named_outputs", "onnx_from_torch", "refuse_what_never_works", "seria
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_FUNCTIONS = {torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d}
+_LAYER_FUNCTIONS: set[Any] = {*_CONV_FUNCTIONS, torch.nn.functional.linear}
 
 
 @torch.no_grad()
@@ -45,9 +46,9 @@ def onnx_from_torch(
 ) -> onnx.ModelProto:
     """Write a network in eval mode as an ONNX model.
 
-    A batch normalisation that is the only consumer of a convolution is folded into it, in float64 and rounded once.
-    Nodes are named after the module tree (``layer1.0.conv1``), weights after their node (``layer1.0.conv1.weight``).
-    The same network gives the same bytes (`serialized`).
+    A batch normalisation that is the only consumer of a convolution or a linear layer is folded into it, in float64
+    and rounded once. Nodes are named after the module tree (``layer1.0.conv1``), weights after their node
+    (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
 
     Args:
         model: a network of the operators in `handlers`, without RepBlocks.
@@ -128,8 +129,10 @@ def _write(
     values: dict[torch.fx.Node, Any],
     folded: tuple[Normalisation, ...],
 ) -> Any:
-    found, name = trace.found[node], _name(node, trace)
-    module = trace.module_of(node)
+    name, module = _name(node, trace), trace.module_of(node)
+    if node not in trace.found:
+        raise ModelError("scripted modules are not supported", where=name, hint="use the module that was scripted")
+    found = trace.found[node]
     args, kwargs = torch.fx.node.map_arg(trace.args[node], values.__getitem__)
     if module is None and node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]]
@@ -147,10 +150,14 @@ def _write(
 
 
 def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:
-    """Return the batch normalisations that can be folded into each convolution."""
+    """Return the batch normalisations that can be folded into each convolution and linear layer."""
     found = {}
     for conv in trace.nodes:
-        if type(trace.module_of(conv)) not in _CONVOLUTIONS and conv.target not in _CONV_FUNCTIONS:
+        kind = type(trace.module_of(conv))
+        if kind not in (*_CONVOLUTIONS, nn.Linear) and conv.target not in _LAYER_FUNCTIONS:
+            continue
+        if (kind is nn.Linear or conv.target is torch.nn.functional.linear) and len(trace.found[conv].shape) != 2:
+            # Its normalisation is of the second dimension, which is another one than that of the weights.
             continue
         folded = {}
         node = conv

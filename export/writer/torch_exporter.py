@@ -22,7 +22,7 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import IrepdeployError, MissingError, ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import opset_of
-from irepdeploy.runtime.quiet_exporter import quiet_exporter
+from irepdeploy.runtime.quiet_exporter import exporter_reason, given_inputs_alone, quiet_exporter
 from irepdeploy.runtime.torch_runner import first_line, flattened
 
 from ..target.target import Target
@@ -169,7 +169,7 @@ def _exported(
             with quiet_exporter():
                 return export(network, examples, inputs, names, opset), writer, opset
         except Exception as error:  # whatever the exporter raises
-            failures.append(f"{writer}, opset {opset}: {first_line(error)}")
+            failures.append(f"{writer}, opset {opset}: {exporter_reason(error)}")
     raise ModelError("; ".join(failures), where=type(network).__name__)
 
 
@@ -180,7 +180,8 @@ def _by_torchscript(
     axes = {name: {0: BATCH} for name in (*free, *names)} if free else None
     buffer: Any = io.BytesIO()
     options = _options(inputs, names, opset)
-    torch.onnx.export(network, tuple(examples), buffer, dynamo=False, dynamic_axes=axes, **options)
+    with given_inputs_alone(network):
+        torch.onnx.export(network, tuple(examples), buffer, dynamo=False, dynamic_axes=axes, **options)
     return open_model(buffer.getvalue())
 
 

@@ -7,7 +7,6 @@ code of the file (``weights_only=True``).
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import re
@@ -30,7 +29,7 @@ from irepdeploy.network.state_dict import fitted, is_safetensors, read_legacy, r
 from irepdeploy.network.weights import kind_refused, load_weights, no_larger_than
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
-from irepdeploy.reparam.structure import rebuild
+from irepdeploy.reparam.structure import copied, rebuild
 from irepdeploy.reparam.wrappers import unwrapped
 
 __all__ = ["is_foreign", "load", "read", "save"]
@@ -302,7 +301,7 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     if isinstance(model, nn.Module):
         # The caller's network must not change.
-        return copy.deepcopy(model)
+        return copied(model)
     try:
         built = model()
     except Exception as error:  # anything that a user's factory raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, Origin, origin_of, set_origin
-from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.reparam.structure import copied
+from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 
 __all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
 
@@ -138,10 +138,11 @@ def _from_library(text: str, asked: LibraryName, seed: int, architecture: Archit
 
 def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:
     model = unwrapped(model)
+    refuse_uninitialised(model)
     if any(module.training for module in model.modules()) or any(
         tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())
     ):
-        model = copy.deepcopy(model).cpu().eval()
+        model = copied(model).cpu().eval()
     drawn = origin_of(model).statistics
     statistics = drawn if drawn.startswith(("random", "pretrained")) else "from the network given"
     if architecture is not None:

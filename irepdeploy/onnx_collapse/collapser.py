@@ -12,6 +12,7 @@ from irepdeploy.onnx_collapse.builder import Border
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.folding import fold
 from irepdeploy.onnx_collapse.graph import Graph
+from irepdeploy.onnx_collapse.known_branches import take_known_branches
 from irepdeploy.onnx_collapse.region import find_regions
 from irepdeploy.onnx_collapse.region_collapser import RegionCollapser
 from irepdeploy.onnx_collapse.report import Collapse, Region
@@ -92,8 +93,7 @@ class _Passes:
     def run(self) -> None:
         """Fold and collapse until nothing changes."""
         for _ in range(_PASSES):
-            graph = Graph.of(self.proto)
-            folded = fold(graph)
+            graph, folded = self._graph()
             self.folded += folded
             replacements, rows = self._collapsed(Context(graph))
             self.left = [row for row in rows if not row.collapsed]
@@ -103,6 +103,17 @@ class _Passes:
                 self.changed = True
             if not replacements:
                 break
+
+    def _graph(self) -> tuple[Graph, int]:
+        """Return the folded graph without branches that are never taken, and how many operators were computed."""
+        count = 0
+        while True:
+            graph = Graph.of(self.proto)
+            count += fold(graph)
+            taken = take_known_branches(graph)
+            if not taken:
+                return graph, count
+            count += taken
 
     def _collapsed(self, context: Context) -> tuple[list[Replacement], list[Region]]:
         names = names_of(self.proto)

@@ -175,6 +175,7 @@ _ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
     "Concat": lambda inputs: sum(array.size for array in inputs),
     "ConstantOfShape": lambda inputs: math.prod(_integers(inputs[0])),
     "Expand": lambda inputs: math.prod(np.broadcast_shapes(inputs[0].shape, _integers(inputs[1]))),
+    "NonZero": lambda inputs: inputs[0].size * max(inputs[0].ndim, 1),
     "Pad": lambda inputs: math.prod(size + sum(map(abs, _integers(inputs[1]))) for size in inputs[0].shape),
     "Range": lambda inputs: abs((float(inputs[1]) - float(inputs[0])) / float(inputs[2])) + 1,
 }

@@ -122,6 +122,8 @@ def _run(
 
         return hook
 
+    # Scripted modules refuse hooks.
+    layers = [name for name in layers if not isinstance(modules[name], torch.jit.ScriptModule)]
     handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
     try:
         with torch.inference_mode():
@@ -133,7 +135,7 @@ def _run(
 
 
 def _named(result: Any, name: str = "output") -> dict[str, Array]:
-    """Name each tensor that a network returned by its place: ``output1``, ``scores``, ``scores.0``."""
+    """Name each tensor that a network returned by its place, None omitted: ``output1``, ``scores``, ``scores.0``."""
     if isinstance(result, Mapping):
         prefix = "" if name == "output" else f"{name}."
         parts = {f"{prefix}{key}": value for key, value in result.items()}
@@ -142,7 +144,8 @@ def _named(result: Any, name: str = "output") -> dict[str, Array]:
         parts = {f"{name}{dot}{index}": value for index, value in enumerate(result)}
     else:
         return {name: _array(result)}
-    return {place: array for part, value in parts.items() for place, array in _named(value, part).items()}
+    given = {part: value for part, value in parts.items() if value is not None}
+    return {place: array for part, value in given.items() for place, array in _named(value, part).items()}
 
 
 def _array(tensor: torch.Tensor) -> Array:

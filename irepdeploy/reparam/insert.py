@@ -19,7 +19,7 @@ from irepdeploy.reparam.presets import Preset, preset_of
 from irepdeploy.reparam.published import PUBLISHED
 from irepdeploy.reparam.structure import insert_layers
 from irepdeploy.reparam.usage import Usage, captured_module, usage_of
-from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 
 __all__ = ["Branches", "Where", "expandable", "insert_branches", "matches"]
 
@@ -111,6 +111,7 @@ def _checked(model: nn.Module, where: Where) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
+    refuse_uninitialised(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("a scripted network has no modules to replace", hint="insert before scripting")
     if not isinstance(where, str) and not callable(where):

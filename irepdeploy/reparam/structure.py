@@ -17,7 +17,7 @@ from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS, Norm
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, set_origin
 
-__all__ = ["copied_without_hooks", "has_hooks", "insert_layers", "plain_conv", "rebuild", "replaced"]
+__all__ = ["copied", "copied_without_hooks", "has_hooks", "insert_layers", "plain_conv", "rebuild", "replaced"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -93,6 +93,16 @@ def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo
     return result
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a network deeply; a tensor that it stores of a past forward pass is copied without its history.
+
+    Raises:
+        ModelError: It holds something that cannot be copied.
+    """
+    result: nn.Module = _deepcopy(model, {})
+    return result
+
+
 def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> Module:
     """Copy `module` deeply, without its hooks.
 
@@ -157,19 +167,11 @@ def _find(
 
 
 def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
+    for module in value.modules() if isinstance(value, nn.Module) else ():
+        # Weight normalisation keeps the last weight that it computed, and torch copies none with a history.
+        stored = (item for item in vars(module).values() if isinstance(item, Tensor) and not item.is_leaf)
+        memo.update((id(tensor), tensor.detach().clone()) for tensor in stored)
     try:
         return copy.deepcopy(value, memo)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        where, hint = _stored_tensor(value), None
-        if where is not None:
-            hint = "it holds a tensor of a past forward pass: detach() it"
-        raise ModelError(f"the network cannot be copied: {one_line(error)}", where=where, hint=hint) from error
-
-
-def _stored_tensor(model: Any) -> str | None:
-    """Return the name of an attribute that holds a tensor with a history, which torch does not copy."""
-    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
-                return f"{name}.{key}".lstrip(".")
-    return None
+        raise ModelError(f"the network cannot be copied: {one_line(error)}") from error

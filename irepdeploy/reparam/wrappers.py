@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["unwrapped"]
+from irepdeploy.errors import ModelError
+
+__all__ = ["refuse_uninitialised", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -23,3 +26,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inside, nn.Module):
             return model
         model = inside
+
+
+def refuse_uninitialised(model: nn.Module) -> None:
+    """Raise ModelError for a network with lazy layers that have no weights yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                "a lazy layer without weights", where=name, hint="run the network once: net(torch.zeros(1, C, H, W))"
+            )

@@ -1,4 +1,4 @@
-"""Silence torch's ONNX exporters."""
+"""Call torch's ONNX exporters without their noise."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
-__all__ = ["quiet_exporter"]
+from irepdeploy.errors import first_line
+
+__all__ = ["exporter_reason", "given_inputs_alone", "quiet_exporter"]
 
 
 @contextlib.contextmanager
@@ -37,3 +40,25 @@ def quiet_exporter() -> Iterator[None]:
             setattr(torch._C, "_jit_onnx_log", print_graph)  # noqa: B010
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def given_inputs_alone(model: nn.Module) -> Iterator[None]:
+    """Keep the TorchScript exporter from making inputs of the defaults of ``forward``, even of numbers."""
+    forward, own = model.forward, "forward" in model.__dict__
+    if isinstance(model, torch.jit.ScriptModule):
+        yield
+        return
+    model.forward = lambda *inputs: forward(*inputs)
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+def exporter_reason(error: Exception) -> str:
+    """Return why an exporter failed in one line, without its appeal to report it."""
+    return first_line(error).partition(" Please feel free")[0].partition("  [Caused by")[0]

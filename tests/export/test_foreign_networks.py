@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import irepdeploy
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
-from irepdeploy.errors import IrepdeployError
+from irepdeploy.errors import CheckFailed, IrepdeployError, ModelError
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.verify.certificate import Certificate
 from support.published_blocks import MobileOneBlock, RepVGGBlock, conv_bn
@@ -100,6 +101,17 @@ class Watched(nn.Module):
         return self.conv(x) if type(self.conv) is nn.Conv2d else self.other(x)
 
 
+class Recurrent(nn.Module):
+    """Reads a row after the other."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rows, self.head = kind(12, 5, batch_first=True, bidirectional=True), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        return self.head(self.rows(x.permute(0, 3, 1, 2).flatten(2)[..., :12], state)[0])
+
+
 FOREIGN: dict[str, Callable[[], nn.Module]] = {
     "convnext": convnext,
     "patches": Patches,
@@ -107,6 +119,8 @@ FOREIGN: dict[str, Callable[[], nn.Module]] = {
     "names": Branches,
     "captured": Captured,
     "class": Watched,
+    "LSTM": lambda: Recurrent(nn.LSTM),
+    "GRU": lambda: Recurrent(nn.GRU),
     "1-D": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3, 2, 1), nn.BatchNorm1d(4), nn.ReLU()),
 }
 
@@ -126,6 +140,34 @@ def test_a_network_that_branches_do_not_fit(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = net(torch.from_numpy(x)).numpy()
     assert np.abs(written(tmp_path, x)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+class Ranked(nn.Module):
+    """Many scores that differ by less than float16 can tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1).topk(500)[1].float()
+
+
+def test_an_order_that_rounding_changes_is_explained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CheckFailed, match="fp16") as caught:
+        irepdeploy.export_model(Ranked().eval(), tmp_path, input_shape="1x3x24x24", precision="fp16", simplify=False)
+    assert "TopK" in str(caught.value.hint)
+
+
+def test_a_scripted_layer_is_one_line(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), scripted).eval()
+    with warnings.catch_warnings(), pytest.raises(ModelError, match="scripted modules are not supported"):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        irepdeploy.export_model(net, tmp_path, input_shape="1x3x8x9", simplify=False)
 
 
 class Squeeze(nn.Module):

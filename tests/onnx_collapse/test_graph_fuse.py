@@ -124,6 +124,75 @@ def test_a_batch_in_the_numbers_is_found() -> None:
         irepdeploy.fuse_graph(Scaled().eval(), example=torch.zeros(1, 2, 4, 4))
 
 
+class Deciding(nn.Module):
+    """Chooses its way, or the number of its steps, by what it sees."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b, self.way = Rep(), Rep(), way
+        self.register_buffer("steps", torch.tensor(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "if":
+            return self.a(x) if x.mean() > 0 else self.b(x)
+        if self.way == "item":
+            return self.a(x) * int(x.abs().max().item() * 3)
+        if self.way == "numpy":
+            y = self.a(x)
+            return y + float(y.detach().numpy().mean())
+        if self.way == "set":
+            marks = torch.zeros(1)
+            marks[0] = x.amax()
+            return self.a(x) if bool(marks) else self.b(x)
+        # Sizes and buffers are no values of the input.
+        if x.shape[2] % 2 or x.dim() != 4 or not len(x):
+            return self.b(x)
+        return self.a(x) * int(self.steps) if bool(self.steps > 1) else self.b(x)
+
+
+@pytest.mark.parametrize("way", ["if", "item", "numpy", "set"])
+def test_a_network_that_decides_by_values_is_refused(way: str) -> None:
+    """A trace keeps one of its ways, and random inputs need not take the other one."""
+    with pytest.raises(NotFusable, match="by the values of a tensor"):
+        irepdeploy.fuse_graph(Deciding(way).eval(), example=torch.rand(1, 3, 8, 8))
+
+
+def test_sizes_and_buffers_may_decide() -> None:
+    model = Deciding("sizes").eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.rand(1, 3, 8, 8))
+    assert convolutions(plain) == 1 and same(model, plain, (3, 8, 8)) < 1e-5
+
+
+def test_defaults_of_forward_are_no_inputs() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = Rep()
+
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:
+            return self.a(x) * scale if mask is None else self.a(x) * mask
+
+    model = Optional().eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 8, 8))
+    assert convolutions(plain) == 1 and same(model, plain, (3, 8, 8), batch=3) < 1e-5
+    assert "forward" not in vars(model)
+
+
+def test_a_copy_of_normalised_weights() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()).eval()
+    plain = irepdeploy.fuse_graph(model, example=torch.zeros(1, 3, 8, 8))
+    assert plain is not model and same(model, plain, (3, 8, 8)) < 1e-6
+
+
+def test_a_lazy_layer_without_weights() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()).eval()
+    for call in (lambda: irepdeploy.fuse_graph(model, torch.zeros(1, 3, 8, 8)), lambda: irepdeploy.export_model(model)):
+        with pytest.raises(ModelError, match=r"0\.weight: a lazy layer without weights"):
+            call()
+
+
 def test_a_network_noisier_than_the_tolerance() -> None:
     """Its own outputs move by more than 1e-4 where the inputs move by one unit in the last place."""
     torch.manual_seed(0)
@@ -233,6 +302,15 @@ class Attention(nn.Module):
         return torch.cat([self.token.expand(n, -1, -1), rows], 1)[:, 0] + rows.mean(1)
 
 
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def after(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(Rep(), *layers)
 
@@ -246,6 +324,9 @@ OTHERS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "corners": (1, lambda: after(nn.Upsample(size=(7, 5), mode="bilinear", align_corners=True), nn.CELU())),
     "softmax": (1, lambda: after(nn.LogSoftmax(1), nn.ZeroPad2d((1, 0, 2, 1)), nn.PixelUnshuffle(1))),
     "attention": (1, lambda: after(Attention())),
+    "response": (1, lambda: after(nn.LocalResponseNorm(3))),
+    "by 1.7": (1, lambda: after(nn.Upsample(scale_factor=(0.7, 1.7)))),
+    "by a mask": (1, lambda: after(Applied(lambda x: torch.nan_to_num(x[:, torch.arange(8) % 3 > 0])))),
 }  # fmt: skip
 
 

@@ -231,7 +231,7 @@ def test_gemm(transposed: int) -> None:
 
 
 ONE_TO_ONE = ["Acos", "Acosh", "Asin", "Atanh"]
-LOGIC = ["And", "Or", "Xor", "Not", "Where", "Squeeze", "ScatterElements"]
+LOGIC = ["And", "Or", "Xor", "Not", "Where", "Squeeze", "ScatterElements", "IsInf"]
 
 
 @pytest.mark.parametrize("kind", ONE_TO_ONE)
@@ -263,6 +263,13 @@ def test_logic_and_dimensions_of_size_one() -> None:
     rng = np.random.default_rng(1)
     images = [rng.standard_normal((count, 4, 7, 6), dtype=np.float32) for count in (1, 3)]
     check(graph_of(nodes, weights), *images)
+
+
+def test_infinities() -> None:
+    node = helper.make_node
+    nodes = [node("Div", ["x", "zero"], ["a"]), node("IsInf", ["a"], ["b"]), node("Where", ["b", "x", "two"], ["y"])]
+    weights = {"zero": np.eye(6, dtype=np.float32), "two": np.array(2, np.float32)}
+    check(graph_of(nodes, weights), np.random.default_rng(1).standard_normal((1, 4, 7, 6), dtype=np.float32))
 
 
 @pytest.mark.parametrize("opset", [18, 21])
@@ -329,6 +336,7 @@ def test_names_are_those_of_the_nodes() -> None:
         ("Flatten", [], {"axis": 0}, "Flatten"),
         ("CumSum", [np.array(1)], {"exclusive": 1}, "CumSum"),
         ("Hardmax", [], {}, "Hardmax"),
+        ("IsInf", [], {"detect_negative": 0}, "IsInf of one sign"),
         ("Squeeze", [], {}, "Squeeze of all"),
         ("ReduceMax", [], {}, "over everything"),
         ("Resize", [None, np.array([1, 1, 2, 2], np.float32)], {"mode": "linear", **ASYMMETRIC}, "linear mode at asym"),

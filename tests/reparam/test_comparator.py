@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -146,3 +147,18 @@ def test_noise_of_the_reference_raises_what_is_allowed_for_its_output_alone() ->
     # A cosine is lost with the square of the error.
     assert Tolerance(1e-2, 0.999).relaxed(Noise(0.1, 0.9999)).min_cosine == pytest.approx(1 - 16 * 1e-4)
     assert Tolerance(1e-2, 0.999).relaxed(Noise(1e-6, 1.0)) == Tolerance(1e-2, 0.999)
+
+
+def test_networks_that_return_none_and_hold_scripted_layers() -> None:
+    class Some(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.layer = torch.jit.script(nn.Linear(3, 4))
+
+        def forward(self, x: torch.Tensor) -> object:
+            return {"scores": self.layer(x), "loss": None, "rest": (None, x)}
+
+    model, x = Some().eval(), torch.randn(2, 3)
+    assert [output.name for output in ird.compare(model, model, x).outputs] == ["scores", "rest.1"]

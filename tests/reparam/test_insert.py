@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -348,12 +350,23 @@ def test_hooks_stay_at_their_names_in_every_state() -> None:
         model.seen.clear()
 
 
-def test_a_network_that_cannot_be_copied_says_what_is_in_the_way() -> None:
+def test_a_tensor_of_a_past_forward_is_copied_without_its_history() -> None:
     net = build("vgg6")
     net.stages[0].kept = net(torch.zeros(2, 1, 16, 16))
-    with pytest.raises(ModelError, match="cannot be copied") as caught:
-        ird.insert_branches(net, "ireps")
-    assert caught.value.where == "stages.0.kept" and "detach" in str(caught.value.hint)
+    copied = ird.insert_branches(net, "ireps")
+    kept = copied.stages[0].kept
+    assert torch.equal(kept, net.stages[0].kept) and kept is not net.stages[0].kept and not kept.requires_grad
+
+
+def test_normalised_weights_are_left_and_copied() -> None:
+    """torch.nn.utils.weight_norm computes the weight anew before every forward, and keeps the last one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        odd = nn.utils.weight_norm(nn.Conv2d(4, 4, 3, padding=1))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), odd).eval()
+    branched = ird.insert_branches(net, "acnet", preserve=True).eval()
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.allclose(branched(x), net(x), atol=1e-5) and not isinstance(branched[2], RepBlock)
 
 
 class Chain(nn.Module):

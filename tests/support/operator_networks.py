@@ -173,6 +173,11 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "compared integers": lambda m, x: (x.argmax(1) >= 2, x.argmax(1) == x[:, :1].argmax(1), x.argmax(1) < 1.5),
     "where": lambda m, x: torch.where(x > 0, x, 2.0) + torch.where(x < m.offset, m.offset, x) + x.where(x > -1, 0.5),
     "masked": lambda m, x: x.masked_fill(x < 0, 1.5) + m.same(x * 1).masked_fill_(x > 1, 0.0),
+    "constants on the left": lambda m, x: torch.where(
+        (torch.arange(9) > 3) & (x > 0) | (torch.arange(9) == 1) ^ (x < -1),
+        (torch.arange(9) + 2) // (x.abs() + 1),
+        (torch.arange(9) + 0.7) % (x.abs() + 1) - (m.weight[0].abs() + 1) ** x,
+    ),
     "angles": lambda m, x: (
         torch.atan(x) + (x / 4).tan() + torch.acos(x.clamp(-0.9, 0.9)) - torch.asin(x.clamp(-0.9, 0.9))
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 from collections.abc import Iterable
@@ -19,12 +18,14 @@ from irepdeploy.board.comparison import Noise
 from irepdeploy.errors import CheckFailed, InputError, NotFusable, first_line
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_collapse.read_back.torch_from_onnx import inferred_shapes, torch_from_onnx
+from irepdeploy.onnx_collapse.read_back.values_read import value_read
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs, relative_error
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
-from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.reparam.structure import copied
+from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
-from irepdeploy.runtime.quiet_exporter import quiet_exporter
+from irepdeploy.runtime.quiet_exporter import exporter_reason, given_inputs_alone, quiet_exporter
 from irepdeploy.runtime.torch_runner import flattened
 
 __all__ = ["fuse_graph"]
@@ -54,13 +55,14 @@ def fuse_graph(
 
     Raises:
         InputError: neither `example` nor an Origin tells the input sizes.
-        NotFusable: the network is in train mode, has another dtype, or cannot be exported.
+        NotFusable: the network is in train mode, has another dtype, decides by values, or cannot be exported.
         ModelError: an operator between the convolutions cannot be read back.
         CheckFailed: the fused network's outputs differ.
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
+    refuse_uninitialised(model)
     if any(module.training for module in model.modules()):
         raise NotFusable("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
@@ -72,8 +74,15 @@ def fuse_graph(
     inputs = _example(model, example)
     found = collapse(_exported(model, tuple(x.to(device) for x in inputs)))
     if not found.changed:
-        return copy.deepcopy(model)
+        return copied(model)
     given = tuple(x.to(device) for x in inputs)
+    read = value_read(model, given)
+    if read is not None:
+        raise NotFusable(
+            f"forward decides by the values of a tensor ({read}), so that no graph is equal to it",
+            where=type(model).__name__,
+            hint="fuse its blocks alone: irepdeploy.fuse or irepdeploy.fuse_probe",
+        )
     plain = torch_from_onnx(found.model).to(device)
     if prove:
         try:
@@ -112,10 +121,14 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     buffer: Any = io.BytesIO()
     names = [f"input_{place}" for place in range(len(inputs))] if len(inputs) > 1 else ["input"]
     try:
-        with quiet_exporter():
+        with quiet_exporter(), given_inputs_alone(model):
             torch.onnx.export(model, inputs, buffer, dynamo=False, opset_version=_OPSET, input_names=names)
     except Exception as error:  # any error of a foreign forward or of the exporter
-        raise NotFusable(f"torch cannot export it: {first_line(error)}", where=type(model).__name__) from error
+        raise NotFusable(
+            f"torch cannot export it: {exporter_reason(error)}",
+            where=type(model).__name__,
+            hint="irepdeploy.export_model writes and collapses more operators",
+        ) from error
     return open_model(buffer.getvalue())
 
 

@@ -199,6 +199,12 @@ def unit(x: Tensor, axis: int, p: int) -> Tensor:
     return x / torch.linalg.vector_norm(x, p, axis, True)
 
 
+def _is_inf(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
+    if not attributes.get("detect_positive", 1) or not attributes.get("detect_negative", 1):
+        raise refused(node, "of one sign")
+    return reader.call(torch.isinf, reader.value(node.input[0]))
+
+
 RETURN_SEVERAL = {"Split", "TopK"}
 
 _UNARY: dict[str, Callable[..., Any]] = {
@@ -247,6 +253,7 @@ OPERATORS: dict[str, Write] = {
     "HardSigmoid": _plain(hard_sigmoid, alpha=("alpha", 0.2), beta=("beta", 0.5)),
     "Identity": _identity,
     "InstanceNormalization": layers.instance_normalization,
+    "IsInf": _is_inf,
     "LayerNormalization": layers.layer_normalization,
     "LeakyRelu": _plain(F.leaky_relu, negative_slope=("alpha", 0.01)),
     "LogSoftmax": _softmax(F.log_softmax),

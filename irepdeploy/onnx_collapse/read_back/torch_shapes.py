@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
@@ -236,7 +237,9 @@ def resize(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         if list(scales[:2]) != [1, 1] or "axes" in attributes:
             raise refused(node, "of this form")
         if not _other_size(given or (), known or (), scales):
-            return reader.call(F.interpolate, reader.value(node.input[0]), scale_factor=list(scales[2:]), **options)
+            # torch divides by the number that was written, and 1.7 rounded to float32 may give another neighbour.
+            factors = [float(str(np.float32(scale))) for scale in scales[2:]]
+            return reader.call(F.interpolate, reader.value(node.input[0]), scale_factor=factors, **options)
     found = list(sizes[2:]) if sizes else list(known[2:]) if known else []
     if len(found) != rank - 2 or None in found or "axes" in attributes:
         raise refused(node, "of this form")

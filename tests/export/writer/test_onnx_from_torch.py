@@ -180,6 +180,24 @@ def test_a_normalisation_folds_through_what_does_nothing(between: nn.Module) -> 
     assert operators(check_same(randomize_statistics(model), (4, 8, 6))) == Counter(Conv=1)
 
 
+@pytest.mark.parametrize("function", [False, True])
+def test_a_normalisation_folds_into_a_linear_layer(function: bool) -> None:
+    """But not where the layer is read twice, nor where it normalises another dimension than that of the weights."""
+    torch.manual_seed(0)
+    dense, bn = nn.Linear(6, 8, bias=not function), nn.BatchNorm1d(8)
+    layer = Call(lambda m, x: m.bn(F.linear(x, m.dense.weight)), dense=dense, bn=bn) if function else None
+    head = (nn.Linear(6, 8), nn.Dropout(), nn.BatchNorm1d(8)) if layer is None else (layer,)
+    graph = check_same(
+        randomize_statistics(nn.Sequential(conv(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)), (4, 8, 6)
+    )
+    assert not {"BatchNormalization", "Mul", "Add"} & set(operators(graph))
+    twice = Call(lambda m, x: (lambda y: m.bn(y) + y)(m.dense(x)), dense=dense, bn=bn)
+    net = randomize_statistics(nn.Sequential(nn.Flatten(), nn.Linear(24, 6), twice))
+    assert operators(check_same(net, (4, 6)))["Mul"] == 1
+    rows = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(4))
+    assert operators(check_same(randomize_statistics(rows), (4, 6)))["Mul"] == 1
+
+
 def test_the_fold_is_rounded_once() -> None:
     layer, bn = conv(64, 8, 3), randomize_statistics(nn.BatchNorm2d(8)).eval()
     graph = written(nn.Sequential(layer, bn), (64, 6, 6)).graph
