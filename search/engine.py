@@ -95,7 +95,6 @@ class Search:
         # After every check of the recipe: an old run is not discarded for one that cannot start.
         identity = self.data.identity(recipe.model_dump_json(exclude={"scales", "train"}))
         results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
-        silent = not self.ranks.first
         # With whole subnets the sums do not depend on the number of processes.
         divided = self.settings.split == "batch"
         where = f"{self.ranks.size if divided else 1} x {self.ranks.device.type}"
@@ -105,7 +104,7 @@ class Search:
             results,
             resume=resume,
             overwrite=overwrite,
-            silent=silent,
+            ranks=self.ranks,
             computed_on=where,
             callbacks=callbacks,
         )
@@ -118,7 +117,7 @@ class Search:
         self.epoch = 0
         self.evaluations = 0
         self.seconds = 0.0
-        state = self.folder.load_state() if resume else None
+        state = self.folder.load_state()
         if state is not None:
             with self.folder.restoring():
                 self._load(state)

@@ -18,7 +18,7 @@ from irepdeploy.errors import InputError
 from irepdeploy.parsing.json_lines import Lines, append_line, begin_lines, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.parsing.validation import validated
-from irepdeploy.runs.schema import Amount, Count, Loss, MetricFacts, Number, Schema, Score, Share
+from irepdeploy.runs.schema import ACCURACY, Amount, Count, Loss, MetricFacts, Number, Schema, Score, Share
 
 __all__ = ["JOURNAL", "Epoch", "Event", "Evolution", "Race", "SearchJournal", "SearchStart", "Start", "read_events"]
 
@@ -48,7 +48,8 @@ class Event(Schema):
 class Start(Event):
     """The first line of a run: its recipe with the scale applied, and everything else that its result depends on.
 
-    `metric` is what is called accuracy in the lines that follow; None: accuracy.
+    `metric` is what is called accuracy in the lines that follow; None: accuracy. `launchers` identifies the torchrun
+    processes that began the run, without which there are none.
     """
 
     event: Literal["start"] = "start"
@@ -59,6 +60,12 @@ class Start(Event):
     devices: Number = 1
     architecture: dict[str, Any] | None = None
     metric: MetricFacts | None = None
+    launchers: tuple[StrictStr, ...] = ()
+
+    @property
+    def by(self) -> MetricFacts:
+        """The metric: accuracy where the line names none."""
+        return self.metric or ACCURACY
 
     def begin(self, path: str | os.PathLike[str]) -> None:
         """Begin a journal with this event, atomically; one that is there is replaced."""

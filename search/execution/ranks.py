@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,15 +12,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError, first_line
+from irepdeploy.errors import IrepdeployError, MissingError, RunError, first_line
+
+from .rendezvous import join, launcher, variable
 
 __all__ = ["Ranks"]
 
 _T = TypeVar("_T")
 
 _FAILURE = "failure"
-# Seconds within which the store answers, and for which the rank that may host it stays after a failure.
-_STORE_ANSWERS = 60.0
+# Seconds for which the rank that may host the store stays after a failure.
 _LINGER = 5.0
 _RESUME = "the last good state is kept: --resume continues from there"
 
@@ -31,12 +31,22 @@ class Ranks:
 
     Leaving it with an error notifies the others, so that each ends with an error that names the failed rank. All ranks
     must call the collective methods in the same order; these raise RunError if a rank failed or did not answer.
+    `launchers` identifies the torchrun processes that started the ranks.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: Any = None, timeout: float = 0.0) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        device: torch.device,
+        store: Any = None,
+        timeout: float = 0.0,
+        launchers: frozenset[str] = frozenset(),
+    ) -> None:
         self.rank = rank
         self.size = size
         self.device = device
+        self.launchers = launchers
         self._store = store
         self._timeout = timedelta(seconds=timeout)
 
@@ -48,13 +58,13 @@ class Ranks:
     @classmethod
     def from_environment(cls, device: str = "cpu", *, timeout: float = 1800.0) -> Ranks:
         """Join the ranks that torchrun has started, or return `alone`."""
-        size = _variable("WORLD_SIZE", 1)
+        size = variable("WORLD_SIZE", 1)
         if size == 1:
-            return cls.alone(device)
-        rank = _variable("RANK", 0)
+            return cls(0, 1, torch.device(device), launchers=frozenset(filter(None, [launcher()])))
+        rank = variable("RANK", 0)
         place = torch.device(device)
         if place.type == "cuda":
-            place = torch.device("cuda", _variable("LOCAL_RANK", 0))
+            place = torch.device("cuda", variable("LOCAL_RANK", 0))
             if place.index >= torch.cuda.device_count():
                 raise MissingError(
                     f"rank {rank} has no GPU: this machine has {torch.cuda.device_count()}",
@@ -62,7 +72,8 @@ class Ranks:
                     hint="torchrun --nproc-per-node=GPUS",
                 )
             torch.cuda.set_device(place)
-        return cls(rank, size, place, _join(rank, size, place, timeout), timeout)
+        store, launchers = join(rank, size, place, timeout)
+        return cls(rank, size, place, store, timeout, launchers)
 
     @property
     def first(self) -> bool:
@@ -197,63 +208,3 @@ class Ranks:
 
         self._store = None
         distributed.destroy_process_group()
-
-
-def _join(rank: int, size: int, device: torch.device, timeout: float) -> Any:
-    """Start torch.distributed and return a store that all ranks share."""
-    from torch import distributed
-
-    limit = timedelta(seconds=timeout)
-    try:
-        # Not torch's own rendezvous, which reports how many ranks are missing, but not which.
-        root = distributed.TCPStore(
-            os.environ.get("MASTER_ADDR", "127.0.0.1"),
-            _variable("MASTER_PORT", 29500),
-            size,
-            is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-            timeout=limit,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-        # torchrun restarts lost ranks in the same store.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = distributed.PrefixStore(f"irepdeploy/{attempt}", root)
-        store.set(f"here/{rank}", "")
-        for other in range(size):
-            _await(store, other, size, limit)
-        store.set_timeout(timedelta(seconds=_STORE_ANSWERS))
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=distributed.PrefixStore("group", store),
-            rank=rank,
-            world_size=size,
-            timeout=limit,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(
-            f"rank {rank} cannot join the others: {first_line(error)}",
-            where=f"rank {rank}",
-            hint="MASTER_ADDR and MASTER_PORT must be reachable from every machine",
-        ) from error
-    return store
-
-
-def _await(store: Any, other: int, size: int, limit: timedelta) -> None:
-    try:
-        store.wait([f"here/{other}"], limit)
-    except RuntimeError as error:
-        raise RunError(
-            f"rank {other} of {size} did not come within {limit.total_seconds():g} s",
-            where=f"rank {other}",
-            hint="start every rank with torchrun, or with the same WORLD_SIZE",
-        ) from error
-
-
-def _variable(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    try:
-        return int(text) if text else default
-    except ValueError:
-        raise InputError(
-            f"{text!r} is not a number", where=name, hint=f"torchrun sets it; else: unset {name}"
-        ) from None

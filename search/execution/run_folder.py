@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from irepdeploy.runs.journal import JOURNAL, Epoch, Event, Start, read_events
 from .ranks import Ranks
 from .scalars import Scalars
 
-__all__ = ["RunFolder", "own_folder", "start_facts"]
+__all__ = ["RunFolder", "begun_by", "holds_a_run", "own_folder", "start_facts"]
 
 _STATE = "state.pt"
+_CONDITIONS = ("identity", "threads", "journal", "torch", "torch_random", "cuda_random")
+_OVER = "--overwrite starts over"
 _TENSORBOARD = "tensorboard"
 
 
@@ -52,8 +54,12 @@ class RunFolder:
     Nothing in it changes before the first epoch is done, so that a run that is refused until then leaves no trace.
 
     A saved state with a different `identity` is refused. `results` are globs of the files of a finished run, which are
-    removed when a run starts over. A `silent` process only reads; another one writes. `computed_on` names the devices
-    that the result depends on. Each of `callbacks` gets every event after the journal.
+    removed when a run starts over. Of several `ranks` only the first reads and writes; by default this process is
+    alone. `computed_on` names the devices that the result depends on. Each of `callbacks` gets every event after the
+    journal.
+
+    A run that a launcher of these ranks began is resumed even without `resume`, and in spite of `overwrite`: torchrun
+    starts the same command again when it has lost a rank.
     """
 
     def __init__(
@@ -64,13 +70,14 @@ class RunFolder:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        silent: bool = False,
+        ranks: Ranks | None = None,
         computed_on: str = "cpu",
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
+        self._ranks = Ranks.alone() if ranks is None else ranks
+        self.silent = silent = not self._ranks.first
         self.path = path if silent else make_folder(path)
         self.journal = self.path / JOURNAL
-        self.silent = silent
         self._identity = identity
         self._results = results
         self._computed_on = computed_on
@@ -79,12 +86,13 @@ class RunFolder:
         self._start: Start | None = None
         if resume and overwrite:
             raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
-        if not (resume or silent or overwrite) and (self.journal.exists() or self._earlier_files()):
-            raise InputError(
-                "this folder already holds a run",
-                where=path,
-                hint="--resume continues it, --overwrite starts over, or choose another --out",
-            )
+        self._resume = resume
+        if not (resume or silent) and (self.journal.exists() or self._earlier_files()):
+            self._resume = begun_by(self._ranks, self.path)
+            if self._resume:
+                log(f"{path}: torchrun has started this run again: it goes on from the last saved state")
+            elif not overwrite:
+                raise holds_a_run(path)
 
     def mirror_to_tensorboard(self) -> None:
         """Also write the journal's numbers for TensorBoard from now on, into ``tensorboard/``."""
@@ -95,7 +103,8 @@ class RunFolder:
 
     def start(self, event: Start) -> None:
         """Start the run now; `event` becomes the first line of the journal once there is a second."""
-        self._start = event.model_copy(update={"time": round(time.time(), 3)})
+        launchers = {"launchers": tuple(sorted(self._ranks.launchers))} if self._ranks.launchers else {}
+        self._start = event.model_copy(update={"time": round(time.time(), 3), **launchers})
 
     def write(self, event: Event) -> None:
         """Append an event to the journal and flush it to the disk."""
@@ -136,29 +145,55 @@ class RunFolder:
         write_bytes(self.path / _STATE, pack(content))
 
     def load_state(self) -> dict[str, Any] | None:
-        """Load the saved state and truncate the journal to it; return None if the run has to start over."""
+        """Load the saved state and truncate the journal to it; return None if the run has to start over.
+
+        All ranks must call it. The first one reads the state and sends it to the others, so that all go on from the
+        same one even where they do not see the same disk.
+        """
+        found = self._read_state() if self._resume and not self.silent else None
+        content, state = found or (None, None)
+        content = self._ranks.gather([] if self.silent else [content], 1)[0]
+        if content is None:
+            return None
+        if state is None:
+            state = unpack(content, where=self.path / _STATE, hint=_OVER)
+        if state["torch"] != torch.__version__ and not self.silent:
+            log(
+                f"the run began with torch {state['torch']}: with {torch.__version__} it will not be the same to the"
+                " bit"
+            )
+        began = state.get("computed_on", self._computed_on)
+        if began != self._computed_on and not self.silent:
+            log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
+        # The result depends on the number of threads, which changes the order of summation.
+        torch.set_num_threads(state["threads"])
+        with self.restoring():
+            torch.set_rng_state(state["torch_random"])
+            if state["cuda_random"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["cuda_random"])
+        return state
+
+    def _read_state(self) -> tuple[bytes, dict[str, Any]] | None:
+        """Read and check the saved state, and truncate the journal to it; None if the run has to start over."""
         path = self.path / _STATE
         if not path.exists():
             events = read_events(self.journal, strict=True) if self.journal.exists() else []
             if _epochs(events) > 1 or self._is_finished():
-                raise CheckpointError(
-                    "the saved state of this run is missing", where=path, hint="--overwrite starts over"
-                )
+                raise CheckpointError("the saved state of this run is missing", where=path, hint=_OVER)
             return None
-        hint = "--overwrite starts over"
-        state = unpack(read_bytes(path, "saved state"), where=path, hint=hint)
+        content = read_bytes(path, "saved state")
+        state = unpack(content, where=path, hint=_OVER)
         try:
-            identity, threads, size, torch_version = (state[key] for key in ("identity", "threads", "journal", "torch"))
+            identity, threads, size, _, _, _ = (state[key] for key in _CONDITIONS)
             if not (type(threads) is int and threads > 0 and type(size) is int and size >= 0):
                 raise ValueError
-            random, cuda_random = state["torch_random"], state["cuda_random"]
         except (LookupError, TypeError, ValueError) as error:
-            raise CheckpointError("damaged: not the saved state of a run", where=path, hint=hint) from error
+            raise CheckpointError("damaged: not the saved state of a run", where=path, hint=_OVER) from error
         # States of earlier versions lack it.
         if self.journal.exists() and state.get("started", self._first_line()) != self._first_line():
             events = read_events(self.journal, strict=True)
             if _epochs(events) > 1:
-                raise CheckpointError("the saved state is of another run than the journal", where=path, hint=hint)
+                raise CheckpointError("the saved state is of another run than the journal", where=path, hint=_OVER)
             if any(isinstance(event, Start) for event in events):
                 return None  # killed while it replaced an earlier run
         if identity != self._identity:
@@ -169,24 +204,10 @@ class RunFolder:
             )
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
-        if not self.silent:
-            # Report a damaged line now, not hours later when the run is drawn.
-            read_events(self.journal)
-            os.truncate(self.journal, size)
-        if torch_version != torch.__version__:
-            log(
-                f"the run began with torch {torch_version}: with {torch.__version__} it will not be the same to the bit"
-            )
-        began = state.get("computed_on", self._computed_on)
-        if began != self._computed_on and not self.silent:
-            log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
-        # The result depends on the number of threads, which changes the order of summation.
-        torch.set_num_threads(threads)
-        with self.restoring():
-            torch.set_rng_state(random)
-            if cuda_random is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(cuda_random)
-        return state
+        # Report a damaged line now, not hours later when the run is drawn.
+        read_events(self.journal)
+        os.truncate(self.journal, size)
+        return content, state
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
@@ -199,7 +220,7 @@ class RunFolder:
             raise CheckpointError(
                 f"the saved state does not fit this run: {first_line(error)}",
                 where=self.path / _STATE,
-                hint="--overwrite starts over",
+                hint=_OVER,
             ) from error
 
     def _is_finished(self) -> bool:
@@ -219,6 +240,27 @@ class RunFolder:
 
 def _epochs(events: Sequence[Event]) -> int:
     return sum(isinstance(event, Epoch) for event in events)
+
+
+def begun_by(ranks: Ranks, folder: Path) -> bool:
+    """Return whether a launcher of these ranks began the run in a folder: torchrun has started them again."""
+    if not ranks.launchers or not (folder / JOURNAL).exists():
+        return False
+    with suppress(InputError):
+        return any(
+            isinstance(event, Start) and not ranks.launchers.isdisjoint(event.launchers)
+            for event in read_events(folder / JOURNAL)
+        )
+    return False
+
+
+def holds_a_run(folder: Path) -> InputError:
+    """Return the error for a folder that a run must not replace."""
+    return InputError(
+        "this folder already holds a run",
+        where=folder,
+        hint="--resume continues it, --overwrite starts over, or choose another --out",
+    )
 
 
 def start_facts(recipe: Recipe) -> dict[str, Any]:

@@ -114,7 +114,6 @@ class Training:
         )
         # Used at the end; opened now, so that a missing one does not cost hours.
         self._test = self.data.load_test() if self.ranks.first else None
-        silent = not self.ranks.first
         where = f"{self.ranks.size} x {self.ranks.device.type}"
         self.steps = (
             RecipeSteps(self.net, settings)
@@ -128,7 +127,7 @@ class Training:
             results,
             resume=resume,
             overwrite=overwrite,
-            silent=silent,
+            ranks=self.ranks,
             computed_on=where,
             callbacks=callbacks,
         )
@@ -136,7 +135,7 @@ class Training:
         self.epoch = 0
         self.best: tuple[Fitness, int] | None = None
         self.epoch_seconds: list[float] = []
-        state = self.folder.load_state() if resume else None
+        state = self.folder.load_state()
         if state is not None:
             with self.folder.restoring():
                 self._load(state)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from irepdeploy.folders import output_folder
+from irepdeploy.recipe import load_recipe
+from irepdeploy.runs.result import TrainingResult
 from irepdeploy.search.engine import Search
 from irepdeploy.search.execution.shipped import recipe_path
-from support.processes import run_ranks
+from support.processes import free_port, run_ranks
 from support.tiny import JournalOf
 
 _OVERRIDES = ["search.evolutions=2", "search.subnets_per_step=3", "search.evaluation.racing.share=0.5"]
@@ -49,8 +53,6 @@ def overrides(tiny_overrides: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from irepdeploy.recipe import load_recipe
-
     out = tmp_path_factory.mktemp("alone")
     Search(load_recipe(recipe_path("digits"), overrides), out).run()
     return out
@@ -118,3 +120,97 @@ def test_of_several_ranks_the_one_that_writes_holds_the_folder(overrides: list[s
     assert "out: this folder is in use by `" in ends[0].stderr
     assert f"(process {os.getpid()} on " in ends[0].stderr
     assert "rank 0 of 2 failed: this folder is in use" in ends[1].stderr
+
+
+# Rank 1 is lost after two epochs, and rank 0 after four; each once.
+_LOSE_TWO = """
+import os, signal, sys
+from pathlib import Path
+from irepdeploy.search.execution.run_folder import RunFolder
+
+original = RunFolder.save_state
+
+def save_state(self, state):
+    original(self, state)
+    lost = Path(f"LOST/{state['epoch']}")
+    if {2: "1", 4: "0"}.get(state["epoch"]) == os.environ["RANK"] and not lost.exists():
+        lost.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunFolder.save_state = save_state
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rendezvous", ["c10d", "static"])
+def test_torchrun_on_two_machines_recovers_from_lost_ranks(
+    rendezvous: str, overrides: list[str], tmp_path: Path, journal_of: JournalOf
+) -> None:
+    """Two agents on the loopback interface stand for the machines."""
+    overrides = [*overrides, "search.evolutions=5"]
+    whole = tmp_path / "whole"
+    Search(load_recipe(recipe_path("digits"), overrides), whole).run()
+    (tmp_path / "lost").mkdir()
+    script = tmp_path / "run.py"
+    text = code(_SEARCH, overrides, tmp_path / "out")
+    script.write_text(_LOSE_TWO.replace("LOST", str(tmp_path / "lost")) + text)
+    port = free_port()
+    line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
+    line += ["--monitor-interval=0.1", f"--rdzv-backend={rendezvous}"]
+    if rendezvous == "c10d":
+        line += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--rdzv-id=test"]
+    else:
+        line += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    agents = []
+    for node in range(2):
+        own = [f"--node-rank={node}"] if rendezvous == "static" else []
+        with open(tmp_path / f"{node}.log", "wb") as log:
+            command = [*line, *own, str(script)]
+            agents.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [agent.wait(timeout=900) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.terminate()
+            agent.wait()
+    logs = "".join((tmp_path / f"{node}.log").read_text() for node in range(2))
+    assert codes == [0, 0], logs
+    assert sorted(path.name for path in (tmp_path / "lost").iterdir()) == ["2", "4"]
+    assert logs.count("torchrun has started this run again") == 2
+    one, two = journal_of(whole), journal_of(tmp_path / "out")
+    assert len(two[0].pop("launchers")) == 2 and (one[0].pop("devices"), two[0].pop("devices")) == (1, 2)
+    assert one == two
+    for path in (whole / "population").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / "population" / path.name).read_bytes()
+
+
+# A caller's network, data and task: a search, then a training with what it found.
+_OWN = """
+import torch
+import irepdeploy as ird
+from support.foreign import Samples, TinyNet, maps
+
+torch.manual_seed(1)
+data = {"train": Samples(maps(16)), "val": maps(10, 1), "task": "segmentation", "batch_size": 8, "threads": 1}
+few = {"population": 4, "evolutions": 2, "warmup_epochs": 1, "subnets_per_step": 2, "budget": "1/2"}
+found = ird.search(TinyNet(), **data, **few, out="OUT/search")
+done = ird.train(TinyNet(), **data, test=maps(12, 2), architecture=found.best, epochs=2, out="OUT/train")
+plain = ird.fuse(done.model)(maps(4, 3)[0])
+print(found.best.digest, [each.value for each in found.fitnesses], done.result.devices, done.scores["test"].samples,
+      float(plain.sum()) if done.result.devices == 2 else "")
+"""
+
+
+def test_two_processes_search_and_train_a_callers_network(tmp_path: Path, journal_of: JournalOf) -> None:
+    runs = {size: run_ranks(code(_OWN, [], tmp_path / str(size)), size) for size in (1, 2)}
+    for size, ends in runs.items():
+        assert [end.returncode for end in ends] == [0] * size, ends[0].stderr + ends[-1].stderr
+    (one,), (first, second) = runs[1], runs[2]
+    assert first.stdout == second.stdout
+    # The search is the same to the bit; a training sums the gradients of half batches.
+    assert one.stdout.split(" 1 ")[0] == first.stdout.split(" 2 ")[0]
+    journals = [journal_of(tmp_path / size / "search") for size in ("1", "2")]
+    assert [journal[0].pop("devices", 1) for journal in journals] == [1, 2]
+    assert journals[0] == journals[1]
+    assert TrainingResult.read(tmp_path / "2" / "train" / "result.json").devices == 2

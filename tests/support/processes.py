@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["run_ranks"]
+__all__ = ["free_port", "run_ranks"]
 
 # Imports torch once and forks for each rank of each job: importing it in every rank would take longer than most tests.
 _SERVER = """
@@ -78,6 +78,14 @@ for line in sys.stdin:
 """
 
 
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     """Start the process that forks the ranks; it ends with this one."""
@@ -99,9 +107,7 @@ def run_ranks(
     Returns:
         The exit code (negative for a signal), stdout and stderr of each rank.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        environment = {"WORLD_SIZE": str(size), "MASTER_PORT": str(free.getsockname()[1])}
+    environment = {"WORLD_SIZE": str(size), "MASTER_PORT": str(free_port())}
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory() as name:
