@@ -93,5 +93,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(OLD)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,dynamo,report,tensorboard]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,dynamo,examples,report,tensorboard]'
 	@touch $@

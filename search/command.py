@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from irepdeploy.cli.options import JsonOption, OutOption
 from irepdeploy.console import command_line, say
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
+
+if TYPE_CHECKING:
+    from irepdeploy.runs.comparison import SearchComparison
 
 __all__ = ["search"]
 
@@ -51,7 +54,10 @@ def search_recipe(
         f"Search of {plan.net.name} on {plan.data.name}: {plan.search.strategy}, seed {plan.seed}",
         ["figure", "value"],
         [
-            ["accuracy of the best, search-validation set, shared weights", f"{figures.val_accuracy:.2%}"],
+            [
+                f"{figures.by.name} of the best, search-validation set, shared weights",
+                figures.by.text(figures.val_accuracy),
+            ],
             ["branches kept", f"{figures.branches} of {len(start.positions)} (budget {start.budget})"],
             ["candidates scored", figures.evaluations],
             ["spread of sigmoid(alpha)", f"{figures.alpha_spread:.4f}"],
@@ -75,6 +81,15 @@ def compare_strategies(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Also train what each run chose, and read the test set once for each.")
     ] = False,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N", help="Do the K-th of N shares of the runs, into an --out of its own; for clusters."
+        ),
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Compare the runs of finished jobs: name their folders instead of a recipe.")
+    ] = False,
     out: OutOption = Path("runs/compare"),
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -82,47 +97,82 @@ def compare_strategies(
 ) -> None:
     """Compare search strategies: best so far, diversity, and what retraining gives.
 
-    All runs score as many candidates, each in its own folder; writes compare.json and compare.png. Example:
-    irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare
+    All runs score as many candidates, each in its own folder; writes compare.json and compare.png. Examples:
+    irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare;
+    irepdeploy search compare digits --job 3/20 --out runs/jobs/3; irepdeploy search compare --join runs/jobs/*
     """
+    if join:
+        _join([Path(recipe), *map(Path, overrides or [])], out, json=json, given=job is not None or resume or retrain)
+        return
     # Before hours of work.
     import matplotlib  # noqa: F401
 
-    from irepdeploy.console import print_json, progress, table
-    from irepdeploy.plots.comparison import draw_comparison
-    from irepdeploy.plots.figure import save_figure
+    from irepdeploy.console import progress
     from irepdeploy.recipe import load_recipe
 
-    from .compare import compare, epochs_of
+    from .compare import compare, epochs_of, runs_of
     from .execution.device import ranks_of
     from .execution.run_folder import own_folder
     from .execution.shipped import recipe_path
+    from .jobs import JOB, Job, run_job
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     names = [name.strip() for name in strategies.split(",")]
+    mine = None if job is None else Job.of(job)
+    runs = len(runs_of(plan, names, seeds) if mine is None else mine.share(runs_of(plan, names, seeds)))
     with ranks_of(plan) as ranks, own_folder(out, ranks), progress(silent=not ranks.first) as display:
-        task = display.task("compare", epochs_of(plan, retrain) * len(names) * seeds)
-        found = compare(
-            plan,
-            out,
-            names,
-            seeds,
-            retrain=retrain,
-            resume=resume,
-            overwrite=overwrite,
-            advance=task.advance,
-            ranks=ranks,
-        )
-        if ranks.first:
-            picture = save_figure(draw_comparison(found), out / "compare.png")
-    if not ranks.first:
-        return
+        task = display.task("compare", epochs_of(plan, retrain) * runs)
+        options: dict[str, Any] = {
+            "retrain": retrain,
+            "resume": resume,
+            "overwrite": overwrite,
+            "advance": task.advance,
+            "ranks": ranks,
+        }
+        if mine is not None:
+            run_job(plan, out, names, seeds, mine, **options)
+            if ranks.first:
+                say(f"wrote {out / JOB}")
+                say(f"next, once all {mine.count} jobs have ended: irepdeploy search compare --join FOLDER...")
+            return
+        found = compare(plan, out, names, seeds, **options)
+        picture = _draw(found, out) if ranks.first else None
+    if picture is not None:
+        _show(found, f"{plan.net.name} on {plan.data.name}", out, picture, json=json)
+
+
+def _join(folders: list[Path], out: Path, *, json: bool, given: bool) -> None:
+    from irepdeploy.errors import InputError
+    from irepdeploy.folders import output_folder
+
+    from .jobs import join
+
+    if given:
+        raise InputError("--join reads what jobs have written, and runs nothing: leave out --job, --resume, --retrain")
+    found, job = join(folders)
+    with output_folder(out):
+        found.write(out / "compare.json")
+        picture = _draw(found, out)
+    _show(found, f"{job.network} on {job.dataset}", out, picture, json=json)
+
+
+def _draw(found: SearchComparison, out: Path) -> Path:
+    from irepdeploy.plots.comparison import draw_comparison
+    from irepdeploy.plots.figure import save_figure
+
+    return save_figure(draw_comparison(found), out / "compare.png")
+
+
+def _show(found: SearchComparison, what: str, out: Path, picture: Path, *, json: bool) -> None:
+    from irepdeploy.console import print_json, table
+
     if json:
         print_json(found.to_dict())
         return
+    seeds = len(found.seeds)
     table(
-        f"Search of {plan.net.name} on {plan.data.name}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
-        f" deviation; in brackets less {names[0]}, seed by seed",
+        f"Search of {what}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard deviation; in brackets less"
+        f" {found.strategies[0]}, seed by seed",
         found.columns,
         found.rows,
     )
@@ -139,7 +189,7 @@ def show_pareto(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; default: pareto.png in FOLDER.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show which candidates no other beats in accuracy, training time and training memory.
+    """Show which candidates no other beats in accuracy (or the task's metric), training time and training memory.
 
     Example: irepdeploy search pareto runs/search --measure
     """
@@ -164,11 +214,19 @@ def show_pareto(
         return
     table(
         f"Pareto set of {len(found.candidates)} candidates, training batch {found.batch_size}",
-        ["rank", "accuracy", "branches", "MACs, train state", "memory MB, counted", "seconds a step", "peak memory MB"],
+        [
+            "rank",
+            found.by.name,
+            "branches",
+            "MACs, train state",
+            "memory MB, counted",
+            "seconds a step",
+            "peak memory MB",
+        ],
         [
             [
                 row["rank"],
-                f"{row['val_accuracy']:.2%}",
+                found.by.text(row["val_accuracy"]),
                 row["branches"],
                 f"{row['macs']:,}",
                 f"{row['memory_bytes'] / 1e6:.1f}",

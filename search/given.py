@@ -20,13 +20,11 @@ from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.reparam.wrappers import unwrapped
 from irepdeploy.tasks import Task
 
-from .supernet.subject import Subject
+from .supernet.subject import GIVEN, Subject
 
 __all__ = ["Net", "given_recipe", "given_subject"]
 
 Net = nn.Module | Callable[[], nn.Module]
-
-_DATA = "given"
 
 
 def given_recipe(net: Net, section: str, settings: dict[str, Any], **others: Any) -> Recipe:
@@ -37,7 +35,7 @@ def given_recipe(net: Net, section: str, settings: dict[str, Any], **others: Any
     """
     name = type(net).__name__ if isinstance(net, nn.Module) else getattr(net, "__name__", type(net).__name__)
     try:
-        return Recipe.model_validate({"net": {"name": name}, "data": {"name": _DATA}, section: settings, **others})
+        return Recipe.model_validate({"net": {"name": name}, "data": {"name": GIVEN}, section: settings, **others})
     except ValidationError as error:
         known = [f"{section}.{key}" for key in type(getattr(Recipe(**_EMPTY), section)).model_fields]
         faults = [fault.removeprefix(f"{section}.") for fault in faults_of(error, known)]

@@ -33,9 +33,9 @@ def draw_comparison(found: SearchComparison) -> Figure:
         for place, name in enumerate(found.strategies)
     }
     for name, look in looks.items():
-        _band(panels[0], found.of(name), "best_so_far", 100, look, name)
+        _band(panels[0], found.of(name), "best_so_far", found.by.scale, look, name)
         _band(panels[1], found.of(name), "diversity", 1, look, name)
-    panels[0].set_ylabel("best so far, search-validation set,\nshared weights (%)")
+    panels[0].set_ylabel(f"best {found.by.name} so far, search-validation set,\nshared weights{found.by.marked}")
     panels[1].set_ylabel("mean Hamming distance / possible branches")
     panels[1].set_ylim(bottom=0)
     for axes in panels[:2]:
@@ -49,9 +49,9 @@ def draw_comparison(found: SearchComparison) -> Figure:
 
 @picture
 def draw_presets(found: TrainingComparison) -> Figure:
-    """Draw test accuracy by preset: a box from quartile to quartile over seeds, the median, and a dot per seed."""
+    """Draw the test score by preset: a box from quartile to quartile over seeds, the median, and a dot per seed."""
     presets = found.presets
-    values = {preset: [100 * run.test_accuracy for run in found.of(preset)] for preset in presets}
+    values = {preset: [found.by.scale * run.test_accuracy for run in found.of(preset)] for preset in presets}
     figure = new_figure(1.8 + 1.1 * len(presets), 4)
     axes = figure.add_subplot()
     drawn = axes.boxplot(
@@ -64,7 +64,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
         shift = [0.08 * (index - (len(accuracies) - 1) / 2) for index in range(len(accuracies))]
         axes.plot([place + each for each in shift], accuracies, "o", ms=4, color=GREY, alpha=0.8)
     axes.set_xticks(range(1, len(presets) + 1), presets)
-    axes.set_ylabel("test accuracy, fused (%)")
+    axes.set_ylabel(f"test {found.by.name}, fused{found.by.marked}")
     axes.grid(axis="y", alpha=0.3)
     seeds = len(found.seeds)
     axes.set_title(
@@ -73,7 +73,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
     return figure
 
 
-def _band(axes: Axes, runs: Sequence[ComparedSearch], key: str, unit: int, look: Look, label: str) -> None:
+def _band(axes: Axes, runs: Sequence[ComparedSearch], key: str, unit: float, look: Look, label: str) -> None:
     colour, marker = look
     evaluations = runs[0].evaluations
     columns = [[unit * value for value in column] for column in zip(*(getattr(run, key) for run in runs), strict=True)]
@@ -87,12 +87,12 @@ def _band(axes: Axes, runs: Sequence[ComparedSearch], key: str, unit: int, look:
 
 def _dots(axes: Axes, found: SearchComparison, looks: Mapping[str, Look]) -> None:
     for place, (name, (colour, _)) in enumerate(looks.items()):
-        values = [100 * (run.retrained_test or 0) for run in found.of(name)]
+        values = [found.by.scale * (run.retrained_test or 0) for run in found.of(name)]
         axes.plot([place] * len(values), values, "o", color=colour, markerfacecolor="none")
         axes.plot([place - 0.25, place + 0.25], [sum(values) / len(values)] * 2, color=colour, linewidth=2)
     axes.set_xticks(range(len(looks)), list(looks))
     axes.set_xlim(-0.6, len(looks) - 0.4)
-    axes.set_ylabel("test accuracy, retrained and fused (%)")
+    axes.set_ylabel(f"test {found.by.name}, retrained and fused{found.by.marked}")
     axes.set_title("one dot per seed, the bar is their mean", fontsize=8, color=GREY)
     axes.grid(axis="y", alpha=0.3)
 

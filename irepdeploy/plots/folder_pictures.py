@@ -49,8 +49,8 @@ def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
     from irepdeploy.plots.search_run import draw_search
 
     run = SearchRun.read(folder)
-    best = run.evolutions[-1].best
-    text = f"{len(run.evolutions)} evolutions; the best of the last has {best:.1%} on the search-validation set."
+    best, metric = run.start.by.text(run.evolutions[-1].best), run.start.by.name
+    text = f"{len(run.evolutions)} evolutions; the best of the last has {best} {metric} on the search-validation set."
     yield FolderPicture(f"Progress of the search: {name}", text, draw_search({name: run}))
     view = read_architecture(folder, name)
     text = f"Layers by branches; {view.architecture.count} of {view.total} possible branches are kept."

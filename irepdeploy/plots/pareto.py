@@ -18,7 +18,7 @@ _AXES = (("macs", 1e6, "MACs of a forward pass, train state (millions)"), ("memo
 
 @picture
 def draw_pareto(found: ParetoSet) -> Figure:
-    """Draw accuracy against MACs and memory; candidates on the Pareto front are filled and numbered by rank."""
+    """Draw the score against MACs and memory; candidates on the Pareto front are filled and numbered by rank."""
     figure = new_figure(9.2, 3.8)
     looks: list[tuple[Any, dict[str, Any]]] = [
         (found.candidates, {"color": GREY, "markerfacecolor": "none", "markersize": 5, "label": "population"}),
@@ -27,13 +27,13 @@ def draw_pareto(found: ParetoSet) -> Figure:
     for axes, (key, unit, label) in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
         for candidates, look in looks:
             costs = [getattr(candidate, key) / unit for candidate in candidates]
-            axes.plot(costs, [100 * candidate.val_accuracy for candidate in candidates], "o", **look)
+            axes.plot(costs, [found.by.scale * candidate.val_accuracy for candidate in candidates], "o", **look)
         for candidate in found.front:
-            place = getattr(candidate, key) / unit, 100 * candidate.val_accuracy
+            place = getattr(candidate, key) / unit, found.by.scale * candidate.val_accuracy
             axes.annotate(str(candidate.rank), place, (4, 4), textcoords="offset points", fontsize=7)
         batch = f", batch {found.batch_size}" if key == "memory_bytes" else ""
         axes.set_xlabel(label.replace(")", f"{batch})") if batch else label)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("accuracy, search-validation set (%)")
+    figure.axes[0].set_ylabel(f"{found.by.name}, search-validation set{found.by.marked}")
     figure.axes[0].legend(fontsize=8)
     return figure

@@ -33,7 +33,7 @@ _MOST_NAMED = 10
 
 @picture
 def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
-    """Draw best and mean accuracy of the population by evolution, a dot per candidate and a colour per run."""
+    """Draw best and mean score of the population by evolution, a dot per candidate and a colour per run."""
     _check(runs)
     figure = new_figure(6.4, 3.8)
     _fitness(figure.add_subplot(), runs)
@@ -62,6 +62,9 @@ def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
 def _check(runs: Mapping[str, SearchRun]) -> None:
     if not runs:
         raise InputError("no search to draw", hint="name its folder")
+    metrics = list(dict.fromkeys(run.start.by.name for run in runs.values()))
+    if len(metrics) > 1:
+        raise InputError(f"the searches have different metrics: {', '.join(metrics)}", hint="draw them one by one")
 
 
 def _looks(runs: Mapping[str, SearchRun]) -> list[tuple[str, SearchRun, str, str]]:
@@ -77,19 +80,20 @@ def _evolutions(run: SearchRun) -> list[int]:
 
 
 def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
+    metric = next(iter(runs.values())).start.by
     for label, run, colour, marker in _looks(runs):
         indices = _evolutions(run)
         for index, event in zip(indices, run.evolutions, strict=True):
-            accuracy = [100 * value for value in event.accuracy]
-            axes.plot([index] * len(accuracy), accuracy, ".", color=colour, alpha=0.25, markersize=5)
-        best = [100 * event.best for event in run.evolutions]
-        mean = [100 * event.mean for event in run.evolutions]
+            scores = [metric.scale * value for value in event.accuracy]
+            axes.plot([index] * len(scores), scores, ".", color=colour, alpha=0.25, markersize=5)
+        best = [metric.scale * event.best for event in run.evolutions]
+        mean = [metric.scale * event.mean for event in run.evolutions]
         every = max(1, len(indices) // 12)
         axes.plot(indices, best, f"-{marker}", color=colour, label=f"{label}: best", markevery=every)
         axes.plot(
             indices, mean, f"--{marker}", color=colour, markerfacecolor="white", label=f"{label}: mean", markevery=every
         )
-    axes.set_ylabel("accuracy, search-validation set (%)")
+    axes.set_ylabel(f"{metric.name}, search-validation set{metric.marked}")
     axes.set_title("fitness; a dot is a candidate", fontsize=9, loc="left")
     _by_evolution(axes)
     axes.legend(fontsize=8)

@@ -6,13 +6,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Annotated, Self
 
-from pydantic import Field, StrictInt, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from irepdeploy.runs.result import TrainingResult
-from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Schema, Share
+from irepdeploy.runs.schema import (
+    Amount,
+    Count,
+    Digest,
+    JsonFile,
+    MetricFacts,
+    Number,
+    Schema,
+    Score,
+    Scored,
+    Share,
+    check_shares,
+)
 from irepdeploy.runs.spread import Spread
 
-__all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "TrainingComparison"]
+__all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "SearchJob", "TrainingComparison"]
 
 _SEARCH_NOTES = (
     "Search accuracies are by the shared weights of each run's own supernet: a strategy that trains few subnets scores"
@@ -30,23 +42,23 @@ _TRAINING_NOTES = (
 class ComparedSearch(Schema):
     """One search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
 
-    Accuracies are in [0, 1], by shared weights on the search-validation set; `val_accuracy`, `branches` and `digest`
-    are those of the chosen Architecture, the best of the last evolution; the last two fields are those of it retrained
-    and fused.
+    Accuracies, or scores by the comparison's metric, are by shared weights on the search-validation set;
+    `val_accuracy`, `branches` and `digest` are those of the chosen Architecture, the best of the last evolution; the
+    last two fields are those of it retrained and fused.
     """
 
     strategy: StrictStr
     seed: StrictInt
     evaluations: Annotated[tuple[Count, ...], Field(min_length=1)]
-    best_so_far: tuple[Share, ...]
-    mean: tuple[Share, ...]
+    best_so_far: tuple[Score, ...]
+    mean: tuple[Score, ...]
     diversity: tuple[Share, ...]
-    val_accuracy: Share
+    val_accuracy: Score
     branches: Count
     digest: Digest
     seconds: Amount
-    retrained_val: Share | None = None
-    retrained_test: Share | None = None
+    retrained_val: Score | None = None
+    retrained_test: Score | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -57,11 +69,47 @@ class ComparedSearch(Schema):
             raise ValueError("only one of retrained_val and retrained_test is given")
         return self
 
+    def check_scores(self, metric: MetricFacts) -> None:
+        """Raise ValueError for a score that the metric cannot have."""
+        names = ("val_accuracy", "retrained_val", "retrained_test")
+        check_shares(metric, {name: getattr(self, name) for name in names})
+        for name in ("best_so_far", "mean"):
+            for value in getattr(self, name):
+                check_shares(metric, {name: value})
+
 
 Figure = Callable[[ComparedSearch], float]
 
 
-class SearchComparison(JsonFile):
+class SearchJob(Scored, JsonFile):
+    """The runs of job `number` of `count`, from 1, of a comparison; `recipe` is the digest of what all jobs share."""
+
+    kind = "job.json of a comparison"
+    hint = "`irepdeploy search compare --job` writes it once the job's runs have ended"
+
+    number: Number
+    count: Number
+    network: StrictStr
+    dataset: StrictStr
+    recipe: Digest
+    strategies: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[StrictInt, ...], Field(min_length=1)]
+    retrain: StrictBool
+    runs: Annotated[tuple[ComparedSearch, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_its_runs(self) -> Self:
+        if self.number > self.count:
+            raise ValueError(f"expected number of at most {self.count}, got {self.number}")
+        named = [(name, seed) for name in self.strategies for seed in self.seeds][self.number - 1 :: self.count]
+        if [(run.strategy, run.seed) for run in self.runs] != named:
+            raise ValueError("the runs are not those of this job")
+        for run in self.runs:
+            run.check_scores(self.by)
+        return self
+
+
+class SearchComparison(Scored, JsonFile):
     """All searches of a comparison, strategy by strategy; differences are from the first strategy."""
 
     kind = "compare.json of a search"
@@ -75,6 +123,8 @@ class SearchComparison(JsonFile):
     @model_validator(mode="after")
     def _has_every_run(self) -> Self:
         _check_runs(self.strategies, self.seeds, ((run.strategy, run.seed) for run in self.runs))
+        for run in self.runs:
+            run.check_scores(self.by)
         return self
 
     def of(self, strategy: str) -> list[ComparedSearch]:
@@ -110,15 +160,16 @@ class SearchComparison(JsonFile):
 
     @property
     def _figures(self) -> list[tuple[str, Figure]]:
+        scale, unit = self.by.scale, _unit(self.by)
         found: list[tuple[str, Figure]] = [
-            ("best so far %", lambda run: 100 * run.best_so_far[-1]),
-            ("chosen %", lambda run: 100 * run.val_accuracy),
+            (f"best so far{unit}", lambda run: scale * run.best_so_far[-1]),
+            (f"chosen{unit}", lambda run: scale * run.val_accuracy),
             ("diversity %", lambda run: 100 * run.diversity[-1]),
         ]
         if self.retrained:
             found += [
-                ("retrained, validation %", lambda run: 100 * (run.retrained_val or 0)),
-                ("retrained, test %", lambda run: 100 * (run.retrained_test or 0)),
+                (f"retrained, validation{unit}", lambda run: scale * (run.retrained_val or 0)),
+                (f"retrained, test{unit}", lambda run: scale * (run.retrained_test or 0)),
             ]
         return found
 
@@ -126,7 +177,7 @@ class SearchComparison(JsonFile):
 class ComparedTraining(TrainingResult):
     """One training run of a comparison."""
 
-    test_accuracy: Share
+    test_accuracy: Score
     preset: StrictStr
     seed: StrictInt
 
@@ -156,12 +207,18 @@ class TrainingComparison(JsonFile):
     @property
     def columns(self) -> tuple[str, ...]:
         """Heads of `rows`."""
-        return ("preset", "branches", "test %", "difference", "validation %", "seconds per epoch")
+        unit = _unit(self.by)
+        return ("preset", "branches", f"test{unit}", "difference", f"validation{unit}", "seconds per epoch")
+
+    @property
+    def by(self) -> MetricFacts:
+        """The metric of the runs."""
+        return self.runs[0].by
 
     @property
     def rows(self) -> list[list[str]]:
         """A row per preset: mean and standard deviation over seeds."""
-        first = self.of(self.presets[0])
+        first, scale = self.of(self.presets[0]), self.by.scale
         rows = []
         for preset in self.presets:
             found = self.of(preset)
@@ -170,13 +227,17 @@ class TrainingComparison(JsonFile):
                 [
                     preset,
                     str(found[0].branches),
-                    Spread.of([100 * each.test_accuracy for each in found]).text,
-                    "-" if preset == self.presets[0] else Spread.of([100 * gain for gain in gains]).signed,
-                    Spread.of([100 * each.val_accuracy for each in found]).text,
+                    Spread.of([scale * each.test_accuracy for each in found]).text,
+                    "-" if preset == self.presets[0] else Spread.of([scale * gain for gain in gains]).signed,
+                    Spread.of([scale * each.val_accuracy for each in found]).text,
                     f"{Spread.of([each.seconds_per_epoch for each in found]).mean:.2f}",
                 ]
             )
         return rows
+
+
+def _unit(metric: MetricFacts) -> str:
+    return " %" if metric.unit == "%" else f" ({metric.name})"
 
 
 def _check_runs(names: Iterable[str], seeds: Iterable[int], runs: Iterable[tuple[str, int]]) -> None:

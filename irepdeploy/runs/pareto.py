@@ -11,7 +11,7 @@ from irepdeploy.runs.schema import Count, Digest, JsonFile, Schema, Score, Score
 __all__ = ["Candidate", "ParetoSet"]
 
 _NOTES = (
-    "Accuracy is that of the search-validation set by the supernet's shared weights; after retraining it is another.",
+    "Scores are those of the search-validation set by the supernet's shared weights; after retraining they are others.",
     "Costs are counts, not measurements: MACs of a forward pass of one image in train state stand for time (the"
     " backward pass takes about twice as many), and parameters, gradients, momentum and kept activations for memory.",
     "The fused networks of all candidates cost the same.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -23,6 +24,7 @@ from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
 from irepdeploy.parsing.validation import validated
 
 __all__ = [
+    "ACCURACY",
     "Amount",
     "Count",
     "Digest",
@@ -34,6 +36,7 @@ __all__ = [
     "Score",
     "Scored",
     "Share",
+    "check_shares",
 ]
 
 Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -62,6 +65,30 @@ class MetricFacts(Schema):
     name: StrictStr
     unit: StrictStr = ""
 
+    @property
+    def scale(self) -> float:
+        """What a score is multiplied by where the unit stands beside it: 100 of a share."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def marked(self) -> str:
+        """The unit in brackets, to stand behind the name: " (%)", or nothing."""
+        return f" ({self.unit})" if self.unit else ""
+
+    def text(self, value: float) -> str:
+        """Return a score as text, such as 93.80% or 0.8731."""
+        return f"{value:.2%}" if self.unit == "%" else f"{value:.4f}"
+
+
+ACCURACY = MetricFacts(name="accuracy", unit="%")
+
+
+def check_shares(metric: MetricFacts, scores: Mapping[str, float | None]) -> None:
+    """Raise ValueError for a score by name that is outside [0, 1] although the metric is one of shares."""
+    for name, value in scores.items() if metric.unit == "%" else ():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name}: expected a share from 0 to 1, got {value}")
+
 
 class Scored(Schema):
     """Holds scores, the fields that `scores` names, by a metric; None: accuracy, as in files of earlier versions."""
@@ -71,12 +98,14 @@ class Scored(Schema):
     added: ClassVar[tuple[str, ...]] = ("metric",)
     metric: MetricFacts | None = None
 
+    @property
+    def by(self) -> MetricFacts:
+        """The metric: accuracy where the file names none."""
+        return self.metric or ACCURACY
+
     @model_validator(mode="after")
     def _are_shares(self) -> Self:
-        for name in self.scores if self.metric is None or self.metric.unit == "%" else ():
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a share from 0 to 1, got {value}")
+        check_shares(self.by, {name: getattr(self, name) for name in self.scores})
         return self
 
     @model_serializer(mode="wrap")

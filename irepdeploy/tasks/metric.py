@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from irepdeploy.runs.schema import MetricFacts
+
 __all__ = ["Interval", "Metric"]
 
 
@@ -21,7 +23,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """Return a score as text, such as 93.80% or 0.8731."""
-        return f"{value:.2%}" if self.unit == "%" else f"{value:.4f}"
+        return MetricFacts(name=self.name, unit=self.unit).text(value)
 
 
 @dataclass(frozen=True)

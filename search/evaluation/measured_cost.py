@@ -19,6 +19,7 @@ from irepdeploy.runs.pareto import ParetoSet
 
 from ..execution.device import choose_device
 from ..supernet.builders import build_net, load_data, with_branches
+from ..supernet.subject import GIVEN
 
 __all__ = ["MeasuredCost", "measure_front"]
 
@@ -45,6 +46,12 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     recipe = validated(
         Recipe, SearchJournal.read(folder).start.recipe, "the recipe of a search", where=folder / JOURNAL
     )
+    if recipe.data.name == GIVEN:
+        raise InputError(
+            f"--measure builds networks by a recipe, and {recipe.net.name} was given to ird.search in Python",
+            where=folder,
+            hint="the counted costs stand without --measure; irepdeploy.profiling.training_cost measures any network",
+        )
     device = choose_device(recipe.device)
     plain = build_net(recipe, load_data(recipe))
     ranks = {str(candidate.rank): candidate.digest for candidate in found.front}

@@ -17,7 +17,10 @@ from irepdeploy.tasks import Classification, Task
 
 from .builders import build_net, load_data
 
-__all__ = ["Subject", "subject_of", "with_data"]
+__all__ = ["GIVEN", "Subject", "subject_of", "with_data"]
+
+# The data set of a recipe whose network, data and task a caller gave.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,12 @@ def finetune(
     if json:
         print_json(result.to_dict())
         return
-    gain = 100 * (result.accuracy_after - result.accuracy_before)
-    before = [["test accuracy before", f"{result.accuracy_before:.2%}"], ["change, in points", f"{gain:+.2f}"]]
+    metric = result.training.by
+    gain = metric.scale * (result.accuracy_after - result.accuracy_before)
+    before = [
+        [f"test {metric.name} before", metric.text(result.accuracy_before)],
+        ["change, in points" if metric.unit == "%" else "change", f"{gain:+.2f}"],
+    ]
     table(_title("Fine-tuning", plan, result.training), ["figure", "value"], [*before, *_rows(result.training)])
     _say_written(out)
 
@@ -187,9 +191,11 @@ def _title(what: str, plan: Recipe, result: TrainingResult) -> str:
 
 
 def _rows(result: TrainingResult) -> list[list[object]]:
+    metric = result.by
+    test = "-" if result.test_accuracy is None else metric.text(result.test_accuracy)
     return [
-        ["test accuracy, fused, read once", f"{result.test_accuracy:.2%}"],
-        ["search-validation accuracy, fused", f"{result.val_accuracy:.2%} (epoch {result.best_epoch})"],
+        [f"test {metric.name}, fused, read once", test],
+        [f"search-validation {metric.name}, fused", f"{metric.text(result.val_accuracy)} (epoch {result.best_epoch})"],
         ["seconds per epoch, median", f"{result.seconds_per_epoch:.2f} on {result.devices} x {result.device}"],
     ]
 

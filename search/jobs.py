@@ -1,0 +1,132 @@
+"""A comparison as independent jobs, which a cluster's own scheduler starts, and their results read together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import InputError
+from irepdeploy.files import canonical_json, sha256
+from irepdeploy.recipe import Recipe
+from irepdeploy.runs.comparison import SearchComparison, SearchJob
+
+from .compare import Named, check_names, runs_of, search_each
+from .execution.ranks import Ranks
+
+__all__ = ["JOB", "Job", "join", "run_job"]
+
+JOB = "job.json"
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """Job `number` of `count`, counted from 1; it does every `count`-th run."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, text: str) -> Job:
+        """Read "3/20"."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        number, count = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= number <= count:
+            raise InputError(
+                f"expected a job and how many there are, such as 3/20, got {text!r}", where="--job",
+                hint="jobs are counted from 1",
+            )  # fmt: skip
+        return cls(number, count)
+
+    def share(self, named: Sequence[Named]) -> list[Named]:
+        """Return the runs of this job."""
+        if self.count > len(named):
+            raise InputError(
+                f"{self.count} jobs for {len(named)} runs (strategies x seeds)",
+                where="--job",
+                hint=f"at most {self.number if self.number <= len(named) else 1}/{len(named)}",
+            )
+        return list(named[self.number - 1 :: self.count])
+
+
+def run_job(
+    recipe: Recipe,
+    out: Path,
+    strategies: Sequence[str],
+    seeds: int,
+    job: Job,
+    *,
+    ranks: Ranks,
+    retrain: bool = False,
+    **options: Any,
+) -> SearchJob:
+    """Run the share of a job in the folder `out`, and write its job.json; arguments as of `compare`."""
+    check_names(strategies, seeds)
+    named = runs_of(recipe, strategies, seeds)
+    runs, metric = search_each(recipe, out, job.share(named), retrain=retrain, ranks=ranks, **options)
+    # The seed is among the runs, the strategy too.
+    content = recipe.model_dump(mode="json", exclude={"scales": True, "seed": True, "search": {"strategy"}})
+    found = SearchJob(
+        number=job.number,
+        count=job.count,
+        network=recipe.net.name,
+        dataset=recipe.data.name,
+        recipe=sha256(canonical_json(content)),
+        strategies=tuple(strategies),
+        seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
+        retrain=retrain,
+        runs=runs,
+        metric=metric,
+    )
+    if ranks.first:
+        found.write(out / JOB)
+    return found
+
+
+def join(folders: Sequence[Path]) -> tuple[SearchComparison, SearchJob]:
+    """Return the comparison that the jobs in `folders` make up, and one of the jobs.
+
+    Raises:
+        InputError: A job is missing, is there twice, or belongs to another comparison.
+    """
+    jobs: dict[int, tuple[Path, SearchJob]] = {}
+    for folder in folders:
+        job = SearchJob.read(folder / JOB)
+        if jobs:
+            where, first = next(iter(jobs.values()))
+            for key, what in _SAME.items():
+                if getattr(job, key) != getattr(first, key):
+                    text = f"a job of another comparison: not the {what} of {where}"
+                    raise InputError(text, where=folder, hint="join the jobs of one comparison")
+        if job.number in jobs:
+            raise InputError(
+                f"job {job.number}/{job.count} is there twice, also in {jobs[job.number][0]}", where=folder,
+                hint="name each folder once",
+            )  # fmt: skip
+        jobs[job.number] = folder, job
+    first = next(iter(jobs.values()))[1]
+    missing = [number for number in range(1, first.count + 1) if number not in jobs]
+    if missing:
+        named = ", ".join(map(str, missing[:_MOST_NAMED])) + (", ..." if len(missing) > _MOST_NAMED else "")
+        raise InputError(
+            f"{len(missing)} of {first.count} jobs {'is' if len(missing) == 1 else 'are'} missing: {named}",
+            where="--join",
+            hint=f"run --job {missing[0]}/{first.count}, and name its folder too",
+        )
+    found = {(run.strategy, run.seed): run for _, job in jobs.values() for run in job.runs}
+    order = [(name, seed) for name in first.strategies for seed in first.seeds]
+    runs = tuple(found[each] for each in order if each in found)
+    return SearchComparison(strategies=first.strategies, seeds=first.seeds, runs=runs, metric=first.metric), first
+
+
+_SAME = {
+    "recipe": "recipe",
+    "strategies": "strategies",
+    "seeds": "seeds",
+    "retrain": "choice of --retrain",
+    "count": "number of jobs",
+    "metric": "metric",
+}
