@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import irepdeploy as ird
+from irepdeploy.testing import assert_equivalent
 
 
 def main(evolutions=4, out="own-loop"):
     torch.manual_seed(0)
-    loader = DataLoader(TensorDataset(*crops(64, seed=0)), batch_size=16, shuffle=True)
-    val = crops(40, seed=1)
+    loader = DataLoader(TensorDataset(*crops("train", 64)), batch_size=16, shuffle=True)
+    val = crops("val", 40)
 
     supernet = ird.Supernet(UNet(), task="segmentation", budget="1/2", population=8, subnets_per_step=2)
     weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
@@ -45,6 +46,7 @@ def main(evolutions=4, out="own-loop"):
     net.eval()
     assert ird.compare(net, ird.fuse(net), val[0]).ok
     ird.export_model(net, out=out, inputs=val[0][:4].numpy())
+    assert_equivalent(net, f"{out}/model.onnx", inputs=val[0][:4].numpy())
     return best
 
 

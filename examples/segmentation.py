@@ -1,17 +1,23 @@
 """Search, train, fuse, export and verify a small U-Net on dense prediction.
 
+    pip install 'irepdeploy[examples]'
     python examples/segmentation.py
 
-Every pixel of a noisy crop gets one of four levels of brightness of the clean one. All crops are of the same two
-photographs, so that the scores say nothing about other pictures.
+Every pixel of a noisy crop gets one of four levels of brightness of the clean one. The crops are of scikit-image's
+photographs, or of the two of scikit-learn: training, validation and test have columns of their own in each picture, so
+that no pixel is in two of them. All are of the same few pictures: the scores say nothing about others.
 """
 
+import numpy as np
 import torch
 from torch import nn
 
 import irepdeploy as ird
-from irepdeploy.data.photographs import photographs
 from irepdeploy.testing import assert_equivalent
+
+SIDE = 16
+# Shares of the width of each picture.
+COLUMNS = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}
 
 
 class UNet(nn.Module):
@@ -32,21 +38,46 @@ class UNet(nn.Module):
         return self.head(self.up(torch.cat([fine, self.middle(fine)], 1)))
 
 
-def crops(count, seed):
-    clean = torch.from_numpy(photographs((3, 16, 16), count, seed))
+def pictures():
+    """Return photographs as arrays (height, width, 3) of bytes."""
+    try:
+        from skimage import data
+    except ImportError:
+        from sklearn.datasets import load_sample_images
+
+        return load_sample_images().images
+    return [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+
+
+def cut(part, count, seed):
+    """Return crops (count, 3, 16, 16) from the columns of a part: every third pixel of squares of 48."""
+    random, found = np.random.default_rng(seed), []
+    photographs = pictures()
+    for index in range(count):
+        picture = photographs[index % len(photographs)]
+        first, last = (int(share * picture.shape[1]) for share in COLUMNS[part])
+        top = int(random.integers(picture.shape[0] - 3 * SIDE + 1))
+        left = int(random.integers(first, last - 3 * SIDE + 1))
+        found.append(picture[top : top + 3 * SIDE : 3, left : left + 3 * SIDE : 3])
+    return (np.stack(found).astype(np.float32).transpose(0, 3, 1, 2) / 255 - 0.45) / 0.25
+
+
+def crops(part, count, seed=0):
+    """Return noisy crops, and the level of each pixel of the clean ones."""
+    clean = torch.from_numpy(cut(part, count, seed))
     levels = (clean.mean(1) > torch.tensor([-0.7, 0.0, 0.7]).view(3, 1, 1, 1)).sum(0)
     return clean + 0.3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)), levels
 
 
 def main(evolutions=4, out="segmentation"):
-    data = {"train": crops(64, seed=0), "val": crops(40, seed=1), "task": "segmentation"}
+    data = {"train": crops("train", 64), "val": crops("val", 40), "task": "segmentation"}
     few = {"population": 8, "warmup_epochs": 1, "evolutions": evolutions, "batch_size": 16}
     found = ird.search(UNet(), **data, budget="1/2", **few, out=f"{out}/search")
     print(f"{found.best.count} branches, mIoU by shared weights {found.fitness.value:.1%}")
     done = ird.train(
         UNet(),
         **data,
-        test=crops(40, seed=2),
+        test=crops("test", 40),
         architecture=found.best,
         epochs=evolutions,
         batch_size=16,
@@ -55,7 +86,7 @@ def main(evolutions=4, out="segmentation"):
     )
     test = done.scores["test"]
     print(f"test mIoU {test.figures['mIoU']:.1%} [{test.low:.1%}, {test.high:.1%}], {test.method}")
-    images, _ = crops(4, seed=3)
+    images, _ = crops("test", 4, seed=1)
     assert ird.compare(done.model, ird.fuse(done.model), images).ok
     ird.export_model(done.model, out=f"{out}/onnx")
     assert_equivalent(done.model, f"{out}/onnx/model.onnx")
