@@ -84,9 +84,7 @@ def export(
             help="Refuse to merge what is not a convolution at the border, or map: add a constant map.",
         ),
     ] = "refuse",
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Print what would collapse in an ONNX file, and write nothing.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what would collapse, and write nothing.")] = False,
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,12 +98,9 @@ def export(
         raise InputError(f"expected refuse or map, got {border!r}", where="--border")
     onnx_given = Path(source).suffix.lower() == ".onnx"
     if explain:
-        if not onnx_given or no_collapse:
-            other = "--no-collapse" if no_collapse else "a network"
-            raise InputError(f"--explain and {other}", hint="it lists what collapses in an ONNX file")
-        from irepdeploy.verify.input_spec import input_specs
-
-        explain_onnx(source, border, as_json, input_specs(input_shape or ()))
+        if no_collapse:
+            raise InputError("--explain and --no-collapse", hint="it lists what collapses")
+        _explain(source, model, inputs, seed, target, border, as_json, input_shape)
         return
     from irepdeploy.verify.onnx_process import start_onnx_process
 
@@ -171,6 +166,32 @@ def export(
     else:
         show(certificate, folder, model)
     certificate.require_engine()
+
+
+def _explain(
+    source: str,
+    model: str | None,
+    inputs: Path | None,
+    seed: int,
+    target: str,
+    border: str,
+    as_json: bool,
+    input_shape: list[str] | None,
+) -> None:
+    from irepdeploy.verify.input_spec import input_specs
+
+    specs, request = input_specs(input_shape or ()), None
+    if Path(source).suffix.lower() != ".onnx":
+        from irepdeploy.network.checkpoint import load_model_factory
+
+        from .request.export_request import ExportRequest
+        from .request.settings import Settings
+
+        factory = load_model_factory(model) if model else None
+        request = ExportRequest(source, Path(), target, factory, inputs, seed, Settings(input_shape=specs))
+    elif model:
+        raise InputError("an ONNX file needs no class", where="--model", hint="omit it")
+    explain_onnx(source, border, as_json, specs, request)
 
 
 def _advance(task: ProgressTask, step: str, news: str | None) -> None:

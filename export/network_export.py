@@ -19,7 +19,7 @@ from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.profiling.counts import Counts, count
 from irepdeploy.profiling.health import network_health
-from irepdeploy.reparam.comparator import Tolerance
+from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.verify.certificate import Artefact
@@ -32,7 +32,7 @@ from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Locate, Outputs
-from .network_source import asked_batch, metadata_of, open_network, with_signature
+from .network_source import asked_batch, metadata_of, open_network, precisions_in, with_signature
 from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .simplify import Simplified, Simplifier
@@ -48,6 +48,11 @@ __all__ = ["FUSED", "NetworkExport"]
 FUSED = "fused.pt"
 _ONNX = "model.onnx"
 _NETWORK, _FUSED_STATE = "network", "fused state"
+# Floating-point types, the least exact first.
+_COARSEST = (
+    "float4_e2m1fn_x2", "float8_e8m0fnu", "float8_e5m2fnuz", "float8_e5m2", "float8_e4m3fnuz", "float8_e4m3fn",
+    "bfloat16", "float16", "float64",
+)  # fmt: skip
 
 
 class NetworkExport(Exportable):
@@ -55,21 +60,24 @@ class NetworkExport(Exportable):
 
     STEPS = ("fused", "written", "compared")
 
-    def __init__(self, source: Source, signature: Signature, groups: Sequence[InputGroup]) -> None:
-        self.model, self.signature, self.groups = source.model, signature, groups
+    def __init__(
+        self, source: Source, signature: Signature, groups: Sequence[InputGroup], given: nn.Module | None = None
+    ) -> None:
+        self.model, self.signature, self.groups, self.given = source.model, signature, groups, given
         self.label, self.facts, self.origin = source.label, source.facts, source.origin
 
     @classmethod
     def open(cls, request: ExportRequest) -> Self:
         """Open a network and let its Origin name all inputs and outputs."""
         settings = request.settings
-        source, signature = with_signature(open_network(request), settings)
+        opened, given = open_network(request)
+        source, signature = with_signature(opened, settings)
         batch = asked_batch(settings)
         if batch > 1 and settings.dynamic_batch is None:
             signature = dataclasses.replace(signature, size=batch)
         dataset = source.origin.dataset
         groups = gather_inputs(signature, given=request.inputs, dataset=dataset, seed=request.seed)
-        return cls(source, signature, groups)
+        return cls(source, signature, groups, given)
 
     def versions(self, target: Target) -> tuple[int, int]:
         """Return the versions that the target prefers."""
@@ -80,7 +88,7 @@ class NetworkExport(Exportable):
         path = job.folder / FUSED
         # The simplifier is started first, since its imports take longer than its work.
         with _started(job) as simplifier, ThreadPoolExecutor(1) as pool:
-            network = Form(_NETWORK, job.run_source(network_runner(self.model)))
+            network = self._as_float32(job)
             blocks = with_blocks(self.model)
             fused, proofs = (self.model, []) if blocks is None else fuse_with_proof(blocks)
             # Written and hashed while the rest goes on.
@@ -110,6 +118,22 @@ class NetworkExport(Exportable):
             job.report("compared")
             artefact = saved.result()
         return dataclasses.replace(prepared, files=(*prepared.files, path), hashed={path: artefact})
+
+    def _as_float32(self, job: Job) -> Form:
+        """Return the outputs of the network, compared with those at its own precision if that is another one."""
+        found = Form(_NETWORK, job.run_source(network_runner(self.model), network_runner(self.model, plain=True)))
+        if self.given is None:
+            return found
+        precisions = sorted(precisions_in(self.given) - {"float32"}, key=_COARSEST.index)
+        written = f"weights of {' and '.join(precisions)} written as float32"
+        with network_runner(self.given, self.origin.specs, self.origin.output_names) as runner:
+            own = Form(f"network in {precisions[0]}", infer_all(runner, job.inputs))
+        # Its outputs are those of float32 rounded at every layer.
+        tolerance = TOLERANCES[precisions[0] if precisions[0] in TOLERANCES else "bfloat16"]
+        tolerance = TOLERANCES["float32"] if precisions == ["float64"] else tolerance
+        job.gate(own, found, tolerance=tolerance)
+        job.certificate.onnx["changes"] = [written]
+        return found
 
     def _describe_fuse(self, job: Job, blocks: nn.Module, fused: nn.Module, proofs: Sequence[BlockProof]) -> None:
         shape = self.origin.input_shape

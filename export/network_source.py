@@ -31,24 +31,43 @@ from .request.export_request import ExportRequest
 from .request.settings import Settings
 from .writer.onnx_from_torch import named_outputs
 
-__all__ = ["asked_batch", "metadata_of", "open_network", "with_signature"]
+__all__ = ["asked_batch", "metadata_of", "open_network", "precisions_in", "with_signature"]
 
 
-def open_network(request: ExportRequest) -> Source:
-    """Open a float32 network whose Origin names its inputs."""
+def open_network(request: ExportRequest) -> tuple[Source, nn.Module | None]:
+    """Open a network whose Origin names its inputs, with float32 weights, and return it as given too if it has others.
+
+    Raises:
+        ModelError: Its weights are complex numbers.
+    """
     source, settings = request.source, request.settings
     if isinstance(source, nn.Module) and any(module.training for module in source.modules()):
         raise NotFusable("the network is in train mode", where=type(source).__name__, hint="call model.eval() first")
     opened = open_source(source, request.model_factory, request.seed)
-    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in opened.model.parameters()}
-    if kinds - {"float32"}:
-        raise ModelError(
-            f"expected float32 weights, got {' and '.join(sorted(kinds))}",
-            where=opened.label,
-            hint="irepdeploy.save(net.float(), path)",
-        )
+    given = None
+    if precisions_in(opened.model) - {"float32"}:
+        given = opened.model
+        opened = dataclasses.replace(opened, model=_in_float32(given, opened.label))
     check_fusable(opened.model)
-    return _with_inputs(opened, _asked(settings, opened.label).with_free_batch or _known_inputs(opened, request.inputs))
+    asked = _asked(settings, opened.label).with_free_batch
+    return _with_inputs(opened, asked or _known_inputs(opened, request.inputs)), given
+
+
+def precisions_in(model: nn.Module) -> set[str]:
+    """Return the types of the weights that are no whole numbers."""
+    tensors = (*model.parameters(), *model.buffers())
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
+    return {str(kind).removeprefix("torch.") for kind in kinds}
+
+
+def _in_float32(model: nn.Module, label: str) -> nn.Module:
+    """Return a copy with float32 weights and inputs."""
+    if any(kind.startswith("complex") for kind in precisions_in(model)):
+        raise ModelError("ONNX has no convolutions of complex numbers", where=label, hint="export a real network")
+    origin = origin_of(model)
+    found = set_origin(copy.deepcopy(model).float().eval(), origin)
+    inputs = tuple(spec._replace(dtype="float32") if "float" in spec.dtype else spec for spec in origin.inputs)
+    return set_origin(found, inputs=inputs)
 
 
 def asked_batch(settings: Settings) -> int:
@@ -61,12 +80,13 @@ def asked_batch(settings: Settings) -> int:
 
 def _asked(settings: Settings, label: str) -> Declared:
     specs = settings.inputs
-    found = Declared.of_specs(specs, label)
-    axes = found.axes
     for spec in specs:
-        if any(size is None and place != axes[spec.name] for place, size in enumerate(spec.shape)):
+        if spec.shape.count(None) > 1:
             raise InputError(f"expected every size but that of the batch, got {spec}", where="--input-shape")
-    return found
+    found = Declared.of_specs(specs, label)
+    # The free size is the batch, wherever it is.
+    named = {name: tuple("batch" if size is None else size for size in sizes) for name, sizes in found.inputs.items()}
+    return dataclasses.replace(found, inputs=named)
 
 
 def with_signature(source: Source, settings: Settings) -> tuple[Source, Signature]:

@@ -27,7 +27,7 @@ from .diagnosis.audit import Asked
 from .engine.engines import target_here
 from .exportable import Exportable
 from .job import Form, Job, Outputs
-from .onnx_source import OnnxSource, declare_output_sizes, open_onnx
+from .onnx_source import OnnxSource, Takes, declare_output_sizes, open_onnx
 from .precision.precisions import INT8_OPSET, precisions_of
 from .prepared import Prepared
 from .request.export_request import ExportRequest
@@ -58,10 +58,8 @@ class OnnxExport(Exportable):
             raise InputError("an ONNX file needs no class", where="--model", hint="omit it")
         assert not isinstance(request.source, nn.Module)
         target = target_here(target_of(request.target))
-        low, high = target.allowed_opsets
-        if "int8" in precisions_of(request.settings.precision, target):
-            low = max(low, INT8_OPSET)
-        source = open_onnx(request.source, request.settings, request.inputs, (low, high))
+        low = INT8_OPSET if "int8" in precisions_of(request.settings.precision, target) else 0
+        source = open_onnx(request.source, request.settings, request.inputs, Takes.of(target, low))
         dataset = source.origin.dataset
         return cls(source, gather_inputs(source.signature, given=request.inputs, dataset=dataset, seed=request.seed))
 

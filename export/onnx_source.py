@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -18,9 +18,10 @@ from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.conversion import converted
 from irepdeploy.onnx_graph.input_limits import input_limits
+from irepdeploy.onnx_graph.lowering import OLDEST
 from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
 from irepdeploy.onnx_graph.order import sort_nodes
-from irepdeploy.onnx_graph.proto import constants_of, inputs_of, opset_of
+from irepdeploy.onnx_graph.proto import constants_of, inputs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
@@ -31,8 +32,29 @@ from irepdeploy.verify.onnx_process import time_limit
 from irepdeploy.verify.signature import Signature, settled
 
 from .request.settings import Settings
+from .target.target import Target
 
-__all__ = ["OnnxSource", "declare_output_sizes", "given_onnx", "open_onnx"]
+__all__ = ["OnnxSource", "Takes", "declare_output_sizes", "given_onnx", "open_onnx"]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a target takes of ONNX: the range of opsets, operators (None: all), whether reductions read their axes."""
+
+    opsets: tuple[int, int]
+    operators: frozenset[str] | None = None
+    reduce_inputs: bool = True
+
+    @classmethod
+    def of(cls, target: Target, low: int = 0) -> Self:
+        """Return what a target takes, in opsets from `low` on."""
+        least, most = target.allowed_opsets
+        return cls((max(least, low), most), target.operators, "Reduce with axes as input" not in target.forbidden)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether not everything of these opsets is taken."""
+        return self.operators is not None or not self.reduce_inputs
 
 
 @dataclass(frozen=True)
@@ -75,12 +97,12 @@ def open_onnx(
     path: str | os.PathLike[str],
     settings: Settings,
     given: Given | None = None,
-    opsets: tuple[int, int] = (0, sys.maxsize),
+    takes: Takes | None = None,
 ) -> OnnxSource:
     """Read an ONNX file.
 
     `input_shape` fixes dynamic dimensions, that of the batch too unless its range is given; `given` inputs determine
-    the remaining ones for the comparison. A file older or newer than the range of `opsets` is converted.
+    the remaining ones for the comparison. A file that a target does not take as it is, is converted to what it `takes`.
     """
     label = os.fspath(path)
     model, changes = given_onnx(path)
@@ -125,12 +147,8 @@ def open_onnx(
         # ONNX Runtime needs none; the checker and the parsers of engines do.
         declare_output_sizes(model)
         content, changes = None, (*changes, "sizes of its outputs declared")
-    opset = opset_of(model)
-    wanted = min(max(opset, opsets[0]), opsets[1])
-    accepted = model
-    if wanted != opset:
-        accepted = converted(model, wanted, label)
-        changes += (f"opset {opset} converted to {wanted} by onnx.version_converter {onnx.__version__}",)
+    accepted, note = _accepted(model, takes, label)
+    changes += (note,) if note else ()
     return OnnxSource(
         model,
         content,
@@ -140,10 +158,28 @@ def open_onnx(
         facts,
         tuple(fixed.specs),
         origin,
-        wanted,
+        opset_of(accepted),
         accepted.ir_version,
         signature,
     )
+
+
+def _accepted(model: onnx.ModelProto, takes: Takes | None, label: str) -> tuple[onnx.ModelProto, str]:
+    """Return the model as a target takes it, and what was changed for that; the same object if nothing was."""
+    opset = opset_of(model)
+    low, high = takes.opsets if takes else (opset, opset)
+    wanted = min(max(opset, low), high)
+    if takes is None or (wanted == opset and (opset < OLDEST or not takes.is_limited)):
+        return model, ""
+    found = converted(model, wanted, label, operators=takes.operators, reduce_inputs=takes.reduce_inputs)
+    if wanted > opset:
+        return found, f"opset {opset} converted to {wanted} by onnx.version_converter {onnx.__version__}"
+    before, after = (Counter(node.op_type for node in nodes_of(each)) for each in (model, found))
+    gone = ", ".join(f"{count} {kind}" for kind, count in sorted((before - after).items()))
+    gone = f"{gone} written as other operators" if gone else ""
+    if wanted < opset:
+        return found, f"opset {opset} written as {wanted}{f'; {gone}' if gone else ''}"
+    return (found, gone) if gone else (model, "")
 
 
 def _declared(model: onnx.ModelProto, label: str) -> Declared:

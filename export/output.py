@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from irepdeploy.board.runner import TensorSpec
     from irepdeploy.verify.certificate import Certificate
 
+    from .request.export_request import ExportRequest
+
 __all__ = ["explain", "show"]
 
 
-def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = ()) -> None:
-    """Print what would collapse in an ONNX file, with dynamic dimensions fixed as in `inputs`."""
+def explain(
+    source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec] = (), request: ExportRequest | None = None
+) -> None:
+    """Print what would collapse in an ONNX file, with dynamic dimensions fixed as in `inputs`.
+
+    A `request` is that of a network, which is fused and written first.
+    """
     from irepdeploy.board.json_values import json_safe
     from irepdeploy.onnx_collapse import collapse
 
@@ -26,7 +33,11 @@ def explain(source: str, border: str, as_json: bool, inputs: Sequence[TensorSpec
     from .onnx_source import given_onnx, open_onnx
     from .request.settings import Settings
 
-    if inputs:
+    if request is not None:
+        from .structure import written_network
+
+        given, changes = written_network(request), ("the network fused and written as ONNX, before onnx-simplifier",)
+    elif inputs:
         opened = open_onnx(source, Settings(input_shape=inputs))
         given, changes = opened.model, opened.changes
     else:

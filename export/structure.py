@@ -1,9 +1,10 @@
-"""Compute the structure digest of a network without writing a file."""
+"""The ONNX of a network without a file: for its structure digest, and to explain what would collapse."""
 
 from __future__ import annotations
 
 import os
 
+import onnx
 from torch import nn
 
 from irepdeploy.errors import ModelError
@@ -11,11 +12,14 @@ from irepdeploy.network.source import open_source, with_blocks
 from irepdeploy.onnx_collapse import collapse
 from irepdeploy.onnx_graph.structure_digest import structure_digest
 from irepdeploy.reparam.fuse import fuse
+from irepdeploy.reparam.origin import origin_of
 
+from .network_source import asked_batch, open_network, with_signature
+from .request.export_request import ExportRequest
 from .target.target import target_of
 from .writer.torch_exporter import write_onnx
 
-__all__ = ["network_digest"]
+__all__ = ["network_digest", "written_network"]
 
 
 def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | None = 1) -> str:
@@ -32,8 +36,19 @@ def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | N
             where=opened.label,
             hint="irepdeploy.save(net, path, input_shape=(C, H, W))",
         )
-    blocks = with_blocks(opened.model)
-    fused = opened.model if blocks is None else fuse(blocks, prove=False)
+    return structure_digest(collapse(_written(opened.model, batch, "ort")).model)
+
+
+def written_network(request: ExportRequest) -> onnx.ModelProto:
+    """Return a network as an export writes it, fused, before onnx-simplifier and the collapse."""
+    source, _ = with_signature(open_network(request)[0], request.settings)
+    batch = asked_batch(request.settings) if request.settings.dynamic_batch is None else None
+    return _written(source.model, batch, request.target)
+
+
+def _written(model: nn.Module, batch: int | None, target: str) -> onnx.ModelProto:
+    origin = origin_of(model)
+    blocks = with_blocks(model)
+    fused = model if blocks is None else fuse(blocks, prove=False)
     specs = [spec.with_batch(batch) for spec in origin.specs]
-    written = write_onnx(fused, specs, origin.output_names, target=target_of("ort"))
-    return structure_digest(collapse(written.model).model)
+    return write_onnx(fused, specs, origin.output_names, target=target_of(target)).model

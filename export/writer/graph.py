@@ -105,9 +105,14 @@ class OnnxGraph:
 
     def stretched(self, value: Value) -> Value:
         """Expand a constant of one row to the dynamic batch."""
-        ends = [("starts", 0), ("ends", 1), ("axes", 0)]
         if self._batch is None:
-            first = next(item for item in self.model.graph.input if item.type.tensor_type.shape.dim[0].dim_param)
+            first, axis = next(
+                (item, axis)
+                for item in self.model.graph.input
+                for axis, dim in enumerate(item.type.tensor_type.shape.dim)
+                if dim.dim_param
+            )
+            ends = [("starts", axis), ("ends", axis + 1), ("axes", 0)]
             sizes = self.node("Shape", "batch.shape", [first.name], {})
             cut = [self.initializer(("batch", name), f"batch.{name}", torch.tensor([at])) for name, at in ends]
             self._batch = self.node("Slice", "batch", [sizes, *cut], {})

@@ -52,8 +52,8 @@ def onnx_from_torch(
 
     Args:
         model: a network of the operators in `handlers`, without RepBlocks.
-        inputs: name, shape and dtype of each input, in the order of ``forward``. A first size of None is a dynamic
-            batch, called N in the file; every other size is static.
+        inputs: name, shape and dtype of each input, in the order of ``forward``. A size of None is a dynamic batch,
+            called N in the file; every other size is static.
         outputs: names of the tensors ``forward`` returns, in order, with tuples, lists and mappings flattened and None
             omitted; default: "output" for one tensor, the keys of a mapping, else out_0, out_1, ...
         opset: 13 to 17; the operators written here did not change between them.
@@ -73,8 +73,8 @@ def onnx_from_torch(
     )
     results = _emit(graph, trace, inputs)
     for name, result in zip(names, results, strict=True):
-        if FREE in result.shape[1:]:
-            raise ModelError("its shape depends on the batch beyond its first dimension", where=f"output {name!r}")
+        if result.shape.count(FREE) > 1:
+            raise ModelError("its shape depends on the batch along several dimensions", where=f"output {name!r}")
     return graph.finish(dict(zip(names, results, strict=True)), metadata or {})
 
 
@@ -192,8 +192,8 @@ def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
-    if None in spec.shape[1:]:
-        raise InputError(f"input {spec} has a dynamic size", hint="only the batch, the first dimension, may be dynamic")
+    if spec.shape.count(None) > 1:
+        raise InputError(f"input {spec} has several dynamic sizes", hint="only the batch may be dynamic")
     return tuple(FREE if size is None else size for size in spec.shape)
 
 

@@ -37,6 +37,8 @@ OWN = "irepdeploy"
 TORCHSCRIPT = "torch.onnx (TorchScript)"
 DYNAMO = "torch.onnx (dynamo)"
 
+# Name of the free size by axis and tensor.
+Axes = dict[str, dict[int, str]]
 # The lowest opset of the dynamo exporter, which rarely converts to an earlier one.
 _DYNAMO_OPSET = 18
 # Retried if the TorchScript exporter lacks an operator in the target's opset. From 17 on it writes layer normalisation
@@ -118,17 +120,24 @@ def onnx_by_torch(
         isinstance(returned, tuple) and all(isinstance(item, torch.Tensor) for item in returned)
     )
     network = model if plain else _Flat(model).eval()
-    proto, writer, opset = _exported(network, examples, inputs, names, target)
+    others = list(flattened(model(*_examples(inputs, 3)))) if free else list(flattened(returned))
+    shapes = [
+        [x if x == y else BATCH for x, y in zip(a.shape, b.shape, strict=True)]
+        for a, b in zip(flattened(returned), others, strict=True)
+    ]
+    free_axes = {spec.name: {spec.shape.index(None): BATCH} for spec in inputs if None in spec.shape}
+    for name, sizes in zip(names, shapes, strict=True):
+        if BATCH in sizes:
+            free_axes[name] = {place: BATCH for place, size in enumerate(sizes) if size == BATCH}
+    proto, writer, opset = _exported(network, examples, inputs, names, target, free_axes)
     tidy(proto, ir_version=target.ir_version, prefix="" if plain else "model")
     for key in sorted(metadata or {}):
         proto.metadata_props.add(key=key, value=(metadata or {})[key])
     found = opset_of(proto)
     if found != opset:
         raise ModelError(f"{writer}: expected opset {opset}, got {found}", where=type(model).__name__)
-    others = list(flattened(model(*_examples(inputs, 3)))) if free else list(flattened(returned))
-    for value, a, b in zip(proto.graph.output, flattened(returned), others, strict=True):
+    for value, sizes in zip(proto.graph.output, shapes, strict=True):
         # The exporters leave sizes they cannot infer unset.
-        sizes = [x if x == y else BATCH for x, y in zip(a.shape, b.shape, strict=True)]
         kind = value.type.tensor_type.elem_type
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, sizes))
     if free:
@@ -153,6 +162,7 @@ def _exported(
     inputs: Sequence[TensorSpec],
     names: Sequence[str],
     target: Target,
+    free_axes: Axes,
 ) -> tuple[onnx.ModelProto, str, int]:
     low, high = target.allowed_opsets
     failures: list[str] = []
@@ -167,29 +177,37 @@ def _exported(
         export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo
         try:
             with quiet_exporter():
-                return export(network, examples, inputs, names, opset), writer, opset
+                return export(network, examples, inputs, names, opset, free_axes), writer, opset
         except Exception as error:  # whatever the exporter raises
             failures.append(f"{writer}, opset {opset}: {exporter_reason(error)}")
     raise ModelError("; ".join(failures), where=type(network).__name__)
 
 
 def _by_torchscript(
-    network: nn.Module, examples: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], names: Sequence[str], opset: int
+    network: nn.Module,
+    examples: Sequence[torch.Tensor],
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    opset: int,
+    free_axes: Axes,
 ) -> onnx.ModelProto:
-    free = [spec.name for spec in inputs if None in spec.shape]
-    axes = {name: {0: BATCH} for name in (*free, *names)} if free else None
     buffer: Any = io.BytesIO()
     options = _options(inputs, names, opset)
     with given_inputs_alone(network):
-        torch.onnx.export(network, tuple(examples), buffer, dynamo=False, dynamic_axes=axes, **options)
+        torch.onnx.export(network, tuple(examples), buffer, dynamo=False, dynamic_axes=free_axes or None, **options)
     return open_model(buffer.getvalue())
 
 
 def _by_dynamo(
-    network: nn.Module, examples: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], names: Sequence[str], opset: int
+    network: nn.Module,
+    examples: Sequence[torch.Tensor],
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    opset: int,
+    free_axes: Axes,
 ) -> onnx.ModelProto:
     batch = torch.export.Dim(BATCH)
-    shapes: Any = tuple({0: batch} if None in spec.shape else None for spec in inputs)
+    shapes: Any = tuple({spec.shape.index(None): batch} if None in spec.shape else None for spec in inputs)
     dynamic = ({"args": shapes} if isinstance(network, _Flat) else shapes) if any(shapes) else None
     options = {**_options(inputs, names, opset), "external_data": False, "verbose": False}
     program = torch.onnx.export(network, tuple(examples), dynamo=True, dynamic_shapes=dynamic, **options)

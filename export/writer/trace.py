@@ -68,7 +68,7 @@ def trace_network(
 ) -> Trace:
     """Trace a network in eval mode.
 
-    With a dynamic batch, a first size of `FREE`, it is traced with sizes 2, 3 and 1, and the traces are compared.
+    With a dynamic batch, a size of `FREE`, it is traced with sizes 2, 3 and 1, and the traces are compared.
     Modules of the types `leaves` are not traced into.
     """
 

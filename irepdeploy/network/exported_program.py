@@ -100,16 +100,28 @@ def _loaded(raw: bytes, version: str, where: object) -> fx.GraphModule:
 
 
 def _inputs(program: torch.export.ExportedProgram) -> Iterator[TensorSpec]:
+    """Yield the inputs: the batch is the first size of all that is a symbol, and stands wherever that symbol does.
+
+    Where no size is a symbol, the program runs at the sizes that it was exported with, and a size of 1 is the batch.
+    """
     wanted = set(program.graph_signature.user_inputs)
+    found: dict[str, torch.Tensor] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in wanted:
             value = node.meta["val"]
             if not isinstance(value, torch.Tensor):
                 raise CheckpointError(f"expected tensors as inputs, got {type(value).__name__}", where=node.name)
-            # The batch is the first size that is a symbol; where none is, a run with two batch sizes tells.
-            free = next((place for place, size in enumerate(value.shape) if not isinstance(size, int)), 0)
-            shape = tuple(None if place == free else int(size) for place, size in enumerate(value.shape))
-            yield TensorSpec(node.name, shape, str(value.dtype).removeprefix("torch."))
+            found[node.name] = value
+    sizes = [size for value in found.values() for size in value.shape]
+    batch = next((str(size) for size in sizes if not isinstance(size, int)), "1")
+    for name, value in found.items():
+        # Of several sizes of 1 only the first can be the batch.
+        places = [place for place, size in enumerate(value.shape) if str(size) == batch]
+        axis = places[0] if places and (batch != "1" or places[0] == 0 or len(places) == 1) else None
+        shape = tuple(None if place == axis else int(size) for place, size in enumerate(value.shape))
+        kind = str(value.dtype).removeprefix("torch.")
+        # numpy has no bfloat16: the inputs are cast.
+        yield TensorSpec(name, shape, "float32" if kind == "bfloat16" else kind)
 
 
 def _screened(raw: bytes, where: object) -> str:

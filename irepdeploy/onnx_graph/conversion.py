@@ -1,15 +1,19 @@
-"""Convert an ONNX model to another opset with onnx's version converter."""
+"""Convert an ONNX model to another opset: upwards with onnx's version converter, downwards with `lowered`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import onnx
 import onnx.inliner
 from google.protobuf.message import EncodeError
 
 from irepdeploy.errors import ModelError, first_line
+from irepdeploy.onnx_graph.lowering import OLDEST, lowered
 from irepdeploy.onnx_graph.proto import constants_of, graphs_of, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.shapes import inferred_graph
+from irepdeploy.onnx_graph.written import fits_one_file
 
 __all__ = ["converted"]
 
@@ -20,13 +24,20 @@ _RESIZE_MODES = 11
 _OWN = ("", "ai.onnx")
 
 
-def converted(model: onnx.ModelProto, opset: int, label: str | None = None) -> onnx.ModelProto:
-    """Return a copy of a model in another opset.
+def converted(
+    model: onnx.ModelProto,
+    opset: int,
+    label: str | None = None,
+    *,
+    operators: Collection[str] | None = None,
+    reduce_inputs: bool = True,
+) -> onnx.ModelProto:
+    """Return a copy of a model in another opset, in the operators and forms that a target takes; see `lowered`.
 
     Whether it still computes the same is for the caller to check: the converter is wrong for some operators.
 
     Raises:
-        ModelError: The converter cannot convert an operator.
+        ModelError: An operator cannot be converted.
     """
     given = opset_of(model)
     try:
@@ -37,20 +48,43 @@ def converted(model: onnx.ModelProto, opset: int, label: str | None = None) -> o
             del source.graph.input[:]
             source.graph.input.extend(weightless)
         source.ir_version = max(source.ir_version, _FREE_WEIGHTS)
-        for node in nodes_of(source):
-            _drop_defaults(node)
-        result = onnx.version_converter.convert_version(source, opset)
-        if given < _RESIZE_MODES <= opset:
-            _keep_resize_modes(result)
-        onnx.checker.check_model(result)
+        result = source
+        if opset > given or opset < OLDEST:
+            result = _by_converter(source, given, opset)
+        if opset >= OLDEST:
+            result = lowered(result, opset, operators, reduce_inputs=reduce_inputs, label=label)
+        _declare_outputs(result)
+        if fits_one_file(result):
+            onnx.checker.check_model(result)
     # The converter raises RuntimeError, also for what its own checks find.
     except (RuntimeError, ValueError, EncodeError, onnx.checker.ValidationError) as error:
-        hint = f"export it with opset_version={opset}, or for another --target"
         raise ModelError(
-            f"onnx.version_converter cannot convert it from opset {given} to {opset}: {_reason(error)}",
-            where=label,
-            hint=hint,
+            f"cannot be converted from opset {given} to {opset}: {_reason(error)}", where=label, hint=_hint(opset)
         ) from error
+    except ModelError as error:
+        what = f"cannot be converted from opset {given} to {opset}: {error.what}"
+        raise ModelError(what, where=label, hint=error.hint or _hint(opset)) from error
+    return result
+
+
+def _declare_outputs(model: onnx.ModelProto) -> None:
+    """Give outputs without a shape that of their operators, in place: the checker wants one."""
+    lacking = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    known = {value.name: value for value in inferred_graph(model).output} if lacking else {}
+    for value in lacking:
+        value.CopyFrom(known[value.name])
+
+
+def _hint(opset: int) -> str:
+    return f"export it with opset_version={opset}, or for another --target"
+
+
+def _by_converter(source: onnx.ModelProto, given: int, opset: int) -> onnx.ModelProto:
+    for node in nodes_of(source):
+        _drop_defaults(node)
+    result = onnx.version_converter.convert_version(source, opset)
+    if given < _RESIZE_MODES <= opset:
+        _keep_resize_modes(result)
     return result
 
 

@@ -23,8 +23,8 @@ _PASSED = {
 def input_limits(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
     """Return the smallest and largest number for each input of whole numbers that reads a table or is compared.
 
-    Indices of Gather and of OneHot are within the table's size. A number that is only compared with constants gets one
-    of them: other values lead where no real input leads.
+    Indices of Gather and of OneHot are within the table's size, less what is added to them before. A number that is
+    only compared with constants gets one of them: other values lead where no real input leads.
     """
     view = View(model)
     found = {}
@@ -39,24 +39,41 @@ def input_limits(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
 def _limits(view: View, name: str) -> tuple[int, int] | None:
     sizes: list[int] = []
     compared: list[int] = []
-    waiting, seen = [name], {name}
+    least = 0
+    # What is added to the input on the way to each tensor.
+    waiting, seen = [(name, 0)], {name}
     while waiting:
-        current = waiting.pop()
+        current, offset = waiting.pop()
         for node in view.readers.get(current, ()):
             places = [place for place, read in enumerate(node.input) if read == current]
-            if node.op_type in ("Gather", "GatherElements") and 1 in places:
-                sizes += _size(view, node)
+            found = []
+            if node.op_type in ("Gather", "GatherElements", "GatherND") and 1 in places:
+                found = _size(view, node)
             elif node.op_type == "OneHot" and 0 in places:
-                sizes += _value(view, node.input[1])
+                found = _value(view, node.input[1])
             elif node.op_type == "Equal":
-                compared += _value(view, node.input[1 - places[0]])
-            if node.op_type in _PASSED and 0 in places:
+                compared += [value - offset for value in _value(view, node.input[1 - places[0]])]
+            sizes += [size - offset for size in found]
+            least = max([least, -offset] if found else [least])
+            added = _added(view, node, places)
+            if added is not None:
                 following = [output for output in node.output if output and output not in seen]
-                waiting += following
+                waiting += [(output, offset + added) for output in following]
                 seen.update(following)
     if sizes:
-        return 0, max(min(sizes) - 1, 0)
+        # An index is not negative, so none fits if more is added than the table holds.
+        return (least, min(sizes) - 1) if least < min(sizes) else None
     return (compared[0], compared[0]) if compared else None
+
+
+def _added(view: View, node: onnx.NodeProto, places: list[int]) -> int | None:
+    """Return what a node adds to the numbers that it hands on; None if it does anything else with them."""
+    if node.op_type in _PASSED and 0 in places:
+        return 0
+    if node.op_type == "Add" or (node.op_type == "Sub" and places == [0]):
+        for value in _value(view, node.input[1 - places[0]]):
+            return value if node.op_type == "Add" else -value
+    return None
 
 
 def _size(view: View, node: onnx.NodeProto) -> list[int]:

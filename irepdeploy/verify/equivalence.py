@@ -36,6 +36,8 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 _CHUNK = 8
+# Samples that a torch network runs on without its fast kernels.
+_FEW = 2
 _LARGE = 64
 
 
@@ -120,24 +122,33 @@ def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
     return TOLERANCES[tolerance]
 
 
-def network_runner(model: nn.Module, specs: Sequence[TensorSpec] = (), outputs: Sequence[str] | None = None) -> Runner:
+def network_runner(
+    model: nn.Module,
+    specs: Sequence[TensorSpec] = (),
+    outputs: Sequence[str] | None = None,
+    *,
+    plain: bool = False,
+) -> Runner:
     """Return a runner of `model` for any batch, with inputs and outputs as in its Origin unless they are given.
 
-    The input of a network that does not know it is an image of any size. Floating inputs have the type of the weights.
+    The input of a network that does not know it is an image of any size. Floating inputs have the type of the weights,
+    and are cast if numpy has none such or the weights have several. A `plain` runner computes without oneDNN.
     """
     from irepdeploy.reparam.origin import origin_of
     from irepdeploy.runtime.torch_runner import TorchRunner
+    from irepdeploy.verify.cast_inputs import CastInputs
 
     origin = origin_of(model)
-    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} or {"float32"}
-    if len(kinds) > 1 or not kinds <= {"float16", "float32", "float64"}:
-        raise ModelError(
-            f"weights of type {' and '.join(sorted(kinds))} cannot be fed from numpy", where=type(model).__name__
-        )
-    kind = kinds.pop()
+    floats = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    kinds = {str(kind).removeprefix("torch.") for kind in floats} or {"float32"}
     specs = specs or origin.specs or (TensorSpec(origin.input_name, (None, None, None, None)),)
+    kind = "float32"
+    if len(kinds) > 1 or not kinds <= {"float16", "float32", "float64"}:
+        model = CastInputs(model, floats[0])
+    else:
+        kind = kinds.pop()
     cast = [spec._replace(dtype=kind) if spec.dtype.startswith("float") else spec for spec in specs]
-    return TorchRunner(model, cast, outputs or origin.output_names)
+    return TorchRunner(model, cast, outputs or origin.output_names, onednn=not plain)
 
 
 def onnx_runner(
@@ -167,12 +178,13 @@ def noise_of(
 
     They are compared with those on inputs of which every number is one unit in the last place larger or smaller, and
     with those of `unoptimized`, the same model as a runner that is not active yet. A form that cannot run is omitted.
+    A torch network runs on a few inputs only, since without its fast kernels it may take a hundred times as long.
 
     Args:
         runner: The model, active.
         inputs: Inputs as for `infer_all`.
         outputs: Outputs of the model on them.
-        unoptimized: The model without graph optimizations.
+        unoptimized: The model without graph optimizations, or without oneDNN's kernels.
     """
     found: dict[str, dict[str, Array]] = {}
     with contextlib.suppress(IrepdeployError):
@@ -181,7 +193,8 @@ def noise_of(
             found["nudged"] = infer_all(runner, moved)
     if unoptimized is not None:
         with contextlib.suppress(IrepdeployError), unoptimized:
-            found["unoptimized"] = infer_all(unoptimized, inputs)
+            fast = isinstance(unoptimized, OnnxProcessRunner)
+            found["unoptimized"] = infer_all(unoptimized, inputs if fast else mapped(inputs, lambda each: each[:_FEW]))
     return noise_between(outputs, found)
 
 
@@ -268,7 +281,8 @@ def _open(
         # The name of one output, which a network that nobody described has by default, however many it has.
         outputs = _returned_names(network, specs) or outputs
     taking = stack.enter_context(network_runner(network, specs, outputs))
-    return _Side(label, taking, origin.dataset, network)
+    plain = network_runner(network, specs, outputs, plain=True)
+    return _Side(label, taking, origin.dataset, network, unoptimized=plain)
 
 
 def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[str, ...]:

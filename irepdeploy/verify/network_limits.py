@@ -1,11 +1,13 @@
-"""The token ids that a torch network takes: those of the embeddings that read its inputs."""
+"""The whole numbers that a torch network takes: indices of the tensors that its inputs pick from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from irepdeploy.verify.signature import Signature
 
@@ -13,32 +15,59 @@ __all__ = ["network_limits"]
 
 
 def network_limits(model: nn.Module, signature: Signature) -> dict[str, tuple[int, int]]:
-    """Run the network once on zeros and ones, and return the sizes of the embeddings that read an input, by name."""
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    """Run the network once on zeros and ones, and return the smallest and largest index for each input that is one.
+
+    An index is what reads an embedding, or picks from any tensor, whether as it is or with a constant added.
+    """
     whole = [spec for spec in signature.inputs if not spec.is_float]
-    if not tables or not whole:
+    if not whole:
         return {}
-    sizes: dict[str, list[int]] = {}
     kind = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     fed = {}
     for place, spec in enumerate(signature.inputs):
         shape = [1 if size is None else size for size in spec.shape]
         values = torch.from_numpy(spec.random(1, place, place)).reshape(shape)
         fed[spec.name] = values.to(kind) if spec.is_float else values
-
-    def read(module: Any, args: tuple[Any, ...]) -> None:
-        for spec in whole:
-            same = args and isinstance(args[0], torch.Tensor) and args[0].numel() == fed[spec.name].numel()
-            if same and torch.equal(args[0].detach().cpu().long().reshape(-1), fed[spec.name].long().reshape(-1)):
-                sizes.setdefault(spec.name, []).append(module.num_embeddings)
-
-    handles = [table.register_forward_pre_hook(read) for table in tables]
+    watch = _Watch({spec.name: fed[spec.name].long().reshape(-1) for spec in whole if spec.dtype != "bool"})
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), watch:
             model(*fed.values())
     except Exception:  # a foreign forward may raise anything; the comparison tells what
         return {}
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: (0, min(found) - 1) for name, found in sizes.items()}
+    return {name: found for name, found in watch.limits.items() if found[0] <= found[1]}
+
+
+class _Watch(TorchDispatchMode):
+    """Notes which inputs are indices, and of how many items."""
+
+    def __init__(self, fed: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self._fed = fed
+        self.limits: dict[str, tuple[int, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for size, index in _picked(func, args):
+            for name, values in self._fed.items():
+                if index.numel() != values.numel() or index.dtype == torch.bool or not values.numel():
+                    continue
+                added = index.detach().cpu().long().reshape(-1) - values
+                offset = int(added[0])
+                if bool((added == offset).all()):
+                    least, most = self.limits.get(name, (0, size))
+                    self.limits[name] = max(least, -offset), min(most, size - 1 - offset)
+        return func(*args, **(kwargs or {}))
+
+
+def _picked(func: Any, args: tuple[Any, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield how many items there are, and the index that picks some of them."""
+    name = str(func).split(".")[1]
+    if name in ("embedding", "_embedding_bag", "_embedding_bag_forward_only"):
+        yield args[0].shape[0], args[1]
+    elif name in ("index_select", "gather") and args[0].dim():
+        yield args[0].shape[args[1]], args[2]
+    elif name == "index":
+        for axis, index in enumerate(args[1]):
+            if index is not None:
+                yield args[0].shape[axis], index

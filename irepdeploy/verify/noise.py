@@ -35,13 +35,17 @@ def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
 
 
 def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str, Array]]) -> dict[str, Noise]:
-    """Return the noise of each output; `others` holds its other values, by the name of their field in `Noise`."""
+    """Return the noise of each output; `others` holds its other values, by the name of their field in `Noise`.
+
+    They may be those of the first samples alone.
+    """
     found = {}
     for name, output in outputs.items():
-        told = {how: each[name] for how, each in others.items() if name in each and _tells(output, each[name])}
+        pairs = {how: (output[: len(each[name])], each[name]) for how, each in others.items() if name in each}
+        told = {how: pair for how, pair in pairs.items() if _tells(*pair)}
         if told:
-            errors = {how: relative_error(output, other) for how, other in told.items()}
-            found[name] = Noise(max(errors.values()), min(cosine(output, other) for other in told.values()), **errors)
+            errors = {how: relative_error(*pair) for how, pair in told.items()}
+            found[name] = Noise(max(errors.values()), min(cosine(*pair) for pair in told.values()), **errors)
     return found
 
 

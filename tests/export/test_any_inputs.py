@@ -219,6 +219,59 @@ def test_a_torch_network_of_token_ids(tmp_path: Path) -> None:
     assert certificate.ok and certificate.hops[0].inputs[0]["name"] == "random, ids 0 to 10"
 
 
+class Recurrent(nn.Module):
+    """Token ids (T, N), with two reserved, to states (T, N, C) and the last one (1, N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.cell = nn.Parameter(torch.randn(20, 4)), nn.GRU(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        return self.cell(self.table[ids + 2])
+
+
+class Mixed(nn.Module):
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> Any:
+        return torch.tanh(x) + state.sum(0), state * 2
+
+
+def test_a_dynamic_batch_on_the_second_axis(tmp_path: Path) -> None:
+    net = Recurrent().eval()
+    certificate = irepdeploy.export_model(
+        net, tmp_path, input_shape="ids:7x?:int64", dynamic_batch=(1, 2, 4), simplify=False
+    )
+    (group,) = certificate.hops[0].inputs
+    assert group["name"] == "random, ids 0 to 17"
+    assert group["axes"] == {"inputs": {"ids": 1}, "outputs": {"out_0": 1, "out_1": 1}, "batch": None}
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    sizes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert sizes == {"ids": [7, "N"], "out_0": [7, "N", 3], "out_1": [1, "N", 3]}
+    # A network that irepdeploy's own writer takes.
+    irepdeploy.export_model(
+        Mixed().eval(), tmp_path / "m", input_shape=["x:?x4", "state:2x?x4"], dynamic_batch=(1, 2, 4), simplify=False
+    )
+    assert main(["verify", str(tmp_path / "m/model.onnx"), str(tmp_path / "m/model.onnx")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "free", "axes"),
+    [(5, True, {"x": 0, "state": 1}), (1, False, {"x": 0, "state": 1}), (5, False, {"x": None, "state": None})],
+)
+def test_the_batch_of_a_program_is_where_it_says(count: int, free: bool, axes: dict[str, Any], tmp_path: Path) -> None:
+    batch = torch.export.Dim("N")
+    program = torch.export.export(
+        Mixed().eval(),
+        (torch.randn(count, 4), torch.randn(2, count, 4)),
+        dynamic_shapes=({0: batch}, {1: batch}) if free else None,
+    )
+    torch.export.save(program, tmp_path / "m.pt2")
+    certificate = irepdeploy.export_model(tmp_path / "m.pt2", tmp_path / "o", simplify=False)
+    assert certificate.hops[0].inputs[0]["axes"]["inputs"] == axes
+
+
 def test_a_batch_that_is_asked_for(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()

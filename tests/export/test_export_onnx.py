@@ -21,10 +21,13 @@ from irepdeploy.cli import main
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.export import onnx_export
 from irepdeploy.export.output import explain
+from irepdeploy.export.request.export_request import ExportRequest
+from irepdeploy.export.request.settings import Settings
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.verify.certificate import Certificate
 from irepdeploy.verify.input_spec import input_spec
 from support.graph_writer import onnx_model
+from support.published_blocks import RepVGGBlock
 from support.published_borders import DiverseBranchBlock
 from support.published_networks import PUBLISHED, exported, published_network
 
@@ -269,7 +272,7 @@ def test_options_that_do_not_fit(folder: Path, tmp_path: Path, capsys: Capture) 
         ([str(source), "--input-shape", "y:1x3x21x18", "--input-shape", "z:1x2"], "no input"),
         ([str(source), "--dynamic-batch", "1:2:4"], "batch dimension of this ONNX file is static"),
         ([str(source), "--explain", "--no-collapse"], "--explain"),
-        (["vgg6", "--explain"], "--explain"),
+        ([str(source), "--explain", "--model", "m:Net"], "--model"),
     ):
         capsys.readouterr()
         assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2, arguments
@@ -371,6 +374,19 @@ def test_names_of_a_file_do_not_reach_the_terminal_as_commands(tmp_path: Path, c
     assert main(["export", str(tmp_path / "x.onnx"), "--explain"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\\x1b[2Jevil\\nline" in out
+
+
+def test_a_network_is_written_and_explained(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = nn.Sequential(RepVGGBlock(8, 8), nn.Conv2d(8, 4, 1)).eval()
+    request = ExportRequest(net, tmp_path, settings=Settings.of({"input_shape": (1, 8, 9, 7)}))
+    explain("block", "refuse", True, request=request)
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert facts["changed"] and "fused and written" in err and not list(tmp_path.iterdir())
+    assert main(["export", "vgg6", "--explain"]) == 0
+    assert "nothing found" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_explained_with_sizes(folder: Path, capsys: Capture) -> None:

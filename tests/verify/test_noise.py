@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
+from torch import nn
 
 from irepdeploy.board.comparison import NOISE_FACTOR
 from irepdeploy.board.runner import TensorSpec
@@ -79,3 +81,11 @@ def test_the_noise_of_the_other_model_allows_nothing(tmp_path: Path) -> None:
     onnx.save(small_probabilities(), tmp_path / "noisy.onnx")
     found = verify_models(tmp_path / "quiet.onnx", tmp_path / "noisy.onnx")
     assert not found.ok and found.comparison.allowed.max_rel_error == 1e-4
+
+
+def test_the_noise_of_a_torch_network_is_that_of_other_kernels_too() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3)).eval()
+    x = np.random.default_rng(0).standard_normal((3, 3, 12, 12), np.float32)
+    (own,) = verify_models(net, net, x).comparison.outputs
+    assert own.noise is not None and own.noise.unoptimized is not None and 0 < own.noise.unoptimized < 1e-5
