@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -220,6 +221,9 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"expected numbers such as 0.485,0.456,0.406, got {text!r}", where=option) from None
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise InputError(f"expected numbers such as 0.485,0.456,0.406, got {text!r}", where=option)
+    return found

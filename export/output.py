@@ -36,7 +36,8 @@ def explain(
     if request is not None:
         from .structure import written_network
 
-        given, changes = written_network(request), ("the network fused and written as ONNX, before onnx-simplifier",)
+        given = written_network(request)
+        changes: tuple[str, ...] = ("the network fused and written as ONNX, before onnx-simplifier",)
     elif inputs:
         opened = open_onnx(source, Settings(input_shape=inputs))
         given, changes = opened.model, opened.changes

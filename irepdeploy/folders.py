@@ -15,6 +15,7 @@ import os
 import shlex
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import log
-from irepdeploy.errors import RunError
+from irepdeploy.errors import OutputError, RunError
 from irepdeploy.files import as_ours, remove_abandoned, remove_tree
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=sign)
     for attempt in range(_ATTEMPTS):
         make_folder(folder)
+        _check_lock(file)
         try:
             lock.acquire()
         except Timeout:
@@ -173,6 +175,16 @@ def _acquire(folder: Path) -> BaseFileLock | None:
         else:
             return lock
     raise RunError("the folder disappears while it is being locked", where=folder, hint="choose another --out")
+
+
+def _check_lock(file: Path) -> None:
+    """Raise OutputError if something else than a file has the name of the lock."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = os.lstat(file).st_mode
+        if not stat.S_ISREG(kind):
+            names = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
+            what = f"expected a file, which locks the folder, got {names.get(stat.S_IFMT(kind), 'a device or socket')}"
+            raise OutputError(what, where=file, hint="remove it, or choose another --out")
 
 
 def _sign(file: Path, descriptor: int) -> None:

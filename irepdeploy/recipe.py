@@ -265,14 +265,25 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise RecipeError(str(error), where=where) from None
     if not isinstance(content, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=path)
-    content, faults = _with_overrides(content, overrides)
+    # A value that an override replaces is checked all the same; what is missing may be given by one.
+    faults = _value_faults(content) if overrides else []
+    content, wrong = _with_overrides(content, overrides)
+    faults += wrong
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        faults += faults_of(error, list(_keys(Recipe)))
+        faults += [fault for fault in faults_of(error, list(_keys(Recipe))) if fault not in faults]
     if faults:
         raise RecipeError("; ".join(faults), where=name)
     return recipe
+
+
+def _value_faults(content: dict[str, Any]) -> list[str]:
+    try:
+        Recipe.model_validate(content)
+    except ValidationError as error:
+        return faults_of(error, list(_keys(Recipe)), values_only=True)
+    return []
 
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

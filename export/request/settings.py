@@ -94,6 +94,11 @@ class Settings:
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
         """Return the preprocessing to bake in, or None."""
         if self.bake_preprocess is None:
+            idle = [option for option, value in (("--mean", self.mean), ("--std", self.std)) if value is not None]
+            if idle:
+                raise InputError(
+                    f"{' and '.join(idle)} without --bake-preprocess", hint="add --bake-preprocess nhwc,rgb"
+                )
             return None
         inputs = origin.specs
         if len(inputs) != 1 or len(origin.input_shape) != 3:

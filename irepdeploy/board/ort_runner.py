@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Callable, Dict, List, Tuple, Type, Union
 
 import numpy as np
 
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
-from irepdeploy.board.runner import Runner, TensorSpec, positive_threads
+from irepdeploy.board.runner import Runner, TensorSpec, positive_threads, shape_text
 from irepdeploy.board.transfers import known_transfers
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError, one_line
 from irepdeploy.limits import MODEL, open_file
@@ -26,6 +27,10 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+
+_FAILED_NODE = re.compile(
+    r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ?(.*)"
+)
 
 
 class OrtRunner(Runner):
@@ -129,7 +134,7 @@ class OrtRunner(Runner):
         try:
             values = self._session.run(self._outputs, feeds)
         except _ort_errors() as error:
-            raise self._run_error(error) from error
+            raise self._run_error(error, feeds) from error
         return dict(zip(self._outputs, values))
 
     def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
@@ -146,7 +151,7 @@ class OrtRunner(Runner):
         try:
             run(binding)
         except _ort_errors() as error:
-            raise self._run_error(error) from error
+            raise self._run_error(error, feeds) from error
         if device == "cpu":
             return lambda: run(binding)
 
@@ -226,14 +231,20 @@ class OrtRunner(Runner):
             hint="if it was copied or downloaded, it may be truncated",
         )
 
-    def _run_error(self, error: Exception) -> IrepdeployError:
+    def _run_error(self, error: Exception, feeds: Dict[str, np.ndarray]) -> IrepdeployError:
         text = one_line(error)
         if "Failed to allocate" in text or "bad allocation" in text or "out of memory" in text.lower():
             return RunError(f"out of memory: {text}", where=self._where, hint="use a smaller batch")
+        sizes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feeds.items())
+        found = _FAILED_NODE.search(text)
+        what = f"ONNX Runtime cannot run this model on {sizes}: {text}"
+        if found is not None:
+            kind, name, reason = found.groups()
+            what = f"its operator {kind} {name!r} cannot compute with {sizes}: {reason.strip() or 'no reason is given'}"
         return ModelError(
-            f"ONNX Runtime cannot run this model: {text}",
+            what,
             where=self._where,
-            hint="where random inputs do not fit together, give real ones with --inputs",
+            hint="where random inputs do not fit together, give real ones with --inputs; --input-shape gives other sizes",
         )
 
 

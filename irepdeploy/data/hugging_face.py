@@ -113,10 +113,13 @@ def read_cached(
 
 def _library(where: object) -> Any:
     try:
-        return importlib.import_module("datasets")
+        library = importlib.import_module("datasets")
     except ImportError as error:
         hint = "pip install irepdeploy[data]"
         raise MissingError("this data set requires the package datasets", where=where, hint=hint) from error
+    # Its progress bars move the cursor, which `console` would show as text.
+    library.disable_progress_bars()
+    return library
 
 
 def _opened(library: Any, splits: Any, folder: Path, image: str | None, label: str | None) -> Opened:

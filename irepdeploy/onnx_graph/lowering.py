@@ -6,6 +6,7 @@ Here every operator whose schema is another one in the earlier opset is rewritte
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -55,7 +56,7 @@ def lowered(
         wanted = {node.op_type for node in nodes_of(result) if _is_new(node, given, opset, operators)}
         own = wanted & DECOMPOSITIONS.keys()
         if own:
-            _rewrite(result, Site(result, given, label), lambda at, own=own: _decompose(at, own))
+            _rewrite(result, Site(result, given, label), functools.partial(_decompose, names=own))
         # ONNX's own function bodies, of what is left.
         others = sorted(name for name in wanted - own if _has_body(name, given))
         if others:
@@ -83,7 +84,7 @@ def _is_new(node: onnx.NodeProto, given: int, opset: int, operators: Collection[
 
 
 def _has_body(name: str, opset: int) -> bool:
-    schema = onnx.defs.get_schema(name, opset, "")
+    schema: Any = onnx.defs.get_schema(name, opset, "")
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 

@@ -38,9 +38,16 @@ def validated(kind: type[_T], value: object, what: str, *, where: object, hint: 
     return found
 
 
-def faults_of(error: ValidationError, known: Sequence[str] = ()) -> list[str]:
-    """Describe each fault as ``key: expected X, got Y``; `known` are the dotted keys that an unknown one may mean."""
-    return [_fault(each, known) for each in error.errors(include_url=False)]
+def faults_of(error: ValidationError, known: Sequence[str] = (), *, values_only: bool = False) -> list[str]:
+    """Describe each fault as ``key: expected X, got Y``; `known` are the dotted keys that an unknown one may mean.
+
+    With `values_only` those of single values, not of what is missing or does not go together.
+    """
+    return [
+        _fault(each, known)
+        for each in error.errors(include_url=False)
+        if not values_only or (each["loc"] and each["type"] != "missing")
+    ]
 
 
 def _fault(fault: Any, known: Sequence[str]) -> str:

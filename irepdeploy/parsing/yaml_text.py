@@ -17,6 +17,8 @@ __all__ = ["YamlError", "parse_yaml"]
 _MOST_VALUES = 10_000
 # A recipe has a few kB; PyYAML takes seconds for a megabyte.
 _MOST_BYTES = 1 << 18
+# PyYAML takes seconds for thousands of open brackets.
+_DEEPEST = 100
 _PREFIX = "tag:yaml.org,2002:"
 _KINDS = {f"{_PREFIX}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _PLAIN = {
@@ -60,6 +62,7 @@ def parse_yaml(content: str | bytes) -> Any:
         raise YamlError(f"expected at most {_MOST_BYTES >> 10} KiB, got {len(content) >> 10} KiB")
     try:
         text = content.decode() if isinstance(content, bytes) else content
+        _check_depth(text)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -79,9 +82,24 @@ def parse_yaml(content: str | bytes) -> Any:
         raise YamlError("not YAML: not UTF-8") from None
     except YamlError:
         raise
-    except (ValueError, LookupError, AttributeError, RecursionError) as error:
-        # PyYAML raises these for values and nesting that it cannot read.
+    except RecursionError:
+        raise YamlError(_TOO_DEEP) from None
+    except (ValueError, LookupError, AttributeError) as error:
+        # PyYAML raises these for values that it cannot read.
         raise YamlError(f"not YAML: {error}") from None
+
+
+_TOO_DEEP = f"nested too deeply: a recipe has at most {_DEEPEST} levels"
+
+
+def _check_depth(text: str) -> None:
+    """Check the number of brackets that are open at once; those in texts count too, as they are closed there."""
+    depth = 0
+    for line, each in enumerate(text.split("\n"), 1):
+        for sign in re.findall(r"[\[\]{}]", each):
+            depth = depth + 1 if sign in "[{" else max(depth - 1, 0)
+            if depth > _DEEPEST:
+                raise YamlError(_TOO_DEEP, line)
 
 
 def _size(node: Any, known: dict[int, float]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from irepdeploy.console import log
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
     try:
         kernels = read_kernels(folder, name)
         features = read_features({name: folder})
-    except InputError:
+    except InputError as error:
         # A foreign class, or a network that does not read images: its folder alone is not enough.
+        log(f"note: {folder}: no pictures of kernels and outputs: {error.what}")
         return
     cross = [layer.cross for layer in kernels.layers.values()]
     text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from torch import nn
 
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError, one_line
+from irepdeploy.limits import check_memory
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.source import Source
@@ -111,6 +113,8 @@ def branch_costs(
     for name in request.presets or ():
         if name not in known:
             raise ArchitectureError(f"no preset {name!r}", hint=f"one of {', '.join(known)}")
+    images = 4 * request.batch_size * math.prod(source.origin.input_shape)
+    check_memory(images, f"a batch of {request.batch_size:,}", "--batch")
     device = _device(request.device)
     factory = None if source.origin.net is not None else _factory_name(source, model_factory)
     with torch.random.fork_rng(devices=[]):

@@ -281,8 +281,8 @@ def _open(
         # The name of one output, which a network that nobody described has by default, however many it has.
         outputs = _returned_names(network, specs) or outputs
     taking = stack.enter_context(network_runner(network, specs, outputs))
-    plain = network_runner(network, specs, outputs, plain=True)
-    return _Side(label, taking, origin.dataset, network, unoptimized=plain)
+    slow = network_runner(network, specs, outputs, plain=True)
+    return _Side(label, taking, origin.dataset, network, unoptimized=slow)
 
 
 def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[str, ...]:

@@ -63,6 +63,14 @@ def test_overrides_by_full_and_by_bare_name(tmp_path: Path) -> None:
     assert recipe.search.weights.clip is None
 
 
+def test_a_value_that_is_replaced_is_checked_too(tmp_path: Path) -> None:
+    path = written(tmp_path, train={"epochs": -2, "batch_size": 8, "weights": {"lr": 0.05}})
+    assert "train.epochs: expected" in refused(path, "scale=smoke") and "got -2" in refused(path, "epochs=3")
+    # What is missing may be given by an override.
+    rest = {key: value for key, value in MINIMAL.items() if key != "net"}
+    assert load_recipe(written(tmp_path, yaml.safe_dump(rest)), ["net.name=vgg6"]).net.name == "vgg6"
+
+
 def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
     assert load_recipe(written(tmp_path), ["seed=1", "seed=2"]).seed == 2
 
@@ -217,7 +225,8 @@ def test_null_sections(section: str, tmp_path: Path) -> None:
             b"a: !!python/object/apply:os.system ['true']",
             "tag 'python/object/apply:os.system' is not allowed in a recipe",
         ),
-        (b"[" * 20_000, "not YAML"),
+        (b"[" * 3_000, "mine.yaml:1: nested too deeply: a recipe has at most 100 levels"),
+        (b"- " * 3_000 + b"1", "nested too deeply"),
         (b"&a [*a]", "aliases"),
         (b"a: &a {b: *a}", "aliases"),
         (b"{}", "net is missing"),

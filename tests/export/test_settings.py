@@ -129,6 +129,8 @@ def test_uint8_images_go_in(layout: str, tmp_path: Path) -> None:
         (["--bake-preprocess", "nhwc"], "the normalisation of the images is unknown"),
         (["--bake-preprocess", "nhwc", "--mean", "0.5"], "go together"),
         (["--bake-preprocess", "hwc", "--mean", "0.5", "--std", "1"], "unknown"),
+        (["--mean", "nan"], "expected numbers such as"),
+        (["--mean", "0.5"], "--mean without --bake-preprocess"),
         (["--bake-preprocess", "nhwc", "--mean", "half", "--std", "1"], "expected numbers such as"),
         (["--bake-preprocess", "nhwc", "--mean", "0.5", "--std", "0"], "expected std above 0"),
         (["--dynamic-batch", "4:2:8"], "expected batch sizes MIN:OPT:MAX"),

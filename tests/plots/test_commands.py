@@ -193,7 +193,7 @@ def test_bad_input_exits_2_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_every_picture_of_a_folder(runs: Path, tmp_path: Path) -> None:
+def test_every_picture_of_a_folder(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {name: list(folder_pictures(runs / name)) for name in ("search", "irep", "bench")}
     titles = {name: [each.title for each in pictures] for name, pictures in found.items()}
     assert titles == {
@@ -211,4 +211,6 @@ def test_every_picture_of_a_folder(runs: Path, tmp_path: Path) -> None:
     assert list(folder_pictures(tmp_path / "silent")) == []
     (tmp_path / "foreign").mkdir()
     ird.save(torch.nn.Conv2d(1, 1, 3), tmp_path / "foreign" / "best.pt")
+    capsys.readouterr()
     assert list(folder_pictures(tmp_path / "foreign")) == []
+    assert "no pictures of kernels and outputs: " in capsys.readouterr().err

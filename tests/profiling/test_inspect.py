@@ -454,6 +454,11 @@ def test_options_that_are_wrong(options: list[str], said: str, capsys: Capture) 
     assert said in refused(capsys, "vgg6", *options)
 
 
+def test_a_batch_that_no_machine_holds_is_refused_before_anything_runs(capsys: Capture) -> None:
+    assert main(["inspect", "vgg6", "--cost", "--batch", "1000000000"]) == 4
+    assert "--batch: a batch of 1,000,000,000 would take" in capsys.readouterr().err
+
+
 def test_an_onnx_model_has_no_branches_and_is_not_trained(models: dict[str, Path], capsys: Capture) -> None:
     assert "cannot be trained" in refused(capsys, models["fused.onnx"], "--cost")
 
