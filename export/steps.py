@@ -38,7 +38,11 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
         return prepared.with_model(precision, fp32)
     model = open_model(fp32)
     if not fits_one_file(model):
-        raise ModelError(f"{precision} of a model above 2 GiB is not supported", where=job.source.label)
+        raise ModelError(
+            f"{precision} is written from a model in one piece, which cannot exceed 2 GiB",
+            where=job.source.label,
+            hint="--precision fp32",
+        )
     name_nodes(model)
     path = fp32 if carried_by_fp32(job.target, precision) else fp32.with_name(f"model.{precision}.onnx")
     kept: frozenset[str] = frozenset()

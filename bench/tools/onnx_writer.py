@@ -72,9 +72,11 @@ def _by_torch(export: Callable[..., onnx.ModelProto], lowest: int = 0) -> Export
         examples = torch_exporter._examples(specs, 2)
         returned = list(flattened(model(*examples)))
         names = ["output"] if len(returned) == 1 else [f"out_{index}" for index in range(len(returned))]
+        free = [spec.name for spec in specs if None in spec.shape]
+        axes = {name: {0: "N"} for name in (*free, *names)} if free else {}
         with quiet_exporter():
             # The newer exporter writes opset 18 or later, and rarely converts down by itself.
-            proto = export(model, examples, specs, names, max(opset, lowest))
+            proto = export(model, examples, specs, names, axes, max(opset, lowest))
         if opset < lowest:
             proto = _converted(proto, opset)
         tidy(proto, ir_version=8)

@@ -177,7 +177,7 @@ def _exported(
         export = _by_torchscript if writer == TORCHSCRIPT else _by_dynamo
         try:
             with quiet_exporter():
-                return export(network, examples, inputs, names, opset, free_axes), writer, opset
+                return export(network, examples, inputs, names, free_axes, opset), writer, opset
         except Exception as error:  # whatever the exporter raises
             failures.append(f"{writer}, opset {opset}: {exporter_reason(error)}")
     raise ModelError("; ".join(failures), where=type(network).__name__)
@@ -188,8 +188,8 @@ def _by_torchscript(
     examples: Sequence[torch.Tensor],
     inputs: Sequence[TensorSpec],
     names: Sequence[str],
-    opset: int,
     free_axes: Axes,
+    opset: int,
 ) -> onnx.ModelProto:
     buffer: Any = io.BytesIO()
     options = _options(inputs, names, opset)
@@ -203,8 +203,8 @@ def _by_dynamo(
     examples: Sequence[torch.Tensor],
     inputs: Sequence[TensorSpec],
     names: Sequence[str],
-    opset: int,
     free_axes: Axes,
+    opset: int,
 ) -> onnx.ModelProto:
     batch = torch.export.Dim(BATCH)
     shapes: Any = tuple({spec.shape.index(None): batch} if None in spec.shape else None for spec in inputs)

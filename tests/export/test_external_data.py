@@ -114,7 +114,10 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_fit_into_a_file_goes_outside(tmp_path: Path, capsys: Capture) -> None:
     everything(tmp_path, 16, capsys)
     assert export(tmp_path / "m.onnx", tmp_path / "half", "--precision", "fp16") == 2
-    assert "fp16 of a model above 2 GiB is not supported" in capsys.readouterr().err
+    assert (
+        "fp16 is written from a model in one piece, which cannot exceed 2 GiB (--precision fp32)"
+        in capsys.readouterr().err
+    )
     assert export(tmp_path / "m.onnx", tmp_path / "trt", "--target", "xavier-jp5") == 2
     assert "exceeds 2 GiB, and an engine is built from a single file" in capsys.readouterr().err
 
