@@ -244,7 +244,7 @@ class OrtRunner(Runner):
         return ModelError(
             what,
             where=self._where,
-            hint="where random inputs do not fit together, give real ones with --inputs; --input-shape gives other sizes",
+            hint="give other sizes with --input-shape, or real inputs with --inputs",
         )
 
 
