@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any, Callable, Dict, List, Tuple, Type, Union
 
 import numpy as np
@@ -27,10 +26,6 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-
-_FAILED_NODE = re.compile(
-    r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ?(.*)"
-)
 
 
 class OrtRunner(Runner):
@@ -236,13 +231,8 @@ class OrtRunner(Runner):
         if "Failed to allocate" in text or "bad allocation" in text or "out of memory" in text.lower():
             return RunError(f"out of memory: {text}", where=self._where, hint="use a smaller batch")
         sizes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feeds.items())
-        found = _FAILED_NODE.search(text)
-        what = f"ONNX Runtime cannot run this model on {sizes}: {text}"
-        if found is not None:
-            kind, name, reason = found.groups()
-            what = f"its operator {kind} {name!r} cannot compute with {sizes}: {reason.strip() or 'no reason is given'}"
         return ModelError(
-            what,
+            f"ONNX Runtime cannot run this model on {sizes}: {text}",
             where=self._where,
             hint="give other sizes with --input-shape, or real inputs with --inputs",
         )

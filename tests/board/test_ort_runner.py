@@ -215,7 +215,7 @@ def test_model_that_fails_while_it_runs_is_one_line(tmp_path: Path, capfd: pytes
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     with OrtRunner(path) as runner:
         for use in (runner.infer, runner.bind):
-            with pytest.raises(ModelError, match="its operator Reshape 'flat' cannot compute with input ") as caught:
+            with pytest.raises(ModelError, match=r"on input .*: Reshape node 'flat': ") as caught:
                 use(FEEDS)
             line = caught.value.line
             assert "\n" not in line and "--input-shape" in line
