@@ -108,7 +108,8 @@ class _Writer:
         return [_Tensor(name, x.channels, _size(x, kernel, stride, pads))]
 
     def _padded(self, x: _Tensor) -> list[_Tensor]:
-        pads = [int(p) for p in self.rng.integers(-1, 3, 4)]
+        # A negative pad crops, and a map must keep a row and a column.
+        pads = [int(p) for p in self.rng.integers(-1 if min(x.size) > 2 else 0, 3, 4)]
         inputs = [x.name, self.graph.constant([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64)]
         if self.rng.random() < 0.3:
             inputs.append(self.graph.constant(self.rng.normal()))
