@@ -41,7 +41,7 @@ def bench(
         typer.Option(
             "--suite",
             help="Measure one of the paper's tables: table1, table2, table3, table5, fig1; or fused-vs-branches,"
-            " supernet-step, training-step.",
+            " supernet-step, training-step, training-cost.",
         ),
     ] = None,
     scale: Annotated[

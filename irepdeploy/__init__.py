@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from irepdeploy.reparam.fuse import fuse
     from irepdeploy.reparam.insert import insert_branches
     from irepdeploy.reparam.probe import fuse_probe
+    from irepdeploy.reparam.step import set_step
     from irepdeploy.search.functions import search as search
     from irepdeploy.search.functions import train
     from irepdeploy.search.own_loop import Supernet
@@ -45,6 +46,7 @@ __all__ = [
     "insert_branches",
     "load",
     "save",
+    "set_step",
     "train",
 ]
 
@@ -66,6 +68,7 @@ _HOME = {
     "insert_branches": "irepdeploy.reparam.insert",
     "load": "irepdeploy.network.checkpoint",
     "save": "irepdeploy.network.checkpoint",
+    "set_step": "irepdeploy.reparam.step",
 }
 
 

@@ -154,9 +154,10 @@ class EvaluationSection(_Section):
 class SearchSection(_Section):
     """Settings of Algorithm 1.
 
-    `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `amp`
-    runs the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with the
-    same result as one process, or "batch", for more GPUs than `subnets_per_step`.
+    `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `step`
+    "merged" computes a subnet as one convolution a layer, with statistics from a sample of the batch (`set_step`).
+    `amp` runs the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with
+    the same result as one process, or "batch", for more GPUs than `subnets_per_step`.
     """
 
     strategy: Literal["des", "evolution", "topk", "random"] = "des"
@@ -175,6 +176,7 @@ class SearchSection(_Section):
     mutation: Probability = 0.5
     mutation_rate: Probability = 0.1
     clamp: bool = True
+    step: Literal["exact", "merged"] = "exact"
     amp: bool = False
     split: Literal["subnets", "batch"] = "subnets"
     augment: AugmentSection = AugmentSection()
@@ -202,7 +204,10 @@ class TrainSection(_Section):
         schedule: learning-rate schedule from weights.lr: "cosine" to 0, "step" to a tenth after each third of the
             epochs, or "constant".
         warmup_epochs: number of initial epochs over which the learning rate rises.
-        drop_path: final probability of dropping a branch for an image; it rises linearly from 0 over the epochs.
+        step: "exact" computes every branch, "merged" one convolution a layer, with statistics from a sample of the
+            batch (`set_step`).
+        drop_path: final probability of dropping a branch for an image, or for a whole step if that is merged; it rises
+            linearly from 0 over the epochs.
         label_smoothing: share of the target that is spread over all classes.
         ema: decay of the exponential moving average of the weights, such as 0.999; 0 disables it. The average is
             scored, saved as best.pt and fused.
@@ -216,6 +221,7 @@ class TrainSection(_Section):
     accumulate: Positive = 1
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_epochs: Count = 0
+    step: Literal["exact", "merged"] = "exact"
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Decay = 0.0

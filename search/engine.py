@@ -68,7 +68,9 @@ class Search:
         self.ranks = ranks_of(recipe) if ranks is None else ranks
         self.data = subject_of(recipe) if subject is None else subject
         self.task = self.data.task
-        self.supernet = Supernet(self.data.net, recipe.branches, where=self.data.where, task=self.task)
+        self.supernet = Supernet(
+            self.data.net, recipe.branches, where=self.data.where, task=self.task, step=self.settings.step
+        )
         self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)

@@ -61,8 +61,8 @@ class Supernet(supernet.Supernet):
         device: str | torch.device | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(net, branches, where=where, task=task_of(task))
         self.settings = given_recipe(net, "search", settings, branches=branches).search
+        super().__init__(net, branches, where=where, task=task_of(task), step=self.settings.step)
         self._strategy = strategy(self.space, self.settings)
         self.budget = self._strategy.budget
         self._random = np.random.default_rng(seed)

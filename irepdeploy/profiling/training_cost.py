@@ -1,7 +1,7 @@
 """Measure the cost of training: seconds per step, alternating between networks, and peak memory, in a process each.
 
-As a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY``) it measures the memory
-of one checkpoint and prints it as JSON.
+As a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY STEP``) it measures the
+memory of one checkpoint and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from irepdeploy.board.protocol import measure, summary
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.network.checkpoint import load, load_model_factory
+from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.origin import FUSED, origin_of
+from irepdeploy.reparam.step import set_step
 from irepdeploy.runtime.memory import is_out_of_memory, peak_bytes, reset_peak
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_runner import flattened
 
-__all__ = ["PeakMemory", "StepTime", "TrainingCost", "peak_memory", "step_times", "training_cost"]
+__all__ = ["PeakMemory", "StepTime", "TrainingCost", "peak_memory", "step_times", "training_cost", "training_step"]
 
 _STEPS_FOR_MEMORY = 3
 
@@ -101,7 +103,7 @@ def step_times(
     Each gets at least `min_samples` steps and `min_seconds`. After each round, `on_round` is called with the share of
     the work that is done, 0 to 1.
     """
-    calls = {name: _step(net, batch_size, device, name) for name, net in nets.items()}
+    calls = {name: training_step(net, batch_size, device, name) for name, net in nets.items()}
     timed = measure(
         calls, seed=seed, min_samples=min_samples, min_seconds=min_seconds, warmup_max_seconds=2.0, on_round=on_round
     )
@@ -111,11 +113,13 @@ def step_times(
     }
 
 
-def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None) -> PeakMemory:
-    """Train a checkpoint for a few steps in a separate process, and measure its memory."""
+def peak_memory(
+    checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None, step: Step = "exact"
+) -> PeakMemory:
+    """Train a checkpoint for a few steps, exact or merged, in a separate process, and measure its memory."""
     # -P: the current folder must not shadow the installed package.
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
-    command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or ""]
+    command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or "", step]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # If memory runs out, the system may kill the process before an allocation fails.
     if done.returncode == -signal.SIGKILL:
@@ -129,7 +133,7 @@ def peak_memory(checkpoint: Path, batch_size: int, *, device: str = "cpu", facto
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _step(net: nn.Module, batch_size: int, device: str, where: object) -> Callable[[], None]:
+def training_step(net: nn.Module, batch_size: int, device: str, where: object) -> Callable[[], None]:
     """Return a function that runs a training step on fixed random images."""
     origin = origin_of(net)
     if not origin.input_shape:
@@ -166,7 +170,7 @@ def _loss(outputs: Any) -> Tensor:
     return torch.stack([output.float().square().mean() for output in trained]).sum()
 
 
-def _measured(path: str, batch_size: int, steps: int, device: str, factory: str) -> PeakMemory:
+def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, merged: bool) -> PeakMemory:
     # One tiny step first, so that the start value includes what torch allocates for any training.
     warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
     images = torch.zeros(2, 1, 8, 8, device=device)
@@ -175,7 +179,10 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str)
     build = load_model_factory(factory) if factory else None
     before = reset_peak()
     try:
-        step = _step(load(path, model=build), batch_size, device, path)
+        net = load(path, model=build)
+        if merged:
+            set_step(net, "merged")
+        step = training_step(net, batch_size, device, path)
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(steps):
@@ -189,11 +196,11 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str)
     return PeakMemory(None if before is None else peak_bytes() - before)
 
 
-def _main(path: str, batch_size: str, steps: str, device: str, factory: str) -> None:
+def _main(path: str, batch_size: str, steps: str, device: str, factory: str, step: str) -> None:
     # If memory runs out, this process is killed first, not the one that waits for it.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    found = _measured(path, int(batch_size), int(steps), device, factory)
+    found = _measured(path, int(batch_size), int(steps), device, factory, step == "merged")
     print(json.dumps(vars(found)))
 
 

@@ -69,8 +69,7 @@ def chain_1x1(first: Tensor, first_bias: Tensor, second: Tensor, groups: int) ->
     """
     out_channels, inner, height, width = second.shape
     per_group = first.reshape(groups, inner, -1)
-    rows = second.reshape(groups, out_channels // groups, inner, height * width).transpose(2, 3)
-    rows = rows.reshape(groups, -1, inner)
+    rows = second.permute(0, 2, 3, 1).reshape(groups, -1, inner)
     kernel = torch.bmm(rows, per_group)
     kernel = kernel.reshape(out_channels, height * width, -1).transpose(1, 2)
     bias = (second.sum((2, 3)).reshape(groups, -1, inner) @ first_bias.reshape(groups, inner, 1)).reshape(-1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,15 @@ from irepdeploy.errors import ArchitectureError
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import NORMS, Norm, scale_shift
+from irepdeploy.reparam.merging import Term, merge
+from irepdeploy.reparam.normalisation import NORMS, Norm, has_forward_hooks, scale_shift, uses_batch
+from irepdeploy.reparam.sample import RUNNING, Sample, Statistics, sample_size, tap_slice
 
-__all__ = ["FixedOperation", "RepBlock", "is_marked"]
+__all__ = ["STEPS", "FixedOperation", "RepBlock", "Step", "is_marked"]
+
+# How a block computes in train mode.
+Step = Literal["exact", "merged"]
+STEPS: tuple[Step, ...] = ("exact", "merged")
 
 _OF_CONV = frozenset(
     ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -49,9 +55,29 @@ class FixedOperation(nn.Module):
             return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn))
         return kernel, kernel.new_zeros(kernel.shape[0]) if bias is None else bias
 
+    def term(self, statistics: Statistics) -> Term:
+        """Return what the operation adds to a merged kernel."""
+        kernel, bias, every = self.conv.weight, self.conv.bias, slice(None)
+        if self.bn is None:
+            shift = kernel.new_zeros(kernel.shape[0])
+            return Term(kernel, bias, torch.ones_like(shift), shift, every, every)
+        return Term(kernel, bias, *statistics.of_taps(self.bn, kernel, "all", "all", bias), every, every)
+
 
 class RepBlock(nn.Module):
     """fixed(x) + sigmoid(beta) * sum over active branches of sigmoid(alpha) * branch(x).
+
+    `step` says how that is computed in train mode; in eval mode every branch runs by itself, and `fuse` proves itself
+    against that.
+
+    - "exact": every branch by itself. Where no normalisation uses the batch (all in eval mode), the kernels are merged
+      first and one convolution is computed, which is the same and costs less; not with drop-path, which is by image,
+      nor with hooks on parts of the block, nor on maps of fewer positions than channels.
+    - "merged": one convolution in every step. The statistics of each branch come from a `Sample` of the batch; hooks on
+      parts of the block do not run, and drop-path drops a branch for a whole step. A block with so few output positions
+      that most of them would be sampled takes the exact step, unless ranks share statistics.
+
+    `sample` is the number of output positions that are sampled; None: an eighth, within limits (`sample_size`).
 
     Args:
         conv: The fixed convolution, 3x3, 5x5 or 7x7; the block takes it over.
@@ -91,6 +117,8 @@ class RepBlock(nn.Module):
         self._active: tuple[str, ...] = tuple(branches)
         # Probability of dropping a branch for an image, in train mode (Larsson et al. 2016; DARTS).
         self.drop_path = 0.0
+        self.step: Step = "exact"
+        self.sample: int | None = None
 
     @property
     def scaled(self) -> bool:
@@ -121,12 +149,75 @@ class RepBlock(nn.Module):
         padded = self.geometry.padding_mode != "zeros"
         if padded:
             x = self.geometry.pad(x)
+        statistics = self._merged_by(x) if self.training and self._active else None
+        if statistics is not None:
+            return self._merged(x, statistics)
         out: Tensor = self.fixed(x, padded=padded)
         for name in self._active:
             y = self.branches[name](x, self.factor(name))
             # In place: nothing else holds the sum, and no branch needs it for its gradient.
             out += _dropped(y, self.drop_path) if self.training and self.drop_path else y
         return out
+
+    def _merged_by(self, x: Tensor) -> Statistics | None:
+        """Return the statistics to merge the kernels by, or None if every branch runs by itself."""
+        live = any(uses_batch(norm) for norm in self._norms())
+        if self.step == "exact" and (live or self.drop_path):
+            return None
+        # Tracing dissolves the branches.
+        if not isinstance(x, Tensor):
+            return None
+        geometry = self.geometry.behind_padding
+        height, width = geometry.output_size((x.shape[2], x.shape[3]))
+        positions = len(x) * height * width
+        if not live:
+            # For fewer positions merging kernels costs more than it saves.
+            few = positions < geometry.in_channels // geometry.groups
+            watched = any(has_forward_hooks(part) for part in self.modules() if part is not self)
+            return None if few or (watched and self.step == "exact") else RUNNING
+        count = sample_size(positions) if self.sample is None else self.sample
+        # Ranks that share statistics must agree, whatever the sizes of their batches.
+        shared = any(isinstance(norm, nn.SyncBatchNorm) for norm in self._norms())
+        if self.sample is None and 2 * count > positions and not shared:
+            return None
+        parts = [self.branches[name] for name in self._active]
+        return Sample(x, geometry, count, [(part.rows, part.columns) for part in parts if isinstance(part, Branch)])
+
+    def _merged(self, x: Tensor, statistics: Statistics) -> Tensor:
+        geometry = self.geometry.behind_padding
+        whole = []
+        # Kernels are merged in the dtype of the parameters; autocast is for the map.
+        with torch.autocast(x.device.type, enabled=False):
+            terms = [self.fixed.term(statistics)]
+            for name in self._active:
+                branch, factor = self.branches[name], self.factor(name)
+                assert isinstance(branch, Branch)
+                if self.drop_path:
+                    kept = (torch.rand((), device=x.device) >= self.drop_path) / (1 - self.drop_path)
+                    factor = kept if factor is None else factor * kept.to(factor.dtype)
+                found = branch.linear(statistics)
+                if found is None:
+                    whole.append((branch, factor))
+                    continue
+                kernel, bias, scale, shift = found
+                if factor is not None:
+                    scale, shift = scale * factor, shift * factor
+                sides = (tap_slice(kind, geometry.kernel) for kind in (branch.rows, branch.columns))
+                terms.append(Term(kernel, bias, scale, shift, *sides))
+            kernel, bias = merge(terms)
+        kernel, bias = kernel.to(x.dtype), bias.to(x.dtype)
+        whole_map = statistics.batch if isinstance(statistics, Sample) else x
+        out = F.conv2d(whole_map, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        for branch, factor in whole:
+            out += branch(x, factor)
+        return out
+
+    def _norms(self) -> Iterator[Norm]:
+        """Yield the normalisations of the active block, the fixed operation's first."""
+        for part in (self.fixed, *(self.branches[name] for name in self._active)):
+            for module in part.modules():
+                if isinstance(module, NORMS):
+                    yield module
 
     def branch_equivalent(self, name: str) -> tuple[Tensor, Tensor]:
         """Return kernel and bias of one branch, times its factor (Section 3.4); they do not depend on the mask."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,19 @@ from irepdeploy.errors import ArchitectureError
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.geometry import Geometry, pad_or_crop
 from irepdeploy.reparam.normalisation import batch_norm, scale_shift
+from irepdeploy.reparam.sample import RUNNING, Statistics, Taps, tap_slice
 
 __all__ = ["BRANCHES", "Branch", "branch_class", "possible_branches", "register_branch"]
 
-Taps = Literal["all", "middle", "ends"]
+Linear = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 class Branch(nn.Module):
     """One candidate operation.
 
-    A subclass sets `name`, builds its layers in ``__init__`` and defines `forward` and `equivalent_taps`; `rows` and
-    `columns` are the taps of the KxK kernel that the latter returns.
+    A subclass sets `name`, builds its layers in ``__init__`` and defines `forward` and `linear`; `rows` and `columns`
+    are the taps of the KxK kernel that the latter returns. One that defines `equivalent_taps` instead is computed by
+    `forward` in a merged step too.
     """
 
     name: ClassVar[str]
@@ -50,26 +52,34 @@ class Branch(nn.Module):
         """(N, C_in, H, W) -> (N, C_out, H', W'), times the scalar `factor`, if given."""
         raise NotImplementedError
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        """Return the kernel (C_out, C_in/groups, rows, columns) and the bias (C_out,) of the branch in eval mode.
+    def linear(self, statistics: Statistics) -> Linear | None:
+        """Return kernel and bias of the map before the last normalisation, and the latter's scale and shift.
 
-        Equal rows may be returned as one row, and equal columns as one column.
+        The kernel is (C_out, C_in/groups, rows, columns), where equal rows may be returned as one row, and equal
+        columns as one; bias (or None), scale and shift are (C_out,). `statistics` express every normalisation.
         """
-        raise NotImplementedError
+        return None
+
+    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
+        """Return the kernel (C_out, C_in/groups, rows, columns) and the bias (C_out,) of the branch in eval mode."""
+        found = self.linear(RUNNING)
+        if found is None:
+            raise NotImplementedError
+        return algebra.fold_scale_shift(*found)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
         """Return the kernel (C_out, C_in/groups, K, K) and the bias (C_out,) of the branch in eval mode."""
         taps, bias = self.equivalent_taps()
         size = self.geometry.kernel
         kernel = taps.new_zeros((*taps.shape[:2], size, size))
-        algebra.add_taps(kernel, taps, _slice(self.rows, size), _slice(self.columns, size))
+        algebra.add_taps(kernel, taps, tap_slice(self.rows, size), tap_slice(self.columns, size))
         return kernel, bias
 
     def add_to(self, kernel: Tensor, bias: Tensor, factor: Tensor | None) -> None:
         """Add the kernel and bias of `equivalent`, times the scalar `factor`, to `kernel` and `bias` in place."""
         taps, shift = self.equivalent_taps()
         size = self.geometry.kernel
-        algebra.add_taps(kernel, taps, _slice(self.rows, size), _slice(self.columns, size), factor)
+        algebra.add_taps(kernel, taps, tap_slice(self.rows, size), tap_slice(self.columns, size), factor)
         bias += shift if factor is None else shift * factor
 
 
@@ -79,7 +89,7 @@ class _TapBranch(Branch):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
         taps = range(geometry.kernel)
-        rows, columns = taps[_slice(self.rows, len(taps))], taps[_slice(self.columns, len(taps))]
+        rows, columns = taps[tap_slice(self.rows, len(taps))], taps[tap_slice(self.columns, len(taps))]
         self.padding = geometry.tap_padding(rows[0], columns[0])
         self.conv = nn.Conv2d(
             geometry.in_channels,
@@ -108,8 +118,9 @@ class _TapBranch(Branch):
         y = F.conv2d(x, conv.weight, None, stride, padding, conv.dilation, conv.groups)
         return batch_norm(y, self.bn, factor)
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        return algebra.fold_scale_shift(self.conv.weight, None, *scale_shift(self.bn))
+    def linear(self, statistics: Statistics) -> Linear:
+        weight = self.conv.weight
+        return weight, None, *statistics.of_taps(self.bn, weight, self.rows, self.columns, None)
 
 
 class Conv3x3(_TapBranch):
@@ -191,11 +202,13 @@ class Conv1x1Conv3x3(Branch):
         y = F.conv2d(h, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return batch_norm(y, self.bn2, factor)
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        kernel, bias = self._second(*scale_shift(self.bn1))
-        zero = torch.zeros_like(self.bn1.running_mean)  # type: ignore[arg-type]  # our BNs track statistics
-        kernel, _ = algebra.chain_1x1(self.first_kernel(), zero, kernel, self.geometry.groups)
-        return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn2))
+    def linear(self, statistics: Statistics) -> Linear:
+        first = self.first_kernel()
+        scale, shift = statistics.of_pixels(self.bn1, first)
+        # The smaller kernel is scaled. Batch statistics of a half-precision map are float32.
+        first, shift = algebra.fold_scale_shift(first, None, scale, shift)
+        kernel, bias = algebra.chain_1x1(first, shift, self.conv2.weight.to(first.dtype), self.geometry.groups)
+        return kernel, bias, *statistics.of_taps(self.bn2, kernel, "all", "all", bias)
 
     def _second(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Return kernel and bias of the second convolution with the first BN folded in."""
@@ -253,10 +266,11 @@ class Conv1x1Avg3x3(Branch):
         y = torch.addcmul(_per_channel(shift), _pool(h, self.geometry), _per_channel(scale))
         return batch_norm(y, self.bn2, factor)
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        kernel = self.conv.weight / self.geometry.kernel**2
-        kernel, bias = algebra.fold_scale_shift(kernel, None, *scale_shift(self.bn1))
-        return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn2))
+    def linear(self, statistics: Statistics) -> Linear:
+        weight = self.conv.weight
+        scale, shift = statistics.of_pixels(self.bn1, weight)
+        kernel, bias = algebra.fold_scale_shift(weight / self.geometry.kernel**2, None, scale, shift)
+        return kernel, bias, *statistics.of_taps(self.bn2, kernel, "all", "all", bias)
 
 
 class Avg3x3(Branch):
@@ -277,11 +291,10 @@ class Avg3x3(Branch):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         return batch_norm(_pool(x, self.geometry), self.bn, factor)
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        scale, shift = scale_shift(self.bn)
+    def linear(self, statistics: Statistics) -> Linear:
         geometry = self.geometry
-        kernel = algebra.identity(geometry.out_channels, geometry.groups, scale) / geometry.kernel**2
-        return algebra.fold_scale_shift(kernel, None, scale, shift)
+        kernel = algebra.identity(geometry.out_channels, geometry.groups, self.bn.weight) / geometry.kernel**2
+        return kernel, None, *statistics.of_taps(self.bn, kernel, "all", "all", None)
 
 
 class Identity(Branch):
@@ -307,10 +320,9 @@ class Identity(Branch):
             x = F.pad(x, (width, width, height, height))
         return batch_norm(x, self.bn, factor)
 
-    def equivalent_taps(self) -> tuple[Tensor, Tensor]:
-        scale, shift = scale_shift(self.bn)
-        kernel = algebra.identity(self.geometry.out_channels, self.geometry.groups, scale)
-        return algebra.fold_scale_shift(kernel, None, scale, shift)
+    def linear(self, statistics: Statistics) -> Linear:
+        kernel = algebra.identity(self.geometry.out_channels, self.geometry.groups, self.bn.weight)
+        return kernel, None, *statistics.of_taps(self.bn, None, self.rows, self.columns, None)
 
 
 BRANCHES: dict[str, type[Branch]] = {
@@ -379,11 +391,3 @@ def _pool(x: Tensor, geometry: Geometry) -> Tensor:
 
 def _per_channel(vector: Tensor) -> Tensor:
     return vector.reshape(1, -1, 1, 1)
-
-
-def _slice(kind: Taps, size: int) -> slice:
-    return {
-        "all": slice(0, size, 1),
-        "middle": slice(size // 2, size // 2 + 1, 1),
-        "ends": slice(0, size, size - 1),
-    }[kind]

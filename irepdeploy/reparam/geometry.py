@@ -89,6 +89,14 @@ class Geometry:
         height, width = self.padding
         return F.pad(x, (width, width, height, height), mode=self.padding_mode)
 
+    def output_size(self, size: Pair) -> Pair:
+        """Return height and width of the output for an input of this height and width."""
+        height, width = (
+            (side + 2 * padding - (self.kernel - 1) * dilation - 1) // stride + 1
+            for side, padding, dilation, stride in zip(size, self.padding, self.dilation, self.stride, strict=True)
+        )
+        return height, width
+
     def tap_padding(self, first_row: int, first_column: int) -> Pair:
         """Return the padding of a branch whose first tap is (first_row, first_column) of the kernel."""
         return (self.padding[0] - first_row * self.dilation[0], self.padding[1] - first_column * self.dilation[1])

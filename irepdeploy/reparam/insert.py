@@ -11,12 +11,13 @@ from torch import nn
 
 from irepdeploy.errors import ArchitectureError, ModelError
 from irepdeploy.reparam.architecture import Architecture
-from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.block import RepBlock, Step
 from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.presets import Preset, preset_of
 from irepdeploy.reparam.published import PUBLISHED
+from irepdeploy.reparam.step import set_step
 from irepdeploy.reparam.structure import insert_layers
 from irepdeploy.reparam.usage import Usage, captured_module, usage_of
 from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
@@ -34,6 +35,7 @@ def insert_branches(
     *,
     scaled: bool | None = None,
     preserve: bool = False,
+    step: Step = "exact",
 ) -> nn.Module:
     """Return a new network with a RepBlock in place of each chosen convolution.
 
@@ -53,6 +55,7 @@ def insert_branches(
         scaled: Whether alpha and beta scale the branches; default: the preset's choice, True for an Architecture.
         preserve: Start the branches at zero (gamma of their last batch normalisation), so that the outputs in eval mode
             are those of `model`.
+        step: How the network's blocks compute in train mode, "exact" or "merged": see `set_step`.
 
     Raises:
         ArchitectureError: A preset, branch or layer is unknown, or a layer cannot have a branch.
@@ -72,7 +75,7 @@ def insert_branches(
     _check_called(result, usage, [layer.name for layer in inserted])
     if preserve:
         _silence(result, {layer.name for layer in inserted})
-    return result
+    return result if step == "exact" else set_step(result, step)
 
 
 def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) -> dict[str, str | None]:

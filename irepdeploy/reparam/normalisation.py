@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from irepdeploy.reparam import algebra
 
-__all__ = ["NORMS", "Norm", "batch_norm", "scale_shift"]
+__all__ = ["NORMS", "Norm", "batch_norm", "has_forward_hooks", "scale_shift", "scale_shift_of", "uses_batch"]
 
 Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -21,7 +21,7 @@ def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
     """Return ``factor * bn(x)``; the factor goes into gamma and beta, which saves a pass over the map."""
     if factor is None:
         return bn(x)
-    if type(bn) is not nn.BatchNorm2d or bn.weight is None or _has_hooks(bn):
+    if type(bn) is not nn.BatchNorm2d or bn.weight is None or has_forward_hooks(bn):
         return bn(x) * factor
     momentum = _count_batch(bn)
     return F.batch_norm(
@@ -53,7 +53,20 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
     # In float32 for a half-precision map, as torch's own kernels do.
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
-    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
+    return scale_shift_of(bn, mean, var, x.numel() / x.shape[1])
+
+
+def uses_batch(bn: Norm) -> bool:
+    """Tell whether `bn` normalises by the statistics of a batch."""
+    return bn.training or bn.running_mean is None
+
+
+def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[Tensor, Tensor]:
+    """Express `bn` as ``scale * x + shift`` by mean and variance of `values` values a channel.
+
+    It updates the running statistics. Under a SyncBatchNorm the statistics are those of all ranks together.
+    """
+    count = torch.full_like(mean[:1], values)
     if isinstance(bn, nn.SyncBatchNorm) and distributed.is_available() and distributed.is_initialized():
         var, mean, count = _over_ranks(var, mean, count, bn.process_group)
     if bn.running_mean is not None and bn.running_var is not None:
@@ -132,5 +145,6 @@ def _count_batch(bn: Norm) -> float:
     return 0.0 if bn.momentum is None else bn.momentum
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Tell whether `module` itself has hooks that run with its forward pass."""
     return bool(module._forward_hooks or module._forward_pre_hooks)

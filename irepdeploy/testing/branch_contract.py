@@ -26,6 +26,7 @@ from irepdeploy.reparam.fuse import prove_block
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.probe import probe_block
+from irepdeploy.reparam.step import set_step
 from irepdeploy.testing.strategies import geometries, randomize_block, small_inputs
 
 __all__ = ["BranchContract"]
@@ -150,6 +151,22 @@ class BranchContract:
                 assert _error(ours, theirs) <= 1e-10
 
         check()
+
+    def test_a_merged_step_is_the_exact_one_with_all_positions(self) -> None:
+        for geometry in (Geometry(4, 4), Geometry(6, 6, (2, 1), (1, 0), groups=3)):
+            if self.branch.impossible(geometry) is not None:
+                continue
+            block = RepBlock(geometry.conv(bias=False), nn.BatchNorm2d(geometry.out_channels), [self.branch.name])
+            exact = randomize_block(block, 8).double().train()
+            merged = set_step(copy.deepcopy(exact), "merged", sample=10**6)
+            x = [_input(geometry, 8).requires_grad_() for _ in range(2)]
+            outputs = exact(x[0]), merged(x[1])
+            assert _error(*outputs) <= 1e-10
+            for out in outputs:
+                out.pow(3).sum().backward()
+            assert _error(*(each.grad for each in x if each.grad is not None)) <= 1e-8
+            for ours, theirs in zip(merged.buffers(), exact.buffers(), strict=True):
+                assert torch.allclose(ours, theirs, rtol=1e-10)
 
 
 def _by_kernel(branch: Branch, x: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
 from irepdeploy.runtime.memory_format import channels_last
@@ -27,13 +29,17 @@ class Supernet:
     """A network, channels last, with every possible branch of a preset; a subnet uses some of them.
 
     `where` chooses the layers that take part, as in `insert_branches`. `task` says what the loss is; default:
-    classification.
+    classification. `step` says how the blocks compute a training step: see `irepdeploy.set_step`.
     """
 
-    def __init__(self, net: nn.Module, branches: str, *, where: Where = "*", task: Task | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, branches: str, *, where: Where = "*", task: Task | None = None, step: Step = "exact"
+    ) -> None:
         self.task = Classification() if task is None else task
-        self.model = channels_last(insert_branches(net, branches, where, scaled=True))
+        self.model = channels_last(insert_branches(net, branches, where, scaled=True, step=step))
+        self._step = step
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
+        self._seed: int | None = None
         self._blocks = self.space.blocks(self.model)
         # (batch normalisation, position of its branch or None): which statistics a subnet updates.
         self._norms = list(self._list_norms())
@@ -78,6 +84,8 @@ class Supernet:
         """
         ranks = ranks or Ranks.alone(images.device)
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
+        # On every rank alike, whatever its subnets.
+        self._seed = int(torch.randint(2**62, ())) if self._step == "merged" else None
         if split == "batch":
             images, labels, weight = _part(images, labels, ranks)
             for bits in subnets:
@@ -100,7 +108,7 @@ class Supernet:
         self, step: StepSum, images: Tensor, labels: Tensor, bits: Bits | None, count: int, amp: bool
     ) -> Contribution:
         self.select(bits)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        with _seeded(self._seed, images.device), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             outputs = self.task.outputs(self.model(images))
         loss = self.task.loss(wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
@@ -115,6 +123,17 @@ class Supernet:
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 yield module, owner.get(id(module))
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draw random numbers from this seed, so that all subnets of a step sample the same positions."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
 
 
 def _part(images: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, float]:

@@ -23,6 +23,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
 from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.reparam.presets import preset_of
+from irepdeploy.reparam.step import set_step
 from irepdeploy.runs.journal import Epoch, Event, Start
 from irepdeploy.runs.result import ScoreSet, TrainingResult
 from irepdeploy.runtime.memory_format import channels_last
@@ -105,6 +106,8 @@ class Training:
         blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
         self.has_blocks = bool(blocks)
         self.branches = sum(len(block.active) for block in blocks)
+        if blocks:
+            set_step(self.net, settings.step)
         self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
         check = preflight(self.net, subject, settings.batch_size, self.ranks.device) if subject.facts else None

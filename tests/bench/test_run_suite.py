@@ -55,7 +55,7 @@ def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-@pytest.mark.parametrize("suite", ["table1", "table5", "supernet_step", "training_step"])
+@pytest.mark.parametrize("suite", ["table1", "table5", "supernet_step", "training_step", "training_cost"])
 @pytest.mark.parametrize("given", [{"models": ["vgg6"]}, {"runners": ["torch"]}, {"seconds": 1.0}])
 def test_suites_of_the_search_take_no_networks(suite: str, given: dict[str, Any]) -> None:
     module = import_module(f"irepdeploy.search.suites.{suite}")

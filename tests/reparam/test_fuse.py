@@ -18,7 +18,7 @@ import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, CheckFailed, InputError, NotFusable
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam import algebra, branches, normalisation
+from irepdeploy.reparam import algebra, branches, normalisation, sample
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES, Branch
 from irepdeploy.reparam.comparator import relative_error
@@ -89,7 +89,7 @@ def wrong_eps(patch: pytest.MonkeyPatch) -> None:
             return true(bn, x)
         return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, 1e-3)
 
-    patch.setattr(branches, "scale_shift", wrong)
+    patch.setattr(sample, "scale_shift", wrong)
 
 
 @mutant

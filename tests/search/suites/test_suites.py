@@ -47,6 +47,20 @@ def test_table1_and_supernet_step_run_by_themselves_with_torch_and_numpy_alone(t
     assert sum(step["breakdown"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
+def test_training_cost_runs_by_itself_with_torch_and_numpy_alone(tmp_path: Path) -> None:
+    code = _ALONE.replace("supernet_step, table1", "training_cost").replace(
+        "(table1, supernet_step)", "(training_cost,)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = (tmp_path / "records.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["suite"], record["network"], record["batch"]) == ("training-cost", "compact6", 8)
+    assert list(record["samples_ns"]) == ["none plain", "repvgg exact", "repvgg merged", "repvgg frozen"]
+    assert all(size > 0 for size in record["memory_bytes"].values())
+
+
 @pytest.mark.parametrize(
     ("name", "starts_with"),
     [
@@ -54,6 +68,7 @@ def test_table1_and_supernet_step_run_by_themselves_with_torch_and_numpy_alone(t
         ("table5", "_row"),
         ("supernet_step", "_Subject"),
         ("training_step", "_recipe"),
+        ("training_cost", "_measure"),
     ],
 )
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(

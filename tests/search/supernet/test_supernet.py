@@ -181,9 +181,9 @@ from irepdeploy.search.execution.loop import clip
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.supernet.supernet import Supernet
 
-def steps(ranks, split):
+def steps(ranks, split, step="exact"):
     torch.manual_seed(0)
-    supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps")
+    supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps", step=step)
     supernet.model.train()
     weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
     arch = torch.optim.Adam(supernet.arch_parameters(), lr=0.01)
@@ -201,7 +201,9 @@ def steps(ranks, split):
     return losses, supernet.model.state_dict()
 
 with Ranks.from_environment(timeout=60) as ranks:
-    torch.save({split: steps(ranks, split) for split in ("subnets", "batch")}, f"FOLDER/{ranks.size}-{ranks.rank}.pt")
+    found = {split: steps(ranks, split) for split in ("subnets", "batch")}
+    found["merged"] = steps(ranks, "subnets", "merged")
+    torch.save(found, f"FOLDER/{ranks.size}-{ranks.rank}.pt")
 """
 Ends = dict[str, tuple[list[float], dict[str, Tensor]]]
 
@@ -217,8 +219,9 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[Ends]:
     return [torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 
-def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(ends: list[Ends]) -> None:
-    (losses, weights), *others = (end["subnets"] for end in ends)
+@pytest.mark.parametrize("step", ["subnets", "merged"])
+def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(step: str, ends: list[Ends]) -> None:
+    (losses, weights), *others = (end[step] for end in ends)
     for other_losses, other_weights in others:
         assert other_losses == losses
         assert other_weights.keys() == weights.keys()
@@ -233,6 +236,31 @@ def test_a_batch_divided_into_equal_parts_gives_the_same_weights_up_to_rounding(
         assert torch.equal(first[1][name], second[1][name]), name
         if "running_var" not in name:
             torch.testing.assert_close(first[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_merged_step_has_other_weights_than_the_exact_one(ends: list[Ends]) -> None:
+    (exact, _), (merged, _) = ends[0]["subnets"], ends[0]["merged"]
+    assert merged != exact
+    assert merged == pytest.approx(exact, rel=0.2)
+
+
+def test_subnets_of_a_merged_step_share_their_sample(tiny: Tiny, batch: tuple[Tensor, Tensor]) -> None:
+    supernet = build_supernet(tiny("search.step=merged"))
+    supernet.model.train()
+    images, labels = batch[0].float().repeat(4, 1, 1, 1), batch[1].repeat(4)
+    [bits] = candidates(supernet, 1)
+    start = copy.deepcopy(supernet.model.state_dict())
+    losses = []
+    for subnets in ([bits], [bits, bits], [bits]):
+        supernet.model.load_state_dict(start)
+        before = torch.manual_seed(5 if len(losses) < 2 else 6).get_state()
+        losses.append(supernet.accumulate(images, labels, subnets))
+        # Of the shared generator, one number a step.
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        torch.randint(2**62, ())
+        assert torch.equal(torch.get_rng_state(), after)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] != losses[2]
 
 
 def test_amp_computes_in_bfloat16_and_leaves_float32_gradients(tiny: Tiny, batch: tuple[Tensor, Tensor]) -> None:

@@ -19,6 +19,7 @@ from irepdeploy.search.training.training import Training, TrainingResult
 from support.tiny import SOME, Stop, Tiny, Trained, stop_after
 
 EVERYTHING = (
+    "train.step=merged",
     "train.drop_path=0.3",
     "train.ema=0.9",
     "train.label_smoothing=0.1",

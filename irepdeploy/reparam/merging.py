@@ -1,0 +1,79 @@
+"""The merged step: a block in train mode computes one convolution, whose kernel is the sum of all branches.
+
+What a branch adds depends on the statistics of its normalisations alone. Running ones make the step exact; those of a
+batch are estimated from a `Sample`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from irepdeploy.reparam import algebra
+
+__all__ = ["Term", "merge"]
+
+
+class Term(NamedTuple):
+    """What one operation adds to the kernel and bias of a block: its map before the last normalisation, and that.
+
+    `kernel` is (C_out, C_in/groups, taps, taps) at `rows` and `columns` of the KxK kernel, where equal taps may be
+    given as one; `bias`, `scale` and `shift` are (C_out,).
+    """
+
+    kernel: Tensor
+    bias: Tensor | None
+    scale: Tensor
+    shift: Tensor
+    rows: slice
+    columns: slice
+
+
+def merge(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
+    """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the sum; the first term has all taps."""
+    bias = sum((term.shift if term.bias is None else term.bias * term.scale + term.shift) for term in terms)
+    assert isinstance(bias, Tensor)
+    if not torch.compiler.is_compiling():
+        slices = [(term.rows, term.columns) for term in terms]
+        tensors = [tensor for term in terms for tensor in (term.kernel, term.scale)]
+        return _Sum.apply(slices, *tensors), bias
+    # torch.compile fuses these passes itself.
+    kernel = terms[0].kernel * terms[0].scale.reshape(-1, 1, 1, 1)
+    for term in terms[1:]:
+        algebra.add_taps(kernel, term.kernel, term.rows, term.columns, term.scale.reshape(-1, 1, 1, 1))
+    return kernel, bias
+
+
+class _Sum(torch.autograd.Function):
+    """Sum of ``scale * kernel``, one pass over each kernel; autograd would copy the whole sum for each of them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(slices: list[tuple[slice, slice]], *tensors: Tensor) -> Tensor:
+        kernels, scales = tensors[::2], tensors[1::2]
+        out = kernels[0] * scales[0].reshape(-1, 1, 1, 1)
+        for (rows, columns), kernel, scale in list(zip(slices, kernels, scales, strict=True))[1:]:
+            algebra.add_taps(out, kernel.to(out.dtype), rows, columns, scale.to(out.dtype).reshape(-1, 1, 1, 1))
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.slices = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        found: list[Tensor | None] = [None]
+        for (rows, columns), kernel, scale in zip(ctx.slices, tensors[::2], tensors[1::2], strict=True):
+            taps = gradients[0][:, :, rows, columns]
+            repeated = [axis for axis in (2, 3) if kernel.shape[axis] < taps.shape[axis]]
+            if repeated:
+                taps = taps.sum(repeated, keepdim=True)
+            found.append((taps * scale.reshape(-1, 1, 1, 1)).to(kernel.dtype))
+            found.append((taps * kernel).sum((1, 2, 3)).to(scale.dtype))
+        return tuple(found)

@@ -1,0 +1,54 @@
+"""Choose how blocks compute a training step."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.reparam.block import STEPS, RepBlock, Step
+from irepdeploy.reparam.normalisation import has_forward_hooks
+from irepdeploy.reparam.wrappers import unwrapped
+
+__all__ = ["set_step"]
+
+
+def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.Module:
+    """Set how the RepBlocks of `model` compute in train mode, in place, and return `model`.
+
+    "exact" computes every branch. "merged" computes one convolution whose kernel is the sum of all branches; each
+    branch's batch-normalisation statistics come from a random sample of output positions, gradients included. Where no
+    normalisation uses the batch (all in eval mode, as frozen backbones have them) both are one exact convolution. A
+    checkpoint does not store the step, and eval mode does not depend on it.
+
+    In a merged step drop-path drops a branch for all images at once, and forward hooks on parts of a block do not run.
+    Branches of your own that define no `linear` run by themselves.
+
+    Args:
+        model: A network with branches, in any wrapper.
+        step: "exact" or "merged".
+        sample: Output positions that each block samples; more positions than there are, and the statistics are those
+            of the batch. Default: an eighth, at least 256 and at most 2,048; a block with fewer than 512 takes the
+            exact step.
+
+    Raises:
+        InputError: `step` or `sample` is not valid.
+        ModelError: The network has no RepBlock, or hooks that a merged step would not run.
+    """
+    if step not in STEPS:
+        raise InputError(f"expected {' or '.join(STEPS)}, got {step!r}", where="step")
+    if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool) or sample < 2):
+        raise InputError(f"expected a number of at least 2, got {sample!r}", where="sample")
+    blocks = {name: module for name, module in unwrapped(model).named_modules() if isinstance(module, RepBlock)}
+    if not blocks:
+        raise ModelError("the network has no branches", hint="insert_branches(model)")
+    for name, block in blocks.items():
+        hooked = [part for part, module in block.named_modules() if part and has_forward_hooks(module)]
+        if step == "merged" and hooked:
+            raise ModelError(
+                "forward hooks here would not run in a merged step",
+                where=f"{name}.{hooked[0]}".lstrip("."),
+                hint="remove them, or keep the exact step",
+            )
+    for block in blocks.values():
+        block.step, block.sample = step, sample
+    return model
