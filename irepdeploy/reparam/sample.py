@@ -7,7 +7,7 @@ statistics of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,13 @@ from irepdeploy.reparam.normalisation import Norm, scale_shift, scale_shift_of, 
 __all__ = ["RUNNING", "Sample", "Statistics", "Taps", "sample_size", "tap_slice"]
 
 Taps = Literal["all", "middle", "ends"]
+# Of rows and columns.
+Kind = tuple[Taps, Taps]
+Sides = tuple[slice, ...]
 ScaleShift = tuple[Tensor, Tensor]
+
+_ALL: Kind = ("all", "all")
+_CENTRE: Kind = ("middle", "middle")
 
 # Chosen by measurement: see the suite training-cost.
 _SHARE, _LEAST, _MOST = 8, 256, 2048
@@ -66,15 +72,16 @@ class Sample:
         kinds: The rows and columns that will be asked for; others are possible, and slower.
     """
 
-    def __init__(self, x: Tensor, geometry: Geometry, count: int, kinds: Iterable[tuple[Taps, Taps]]) -> None:
+    def __init__(self, x: Tensor, geometry: Geometry, count: int, kinds: Iterable[Kind]) -> None:
         self._x = x
         self._geometry = geometry
         self._out = geometry.output_size((x.shape[2], x.shape[3]))
         self._all = count >= len(x) * self._out[0] * self._out[1]
         self._count = count
-        self._kinds = dict.fromkeys([*kinds, ("all", "all")])
-        # Not a cached property: torch.compile does not support its lock.
-        self._gathered: dict[object, Tensor] | None = None
+        self._kinds: dict[Kind, None] = dict.fromkeys([_ALL, _CENTRE, *kinds])
+        # Not cached properties: torch.compile does not support their lock.
+        self._gathered: dict[Kind, Tensor] | None = None
+        self._drawn: Tensor | None = None
 
     @property
     def batch(self) -> Tensor:
@@ -89,7 +96,7 @@ class Sample:
             patch = self._patches[rows, columns]
         else:
             size = self._geometry.kernel
-            whole = self._patches["all", "all"].unflatten(1, (size, size))
+            whole = self._patches[_ALL].unflatten(1, (size, size))
             patch = whole[:, tap_slice(rows, size), tap_slice(columns, size)].flatten(1, 2)
         return self._behind(bn, patch, kernel, bias)
 
@@ -97,7 +104,7 @@ class Sample:
         """Express `bn` behind a 1x1 convolution of the input: see `Statistics`."""
         if not uses_batch(bn):
             return scale_shift(bn)
-        return self._behind(bn, self._patches["pixels"], kernel, None)
+        return self._behind(bn, self._pixels, kernel, None)
 
     def _behind(self, bn: Norm, patch: Tensor, kernel: Tensor | None, bias: Tensor | None) -> ScaleShift:
         """Express `bn` behind a kernel on patches (count, taps, C_in)."""
@@ -119,47 +126,45 @@ class Sample:
         return scale_shift_of(bn, mean, var, count)
 
     @property
-    def _patches(self) -> dict[object, Tensor]:
-        """The input at the taps of each kind (count, taps, C_in) and at "pixels" (count, 1, C_in)."""
+    def _patches(self) -> dict[Kind, Tensor]:
+        """The input at the taps of each kind (count, taps, C_in)."""
         if self._gathered is None:
             self._gathered = self._gather()
         return self._gathered
 
-    def _gather(self) -> dict[object, Tensor]:
+    @property
+    def _pixels(self) -> Tensor:
+        """Pixels of the input (count, 1, C_in), all equally likely."""
         geometry, (height, width) = self._geometry, self._x.shape[2:]
-        taps = torch.arange(geometry.kernel, device=self._x.device)
-        positions = self._draw(*self._out)
-        found: dict[object, tuple[Tensor, Tensor]] = {}
-        for rows, columns in self._kinds:
-            row, column = (taps[tap_slice(kind, len(taps))] for kind in (rows, columns))
-            found[rows, columns] = self._read(positions, row, column)
         middle = geometry.kernel // 2
         if geometry.stride == (1, 1) and geometry.tap_padding(middle, middle) == (0, 0):
             # The centres are all pixels.
-            row = column = taps[middle : middle + 1]
-            found["pixels"] = self._read(positions, row, column)
-        else:
+            return self._patches[_CENTRE]
+        if self._drawn is None:
             image, row, column = self._draw(height, width)
             index = (image * height + row) * width + column
-            found["pixels"] = index[:, None], torch.ones_like(index[:, None], dtype=torch.bool)
-        index, inside = (torch.cat([pair[part].flatten() for pair in found.values()]) for part in (0, 1))
-        inside = inside[:, None].to(self._x.dtype)
-        if torch.compiler.is_compiling():
-            gathered = _pixels(self._x).index_select(0, index) * inside
-        else:
-            self._x, gathered = _Patches.apply(self._x, index, inside)
-        parts = gathered.split([pair[0].numel() for pair in found.values()])
-        return {kind: part.reshape(*pair[0].shape, -1) for (kind, pair), part in zip(found.items(), parts, strict=True)}
+            [self._drawn] = self._read(index[:, None, None], torch.ones_like(index[:, None, None]), [_CENTRE])
+        return self._drawn
 
-    def _read(self, positions: tuple[Tensor, ...], row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the index of the pixel that each tap reads, and whether it lies inside of the map, (count, taps)."""
+    def _gather(self) -> dict[Kind, Tensor]:
         geometry, (height, width) = self._geometry, self._x.shape[2:]
-        image, i, j = (each[:, None] for each in positions)
-        down = i * geometry.stride[0] - geometry.padding[0] + row * geometry.dilation[0]
-        right = j * geometry.stride[1] - geometry.padding[1] + column * geometry.dilation[1]
+        image, i, j = (each[:, None] for each in self._draw(*self._out))
+        taps = torch.arange(geometry.kernel, device=self._x.device)
+        down = i * geometry.stride[0] - geometry.padding[0] + taps * geometry.dilation[0]
+        right = j * geometry.stride[1] - geometry.padding[1] + taps * geometry.dilation[1]
         inside = ((down >= 0) & (down < height))[:, :, None] & ((right >= 0) & (right < width))[:, None, :]
         pixel = (image * height + down.clamp(0, height - 1))[:, :, None] * width
-        return (pixel + right.clamp(0, width - 1)[:, None, :]).flatten(1), inside.flatten(1)
+        index = pixel + right.clamp(0, width - 1)[:, None, :]
+        return dict(zip(self._kinds, self._read(index, inside, list(self._kinds)), strict=True))
+
+    def _read(self, index: Tensor, inside: Tensor, kinds: list[Kind]) -> Sequence[Tensor]:
+        """Read pixels (count, rows, columns), zeros unless they are `inside`, and return the taps of each kind."""
+        sides = [tuple(tap_slice(kind, index.shape[1]) for kind in pair) for pair in kinds]
+        inside = inside.unsqueeze(-1).to(self._x.dtype)
+        if torch.compiler.is_compiling():
+            return _taps(_flat(self._x).index_select(0, index.flatten()).unflatten(0, index.shape) * inside, sides)
+        self._x, *parts = _Patches.apply(self._x, index, inside, sides)
+        return parts
 
     def _draw(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw image, row and column of positions of maps of this size, each (count,)."""
@@ -175,29 +180,41 @@ class Sample:
 
 
 class _Patches(torch.autograd.Function):
-    """Return the map, and those of its pixels (count, C) that are read, times `inside`.
+    """Return the map, and taps of patches (count, rows, columns) of its pixels, times `inside`.
 
     The gradient of the pixels is added to that of the map in place; autograd would make a second map of zeros for it.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, index: Tensor, inside: Tensor, sides: list[Sides]) -> tuple[Tensor, ...]:
         ctx.save_for_backward(index, inside)
-        return x.view_as(x), _pixels(x).index_select(0, index) * inside
+        ctx.sides = sides
+        patches = _flat(x).index_select(0, index.flatten()).unflatten(0, index.shape).mul_(inside)
+        return x.view_as(x), *_taps(patches, sides)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         index, inside = ctx.saved_tensors
-        # Nobody else holds it: a convolution alone reads the map that was returned.
+        # Nobody else holds it: only a convolution reads the map that was returned.
         of_map = gradients[0].contiguous(memory_format=torch.channels_last)
-        of_map.permute(0, 2, 3, 1).view(-1, of_map.shape[1]).index_add_(0, index, gradients[1] * inside)
-        return of_map, None, None
+        of_patches = of_map.new_zeros((*index.shape, of_map.shape[1]))
+        for (rows, columns), gradient in zip(ctx.sides, gradients[1:], strict=True):
+            taps = of_patches[:, rows, columns]
+            taps += gradient.reshape(taps.shape)
+        of_patches *= inside
+        of_map.permute(0, 2, 3, 1).view(-1, of_map.shape[1]).index_add_(0, index.flatten(), of_patches.flatten(0, 2))
+        return of_map, None, None, None
 
 
-def _pixels(x: Tensor) -> Tensor:
+def _flat(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N*H*W, C), a view if channels last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _taps(patches: Tensor, sides: list[Sides]) -> list[Tensor]:
+    """(count, rows, columns, C) -> (count, taps, C) for each of `sides`."""
+    return [patches[:, rows, columns].flatten(1, 2) for rows, columns in sides]
 
 
 def sample_size(positions: int) -> int:
