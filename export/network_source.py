@@ -80,13 +80,16 @@ def asked_batch(settings: Settings) -> int:
 
 def _asked(settings: Settings, label: str) -> Declared:
     specs = settings.inputs
-    for spec in specs:
-        if spec.shape.count(None) > 1:
-            raise InputError(f"expected every size but that of the batch, got {spec}", where="--input-shape")
     found = Declared.of_specs(specs, label)
-    # The free size is the batch, wherever it is.
-    named = {name: tuple("batch" if size is None else size for size in sizes) for name, sizes in found.inputs.items()}
-    return dataclasses.replace(found, inputs=named)
+    if settings.dynamic_batch is not None:
+        # The free size is the batch, wherever it is.
+        named = {name: tuple("batch" if size is None else size for size in own) for name, own in found.inputs.items()}
+        found = dataclasses.replace(found, inputs=named)
+    axes = found.axes
+    for spec in specs:
+        if any(size is None and place != axes[spec.name] for place, size in enumerate(spec.shape)):
+            raise InputError(f"expected every size but that of the batch, got {spec}", where="--input-shape")
+    return found
 
 
 def with_signature(source: Source, settings: Settings) -> tuple[Source, Signature]:

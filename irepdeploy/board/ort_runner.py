@@ -234,7 +234,7 @@ class OrtRunner(Runner):
         return ModelError(
             f"ONNX Runtime cannot run this model on {sizes}: {text}",
             where=self._where,
-            hint="give other sizes with --input-shape, or real inputs with --inputs",
+            hint="--input-shape gives other sizes; if random inputs do not fit together, give real ones with --inputs",
         )
 
 
