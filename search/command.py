@@ -38,6 +38,7 @@ def search_recipe(
     from irepdeploy.recipe import load_recipe
 
     from .execution.shipped import recipe_path
+    from .execution.top_5 import top_5_rows
     from .functions import run_search
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
@@ -58,6 +59,7 @@ def search_recipe(
                 f"{figures.by.name} of the best, search-validation set, shared weights",
                 figures.by.text(figures.val_accuracy),
             ],
+            *top_5_rows({"of the best on the search-validation set": figures.figures}),
             ["branches kept", f"{figures.branches} of {len(start.positions)} (budget {start.budget})"],
             ["candidates scored", figures.evaluations],
             ["spread of sigmoid(alpha)", f"{figures.alpha_spread:.4f}"],

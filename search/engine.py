@@ -19,7 +19,7 @@ from irepdeploy.runs.result import SearchFigures
 
 from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.evaluate import PopulationEvaluator
-from .evaluation.fitness import Fitness, Outcome
+from .evaluation.fitness import Fitness, Outcome, joined
 from .evaluation.preflight import preflight
 from .evaluation.racing import RaceResult, cuts_of, race
 from .execution.device import device_name, ranks_of
@@ -267,6 +267,7 @@ class Search:
             device_days=self.seconds * self.ranks.size / _SECONDS_A_DAY,
             alpha_spread=float(np.ptp(importance.alpha)),
             beta_spread=float(np.ptp(importance.beta)),
+            figures=self._best_figures(),
             **self.data.recorded,
         )
         if self.ranks.first:
@@ -287,6 +288,12 @@ class Search:
             figures.write(self.folder.path / "result.json")
         self.ranks.barrier()
         return SearchResult(ordered, fitnesses, figures, self.folder.path)
+
+    def _best_figures(self) -> dict[str, float]:
+        """Return everything that the task reports of the best candidate, which is scored again for it."""
+        self.evaluator.refresh()
+        parts = [self._outcomes([self.ranking[0]], part)[0] for part in range(len(self.evaluator.sizes))]
+        return joined(parts).figures
 
     def _save(self) -> None:
         self.folder.save_state(

@@ -15,12 +15,14 @@ class SearchFigures(Scored, JsonFile):
     """Figures of a search: those of the chosen Architecture, by shared weights on the search-validation set.
 
     `val_accuracy` is its score by the metric. Seconds cover the whole run, including resumed parts; spreads are the
-    largest minus the smallest sigmoid.
+    largest minus the smallest sigmoid. `figures` is everything that the task reports of the chosen one, such as the
+    top-5 accuracy; files of earlier versions lack it.
     """
 
     kind = "result.json of a search"
     hint = "`irepdeploy search` writes it at its end"
     scores = ("val_accuracy",)
+    added = ("metric", "figures")
 
     best_digest: Digest
     branches: Count
@@ -33,6 +35,7 @@ class SearchFigures(Scored, JsonFile):
     device_days: Amount
     alpha_spread: Share
     beta_spread: Share
+    figures: dict[StrictStr, Score] = Field(default_factory=dict)
 
 
 class ScoreSet(Schema):

@@ -15,7 +15,10 @@ from irepdeploy.tasks.labels import check_labels
 from irepdeploy.tasks.metric import Interval, Metric
 from irepdeploy.tasks.task import Task
 
-__all__ = ["Classification"]
+__all__ = ["TOP_5", "Classification"]
+
+# Name of the figure, which is there where there are more than ten classes.
+TOP_5 = "top-5 accuracy"
 
 _TOP = 5
 # Of few classes, five are most of them.
@@ -55,7 +58,7 @@ class Classification(Task):
 
     def figures(self, totals: Vector, count: int) -> dict[str, float]:
         """Return the accuracy, of more than ten classes the top-5 accuracy, and the cross-entropy."""
-        top = {"top-5 accuracy": float(totals[1]) / count} if len(totals) > 2 else {}
+        top = {TOP_5: float(totals[1]) / count} if len(totals) > 2 else {}
         return {"accuracy": self.score(totals, count), **top, "cross-entropy": float(totals[-1]) / count}
 
     def contributions(self, statistics: Rows) -> Vector:

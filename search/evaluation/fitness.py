@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ class Outcome:
         """Score and mean loss, from sums in float64."""
         totals = totals_of(self.statistics)
         return Fitness(self.task.score(totals, len(self)), -float(totals[-1]) / len(self))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Everything that the task reports, by name, as far as it is a number."""
+        found = self.task.figures(totals_of(self.statistics), len(self))
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
     def contributions(self) -> Vector:

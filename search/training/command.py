@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+_SETS = {"val": "on the search-validation set, fused", "test": "on the test set, fused"}
+
 
 def run_train(
     recipe: RecipeArgument,
@@ -191,11 +193,14 @@ def _title(what: str, plan: Recipe, result: TrainingResult) -> str:
 
 
 def _rows(result: TrainingResult) -> list[list[object]]:
+    from ..execution.top_5 import top_5_rows
+
     metric = result.by
     test = "-" if result.test_accuracy is None else metric.text(result.test_accuracy)
     return [
         [f"test {metric.name}, fused, read once", test],
         [f"search-validation {metric.name}, fused", f"{metric.text(result.val_accuracy)} (epoch {result.best_epoch})"],
+        *top_5_rows({_SETS.get(name, name): each.figures for name, each in result.sets.items()}),
         ["seconds per epoch, median", f"{result.seconds_per_epoch:.2f} on {result.devices} x {result.device}"],
     ]
 

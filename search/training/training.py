@@ -29,7 +29,6 @@ from irepdeploy.runs.result import ScoreSet, TrainingResult
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification
 from irepdeploy.tasks.batches import wide
-from irepdeploy.tasks.jackknife import totals_of
 
 from ..evaluation.evaluate import Fitness, score
 from ..evaluation.fitness import Outcome, outcome_of
@@ -331,9 +330,7 @@ def _with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
 
 
 def _score_set(outcome: Outcome) -> ScoreSet:
-    figures = outcome.task.figures(totals_of(outcome.statistics), len(outcome))
-    interval = outcome.task.interval(outcome.statistics)
-    found = {name: value for name, value in figures.items() if math.isfinite(value)}
+    interval, found = outcome.task.interval(outcome.statistics), outcome.figures
     if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ScoreSet(samples=len(outcome), figures=found)
     return ScoreSet(samples=len(outcome), figures=found, **vars(interval))
