@@ -50,7 +50,7 @@ def test_a_search_is_drawn(search: Path) -> None:
     pytest.importorskip("matplotlib")
     course, architecture, *_ = found = figures([search.parent, search])
     assert course.svg.startswith("<svg") and "http://www.w3.org/2000/svg" in course.svg[:600]
-    assert course.title == "Progress of the search: found" and "75.0%" in course.text
+    assert course.title == "Progress of the search: found" and "75.00% accuracy" in course.text
     assert "2 of 4 possible branches" in architecture.text
     # The same search, the same page.
     assert figures([search]) == found
