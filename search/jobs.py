@@ -35,10 +35,8 @@ class Job:
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= count:
-            raise InputError(
-                f"expected a job and how many there are, such as 3/20, got {text!r}", where="--job",
-                hint="jobs are counted from 1",
-            )  # fmt: skip
+            text = f"expected a job and how many there are, such as 3/20, got {text!r}"
+            raise InputError(text, where="--job", hint="jobs are counted from 1")
         return cls(number, count)
 
     def share(self, named: Sequence[Named]) -> list[Named]:
@@ -47,7 +45,7 @@ class Job:
             raise InputError(
                 f"{self.count} jobs for {len(named)} runs (strategies x seeds)",
                 where="--job",
-                hint=f"at most {self.number if self.number <= len(named) else 1}/{len(named)}",
+                hint=f"at most {len(named)} jobs",
             )
         return list(named[self.number - 1 :: self.count])
 
@@ -102,10 +100,8 @@ def join(folders: Sequence[Path]) -> tuple[SearchComparison, SearchJob]:
                     text = f"a job of another comparison: not the {what} of {where}"
                     raise InputError(text, where=folder, hint="join the jobs of one comparison")
         if job.number in jobs:
-            raise InputError(
-                f"job {job.number}/{job.count} is there twice, also in {jobs[job.number][0]}", where=folder,
-                hint="name each folder once",
-            )  # fmt: skip
+            text = f"job {job.number}/{job.count} is there twice, also in {jobs[job.number][0]}"
+            raise InputError(text, where=folder, hint="name each folder once")
         jobs[job.number] = folder, job
     first = next(iter(jobs.values()))[1]
     missing = [number for number in range(1, first.count + 1) if number not in jobs]

@@ -142,7 +142,7 @@ RunFolder.save_state = save_state
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rendezvous", ["c10d", "static"])
+@pytest.mark.parametrize("rendezvous", ["c10d", "c10d, each start with a store of its own", "static"])
 def test_torchrun_on_two_machines_recovers_from_lost_ranks(
     rendezvous: str, overrides: list[str], tmp_path: Path, journal_of: JournalOf
 ) -> None:
@@ -156,12 +156,13 @@ def test_torchrun_on_two_machines_recovers_from_lost_ranks(
     script.write_text(_LOSE_TWO.replace("LOST", str(tmp_path / "lost")) + text)
     port = free_port()
     line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
-    line += ["--monitor-interval=0.1", f"--rdzv-backend={rendezvous}"]
-    if rendezvous == "c10d":
+    line += ["--monitor-interval=0.1", f"--rdzv-backend={rendezvous.partition(',')[0]}"]
+    if rendezvous != "static":
         line += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--rdzv-id=test"]
     else:
         line += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    apart = str(int("own" in rendezvous))
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": apart}
     agents = []
     for node in range(2):
         own = [f"--node-rank={node}"] if rendezvous == "static" else []
