@@ -11,6 +11,7 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_collapse.builder import Border
 from irepdeploy.onnx_collapse.context import Context
 from irepdeploy.onnx_collapse.folding import fold
+from irepdeploy.onnx_collapse.fully_connected import merge_fully_connected
 from irepdeploy.onnx_collapse.graph import Graph
 from irepdeploy.onnx_collapse.known_branches import take_known_branches
 from irepdeploy.onnx_collapse.region import find_regions
@@ -30,8 +31,9 @@ _PASSES, _MOST_NODES = 10, 100_000
 def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
     """Replace linear, shift-invariant regions of an ONNX graph by single convolutions, exactly.
 
-    Kernels are composed in float64 and rounded once. Each region is proved in float64 by a random and a zero input: to
-    1e-10 inside the map, and at its border unless the file stores border constants, which are rounded.
+    Batch normalizations beside a fully connected layer become part of its weights. Kernels are composed in float64 and
+    rounded once. Each region is proved in float64 by a random and a zero input: to 1e-10 inside the map, and at its
+    border unless the file stores border constants, which are rounded.
 
     Args:
         model: a model in memory (it is not changed), its bytes, or a path.
@@ -130,4 +132,5 @@ class _Passes:
                     self._known[key] = rows
             else:
                 found += self._known[key]
-        return replacements, found
+        merged, rows = merge_fully_connected(context, names)
+        return replacements + merged, found + rows

@@ -171,18 +171,23 @@ class BatchNormalization(_Scale):
     """A batch normalization in inference mode."""
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
+        return per_channel(*self.scale_shift(operator, form.channels, context))
+
+    @staticmethod
+    def scale_shift(operator: Operator, channels: int, context: Context) -> tuple[Tensor, Tensor]:
+        """Return the factor and the addend of each channel, (C) each in float64."""
         if operator.attributes.get("training_mode", 0) or any(operator.outputs[1:]):
             raise Refusal("batch normalization in train mode")
         if operator.attributes.get("spatial", 1) != 1:
             raise Refusal("batch normalization by position")
         gamma, beta, mean, var = (context.tensor(operator, place) for place in range(1, 5))
         parts = (gamma, beta, mean, var)
-        if mean is None or var is None or any(part is not None and part.shape != (form.channels,) for part in parts):
+        if mean is None or var is None or any(part is not None and part.shape != (channels,) for part in parts):
             raise Refusal("its statistics do not fit its input")
         scale, shift = bn_scale_shift(gamma, beta, mean, var, operator.attributes.get("epsilon", 1e-5))
         if not bool(torch.isfinite(scale).all() and torch.isfinite(shift).all()):
             raise Refusal("its statistics give NaN or infinity")
-        return per_channel(scale, shift)
+        return scale, shift
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
         if attributes.get("training_mode", 0) or attributes.get("spatial", 1) != 1:
