@@ -41,7 +41,7 @@ class Augmentation:
     RandAugment and the four colours need bytes: images of files, or of data sets that keep bytes.
 
     Args:
-        crop: pixels of black padding on each side before a random crop to the original size; for images in memory.
+        crop: pixels of black padding on each side before a random crop to the original size.
             Tensors that are already normalised are padded with 0, their mean.
         area: minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
             ImageNet). 1 takes the whole image, of decoded images the centre crop.

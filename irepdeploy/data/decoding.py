@@ -34,25 +34,43 @@ Box = tuple[float, float, float, float]
 
 
 def decode_image(
-    file: IO[bytes] | str, size: int, *, area: float = 1.0, seed: int | None = None, name: str = "image"
+    file: IO[bytes] | str,
+    size: int | tuple[int, int],
+    *,
+    area: float = 1.0,
+    seed: int | None = None,
+    name: str = "image",
 ) -> np.ndarray[Any, Any]:
-    """Decode an image and crop it to (size, size, 3) uint8.
+    """Decode an image to (height, width, 3) uint8.
 
-    With a seed the crop is random: it covers at least the fraction `area` of the image, and its aspect ratio is 3/4 to
-    4/3 (Szegedy et al. 2015). Otherwise it is the centre crop, 224/256 of the shorter side.
+    A single size is the side of a square: the centre crop, 224/256 of the shorter side, is resized to it. An image must
+    have exactly the sizes of a pair (height, width), and is taken as it is. With a seed the crop is random in either
+    case: it covers at least the fraction `area` of the image, and its aspect ratio is 3/4 to 4/3 (Szegedy et al. 2015).
     """
     from PIL import Image
 
     with open_image(file, name) as image:
         width, height = image.size
         chosen = random.Random(seed)
-        box = _centre(width, height) if seed is None else _random(width, height, area, chosen)
-        _reduce(image, box, size)
+        tall, wide = (size, size) if isinstance(size, int) else size
+        if seed is not None:
+            box = _random(width, height, area, chosen)
+        elif isinstance(size, int):
+            box = _centre(width, height)
+        else:
+            box = (0, 0, width, height)
+        if not isinstance(size, int) and (height, width) != size:
+            raise InputError(
+                f"an image of {width}x{height} among images of {wide}x{tall}",
+                where=name,
+                hint=f"data.options.size={min(width, height, *size)} crops and resizes all of them",
+            )
+        _reduce(image, box, max(tall, wide))
         # Converting a palette with transparency directly to RGB gives wrong colours.
         picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
         across, down = picture.width / width, picture.height / height
         scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
+        return np.asarray(picture.resize((wide, tall), Image.Resampling.BILINEAR, box=scaled))
 
 
 @contextlib.contextmanager

@@ -38,23 +38,29 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images of a source, cropped and resized to (3, size, size).
+    """Images of a source, cropped and resized to (3, size, size), or as they are.
 
     Args:
         indices: images of the source, in this order.
+        size: side of the square; or height and width that all images have, so that they stay as they are.
         mean: mean of each channel, for pixels in [0, 1].
         workers: number of decoding processes; 0 decodes in this process. It does not change the result.
     """
 
     source: ImageSource
     indices: np.ndarray[Any, Any]
-    size: int
+    size: int | tuple[int, int]
     mean: Sequence[float]
     std: Sequence[float]
     workers: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the images that it gives."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
         chosen = np.arange(len(self))[index if isinstance(index, slice) else index.cpu().numpy()]
@@ -78,9 +84,10 @@ class ImageFiles:
         seeds: Sequence[Sequence[int]] | None = None,
         workers: int | None = None,
     ) -> Iterator[Tensor]:
-        """Decode batches of images to uint8 pixels (n, 3, size, size) in channels-last format.
+        """Decode batches of images to uint8 pixels (n, 3, height, width) in channels-last format.
 
-        `seeds` give a random crop of each image, of at least the fraction `area`; without seeds it is the centre crop.
+        `seeds` give a random crop of each image, of at least the fraction `area`; without seeds it is the centre crop,
+        or the whole image where it stays as it is.
         An error names the file of a damaged image.
         """
         from torch.utils.data import DataLoader
@@ -124,7 +131,7 @@ class _Decoder:
 
     source: ImageSource
     batches: Sequence[np.ndarray[Any, Any]]
-    size: int
+    size: int | tuple[int, int]
     area: float
     seeds: Sequence[Sequence[int]] | None
 
@@ -132,9 +139,10 @@ class _Decoder:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Any:
-        """Return (n, size, size, 3) uint8, or the error, which would lose its class if raised in a worker."""
+        """Return (n, height, width, 3) uint8, or the error, which would lose its class if raised in a worker."""
         chosen = self.batches[number].tolist()
-        pixels = np.empty((len(chosen), self.size, self.size, 3), dtype=np.uint8)
+        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
+        pixels = np.empty((len(chosen), *sides, 3), dtype=np.uint8)
         seeds = [None] * len(chosen) if self.seeds is None else self.seeds[number]
         try:
             for row, (index, seed) in enumerate(zip(chosen, seeds, strict=True)):

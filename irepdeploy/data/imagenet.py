@@ -16,6 +16,7 @@ from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
 from irepdeploy.data.folders import ClassFolders, read_folders
 from irepdeploy.data.hugging_face import HubImages, Opened, is_saved_dataset, read_cached, read_saved
 from irepdeploy.data.image_files import ImageFiles
+from irepdeploy.data.image_sizes import own_size
 from irepdeploy.data.options import existing_folder, switch, whole
 from irepdeploy.data.partition import cut_validation
 from irepdeploy.errors import InputError
@@ -60,11 +61,14 @@ def folders(
     root: str | os.PathLike[str],
     train: int | None = None,
     val: int,
-    size: int = 224,
+    size: int | None = None,
     workers: int | None = None,
     split_seed: int = 0,
 ) -> Dataset:
-    """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options."""
+    """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options.
+
+    Without a `size` the images stay as they are, and must all have one size.
+    """
     return _load("folders", root, train, val, size, workers, split_seed, verify=False)
 
 
@@ -77,7 +81,7 @@ def hugging_face(
     label: str | None = None,
     train: int | None = None,
     val: int,
-    size: int = 224,
+    size: int | None = None,
     workers: int | None = None,
     split_seed: int = 0,
 ) -> Dataset:
@@ -93,7 +97,7 @@ def hugging_face(
         label: column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
         train: number of training images, as in `imagenet`.
         val: number of search-validation images.
-        size: side of the network's input in pixels.
+        size: side of the network's input in pixels; None keeps the images' own size.
         workers: number of decoding processes.
         split_seed: seed of the search-validation split.
     """
@@ -117,7 +121,7 @@ def _load(
     root: Any,
     train: int | None,
     val: int,
-    size: int,
+    size: int | None,
     workers: int | None,
     split_seed: int,
     *,
@@ -125,7 +129,7 @@ def _load(
     opened: Opened | None = None,
 ) -> Dataset:
     train = None if train is None else whole("train", train, 2)
-    val, size = whole("val", val, 1), whole("size", size, 8, 4096)
+    val, size = whole("val", val, 1), None if size is None else whole("size", size, 8, 4096)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processors, _MOST_WORKERS) if workers is None else whole("workers", workers, 0, 1024)
     split_seed = whole("split_seed", split_seed, 0, 2**60)
@@ -141,15 +145,16 @@ def _load(
         test, _ = read_folders(folder / "val", classes)
     if verify:
         _check(folder, classes, len(pool), len(test), named=isinstance(pool, ClassFolders))
+    sides = own_size(folder, (pool, test)) if size is None else (size, size)
     labels = torch.from_numpy(pool.labels)
     others, held_out = cut_validation(labels, val, train, split_seed)
 
     def split(source: Source, indices: np.ndarray[Any, Any]) -> Split:
-        images = ImageFiles(source, indices, size, IMAGENET.mean, IMAGENET.std, workers)
+        images = ImageFiles(source, indices, size or sides, IMAGENET.mean, IMAGENET.std, workers)
         return Split(images, torch.from_numpy(source.labels[indices]))
 
     return Dataset(
-        **vars(replace(IMAGENET, name=name, input_shape=(3, size, size), classes=classes)),
+        **vars(replace(IMAGENET, name=name, input_shape=(3, *sides), classes=classes)),
         train=split(pool, others.numpy()),
         val=split(pool, held_out.numpy()),
         load_test=lambda: split(test, np.arange(len(test))),

@@ -55,8 +55,6 @@ class Loader:
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
         self._files = split.images if isinstance(split.images, ImageFiles) else None
-        if self._files is not None and self.augmentation.crop:
-            raise InputError("image files are cropped by area, not by padding", where="augmentation crop")
         if self.augmentation.recolours:
             _check_bytes(split, self.augmentation)
         if self.augmentation.mixes and (classes is None or split.labels.is_floating_point()):
@@ -64,7 +62,7 @@ class Loader:
         self._classes = classes or 0
         self._images = split.images if self._files is not None else split.images.to(self.device)
         self._labels = split.labels.to(self.device)
-        self._size = (self._files.size,) * 2 if self._files is not None else _size(split)
+        self._size = self._files.sides if self._files is not None else _size(split)
         self._generator = generator
         # Batch statistics require at least two images in every process.
         starts = range(0, len(split), batch_size)

@@ -285,9 +285,40 @@ def test_nothing_else_is_random(root: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_files_are_not_padded(root: Path) -> None:
-    with pytest.raises(InputError, match="cropped by area"):
-        Loader(load(root).train, 5, torch.Generator(), Augmentation(crop=4))
+def test_files_are_padded_and_shifted_like_images_in_memory(root: Path) -> None:
+    split = load(root).train
+    files, memory = (
+        list(Loader(each, 5, torch.Generator().manual_seed(3), Augmentation(crop=4, flip=True)))
+        for each in (split, split.to("cpu"))
+    )
+    for (images, labels), (same, same_labels) in zip(files, memory, strict=True):
+        assert torch.equal(images, same) and torch.equal(labels, same_labels)
+
+
+def test_images_keep_their_own_size_unless_told(root: Path) -> None:
+    data = load(root, size=None)
+    assert data.input_shape == (3, 40, 48)
+    with Image.open(path_of(data.train.images, 4)) as image:
+        whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert torch.equal(next(data.train.images.decode([[4]], workers=0))[0], whole)
+    images, _ = next(iter(Loader(data.train, 5, torch.Generator(), ALL)))
+    assert images.shape == (5, 3, 40, 48)
+    assert load(root, size=40).input_shape == (3, 40, 40)
+
+
+def test_images_of_several_sizes_need_one_to_be_given(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, ["a", "b"])
+    odd = tmp_path / "val" / "b" / "b_1.JPEG"
+    Image.new("RGB", (64, 30)).save(odd)
+    with pytest.raises(InputError, match=r"images of 2 sizes: 48x40, 64x30.*data\.options\.size=30"):
+        load(tmp_path, size=None)
+    assert load(tmp_path, size=30).input_shape == (3, 30, 30)
+    Image.new("RGB", (48, 40)).save(odd)
+    data = load(tmp_path, size=None)
+    # Later than the look at the headers, or beyond the images that it takes.
+    Image.new("RGB", (64, 30)).save(odd)
+    with pytest.raises(InputError, match=r"b_1.JPEG: an image of 64x30 among images of 48x40.*data\.options\.size=30"):
+        list(in_order(data.load_test(), 5))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
