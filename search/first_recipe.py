@@ -1,0 +1,164 @@
+"""``irepdeploy init``: write a recipe after a look at a network and its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from irepdeploy.cli.options import JsonOption
+from irepdeploy.console import command_line, say
+
+if TYPE_CHECKING:
+    from irepdeploy.recipe import Recipe
+
+    from .look import Look
+
+__all__ = ["init"]
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+# One image in ten, at most.
+_VAL_SHARE, _MOST_VAL = 10, 10_000
+
+
+def init(
+    net: Annotated[
+        str,
+        typer.Argument(help="package.module:factory, timm/NAME, torchvision/NAME, or a network of irepdeploy by name."),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with train/ and val/, each with a folder of images for each class; package.module:function, "
+            "which returns the sets; or a data set of irepdeploy by name."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Other keys of the recipe: data.options.size=64, net.where=body."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write.")] = Path("recipe.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a recipe for a network and its data, and say what a run would take.
+
+    Builds the network, reads the data, checks that they fit, and measures a few steps. Example:
+    irepdeploy init mynet:Net images task=classification
+    """
+    from dataclasses import asdict
+
+    import yaml
+
+    from irepdeploy.console import print_json
+    from irepdeploy.errors import InputError
+    from irepdeploy.files import write_bytes
+    from irepdeploy.folders import make_folder
+    from irepdeploy.recipe import recipe_of
+
+    from .execution.device import ranks_of
+    from .look import look
+
+    if out.exists() and not overwrite:
+        raise InputError("there is a recipe already", where=out, hint="--overwrite replaces it, --out names another")
+    content: dict[str, Any] = {"net": _net(net), "data": _data(data)}
+    recipe, content = recipe_of(content, overrides or [], "init")
+    with ranks_of(recipe) as ranks:
+        found = look(recipe, ranks.device)
+    settings = recipe.search
+    changed = {key: getattr(found, key) for key in ("batch_size", "population")}
+    changed = {key: value for key, value in changed.items() if value != getattr(settings, key)}
+    if changed:
+        content["search"] = {**content.get("search", {}), **changed}
+    if found.batch_size != recipe.train.batch_size:
+        content["train"] = {**content.get("train", {}), "batch_size": found.batch_size}
+    comment = "# Everything else has a default, which a run writes into its folder as full-recipe.yaml.\n"
+    write_bytes(make_folder(out.parent) / out.name, (comment + yaml.safe_dump(content, sort_keys=False)).encode())
+    if json:
+        print_json({**asdict(found), "search_seconds": found.search_seconds(recipe), "recipe": content})
+        return
+    _show(found, recipe, out)
+
+
+def _show(found: Look, recipe: Recipe, out: Path) -> None:
+    from irepdeploy.console import table
+
+    settings = recipe.search
+    train, val, test = found.samples
+    epochs = settings.warmup_epochs + settings.evolutions * settings.epochs_per_evolution
+    memory = "not counted" if found.memory_bytes is None else f"{found.memory_bytes / 1e6:.0f} MB counted with branches"
+    rows: list[list[object]] = [
+        ["input", "x".join(map(str, found.input_shape))],
+        *([] if found.classes is None else [["classes", found.classes]]),
+        ["samples to train, to search and to test", f"{train:,}, {val:,}, {'none' if test is None else f'{test:,}'}"],
+        ["convolutions that get branches", f"{found.layers}, {found.possible} branches are possible"],
+        ["branches that a candidate keeps at most", f"{found.kept} (budget {settings.budget})"],
+        ["batch", f"{found.batch_size} ({memory}, {found.limit_bytes / 1e6:.0f} MB may be used)"],
+        ["seconds a step of the search", f"{found.search_step:.3g} ({settings.subnets_per_step} subnets)"],
+        ["seconds a step with every branch", f"{found.warmup_step:.3g}"],
+        ["seconds to score a candidate", f"{found.score:.3g}"],
+        ["a search", f"about {_time(found.search_seconds(recipe))}: {epochs} epochs of {found.steps} steps"],
+        ["a training", f"at most about {_time(found.training_seconds(recipe))}: {recipe.train.epochs} such epochs"],
+    ]
+    table(f"{recipe.net.label} on {recipe.data.label}", ["what", "found"], rows)
+    say(
+        f"measured just now: medians of {found.measured} steps on {found.device}, {found.threads} threads. Another"
+        " machine, or what else runs on this one, changes them; reading and augmenting data comes on top."
+    )
+    say(f"wrote {out}")
+    say(f"next: {command_line('search', out)}")
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((_DAY, "days"), (_HOUR, "hours"), (_MINUTE, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+def _net(text: str) -> dict[str, Any]:
+    from irepdeploy.network.libraries import library_name
+
+    return {"factory": text} if ":" in text or library_name(text) is not None else {"name": text}
+
+
+def _data(text: str) -> dict[str, Any]:
+    from irepdeploy.data import DATASETS
+    from irepdeploy.errors import InputError
+    from irepdeploy.network.factory import is_factory
+
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if is_factory(text) and not text.startswith("hf:"):
+        return {"factory": text}
+    if text in DATASETS or text.startswith("hf:"):
+        return {"name": text}
+    raise InputError(
+        "neither a folder, nor package.module:function, nor a data set of irepdeploy",
+        where=text,
+        hint=f"data sets: {', '.join(DATASETS)}",
+    )
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    from irepdeploy.data.folders import read_folders
+    from irepdeploy.data.hugging_face import is_saved_dataset, read_saved
+    from irepdeploy.errors import InputError
+
+    if any(path.glob("cifar-10-*")):
+        return {"name": "cifar10", "root": str(path)}
+    if is_saved_dataset(path):
+        images, classes = len(read_saved(path)[0]), read_saved(path)[2]
+    elif (path / "train").is_dir():
+        pool, classes = read_folders(path / "train")
+        images = len(pool)
+    else:
+        raise InputError(
+            "expected train/ and val/ in this folder, each with a folder of images for each class", where=path
+        )
+    val = min(max(images // _VAL_SHARE, min(len(classes), images // 2)), _MOST_VAL)
+    return {"name": "folders", "root": str(path), "options": {"val": max(1, val)}}
