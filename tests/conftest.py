@@ -64,6 +64,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling 
     return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the factories that tests name out of the user's list."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture
 def requires_debian() -> Callable[[str, str], str]:
     """`requires_debian(package, program)`: the program's path, or a skip that says what to type; under CI a failure.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,10 +19,11 @@ import torch
 from torch import nn
 
 import irepdeploy
-from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError, one_line
+from irepdeploy.errors import CheckpointError, InputError, ModelError
 from irepdeploy.files import read_bytes, write_bytes
 from irepdeploy.network.archive import pack, unpack
 from irepdeploy.network.exported_program import is_program, load_program
+from irepdeploy.network.factory import built, is_factory, remembered
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.state_dict import fitted, is_safetensors, read_legacy, read_safetensors, state_dicts
 from irepdeploy.network.weights import kind_refused, load_weights, no_larger_than
@@ -99,7 +99,8 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
     Args:
         path: A checkpoint; with `model`, also a state dict that torch or safetensors saved, alone or in the checkpoint
             of a training script; or a program of ``torch.export``.
-        model: For a foreign class: the network before branches were inserted, or a function that builds it.
+        model: For a foreign class: the network before branches were inserted, or a function that builds it. Not needed
+            for a checkpoint whose factory you have named before, with ``--model`` or in a recipe.
 
     Raises:
         InputError: The file is missing.
@@ -113,8 +114,10 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
         return _from_state_dict(content, path, model)
     content = _checked(content, path)
     origin = Origin.from_dict(content["origin"], where=path)
+    if model is None:
+        model = remembered(origin)
     if model is not None:
-        base = _built(model, path)
+        base = _base(model, origin, path)
     elif origin.net is not None:
         try:
             with no_larger_than(content["state"], path):
@@ -124,7 +127,7 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
                 f"needs a network that this version of irepdeploy does not have: {error.what}", where=path
             ) from None
     else:
-        factory = origin.factory if _is_factory(origin.factory) else "package.module:factory"
+        factory = origin.factory if is_factory(origin.factory) else "package.module:factory"
         raise CheckpointError(
             "contains the weights of a class of your own, which a file cannot rebuild",
             where=path,
@@ -225,7 +228,7 @@ def _from_state_dict(
         )
     for each in found.values():
         _check_tensors(each, path)
-    network = _built(model, path)
+    network = _base(model, Origin(), path)
     # An average of the parameters alone, without the statistics beside them, is no network.
     whole = (key for key, each in found.items() if set(network.state_dict()) <= set(fitted(network, each)[0]))
     place = next(whole, place)
@@ -235,34 +238,6 @@ def _from_state_dict(
     others = [f"also in the file: {', '.join(names)}"] if names else []
     said = "; ".join(filter(None, [place, how, *others]))
     return set_origin(network, statistics=f"from the file{said and f': {said}'}").eval()
-
-
-def load_model_factory(spec: str) -> Callable[[], nn.Module]:
-    """Import the function that ``package.module:factory`` names, which runs that module's code."""
-    import importlib
-    import sys
-
-    module_name, _, function = spec.partition(":")
-    if not module_name or not function:
-        raise CheckpointError("expected --model package.module:factory", where=spec)
-    # Like `python -m`: find modules in the current folder.
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MissingError(
-            f"cannot import the module: {one_line(error)}", where=spec, hint="is its folder on PYTHONPATH?"
-        ) from error
-    factory = getattr(module, function, None)
-    if not callable(factory):
-        raise CheckpointError(f"{module_name} has no function {function!r}", where=spec)
-    return factory
-
-
-def _is_factory(text: str | None) -> bool:
-    # It comes from the file, and users paste hints into a shell.
-    return text is not None and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text, re.ASCII) is not None
 
 
 def _layers_now(model: nn.Module, origin: Origin) -> tuple[InsertedLayer, ...]:
@@ -298,22 +273,9 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if 0 not in tensor.stride() else tensor.contiguous()
 
 
-def _built(model: Callable[[], nn.Module] | nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    if isinstance(model, nn.Module):
-        # The caller's network must not change.
-        return copied(model)
-    try:
-        built = model()
-    except Exception as error:  # anything that a user's factory raises
-        name = getattr(model, "__qualname__", repr(model))
-        raise ModelError(
-            f"the model factory {name} raised {type(error).__name__}: {one_line(error)}", where=path
-        ) from error
-    if not isinstance(built, nn.Module):
-        raise CheckpointError(
-            f"expected a torch.nn.Module from the model factory, got {type(built).__name__}", where=path
-        )
-    return built
+def _base(model: Callable[[], nn.Module] | nn.Module, origin: Origin, path: str | os.PathLike[str]) -> nn.Module:
+    # The caller's network must not change.
+    return copied(model) if isinstance(model, nn.Module) else built(model, origin, path)
 
 
 def _no_archive(raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:

@@ -65,11 +65,18 @@ def is_random(name: str) -> bool:
     return found is None or found.random
 
 
-def open_library_network(asked: LibraryName) -> tuple[nn.Module, str]:
+def open_library_network(
+    asked: LibraryName, args: Mapping[str, Any] | None = None, **data: int | None
+) -> tuple[nn.Module, str]:
     """Build a network in eval mode, with an Origin; return it and where its weights come from.
 
     Random weights come from torch's global generator. Downloading and caching pretrained ones is the library's work;
     it may run no code of a file.
+
+    Args:
+        asked: The network.
+        args: Arguments of the library's own function, such as num_classes.
+        data: num_classes and in_chans of the data, for networks that can have others than they were trained with.
 
     Raises:
         MissingError: The library is not installed, or the weights cannot be downloaded.
@@ -79,10 +86,13 @@ def open_library_network(asked: LibraryName) -> tuple[nn.Module, str]:
     try:
         with weights_only():
             if asked.library == "timm":
-                model = library.create_model(asked.name, pretrained=not asked.random)
-                net, args, shape, tag = _of_timm(model, asked)
+                fit = {key: value for key, value in data.items() if value is not None}
+                model = library.create_model(asked.name, pretrained=not asked.random, **{**fit, **(args or {})})
+                net, known, shape, tag = _of_timm(model, asked)
             else:
-                model, net, args, shape, tag = _from_torchvision(library.models, asked)
+                classes = data.get("num_classes") if asked.random else None
+                own = {**({} if classes is None else {"num_classes": classes}), **(args or {})}
+                model, net, known, shape, tag = _from_torchvision(library.models, asked, own)
     except OSError as error:
         raise MissingError(
             f"cannot download the weights: {_root(error)}", where=asked.text, hint=_offline(asked)
@@ -92,7 +102,7 @@ def open_library_network(asked: LibraryName) -> tuple[nn.Module, str]:
     statistics = (
         "random" if asked.random else f"pretrained{tag and f' {tag}'}, {asked.library} {_version(asked.library)}"
     )
-    return set_origin(model.eval(), Origin(net=net, args=args, input_shape=shape)), statistics
+    return set_origin(model.eval(), Origin(net=net, args=known, input_shape=shape)), statistics
 
 
 def build_library_network(name: str, args: Mapping[str, Any]) -> nn.Module:
@@ -129,7 +139,7 @@ def _of_timm(model: nn.Module, asked: LibraryName) -> tuple[str | None, dict[str
     found: Any = model.pretrained_cfg
     tag = found.get("tag") or ""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if value is not None}
-    fits = all(type(value) is _ARGUMENTS["timm"].get(key) for key, value in args.items())
+    fits = _known("timm", args)
     # What a name without a tag stands for may change; with random weights, a tag would say too much.
     known = f"timm/{found['architecture']}{tag and f'.{tag}'}"
     net = asked.text if asked.random and not asked.name.startswith("hf-hub:") else known
@@ -137,14 +147,16 @@ def _of_timm(model: nn.Module, asked: LibraryName) -> tuple[str | None, dict[str
 
 
 def _from_torchvision(
-    models: Any, asked: LibraryName
+    models: Any, asked: LibraryName, own: Mapping[str, Any]
 ) -> tuple[nn.Module, str | None, dict[str, Any], tuple[int, ...], str]:
     name, _, wanted = asked.name.partition(".")
     builder = models.get_model_builder(name)
     if asked.random:
-        return builder(**_without_weights(builder)), f"torchvision/{name}", {}, _image(models, name, None), ""
+        model, fits = builder(**_without_weights(builder), **own), _known("torchvision", own)
+        shape = _image(models, name, None)
+        return model, f"torchvision/{name}" if fits else None, dict(own) if fits else {}, shape, ""
     weights = models.get_model_weights(name)[wanted or "DEFAULT"]
-    model = builder(weights=weights)
+    model = builder(weights=weights, **own)
     # Weights bring arguments of their own, under the names of attributes.
     args = {"num_classes": len(weights.meta["categories"])}
     for key in ("transform_input", "aux_logits"):
@@ -156,6 +168,11 @@ def _from_torchvision(
         # Detectors get other layers with weights than without.
         return model, None, {}, _image(models, name, weights), weights.name
     return model, f"torchvision/{name}", args, _image(models, name, weights), weights.name
+
+
+def _known(library: str, args: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint may hold these arguments."""
+    return all(type(value) is _ARGUMENTS[library].get(key) for key, value in args.items())
 
 
 def _without_weights(builder: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError, one_line
 from irepdeploy.limits import check_memory
 from irepdeploy.network.checkpoint import save
+from irepdeploy.network.factory import Factory, built, remembered
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.source import Source
 from irepdeploy.profiling.counts import Counts, count
@@ -116,6 +117,8 @@ def branch_costs(
     images = 4 * request.batch_size * math.prod(source.origin.input_shape)
     check_memory(images, f"a batch of {request.batch_size:,}", "--batch")
     device = _device(request.device)
+    if model_factory is None:
+        model_factory = remembered(source.origin)
     factory = None if source.origin.net is not None else _factory_name(source, model_factory)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -184,7 +187,9 @@ def _plain(origin: Origin, model: nn.Module, model_factory: Callable[[], nn.Modu
         base = build_plain(origin.net, **origin.args)
     else:
         assert model_factory is not None  # ensured by _factory_name
-        base = set_origin(model_factory(), Origin(factory=origin.factory))
+        base = set_origin(
+            built(model_factory, origin, origin.factory), Origin(factory=origin.factory, args=origin.args)
+        )
     like = next(model.parameters())
     return set_origin(base.to(like.dtype), input_shape=origin.input_shape)
 
@@ -238,6 +243,8 @@ def _device(wanted: str | None) -> str:
 
 def _factory_name(source: Source, factory: Callable[[], nn.Module] | None) -> str:
     """Return ``package.module:function`` of a factory, by which another process imports it."""
+    if isinstance(factory, Factory):
+        return factory.spec
     if factory is None:
         raise InputError(
             "memory is measured in separate processes, which must be able to build the network",

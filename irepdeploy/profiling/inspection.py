@@ -14,6 +14,7 @@ from torch import nn
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ArchitectureError, InputError, NotFusable, one_line
+from irepdeploy.network.factory import built, remembered
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
 from irepdeploy.profiling.counts import REST, Counts, conv_text, count_layers
@@ -211,10 +212,11 @@ def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) 
     """Return the structure in which a fused network was trained, with new values; None if it cannot be built."""
     if origin.net is not None:
         base = build_plain(origin.net, **origin.args)
-    elif model_factory is not None:
-        base = model_factory()
     else:
-        return None
+        factory = model_factory or remembered(origin)
+        if factory is None:
+            return None
+        base = built(factory, origin, origin.factory)
     try:
         return rebuild(base, replace(origin, state=TRAIN))
     except ArchitectureError:  # the factory builds another network than the one that was fused

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from irepdeploy.board.protocol import measure, summary
 from irepdeploy.errors import InputError, RunError
-from irepdeploy.network.checkpoint import load, load_model_factory
+from irepdeploy.network.checkpoint import load
+from irepdeploy.network.factory import load_model_factory
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.origin import FUSED, origin_of
 from irepdeploy.reparam.step import set_step

@@ -17,7 +17,7 @@ from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.errors import CheckpointError, InputError, MissingError
-from irepdeploy.network import checkpoint
+from irepdeploy.network import checkpoint, factory
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.origin import origin_of, set_origin
@@ -212,10 +212,10 @@ def test_factory_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     (tmp_path / "own_code_for_test.py").write_text("def make():\n    return 1\nvalue = 2\n")
-    assert checkpoint.load_model_factory("own_code_for_test:make")() == 1  # type: ignore[comparison-overlap]
+    assert factory.load_model_factory("own_code_for_test:make")() == 1  # type: ignore[comparison-overlap]
     with pytest.raises(CheckpointError, match="no function"):
-        checkpoint.load_model_factory("own_code_for_test:value")
+        factory.load_model_factory("own_code_for_test:value")
     with pytest.raises(CheckpointError, match=r"package\.module:factory"):
-        checkpoint.load_model_factory("own_code_for_test")
+        factory.load_model_factory("own_code_for_test")
     with pytest.raises(MissingError, match="cannot import"):
-        checkpoint.load_model_factory("no_such_module_here:make")
+        factory.load_model_factory("no_such_module_here:make")

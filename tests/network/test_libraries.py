@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy as ird
+from irepdeploy.cli import main
 from irepdeploy.errors import CheckpointError, InputError, MissingError, ModelError
 from irepdeploy.network import libraries
 from irepdeploy.network.libraries import library_name
@@ -71,6 +72,15 @@ def of_torchvision(weights: Any = None, **args: Any) -> nn.Module:
     if weights is None:
         return Small(**args)
     return Small(num_classes=3, transform_input=True)
+
+
+def images(count: int = 16) -> Any:
+    """A data.factory: images of two classes."""
+    make = torch.Generator().manual_seed(0)
+    return {
+        part: (torch.randn(count, 3, 9, 9, generator=make), torch.arange(count) % 2)
+        for part in ("train", "val", "test")
+    }
 
 
 class FrozenBatchNorm2d(nn.Identity):
@@ -211,3 +221,22 @@ def test_a_file_of_that_name_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_checkpoint_names_no_file_and_no_download(name: str, args: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         build_plain(name, **args)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("timm/small", 2), ("timm/small:random", 2), ("torchvision/small", 3)])
+def test_a_recipe_trains_a_network_of_a_library(
+    name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setitem(sys.modules, "test_libraries", sys.modules[__name__])
+    recipe = f"net: {{factory: '{name}'}}\ndata: {{factory: 'test_libraries:images'}}\nthreads: 1\n"
+    (tmp_path / "r.yaml").write_text(recipe + "train: {epochs: 1, batch_size: 8}\n")
+    assert main(["train", "r.yaml", "--out", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert f"Training of {name} on" in printed and "--model" not in printed
+    net = ird.load("run/best.pt")
+    origin = origin_of(net)
+    # As many classes as the data has, where the library can; and the sizes of the data.
+    assert net.head.out_features == classes and origin.net == name.removesuffix(":random")
+    assert origin.input_shape == (3, 9, 9)

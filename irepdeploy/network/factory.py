@@ -1,0 +1,177 @@
+"""Functions and classes of a user's own code by name, ``package.module:function``.
+
+Reading a file runs no code because of what the file says. A checkpoint remembers the name of its factory, and that one
+is imported without being named again only if the user has named it before, with ``--model`` or in a recipe, and the
+module is still the same file. The list of those is in ``$XDG_STATE_HOME/irepdeploy/factories``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from irepdeploy.errors import CheckpointError, InputError, IrepdeployError, MissingError, ModelError, one_line
+from irepdeploy.limits import DESCRIPTION, read_file
+from irepdeploy.reparam.origin import Origin
+
+__all__ = ["Factory", "built", "imported", "is_factory", "load_model_factory", "remembered"]
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+
+class Factory:
+    """A function that builds a network, by its name; calling it calls the function."""
+
+    def __init__(self, spec: str, function: Callable[..., nn.Module]) -> None:
+        self.spec = spec
+        self.function = function
+        self.__qualname__ = spec
+
+    def __call__(self, **args: Any) -> nn.Module:
+        """Build the network."""
+        return self.function(**args)
+
+
+def is_factory(text: str | None) -> bool:
+    """Return whether this has the form of a factory's name."""
+    # It may come from a file, and users paste hints into a shell.
+    return text is not None and _NAME.fullmatch(text) is not None
+
+
+def imported(spec: str, what: str = "function") -> Any:
+    """Import what ``package.module:name`` names, which runs that module's code.
+
+    Raises:
+        InputError: The name has another form, or the module has nothing of that name, or cannot be run.
+        MissingError: There is no such module.
+    """
+    if not is_factory(spec):
+        raise InputError(f"expected package.module:{what}", where=spec)
+    module_name, _, name = spec.partition(":")
+    _look_here()
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise MissingError(
+            f"cannot import the module: {one_line(error)}", where=spec, hint="is its folder on PYTHONPATH?"
+        ) from error
+    except Exception as error:  # whatever the user's module raises
+        text = f"importing the module raised {type(error).__name__}: {one_line(error)}"
+        raise ModelError(text, where=spec) from error
+    found = getattr(module, name, None)
+    if found is None:
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f"did you mean {module_name}:{near[0]}?" if near else None
+        raise InputError(f"{module_name} has no {what} {name!r}", where=spec, hint=hint)
+    return found
+
+
+def load_model_factory(spec: str) -> Factory:
+    """Import the function that the user names as ``package.module:factory``, and remember that it was named."""
+    if not is_factory(spec):
+        raise CheckpointError("expected --model package.module:factory", where=spec)
+    function = imported(spec)
+    if not callable(function):
+        module, _, name = spec.partition(":")
+        raise CheckpointError(f"{module} has no function {name!r}: it is a {type(function).__name__}", where=spec)
+    file = _file_of(spec)
+    if file is not None:
+        _remember(spec, file)
+    return Factory(spec, function)
+
+
+def remembered(origin: Origin) -> Factory | None:
+    """Return the factory that a checkpoint remembers, if the user has named it before; without running any code if not.
+
+    Raises:
+        InputError: It can no longer be imported.
+    """
+    spec = origin.factory
+    if spec is None or origin.net is not None or not is_factory(spec):
+        return None
+    file = _file_of(spec)
+    return load_model_factory(spec) if file is not None and (spec, file) in _named() else None
+
+
+def built(model: Callable[[], nn.Module] | nn.Module, origin: Origin, where: object) -> nn.Module:
+    """Build a network by a factory; one that the checkpoint remembers gets the arguments that it had.
+
+    Raises:
+        ModelError: The factory fails.
+        CheckpointError: It returns something else.
+    """
+    same = isinstance(model, Factory) and model.spec == origin.factory and origin.net is None
+    try:
+        found = model(**origin.args) if same else model()
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a user's factory raises
+        name = getattr(model, "__qualname__", repr(model))
+        raise ModelError(
+            f"the model factory {name} raised {type(error).__name__}: {one_line(error)}", where=where
+        ) from error
+    if not isinstance(found, nn.Module):
+        raise CheckpointError(
+            f"expected a torch.nn.Module from the model factory, got {type(found).__name__}", where=where
+        )
+    return found
+
+
+def _look_here() -> None:
+    # Like `python -m`: find modules in the current folder.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def _file_of(spec: str) -> str | None:
+    """Return the file of a module without running it, or any package around it; None if it is not a file."""
+    _look_here()
+    places: list[str] | None = None
+    file = None
+    name = ""
+    for part in spec.partition(":")[0].split("."):
+        name = f"{name}.{part}".lstrip(".")
+        try:
+            found = PathFinder.find_spec(name, places)
+        except (ImportError, ValueError, OSError):
+            return None
+        if found is None:
+            return None
+        file, places = found.origin, list(found.submodule_search_locations or ())
+    return None if file is None or not os.path.isfile(file) else os.path.realpath(file)
+
+
+def _list() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "irepdeploy/factories"
+
+
+def _named() -> set[tuple[str, str]]:
+    """Return the factories that were named, each with the file of its module."""
+    try:
+        lines = read_file(_list(), "list of factories", DESCRIPTION).decode().splitlines()
+    except (InputError, RuntimeError, UnicodeDecodeError, OSError):  # none yet, or no home folder
+        return set()
+    return {(spec, file) for spec, tab, file in (line.partition("\t") for line in lines) if tab}
+
+
+def _remember(spec: str, file: str) -> None:
+    if (spec, file) in _named() or not file.isprintable():
+        return
+    # Without it, the user has to name the factory again.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _list()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as list_:
+            list_.write(f"{spec}\t{file}\n")
