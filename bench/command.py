@@ -177,7 +177,7 @@ def bench(
     guard = None if against is None else Guard.read(against, limit, other_machine)
     factory = None
     if model is not None:
-        from irepdeploy.network.checkpoint import load_model_factory
+        from irepdeploy.network.factory import load_model_factory
 
         factory = load_model_factory(model)
     subjects = find_subjects(models, runners)

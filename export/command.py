@@ -114,7 +114,7 @@ def export(
     start_onnx_process()
     with contextlib.nullcontext() if no_simplify or onnx_given else Simplifier() as simplifier:
         with _without_collector():
-            from irepdeploy.network.checkpoint import load_model_factory
+            from irepdeploy.network.factory import load_model_factory
             from irepdeploy.runtime.memory import parse_size
             from irepdeploy.verify.input_spec import input_specs
 
@@ -183,7 +183,7 @@ def _explain(
 
     specs, request = input_specs(input_shape or ()), None
     if Path(source).suffix.lower() != ".onnx":
-        from irepdeploy.network.checkpoint import load_model_factory
+        from irepdeploy.network.factory import load_model_factory
 
         from .request.export_request import ExportRequest
         from .request.settings import Settings

@@ -2,34 +2,58 @@
 
 Unknown and repeated keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
 (``search.population=8``; a bare name that only one section has is enough; of two for one key the last wins), and
-``scale=smoke`` applies a named set of overrides from the recipe itself.
+``scale=smoke`` applies a named set of overrides from the recipe itself. The least recipe names a network and data;
+everything else has a default.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import DESCRIPTION
+from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way, pair, put, scale_of
 from irepdeploy.parsing.validation import faults_of
 from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
 
-__all__ = ["Recipe", "load_recipe"]
+__all__ = ["AugmentSection", "Recipe", "load_recipe", "recipe_of"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    # Keys that recipes of earlier versions lack. With their defaults they are left out of what identifies a run, so
+    # that runs of those versions resume.
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: Any, info: SerializationInfo) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        whole = bool(info.context)
+        fields = type(self).model_fields
+        old = (key for key in self.later if not whole and getattr(self, key) == fields[key].default)
+        for key in old:
+            found.pop(key, None)
+        return found
 
 
 def _budget(value: str) -> str:
@@ -76,20 +100,55 @@ Rate = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
 
 
-class NetSection(_Section):
-    """A network of the registry."""
+class _Named(_Section):
+    """A section that names something of irepdeploy, or a function that makes it."""
 
-    name: str
-    args: Options = {}
+    name: str | None = None
+    factory: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, or the factory."""
+        return self.name if self.name is not None else self.factory or ""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.name is None) == (self.factory is None):
+            raise ValueError("expected either name, one of irepdeploy's, or factory, package.module:function")
+        return self
 
 
-class DataSection(_Section):
-    """A data set, the folder of its files, and its options (sizes of the parts).
+class NetSection(_Named):
+    """The network: one of irepdeploy by `name`, or one of your own by `factory`.
 
-    `verify: false` accepts your own files in the published format.
+    Args:
+        factory: ``package.module:function``, which is called with `args` and returns the network; or a network of a
+            library: ``timm/NAME``, ``torchvision/NAME`` or ``hf-hub:OWNER/NAME``, with ``:random`` untrained.
+        weights: file that the weights are read from before the run: a state dict or a checkpoint.
+        where: layers that take part, as in `insert_branches`: a glob, or the name of a module.
     """
 
-    name: str
+    later: ClassVar[tuple[str, ...]] = ("factory", "weights", "where")
+    args: Options = {}
+    weights: str | None = None
+    where: str = "*"
+
+    @property
+    def function(self) -> str | None:
+        """``package.module:function`` of a user's network, which commands take as --model."""
+        # Networks of libraries have a slash.
+        return self.factory if self.factory is not None and "/" not in self.factory else None
+
+
+class DataSection(_Named):
+    """The data: a data set of irepdeploy by `name`, or your own by `factory`; `options` are arguments of either.
+
+    `root` is the folder of the files, and `verify: false` accepts your own files in the published format. A `factory`,
+    ``package.module:function``, returns (train, val), (train, val, test), or a dictionary of these and "classes", the
+    names of the classes. Each set is what `irepdeploy.search` takes: a pair of tensors, a Dataset, a DataLoader, ...
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("factory",)
     root: str | None = None
     verify: bool | None = None
     options: Options = {}
@@ -114,6 +173,9 @@ class AdamSection(_Section):
 class AugmentSection(_Section):
     """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`."""
 
+    later: ClassVar[tuple[str, ...]] = (
+        "randaugment", "magnitude", "brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix",
+    )  # fmt: skip
     crop: Count = 0
     area: Annotated[float, Field(gt=0, le=1)] = 1.0
     flip: bool = False
@@ -241,12 +303,15 @@ class Recipe(_Section):
 
     `threads` is the number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
     changes the order of summation. `device` "auto" is CUDA where available; `deterministic` makes CUDA
-    runs repeatable bit for bit, at some cost in speed.
+    runs repeatable bit for bit, at some cost in speed. `task` is a name, such as "segmentation", or
+    ``package.module:Task``.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("task",)
     net: NetSection
     branches: str = "ireps"
     data: DataSection
+    task: str = "classification"
     seed: Seed = 0
     threads: Threads | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -271,6 +336,15 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise RecipeError(str(error), where=where) from None
     if not isinstance(content, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=path)
+    return recipe_of(content, overrides, name)[0]
+
+
+def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of this content with ``key=value`` overrides, and the content with them.
+
+    Raises:
+        RecipeError: All faults in one message, which names the recipe.
+    """
     # A value that an override replaces is checked all the same; what is missing may be given by one.
     faults = _value_faults(content) if overrides else []
     content, wrong = _with_overrides(content, overrides)
@@ -281,7 +355,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         faults += [fault for fault in faults_of(error, list(_keys(Recipe))) if fault not in faults]
     if faults:
         raise RecipeError("; ".join(faults), where=name)
-    return recipe
+    return recipe, content
 
 
 def _value_faults(content: dict[str, Any]) -> list[str]:
@@ -294,72 +368,28 @@ def _value_faults(content: dict[str, Any]) -> list[str]:
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Apply overrides to the content, and return the faults found in them."""
-    result, faults = _copy(content), []
-    scale: list[tuple[str, Any]] = []
-    single: list[tuple[str, Any]] = []
+    result, faults = copied(content), []
+    scale: list[Override] = []
+    single: list[Override] = []
+    known = list(_keys(Recipe))
     for override in overrides:
         try:
-            key, value = _pair(override)
+            key, value = pair(override)
             if key == "scale":
-                scale += _scale(content.get("scales"), value)
+                scale += [(full_key(each, known, _FREE), item) for each, item in scale_of(content.get("scales"), value)]
             else:
-                single.append((key, value))
+                single.append((full_key(key, known, _FREE), value))
         except RecipeError as error:
             faults.append(error.line)
-    for key, value in [*scale, *single]:
+    for key, value in [*giving_way(result, scale, single), *single]:
         try:
-            _set(result, key, value)
+            put(result, key, value)
         except RecipeError as error:
             faults.append(error.line)
     return result, faults
 
 
-def _pair(override: str) -> tuple[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"{override!r} is not key=value", hint="for example search.population=8")
-    try:
-        return key, parse_yaml(text)
-    except YamlError as error:
-        raise RecipeError(f"{reprlib.repr(text)} is not a value: {error}", where=key) from None
-
-
-def _scale(scales: Any, name: Any) -> list[tuple[str, Any]]:
-    known = {str(key): value for key, value in scales.items()} if isinstance(scales, dict) else {}
-    chosen = known.get(str(name))
-    if not isinstance(chosen, dict):
-        raise RecipeError(f"no scale {reprlib.repr(name)}", hint=f"one of {', '.join(known) or 'none'}")
-    return [(str(key), value) for key, value in chosen.items()]
-
-
-def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    path = _full_key(key).split(".")
-    place = content
-    for part in path[:-1]:
-        inner = place.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{part!r} has no keys", where=key)
-        place = inner
-    place[path[-1]] = value
-
-
-def _full_key(key: str) -> str:
-    known = list(_keys(Recipe))
-    free = ("net.args.", "data.options.", "scales.")
-    if key in known or key.startswith(free):
-        return key
-    ends = [full for full in known if full.endswith(f".{key}")]
-    if len(ends) == 1:
-        return ends[0]
-    if len(ends) > 1:
-        raise RecipeError(f"{key!r} is ambiguous", hint=f"one of {', '.join(ends)}")
-    near = difflib.get_close_matches(key, [*known, *(full.rsplit(".", 1)[-1] for full in known)], n=3)
-    hint = (
-        f"did you mean {' or '.join(dict.fromkeys(near))}?"
-        if near
-        else f"the sections are {', '.join(Recipe.model_fields)}"
-    )
-    raise RecipeError(f"unknown key {key!r}", hint=hint)
+_FREE = ("net.args.", "data.options.", "scales.")
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -367,7 +397,3 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _keys(info.annotation, f"{prefix}{name}.")
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from irepdeploy.cli.default_command import with_default
-from irepdeploy.cli.options import JsonOption, OutOption
+from irepdeploy.cli.options import JsonOption, NumberedOutOption
 from irepdeploy.console import command_line, say
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
@@ -22,7 +22,7 @@ __all__ = ["search"]
 def search_recipe(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
-    out: OutOption = Path("runs/search"),
+    out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     tensorboard: TensorboardOption = False,
@@ -46,13 +46,13 @@ def search_recipe(
     result, reports = run_search(plan, out, show=True, **options)
     if not reports:
         return
-    figures, start = result.figures, result.journal.start
+    figures, start, place = result.figures, result.journal.start, result.folder
     if json:
         print_json(figures.to_dict())
         return
     device = f"{figures.devices} x {figures.device}"
     table(
-        f"Search of {plan.net.name} on {plan.data.name}: {plan.search.strategy}, seed {plan.seed}",
+        f"Search of {plan.net.label} on {plan.data.label}: {plan.search.strategy}, seed {plan.seed}",
         ["figure", "value"],
         [
             [
@@ -68,8 +68,9 @@ def search_recipe(
         ],
     )
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
-    say("wrote " + ", ".join(str(out / name) for name in written))
-    again = command_line("train", recipe, *(overrides or []), "--arch", out / "best.json", "--out", "runs/train")
+    pictures = sorted(path.name for path in place.glob("*.png"))
+    say("wrote " + ", ".join(str(place / name) for name in (*written, *pictures)))
+    again = command_line("train", recipe, *(overrides or []), "--arch", place / "best.json")
     say(f"next: {again}")
 
 
@@ -92,7 +93,7 @@ def compare_strategies(
     join: Annotated[
         bool, typer.Option("--join", help="Compare the runs of finished jobs: name their folders instead of a recipe.")
     ] = False,
-    out: OutOption = Path("runs/compare"),
+    out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -114,6 +115,7 @@ def compare_strategies(
 
     from .compare import compare, epochs_of, runs_of
     from .execution.device import ranks_of
+    from .execution.numbered import folder_for
     from .execution.run_folder import own_folder
     from .execution.shipped import recipe_path
     from .jobs import JOB, Job, run_job
@@ -122,7 +124,11 @@ def compare_strategies(
     names = [name.strip() for name in strategies.split(",")]
     mine = None if job is None else Job.of(job)
     runs = len(runs_of(plan, names, seeds) if mine is None else mine.share(runs_of(plan, names, seeds)))
-    with ranks_of(plan) as ranks, own_folder(out, ranks), progress(silent=not ranks.first) as display:
+    with (
+        ranks_of(plan) as ranks,
+        own_folder(folder_for(out, "compare", ranks, again=resume or overwrite), ranks) as place,
+        progress(silent=not ranks.first) as display,
+    ):
         task = display.task("compare", epochs_of(plan, retrain) * runs)
         options: dict[str, Any] = {
             "retrain": retrain,
@@ -132,30 +138,32 @@ def compare_strategies(
             "ranks": ranks,
         }
         if mine is not None:
-            run_job(plan, out, names, seeds, mine, **options)
+            run_job(plan, place, names, seeds, mine, **options)
             if ranks.first:
-                say(f"wrote {out / JOB}")
+                say(f"wrote {place / JOB}")
                 say(f"next, once all {mine.count} jobs have ended: irepdeploy search compare --join FOLDER...")
             return
-        found = compare(plan, out, names, seeds, **options)
-        picture = _draw(found, out) if ranks.first else None
+        found = compare(plan, place, names, seeds, **options)
+        picture = _draw(found, place) if ranks.first else None
     if picture is not None:
-        _show(found, f"{plan.net.name} on {plan.data.name}", out, picture, json=json)
+        _show(found, f"{plan.net.label} on {plan.data.label}", place, picture, json=json)
 
 
-def _join(folders: list[Path], out: Path, *, json: bool, given: bool) -> None:
+def _join(folders: list[Path], out: Path | None, *, json: bool, given: bool) -> None:
     from irepdeploy.errors import InputError
     from irepdeploy.folders import output_folder
 
+    from .execution.numbered import folder_for
+    from .execution.ranks import Ranks
     from .jobs import join
 
     if given:
         raise InputError("--join reads what jobs have written, and runs nothing: leave out --job, --resume, --retrain")
     found, job = join(folders)
-    with output_folder(out):
-        found.write(out / "compare.json")
-        picture = _draw(found, out)
-    _show(found, f"{job.network} on {job.dataset}", out, picture, json=json)
+    with output_folder(folder_for(out, "compare", Ranks.alone(), again=False)) as place:
+        found.write(place / "compare.json")
+        picture = _draw(found, place)
+    _show(found, f"{job.network} on {job.dataset}", place, picture, json=json)
 
 
 def _draw(found: SearchComparison, out: Path) -> Path:
@@ -165,7 +173,7 @@ def _draw(found: SearchComparison, out: Path) -> Path:
     return save_figure(draw_comparison(found), out / "compare.png")
 
 
-def _show(found: SearchComparison, what: str, out: Path, picture: Path, *, json: bool) -> None:
+def _show(found: SearchComparison, what: str, place: Path, picture: Path, *, json: bool) -> None:
     from irepdeploy.console import print_json, table
 
     if json:
@@ -180,7 +188,7 @@ def _show(found: SearchComparison, what: str, out: Path, picture: Path, *, json:
     )
     for note in found.notes:
         say(note)
-    say(f"wrote {out / 'compare.json'}, {picture}")
+    say(f"wrote {place / 'compare.json'}, {picture}")
 
 
 def show_pareto(

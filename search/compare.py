@@ -92,6 +92,7 @@ def search_each(
             if retrain:
                 at = folder / "train"
                 training = Training(plan, at, result.best, resume=resume, overwrite=overwrite, ranks=ranks)
+                training.require_test()
                 trained = training.run(say)
             # The others may not see the folder.
             found = [_compared(name, seed, result, trained)] if ranks.first else []

@@ -23,6 +23,7 @@ from .evaluation.fitness import Fitness, Outcome, joined
 from .evaluation.preflight import preflight
 from .evaluation.racing import RaceResult, cuts_of, race
 from .execution.device import device_name, ranks_of
+from .execution.full_recipe import recipe_writer
 from .execution.loop import adam, check_finite, check_loss, check_score, clip, cosine, memory_guard, set_rate, sgd
 from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
@@ -66,7 +67,9 @@ class Search:
         self.recipe = recipe
         self.settings = recipe.search
         self.ranks = ranks_of(recipe) if ranks is None else ranks
-        self.data = subject_of(recipe) if subject is None else subject
+        if subject is None:
+            subject = subject_of(recipe, self.ranks.device, batch_size=recipe.search.evaluation.batch_size)
+        self.data = subject
         self.task = self.data.task
         self.supernet = Supernet(
             self.data.net, recipe.branches, where=self.data.where, task=self.task, step=self.settings.step
@@ -108,7 +111,7 @@ class Search:
             overwrite=overwrite,
             ranks=self.ranks,
             computed_on=where,
-            callbacks=callbacks,
+            callbacks=(recipe_writer(recipe, out), *callbacks),
         )
         self.weights = sgd(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)

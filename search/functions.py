@@ -12,6 +12,7 @@ from torch import nn
 
 from irepdeploy.console import progress
 from irepdeploy.network.checkpoint import load
+from irepdeploy.plots.run_pictures import save_run_pictures
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.insert import Where
@@ -21,11 +22,14 @@ from irepdeploy.tasks import Task, task_of
 
 from .engine import Search
 from .execution.device import ranks_of
+from .execution.numbered import folder_for
 from .execution.ranks import Ranks
 from .execution.run_folder import own_folder
-from .given import Net, given_recipe, given_subject
+from .given import given_recipe
 from .result import SearchResult
-from .supernet.subject import Subject
+from .supernet.builders import architecture_of
+from .supernet.factories import GivenData, Net
+from .supernet.subject import Subject, given_subject
 from .training.run import SubjectOf, run_training
 from .training.steps import OptimizerFactory, SchedulerFactory
 
@@ -41,7 +45,7 @@ def search(
     train: Any,
     val: Any,
     task: str | Task = "classification",
-    out: _Path = "runs/search",
+    out: _Path | None = None,
     branches: str = "ireps",
     where: Where = "*",
     seed: int = 0,
@@ -67,7 +71,7 @@ def search(
             torch, Python, numpy and of the DataLoader are seeded from `seed`.
         val: Search-validation samples, likewise; candidates are scored on them. Kept on the device where they fit.
         task: "classification", "segmentation", "regression", or a Task.
-        out: Folder of the run.
+        out: Folder of the run; by default runs/search, or where that is taken runs/search-2, ...
         branches: A preset such as "ireps" or "acnet".
         where: Layers that take part, as in `insert_branches`.
         seed: Seed of everything random.
@@ -95,9 +99,8 @@ def search(
     size = recipe.search.evaluation.batch_size
 
     def subject(ranks: Ranks) -> Subject:
-        return given_subject(
-            net, train, val, None, with_task, recipe, ranks.device, size, where=where, allow_shared=allow_shared
-        )
+        data = GivenData(train, val)
+        return given_subject(net, data, with_task, recipe, ranks.device, size, where=where, allow_shared=allow_shared)
 
     options: dict[str, Any] = {
         "resume": resume,
@@ -105,7 +108,7 @@ def search(
         "tensorboard": tensorboard,
         "callbacks": callbacks,
     }
-    return run_search(recipe, Path(out), subject, **options)[0]
+    return run_search(recipe, None if out is None else Path(out), subject, **options)[0]
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def train(
     test: Any = None,
     task: str | Task = "classification",
     architecture: Architecture | _Path | None = None,
-    out: _Path = "runs/train",
+    out: _Path | None = None,
     branches: str = "ireps",
     where: Where = "*",
     optimizer: OptimizerFactory | None = None,
@@ -159,8 +162,9 @@ def train(
         val: Samples that choose the best epoch, likewise.
         test: Samples that are scored at the end.
         task: "classification", "segmentation", "regression", or a Task.
-        architecture: An Architecture or its file; by default every branch of `branches` wherever possible.
-        out: Folder of the run.
+        architecture: An Architecture, its file, or the name of a published one, which may be of a part of the network
+            such as its backbone; by default every branch of `branches` wherever possible.
+        out: Folder of the run; by default runs/train, or where that is taken runs/train-2, ...
         branches: A preset; "none" trains the plain network.
         where: Layers that get branches, as in `insert_branches`.
         optimizer: Makes an optimizer of the parameters; its rates follow `schedule`. Default: SGD by `weights`.
@@ -184,14 +188,13 @@ def train(
     recipe = given_recipe(net, "train", settings, **top)
     smoothing = recipe.train.label_smoothing
     with_task = task_of(task, **({"label_smoothing": smoothing} if smoothing else {}))
-    chosen = architecture if isinstance(architecture, Architecture | None) else Architecture.load(architecture)
+    chosen = architecture_of(architecture)
     plain: list[nn.Module] = []
 
     def subject(ranks: Ranks) -> Subject:
         size = recipe.train.batch_size
-        found = given_subject(
-            net, train, val, test, with_task, recipe, ranks.device, size, where=where, allow_shared=allow_shared
-        )
+        data = GivenData(train, val, lambda: test)
+        found = given_subject(net, data, with_task, recipe, ranks.device, size, where=where, allow_shared=allow_shared)
         plain.append(found.net)
         return found
 
@@ -202,25 +205,31 @@ def train(
         "callbacks": callbacks,
     }
     steps: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
-    result, _ = run_training(recipe, Path(out), chosen, subject, **steps, **options)
-    return Trained(load(Path(out) / "best.pt", model=plain[0]), result.sets, result, Path(out))
+    place = None if out is None else Path(out)
+    result, folder, _ = run_training(recipe, place, chosen, subject, **steps, **options)
+    return Trained(load(folder / "best.pt", model=plain[0]), result.sets, result, folder)
 
 
 def run_search(
-    recipe: Recipe, out: Path, subject: SubjectOf | None = None, *, show: bool = False, **options: Any
+    recipe: Recipe, out: Path | None = None, subject: SubjectOf | None = None, *, show: bool = False, **options: Any
 ) -> tuple[SearchResult, bool]:
     """Search in a folder of its own, on every process; also return whether this process reports.
 
     Args:
         recipe: Settings of the run.
-        out: Folder of the run.
+        out: Folder of the run; by default the next of runs/search, runs/search-2, ...
         subject: Makes network, data and task; by default those of the recipe.
         show: Show the progress.
         options: Arguments of `Search`.
     """
-    with ranks_of(recipe) as ranks, own_folder(out, ranks):
-        found = None if subject is None else subject(ranks)
-        run = Search(recipe, out, subject=found, ranks=ranks, **options)
-        with progress(silent=not (show and ranks.first)) as display:
-            result = run.run(display.task(f"search ({recipe.search.strategy})", run.epochs).advance)
+    again = bool(options.get("resume") or options.get("overwrite"))
+    with ranks_of(recipe) as ranks:
+        place = folder_for(out, "search", ranks, again=again)
+        with own_folder(place, ranks):
+            found = None if subject is None else subject(ranks)
+            run = Search(recipe, place, subject=found, ranks=ranks, **options)
+            with progress(silent=not (show and ranks.first)) as display:
+                result = run.run(display.task(f"search ({recipe.search.strategy}) into {place}", run.epochs).advance)
+            if ranks.first:
+                save_run_pictures(place)
         return result, ranks.first

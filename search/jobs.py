@@ -70,8 +70,8 @@ def run_job(
     found = SearchJob(
         number=job.number,
         count=job.count,
-        network=recipe.net.name,
-        dataset=recipe.data.name,
+        network=recipe.net.label,
+        dataset=recipe.data.label,
         recipe=sha256(canonical_json(content)),
         strategies=tuple(strategies),
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),

@@ -20,7 +20,20 @@ from irepdeploy.errors import LONGEST_LINE, IrepdeployError, MissingError, one_l
 __all__ = ["application", "invoke", "missing"]
 
 _GROUP = "irepdeploy.commands"
-_ORDER = ("demo", "search", "train", "export", "verify", "bench", "jetson", "plot", "report", "inspect", "doctor")
+_ORDER = (
+    "demo",
+    "init",
+    "search",
+    "train",
+    "export",
+    "verify",
+    "bench",
+    "jetson",
+    "plot",
+    "report",
+    "inspect",
+    "doctor",
+)
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 # The extra that installs each optional package.

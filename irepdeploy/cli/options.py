@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "InputShapeOption", "InputsOption", "JsonOption", "ModelOption", "OutOption", "SeedOption", "SourceArgument",
-    "TimeoutOption",
+    "InputShapeOption", "InputsOption", "JsonOption", "ModelOption", "NumberedOutOption", "OutOption", "SeedOption",
+    "SourceArgument", "TimeoutOption",
 ]  # fmt: skip
 
 InputShapeOption = Annotated[
@@ -36,6 +36,10 @@ ModelOption = Annotated[
         metavar="PACKAGE.MODULE:FACTORY",
         help="Factory of the class of a checkpoint or state dict, if it is your own.",
     ),
+]
+NumberedOutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for the results. [the next of runs/NAME, runs/NAME-2, ...]"),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
 TimeoutOption = Annotated[

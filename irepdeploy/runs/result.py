@@ -78,12 +78,13 @@ class TrainingResult(Scored, JsonFile):
         return self
 
 
-class FinetuneResult(JsonFile):
-    """Figures of a fine-tuning; accuracies on the test set of the network given and of the best epoch, both fused."""
+class FinetuneResult(Scored, JsonFile):
+    """Figures of a fine-tuning; scores on the test set of the network given and of the best epoch, both fused."""
 
     kind = "result.json of a fine-tuning"
     hint = "`irepdeploy train finetune` writes it at its end"
+    scores = ("accuracy_before", "accuracy_after")
 
-    accuracy_before: Share
-    accuracy_after: Share
+    accuracy_before: Score
+    accuracy_after: Score
     training: TrainingResult

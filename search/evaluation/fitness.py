@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,8 +83,18 @@ def score(network: nn.Module, data: Split | Stream, batch_size: int = 200, task:
 
 
 @torch.inference_mode()
-def outcome_of(network: nn.Module, data: Split | Stream, batch_size: int = 200, task: Task = CLASSIFICATION) -> Outcome:
-    """Return the outcome of a network in eval mode, on its own device."""
+def outcome_of(
+    network: nn.Module,
+    data: Split | Stream,
+    batch_size: int = 200,
+    task: Task = CLASSIFICATION,
+    watch: Callable[[Any, Any], None] = lambda outputs, targets: None,
+) -> Outcome:
+    """Return the outcome of a network in eval mode, on its own device; `watch` gets outputs and targets of batches."""
     place = next(network.parameters(), torch.zeros(0)).device
-    rows = [statistics_of(task, network(images), targets) for images, targets in in_order(data, batch_size, place)]
+    rows = []
+    for images, targets in in_order(data, batch_size, place):
+        outputs = wide(task.outputs(network(images)))
+        rows.append(task.statistics(outputs, targets))
+        watch(outputs, targets)
     return Outcome.of(rows, task)

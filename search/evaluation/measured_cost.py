@@ -14,12 +14,13 @@ from irepdeploy.parsing.validation import validated
 from irepdeploy.profiling.training_cost import peak_memory, step_times
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.reparam.origin import origin_of
 from irepdeploy.runs.journal import JOURNAL, SearchJournal
 from irepdeploy.runs.pareto import ParetoSet
 
 from ..execution.device import choose_device
-from ..supernet.builders import build_net, load_data, with_branches
-from ..supernet.subject import GIVEN
+from ..supernet.builders import with_branches
+from ..supernet.subject import GIVEN, subject_of
 
 __all__ = ["MeasuredCost", "measure_front"]
 
@@ -53,7 +54,8 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
             hint="the counted costs stand without --measure; irepdeploy.profiling.training_cost measures any network",
         )
     device = choose_device(recipe.device)
-    plain = build_net(recipe, load_data(recipe))
+    subject = subject_of(recipe)
+    plain = subject.net
     ranks = {str(candidate.rank): candidate.digest for candidate in found.front}
     nets = {}
     for rank, digest in ranks.items():
@@ -61,13 +63,13 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
         architecture = Architecture.load(path)
         if architecture.digest != digest:
             raise InputError("not the Architecture that pareto.json names", where=path, hint="run the search again")
-        nets[rank] = with_branches(plain, architecture)
+        nets[rank] = with_branches(plain, architecture, where=subject.where)
     memory = display.task("peak memory", len(nets))
     peaks = {}
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as temporary:
         for rank, net in nets.items():
             checkpoint = save(net, Path(temporary) / "network.pt")
-            peaks[rank] = peak_memory(checkpoint, found.batch_size, device=device)
+            peaks[rank] = peak_memory(checkpoint, found.batch_size, device=device, factory=origin_of(plain).factory)
             memory.advance(note=f"rank {rank}")
     times = step_times(nets, found.batch_size, device=device, on_round=_percent(display))
     return [MeasuredCost(int(rank), times[rank].seconds, peaks[rank].peak_bytes) for rank in nets]

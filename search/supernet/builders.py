@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -15,28 +16,36 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.branches import Branch
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.origin import set_origin
+from irepdeploy.reparam.published import PUBLISHED
 
 from .supernet import Supernet
 
-__all__ = ["build_net", "build_supernet", "load_data", "with_branches"]
+__all__ = ["architecture_of", "build_net", "build_supernet", "load_data", "seeded", "with_branches"]
 
 # sigmoid(0) * sigmoid(0): the initial factor of alpha and beta.
 _FACTOR_AT_START = 0.25
 
 
+def seeded(recipe: Recipe) -> None:
+    """Set the number of threads and the seed of torch."""
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+
+
 def load_data(recipe: Recipe) -> Dataset:
     """Load the recipe's data set."""
+    assert recipe.data.name is not None
     # Other keys of the section, such as root, are options of data sets that have files.
-    given = recipe.data.model_dump(exclude={"name", "options"}, exclude_none=True)
+    given = recipe.data.model_dump(include={"root", "verify"}, exclude_none=True)
     return load_dataset(recipe.data.name, **{**given, **recipe.data.options})
 
 
 def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
     """Build the recipe's plain network for the shape and classes of its data, and set seed and threads."""
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
+    seeded(recipe)
     data = load_data(recipe) if data is None else data
+    assert recipe.net.name is not None
     for key in ("name", "num_classes", "input_shape", "in_channels"):
         if key in recipe.net.args:
             raise RecipeError("not set here: net.name and the data say it", where=f"net.args.{key}")
@@ -57,6 +66,14 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
     return Supernet(build_net(recipe, data), recipe.branches, step=recipe.search.step)
 
 
+def architecture_of(source: Architecture | str | os.PathLike[str] | None) -> Architecture | None:
+    """Return the Architecture given, that of a file, or one that the paper publishes, by its name."""
+    if source is None or isinstance(source, Architecture):
+        return source
+    published = PUBLISHED.get(os.fspath(source))
+    return published if published is not None and not os.path.exists(source) else Architecture.load(source)
+
+
 def with_branches(
     plain: nn.Module,
     branches: Architecture | str,
@@ -69,7 +86,9 @@ def with_branches(
     each branch's last batch normalisation instead; "none" leaves the branches unweighted, as in the presets of peers.
     """
     if isinstance(branches, Architecture):
-        unknown = [layer for layer in branches.layers if layer not in dict(plain.named_modules())]
+        names = [f".{name}" for name, _ in plain.named_modules()]
+        # It may be of a part of the network, such as its backbone.
+        unknown = [layer for layer in branches.layers if not any(name.endswith(f".{layer}") for name in names)]
         if unknown:
             raise RecipeError(
                 f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from irepdeploy.data import Dataset, Split, Stream
-from irepdeploy.files import canonical_json
+from irepdeploy.data import Dataset, DatasetFacts, Split, Stream, check_disjoint, held, opened
+from irepdeploy.errors import RecipeError
+from irepdeploy.files import canonical_json, sha256
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import Where
+from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.runs.schema import MetricFacts
 from irepdeploy.tasks import Classification, Task
 
-from .builders import build_net, load_data
+from .builders import build_net, load_data, seeded
+from .factories import (
+    GivenData,
+    Net,
+    class_count,
+    data_by_factory,
+    first_input,
+    made,
+    network_by_factory,
+    recipe_task,
+    weighted,
+)
 
-__all__ = ["GIVEN", "Subject", "subject_of", "with_data"]
+__all__ = ["GIVEN", "Subject", "given_subject", "subject_of", "with_data"]
 
 # The data set of a recipe whose network, data and task a caller gave.
 GIVEN = "given"
@@ -62,13 +77,132 @@ class Subject:
         return recipe if not self.facts else canonical_json([recipe, self.facts]).decode()
 
 
-def subject_of(recipe: Recipe, task: Task | None = None) -> Subject:
-    """Load the data and build the network of a recipe, and set seed and threads."""
-    data = load_data(recipe)
-    return with_data(build_net(recipe, data), data, task)
+def subject_of(
+    recipe: Recipe,
+    device: torch.device | None = None,
+    *,
+    batch_size: int = 64,
+    smoothing: float = 0,
+    given: nn.Module | None = None,
+) -> Subject:
+    """Load the data and build the network of a recipe, and set seed and threads.
+
+    Args:
+        recipe: The recipe.
+        device: Where search-validation samples of a caller's are kept, if they fit.
+        batch_size: Samples per batch in which those are read.
+        smoothing: Label smoothing of the task.
+        given: A network in the place of the recipe's.
+    """
+    task = recipe_task(recipe, **({"label_smoothing": smoothing} if smoothing else {}))
+    net = recipe.net
+    if recipe.data.factory is None:
+        data = load_data(recipe)
+        own = net.factory is not None or net.weights is not None or given is not None
+        if not own and isinstance(task, Classification):
+            return replace(with_data(build_net(recipe, data), data, task), where=net.where)
+        sets = GivenData(data.train, data.val, data.load_test, data.classes)
+    else:
+        seeded(recipe)
+        sets = data_by_factory(recipe)
+
+    def plain() -> nn.Module:
+        return _weighted(recipe, _built(recipe, sets, task))
+
+    allowed = recipe.data.factory is None
+    return given_subject(
+        given or plain,
+        sets,
+        task,
+        recipe,
+        device or torch.device("cpu"),
+        batch_size,
+        where=net.where,
+        allow_shared=allowed,
+    )
 
 
 def with_data(net: nn.Module, data: Dataset, task: Task | None = None) -> Subject:
     """Return the subject of a network and one of our data sets."""
     task = Classification() if task is None else task
     return Subject(net, task, data.train, data.val, data.load_test, data.input_shape)
+
+
+def given_subject(
+    net: Net,
+    data: GivenData,
+    task: Task,
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int,
+    *,
+    where: Where,
+    allow_shared: bool,
+) -> Subject:
+    """Return the subject of a run, with a copy of the network; sets seed and threads.
+
+    Raises:
+        InputError: The data cannot be read, or search-validation images are training images too.
+        ModelError: The factory of the network fails, or gives no network.
+    """
+    seeded(recipe)
+    plain = made(net)
+    random = torch.get_rng_state()
+    dtype = next((each.dtype for each in plain.parameters() if each.is_floating_point()), torch.float32)
+    training = opened(data.train, task.read, "train", dtype)
+    validation = held(opened(data.val, task.read, "val", dtype), batch_size, device)
+    if not allow_shared:
+        check_disjoint(data.train, data.val, training, validation)
+    test = data.load_test()
+    testing = None if test is None else opened(test, task.read, "test", dtype)
+    shape = tuple(first_input(training, batch_size).shape[1:])
+    if len(shape) == 3 and not origin_of(plain).input_shape:
+        set_origin(plain, input_shape=shape)
+    layers = [[name, str(value.dtype), list(value.shape)] for name, value in plain.state_dict().items()]
+    facts = {
+        "net": sha256(canonical_json(layers)),
+        "where": where if isinstance(where, str) else getattr(where, "__qualname__", str(where)),
+        "task": task.settings(),
+        "train": len(training),
+        "val": len(validation),
+        "input_shape": list(shape),
+        **({"weights": sha256(Path(recipe.net.weights).expanduser())} if recipe.net.weights else {}),
+    }
+    # However the data was read, the branches start alike.
+    torch.set_rng_state(random)
+    return Subject(plain, task, training, validation, lambda: testing, shape, where, facts)
+
+
+def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:
+    """Build the recipe's network for the data; one of irepdeploy needs its classes."""
+    shape = tuple(first_input(opened(given.train, task.read, "train"), 1).shape[1:])
+    classes = class_count(given, task) if isinstance(task, Classification) else None
+    # Reading the data may have drawn random numbers.
+    seeded(recipe)
+    if recipe.net.factory is not None:
+        # Three is what libraries take anyway.
+        net = network_by_factory(recipe, classes, shape[0] if len(shape) == 3 and shape[0] != 3 else None)
+        # Images of other sizes than those that a library trained on.
+        net = set_origin(net, input_shape=shape) if len(shape) == 3 else net
+    else:
+        if classes is None or len(shape) != 3:
+            raise RecipeError(
+                f"{recipe.net.name} needs images (C, H, W) and the names of their classes",
+                where=recipe.data.label,
+                hint='return "classes" beside "train" and "val", or name a network of yours with net.factory',
+            )
+        names = given.classes or tuple(map(str, range(classes)))
+        channels = shape[0]
+        facts = DatasetFacts(recipe.data.label, shape, names, (0.0,) * channels, (1.0,) * channels)
+        net = build_net(recipe, facts)
+    # A certificate may compare on real images of a data set of ours.
+    return set_origin(net, dataset=recipe.data.name, classes=given.classes)
+
+
+def _weighted(recipe: Recipe, net: nn.Module) -> nn.Module:
+    if recipe.net.weights is None:
+        return net
+    before = origin_of(net)
+    found = weighted(net, recipe.net.weights)
+    # What the weights say of layers that were fused, and the run of everything else.
+    return set_origin(found, replace(before, layers=origin_of(found).layers, state=origin_of(found).state))

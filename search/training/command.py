@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from irepdeploy.cli.default_command import with_default
-from irepdeploy.cli.options import JsonOption, OutOption
+from irepdeploy.cli.options import JsonOption, NumberedOutOption
 from irepdeploy.console import command_line, say
 
 from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
@@ -27,9 +27,13 @@ def run_train(
     overrides: OverridesArgument = None,
     arch: Annotated[
         Path | None,
-        typer.Option(help="Architecture file of a search. Default: every branch of the recipe (branches=none: none)."),
+        typer.Option(
+            help="Architecture file of a search, or a published one by name: irep-resnet18; it may be of a part of the "
+            "network, which net.where names if there are several. Default: every branch of the recipe (branches=none: "
+            "none)."
+        ),
     ] = None,
-    out: OutOption = Path("runs/train"),
+    out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     tensorboard: TensorboardOption = False,
@@ -45,25 +49,25 @@ def run_train(
     from irepdeploy.console import print_json, table
     from irepdeploy.errors import InputError
     from irepdeploy.recipe import load_recipe
-    from irepdeploy.reparam.architecture import Architecture
     from irepdeploy.reparam.presets import preset_of
 
     from ..execution.shipped import recipe_path
+    from ..supernet.builders import architecture_of
     from .run import run_training
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     if arch is not None and not preset_of(plan.branches).branches:
         raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
-    chosen = None if arch is None else Architecture.load(arch)
+    chosen = architecture_of(arch)
     options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
-    result, reports = run_training(plan, out, chosen, show=True, **options)
+    result, place, reports = run_training(plan, out, chosen, show=True, **options)
     if not reports:
         return
     if json:
         print_json(result.to_dict())
         return
-    table(_title("Training", plan, result), ["figure", "value"], _rows(result))
-    _say_written(out)
+    table(_title("Training", plan.net.label, plan, result), ["figure", "value"], _rows(result))
+    _say_written(place, plan.net.function)
 
 
 def finetune(
@@ -77,7 +81,7 @@ def finetune(
         str | None,
         typer.Option("--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a foreign checkpoint."),
     ] = None,
-    out: OutOption = Path("runs/finetune"),
+    out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     tensorboard: TensorboardOption = False,
@@ -91,10 +95,11 @@ def finetune(
     """
     from irepdeploy.console import print_json, progress, table
     from irepdeploy.errors import InputError
-    from irepdeploy.network.checkpoint import load_model_factory
+    from irepdeploy.network.factory import load_model_factory
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of
+    from ..execution.numbered import folder_for
     from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
     from .finetune import Finetuning
@@ -103,10 +108,13 @@ def finetune(
         raise InputError("nothing to fine-tune", hint="--from CKPT names the checkpoint")
     plan = load_recipe(recipe_path(recipe), overrides or [])
     factory = None if model is None else load_model_factory(model)
-    with ranks_of(plan) as ranks, own_folder(out, ranks):
+    with (
+        ranks_of(plan) as ranks,
+        own_folder(folder_for(out, "finetune", ranks, again=resume or overwrite), ranks) as place,
+    ):
         run = Finetuning(
             plan,
-            out,
+            place,
             source,
             insert,
             model=factory,
@@ -116,8 +124,11 @@ def finetune(
             ranks=ranks,
         )
         with progress(silent=not ranks.first) as display:
-            task = display.task(f"fine-tune, {run.training.branches} branches", plan.train.epochs)
+            task = display.task(
+                f"fine-tune {run.label}, {run.training.branches} branches, into {place}", plan.train.epochs
+            )
             result = run.run(task.advance)
+        run.training.draw()
     if not ranks.first:
         return
     if json:
@@ -129,8 +140,9 @@ def finetune(
         [f"test {metric.name} before", metric.text(result.accuracy_before)],
         ["change, in points" if metric.unit == "%" else "change", f"{gain:+.2f}"],
     ]
-    table(_title("Fine-tuning", plan, result.training), ["figure", "value"], [*before, *_rows(result.training)])
-    _say_written(out)
+    title = _title("Fine-tuning", run.label, plan, result.training)
+    table(title, ["figure", "value"], [*before, *_rows(result.training)])
+    _say_written(place, run.factory)
 
 
 def compare(
@@ -140,7 +152,7 @@ def compare(
         str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
     ] = "plain,acnet,dbb,repvgg,ireps",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from the recipe's seed on.")] = 5,
-    out: OutOption = Path("runs/presets"),
+    out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -159,37 +171,42 @@ def compare(
     from irepdeploy.recipe import load_recipe
 
     from ..execution.device import ranks_of
+    from ..execution.numbered import folder_for
     from ..execution.run_folder import own_folder
     from ..execution.shipped import recipe_path
     from .training_compare import compare_presets
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     names = [name.strip() for name in presets.split(",") if name.strip()]
-    with ranks_of(plan) as ranks, own_folder(out, ranks), progress(silent=not ranks.first) as display:
+    with (
+        ranks_of(plan) as ranks,
+        own_folder(folder_for(out, "presets", ranks, again=resume or overwrite), ranks) as place,
+        progress(silent=not ranks.first) as display,
+    ):
         task = display.task("compare", plan.train.epochs * len(names) * seeds)
         found = compare_presets(
-            plan, names, seeds, out, resume=resume, overwrite=overwrite, advance=task.advance, ranks=ranks
+            plan, names, seeds, place, resume=resume, overwrite=overwrite, advance=task.advance, ranks=ranks
         )
         if ranks.first:
-            picture = save_figure(draw_presets(found), out / "compare.png")
+            picture = save_figure(draw_presets(found), place / "compare.png")
     if not ranks.first:
         return
     if json:
         print_json(found.to_dict())
         return
     table(
-        f"Training of {plan.net.name} on {plan.data.name}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
+        f"Training of {plan.net.label} on {plan.data.label}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
         f" deviation; differences from {names[0]}, seed by seed",
         found.columns,
         found.rows,
     )
     for note in found.notes:
         say(note)
-    say(f"wrote {out / 'compare.json'}, {picture}")
+    say(f"wrote {place / 'compare.json'}, {picture}")
 
 
-def _title(what: str, plan: Recipe, result: TrainingResult) -> str:
-    return f"{what} of {plan.net.name} on {plan.data.name}: {result.branches} branches, seed {plan.seed}"
+def _title(what: str, net: str, plan: Recipe, result: TrainingResult) -> str:
+    return f"{what} of {net} on {plan.data.label}: {result.branches} branches, seed {plan.seed}"
 
 
 def _rows(result: TrainingResult) -> list[list[object]]:
@@ -205,9 +222,12 @@ def _rows(result: TrainingResult) -> list[list[object]]:
     ]
 
 
-def _say_written(out: Path) -> None:
-    say(f"wrote {out / 'best.pt'}, {out / 'last.pt'}, {out / 'journal.jsonl'}, {out / 'result.json'}")
-    say(f"next: {command_line('export', out / 'best.pt', '--out', 'build')}")
+def _say_written(out: Path, factory: str | None) -> None:
+    pictures = sorted(path.name for path in out.glob("*.png"))
+    names = ("best.pt", "last.pt", "journal.jsonl", "result.json", *pictures)
+    say("wrote " + ", ".join(str(out / name) for name in names))
+    model = () if factory is None else ("--model", factory)
+    say(f"next: {command_line('export', out / 'best.pt', *model, '--out', 'build')}")
 
 
 train = with_default(run_train, finetune=finetune, compare=compare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from irepdeploy.data import Dataset
 from irepdeploy.errors import InputError, first_line
 from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
+from irepdeploy.network.factory import Factory, remembered
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
@@ -20,10 +22,11 @@ from irepdeploy.reparam.origin import TRAIN, origin_of, set_origin
 from irepdeploy.runs.result import FinetuneResult, TrainingResult
 from irepdeploy.tasks import Classification
 
+from ..execution.device import ranks_of
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..supernet.builders import load_data
-from ..supernet.subject import with_data
+from ..supernet.subject import Subject, subject_of, with_data
 from .training import Training
 
 __all__ = ["Finetuning"]
@@ -53,24 +56,50 @@ class Finetuning:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
-        self.data = load_data(recipe)
         self.source = load(source, model=model)
-        _check_fits(self.source, self.data, source)
+        origin = origin_of(self.source)
+        # With a name, so that the next command need not be told again.
+        factory = remembered(origin) if model is None else model
+        self.factory = factory.spec if isinstance(factory, Factory) else origin.factory
+        self.label = origin.net or self.factory or type(self.source).__name__
+        self.data = subject = self._subject(recipe, source, ranks)
+        if recipe.data.factory is not None and subject.load_test() is None:
+            raise InputError("fine-tuning compares scores on a test set, and there is none", where=recipe.data.label)
         net = insert_branches(self.source, branches, preserve=True)
-        set_origin(net, state=TRAIN, dataset=self.data.name, classes=self.data.classes)
+        described = origin_of(subject.net)
+        if not origin.input_shape:
+            set_origin(net, input_shape=described.input_shape)
+        if origin.net is None:
+            set_origin(net, factory=self.factory)
+        set_origin(net, state=TRAIN, dataset=recipe.data.name, classes=described.classes)
         self.training = Training(
             recipe,
             out,
             None,
             net=net,
-            model=model,
+            model=factory,
             identity=[sha256(source), branches],
-            subject=with_data(self.source, self.data, Classification(label_smoothing=recipe.train.label_smoothing)),
+            subject=subject,
             resume=resume,
             overwrite=overwrite,
             tensorboard=tensorboard,
             ranks=ranks,
         )
+
+    def _subject(self, recipe: Recipe, source: Path, ranks: Ranks | None) -> Subject:
+        smoothing = recipe.train.label_smoothing
+        if recipe.data.factory is None and recipe.task == Classification.name:
+            data = load_data(recipe)
+            _check_fits(self.source, data, source)
+            found = with_data(copy.copy(self.source), data, Classification(label_smoothing=smoothing))
+            classes = data.classes
+        else:
+            device = ranks_of(recipe).device if ranks is None else ranks.device
+            size = recipe.train.batch_size
+            found = subject_of(recipe, device, batch_size=size, smoothing=smoothing, given=self.source)
+            classes = origin_of(found.net).classes
+        set_origin(found.net, input_shape=found.input_shape, classes=classes)
+        return found
 
     def run(self, advance: Advance = lambda epochs, note: None) -> FinetuneResult:
         """Run the remaining epochs."""
@@ -87,7 +116,12 @@ class Finetuning:
         device = self.training.ranks.device
         before = self.training.score_test(plain.to(device).eval())
         assert found.test_accuracy is not None
-        return FinetuneResult(accuracy_before=before.value, accuracy_after=found.test_accuracy, training=found)
+        return FinetuneResult(
+            accuracy_before=before.value,
+            accuracy_after=found.test_accuracy,
+            training=found,
+            **self.training.data.recorded,
+        )
 
 
 def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:

@@ -12,6 +12,7 @@ from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.result import TrainingResult
 
 from ..execution.device import ranks_of
+from ..execution.numbered import folder_for
 from ..execution.ranks import Ranks
 from ..execution.run_folder import own_folder
 from ..supernet.subject import Subject
@@ -24,28 +25,34 @@ SubjectOf = Callable[[Ranks], Subject]
 
 def run_training(
     recipe: Recipe,
-    out: Path,
+    out: Path | None = None,
     architecture: Architecture | None = None,
     subject: SubjectOf | None = None,
     *,
     show: bool = False,
     **options: Any,
-) -> tuple[TrainingResult, bool]:
-    """Train in a folder of its own, on every process; also return whether this process reports.
+) -> tuple[TrainingResult, Path, bool]:
+    """Train in a folder of its own, on every process; also return the folder and whether this process reports.
 
     Args:
         recipe: Settings of the run.
-        out: Folder of the run.
+        out: Folder of the run; by default the next of runs/train, runs/train-2, ...
         architecture: Branches that the network gets.
         subject: Makes network, data and task; by default those of the recipe.
         show: Show the progress.
         options: Arguments of `Training`.
     """
-    with ranks_of(recipe) as ranks, own_folder(out, ranks):
-        found = None if subject is None else subject(ranks)
-        model = None if found is None else found.net
-        run = Training(recipe, out, architecture, subject=found, model=model, ranks=ranks, **options)
-        with progress(silent=not (show and ranks.first)) as display:
-            task = display.task(f"train {recipe.net.name}, {run.branches} branches", recipe.train.epochs)
-            result = run.run(task.advance)
-        return result, ranks.first
+    again = bool(options.get("resume") or options.get("overwrite"))
+    with ranks_of(recipe) as ranks:
+        place = folder_for(out, "train", ranks, again=again)
+        with own_folder(place, ranks):
+            found = None if subject is None else subject(ranks)
+            model = None if found is None else found.net
+            run = Training(recipe, place, architecture, subject=found, model=model, ranks=ranks, **options)
+            with progress(silent=not (show and ranks.first)) as display:
+                task = display.task(
+                    f"train {recipe.net.label}, {run.branches} branches, into {place}", recipe.train.epochs
+                )
+                result = run.run(task.advance)
+            run.draw()
+        return result, place, ranks.first

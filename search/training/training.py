@@ -17,6 +17,7 @@ from irepdeploy.data import StreamLoader
 from irepdeploy.errors import CheckpointError, InputError
 from irepdeploy.files import canonical_json
 from irepdeploy.network.checkpoint import load, read, save
+from irepdeploy.plots.run_pictures import save_run_pictures
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock
@@ -30,10 +31,12 @@ from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification
 from irepdeploy.tasks.batches import wide
 
+from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import Fitness, score
 from ..evaluation.fitness import Outcome, outcome_of
 from ..evaluation.preflight import preflight
 from ..execution.device import device_name, ranks_of
+from ..execution.full_recipe import recipe_writer
 from ..execution.loop import check_finite, check_loss, check_score, clip, memory_guard
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
@@ -91,8 +94,12 @@ class Training:
         digest = None if architecture is None else architecture.digest
         results = ("best.pt", "last.pt", "result.json")
         if subject is None:
-            subject = subject_of(recipe, Classification(label_smoothing=settings.label_smoothing))
+            subject = subject_of(
+                recipe, self.ranks.device, batch_size=settings.batch_size, smoothing=settings.label_smoothing
+            )
         self.data, self.task = subject, subject.task
+        if model is None and net is None and subject.facts:
+            model = subject.net
         facts = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
         run = subject.identity(facts)
         if net is None:
@@ -131,12 +138,14 @@ class Training:
             overwrite=overwrite,
             ranks=self.ranks,
             computed_on=where,
-            callbacks=callbacks,
+            callbacks=(recipe_writer(recipe, out), *callbacks),
         )
         self.average = averaged(self.net, settings.ema) if settings.ema else None
         self.epoch = 0
         self.best: tuple[Fitness, int] | None = None
         self.epoch_seconds: list[float] = []
+        # Of the test set, once it has been read.
+        self.confusion = Confusion()
         state = self.folder.load_state()
         if state is not None:
             with self.folder.restoring():
@@ -256,9 +265,12 @@ class Training:
         fitness, epoch = self.best
         best = channels_last(load(self.folder.path / "best.pt", model=self._model))
         plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
+        watch: Callable[[Any, Any], None] = lambda outputs, targets: None  # noqa: E731
+        if isinstance(self.task, Classification):
+            watch = self.confusion
         outcomes = {"val": outcome_of(plain, self.data.val, _BATCH, self.task)}
         if self._test is not None:
-            outcomes["test"] = outcome_of(plain, self._test, _BATCH, self.task)
+            outcomes["test"] = outcome_of(plain, self._test, _BATCH, self.task, watch)
         return TrainingResult(
             branches=self.branches,
             val_accuracy=fitness.value,
@@ -272,6 +284,24 @@ class Training:
             sets={name: _score_set(outcome) for name, outcome in outcomes.items()},
             **self.data.recorded,
         )
+
+    def draw(self) -> None:
+        """Draw the pictures of the finished run into its folder."""
+        if self.ranks.first:
+            counts = self.confusion.counts
+            names = origin_of(self.net).classes
+            if counts is not None and len(names) != len(counts):
+                names = tuple(map(str, range(len(counts))))
+            save_run_pictures(self.folder.path, None if counts is None else counts.numpy(), names, "test set")
+
+    def require_test(self) -> None:
+        """Raise InputError if there is no test set."""
+        if self.ranks.first and self._test is None:
+            raise InputError(
+                "a comparison is of scores on a test set, and there is none",
+                where=self.recipe.data.label,
+                hint='return "test" beside "train" and "val"',
+            )
 
     def score_test(self, net: nn.Module) -> Fitness:
         """Score a network on the test set; only the first rank may call it."""

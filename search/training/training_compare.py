@@ -43,11 +43,12 @@ def compare_presets(
             plan = recipe.model_copy(update={"branches": branches, "seed": seed})
             with own_folder(out / f"{preset}-{seed}", ranks) as folder:
                 training = Training(plan, folder, None, resume=resume, overwrite=overwrite, ranks=ranks)
+                training.require_test()
                 result = training.run(labelled(advance, f"{preset}, seed {seed}"))
             runs.append(ComparedTraining(preset=preset, seed=seed, **result.model_dump()))
     found = TrainingComparison(
-        network=recipe.net.name,
-        dataset=recipe.data.name,
+        network=recipe.net.label,
+        dataset=recipe.data.label,
         presets=tuple(presets),
         seeds=tuple(numbers),
         runs=tuple(runs),

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from irepdeploy.reparam.block import RepBlock
+from irepdeploy.search import functions
 from irepdeploy.search.engine import Search
 from irepdeploy.search.evaluation import candidate_cost
+from irepdeploy.search.training import training
 from irepdeploy.search.training.training import Training
 from support.tiny import SOME, JournalOf, Searched, Tiny, Trained, tiny, tiny_overrides
 
@@ -34,6 +36,18 @@ def costs_are_counted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidate_cost, "_added", added)
         yield
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Ask for the pictures of runs, which take longer than the runs of the tests."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        for module in (functions, training):
+            monkeypatch.setattr(module, "save_run_pictures", lambda *args: [])
 
 
 @pytest.fixture(scope="session")

@@ -198,7 +198,8 @@ def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(
     assert printed.err.splitlines()[-1] == "irepdeploy: interrupted"
     assert "Traceback" not in printed.err
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"journal.jsonl", "state.pt"} | ({"best.pt", "last.pt"} if command == "train" else set())
+    common = {"full-recipe.yaml", "journal.jsonl", "state.pt"}
+    assert names == common | ({"best.pt", "last.pt"} if command == "train" else set())
     assert [json.loads(text)["event"] for text in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1
     assert main([*line, "--resume"]) == 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-__all__ = ["DictSamples", "Samples", "TinyNet", "maps", "pairs"]
+__all__ = ["DictSamples", "Samples", "TinyNet", "halves", "labelled", "maps", "pairs"]
 
 
 class TinyNet(nn.Module):
@@ -37,6 +37,18 @@ def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 6, 6), and a label each."""
     images, labels = maps(count, seed)
     return images, labels.flatten(1).sum(1) % 3
+
+
+def labelled(count: int = 16, dense: bool = False) -> dict[str, Any]:
+    """A data.factory: training, search-validation and test images, with their labels or maps of labels."""
+    make = maps if dense else pairs
+    return {"train": make(count), "val": make(10, 1), "test": make(12, 2)}
+
+
+def halves(**options: Any) -> tuple[Any, ...]:
+    """A data.factory without a test set."""
+    found = labelled(**options)
+    return found["train"], found["val"]
 
 
 class Samples(Dataset[Any]):

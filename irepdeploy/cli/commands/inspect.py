@@ -63,7 +63,7 @@ def inspect(
 
     Example: irepdeploy inspect vgg16 --cost --presets ireps,repvgg --batch 64 --memory 8GB
     """
-    from irepdeploy.network.checkpoint import load_model_factory
+    from irepdeploy.network.factory import load_model_factory
     from irepdeploy.profiling.inspection import inspect_model
     from irepdeploy.reparam.architecture import Architecture
     from irepdeploy.verify.input_spec import input_specs

@@ -173,7 +173,7 @@ def _write(figure: Figure, out: Path) -> None:
 
 
 def _factory(model: str | None) -> Callable[[], Any] | None:
-    from irepdeploy.network.checkpoint import load_model_factory
+    from irepdeploy.network.factory import load_model_factory
 
     return load_model_factory(model) if model else None
 

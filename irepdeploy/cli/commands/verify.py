@@ -71,7 +71,7 @@ def verify(
 
         # It imports its modules while torch is imported here.
         start_onnx_process()
-    from irepdeploy.network.checkpoint import load_model_factory
+    from irepdeploy.network.factory import load_model_factory
 
     factory = load_model_factory(model) if model else None
     from irepdeploy.verify.input_spec import input_specs

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from irepdeploy.data import DATASETS, Loader, load_dataset
 from irepdeploy.errors import InputError, RecipeError
-from irepdeploy.search.supernet.builders import build_net, build_supernet, load_data
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.search.supernet.builders import architecture_of, build_net, build_supernet, load_data, with_branches
 from support.dataset_files import write_cifar10
-from support.tiny import Tiny
+from support.tiny import SOME, Tiny
 
 CIFAR10 = ["data.name=cifar10", "data.verify=false", "data.options={val: 20}"]
 
@@ -62,3 +64,34 @@ def test_images_too_small_for_the_network(tiny: Tiny) -> None:
     recipe = tiny("data.name=synthetic", "data.options={shape: [3, 1, 1]}")
     with pytest.raises(RecipeError, match="1x1"):
         build_net(recipe, load_data(recipe))
+
+
+class Pair(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.other = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x) + self.other(x)
+
+
+def test_an_architecture_of_a_part_of_the_network(tiny: Tiny) -> None:
+    recipe = tiny()
+    alone = with_branches(Pair(build_net(recipe), nn.Flatten()), SOME)
+    assert isinstance(alone.get_submodule("backbone.stages.0.0.conv"), RepBlock)
+    both = Pair(build_net(recipe), build_net(recipe))
+    with pytest.raises(InputError, match=r"several parts of the network: backbone, other.*where=NAME"):
+        with_branches(both, SOME)
+    chosen = with_branches(both, SOME, where="other")
+    blocks = [name for name, module in chosen.named_modules() if isinstance(module, RepBlock)]
+    assert blocks and all(name.startswith("other.") for name in blocks)
+    with pytest.raises(RecipeError, match=r"of another network: it has a layer 'stages\.0\.0\.conv'"):
+        with_branches(nn.Conv2d(1, 1, 3), SOME)
+
+
+def test_published_architectures_go_by_name(tmp_path: Path) -> None:
+    published = architecture_of("irep-resnet18")
+    assert published is not None and published.count == 57
+    published.save(tmp_path / "a.json")
+    assert architecture_of(tmp_path / "a.json") == architecture_of(published) == published
+    assert architecture_of(None) is None

@@ -1,0 +1,69 @@
+"""Pictures that a run leaves in its own folder: its Architecture, its course, and the confusion of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.console import log
+from irepdeploy.errors import IrepdeployError
+from irepdeploy.runs.journal import JOURNAL, Epoch, SearchStart, Start, read_events
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["save_run_pictures"]
+
+
+def save_run_pictures(folder: Path, confusion: Any = None, classes: Sequence[str] = (), data: str = "") -> list[Path]:
+    """Draw the pictures of a finished run into its folder, and return their paths; a picture that fails only says so.
+
+    Args:
+        folder: A search's or a training's.
+        confusion: Images by (true class, class given), for a picture of it.
+        classes: Names of the classes.
+        data: What these images are.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        log(f"{folder}: no pictures, because matplotlib is not installed (pip install 'irepdeploy[report]')")
+        return []
+    from irepdeploy.plots.figure import save_figure
+    from irepdeploy.plots.training_run import draw_confusion
+
+    written = []
+    try:
+        for name, figure in _pictures(folder):
+            written.append(save_figure(figure, folder / name))
+        if confusion is not None:
+            written.append(save_figure(draw_confusion(confusion, classes, data), folder / "confusion.png"))
+    except IrepdeployError as error:
+        # The run itself is done and saved.
+        log(f"not every picture could be drawn: {error.line}")
+    return written
+
+
+def _pictures(folder: Path) -> Iterator[tuple[str, Figure]]:
+    from irepdeploy.plots.architecture import draw_architectures
+    from irepdeploy.plots.architecture_source import read_architecture
+    from irepdeploy.plots.architecture_view import ArchitectureView
+    from irepdeploy.plots.search_history import SearchRun
+    from irepdeploy.plots.search_run import draw_search
+    from irepdeploy.plots.training_run import draw_course
+    from irepdeploy.reparam.architecture import Architecture
+
+    label = folder.resolve().name
+    events = read_events(folder / JOURNAL)
+    start = next(event for event in events if isinstance(event, Start))
+    if isinstance(start, SearchStart):
+        yield "architecture.png", draw_architectures([read_architecture(folder, label)])
+        yield "curves.png", draw_search({label: SearchRun.read(folder)})
+        return
+    if start.architecture is not None:
+        architecture = Architecture.from_dict(start.architecture)
+        yield "architecture.png", draw_architectures([ArchitectureView(label, architecture)])
+    metric = ("accuracy", "%") if start.metric is None else (start.metric.name, start.metric.unit)
+    epochs = [event for event in events if isinstance(event, Epoch)]
+    yield "curves.png", draw_course(epochs, metric[0], metric[1] == "%")

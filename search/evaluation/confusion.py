@@ -1,0 +1,26 @@
+"""Which classes a network takes for which."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Confusion"]
+
+
+class Confusion:
+    """Counts images by (class of the image, class that the network gives), batch by batch.
+
+    Attributes:
+        counts: (classes, classes) int64; None before the first batch, and of targets that are no labels.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch of logits (N, classes) and labels (N,), or shares of the classes (N, classes)."""
+        classes = outputs.shape[1]
+        labels = targets.long() if targets.ndim == 1 else targets.argmax(1)
+        pairs = torch.bincount(labels * classes + outputs.argmax(1), minlength=classes**2).view(classes, classes).cpu()
+        self.counts = pairs if self.counts is None else self.counts + pairs

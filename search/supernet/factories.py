@@ -1,0 +1,180 @@
+"""Data, networks and tasks that a recipe names by a function of the user's."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irepdeploy.data import Dataset, Split, Stream, opened
+from irepdeploy.errors import InputError, IrepdeployError, ModelError, RecipeError, one_line
+from irepdeploy.network.checkpoint import load
+from irepdeploy.network.factory import imported, load_model_factory
+from irepdeploy.network.libraries import library_name, open_library_network
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.block import RepBlock
+from irepdeploy.reparam.origin import set_origin
+from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.tasks import Task, task_of
+
+__all__ = [
+    "GivenData", "Net", "class_count", "data_by_factory", "first_input", "made", "network_by_factory", "recipe_task",
+    "weighted",
+]  # fmt: skip
+
+Net = nn.Module | Callable[[], nn.Module]
+
+_SETS = ("train", "val", "test", "classes")
+
+
+@dataclass(frozen=True)
+class GivenData:
+    """Sets of a caller's, each as `irepdeploy.search` takes it.
+
+    Args:
+        train: training samples.
+        val: search-validation samples.
+        load_test: gives the test samples, None if there are none.
+        classes: names of the classes, if they are known.
+    """
+
+    train: Any
+    val: Any
+    load_test: Callable[[], Any] = lambda: None
+    classes: tuple[str, ...] = ()
+
+
+def recipe_task(recipe: Recipe, **settings: Any) -> Task:
+    """Return the task of a recipe: by its name, or ``package.module:Task``, a class, a function or an object.
+
+    Raises:
+        InputError: There is none, or it is no Task.
+    """
+    if ":" not in recipe.task:
+        return task_of(recipe.task, **settings)
+    found = imported(recipe.task, "Task")
+    task = found if isinstance(found, Task) else _called(found, recipe.task, {}, InputError)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"expected an irepdeploy.tasks.Task, got {type(task).__name__}", where=recipe.task, hint="subclass Task"
+        )
+    return task_of(task, **settings)
+
+
+def data_by_factory(recipe: Recipe) -> GivenData:
+    """Call the recipe's data.factory with data.options, and with data.root and data.verify where they are set.
+
+    Raises:
+        InputError: It cannot be imported, it fails, or it returns something else than sets.
+    """
+    spec, section = recipe.data.factory, recipe.data
+    assert spec is not None
+    options = section.model_dump(include={"root", "verify"}, exclude_none=True) | section.options
+    found = _called(imported(spec), spec, options, InputError)
+    if isinstance(found, Dataset):
+        return GivenData(found.train, found.val, found.load_test, found.classes)
+    if isinstance(found, tuple | list) and len(found) in (2, 3):
+        found = dict(zip(_SETS, found, strict=False))
+    if not (isinstance(found, Mapping) and {"train", "val"} <= set(found) <= set(_SETS)):
+        got = f"keys {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
+        size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+        raise InputError(
+            f"expected (train, val), (train, val, test) or a dictionary of them, got {got}{size}",
+            where=spec,
+            hint='such as {"train": ..., "val": ..., "test": ..., "classes": ["cat", "dog"]}',
+        )
+    names, test = found.get("classes") or (), found.get("test")
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError('expected names as "classes"', where=spec, hint='such as ["cat", "dog"]')
+    return GivenData(found["train"], found["val"], lambda: test, tuple(names))
+
+
+def network_by_factory(recipe: Recipe, classes: int | None, channels: int | None) -> nn.Module:
+    """Build the network of the recipe's net.factory, in train mode, with an Origin that says how to build it again.
+
+    A network of a library gets as many classes and channels as the data has.
+
+    Raises:
+        InputError: The factory cannot be imported, fails, or returns something else.
+        MissingError: The library is not installed.
+    """
+    spec, args = recipe.net.factory, dict(recipe.net.args)
+    assert spec is not None
+    asked = library_name(spec)
+    if asked is not None:
+        return open_library_network(asked, args, num_classes=classes, in_chans=channels)[0].train()
+    net = made(lambda: load_model_factory(spec)(**args), spec)
+    return set_origin(net, factory=spec, args=args)
+
+
+def weighted(net: nn.Module, file: str) -> nn.Module:
+    """Return the network in train mode with the weights of a state dict or checkpoint, which must fit.
+
+    Raises:
+        CheckpointError: The weights do not fit, or the file is not one of weights.
+        InputError: The file is missing, or the network in it has branches.
+    """
+    found = load(Path(file).expanduser(), model=net)
+    if any(isinstance(module, RepBlock) for module in found.modules()):
+        raise InputError("these weights have branches already", where=file, hint="give those of a plain network")
+    return found.train()
+
+
+def made(net: Net, where: str | None = None) -> nn.Module:
+    """Return a copy of the network, or the one that the function builds, without wrappers.
+
+    Raises:
+        ModelError: It is neither, or the function fails.
+    """
+    if isinstance(net, nn.Module):
+        return copy.deepcopy(unwrapped(net))
+    if not callable(net):
+        raise ModelError(f"expected a torch.nn.Module or a function that builds one, got {type(net).__name__}")
+    name = where or getattr(net, "__qualname__", repr(net))
+    found = _called(net, str(name), {}, ModelError)
+    if not isinstance(found, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module from the factory, got {type(found).__name__}", where=name)
+    return unwrapped(found)
+
+
+def first_input(data: Split | Stream, batch_size: int) -> torch.Tensor:
+    """Return the inputs of the first batch, or of the first sample of data in memory."""
+    if isinstance(data, Split):
+        return data.images[:1]
+    for inputs, _ in data.batches(batch_size):
+        return inputs
+    raise InputError("no batch: the data ended at once", where=data.name)
+
+
+def class_count(data: GivenData, task: Task) -> int | None:
+    """Return the number of classes: of the names, or of labels in memory; None if it is not known."""
+    if data.classes:
+        return len(data.classes)
+    train = opened(data.train, task.read, "train")
+    labels = train.labels if isinstance(train, Split) else None
+    whole = isinstance(labels, torch.Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    return int(labels.max()) + 1 if whole and labels is not None else None
+
+
+def _called(function: Any, where: str, options: Mapping[str, Any], error_class: type[InputError]) -> Any:
+    if not callable(function):
+        raise error_class(f"expected a function, got {type(function).__name__}", where=where)
+    if options:
+        try:
+            inspect.signature(function).bind(**options)
+        except TypeError as error:
+            raise RecipeError(f"the factory does not take these options: {one_line(error)}", where=where) from None
+        except ValueError:  # a signature that Python does not know
+            pass
+    try:
+        return function(**options)
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a user's factory raises
+        raise error_class(f"the factory raised {type(error).__name__}: {one_line(error)}", where=where) from error
