@@ -76,7 +76,7 @@ _OF_SCALE = {
     "small": _Scale("vgg16", (3, 32, 32), 128, 1, 2, 500, 10),
     "paper": _Scale("vgg16", (3, 32, 32), 128, 5, 8, 5_000, 40),
 }
-_NAIVE, _EXACT, _BF16 = "naive", "exact", "exact, bf16"
+_NAIVE, _EXACT, _MERGED, _BF16 = "naive", "exact", "merged", "exact, bf16"
 _AS_IT_IS, _KEPT = "as it is", "kept"
 
 # Nanoseconds of each call, round by round.
@@ -116,7 +116,7 @@ def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
 
 
 class _Subject:
-    """The two supernets, a batch, and the calls that are timed."""
+    """The supernets, a batch, and the calls that are timed."""
 
     def __init__(self, scale: _Scale, request: SuiteRequest) -> None:
         self.scale = scale
@@ -126,6 +126,8 @@ class _Subject:
         naive = NaiveSupernet(supernet.model, supernet.space)
         supernet.model.to(self.device).train()
         naive.model.to(self.device).train()
+        merged = Supernet(build_plain(scale.net, num_classes=_CLASSES), "ireps", step="merged")
+        merged.model.to(self.device).train()
         images = channels_last(torch.randn(scale.batch, *scale.shape)).to(self.device)
         labels = torch.randint(_CLASSES, (scale.batch,)).to(self.device)
         random = np.random.default_rng(request.seed)
@@ -147,6 +149,7 @@ class _Subject:
         calls: dict[str, Callable[[], object]] = {
             _NAIVE: lambda: naive.step(images, labels, subnets),
             _EXACT: lambda: supernet.accumulate(images, labels, subnets),
+            _MERGED: lambda: merged.accumulate(images, labels, subnets),
         }
         if has_bf16(self.device):
             calls[_BF16] = lambda: supernet.accumulate(images, labels, subnets, amp=True)
@@ -222,8 +225,8 @@ def _notes(scale: _Scale, parts: dict[str, float], rest: Samples) -> list[str]:
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in parts.items())
     others = ", ".join(f"{name} {_seconds(found):.3f} s" for name, found in rest.items())
     return [
-        "forward and backward passes of the subnets, budget 2/3, random weights; both channels last. naive: torch's "
-        "own layers, alpha and beta multiplied onto feature maps.",
+        "forward and backward passes of the subnets, budget 2/3, random weights; all channels last. naive: torch's "
+        "own layers, alpha and beta multiplied onto feature maps. merged: batch statistics from a sample.",
         f"{scale.rounds} rounds, the rows of one kind of memory in turn; x: ratio of medians. TF32 as torch has it.",
         "freed memory kept: glibc is told not to give the pages of freed maps back, as `irepdeploy search` does; "
         "x naive: in the same kind of memory.",
