@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irepdeploy.runs.schema import MetricFacts
-
 __all__ = ["Interval", "Metric"]
 
 
@@ -23,6 +21,9 @@ class Metric:
 
     def text(self, value: float) -> str:
         """Return a score as text, such as 93.80% or 0.8731."""
+        # Here, because the suites that time a step on a bare machine have no pydantic.
+        from irepdeploy.runs.schema import MetricFacts
+
         return MetricFacts(name=self.name, unit=self.unit).text(value)
 
 
