@@ -171,7 +171,7 @@ def _loss(outputs: Any) -> Tensor:
     return torch.stack([output.float().square().mean() for output in trained]).sum()
 
 
-def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, merged: bool) -> PeakMemory:
+def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, merged: bool = False) -> PeakMemory:
     # One tiny step first, so that the start value includes what torch allocates for any training.
     warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
     images = torch.zeros(2, 1, 8, 8, device=device)
