@@ -21,8 +21,9 @@ from irepdeploy.onnx_graph.input_limits import input_limits
 from irepdeploy.onnx_graph.lowering import OLDEST
 from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
 from irepdeploy.onnx_graph.order import sort_nodes
-from irepdeploy.onnx_graph.proto import constants_of, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.proto import constants_of, inlined, inputs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
+from irepdeploy.onnx_graph.sparse import make_dense
 from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.declared import Declared
@@ -87,6 +88,11 @@ class OnnxSource:
 def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Read an ONNX file in inference form with its nodes in order; say what was changed for that."""
     model, changes = open_model(path, ordered=False), []
+    if model.functions:
+        model = inlined(model)
+        changes.append("functions written out")
+    if count := make_dense(model, os.fspath(path)):
+        changes.append(f"{count} sparse initializers written as dense ones")
     if sort_nodes(model):
         changes.append("nodes sorted: some read what only later ones computed")
     changes.append(made_inference(model, os.fspath(path)))

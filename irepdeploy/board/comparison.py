@@ -30,6 +30,8 @@ __all__ = [
 # Two roundings of one network may differ from the exact result by the noise in opposite directions (2), and a few
 # inputs rarely show the largest difference (2).
 NOISE_FACTOR = 4
+# A relative error above this says little about an output as a whole, so its cosine must also be at least this.
+_TELLING_ERROR, _LEAST_COSINE = 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class Tolerance:
         if noise is None:
             return self
         error = max(self.max_rel_error, NOISE_FACTOR * noise.rel_error)
-        if self.min_cosine is None:
-            return Tolerance(error)
         # 1 - cosine grows with the square of the error.
-        return Tolerance(error, min(self.min_cosine, 1 - NOISE_FACTOR**2 * (1 - noise.cosine)))
+        least = max(1 - NOISE_FACTOR**2 * (1 - noise.cosine), _LEAST_COSINE)
+        if self.min_cosine is not None:
+            return Tolerance(error, min(self.min_cosine, least))
+        return Tolerance(error) if error <= max(self.max_rel_error, _TELLING_ERROR) else Tolerance(error, least)
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,10 @@ class Comparison:
                 f"differs by {output.rel_error:.2e} of its largest value, {_allowed_text(output, self.tolerance)}"
             )
         if allowed.min_cosine is not None and not output.cosine >= allowed.min_cosine:
-            found.append(f"has a cosine of {output.cosine:.4f}, at least {allowed.min_cosine:.4g} is needed")
+            text = f"has a cosine of {output.cosine:.4f}, at least {allowed.min_cosine:.4g} is needed"
+            if output.noise is not None and output.noise.cosine < _LEAST_COSINE:
+                text += f" (the reference with itself: {output.noise.cosine:.4f}; it draws numbers or is chaotic)"
+            found.append(text)
         return found
 
     def to_dict(self) -> Dict[str, Any]:
@@ -230,8 +236,10 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the cosine similarity of two tensors that are not all zero."""
+    """Return the cosine similarity of two tensors: 1 if both are all zero, 0 if only one is."""
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    if not (x.any() and y.any()):
+        return float(x.any() == y.any())
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
@@ -269,7 +277,8 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
     for which, array in (("the reference", a), ("the other model", b)):
         if not np.isfinite(array).all():
             return OutputComparison(name, nan, nan, problem=f"{which} returns NaN or infinity")
-        if not array.any():
+        # Whole numbers, such as classes, are often all zero.
+        if not array.any() and array.dtype.kind == "f":
             problem = f"{which} returns only zeros, which proves nothing"
             return OutputComparison(name, relative_error(a, b), 0.0, problem=problem)
     agreement, note = _top1(a, b, tolerance)

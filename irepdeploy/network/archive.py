@@ -14,7 +14,6 @@ import struct
 import warnings
 import zipfile
 import zlib
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from irepdeploy.errors import CheckpointError, InputError, first_line
+from irepdeploy.network.plain_globals import PLAIN_GLOBALS
 
 __all__ = ["check_archive", "pack", "unpack", "weights_only"]
 
@@ -204,8 +204,7 @@ def _start_of_content(raw: bytes, entry: zipfile.ZipInfo, name: bytes) -> int:
 
 
 def _loaded(raw: bytes) -> Any:
-    # Training scripts save their arguments beside the weights; a Namespace is nothing but attributes.
-    with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+    with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_GLOBALS):
         # torch warns about other archives (TorchScript) before it refuses them.
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)

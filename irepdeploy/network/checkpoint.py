@@ -25,7 +25,7 @@ from irepdeploy.network.archive import pack, unpack
 from irepdeploy.network.exported_program import is_program, load_program
 from irepdeploy.network.factory import built, is_factory, remembered
 from irepdeploy.network.nets import build_plain
-from irepdeploy.network.state_dict import fitted, is_safetensors, read_legacy, read_safetensors, state_dicts
+from irepdeploy.network.state_dict import fitted, is_safetensors, is_usual, read_legacy, read_safetensors, state_dicts
 from irepdeploy.network.weights import kind_refused, load_weights, no_larger_than
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
@@ -230,8 +230,15 @@ def _from_state_dict(
         _check_tensors(each, path)
     network = _base(model, Origin(), path)
     # An average of the parameters alone, without the statistics beside them, is no network.
-    whole = (key for key, each in found.items() if set(network.state_dict()) <= set(fitted(network, each)[0]))
-    place = next(whole, place)
+    whole = [key for key, each in found.items() if set(network.state_dict()) <= set(fitted(network, each)[0])]
+    usual = [key for key in whole if is_usual(key)]
+    if len(whole) > 1 and not usual:
+        raise CheckpointError(
+            f"several state dicts of this network: {', '.join(whole)}",
+            where=path,
+            hint=f"save the one that you want: torch.save(torch.load(PATH)[{whole[0]!r}], OTHER)",
+        )
+    place = next(iter(usual or whole), place)
     fitting, how = fitted(network, found[place])
     load_weights(network, fitting, path)
     names = [key for key in found if key != place]

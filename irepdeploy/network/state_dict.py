@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.errors import CheckpointError, MissingError, first_line
+from irepdeploy.network.plain_globals import PLAIN_GLOBALS
 
-__all__ = ["fitted", "is_safetensors", "is_state_dict", "read_legacy", "read_safetensors", "state_dicts"]
+__all__ = ["fitted", "is_safetensors", "is_state_dict", "is_usual", "read_legacy", "read_safetensors", "state_dicts"]
 
 # Where training scripts keep weights; those of a moving average first, since they are the ones that were evaluated.
 _KEYS = (
@@ -23,8 +23,8 @@ _KEYS = (
 # Wrappers that put their name in front of names or, around a part of a network, in the middle.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# AveragedModel counts its updates beside the weights.
-_COUNTERS = ("n_averaged",)
+# AveragedModel counts its updates beside the weights, and thop leaves its counts at every module.
+_COUNTERS = ("n_averaged", "total_ops", "total_params")
 
 
 def is_state_dict(value: object) -> bool:
@@ -34,6 +34,11 @@ def is_state_dict(value: object) -> bool:
         and len(value) > 0
         and all(type(key) is str and isinstance(item, Tensor) for key, item in value.items())
     )
+
+
+def is_usual(place: str) -> bool:
+    """Return whether weights lie where training scripts keep them, so that the first of several is the right one."""
+    return not place or place.split(".")[0] in _KEYS
 
 
 def state_dicts(content: object, depth: int = 3) -> dict[str, dict[str, Tensor]]:
@@ -47,6 +52,9 @@ def state_dicts(content: object, depth: int = 3) -> dict[str, dict[str, Tensor]]
             if type(key) is str and key in _KEYS:
                 for place, state in state_dicts(content[key], depth - 1).items():
                     found.setdefault(f"{key}.{place}" if place else key, state)
+        for key, value in {} if found else content.items():
+            if type(key) is str and is_state_dict(value):
+                found[key] = value
         # Text and numbers beside weights, as some scripts save them.
         tensors = {key: value for key, value in content.items() if type(key) is str and isinstance(value, Tensor)}
         if not found and 2 * len(tensors) > len(content):
@@ -61,9 +69,11 @@ def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, T
     """
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     named, notes = _unwrapped(state, expected), list[str]()
-    for name in _COUNTERS:
-        if name not in expected:
-            named.pop(name, None)
+    counts = [name for name in named if name.rpartition(".")[2] in _COUNTERS and name not in expected]
+    for name in counts:
+        del named[name]
+    if any(name not in _COUNTERS for name in counts):
+        notes.append(f"{len(counts)} counts of operations ignored")
     prefix = _prefix(named, expected)
     if prefix:
         inside = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
@@ -79,6 +89,9 @@ def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, T
     kinds = Counter[str]()
     for name, tensor in named.items():
         like = expected.get(name)
+        if like is not None and name.endswith("num_batches_tracked") and tensor.is_floating_point():
+            # Averages of weights average the counter too.
+            named[name] = tensor = tensor.to(like.dtype)
         if like is not None and like.dtype != tensor.dtype and like.is_floating_point() and tensor.is_floating_point():
             named[name] = tensor.to(like.dtype)
             kinds[f"{tensor.dtype} in the file".removeprefix("torch.")] += 1
@@ -109,7 +122,7 @@ def read_legacy(raw: bytes, where: object) -> object:
     if not raw.startswith(_LEGACY):
         return None
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_GLOBALS):
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything on a hostile file

@@ -6,12 +6,11 @@ import re
 from collections.abc import Collection
 
 import onnx
-import onnx.inliner
 from google.protobuf.message import EncodeError
 
 from irepdeploy.errors import ModelError, first_line
 from irepdeploy.onnx_graph.lowering import OLDEST, lowered
-from irepdeploy.onnx_graph.proto import constants_of, graphs_of, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.proto import constants_of, graphs_of, inlined, inputs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.written import fits_one_file
 
@@ -42,7 +41,7 @@ def converted(
     given = opset_of(model)
     try:
         source = onnx.ModelProto()
-        source.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
+        source.CopyFrom(inlined(model))
         weightless = inputs_of(source.graph)
         if len(weightless) < len(source.graph.input):
             del source.graph.input[:]
@@ -56,8 +55,14 @@ def converted(
         _declare_outputs(result)
         if fits_one_file(result):
             onnx.checker.check_model(result)
-    # The converter raises RuntimeError, also for what its own checks find.
-    except (RuntimeError, ValueError, EncodeError, onnx.checker.ValidationError) as error:
+    # The converter raises RuntimeError, also for what its own checks find, and ConvertError for names it does not know.
+    except (
+        RuntimeError,
+        ValueError,
+        onnx.version_converter.ConvertError,
+        EncodeError,
+        onnx.checker.ValidationError,
+    ) as error:
         raise ModelError(
             f"cannot be converted from opset {given} to {opset}: {_reason(error)}", where=label, hint=_hint(opset)
         ) from error

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
+import onnx.inliner
 
 __all__ = [
-    "attribute_of", "constants_of", "distinct_name", "drop_unread", "graphs_of", "inputs_of", "name_nodes", "nodes_of",
-    "opset_of", "subgraphs_of", "tensors_of",
+    "attribute_of", "constants_of", "distinct_name", "drop_unread", "graphs_of", "inlined", "inputs_of", "name_nodes",
+    "nodes_of", "opset_of", "subgraphs_of", "tensors_of",
 ]  # fmt: skip
 
 
@@ -24,6 +25,11 @@ def graphs_of(model: onnx.ModelProto | onnx.GraphProto) -> Iterator[onnx.GraphPr
     yield graph
     for node in graph.node:
         yield from subgraphs_of(node)
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose own functions are written out; the same object if it has none."""
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

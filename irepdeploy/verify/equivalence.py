@@ -320,15 +320,16 @@ def _known_specs(given: Given | None, asked: Sequence[TensorSpec]) -> Sequence[T
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
     """Return an ONNX file, or the bytes of its inference form and what was changed for that."""
     from irepdeploy.onnx_graph.model_file import model_content, open_model
+    from irepdeploy.onnx_graph.proto import inlined
     from irepdeploy.onnx_graph.training_mode import made_inference, training_nodes
 
     try:
-        if not training_nodes(open_model(path, weights=False, ordered=False)):
+        if not training_nodes(inlined(open_model(path, weights=False, ordered=False))):
             return path, ""
     except ModelError:
         # ONNX Runtime says better what is wrong with it, or runs it all the same.
         return path, ""
-    model = open_model(path)
+    model = inlined(open_model(path))
     note = made_inference(model, os.fspath(path))
     return model_content(model), note
 

@@ -216,3 +216,44 @@ def test_outputs_that_declare_a_batch_or_a_rank_that_they_do_not_have(tmp_path: 
     assert export(model, tmp_path, "--input-shape", "x:1x3x8x8") == 0
     shapes = {output["name"]: output["shape"] for output in certified(tmp_path).onnx["outputs"]}
     assert shapes == {"z": [4, 1, 64], "m": [4]}
+
+
+def test_functions_are_written_out_in_inference_form(tmp_path: Path) -> None:
+    """A block as a function, whose Dropout is in training mode."""
+    body = [
+        helper.make_node("Constant", [], ["r"], value_float=0.5),
+        helper.make_node("Constant", [], ["t"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
+        helper.make_node("Dropout", ["a", "r", "t"], ["b"]),
+    ]
+    model = branches(13, np.float32, helper.make_node("Block", ["y"], ["z"], domain="mine"))
+    model.graph.output[0].name = "z"
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.functions.append(helper.make_function("mine", "Block", ["a"], ["b"], body, [helper.make_opsetid("", 13)]))
+    assert export(model, tmp_path) == 0
+    changes = certified(tmp_path).onnx["changes"]
+    assert changes == ["functions written out", "1 Dropout in training mode, made inference as net.eval() does"]
+    assert {node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node} == {"Conv"}
+    assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
+
+
+@pytest.mark.parametrize("by_axis", [False, True])
+def test_sparse_weights_become_dense(by_axis: bool, tmp_path: Path) -> None:
+    model = branches()
+    dense = np.zeros((4, 3, 3, 3), np.float32)
+    places = np.array([0, 13, 107])
+    dense.reshape(-1)[places] = [1, 2, 3]
+    (weights,) = (item for item in model.graph.initializer if item.name == "w")
+    model.graph.initializer.remove(weights)
+    indices = np.stack(np.unravel_index(places, dense.shape), 1) if by_axis else places
+    values = onnx.numpy_helper.from_array(np.array([1, 2, 3], np.float32), "w")
+    sparse = helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(indices, "i"), dense.shape)
+    model.graph.sparse_initializer.append(sparse)
+    assert export(model, tmp_path) == 0
+    (conv,) = onnx.load(tmp_path / "o/model.onnx").graph.node
+    assert (
+        certified(tmp_path).onnx["changes"] == ["1 sparse initializers written as dense ones"]
+        and conv.op_type == "Conv"
+    )
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(indices + 99, "i"))
+    model.graph.sparse_initializer[0].CopyFrom(sparse)
+    assert export(model, tmp_path) == 2

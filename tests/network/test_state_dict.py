@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,16 @@ WRITTEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"state_dict": {**under("net.", RIGHT), "loss.weight": torch.ones(3)}},
         "state_dict; names without 'net.'; 1 other tensors ignored (loss.weight)",
     ),
+    "with numbers of numpy": (lambda: {"model": RIGHT, "best": np.float64(0.9), "epoch": np.int64(3)}, "model"),
+    "of a pair of networks": (lambda: {"critic": {"w": torch.ones(2)}, "generator": RIGHT}, "generator"),
+    "with averaged counters": (
+        lambda: {k: v.float() if "tracked" in k else v for k, v in RIGHT.items()},
+        "from the file",
+    ),
+    "counted by thop": (
+        lambda: {**RIGHT, "total_ops": torch.zeros(1), "stem.0.total_params": torch.zeros(1)},
+        "2 counts of operations ignored",
+    ),
     "before torch 0.4.1": (lambda: {k: v for k, v in RIGHT.items() if "tracked" not in k}, "from the file"),
 }
 
@@ -114,6 +125,27 @@ def test_missing_and_unexpected_names_are_listed(tmp_path: Path) -> None:
     assert "2 unexpected (classifier.bias, classifier.weight)" in caught.value.line
     torch.save(under("module.", {**RIGHT, "head.weight": torch.ones(3, 4)}), tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"head\.weight: expected \(2, 4\), got \(3, 4\)"):
+        ird.load(tmp_path / "w.pt", model=Mine)
+
+
+def test_several_networks_of_one_class_are_not_chosen_from(tmp_path: Path) -> None:
+    torch.save({"student": RIGHT, "teacher": OTHER}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"several state dicts of this network: student, teacher .*\['student'\]"):
+        ird.load(tmp_path / "w.pt", model=Mine)
+
+
+class _NoNumber:
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> Any:
+        return type(np.float64(0)).__reduce__(np.float64(0))[0], self.arguments
+
+
+@pytest.mark.parametrize("arguments", [(np.dtype("V9"), b"123456789"), (np.dtype("f8"), b"1"), ("f8", b"12345678")])
+def test_numpy_gives_numbers_only(arguments: Any, tmp_path: Path) -> None:
+    torch.save({"model": RIGHT, "best": _NoNumber(*arguments)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError):
         ird.load(tmp_path / "w.pt", model=Mine)
 
 

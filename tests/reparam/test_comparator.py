@@ -50,6 +50,13 @@ def test_all_zero_proves_nothing() -> None:
     assert "zeros" in compare_outputs({"y": logits()}, {"y": np.zeros_like(logits())}).reason
 
 
+def test_whole_numbers_may_all_be_zero() -> None:
+    zeros = np.zeros((3, 4), np.int64)
+    assert compare_outputs({"class": zeros}, {"class": zeros}).ok
+    assert not compare_outputs({"class": zeros}, {"class": zeros + np.eye(3, 4, dtype=np.int64)}).ok
+    assert not compare_outputs({"class": zeros + 1}, {"class": zeros}).ok
+
+
 def test_shapes_and_numbers_of_outputs() -> None:
     assert "shapes differ" in compare_outputs({"y": logits(3)}, {"y": logits(4)}).reason
     with pytest.raises(InputError, match="1 and 2 outputs"):

@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 from torch import nn
 
-from irepdeploy.board.comparison import NOISE_FACTOR
+from irepdeploy.board.comparison import NOISE_FACTOR, compare_outputs
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.cli import main
 from irepdeploy.verify.certificate import Certificate
@@ -89,3 +89,33 @@ def test_the_noise_of_a_torch_network_is_that_of_other_kernels_too() -> None:
     x = np.random.default_rng(0).standard_normal((3, 3, 12, 12), np.float32)
     (own,) = verify_models(net, net, x).comparison.outputs
     assert own.noise is not None and own.noise.unoptimized is not None and 0 < own.noise.unoptimized < 1e-5
+
+
+def _saved(path: Path, nodes: list[onnx.NodeProto], **constants: float) -> Path:
+    arrays = {name: np.array([value], np.float32) for name, value in constants.items()}
+    onnx.save(onnx_model(nodes, {"x": (1, 3, 4, 4)}, {"y": (1, 3, 4, 4)}, arrays), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["draws numbers", "is chaotic"])
+def test_a_model_that_is_not_close_to_itself_is_the_same_as_no_other(kind: str, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "k"], ["s"]), helper.make_node("Sin", ["s"], ["y"])]
+    if kind == "draws numbers":
+        nodes = [
+            helper.make_node("RandomNormalLike", ["x"], ["s"], scale=3.0),
+            helper.make_node("Mul", ["s", "k"], ["y"]),
+        ]
+    noisy = _saved(tmp_path / "noisy.onnx", nodes, k=1e7)
+    other = _saved(tmp_path / "other.onnx", [helper.make_node("Mul", ["x", "k"], ["y"])], k=-3.0)
+    found = verify_models(noisy, other)
+    assert not found.ok and "with itself" in found.comparison.reason
+
+
+def test_large_noise_of_a_few_numbers_allows_them_but_not_another_output() -> None:
+    rng = np.random.default_rng(0)
+    a, other = rng.standard_normal((2, 4, 50))
+    moved = a.copy()
+    moved[0, 0] += a.max()
+    noise = noise_between({"y": a}, {"nudged": {"y": moved}})
+    assert compare_outputs({"y": a}, {"y": moved}, noise=noise).ok
+    assert not compare_outputs({"y": a}, {"y": other}, noise=noise).ok

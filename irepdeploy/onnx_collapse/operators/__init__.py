@@ -28,6 +28,19 @@ _NEVER_FOLDED = (
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan",
 )  # fmt: skip
 
+# Those that onnx's reference implementation evaluates as ONNX Runtime does; LRN, MaxPool, LogSoftmax, Resize and others
+# it evaluates otherwise.
+_BY_REFERENCE = (
+    "Acos", "Acosh", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "CastLike", "Celu", "Clip", "Compress", "Cos", "Cosh", "CumSum", "DepthToSpace", "Det",
+    "Einsum", "Elu", "Erf", "EyeLike", "Flatten", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool",
+    "GlobalMaxPool", "GreaterOrEqual", "HardSigmoid", "HardSwish", "InstanceNormalization", "IsInf", "IsNaN",
+    "LayerNormalization", "LeakyRelu", "LessOrEqual", "Log", "MeanVarianceNormalization", "Mish", "Mod", "NonZero",
+    "OneHot", "PRelu", "Pow", "ReduceLogSum", "ReduceLogSumExp", "ReverseSequence", "Round", "Selu", "Shrink", "Sign",
+    "Sin", "Sinh", "Softplus", "Softsign", "SpaceToDepth", "Tan", "ThresholdedRelu", "Tile", "TopK", "Trilu", "Unique",
+    "Xor",
+)  # fmt: skip
+
 # By operator type, with the domain before it ("domain::Type") if it is not one of ONNX's own.
 OPERATORS: dict[str, OperatorRule] = {
     "Abs": c.Function(np.abs),
@@ -90,11 +103,12 @@ OPERATORS: dict[str, OperatorRule] = {
     "Transpose": Transpose(),
     "Unsqueeze": c.Folded(c.unsqueeze),
     "Where": c.Function(np.where),
+    **dict.fromkeys(_BY_REFERENCE, OperatorRule()),
     **dict.fromkeys(_NEVER_FOLDED, c.NeverFolded()),
 }
-_UNKNOWN = OperatorRule()
+_UNKNOWN = c.NeverFolded()
 
 
 def rule_of(kind: str) -> OperatorRule:
-    """Return the rule of an operator type; one that is not registered is not linear, and folds as onnx evaluates it."""
+    """Return the rule of an operator type; one that is not registered is neither linear nor folded."""
     return OPERATORS.get(kind, _UNKNOWN)

@@ -126,7 +126,7 @@ class Slice(StencilRule):
             start, end = (place + size if place < 0 else place for place in (start, end))
             if step < 0:
                 # Numpy counts a negative end from the other side.
-                cut[axis] = slice(min(start, size - 1), end if end >= 0 else None, step)
+                cut[axis] = slice(max(min(start, size - 1), 0), end if end >= 0 else None, step)
             else:
                 cut[axis] = slice(max(start, 0), max(min(end, size), 0), step)
         return np.asarray(data[tuple(cut)])

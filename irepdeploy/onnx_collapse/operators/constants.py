@@ -53,16 +53,18 @@ class Reduction(Folded):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         def fold(inputs: Sequence[Any], attributes: Attributes) -> Any:
-            axes = _axes(inputs, attributes) or None
-            if axes is None and attributes.get("noop_with_empty_axes", 0):
-                return inputs[0]
-            return np.asarray(function(inputs[0], axis=axes, keepdims=bool(attributes.get("keepdims", 1))))
+            x = inputs[0]
+            # Over no axes each number is reduced alone: ReduceL1 then returns its absolute value.
+            none = () if attributes.get("noop_with_empty_axes", 0) else None
+            axes = _axes(inputs, attributes) or none
+            # Of integers, numpy returns wider ones or floats.
+            return np.asarray(function(x, axis=axes, keepdims=bool(attributes.get("keepdims", 1)))).astype(x.dtype)
 
         super().__init__(fold)
 
 
 class NeverFolded(OperatorRule):
-    """An operator that draws numbers, runs other graphs, or keeps a weight small by dequantizing it."""
+    """An operator that is unknown, draws numbers, runs other graphs, or keeps a weight small by dequantizing it."""
 
     foldable = False
 

@@ -45,7 +45,7 @@ class OperatorRule:
             other sizes are dynamic.
         foldable: whether its output is a function of its inputs, and not there to keep a weight small.
         fold: computes the output of constant inputs in numpy, as ``fold(inputs, attributes)``; None: use onnx's
-            reference implementation, which is slow but knows every operator.
+            reference implementation, which is slow.
         fold_since: oldest opset whose meaning of the operator is the folded one.
     """
 
