@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--walk", type=Path, default=_WALK, help=f"where lines are appended [{_WALK}]")
     parser.add_argument("--record", type=Path, default=_RECORD, help=f"where they go at the end [{_RECORD}]")
     parser.add_argument("--failed", action="store_true", help="only those that did not work according to the record")
-    parser.add_argument("--cpu", type=int, default=240, help="seconds of CPU time that one may take [240]")
-    parser.add_argument("--wall", type=float, default=900, help="seconds that one may take [900]")
+    parser.add_argument("--cpu", type=int, default=1200, help="seconds of CPU time that one may take [1200]")
+    parser.add_argument("--wall", type=float, default=3000, help="seconds that one may take [3000]")
     asked = parser.parse_args(arguments)
     from .readme_tables import main as refresh
 

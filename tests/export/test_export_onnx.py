@@ -162,6 +162,14 @@ def test_lower_precisions(folder: Path, tmp_path: Path, capsys: Capture) -> None
     assert "trtexec" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("target", ["ort", "xavier-jp5"])
+def test_an_input_shape_fixes_every_size_the_batch_too(target: str, folder: Path, tmp_path: Path) -> None:
+    options = ["--input-shape", "2x3x17x20", "--target", target]
+    assert export(folder / "free.onnx", tmp_path, *options) == 0
+    shape = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [2, 3, 17, 20]
+
+
 def test_sizes_that_are_free(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     source = folder / "free.onnx"
     assert export(source, tmp_path / "none") == 2
