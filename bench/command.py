@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irepdeploy.cli.options import InputsOption, JsonOption, SeedOption, TimeoutOption
+from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
 from irepdeploy.console import log, print_json, say, table
 from irepdeploy.errors import InputError
 
@@ -32,8 +32,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[[LABEL=]MODEL]...",
-            help="Checkpoints, ONNX files, engines, networks of the registry; the first one is the reference. With"
-            " --suite: measured beside the suite's own.",
+            help="Checkpoints, ONNX files, engines, or other sources of export; the first one is the reference. "
+            "With --suite: measured beside the suite's own.",
         ),
     ] = None,
     suite: Annotated[
@@ -92,7 +92,7 @@ def bench(
             "--input-shape",
             "--shape",
             metavar="[NAME:]1x3x224x224[:DTYPE]",
-            help="Shape of an input with dynamic dimensions; repeat for each input.",
+            help="Shape of an input with dynamic dimensions; repeat for each input. [as declared]",
         ),
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="TF32 on the GPU; recorded.")] = False,
@@ -112,10 +112,7 @@ def bench(
     ] = False,
     timeout: TimeoutOption = _TIMEOUT_S,
     seed: SeedOption = 0,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a foreign checkpoint."),
-    ] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latency of models side by side on this machine: warmed up, interleaved, raw samples kept.

@@ -70,9 +70,9 @@ def kept_note(regions: Sequence[Facts]) -> str | None:
     kept = [region for region in regions if region["reason"]]
     if not kept:
         return None
-    count = f"{len(kept)} {'region keeps' if len(kept) == 1 else 'regions keep'} something"
+    count = "1 region is" if len(kept) == 1 else f"{len(kept)} regions are"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"
-    return f"{count}; in {first} (--explain lists all)"
+    return f"{count} not fully merged: in {first} (--explain lists all)"
 
 
 def _place(name: str, reason: str) -> str:

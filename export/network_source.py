@@ -152,11 +152,13 @@ def _known_inputs(source: Source, given: Given | None) -> Sequence[TensorSpec]:
     if origin.specs:
         return origin.specs
     if given is None:
-        raise InputError(
-            "the network does not say what inputs it takes",
-            where=source.label,
-            hint="give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))",
-        )
+        takes = inspect.signature(source.model.forward).parameters.values()
+        names = [each.name for each in takes if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+        hint = "give --input-shape 1xCxHxW or --inputs FILE.npy, or save(net, path, input_shape=(C, H, W))"
+        if len(names) > 1:
+            options = " ".join(f"--input-shape {name}:1x..." for name in names)
+            hint = f"give {options}, with :int64 behind whole numbers, or --inputs FILE.npz"
+        raise InputError("the network does not say what inputs it takes", where=source.label, hint=hint)
     return specs_of(given, origin.input_name)
 
 

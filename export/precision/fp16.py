@@ -94,6 +94,9 @@ def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
     found: dict[str, dict[str, Array]] = {}
     for node in model.graph.node:
         layer = node.name or node.output[0]
+        if node.op_type == "Identity" and node.input[0] in arrays:
+            # torch's exporter stores equal tensors, such as fresh means and biases, once.
+            arrays[node.output[0]] = arrays[node.input[0]]
         if node.op_type == _BN:
             scale, shift = _scale_and_shift(node, arrays)
             found[layer] = {f"{layer}.scale": scale, f"{layer}.shift": shift}

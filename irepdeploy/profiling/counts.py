@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.reparam.block import RepBlock
 
 __all__ = ["REST", "Counts", "conv_text", "count", "count_layers"]
@@ -34,12 +36,15 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     return Counts(sum(p.numel() for p in model.parameters()), _macs(model, input_shape)["Global"])
 
 
-def count_layers(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, Counts]:
+def count_layers(
+    model: nn.Module, input_shape: tuple[int, ...] | None, inputs: Sequence[TensorSpec] = ()
+) -> dict[str, Counts]:
     """Count by layer: each RepBlock, each convolution and linear layer outside of them, and `REST`.
 
-    Layers add up to the total. Shared parameters count in the first layer that has them.
+    Layers add up to the total. Shared parameters count in the first layer that has them. `inputs` are those of a
+    network that does not take one image alone; free sizes are 1.
     """
-    macs = None if input_shape is None else _macs(model, input_shape)
+    macs = None if input_shape is None and not inputs else _macs(model, input_shape or (), inputs)
     prefix = type(model).__name__
     found: dict[str, Counts] = {}
     counted: set[int] = set()
@@ -80,7 +85,7 @@ def conv_text(
     return ", ".join(parts)
 
 
-def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+def _macs(model: nn.Module, input_shape: tuple[int, ...], inputs: Sequence[TensorSpec] = ()) -> dict[str, int]:
     """Return MACs by module (the root by its class name) and ``Global``."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -88,7 +93,8 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
         like = next(twin.parameters(), torch.zeros(()))
         counter: Any = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            twin.eval()(torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype))
+            positional, named = _zeros(twin, inputs or (TensorSpec("", (1, *input_shape)),), like)
+            twin.eval()(*positional, **named)
         return counter
 
     try:
@@ -101,6 +107,21 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
         "Global": counter.get_total_flops() // 2,
         **{name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()},
     }
+
+
+def _zeros(model: nn.Module, inputs: Sequence[TensorSpec], like: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return inputs by position, or by name where all names are those of ``forward``."""
+    found = {
+        spec.name: torch.zeros(
+            [1 if size is None else size for size in spec.shape],
+            device=like.device,
+            dtype=like.dtype if spec.dtype.startswith("float") else getattr(torch, spec.dtype),
+        )
+        for spec in inputs
+    }
+    if set(found) <= set(inspect.signature(model.forward).parameters):
+        return [], found
+    return list(found.values()), {}
 
 
 def _without_values(model: nn.Module) -> nn.Module:

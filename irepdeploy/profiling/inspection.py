@@ -139,14 +139,15 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
             warnings.append(f"no fused state: {error.line}")
         health = network_health(train, fused)
     shape = origin.input_shape or None
-    if shape is None:
+    inputs = () if shape else origin.specs
+    if not (shape or inputs):
         notes.append(
-            "MACs: not known, since the network has no input shape; "
+            "MACs: not known, since the network has no input shape; --input-shape 1xCxHxW gives it, and "
             "irepdeploy.save(net, path, input_shape=(C, H, W)) stores it"
         )
     counted = {}
     for state, net in (("train", train), ("fused", fused)):
-        counted[state], problem = _counted(net, shape)
+        counted[state], problem = _counted(net, shape, inputs)
         if problem and problem not in notes:
             notes.append(problem)
     modules = dict((train or model).named_modules())
@@ -223,14 +224,17 @@ def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) 
         return None
 
 
-def _counted(net: nn.Module | None, shape: tuple[int, ...] | None) -> tuple[dict[str, Counts], str | None]:
+def _counted(
+    net: nn.Module | None, shape: tuple[int, ...] | None, inputs: Sequence[TensorSpec]
+) -> tuple[dict[str, Counts], str | None]:
     if net is None:
         return {}, None
     try:
-        return count_layers(net, shape), None
+        return count_layers(net, shape, inputs), None
     except Exception as error:  # a foreign forward may raise anything
         reason = one_line(error)
-        return count_layers(net, None), f"MACs: not known, since the network does not run on {shape}: {reason}"
+        given = ", ".join(map(str, inputs)) or shape
+        return count_layers(net, None), f"MACs: not known, since the network does not run on {given}: {reason}"
 
 
 def _layers(

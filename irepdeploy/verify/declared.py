@@ -102,10 +102,11 @@ class Declared:
                 size is None or not isinstance(due, int) or due == size for due, size in pairs
             )
             if not fits:
+                free = "those shown as ?" if None in numbers(own) else "and this input has none"
                 raise InputError(
                     f"expected sizes of {shape_text(numbers(own))}, got {shape_text(spec.shape)}",
                     where=f"--input-shape, {name}",
-                    hint="only dynamic dimensions can be chosen, those shown as ?",
+                    hint=f"only dynamic dimensions can be chosen, {free}",
                 )
             found[name] = tuple(
                 due if size is None or (but_batch and place == axes[name]) else size

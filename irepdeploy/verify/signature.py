@@ -112,6 +112,8 @@ def resolved(
     # A model with free sizes shows more than one whose sizes are all fixed.
     shown = sorted((first, *others), key=lambda model: not model.is_free)
     axes = shown[0].axes
+    if given is None:
+        _check_sizes((first, *others), axes)
     specs, batches = [], set[int]()
     for name in first.inputs:
         axis = axes[name]
@@ -119,7 +121,7 @@ def resolved(
         if axis is not None:
             batches.update(size for size in (model.inputs[name][axis] for model in (first, *others)) if is_fixed(size))
             sizes[axis] = None
-        specs.append(_sized(name, sizes, axis, (first, *others), given))
+        specs.append(_sized(name, sizes, axis, (first, *others), given or dict))
     outputs: dict[str, int | None] = {}
     for model in reversed(shown):
         outputs.update(_output_axes(model, axes))
@@ -211,12 +213,28 @@ def _merged(name: str, models: Sequence[Declared], axis: int | None) -> list[Dim
     return merged
 
 
+def _check_sizes(models: Sequence[Declared], axes: Mapping[str, int | None]) -> None:
+    """Check that some model fixes every size but the batch, and name all inputs of which none does."""
+    first, free = models[0], dict[str, tuple[int | None, ...]]()
+    for name in first.inputs:
+        shape = numbers(tuple(_merged(name, models, axes[name])))
+        if None in (size for place, size in enumerate(shape) if place != axes[name]):
+            free[name] = shape
+    if free:
+        texts = [f"{name!r} has dynamic dimensions: {shape_text(shape)}" for name, shape in free.items()]
+        options = [f"--input-shape {quoted(_example(name, shape, axes[name]))}" for name, shape in free.items()]
+        file = "FILE.npy" if len(first.inputs) == 1 else "FILE.npz"
+        raise InputError(
+            f"input {', '.join(texts)}", where=first.label, hint=f"give {' '.join(options)}, or --inputs {file}"
+        )
+
+
 def _sized(
     name: str,
     sizes: Sequence[Dimension],
     axis: int | None,
     models: Sequence[Declared],
-    given: Callable[[], Mapping[str, Sequence[int]]] | None,
+    given: Callable[[], Mapping[str, Sequence[int]]],
 ) -> TensorSpec:
     """Return an input with the sizes of a given array where no model fixes them."""
     kinds = [model.dtypes[name] for model in models]
@@ -225,12 +243,6 @@ def _sized(
     shape = numbers(tuple(sizes))
     if all(size is not None or place == axis for place, size in enumerate(shape)):
         return TensorSpec(name, shape, dtype)
-    if given is None:
-        raise InputError(
-            f"input {name!r} has dynamic dimensions: {shape_text(shape)}",
-            where=models[0].label,
-            hint=f"give --input-shape {quoted(_example(name, shape, axis))}, or --inputs FILE.npy",
-        )
     shapes = given()
     alone = len(shapes) == len(models[0].inputs) == 1
     found = next(iter(shapes.values())) if alone else shapes.get(name, ())

@@ -146,7 +146,7 @@ def test_explained(folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: p
 
 def test_a_map_at_the_border(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert export(folder / "ireps-naive.onnx", tmp_path / "refused") == 0
-    assert "note: 6 regions keep something; in /blocks/blocks.0" in capsys.readouterr().err
+    assert "note: 6 regions are not fully merged: in /blocks/blocks.0" in capsys.readouterr().err
     assert export(folder / "ireps-naive.onnx", tmp_path / "mapped", "--border", "map") == 0
     refused, mapped = (operators(tmp_path / name / "model.onnx") for name in ("refused", "mapped"))
     assert refused["Conv"] > mapped["Conv"] == mapped["Add"] == 6
@@ -276,7 +276,7 @@ def test_options_that_do_not_fit(folder: Path, tmp_path: Path, capsys: Capture) 
     for arguments, text in (
         ([str(source), "--output-names", "a"], "--output-names"),
         ([str(source), "--border", "blur"], "refuse or map"),
-        ([str(source), "--input-shape", "1x3x22x18"], "only dynamic dimensions can be chosen"),
+        ([str(source), "--input-shape", "1x3x22x18"], "only dynamic dimensions can be chosen, and this input has none"),
         ([str(source), "--input-shape", "y:1x3x21x18", "--input-shape", "z:1x2"], "no input"),
         ([str(source), "--dynamic-batch", "1:2:4"], "batch dimension of this ONNX file is static"),
         ([str(source), "--explain", "--no-collapse"], "--explain"),

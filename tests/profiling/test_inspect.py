@@ -701,6 +701,27 @@ def test_sizes_in_words() -> None:
 # Counts by layer.
 
 
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.table = nn.Embedding(9, 4)
+
+    def forward(self, image: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return self.conv(image).mean((2, 3)) + self.table(tokens).mean(1)
+
+
+def test_sizes_of_several_inputs_that_are_asked_for() -> None:
+    asked = [TensorSpec("tokens", (2, 5), "int64"), TensorSpec("image", (2, 3, 8, 9))]
+    found = inspect_model(Two().eval(), input_shape=asked)
+    # By name, whatever their order: 6x7 maps of one image.
+    assert found.notes == [] and found.fused == Counts(4 * 27 + 4 + 36, 6 * 7 * 27 * 4)
+    (note,) = inspect_model(Two().eval()).notes
+    assert "--input-shape" in note
+    (note,) = inspect_model(Two().eval(), input_shape=[TensorSpec("image", (2, 2, 8, 9)), asked[0]]).notes
+    assert "the network does not run on image float32 ?x2x8x9, tokens int64 ?x5: " in note
+
+
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()

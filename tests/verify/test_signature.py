@@ -83,6 +83,13 @@ def test_sizes_that_are_asked_for_or_given() -> None:
     with pytest.raises(InputError, match=r"m: input 'x' has dynamic dimensions: \?x3x\?x\?") as caught:
         resolved([free])
     assert caught.value.hint == "give --input-shape x:1x3x224x224, or --inputs FILE.npy"
+    two = model({"image": ("n", 3, "h", "w"), "tokens": ("n", "t"), "rate": (1,)}, {})
+    with pytest.raises(
+        InputError, match=r"input 'image' has dynamic .*: \?x3x\?x\?, 'tokens' has .*: \?x\? \("
+    ) as caught:
+        resolved([two])
+    assert caught.value.hint == ("give --input-shape image:1x3x224x224 --input-shape tokens:1x64, or --inputs FILE.npz")
+    assert len(resolved([two], [TensorSpec("image", (1, 3, 8, 9)), TensorSpec("tokens", (1, 7))]).inputs) == 3
     found = resolved([free], [TensorSpec("input", (2, 3, 8, 9))])
     assert (found.inputs[0].shape, found.size, found.outputs) == ((None, 3, 8, 9), 2, {"y": 0})
     assert resolved([free], [TensorSpec("x", (None, 3, 8, 9))]).size is None

@@ -21,7 +21,10 @@ __all__ = ["verify"]
 def verify(
     a: Annotated[
         str,
-        typer.Argument(metavar="A", help="The reference: a checkpoint, an ONNX file, an engine, or a network by name."),
+        typer.Argument(
+            metavar="A",
+            help="The reference: a checkpoint, an ONNX file, an engine, or another source that export takes.",
+        ),
     ],
     b: Annotated[
         str | None,

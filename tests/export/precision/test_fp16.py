@@ -14,7 +14,7 @@ from onnx.helper import make_node, make_tensor_value_info
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import ModelError
 from irepdeploy.export.engine.engine import build_engine
-from irepdeploy.export.precision.fp16 import half_graph, kept_float
+from irepdeploy.export.precision.fp16 import float_constants, half_graph, kept_float
 from irepdeploy.export.precision.inference import outputs_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from irepdeploy.network.nets import build_plain
@@ -294,6 +294,12 @@ def test_a_normalisation_that_overflows_or_is_not_constant() -> None:
     model = written([make_node("BatchNormalization", ["x", *constants], ["y"], "bn", epsilon=1e-10)], constants, "y")
     with pytest.raises(ModelError, match=r"bn: bn\.scale holds"):
         half_graph(model)
-    del model.graph.initializer[3]
+    # As torch's exporter writes equal tensors: one of them, and an Identity for the other.
+    model.graph.node[0].input[4] = "copy"
+    model.graph.node.insert(0, make_node("Identity", ["gamma"], ["copy"], "identity"))
+    (scale, _) = float_constants(model)["bn"].values()
+    assert np.allclose(scale, np.sqrt(1000))
+    half_graph(model)
+    model.graph.node.pop(0)
     with pytest.raises(ModelError, match="bn: the statistics of this batch normalisation are not constants"):
         half_graph(model)
