@@ -275,6 +275,9 @@ def test_a_foreign_class(mine: Callable[[], nn.Module], tmp_path: Path, capsys: 
     ird.save(network, tmp_path / "train.pt", **given)
     ird.save(ird.fuse(network), tmp_path / "fused.pt", **given)
     assert "--model mine_for_inspect:Mine" in refused(capsys, tmp_path / "train.pt")
+    # In memory, a fused network has no train state before its factory has been named.
+    in_memory = inspect_model(ird.load(tmp_path / "fused.pt", model=mine))
+    assert in_memory.train is None and any("train state: not known" in note for note in in_memory.notes)
     for name in ("train.pt", "fused.pt"):
         found = inspected(capsys, tmp_path / name, "--model", "mine_for_inspect:Mine")
         assert found["facts"]["factory"] == "mine_for_inspect:Mine" and found["notes"] == []
@@ -288,9 +291,6 @@ def test_a_foreign_class(mine: Callable[[], nn.Module], tmp_path: Path, capsys: 
             "3x3 conv 8 -> 8, 8 groups",
             "linear 8 -> 4",
         ]
-    # In memory, a fused network whose class nothing builds has no train state.
-    found_in_memory = inspect_model(ird.load(tmp_path / "fused.pt", model=mine))
-    assert found_in_memory.train is None and any("train state: not known" in note for note in found_in_memory.notes)
 
 
 def test_a_network_that_does_not_say_what_it_reads(
