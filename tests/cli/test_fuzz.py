@@ -143,6 +143,8 @@ _LIKELY = {
     "layers": ("*",),
     "columns": ("4",),
     "top1": ("net=95.1", "red \x1b[31m=90"),
+    "net": ("vgg6", "support.networks:small_resnet"),
+    "data": ("digits", "images"),
     "network": ("net.pt", "fused.pt", "vgg6"),
     "networks": ("net.pt", "a=fused.pt", "b=vgg6"),
     "a": ("net.pt", "model.onnx", _ODD_NAMES[0], _ODD_NAMES[2]),

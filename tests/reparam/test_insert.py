@@ -288,7 +288,6 @@ def replaced_forward() -> nn.Module:
         (nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)), "weight is parametrized"),
         (pruned(), "weight_orig"),
         (replaced_forward(), "forward was replaced"),
-        (nn.LazyConv2d(4, 3), "LazyConv2d"),
         (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d"),
         (nn.Conv1d(4, 4, 3), "Conv1d"),
         (nn.Conv2d(4, 4, 2), "2x2 is not one of"),

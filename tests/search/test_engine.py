@@ -66,6 +66,7 @@ def test_what_a_search_leaves(finished: Searched, recipe: Recipe, journal_of: Jo
     assert events == ["start", "epoch", *["epoch", "evolution"] * 3]
     assert sorted(path.name for path in out.iterdir()) == [
         "best.json",
+        "full-recipe.yaml",
         "journal.jsonl",
         "pareto.json",
         "population",

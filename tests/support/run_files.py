@@ -15,6 +15,7 @@ import torch
 from irepdeploy.errors import CheckFailed, IrepdeployError
 from irepdeploy.network.checkpoint import load
 from irepdeploy.onnx_graph.model_file import open_model
+from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs import record
 from irepdeploy.runs.comparison import SearchComparison
@@ -92,6 +93,8 @@ def _read(path: Path) -> None:
         (SearchComparison if path.name == "compare.json" else ParetoSet).read(path)
     elif path.suffix == ".json":
         Architecture.load(path)
+    elif path.suffix == ".yaml":
+        load_recipe(path)
     elif path.suffix == ".html":
         if not path.read_text().rstrip().endswith("</html>"):
             raise ValueError("half a page")

@@ -54,6 +54,7 @@ def test_what_a_training_leaves(trained: Trained, recipe: Recipe, journal_of: Jo
     out, result = trained
     assert sorted(path.name for path in out.iterdir()) == [
         "best.pt",
+        "full-recipe.yaml",
         "journal.jsonl",
         "last.pt",
         "result.json",
