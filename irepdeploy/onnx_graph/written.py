@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import InputError, ModelError
 from irepdeploy.files import as_ours, write_bytes
 from irepdeploy.limits import MODEL
 from irepdeploy.onnx_graph.proto import graphs_of, tensors_of
@@ -45,9 +45,16 @@ def write_model(model: onnx.ModelProto, path: Path, *, external: bool = False) -
     """Write a model, with its weights in a `data_file` if `external` or above 2 GiB, and return its files.
 
     The model itself stays as it is.
+
+    Raises:
+        InputError: The path is not UTF-8, and the weights go beside the model.
     """
     if not external and fits_one_file(model):
         return (write_bytes(path, serialized(model)),)
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)):
+        # onnx opens weights beside a file by a path in UTF-8 only.
+        hint = "name another folder with --out"
+        raise InputError("expected a path in UTF-8 for a model with its weights beside it", where=path, hint=hint)
     data = data_file(path)
     moved = []
     try:

@@ -153,3 +153,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_model_above_2_gib(disk: Path, capsys: Capture) -> None:
     everything(disk, 28 << 20, capsys)
+
+
+def test_a_path_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "n\udce9t.onnx"
+    source.write_bytes(network().SerializeToString())
+    out = tmp_path / "o\udce9t"
+    assert main(["export", str(source), "--no-simplify", "--external-data", "--out", str(out)]) == 2
+    assert "expected a path in UTF-8" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["export", str(source), "--no-simplify", "--external-data", "--out", str(tmp_path / "o")]) == 0
+    assert not out.exists() or not any(out.iterdir())
