@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name file contents by their length: those of an archive hold the time, and both processes must name a test alike."""
+    """Name file contents by their length: archives hold the time, and all processes must name a test alike."""
     return f"{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
