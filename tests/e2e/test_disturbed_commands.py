@@ -65,7 +65,7 @@ class Command:
         shutil.rmtree(folder, ignore_errors=True)
         if self.earlier is not None:
             return Path(shutil.copytree(self.earlier, folder))
-        folder.mkdir()
+        folder.mkdir(parents=True)
         return folder
 
     def line(self, folder: Path, *, again: bool = False) -> list[str]:
@@ -85,7 +85,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     def get(name: str) -> Command:
         if name not in made:
             made[name] = found = _command(name, get, root)
-            found.result = found.start(root / name)
+            # Pictures name their run's folder, so all of them have one name.
+            found.result = found.start(root / name / "run")
             found.whole = run_undisturbed(found.line(found.result), found.result)
             if name == "bench":
                 found.earlier = found.result
