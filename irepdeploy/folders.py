@@ -31,7 +31,7 @@ from irepdeploy.files import as_ours, remove_abandoned, remove_tree
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["LOCK", "make_folder", "output_folder", "staging_folder"]
+__all__ = ["LOCK", "is_abandoned", "make_folder", "output_folder", "staging_folder"]
 
 LOCK = ".irepdeploy.lock"
 
@@ -92,6 +92,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         raise as_ours(error, path) from error
     remove_abandoned(path)
     return path
+
+
+def is_abandoned(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a run on this machine was killed before it wrote anything: the folder holds its lock alone."""
+    from filelock import FileLock, Timeout
+
+    file = Path(folder) / LOCK
+    try:
+        if os.listdir(folder) != [LOCK] or _parsed(file.read_bytes()).get("host") != socket.gethostname():
+            return False
+        with FileLock(file, blocking=False, fallback_to_soft=False):
+            return True
+    except (OSError, Timeout):
+        return False
 
 
 @contextlib.contextmanager

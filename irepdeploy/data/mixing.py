@@ -1,6 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): images and labels of a batch mixed in pairs.
 
-The partner of an image is the next one of the batch, which is in random order; of several processes each mixes its own.
+The partner of an image is the one half a batch after it, in a batch that is in random order. So a process that has every
+R-th image of a batch finds the partners among its own, and they are those of one process, where 2 R divides the batch.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ def draw_mixing(
 
 
 def mixed(images: Tensor, labels: Tensor, shares: Tensor, boxes: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Mix each image (N, C, H, W) with the next one, and their labels (N,) to shares of the classes (N, classes)."""
+    """Mix each image (N, C, H, W) with the one N // 2 after it, and their labels (N,) to shares of the classes (N, classes)."""
     pasted = inside(boxes, (images.shape[2], images.shape[3]))
     # Outside of a box, where there is one, an image stays as it is.
     kept = torch.where(pasted.any(3, keepdim=True).any(2, keepdim=True), 1.0, shares.view(-1, 1, 1, 1)).to(images.dtype)
-    others = images.roll(-1, 0)
+    half = len(images) // 2
+    others = images.roll(-half, 0)
     found = torch.where(pasted, others, torch.lerp(others, images, kept))
     targets = F.one_hot(labels.long(), classes).float()
-    return found, torch.lerp(targets.roll(-1, 0), targets, shares.view(-1, 1))
+    return found, torch.lerp(targets.roll(-half, 0), targets, shares.view(-1, 1))

@@ -18,14 +18,17 @@ import pytest
 
 from irepdeploy.errors import OutputError, RunError
 from irepdeploy.files import move_file, write_bytes
-from irepdeploy.folders import LOCK, make_folder, output_folder, staging_folder
+from irepdeploy.folders import LOCK, is_abandoned, make_folder, output_folder, staging_folder
 
-# Holds the folder in its first argument until stdin ends; with "fork", a child of it lives until then too.
+# Holds the folder in its first argument until stdin ends; with "fork", a child of it lives until then too, with "bare",
+# the folder stays empty.
 _HOLDER = """
-import os, sys
+import contextlib, os, sys
 from irepdeploy.folders import output_folder, staging_folder
-with output_folder(sys.argv[1]) as folder, staging_folder(folder) as staging:
-    (staging / "half").write_bytes(b"half")
+bare = "bare" in sys.argv
+with output_folder(sys.argv[1]) as folder, contextlib.nullcontext() if bare else staging_folder(folder) as staging:
+    if staging is not None:
+        (staging / "half").write_bytes(b"half")
     if sys.argv[2:] != ["fork"] or not os.fork():
         print("held", flush=True)
     sys.stdin.read()
@@ -142,6 +145,23 @@ def test_a_killed_run_is_succeeded_by_the_next_which_clears_up(tmp_path: Path) -
     with output_folder(tmp_path):
         assert below(tmp_path) == [".film.download.part", LOCK, ".staging-web"]
     assert below(tmp_path) == [".film.download.part", ".staging-web"]
+
+
+def test_a_run_that_was_killed_before_it_wrote_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    with holding(folder, "bare") as process:
+        assert below(folder) == [LOCK] and not is_abandoned(folder)
+        process.kill()
+        process.wait()
+        assert is_abandoned(folder) and below(folder) == [LOCK]
+    (folder / "journal.jsonl").touch()
+    assert not is_abandoned(folder)
+    (folder / "journal.jsonl").unlink()
+    # Locks of a network file system may hold on one machine only.
+    (folder / LOCK).write_text(json.dumps({"host": "elsewhere"}))
+    assert not is_abandoned(folder)
+    (folder / LOCK).unlink()
+    assert not is_abandoned(folder) and not is_abandoned(tmp_path / "none")
 
 
 def test_a_child_of_a_killed_run_neither_holds_its_folder_nor_releases_that_of_another(tmp_path: Path) -> None:

@@ -141,6 +141,20 @@ RunFolder.save_state = save_state
 """
 
 
+# It is lost before it has written anything.
+_LOSE_FIRST = """
+start = RunFolder.start
+
+def lose(self, event):
+    start(self, event)
+    if not Path("LOST/first").exists():
+        Path("LOST/first").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunFolder.start = lose
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rendezvous", ["c10d", "c10d, each start with a store of its own", "static"])
 def test_torchrun_on_two_machines_recovers_from_lost_ranks(
@@ -184,6 +198,29 @@ def test_torchrun_on_two_machines_recovers_from_lost_ranks(
     assert one == two
     for path in (whole / "population").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / "population" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_torchrun_starts_again_keeps_its_number(overrides: list[str], tmp_path: Path) -> None:
+    """It is killed before it has written anything, and after its second epoch."""
+    (tmp_path / "runs" / "search").mkdir(parents=True)
+    (tmp_path / "lost").mkdir()
+    text = f"import os\nos.chdir({str(tmp_path)!r})\n" + _LOSE_TWO.replace('{2: "1", 4: "0"}', '{2: "0"}') + _LOSE_FIRST
+    script = code(_SEARCH, overrides, tmp_path).replace(f', "--out", "{tmp_path}"', "")
+    (tmp_path / "run.py").write_text(text.replace("LOST", str(tmp_path / "lost")) + script)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "--max-restarts=2"]
+    end = subprocess.run(
+        [*line, "--monitor-interval=0.1", "--local-addr=127.0.0.1", str(tmp_path / "run.py")],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert end.returncode == 0, end.stderr
+    assert sorted(path.name for path in (tmp_path / "lost").iterdir()) == ["2", "first"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["search", "search-2"]
+    assert "wrote runs/search-2/best.json" in end.stdout and not list((tmp_path / "runs" / "search").iterdir())
 
 
 # A caller's network, data and task: a search, then a training with what it found.

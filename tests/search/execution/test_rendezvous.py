@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import torch
 from torch import distributed
 
 from irepdeploy.errors import InputError, RunError
+from irepdeploy.folders import LOCK, output_folder
 from irepdeploy.runs.journal import Epoch, Start
-from irepdeploy.search.execution import rendezvous
+from irepdeploy.search.execution import numbered, rendezvous
+from irepdeploy.search.execution.numbered import folder_for
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.execution.run_folder import RunFolder, begun_by
 
@@ -55,6 +58,44 @@ def test_a_run_of_another_launch_is_not_touched(tmp_path: Path) -> None:
         RunFolder(path, "another", (), ranks=ranks("one")).load_state()
     (path / "journal.jsonl").write_text("{torn")
     assert not begun_by(ranks("one"), path)
+
+
+def test_a_run_that_torchrun_starts_again_keeps_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def started(launcher: str, *, again: bool = False) -> Callable[[], str]:
+        """A process of torchrun, whose calls are the runs of a script."""
+        ours: set[Path] = set()
+
+        def run() -> str:
+            monkeypatch.setattr(numbered, "_ours", ours)
+            return folder_for(None, "train", ranks(launcher), again=again).name
+
+        return run
+
+    def saved(name: str, launcher: str) -> None:
+        begun(Path("runs") / name, launcher)
+
+    saved("train", "earlier")
+    first = started("one")
+    assert first() == "train-2"
+    saved("train-2", "one")
+    # Another run has started meanwhile; a script may train twice.
+    saved("train-3", "two")
+    assert first() == "train-4"
+    saved("train-4", "one")
+    for again in (False, True):
+        second = started("one", again=again)
+        assert [second(), second()] == ["train-2", "train-4"]
+    assert second() == "train-4" and started("one")() == "train-2"
+    assert started("three")() == "train-5" and started("")() == "train-5"
+    # Killed before the end of its first epoch.
+    with output_folder("runs/train-5") as folder:
+        assert started("three")() == "train-6"
+        lock = (folder / LOCK).read_bytes()
+    folder.mkdir()
+    (folder / LOCK).write_bytes(lock)
+    assert started("three")() == "train-5"
 
 
 def test_ranks_of_a_new_start_do_not_join_an_earlier_one() -> None:
