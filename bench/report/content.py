@@ -11,6 +11,7 @@ from .devices import Comparison, comparisons_of
 from .figures import Figure, figures
 from .gather import Certified, gather
 from .others import PlainTable, plain_tables
+from .scores import score_table
 from .tables import Table, tables_of
 
 __all__ = ["Content", "content_of"]
@@ -26,6 +27,7 @@ class Content:
     tables: list[Table]
     comparisons: list[Comparison]
     others: list[PlainTable]
+    scores: PlainTable | None
     figures: list[Figure]
     certificates: list[Certified]
 
@@ -38,6 +40,7 @@ def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency r
     if left:
         found.notes.append(f"Not shown, since they hold neither samples nor figures: {', '.join(left)}.")
     pictures = figures(found.folders, found.note)
+    scores = score_table(found.folders, found.note)
     return Content(
         title=title,
         lede=_lede(tables, len(others), len(found.certificates)),
@@ -45,6 +48,7 @@ def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency r
         tables=tables,
         comparisons=comparisons_of(tables),
         others=others,
+        scores=scores,
         figures=pictures,
         certificates=found.certificates,
     )

@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): images and labels of a batch mixed in pairs.
 
-The partner of an image is the one half a batch after it, in a batch that is in random order. So a process that has every
-R-th image of a batch finds the partners among its own, and they are those of one process, where 2 R divides the batch.
+The partner of an image is the one half a batch after it, in a batch that is in random order. So each of R processes,
+which has every R-th image of a batch, has their partners too where 2 R divides the batch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def draw_mixing(
 
 
 def mixed(images: Tensor, labels: Tensor, shares: Tensor, boxes: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Mix each image (N, C, H, W) with the one N // 2 after it, and their labels (N,) to shares of the classes (N, classes)."""
+    """Mix images (N, C, H, W) with those N // 2 after them, and labels (N,) to shares of the classes (N, classes)."""
     pasted = inside(boxes, (images.shape[2], images.shape[3]))
     # Outside of a box, where there is one, an image stays as it is.
     kept = torch.where(pasted.any(3, keepdim=True).any(2, keepdim=True), 1.0, shares.view(-1, 1, 1, 1)).to(images.dtype)

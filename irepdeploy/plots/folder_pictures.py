@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError
-from irepdeploy.runs.result import SearchFigures, TrainingResult
-from irepdeploy.tasks import TOP_5
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FolderPicture", "folder_pictures", "top_5_sentence"]
+__all__ = ["FolderPicture", "folder_pictures"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
     run = SearchRun.read(folder)
     best, metric = run.start.by.text(run.evolutions[-1].best), run.start.by.name
     text = f"{len(run.evolutions)} evolutions; the best of the last has {best} {metric} on the search-validation set."
-    text += top_5_sentence(folder)
     yield FolderPicture(f"Progress of the search: {name}", text, draw_search({name: run}))
     view = read_architecture(folder, name)
     text = f"Layers by branches; {view.architecture.count} of {view.total} possible branches are kept."
@@ -82,29 +79,11 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
         return
     cross = [layer.cross for layer in kernels.layers.values()]
     text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."
-    text += top_5_sentence(folder)
     yield FolderPicture(f"Fused kernels: {name}", text, draw_kernels(kernels))
     text = "Mean absolute output over channels, layer by layer, of the fixed operations and with their branches."
     # One image, to keep the page small.
     shown = [replace(each, images=each.images[:1], fixed=each.fixed[:1], fused=each.fused[:1]) for each in features]
     yield FolderPicture(f"Outputs: {name}", text, draw_features(shown))
-
-
-def top_5_sentence(folder: Path) -> str:
-    """Return a sentence with the top-5 accuracies, which only result.json has; nothing where there are none."""
-    path = folder / "result.json"
-    if not path.is_file():
-        return ""
-    try:
-        if (folder / "best.json").is_file():
-            sets = {"search-validation set": SearchFigures.read(path).figures}
-        else:
-            names = {"val": "search-validation set", "test": "test set"}
-            sets = {names.get(name, name): each.figures for name, each in TrainingResult.read(path).sets.items()}
-    except InputError:
-        # Of a fine-tuning, or damaged; the pictures do without.
-        return ""
-    return "".join(f" Top-5 accuracy on the {name}: {each[TOP_5]:.1%}." for name, each in sets.items() if TOP_5 in each)
 
 
 def _of_records(folder: Path, name: str) -> Iterator[FolderPicture]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, StrictStr, model_validator
 
+from irepdeploy.errors import InputError
 from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Loss, Number, Schema, Score, Scored, Share
 
-__all__ = ["FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult"]
+__all__ = ["FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult", "read_result"]
 
 
 class SearchFigures(Scored, JsonFile):
@@ -88,3 +92,22 @@ class FinetuneResult(Scored, JsonFile):
     accuracy_before: Score
     accuracy_after: Score
     training: TrainingResult
+
+
+def read_result(folder: str | os.PathLike[str]) -> SearchFigures | TrainingResult | None:
+    """Read the result.json of a run: of a search, a training, or the training of a fine-tuning; None if it has none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        return None
+    if (path.parent / "best.json").is_file():
+        return SearchFigures.read(path)
+    try:
+        return TrainingResult.read(path)
+    except InputError:
+        with suppress(InputError):
+            return FinetuneResult.read(path).training
+        raise
