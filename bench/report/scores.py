@@ -52,7 +52,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, ...]]:
     text = result.by.text
     for name, score in scores.items():
         found = sets.get(name) or ScoreSet(samples=0, figures={})
-        known = found.low is not None and found.high is not None
-        interval = f"{text(found.low)} to {text(found.high)}" if known else ""
+        low, high = found.low, found.high
+        interval = "" if low is None or high is None else f"{text(low)} to {text(high)}"
         top_5 = f"{found.figures[TOP_5]:.2%}" if TOP_5 in found.figures else ""
         yield folder.resolve().name, name, f"{text(score)} {result.by.name}", interval, top_5

@@ -29,6 +29,7 @@ from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.runs.journal import SearchJournal
 from irepdeploy.runs.record import read as read_records
 from irepdeploy.runs.result import SearchFigures, TrainingResult
+from irepdeploy.runs.schema import ACCURACY, MetricFacts
 from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["DemoSummary", "print_summary", "run_demo"]
@@ -46,12 +47,13 @@ class DemoSummary:
     """The results of a demo, as written to summary.json.
 
     Attributes:
-        accuracy: Search score and retrained search-validation and test accuracy of each network.
+        accuracy: Search score and retrained search-validation and test score of each network.
         search: Spread of alpha and beta, number of candidates and seconds by strategy.
         equality: Largest relative error, tolerance and verdict of each hop.
         latency: Median and ratio to the plain network by network and runner.
         cost: Parameters, MACs, seconds per epoch and peak memory of training, plain and with branches.
-        smoke: Whether the scale is too small for the accuracies to mean anything.
+        metric: Name and unit of the scores.
+        smoke: Whether the scale is too small for the scores to mean anything.
     """
 
     folder: str
@@ -62,6 +64,7 @@ class DemoSummary:
     latency: list[dict[str, Any]]
     cost: list[dict[str, Any]]
     files: list[str]
+    metric: dict[str, str]
     smoke: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def _run_demo(out: Path, overrides: Sequence[str]) -> DemoSummary:
         latency=_latency(out),
         cost=cost,
         files=_files(out),
+        metric=_search(out / "search").by.model_dump(),
         smoke="scale=smoke" in overrides,
     )
     write_json(out / "summary.json", result.to_dict())
@@ -103,20 +107,26 @@ def _run_demo(out: Path, overrides: Sequence[str]) -> DemoSummary:
 
 def print_summary(result: DemoSummary) -> None:
     """Print the tables, the files and the next command."""
-    out = Path(result.folder)
+    out, metric = Path(result.folder), MetricFacts(**result.metric)
+
+    def score(value: float) -> str:
+        # The test set is small.
+        return f"{value:.1%}" if metric.unit == "%" else metric.text(value)
+
     say()
     if result.smoke:
-        say("scale=smoke: these networks are hardly trained; their accuracies mean nothing.")
+        say("scale=smoke: these networks are hardly trained; their scores mean nothing.")
+    error = ", 597 test images: 2 standard errors are about 2 points" if metric == ACCURACY else ""
     table(
-        "Accuracy on handwritten digits (one seed, 597 test images: 2 standard errors are about 2 points)",
+        f"{metric.name[:1].upper()}{metric.name[1:]} on handwritten digits (one seed{error})",
         ["network", "branches", "search score", "retrained, validation", "retrained, test"],
         [
             [
                 row["network"],
                 row["branches"],
-                "-" if row["search_score"] is None else f"{row['search_score']:.1%}",
-                f"{row['val_accuracy']:.1%}",
-                f"{row['test_accuracy']:.1%}",
+                "-" if row["search_score"] is None else score(row["search_score"]),
+                score(row["val_accuracy"]),
+                score(row["test_accuracy"]),
             ]
             for row in result.accuracy
         ],
@@ -124,8 +134,8 @@ def print_summary(result: DemoSummary) -> None:
     des, blind = result.search["search"], result.search["search-random"]
     say(
         f"search: {des['evaluations']} candidates scored in {des['seconds']:.0f} s; spread of sigmoid(alpha)"
-        f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f};\nbest score {des['val_accuracy']:.1%},"
-        f" of a random search with as many candidates {blind['val_accuracy']:.1%}"
+        f" {des['alpha_spread']:.4f}, of sigmoid(beta) {des['beta_spread']:.4f};\nbest score"
+        f" {score(des['val_accuracy'])}, of a random search with as many candidates {score(blind['val_accuracy'])}"
     )
     say()
     table(

@@ -11,6 +11,7 @@ from irepdeploy.console import ProgressDisplay
 from irepdeploy.errors import InputError
 from irepdeploy.folders import output_folder
 from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.runs.schema import MetricFacts
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 from ..compare import epochs_of
@@ -28,8 +29,8 @@ PAPER = {
     "resnet18": dict(zip(BUDGETS, (96.28, 96.47, 96.47, 96.61, 95.50, 96.52), strict=True)),
 }
 _NOTES = (
-    "Search accuracies are by the supernet's shared weights, on the search-validation set.",
-    "Test accuracies are of the retrained and fused network; the test set was read once for each row. One seed: rows"
+    "Search scores are by the supernet's shared weights, on the search-validation set.",
+    "Test scores are of the retrained and fused network; the test set was read once for each row. One seed: rows"
     " differ by chance too.",
 )
 _DIGITS = "These rows are small networks on other data than the paper's: only the course over the budgets compares."
@@ -75,10 +76,20 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
             # A suite that was killed may have finished a run without recording it.
             if not request.has_recorded({"suite": "table5", **figure}):
                 request.record({"suite": "table5", **figure})
+    by = MetricFacts(**figures[0]["metric"])
     return SuiteReport(
         f"Table 5 at scale {request.scale}, seed {request.seed}",
-        ("network", "budget", "C", "kept", "search %", "retrained, test %", "seconds", "paper %"),
-        [_cells(figure) for figure in figures],
+        (
+            "network",
+            "budget",
+            "C",
+            "kept",
+            f"search, {by.name}{by.marked}",
+            f"retrained, test {by.name}{by.marked}",
+            "seconds",
+            "paper, accuracy (%)",
+        ),
+        [_cells(figure, by.scale) for figure in figures],
         _NOTES if request.scale == "paper" else (*_NOTES, _DIGITS),
         {"rows": figures},
     )
@@ -117,6 +128,7 @@ def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Advanc
         "possible": search.space.size,
         "branches": found.best.count,
         "digest": found.best.digest,
+        "metric": found.figures.by.model_dump(),
         "search_val_accuracy": found.fitness.value,
         "val_accuracy": trained.val_accuracy,
         "test_accuracy": trained.test_accuracy,
@@ -126,14 +138,14 @@ def _row(subject: _Subject, budget: str, plan: Recipe, at: Path, advance: Advanc
     }
 
 
-def _cells(figure: dict[str, Any]) -> Sequence[str]:
+def _cells(figure: dict[str, Any], scale: float) -> Sequence[str]:
     return (
         figure["net"],
         figure["budget"],
         f"{figure['capacity']} of {figure['possible']}",
         str(figure["branches"]),
-        f"{figure['search_val_accuracy']:.2%}".rstrip("%"),
-        f"{figure['test_accuracy']:.2%}".rstrip("%"),
+        f"{scale * figure['search_val_accuracy']:.2f}",
+        f"{scale * figure['test_accuracy']:.2f}",
         f"{figure['search_seconds'] + figure['train_seconds']:.0f}",
         f"{figure['paper_top1']:.2f}",
     )

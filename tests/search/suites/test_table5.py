@@ -47,6 +47,10 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
     assert display.done == display.total == 2 * (1 + 1 + 1)
     assert [row[:3] for row in report.rows] == [("vgg6", "1/3", "8 of 25"), ("vgg6", "1", "25 of 25")]
     assert [row[-1] for row in report.rows] == ["94.58", "95.64"]
+    assert report.columns[4:6] == ("search, accuracy (%)", "retrained, test accuracy (%)")
+    assert [float(row[5]) for row in report.rows] == [
+        pytest.approx(100 * each["test_accuracy"], abs=0.006) for each in report.figures["rows"]
+    ]
     assert all(len(row) == len(report.columns) for row in report.rows)
     assert any("other data than the paper's" in note for note in report.notes)
     for line, figure in zip(lines(tmp_path), report.figures["rows"], strict=True):
@@ -81,11 +85,13 @@ def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.Monk
         used.append(at)
         counts = dict.fromkeys(("capacity", "possible", "branches"), 4)
         numbers = ("search_val_accuracy", "test_accuracy", "search_seconds", "train_seconds", "paper_top1")
-        return {"net": subject.net, "budget": budget, **counts, **dict.fromkeys(numbers, 0.5)}
+        metric = {"metric": {"name": "R2", "unit": ""}}
+        return {"net": subject.net, "budget": budget, **metric, **counts, **dict.fromkeys(numbers, 0.5)}
 
     monkeypatch.setattr(module, "_row", row)
     monkeypatch.chdir(tmp_path)
-    assert len(table5(SuiteRequest(scale="smoke", only=("1/6",)), Display()).rows) == 1
+    report = table5(SuiteRequest(scale="smoke", only=("1/6",)), Display())
+    assert [row[4:6] for row in report.rows] == [("0.50", "0.50")] and report.columns[4] == "search, R2"
     assert len(used) == 1 and not used[0].exists()
     assert not list(tmp_path.iterdir())
 
