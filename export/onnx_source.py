@@ -18,7 +18,7 @@ from irepdeploy.data import DATASETS
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.onnx_graph.conversion import converted
 from irepdeploy.onnx_graph.input_limits import input_limits
-from irepdeploy.onnx_graph.lowering import OLDEST
+from irepdeploy.onnx_graph.lowering import OLDEST, without_deprecated
 from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
 from irepdeploy.onnx_graph.order import sort_nodes
 from irepdeploy.onnx_graph.proto import constants_of, inlined, inputs_of, nodes_of, opset_of
@@ -30,7 +30,7 @@ from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import Given, signature_for
 from irepdeploy.verify.onnx_process import time_limit
-from irepdeploy.verify.signature import Signature, settled
+from irepdeploy.verify.signature import Signature, settled, trial
 
 from .request.settings import Settings
 from .target.target import Target
@@ -95,6 +95,8 @@ def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str
         changes.append(f"{count} sparse initializers written as dense ones")
     if sort_nodes(model):
         changes.append("nodes sorted: some read what only later ones computed")
+    if count := without_deprecated(model, os.fspath(path)):
+        changes.append(f"{count} GroupNormalization, deprecated in opset {opset_of(model)}, written as other operators")
     changes.append(made_inference(model, os.fspath(path)))
     return model, tuple(filter(None, changes))
 
@@ -149,9 +151,10 @@ def open_onnx(
     if len(signature.inputs) == 1 and only.dtype == "float32" and only.axis == 0 and only.sample:
         # Descriptions of networks with a single image input are found there.
         origin = replace(origin, inputs=(), input_name=only.name, input_shape=only.sample)
-    if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+    if not all(map(_has_shape, model.graph.output)):
         # ONNX Runtime needs none; the checker and the parsers of engines do.
         declare_output_sizes(model)
+        _declare_ranks(model, label, signature)
         content, changes = None, (*changes, "sizes of its outputs declared")
     accepted, note = _accepted(model, takes, label)
     changes += (note,) if note else ()
@@ -234,8 +237,10 @@ def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: s
     del model.graph.value_info[:]
     static = all(None not in spec.shape for spec in specs)
     for value in model.graph.output:
+        # Declared numbers stay where none can be inferred, behind an operator that is not ONNX's own.
         for dim in value.type.tensor_type.shape.dim[0 if static else 1 :]:
-            dim.Clear()
+            if not dim.dim_value:
+                dim.Clear()
     try:
         declare_output_sizes(model)
     except ModelError as error:
@@ -248,7 +253,8 @@ def declare_output_sizes(model: onnx.ModelProto) -> None:
 
     Exporters leave them open if they cannot infer them through the operators between.
     """
-    declared = {value.name: copy.deepcopy(value.type.tensor_type.shape) for value in model.graph.output}
+    outputs = model.graph.output
+    declared = {value.name: copy.deepcopy(value.type.tensor_type.shape) for value in outputs if _has_shape(value)}
     for value in model.graph.output:
         # A file may declare another rank than its operators give; ONNX Runtime goes by the operators.
         value.type.tensor_type.ClearField("shape")
@@ -257,16 +263,31 @@ def declare_output_sizes(model: onnx.ModelProto) -> None:
         inferred = inferred_graph(model, strict=True, data_prop=True)
         found = {value.name: value.type.tensor_type.shape for value in inferred.output if _has_shape(value)}
     finally:
-        for value in model.graph.output:
-            value.type.tensor_type.shape.CopyFrom(declared[value.name])
-    for value in model.graph.output:
-        sizes = value.type.tensor_type.shape
-        known = found.get(value.name, sizes)
-        if len(known.dim) != len(sizes.dim):
+        for value in outputs:
+            if value.name in declared:
+                value.type.tensor_type.shape.CopyFrom(declared[value.name])
+    for value in outputs:
+        sizes, known = value.type.tensor_type.shape, found.get(value.name)
+        if known is None:
+            continue
+        if not _has_shape(value) or len(known.dim) != len(sizes.dim):
             sizes.CopyFrom(known)
         for dim, size in zip(sizes.dim, known.dim, strict=True):
             if size.WhichOneof("value") is not None:
                 dim.CopyFrom(size)
+
+
+def _declare_ranks(model: onnx.ModelProto, label: str, signature: Signature) -> None:
+    """Declare in place how many sizes outputs have behind operators that shape inference does not know."""
+    lacking = [value for value in model.graph.output if not _has_shape(value)]
+    if not lacking:
+        return
+    with onnx_runner(label) as runner:
+        outputs = runner.infer(trial(signature, signature.size or 1))
+    for value in lacking:
+        value.type.tensor_type.shape.SetInParent()
+        for _ in range(outputs[value.name].ndim):
+            value.type.tensor_type.shape.dim.add()
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
 from irepdeploy.errors import ModelError, first_line
-from irepdeploy.onnx_graph.lowering import OLDEST, lowered
-from irepdeploy.onnx_graph.proto import constants_of, graphs_of, inlined, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.lowering import OLDEST, lowered, rewrite
+from irepdeploy.onnx_graph.proto import attribute_of, constants_of, graphs_of, inlined, inputs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
+from irepdeploy.onnx_graph.site import Site, set_attribute
 from irepdeploy.onnx_graph.written import fits_one_file
 
 __all__ = ["converted"]
@@ -20,6 +22,8 @@ __all__ = ["converted"]
 _FREE_WEIGHTS = 4
 # Resize had no modes before, and Upsample never had.
 _RESIZE_MODES = 11
+# Before, Hardmax went over all axes from its own on, and since over this one.
+_ONE_AXIS = 13
 _OWN = ("", "ai.onnx")
 
 
@@ -47,9 +51,10 @@ def converted(
             del source.graph.input[:]
             source.graph.input.extend(weightless)
         source.ir_version = max(source.ir_version, _FREE_WEIGHTS)
-        result = source
-        if opset > given or opset < OLDEST:
-            result = _by_converter(source, given, opset)
+        raised = opset > given or opset < OLDEST
+        if raised:
+            _prepare(source, given, opset, label)
+        result = _by_converter(source, given, opset) if raised else source
         if opset >= OLDEST:
             result = lowered(result, opset, operators, reduce_inputs=reduce_inputs, label=label)
         _declare_outputs(result)
@@ -75,8 +80,10 @@ def converted(
 def _declare_outputs(model: onnx.ModelProto) -> None:
     """Give outputs without a shape that of their operators, in place: the checker wants one."""
     lacking = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
-    known = {value.name: value for value in inferred_graph(model).output} if lacking else {}
+    known = {value.name: value for value in inferred_graph(model, data_prop=True).output} if lacking else {}
     for value in lacking:
+        if not known[value.name].type.tensor_type.HasField("shape"):
+            raise ModelError(f"the rank of output {value.name!r} is not known", hint="declare its shape")
         value.CopyFrom(known[value.name])
 
 
@@ -84,13 +91,53 @@ def _hint(opset: int) -> str:
     return f"export it with opset_version={opset}, or for another --target"
 
 
-def _by_converter(source: onnx.ModelProto, given: int, opset: int) -> onnx.ModelProto:
+def _prepare(source: onnx.ModelProto, given: int, opset: int, label: str | None) -> None:
+    """Write what the converter takes for something else in another way, in place."""
     for node in nodes_of(source):
         _drop_defaults(node)
+    rules = {"Resize": _split_scales} if given < _RESIZE_MODES <= opset else {}
+    rules |= {"Hardmax": _flatten} if given < _ONE_AXIS <= opset else {}
+    if any(node.op_type in rules for node in nodes_of(source)):
+        rewrite(source, Site(source, given, label), lambda at: rules.get(at.node.op_type, _keep)(at))
+
+
+def _by_converter(source: onnx.ModelProto, given: int, opset: int) -> onnx.ModelProto:
     result = onnx.version_converter.convert_version(source, opset)
     if given < _RESIZE_MODES <= opset:
         _keep_resize_modes(result)
     return result
+
+
+def _keep(at: Site) -> None:
+    pass
+
+
+def _flatten(at: Site) -> None:
+    """Let a Hardmax go over all axes from its own on, in one axis; the converter knows that of Softmax alone."""
+    (data,), axis = at.node.input, attribute_of(at.node, "axis", 1)
+    if axis == -1:
+        return
+    shape = at.known_shape(0)
+    rank = len(shape)
+    if axis % rank == rank - 1:
+        # It had another default.
+        set_attribute(at.node, "axis", axis)
+        return
+    back = at.emit("Shape", [data], "shape") if None in shape[1:] else at.constant([-1, *shape[1:]], "shape")
+    hot = at.emit("Hardmax", [at.emit("Flatten", [data], "rows", axis=axis % rank)], "hot", axis=1)
+    at.emit("Reshape", [hot, back])
+
+
+def _split_scales(at: Site) -> None:
+    """Make a map larger and smaller in two steps: newer operators round the same way along all axes."""
+    scales = at.value(at.given(1))
+    if attribute_of(at.node, "mode", b"nearest") != b"nearest" or scales is None:
+        return
+    if (scales < 1).any() and (scales > 1).any():
+        kind = onnx.TensorProto.FLOAT
+        both = [at.constant(part(scales, 1), name, kind) for part, name in ((np.minimum, "less"), (np.maximum, "more"))]
+        smaller = at.emit("Resize", [at.given(0), both[0]], "smaller", mode="nearest")
+        at.emit("Resize", [smaller, both[1]], mode="nearest")
 
 
 def _drop_defaults(node: onnx.NodeProto) -> None:

@@ -18,7 +18,7 @@ from irepdeploy.onnx_graph.decompositions import DECOMPOSITIONS
 from irepdeploy.onnx_graph.proto import attribute_of, drop_unread, graphs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.site import Site, drop_attributes, set_attribute
 
-__all__ = ["OLDEST", "lowered"]
+__all__ = ["OLDEST", "lowered", "rewrite", "without_deprecated"]
 
 # The operators that were changed before are not known here.
 OLDEST = 13
@@ -56,7 +56,7 @@ def lowered(
         wanted = {node.op_type for node in nodes_of(result) if _is_new(node, given, opset, operators)}
         own = wanted & DECOMPOSITIONS.keys()
         if own:
-            _rewrite(result, Site(result, given, label), functools.partial(_decompose, names=own))
+            rewrite(result, Site(result, given, label), functools.partial(_decompose, names=own))
         # ONNX's own function bodies, of what is left.
         others = sorted(name for name in wanted - own if _has_body(name, given))
         if others:
@@ -66,7 +66,7 @@ def lowered(
         if not own and not others:
             break
     rules = _Rules(given, opset, reduce_inputs)
-    _rewrite(result, Site(result, given, label), rules.apply)
+    rewrite(result, Site(result, given, label), rules.apply)
     for entry in result.opset_import:
         if entry.domain in _OWN:
             entry.version = opset
@@ -88,7 +88,20 @@ def _has_body(name: str, opset: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _rewrite(model: onnx.ModelProto, at: Site, rule: Callable[[Site], None]) -> None:
+def without_deprecated(model: onnx.ModelProto, label: str | None = None) -> int:
+    """Write GroupNormalization of opsets 18 to 20 as other operators, in place, and return how many there were.
+
+    ONNX deprecated it in the opset that brought it: the checker refuses it, and shape inference does not know it.
+    """
+    name, given = "GroupNormalization", opset_of(model)
+    count = sum(node.op_type == name and node.domain in _OWN for node in nodes_of(model))
+    if not count or given >= _CHANNEL_SCALES or not onnx.defs.has(name, given, ""):
+        return 0
+    rewrite(model, Site(model, given, label), functools.partial(_decompose, names={name}))
+    return count
+
+
+def rewrite(model: onnx.ModelProto, at: Site, rule: Callable[[Site], None]) -> None:
     """Apply a rule to every node of ONNX's own domain, those of inner graphs first."""
     for graph in reversed(list(graphs_of(model))):
         nodes: list[onnx.NodeProto] = []

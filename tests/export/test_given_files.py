@@ -74,6 +74,33 @@ def test_int8_of_an_old_opset(tmp_path: Path, capsys: Capture) -> None:
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("target", ["ort", "xavier-jp5"])
+def test_group_normalization_of_the_opset_that_deprecated_it(target: str, tmp_path: Path, capsys: Capture) -> None:
+    node = helper.make_node("GroupNormalization", ["y", "scale", "bias"], ["z"], num_groups=2)
+    model = branches(18, np.float32, node)
+    for name in ("scale", "bias"):
+        array = RNG.standard_normal(2).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, ("n", 4, 8, 8)))
+    assert export(model, tmp_path, "--target", target, "--input-shape", "2x3x8x8") == 0
+    assert "1 GroupNormalization, deprecated in opset 18, written as other operators" in capsys.readouterr().err
+    certified(tmp_path)
+    assert "GroupNormalization" not in {node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node}
+
+
+@pytest.mark.parametrize("declared", [None, ("n", 4, 8, 8)])
+def test_outputs_behind_operators_of_onnx_runtime_keep_what_is_known(declared: Any, tmp_path: Path) -> None:
+    model = branches(17, np.float32, helper.make_node("QuickGelu", ["y"], ["z"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, declared))
+    assert export(model, tmp_path, "--input-shape", "2x3x8x8") == 0
+    (output,) = onnx.load(tmp_path / "o/model.onnx").graph.output
+    sizes = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+    assert sizes == ([0, 4, 8, 8] if declared else [0, 0, 0, 0])
+
+
 def test_what_the_converter_cannot_convert_is_refused_before_anything_runs(tmp_path: Path, capsys: Capture) -> None:
     node = helper.make_node("AveragePool", ["y"], ["z"], kernel_shape=[2, 2], dilations=[2, 2], pads=[1, 1, 1, 1])
     model = branches(20, np.float32, node)
