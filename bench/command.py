@@ -245,10 +245,10 @@ def _print_table(records: Sequence[Record], threads: int) -> None:
     from .table import BATCH_COLUMNS, COLUMNS, batch_cells, cells, optimum, rows
 
     if records[0].scenario == "offline":
-        title = f"Throughput by batch size, input {_shape(records[0].input_shape[1:])}, threads {threads}"
+        title = f"Throughput by batch size, input {_inputs(records[0], 1)}, threads {threads}"
         table(title, BATCH_COLUMNS, [batch_cells(each) for each in optimum(records)])
         return
-    title = f"Latency, input {_shape(records[0].input_shape)}, threads {threads}"
+    title = f"Latency, input {_inputs(records[0])}, threads {threads}"
     table(title, COLUMNS, [cells(row) for row in rows(records)])
 
 
@@ -265,6 +265,15 @@ def _print_json(records: Sequence[Record], written: str | None, threads: int, ve
             "against": verdicts,
         }
     )
+
+
+def _inputs(record: Record, start: int = 0) -> str:
+    """Return the shapes of all inputs; from their second size on where the batch is in a column."""
+    named = record.facts.get("input_shapes")
+    if not named:
+        return _shape(record.input_shape[start:])
+    # Of several inputs, the batch may be anywhere.
+    return ", ".join(f"{name} {_shape(sizes) or 'a scalar'}" for name, sizes in named.items())
 
 
 def _shape(sizes: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,12 @@ class Feeds:
     def shape(self) -> list[int]:
         """Shape of the first input that is not a single number."""
         return next((list(array.shape) for array in self.arrays.values() if array.ndim), [1])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Shapes by name where there are several inputs, for the record."""
+        shapes = {name: list(array.shape) for name, array in self.arrays.items()}
+        return {"input_shapes": shapes} if len(shapes) > 1 else {}
 
 
 def feeds_of(opened: OpenedSubject, request: BenchRequest, batch: int | None) -> Feeds:

@@ -160,7 +160,7 @@ def _own_fields(
         "samples_ns": measured.samples_ns,
         "device_samples_ns": measured.device_samples_ns,
         "warmup": {"runs": measured.warmup_runs, "steady": measured.steady, "cov": measured.warmup_cov},
-        "facts": {**opened.facts, **opened.subject.facts},
+        "facts": {**opened.facts, **opened.subject.facts, **feeds.facts},
     }
 
 

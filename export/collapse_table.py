@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irepdeploy.console import say, table
+from irepdeploy.errors import counted
 
 __all__ = ["kept_note", "show_regions", "summary"]
 
@@ -23,12 +24,12 @@ def summary(facts: Facts) -> str:
     convolutions, nodes = facts["convolutions"], facts["nodes"]
     collapsed = [region for region in facts["regions"] if region["collapsed"]]
     folded, nodes_text = facts.get("folded", 0), f"nodes {nodes['before']} -> {nodes['after']}"
-    constants = f"{folded} {'operator' if folded == 1 else 'operators'} with constant results computed"
+    constants = f"{counted(folded, 'operator')} with constant results computed"
     if not collapsed:
         return f"{constants}, {nodes_text}"
     before, after = (sum(region[key] for region in collapsed) for key in ("macs_before", "macs_after"))
     return (
-        f"{len(collapsed)} {'region' if len(collapsed) == 1 else 'regions'} collapsed: convolutions "
+        f"{counted(len(collapsed), 'region')} collapsed: convolutions "
         f"{convolutions['before']} -> {convolutions['after']}, {nodes_text}, their MACs {before:,} -> {after:,}"
         f"{f'; {constants}' if folded else ''}"
     )

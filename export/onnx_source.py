@@ -15,13 +15,14 @@ import onnx
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.data import DATASETS
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, ModelError, counted
+from irepdeploy.onnx_graph.check import check_graph
 from irepdeploy.onnx_graph.conversion import converted
 from irepdeploy.onnx_graph.input_limits import input_limits
 from irepdeploy.onnx_graph.lowering import OLDEST, without_deprecated
 from irepdeploy.onnx_graph.model_file import file_digest, open_model, plain_content
 from irepdeploy.onnx_graph.order import sort_nodes
-from irepdeploy.onnx_graph.proto import constants_of, inlined, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.proto import constants_of, drop_weight_inputs, inlined, inputs_of, nodes_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.sparse import make_dense
 from irepdeploy.onnx_graph.training_mode import made_inference
@@ -36,6 +37,9 @@ from .request.settings import Settings
 from .target.target import Target
 
 __all__ = ["OnnxSource", "Takes", "declare_output_sizes", "given_onnx", "open_onnx"]
+
+# Before this IR version every weight has to be an input too, and is a constant all the same.
+_FREE_WEIGHTS = 4
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,12 @@ def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str
         model = inlined(model)
         changes.append("functions written out")
     if count := make_dense(model, os.fspath(path)):
-        changes.append(f"{count} sparse initializers written as dense ones")
+        changes.append(f"{counted(count, 'sparse initializer')} written as dense")
+    if model.ir_version >= _FREE_WEIGHTS and (count := drop_weight_inputs(model.graph)):
+        changes.append(f"{counted(count, 'weight')} listed among the inputs made constant")
     if sort_nodes(model):
         changes.append("nodes sorted: some read what only later ones computed")
+    check_graph(model, os.fspath(path))
     if count := without_deprecated(model, os.fspath(path)):
         changes.append(f"{count} GroupNormalization, deprecated in opset {opset_of(model)}, written as other operators")
     changes.append(made_inference(model, os.fspath(path)))
@@ -207,7 +214,7 @@ def _declared(model: onnx.ModelProto, label: str) -> Declared:
 
 
 def _dimensions(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
-    return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in shape.dim)
+    return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in shape.dim)
 
 
 def _signature(model: onnx.ModelProto, declared: Declared, settings: Settings, given: Given | None) -> Signature:

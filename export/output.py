@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import command_line, log, print_json, say, table
+from irepdeploy.errors import counted
 
 from .collapse_table import kept_note, show_regions, summary
 
@@ -75,7 +76,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
         if blocks:
             worst = blocks["float64"]
             say(
-                f"{blocks['count']} blocks fused, "
+                f"{counted(blocks['count'], 'block')} fused, "
                 f"float64 error at most {worst['max_rel_error']:.1e} ({worst['worst_layer']})"
             )
         if collapsed["changed"] or collapsed.get("regions"):
@@ -87,7 +88,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     _show_precisions(certificate)
     _show_engines(certificate, folder)
     for artefact in certificate.artefacts:
-        say(f"{folder / artefact.file}  {artefact.size_bytes:,} bytes")
+        say(f"{folder / artefact.file}  {counted(artefact.size_bytes, 'byte')}")
     say(folder / "certificate.json")
     if "preprocessing" in certificate.onnx:
         # verify cannot compare it with the network, which takes other inputs.
@@ -136,7 +137,7 @@ def _show_precisions(certificate: Certificate) -> None:
         kept = len(int8["kept_float"])
         drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
         where = int8["measured_on"]["name"]
-        say(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {kept} layers kept in float")
+        say(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {counted(kept, 'layer')} kept in float")
         for note in int8["notes"]:
             log(f"note: {note}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from irepdeploy.errors import InputError, RunError
+from irepdeploy.errors import InputError, RunError, counted
 
 __all__ = ["Simplified", "Simplifier"]
 
@@ -95,7 +95,7 @@ class Simplifier:
         nodes, left = counts or (len(open_model(self._model).graph.node), len(simpler.graph.node))
         if left >= nodes:
             return Simplified(None, f"onnxsim: 0 nodes removed of {nodes}")
-        note = f"onnxsim: {nodes - left} nodes removed of {nodes}"
+        note = f"onnxsim: {counted(nodes - left, 'node')} removed of {nodes}"
         return Simplified(simpler.SerializeToString(deterministic=True), note)
 
     def _end(self) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "RunError",
+    "counted",
 ]
 
 # The longest line about an error; --debug prints all of it.
@@ -72,6 +73,11 @@ class IrepdeployError(Exception):
     def __reduce__(self) -> tuple:
         # Exceptions with keyword-only arguments do not survive pickling between processes by themselves.
         return _rebuild, (type(self), self.what, self.where, self.hint)
+
+
+def counted(count: int, noun: str, nouns: Optional[str] = None) -> str:
+    """Return a number and its noun: "1 node", "1,024 nodes"; `nouns` is a plural that takes more than an s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def _rebuild(cls: type, what: str, where: Optional[str], hint: Optional[str]) -> IrepdeployError:

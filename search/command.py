@@ -10,6 +10,7 @@ import typer
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, NumberedOutOption
 from irepdeploy.console import command_line, say
+from irepdeploy.errors import counted
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -181,7 +182,7 @@ def _show(found: SearchComparison, what: str, place: Path, picture: Path, *, jso
         return
     seeds = len(found.seeds)
     table(
-        f"Search of {what}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard deviation; in brackets less"
+        f"Search of {what}: {counted(seeds, 'seed')}, mean and standard deviation; in brackets less"
         f" {found.strategies[0]}, seed by seed",
         found.columns,
         found.rows,
@@ -223,7 +224,7 @@ def show_pareto(
         print_json(rows)
         return
     table(
-        f"Pareto set of {len(found.candidates)} candidates, training batch {found.batch_size}",
+        f"Pareto set of {counted(len(found.candidates), 'candidate')}, training batch {found.batch_size}",
         [
             "rank",
             found.by.name,

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from irepdeploy.errors import counted
+
 from .columns import when
 from .devices import Comparison, comparisons_of
 from .figures import Figure, figures
@@ -65,11 +67,11 @@ def _lede(tables: Sequence[Table], others: int, certificates: int) -> str:
         models = len({row.model for table in tables for row in table.rows})
         devices = len({table.device for table in tables})
         parts.append(
-            f"{_count(len(records), 'measurement')} of {_count(models, 'model')} on {_count(devices, 'device')}, "
+            f"{counted(len(records), 'measurement')} of {counted(models, 'model')} on {counted(devices, 'device')}, "
             f"taken {span} UTC"
         )
-    parts += [_count(others, "other table")] if others else []
-    parts += [_count(certificates, "certificate")] if certificates else []
+    parts += [counted(others, "other table")] if others else []
+    parts += [counted(certificates, "certificate")] if certificates else []
     return "; ".join(parts) + "."
 
 
@@ -84,10 +86,10 @@ def _notes(tables: Sequence[Table]) -> list[str]:
         )
     unsteady = sum(not row.steady for row in rows)
     if unsteady:
-        notes.append(f"{unsteady} of {_count(len(rows), 'row')} are marked unsteady: the device was not quiet enough.")
+        notes.append(f"{unsteady} of {counted(len(rows), 'row')} are marked unsteady: the device was not quiet enough.")
     throttled = sum(bool(row.throttled) for row in rows)
     if throttled:
-        notes.append(f"{throttled} of {_count(len(rows), 'row')} were measured while the device throttled.")
+        notes.append(f"{throttled} of {counted(len(rows), 'row')} were measured while the device throttled.")
     if any("not measured" in row.top1_source for row in rows):
         notes.append("Accuracies labelled 'paper, not measured' are published figures; nothing here repeats them.")
     if any("random weights" in row.record.source for row in rows):
@@ -95,7 +97,3 @@ def _notes(tables: Sequence[Table]) -> list[str]:
             "Some networks have random weights: this does not change latencies, but their outputs mean nothing."
         )
     return notes
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from irepdeploy.board.system import UNKNOWN
+from irepdeploy.errors import counted
 from irepdeploy.runs.record import Record
 
 __all__ = ["device_of", "system_facts"]
@@ -52,7 +53,7 @@ def _cpu(cpu: object, system: Mapping[str, Any]) -> list[str]:
     machine = _text(cpu.get("machine"))
     return [
         _text(cpu.get("model")) or (f"unknown {machine} processor" if machine else ""),
-        f"{cores} core{'' if cores == 1 else 's'}" if isinstance(cores, int) else "",
+        counted(cores, "core") if isinstance(cores, int) else "",
         f"{total / _GIB:.0f} GiB" if isinstance(total, int) else "",
         f"governor {governor}" if governor else "",
     ]

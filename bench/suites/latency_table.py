@@ -11,7 +11,7 @@ from typing import Any
 
 from irepdeploy.board.trt_library import load_tensorrt
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, counted
 from irepdeploy.runs.record import Record
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
@@ -113,7 +113,7 @@ def _place(request: SuiteRequest) -> str:
     if request.device == "cuda":
         return "GPU"
     threads = request.threads or 1
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"CPU, {counted(threads, 'thread')}"
 
 
 def _wanted(table: LatencyTable, request: SuiteRequest) -> list[Variant]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from irepdeploy.errors import counted
 from irepdeploy.verify.inputs import Given, InputGroup, Wanted, gather_inputs, signature_of
-from irepdeploy.verify.samples import mapped
+from irepdeploy.verify.samples import Inputs, mapped, samples_in
 from irepdeploy.verify.signature import Signature
 
 __all__ = ["CalibrationData", "calibration_data"]
@@ -17,6 +19,8 @@ Array = np.ndarray[Any, Any]
 
 _CALIBRATION, _EVALUATION = 128, 1000
 _LARGE, _FEW = 64, 32
+# The ranges of fewer inputs depend on which ones they are.
+_TOO_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,38 @@ class CalibrationData:
     evaluation: InputGroup
     labels: Array | None = None
     is_real: bool = True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why the ranges of activations that these inputs show may not be those of others."""
+        arrays, count = self.calibration.array, self.calibration.count
+        fewest = _different(arrays)
+        found = []
+        if not self.is_real:
+            found.append("int8 was calibrated and measured on random inputs: give real ones with --inputs FILE")
+        if fewest < _TOO_FEW:
+            what = counted(fewest, "input") if fewest == count else f"{fewest} different of {counted(count, 'input')}"
+            found.append(f"int8 was calibrated on {what}, whose ranges others may exceed: give {_TOO_FEW} or more")
+        every = list(arrays.values()) if isinstance(arrays, Mapping) else [arrays]
+        # A mask beside an image may be constant.
+        shown = [array for array in every if array.dtype.kind == "f" and array[0].size > 1] or every
+        if all((array == array.flat[0]).all() for array in shown):
+            value = f"{shown[0].flat[0]:g}"
+            found.append(
+                f"int8 was calibrated on inputs that are {value} everywhere: give real ones with --inputs FILE"
+            )
+        return tuple(found)
+
+
+def _different(inputs: Inputs) -> int:
+    """Return how many inputs differ from all others, counted up to the number that is enough."""
+    arrays = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    found = set[tuple[bytes, ...]]()
+    for index in range(samples_in(inputs)):
+        found.add(tuple(array[index].tobytes() for array in arrays))
+        if len(found) == _TOO_FEW:
+            break
+    return len(found)
 
 
 def calibration_data(wanted: Wanted, *, given: Given | None = None, dataset: str | None = None) -> CalibrationData:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import onnx
 
-from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.errors import CheckFailed, InputError, counted
 from irepdeploy.onnx_graph.proto import attribute_of
 from irepdeploy.profiling.health import kernel_health
 from irepdeploy.reparam.comparator import relative_error
@@ -111,7 +111,8 @@ class _Search:
                 few, result = count, tried
         if best is None:
             raise CheckFailed(
-                f"int8 loses too much: {result[1].reason}, with all but {len(ranked) - few} of {len(ranked)} layers "
+                f"int8 loses too much: {result[1].reason}, with all but {len(ranked) - few} of "
+                f"{counted(len(ranked), 'layer')} "
                 "in float",
                 where=self.data.evaluation.name,
                 hint="calibrate with other --inputs, raise --max-drop, or export fp16"
@@ -122,9 +123,7 @@ class _Search:
 
     def describe(self, result: onnx.ModelProto, loss: Int8Loss, kept: Collection[str]) -> Int8Report:
         sizes = (self.original.ByteSize(), result.ByteSize())
-        notes = []
-        if not self.data.is_real:
-            notes.append("int8 was calibrated and measured on random inputs: give real ones with --inputs FILE")
+        notes = list(self.data.notes)
         if sizes[1] >= sizes[0]:
             notes.append("the int8 file is not smaller than the float32 one: int8 is not advised here")
         count = self.data.evaluation.count
@@ -172,7 +171,7 @@ class _Search:
     def _try(self, kept: Collection[str]) -> tuple[onnx.ModelProto, Int8Loss, Collection[str]]:
         result = self._quantized(self.model, self.ranges, kept)
         loss = loss_between(self.reference, outputs_of(result, self.data.evaluation.array), self.data.labels)
-        self.report(f"int8 with {len(kept)} of {len(self.layers)} layers in float: {loss.reason}")
+        self.report(f"int8 with {len(kept)} of {counted(len(self.layers), 'layer')} in float: {loss.reason}")
         return result, loss, kept
 
     def _quantized(self, model: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) -> onnx.ModelProto:

@@ -220,10 +220,13 @@ class OrtRunner(Runner):
         unknown = ("No Op registered", "not a registered function")
         if kind == "NotImplemented" or any(words in str(error) for words in unknown):
             return ModelError(f"ONNX Runtime lacks an operator of this model: {text}", where=self._where)
+        if text.startswith("Load model from "):
+            # Its path, which is in front already.
+            text = text.partition(" failed:")[2].strip() or text
         return ModelError(
             f"ONNX Runtime cannot load this model: {text}",
             where=self._where,
-            hint="if it was copied or downloaded, it may be truncated",
+            hint="export it again, or copy it again if it was cut short",
         )
 
     def _run_error(self, error: Exception, feeds: Dict[str, np.ndarray]) -> IrepdeployError:

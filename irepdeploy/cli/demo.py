@@ -20,6 +20,7 @@ from typing import Any
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
 from irepdeploy.console import command_line, log, say, table
+from irepdeploy.errors import counted
 from irepdeploy.files import write_bytes, write_json
 from irepdeploy.folders import output_folder
 from irepdeploy.network.checkpoint import load, read
@@ -262,7 +263,7 @@ def _equality(out: Path) -> list[dict[str, Any]]:
     certificate = Certificate.load(out / "export" / "certificate.json")
     proof = certificate.blocks["float64"]
     blocks = {
-        "from": f"{certificate.blocks['count']} blocks, float64",
+        "from": f"{counted(certificate.blocks['count'], 'block')}, float64",
         "to": "convolutions",
         "error": proof["max_rel_error"],
         "allowed": TOLERANCES["float64"].max_rel_error,

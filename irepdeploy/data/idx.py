@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from irepdeploy.errors import InputError, one_line
+from irepdeploy.errors import InputError, counted, one_line
 from irepdeploy.limits import open_file, size_text
 
 __all__ = ["read_idx"]
@@ -75,7 +75,7 @@ def _sizes(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
         raise InputError("not an IDX file: expected two zero bytes at its start", where=path, hint=_FIX)
     if (header[2], header[3]) != (_BYTES, dimensions):
         raise InputError(
-            f"expected an IDX file of bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}, got type"
+            f"expected an IDX file of bytes in {counted(dimensions, 'dimension')}, got type"
             f" 0x{header[2]:02x} in {header[3]}",
             where=path,
             hint="images have 3 dimensions and labels 1: are two files exchanged?",

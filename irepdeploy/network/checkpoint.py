@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import irepdeploy
-from irepdeploy.errors import CheckpointError, InputError, ModelError
+from irepdeploy.errors import CheckpointError, InputError, ModelError, counted
 from irepdeploy.files import read_bytes, write_bytes
 from irepdeploy.network.archive import pack, unpack
 from irepdeploy.network.exported_program import is_program, load_program
@@ -221,7 +221,8 @@ def _from_state_dict(
     place, state = next(iter(found.items()))
     if model is None:
         raise CheckpointError(
-            f"a state dict: {len(state)} tensors such as {next(iter(state))}, and not the class that they belong to",
+            f"a state dict: {counted(len(state), 'tensor')} such as {next(iter(state))}, and not the class that they "
+            "belong to",
             where=path,
             hint="add --model package.module:factory, a function that builds the network; in Python "
             "irepdeploy.load(path, model=factory)",

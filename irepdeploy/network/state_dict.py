@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.errors import CheckpointError, MissingError, first_line
+from irepdeploy.errors import CheckpointError, MissingError, counted, first_line
 from irepdeploy.network.plain_globals import PLAIN_GLOBALS
 
 __all__ = ["fitted", "is_safetensors", "is_state_dict", "is_usual", "read_legacy", "read_safetensors", "state_dicts"]
@@ -73,15 +73,18 @@ def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, T
     for name in counts:
         del named[name]
     if any(name not in _COUNTERS for name in counts):
-        notes.append(f"{len(counts)} counts of operations ignored")
+        notes.append(f"{counted(len(counts), 'count')} of operations ignored")
     prefix = _prefix(named, expected)
     if prefix:
         inside = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
         left = sorted(name for name in named if not name.startswith(prefix))
-        named = inside
+        # What lies beside a network that fits is none of its weights; of another network it is all listed.
+        whole = {name for name in expected if not name.endswith("num_batches_tracked")} <= set(inside) <= set(expected)
+        named = inside if whole else {**inside, **{name: named[name] for name in left}}
         notes.append(f"names without {prefix!r}")
-        if left:
-            notes.append(f"{len(left)} other tensors ignored ({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})")
+        if left and whole:
+            shown = ", ".join([*left[:3], *(["..."] if len(left) > 3 else [])])
+            notes.append(f"{counted(len(left), 'other tensor')} ignored ({shown})")
     for name, tensor in expected.items():
         # Files of old versions of torch do not have it; nothing in eval mode reads it.
         if name.endswith("num_batches_tracked") and name not in named:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from irepdeploy.errors import ModelError, one_line
-from irepdeploy.onnx_graph.proto import opset_of, subgraphs_of
+from irepdeploy.onnx_graph.check import check_graph
+from irepdeploy.onnx_graph.proto import captured_by, opset_of
 from irepdeploy.onnx_graph.shapes import Shape, Shapes
 
 __all__ = ["FLOATS", "Array", "Constant", "Graph", "Operator", "kind_of", "widened"]
@@ -99,22 +99,13 @@ class Graph:
         # Since IR version 4 an initialiser that is also an input is only its default value.
         fixed = (item for item in proto.initializer if model.ir_version < 4 or item.name not in given)
         initializers = {item.name: item for item in fixed}
-        known = given | set(initializers) | {item.values.name for item in proto.sparse_initializer} | {""}
+        check_graph(model)
         operators = []
         for index, node in enumerate(proto.node):
-            captured = tuple(_captured(node))
+            captured = tuple(captured_by(node))
             operator = Operator(index, node, kind_of(node), tuple(node.input), tuple(node.output), captured)
-            for name in (*operator.inputs, *captured):
-                if name not in known:
-                    raise ModelError(f"damaged: {operator.name!r} reads {name!r}, which no earlier node computes")
-            for name in filter(None, operator.outputs):
-                if name in known:
-                    raise ModelError(f"damaged: {name!r} is computed twice")
-                known.add(name)
             operators.append(operator)
         outputs = {value.name for value in proto.output}
-        for name in sorted(outputs - known):
-            raise ModelError(f"damaged: no node computes the output {name!r}")
         graph = cls(model, opset, operators, initializers, outputs)
         graph.index()
         return graph
@@ -166,19 +157,6 @@ def kind_of(node: onnx.NodeProto) -> str:
 def widened(array: Array) -> Array:
     """Return the array with floats in float64."""
     return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the outer tensors that the subgraphs of `node` read."""
-    graphs = list(subgraphs_of(node))
-    if not graphs:
-        return
-    own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
-    own |= {output for graph in graphs for inner in graph.node for output in inner.output}
-    own |= {item.values.name for graph in graphs for item in graph.sparse_initializer}
-    for graph in graphs:
-        yield from (name for inner in graph.node for name in inner.input if name and name not in own)
-        yield from (value.name for value in graph.output if value.name not in own)
 
 
 def _array(tensor: onnx.TensorProto) -> Array:

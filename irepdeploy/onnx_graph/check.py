@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
 
 from irepdeploy.errors import ModelError
-from irepdeploy.onnx_graph.proto import graphs_of, opset_of, subgraphs_of
+from irepdeploy.onnx_graph.proto import captured_by, graphs_of, opset_of, subgraphs_of
 
-__all__ = ["check_attributes", "check_model"]
+__all__ = ["check_attributes", "check_graph", "check_model"]
 
 # Since this opset Add and Mul broadcast, and BatchNormalization has no mode attribute.
 _OLDEST = 7
@@ -22,6 +24,33 @@ def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
     if 0 < opset < _OLDEST:
         hint = "convert it: onnx.version_converter.convert_version(model, 13)"
         raise ModelError(f"opset {opset} is older than {_OLDEST}", where=label, hint=hint)
+
+
+def check_graph(model: onnx.ModelProto, label: str | None = None) -> None:
+    """Refuse a graph in which a tensor has no origin, or several; its nodes are in order if any order exists."""
+    graph = model.graph
+    stored = [tensor.name for tensor in graph.initializer] + [item.values.name for item in graph.sparse_initializer]
+    for what, names in (("input", [value.name for value in graph.input]), ("initializer", stored)):
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ModelError(f"damaged: the {what} {twice!r} is listed twice", where=label)
+    known = {value.name for value in graph.input}.union(stored, [""])
+    computed = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        for name in (*node.input, *captured_by(node)):
+            if name in known:
+                continue
+            text = f"{node.name or next(iter(node.output), node.op_type)!r} reads {name!r}, which "
+            cycle = name in computed
+            text = f"its nodes form a cycle: {text}only a later one computes" if cycle else f"{text}no node computes"
+            raise ModelError(f"damaged: {text}", where=label)
+        for name in filter(None, node.output):
+            if name in known:
+                raise ModelError(f"damaged: {name!r} is computed twice", where=label)
+            known.add(name)
+    for value in graph.output:
+        if value.name not in known:
+            raise ModelError(f"damaged: no node computes the output {value.name!r}", where=label)
 
 
 def check_attributes(model: onnx.ModelProto, label: str | None = None) -> None:

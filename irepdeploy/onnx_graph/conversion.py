@@ -11,7 +11,15 @@ from google.protobuf.message import EncodeError
 
 from irepdeploy.errors import ModelError, first_line
 from irepdeploy.onnx_graph.lowering import OLDEST, lowered, rewrite
-from irepdeploy.onnx_graph.proto import attribute_of, constants_of, graphs_of, inlined, inputs_of, nodes_of, opset_of
+from irepdeploy.onnx_graph.proto import (
+    attribute_of,
+    constants_of,
+    drop_weight_inputs,
+    graphs_of,
+    inlined,
+    nodes_of,
+    opset_of,
+)
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.site import Site, set_attribute
 from irepdeploy.onnx_graph.written import fits_one_file
@@ -46,10 +54,7 @@ def converted(
     try:
         source = onnx.ModelProto()
         source.CopyFrom(inlined(model))
-        weightless = inputs_of(source.graph)
-        if len(weightless) < len(source.graph.input):
-            del source.graph.input[:]
-            source.graph.input.extend(weightless)
+        drop_weight_inputs(source.graph)
         source.ir_version = max(source.ir_version, _FREE_WEIGHTS)
         raised = opset > given or opset < OLDEST
         if raised:
@@ -68,12 +73,10 @@ def converted(
         EncodeError,
         onnx.checker.ValidationError,
     ) as error:
-        raise ModelError(
-            f"cannot be converted from opset {given} to {opset}: {_reason(error)}", where=label, hint=_hint(opset)
-        ) from error
+        raise ModelError(f"{_cannot(given, opset)}: {_reason(error)}", where=label, hint=_hint(given, opset)) from error
     except ModelError as error:
-        what = f"cannot be converted from opset {given} to {opset}: {error.what}"
-        raise ModelError(what, where=label, hint=error.hint or _hint(opset)) from error
+        what = f"{_cannot(given, opset)}: {error.what}"
+        raise ModelError(what, where=label, hint=error.hint or _hint(given, opset)) from error
     return result
 
 
@@ -87,8 +90,18 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
         value.CopyFrom(known[value.name])
 
 
-def _hint(opset: int) -> str:
-    return f"export it with opset_version={opset}, or for another --target"
+def _cannot(given: int, opset: int) -> str:
+    if given == opset:
+        return f"cannot be written in the operators of the target, of opset {opset}"
+    return f"cannot be converted from opset {given} to {opset}"
+
+
+def _hint(given: int, opset: int) -> str:
+    return (
+        "choose another --target"
+        if given == opset
+        else f"export it with opset_version={opset}, or for another --target"
+    )
 
 
 def _prepare(source: onnx.ModelProto, given: int, opset: int, label: str | None) -> None:

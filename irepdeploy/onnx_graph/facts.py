@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from irepdeploy.errors import ModelError
+from irepdeploy.onnx_graph.check import check_graph
 from irepdeploy.onnx_graph.model_file import label_of, open_model
 from irepdeploy.onnx_graph.proto import attribute_of, constants_of, opset_of
 from irepdeploy.onnx_graph.shapes import inferred_graph
@@ -95,6 +96,7 @@ def read_onnx(path: str | os.PathLike[str], sizes: Mapping[str, Sequence[int | N
     graph = model.graph
     if not graph.node:
         raise ModelError("not an ONNX model: it has no nodes", where=label_of(path))
+    check_graph(model, label_of(path))
     constants = constants_of(graph)
     shapes = _shapes(model, constants)
     inputs = {value.name: shapes[value.name] for value in graph.input if value.name not in constants}

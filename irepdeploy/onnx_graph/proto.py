@@ -9,8 +9,8 @@ import onnx
 import onnx.inliner
 
 __all__ = [
-    "attribute_of", "constants_of", "distinct_name", "drop_unread", "graphs_of", "inlined", "inputs_of", "name_nodes",
-    "nodes_of", "opset_of", "subgraphs_of", "tensors_of",
+    "attribute_of", "captured_by", "constants_of", "distinct_name", "drop_unread", "drop_weight_inputs", "graphs_of",
+    "inlined", "inputs_of", "name_nodes", "nodes_of", "opset_of", "subgraphs_of", "tensors_of",
 ]  # fmt: skip
 
 
@@ -37,6 +37,19 @@ def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for item in node.attribute:
         for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
             yield from graphs_of(graph)
+
+
+def captured_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the outer tensors that the subgraphs of `node` read."""
+    graphs = list(subgraphs_of(node))
+    if not graphs:
+        return
+    own = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
+    own |= {output for graph in graphs for inner in graph.node for output in inner.output}
+    own |= {item.values.name for graph in graphs for item in graph.sparse_initializer}
+    for graph in graphs:
+        yield from (name for inner in graph.node for name in inner.input if name and name not in own)
+        yield from (value.name for value in graph.output if value.name not in own)
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -70,6 +83,15 @@ def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """Return the inputs that are not initializers, which old files list among them."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
+
+
+def drop_weight_inputs(graph: onnx.GraphProto) -> int:
+    """Remove the inputs that are initializers too, in place, and return their number: they become plain constants."""
+    free, count = inputs_of(graph), len(graph.input)
+    if len(free) < count:
+        del graph.input[:]
+        graph.input.extend(free)
+    return count - len(free)
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from irepdeploy.errors import counted
 from irepdeploy.plots.figure import BLUE, GREY, MARKERS, ORANGE, PALETTE, new_figure, picture
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
     axes.set_ylabel(f"test {found.by.name}, fused{found.by.marked}")
     axes.grid(axis="y", alpha=0.3)
     seeds = len(found.seeds)
-    axes.set_title(
-        f"{found.network} on {found.dataset}, {seeds} seed{'' if seeds == 1 else 's'}", fontsize=10, loc="left"
-    )
+    axes.set_title(f"{found.network} on {found.dataset}, {counted(seeds, 'seed')}", fontsize=10, loc="left")
     return figure
 
 

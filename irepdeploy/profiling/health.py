@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from irepdeploy.errors import counted
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse_block
 from irepdeploy.reparam.origin import FUSED, origin_of
@@ -236,4 +237,4 @@ def _finite(values: Array) -> tuple[Array, int]:
 
 
 def _others(layers: Sequence[LayerHealth]) -> str:
-    return f" (and {len(layers) - 1} more layers)" if len(layers) > 1 else ""
+    return f" (and {counted(len(layers) - 1, 'more layer')})" if len(layers) > 1 else ""

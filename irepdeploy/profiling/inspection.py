@@ -13,7 +13,7 @@ from torch import nn
 
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import ArchitectureError, InputError, NotFusable, one_line
+from irepdeploy.errors import ArchitectureError, InputError, NotFusable, counted, one_line
 from irepdeploy.network.factory import built, remembered
 from irepdeploy.network.nets import NETS, build_plain
 from irepdeploy.network.source import Source, open_source, with_blocks
@@ -190,7 +190,7 @@ def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> In
     notes = []
     if found.macs is None:
         unknown = [layer for layer in found.layers if layer.macs is None]
-        notes.append(f"total MACs: not known, since the shapes of {len(unknown)} nodes are dynamic")
+        notes.append(f"total MACs: not known, since the shapes of {counted(len(unknown), 'node')} are dynamic")
     if found.not_counted:
         notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
     if "BatchNormalization" in found.operators:
@@ -199,7 +199,8 @@ def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> In
     hidden = found.operators.get("Conv", 0) - len(known)
     if hidden:
         notes.append(
-            f"health of {hidden} convolutions: not known, since their weights are not floats stored in the file"
+            f"health of {counted(hidden, 'convolution')}: not known, since their weights are not floats "
+            "stored in the file"
         )
     keys = ("opset", "ir_version", "producer", "inputs", "outputs", "metadata")
     facts = {"file": os.fspath(path), "sha256": file_digest(path), **{key: getattr(found, key) for key in keys}}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from irepdeploy.errors import ArchitectureError
+from irepdeploy.errors import ArchitectureError, counted
 from irepdeploy.files import canonical_json, read_bytes, sha256, write_json
 from irepdeploy.limits import DESCRIPTION
 from irepdeploy.parsing.json_text import JsonError, parse_json, sealed, unsealed
@@ -50,7 +50,7 @@ class Architecture:
         for layer, row in zip(self.layers, self.matrix, strict=True):
             if len(row) != len(self.branches):
                 raise ArchitectureError(
-                    f"expected {len(self.branches)} columns, one per branch, got {len(row)}", where=layer
+                    f"expected {counted(len(self.branches), 'column')}, one per branch, got {len(row)}", where=layer
                 )
             if any(bit not in (0, 1) for bit in row):
                 raise ArchitectureError("expected only 0 and 1 in the matrix", where=layer)

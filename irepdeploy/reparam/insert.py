@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from irepdeploy.errors import ArchitectureError, ModelError
+from irepdeploy.errors import ArchitectureError, ModelError, counted
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock, Step
 from irepdeploy.reparam.geometry import Geometry, refusal
@@ -267,7 +267,7 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
         text = "no plain convolution is left to insert branches at: the network already has branches"
         return ModelError(text, hint="fuse it first, or use the plain network")
     why = "; ".join(f"{name}: {reason}" for reason, name in list(reasons.items())[:3])
-    text = f"no convolution to insert branches at: {count} convolutions, none chosen by where={where!r} fits"
+    text = f"no convolution to insert branches at: {counted(count, 'convolution')}, none chosen by where={where!r} fits"
     return ModelError(f"{text} ({why})" if why else text, hint="ird.expandable(model) gives the reason for each")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from irepdeploy.board.runner import Runner, TensorSpec, shape_text
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.verify.input_spec import UNNAMED
 
 __all__ = ["Declared", "Dimension", "Dimensions", "batch_of_output", "is_fixed", "numbers"]
@@ -28,6 +28,15 @@ class Declared:
     inputs: Mapping[str, Dimensions]
     dtypes: Mapping[str, str]
     outputs: Mapping[str, Dimensions | None]
+
+    def __post_init__(self) -> None:
+        for name, sizes in self.inputs.items():
+            if 0 in sizes:
+                raise ModelError(
+                    f"input {name!r} is declared with a size of 0: {shape_text(numbers(sizes))}",
+                    where=self.label,
+                    hint="export the network again with the size that it has, or a dynamic one",
+                )
 
     @classmethod
     def of_runner(cls, runner: Runner, label: str) -> Declared:
@@ -117,8 +126,8 @@ class Declared:
     def named_like(self, first: Declared) -> Declared:
         """Return a copy with the names of another model: they correspond by name, else by position."""
         if len(self.inputs) != len(first.inputs):
-            counts = [f"{each.label} takes {len(each.inputs)}" for each in (first, self)]
-            raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]} inputs")
+            counts = [f"{each.label} takes {counted(len(each.inputs), 'input')}" for each in (first, self)]
+            raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]}")
         inputs = _names(first.inputs, self.inputs)
         outputs = _names(first.outputs, self.outputs) if len(self.outputs) == len(first.outputs) else {}
         return replace(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.runner import shape_text
-from irepdeploy.errors import InputError, one_line
+from irepdeploy.errors import InputError, counted, one_line
 from irepdeploy.limits import check_memory, open_file
 from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.inputs import InputGroup, Wanted, signature_of
@@ -174,7 +174,7 @@ def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) ->
     if specs is not None and len(specs) > 1:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(
-            f"expected {len(specs)} arrays, got one: {names}",
+            f"expected {counted(len(specs), 'array')}, got one: {names}",
             where=file,
             hint=f"numpy.savez(path, {specs[0].name}=...)",
         )

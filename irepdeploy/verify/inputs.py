@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, counted
 from irepdeploy.limits import check_memory
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED, InputSpec
@@ -216,7 +216,7 @@ def _given(given: Given, signature: Signature, dataset: str | None) -> InputGrou
     if len(signature.inputs) > len(arrays) == 1 and not isinstance(given, Mapping):
         names = ", ".join(spec.name for spec in signature.inputs)
         raise InputError(
-            f"expected {len(signature.inputs)} arrays, got one: {names}",
+            f"expected {counted(len(signature.inputs), 'array')}, got one: {names}",
             where="inputs",
             hint="give {name: array}, or a .npz file",
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError, ModelError
+from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.limits import check_memory
 from irepdeploy.verify.declared import batch_of_output
 from irepdeploy.verify.signature import Signature
@@ -76,7 +76,7 @@ def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
     arrays = dict(inputs) if isinstance(inputs, Mapping) else {specs[0].name: inputs}
     if len(arrays) != len(specs):
         due = ", ".join(spec.name for spec in specs)
-        raise InputError(f"expected {len(specs)} inputs ({due}), got {len(arrays)}", where="inputs")
+        raise InputError(f"expected {counted(len(specs), 'input')} ({due}), got {len(arrays)}", where="inputs")
     own = {spec.name: spec.name for spec in specs}
     if set(arrays) != set(own):
         own = dict(zip(own, arrays, strict=True))

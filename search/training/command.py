@@ -10,6 +10,7 @@ import typer
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, NumberedOutOption
 from irepdeploy.console import command_line, say
+from irepdeploy.errors import counted
 
 from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
 
@@ -195,7 +196,7 @@ def compare(
         print_json(found.to_dict())
         return
     table(
-        f"Training of {plan.net.label} on {plan.data.label}: {seeds} seed{'s' if seeds > 1 else ''}, mean and standard"
+        f"Training of {plan.net.label} on {plan.data.label}: {counted(seeds, 'seed')}, mean and standard"
         f" deviation; differences from {names[0]}, seed by seed",
         found.columns,
         found.rows,
@@ -206,7 +207,7 @@ def compare(
 
 
 def _title(what: str, net: str, plan: Recipe, result: TrainingResult) -> str:
-    return f"{what} of {net} on {plan.data.label}: {result.branches} branches, seed {plan.seed}"
+    return f"{what} of {net} on {plan.data.label}: {counted(result.branches, 'branch', 'branches')}, seed {plan.seed}"
 
 
 def _rows(result: TrainingResult) -> list[list[object]]:

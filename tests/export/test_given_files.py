@@ -219,6 +219,40 @@ def test_int8_of_a_network_without_data_says_so(tmp_path: Path, capsys: Capture)
     assert note in capsys.readouterr().err and note in certified(tmp_path).precisions["int8"]["notes"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "notes"),
+    [
+        (RNG.random((1, 3, 8, 8), np.float32), ["int8 was calibrated on 1 input, "]),
+        (np.repeat(RNG.random((2, 3, 8, 8), np.float32), 6, 0), ["int8 was calibrated on 2 different of 12 inputs, "]),
+        (np.full((16, 3, 8, 8), 0.5, np.float32), ["on 1 different of 16 inputs, ", "inputs that are 0.5 everywhere"]),
+        (RNG.random((8, 3, 8, 8), np.float32), []),
+    ],
+    ids=["one", "copies", "constant", "enough"],
+)
+def test_inputs_that_show_no_ranges_for_int8(
+    inputs: np.ndarray, notes: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    np.save(tmp_path / "x.npy", inputs)
+    assert export(branches(17), tmp_path, "--precision", "int8", "--inputs", str(tmp_path / "x.npy")) == 0
+    found = [note for note in certified(tmp_path).precisions["int8"]["notes"] if "calibrated" in note]
+    assert len(found) == len(notes) and all(text in note for text, note in zip(notes, found, strict=True))
+    err = capsys.readouterr().err
+    assert all(f"note: {note}\n" in err for note in found)
+
+
+def test_weights_among_the_inputs_are_constants(tmp_path: Path, capsys: Capture) -> None:
+    model = branches(17)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    assert export(model, tmp_path, "--precision", "fp32,fp16") == 0
+    assert "note: 2 weights listed among the inputs made constant" in capsys.readouterr().err
+    # Those of a branch are merged like any other.
+    assert [node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node] == ["Conv"]
+    for name in ("model.onnx", "model.fp16.onnx"):
+        (value,) = onnx.load(tmp_path / "o" / name).graph.input
+        assert value.name == "x" and value.type.tensor_type.elem_type == TensorProto.FLOAT
+
+
 def test_operators_of_onnx_runtime_alone(tmp_path: Path, capsys: Capture) -> None:
     gelu = helper.make_node("Gelu", ["y"], ["z"], "gelu", domain="com.microsoft")
     model = branches(13, np.float32, gelu)
@@ -277,10 +311,7 @@ def test_sparse_weights_become_dense(by_axis: bool, tmp_path: Path) -> None:
     model.graph.sparse_initializer.append(sparse)
     assert export(model, tmp_path) == 0
     (conv,) = onnx.load(tmp_path / "o/model.onnx").graph.node
-    assert (
-        certified(tmp_path).onnx["changes"] == ["1 sparse initializers written as dense ones"]
-        and conv.op_type == "Conv"
-    )
+    assert certified(tmp_path).onnx["changes"] == ["1 sparse initializer written as dense"] and conv.op_type == "Conv"
     sparse.indices.CopyFrom(onnx.numpy_helper.from_array(indices + 99, "i"))
     model.graph.sparse_initializer[0].CopyFrom(sparse)
     assert export(model, tmp_path) == 2

@@ -71,7 +71,7 @@ WRITTEN: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "of a trainer": (
         lambda: {"state_dict": {**under("net.", RIGHT), "loss.weight": torch.ones(3)}},
-        "state_dict; names without 'net.'; 1 other tensors ignored (loss.weight)",
+        "state_dict; names without 'net.'; 1 other tensor ignored (loss.weight)",
     ),
     "with numbers of numpy": (lambda: {"model": RIGHT, "best": np.float64(0.9), "epoch": np.int64(3)}, "model"),
     "of a pair of networks": (lambda: {"critic": {"w": torch.ones(2)}, "generator": RIGHT}, "generator"),
@@ -114,6 +114,15 @@ def test_files_of_old_versions_of_torch(tmp_path: Path) -> None:
     torch.save(Mine(), tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"save its state_dict\(\)"):
         ird.load(tmp_path / "whole.pth", model=Mine)
+
+
+def test_a_wrong_class_that_shares_a_prefix_lists_all_that_is_in_the_file(tmp_path: Path) -> None:
+    inside = {name: value for name, value in RIGHT.items() if name.startswith("stem.0")}
+    state = {**under("net.", inside), **{f"other.{place}": torch.ones(2) for place in range(9)}}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"6 missing .*, 9 unexpected") as caught:
+        ird.load(tmp_path / "w.pt", model=Mine)
+    assert "other.0" in caught.value.line
 
 
 def test_missing_and_unexpected_names_are_listed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from irepdeploy.cli.options import InputShapeOption, JsonOption, ModelOption, SeedOption, SourceArgument
 from irepdeploy.console import log, print_json, progress, say, table
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, counted
 
 if TYPE_CHECKING:
     from irepdeploy.profiling.branch_cost import BranchCosts, CostRequest
@@ -150,11 +150,14 @@ def _headlines(found: Inspection) -> list[str]:
             *([f"metadata: {'; '.join(made)}"] if made else []),
         ]
     name = facts["net"] or facts["factory"] or "a network of another package"
-    lines = [f"{found.source}: {'' if name == found.source else f'{name}, '}{facts['state']} state"]
+    # Anybody's network is in the train state of branches only where it has some.
+    plain = facts["state"] == "train" and not facts["net"] and not any(layer.branches for layer in found.layers)
+    state = "without branches of irepdeploy" if plain else f"{facts['state']} state"
+    lines = [f"{found.source}: {'' if name == found.source else f'{name}, '}{state}"]
     if facts["architecture"]:
         counts = [len(layer.branches) for layer in found.layers if layer.branches]
         where = "were fused into" if facts["state"] == "fused" else "stand at"
-        lines[0] += f"; {sum(counts)} branches {where} {len(counts)} convolutions"
+        lines[0] += f"; {counted(sum(counts), 'branch', 'branches')} {where} {counted(len(counts), 'convolution')}"
         lines.append(f"Architecture: {facts['architecture']}")
     details = [f"weights: {facts['statistics']}"]
     if facts["input_shape"]:
@@ -230,10 +233,12 @@ def _show_cost(costs: BranchCosts) -> None:
         peak = row.memory.peak_bytes
         held = "ran out" if row.memory.out_of_memory else "-" if peak is None else size_text(peak)
         rows.append([row.name, row.branches, _number(row.params), _number(row.macs), times, ratio, held])
-    threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
+    threads = counted(costs.threads, "thread")
     place = f"CPU, {threads}" if costs.device == "cpu" else costs.device_name
     samples = max((row.time.samples for row in costs.rows if row.time is not None), default=0)
-    how = f"batch {costs.batch_size}" + (f", median of {samples} steps of SGD with momentum" if samples else "")
+    how = f"batch {costs.batch_size}" + (
+        f", median of {counted(samples, 'step')} of SGD with momentum" if samples else ""
+    )
     say()
     table(
         f"Training on this machine: {place}, {how}",
