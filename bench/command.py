@@ -272,7 +272,7 @@ def _inputs(record: Record, start: int = 0) -> str:
     named = record.facts.get("input_shapes")
     if not named:
         return _shape(record.input_shape[start:])
-    # Of several inputs, the batch may be anywhere.
+    # Of several inputs, the batch may be anywhere: theirs is that of the first row.
     return ", ".join(f"{name} {_shape(sizes) or 'a scalar'}" for name, sizes in named.items())
 
 

@@ -18,7 +18,7 @@ from irepdeploy.doctor.check import Check, one_line, run_all
 from irepdeploy.doctor.machine import NEVER_PIP, has_gpu, is_jetson
 from irepdeploy.doctor.packages import is_there
 from irepdeploy.doctor.probes import probe
-from irepdeploy.errors import MissingError, RunError, counted
+from irepdeploy.errors import MissingError, RunError
 
 __all__ = ["cuda", "gpu", "providers", "tensorrt", "torch"]
 
@@ -152,7 +152,7 @@ def _brings(library: str, provider: str) -> str:
 
 def _torch_device(state: Mapping[str, Any]) -> Check:
     row = partial(Check, "torch device")
-    threads = counted(state["threads"], "thread")
+    threads = f"{state['threads']} threads"
     if state["gpus"]:
         return row(f"CUDA {state['cuda']}", note=f"{state['gpus']} GPUs, {threads}")
     if state["cuda"]:

@@ -15,7 +15,6 @@ from irepdeploy.board.jetpack import TEGRA_RELEASE, jetpack_of, parse_tegra_rele
 from irepdeploy.board.nvpmodel import current_mode
 from irepdeploy.board.system import system_block
 from irepdeploy.doctor.check import Check, one_line
-from irepdeploy.errors import counted
 
 __all__ = ["NEVER_PIP", "has_gpu", "is_jetson", "jetson", "machine"]
 
@@ -74,7 +73,7 @@ def _power_mode() -> Check:
 
 
 def _cores(cpu: Mapping[str, Any]) -> Check:
-    found = f"{cpu['affinity']} of {counted(cpu['logical_cores'], 'core')}"
+    found = f"{cpu['affinity']} of {cpu['logical_cores']} cores"
     threads = os.environ.get("OMP_NUM_THREADS", "")
     note = cpu["model"] + (f"; OMP_NUM_THREADS={threads}" if threads else "")
     quota, usable = cpu["quota_cores"], cpu["affinity"]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from irepdeploy.errors import InputError, first_line, one_line, short_line
+from irepdeploy.errors import InputError, counted, first_line, one_line, short_line
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,8 @@ def test_a_long_line_keeps_what_is_wrong() -> None:
     assert line.endswith("... (--debug shows all)")
     assert short_line(error, 20_000) == error.line
     assert short_line(InputError("what", where="here")) == "here: what"
+
+
+def test_numbers_and_their_nouns() -> None:
+    assert [counted(count, "node") for count in (0, 1, 2048)] == ["0 nodes", "1 node", "2,048 nodes"]
+    assert counted(1, "branch", "branches") == "1 branch" and counted(2, "branch", "branches") == "2 branches"

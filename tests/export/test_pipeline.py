@@ -326,7 +326,7 @@ onnx.save(model, after)
     ("code", "note"),
     [
         ("import os; os.abort()", "crashed (signal 6): not simplified"),
-        (WRONG.format(change=""), "1 nodes removed of 18, but its model was refused: model.onnx and simplified differ"),
+        (WRONG.format(change=""), "1 node removed of 18, but its model was refused: model.onnx and simplified differ"),
         (WRONG.format(change="model.opset_import[0].version = 18"), "refused: the written ONNX is not what was asked"),
     ],
     ids=["crash", "wrong", "other opset"],
@@ -353,7 +353,7 @@ def test_a_simplified_model_is_compared_and_taken(
 
     monkeypatch.setattr(torch_exporter, "onnx_from_torch", with_identity)
     certificate = irepdeploy.export_model(checkpoint, tmp_path)
-    assert certificate.onnx["simplifier"] == "onnxsim: 1 nodes removed of 19" and certificate.onnx["nodes"] == 18
+    assert certificate.onnx["simplifier"] == "onnxsim: 1 node removed of 19" and certificate.onnx["nodes"] == 18
     assert ("model.onnx", "simplified") in [(hop.source, hop.result) for hop in certificate.hops]
     certificate.check_files(tmp_path)
 
