@@ -15,7 +15,7 @@ import onnx
 
 from irepdeploy.board.comparison import Noise
 from irepdeploy.board.runner import Runner, TensorSpec
-from irepdeploy.errors import CheckFailed, IrepdeployError
+from irepdeploy.errors import CheckFailed, IrepdeployError, ModelError
 from irepdeploy.onnx_graph.written import fits_one_file, serialized, write_model
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.verify.certificate import Certificate, Hop
@@ -77,6 +77,11 @@ class Job:
     def inputs(self) -> Inputs:
         """The inputs of all groups together."""
         return joined([group.array for group in self.source.groups])
+
+    def check_size(self, model: onnx.ModelProto) -> None:
+        """Raise ModelError if the target's engine is built from a file that cannot hold the model."""
+        if self.target.engine is not None and not fits_one_file(model):
+            raise ModelError("exceeds 2 GiB, and an engine is built from a single file", where=self.source.label)
 
     def runnable(self, model: onnx.ModelProto) -> bytes | Path:
         """Return a model as ONNX Runtime takes it: its bytes, or above 2 GiB a file in the staging folder."""

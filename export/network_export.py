@@ -37,7 +37,6 @@ from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .simplify import Simplified, Simplifier
 from .target.target import Target
-from .writer.onnx_from_torch import serialized
 from .writer.torch_exporter import write_onnx
 
 if TYPE_CHECKING:
@@ -101,18 +100,21 @@ class NetworkExport(Exportable):
             job.report("fused")
             prepared = self._write(job, fused)
             job.report("written")
+            job.certificate.onnx["simplifier"] = "not run"
+            if simplifier is not None and prepared.asked.external:
+                job.certificate.onnx["simplifier"] = "not run: it takes models below 2 GiB"
+                simplifier = None
             if simplifier is not None:
                 simplifier.begin(prepared.onnx, job.folder / "simpler.onnx")
             prepared = dataclasses.replace(prepared, outputs=job.run(prepared.onnx))
             job.gate(final, Form(_ONNX, prepared.outputs), locate=_module_search(fused, job, prepared))
-            job.certificate.onnx["simplifier"] = "not run"
             if simplifier is not None:
                 prepared = _simplified(job, prepared, simplifier.result())
             prepared = _collapsed(job, prepared)
             if final is not network or job.certificate.onnx["collapse"]["changed"]:
                 result = Form(_ONNX, prepared.outputs)
                 job.gate(network, result, locate=_module_search(self.model, job, prepared))
-            if job.settings.external_data:
+            if job.settings.external_data and not prepared.asked.external:
                 prepared = _moved_outside(job, prepared)
             job.certificate.onnx["parameters"] = _parameters(fused)
             job.report("compared")
@@ -151,14 +153,18 @@ class NetworkExport(Exportable):
         specs = [spec.with_batch(batch) for spec in self.origin.specs]
         metadata = metadata_of(origin_of(fused))
         written = write_onnx(fused, specs, self.origin.output_names, target=job.target, metadata=metadata)
-        asked = Asked(opset=written.opset, dynamic_batch=batch is None, axes=self.signature.axes)
+        job.check_size(written.model)
+        path = job.folder / _ONNX
+        files = write_model(written.model, path)
+        asked = Asked(
+            opset=written.opset, dynamic_batch=batch is None, axes=self.signature.axes, external=len(files) > 1
+        )
         described = written.to_dict()
-        path = write_bytes(job.folder / _ONNX, serialized(written.model))
         # Free the weights before the audit reads them again.
         del written
         job.certificate.onnx.update(job.audit(path, specs, asked))
         job.certificate.onnx.update(described)
-        return Prepared({"fp32": path}, specs, asked, {}, (path,))
+        return Prepared({"fp32": path}, specs, asked, {}, files)
 
 
 def _started(job: Job) -> contextlib.AbstractContextManager[Simplifier | None]:
@@ -194,17 +200,17 @@ def _collapsed(job: Job, prepared: Prepared) -> Prepared:
     if not job.settings.collapse:
         certificate.onnx["collapse"] = SWITCHED_OFF
         return prepared
-    original = path.read_bytes()
+    original = open_model(path)
     found = collapse(original, border=job.settings.border)
     facts = certificate.onnx["collapse"] = collapse_facts(found)
     if not found.changed:
         return prepared
     facts["proofs"] = region_proofs(found.regions)
     before = Form("simplified" if certificate.hops[-1].result == "simplified" else _ONNX, prepared.outputs)
-    write_bytes(path, found.content)
+    write_model(found.model, path, external=prepared.asked.external)
     certificate.onnx.update(job.audit(path, prepared.specs, prepared.asked))
     outputs = job.run(path)
-    locate = job.layer_search(open_model(original), path, prepared.specs)
+    locate = job.layer_search(original, path, prepared.specs)
     job.gate(before, Form("collapsed", outputs), locate=locate)
     return dataclasses.replace(prepared, outputs=outputs)
 

@@ -16,7 +16,7 @@ from irepdeploy.errors import CheckFailed, InputError, ModelError
 from irepdeploy.files import write_bytes
 from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.onnx_graph.precision import precision_of
-from irepdeploy.onnx_graph.written import fits_one_file, write_model
+from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
@@ -72,8 +72,7 @@ class OnnxExport(Exportable):
         source, path = self.source, job.folder / _ONNX
         asked = Asked(opset=source.opset, dynamic_batch=self._dynamic_batch, given=True, axes=source.signature.axes)
         self._check_batch(job)
-        if job.target.engine is not None and not fits_one_file(source.accepted):
-            raise ModelError("exceeds 2 GiB, and an engine is built from a single file", where=self.label)
+        job.check_size(source.accepted)
         tolerance = TOLERANCES[_TOLERANCES[self.carried]]
         given = source.content or job.runnable(source.model)
         content, model = self._for_target(job)

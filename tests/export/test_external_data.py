@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
+import irepdeploy
 from irepdeploy.cli import main
+from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph import written
 from irepdeploy.onnx_graph.model_file import file_digest, open_model
 from irepdeploy.onnx_graph.proto import tensors_of
@@ -96,8 +100,6 @@ def test_weights_of_a_given_file_go_inside_or_outside(tmp_path: Path, capsys: Ca
 
 
 def test_weights_of_a_network_outside(tmp_path: Path) -> None:
-    import irepdeploy
-
     found = irepdeploy.export_model(random_network(branches="repvgg"), tmp_path, external_data=True, simplify=False)
     assert found.ok and found.hops[-1].result == "model.onnx, weights outside"
     assert {"fused.pt", "model.onnx", "model.onnx.data"} <= set(names(tmp_path))
@@ -120,6 +122,19 @@ def test_what_does_not_fit_into_a_file_goes_outside(tmp_path: Path, capsys: Capt
     )
     assert export(tmp_path / "m.onnx", tmp_path / "trt", "--target", "xavier-jp5") == 2
     assert "exceeds 2 GiB, and an engine is built from a single file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_limit")
+@pytest.mark.parametrize("collapse", [True, False])
+def test_a_network_that_does_not_fit_into_a_file(collapse: bool, tmp_path: Path) -> None:
+    net, shape = random_network(branches="repvgg"), (1, 1, 16, 16)
+    found = irepdeploy.export_model(net, tmp_path, input_shape=shape, collapse=collapse)
+    assert found.ok and found.onnx["simplifier"] == "not run: it takes models below 2 GiB"
+    assert names(tmp_path) == ["certificate.json", "fused.pt", "model.onnx", "model.onnx.data"]
+    assert main(["verify", str(tmp_path / "fused.pt"), str(tmp_path / "model.onnx")]) == 0
+    with pytest.raises(ModelError, match="exceeds 2 GiB, and an engine is built from a single file"):
+        irepdeploy.export_model(net, tmp_path / "t", input_shape=shape, target="xavier-jp5")
+    assert not (tmp_path / "t").exists()
 
 
 def everything(folder: Path, rows: int, capsys: Capture) -> None:
@@ -153,6 +168,24 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_model_above_2_gib(disk: Path, capsys: Capture) -> None:
     everything(disk, 28 << 20, capsys)
+
+
+@pytest.mark.slow
+def test_a_network_above_2_gib(disk: Path) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+            self.wide = nn.Linear(8, 1 << 16)
+            self.deep = nn.ModuleList(nn.Linear(1 << 16, 3 << 10) for _ in range(3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            found = self.wide(self.bn(self.conv(images)).mean((2, 3)))
+            return torch.cat([layer(found) for layer in self.deep], 1)
+
+    found = irepdeploy.export_model(Large().eval(), disk, input_shape=(1, 3, 8, 8))
+    assert found.ok and sum(path.stat().st_size for path in disk.iterdir()) > 2 * (1 << 31)
+    assert found.onnx["collapse"]["changed"] is False
 
 
 def test_a_path_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
