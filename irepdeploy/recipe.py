@@ -219,9 +219,11 @@ class SearchSection(_Section):
     `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `step`
     "merged" computes a subnet as one convolution a layer, with statistics from a sample of the batch (`set_step`).
     `amp` runs the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with
-    the same result as one process, or "batch", for more GPUs than `subnets_per_step`.
+    the same result as one process, or "batch", for more GPUs than `subnets_per_step`. `compile` runs the steps of the
+    warm-up, which train the whole supernet, through torch.compile; each subnet would be a graph of its own.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("step", "compile")
     strategy: Literal["des", "evolution", "topk", "random"] = "des"
     budget: Budget = "2/3"
     population: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 64
@@ -240,6 +242,7 @@ class SearchSection(_Section):
     clamp: bool = True
     step: Literal["exact", "merged"] = "exact"
     amp: bool = False
+    compile: bool = False
     split: Literal["subnets", "batch"] = "subnets"
     augment: AugmentSection = AugmentSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -274,9 +277,11 @@ class TrainSection(_Section):
         ema: decay of the exponential moving average of the weights, such as 0.999; 0 disables it. The average is
             scored, saved as best.pt and fused.
         amp: train under bfloat16 autocast.
+        compile: run the steps through torch.compile; the first step of each batch size takes seconds to minutes longer.
         factors: whether alpha and beta of the branches are trained further or folded in first.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("step", "compile")
     epochs: Positive = 100
     batch_size: BatchSize = 64
     weights: SgdSection = SgdSection(lr=0.05, weight_decay=3e-4, clip=5.0)
@@ -288,6 +293,7 @@ class TrainSection(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Decay = 0.0
     amp: bool = False
+    compile: bool = False
     augment: AugmentSection = AugmentSection()
     factors: Literal["trainable", "folded"] = "trainable"
 

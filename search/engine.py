@@ -16,6 +16,7 @@ from irepdeploy.folders import make_folder
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import Epoch, Event, Evolution, SearchStart
 from irepdeploy.runs.result import SearchFigures
+from irepdeploy.runtime.compiled import require_compiler
 
 from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.evaluate import PopulationEvaluator
@@ -71,8 +72,15 @@ class Search:
             subject = subject_of(recipe, self.ranks.device, batch_size=recipe.search.evaluation.batch_size)
         self.data = subject
         self.task = self.data.task
+        if self.settings.compile:
+            require_compiler(self.ranks.device, "search.compile")
         self.supernet = Supernet(
-            self.data.net, recipe.branches, where=self.data.where, task=self.task, step=self.settings.step
+            self.data.net,
+            recipe.branches,
+            where=self.data.where,
+            task=self.task,
+            step=self.settings.step,
+            compile=self.settings.compile,
         )
         self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space

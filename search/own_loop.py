@@ -62,7 +62,8 @@ class Supernet(supernet.Supernet):
         **settings: Any,
     ) -> None:
         self.settings = given_recipe(net, "search", settings, branches=branches).search
-        super().__init__(net, branches, where=where, task=task_of(task), step=self.settings.step)
+        step, compile_ = self.settings.step, self.settings.compile
+        super().__init__(net, branches, where=where, task=task_of(task), step=step, compile=compile_)
         self._strategy = strategy(self.space, self.settings)
         self.budget = self._strategy.budget
         self._random = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ from irepdeploy.search.supernet.supernet import Supernet
 
 from .harness import keep_line, samples_of
 
-__all__ = ["Agreement", "RacingFigures", "agreement", "beta_outcomes", "simulated_races", "trained_supernet"]
+__all__ = ["Agreement", "RacingFigures", "agreement", "beta_outcomes", "levels", "simulated_races", "trained_supernet"]
 
 _CANDIDATES = 64
 _SHARE, _ERROR = 0.1, 0.05
@@ -112,7 +112,7 @@ def agreement(supernet: Supernet, data: Split, candidates: Sequence[Bits]) -> Ag
         distinct=len({fitness.value for fitness in reference}),
         error=error,
         same_ranking=_order(reference) == _order(found["fused"]),
-        kendall_bf16=float(np.nan_to_num(kendalltau(_levels(reference), _levels(found["fused-bf16"])).statistic)),
+        kendall_bf16=float(np.nan_to_num(kendalltau(levels(reference), levels(found["fused-bf16"])).statistic)),
     )
 
 
@@ -216,14 +216,14 @@ def main(record: str | None = None) -> None:
     )
 
 
+def levels(fitness: Sequence[Fitness]) -> list[float]:
+    """Return a number for each that ranks like its fitness."""
+    found = {value: float(level) for level, value in enumerate(sorted(set(fitness)))}
+    return [found[value] for value in fitness]
+
+
 def _order(fitness: Sequence[Fitness]) -> list[int]:
     return sorted(range(len(fitness)), key=lambda index: fitness[index], reverse=True)
-
-
-def _levels(fitness: Sequence[Fitness]) -> list[float]:
-    """Return a number for each that ranks like its fitness."""
-    levels = {value: float(level) for level, value in enumerate(sorted(set(fitness)))}
-    return [levels[value] for value in fitness]
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from irepdeploy.board.protocol import Ratio, measure
 from irepdeploy.board.system import system_block
-from irepdeploy.parsing.json_lines import append_line
+from irepdeploy.parsing.json_lines import append_line, read_lines
 
-__all__ = ["interval_text", "keep_line", "samples_of"]
+__all__ = ["interval_text", "keep_line", "kept_lines", "samples_of"]
 
 
 def samples_of(calls: Mapping[str, Callable[[], object]], rounds: int, warmup_runs: int = 2) -> dict[str, list[int]]:
@@ -26,6 +27,15 @@ def keep_line(record: str | os.PathLike[str] | None, benchmark: str, **figures: 
     if record is not None:
         created = datetime.now(UTC).isoformat()
         append_line(record, {"benchmark": benchmark, "created": created, "system": system_block(), **figures})
+
+
+def kept_lines(record: str | os.PathLike[str], benchmark: str, **facts: Any) -> list[dict[str, Any]]:
+    """Return the lines of a benchmark in `record` that have these facts; none if there is no such file yet."""
+    if not Path(record).exists():
+        return []
+    lines = read_lines(Path(record), lambda value, where: value, "file of records", of="record").values.values()
+    wanted = {"benchmark": benchmark, **facts}
+    return [line for line in lines if isinstance(line, dict) and wanted.items() <= line.items()]
 
 
 def interval_text(found: Ratio) -> str:

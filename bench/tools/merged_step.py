@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from irepdeploy.console import table
-from irepdeploy.parsing.json_lines import read_lines
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.normalisation import NORMS
@@ -31,7 +30,7 @@ from irepdeploy.reparam.step import set_step
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.training.training import Training
 
-from .harness import keep_line
+from .harness import keep_line, kept_lines
 
 __all__ = ["ESTIMATORS", "Estimator", "main"]
 
@@ -105,11 +104,12 @@ def main(record: str, folder: str, seeds: str = "5", recipe: str = "fashion_mnis
     facts = {"recipe": recipe, "overrides": list(overrides)}
     for seed in range(int(seeds)):
         for name, estimator in ESTIMATORS.items():
-            if not any(line["estimator"] == name and line["seed"] == seed for line in _lines(record, facts)):
+            done = kept_lines(record, _BENCHMARK, **facts)
+            if not any(line["estimator"] == name and line["seed"] == seed for line in done):
                 figures = _trained(estimator, seed, Path(folder) / f"{name}, seed {seed}", recipe, overrides)
                 keep_line(record, _BENCHMARK, estimator=name, seed=seed, **facts, **figures)
-                _show(_lines(record, facts))
-    _show(_lines(record, facts))
+                _show(kept_lines(record, _BENCHMARK, **facts))
+    _show(kept_lines(record, _BENCHMARK, **facts))
 
 
 def _trained(
@@ -128,14 +128,6 @@ def _trained(
         # Of the process, because the machine may be shared; of the epochs since the last start.
         "cpu_seconds_per_epoch": (time.process_time() - begin) / done if done else None,
     }
-
-
-def _lines(record: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    if not Path(record).exists():
-        return []
-    lines = read_lines(Path(record), lambda value, where: value, "file of records", of="record").values.values()
-    wanted = {"benchmark": _BENCHMARK, **facts}
-    return [line for line in lines if isinstance(line, dict) and wanted.items() <= line.items()]
 
 
 def _show(lines: list[dict[str, Any]]) -> None:

@@ -24,9 +24,10 @@ from irepdeploy.board.protocol import measure, summary
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.network.checkpoint import load
 from irepdeploy.network.factory import load_model_factory
-from irepdeploy.reparam.block import Step
+from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.origin import FUSED, origin_of
 from irepdeploy.reparam.step import set_step
+from irepdeploy.runtime.compiled import compile_step
 from irepdeploy.runtime.memory import is_out_of_memory, peak_bytes, reset_peak
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_runner import flattened
@@ -115,9 +116,12 @@ def step_times(
 
 
 def peak_memory(
-    checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None, step: Step = "exact"
+    checkpoint: Path, batch_size: int, *, device: str = "cpu", factory: str | None = None, step: str = "exact"
 ) -> PeakMemory:
-    """Train a checkpoint for a few steps, exact or merged, in a separate process, and measure its memory."""
+    """Train a checkpoint for a few steps in a separate process, and measure its memory.
+
+    `step` is "exact", "merged", or "frozen", with statistics in eval mode.
+    """
     # -P: the current folder must not shadow the installed package.
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
     command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or "", step]
@@ -134,12 +138,26 @@ def peak_memory(
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def training_step(net: nn.Module, batch_size: int, device: str, where: object) -> Callable[[], None]:
-    """Return a function that runs a training step on fixed random images."""
+def training_step(
+    net: nn.Module, batch_size: int, device: str, where: object, *, frozen: bool = False, compiled: bool = False
+) -> Callable[[], None]:
+    """Return a function that runs a training step on fixed random images.
+
+    Args:
+        net: Its state stays as the last step leaves it.
+        batch_size: Images of a step.
+        device: "cpu" or "cuda".
+        where: Names the network in errors.
+        frozen: Keep every batch normalisation in eval mode.
+        compiled: Run the step through torch.compile.
+    """
     origin = origin_of(net)
     if not origin.input_shape:
         raise InputError("the network has no input shape", where=where)
     net = channels_last(net.train().to(device).requires_grad_(True))
+    for module in net.modules() if frozen else ():
+        if isinstance(module, NORMS):
+            module.eval()
     dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, *origin.input_shape, generator=generator)
@@ -148,15 +166,17 @@ def training_step(net: nn.Module, batch_size: int, device: str, where: object) -
     images = images.to(device, dtype)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, foreach=True)
 
+    call = compile_step(net, images.device, "compiled") if compiled else net
+
     def step() -> None:
-        _train_once(net, images, optimizer)
+        _train_once(call, images, optimizer)
         if images.is_cuda:
             torch.cuda.synchronize()
 
     return step
 
 
-def _train_once(net: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _train_once(net: Callable[[Tensor], Any], images: Tensor, optimizer: torch.optim.Optimizer) -> None:
     _loss(net(images)).backward()
     optimizer.step()
     # At the end, since steps of other networks run in between.
@@ -171,7 +191,7 @@ def _loss(outputs: Any) -> Tensor:
     return torch.stack([output.float().square().mean() for output in trained]).sum()
 
 
-def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, merged: bool = False) -> PeakMemory:
+def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, how: str = "exact") -> PeakMemory:
     # One tiny step first, so that the start value includes what torch allocates for any training.
     warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
     images = torch.zeros(2, 1, 8, 8, device=device)
@@ -181,9 +201,9 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str,
     before = reset_peak()
     try:
         net = load(path, model=build)
-        if merged:
+        if how == "merged":
             set_step(net, "merged")
-        step = training_step(net, batch_size, device, path)
+        step = training_step(net, batch_size, device, path, frozen=how == "frozen")
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(steps):
@@ -201,7 +221,7 @@ def _main(path: str, batch_size: str, steps: str, device: str, factory: str, ste
     # If memory runs out, this process is killed first, not the one that waits for it.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    found = _measured(path, int(batch_size), int(steps), device, factory, step == "merged")
+    found = _measured(path, int(batch_size), int(steps), device, factory, step)
     print(json.dumps(vars(found)))
 
 

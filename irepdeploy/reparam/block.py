@@ -115,7 +115,6 @@ class RepBlock(nn.Module):
             self.alpha.update({name: nn.Parameter(conv.weight.new_zeros(())) for name in branches})
             self.beta = nn.Parameter(conv.weight.new_zeros(()))
         self._active: tuple[str, ...] = tuple(branches)
-        # Probability of dropping a branch for an image, in train mode (Larsson et al. 2016; DARTS).
         self.drop_path = 0.0
         self.step: Step = "exact"
         self.sample: int | None = None
@@ -124,6 +123,17 @@ class RepBlock(nn.Module):
     def scaled(self) -> bool:
         """Whether alpha and beta scale the branches."""
         return self.beta is not None
+
+    @property
+    def drop_path(self) -> float:
+        """Probability of dropping a branch for an image, in train mode (Larsson et al. 2016; DARTS)."""
+        return float(self._drop_path)
+
+    @drop_path.setter
+    def drop_path(self, probability: float) -> None:
+        # A tensor: torch.compile would compile the block again for every new number.
+        self._drop_path = torch.tensor(float(probability), dtype=torch.float64)
+        self._drops = probability > 0
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -156,13 +166,13 @@ class RepBlock(nn.Module):
         for name in self._active:
             y = self.branches[name](x, self.factor(name))
             # In place: nothing else holds the sum, and no branch needs it for its gradient.
-            out += _dropped(y, self.drop_path) if self.training and self.drop_path else y
+            out += _dropped(y, self._drop_path) if self.training and self._drops else y
         return out
 
     def _merged_by(self, x: Tensor) -> Statistics | None:
         """Return the statistics to merge the kernels by, or None if every branch runs by itself."""
         live = any(uses_batch(norm) for norm in self._norms())
-        if self.step == "exact" and (live or self.drop_path):
+        if self.step == "exact" and (live or self._drops):
             return None
         # Tracing dissolves the branches.
         if not isinstance(x, Tensor):
@@ -192,8 +202,8 @@ class RepBlock(nn.Module):
             for name in self._active:
                 branch, factor = self.branches[name], self.factor(name)
                 assert isinstance(branch, Branch)
-                if self.drop_path:
-                    kept = (torch.rand((), device=x.device) >= self.drop_path) / (1 - self.drop_path)
+                if self._drops:
+                    kept = (torch.rand((), device=x.device) >= self._drop_path) / (1 - self._drop_path)
                     factor = kept if factor is None else factor * kept.to(factor.dtype)
                 found = branch.linear(statistics)
                 if found is None:
@@ -263,7 +273,7 @@ def is_marked(module: nn.Module) -> bool:
     return _MARK in vars(module)
 
 
-def _dropped(x: Tensor, probability: float) -> Tensor:
+def _dropped(x: Tensor, probability: Tensor) -> Tensor:
     """Set some images of (N, C, H, W) to 0, and scale the others so that the mean stays."""
     kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= probability
     return x * (kept.to(x.dtype) / (1 - probability))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.errors import MissingError, ModelError, one_line
+from irepdeploy.errors import ModelError
+from irepdeploy.runtime.compiled import compiled, reason, require_compiler
 from irepdeploy.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -34,14 +34,7 @@ class TorchCompileRunner(TorchRunner):
     def _activate(self) -> None:
         super()._activate()
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        import torch._dynamo.config as dynamo
-
-        if dynamo.disable:
-            raise MissingError(
-                "torch.compile is disabled by the environment", where=self.name, hint="unset TORCH_COMPILE_DISABLE"
-            )
-        if self._device.type == "cpu":
-            _check_compiler()
+        require_compiler(self._device, self.name)
 
     def _deactivate(self) -> None:
         super()._deactivate()
@@ -57,51 +50,22 @@ class TorchCompileRunner(TorchRunner):
         return self._compiled[key]
 
     def _compile(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
-        import torch
         import torch._dynamo.config as dynamo
 
         net = self._net
         assert net is not None
-
-        def run(*inputs: torch.Tensor) -> Any:
-            return net(*inputs)
-
-        # torch stores compiled graphs with the code object and searches them at every call: a shared one would slow
-        # down every network with every other.
-        run.__code__ = run.__code__.replace()
-        options: dict[str, Any] = {}
-        if self._device.type == "cpu":
-            # Otherwise the disk cache decides, with the number of threads at that time.
-            options["cpp.threads"] = torch.get_num_threads()
-        compiled = torch.compile(run, fullgraph=True, dynamic=False, options=options)
+        call = compiled(net, self._device, whole=True)
         # An error that also occurs in eager mode is not one of compiling.
         net(*tensors)
         with warnings.catch_warnings(), dynamo.patch(recompile_limit=_MOST_SHAPES, suppress_errors=False):
             # torch's own modules warn when they are first imported.
             warnings.simplefilter("ignore")
             try:
-                compiled(*tensors)
+                call(*tensors)
             except Exception as error:  # anything that the compiler raises
                 raise ModelError(
-                    f"torch.compile cannot compile this network as a whole: {_reason(error)}",
+                    f"torch.compile cannot compile this network as a whole: {reason(error)}",
                     where=self.name,
                     hint="use --runner torch",
                 ) from error
-        return compiled
-
-
-def _reason(error: Exception) -> str:
-    """Return the first lines of torch's message; the others are advice for debugging torch."""
-    return one_line("\n".join(str(error).strip().splitlines()[:3])) or type(error).__name__
-
-
-def _check_compiler() -> None:
-    from torch._inductor import config
-
-    names = [name for name in config.cpp.cxx if name]
-    if not any(shutil.which(name) for name in names):
-        raise MissingError(
-            f"torch.compile needs a C++ compiler: {' or '.join(names)} not found",
-            where=TorchCompileRunner.name,
-            hint="sudo apt-get install g++",
-        )
+        return call

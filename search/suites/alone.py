@@ -14,7 +14,7 @@ from irepdeploy.runs.suite import SCALES, Suite, SuiteRequest
 __all__ = ["run_alone"]
 
 
-def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *, nets: bool = False) -> int:
+def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *, rows: str = "") -> int:
     """Run a suite by itself, its options read from the command line, and return an exit code."""
     parser = argparse.ArgumentParser(prog=name, description=suite.__doc__)
     parser.add_argument("--scale", choices=SCALES, default="small")
@@ -22,8 +22,8 @@ def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
-    if nets:
-        parser.add_argument("--only", nargs="*", default=(), help="networks")
+    if rows:
+        parser.add_argument("--only", nargs="*", default=(), help=rows)
     try:
         request = SuiteRequest(**vars(parser.parse_args(arguments)))
         with progress() as display, request.own_folder():

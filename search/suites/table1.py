@@ -342,7 +342,7 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite by itself and return an exit code."""
-    return run_alone(table1, "table1", arguments, nets=True)
+    return run_alone(table1, "table1", arguments, rows="networks")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Suite training-cost: time and memory of a training step, plain and with branches, exact and merged.
+"""Suite training-cost: time and memory of a training step, plain and with branches, exact, merged and compiled.
 
 It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
 
     python -m irepdeploy.search.suites.training_cost --scale small --device cuda --out runs/training_cost
+
+``--only`` takes networks, presets and steps: ``--only vgg16 ireps merged``. Compiling takes minutes on a CPU, where the
+scale small leaves it out unless ``--only`` names ``compiled``.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,14 +23,13 @@ from torch import nn
 
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, MissingError, ModelError
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.nets import build_plain
 from irepdeploy.profiling.training_cost import peak_memory, training_step
-from irepdeploy.reparam.block import STEPS, Step
 from irepdeploy.reparam.insert import insert_branches
-from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.runtime.compiled import require_compiler
 from irepdeploy.runtime.memory import keep_freed_memory
 
 from .alone import run_alone
@@ -38,38 +41,65 @@ __all__ = ["main", "training_cost"]
 Row = tuple[str, str]
 
 _CLASSES = 10
-_PLAIN = "plain"
-# Of the network without branches, then with those of a preset; "frozen": statistics in eval mode, merged by itself.
+_NONE, _PLAIN, _COMPILED = "none", "plain", "compiled"
+# Of a network with branches; "frozen": statistics in eval mode, merged by itself.
 _VARIANTS = ("exact", "merged", "frozen")
-_COMPILED = "compiled"
+# The preset that is compiled, like the plain network; merged.
+_COMPILED_PRESET = "ireps"
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement: networks by name with their images, presets, batch and rounds."""
+    """Sizes of the measurement, and the devices where steps are compiled without being asked for."""
 
     nets: dict[str, tuple[int, int, int]]
     presets: tuple[str, ...]
     batch: int
     rounds: int
-    compiled: bool = False
+    compiled_on: tuple[str, ...] = ()
 
 
 _NETS = {"compact6": (1, 28, 28), "resnet18_cifar": (3, 32, 32), "vgg16": (3, 32, 32)}
 _OF_SCALE = {
     "smoke": _Scale({"compact6": (1, 28, 28)}, ("repvgg",), 8, 2),
-    "small": _Scale(_NETS, ("ireps",), 128, 8),
-    "paper": _Scale(_NETS, ("repvgg", "acnet", "dbb", "ireps"), 128, 20, compiled=True),
+    "small": _Scale(_NETS, ("ireps",), 128, 5, ("cuda",)),
+    "paper": _Scale(_NETS, ("repvgg", "acnet", "dbb", "ireps"), 128, 20, ("cuda", "cpu")),
 }
+
+
+class _Chosen:
+    """The rows that a request measures; "compiled" is a word of a step's name."""
+
+    def __init__(self, request: SuiteRequest, scale: _Scale) -> None:
+        named, presets = set(request.only), (_NONE, *_OF_SCALE["paper"].presets)
+        steps = (_PLAIN, *_VARIANTS, _COMPILED)
+        unknown = named - {*_NETS, *presets, *steps}
+        if unknown:
+            known = ", ".join((*_NETS, *presets, *steps))
+            raise InputError(f"no network, preset or step {min(unknown)!r}", where="--only", hint=f"any of {known}")
+        self.nets = [name for name in _NETS if name in (named & {*_NETS} or scale.nets)]
+        # The plain network, which the others are compared with, is always there.
+        self.presets = [name for name in presets[1:] if name in (named & {*presets} or scale.presets)]
+        self._steps = named & {*steps}
+        self.left_out: list[str] = []
+        self.compiled = _COMPILED in self._steps or (not self._steps and request.device in scale.compiled_on)
+        if self.compiled:
+            try:
+                require_compiler(torch.device(request.device), _COMPILED)
+            except MissingError as error:
+                self.compiled = False
+                self.left_out.append(error.line)
+
+    def has(self, step: str) -> bool:
+        """Tell whether a step of a network with branches is measured."""
+        return not self._steps or step in self._steps
 
 
 def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Training step plain, with every branch computed, and merged: time and memory."""
     request.refuse("training-cost", "models", "runners", "seconds")
     scale = _OF_SCALE[request.scale]
-    unknown = set(request.only) - set(scale.nets)
-    if unknown:
-        raise InputError(f"no network {min(unknown)!r}", where="--only", hint=f"one of {', '.join(scale.nets)}")
+    chosen = _Chosen(request, scale)
     rows: list[list[str]] = []
     figures: dict[str, Any] = {}
     with conditions(request):
@@ -77,12 +107,11 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
             if request.device == "cpu":
                 # As `irepdeploy search` does.
                 keep_freed_memory()
-            for name, shape in scale.nets.items():
-                if not request.only or name in request.only:
-                    found = _measure(name, shape, scale, request, display)
-                    for row, (cells, values) in found.items():
-                        rows.append([name, *row, *cells])
-                        figures[", ".join((name, *row))] = values
+            for name in chosen.nets:
+                found = _measure(name, scale, chosen, request, display)
+                for row, (cells, values) in found.items():
+                    rows.append([name, *row, *cells])
+                    figures[", ".join((name, *row))] = values
         finally:
             keep_freed_memory(False)
     return SuiteReport(
@@ -94,33 +123,39 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
             "normalisation in eval mode, where the exact step is merged by itself.",
             f"{scale.rounds} rounds, the rows of a network in turn; s: median, x: ratio of medians. Memory: of a "
             "process of its own, above what torch takes; on CUDA what torch allocates.",
+            *(f"Left out: {reason}" for reason in chosen.left_out),
         ],
         figures,
     )
 
 
 def _measure(
-    name: str, shape: tuple[int, int, int], scale: _Scale, request: SuiteRequest, display: ProgressDisplay
+    name: str, scale: _Scale, chosen: _Chosen, request: SuiteRequest, display: ProgressDisplay
 ) -> dict[Row, tuple[list[str], dict[str, Any]]]:
     """Return the cells and figures of each row of a network."""
-    nets = _networks(name, shape, scale, request.seed)
+    nets = _networks(name, chosen, request.seed)
     device = torch.device(request.device)
     memory: dict[Row, int | None] = {}
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
         for row, net in nets.items():
-            if row[1] in (_PLAIN, *STEPS):
+            if not row[1].endswith(_COMPILED):
                 path = Path(folder) / f"{name} {' '.join(row)}.pt"
                 save(net, path)
-                step: Step = "merged" if row[1] == "merged" else "exact"
+                step = row[1] if row[1] in _VARIANTS else "exact"
                 memory[row] = peak_memory(path, scale.batch, device=request.device, step=step).peak_bytes
     calls: dict[str, Callable[[], None]] = {}
     for row, net in nets.items():
-        call = training_step(net, scale.batch, request.device, name)
-        if row[1] == "frozen":
-            for module in net.modules():
-                if isinstance(module, NORMS):
-                    module.eval()
+        compiled, frozen = row[1].endswith(_COMPILED), row[1] == "frozen"
+        try:
+            call = training_step(net, scale.batch, request.device, name, frozen=frozen, compiled=compiled)
+            if compiled:
+                # It is compiled now.
+                call()
+        except ModelError as error:
+            chosen.left_out.append(f"{name}, {', '.join(row)}: {error.line}")
+            continue
         calls[" ".join(row)] = synchronized(call, device)
+    nets = {row: net for row, net in nets.items() if " ".join(row) in calls}
     samples = measure_rounds(calls, scale.rounds, display.task(name, scale.rounds), seed=request.seed)
     request.record(
         {
@@ -128,7 +163,7 @@ def _measure(
             "network": name,
             "device": place(request),
             "batch": scale.batch,
-            "shape": list(shape),
+            "shape": list(_NETS[name]),
             "samples_ns": samples,
             "memory_bytes": {" ".join(row): used for row, used in memory.items()},
         }
@@ -151,24 +186,24 @@ def _measure(
     return rows
 
 
-def _networks(name: str, shape: tuple[int, int, int], scale: _Scale, seed: int) -> dict[Row, nn.Module]:
+def _networks(name: str, chosen: _Chosen, seed: int) -> dict[Row, nn.Module]:
     """Return the networks by branches and step, the plain one first."""
     torch.manual_seed(seed)
-    base = build_plain(name, num_classes=_CLASSES, input_shape=shape)
-    nets: dict[Row, nn.Module] = {("none", _PLAIN): base}
-    for preset in scale.presets:
-        for variant in _VARIANTS:
+    base = build_plain(name, num_classes=_CLASSES, input_shape=_NETS[name])
+    nets: dict[Row, nn.Module] = {(_NONE, _PLAIN): base}
+    if chosen.compiled:
+        nets[_NONE, f"{_PLAIN}, {_COMPILED}"] = copy.deepcopy(base)
+    for preset in chosen.presets:
+        for variant in filter(chosen.has, _VARIANTS):
             nets[preset, variant] = insert_branches(base, preset, step="merged" if variant == "merged" else "exact")
-        if scale.compiled:
-            compiled = insert_branches(base, preset, step="merged")
-            compiled.compile()
-            nets[preset, _COMPILED] = compiled
+        if chosen.compiled and preset == _COMPILED_PRESET:
+            nets[preset, f"merged, {_COMPILED}"] = insert_branches(base, preset, step="merged")
     return nets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite by itself and return an exit code."""
-    return run_alone(training_cost, "training_cost", arguments, nets=True)
+    return run_alone(training_cost, "training_cost", arguments, rows="networks, presets and steps")
 
 
 if __name__ == "__main__":

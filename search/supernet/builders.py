@@ -63,7 +63,8 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
 
 def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet:
     """Build the recipe's network with every possible branch of its preset, and set seed and threads."""
-    return Supernet(build_net(recipe, data), recipe.branches, step=recipe.search.step)
+    settings = recipe.search
+    return Supernet(build_net(recipe, data), recipe.branches, step=settings.step, compile=settings.compile)
 
 
 def architecture_of(source: Architecture | str | os.PathLike[str] | None) -> Architecture | None:

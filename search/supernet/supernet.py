@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
+from irepdeploy.runtime.compiled import compile_step
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification, Task
 from irepdeploy.tasks.batches import wide
@@ -29,17 +30,27 @@ class Supernet:
     """A network, channels last, with every possible branch of a preset; a subnet uses some of them.
 
     `where` chooses the layers that take part, as in `insert_branches`. `task` says what the loss is; default:
-    classification. `step` says how the blocks compute a training step: see `irepdeploy.set_step`.
+    classification. `step` says how the blocks compute a training step: see `irepdeploy.set_step`. `compile` runs steps
+    of the whole supernet through torch.compile, but not those of subnets, each of which would be a graph of its own.
     """
 
     def __init__(
-        self, net: nn.Module, branches: str, *, where: Where = "*", task: Task | None = None, step: Step = "exact"
+        self,
+        net: nn.Module,
+        branches: str,
+        *,
+        where: Where = "*",
+        task: Task | None = None,
+        step: Step = "exact",
+        compile: bool = False,
     ) -> None:
         self.task = Classification() if task is None else task
         self.model = channels_last(insert_branches(net, branches, where, scaled=True, step=step))
         self._step = step
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
         self._seed: int | None = None
+        self._compile = compile
+        self._compiled: Callable[..., Any] | None = None
         self._blocks = self.space.blocks(self.model)
         # (batch normalisation, position of its branch or None): which statistics a subnet updates.
         self._norms = list(self._list_norms())
@@ -109,11 +120,19 @@ class Supernet:
     ) -> Contribution:
         self.select(bits)
         with _seeded(self._seed, images.device), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            outputs = self.task.outputs(self.model(images))
+            outputs = self.task.outputs(self._forward(bits)(images))
         loss = self.task.loss(wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
         took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
         return step.take(loss, [index for index, took in enumerate(took_part) if took])
+
+    def _forward(self, bits: Bits | None) -> Callable[..., Any]:
+        if bits is not None or not self._compile:
+            return self.model
+        if self._compiled is None:
+            place = next(self.model.parameters()).device
+            self._compiled = compile_step(self.model, place, "search.compile")
+        return self._compiled
 
     def _list_norms(self) -> Iterable[tuple[nn.BatchNorm2d, int | None]]:
         owner = {}

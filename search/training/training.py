@@ -27,6 +27,7 @@ from irepdeploy.reparam.presets import preset_of
 from irepdeploy.reparam.step import set_step
 from irepdeploy.runs.journal import Epoch, Event, Start
 from irepdeploy.runs.result import ScoreSet, TrainingResult
+from irepdeploy.runtime.compiled import compile_step, require_compiler
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification
 from irepdeploy.tasks.batches import wide
@@ -91,6 +92,8 @@ class Training:
         self.recipe = recipe
         self.settings = settings = recipe.train
         self.ranks = ranks_of(recipe) if ranks is None else ranks
+        if settings.compile:
+            require_compiler(self.ranks.device, "train.compile")
         digest = None if architecture is None else architecture.digest
         results = ("best.pt", "last.pt", "result.json")
         if subject is None:
@@ -164,6 +167,9 @@ class Training:
             self.folder.mirror_to_tensorboard()
         # It shares its weights with `net`, and sums the gradients of all ranks.
         self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
+        self._call: Callable[..., Any] = self._forward
+        if settings.compile:
+            self._call = compile_step(self._forward, self.ranks.device, "train.compile")
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
         """Run the remaining epochs; `advance` gets the number of epochs since its last call and a short text."""
@@ -216,7 +222,7 @@ class Training:
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, max(steps - begin, 1)) if steps else settings.accumulate
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
-                loss = self.task.loss(wide(self.task.outputs(self._forward(images))), labels)
+                loss = self.task.loss(wide(self.task.outputs(self._call(images))), labels)
             (loss / parts).backward()
             total += loss.detach()
             if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or last:

@@ -1,0 +1,110 @@
+"""Compile networks by torch.compile: what `TorchCompileRunner` and compiled training steps share."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from irepdeploy.errors import MissingError, ModelError, one_line
+from irepdeploy.runtime.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["compile_step", "compiled", "reason", "require_compiler"]
+
+# Sizes of batches, with the last of an epoch.
+_MOST_GRAPHS = 16
+_BACKEND = "inductor"
+
+
+def compile_step(net: nn.Module, device: torch.device, key: str) -> Callable[..., Any]:
+    """Return a function that calls `net` compiled, forward and backward pass.
+
+    `net`, its parameters and its state dict stay as they are. Each shape of the inputs is compiled when it is first
+    seen, which takes seconds to minutes; what torch cannot compile runs as it is.
+
+    Args:
+        net: A network, or a DistributedDataParallel of one.
+        device: Where it is.
+        key: Recipe key that asks for it, named in errors.
+
+    Raises:
+        MissingError: There is no compiler, or the environment disables torch.compile.
+    """
+    require_compiler(device, key)
+    with warnings.catch_warnings():
+        # torch's own modules warn when they are first imported.
+        warnings.simplefilter("ignore")
+        import torch._dynamo.config as dynamo
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    call = compiled(net, device, whole=False)
+
+    def run(*inputs: Any) -> Any:
+        with dynamo.patch(recompile_limit=_MOST_GRAPHS, fail_on_recompile_limit_hit=True, suppress_errors=False):
+            try:
+                return call(*inputs)
+            except FailOnRecompileLimitHit as error:
+                raise ModelError(
+                    f"torch.compile would need more than {_MOST_GRAPHS} graphs of one piece of code",
+                    where=key,
+                    hint=f"inputs of one size, or {key}=false",
+                ) from error
+            except TorchDynamoException as error:
+                if is_out_of_memory(error):
+                    raise
+                message = f"torch.compile cannot compile this network: {reason(error)}"
+                raise ModelError(message, where=key, hint=f"{key}=false") from error
+
+    return run
+
+
+def compiled(net: Callable[..., Any], device: torch.device, *, whole: bool) -> Callable[..., Any]:
+    """Return `net` under torch.compile with static shapes; `whole`: as one graph or not at all."""
+    import torch
+
+    def run(*inputs: Any) -> Any:
+        return net(*inputs)
+
+    # torch stores compiled graphs with the code object and searches them at every call: a shared one would slow
+    # down every network with every other.
+    run.__code__ = run.__code__.replace()
+    # Otherwise the disk cache decides, with the number of threads at that time.
+    threads = {"cpp.threads": torch.get_num_threads()} if device.type == "cpu" and _BACKEND == "inductor" else {}
+    options: dict[str, Any] = {"options": threads} if threads else {}
+    # A graph of free sizes would replace that of the first size, and a resumed run would begin with another one.
+    return torch.compile(run, fullgraph=whole, dynamic=False, backend=_BACKEND, **options)
+
+
+def reason(error: Exception) -> str:
+    """Return the first lines of torch's message; the others are advice for debugging torch."""
+    return one_line("\n".join(str(error).strip().splitlines()[:3])) or type(error).__name__
+
+
+def require_compiler(device: torch.device, where: str) -> None:
+    """Raise MissingError if torch.compile is disabled, or has no compiler for this device."""
+    import torch._dynamo.config as dynamo
+
+    if dynamo.disable:
+        raise MissingError(
+            "torch.compile is disabled by the environment", where=where, hint="unset TORCH_COMPILE_DISABLE"
+        )
+    if device.type == "cpu":
+        from torch._inductor import config
+
+        names = [name for name in config.cpp.cxx if name]
+        if not any(shutil.which(name) for name in names):
+            raise MissingError(
+                f"torch.compile needs a C++ compiler: {' or '.join(names)} not found",
+                where=where,
+                hint="sudo apt-get install g++",
+            )
+    elif device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            hint = "pip install triton; the GPU must be of compute capability 7.0 or newer"
+            raise MissingError("torch.compile needs Triton on CUDA, which does not work here", where=where, hint=hint)
