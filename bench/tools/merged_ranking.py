@@ -121,7 +121,7 @@ def _show(lines: Sequence[Mapping[str, Any]]) -> None:
         known = [seconds for seconds in times if seconds is not None]
         spread = [100 * statistics.pstdev(line["accuracy"]) for line in lines if line["step"] == step]
         if spread:
-            took = f"{statistics.median(known):.0f} s" if known else "unknown"
+            took = f"{statistics.median(known):.3g} s of processor time" if known else "unknown"
             print(f"{step}: epoch {took}; accuracies {statistics.mean(spread):.2f} points apart (standard deviation)")
 
 

@@ -84,6 +84,8 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
     others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]
     if others and suite == "collapse":
         return f"{_collapse(others[-1])}\n"
+    if others and suite == "training-cost":
+        return f"{_training_cost(others)}\n"
     plain = [] if runner is not None else plain_tables(others)[0]
     if not tables and not plain:
         raise InputError(f"no measurement of {suite}{f' by {runner}' if runner else ''}", where=path)
@@ -102,6 +104,21 @@ def _collapse(line: Mapping[str, Any]) -> str:
     heads, rows = convolution_table(line["networks"])
     versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items() if name != "irepdeploy")
     return f"{versions}.\n\n{markdown_grid(heads, rows, [True] + [False] * (len(heads) - 1))}"
+
+
+def _training_cost(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return the steps of all networks of a record, each after its conditions."""
+    from irepdeploy.search.suites.training_cost import COLUMNS, rows_of
+
+    parts = []
+    for line in lines:
+        cpu, threads = line["system"]["cpu"]["model"], line["device"]
+        rounds = max(len(times) for times in line["samples_ns"].values())
+        parts.append(f"{cpu}, {threads}; batch {line['batch']}, {rounds} rounds.")
+        heads = [column.replace("x ", f"{_TIMES} ") for column in COLUMNS]
+        cells = [cells for cells, _ in rows_of(line, line["seed"])]
+        parts.append(markdown_grid(heads, cells, [column in COLUMNS[:3] for column in COLUMNS]))
+    return "\n\n".join(parts)
 
 
 def _beside_each_other(tables: Sequence[Table]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -197,7 +198,10 @@ class RepBlock(nn.Module):
         geometry = self.geometry.behind_padding
         whole = []
         # Kernels are merged in the dtype of the parameters; autocast is for the map.
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        # Not on the meta device, on which costs are counted.
+        available = torch.amp.autocast_mode.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if available else nullcontext():
             terms = [self.fixed.term(statistics)]
             for name in self._active:
                 branch, factor = self.branches[name], self.factor(name)

@@ -44,17 +44,20 @@ class Cost:
 
 
 class CandidateCosts:
-    """Cost of every candidate of a supernet for images of (C, H, W), from one pass over shapes alone."""
+    """Cost of every candidate of a supernet for images of (C, H, W), from one pass over shapes alone.
+
+    It is that of exact steps, whose maps are a sum over branches, whatever the steps of the supernet.
+    """
 
     def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
         blocks = space.blocks(supernet)
-        active = [block.active for block in blocks]
+        active = [(block.active, block.step) for block in blocks]
         was_training = supernet.training
         added: list[Counts] = []
         supernet.train()
         try:
             for block in blocks:
-                block.active = ()
+                block.active, block.step = (), "exact"
             base, inputs = _base(supernet, blocks, input_shape)
             # Layers with the same geometry and input share the costs of their branches.
             known: dict[Any, Counts] = {}
@@ -68,8 +71,8 @@ class CandidateCosts:
             betas = [(0, 0) if block.beta is None else _size(block.beta) for block in blocks]
         finally:
             supernet.train(was_training)
-            for block, names in zip(blocks, active, strict=True):
-                block.active = names
+            for block, (names, step) in zip(blocks, active, strict=True):
+                block.active, block.step = names, step
         self._layer = space.layer
         self._base = torch.tensor(base)
         self._added = torch.tensor(added).reshape(-1, 4)

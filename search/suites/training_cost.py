@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from irepdeploy.runtime.memory import keep_freed_memory
 from .alone import run_alone
 from .rounds import conditions, interval, measure_rounds, place, synchronized
 
-__all__ = ["main", "training_cost"]
+__all__ = ["COLUMNS", "main", "rows_of", "training_cost"]
 
 # Branches and step.
 Row = tuple[str, str]
+
+COLUMNS = ("network", "branches", "step", "s", "x plain", "95 % interval", "images/s", "memory, MB", "x plain")
 
 _CLASSES = 10
 _NONE, _PLAIN, _COMPILED = "none", "plain", "compiled"
@@ -108,15 +110,14 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
                 # As `irepdeploy search` does.
                 keep_freed_memory()
             for name in chosen.nets:
-                found = _measure(name, scale, chosen, request, display)
-                for row, (cells, values) in found.items():
-                    rows.append([name, *row, *cells])
-                    figures[", ".join((name, *row))] = values
+                found = rows_of(_measure(name, scale, chosen, request, display), request.seed)
+                rows += [row for row, _ in found]
+                figures.update({", ".join(row[:3]): values for row, values in found})
         finally:
             keep_freed_memory(False)
     return SuiteReport(
         f"Training step, batch {scale.batch}, on {place(request)}",
-        ["network", "branches", "step", "s", "x plain", "95 % interval", "images/s", "memory, MB", "x plain"],
+        list(COLUMNS),
         rows,
         [
             "forward pass, backward pass and SGD; random images, channels last, float32, freed memory kept. frozen: "
@@ -129,10 +130,33 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
     )
 
 
+def rows_of(line: Mapping[str, Any], seed: int = 0) -> list[tuple[list[str], dict[str, Any]]]:
+    """Return cells by `COLUMNS`, and figures, of each row of a network, from its line in a record."""
+    samples, memory = line["samples_ns"], line["memory_bytes"]
+    found = []
+    plain = next(iter(samples))
+    for name, times in samples.items():
+        seconds = summary(times).median_ms / 1e3
+        beside = ratio(times, samples[plain], seed, paired=True)
+        used, of_plain = memory.get(name), memory[plain]
+        cells = [
+            line["network"],
+            *name.split(" ", 1),
+            f"{seconds:.3f}",
+            f"{beside.value:.2f}",
+            "-" if name == plain else interval(beside),
+            f"{line['batch'] / seconds:.0f}",
+            "-" if used is None else f"{used / 1e6:.0f}",
+            f"{used / of_plain:.2f}" if used and of_plain else "-",
+        ]
+        found.append((cells, {"seconds": seconds, "over_plain": beside._asdict(), "memory_bytes": used}))
+    return found
+
+
 def _measure(
     name: str, scale: _Scale, chosen: _Chosen, request: SuiteRequest, display: ProgressDisplay
-) -> dict[Row, tuple[list[str], dict[str, Any]]]:
-    """Return the cells and figures of each row of a network."""
+) -> dict[str, Any]:
+    """Measure a network, and return the line that is recorded."""
     nets = _networks(name, chosen, request.seed)
     device = torch.device(request.device)
     memory: dict[Row, int | None] = {}
@@ -152,38 +176,23 @@ def _measure(
                 # It is compiled now.
                 call()
         except ModelError as error:
+            if not compiled:
+                raise
             chosen.left_out.append(f"{name}, {', '.join(row)}: {error.line}")
             continue
         calls[" ".join(row)] = synchronized(call, device)
-    nets = {row: net for row, net in nets.items() if " ".join(row) in calls}
     samples = measure_rounds(calls, scale.rounds, display.task(name, scale.rounds), seed=request.seed)
-    request.record(
-        {
-            "suite": "training-cost",
-            "network": name,
-            "device": place(request),
-            "batch": scale.batch,
-            "shape": list(_NETS[name]),
-            "samples_ns": samples,
-            "memory_bytes": {" ".join(row): used for row, used in memory.items()},
-        }
-    )
-    rows = {}
-    plain = next(iter(nets))
-    for row in nets:
-        seconds = summary(samples[" ".join(row)]).median_ms / 1e3
-        beside = ratio(samples[" ".join(row)], samples[" ".join(plain)], request.seed, paired=True)
-        used, of_plain = memory.get(row), memory[plain]
-        cells = [
-            f"{seconds:.3f}",
-            f"{beside.value:.2f}",
-            "-" if row == plain else interval(beside),
-            f"{scale.batch / seconds:.0f}",
-            "-" if used is None else f"{used / 1e6:.0f}",
-            f"{used / of_plain:.2f}" if used and of_plain else "-",
-        ]
-        rows[row] = cells, {"seconds": seconds, "over_plain": beside._asdict(), "memory_bytes": used}
-    return rows
+    line = {
+        "suite": "training-cost",
+        "network": name,
+        "device": place(request),
+        "batch": scale.batch,
+        "shape": list(_NETS[name]),
+        "samples_ns": samples,
+        "memory_bytes": {" ".join(row): used for row, used in memory.items()},
+    }
+    request.record(line)
+    return line
 
 
 def _networks(name: str, chosen: _Chosen, seed: int) -> dict[Row, nn.Module]:

@@ -325,6 +325,11 @@ def net() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
+def test_shapes_alone_go_through_a_merged_step() -> None:
+    block = merged(made(Geometry(4, 4), 16)).to("meta")
+    assert block(torch.empty(5, 4, 12, 12, dtype=torch.float64, device="meta")).shape == (5, 4, 12, 12)
+
+
 def test_set_step() -> None:
     inserted = ird.insert_branches(net(), step="merged")
     blocks = [module for module in inserted.modules() if isinstance(module, RepBlock)]

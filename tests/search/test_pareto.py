@@ -88,6 +88,14 @@ def test_counting_leaves_the_supernet_as_it_was(supernet: Supernet) -> None:
     assert not any(tensor.is_meta for tensor in supernet.model.state_dict().values())
 
 
+def test_costs_of_a_merged_supernet_are_those_of_exact_steps(costs: CandidateCosts) -> None:
+    name, args, preset, shape = NETS["vgg6"]
+    merged = Supernet(build_plain(name, **args, input_shape=shape), preset, step="merged")
+    bits = np.ones(merged.space.size, dtype=bool)
+    assert CandidateCosts(merged.model, merged.space, shape).of(bits) == costs.of(bits)
+    assert {block.step for block in merged.space.blocks(merged.model)} == {"merged"}
+
+
 def test_memory_is_three_times_the_weights_and_the_activations_of_a_batch(
     supernet: Supernet, costs: CandidateCosts
 ) -> None:

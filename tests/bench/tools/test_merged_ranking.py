@@ -46,7 +46,7 @@ def test_it_goes_on_where_it_was_stopped(
     record, folder = tmp_path / "record.jsonl", tmp_path / "runs"
     arguments = str(record), str(folder), "1", "digits", *tiny_overrides, "search.evolutions=1"
     main(*arguments)
-    assert "merged, exact of the same seed" in capsys.readouterr().err
+    assert "merged, exact of the same seed" in capsys.readouterr().out
     first = [json.loads(line) for line in record.read_text().splitlines()]
     assert [(line["step"], line["seed"], len(line["accuracy"])) for line in first] == [
         ("exact", 0, 6),
