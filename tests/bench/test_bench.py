@@ -598,3 +598,13 @@ def test_an_option_without_effect_or_sense_is_refused(
 ) -> None:
     assert main(["bench", "--seconds", "0", *options]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_the_title_shows_all_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = {"a": (2, 3, 4), "b": (2, 3, 1), "y": (2, 3, 4)}
+    *ends, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    graph = helper.make_graph([helper.make_node("Mul", ["a", "b"], ["y"])], "two", ends, [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "two.onnx")
+    assert main(["bench", str(tmp_path / "two.onnx"), "--seconds", "0.01"]) == 0
+    assert "Latency, input a 2x3x4, b 2x3x1, threads" in capsys.readouterr().out
