@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from irepdeploy.data.dataset import Split
 from irepdeploy.data.pixels import Pixels
-from irepdeploy.data.stream import Read, Stream
+from irepdeploy.data.stream import Read, Stream, has_index
 from irepdeploy.errors import InputError
 from irepdeploy.limits import memory_bytes
 
@@ -74,23 +74,33 @@ def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split |
 def check_disjoint(train: Any, val: Any, opened_train: Split | Stream, opened_val: Split | Stream) -> None:
     """Raise InputError where search-validation images are also training images, as far as both are in memory.
 
-    Objects that are the same, subsets of one Dataset and images in memory are compared.
+    Objects that are the same, parts of one Dataset, in a DataLoader or not, and images in memory are compared.
     """
     shared = 0
+    (ours, mine), (theirs, yours) = _origin(train), _origin(val)
     if train is val:
         shared = len(opened_val)
-    elif isinstance(train, Subset) and isinstance(val, Subset) and train.dataset is val.dataset:
-        shared = len(set(train.indices) & set(val.indices))
+    elif ours is theirs and mine is not None and yours is not None:
+        shared = len(set(mine) & set(yours))
     elif isinstance(opened_train, Split) and isinstance(opened_val, Split):
-        ours, theirs = _pixels(opened_train), _pixels(opened_val)
-        if ours is not None and theirs is not None and ours.shape[1:] == theirs.shape[1:]:
-            shared = _shared(ours, theirs)
+        images, others = _pixels(opened_train), _pixels(opened_val)
+        if images is not None and others is not None and images.shape[1:] == others.shape[1:]:
+            shared = _shared(images, others)
     if shared or train is val:
         raise InputError(
             f"{shared} of {len(opened_val)} images are also in train: their score would say nothing",
             where="val",
-            hint="hold them out; allow_shared=True if that is meant",
+            hint="hold them out; in Python, allow_shared=True if that is meant",
         )
+
+
+def _origin(data: Any) -> tuple[Any, Sequence[int] | None]:
+    """Return the Dataset that a loader or subsets take samples from, and which samples; None if it has no index."""
+    found: Any = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(found, Subset):
+        base, chosen = _origin(found.dataset)
+        return base, None if chosen is None else [chosen[index] for index in found.indices]
+    return found, range(len(found)) if has_index(found) else None
 
 
 def _pixels(data: Split) -> Tensor | None:

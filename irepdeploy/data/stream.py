@@ -17,7 +17,7 @@ from irepdeploy.errors import InputError, IrepdeployError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.runtime.memory_format import channels_last
 
-__all__ = ["Read", "Stream", "StreamLoader"]
+__all__ = ["Read", "Stream", "StreamLoader", "has_index"]
 
 # Returns inputs and targets of a batch, as `Task.read` does.
 Read = Callable[[Any], tuple[Any, Any]]
@@ -49,10 +49,10 @@ class Stream:
         self._dtype = dtype
         # Samples of a whole pass; None until it is known.
         self.samples: int | None = None
-        self.by_index = _has_index(source)
+        self.by_index = has_index(source)
         if self.by_index:
             self.samples = len(source)
-        elif isinstance(source, DataLoader) and _has_index(source.dataset):
+        elif isinstance(source, DataLoader) and has_index(source.dataset):
             self.samples = len(source.dataset)  # type: ignore[arg-type]  # torch's stubs give no length
         elif isinstance(source, Iterator):
             raise InputError("a generator gives its batches only once", where=name, hint=_HINT)
@@ -219,7 +219,7 @@ def _tensor(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _has_index(source: Any) -> bool:
+def has_index(source: Any) -> bool:
     """Return whether samples are had by index: a map-style Dataset, or something like one."""
     if isinstance(source, DataLoader | IterableDataset | Mapping | Tensor | str | bytes):
         return False

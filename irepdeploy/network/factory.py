@@ -36,6 +36,8 @@ class Factory:
         self.spec = spec
         self.function = function
         self.__qualname__ = spec
+        # So that its signature is that of the function.
+        self.__wrapped__ = function
 
     def __call__(self, **args: Any) -> nn.Module:
         """Build the network."""

@@ -55,10 +55,13 @@ def preflight(network: nn.Module, subject: Subject, batch_size: int, device: tor
         if isinstance(val, Split):
             value = outcome_of(network, val, batch_size, task).fitness.value
             if not math.isfinite(value):
+                broken = isinstance(val.images, Tensor) and not bool(torch.isfinite(val.images).all())
                 raise InputError(
-                    f"the metric {task.metric.name} of these targets is {value}",
+                    f"the metric {task.metric.name} of these {'inputs' if broken else 'targets'} is {value}",
                     where="val",
-                    hint="are there enough samples of different targets?",
+                    hint="some of them are NaN or infinite"
+                    if broken
+                    else "are there enough samples of different targets?",
                 )
     finally:
         network.train(training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from irepdeploy.data import Dataset, Split, Stream, opened
-from irepdeploy.errors import InputError, IrepdeployError, ModelError, RecipeError, one_line
+from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
 from irepdeploy.network.checkpoint import load
 from irepdeploy.network.factory import imported, load_model_factory
 from irepdeploy.network.libraries import library_name, open_library_network
@@ -76,7 +77,7 @@ def data_by_factory(recipe: Recipe) -> GivenData:
     spec, section = recipe.data.factory, recipe.data
     assert spec is not None
     options = section.model_dump(include={"root", "verify"}, exclude_none=True) | section.options
-    found = _called(imported(spec), spec, options, InputError)
+    found = _called(imported(spec), spec, options, InputError, "data.options")
     if isinstance(found, Dataset):
         return GivenData(found.train, found.val, found.load_test, found.classes)
     if isinstance(found, tuple | list) and len(found) in (2, 3):
@@ -109,7 +110,8 @@ def network_by_factory(recipe: Recipe, classes: int | None, channels: int | None
     asked = library_name(spec)
     if asked is not None:
         return open_library_network(asked, args, num_classes=classes, in_chans=channels)[0].train()
-    net = made(lambda: load_model_factory(spec)(**args), spec)
+    factory = load_model_factory(spec)
+    net = made(lambda: _called(factory, spec, args, ModelError, "net.args"), spec)
     return set_origin(net, factory=spec, args=args)
 
 
@@ -162,16 +164,18 @@ def class_count(data: GivenData, task: Task) -> int | None:
     return int(labels.max()) + 1 if whole and labels is not None else None
 
 
-def _called(function: Any, where: str, options: Mapping[str, Any], error_class: type[InputError]) -> Any:
+def _called(function: Any, where: str, options: Mapping[str, Any], error_class: type[InputError], key: str = "") -> Any:
+    """Call a user's function; `key` is what gives it arguments in a recipe, "" for one from Python."""
     if not callable(function):
         raise error_class(f"expected a function, got {type(function).__name__}", where=where)
-    if options:
+    with suppress(TypeError, ValueError):  # a signature that Python does not know
+        signature = inspect.signature(function)
         try:
-            inspect.signature(function).bind(**options)
+            signature.bind(**options)
         except TypeError as error:
-            raise RecipeError(f"the factory does not take these options: {one_line(error)}", where=where) from None
-        except ValueError:  # a signature that Python does not know
-            pass
+            what = "does not take these arguments" if options else "needs arguments"
+            hint = f"{key}={{NAME: VALUE}} gives them" if key else "functools.partial(f, NAME=VALUE) needs none"
+            raise error_class(f"the factory {what}: {one_line(error)}", where=where, hint=hint) from None
     try:
         return function(**options)
     except IrepdeployError:

@@ -169,6 +169,18 @@ def test_samples_of_both_sets_are_found() -> None:
     parts = Subset(samples, [1, 2, 3]), Subset(samples, [3, 4])
     with pytest.raises(InputError, match="1 of 2 images"):
         check_disjoint(*parts, *(opened(part, READ, "data") for part in parts))
+    # A part of what is trained on as a whole, in loaders, and parts of parts.
+    inner = Subset(Subset(samples, [4, 5, 6]), [1, 2])
+    for train, val in (
+        (samples, inner),
+        (DataLoader(samples, 4), DataLoader(inner, 1)),
+        (Subset(samples, [6, 5]), inner),
+    ):
+        with pytest.raises(InputError, match="2 of 2 images"):
+            check_disjoint(
+                train, val, opened(train, READ, "train"), held(opened(val, READ, "val"), 4, torch.device("cpu"))
+            )
+    check_disjoint(Subset(samples, [4, 7]), inner, *(opened(part, READ, "data") for part in (samples, inner)))
     with pytest.raises(InputError, match="30 of 30"):
         check_disjoint(samples, samples, *[opened(samples, READ, "data")] * 2)
 

@@ -218,6 +218,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"net": 3}, "expected a torch.nn.Module"),
     "failing factory": ({"net": broken}, "broken: the factory raised ValueError: no weights found"),
     "factory of nothing": ({"net": lambda: None}, "expected a torch.nn.Module from the factory, got NoneType"),
+    "factory with arguments": (
+        {"net": lambda width: width},
+        "<lambda>: the factory needs arguments: missing a required argument: 'width' (functools.partial(",
+    ),
     "network that cannot read": ({"net": Wide()}, "net: the network cannot read inputs of 1x6x6"),
     "empty loader": ({"train": DataLoader(Samples(tuple(t[:0] for t in maps(1))), 4)}, "train: no batch"),  # type: ignore[arg-type]
     "empty list": ({"val": []}, "val: no batch"),
@@ -227,6 +231,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "labels of a stream": ({"train": Samples((maps(16)[0], maps(16)[1] - 1))}, "train: labels outside the classes"),
     "labels of images": ({"train": pairs(16)}, "train: expected integer labels (N, H, W), got int64 (16,)"),
     "metric is NaN": ({"val": nan_labels(9)}, "val: the metric mIoU of these targets is nan"),
+    "inputs are NaN": (
+        {
+            "net": net(1, pool=True),
+            "task": "regression",
+            "train": (maps(16)[0], torch.rand(16)),
+            "val": (maps(9)[0] * torch.nan, torch.rand(9)),
+        },
+        "val: the metric R2 of these inputs is nan (some of them are NaN or infinite)",
+    ),
     "shared images": ({"val": tuple(each[3:9] for each in maps(16))}, "val: 6 of 6 images are also in train"),
     "unknown task": ({"task": "detect"}, "task: no task 'detect'"),
     "unknown key": ({"populaton": 3}, "populaton: unknown key (did you mean population?)"),

@@ -190,6 +190,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({"net": {"factory": f"{HERE}:number"}}, "has no function 'number': it is a int"),
     "it fails": ({"net": {"factory": f"{HERE}:broken"}}, "the factory raised ValueError: no weights found"),
     "other arguments": ({"net": {"factory": "support.foreign:TinyNet", "args": {"wide": 3}}}, "wide"),
+    "no arguments": (
+        {"net": {"factory": "support.foreign:maps"}},
+        "needs arguments: missing a required argument: 'count'",
+    ),
+    "no options": ({"data": {"factory": "support.foreign:maps"}}, "(data.options={NAME: VALUE} gives them)"),
     "no network": ({"net": {"factory": "support.foreign:halves"}}, "expected a torch.nn.Module from the factory"),
     "both": ({"net": {"factory": "support.foreign:TinyNet", "name": "vgg6"}}, "net: expected either name"),
     "where": ({"net": {**MINIMAL["net"], "where": "head.*"}}, "none chosen by where='head.*'"),
