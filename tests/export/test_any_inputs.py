@@ -288,3 +288,38 @@ def test_bench_takes_a_file_with_built_in_preprocessing(tmp_path: Path, capsys: 
     assert main(["bench", str(tmp_path / "model.onnx"), "--seconds", "0", "--samples", "1"]) == 0
     assert "input 1x8x8x3" in capsys.readouterr().out
     assert Certificate.load(tmp_path / "certificate.json").ok
+
+
+class BatchIntoChannels(nn.Module):
+    """Images become channels of one image: (N, 3, 9, 11) in, (1, 4 N, 7, 9) out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images).reshape(1, -1, 7, 9)
+
+
+def test_an_output_with_the_batch_among_its_channels(tmp_path: Path, capsys: Capture) -> None:
+    torch.manual_seed(0)
+    net = BatchIntoChannels().eval()
+    assert irepdeploy.export_model(net, tmp_path, input_shape=(2, 3, 9, 11)).ok
+    found = onnx.load(tmp_path / "model.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in found] == [1, 8, 7, 9]
+    model = onnx_model(
+        [make_node("Conv", ["x", "w"], ["c"]), make_node("Reshape", ["c", "sizes"], ["y"])],
+        {"x": ("N", 3, 9, 11)},
+        {"y": (1, None, 7, 9)},
+        {"w": net.conv.weight.detach().numpy(), "sizes": np.array([1, -1, 7, 9])},
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    assert main(["export", str(tmp_path / "m.onnx"), "--out", str(tmp_path / "o")]) == 0
+    assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
+    wrong = onnx.load(tmp_path / "m.onnx")
+    wrong.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(-net.conv.weight.detach().numpy(), wrong.graph.initializer[0].name)
+    )
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "wrong.onnx")]) == 1
