@@ -1,5 +1,7 @@
 """Find and train re-parameterization Architectures; the module is the function `ird.search` as well.
 
+    help("irepdeploy.search.functions.search")  # its arguments
+
 A function in its place would be replaced by this module as soon as anything imports it.
 """
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 class _Function(types.ModuleType):
     def __call__(self, *args: Any, **settings: Any) -> SearchResult:
-        """Search a network of your own: see `irepdeploy.search.functions.search`."""
+        """Search a network of your own; `help("irepdeploy.search.functions.search")` shows the arguments."""
         from .functions import search
 
         return search(*args, **settings)

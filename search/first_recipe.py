@@ -30,8 +30,9 @@ def init(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder with train/ and val/, each with a folder of images for each class; package.module:function, "
-            "which returns the sets; or a data set of irepdeploy by name."
+            help="A folder with train/ and val/, each with a folder of images for each class (those to search with are "
+            "cut from train/, val/ is the test set); package.module:function, which returns the sets; or a data set "
+            "of irepdeploy by name."
         ),
     ],
     overrides: Annotated[
@@ -85,6 +86,7 @@ def init(
 
 def _show(found: Look, recipe: Recipe, out: Path) -> None:
     from irepdeploy.console import table
+    from irepdeploy.errors import counted
 
     settings = recipe.search
     train, val, test = found.samples
@@ -105,9 +107,11 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
     ]
     table(f"{recipe.net.label} on {recipe.data.label}", ["what", "found"], rows)
     say(
-        f"measured just now: medians of {found.measured} steps on {found.device}, {found.threads} threads. Another"
-        " machine, or what else runs on this one, changes them; reading and augmenting data comes on top."
+        f"measured just now: medians of {found.measured} steps on {found.device}, {counted(found.threads, 'thread')}."
+        " Another machine, or what else runs on this one, changes them; reading and augmenting data comes on top."
     )
+    if recipe.data.name in ("folders", "imagenet"):
+        say("the images to search with are cut from those in train/ (data.options.val); val/ is the test set")
     say(f"wrote {out}")
     say(f"next: {command_line('search', out)}")
 

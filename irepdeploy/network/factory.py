@@ -65,17 +65,18 @@ def imported(spec: str, what: str = "function") -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise MissingError(
-            f"cannot import the module: {one_line(error)}", where=spec, hint="is its folder on PYTHONPATH?"
-        ) from error
+        # Missing is the module itself, or one that it imports.
+        itself = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+        hint = "run this in its folder, or add that to PYTHONPATH" if itself else "the module needs this import to work"
+        raise MissingError(f"cannot import the module: {one_line(error)}", where=spec, hint=hint) from error
     except Exception as error:  # whatever the user's module raises
         text = f"importing the module raised {type(error).__name__}: {one_line(error)}"
         raise ModelError(text, where=spec) from error
     found = getattr(module, name, None)
     if found is None:
         near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f"did you mean {module_name}:{near[0]}?" if near else None
-        raise InputError(f"{module_name} has no {what} {name!r}", where=spec, hint=hint)
+        meant = f"did you mean {module_name}:{near[0]}?" if near else None
+        raise InputError(f"{module_name} has no {what} {name!r}", where=spec, hint=meant)
     return found
 
 

@@ -35,7 +35,10 @@ def scale_of(scales: Any, name: Any) -> list[Override]:
     known = {str(key): value for key, value in scales.items()} if isinstance(scales, dict) else {}
     chosen = known.get(str(name))
     if not isinstance(chosen, dict):
-        raise RecipeError(f"no scale {reprlib.repr(name)}", hint=f"one of {', '.join(known) or 'none'}")
+        raise RecipeError(
+            f"no scale {reprlib.repr(name)}",
+            hint=f"one of {', '.join(known)}" if known else "this recipe defines no scales",
+        )
     return [(str(key), value) for key, value in chosen.items()]
 
 

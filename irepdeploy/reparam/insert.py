@@ -263,12 +263,15 @@ def _reason(name: str, conv: nn.Module, usage: Usage, preset: Preset | None) -> 
 
 def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> ModelError:
     count = sum(1 for _ in _convolutions(model))
-    if any(isinstance(module, RepBlock) for module in model.modules()) and not reasons:
-        text = "no plain convolution is left to insert branches at: the network already has branches"
-        return ModelError(text, hint="fuse it first, or use the plain network")
     why = "; ".join(f"{name}: {reason}" for reason, name in list(reasons.items())[:3])
+    if any(isinstance(module, RepBlock) for module in model.modules()):
+        text = "no plain convolution is left to insert branches at: the network already has branches"
+        hint = "fuse it first (`irepdeploy export` writes fused.pt), or use the plain network"
+        return ModelError(f"{text}; {why}" if why else text, hint=hint)
     text = f"no convolution to insert branches at: {counted(count, 'convolution')}, none chosen by where={where!r} fits"
-    return ModelError(f"{text} ({why})" if why else text, hint="ird.expandable(model) gives the reason for each")
+    return ModelError(
+        f"{text} ({why})" if why else text, hint="irepdeploy.reparam.insert.expandable(model) gives the reason for each"
+    )
 
 
 def _silence(model: nn.Module, names: set[str]) -> None:

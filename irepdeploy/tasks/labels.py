@@ -31,4 +31,5 @@ def check_labels(targets: Tensor, ndim: int, classes: int, where: str, ignore: i
             f"labels outside the classes: the network has {classes}, 0 to {classes - 1}{also}, got"
             f" {', '.join(map(str, found))}",
             where=where,
+            hint="number the classes from 0, with one output of the network for each",
         )

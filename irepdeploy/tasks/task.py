@@ -21,6 +21,20 @@ class Task(ABC):
     totals. So a set is scored in parts, on several processes, with an uncertainty, and candidates race on the samples
     that both have seen.
 
+        class WithinTolerance(Task):
+            name = "within"
+            metric = Metric("within 0.1", "%")
+
+            def loss(self, outputs, targets):
+                return (outputs - targets).abs().mean()
+
+            def statistics(self, outputs, targets):
+                error = (outputs - targets).abs()
+                return torch.stack([(error < 0.1).float(), error], 1)
+
+            def score(self, totals, count):
+                return float(totals[0]) / count
+
     Attributes:
         name: Name of the task.
         metric: Name and unit of the score; higher is better.

@@ -200,7 +200,7 @@ class RunFolder:
             raise InputError(
                 "the run in this folder has another recipe",
                 where=self.path,
-                hint="resume with the recipe and the overrides that it had",
+                hint="resume with the recipe and the overrides that it had, or --out another folder",
             )
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)

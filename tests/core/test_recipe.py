@@ -123,6 +123,10 @@ def test_overrides_that_are_wrong(override: str, said: str, tmp_path: Path) -> N
         assert load_recipe(written(tmp_path), [override]).net.args == {"a": {"b": {"c": 1}}}
 
 
+def test_a_scale_of_a_recipe_without_scales(tmp_path: Path) -> None:
+    assert "no scale 'smoke' (this recipe defines no scales)" in refused(written(tmp_path, scales={}), "scale=smoke")
+
+
 def test_an_override_below_a_null_section(tmp_path: Path) -> None:
     assert "'search' has no keys" in refused(written(tmp_path, search=None), "search.population=4")
 

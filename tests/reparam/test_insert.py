@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import warnings
 
 import pytest
@@ -301,6 +302,7 @@ def test_what_cannot_be_expanded_says_why(conv: nn.Module, text: str) -> None:
     with pytest.raises(ModelError, match="none chosen") as caught:
         ird.insert_branches(nn.Sequential(conv), "acnet")
     assert text in caught.value.what
+    assert callable(pkgutil.resolve_name(str(caught.value.hint).partition("(")[0]))
     with pytest.raises(ArchitectureError, match="cannot insert branches"):
         ird.insert_branches(nn.Sequential(conv), Architecture(("0",), ("conv1x1",), ((1,),)))
 
@@ -310,6 +312,9 @@ def test_a_network_with_branches_is_told_from_one_without_convolutions() -> None
     with pytest.raises(ModelError, match="already has branches") as caught:
         ird.insert_branches(net, "acnet")
     assert "fuse" in str(caught.value.hint)
+    head = ird.insert_branches(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 2, 1)), "acnet")
+    with pytest.raises(ModelError, match="already has branches; 1: kernel 1x1 is not"):
+        ird.insert_branches(head, "acnet")
     with pytest.raises(ArchitectureError, match="already has branches"):
         ird.insert_branches(net, origin_of(net).architecture)
 

@@ -27,7 +27,7 @@ def test_it_looks_and_writes_what_a_search_takes(capsys: pytest.CaptureFixture[s
     assert main(["init", NET, DATA, POOL, "data.options.count=32", "threads=1", "--out", "a b.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "1x6x6" in printed and "32, 10, 12" in printed and "2, 17 branches are possible" in printed
-    assert "measured just now" in printed and f"{NET} on {DATA}" in printed
+    assert "measured just now" in printed and ", 1 thread. Another" in printed and f"{NET} on {DATA}" in printed
     recipe = load_recipe("a b.yaml")
     # Eight steps an epoch at least; everything else by default.
     assert (recipe.search.batch_size, recipe.train.batch_size, recipe.search.population) == (4, 4, 64)
@@ -45,6 +45,8 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
     assert found["recipe"]["data"] == {"name": "folders", "root": "images", "options": {"val": 2, "workers": 0}}
     assert found["input_shape"] == [3, 16, 16] and found["classes"] == 2 and found["samples"] == [22, 2, 8]
     assert found["score"] > 0 and found["search_step"] > 0 and found["search_seconds"] > 25 * found["search_step"]
+    assert main([*line[:-1], "--overwrite"]) == 0
+    assert "cut from those in train/ (data.options.val); val/ is the test set" in capsys.readouterr().out
     assert main(line) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
 
@@ -55,6 +57,7 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
         ([NET, "nowhere"], "neither a folder, nor package.module:function, nor a data set of irepdeploy"),
         ([NET, "."], "expected train/ and val/ in this folder"),
         (["vgg61", "digits"], "did you mean vgg6"),
+        (["mynet", "digits"], "a network of your own is package.module:factory"),
         ([NET, "digits", POOL], "labels outside the classes"),
         (["support.foreign:halves", DATA], "expected a torch.nn.Module from the factory, got tuple"),
         ([NET, DATA, POOL, "net.where=head"], "no convolution to insert branches at"),

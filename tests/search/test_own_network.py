@@ -17,7 +17,8 @@ from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.cli import main
-from irepdeploy.errors import CheckpointError
+from irepdeploy.errors import CheckpointError, MissingError
+from irepdeploy.network.factory import load_model_factory
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.origin import origin_of
 from support.foreign import TinyNet
@@ -180,11 +181,20 @@ def one_set() -> Any:
     return {"train": (torch.zeros(4, 1, 6, 6), torch.zeros(4).long())}
 
 
+def test_a_module_without_an_import_of_its_own_is_no_missing_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingError, match=r"no_such_library.*the module needs this import to work"):
+        load_model_factory("lacking:Net")
+
+
 number = 7
 
 HERE = "test_own_network"
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no module": ({"net": {"factory": "no_such_module:Net"}}, "no_such_module:Net: cannot import the module"),
+    "no module": ({"net": {"factory": "no_such_module:Net"}}, "(run this in its folder, or add that to PYTHONPATH)"),
     "no function": ({"net": {"factory": "support.foreign:TinyNt"}}, "did you mean support.foreign:TinyNet?"),
     "not a name": ({"net": {"factory": "TinyNet"}}, "expected --model package.module:factory"),
     "a number": ({"net": {"factory": f"{HERE}:number"}}, "has no function 'number': it is a int"),

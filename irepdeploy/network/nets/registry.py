@@ -47,7 +47,8 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
         return build_library_network(name, args)
     if name not in NETS:
         near = difflib.get_close_matches(name, NETS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(NETS)}"
+        own = "a network of your own is package.module:factory, such as mynet:Net"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{own}; ours are {', '.join(NETS)}"
         raise ModelError(f"unknown network {name!r}", hint=hint)
     net = NETS[name]
     given = dict(args)
