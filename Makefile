@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?= --out demo
 TEST_ARGS ?=
+# `data` (the library `datasets`, 74 MB of wheels and 290 MB on the disk) is installed by the nightly workflow only; tests
+# that need it skip without it.
+EXTRAS ?= dev,dynamo,examples,report,tensorboard
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -94,5 +97,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(OLD)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,dynamo,examples,report,tensorboard]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
