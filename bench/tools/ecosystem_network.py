@@ -5,6 +5,7 @@ Three ways: branches inserted, one training step, fused; exported; and written b
 
 from __future__ import annotations
 
+import gc
 import inspect
 import tempfile
 import time
@@ -112,6 +113,8 @@ def walk(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "network", {"parameters": sum(parameter.numel() for parameter in model.parameters()), "size": size}
     for way, go in _WAYS.items():
         yield way, _outcome(go, model, size)
+        # A trained network is part of cycles, and the largest ones leave no memory for the next way.
+        gc.collect()
 
 
 def _outcome(go: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
