@@ -30,9 +30,9 @@ def init(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder with train/ and val/, each with a folder of images for each class (those to search with are "
-            "cut from train/, val/ is the test set); package.module:function, which returns the sets; or a data set "
-            "of irepdeploy by name."
+            help="A folder with train/, val/ and test/, each with a folder of images for each class (where val/ or "
+            "test/ is missing, the other is the test set, and the images to search with are cut from train/); "
+            "package.module:function, which returns the sets; or a data set of irepdeploy by name."
         ),
     ],
     overrides: Annotated[
@@ -86,6 +86,7 @@ def init(
 
 def _show(found: Look, recipe: Recipe, out: Path) -> None:
     from irepdeploy.console import table
+    from irepdeploy.data.folders import has_test_folders
     from irepdeploy.errors import counted
 
     settings = recipe.search
@@ -111,7 +112,10 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
         " Another machine, or what else runs on this one, changes them; reading and augmenting data comes on top."
     )
     if recipe.data.name in ("folders", "imagenet"):
-        say("the images to search with are cut from those in train/ (data.options.val); val/ is the test set")
+        own = recipe.data.name == "folders" and has_test_folders(Path(recipe.data.root or "."))
+        cut = "val" in recipe.data.options
+        searched = "cut from those in train/ (data.options.val)" if cut else "those in val/"
+        say(f"the images to search with are {searched}; {'test' if own else 'val'}/ is the test set")
     say(f"wrote {out}")
     say(f"next: {command_line('search', out)}")
 
@@ -149,7 +153,7 @@ def _data(text: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    from irepdeploy.data.folders import read_folders
+    from irepdeploy.data.folders import has_test_folders, read_folders
     from irepdeploy.data.hugging_face import is_saved_dataset, read_saved
     from irepdeploy.errors import InputError
 
@@ -157,12 +161,16 @@ def _folder(path: Path) -> dict[str, Any]:
         return {"name": "cifar10", "root": str(path)}
     if is_saved_dataset(path):
         images, classes = len(read_saved(path)[0]), read_saved(path)[2]
+    elif (path / "train").is_dir() and (path / "val").is_dir() and has_test_folders(path):
+        return {"name": "folders", "root": str(path)}
     elif (path / "train").is_dir():
         pool, classes = read_folders(path / "train")
         images = len(pool)
     else:
         raise InputError(
-            "expected train/ and val/ in this folder, each with a folder of images for each class", where=path
+            "expected train/, val/ and test/ in this folder, or train/ and one of them, each with a folder of images "
+            "for each class",
+            where=path,
         )
     val = min(max(images // _VAL_SHARE, min(len(classes), images // 2)), _MOST_VAL)
     return {"name": "folders", "root": str(path), "options": {"val": max(1, val)}}

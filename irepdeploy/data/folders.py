@@ -1,4 +1,4 @@
-"""Image files in class folders, the layout of ImageNet: train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
+"""Image files in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG, the layout of ImageNet, or test/CLASS/ too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from irepdeploy.errors import InputError
 
-__all__ = ["ClassFolders", "read_folders"]
+__all__ = ["ClassFolders", "has_test_folders", "read_folders"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -41,6 +41,15 @@ class ClassFolders:
     def name(self, index: int) -> str:
         """Return the path of an image, for error messages."""
         return self.open(index)
+
+
+def has_test_folders(root: Path) -> bool:
+    """Return whether there is a folder test/ of class folders; that of ImageNet holds images without labels."""
+    folder = root / "test"
+    try:
+        return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=folder) from error
 
 
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
-from irepdeploy.data.folders import ClassFolders, read_folders
+from irepdeploy.data.folders import ClassFolders, has_test_folders, read_folders
 from irepdeploy.data.hugging_face import HubImages, Opened, is_saved_dataset, read_cached, read_saved
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.image_sizes import own_size
@@ -60,16 +60,18 @@ def folders(
     *,
     root: str | os.PathLike[str],
     train: int | None = None,
-    val: int,
+    val: int | None = None,
     size: int | None = None,
     workers: int | None = None,
     split_seed: int = 0,
 ) -> Dataset:
     """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options.
 
-    Without a `size` the images stay as they are, and must all have one size.
+    With class folders in val/ and test/, the search-validation images are those in val/, and `val` must be None. With
+    one of the two, it is the test set, and `val` images of train/ are the search-validation images. Without a `size`
+    the images stay as they are, and must all have one size.
     """
-    return _load("folders", root, train, val, size, workers, split_seed, verify=False)
+    return _load("folders", root, train, val, size, workers, split_seed, verify=False, own_test=True)
 
 
 def hugging_face(
@@ -120,34 +122,43 @@ def _load(
     name: str,
     root: Any,
     train: int | None,
-    val: int,
+    val: int | None,
     size: int | None,
     workers: int | None,
     split_seed: int,
     *,
     verify: bool,
+    own_test: bool = False,
     opened: Opened | None = None,
 ) -> Dataset:
     train = None if train is None else whole("train", train, 2)
-    val, size = whole("val", val, 1), None if size is None else whole("size", size, 8, 4096)
+    val, size = None if val is None else whole("val", val, 1), None if size is None else whole("size", size, 8, 4096)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processors, _MOST_WORKERS) if workers is None else whole("workers", workers, 0, 1024)
     split_seed = whole("split_seed", split_seed, 0, 2**60)
     folder = existing_folder(root) if opened is None else opened[0].folder
     pool: Source
     test: Source
+    held: Source | None = None
     if opened is not None:
         pool, test, classes = opened
     elif is_saved_dataset(folder):
         pool, test, classes = read_saved(folder)
     else:
         pool, classes = read_folders(folder / "train")
-        test, _ = read_folders(folder / "val", classes)
+        own_test = own_test and has_test_folders(folder)
+        test, _ = read_folders(folder / ("test" if own_test else "val"), classes)
+        if own_test and (folder / "val").exists():
+            held, _ = read_folders(folder / "val", classes)
+    if (val is None) == (held is None):
+        what = "expected a number of images of train/" if held is None else "val/ holds these images, and test/ others"
+        hint = "give data.options.val" if held is None else "omit it"
+        raise InputError(what, where="data option val", hint=hint)
     if verify:
         _check(folder, classes, len(pool), len(test), named=isinstance(pool, ClassFolders))
-    sides = own_size(folder, (pool, test)) if size is None else (size, size)
-    labels = torch.from_numpy(pool.labels)
-    others, held_out = cut_validation(labels, val, train, split_seed)
+    parts = (pool, test) if held is None else (pool, held, test)
+    sides = own_size(folder, parts) if size is None else (size, size)
+    others, held_out = cut_validation(torch.from_numpy(pool.labels), val or 0, train, split_seed)
 
     def split(source: Source, indices: np.ndarray[Any, Any]) -> Split:
         images = ImageFiles(source, indices, size or sides, IMAGENET.mean, IMAGENET.std, workers)
@@ -156,7 +167,7 @@ def _load(
     return Dataset(
         **vars(replace(IMAGENET, name=name, input_shape=(3, *sides), classes=classes)),
         train=split(pool, others.numpy()),
-        val=split(pool, held_out.numpy()),
+        val=split(pool, held_out.numpy()) if held is None else split(held, np.arange(len(held))),
         load_test=lambda: split(test, np.arange(len(test))),
     )
 

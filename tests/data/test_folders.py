@@ -58,6 +58,34 @@ def test_every_image_is_in_one_part_under_its_class(root: Path) -> None:
     assert all("/train/" in path for path in paths[:24]) and all("/val/" in path for path in paths[24:])
 
 
+def test_val_and_test_folders(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, ["a", "b"])
+    write_class_folders(tmp_path / "other", ["a", "b"], train=1, test=3, seed=1)
+    # Images without labels, as in ImageNet's.
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "c.JPEG").write_bytes(b"")
+    assert [len(part) for part in (load(tmp_path).val, load(tmp_path).load_test())] == [6, 8]
+    (tmp_path / "test" / "c.JPEG").unlink()
+    (tmp_path / "test").rmdir()
+    (tmp_path / "other" / "val").rename(tmp_path / "test")
+    data = load(tmp_path, val=None)
+    parts = {"train": data.train, "val": data.val, "test": data.load_test()}
+    assert [len(part) for part in parts.values()] == [16, 8, 6]
+    for name, part in parts.items():
+        assert {Path(path_of(part.images, index)).parts[-3] for index in range(len(part))} == {name}
+        for index, label in enumerate(part.labels.tolist()):
+            assert Path(path_of(part.images, index)).parent.name == "ab"[label]
+    assert [len(load(tmp_path, val=None, train=6).train), len(load(tmp_path, val=None, train=6).val)] == [6, 8]
+    with pytest.raises(InputError, match="data option val: val/ holds these images, and test/ others"):
+        load(tmp_path)
+    # One of the two is the test set, whatever its name.
+    (tmp_path / "val").rename(tmp_path / "elsewhere")
+    data = load(tmp_path)
+    assert [len(part) for part in (data.train, data.val, data.load_test())] == [10, 6, 6]
+    with pytest.raises(InputError, match="data option val: expected a number of images of train/"):
+        load(tmp_path, val=None)
+
+
 def test_the_cut_is_seeded(root: Path) -> None:
     def names(**options: Any) -> list[int]:
         return load(root, **options).val.images.indices.tolist()
@@ -80,7 +108,7 @@ def test_names_in_any_writing(tmp_path: Path) -> None:
     ("change", "text"),
     [
         (lambda root: (root / "train").rename(root / "training"), r"train: no such folder.*data\.root=DIR"),
-        (lambda root: (root / "val").rename(root / "test"), r"val: no such folder"),
+        (lambda root: (root / "val").rename(root / "valid"), r"val: no such folder"),
         (lambda root: (root / "val" / "a").rename(root / "val" / "x"), r"val/a: class folder missing, and 1 more"),
         (lambda root: (root / "val" / "x").mkdir(), r"val/x: class folder is not in the training set"),
         (lambda root: (root / "train" / "x").mkdir(), r"train/x: contains no images"),
