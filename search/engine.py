@@ -23,6 +23,7 @@ from .evaluation.evaluate import PopulationEvaluator
 from .evaluation.fitness import Fitness, Outcome, joined
 from .evaluation.preflight import preflight
 from .evaluation.racing import RaceResult, cuts_of, race
+from .execution import loop
 from .execution.device import device_name, ranks_of
 from .execution.full_recipe import recipe_writer
 from .execution.loop import adam, check_finite, check_loss, check_score, clip, cosine, memory_guard, set_rate, sgd
@@ -191,6 +192,7 @@ class Search:
         model = self.supernet.model.train()
         set_rate(self.weights, cosine(settings.weights.lr, self.epoch, self.epochs))
         losses, seen = [], 0
+        loop.seed_epoch(self.recipe.seed, self.epoch)
         if isinstance(self.loader, StreamLoader):
             self.loader.epoch = self.epoch
         started = reported = time.perf_counter()

@@ -50,10 +50,12 @@ class Stream:
         # Samples of a whole pass; None until it is known.
         self.samples: int | None = None
         self.by_index = has_index(source)
-        if self.by_index:
-            self.samples = len(source)
-        elif isinstance(source, DataLoader) and has_index(source.dataset):
-            self.samples = len(source.dataset)  # type: ignore[arg-type]  # torch's stubs give no length
+        sized: Any = source.dataset if isinstance(source, DataLoader) and has_index(source.dataset) else source
+        if self.by_index or sized is not source:
+            try:
+                self.samples = len(sized)
+            except Exception as error:  # anything that a user's data set raises
+                raise InputError(f"its length raised {type(error).__name__}: {one_line(error)}", where=name) from error
         elif isinstance(source, Iterator):
             raise InputError("a generator gives its batches only once", where=name, hint=_HINT)
         elif not isinstance(source, Iterable):
@@ -211,8 +213,15 @@ class _Guarded:
             if is_out_of_memory(error):
                 raise
             raise InputError(
-                f"reading a batch raised {type(error).__name__}: {one_line(error)}", where=self._name
+                f"reading a batch raised {type(error).__name__}: {one_line(_reason(error))}", where=self._name
             ) from error
+
+
+def _reason(error: Exception) -> object:
+    """Return the last lines of an error of a worker process, whose text is its whole traceback."""
+    lines = str(error).rstrip().splitlines()
+    inner = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    return "\n".join(lines[inner[-1] + 1 :]) if inner and "Original Traceback" in str(error) else error
 
 
 def _tensor(value: Any) -> Any:

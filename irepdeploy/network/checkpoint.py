@@ -283,7 +283,7 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def _base(model: Callable[[], nn.Module] | nn.Module, origin: Origin, path: str | os.PathLike[str]) -> nn.Module:
     # The caller's network must not change.
-    return copied(model) if isinstance(model, nn.Module) else built(model, origin, path)
+    return copied(unwrapped(model)) if isinstance(model, nn.Module) else unwrapped(built(model, origin, path))
 
 
 def _no_archive(raw: bytes, path: str | os.PathLike[str]) -> CheckpointError:

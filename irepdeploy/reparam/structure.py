@@ -58,8 +58,8 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
         if origin.state == FUSED or layer.fused:
             new: nn.Module = plain_conv(Geometry.of(conv), like=conv)
         else:
-            inner = plain_conv(Geometry.of(conv), like=conv) if layer.folded else copy.deepcopy(conv)
-            new = block = _rep_block(inner, None if layer.folded else copy.deepcopy(bn), layer)
+            inner = plain_conv(Geometry.of(conv), like=conv) if layer.folded else copied_without_hooks(conv)
+            new = block = _rep_block(inner, None if layer.folded or bn is None else copied_without_hooks(bn), layer)
             block.active = [name for name in block.branches if name not in layer.off]
         replacements[conv] = new.train(conv.training)
         if bn is not None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from irepdeploy.errors import IrepdeployError, ModelError, one_line
 from irepdeploy.reparam.block import RepBlock
+from irepdeploy.runtime.memory import is_out_of_memory
 
 from ..supernet.space import Bits, SearchSpace
 
@@ -91,7 +93,7 @@ Counts = tuple[int, int, int, int]
 
 def _base(
     supernet: nn.Module, blocks: list[RepBlock], input_shape: tuple[int, ...]
-) -> tuple[Counts, list[tuple[int, ...]]]:
+) -> tuple[Counts, list[tuple[int, ...] | None]]:
     """Count the network without branches; also return the shape that each block reads."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
@@ -108,30 +110,56 @@ def _base(
     inside = {id(parameter) for part in searched for parameter in part.parameters()}
     inside |= {id(block.beta) for block in blocks}
     params, size = _sizes(p for p in supernet.parameters() if id(p) not in inside)
-    return (params, macs, kept, size), [shapes[block] for block in blocks]
+    # A layer that forward does not call reads nothing.
+    return (params, macs, kept, size), [shapes.get(block) for block in blocks]
 
 
-def _added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Counts:
+def _added(block: RepBlock, name: str, shape: tuple[int, ...] | None) -> Counts:
     """Count what one branch adds to a block that has no other."""
-    alone = _traced(block, shape)
-    block.active = (name,)
-    try:
-        macs, kept = (after - old for after, old in zip(_traced(block, shape), alone, strict=True))
-    finally:
-        block.active = ()
+    macs = kept = 0
+    if shape is not None:
+        alone = _traced(block, shape)
+        block.active = (name,)
+        try:
+            macs, kept = (after - old for after, old in zip(_traced(block, shape), alone, strict=True))
+        finally:
+            block.active = ()
     own = [*block.branches[name].parameters(), *([block.alpha[name]] if name in block.alpha else [])]
     params, size = _sizes(own)
     return params, macs, kept, size
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...], *, images: bool = False) -> tuple[int, int]:
-    """Count MACs and kept bytes of one image by running the module on shapes alone; `images` need no gradient."""
-    state: dict[str, Tensor] = {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-    }
+    """Count MACs and kept bytes of one image by running the module on shapes alone; `images` need no gradient.
+
+    A network that reads values, such as the number of batches or a sum that decides where it goes, runs on zeros.
+
+    Raises:
+        ModelError: It cannot run in train mode.
+    """
+    try:
+        return _run(module, shape, "meta", images=images)
+    except Exception:  # anything that a user's network raises on tensors without values
+        try:
+            return _run(module, shape, next(module.parameters()).device, images=images)
+        except Exception as error:
+            if isinstance(error, IrepdeployError) or is_out_of_memory(error):
+                raise
+            raise ModelError(f"the network fails in train mode: {one_line(error)}", where="net") from error
+
+
+def _run(module: nn.Module, shape: tuple[int, ...], device: str | torch.device, *, images: bool) -> tuple[int, int]:
+    """Run on copies of the weights and buffers."""
+    copies: dict[Tensor, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    # By module: functional_call leaves its tensors in a module that has several names, if it is given all of them.
+    for prefix, part in module.named_modules():
+        for name, tensor in [*part.named_parameters(prefix, False), *part.named_buffers(prefix, False)]:
+            if tensor not in copies:
+                copies[tensor] = tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
+            state[name] = copies[tensor]
     like = next(module.parameters())
-    x = torch.empty(shape, dtype=like.dtype, device="meta", requires_grad=not images)
+    x = torch.zeros(shape, dtype=like.dtype, device=device, requires_grad=not images)
     given = {tensor.untyped_storage()._cdata for tensor in state.values()}
     kept: dict[int, Any] = {}
 
@@ -142,7 +170,7 @@ def _traced(module: nn.Module, shape: tuple[int, ...], *, images: bool = False) 
         return tensor
 
     with _Macs() as macs, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        torch.func.functional_call(module, state, (x,))
+        torch.func.functional_call(module, state, (x,), tie_weights=False)
     return macs.total // shape[0], sum(storage.nbytes() for storage in kept.values()) // shape[0]
 
 

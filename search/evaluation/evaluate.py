@@ -70,10 +70,12 @@ class PopulationEvaluator:
         self._layout = layout
         weight = next(supernet.model.parameters())
         self._device, self._wide = weight.device, weight.dtype
-        self._dtype = torch.bfloat16 if mode == "fused-bf16" else weight.dtype
+        # Otherwise every weight keeps its own.
+        narrow = torch.bfloat16 if mode == "fused-bf16" else None
+        self._dtype = narrow or weight.dtype
         self._plain: PlainNetwork | None = None
         if mode != "multi-branch":
-            self._plain = PlainNetwork(supernet.model, supernet.space, dtype=self._dtype, layout=layout)
+            self._plain = PlainNetwork(supernet.model, supernet.space, dtype=narrow, layout=layout)
         on_cuda = self._device.type == "cuda"
         if graph and not (on_cuda and self._plain is not None):
             raise InputError(f"{mode} on {self._device} cannot be captured as a CUDA graph", hint="graph=None")

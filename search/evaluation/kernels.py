@@ -42,15 +42,18 @@ class PlainNetwork:
         replacements: dict[nn.Module, nn.Module] = {blocks[name]: conv for name, conv in convs.items()}
         self.network = replaced(supernet, replacements, {}).eval().requires_grad_(False)
         self.network.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
-        for module in self.network.modules():
+        for module in self.network.modules() if dtype is not None else ():
             if isinstance(module, NORMS):
                 module.to(dtype=next(supernet.parameters()).dtype)
         self._layers = [
             _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, space.kept(None), strict=True)
         ]
         # Modules that are not fused are shared: head, other convolutions and their batch normalisations.
-        fused = {f"{name}.{part}" for name in space.layers for part in ("weight", "bias")}
-        self._shared = [name for name in self.network.state_dict() if name not in fused]
+        # A block that is used at several places has as many names.
+        fused = {id(parameter) for conv in convs.values() for parameter in conv.parameters()}
+        self._shared = [
+            name for name, value in self.network.state_dict(keep_vars=True).items() if id(value) not in fused
+        ]
         self.refresh()
 
     @torch.no_grad()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import SGD, Adam
@@ -17,7 +19,10 @@ from irepdeploy.runtime.memory import is_out_of_memory
 if TYPE_CHECKING:
     from irepdeploy.recipe import AdamSection, SgdSection
 
-__all__ = ["adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "set_rate", "sgd"]
+__all__ = [
+    "adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "seed_epoch", "set_rate",
+    "sgd",
+]  # fmt: skip
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
 
@@ -61,6 +66,15 @@ def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None
             raise
         hint = f"a smaller {' or '.join(keys)}; the last good state is kept"
         raise RunError(f"out of memory in {during}", where=str(device), hint=hint) from error
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seed the generators of Python and numpy, which a network or a Dataset may draw from, for an epoch.
+
+    Those of torch are in the saved state.
+    """
+    random.seed(f"{seed} {epoch}")
+    np.random.seed((seed + epoch) % 2**32)
 
 
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:

@@ -128,7 +128,10 @@ class RunFolder:
             callback(event)
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the state atomically, with the conditions that a resumed run must meet."""
+        """Write the state atomically, with the conditions that a resumed run must meet; all ranks must call it."""
+        ranks = self._ranks
+        # They differ where each rank draws for its own part of a batch, such as for dropout.
+        drawn = ranks.gather([_generators()], ranks.size)
         if self.silent:
             return
         content = {
@@ -139,8 +142,9 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "computed_on": self._computed_on,
-            "torch_random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "torch_random": drawn[0][0],
+            "cuda_random": drawn[0][1],
+            **({"ranks_random": drawn} if ranks.size > 1 else {}),
         }
         write_bytes(self.path / _STATE, pack(content))
 
@@ -168,9 +172,12 @@ class RunFolder:
         # The result depends on the number of threads, which changes the order of summation.
         torch.set_num_threads(state["threads"])
         with self.restoring():
-            torch.set_rng_state(state["torch_random"])
-            if state["cuda_random"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(state["cuda_random"])
+            drawn = state.get("ranks_random", [])
+            same = len(drawn) == self._ranks.size
+            on_cpu, on_cuda = drawn[self._ranks.rank] if same else (state["torch_random"], state["cuda_random"])
+            torch.set_rng_state(on_cpu)
+            if on_cuda is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(on_cuda)
         return state
 
     def _read_state(self) -> tuple[bytes, dict[str, Any]] | None:
@@ -236,6 +243,10 @@ class RunFolder:
         """Return the digest of the journal's first line, which tells runs apart by their time."""
         with open_file(self.journal, "journal") as file:
             return hashlib.sha256(file.readline(LONGEST_LINE)).hexdigest()
+
+
+def _generators() -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
 def _epochs(events: Sequence[Event]) -> int:

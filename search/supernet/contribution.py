@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,25 +12,38 @@ from torch import Tensor, nn
 
 from ..execution.ranks import Ranks
 
-__all__ = ["Contribution", "StepSum"]
+__all__ = ["AnyNorm", "Contribution", "StepSum"]
+
+# Normalisations with running statistics, of any number of dimensions.
+AnyNorm = nn.modules.batchnorm._NormBase
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Loss, gradients and changes of running statistics of one subnet, or of the mean of several.
+    """Loss, gradients and changes of buffers of one subnet, or of the mean of several.
 
-    Gradients are indexed by parameter, changes by buffer; those outside the subnet have none.
+    Gradients are indexed by parameter, changes by buffer; those outside the subnet have none. Buffers that are no
+    floating-point numbers, such as counters, are in `values` as the subnet left them.
     """
 
     loss: Tensor | float
     gradients: dict[int, Tensor]
     changes: dict[int, Tensor]
+    values: dict[int, Tensor] = field(default_factory=dict)
 
 
 class StepSum:
-    """Sums the contributions to one step in order; every subnet starts from the same statistics."""
+    """Sums the contributions to one step in order; every subnet starts from the same statistics.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.BatchNorm2d]) -> None:
+    Args:
+        parameters: those that get gradients.
+        norms: normalisations, some of which a subnet leaves out.
+        others: modules whose other buffers forward may change in every subnet: layers of a user's.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], norms: Iterable[AnyNorm], others: Iterable[nn.Module] = ()
+    ) -> None:
         self._parameters = list(parameters)
         self._buffers: list[Tensor] = []
         # Batch counter of each batch normalisation, by index of its running mean.
@@ -42,11 +56,16 @@ class StepSum:
                 if bn.num_batches_tracked is not None:
                     self._counters[first] = bn.num_batches_tracked
             self._of_norm.append(list(range(first, len(self._buffers))))
+        self._others = [
+            _Other(module, name, first) for first, (module, name) in enumerate(_held(others), len(self._buffers))
+        ]
+        self._buffers += [other.tensor for other in self._others]
         self._start = [tensor.clone() for tensor in self._buffers]
         self._start_counters = {index: counter.clone() for index, counter in self._counters.items()}
         self._losses: list[Tensor | float] = []
         self._gradients: dict[int, Tensor] = {}
         self._changes: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
         self._subnets = [0] * len(self._buffers)
         for parameter in self._parameters:
             parameter.grad = None
@@ -65,7 +84,10 @@ class StepSum:
         counted = [index for index in touched if index in self._counters]
         now = [self._counters[index] for index in counted]
         _foreach(torch._foreach_copy_, now, [self._start_counters[index] for index in counted])
-        return Contribution(loss.detach(), gradients, dict(zip(touched, changes, strict=True)))
+        found = Contribution(loss.detach(), gradients, dict(zip(touched, changes, strict=True)))
+        for other in self._others:
+            other.take(self._start[other.index], found)
+        return found
 
     def add(self, contribution: Contribution) -> None:
         """Add a contribution and take ownership of its tensors."""
@@ -74,12 +96,13 @@ class StepSum:
         _add(self._changes, contribution.changes)
         for index in contribution.changes:
             self._subnets[index] += 1
+        self._values = {**contribution.values, **self._values}
 
     def mean(self) -> Contribution:
         """Return means over the subnets that took part; gradients are sums, since the losses were divided already."""
         _foreach(torch._foreach_div_, list(self._changes.values()), [float(self._subnets[i]) for i in self._changes])
         loss = sum(float(loss) for loss in self._losses) / len(self._losses)
-        return Contribution(loss, self._gradients, self._changes)
+        return Contribution(loss, self._gradients, self._changes, self._values)
 
     def write(self, mean: Contribution) -> float:
         """Store gradients in ``.grad``, update the statistics, counting one batch each, and return the loss."""
@@ -87,6 +110,8 @@ class StepSum:
             self._parameters[index].grad = gradient
         _foreach(torch._foreach_add_, [self._buffers[index] for index in mean.changes], list(mean.changes.values()))
         _foreach(torch._foreach_add_, [self._counters[index] for index in mean.changes if index in self._counters], 1)
+        for index, value in mean.values.items():
+            self._buffers[index].copy_(value)
         return float(mean.loss)
 
     def exchanged(self, mine: Contribution | None, count: int, ranks: Ranks) -> list[Contribution]:
@@ -94,21 +119,24 @@ class StepSum:
         if ranks.size == 1:
             return [] if mine is None else [mine]
         heads = ranks.gather([] if mine is None else [_head(mine)], count)
-        sizes = [sum(tensor.numel() for tensor in self._like(*head[1:])) for head in heads]
-        empty = self._parameters[0].new_empty(0)
-        flats = ranks.gather_flat(empty if mine is None else _flattened(mine), sizes + [0] * (ranks.size - count))
+        sizes = [sum(tensor.numel() for tensor in self._like(*head[1:3])) for head in heads]
+        flat = self._flattened(mine) if mine is not None else self._parameters[0].new_empty(0, dtype=self._dtype)
+        flats = ranks.gather_flat(flat, sizes + [0] * (ranks.size - count))
         return [self._unflattened(flat, *head) for flat, head in zip(flats, heads, strict=False)]
 
     def summed(self, mine: Contribution, weight: float, ranks: Ranks) -> Contribution:
         """Sum ``weight * mine`` over all ranks, which have the same subnets."""
-        _, gradients, changes = _head(mine)
-        loss = sum(ranks.gather([float(mine.loss) * weight], ranks.size))
-        return self._unflattened(ranks.sum(_flattened(mine) * weight), loss, gradients, changes)
+        _, gradients, changes, values = _head(mine)
+        told = ranks.gather([(float(mine.loss) * weight, values)], ranks.size)
+        loss, values = sum(each for each, _ in told), told[0][1]
+        return self._unflattened(ranks.sum(self._flattened(mine) * weight), loss, gradients, changes, values)
 
     def _like(self, gradients: Sequence[int], changes: Sequence[int]) -> list[Tensor]:
         return [self._parameters[index] for index in gradients] + [self._buffers[index] for index in changes]
 
-    def _unflattened(self, flat: Tensor, loss: float, gradients: Sequence[int], changes: Sequence[int]) -> Contribution:
+    def _unflattened(
+        self, flat: Tensor, loss: float, gradients: Sequence[int], changes: Sequence[int], values: dict[int, Tensor]
+    ) -> Contribution:
         """Return the contribution that `flat` holds, as views laid out like parameters and buffers."""
         like = self._like(gradients, changes)
         parts = [
@@ -117,18 +145,28 @@ class StepSum:
         views = [p.as_strided(t.shape, t.stride(), p.storage_offset()) for p, t in zip(parts, like, strict=True)]
         count = len(gradients)
         return Contribution(
-            loss, dict(zip(gradients, views[:count], strict=True)), dict(zip(changes, views[count:], strict=True))
+            loss,
+            dict(zip(gradients, views[:count], strict=True)),
+            dict(zip(changes, views[count:], strict=True)),
+            values,
         )
 
+    def _flattened(self, contribution: Contribution) -> Tensor:
+        """Concatenate all tensors, each in memory order: torch gives a gradient the layout of its parameter."""
+        tensors = [*contribution.gradients.values(), *contribution.changes.values()]
+        flat = [tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset()) for tensor in tensors]
+        return torch.cat(flat).to(self._dtype)
 
-def _head(contribution: Contribution) -> tuple[float, list[int], list[int]]:
-    return float(contribution.loss), list(contribution.gradients), list(contribution.changes)
+    @property
+    def _dtype(self) -> torch.dtype:
+        """One for all ranks, whatever their subnets: the widest of parameters and statistics."""
+        kinds = {tensor.dtype for tensor in (*self._parameters, *self._buffers) if tensor.is_floating_point()}
+        return functools.reduce(torch.promote_types, kinds)
 
 
-def _flattened(contribution: Contribution) -> Tensor:
-    """Concatenate all tensors, each in memory order: torch gives a gradient the layout of its parameter."""
-    tensors = [*contribution.gradients.values(), *contribution.changes.values()]
-    return torch.cat([tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset()) for tensor in tensors])
+def _head(contribution: Contribution) -> tuple[float, list[int], list[int], dict[int, Tensor]]:
+    values = {index: value.cpu() for index, value in contribution.values.items()}
+    return float(contribution.loss), list(contribution.gradients), list(contribution.changes), values
 
 
 def _add(total: dict[int, Tensor], more: dict[int, Tensor]) -> None:
@@ -141,3 +179,35 @@ def _foreach(function: Any, tensors: list[Tensor], other: Any) -> Any:
     """Call one of torch's foreach functions, unless the list is empty, which they refuse."""
     with torch.no_grad():
         return function(tensors, other) if tensors else []
+
+
+class _Other:
+    """A buffer of a user's layer, which forward may change, or replace by another tensor."""
+
+    def __init__(self, module: nn.Module, name: str, index: int) -> None:
+        tensor = module._buffers[name]
+        assert tensor is not None
+        self.index, self.tensor = index, tensor
+        self._module, self._name = module, name
+
+    @torch.no_grad()
+    def take(self, start: Tensor, found: Contribution) -> None:
+        """Put what the last pass has changed into a contribution, and undo it."""
+        now = self._module._buffers[self._name]
+        if now is None or now.shape != self.tensor.shape or torch.equal(now, start):
+            return
+        if now.is_floating_point():
+            found.changes[self.index] = now.detach() - start
+        else:
+            found.values[self.index] = now.detach().clone()
+        self._module._buffers[self._name] = self.tensor
+        self.tensor.copy_(start)
+
+
+def _held(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+    seen = set[int]()
+    for module in modules:
+        for name, tensor in module._buffers.items():
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield module, name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +20,8 @@ from irepdeploy.network.libraries import library_name, open_library_network
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import set_origin
-from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.reparam.structure import copied
+from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 from irepdeploy.tasks import Task, task_of
 
 __all__ = [
@@ -135,13 +135,16 @@ def made(net: Net, where: str | None = None) -> nn.Module:
         ModelError: It is neither, or the function fails.
     """
     if isinstance(net, nn.Module):
-        return copy.deepcopy(unwrapped(net))
+        plain = unwrapped(net)
+        refuse_uninitialised(plain)
+        return copied(plain)
     if not callable(net):
         raise ModelError(f"expected a torch.nn.Module or a function that builds one, got {type(net).__name__}")
     name = where or getattr(net, "__qualname__", repr(net))
     found = _called(net, str(name), {}, ModelError)
     if not isinstance(found, nn.Module):
         raise ModelError(f"expected a torch.nn.Module from the factory, got {type(found).__name__}", where=name)
+    refuse_uninitialised(unwrapped(found))
     return unwrapped(found)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from irepdeploy.data.nested import mapped
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
@@ -18,7 +19,7 @@ from irepdeploy.tasks import Classification, Task
 from irepdeploy.tasks.batches import wide
 
 from ..execution.ranks import Ranks
-from .contribution import Contribution, StepSum
+from .contribution import AnyNorm, Contribution, StepSum
 from .space import Bits, SearchSpace
 
 __all__ = ["Split", "Supernet"]
@@ -48,12 +49,12 @@ class Supernet:
         self.model = channels_last(insert_branches(net, branches, where, scaled=True, step=step))
         self._step = step
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
-        self._seed: int | None = None
         self._compile = compile
         self._compiled: Callable[..., Any] | None = None
         self._blocks = self.space.blocks(self.model)
-        # (batch normalisation, position of its branch or None): which statistics a subnet updates.
+        # (normalisation, position of its branch or None): which statistics a subnet updates.
         self._norms = list(self._list_norms())
+        self._others = [module for module in self.model.modules() if not isinstance(module, AnyNorm)]
 
     def weights(self) -> Iterator[nn.Parameter]:
         """Omega: all parameters except alpha and beta."""
@@ -75,7 +76,7 @@ class Supernet:
     def accumulate(
         self,
         images: Tensor,
-        labels: Tensor,
+        labels: Any,
         subnets: Sequence[Bits | None],
         *,
         ranks: Ranks | None = None,
@@ -85,22 +86,23 @@ class Supernet:
         """Replace ``.grad`` by the mean gradient of `subnets` (Eq. 3), and return their mean loss.
 
         Parameters outside all subnets get no gradient, so that no optimizer updates them. Every subnet starts from the
-        same batch-normalisation statistics; changes of a statistic are averaged over the subnets that use it, so that
-        the result does not depend on the number of processes. None stands for the whole supernet; images are the same
-        on all ranks.
+        same statistics and draws random numbers of its own seed; changes of a statistic, or of another buffer, are
+        averaged over the subnets that use it, so that the result does not depend on the number of processes. None
+        stands for the whole supernet; images are the same on all ranks.
 
         With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then bit-identical to those of one
         process with the same number of threads. With "batch" it computes every subnet on its part of the images, whose
         different batch statistics lead to different weights.
         """
         ranks = ranks or Ranks.alone(images.device)
-        step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms])
-        # On every rank alike, whatever its subnets.
-        self._seed = int(torch.randint(2**62, ())) if self._step == "merged" else None
+        step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms], self._others)
+        # On every rank alike, whatever its subnets. Those of a merged step sample the same positions.
+        seed = int(torch.randint(2**62, ()))
+        seeds = [seed if self._step == "merged" else seed + index for index in range(len(subnets))]
         if split == "batch":
             images, labels, weight = _part(images, labels, ranks)
-            for bits in subnets:
-                step.add(self._contribution(step, images, labels, bits, len(subnets), amp))
+            for bits, seed in zip(subnets, seeds, strict=True):
+                step.add(self._contribution(step, images, labels, bits, len(subnets), amp, seed))
             mean = step.summed(step.mean(), weight, ranks)
         else:
             # In rounds of one subnet per rank, so that no more gradients are held at once than there are ranks.
@@ -108,7 +110,8 @@ class Supernet:
                 round_ = subnets[start : start + ranks.size]
                 mine = None
                 if ranks.rank < len(round_):
-                    mine = self._contribution(step, images, labels, round_[ranks.rank], len(subnets), amp)
+                    bits, seed = round_[ranks.rank], seeds[start + ranks.rank]
+                    mine = self._contribution(step, images, labels, bits, len(subnets), amp, seed)
                 for contribution in step.exchanged(mine, len(round_), ranks):
                     step.add(contribution)
             mean = step.mean()
@@ -116,10 +119,10 @@ class Supernet:
         return step.write(mean)
 
     def _contribution(
-        self, step: StepSum, images: Tensor, labels: Tensor, bits: Bits | None, count: int, amp: bool
+        self, step: StepSum, images: Tensor, labels: Any, bits: Bits | None, count: int, amp: bool, seed: int
     ) -> Contribution:
         self.select(bits)
-        with _seeded(self._seed, images.device), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        with _seeded(seed, images.device), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             outputs = self.task.outputs(self._forward(bits)(images))
         loss = self.task.loss(wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
@@ -134,31 +137,29 @@ class Supernet:
             self._compiled = compile_step(self.model, place, "search.compile")
         return self._compiled
 
-    def _list_norms(self) -> Iterable[tuple[nn.BatchNorm2d, int | None]]:
+    def _list_norms(self) -> Iterable[tuple[AnyNorm, int | None]]:
         owner = {}
         for index, (row, column) in enumerate(self.space.positions):
             for module in self._blocks[row].branches[self.space.branches[column]].modules():
                 owner[id(module)] = index
         for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, AnyNorm):
                 yield module, owner.get(id(module))
 
 
 @contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw random numbers from this seed, so that all subnets of a step sample the same positions."""
-    if seed is None:
-        yield
-        return
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers from this seed, and leave the generators as they were."""
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield
 
 
-def _part(images: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, float]:
+def _part(images: Tensor, labels: Any, ranks: Ranks) -> tuple[Tensor, Any, float]:
     """Return this rank's part of a batch, at least two images for batch statistics, and its share of the whole."""
     parts = max(1, min(ranks.size, len(images) // 2))
     if ranks.rank >= parts:
         return images, labels, 0.0
     mine = images.tensor_split(parts)[ranks.rank]
-    return channels_last(mine), labels.tensor_split(parts)[ranks.rank], len(mine) / len(images)
+    targets = mapped(lambda tensor: tensor.tensor_split(parts)[ranks.rank], labels)
+    return channels_last(mine), targets, len(mine) / len(images)

@@ -38,7 +38,7 @@ from ..evaluation.fitness import Outcome, outcome_of
 from ..evaluation.preflight import preflight
 from ..execution.device import device_name, ranks_of
 from ..execution.full_recipe import recipe_writer
-from ..execution.loop import check_finite, check_loss, check_score, clip, memory_guard
+from ..execution.loop import check_finite, check_loss, check_score, clip, memory_guard, seed_epoch
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..execution.run_folder import RunFolder, start_facts
@@ -207,6 +207,7 @@ class Training:
         settings = self.settings
         self._forward.train()
         share = self.epoch / settings.epochs
+        seed_epoch(self.recipe.seed, self.epoch)
         for module in self.net.modules():
             if isinstance(module, RepBlock):
                 module.drop_path = settings.drop_path * share

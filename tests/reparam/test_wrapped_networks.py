@@ -181,3 +181,17 @@ def test_a_fused_network_may_be_traced(net: nn.Module, x: Tensor) -> None:
     plain = ird.fuse(net)
     assert ird.compare(net, torch.fx.symbolic_trace(plain), x).ok
     assert ird.compare(plain, ird.fuse(torch.fx.symbolic_trace(plain)), x).ok
+
+
+def test_hooks_of_a_convolution_stay_with_its_block_in_a_checkpoint(tmp_path: Path) -> None:
+    def plain() -> nn.Module:
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        net[0].register_forward_hook(lambda module, args, output: output * 2)
+        return net
+
+    net = randomize_statistics(ird.insert_branches(plain()), seed=2).eval()
+    ird.save(net, tmp_path / "a.pt")
+    again, x = ird.load(tmp_path / "a.pt", model=plain), torch.randn(2, 1, 8, 8)
+    assert ird.compare(net, again, x).max_rel_error == 0
+    assert same(again, ird.fuse(again), x)

@@ -51,6 +51,60 @@ def train(out: Path, **changes: Any) -> Any:
     return ird.train(given.pop("net", None) or net(), out=out, **given)
 
 
+class Odd(TinyNet):
+    """A network that no registry has, in one way."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(pool=True)
+        self.way = way
+        self.again = self.body if way == "a shared module" else nn.Identity()
+        if way == "a layer that is not called":
+            self.unused = nn.Conv2d(1, 4, 3)
+        if way == "cumulative statistics":
+            self.body[1].momentum = None
+        if way == "layers of two dtypes":
+            self.head.double()
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.again(self.body(self.stem(x)))
+        if self.way == "a decision by values" and float(x.detach().sum()) > 1e9:
+            x = -x
+        return self.head(x.to(self.head.weight.dtype)).mean((2, 3))
+
+
+ODD = ["a shared module", "a layer that is not called", "cumulative statistics", "a decision by values",
+       "layers of two dtypes"]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ODD)
+def test_networks_that_are_odd_in_one_way(way: str, tmp_path: Path) -> None:
+    data: dict[str, Any] = {"train": pairs(16), "val": pairs(10, 1), "task": "classification"}
+    found = search(tmp_path / "s", net=Odd(way), **data)
+    done = train(tmp_path / "t", net=Odd(way), architecture=found.best, **data, epochs=1)
+    plain = ird.fuse(done.model)
+    images, labels = pairs(10, 1)
+    right = (plain(images).argmax(1) == labels).double().mean()
+    assert done.scores["val"].figures["accuracy"] == pytest.approx(float(right))
+    assert ird.compare(done.model, plain, images).ok
+    again = ird.load(tmp_path / "t" / "best.pt", model=lambda: nn.DataParallel(Odd(way)))
+    assert ird.compare(done.model, again, images).max_rel_error == 0
+
+
+def test_a_network_without_weights_or_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    class NoCopy(TinyNet):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("a lock")
+
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
+    for call in (search, train):
+        for each in (lazy, lambda: lazy):
+            with pytest.raises(ModelError, match="lazy layer without weights"):
+                call(tmp_path / "o", net=each)
+        with pytest.raises(ModelError, match="cannot be copied: a lock"):
+            call(tmp_path / "o", net=NoCopy())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_search_of_a_users_network(tmp_path: Path, journal_of: JournalOf) -> None:
     mine, seen = net(), list[Event]()
     before = {name: value.clone() for name, value in mine.state_dict().items()}

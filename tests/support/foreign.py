@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-__all__ = ["DictSamples", "Samples", "TinyNet", "halves", "labelled", "maps", "pairs"]
+__all__ = ["DictSamples", "Restless", "Samples", "TinyNet", "halves", "labelled", "maps", "pairs"]
 
 
 class TinyNet(nn.Module):
@@ -25,6 +25,27 @@ class TinyNet(nn.Module):
         x = self.head(self.body(self.stem(x)))
         x = x.mean((2, 3)) if self.pool else x
         return {"out": x} if self.as_dict else x
+
+
+class Restless(nn.Module):
+    """Draws random numbers, and changes buffers of its own in every forward pass."""
+
+    mean: Tensor
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.norm, self.drop, self.head = nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 10)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x).mean((2, 3)))
+        if self.training:
+            self.mean = self.mean.lerp(x.detach().square().mean(0), 0.1)
+            self.passes += 1
+        return torch.as_tensor(self.head(self.drop(x - self.mean)))
 
 
 def maps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

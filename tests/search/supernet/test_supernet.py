@@ -14,6 +14,7 @@ from irepdeploy.search.execution.loop import adam, sgd
 from irepdeploy.search.supernet.builders import build_supernet
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
+from support.foreign import Restless
 from support.processes import run_ranks
 from support.tiny import Tiny
 
@@ -180,10 +181,11 @@ from irepdeploy.network.nets import build_plain
 from irepdeploy.search.execution.loop import clip
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.supernet.supernet import Supernet
+from support.foreign import Restless
 
-def steps(ranks, split, step="exact"):
+def steps(ranks, split, step="exact", make=lambda: build_plain("vgg6", stages=[[4, 4], [6]])):
     torch.manual_seed(0)
-    supernet = Supernet(build_plain("vgg6", stages=[[4, 4], [6]]), "ireps", step=step)
+    supernet = Supernet(make(), "ireps", step=step)
     supernet.model.train()
     weights = torch.optim.SGD(supernet.weights(), lr=0.05, momentum=0.9)
     arch = torch.optim.Adam(supernet.arch_parameters(), lr=0.01)
@@ -203,6 +205,7 @@ def steps(ranks, split, step="exact"):
 with Ranks.from_environment(timeout=60) as ranks:
     found = {split: steps(ranks, split) for split in ("subnets", "batch")}
     found["merged"] = steps(ranks, "subnets", "merged")
+    found["restless"] = steps(ranks, "subnets", make=Restless)
     torch.save(found, f"FOLDER/{ranks.size}-{ranks.rank}.pt")
 """
 Ends = dict[str, tuple[list[float], dict[str, Tensor]]]
@@ -219,7 +222,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[Ends]:
     return [torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 
-@pytest.mark.parametrize("step", ["subnets", "merged"])
+@pytest.mark.parametrize("step", ["subnets", "merged", "restless"])
 def test_whole_subnets_on_each_rank_give_the_same_bits_as_one_process(step: str, ends: list[Ends]) -> None:
     (losses, weights), *others = (end[step] for end in ends)
     for other_losses, other_weights in others:
@@ -281,3 +284,22 @@ def test_amp_computes_in_bfloat16_and_leaves_float32_gradients(tiny: Tiny, batch
     assert others.keys() == gradients.keys()
     flat, other = (torch.cat([g.flatten() for g in part.values()]) for part in (gradients, others))
     assert torch.nn.functional.cosine_similarity(flat, other, dim=0) > 0.98
+
+
+def test_buffers_of_a_users_layers_are_averaged_over_subnets_and_counters_count_once() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(Restless(), "ireps")
+    start = copy.deepcopy(supernet.model.train().state_dict())
+    images, subnets = torch.randn(6, 1, 8, 8), candidates(supernet, 3)
+    changes = []
+    for each in ([subnets[0]], [subnets[1]], [subnets[2]], subnets):
+        torch.manual_seed(5)
+        supernet.model.load_state_dict(start)
+        supernet.model.drop.p = 0.0
+        supernet.accumulate(images, torch.arange(6), each)
+        changes.append({name: value - start[name] for name, value in supernet.model.state_dict().items()})
+    *alone, together = changes
+    for name in ("norm.running_mean", "mean"):
+        assert together[name].abs().max() > 0
+        torch.testing.assert_close(together[name], sum(each[name] for each in alone) / 3)
+    assert together["norm.num_batches_tracked"] == together["passes"] == 1
