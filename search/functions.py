@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from irepdeploy.console import progress
+from irepdeploy.errors import InputError
 from irepdeploy.network.checkpoint import load
 from irepdeploy.plots.run_pictures import save_run_pictures
 from irepdeploy.recipe import Recipe
@@ -93,6 +94,7 @@ def search(
         InputError: The network, the data, the task and the settings do not fit together.
         RunError: The run failed.
     """
+    place = _checked(out, callbacks)
     with_task = task_of(task)
     top = {"branches": branches, "seed": seed, "device": device, "threads": threads, "deterministic": deterministic}
     recipe = given_recipe(net, "search", settings, **top)
@@ -108,7 +110,7 @@ def search(
         "tensorboard": tensorboard,
         "callbacks": callbacks,
     }
-    return run_search(recipe, None if out is None else Path(out), subject, **options)[0]
+    return run_search(recipe, place, subject, **options)[0]
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def train(
         InputError: The network, the data, the task and the settings do not fit together.
         RunError: The run failed.
     """
+    place = _checked(out, callbacks)
     top = {"branches": branches, "seed": seed, "device": device, "threads": threads, "deterministic": deterministic}
     recipe = given_recipe(net, "train", settings, **top)
     smoothing = recipe.train.label_smoothing
@@ -205,7 +208,6 @@ def train(
         "callbacks": callbacks,
     }
     steps: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
-    place = None if out is None else Path(out)
     result, folder, _ = run_training(recipe, place, chosen, subject, **steps, **options)
     return Trained(load(folder / "best.pt", model=plain[0]), result.sets, result, folder)
 
@@ -233,3 +235,12 @@ def run_search(
             if ranks.first:
                 save_run_pictures(place)
         return result, ranks.first
+
+
+def _checked(out: Any, callbacks: Any) -> Path | None:
+    """Return the folder of a run, if one is given; refuse what is no path, and callbacks that cannot be called."""
+    if out is not None and not isinstance(out, str | os.PathLike):
+        raise InputError(f"expected a path, got {type(out).__name__}", where="out")
+    if not isinstance(callbacks, Sequence) or not all(callable(each) for each in callbacks):
+        raise InputError("expected a list of functions that take an event", where="callbacks")
+    return None if out is None else Path(out)

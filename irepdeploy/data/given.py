@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from irepdeploy.data.dataset import Split
 from irepdeploy.data.pixels import Pixels
-from irepdeploy.data.stream import Read, Stream, has_index
+from irepdeploy.data.stream import Read, Stream, has_index, pair_of
 from irepdeploy.errors import InputError, one_line
 from irepdeploy.limits import memory_bytes
 
@@ -34,9 +34,10 @@ def opened(data: Any, read: Read, name: str, dtype: torch.dtype = torch.float32)
     pair: Any = data.tensors if type(data) is TensorDataset else data
     arrays = list(pair.values()) if isinstance(pair, Mapping) else pair if isinstance(pair, tuple | list) else ()
     if len(arrays) >= 2 and all(isinstance(each, Tensor | np.ndarray) for each in arrays):
+        parts = pair_of(read, pair, name)
         try:
-            inputs, targets = (torch.as_tensor(each) for each in read(pair))
-        except (TypeError, ValueError) as error:
+            inputs, targets = (torch.as_tensor(each) for each in parts)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"expected arrays of numbers: {one_line(error)}", where=name) from error
         if not inputs.ndim or not targets.ndim:
             raise InputError("expected arrays with a row for each sample, got a single number", where=name)

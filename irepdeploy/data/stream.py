@@ -17,12 +17,27 @@ from irepdeploy.errors import InputError, IrepdeployError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.runtime.memory_format import channels_last
 
-__all__ = ["Read", "Stream", "StreamLoader", "has_index"]
+__all__ = ["Read", "Stream", "StreamLoader", "has_index", "pair_of"]
 
 # Returns inputs and targets of a batch, as `Task.read` does.
 Read = Callable[[Any], tuple[Any, Any]]
 
 _HINT = "a Dataset, a DataLoader, a pair of tensors, or another iterable of batches"
+
+
+def pair_of(read: Read, batch: Any, name: str) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch.
+
+    Raises:
+        InputError: `read` fails, or gives something else.
+    """
+    try:
+        inputs, targets = read(batch)
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a user's task raises
+        raise InputError(f"reading a batch raised {type(error).__name__}: {one_line(error)}", where=name) from error
+    return inputs, targets
 
 
 class Stream:
@@ -74,7 +89,7 @@ class Stream:
             source = DataLoader(source, batch_size=size)
         with_errors = _Guarded(source, self.name)
         for batch in with_errors:
-            inputs, targets = (_tensor(part) for part in self._read(batch))
+            inputs, targets = (_tensor(part) for part in pair_of(self._read, batch, self.name))
             if not isinstance(inputs, Tensor):
                 raise InputError(f"expected a tensor of inputs, got {type(inputs).__name__}", where=self.name)
             yield inputs, targets

@@ -69,7 +69,7 @@ def imported(spec: str, what: str = "function") -> Any:
         itself = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
         hint = "run this in its folder, or add that to PYTHONPATH" if itself else "the module needs this import to work"
         raise MissingError(f"cannot import the module: {one_line(error)}", where=spec, hint=hint) from error
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         text = f"importing the module raised {type(error).__name__}: {one_line(error)}"
         raise ModelError(text, where=spec) from error
     found = getattr(module, name, None)
@@ -119,7 +119,7 @@ def built(model: Callable[[], nn.Module] | nn.Module, origin: Origin, where: obj
         found = model(**origin.args) if same else model()
     except IrepdeployError:
         raise
-    except Exception as error:  # anything that a user's factory raises
+    except (Exception, SystemExit) as error:  # anything that a user's factory raises
         name = getattr(model, "__qualname__", repr(model))
         raise ModelError(
             f"the model factory {name} raised {type(error).__name__}: {one_line(error)}", where=where

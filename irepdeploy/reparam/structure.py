@@ -16,6 +16,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import Geometry, refusal
 from irepdeploy.reparam.normalisation import NORMS, Norm
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, set_origin
+from irepdeploy.runtime.memory import is_out_of_memory
 
 __all__ = ["copied", "copied_without_hooks", "has_hooks", "insert_layers", "plain_conv", "rebuild", "replaced"]
 
@@ -54,7 +55,8 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(base.named_modules())
     for layer in origin.layers:
-        conv, bn = _find(modules, layer)
+        # A fused network, into which branches were inserted again, has lost its batch normalisations.
+        conv, bn = _find(modules, layer, with_bn=not layer.folded or isinstance(modules.get(layer.bn or ""), NORMS))
         if origin.state == FUSED or layer.fused:
             new: nn.Module = plain_conv(Geometry.of(conv), like=conv)
         else:
@@ -173,5 +175,7 @@ def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
         memo.update((id(tensor), tensor.detach().clone()) for tensor in stored)
     try:
         return copy.deepcopy(value, memo)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # anything that a foreign module raises
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"the network cannot be copied: {one_line(error)}") from error

@@ -33,7 +33,8 @@ def contributions(score: Callable[[Vector, int], float], rows: Rows) -> Vector:
     """Return (N,) values with the score as their mean; a sample's distance from it is its influence on the score."""
     count = rows.shape[1]
     totals = totals_of(rows)
-    found = np.full(count, score(totals, count))
+    # A task may give a whole number, or one of numpy or torch.
+    found = np.full(count, float(score(totals, count)))
     for index, row in enumerate(rows):
         values = row.astype(np.float64)
         centred = values - totals[index] / count
@@ -42,7 +43,7 @@ def contributions(score: Callable[[Vector, int], float], rows: Rows) -> Vector:
             continue
         step = np.zeros(len(totals))
         step[index] = _STEP * np.abs(values).sum()
-        slope = (score(totals + step, count) - score(totals - step, count)) / (2 * step[index])
+        slope = (float(score(totals + step, count)) - float(score(totals - step, count))) / (2 * step[index])
         found += count * slope * centred
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from irepdeploy.errors import InputError
 from irepdeploy.tasks.classification import Classification
+from irepdeploy.tasks.metric import Metric
 from irepdeploy.tasks.regression import Regression
 from irepdeploy.tasks.segmentation import Segmentation
 from irepdeploy.tasks.task import Task
@@ -25,8 +26,12 @@ def task_of(task: str | Task, **settings: Any) -> Task:
     if isinstance(task, Task):
         if settings:
             raise InputError(f"{', '.join(settings)}: set by the task that is given", where="task")
+        if not isinstance(getattr(task, "name", None), str) or not isinstance(getattr(task, "metric", None), Metric):
+            raise InputError(
+                f"{type(task).__name__} needs a name and a metric", where="task", hint='metric = Metric("IoU", "%")'
+            )
         return task
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"no task {task!r}", where="task", hint=f"one of {', '.join(TASKS)}, or a Task of your own")
     kind = TASKS[task]
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all of TASKS are dataclasses

@@ -147,7 +147,8 @@ class PopulationEvaluator:
         rows = []
         for start in range(part.start, part.stop, self._batch_size):
             batch = slice(start, min(start + self._batch_size, part.stop))
-            rows.append(statistics_of(self._task, self._forward(self._batch(batch)), self._labels[batch]))
+            raw = self._forward(self._batch(batch))
+            rows.append(statistics_of(self._task, raw, self._labels[batch], batch.stop - start))
         return Outcome.of(rows, self._task)
 
     def _run_stream(self, stream: Stream, candidates: list[Any]) -> dict[tuple[bytes, int], Outcome]:
@@ -157,7 +158,7 @@ class PopulationEvaluator:
             images = self._laid_out(images)
             for (key, bits), mask in candidates:
                 self._write(bits, mask)
-                rows[key].append(statistics_of(self._task, self._forward(images), targets))
+                rows[key].append(statistics_of(self._task, self._forward(images), targets, len(images)))
         return {(key, 0): Outcome.of(each, self._task) for key, each in rows.items()}
 
     def _put(self, data: Split, order: Tensor | None) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.data import Split, Stream, in_order
-from irepdeploy.tasks import Classification, Task
+from irepdeploy.tasks import Classification, Task, called
 from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.jackknife import Rows, Vector, totals_of
 
@@ -49,18 +49,19 @@ class Outcome:
     def fitness(self) -> Fitness:
         """Score and mean loss, from sums in float64."""
         totals = totals_of(self.statistics)
-        return Fitness(self.task.score(totals, len(self)), -float(totals[-1]) / len(self))
+        return Fitness(called.score_of(self.task, totals, len(self)), -float(totals[-1]) / len(self))
 
     @property
     def figures(self) -> dict[str, float]:
         """Everything that the task reports, by name, as far as it is a number."""
-        found = self.task.figures(totals_of(self.statistics), len(self))
+        found = called.figures_of(self.task, totals_of(self.statistics), len(self))
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
     def contributions(self) -> Vector:
         """What each sample contributes to the score, in float64."""
-        return self.task.contributions(self.statistics).astype(np.float64)
+        with called.blamed("contributions", f"task {self.task.name}"):
+            return self.task.contributions(self.statistics).astype(np.float64)
 
     def first(self, count: int) -> Outcome:
         """Return the outcome of the first samples."""
@@ -72,9 +73,9 @@ def joined(parts: Sequence[Outcome]) -> Outcome:
     return Outcome(np.concatenate([part.statistics for part in parts], axis=1), parts[0].task)
 
 
-def statistics_of(task: Task, raw: object, targets: object) -> Tensor:
-    """Return the statistics of samples from what a network gave for them, half precision widened."""
-    return task.statistics(wide(task.outputs(raw)), targets)
+def statistics_of(task: Task, raw: object, targets: object, count: int) -> Tensor:
+    """Return the statistics of `count` samples from what a network gave for them, half precision widened."""
+    return called.statistics_of(task, wide(task.outputs(raw)), targets, count)
 
 
 def score(network: nn.Module, data: Split | Stream, batch_size: int = 200, task: Task = CLASSIFICATION) -> Fitness:
@@ -95,6 +96,6 @@ def outcome_of(
     rows = []
     for images, targets in in_order(data, batch_size, place):
         outputs = wide(task.outputs(network(images)))
-        rows.append(task.statistics(outputs, targets))
+        rows.append(called.statistics_of(task, outputs, targets, len(images)))
         watch(outputs, targets)
     return Outcome.of(rows, task)

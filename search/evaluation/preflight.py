@@ -13,9 +13,10 @@ from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.tasks import Task
 from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.called import blamed, interval_of, loss_of, statistics_of
 
 from ..supernet.subject import Subject
-from .fitness import outcome_of
+from .fitness import Outcome, outcome_of
 
 __all__ = ["TargetCheck", "preflight"]
 
@@ -30,12 +31,21 @@ class TargetCheck:
 
     def __call__(self, targets: Any) -> None:
         """Raise InputError where targets do not fit."""
-        self._task.check(self._outputs, targets, self._where)
+        with blamed("check", f"task {self._task.name}"):
+            self._task.check(self._outputs, targets, self._where)
 
 
 @torch.no_grad()
-def preflight(network: nn.Module, subject: Subject, batch_size: int, device: torch.device) -> TargetCheck:
+def preflight(
+    network: nn.Module,
+    subject: Subject,
+    batch_size: int,
+    device: torch.device,
+    test: Split | Stream | None = None,
+) -> TargetCheck:
     """Run the network in eval mode on a few samples, and check targets, loss and score; return the check of targets.
+
+    What the end of a run needs is checked too, so that it does not cost the run then.
 
     Raises:
         ModelError: The network cannot read the inputs.
@@ -45,13 +55,20 @@ def preflight(network: nn.Module, subject: Subject, batch_size: int, device: tor
     network.eval()
     try:
         inputs, targets = _first(subject.train, batch_size, device)
-        outputs = wide(_run(network, task, inputs))
+        outputs = wide(_run(network, task, inputs, "train"))
         check = TargetCheck(task, outputs, "train")
         check(subject.train.labels if isinstance(subject.train, Split) else targets)
-        _call("loss", task, outputs, targets)
+        loss_of(task, outputs, targets)
+        statistics_of(task, outputs, targets, len(inputs))
+        for name, data in (("val", subject.val), ("test", test)):
+            if data is None:
+                continue
+            inputs, targets = _first(data, batch_size, device)
+            outputs = wide(_run(network, task, inputs, name))
+            TargetCheck(task, outputs, name)(data.labels if isinstance(data, Split) else targets)
+            few = Outcome.of([statistics_of(task, outputs, targets, len(inputs))], task)
+            _ = few.fitness, few.contributions, few.figures, interval_of(task, few.statistics)
         val = subject.val
-        TargetCheck(task, outputs, "val")(val.labels if isinstance(val, Split) else _first(val, batch_size, device)[1])
-        _call("statistics", task, outputs, targets)
         if isinstance(val, Split):
             value = outcome_of(network, val, batch_size, task).fitness.value
             if not math.isfinite(value):
@@ -76,23 +93,14 @@ def _first(data: Split | Stream, batch_size: int, device: torch.device) -> tuple
     return found
 
 
-def _run(network: nn.Module, task: Task, inputs: Tensor) -> Any:
+def _run(network: nn.Module, task: Task, inputs: Tensor, name: str) -> Any:
     try:
         raw = network(inputs)
     except Exception as error:  # anything that a user's network raises
         if is_out_of_memory(error) or isinstance(error, IrepdeployError):
             raise
         size = "x".join(map(str, inputs.shape[1:]))
-        raise ModelError(f"the network cannot read inputs of {size}: {one_line(error)}", where="net") from error
-    return task.outputs(raw)
-
-
-def _call(what: str, task: Task, outputs: Any, targets: Any) -> None:
-    try:
-        getattr(task, what)(outputs, targets)
-    except Exception as error:  # anything that a user's task raises
-        if is_out_of_memory(error) or isinstance(error, IrepdeployError):
-            raise
-        raise InputError(
-            f"{what} raised {type(error).__name__}: {one_line(error)}", where=f"task {task.name}"
-        ) from error
+        where = "net" if name == "train" else name
+        raise ModelError(f"the network cannot read inputs of {size}: {one_line(error)}", where=where) from error
+    with blamed("outputs", f"task {task.name}"):
+        return task.outputs(raw)

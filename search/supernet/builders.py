@@ -71,6 +71,8 @@ def architecture_of(source: Architecture | str | os.PathLike[str] | None) -> Arc
     """Return the Architecture given, that of a file, or one that the paper publishes, by its name."""
     if source is None or isinstance(source, Architecture):
         return source
+    if not isinstance(source, str | os.PathLike):
+        raise RecipeError(f"expected an Architecture, or its file or name, got {type(source).__name__}", where="--arch")
     published = PUBLISHED.get(os.fspath(source))
     return published if published is not None and not os.path.exists(source) else Architecture.load(source)
 

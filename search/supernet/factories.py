@@ -183,5 +183,5 @@ def _called(function: Any, where: str, options: Mapping[str, Any], error_class: 
         return function(**options)
     except IrepdeployError:
         raise
-    except Exception as error:  # anything that a user's factory raises
+    except (Exception, SystemExit) as error:  # anything that a user's factory raises
         raise error_class(f"the factory raised {type(error).__name__}: {one_line(error)}", where=where) from error

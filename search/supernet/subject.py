@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from irepdeploy.data import Dataset, DatasetFacts, Split, Stream, check_disjoint, held, opened
-from irepdeploy.errors import RecipeError
+from irepdeploy.errors import ModelError, RecipeError
 from irepdeploy.files import canonical_json, sha256
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import Where
@@ -147,6 +147,13 @@ def given_subject(
     """
     seeded(recipe)
     plain = made(net)
+    for name, parameter in plain.named_parameters():
+        if parameter.is_meta:
+            raise ModelError("a weight without values, on the meta device", where=name, hint="net.to_empty(...)")
+        if parameter.dtype == torch.float16:
+            # Adam's smallest number is 0 in float16, so that alpha and beta would become NaN in their first step.
+            hint = "give net.float(); amp=True computes in bfloat16"
+            raise ModelError("float16 weights cannot be trained", where=name, hint=hint)
     random = torch.get_rng_state()
     dtype = next((each.dtype for each in plain.parameters() if each.is_floating_point()), torch.float32)
     training = opened(data.train, task.read, "train", dtype)

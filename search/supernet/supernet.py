@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.data.nested import mapped
+from irepdeploy.errors import ModelError
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
@@ -17,6 +18,7 @@ from irepdeploy.runtime.compiled import compile_step
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification, Task
 from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.called import blamed, loss_of
 
 from ..execution.ranks import Ranks
 from .contribution import AnyNorm, Contribution, StepSum
@@ -122,9 +124,13 @@ class Supernet:
         self, step: StepSum, images: Tensor, labels: Any, bits: Bits | None, count: int, amp: bool, seed: int
     ) -> Contribution:
         self.select(bits)
-        with _seeded(seed, images.device), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        with (
+            blamed("the network in train mode", "net", ModelError),
+            _seeded(seed, images.device),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=amp),
+        ):
             outputs = self.task.outputs(self._forward(bits)(images))
-        loss = self.task.loss(wide(outputs) if amp else outputs, labels)
+        loss = loss_of(self.task, wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
         took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
         return step.take(loss, [index for index, took in enumerate(took_part) if took])

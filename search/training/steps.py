@@ -86,6 +86,8 @@ class GivenSteps:
             raise InputError(
                 f"expected a torch optimizer from the factory, got {type(self.optimizer).__name__}", where="optimizer"
             )
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise InputError("LBFGS needs a loss several times a step; here it is computed once", where="optimizer")
         self._start = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._scheduler = None if scheduler is None else _made("scheduler", scheduler, self.optimizer)
         if scheduler is not None and not callable(getattr(self._scheduler, "step", None)):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irepdeploy.data import StreamLoader
-from irepdeploy.errors import CheckpointError, InputError
+from irepdeploy.errors import CheckpointError, InputError, ModelError
 from irepdeploy.files import canonical_json
 from irepdeploy.network.checkpoint import load, read, save
 from irepdeploy.plots.run_pictures import save_run_pictures
@@ -31,6 +31,7 @@ from irepdeploy.runtime.compiled import compile_step, require_compiler
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification
 from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.called import blamed, interval_of, loss_of
 
 from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import Fitness, score
@@ -119,13 +120,15 @@ class Training:
             set_step(self.net, settings.step)
         self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
-        check = preflight(self.net, subject, settings.batch_size, self.ranks.device) if subject.facts else None
+        # Used at the end; opened now, so that a missing one does not cost hours.
+        self._test = self.data.load_test() if self.ranks.first else None
+        check = None
+        if subject.facts:
+            check = preflight(self.net, subject, settings.batch_size, self.ranks.device, self._test)
         rank, size = self.ranks.rank, self.ranks.size
         self.loader: Batches = batches_of(
             subject, settings.batch_size, self.order, settings.augment, check, self.ranks.device, rank=rank, ranks=size
         )
-        # Used at the end; opened now, so that a missing one does not cost hours.
-        self._test = self.data.load_test() if self.ranks.first else None
         where = f"{self.ranks.size} x {self.ranks.device.type}"
         self.steps = (
             RecipeSteps(self.net, settings)
@@ -223,7 +226,9 @@ class Training:
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, max(steps - begin, 1)) if steps else settings.accumulate
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
-                loss = self.task.loss(wide(self.task.outputs(self._call(images))), labels)
+                with blamed("the network in train mode", "net", ModelError):
+                    outputs = wide(self.task.outputs(self._call(images)))
+                loss = loss_of(self.task, outputs, labels)
             (loss / parts).backward()
             total += loss.detach()
             if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or last:
@@ -367,7 +372,7 @@ def _with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
 
 
 def _score_set(outcome: Outcome) -> ScoreSet:
-    interval, found = outcome.task.interval(outcome.statistics), outcome.figures
+    interval, found = interval_of(outcome.task, outcome.statistics), outcome.figures
     if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ScoreSet(samples=len(outcome), figures=found)
     return ScoreSet(samples=len(outcome), figures=found, **vars(interval))

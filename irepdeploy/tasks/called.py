@@ -1,0 +1,117 @@
+"""Calls of a user's task and network: what they raise is named, and what they give is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irepdeploy.errors import InputError, IrepdeployError, one_line
+from irepdeploy.runtime.memory import is_out_of_memory
+from irepdeploy.tasks.metric import Interval
+from irepdeploy.tasks.task import Task
+
+__all__ = ["blamed", "figures_of", "interval_of", "loss_of", "score_of", "statistics_of"]
+
+
+@contextmanager
+def blamed(what: str, where: str, kind: type[InputError] = InputError) -> Iterator[None]:
+    """Raise `kind` for anything that a user's code raises in the block, but for a lack of memory."""
+    try:
+        yield
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a user's code raises
+        if is_out_of_memory(error):
+            raise
+        raise kind(f"{what} raised {type(error).__name__}: {one_line(error)}", where=where) from error
+
+
+def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """Return the loss of a batch in training, a scalar with a gradient.
+
+    Raises:
+        InputError: The task fails, or gives something else.
+    """
+    with _of(task, "loss"):
+        loss = task.loss(outputs, targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point() or loss.is_meta:
+        raise _expected(task, "loss", "a floating-point scalar", loss)
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise InputError("the loss has no gradient: it does not depend on a trainable weight", where=_name(task))
+    return loss.reshape(())
+
+
+def statistics_of(task: Task, outputs: Any, targets: Any, count: int) -> Tensor:
+    """Return the statistics of `count` samples, (N, K).
+
+    Raises:
+        InputError: The task fails, or gives something else.
+    """
+    with _of(task, "statistics"):
+        found = task.statistics(outputs, targets)
+    fits = isinstance(found, Tensor) and found.ndim == 2 and len(found) == count and found.shape[1] > 0
+    if not fits or found.is_complex() or found.is_meta:
+        raise _expected(task, "statistics", f"numbers of {count} samples, ({count}, K)", found)
+    return found
+
+
+def score_of(task: Task, totals: Any, count: int) -> float:
+    """Return the score of the totals of `count` samples.
+
+    Raises:
+        InputError: The task fails, or gives something else than a number.
+    """
+    with _of(task, "score"):
+        found = task.score(totals, count)
+    return _number(task, "score", found)
+
+
+def figures_of(task: Task, totals: Any, count: int) -> dict[str, float]:
+    """Return everything that the task reports, by name.
+
+    Raises:
+        InputError: The task fails, or gives something else than numbers by name.
+    """
+    with _of(task, "figures"):
+        found = task.figures(totals, count)
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise _expected(task, "figures", "a dictionary of numbers by name", found)
+    return {name: _number(task, "figures", value) for name, value in found.items()}
+
+
+def interval_of(task: Task, rows: Any) -> Interval | None:
+    """Return the interval of the score of (K, N) statistics.
+
+    Raises:
+        InputError: The task fails, or gives something else.
+    """
+    with _of(task, "interval"):
+        found = task.interval(rows)
+    if found is not None and not isinstance(found, Interval):
+        raise _expected(task, "interval", "an Interval or None", found)
+    return found
+
+
+def _of(task: Task, method: str) -> Any:
+    return blamed(method, _name(task))
+
+
+def _name(task: Task) -> str:
+    return f"task {task.name}"
+
+
+def _number(task: Task, method: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise _expected(task, method, "a number", value) from None
+
+
+def _expected(task: Task, method: str, what: str, got: Any) -> InputError:
+    kind = type(got).__name__
+    shown = f"{kind} {tuple(got.shape)} of {str(got.dtype).removeprefix('torch.')}" if isinstance(got, Tensor) else kind
+    return InputError(f"expected {what} from {method}, got {shown}", where=_name(task))
