@@ -11,6 +11,7 @@ from torch import Tensor
 
 from irepdeploy.errors import InputError, IrepdeployError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
+from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.metric import Interval
 from irepdeploy.tasks.task import Task
 
@@ -56,7 +57,7 @@ def statistics_of(task: Task, outputs: Any, targets: Any, count: int) -> Tensor:
     fits = isinstance(found, Tensor) and found.ndim == 2 and len(found) == count and found.shape[1] > 0
     if not fits or found.is_complex() or found.is_meta:
         raise _expected(task, "statistics", f"numbers of {count} samples, ({count}, K)", found)
-    return found
+    return torch.as_tensor(wide(found))
 
 
 def score_of(task: Task, totals: Any, count: int) -> float:

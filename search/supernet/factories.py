@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ def data_by_factory(recipe: Recipe) -> GivenData:
             hint='such as {"train": ..., "val": ..., "test": ..., "classes": ["cat", "dog"]}',
         )
     names, test = found.get("classes") or (), found.get("test")
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) for name in names):
         raise InputError('expected names as "classes"', where=spec, hint='such as ["cat", "dog"]')
     return GivenData(found["train"], found["val"], lambda: test, tuple(names))
 
@@ -180,7 +181,9 @@ def _called(function: Any, where: str, options: Mapping[str, Any], error_class: 
             hint = f"{key}={{NAME: VALUE}} gives them" if key else "functools.partial(f, NAME=VALUE) needs none"
             raise error_class(f"the factory {what}: {one_line(error)}", where=where, hint=hint) from None
     try:
-        return function(**options)
+        # A relative path of the run still means the same after a factory that changes the folder.
+        with chdir(Path.cwd()):
+            return function(**options)
     except IrepdeployError:
         raise
     except (Exception, SystemExit) as error:  # anything that a user's factory raises

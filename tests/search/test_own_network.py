@@ -21,7 +21,7 @@ from irepdeploy.errors import CheckpointError, MissingError
 from irepdeploy.network.factory import load_model_factory
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.origin import origin_of
-from support.foreign import TinyNet
+from support.foreign import TinyNet, labelled
 
 FEW = {"population": 3, "evolutions": 1, "warmup_epochs": 1, "subnets_per_step": 1, "batch_size": 8}
 MINIMAL: dict[str, Any] = {
@@ -192,6 +192,30 @@ def test_a_module_without_an_import_of_its_own_is_no_missing_module(
 
 number = 7
 
+
+def ends() -> None:
+    sys.exit(0)
+
+
+def numbered() -> dict[str, Any]:
+    return {**labelled(), "classes": 3}
+
+
+def elsewhere() -> TinyNet:
+    """A factory that changes the current folder."""
+    os.chdir("/")
+    return TinyNet(pool=True)
+
+
+def test_a_factory_that_changes_the_folder_moves_no_run(
+    recipe: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    here = Path.cwd()
+    ran(capsys, "train", recipe(net={"factory": f"{HERE}:elsewhere"}), "--out", "out")
+    assert Path.cwd() == here and (here / "out" / "result.json").exists()
+
+
 HERE = "test_own_network"
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"net": {"factory": "no_such_module:Net"}}, "(run this in its folder, or add that to PYTHONPATH)"),
@@ -210,6 +234,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "where": ({"net": {**MINIMAL["net"], "where": "head.*"}}, "none chosen by where='head.*'"),
     "no weights": ({"net": {**MINIMAL["net"], "weights": "nowhere.pt"}}, "nowhere.pt: no such"),
     "wrong weights": ({"net": {**MINIMAL["net"], "weights": "w.pt"}}, "missing (body.0.weight"),
+    "it ends": ({"net": {"factory": f"{HERE}:ends"}}, "the factory raised SystemExit: 0"),
+    "classes": ({"data": {"factory": f"{HERE}:numbered"}}, 'expected names as "classes"'),
     "data fails": ({"data": {"factory": f"{HERE}:broken"}}, "the factory raised ValueError: no weights found"),
     "no data": ({"data": {"factory": "support.foreign:TinyNet"}}, "expected (train, val), (train, val, test)"),
     "one set": ({"data": {"factory": f"{HERE}:one_set"}}, "got keys train"),

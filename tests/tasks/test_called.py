@@ -91,6 +91,13 @@ def test_a_score_of_another_type_of_number_is_one(tmp_path: Path) -> None:
         assert done.result.val_accuracy == float(number)
 
 
+def test_statistics_in_half_precision_are_numbers_too(tmp_path: Path) -> None:
+    def statistics(self: Classification, outputs: Any, targets: Any) -> Any:
+        return Classification.statistics(self, outputs, targets).bfloat16()
+
+    assert train(tmp_path, task=mine(statistics=statistics)).result.val_accuracy >= 0
+
+
 def test_data_that_does_not_fit_the_network_is_named(tmp_path: Path) -> None:
     wide = (pairs(6, 1)[0].repeat(1, 2, 1, 1), pairs(6, 1)[1])
     wrong = (pairs(6, 1)[0], pairs(6, 1)[1] + 5)
