@@ -36,7 +36,7 @@ from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way,
 from irepdeploy.parsing.validation import faults_of
 from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
 
-__all__ = ["AugmentSection", "Recipe", "load_recipe", "recipe_of"]
+__all__ = ["AugmentSection", "Recipe", "keys_of", "load_recipe", "recipe_of"]
 
 
 class _Section(BaseModel):
@@ -358,7 +358,7 @@ def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> t
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        faults += [fault for fault in faults_of(error, list(_keys(Recipe))) if fault not in faults]
+        faults += [fault for fault in faults_of(error, list(keys_of(Recipe))) if fault not in faults]
     if faults:
         raise RecipeError("; ".join(faults), where=name)
     return recipe, content
@@ -368,7 +368,7 @@ def _value_faults(content: dict[str, Any]) -> list[str]:
     try:
         Recipe.model_validate(content)
     except ValidationError as error:
-        return faults_of(error, list(_keys(Recipe)), values_only=True)
+        return faults_of(error, list(keys_of(Recipe)), values_only=True)
     return []
 
 
@@ -377,7 +377,7 @@ def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[
     result, faults = copied(content), []
     scale: list[Override] = []
     single: list[Override] = []
-    known = list(_keys(Recipe))
+    known = list(keys_of(Recipe))
     for override in overrides:
         try:
             key, value = pair(override)
@@ -398,8 +398,9 @@ def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[
 _FREE = ("net.args.", "data.options.", "scales.")
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a section, and of those in it."""
     for name, info in section.model_fields.items():
         yield prefix + name
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _keys(info.annotation, f"{prefix}{name}.")
+            yield from keys_of(info.annotation, f"{prefix}{name}.")

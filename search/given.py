@@ -9,7 +9,7 @@ from torch import nn
 
 from irepdeploy.errors import RecipeError
 from irepdeploy.parsing.validation import faults_of
-from irepdeploy.recipe import Recipe
+from irepdeploy.recipe import Recipe, keys_of
 
 from .supernet.factories import Net
 from .supernet.subject import GIVEN
@@ -27,9 +27,6 @@ def given_recipe(net: Net, section: str, settings: dict[str, Any], **others: Any
     try:
         return Recipe.model_validate({"net": {"name": name}, "data": {"name": GIVEN}, section: settings, **others})
     except ValidationError as error:
-        known = [f"{section}.{key}" for key in type(getattr(Recipe(**_EMPTY), section)).model_fields]
+        known = [key for key in keys_of(Recipe) if key.startswith(f"{section}.")]
         faults = [fault.removeprefix(f"{section}.") for fault in faults_of(error, known)]
         raise RecipeError("; ".join(faults), where=f"ird.{section}") from None
-
-
-_EMPTY: dict[str, Any] = {"net": {"name": ""}, "data": {"name": ""}}

@@ -55,14 +55,22 @@ def _fault(fault: Any, known: Sequence[str]) -> str:
     if fault["type"] == "missing":
         return f"{field} is missing"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, known, n=1, cutoff=0.7)
-        return f"{field}: unknown key" + (f" (did you mean {near[0].rsplit('.', 1)[-1]}?)" if near else "")
+        return f"{field}: unknown key{_meant(field, known)}"
     if fault["type"] == "value_error":
         text = re.sub("^Value error, ", "", fault["msg"])
     else:
         expected = re.sub("^Input should (be |have )?| or instance of \\w+", "", fault["msg"])
         text = f"expected {expected}, got {_shown(fault['input'])}"
     return f"{field}: {text}" if field else text
+
+
+def _meant(field: str, known: Sequence[str]) -> str:
+    """Return which known keys an unknown one may mean, from its own section on: those that end in its name first."""
+    section, _, name = field.rpartition(".")
+    inside = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")] if section else known
+    near = [key for key in inside if key.endswith(f".{name}")]
+    near = near or [key.rsplit(".", 1)[-1] for key in difflib.get_close_matches(field, known, n=1, cutoff=0.7)]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _shown(value: object) -> str:

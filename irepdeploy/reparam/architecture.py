@@ -130,12 +130,14 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Architecture:
-        """Read an Architecture file.
+        """Read an Architecture file, or best.json in the folder of a search.
 
         Raises:
             InputError: The file is missing.
             ArchitectureError: The file is not an Architecture, or has changed since it was written.
         """
+        best = Path(path, "best.json")
+        path = best if best.is_file() else path
         try:
             value = unsealed(parse_json(read_bytes(path, "Architecture file", DESCRIPTION)), _FIELDS)
         except JsonError as error:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from irepdeploy.data import Dataset, Split, Stream, opened
 from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
@@ -80,6 +81,10 @@ def data_by_factory(recipe: Recipe) -> GivenData:
     found = _called(imported(spec), spec, options, InputError, "data.options")
     if isinstance(found, Dataset):
         return GivenData(found.train, found.val, found.load_test, found.classes)
+    if isinstance(found, tuple | list) and any(isinstance(each, Tensor | np.ndarray) for each in found):
+        raise InputError(
+            "expected sets, got arrays", where=spec, hint="return one pair for each: (images, labels), (images, labels)"
+        )
     if isinstance(found, tuple | list) and len(found) in (2, 3):
         found = dict(zip(_SETS, found, strict=False))
     if not (isinstance(found, Mapping) and {"train", "val"} <= set(found) <= set(_SETS)):

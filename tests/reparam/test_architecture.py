@@ -108,6 +108,7 @@ def test_files_that_are_not_json(content: bytes, tmp_path: Path) -> None:
 
 def test_a_changed_file_is_refused_and_an_edited_one_taken_without_its_check(tmp_path: Path) -> None:
     path = Architecture(("a", "b"), ("conv1x3",), ((1,), (0,))).save(tmp_path / "best.json")
+    assert Architecture.load(tmp_path) == Architecture.load(path)
     value = json.loads(path.read_text())
     value["matrix"] = [[1], [1]]
     path.write_text(json.dumps(value))

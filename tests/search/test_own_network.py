@@ -238,6 +238,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "classes": ({"data": {"factory": f"{HERE}:numbered"}}, 'expected names as "classes"'),
     "data fails": ({"data": {"factory": f"{HERE}:broken"}}, "the factory raised ValueError: no weights found"),
     "no data": ({"data": {"factory": "support.foreign:TinyNet"}}, "expected (train, val), (train, val, test)"),
+    "arrays": (
+        {"data": {"factory": "support.foreign:maps", "options": {"count": 4}}},
+        "expected sets, got arrays (return one pair for each",
+    ),
     "one set": ({"data": {"factory": f"{HERE}:one_set"}}, "got keys train"),
     "options": ({"data": {"factory": "support.foreign:labelled", "options": {"many": 3}}}, "'many'"),
     "no task": ({"task": "support.foreign:TinyNet"}, "expected an irepdeploy.tasks.Task, got TinyNet"),
