@@ -143,6 +143,22 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
     assert {path.name for path in (tmp_path / "population").iterdir()} == {f"00{i}.json" for i in range(5)}
 
 
+def test_a_search_by_merged_steps_that_was_interrupted_ends_as_if_it_had_not_been(
+    tiny: Tiny, tmp_path: Path, journal_of: JournalOf
+) -> None:
+    recipe = tiny("search.step=merged", "search.evolutions=2")
+    whole = Search(recipe, tmp_path / "whole")
+    result = whole.run()
+    with pytest.raises(Stop):
+        Search(recipe, tmp_path / "stopped").run(stop_after(2))
+    torch.rand(7)
+    again = Search(recipe, tmp_path / "stopped", resume=True)
+    assert without_seconds(again.run()) == without_seconds(result)
+    assert journal_of(tmp_path / "stopped") == journal_of(tmp_path / "whole")
+    expected, found = whole.supernet.model.state_dict(), again.supernet.model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 # The start, a state, an evolution, and the first and the second Architecture of the population.
 @pytest.mark.parametrize("write", [0, 3, 5, 9, 11])
 def test_an_interrupt_at_a_write_leaves_whole_files_and_the_same_end(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_two_processes_train_on_halves_of_each_batch(overrides: list[str], tmp_p
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["devices"], result["epochs"]) == (2, 2)
     assert ends[1].stdout == ""
+
+
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.parametrize("step", ["exact", "merged"])
+def test_two_processes_train_by_compiled_steps(step: str, overrides: list[str], tmp_path: Path) -> None:
+    found = []
+    for compiled in ("false", "true"):
+        more = ["train.epochs=1", f"train.step={step}", f"train.compile={compiled}"]
+        out = tmp_path / compiled
+        ends = run_ranks(code(_TRAIN, [*overrides, *more], out), 2)
+        assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
+        found.append(weights(out))
+    assert list(found[0]) == list(found[1])
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_of_several_ranks_the_one_that_writes_holds_the_folder(overrides: list[str], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("step", ["exact", "merged"])
+@pytest.mark.parametrize("step", [pytest.param("exact", marks=pytest.mark.slow), "merged"])
 def test_compiled_training_is_the_same_training(
     step: str, tiny: Tiny, tmp_path: Path, graphs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +66,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny: Tiny, tmp_path: Path, graphs
         assert torch.equal(resumed.net.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("step", ["exact", "merged"])
+@pytest.mark.parametrize("step", [pytest.param("exact", marks=pytest.mark.slow), "merged"])
 def test_a_search_compiles_the_whole_supernet_and_no_subnet(
     step: str, tiny: Tiny, tmp_path: Path, graphs: list[Any]
 ) -> None:
