@@ -64,7 +64,7 @@ class _Scale:
 _NETS = {"compact6": (1, 28, 28), "resnet18_cifar": (3, 32, 32), "vgg16": (3, 32, 32)}
 _OF_SCALE = {
     "smoke": _Scale({"compact6": (1, 28, 28)}, ("repvgg",), 8, 2),
-    "small": _Scale(_NETS, ("ireps",), 128, 5, ("cuda",)),
+    "small": _Scale(_NETS, ("ireps",), 128, 8, ("cuda",)),
     "paper": _Scale(_NETS, ("repvgg", "acnet", "dbb", "ireps"), 128, 20, ("cuda", "cpu")),
 }
 
