@@ -41,6 +41,9 @@ def compile_step(net: nn.Module, device: torch.device, key: str) -> Callable[...
         warnings.simplefilter("ignore")
         import torch._dynamo.config as dynamo
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        if _BACKEND == "inductor":
+            import torch._inductor.compile_fx  # noqa: F401
     call = compiled(net, device, whole=False)
 
     def run(*inputs: Any) -> Any:
