@@ -2,8 +2,8 @@
 
 Unknown and repeated keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
 (``search.population=8``; a bare name that only one section has is enough; of two for one key the last wins), and
-``scale=smoke`` applies a named set of overrides from the recipe itself. The least recipe names a network and data;
-everything else has a default.
+``scale=NAME`` applies a named set of overrides from the recipe itself; every recipe has ``smoke``. The least recipe
+names a network and data; everything else has a default.
 """
 
 from __future__ import annotations
@@ -382,7 +382,9 @@ def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[
         try:
             key, value = pair(override)
             if key == "scale":
-                scale += [(full_key(each, known, _FREE), item) for each, item in scale_of(content.get("scales"), value)]
+                given = content.get("scales") or {}
+                scales = {"smoke": _SMOKE, **given} if isinstance(given, dict) else given
+                scale += [(full_key(each, known, _FREE), item) for each, item in scale_of(scales, value)]
             else:
                 single.append((full_key(key, known, _FREE), value))
         except RecipeError as error:
@@ -396,6 +398,15 @@ def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[
 
 
 _FREE = ("net.args.", "data.options.", "scales.")
+# Of a recipe that defines none; how much data there is depends on the data.
+_SMOKE: Options = {
+    "search.population": 3,
+    "search.warmup_epochs": 1,
+    "search.evolutions": 2,
+    "search.epochs_per_evolution": 1,
+    "train.epochs": 2,
+    "train.warmup_epochs": 0,
+}
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

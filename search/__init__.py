@@ -7,6 +7,7 @@ A function in its place would be replaced by this module as soon as anything imp
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,12 @@ class _Function(types.ModuleType):
         from .functions import search
 
         return search(*args, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from .functions import search
+
+        return inspect.signature(search)
 
 
 sys.modules[__name__].__class__ = _Function

@@ -209,7 +209,7 @@ class Search:
                     images, labels, subnets, ranks=self.ranks, split=settings.split, amp=settings.amp
                 )
             )
-            check_loss(losses[-1], self.epoch, "search")
+            check_loss(losses[-1], self.epoch, "search", images)
             clip(self.weights, settings.weights.clip)
             self.weights.step()
             if not warm:

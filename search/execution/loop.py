@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam
 
-from irepdeploy.errors import RunError
+from irepdeploy.errors import InputError, RunError
 from irepdeploy.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def check_score(score: float, name: str, epoch: int, what: str) -> None:
         raise RunError(f"the metric {name} became {score} in epoch {epoch + 1} of the {what}")
 
 
-def check_loss(loss: float, epoch: int, what: str) -> None:
-    """Stop a run whose loss is not finite."""
+def check_loss(loss: float, epoch: int, what: str, inputs: object = None) -> None:
+    """Stop a run whose loss is not finite, which `inputs` that are not finite explain."""
     if not math.isfinite(loss):
+        if isinstance(inputs, torch.Tensor) and not bool(torch.isfinite(inputs).all()):
+            raise InputError("some inputs are NaN or infinite", where="train", hint="mend or omit these samples")
         raise RunError(f"the loss became {loss} in epoch {epoch + 1} of the {what}", hint=_SMALLER_STEPS)

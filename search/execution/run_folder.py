@@ -87,6 +87,8 @@ class RunFolder:
         if resume and overwrite:
             raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
         self._resume = resume
+        if resume and not silent and not self.journal.exists():
+            log(f"{path}: holds no run to resume: a new one starts")
         if not (resume or silent) and (self.journal.exists() or self._earlier_files()):
             self._resume = begun_by(self._ranks, self.path)
             if self._resume:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.data.nested import mapped
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.insert import Where, insert_branches
 from irepdeploy.reparam.presets import preset_of
@@ -95,8 +95,17 @@ class Supernet:
         With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then bit-identical to those of one
         process with the same number of threads. With "batch" it computes every subnet on its part of the images, whose
         different batch statistics lead to different weights.
+
+        Raises:
+            InputError: `split` is "subnets" among several ranks, and the network has a SyncBatchNorm.
         """
         ranks = ranks or Ranks.alone(images.device)
+        if split == "subnets" and ranks.size > 1 and any(isinstance(bn, nn.SyncBatchNorm) for bn, _ in self._norms):
+            raise InputError(
+                "SyncBatchNorm takes the statistics of all processes together, and each computes another subnet",
+                where="search.split",
+                hint="search.split=batch, or BatchNorm2d",
+            )
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms], self._others)
         # On every rank alike, whatever its subnets. Those of a merged step sample the same positions.
         seed = int(torch.randint(2**62, ()))

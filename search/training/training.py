@@ -232,7 +232,7 @@ class Training:
             (loss / parts).backward()
             total += loss.detach()
             if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or last:
-                check_loss(float(total), self.epoch, "training")
+                check_loss(float(total), self.epoch, "training", getattr(self.data.train, "images", images))
             if step + 1 == begin + parts or last:
                 if step + 1 < begin + parts:
                     self._enlarge(parts / (step + 1 - begin))

@@ -124,7 +124,14 @@ def test_overrides_that_are_wrong(override: str, said: str, tmp_path: Path) -> N
 
 
 def test_a_scale_of_a_recipe_without_scales(tmp_path: Path) -> None:
-    assert "no scale 'smoke' (this recipe defines no scales)" in refused(written(tmp_path, scales={}), "scale=smoke")
+    found = load_recipe(written(tmp_path, scales={}), ["scale=smoke", "train.epochs=3"])
+    assert (found.search.population, found.search.evolutions, found.train.epochs, found.train.warmup_epochs) == (
+        3,
+        2,
+        3,
+        0,
+    )
+    assert "no scale 'tiny' (one of smoke)" in refused(written(tmp_path, scales={}), "scale=tiny")
 
 
 def test_an_override_below_a_null_section(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -337,6 +338,15 @@ def test_what_cannot_be_trained(changes: dict[str, Any], words: str, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_inputs_that_are_nan_are_blamed(tmp_path: Path) -> None:
+    images, labels = maps(64)
+    images[50] = float("nan")
+    for run in (train, search):
+        with pytest.raises(InputError, match="train: some inputs are NaN or infinite"):
+            run(tmp_path / "out", train=(images, labels))
+        assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_a_stream_are_checked_in_its_first_epoch(tmp_path: Path) -> None:
     images, labels = maps(64)
     labels[:] = labels.where(torch.arange(64)[:, None, None] < 60, 9)
@@ -367,4 +377,5 @@ def test_the_functions_are_names_of_the_package() -> None:
 
     names: list[Callable[..., Any]] = [ird.search, ird.train, ird.Supernet]
     assert all(callable(name) for name in names)
+    assert {"net", "train", "val", "task"} <= set(inspect.signature(ird.search).parameters)
     assert {"search", "train", "Supernet"} <= set(dir(ird))

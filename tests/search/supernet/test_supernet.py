@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irepdeploy.errors import InputError
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.search.execution.loop import adam, sgd
+from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.supernet.builders import build_supernet
 from irepdeploy.search.supernet.space import Bits
 from irepdeploy.search.supernet.supernet import Supernet
@@ -54,6 +56,14 @@ def alone(supernet: Supernet, bits: Bits | None, images: Tensor, labels: Tensor)
     loss = F.cross_entropy(model(images), labels)
     loss.backward()
     return model, float(loss.detach())
+
+
+def test_batch_normalisation_of_all_processes_is_for_divided_batches(batch: tuple[Tensor, Tensor]) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    synced = Supernet(nn.SyncBatchNorm.convert_sync_batchnorm(net), "ireps")
+    two = Ranks(0, 2, torch.device("cpu"))
+    with pytest.raises(InputError, match="SyncBatchNorm takes the statistics of all processes"):
+        synced.accumulate(*batch, [None], ranks=two)
 
 
 def naive(
