@@ -45,7 +45,7 @@ def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency r
     scores = score_table(found.folders, found.note)
     return Content(
         title=title,
-        lede=_lede(tables, len(others), len(found.certificates)),
+        lede=_lede(tables, len(others), len(found.certificates), 0 if scores is None else len(scores.rows)),
         notes=[*_notes(tables), *found.notes],
         tables=tables,
         comparisons=comparisons_of(tables),
@@ -56,7 +56,7 @@ def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency r
     )
 
 
-def _lede(tables: Sequence[Table], others: int, certificates: int) -> str:
+def _lede(tables: Sequence[Table], others: int, certificates: int, scores: int) -> str:
     records = [record for table in tables for record in table.records]
     parts = []
     if records:
@@ -72,6 +72,7 @@ def _lede(tables: Sequence[Table], others: int, certificates: int) -> str:
         )
     parts += [counted(others, "other table")] if others else []
     parts += [counted(certificates, "certificate")] if certificates else []
+    parts += [counted(scores, "score")] if scores else []
     return "; ".join(parts) + "."
 
 

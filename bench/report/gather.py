@@ -14,6 +14,7 @@ from irepdeploy.errors import InputError, IrepdeployError
 from irepdeploy.files import sha256
 from irepdeploy.parsing.json_lines import read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
+from irepdeploy.runs.journal import JOURNAL
 from irepdeploy.runs.record import Record, record_of
 from irepdeploy.verify.certificate import Certificate
 
@@ -99,9 +100,10 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
                 if named:
                     raise
                 found.note(f"omitted: {error.line}")
-    if not (found.records or found.others or found.certificates):
+    runs = any((folder / JOURNAL).is_file() and (folder / "result.json").is_file() for folder in found.folders)
+    if not (found.records or found.others or found.certificates or runs):
         raise InputError(
-            "nothing to report: no measurement and no certificate",
+            "nothing to report: no measurement, no certificate and no finished run",
             where=", ".join(map(str, places)),
             hint="measure first: irepdeploy bench MODEL --out DIR",
         )

@@ -11,6 +11,7 @@ from typing import Any
 from .claims import claims_of
 from .columns import columns_of
 from .devices import Comparison
+from .others import PlainTable
 from .row import Row
 from .tables import Table
 from .templates import clean
@@ -74,8 +75,14 @@ def csv_text(tables: Sequence[Table]) -> str:
     return out.getvalue()
 
 
-def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], comparisons: Sequence[Comparison]) -> str:
-    """Return every table with its claims in Markdown, under headings of device and suite."""
+def markdown_text(
+    title: str,
+    notes: Sequence[str],
+    tables: Sequence[Table],
+    comparisons: Sequence[Comparison],
+    scores: PlainTable | None = None,
+) -> str:
+    """Return every table with its claims in Markdown, under headings of device and suite, and the scores of runs."""
     parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
     before: Table | None = None
     for table in tables:
@@ -97,6 +104,9 @@ def markdown_text(title: str, notes: Sequence[str], tables: Sequence[Table], com
             )
         )
         parts += [f"- {_plain(claim)}" for claim in comparison.claims]
+    if scores is not None:
+        parts.append(f"## {_plain(scores.title)}")
+        parts.append(markdown_grid(scores.columns, scores.rows, [True] * len(scores.columns)))
     return _spaced(parts)
 
 

@@ -60,7 +60,9 @@ def write_report(
     texts = {
         path: page(content, path),
         path.with_suffix(".csv"): csv_text(content.tables),
-        path.with_suffix(".md"): markdown_text(content.title, content.notes, content.tables, content.comparisons),
+        path.with_suffix(".md"): markdown_text(
+            content.title, content.notes, content.tables, content.comparisons, content.scores
+        ),
     }
     with output_folder(folder):
         files = [write_bytes(place, text.encode("utf-8", "replace")) for place, text in texts.items()]

@@ -63,6 +63,10 @@ def test_scores_of_a_report(
     # Without matplotlib too.
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    # A run alone is enough.
+    assert main(["report", str(tmp_path)]) == 0
+    assert "2 scores." in (tmp_path / "report.html").read_text()
+    assert "| train | test |" in (tmp_path / "report.md").read_text()
     (tmp_path / "records.jsonl").write_text('{"suite": "table5", "net": "vgg6", "val_accuracy": 0.5}\n')
     assert main(["report", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
