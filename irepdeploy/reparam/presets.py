@@ -11,7 +11,7 @@ from irepdeploy.reparam.geometry import KERNELS, Geometry
 __all__ = ["PRESETS", "Preset", "preset_of"]
 
 _IREPS = ("conv1x3", "conv3x1", "conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "dil1x2", "dil2x1", "dil2x2", "identity")
-_DYREP = ("conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "conv1x3", "conv3x1", "identity")
+_REPNAS = ("conv1x1", "conv1x1_3x3", "conv1x1_avg3x3", "conv1x3", "conv3x1", "identity")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ PRESETS: dict[str, Preset] = {
         ("conv1x1", "idconv1x1_3x3", "conv1x1_avg3x3"), depthwise=("idconv1x1_3x3", "avg3x3"), kernels=(3, 5)
     ),
     # Huang et al., 2022: all branches of a grown block; growing and cutting happen in training.
-    "dyrep": Preset(_DYREP, own_bn=True),
+    "dyrep": Preset(_REPNAS, own_bn=True),
+    # Zhang et al., 2021: the space that is searched, at four a block ("4/block" of a recipe).
+    "repnas": Preset(_REPNAS),
     # Vasu et al., 2023: k parallel convolutions, the fixed one among them; S0 has k = 4, the others k = 1.
     "mobileone": Preset(("conv3x3", "conv3x3_2", "conv3x3_3", "conv1x1", "identity")),
     "mobileone-k1": Preset(("conv1x1", "identity")),

@@ -130,7 +130,9 @@ def test_branches_on_vgg16_by_their_formulas() -> None:
 def test_every_registered_network_is_counted() -> None:
     counted = {*PLAIN, *REPVGG, *PEERS, *ON_VGG, *(name for name, _, _ in IREP)}
     others = {name for name, net in NETS.items() if net.builder is not CellNetwork}
-    assert others - counted == {"vgg6", "compact6", "irep_vgg16", "irep_resnet18_cifar"}
+    assert others - counted == {
+        "vgg6", "compact6", "small_vgg6", "small_resnet18", "irep_vgg16", "irep_resnet18_cifar"
+    }  # fmt: skip
 
 
 def test_the_compact_network_is_the_one_described() -> None:
@@ -140,6 +142,13 @@ def test_the_compact_network_is_the_one_described() -> None:
     assert [module.stride[0] for module in convolutions] == [1, 1, 2, 1, 2, 1]
     assert params(net) == 18_482
     assert net.eval().stages[2](torch.zeros(1, 16, 14, 14)).shape == (1, 32, 7, 7)
+
+
+@pytest.mark.parametrize(("name", "count"), [("small_vgg6", 288_170), ("small_resnet18", 701_178)])
+def test_the_small_networks_are_those_described(name: str, count: int) -> None:
+    net = build(name)
+    assert params(net) == count
+    assert net.eval()(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
 
 def test_what_is_not_as_published_says_so() -> None:
@@ -155,7 +164,7 @@ def test_what_is_not_as_published_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
     [
-        *((name, (2, 32, 32), 7) for name in (*PLAIN, "vgg6", "compact6", "irep_resnet50", "repvgg_b1g4")),
+        *((name, (2, 32, 32), 7) for name in (*PLAIN, "vgg6", "compact6", "small_vgg6", "small_resnet18", "irep_resnet50", "repvgg_b1g4")),
         *((name, (3, 224, 160), 1000) for name in ("vgg16_acnet", "resnet18_cifar")),
         *((name, (1, 65, 33), 1) for name in ("irep_vgg16", "irep_resnet18", "repvgg_a0")),
     ],

@@ -103,6 +103,8 @@ def _irep(args: dict[str, Any], name: str, ours: str, paper: str) -> Net:
 NETS: dict[str, Net] = {
     "vgg6": Net(vgg.VGG, (1, 16, 16), 10, {"stages": ((16, 16), (32, 32), (64, 64))}, least=8),
     "compact6": Net(vgg.VGG, (1, 28, 28), 10, {"stages": ((8, 8), (16, 16), (32, 32)), "strided": True}),
+    "small_vgg6": Net(vgg.VGG, (1, 28, 28), 10, {"stages": ((32, 32), (64, 64), (128, 128))}, least=8),
+    "small_resnet18": Net(resnet.ResNet, (1, 28, 28), 10, {**_RESNET18, "stem": "cifar", "width": 16}),
     "vgg16": Net(vgg.VGG, _SMALL, 10, _VGG16, least=32),
     "vgg16_acnet": Net(vgg.VGG, _SMALL, 10, {"stages": vgg.VGG16_STAGES, "hidden": 512}, least=32),
     "resnet18_cifar": Net(resnet.ResNet, _SMALL, 10, {**_RESNET18, "stem": "cifar"}),

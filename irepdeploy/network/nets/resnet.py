@@ -62,10 +62,11 @@ class ResNet(nn.Module):
 
     Args:
         block: "basic" or "bottleneck".
-        depths: Blocks in each of the four stages of 64, 128, 256 and 512 channels.
+        depths: Blocks in each of the stages, of which each has twice the channels of the one before.
         num_classes: Number of outputs.
         in_channels: Channels of the input.
         stem: "imagenet": 7x7 stride 2 and a max pool; "cifar": 3x3 stride 1.
+        width: Channels of the stem and of the first stage.
     """
 
     def __init__(
@@ -76,20 +77,21 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         stem: Literal["imagenet", "cifar"] = "imagenet",
+        width: int = 64,
     ) -> None:
         super().__init__()
         small = stem == "cifar"
-        self.conv1 = nn.Conv2d(in_channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(in_channels, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
         kind = _BLOCKS[block]
-        channels = 64
+        channels = width
         for index, depth in enumerate(depths):
-            width, stage = 64 * 2**index, []
+            inner, stage = width * 2**index, []
             for position in range(depth):
-                stage.append(kind(channels, width, 2 if index > 0 and position == 0 else 1))
-                channels = width * kind.expansion
+                stage.append(kind(channels, inner, 2 if index > 0 and position == 0 else 1))
+                channels = inner * kind.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
         self.stages = len(depths)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
