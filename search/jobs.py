@@ -6,19 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from irepdeploy.errors import InputError
 from irepdeploy.files import canonical_json, sha256
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.comparison import SearchComparison, SearchJob
 
-from .compare import Named, check_names, runs_of, search_each
+from .compare import check_names, runs_of, search_each
 from .execution.ranks import Ranks
 
 __all__ = ["JOB", "Job", "join", "run_job"]
 
 JOB = "job.json"
+_T = TypeVar("_T")
 _MOST_NAMED = 5
 
 
@@ -39,15 +40,11 @@ class Job:
             raise InputError(text, where="--job", hint="jobs are counted from 1")
         return cls(number, count)
 
-    def share(self, named: Sequence[Named]) -> list[Named]:
+    def share(self, runs: Sequence[_T]) -> list[_T]:
         """Return the runs of this job."""
-        if self.count > len(named):
-            raise InputError(
-                f"{self.count} jobs for {len(named)} runs (strategies x seeds)",
-                where="--job",
-                hint=f"at most {len(named)} jobs",
-            )
-        return list(named[self.number - 1 :: self.count])
+        if self.count > len(runs):
+            raise InputError(f"{self.count} jobs for {len(runs)} runs", where="--job", hint=f"at most {len(runs)} jobs")
+        return list(runs[self.number - 1 :: self.count])
 
 
 def run_job(

@@ -25,6 +25,7 @@ _ORDER = (
     "init",
     "search",
     "train",
+    "reproduce",
     "export",
     "verify",
     "bench",

@@ -1,12 +1,13 @@
-"""Mean and standard deviation of a figure over seeds."""
+"""Mean, standard deviation and interval of a figure over seeds."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Spread"]
+__all__ = ["Spread", "student_interval"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,19 @@ class Spread:
     def signed(self) -> str:
         """Format as "+0.30 +- 0.40"."""
         return f"{self.mean:+.2f}" + ("" if self.deviation is None else f" +- {self.deviation:.2f}")
+
+
+def student_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of the mean by Student's t; None of fewer than two values.
+
+    Args:
+        values: One for each seed, independent and about normally distributed, such as paired differences.
+        level: Confidence of the interval, on both sides together.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + level / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half

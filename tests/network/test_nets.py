@@ -164,7 +164,10 @@ def test_what_is_not_as_published_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
     [
-        *((name, (2, 32, 32), 7) for name in (*PLAIN, "vgg6", "compact6", "small_vgg6", "small_resnet18", "irep_resnet50", "repvgg_b1g4")),
+        *(
+            (name, (2, 32, 32), 7)
+            for name in (*PLAIN, "vgg6", "compact6", "small_vgg6", "small_resnet18", "irep_resnet50", "repvgg_b1g4")
+        ),
         *((name, (3, 224, 160), 1000) for name in ("vgg16_acnet", "resnet18_cifar")),
         *((name, (1, 65, 33), 1) for name in ("irep_vgg16", "irep_resnet18", "repvgg_a0")),
     ],

@@ -45,7 +45,8 @@ PACKAGES = """
     bench bench.report bench.suites
     export export.diagnosis export.engine export.precision export.request export.target export.writer
     jetson jetson.agent
-    search search.evaluation search.execution search.strategies search.suites search.supernet search.training
+    search search.evaluation search.execution search.reproduction search.strategies search.suites search.supernet
+    search.training
 """
 WORKSHOP = Path("bench/tools")
 

@@ -1,0 +1,166 @@
+"""``irepdeploy reproduce``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from irepdeploy.cli.options import JsonOption
+from irepdeploy.console import say
+
+if TYPE_CHECKING:
+    from irepdeploy.runs.reproduction import ReproducedCell
+
+    from .cells import Cell
+    from .protocol import Network, Protocol
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10 or imagenet.")],
+    question: Annotated[
+        str | None, typer.Option("--table", help="2, 5, search or axes. [all of them]", show_default=False)
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", help="One network of the protocol. [all of them]", show_default=False)
+    ] = None,
+    job: Annotated[
+        str,
+        typer.Option(metavar="K/N", help="Make the K-th of N shares, in its own folder below --out; for other cores."),
+    ] = "1/1",
+    hours: Annotated[
+        float | None, typer.Option(min=0, help="Stop after the epoch in which this time ends; run again to go on.")
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Merged steps: a protocol of its own.")] = False,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data. [as the recipe]", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=False)] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="On noise and without meaning: proves that it runs.")] = False,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Say what is done and what is missing; run nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of jobs and records. [runs/reproduce-DATA]")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask the paper's questions on a data set by one protocol (docs/does-it-pay.md), for as long as it takes.
+
+    Goes on where it was stopped, and shows tables of the records there are. Examples:
+    irepdeploy reproduce fashion-mnist --list;
+    irepdeploy reproduce fashion-mnist --table 2 --network compact6 --job 1/2 --hours 2 --out runs/pays
+    """
+    from irepdeploy.console import log, print_json, progress, table
+    from irepdeploy.files import write_json
+
+    from ..execution.device import ranks_of
+    from ..execution.run_folder import own_folder
+    from ..jobs import Job
+    from .cells import cells_of, recipe_of_cell
+    from .protocol import QUESTIONS, protocol_of
+    from .run import records_in, run_cells
+    from .tables import tables_of
+
+    protocol = protocol_of(data)
+    protocol = protocol.merged if merged else protocol
+    protocol = protocol.smoke if smoke else protocol
+    networks = protocol.networks if network is None else (protocol.network(network),)
+    questions = tuple(QUESTIONS) if question is None else (question,)
+    cells = cells_of(protocol, questions, networks)
+    mine = Job.of(job)
+    share = mine.share(cells)
+    place = Path("runs") / f"reproduce-{data}" if out is None else out
+    done = records_in(place)
+    if only_list:
+        _show_list(protocol, share, done, merged=merged, json=json)
+        return
+    # Before hours of work.
+    import matplotlib  # noqa: F401
+
+    extras = [] if root is None else [f"data.root={root}"]
+    extras += [] if device is None else [f"device={device}"]
+    log(_said(share, done, merged=merged))
+    with ranks_of(recipe_of_cell(share[0], None, extras)) as ranks:
+        with (
+            own_folder(place / f"job-{mine.number}-of-{mine.count}", ranks) as folder,
+            progress(silent=not ranks.first) as display,
+        ):
+            task = display.task(f"reproduce {protocol.name}", len(share))
+            outcome = run_cells(share, place, folder, ranks=ranks, extras=extras, hours=hours, advance=task.advance)
+        if not ranks.first:
+            return
+    found = tables_of(protocol, records_in(place), questions, networks)
+    pictures = _draw(protocol, records_in(place), questions, networks, place)
+    write_json(place / "tables.json", [each.to_dict() for each in found])
+    if json:
+        print_json([each.to_dict() for each in found])
+        return
+    for each in found:
+        table(each.title, each.columns, each.rows)
+        for note in each.notes:
+            say(note)
+    say("wrote " + ", ".join(map(str, (place / "tables.json", *pictures))))
+    if outcome.stopped:
+        say("the time is up: the same command goes on")
+    if outcome.waiting:
+        say(f"{len(outcome.waiting)} cells wait for trials of other jobs: run again once their records are in {place}")
+
+
+def _said(share: Sequence[Cell], done: Mapping[str, ReproducedCell], *, merged: bool) -> str:
+    from .hours import total_hours
+
+    left = [cell for cell in share if cell.key not in done]
+    hours = total_hours(left, merged=merged)
+    time = (
+        "for an unknown time: no step of them was measured" if hours is None else f"about {hours:.1f} hours on a core"
+    )
+    return f"{len(share)} cells, {len(share) - len(left)} done; {len(left)} to make, {time}"
+
+
+def _show_list(
+    protocol: Protocol, share: Sequence[Cell], done: Mapping[str, ReproducedCell], *, merged: bool, json: bool
+) -> None:
+    from irepdeploy.console import print_json, table
+
+    from .hours import total_hours
+
+    groups: dict[tuple[str, str, str, str], list[Cell]] = {}
+    for cell in share:
+        groups.setdefault((cell.network.name, cell.condition.label, cell.arm.name, cell.stage), []).append(cell)
+    rows = []
+    for group, cells in groups.items():
+        left = [cell for cell in cells if cell.key not in done]
+        rows.append((*group, len(cells), len(cells) - len(left), total_hours(left, merged=merged)))
+    columns = ("network", "condition", "arm", "stage", "cells", "done", "hours_left")
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    shown = [[*row[:-1], "-" if row[-1] is None else f"{row[-1]:.2f}"] for row in rows]
+    table(f"Protocol {protocol.name}, version {protocol.version}", columns, shown)
+    say(_said(share, done, merged=merged))
+
+
+def _draw(
+    protocol: Protocol,
+    done: Mapping[str, ReproducedCell],
+    questions: Sequence[str],
+    networks: Sequence[Network],
+    out: Path,
+) -> list[Path]:
+    from irepdeploy.plots.comparison import draw_presets
+    from irepdeploy.plots.figure import save_figure
+
+    from .tables import comparison_of
+
+    pictures = []
+    for network in networks:
+        for question in questions:
+            for place, condition in enumerate(protocol.axes if question == "axes" else (protocol.main,)):
+                found = comparison_of(protocol, done, question, network, condition)
+                if found is not None:
+                    name = f"{network.name}-{question}{place or ''}.png"
+                    pictures.append(save_figure(draw_presets(found), out / name))
+    return pictures

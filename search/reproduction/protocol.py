@@ -1,0 +1,244 @@
+"""The protocol of docs/does-it-pay.md as data: networks, conditions, arms, seeds and the grid of settings.
+
+What decides a result stands here, and is fixed before the runs; a change is a new `version`, and earlier records are no
+longer counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+from irepdeploy.errors import InputError
+
+from ..suites.table5 import BUDGETS, PAPER
+
+__all__ = ["PROTOCOLS", "QUESTIONS", "Arm", "Condition", "Network", "Protocol", "Settings", "protocol_of"]
+
+SPACE = "ireps"
+_FRACTION = "2/3"
+TRIAL_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tuned for each arm: learning rate, weight decay and schedule."""
+
+    lr: float
+    weight_decay: float
+    schedule: str
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings as overrides of a recipe."""
+        weights = [f"train.weights.lr={self.lr:g}", f"train.weights.weight_decay={self.weight_decay:g}"]
+        return [*weights, f"train.schedule={self.schedule}"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a network.
+
+    Args:
+        name: Its label.
+        branches: Preset; `SPACE` is the paper's candidates for the network.
+        budget: Of the Architecture; None keeps every branch.
+        strategy: How the Architecture is searched; None draws it at random.
+        tuned_as: Arm whose trials give the settings; by default its own, which train a drawn Architecture where the
+            arm searches one.
+    """
+
+    name: str
+    branches: str = SPACE
+    budget: str | None = None
+    strategy: str | None = None
+    tuned_as: str | None = None
+
+    @property
+    def tuning(self) -> Arm:
+        """The arm whose trials decide the settings of this one."""
+        if self.tuned_as is not None:
+            return ARMS[self.tuned_as]
+        return replace(self, strategy=None)
+
+
+def _budget_arm(budget: str) -> Arm:
+    return Arm(f"des {budget}", budget=budget, strategy="des")
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("plain", "none"),
+        Arm("repvgg", "repvgg"),
+        Arm("acnet", "acnet"),
+        Arm("dbb", "dbb"),
+        Arm("repnas 4/block", "repnas", "4/block", "des"),
+        Arm("all", SPACE),
+        Arm("drawn 2/3", SPACE, _FRACTION),
+        *(
+            replace(_budget_arm(budget), tuned_as="drawn 2/3" if budget == _FRACTION else None)
+            for budget in BUDGETS[:-1]
+        ),
+        *(Arm(f"{name} 2/3", SPACE, _FRACTION, name, "drawn 2/3") for name in ("evolution", "topk", "random")),
+    )
+}
+QUESTIONS = {
+    "2": ("plain", "repvgg", "acnet", "dbb", "repnas 4/block", "all", "drawn 2/3", "des 2/3"),
+    "5": ("plain", *(f"des {budget}" for budget in BUDGETS[:-1]), "all"),
+    "search": ("random 2/3", "des 2/3", "evolution 2/3", "topk 2/3", "drawn 2/3"),
+    "axes": ("plain", "repvgg", "dbb", "all"),
+}
+# The search whose last population is retrained, to compare the supernet's ranking with.
+RANKED = "random 2/3"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How much an arm is trained on; None is what the recipe says."""
+
+    images: int | None = None
+    epochs: int | None = None
+    batch: int = 128
+
+    @property
+    def label(self) -> str:
+        """Such as "20,480 images, 6,400 steps"."""
+        if self.images is None or self.epochs is None:
+            return "as the recipe"
+        return f"{self.images:,} images, {self.epochs * -(-self.images // self.batch):,} steps"
+
+    @property
+    def overrides(self) -> list[str]:
+        """The condition as overrides of a recipe."""
+        images = [] if self.images is None else [f"data.options.train={self.images}"]
+        return images + ([] if self.epochs is None else [f"train.epochs={self.epochs}"])
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the recipe that trains it, and what is known of it.
+
+    Args:
+        space: The paper's candidate branches for it.
+        step_seconds: Of a plain step on one core, or None if nothing was measured or estimated.
+        paper: Test accuracy in percent that the paper states, by arm.
+    """
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    space: str = SPACE
+    step_seconds: float | None = None
+    paper: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that decides which trainings are made; `axes` are the conditions beside the main one."""
+
+    name: str
+    networks: tuple[Network, ...]
+    main: Condition = Condition()
+    axes: tuple[Condition, ...] = ()
+    grid: tuple[Settings, ...] = tuple(
+        Settings(*each) for each in itertools.product((0.03, 0.1, 0.3), (1e-4, 5e-4), ("cosine", "step"))
+    )
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    candidates: int = 24
+    candidate_seeds: tuple[int, ...] = (0, 1)
+    version: int = 1
+
+    def network(self, name: str) -> Network:
+        """Return a network by its name."""
+        for each in self.networks:
+            if each.name == name:
+                return each
+        names = ", ".join(each.name for each in self.networks)
+        raise InputError(f"no network {name!r} in {self.name}", where="--network", hint=f"one of {names}")
+
+    @property
+    def merged(self) -> Protocol:
+        """The same with merged steps: another protocol, whose records are not mixed with those of exact steps."""
+        step = ("train.step=merged", "search.step=merged")
+        networks = tuple(replace(each, overrides=(*each.overrides, *step)) for each in self.networks)
+        return replace(self, name=f"{self.name}, merged step", networks=networks)
+
+    @property
+    def smoke(self) -> Protocol:
+        """The smallest protocol of this kind, on noise: it proves that everything runs, in minutes."""
+        first = self.networks[0]
+        return replace(
+            self,
+            name=f"{self.name}, smoke",
+            networks=(replace(first, overrides=("scale=smoke",), step_seconds=0.02),),
+            main=Condition(24, 2, 12),
+            axes=(Condition(24, 3, 12),),
+            grid=self.grid[:2],
+            seeds=(0, 1),
+            candidates=3,
+            candidate_seeds=(0,),
+        )
+
+
+def _vgg16() -> tuple[tuple[str, float], ...]:
+    known = {"plain": 94.12, "repvgg": 94.62, "acnet": 94.47, "repnas 4/block": 95.43}
+    return tuple((known | _budgets("vgg16")).items())
+
+
+def _budgets(network: str) -> dict[str, float]:
+    return {"all" if budget == BUDGETS[-1] else f"des {budget}": top1 for budget, top1 in PAPER[network].items()}
+
+
+_FASHION = ("train.batch_size=128", "train.warmup_epochs=1")
+PROTOCOLS = {
+    each.name: each
+    for each in (
+        Protocol(
+            "fashion-mnist",
+            (
+                Network("compact6", "fashion_mnist", _FASHION, step_seconds=0.037),
+                Network("small_vgg6", "fashion_mnist", (*_FASHION, "net.name=small_vgg6"), step_seconds=0.3),
+                Network(
+                    "small_resnet18",
+                    "fashion_mnist",
+                    (*_FASHION, "net.name=small_resnet18"),
+                    "ireps-resnet-cifar",
+                    step_seconds=0.3,
+                ),
+            ),
+            Condition(20_480, 40),
+            (Condition(20_480, 10), Condition(20_480, 100), Condition(5_120, 160), Condition(51_200, 16)),
+        ),
+        Protocol(
+            "cifar10",
+            (
+                Network("vgg16", "irep_vgg16_cifar10", paper=_vgg16()),
+                Network(
+                    "resnet18_cifar",
+                    "irep_resnet18_cifar10",
+                    space="ireps-resnet-cifar",
+                    paper=tuple(({"plain": 96.21} | _budgets("resnet18")).items()),
+                ),
+            ),
+        ),
+        Protocol(
+            "imagenet",
+            tuple(
+                Network(f"resnet{layers}", f"irep_resnet{layers}_imagenet", space="ireps-resnet-imagenet", paper=paper)
+                for layers, paper in (
+                    (18, (("plain", 69.76), ("dbb", 70.99))),
+                    (34, (("plain", 73.31), ("dbb", 74.33))),
+                    (50, (("plain", 76.10), ("dbb", 76.71))),
+                )
+            ),
+        ),
+    )
+}
+
+
+def protocol_of(name: str) -> Protocol:
+    """Return the protocol of a data set."""
+    if name not in PROTOCOLS:
+        raise InputError(f"no protocol {name!r}", where="reproduce", hint=f"one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

@@ -1,0 +1,204 @@
+"""Make the cells of a protocol: each in a folder of its own, resumed where it was killed, recorded when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+import irepdeploy
+from irepdeploy.board.system import system_block
+from irepdeploy.console import log
+from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.onnx_graph.structure_digest import structure_digest
+from irepdeploy.recipe import Recipe
+from irepdeploy.reparam.architecture import Architecture
+from irepdeploy.runs.journal import JOURNAL
+from irepdeploy.runs.reproduction import RECORDS, ReproducedCell, append_cell, read_cells
+from irepdeploy.runs.result import TrainingResult
+
+from ..engine import Search
+from ..execution.progress import Advance, labelled
+from ..execution.ranks import Ranks
+from ..execution.run_folder import own_folder
+from ..result import SearchResult
+from ..supernet.subject import Subject, subject_of
+from ..supernet.supernet import Supernet
+from ..training.training import Training
+from .cells import Cell, Extras, recipe_of_cell, settings_of
+from .protocol import Settings
+
+__all__ = ["Outcome", "drawn", "records_in", "run_cells"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a job has made, what waits for trials of other jobs, and whether its time was up."""
+
+    made: int
+    waiting: tuple[Cell, ...]
+    stopped: bool
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+def records_in(out: Path) -> dict[str, ReproducedCell]:
+    """Return the records of all jobs in a folder."""
+    return read_cells(path for path in (out / RECORDS, *sorted(out.glob(f"*/{RECORDS}"))) if path.exists())
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    job: Path,
+    *,
+    ranks: Ranks,
+    extras: Extras = (),
+    hours: float | None = None,
+    advance: Advance = lambda cells, note: None,
+) -> Outcome:
+    """Make the cells that have no record yet, each in a folder of `job`, which holds their records.
+
+    Args:
+        cells: Cells of this job, in order.
+        out: Folder with the records of all jobs, in which `job` lies.
+        job: Folder of this job, held by the caller.
+        ranks: The processes of the run.
+        extras: Overrides of each recipe that say where and how it is computed.
+        hours: Stop at the end of an epoch once that time is over; the same call goes on there.
+        advance: Gets the number of cells done since its last call, and a short text.
+    """
+    until = None if hours is None else time.monotonic() + 3600 * hours
+    done, made, left = records_in(out), 0, list(cells)
+    advance(sum(cell.key in done for cell in cells), "")
+    left = [cell for cell in left if cell.key not in done]
+    while True:
+        waiting = []
+        for cell in left:
+            settings = settings_of(cell, done)
+            if settings is None:
+                waiting.append(cell)
+                continue
+            try:
+                record = _record(cell, settings, job, ranks, extras, _watch(advance, cell, until, ranks))
+            except _TimeIsUp:
+                return Outcome(made, (), stopped=True)
+            if ranks.first:
+                append_cell(job / RECORDS, record)
+            done[cell.key] = record
+            made += 1
+            advance(1, f"{cell.key}  val {record.result.val_accuracy:.2%}")
+        # Other jobs may have made trials meanwhile.
+        done = {**records_in(out), **done}
+        if not any(settings_of(cell, done) for cell in waiting):
+            return Outcome(made, tuple(waiting), stopped=False)
+        left = waiting
+
+
+def _watch(advance: Advance, cell: Cell, until: float | None, ranks: Ranks) -> Advance:
+    say = labelled(advance, cell.key)
+
+    def told(epochs: int, note: str) -> None:
+        say(0, note)
+        # A run that resumes tells first, without a note, what was done before: it must get on by an epoch.
+        if until is None or not epochs or not note:
+            return
+        # All processes stop at the same epoch.
+        if ranks.gather([time.monotonic() >= until] if ranks.first else [], 1)[0]:
+            raise _TimeIsUp
+
+    return told
+
+
+def _record(
+    cell: Cell, settings: Settings, job: Path, ranks: Ranks, extras: Extras, advance: Advance
+) -> ReproducedCell:
+    plan = recipe_of_cell(cell, settings, extras)
+    folder = job / cell.folder
+    search: SearchResult | None = None
+    architecture, score = None, None
+    if cell.stage != "trial" and cell.arm.strategy is not None:
+        searcher = cell
+        if cell.stage == "candidate":
+            searcher = replace(cell, stage="final", seed=cell.protocol.seeds[0], place=0)
+        search = _searched(searcher, job, ranks, extras, advance)
+        if cell.place >= len(search.population):
+            raise InputError(f"the population has {len(search.population)} candidates", where=cell.key)
+        architecture, score = search.population[cell.place], search.fitnesses[cell.place].value
+    elif cell.arm.budget is not None:
+        architecture = drawn(plan, ranks)
+    with own_folder(folder, ranks):
+        result = _trained(cell, plan, folder, architecture, ranks, advance)
+        structure = _structure(folder) if ranks.first and cell.stage == "final" else None
+    return ReproducedCell(
+        protocol=cell.protocol.name,
+        version=cell.protocol.version,
+        cell=cell.key,
+        stage=cell.stage,
+        network=cell.network.name,
+        condition=cell.condition.label,
+        arm=cell.arm.name,
+        place=cell.place,
+        seed=cell.seed,
+        settings=vars(settings),
+        result=result,
+        architecture=None if architecture is None else architecture.to_dict(),
+        search=None if search is None else search.figures,
+        score=score,
+        structure=structure,
+        recipe=plan.model_dump(mode="json", exclude={"scales"}),
+        created=datetime.now(UTC).isoformat(),
+        system=system_block(),
+    )
+
+
+def _searched(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> SearchResult:
+    plan = recipe_of_cell(cell, None, extras)
+    folder = job / f"search-{cell.folder}"
+    with own_folder(folder, ranks):
+        return Search(plan, folder, resume=(folder / JOURNAL).exists(), ranks=ranks).run(advance)
+
+
+def _trained(
+    cell: Cell, plan: Recipe, folder: Path, architecture: Architecture | None, ranks: Ranks, advance: Advance
+) -> TrainingResult:
+    subject = None
+    if cell.stage == "trial":
+        # What is tuned must not see the test set.
+        subject = replace(_subject(plan, ranks), load_test=lambda: None)
+    begun = (folder / JOURNAL).exists()
+    run = Training(plan, folder, architecture, subject=subject, resume=begun, ranks=ranks)
+    if cell.stage != "trial":
+        run.require_test()
+    return run.run(advance)
+
+
+def _subject(plan: Recipe, ranks: Ranks) -> Subject:
+    train = plan.train
+    return subject_of(plan, ranks.device, batch_size=train.batch_size, smoothing=train.label_smoothing)
+
+
+def drawn(plan: Recipe, ranks: Ranks) -> Architecture:
+    """Return an Architecture that spends the whole budget of a recipe, at random by its seed."""
+    subject = _subject(plan, ranks)
+    space = Supernet(subject.net, plan.branches, where=subject.where).space
+    every = np.ones(space.size, dtype=bool)
+    bits = space.budget(plan.search.budget).cut(every, np.zeros(space.size), np.random.default_rng(plan.seed))
+    return space.architecture(bits)
+
+
+def _structure(folder: Path) -> str | None:
+    """Export what was trained, and return the digest of its structure; None if a check of the export failed."""
+    export: Callable[..., object] = irepdeploy.export_model
+    try:
+        export(folder / "best.pt", out=folder / "export")
+    except CheckFailed as error:
+        log(f"equal latency is not shown for {folder.name}: {error.line}")
+        return None
+    return structure_digest(folder / "export" / "model.onnx")

@@ -1,0 +1,212 @@
+"""Tables of a protocol, from its records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
+from irepdeploy.runs.reproduction import MARGIN, ReproducedCell, paired
+from irepdeploy.runs.spread import Spread
+
+from .protocol import QUESTIONS, RANKED, Condition, Network, Protocol
+
+__all__ = ["Table", "comparison_of", "ranking", "tables_of"]
+
+Done = Mapping[str, ReproducedCell]
+
+TITLES = {
+    "2": "Table 2: do branches pay?",
+    "5": "Table 5: how many branches?",
+    "search": "Does the search pay? Retrained choices at equal evaluations",
+    "axes": "Where do branches pay?",
+}
+_NOTES = (
+    "Test accuracy of the fused network of the best epoch by the search-validation set: mean and standard deviation"
+    " over seeds. Difference: in points, paired by seed, with Student's 95 % interval.",
+    "Verdict: better or worse if the interval excludes 0, also at Bonferroni's level for all differences of the table;"
+    f' "alone" if only at its own. Within {MARGIN:g}: the interval lies between -{MARGIN:g} and {MARGIN:g}.',
+)
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: cells as text under `columns`, and notes."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as a JSON object."""
+        return asdict(self)
+
+
+def tables_of(protocol: Protocol, done: Done, questions: Sequence[str], networks: Sequence[Network]) -> list[Table]:
+    """Return the tables that the records allow: one for each question, network and condition."""
+    found = []
+    for network in networks:
+        for question in questions:
+            for condition in protocol.axes if question == "axes" else (protocol.main,):
+                finals = _finals(protocol, done, network, condition, QUESTIONS[question])
+                if any(finals.values()):
+                    found.append(_table(protocol, question, network, condition, finals))
+            if question == "search":
+                found += ranking(protocol, done, network)
+    return found
+
+
+def _finals(
+    protocol: Protocol, done: Done, network: Network, condition: Condition, arms: Sequence[str]
+) -> dict[str, dict[int, ReproducedCell]]:
+    """Return the final records of each arm by seed."""
+    found: dict[str, dict[int, ReproducedCell]] = {arm: {} for arm in arms}
+    for cell in _of(protocol, done, network, condition, "final"):
+        if cell.arm in found and cell.seed in protocol.seeds:
+            found[cell.arm][cell.seed] = cell
+    return {arm: dict(sorted(cells.items())) for arm, cells in found.items()}
+
+
+def _of(protocol: Protocol, done: Done, network: Network, condition: Condition, stage: str) -> list[ReproducedCell]:
+    wanted = (protocol.name, protocol.version, network.name, condition.label, stage)
+    return [
+        cell
+        for cell in done.values()
+        if (cell.protocol, cell.version, cell.network, cell.condition, cell.stage) == wanted
+    ]
+
+
+def _table(
+    protocol: Protocol,
+    question: str,
+    network: Network,
+    condition: Condition,
+    finals: Mapping[str, Mapping[int, ReproducedCell]],
+) -> Table:
+    base, paper = QUESTIONS[question][0], dict(network.paper)
+    scores = {arm: {seed: _test(cell) for seed, cell in cells.items()} for arm, cells in finals.items()}
+    rows = []
+    for arm, cells in finals.items():
+        difference = paired(scores[arm], scores[base], len(finals) - 1) if arm != base else None
+        row = [
+            arm,
+            f"{len(cells)} of {len(protocol.seeds)}",
+            _settings(protocol, cells),
+            _branches(cells),
+            Spread.of([100 * score for score in scores[arm].values()]).text if cells else "-",
+            "-" if difference is None else difference.text,
+            "-" if difference is None else difference.verdict,
+            _mean(cells, lambda cell: cell.result.seconds),
+            _mean(cells, lambda cell: None if cell.search is None else cell.search.seconds),
+            _structure(cells, finals),
+        ]
+        rows.append(tuple([*row, f"{paper[arm]:.2f}" if arm in paper else "-"] if paper else row))
+    columns = (
+        "arm", "seeds", "lr, decay, schedule", "branches", "test %", f"difference from {base}", "verdict",
+        "training s", "search s", "structure", *(("paper %",) if paper else ()),
+    )  # fmt: skip
+    notes = (*_NOTES, f"{len(finals) - 1} differences: at 95 % each, one in 20 excludes 0 by chance.")
+    return Table(f"{TITLES[question]} {network.name}, {condition.label}", columns, tuple(rows), notes)
+
+
+def _test(cell: ReproducedCell) -> float:
+    assert cell.result.test_accuracy is not None
+    return cell.result.test_accuracy
+
+
+def _settings(protocol: Protocol, cells: Mapping[int, ReproducedCell]) -> str:
+    if not cells:
+        return "-"
+    found = next(iter(cells.values())).settings
+    rates = {each.lr for each in protocol.grid}
+    edge = ", end of the grid" if found["lr"] in (min(rates), max(rates)) else ""
+    return f"{found['lr']:g}, {found['weight_decay']:g}, {found['schedule']}{edge}"
+
+
+def _branches(cells: Mapping[int, ReproducedCell]) -> str:
+    counts = sorted({cell.result.branches for cell in cells.values()})
+    return "-" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _mean(cells: Mapping[int, ReproducedCell], figure: Any) -> str:
+    values = [value for cell in cells.values() if (value := figure(cell)) is not None]
+    return f"{statistics.fmean(values):.0f}" if values else "-"
+
+
+def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping[int, ReproducedCell]]) -> str:
+    """Say whether all exported networks of an arm have the one structure of all arms."""
+    mine = {cell.structure for cell in cells.values()}
+    known = {cell.structure for each in finals.values() for cell in each.values()} - {None}
+    if not mine or None in mine:
+        return "not shown"
+    return "same" if len(known) == 1 else "differs"
+
+
+def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
+    """Return how well the supernet's scores rank the retrained candidates: a table, or none without three of them."""
+    cells = _of(protocol, done, network, protocol.main, "candidate")
+    by_place: dict[int, dict[int, ReproducedCell]] = {}
+    for cell in cells:
+        by_place.setdefault(cell.place, {})[cell.seed] = cell
+    whole = {place: each for place, each in by_place.items() if set(each) >= set(protocol.candidate_seeds)}
+    if len(whole) < 3:
+        return []
+    places = sorted(whole)
+    scores = [float(next(iter(whole[place].values())).score or 0) for place in places]
+    tests = np.array([[_test(whole[place][seed]) for seed in protocol.candidate_seeds] for place in places])
+    rows = [("supernet's score, mean of retrainings", str(len(places)), _tau(np.array(scores), tests.mean(1)))]
+    if tests.shape[1] > 1:
+        rows.append(("one retraining, another", str(len(places)), _tau(tests[:, 0], tests[:, 1])))
+    notes = (
+        f"The last population of {RANKED}, seed {protocol.seeds[0]}, each retrained with"
+        f" {len(protocol.candidate_seeds)} seeds. Interval: {_DRAWS:,} bootstrap draws of candidates.",
+        "How two retrainings agree bounds how well any score can rank a single one.",
+    )
+    title = f"Does the supernet rank? {network.name}, {protocol.main.label}"
+    return [Table(title, ("rankings", "candidates", "Kendall's tau, 95 % interval"), tuple(rows), notes)]
+
+
+def _tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
+    from scipy.stats import kendalltau
+
+    random = np.random.default_rng(0)
+    draws = []
+    for _ in range(_DRAWS):
+        picked = random.integers(len(one), size=len(one))
+        tau = kendalltau(one[picked], other[picked]).statistic
+        # A draw of equal values has none.
+        if not np.isnan(tau):
+            draws.append(tau)
+    whole = kendalltau(one, other).statistic
+    if np.isnan(whole) or not draws:
+        return "-"
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return f"{whole:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def comparison_of(
+    protocol: Protocol, done: Done, question: str, network: Network, condition: Condition
+) -> TrainingComparison | None:
+    """Return the arms of a question that have all seeds as a comparison, to be drawn; None if there are not two."""
+    finals = _finals(protocol, done, network, condition, QUESTIONS[question])
+    whole = {arm: cells for arm, cells in finals.items() if len(cells) == len(protocol.seeds)}
+    if len(whole) < 2:
+        return None
+    runs = [
+        ComparedTraining(preset=arm, seed=seed, **cell.result.model_dump())
+        for arm, cells in whole.items()
+        for seed, cell in cells.items()
+    ]
+    return TrainingComparison(
+        network=network.name,
+        dataset=f"{protocol.name}, {condition.label}",
+        presets=tuple(whole),
+        seeds=tuple(sorted(protocol.seeds)),
+        runs=tuple(runs),
+    )

@@ -1,0 +1,300 @@
+"""The protocol of docs/does-it-pay.md: which cells there are, how they are made and resumed, and what tables say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from irepdeploy.errors import InputError, IrepdeployError
+from irepdeploy.parsing.json_text import unsealed
+from irepdeploy.runs.reproduction import RECORDS, ReproducedCell, append_cell, paired, read_cells
+from irepdeploy.runs.result import TrainingResult
+from irepdeploy.runs.spread import student_interval
+from irepdeploy.search.execution.ranks import Ranks
+from irepdeploy.search.jobs import Job
+from irepdeploy.search.reproduction import cells as cells_module
+from irepdeploy.search.reproduction import run as run_module
+from irepdeploy.search.reproduction import tables as tables_module
+from irepdeploy.search.reproduction.cells import Cell, cells_of, chosen_trial, settings_of
+from irepdeploy.search.reproduction.command import reproduce
+from irepdeploy.search.reproduction.hours import hours_of, total_hours
+from irepdeploy.search.reproduction.protocol import ARMS, PROTOCOLS, QUESTIONS, Protocol
+from irepdeploy.search.reproduction.run import drawn, records_in, run_cells
+from irepdeploy.search.reproduction.tables import comparison_of, tables_of
+
+FASHION = PROTOCOLS["fashion-mnist"]
+COMPACT = FASHION.networks[:1]
+
+
+def tiny() -> Protocol:
+    smoke = FASHION.smoke
+    overrides = ("scale=smoke", "net.args.stages=[[4, 4], [6]]")
+    return replace(smoke, networks=(replace(smoke.networks[0], overrides=overrides),), seeds=(0,))
+
+
+@pytest.fixture
+def two_arms(monkeypatch: pytest.MonkeyPatch) -> Protocol:
+    """The tiny protocol with the arms plain and acnet, whose networks are not exported: 4 trials, 2 finals."""
+    few = {**QUESTIONS, "2": ("plain", "acnet")}
+    monkeypatch.setattr(cells_module, "QUESTIONS", few)
+    monkeypatch.setattr(tables_module, "QUESTIONS", few)
+    monkeypatch.setattr(run_module, "_structure", lambda folder: "a" * 64)
+    return tiny()
+
+
+def made(cells: Sequence[Cell], out: Path, job: str = "one", **options: Any) -> run_module.Outcome:
+    return run_cells(cells, out, out / job, ranks=Ranks.alone(), **options)
+
+
+def timeless(done: dict[str, ReproducedCell]) -> dict[str, Any]:
+    clock = {"seconds", "seconds_per_epoch"}
+    return {key: (cell.settings, cell.result.model_dump(exclude=clock)) for key, cell in done.items()}
+
+
+def test_table_2_has_twelve_trials_for_each_tuned_arm_and_five_seeds_for_each_arm() -> None:
+    cells = cells_of(FASHION, ["2"], COMPACT)
+    trials = [cell for cell in cells if cell.stage == "trial"]
+    # DES trains what is drawn of the same space and budget would be: it shares the settings, and has no trials more.
+    assert {cell.arm.name for cell in trials} == set(QUESTIONS["2"]) - {"des 2/3"}
+    assert len(trials) == 7 * 12 and len(cells) - len(trials) == 8 * 5
+    assert not any(cell.arm.strategy for cell in trials)
+    assert {cell.seed for cell in trials}.isdisjoint(cell.seed for cell in cells if cell.stage == "final")
+
+
+def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None:
+    cells = cells_of(FASHION, list(QUESTIONS), COMPACT)
+    assert len({cell.key for cell in cells}) == len({cell.folder for cell in cells}) == len(cells) == 527
+    at = {cell.key: place for place, cell in enumerate(cells)}
+    assert all(at[trial.key] < at[cell.key] for cell in cells for trial in cell.trials)
+    shares = [Job(number, 7).share(cells) for number in range(1, 8)]
+    assert sorted(cell.key for share in shares for cell in share) == sorted(at)
+
+
+def test_hours_are_those_of_the_steps() -> None:
+    plain, every = (
+        next(cell for cell in cells_of(FASHION, ["2"], COMPACT) if cell.arm.name == name) for name in ("plain", "all")
+    )
+    scoring = 5000 / 128 / 3
+    assert hours_of(plain) == pytest.approx(40 * (160 + scoring) * 0.037 / 3600)
+    assert hours_of(every) == pytest.approx(40 * (160 * (1 + 0.98 * 9) + scoring) * 0.037 / 3600)
+    assert hours_of(every, merged=True) == pytest.approx(40 * (160 * 2.8 + scoring) * 0.037 / 3600)
+    searched = Cell(FASHION, COMPACT[0], FASHION.main, ARMS["des 2/3"], "final", 0)
+    # 6 of 9 branches; warm-up of 2 epochs with all, 8 evolutions of one epoch with 2 subnets, 24 candidates each.
+    search = 160 * (2 * (1 + 0.98 * 9) + 8 * 2 * (1 + 0.98 * 6)) + 8 * 24 * scoring
+    training = 40 * (160 * (1 + 0.98 * 6) + scoring)
+    assert hours_of(searched) == pytest.approx((training + search) * 0.037 / 3600)
+    cifar = PROTOCOLS["cifar10"]
+    assert total_hours(cells_of(cifar, ["2"], cifar.networks)) is None
+
+
+def test_a_killed_run_goes_on_to_the_same_records(two_arms: Protocol, tmp_path: Path) -> None:
+    cells = [cell for cell in cells_of(two_arms, ["2"], two_arms.networks) if cell.arm.name == "acnet"]
+    assert made(cells, tmp_path / "whole").made == 3
+    whole = records_in(tmp_path / "whole")
+    # Out of time after each of the six epochs, and at the end of each cell.
+    stopped = [made(cells, tmp_path / "halted", hours=0).stopped for _ in range(7)]
+    assert stopped == [True] * 6 + [False]
+    assert timeless(records_in(tmp_path / "halted")) == timeless(whole)
+    lines = (tmp_path / "halted" / "one" / RECORDS).read_text().splitlines()
+    assert len(lines) == 3 and made(cells, tmp_path / "halted").made == 0
+    trials = [cell for cell in whole.values() if cell.stage == "trial"]
+    assert [cell.result.test_accuracy for cell in trials] == [None] * 2
+    finals = [cell for cell in whole.values() if cell.stage == "final"]
+    assert all(cell.result.test_accuracy is not None for cell in finals)
+    for cell in finals:
+        scores = [trial.result.val_accuracy for trial in trials if trial.arm == cell.arm]
+        assert cell.settings == vars(two_arms.grid[scores.index(max(scores))])
+        assert cell.recipe["train"]["weights"]["lr"] == cell.settings["lr"]
+
+
+def test_jobs_wait_for_the_trials_of_others(two_arms: Protocol, tmp_path: Path) -> None:
+    cells = cells_of(two_arms, ["2"], two_arms.networks)
+    trials, finals = cells[:4], cells[4:]
+    outcome = made([*trials[:1], *finals], tmp_path, "one")
+    assert (outcome.made, len(outcome.waiting)) == (1, 2)
+    made(trials[1:], tmp_path, "two")
+    assert made([*trials[:1], *finals], tmp_path, "one").made == 2
+    assert set(records_in(tmp_path)) == {cell.key for cell in cells}
+
+
+@pytest.mark.parametrize("budget", ["1/6", "2/3", "4/block"])
+def test_a_drawn_architecture_spends_the_budget(budget: str) -> None:
+    protocol = tiny()
+    cell = Cell(protocol, protocol.networks[0], protocol.main, replace(ARMS["drawn 2/3"], budget=budget), "final", 3)
+    plan = cells_module.recipe_of_cell(cell, protocol.grid[0])
+    # 25 possible branches: 8 + 9 + 8.
+    assert drawn(plan, Ranks.alone()).count == {"1/6": 4, "2/3": 16, "4/block": 12}[budget]
+    assert drawn(plan, Ranks.alone()) != drawn(plan.model_copy(update={"seed": 4}), Ranks.alone())
+
+
+def test_candidates_are_those_of_the_last_population(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    protocol = replace(tiny(), grid=FASHION.grid[:1], candidates=2)
+    monkeypatch.setattr(cells_module, "QUESTIONS", {"search": ("random 2/3",)})
+    monkeypatch.setattr(run_module, "_structure", lambda folder: None)
+    cells = cells_of(protocol, ["search"], protocol.networks)
+    assert [cell.stage for cell in cells] == ["trial", "final", *["candidate"] * 2]
+    made(cells, tmp_path)
+    done = [records_in(tmp_path)[cell.key] for cell in cells]
+    final, candidates = done[1], done[2:]
+    assert candidates[0].architecture == final.architecture and candidates[0].score == final.score
+    scores = [cell.score for cell in candidates if cell.score is not None]
+    assert len({json.dumps(cell.architecture) for cell in candidates}) == 2
+    assert scores == sorted(scores, reverse=True)
+    # One search made them all.
+    assert len(list((tmp_path / "one").glob("search-*"))) == 1
+
+
+def record(cell: Cell, test: float | None, val: float = 0.5, **changes: Any) -> ReproducedCell:
+    result = TrainingResult(
+        branches=0, val_accuracy=val, test_accuracy=test, best_epoch=1, epochs=1, seconds_per_epoch=1.0, seconds=2.0,
+        device="cpu", devices=1,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "protocol": cell.protocol.name, "version": 1, "cell": cell.key, "stage": cell.stage, "arm": cell.arm.name,
+        "network": cell.network.name, "condition": cell.condition.label, "place": cell.place, "seed": cell.seed,
+        "settings": vars(FASHION.grid[2]), "result": result, "recipe": {}, "created": "now", "system": {},
+    }  # fmt: skip
+    return ReproducedCell(**{**facts, **changes})
+
+
+def final(arm: str, seed: int) -> Cell:
+    return Cell(FASHION, COMPACT[0], FASHION.main, ARMS[arm], "final", seed)
+
+
+def test_a_table_by_hand() -> None:
+    tests = {
+        "plain": [0.880, 0.881, 0.882, 0.883, 0.884],
+        # 1.0, 1.2, 1.4, 1.2, 1.2 points above: mean 1.2, deviation 0.1414, t(4) 2.7764: half 0.1756.
+        "all": [0.890, 0.893, 0.896, 0.895, 0.896],
+        # -0.5, 0.5, 0, 0, 0: half 0.4390.
+        "dbb": [0.875, 0.886, 0.882, 0.883, 0.884],
+        "acnet": [0.880, 0.881],
+    }
+    digests = {"dbb": "b" * 64, "acnet": None}
+    done = {
+        cell.key: record(cell, test, structure=digests.get(arm, "a" * 64))
+        for arm, values in tests.items()
+        for seed, test in enumerate(values)
+        for cell in [final(arm, seed)]
+    }
+    [table] = tables_of(FASHION, done, ["2"], COMPACT)
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert [row[0] for row in table.rows] == list(QUESTIONS["2"])
+    assert cells["all"]["difference from plain"] == "+1.20 [+1.02, +1.38]"
+    assert cells["all"]["verdict"] == "better"
+    assert cells["dbb"]["difference from plain"] == "+0.00 [-0.44, +0.44]"
+    assert cells["dbb"]["verdict"] == "undecided"
+    assert cells["acnet"]["seeds"] == "2 of 5" and cells["acnet"]["structure"] == "not shown"
+    assert cells["acnet"]["verdict"] == "within 0.3"
+    assert cells["repvgg"]["test %"] == cells["repvgg"]["verdict"] == "-"
+    assert cells["plain"]["test %"] == "88.20 +- 0.16"
+    assert cells["plain"]["lr, decay, schedule"] == "0.03, 0.0005, cosine, end of the grid"
+    assert cells["dbb"]["structure"] == "differs"
+    drawn_runs = comparison_of(FASHION, done, "2", COMPACT[0], FASHION.main)
+    assert drawn_runs is not None and drawn_runs.presets == ("plain", "dbb", "all")
+
+
+def test_what_only_its_own_interval_decides_is_said() -> None:
+    base = dict.fromkeys(range(5), 0.5)
+    # Mean 0.3, deviation 0.2: half 0.2483 alone; at a seventh of 5 %, t(4) 5.07, 0.4533.
+    one = {seed: 0.5 + gain / 100 for seed, gain in enumerate((0.05, 0.2, 0.3, 0.35, 0.6))}
+    alone, among = paired(one, base), paired(one, base, 7)
+    assert alone is not None and among is not None
+    assert (alone.verdict, among.verdict) == ("better", "better, alone")
+    worse = paired(base, one)
+    assert worse is not None and worse.verdict == "worse"
+    single = paired({3: 0.6}, {3: 0.5})
+    assert single is not None and (single.text, single.verdict) == ("+10.00", "undecided")
+    assert paired({1: 0.5}, {2: 0.5}) is None
+
+
+def test_the_interval_of_a_mean_by_hand() -> None:
+    # t(2) at 95 %: 4.3027; deviation 0.1.
+    assert student_interval([0.1, 0.3, 0.2]) == pytest.approx((0.2 - 0.24842, 0.2 + 0.24842), abs=1e-5)
+    assert student_interval([1.0]) is None
+
+
+def test_the_best_trial_decides_and_of_equals_the_first() -> None:
+    cell = final("des 2/3", 0)
+    assert {trial.arm.name for trial in cell.trials} == {"drawn 2/3"}
+    scores = [0.1, 0.7, 0.3, 0.7, *[0.2] * 8]
+    done = {trial.key: record(trial, None, val) for trial, val in zip(cell.trials, scores, strict=True)}
+    assert chosen_trial(cell, done) == 1
+    assert settings_of(cell, done) == FASHION.grid[1]
+    del done[cell.trials[-1].key]
+    assert settings_of(cell, done) is None
+
+
+def test_the_ranking_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables_module, "_DRAWS", 20)
+    cells = [
+        Cell(FASHION, COMPACT[0], FASHION.main, ARMS["random 2/3"], "candidate", seed, place)
+        for place in range(6)
+        for seed in FASHION.candidate_seeds
+    ]
+    done = {cell.key: record(cell, 0.9 - cell.place / 100, score=0.8 - cell.place / 10) for cell in cells}
+    [table] = tables_of(FASHION, done, ["search"], COMPACT)
+    assert table.rows[0][1:] == ("6", "+1.00 [+1.00, +1.00]")
+    assert [row[0] for row in table.rows] == ["supernet's score, mean of retrainings", "one retraining, another"]
+
+
+def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / RECORDS
+    first, second = record(final("plain", 0), 0.5), record(final("plain", 0), 0.6)
+    append_cell(path, first)
+    append_cell(path, second)
+    assert read_cells([path]) == {first.cell: first}
+    content = unsealed(json.loads(path.read_text().splitlines()[0]))
+    path.write_text(json.dumps({**content, "stage": "trail"}) + "\n")
+    with pytest.raises(InputError, match="line 1"):
+        read_cells([path])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["mnist"], "no protocol 'mnist'"),
+        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes)"),
+        (["fashion-mnist", "--network", "vgg16"], "--network: no network 'vgg16' in fashion-mnist"),
+        (["fashion-mnist", "--job", "3/2"], "--job: expected a job"),
+        (["fashion-mnist", "--table", "2", "--job", "1/9999"], "9999 jobs for 372 runs"),
+        (["cifar10", "--table", "axes"], "cifar10 has no such cells"),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(IrepdeployError) as caught:
+        called(*args, "--out", str(tmp_path / "out"))
+    assert words in caught.value.line and "\n" not in caught.value.line
+    assert not (tmp_path / "out").exists()
+
+
+def called(*args: str) -> None:
+    app = typer.Typer()
+    app.command()(reproduce)
+    app(list(args), standalone_mode=False)
+
+
+def test_the_list_says_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    called("fashion-mnist", "--table", "2", "--network", "compact6", "--list", "--out", str(tmp_path / "none"))
+    text = capsys.readouterr().out
+    assert re.search(r"compact6 +20,480 images, 6,400 steps +plain +trial +12 +0 +0\.85", text)
+    assert "124 cells, 0 done; 124 to make, about 41.3 hours on a core" in text
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_the_smoke_protocol_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("fashion-mnist", "--smoke", "--table", "2", "--network", "compact6", "--out", str(tmp_path))
+    called(*args, "--json")
+    [table] = json.loads(capsys.readouterr().out)
+    # Whatever was trained beside them, the fused networks are one graph.
+    assert [row[-1] for row in table["rows"]] == ["same"] * 8
+    assert (tmp_path / "compact6-2.png").exists()
+    assert json.loads((tmp_path / "tables.json").read_text()) == [table]
