@@ -65,8 +65,9 @@ def reproduce(
     from .tables import tables_of
 
     protocol = protocol_of(data)
-    protocol = protocol.merged if merged else protocol
+    # In this order: the smoke scale has overrides of its own.
     protocol = protocol.smoke if smoke else protocol
+    protocol = protocol.merged if merged else protocol
     networks = protocol.networks if network is None else (protocol.network(network),)
     questions = tuple(QUESTIONS) if question is None else (question,)
     cells = cells_of(protocol, questions, networks)

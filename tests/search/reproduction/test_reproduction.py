@@ -290,6 +290,21 @@ def test_the_list_says_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("scale", [[], ["--smoke"]])
+def test_merged_steps_are_a_protocol_of_their_own(
+    scale: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Cell] = []
+    monkeypatch.setattr(
+        run_module, "run_cells", lambda cells, *_, **__: seen.extend(cells) or run_module.Outcome(0, (), stopped=False)
+    )
+    called("fashion-mnist", "--table", "2", "--merged", *scale, "--out", str(tmp_path))
+    exact = {cell.key for cell in cells_of(FASHION.smoke if scale else FASHION, ["2"], FASHION.networks[:1])}
+    assert exact.isdisjoint(cell.key for cell in seen)
+    plan = cells_module.recipe_of_cell(seen[0], None)
+    assert (plan.train.step, plan.search.step) == ("merged", "merged")
+
+
 @pytest.mark.slow
 def test_the_smoke_protocol_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ("fashion-mnist", "--smoke", "--table", "2", "--network", "compact6", "--out", str(tmp_path))
