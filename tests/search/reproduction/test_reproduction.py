@@ -135,6 +135,7 @@ def test_a_drawn_architecture_spends_the_budget(budget: str) -> None:
     assert drawn(plan, Ranks.alone()) != drawn(plan.model_copy(update={"seed": 4}), Ranks.alone())
 
 
+@pytest.mark.slow
 def test_candidates_are_those_of_the_last_population(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     protocol = replace(tiny(), grid=FASHION.grid[:1], candidates=2)
     monkeypatch.setattr(cells_module, "QUESTIONS", {"search": ("random 2/3",)})
