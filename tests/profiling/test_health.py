@@ -194,7 +194,7 @@ def test_warnings() -> None:
     assert health_warnings(network_health(random_network(branches="ireps"))) == []
     (line,) = health_warnings(network_health(with_large_centre(30)))
     assert line.startswith("stages.1.1.conv: the fuse lowers the int8 SQNR of the weights by ")
-    assert "more layers" not in line and "12 dB" in line and "measure the accuracy" in line
+    assert "more layer" not in line and "12 dB" in line and "measure the accuracy" in line
     (overflow,) = health_warnings(network_health(with_large_centre(1e6)))
     assert overflow.startswith("stages.1.1.conv: 41 values overflow fp16")
     broken = with_large_centre(1)
@@ -202,7 +202,7 @@ def test_warnings() -> None:
         broken.stages[0][0].conv.fixed.conv.weight[0] = math.nan
         broken.stages[2][1].conv.fixed.conv.weight[:2] = math.inf
     (line,) = health_warnings(network_health(broken))
-    assert line == f"stages.2.1.conv: {2 * 64 * 9} values are NaN or infinite (and 1 more layers)"
+    assert line == f"stages.2.1.conv: {2 * 64 * 9} values are NaN or infinite (and 1 more layer)"
 
 
 def test_an_unweighed_identity_sticks_out() -> None:

@@ -658,7 +658,7 @@ def test_memory_that_runs_out_is_a_result(
         raise error
 
     monkeypatch.setattr(training_cost, "_train_once", lambda *_: None)
-    monkeypatch.setattr(training_cost, "training_step", lambda *_: fail)
+    monkeypatch.setattr(training_cost, "training_step", lambda *_, **__: fail)
     found = training_cost._measured(str(models["train.pt"]), 2, 1, "cpu", "")
     assert found == PeakMemory(None, out_of_memory=True)
     error = ValueError("another reason")

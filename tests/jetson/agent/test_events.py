@@ -48,7 +48,7 @@ def test_a_reader_that_does_not_read() -> None:
     os.close(write)
 
 
-@pytest.mark.parametrize("name", errors.__all__)
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if isinstance(getattr(errors, name), type)])
 def test_errors_there_and_back(name: str) -> None:
     error = getattr(errors, name)("what", where="here", hint=None)
     value = json.loads(json.dumps(named(error)))
