@@ -48,15 +48,14 @@ class Cell:
 
     @property
     def trials(self) -> list[Cell]:
-        """The trials that decide the settings of this cell; a trial needs none."""
+        """The trials that decide the settings of this cell, in the main condition; a trial needs none."""
         if self.stage == "trial":
             return []
-        arm = self.arm.tuning
-        found = [
-            Cell(self.protocol, self.network, self.condition, arm, "trial", TRIAL_SEED, place)
-            for place in range(len(self.protocol.grid))
+        protocol, arm = self.protocol, self.arm.tuning
+        return [
+            Cell(protocol, self.network, protocol.main, arm, "trial", TRIAL_SEED, place)
+            for place in range(len(protocol.grid))
         ]
-        return found
 
 
 def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Network]) -> list[Cell]:
