@@ -160,8 +160,8 @@ def record(cell: Cell, test: float | None, val: float = 0.5, **changes: Any) -> 
         device="cpu", devices=1,
     )  # fmt: skip
     facts: dict[str, Any] = {
-        "protocol": cell.protocol.name, "version": FASHION.version, "cell": cell.key, "stage": cell.stage, "arm": cell.arm.name,
-        "network": cell.network.name, "condition": cell.condition.label, "place": cell.place, "seed": cell.seed,
+        "protocol": cell.protocol.name, "version": FASHION.version, "cell": cell.key, "stage": cell.stage,
+        "arm": cell.arm.name, "network": cell.network.name, "condition": cell.condition.label, "place": cell.place, "seed": cell.seed,
         "settings": vars(FASHION.grid[1]), "result": result, "recipe": {}, "created": "now", "system": {},
     }  # fmt: skip
     return ReproducedCell(**{**facts, **changes})
