@@ -156,14 +156,32 @@ def test_candidates_are_those_of_the_last_population(monkeypatch: pytest.MonkeyP
 
 def record(cell: Cell, test: float | None, val: float = 0.5, **changes: Any) -> ReproducedCell:
     result = TrainingResult(
-        branches=0, val_accuracy=val, test_accuracy=test, best_epoch=1, epochs=1, seconds_per_epoch=1.0, seconds=2.0,
-        device="cpu", devices=1,
-    )  # fmt: skip
+        branches=0,
+        val_accuracy=val,
+        test_accuracy=test,
+        best_epoch=1,
+        epochs=1,
+        seconds_per_epoch=1.0,
+        seconds=2.0,
+        device="cpu",
+        devices=1,
+    )
     facts: dict[str, Any] = {
-        "protocol": cell.protocol.name, "version": FASHION.version, "cell": cell.key, "stage": cell.stage,
-        "arm": cell.arm.name, "network": cell.network.name, "condition": cell.condition.label, "place": cell.place, "seed": cell.seed,
-        "settings": vars(FASHION.grid[1]), "result": result, "recipe": {}, "created": "now", "system": {},
-    }  # fmt: skip
+        "protocol": cell.protocol.name,
+        "version": FASHION.version,
+        "cell": cell.key,
+        "stage": cell.stage,
+        "arm": cell.arm.name,
+        "network": cell.network.name,
+        "condition": cell.condition.label,
+        "place": cell.place,
+        "seed": cell.seed,
+        "settings": vars(FASHION.grid[1]),
+        "result": result,
+        "recipe": {},
+        "created": "now",
+        "system": {},
+    }
     return ReproducedCell(**{**facts, **changes})
 
 
