@@ -6,7 +6,7 @@ DEMO_ARGS ?= --out demo
 TEST_ARGS ?=
 # `data` (the library `datasets`, 74 MB of wheels and 290 MB on the disk) is installed by the nightly workflow only; tests
 # that need it skip without it.
-EXTRAS ?= dev,dynamo,examples,report,tensorboard
+EXTRAS ?= detect,dev,dynamo,examples,report,tensorboard
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 

@@ -1,0 +1,1 @@
+"""Object detection: detectors and their parts, their targets and results, and the metric of COCO."""
