@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from irepdeploy.data.augmentation import Augmentation
-from irepdeploy.data.dataset import Dataset, DatasetFacts, Images, Split
+from irepdeploy.data.dataset import Dataset, DatasetFacts, Images, ObjectDataset, Objects, Split
 from irepdeploy.data.given import check_disjoint, held, opened
 from irepdeploy.data.inputs import real_inputs
 from irepdeploy.data.loader import Loader, in_order
-from irepdeploy.data.registry import DATASETS, dataset_facts, embedded_dataset, load_dataset
+from irepdeploy.data.registry import DATASETS, OBJECTS, dataset_facts, embedded_dataset, load_dataset, load_objects
 from irepdeploy.data.stream import Stream, StreamLoader
 
 __all__ = [
     "DATASETS",
+    "OBJECTS",
     "Augmentation",
     "Dataset",
     "DatasetFacts",
     "Images",
     "Loader",
+    "ObjectDataset",
+    "Objects",
     "Split",
     "Stream",
     "StreamLoader",
@@ -26,6 +29,7 @@ __all__ = [
     "held",
     "in_order",
     "load_dataset",
+    "load_objects",
     "opened",
     "real_inputs",
 ]

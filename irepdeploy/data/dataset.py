@@ -9,7 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "DatasetFacts", "Images", "Split"]
+from irepdeploy.detect.target import Target
+
+__all__ = ["Dataset", "DatasetFacts", "Images", "ObjectDataset", "Objects", "Split"]
 
 
 class Images(Protocol):
@@ -73,3 +75,27 @@ class Dataset(DatasetFacts):
     train: Split
     val: Split
     load_test: Callable[[], Split]
+
+
+class Objects(Protocol):
+    """Images with the objects in them, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]:
+        """Return a normalised float32 image (C, H, W), of any size, and its objects in pixels of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectDataset(DatasetFacts):
+    """A detection data set; `input_shape` is that of the network, which gets batches padded to one size.
+
+    Args:
+        val: the search-validation set, taken from the training images and used for every selection.
+        load_test: opens the test set; score it once, at the end.
+    """
+
+    train: Objects
+    val: Objects
+    load_test: Callable[[], Objects]

@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from irepdeploy.detect.target import Targets
+
 __all__ = ["mapped"]
 
 
-def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to the tensors of a value: a tensor, or tuples, lists and dictionaries of some."""
-    if isinstance(value, Tensor):
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to the tensors of a value: a tensor, or tuples, lists, dictionaries of some, or `Targets`."""
+    # Targets are moved, indexed and split as a tensor of labels is.
+    if isinstance(value, Tensor | Targets):
         return function(value)
     if isinstance(value, Mapping):
         return {key: mapped(function, item) for key, item in value.items()}

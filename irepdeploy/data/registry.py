@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from irepdeploy.data.cifar10 import CIFAR10, cifar10
-from irepdeploy.data.dataset import Dataset, DatasetFacts
+from irepdeploy.data.dataset import Dataset, DatasetFacts, ObjectDataset
 from irepdeploy.data.digits import DIGITS, digits
 from irepdeploy.data.fashion_mnist import FASHION_MNIST, fashion_mnist
 from irepdeploy.data.imagenet import IMAGENET, folders, hugging_face, imagenet
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError
 
-__all__ = ["DATASETS", "dataset_facts", "embedded_dataset", "load_dataset"]
+__all__ = ["DATASETS", "OBJECTS", "dataset_facts", "embedded_dataset", "load_dataset", "load_objects"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -26,6 +26,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "folders": folders,
     "synthetic": synthetic,
 }
+# Data sets of the task "detection".
+OBJECTS: dict[str, Callable[..., ObjectDataset]] = {}
 _HUB = "hf:"
 _FACTS = {
     facts.name: facts
@@ -36,6 +38,22 @@ _FACTS = {
 def load_dataset(name: str, /, **options: Any) -> Dataset:
     """Load a data set of `DATASETS`, or "hf:NAME" of `hugging_face`; the options are the arguments of its function."""
     function = _function(name)
+    _check_options(function, name, options)
+    return function(**options)
+
+
+def load_objects(name: str, /, **options: Any) -> ObjectDataset:
+    """Load a data set of `OBJECTS`; the options are the arguments of its function."""
+    if name not in OBJECTS:
+        where = "data.name"
+        if name in DATASETS or name.startswith(_HUB):
+            raise InputError(f"{name} has labels of images and no boxes", where=where, hint="task: classification")
+        raise InputError(f"no data set of objects named {name!r}", where=where, hint=f"one of {', '.join(OBJECTS)}")
+    _check_options(OBJECTS[name], name, options)
+    return OBJECTS[name](**options)
+
+
+def _check_options(function: Callable[..., Any], name: str, options: dict[str, Any]) -> None:
     try:
         inspect.signature(function).bind(**options)
     except TypeError as error:
@@ -45,7 +63,6 @@ def load_dataset(name: str, /, **options: Any) -> Dataset:
         absent = "missing" in str(error) and "'root'" in str(error)
         hint = "data.root=DIR is the folder that contains the data" if absent else f"it takes {', '.join(known)}"
         raise InputError(str(error), where=f"data set {name}", hint=hint) from None
-    return function(**options)
 
 
 def embedded_dataset(name: str) -> Dataset | None:
@@ -62,6 +79,8 @@ def dataset_facts(name: str | None) -> DatasetFacts | None:
 def _function(name: str) -> Callable[..., Dataset]:
     if name.startswith(_HUB):
         return functools.partial(hugging_face, name.removeprefix(_HUB))
+    if name in OBJECTS:
+        raise InputError(f"{name} has boxes of objects", where="data.name", hint="task: detection")
     if name not in DATASETS:
         hint = f"one of {', '.join(DATASETS)}, or {_HUB}NAME of the Hugging Face `datasets`"
         raise InputError(f"no data set named {name!r}", hint=hint)

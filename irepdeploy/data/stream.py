@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from irepdeploy.data.nested import mapped
+from irepdeploy.detect.target import Target, collate
 from irepdeploy.errors import InputError, IrepdeployError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.runtime.memory_format import channels_last
@@ -84,9 +85,10 @@ class Stream:
         """Yield inputs and targets on the CPU; `size` and `chosen`, the samples of each batch, count by index only."""
         source = self.source
         if self.by_index:
-            source = DataLoader(source, batch_sampler=chosen or _in_order(len(source), size))
+            order = chosen or _in_order(len(source), size)
+            source = DataLoader(source, batch_sampler=order, collate_fn=_collated)
         elif isinstance(source, IterableDataset):
-            source = DataLoader(source, batch_size=size)
+            source = DataLoader(source, batch_size=size, collate_fn=_collated)
         with_errors = _Guarded(source, self.name)
         for batch in with_errors:
             inputs, targets = (_tensor(part) for part in pair_of(self._read, batch, self.name))
@@ -230,6 +232,14 @@ class _Guarded:
             raise InputError(
                 f"reading a batch raised {type(error).__name__}: {one_line(_reason(error))}", where=self._name
             ) from error
+
+
+def _collated(samples: list[Any]) -> Any:
+    """Make a batch as torch does; images with the objects in them may have several sizes."""
+    first = samples[0]
+    if isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[1], Target):
+        return collate(samples)
+    return default_collate(samples)
 
 
 def _reason(error: Exception) -> object:

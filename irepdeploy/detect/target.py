@@ -1,28 +1,34 @@
-"""What is to be found in an image."""
+"""What a detector is trained and scored on: the objects of images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from irepdeploy.errors import InputError
 
-__all__ = ["Target", "Targets"]
+__all__ = ["Target", "Targets", "collate"]
+
+# The deepest map of the usual backbones has a stride of 32.
+_MULTIPLE = 32
 
 
-@dataclass(frozen=True)
+# Without eq: tensors are not compared by ==.
+@dataclass(frozen=True, eq=False)
 class Target:
     """The objects of one image.
 
     Args:
-        boxes: (n, 4) float32, corners x0, y0, x1, y1 in pixels of the network's input.
-        labels: (n,) int64 class indices.
-        crowd: (n,) bool; a crowd is never a target of training, and detections inside it do not count as wrong.
+        boxes: (n, 4) float32: left, top, right, bottom, in pixels of the network's input.
+        labels: (n,) int64, class indices from 0.
+        crowd: (n,) bool: a region of many objects, never trained on; detections inside it do not count as wrong.
         image_id: Number of the image in its annotations, which is not its place in the data set.
-        size: (height, width) of the original image.
+        size: (height, width) of the original image in pixels.
         areas: (n,) float32 areas of the objects, which COCO sorts into small, medium and large: those of the masks
             where there are masks. None for the areas of the boxes.
     """
@@ -47,15 +53,23 @@ class Target:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Target:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
         """Move the target to a device."""
-        areas = None if self.areas is None else self.areas.to(device)
-        moved = {name: getattr(self, name).to(device) for name in ("boxes", "labels", "crowd")}
-        return replace(self, **moved, areas=areas)
+        boxes, labels, crowd, areas = (
+            None if each is None else each.to(device, non_blocking=non_blocking)
+            for each in (self.boxes, self.labels, self.crowd, self.areas)
+        )
+        assert boxes is not None and labels is not None and crowd is not None
+        return replace(self, boxes=boxes, labels=labels, crowd=crowd, areas=areas)
+
+    @property
+    def trained(self) -> tuple[Tensor, Tensor]:
+        """Boxes and labels of the objects that are trained on."""
+        return self.boxes[~self.crowd], self.labels[~self.crowd]
 
 
 class Targets(list[Target]):
-    """The targets of several images: a list that is indexed and moved like the labels of a `Split`."""
+    """The targets of several images: a list that is indexed, split and moved like the labels of a batch."""
 
     def __getitem__(self, index: Any, /) -> Any:
         """Return one target for an integer, the Targets of a slice or of a tensor of indices otherwise."""
@@ -64,6 +78,30 @@ class Targets(list[Target]):
         found = super().__getitem__(index)
         return Targets(found) if isinstance(index, slice) else found
 
-    def to(self, device: torch.device | str) -> Targets:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Targets:
         """Move the targets to a device."""
-        return Targets(target.to(device) for target in self)
+        return Targets(target.to(device, non_blocking=non_blocking) for target in self)
+
+    def tensor_split(self, parts: int) -> list[Targets]:
+        """Split the targets as `torch.Tensor.tensor_split` splits the images."""
+        return [self[index] for index in torch.arange(len(self)).tensor_split(parts)]
+
+
+def collate(samples: Sequence[tuple[Tensor, Target]], multiple: int = _MULTIPLE) -> tuple[Tensor, Targets]:
+    """Make a batch of images (C, H, W) and their targets, padded by zeros on the right and below.
+
+    Images of one size stay as they are; others get the largest height and width of the batch, rounded up to `multiple`.
+
+    Raises:
+        InputError: The images have several numbers of channels.
+    """
+    images = [image for image, _ in samples]
+    for image in images:
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != images[0].shape[0]:
+            got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise InputError(f"expected images (C, H, W) with one number of channels, got {got}", where="batch")
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    if any(image.shape != images[0].shape for image in images):
+        height, width = (-(-side // multiple) * multiple for side in (height, width))
+    padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+    return torch.stack(padded), Targets(target for _, target in samples)

@@ -20,8 +20,9 @@ class Tracer(torch.fx.Tracer):
     """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether a call of `m` is one node."""
-        return isinstance(m, RepBlock) or super().is_leaf_module(m, module_qualified_name)
+        """Tell whether a call of `m` is one node, as of a class without convolutions that says `traced_whole`."""
+        whole = isinstance(m, RepBlock) or getattr(m, "traced_whole", False) is True
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

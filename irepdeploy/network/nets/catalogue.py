@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from irepdeploy.network.nets import cells, repvgg, resnet, vgg
+from irepdeploy.network.nets import cells, detectors, repvgg, resnet, vgg
 
 __all__ = ["NETS", "Net"]
 
@@ -28,6 +28,7 @@ class Net:
         branches: A preset or a published Architecture by name, names of branches, or None for a plain network.
         least: Smallest height and width.
         multiple: Height and width must be multiples of it.
+        where: Where the branches are, as in `insert_branches`.
         note: How it differs from the published network, and why; shown in tables.
     """
 
@@ -39,6 +40,7 @@ class Net:
     least: int = 1
     multiple: int = 1
     note: str = ""
+    where: str = "*"
 
 
 _SMALL, _LARGE = (3, 32, 32), (3, 224, 224)
@@ -72,6 +74,10 @@ _GOLDNAS = (
     "channels, 6.29M parameters; the published one of 6.4M was not found"
 )
 
+_DETECTED = (
+    "the Architecture that the paper publishes for classification, in the backbone; fused it is the plain network"
+)
+
 
 def _repvgg(depths: Sequence[int], a: float, b: float, groups: int = 1) -> Net:
     args = {"depths": depths, "widths": (a, b), "groups": groups}
@@ -98,6 +104,12 @@ def _peers(preset: str, vgg16: str = "", resnets: Sequence[str] = ("", "", "")) 
 
 def _irep(args: dict[str, Any], name: str, ours: str, paper: str) -> Net:
     return Net(resnet.ResNet, _LARGE, 1000, args, name, note=_COLUMNS.format(ours=ours, paper=paper))
+
+
+def _detector(
+    builder: Callable[..., nn.Module], *, size: int = 512, branches: str | None = None, note: str = "", **args: Any
+) -> Net:
+    return Net(builder, (3, size, size), 80, args, branches, least=32, multiple=32, note=note, where="backbone")
 
 
 NETS: dict[str, Net] = {
@@ -174,4 +186,19 @@ NETS: dict[str, Net] = {
     ),
     "goldnas_cifar": _cifar("goldnas_s1", count=14, note=_GOLDNAS_CIFAR),
     "goldnas": _imagenet("goldnas_s1", channels=46, note=_GOLDNAS),
+    "centernet_vgg6": Net(
+        detectors.centernet_vgg,
+        (1, 64, 64),
+        10,
+        {"stages": ((16,), (32,), (48, 48)), "neck": (48,), "head": 32},
+        least=8,
+        multiple=8,
+        where="backbone",
+    ),
+    "centernet_resnet18": _detector(detectors.centernet_resnet),
+    "centernet_dcn_resnet18": _detector(detectors.centernet_resnet, deformable=True),
+    "irep_centernet_resnet18": _detector(detectors.centernet_resnet, branches="irep-resnet18", note=_DETECTED),
+    "irep_centernet_dcn_resnet18": _detector(
+        detectors.centernet_resnet, branches="irep-resnet18", deformable=True, note=_DETECTED
+    ),
 }

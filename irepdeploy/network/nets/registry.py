@@ -36,7 +36,8 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
     chosen = NETS[name].branches if isinstance(branches, str) and branches == OWN else branches
     if chosen is None:
         return plain
-    return insert_branches(plain, chosen)
+    where = NETS[name].where if name in NETS else "*"
+    return insert_branches(plain, chosen, where)
 
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-__all__ = ["ResNet"]
+__all__ = ["ResNet", "ResNetMaps"]
 
 
 class BasicBlock(nn.Module):
@@ -98,12 +98,45 @@ class ResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes)."""
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the map of each stage."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        found = []
         for index in range(self.stages):
             x = self.get_submodule(f"layer{index + 1}")(x)
-        return self.fc(self.flatten(self.avgpool(x)))
+            found.append(x)
+        return tuple(found)
+
+    def forward(self, x: Tensor) -> Any:
+        """(N, in_channels, H, W) -> (N, num_classes)."""
+        return self.fc(self.flatten(self.avgpool(self.maps(x)[-1])))
+
+
+class ResNetMaps(ResNet):
+    """The backbone of a detector: a residual network that gives the map of each stage.
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Pixels of the input that a cell of each map stands for.
+    """
+
+    def __init__(
+        self, *, width: int = 64, depths: Sequence[int], block: Literal["basic", "bottleneck"], **args: Any
+    ) -> None:
+        super().__init__(width=width, depths=depths, block=block, num_classes=1, **args)
+        del self.avgpool, self.flatten, self.fc
+        self.channels = tuple(width * 2**index * _BLOCKS[block].expansion for index in range(len(depths)))
+        first = 1 if args.get("stem") == "cifar" else 4
+        self.strides = tuple(first * 2**index for index in range(len(depths)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> maps (N, channels, H / stride, W / stride)."""
+        return self.maps(x)
+
+    def first(self, stages: int) -> list[nn.Module]:
+        """Return the modules of the stem and of the first stages, as freezes count them."""
+        names = ("conv1", "bn1", *(f"layer{index + 1}" for index in range(stages)))
+        return [self.get_submodule(name) for name in names] if stages else []
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

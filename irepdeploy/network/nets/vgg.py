@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["VGG", "VGG16_STAGES", "ConvUnit"]
+__all__ = ["VGG", "VGG16_STAGES", "ConvUnit", "VGGMaps"]
 
 VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
@@ -72,3 +72,30 @@ class VGG(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return self.head(self.flatten(self.pool(x)))
+
+
+class VGGMaps(VGG):
+    """The backbone of a detector: a VGG that gives the map of each stage.
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Pixels of the input that a cell of each map stands for.
+    """
+
+    def __init__(self, *, stages: Sequence[Sequence[int]], in_channels: int = 3) -> None:
+        super().__init__(stages=stages, in_channels=in_channels, num_classes=1)
+        del self.pool, self.flatten, self.head
+        self.channels = tuple(widths[-1] for widths in stages)
+        self.strides = tuple(2 ** (index + 1) for index in range(len(stages)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # maps in place of logits
+        """(N, in_channels, H, W) -> maps (N, channels, H / stride, W / stride)."""
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return tuple(found)
+
+    def first(self, stages: int) -> list[nn.Module]:
+        """Return the first stages, as freezes count them."""
+        return list(self.stages[:stages])

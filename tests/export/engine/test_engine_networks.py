@@ -31,6 +31,9 @@ def small_networks() -> list[Any]:
     """Plain networks, which those with branches become; of two that are the same, the first."""
     distinct: dict[str, str] = {}
     for name, net in NETS.items():
+        # Detectors, whose outputs are no logits.
+        if net.where != "*":
+            continue
         distinct.setdefault(repr((net.builder, net.input_shape, net.args)), name)
     with torch.device("meta"):
         small = [name for name in distinct.values() if "genotype" in NETS[name].args or params(name) < LARGEST]
