@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from irepdeploy.data.cifar10 import CIFAR10, cifar10
+from irepdeploy.data.coco import COCO, coco
 from irepdeploy.data.dataset import Dataset, DatasetFacts, ObjectDataset
 from irepdeploy.data.digits import DIGITS, digits
 from irepdeploy.data.fashion_mnist import FASHION_MNIST, fashion_mnist
 from irepdeploy.data.imagenet import IMAGENET, folders, hugging_face, imagenet
+from irepdeploy.data.shapes import SHAPES, shapes
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError
 
@@ -27,11 +29,14 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "synthetic": synthetic,
 }
 # Data sets of the task "detection".
-OBJECTS: dict[str, Callable[..., ObjectDataset]] = {}
+OBJECTS: dict[str, Callable[..., ObjectDataset]] = {"shapes": shapes, "coco": coco}
 _HUB = "hf:"
 _FACTS = {
     facts.name: facts
-    for facts in (DIGITS, FASHION_MNIST, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC)
+    for facts in (
+        *(DIGITS, FASHION_MNIST, CIFAR10, IMAGENET, replace(IMAGENET, name="folders"), SYNTHETIC),
+        *(SHAPES, COCO),
+    )
 }
 
 
@@ -66,7 +71,9 @@ def _check_options(function: Callable[..., Any], name: str, options: dict[str, A
 
 
 def embedded_dataset(name: str) -> Dataset | None:
-    """Load a data set with its default options; return None if it needs files."""
+    """Load a data set of labels with its default options; return None if it needs files or has objects."""
+    if name in OBJECTS:
+        return None
     function = _function(name)
     return None if "root" in inspect.signature(function).parameters else function()
 

@@ -1,0 +1,28 @@
+"""Images in memory with the objects in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irepdeploy.data.pixels import Pixels
+from irepdeploy.detect.target import Target, Targets
+
+__all__ = ["ObjectsInMemory"]
+
+
+@dataclass(frozen=True)
+class ObjectsInMemory:
+    """Images of one size, kept as bytes, and the targets of each."""
+
+    images: Pixels
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """Return a normalised image (C, H, W) float32 and its objects."""
+        return self.images[torch.tensor(index)], self.targets[index]
