@@ -1,17 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from support.meta import meta
 
-import pytest
-import torch
-from torch import nn
-
-
-@pytest.fixture
-def meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Build networks without weights: shapes and counts only."""
-    # Drawing no values takes most of the time of a build on this device.
-    for module in (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase):
-        monkeypatch.setattr(module, "reset_parameters", lambda self: None)
-    with torch.device("meta"):
-        yield
+__all__ = ["meta"]

@@ -74,6 +74,18 @@ _GOLDNAS = (
     "channels, 6.29M parameters; the published one of 6.4M was not found"
 )
 
+_SMALL_FASTER_RCNN: dict[str, Any] = {
+    "stages": ((16,), (32,), (48, 48), (64,)),
+    "pyramid": 32,
+    "hidden": 128,
+    "scale": 3,
+    "side": 5,
+    "samples": 1,
+    "finest": 14,
+    "proposals": 60,
+    "candidates": (200, 200),
+    "trained": (256, 32),
+}
 _DETECTED = (
     "the Architecture that the paper publishes for classification, in the backbone; fused it is the plain network"
 )
@@ -195,10 +207,21 @@ NETS: dict[str, Net] = {
         multiple=8,
         where="backbone",
     ),
+    "faster_rcnn_vgg6_fpn": Net(
+        detectors.faster_rcnn_vgg, (1, 64, 64), 10, _SMALL_FASTER_RCNN, least=16, multiple=16, where="backbone"
+    ),
     "centernet_resnet18": _detector(detectors.centernet_resnet),
     "centernet_dcn_resnet18": _detector(detectors.centernet_resnet, deformable=True),
     "irep_centernet_resnet18": _detector(detectors.centernet_resnet, branches="irep-resnet18", note=_DETECTED),
     "irep_centernet_dcn_resnet18": _detector(
         detectors.centernet_resnet, branches="irep-resnet18", deformable=True, note=_DETECTED
+    ),
+    "dyrep_centernet_resnet18": _detector(detectors.centernet_resnet, branches="dyrep", note=_GROWN.format(count="")),
+    "faster_rcnn_resnet50_fpn": _detector(detectors.faster_rcnn_resnet, size=800),
+    "irep_faster_rcnn_resnet50_fpn": _detector(
+        detectors.faster_rcnn_resnet, size=800, branches="irep-resnet50", note=_DETECTED
+    ),
+    "dyrep_faster_rcnn_resnet50_fpn": _detector(
+        detectors.faster_rcnn_resnet, size=800, branches="dyrep", note=_GROWN.format(count="")
     ),
 }

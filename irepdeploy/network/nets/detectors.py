@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from irepdeploy.detect.centernet import CenterNet
+from irepdeploy.detect.faster_rcnn import FasterRCNN
 from irepdeploy.network.nets.resnet import ResNetMaps
 from irepdeploy.network.nets.vgg import VGGMaps
 
-__all__ = ["centernet_resnet", "centernet_vgg"]
+__all__ = ["centernet_resnet", "centernet_vgg", "faster_rcnn_resnet", "faster_rcnn_vgg"]
 
 
 def centernet_resnet(
@@ -29,3 +30,24 @@ def centernet_resnet(
 def centernet_vgg(*, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any) -> CenterNet:
     """Build CenterNet on a small VGG."""
     return CenterNet(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)
+
+
+def faster_rcnn_resnet(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    block: Literal["basic", "bottleneck"] = "bottleneck",
+    depths: Sequence[int] = (3, 4, 6, 3),
+    width: int = 64,
+    **args: Any,
+) -> FasterRCNN:
+    """Build Faster R-CNN with a pyramid on a residual network."""
+    backbone = ResNetMaps(block=block, depths=depths, in_channels=in_channels, width=width)
+    return FasterRCNN(backbone, num_classes, **args)
+
+
+def faster_rcnn_vgg(
+    *, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any
+) -> FasterRCNN:
+    """Build Faster R-CNN with a pyramid on a small VGG."""
+    return FasterRCNN(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)

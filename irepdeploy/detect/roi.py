@@ -1,0 +1,138 @@
+"""RoIAlign (He et al. 2017): maps inside boxes, sampled bilinearly on a grid of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irepdeploy.detect.boxes import areas
+from irepdeploy.detect.torchvision_operators import torchvision_operators
+
+__all__ = ["RoIAlign"]
+
+
+class RoIAlign(nn.Module):
+    """Pool each box from the map that suits its size.
+
+    Args:
+        strides: Pixels of the image that a cell of each map stands for, from fine to coarse.
+        side: Bins in each direction.
+        samples: Points in each direction of a bin, whose mean it is; 0: as many as it has cells, rounded up, which
+            MMDetection trains with and which costs more.
+        finest: Boxes below twice this side in pixels are pooled from the finest map; of twice the size, from the next.
+        aligned: Cells have their centres at half pixels; torchvision's detectors do without.
+    """
+
+    # One node in the graphs that show which convolutions can have branches.
+    traced_whole = True
+
+    def __init__(
+        self, strides: Sequence[int], *, side: int = 7, samples: int = 2, finest: float = 56, aligned: bool = True
+    ) -> None:
+        super().__init__()
+        self.strides, self.side, self.samples = tuple(strides), side, samples
+        self.finest, self.aligned = finest, aligned
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Return the index of the map of each box (...), int64."""
+        level = torch.log2(areas(boxes).sqrt() / self.finest + 1e-6).floor()
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """(N, C, h, w) of each stride, boxes (N, R, 4) in pixels of the image -> (N, R, C, side, side)."""
+        maps, level = list(maps)[: len(self.strides)], self.levels(boxes)
+        if self.samples and self.training:
+            return self._gathered(maps, boxes, level)
+        # Every box is pooled from every map, so that shapes do not depend on values.
+        pooled = torch.zeros((), dtype=maps[0].dtype, device=maps[0].device)
+        for index, each in enumerate(maps):
+            here = (level == index).to(each.dtype)[..., None, None, None]
+            pooled = pooled + here * self._pooled(each, boxes, self.strides[index])
+        return pooled
+
+    def _pooled(self, x: Tensor, boxes: Tensor, stride: int) -> Tensor:
+        count, channels, height, width = x.shape
+        start, step = self._bins(boxes / stride)
+        if not self.samples:
+            operators = torchvision_operators(x)
+            if operators is not None:
+                rows = torch.arange(count, device=x.device).repeat_interleave(boxes.shape[1]).to(boxes)
+                given = torch.cat([rows[:, None], boxes.reshape(-1, 4)], 1)
+                found = operators.roi_align(x, given, self.side, 1 / stride, 0, self.aligned)
+                return found.reshape(count, -1, channels, self.side, self.side)
+            weights = [self._hats(start[..., axis], step[..., axis], side) for axis, side in ((1, height), (0, width))]
+            return torch.einsum("nrph,nchw,nrqw->nrcpq", weights[0], x, weights[1])
+        points = self._points(start, step)
+        across, down = ((2 * points[..., axis] + 1) / side - 1 for axis, side in ((0, width), (1, height)))
+        number = self.side * self.samples
+        grid = torch.stack(
+            [
+                across[:, :, None, :].expand(-1, -1, number, -1),
+                down[:, :, :, None].expand(-1, -1, -1, number),
+            ],
+            -1,
+        ).reshape(count, -1, number, 2)
+        found = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        found = F.avg_pool2d(found.reshape(-1, 1, number, number), self.samples)
+        return found.reshape(count, channels, -1, self.side, self.side).transpose(1, 2)
+
+    def _bins(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the bins of boxes in cells start (..., 2), across and down, and the sides of a bin (..., 2)."""
+        start, end = boxes[..., :2], boxes[..., 2:]
+        if self.aligned:
+            return start - 0.5, (end - start) / self.side
+        return start, (end - start).clamp(min=1) / self.side
+
+    def _points(self, start: Tensor, step: Tensor) -> Tensor:
+        """Return the sampled positions (N, R, side * samples, 2), in cells."""
+        number = self.side * self.samples
+        shares = (torch.arange(number, dtype=start.dtype, device=start.device) + 0.5) / self.samples
+        return start[:, :, None, :] + shares[:, None] * step[:, :, None, :]
+
+    def _gathered(self, maps: Sequence[Tensor], boxes: Tensor, level: Tensor) -> Tensor:
+        """Pool by one weighted sum over the cells of all maps: its gradient is several times cheaper on a CPU."""
+        count, channels = maps[0].shape[:2]
+        cells = torch.cat([each.permute(0, 2, 3, 1).reshape(count, -1, channels) for each in maps], 1)
+        sizes = torch.tensor([each.shape[2:] for each in maps], device=boxes.device)
+        ends = sizes.prod(1).cumsum(0)
+        first = (ends - sizes.prod(1))[level] + torch.arange(count, device=boxes.device)[:, None] * cells.shape[1]
+        strides = torch.tensor(self.strides, dtype=boxes.dtype, device=boxes.device)[level]
+        points = self._points(*self._bins(boxes / strides[..., None]))
+        places, weights = [], []
+        for axis in (1, 0):
+            last = sizes[level, 1 - axis][..., None] - 1
+            point = torch.minimum(points[..., axis].clamp(min=0), last.to(points.dtype))
+            low = point.floor()
+            share = point - low
+            both = torch.stack([low.long(), torch.minimum(low.long() + 1, last)], -1)
+            shape = (count, boxes.shape[1], self.side, 2 * self.samples)
+            places.append(both.reshape(shape))
+            weights.append(torch.stack([1 - share, share], -1).reshape(shape))
+        row, column = places[0][:, :, :, None, :, None], places[1][:, :, None, :, None, :]
+        index = first[..., None, None, None, None] + row * sizes[level, 1][..., None, None, None, None] + column
+        weight = weights[0][:, :, :, None, :, None] * weights[1][:, :, None, :, None, :] / self.samples**2
+        taps = 4 * self.samples**2
+        # Half precision has no such sum on every device.
+        table = cells.reshape(-1, channels)
+        table = table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
+        found = F.embedding_bag(
+            index.reshape(-1, taps), table, per_sample_weights=weight.reshape(-1, taps).to(table.dtype), mode="sum"
+        )
+        return found.reshape(count, -1, self.side, self.side, channels).permute(0, 1, 4, 2, 3)
+
+    def _hats(self, start: Tensor, step: Tensor, size: int) -> Tensor:
+        """Return (N, R, side, size): the weight of each row of a map in each bin, with a point for each cell."""
+        number = step.ceil()
+        grid = torch.arange(size, dtype=start.dtype, device=start.device)
+        bins = torch.arange(self.side, dtype=start.dtype, device=start.device)
+        left = start[..., None] + bins * step[..., None]
+        found = left.new_zeros(*left.shape, size)
+        for index in range(int(number.max()) if number.numel() else 0):
+            point = left + ((index + 0.5) / number.clamp(min=1) * step)[..., None]
+            hat = (1 - (point.clamp(0, size - 1)[..., None] - grid).abs()).clamp(min=0)
+            counts = (index < number)[..., None] & (point > -1) & (point < size)
+            found = found + hat * counts[..., None]
+        return found / number.clamp(min=1)[..., None, None]

@@ -1,0 +1,30 @@
+"""torchvision's operators, where it can be imported beside this torch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["torchvision_operators"]
+
+
+def torchvision_operators(example: object) -> Any | None:
+    """Return ``torchvision.ops``, or None if it cannot be imported or `example` is not a tensor of a plain run.
+
+    While a graph is traced or compiled, plain torch is used, of which every operator exports.
+    """
+    plain = type(example) is Tensor and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+    return _imported() if plain else None
+
+
+@functools.cache
+def _imported() -> Any | None:
+    try:
+        import torchvision.ops
+    except (ImportError, RuntimeError, OSError):
+        # One that was built for another torch raises any of them.
+        return None
+    return torchvision.ops
