@@ -137,6 +137,11 @@ def figure_svg(figure: Figure) -> str:
 def _rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
+    # The layout once; savefig would draw the whole figure another time for it.
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     # Reproducible: the same figure gives the same file on any day.
     with rc_context({"svg.hashsalt": "irepdeploy"}):

@@ -1,4 +1,4 @@
-"""Draw the progress of searches: fitness, diversity, alpha and beta, and which branches survived."""
+"""Draw the progress of searches: fitness, diversity, alpha and beta, and which branches the last population keeps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from irepdeploy.plots.figure import (
     MARKERS,
     PALETTE,
     SEQUENTIAL,
+    draw_matrix,
     new_figure,
     picture,
     row_height,
@@ -21,12 +22,14 @@ from irepdeploy.plots.search_history import SearchRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_fitness", "draw_search"]
 
 _WIDTH = 11.0
 _ROW = 0.2
+# Importances that differ by less are drawn as the same height, not as a mountain.
+_LEAST_SPAN = 0.02
 # More layers do not fit into a legend.
 _MOST_NAMED = 10
 
@@ -42,20 +45,26 @@ def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
 
 @picture
 def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
-    """Draw fitness and diversity of all runs, then importances and survival of each run.
+    """Draw fitness and diversity of all runs, then the importances of each run and the branches that survived.
 
-    Survival is the share of the population that keeps a branch. A panel whose data a journal lacks says so.
+    Survival is the share of the last population that keeps a branch. A panel whose data a journal lacks says so.
     """
     _check(runs)
     heights = [_ROW if not run.layers else row_height(len(run.layers), _ROW) for run in runs.values()]
-    parts = [3.2, *(5.6 + height * len(run.layers) for height, run in zip(heights, runs.values(), strict=True))]
+    parts = [3.2, *(max(4.0, 1.6 + row * len(run.layers)) for row, run in zip(heights, runs.values(), strict=True))]
     figure = new_figure(_WIDTH, sum(parts))
     sections = figure.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
     left, right = sections[0].subplots(1, 2)
     _fitness(left, runs)
     _diversity(right, runs)
     for section, height, (label, run) in zip(sections[1:], heights, runs.items(), strict=True):
-        _importance_and_survival(section, shown(label), run, height)
+        section.suptitle(
+            f"{shown(label)}: {len(run.layers)} layer{'s' * (len(run.layers) > 1)}, {_state(run)}", fontsize=10
+        )
+        beta, alpha, survival = section.subplots(1, 3)
+        _beta(beta, run)
+        _alpha_means(alpha, run)
+        _survival(survival, run, height)
     return figure
 
 
@@ -117,17 +126,6 @@ def _diversity(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
     axes.legend(fontsize=8)
 
 
-def _importance_and_survival(section: SubFigure, label: str, run: SearchRun, height: float) -> None:
-    section.suptitle(f"{label}: {len(run.layers)} layer{'s' * (len(run.layers) > 1)}, {_state(run)}", fontsize=10)
-    heights = (2.6, 1.6, 1.1 + height * len(run.layers))
-    top, middle, bottom = section.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
-    left, right = top.subplots(1, 2)
-    _beta(left, run)
-    _alpha_means(right, run)
-    _alpha(middle, run)
-    _survival(bottom, run, height)
-
-
 def _state(run: SearchRun) -> str:
     budget = "" if run.start.budget is None else f", at most {run.start.budget}"
     end = "" if run.finished else f"; not finished: evolution {len(run.evolutions)}"
@@ -150,7 +148,8 @@ def _beta(axes: Axes, run: SearchRun) -> None:
         axes.plot(_evolutions(run), values[:, layer], **_look(layer, count), **marker, label=label)
     axes.set_ylabel("sigmoid(beta)")
     _by_evolution(axes)
-    _legend_beside(axes, "layer" if len(named) == count else "first and last layer")
+    _spanned(axes)
+    _legend(axes, "layer" if len(named) == count else "first and last layer")
 
 
 def _alpha_means(axes: Axes, run: SearchRun) -> None:
@@ -170,21 +169,8 @@ def _alpha_means(axes: Axes, run: SearchRun) -> None:
             axes.plot(_evolutions(run), mine.mean(axis=1), **look, label=shown(branch, 28))
     axes.set_ylabel("sigmoid(alpha)")
     _by_evolution(axes)
-    _legend_beside(axes, "branch")
-
-
-def _alpha(section: SubFigure, run: SearchRun) -> None:
-    values = run.alpha()
-    if values is None:
-        return
-    panels = section.subplots(1, len(run.branches), sharex=True, sharey=True, squeeze=False)[0]
-    for column, (axes, branch) in enumerate(zip(panels, run.branches, strict=True)):
-        for layer in range(len(run.layers)):
-            axes.plot(_evolutions(run), values[:, layer, column], **_look(layer, len(run.layers)))
-        _small(axes, branch)
-        axes.grid(axis="y", alpha=0.3)
-    panels[0].set_ylabel("sigmoid(alpha)", fontsize=8)
-    section.supxlabel("evolution: one line per layer, from the first (dark) to the last (bright)", fontsize=8)
+    _spanned(axes)
+    _legend(axes, "branch")
 
 
 def _look(layer: int, count: int) -> dict[str, Any]:
@@ -194,34 +180,15 @@ def _look(layer: int, count: int) -> dict[str, Any]:
     return {"color": colormaps["viridis"](0.9 * layer / max(count - 1, 1)), "linewidth": 1}
 
 
-def _small(axes: Axes, branch: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(shown(branch, 20), fontsize=7)
-    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.tick_params(labelsize=7, length=2)
-
-
-def _survival(section: SubFigure, run: SearchRun, height: float) -> None:
-    import numpy as np
-    from matplotlib import colormaps
-
+def _survival(axes: Axes, run: SearchRun, height: float) -> None:
     values = run.kept()
+    axes.set_title("kept by the last population", fontsize=9, loc="left")
     if values is None:
-        _absent(section.add_subplot(), "the population")
+        _absent(axes, "the population")
         return
-    panels = section.subplots(1, len(run.branches), sharex=True, sharey=True, squeeze=False)[0]
-    first, last = _evolutions(run)[0], _evolutions(run)[-1]
-    extent = (first - 0.5, last + 0.5, len(run.layers) - 0.5, -0.5)
-    colours = colormaps[SEQUENTIAL].with_extremes(bad="#DDDDDD")
-    for column, (axes, branch) in enumerate(zip(panels, run.branches, strict=True)):
-        shares = np.ma.masked_invalid(values[:, :, column].T)
-        image = axes.imshow(shares, vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="none", extent=extent)
-        _small(axes, branch)
-    shown_rows(panels[0], run.layers, height)
-    missing = "; grey: not possible there" if np.isnan(values).any() else ""
-    section.supxlabel(f"evolution: share of the population that keeps a branch{missing}", fontsize=8)
-    section.colorbar(image, ax=list(panels), fraction=0.02, pad=0.01, ticks=(0, 0.5, 1)).ax.tick_params(labelsize=7)
+    draw_matrix(axes, values[-1], cmap=SEQUENTIAL, limits=(0, 1), form=".0%", size=min(6.0, 34 * height))
+    shown_rows(axes, run.layers, height)
+    axes.set_xticks(range(len(run.branches)), [shown(branch, 20) for branch in run.branches], fontsize=7, rotation=90)
 
 
 def _by_evolution(axes: Axes) -> None:
@@ -232,8 +199,22 @@ def _by_evolution(axes: Axes) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _legend_beside(axes: Axes, title: str) -> None:
-    axes.legend(fontsize=7, title=title, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def _spanned(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    missing = max(0.0, _LEAST_SPAN - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
+def _legend(axes: Axes, title: str) -> None:
+    axes.legend(
+        fontsize=6,
+        title=title,
+        title_fontsize=6,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.2),
+        ncols=3,
+        frameon=False,
+    )
 
 
 def _absent(axes: Any, what: str) -> None:

@@ -62,13 +62,16 @@ class CandidateCosts:
                 block.active, block.step = (), "exact"
             base, inputs = _base(supernet, blocks, input_shape)
             # Layers with the same geometry and input share the costs of their branches.
+            alone: dict[Any, tuple[int, int]] = {}
             known: dict[Any, Counts] = {}
             for row, column in space.positions:
-                block, name = blocks[row], space.branches[column]
-                key = block.geometry, inputs[row], name
-                if key not in known:
-                    known[key] = _added(block, name, inputs[row])
-                added.append(known[key])
+                block, name, shape = blocks[row], space.branches[column], inputs[row]
+                layer = block.geometry, shape
+                if shape is not None and layer not in alone:
+                    alone[layer] = _traced(block, shape)
+                if (layer, name) not in known:
+                    known[layer, name] = _added(block, name, shape, alone.get(layer, (0, 0)))
+                added.append(known[layer, name])
             # A block has a beta as soon as it keeps a branch.
             betas = [(0, 0) if block.beta is None else _size(block.beta) for block in blocks]
         finally:
@@ -114,11 +117,10 @@ def _base(
     return (params, macs, kept, size), [shapes.get(block) for block in blocks]
 
 
-def _added(block: RepBlock, name: str, shape: tuple[int, ...] | None) -> Counts:
-    """Count what one branch adds to a block that has no other."""
+def _added(block: RepBlock, name: str, shape: tuple[int, ...] | None, alone: tuple[int, int]) -> Counts:
+    """Count what one branch adds to a block that has no other, and costs `alone` without it."""
     macs = kept = 0
     if shape is not None:
-        alone = _traced(block, shape)
         block.active = (name,)
         try:
             macs, kept = (after - old for after, old in zip(_traced(block, shape), alone, strict=True))

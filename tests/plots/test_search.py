@@ -167,20 +167,19 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
         "diversity: mean Hamming distance of two candidates",
         "importance of a block",
         "importance of a branch, mean over layers",
-        *(2 * ["conv1x3", "identity"]),
-        "",
+        "kept by the last population",
     ]
-    _, spread, beta, means, alpha, identity, survival, other, _ = figure.axes
+    _, spread, beta, means, survival = figure.axes
     assert list(spread.lines[0].get_ydata()) == run.diversity()
     assert [list(line.get_ydata()) for line in beta.lines] == [[0.1, 0.6], [0.2, 0.7], [0.3, 0.8]]
     assert legend(figure, 2) == START["layers"]
     assert means.lines[0].get_ydata() == pytest.approx([0.3, 0.8])
     # Of the identity the two layers that have it.
     assert means.lines[1].get_ydata() == pytest.approx([0.3, 0.8])
-    assert alpha.lines[1].get_ydata() == pytest.approx([0.3, 0.8])
-    assert identity.lines[0].get_ydata() == pytest.approx([0.2, 0.7])
-    assert survival.images[0].get_array().tolist() == pytest.approx(np.array([[2 / 3, 1], [2 / 3, 1 / 3], [2 / 3, 1]]))
-    assert other.images[0].get_array().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2]
+    # By layer and branch, in the last evolution; the third layer cannot have the identity.
+    kept = survival.images[0].get_array()
+    assert kept.mask.tolist() == [[False, False], [False, False], [False, True]]
+    assert kept.filled(-1) == pytest.approx(np.array([[1, 0], [1 / 3, 0], [1, -1]]))
     save_figure(figure, tmp_path / "a.svg")
     assert "not finished" not in figure.subfigs[1].get_suptitle()
 
@@ -190,11 +189,19 @@ def test_an_unfinished_search_and_an_old_one(run: SearchRun) -> None:
     old = SearchRun(start=START, evolutions=[evolution(0, [0.5])])
     figure = draw_search({"a": unfinished, "b": old})
     assert figure.subfigs[1].get_suptitle().endswith("not finished: evolution 1")
-    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    said = [text.get_text() for axes in figure.axes for text in axes.texts if " " in text.get_text()]
     assert said == [f"this journal does not hold {what}" for what in ("beta", "alpha", "the population")]
     assert "the population" in draw_search({"b": old}).axes[1].texts[0].get_text()
     with pytest.raises(InputError, match="no search"):
         draw_search({})
+
+
+def test_importances_that_hardly_differ_are_drawn_flat(run: SearchRun) -> None:
+    flat = [
+        event.model_copy(update={"alpha": [0.5] * 4 + [0.5001], "beta": [0.5, 0.5, 0.5001]}) for event in run.evolutions
+    ]
+    _, _, beta, alpha, _ = draw_search({"flat": SearchRun(start=START, evolutions=flat)}).axes
+    assert all(high - low == pytest.approx(0.02) for low, high in (beta.get_ylim(), alpha.get_ylim()))
 
 
 @pytest.mark.parametrize("layers", [1, 30])

@@ -27,10 +27,10 @@ def costs_are_counted_once() -> Iterator[None]:
     known: dict[Any, Any] = {}
     original = candidate_cost._added
 
-    def added(block: RepBlock, name: str, shape: tuple[int, ...]) -> Any:
+    def added(block: RepBlock, name: str, shape: tuple[int, ...], alone: tuple[int, int]) -> Any:
         key = block.geometry, name, shape
         if key not in known:
-            known[key] = original(block, name, shape)
+            known[key] = original(block, name, shape, alone)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
