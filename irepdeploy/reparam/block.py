@@ -15,7 +15,7 @@ from irepdeploy.reparam import algebra
 from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.merging import Term, merge
-from irepdeploy.reparam.normalisation import NORMS, Norm, has_forward_hooks, scale_shift, uses_batch
+from irepdeploy.reparam.normalisation import NORMS, Norm, has_forward_hooks, scale_shift, uses_batch, with_moments
 from irepdeploy.reparam.sample import RUNNING, Sample, Statistics, sample_size, tap_slice
 
 __all__ = ["STEPS", "FixedOperation", "RepBlock", "Step", "is_marked"]
@@ -219,9 +219,16 @@ class RepBlock(nn.Module):
                 sides = (tap_slice(kind, geometry.kernel) for kind in (branch.rows, branch.columns))
                 terms.append(Term(kernel, bias, scale, shift, *sides))
             kernel, bias = merge(terms)
-        kernel, bias = kernel.to(x.dtype), bias.to(x.dtype)
+            moments, bn = None, self.fixed.bn
+            if isinstance(statistics, Sample) and bn is not None and all(uses_batch(norm) for norm in self._norms()):
+                moments = statistics.moments(kernel, bn)
         whole_map = statistics.batch if isinstance(statistics, Sample) else x
-        out = F.conv2d(whole_map, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        kernel, sizes = kernel.to(x.dtype), (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        if bn is None or moments is None:
+            out = F.conv2d(whole_map, kernel, bias.to(x.dtype), *sizes)
+        else:
+            # Mean and variance of the sum are those of the batch: what is estimated is how branches share in it.
+            out = with_moments(F.conv2d(whole_map, kernel, None, *sizes), moments[0] + bias, moments[1], bn)
         for branch, factor in whole:
             out += branch(x, factor)
         return out

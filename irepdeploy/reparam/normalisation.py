@@ -11,7 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from irepdeploy.reparam import algebra
 
-__all__ = ["NORMS", "Norm", "batch_norm", "has_forward_hooks", "scale_shift", "scale_shift_of", "uses_batch"]
+__all__ = [
+    "NORMS", "Norm", "batch_norm", "has_forward_hooks", "moments_of_ranks", "scale_shift", "scale_shift_of",
+    "uses_batch", "with_moments",
+]  # fmt: skip
 
 Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -66,9 +69,7 @@ def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[
 
     It updates the running statistics. Under a SyncBatchNorm the statistics are those of all ranks together.
     """
-    count = torch.full_like(mean[:1], values)
-    if isinstance(bn, nn.SyncBatchNorm) and distributed.is_available() and distributed.is_initialized():
-        var, mean, count = _over_ranks(var, mean, count, bn.process_group)
+    mean, var, count = moments_of_ranks(bn, mean, var, values)
     if bn.running_mean is not None and bn.running_var is not None:
         momentum = _count_batch(bn)
         with torch.no_grad():
@@ -76,6 +77,29 @@ def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[
             bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
             bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), momentum)
     return algebra.bn_scale_shift(bn.weight, bn.bias, mean, var, bn.eps)
+
+
+def moments_of_ranks(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, variance and number of values (1,) of all ranks under a SyncBatchNorm, of this one otherwise."""
+    count = torch.full_like(mean[:1], values)
+    if isinstance(bn, nn.SyncBatchNorm) and distributed.is_available() and distributed.is_initialized():
+        return _over_ranks(mean, var, count, bn.process_group)
+    return mean, var, count
+
+
+def with_moments(y: Tensor, mean: Tensor, var: Tensor, bn: Norm) -> Tensor:
+    """Shift and scale a map (N, C, H, W) so that the batch has this mean and variance, each (C,).
+
+    Under a SyncBatchNorm the batch is that of all ranks.
+    """
+    scale = (var + bn.eps).sqrt()
+    if not isinstance(bn, nn.SyncBatchNorm):
+        return F.batch_norm(y, None, None, scale, mean, True, 0.0, bn.eps)
+    wide = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
+    own_var, own_mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    own_mean, own_var, _ = moments_of_ranks(bn, own_mean, own_var, y.numel() / y.shape[1])
+    scale = scale * (own_var + bn.eps).rsqrt()
+    return torch.addcmul((mean - own_mean * scale).reshape(1, -1, 1, 1), wide, scale.reshape(1, -1, 1, 1)).to(y.dtype)
 
 
 class _BatchStatistics(torch.autograd.Function):
@@ -125,15 +149,15 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def _over_ranks(
-    var: Tensor, mean: Tensor, count: Tensor, group: distributed.ProcessGroup | None
+    mean: Tensor, var: Tensor, count: Tensor, group: distributed.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return variance, mean and count over the batches of all ranks, which may differ in size."""
+    """Return mean, variance and count over the batches of all ranks, which may differ in size."""
     sums: Tensor = _SumOverRanks.apply(torch.cat([mean * count, count]), group)
     total = sums[-1:]
     whole = sums[:-1] / total
     # Around the common mean, so that a large mean does not cancel the digits of the variance.
     squares: Tensor = _SumOverRanks.apply((var + (mean - whole).square()) * count, group)
-    return squares / total, whole, total
+    return whole, squares / total, total
 
 
 def _count_batch(bn: Norm) -> float:

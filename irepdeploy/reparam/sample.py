@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import Norm, scale_shift, scale_shift_of, uses_batch
+from irepdeploy.reparam.normalisation import Norm, moments_of_ranks, scale_shift, scale_shift_of, uses_batch
 
 __all__ = ["RUNNING", "Sample", "Statistics", "Taps", "sample_size", "tap_slice"]
 
@@ -107,16 +107,24 @@ class Sample:
 
     def _behind(self, bn: Norm, patch: Tensor, kernel: Tensor | None, bias: Tensor | None) -> ScaleShift:
         """Express `bn` behind a kernel on patches (count, rows, columns, C_in)."""
+        mean, var = self._moments(patch, kernel)
+        return scale_shift_of(bn, mean if bias is None else mean + bias, var, len(patch))
+
+    def moments(self, kernel: Tensor, bn: Norm) -> tuple[Tensor, Tensor]:
+        """Return mean and variance (C_out,) behind a kernel with all taps; of all ranks if `bn` is a SyncBatchNorm."""
+        patch = self._patches[_ALL]
+        return moments_of_ranks(bn, *self._moments(patch, kernel), len(patch))[:2]
+
+    def _moments(self, patch: Tensor, kernel: Tensor | None) -> tuple[Tensor, Tensor]:
         matrix, groups = None, self._geometry.groups
         if kernel is not None:
             matrix = kernel.permute(0, 2, 3, 1).flatten(1, 2).to(patch.dtype)
-        if torch.compiler.is_compiling():
-            y = _wide(_mapped(patch, matrix, groups))
-            mean = y.mean(1, keepdim=True)
-            mean, var = mean.flatten(), (y - mean).square().mean(1).flatten()
-        else:
-            mean, var = _Moments.apply(patch, matrix, groups)
-        return scale_shift_of(bn, mean if bias is None else mean + bias, var, len(patch))
+        if not torch.compiler.is_compiling():
+            found: tuple[Tensor, Tensor] = _Moments.apply(patch, matrix, groups)
+            return found
+        y = _wide(_mapped(patch, matrix, groups))
+        mean = y.mean(1, keepdim=True)
+        return mean.flatten(), (y - mean).square().mean(1).flatten()
 
     @property
     def _patches(self) -> dict[Kind, Tensor]:

@@ -265,6 +265,19 @@ def test_a_part_of_the_positions_is_drawn_from_all_of_them() -> None:
     assert counts == [15] * 60 and len(seen) == 105
 
 
+def test_the_mean_of_the_sum_does_not_depend_on_the_sample() -> None:
+    block = made(Geometry(4, 6), 3)
+    generator = torch.Generator().manual_seed(0)
+    # Few positions are far from zero, so that a sample may hold none of them.
+    x = torch.randn(8, 4, 24, 24, generator=generator, dtype=torch.float64)
+    x *= torch.rand(8, 1, 24, 24, generator=generator) < 0.02
+    exact = copy.deepcopy(block)(x).detach()
+    torch.manual_seed(0)
+    draws = [merged(block, 256)(x).detach() for _ in range(20)]
+    for out in draws:
+        assert torch.allclose(out.mean((0, 2, 3)), exact.mean((0, 2, 3)), atol=1e-9)
+
+
 def test_few_positions_take_the_exact_step_and_draw_nothing() -> None:
     assert [sample_size(positions) for positions in (100, 400, 4096, 10**6)] == [100, 256, 512, 2048]
     geometry = Geometry(4, 4)
