@@ -279,9 +279,16 @@ class TrainSection(_Section):
         amp: train under bfloat16 autocast.
         compile: run the steps through torch.compile; the first step of each batch size takes seconds to minutes longer.
         factors: whether alpha and beta of the branches are trained further or folded in first.
+        branch_init: "default", or "zero" to start every branch at zero (gamma and beta of its last normalisation).
+        branch_lr: factor of the learning rate for the branches, with alpha and beta.
+        branch_decay: factor of the weight decay for the branches, with alpha and beta.
+        fuse_at: share of the epochs after which the branches are fused, such as 0.75; the plain network is trained on
+            with batch normalisations that leave it the same function, and with a new momentum. None: at the end.
+
+    What concerns branches has no effect on a network without any.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("step", "compile")
+    later: ClassVar[tuple[str, ...]] = ("step", "compile", "branch_init", "branch_lr", "branch_decay", "fuse_at")
     epochs: Positive = 100
     batch_size: BatchSize = 64
     weights: SgdSection = SgdSection(lr=0.05, weight_decay=3e-4, clip=5.0)
@@ -296,11 +303,31 @@ class TrainSection(_Section):
     compile: bool = False
     augment: AugmentSection = AugmentSection()
     factors: Literal["trainable", "folded"] = "trainable"
+    branch_init: Literal["default", "zero"] = "default"
+    branch_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    branch_decay: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    fuse_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def fused_epochs(self) -> int | None:
+        """The number of epochs after which the branches are fused, at least 1 and less than all; None: at the end."""
+        # 0.29 * 100 is slightly less than 29.
+        return None if self.fuse_at is None else min(max(int(self.fuse_at * self.epochs + 1e-9), 1), self.epochs - 1)
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSection:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _fuses_in_time(self) -> TrainSection:
+        if self.fuse_at is not None and self.epochs < 2:
+            raise ValueError(f"fuse_at={self.fuse_at:g} needs at least 2 epochs, got {self.epochs}")
+        if self.fuse_at is not None and self.ema:
+            raise ValueError(
+                f"fuse_at={self.fuse_at:g} and ema={self.ema:g}: an average cannot be fused midway; choose one"
+            )
         return self
 
 

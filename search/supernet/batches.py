@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from irepdeploy.tasks import Classification
 
 from .subject import Subject
 
-__all__ = ["Batches", "batches_of"]
+__all__ = ["Batches", "batches_of", "with_last"]
 
 
 class Batches(Protocol):
@@ -58,6 +58,17 @@ def batches_of(
     assert not isinstance(train, Split)
     given = check or (lambda targets: None)
     return StreamLoader(train, batch_size, order, given, device=device, rank=rank, ranks=ranks)
+
+
+def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
+    """Yield the number of each batch, the batch, and whether it is the last."""
+    before: tuple[int, Any] | None = None
+    for step, batch in enumerate(batches):
+        if before is not None:
+            yield *before, False
+        before = step, batch
+    if before is not None:
+        yield *before, True
 
 
 def _classes(subject: Subject) -> int:

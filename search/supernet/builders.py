@@ -82,11 +82,14 @@ def with_branches(
     branches: Architecture | str,
     factors: Literal["trainable", "folded", "none"] = "trainable",
     where: Where = "*",
+    *,
+    silent: bool = False,
 ) -> nn.Module:
     """Return a new network with the branches of an Architecture, or all branches of a preset wherever possible.
 
     Alpha and beta weight the branches and are trained with them; "folded" moves their initial value into the gamma of
     each branch's last batch normalisation instead; "none" leaves the branches unweighted, as in the presets of peers.
+    `silent` branches start at zero.
     """
     if isinstance(branches, Architecture):
         names = [f".{name}" for name, _ in plain.named_modules()]
@@ -97,8 +100,8 @@ def with_branches(
                 f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",
                 where="--arch",
             )
-    net = insert_branches(plain, branches, where, scaled=factors == "trainable")
-    if factors == "folded":
+    net = insert_branches(plain, branches, where, scaled=factors == "trainable", preserve=silent)
+    if factors == "folded" and not silent:
         for module in net.modules():
             if isinstance(module, Branch):
                 last = [inner for inner in module.modules() if isinstance(inner, nn.BatchNorm2d)][-1]

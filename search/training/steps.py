@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from irepdeploy.errors import InputError, IrepdeployError, one_line
+from irepdeploy.reparam.block import RepBlock
 
 from ..execution.loop import set_rate, sgd
 from .schedule import rate_at
@@ -46,11 +47,20 @@ class RecipeSteps:
 
     def __init__(self, net: nn.Module, settings: TrainSection) -> None:
         self._settings = settings
-        self.optimizer: Optimizer = sgd(net.parameters(), settings.weights)
+        branches, alike = _of_branches(net), settings.branch_lr == settings.branch_decay == 1
+        self._apart = bool(branches) and not alike
+        if not self._apart:
+            self.optimizer: Optimizer = sgd(net.parameters(), settings.weights)
+            return
+        self.optimizer = sgd((each for each in net.parameters() if each not in branches), settings.weights)
+        decay = settings.weights.weight_decay * settings.branch_decay
+        self.optimizer.add_param_group({"params": list(branches), "weight_decay": decay})
 
     def set_rate(self, epoch: int, share: float) -> None:
-        """Set the rate of the recipe's schedule."""
+        """Set the rate of the recipe's schedule; the branches have it times a factor."""
         set_rate(self.optimizer, rate_at(self._settings, epoch, share))
+        if self._apart:
+            self.optimizer.param_groups[1]["lr"] *= self._settings.branch_lr
 
     def end_epoch(self) -> None:
         """Do nothing."""
@@ -118,6 +128,13 @@ class GivenSteps:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
+
+
+def _of_branches(net: nn.Module) -> dict[nn.Parameter, None]:
+    """Return the parameters of all branches, with alpha and beta, in order."""
+    blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
+    fixed = {each for block in blocks for each in block.fixed.parameters()}
+    return {each: None for block in blocks for each in block.parameters() if each not in fixed}
 
 
 def _made(what: str, factory: Callable[[Any], Any], argument: Any) -> Any:

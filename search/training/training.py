@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ from ..execution.loop import check_finite, check_loss, check_score, clip, memory
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..execution.run_folder import RunFolder, start_facts
-from ..supernet.batches import Batches, batches_of
+from ..supernet.batches import Batches, batches_of, with_last
 from ..supernet.builders import with_branches
 from ..supernet.subject import Subject, subject_of
 from .averaging import averaged
+from .early_fuse import fused_early, fused_structure
 from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 
 __all__ = ["Training"]
@@ -56,6 +58,7 @@ _SECONDS_BETWEEN_NOTES = 1.0
 _STEPS_BETWEEN_LOOKS = 50
 # Images per forward pass where nothing is trained.
 _BATCH = 200
+_BATCHES_OF_STATISTICS = 16
 
 
 class Training:
@@ -110,7 +113,8 @@ class Training:
             net = subject.net
             factors = settings.factors if preset_of(recipe.branches).scaled else "none"
             if preset_of(recipe.branches).branches:
-                net = with_branches(net, architecture or recipe.branches, factors, subject.where)
+                silent = settings.branch_init == "zero"
+                net = with_branches(net, architecture or recipe.branches, factors, subject.where, silent=silent)
         source = f"trained, moving average {settings.ema:g} of the weights" if settings.ema else "trained"
         self.net = channels_last(set_origin(net, statistics=source)).to(self.ranks.device)
         blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
@@ -118,6 +122,13 @@ class Training:
         self.branches = sum(len(block.active) for block in blocks)
         if blocks:
             set_step(self.net, settings.step)
+        # None: at the end, by whoever exports it.
+        self._fuse_epoch = settings.fused_epochs if blocks else None
+        if self._fuse_epoch is not None:
+            if optimizer is not None or scheduler is not None:
+                text = "an optimizer or scheduler of yours is of the parameters before the fuse"
+                raise InputError(text, where="train.fuse_at", hint="leave one of them out")
+            fused_structure(self.net)
         self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
         # Used at the end; opened now, so that a missing one does not cost hours.
@@ -168,11 +179,28 @@ class Training:
             )
         if tensorboard:
             self.folder.mirror_to_tensorboard()
+        self._connect()
+
+    def _connect(self) -> None:
         # It shares its weights with `net`, and sums the gradients of all ranks.
         self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
         self._call: Callable[..., Any] = self._forward
-        if settings.compile:
+        if self.settings.compile:
             self._call = compile_step(self._forward, self.ranks.device, "train.compile")
+
+    def _train_on(self, net: nn.Module) -> None:
+        """Go on with a fused network, and a new optimizer."""
+        self.net, self.has_blocks = channels_last(net).to(self.ranks.device), False
+        self.steps = RecipeSteps(self.net, self.settings)
+        self.optimizer = self.steps.optimizer
+
+    def _fuse_early(self) -> None:
+        # The same batches in every process, and none that the order of the training depends on.
+        order = torch.Generator().manual_seed(self.recipe.seed)
+        settings = self.settings
+        batches = batches_of(self.data, settings.batch_size, order, settings.augment, None, self.ranks.device)
+        self._train_on(fused_early(self.net, itertools.islice(batches, _BATCHES_OF_STATISTICS)))
+        self._connect()
 
     def run(self, advance: Advance = lambda epochs, note: None) -> TrainingResult:
         """Run the remaining epochs; `advance` gets the number of epochs since its last call and a short text."""
@@ -180,6 +208,8 @@ class Training:
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()
             with memory_guard(f"epoch {self.epoch + 1} of the training", self.ranks.device, "train.batch_size"):
+                if self.epoch == self._fuse_epoch:
+                    self._fuse_early()
                 loss, rate = self.train_epoch(lambda note: advance(0, note))
                 fitness = self._score()
             self.epoch_seconds.append(time.perf_counter() - started)
@@ -221,7 +251,7 @@ class Training:
             self.loader.epoch = self.epoch
         started = reported = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        for step, (images, labels), last in _with_last(self.loader):
+        for step, (images, labels), last in with_last(self.loader):
             # The last step of an epoch may accumulate fewer batches.
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, max(steps - begin, 1)) if steps else settings.accumulate
@@ -276,7 +306,8 @@ class Training:
         assert self.best is not None
         fitness, epoch = self.best
         best = channels_last(load(self.folder.path / "best.pt", model=self._model))
-        plain = (fuse(best) if self.has_blocks else best).to(self.ranks.device)
+        has_blocks = any(isinstance(module, RepBlock) for module in best.modules())
+        plain = (fuse(best) if has_blocks else best).to(self.ranks.device)
         watch: Callable[[Any, Any], None] = lambda outputs, targets: None  # noqa: E731
         if isinstance(self.task, Classification):
             watch = self.confusion
@@ -349,6 +380,8 @@ class Training:
                 raise CheckpointError(
                     f"the best network of this run: {error.what}", where=error.where, hint=hint
                 ) from error
+        if self._fuse_epoch is not None and state["epoch"] > self._fuse_epoch:
+            self._train_on(fused_structure(self.net))
         self.net.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -358,17 +391,6 @@ class Training:
         accuracy, negative_loss, epoch = state["best"]
         self.best = Fitness(accuracy, negative_loss), epoch
         self.epoch_seconds = state["epoch_seconds"]
-
-
-def _with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
-    """Yield the number of each batch, the batch, and whether it is the last."""
-    before: tuple[int, Any] | None = None
-    for step, batch in enumerate(batches):
-        if before is not None:
-            yield *before, False
-        before = step, batch
-    if before is not None:
-        yield *before, True
 
 
 def _score_set(outcome: Outcome) -> ScoreSet:
