@@ -68,7 +68,11 @@ def test_every_exit_code_is_listed() -> None:
     assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+# These two take most of a minute each; the demo runs the same commands by day.
+LONG = ("digits", "own network")
+
+
+@pytest.mark.parametrize("chain", [pytest.param(chain, marks=[pytest.mark.slow] * (chain in LONG)) for chain in CHAINS])
 def test_commands_and_programs_work(chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -427,7 +427,7 @@ def test_command_lines(pool: Path, cheap: Any, tmp_path: Path) -> None:
     assert {("bench",), ("search",), ("search", "compare"), ("jetson", "check"), ("export",)} <= set(known)
     with campaign("command lines") as counts, little_memory():
 
-        @settings(max_examples=cases(60, 5_000), deadline=None, phases=[Phase.generate])
+        @settings(max_examples=cases(20, 5_000), deadline=None, phases=[Phase.generate])
         @given(lines(known))
         def one(line: Line) -> None:
             kind = next(" ".join(words) for words in _prefixes(line.args) if words in known or not words)

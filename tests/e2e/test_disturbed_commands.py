@@ -130,7 +130,7 @@ def _command(name: str, get: Commands, root: Path) -> Command:
     [
         # By day, tests/search/execution/test_interrupted_runs.py ends searches and trainings more cheaply.
         pytest.param("search", 0, 100, marks=pytest.mark.slow),
-        ("train", 1, 100),
+        pytest.param("train", 0, 100, marks=pytest.mark.slow),
         pytest.param("export", 0, 100, marks=pytest.mark.slow),
         pytest.param("bench", 0, 100, marks=pytest.mark.slow),
         ("report", 5, 100),

@@ -19,8 +19,8 @@ from support.networks import random_network
 VGG16 = ("repvgg", "repnas", "acnet", "dbb", "dyrep", "irep")
 RESNET = ("irep", "dbb", "dyrep", "acnet")
 TABLES = {"vgg16": VGG16, "resnet18": RESNET, "resnet34": RESNET, "resnet50": RESNET}
-# One network of each family; all others run in nightly.
-FAST = {"acnet_vgg16", "irep_vgg16", "dbb_resnet18", "dyrep_resnet18"}
+# One network of each table; all others run in nightly.
+FAST = {"acnet_vgg16", "dbb_resnet18"}
 plain_digest = functools.cache(network_digest)
 
 
@@ -41,6 +41,7 @@ def test_other_networks_and_batches_differ() -> None:
     assert len({network_digest("vgg6", batch=batch) for batch in (1, 2, None)}) == 3
 
 
+@pytest.mark.slow
 def test_networks_of_cells_differ() -> None:
     names = ("cars_lat_a", "cars_lat_b")
     assert len({network_digest(name) for name in names}) == len(names)

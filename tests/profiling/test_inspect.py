@@ -506,6 +506,7 @@ def cost_rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["cost"]["rows"]}
 
 
+@pytest.mark.slow
 def test_every_preset_that_fits(models: dict[str, Path], measured: Measured, capsys: Capture) -> None:
     found = inspected(capsys, models["plain.pt"], "--cost", "--batch", 4)
     rows = cost_rows(found)

@@ -36,7 +36,10 @@ ARGS = {"resnet50": {}, "irep_resnet18_cifar": {"depths": (1, 1)}}
 SHAPE = (3, 16, 16)
 
 
-@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("amoebanet_a_cifar", "goldnas_cifar"))) for name in LEFT],
+)
 def test_networks_of_the_registry(name: str) -> None:
     net = settle_statistics(random_network(name, **ARGS.get(name, {"channels": 8})), SHAPE)
     before = copy.deepcopy(net.state_dict())

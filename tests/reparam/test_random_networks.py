@@ -20,7 +20,7 @@ from support.networks import blocks
 from support.strategies import small_networks
 
 # More than the profiles of conftest.py, because this property covers many; in parts, for both processes of the nightly.
-PARTS, EXAMPLES = (1, 50) if settings.default.max_examples <= 25 else (4, 2_500)
+PARTS, EXAMPLES = (1, 25) if settings.default.max_examples <= 25 else (4, 2_500)
 
 BRANCH_SETS = st.one_of(st.sampled_from(sorted(PRESETS)), st.lists(st.sampled_from(sorted(BRANCHES)), unique=True))
 

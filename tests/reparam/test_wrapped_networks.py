@@ -88,6 +88,7 @@ def test_moving_average_of_weights_is_what_is_fused(net: nn.Module, x: Tensor) -
     assert not ird.compare(net.eval(), plain, x).ok
 
 
+@pytest.mark.slow
 def test_compiled_in_train_and_eval_mode(net: nn.Module, x: Tensor) -> None:
     twin = copy.deepcopy(net).train()
     compiled = torch.compile(net.train(), backend="aot_eager", fullgraph=True)

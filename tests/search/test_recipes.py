@@ -39,8 +39,8 @@ def test_the_smoke_scale_is_smaller_and_asks_for_no_files(name: str) -> None:
     assert smoke.branches == whole.branches and smoke.search.budget == whole.search.budget
 
 
-# The deeper networks of the same data set at night.
-AT_NIGHT = ("irep_resnet34_imagenet", "irep_resnet50_imagenet")
+# Networks of one kind and the same way through it.
+AT_NIGHT = ("irep_resnet18_cifar10", "irep_resnet18_imagenet", "irep_resnet34_imagenet", "irep_resnet50_imagenet")
 
 
 @pytest.mark.parametrize(

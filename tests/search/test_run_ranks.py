@@ -260,6 +260,7 @@ print(found.best.digest, [each.value for each in found.fitnesses], done.result.d
 """
 
 
+@pytest.mark.slow
 def test_two_processes_search_and_train_a_callers_network(tmp_path: Path, journal_of: JournalOf) -> None:
     runs = {size: run_ranks(code(_OWN, [], tmp_path / str(size)), size) for size in (1, 2)}
     for size, ends in runs.items():

@@ -29,6 +29,7 @@ def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(ti
     assert all(torch.equal(weights[name], parameter) for name, parameter in net.named_parameters())
 
 
+@pytest.mark.slow
 def test_each_candidate_is_scored_in_three_ways(tiny: Tiny, tmp_path: Path) -> None:
     found = measure_recalibration(tiny("train.epochs=1"), 4, 2, tmp_path)
     assert [len(found[name]) for name in ("shared", "recalibrated")] == [4, 4]

@@ -140,14 +140,6 @@ def test_devices_stand_apart_and_samples_of_other_suites_have_a_table(readme: Pa
     assert "| naive | 2.00 | 1 |" in text and "batch 8" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "bench/README.md"])
-def test_the_readmes_are_what_their_records_give(page: str) -> None:
-    path = ROOT / page
-    text = path.read_text()
-    assert "<!-- table: " in text
-    assert refreshed(text, path.parent)[1] == []
-
-
 def test_convolutions_by_tool(tmp_path: Path) -> None:
     convolutions = {"as exported": 12, **dict.fromkeys(TOOLS, "fails"), "irepdeploy": 6}
     samples = {"given": [4_000_000] * 64, "collapsed": [1_000_000] * 64}

@@ -31,6 +31,7 @@ for suite in (table1, supernet_step):
 """
 
 
+@pytest.mark.slow
 def test_table1_and_supernet_step_run_by_themselves_with_torch_and_numpy_alone(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _ALONE, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -40,6 +40,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path) -> None:
     display = Display()
     request = SuiteRequest(scale="smoke", out=tmp_path, only=("1/3", "vgg6 1"), seed=2)

@@ -53,6 +53,7 @@ def test_compiled_training_is_the_same_training(
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_to_the_bit(tiny: Tiny, tmp_path: Path, graphs: list[Any]) -> None:
     recipe = tiny(*OPTIONS, "train.step=merged", "train.compile=true")
     whole = Training(recipe, tmp_path / "whole", SOME)
@@ -66,7 +67,8 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny: Tiny, tmp_path: Path, graphs
         assert torch.equal(resumed.net.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("step", [pytest.param("exact", marks=pytest.mark.slow), "merged"])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["exact", "merged"])
 def test_a_search_compiles_the_whole_supernet_and_no_subnet(
     step: str, tiny: Tiny, tmp_path: Path, graphs: list[Any]
 ) -> None:
