@@ -78,6 +78,7 @@ tables: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/robustness.md --check
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/ecosystem.md --check
 	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/merged-step.md --check
+	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/does-it-pay.md --check
 
 system-deps:  ## install the Debian packages that tests need
 ifeq ($(strip $(DEBIAN_PACKAGES)),)

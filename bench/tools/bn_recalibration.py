@@ -15,14 +15,13 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import kendalltau
-from torch import nn
+from torch import Tensor
 
 from irepdeploy.console import log, table
 from irepdeploy.data import Dataset
@@ -32,6 +31,7 @@ from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.search.engine import Search
 from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
 from irepdeploy.search.evaluation.fitness import Fitness, score
+from irepdeploy.search.evaluation.recalibration import recalibrate
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_net, load_data, with_branches
 from irepdeploy.search.supernet.space import Bits
@@ -39,28 +39,9 @@ from irepdeploy.search.training.training import Training
 
 from .harness import keep_line
 
-__all__ = ["measure_recalibration", "recalibrate"]
+__all__ = ["measure_recalibration"]
 
 _BATCH = 50
-
-
-@torch.no_grad()
-def recalibrate(net: nn.Module, data: Dataset) -> nn.Module:
-    """Give every batch normalisation the mean of the statistics of all training batches, in place."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        # None: the mean of all batches, each with the same weight.
-        norm.momentum = None
-    net.train()
-    for start in range(0, len(data.train), _BATCH):
-        images = data.train.images[start : start + _BATCH]
-        if len(images) > 1:
-            net(channels_last(images))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return net.eval()
 
 
 def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: Path) -> dict[str, Any]:
@@ -102,8 +83,15 @@ def _own_statistics(recipe: Recipe, search: Search, bits: Bits) -> Fitness:
     net = with_branches(build_net(recipe, data), search.space.architecture(bits))
     weights = search.supernet.model.state_dict()
     net.load_state_dict({name: weights[name] for name in net.state_dict()})
-    recalibrate(channels_last(net), data)
+    recalibrate(channels_last(net), _batches(data))
     return score(channels_last(fuse(net, prove=False)), data.val)
+
+
+def _batches(data: Dataset) -> Iterator[Tensor]:
+    for start in range(0, len(data.train), _BATCH):
+        images = data.train.images[start : start + _BATCH]
+        if len(images) > 1:
+            yield channels_last(images)
 
 
 def _agreement(

@@ -1,8 +1,8 @@
 """Generate the tables of a Markdown file from the records that they name.
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
-is relative to the Markdown file. ``SUITE runner`` takes one runner only, and ``campaigns`` and ``ecosystem`` are those
-of the tools of these names. Run
+is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``campaigns``, ``ecosystem`` and
+``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tables(suite: str, runner: str | None, path: Path) -> str:
     if suite == "campaigns":
         return f"{campaign_table(read_campaigns(path))}\n"
+    if suite == "pays":
+        from .pays import pays_tables
+
+        return f"{pays_tables(runner or '', path)}\n"
     if suite == "ecosystem":
         return f"{ecosystem_table(read_walk(path))}\n"
     found = gather([path])

@@ -1,4 +1,4 @@
-"""Records of a reproduction: one line for each training of its protocol, and what they say beside each other."""
+"""Records of a reproduction: one line for each cell of its protocol, and what they say beside each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, StrictStr
 
@@ -15,68 +15,149 @@ from irepdeploy.parsing.json_lines import append_line, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.parsing.validation import validated
 from irepdeploy.runs.result import SearchFigures, TrainingResult
-from irepdeploy.runs.schema import Count, Digest, Number, Schema
+from irepdeploy.runs.schema import Count, Digest, Loss, Number, Schema, Score
 from irepdeploy.runs.spread import student_interval
 
-__all__ = ["MARGIN", "RECORDS", "Difference", "ReproducedCell", "append_cell", "paired", "read_cells"]
+__all__ = [
+    "MARGIN",
+    "MEASUREMENTS",
+    "RECORDS",
+    "Difference",
+    "Measured",
+    "ReproducedCell",
+    "ReproducedRecord",
+    "RescoredPopulation",
+    "TimedPopulation",
+    "append_cell",
+    "paired",
+    "read_cells",
+    "read_measured",
+]
 
 RECORDS = "records.jsonl"
+MEASUREMENTS = "measurements.jsonl"
 MARGIN = 0.3
 _KIND = "file of records of a reproduction"
+# A candidate's score by the metric, and minus its loss, which breaks ties.
+Scores = tuple[tuple[Score, Loss], ...]
 
 
-class ReproducedCell(Schema):
-    """One training of a protocol: what it was, under which settings, and its result.
+class ReproducedRecord(Schema):
+    """What was made for one cell of a protocol, when and where."""
+
+    protocol: StrictStr
+    version: Number
+    cell: StrictStr
+    network: StrictStr
+    condition: StrictStr
+    arm: StrictStr
+    place: Count
+    seed: StrictInt
+    recipe: dict[str, Any]
+    created: StrictStr
+    system: dict[str, Any]
+
+
+class ReproducedCell(ReproducedRecord):
+    """One training of a protocol: under which settings, and its result.
 
     `test_accuracy` of the result is None in a trial, which never reads the test set. `architecture` is what was
     trained, if not all branches of the preset; `search` are the figures of the search that found it. `structure` is the
     digest of the exported network: a runtime does the same work for all networks of one digest.
     """
 
-    protocol: StrictStr
-    version: Number
-    cell: StrictStr
     stage: Literal["trial", "final", "candidate"]
-    network: StrictStr
-    condition: StrictStr
-    arm: StrictStr
-    place: Count
-    seed: StrictInt
     settings: dict[StrictStr, float | str]
     result: TrainingResult
     architecture: dict[str, Any] | None = None
     search: SearchFigures | None = None
     score: float | None = Field(default=None, allow_inf_nan=False)
     structure: Digest | None = None
-    recipe: dict[str, Any]
-    created: StrictStr
-    system: dict[str, Any]
 
 
-def append_cell(path: Path, cell: ReproducedCell) -> None:
+class RescoredPopulation(ReproducedRecord):
+    """The last population of a search, best first, scored again by the same shared weights.
+
+    Attributes:
+        images: Search-validation images.
+        batches: Training batches from which statistics were taken anew.
+        whole: Scores on all images, as the search gave them.
+        halves: Scores on both halves of the images, for each random split.
+        recalibrated: Scores on all images, each time with batch-normalisation statistics of other batches.
+    """
+
+    stage: Literal["scoring"]
+    images: Number
+    batches: Number
+    whole: Scores
+    halves: tuple[tuple[Scores, Scores], ...]
+    recalibrated: tuple[Scores, ...]
+
+
+class TimedPopulation(ReproducedRecord):
+    """Nanoseconds of scoring a population in several ways, which took turns.
+
+    Attributes:
+        population: Number of candidates, which share one fuse of all branches.
+        images: Search-validation images that each candidate was scored on.
+        batch: Images per forward pass of the fused networks, `naive_batch` of the others.
+        naive_batch: See `batch`.
+        chunk: Candidates per sample of the fused networks, `naive_chunk` of the others.
+        naive_chunk: See `chunk`.
+        samples_ns: Samples by evaluation.
+        fuse_ns: Samples of fusing every branch.
+    """
+
+    stage: Literal["timing"]
+    population: Number
+    images: Number
+    batch: Number
+    naive_batch: Number
+    chunk: Number
+    naive_chunk: Number
+    samples_ns: dict[StrictStr, Annotated[tuple[Count, ...], Field(min_length=1)]]
+    fuse_ns: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+Measured = RescoredPopulation | TimedPopulation
+_MEASURED: dict[object, type[Measured]] = {"scoring": RescoredPopulation, "timing": TimedPopulation}
+
+
+def append_cell(path: Path, cell: ReproducedRecord) -> None:
     """Append a record; earlier lines are never changed."""
     append_line(path, cell.model_dump(mode="json"))
 
 
 def read_cells(paths: Iterable[Path]) -> dict[str, ReproducedCell]:
-    """Read records by the name of their cell; of a cell that was done twice the first one counts.
+    """Read records of trainings by the name of their cell; of a cell that was done twice the first one counts.
 
     Raises:
-        InputError: A file cannot be read, or none of its lines is such a record.
+        InputError: A file cannot be read, or none of its lines is a record.
     """
-    found: dict[str, ReproducedCell] = {}
+    return {name: each for name, each in _read(paths).items() if isinstance(each, ReproducedCell)}
+
+
+def read_measured(paths: Iterable[Path]) -> dict[str, Measured]:
+    """Read the records that are not of trainings, like `read_cells`."""
+    return {name: each for name, each in _read(paths).items() if isinstance(each, RescoredPopulation | TimedPopulation)}
+
+
+def _read(paths: Iterable[Path]) -> dict[str, ReproducedRecord]:
+    found: dict[str, ReproducedRecord] = {}
     for path in paths:
         for cell in read_lines(path, _parsed, _KIND, "record").values.values():
             found.setdefault(cell.cell, cell)
     return found
 
 
-def _parsed(value: object, where: str) -> ReproducedCell:
+def _parsed(value: object, where: str) -> ReproducedRecord:
     try:
         value = unsealed(value)
     except JsonError as error:
         raise InputError(f"not a record: {error}", where=where) from None
-    return validated(ReproducedCell, value, "a record of a reproduction", where=where)
+    stage = value.get("stage") if isinstance(value, dict) else None
+    kind: type[ReproducedRecord] = _MEASURED.get(stage, ReproducedCell) if isinstance(stage, str) else ReproducedCell
+    return validated(kind, value, "a record of a reproduction", where=where)
 
 
 @dataclass(frozen=True)

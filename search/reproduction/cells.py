@@ -1,9 +1,10 @@
-"""Cells of a protocol: the trainings that its questions need, in the order in which they are made."""
+"""Cells of a protocol: what its questions need, most of it trainings, in the order in which it is made."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from irepdeploy.errors import InputError
@@ -11,18 +12,24 @@ from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.runs.reproduction import ReproducedCell
 
 from ..execution.shipped import recipe_path
-from .protocol import ARMS, QUESTIONS, RANKED, SPACE, TRIAL_SEED, Arm, Condition, Network, Protocol, Settings
+from .protocol import ADDED, ARMS, QUESTIONS, RANKED, SPACE, TRIAL_SEED, Arm, Condition, Network, Protocol, Settings
 
 __all__ = ["Cell", "Extras", "cells_of", "chosen_trial", "recipe_of_cell", "settings_of"]
 
-Stage = Literal["trial", "final", "candidate"]
+Stage = Literal["trial", "final", "candidate", "scoring", "timing"]
+# The arm whose space and budget the timed candidates have.
+_TIMED = "drawn 2/3"
 # Overrides that change where a cell is computed and how, but not what: such as data.root.
 Extras = Sequence[str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a trial of settings, a final run, or a candidate retrained; `place` counts trials, or ranks."""
+    """A training or a measurement.
+
+    Trainings are a trial of settings, a final run, or a candidate retrained; `place` counts trials, or ranks. "scoring"
+    scores the last population of the arm's search again, "timing" times the scoring of a population.
+    """
 
     protocol: Protocol
     network: Network
@@ -35,7 +42,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The name of the cell: what it is, apart from its settings."""
-        place = "" if self.stage == "final" else f" {self.place}"
+        place = f" {self.place}" if self.stage in ("trial", "candidate") else ""
         what = f"{self.arm.name}, {self.stage}{place}, seed {self.seed}"
         protocol = f"{self.protocol.name} v{self.protocol.version}"
         return f"{protocol}: {self.network.name}, {self.condition.label}, {what}"
@@ -47,9 +54,19 @@ class Cell:
         return "-".join(words)
 
     @property
+    def trains(self) -> bool:
+        """Whether the cell is a training."""
+        return self.stage in ("trial", "final", "candidate")
+
+    @property
+    def searcher(self) -> Cell:
+        """The cell whose search gives this one its Architectures: its own, or the first of all seeds."""
+        return self if self.stage == "final" else replace(self, stage="final", seed=self.protocol.seeds[0], place=0)
+
+    @property
     def trials(self) -> list[Cell]:
-        """The trials that decide the settings of this cell, in the main condition; a trial needs none."""
-        if self.stage == "trial":
+        """The trials that decide the settings of this training, in the main condition; a trial needs none."""
+        if self.stage == "trial" or not self.trains:
             return []
         protocol, arm = self.protocol, self.arm.tuning
         return [
@@ -59,14 +76,18 @@ class Cell:
 
 
 def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Network]) -> list[Cell]:
-    """Return the cells of some questions without repetition: for each network trials first, then what they decide."""
+    """Return the cells of some questions without repetition: for each network trials first, then what they decide.
+
+    Those of `ADDED` come after all others.
+    """
     for question in questions:
         if question not in QUESTIONS:
             text = f"no question {question!r}"
             raise InputError(text, where="--table", hint=f"one of {', '.join(QUESTIONS)}")
     found: dict[str, Cell] = {}
-    for network in networks:
-        late = [cell for question in questions for cell in _late(protocol, network, question)]
+    asked = [question for question in questions if question in protocol.questions]
+    for added, network in itertools.product((False, True), networks):
+        late = [cell for question in asked for cell in _late(protocol, network, question, added=added)]
         for cell in [*(trial for each in late for trial in each.trials), *late]:
             found.setdefault(cell.key, cell)
     if not found:
@@ -74,15 +95,21 @@ def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Ne
     return list(found.values())
 
 
-def _late(protocol: Protocol, network: Network, question: str) -> Iterator[Cell]:
-    for condition in protocol.axes if question == "axes" else (protocol.main,):
-        for name in QUESTIONS[question]:
-            for seed in protocol.seeds:
-                yield Cell(protocol, network, condition, ARMS[name], "final", seed)
-    if question == "search":
+def _late(protocol: Protocol, network: Network, question: str, *, added: bool) -> Iterator[Cell]:
+    main, first = protocol.main, protocol.seeds[0]
+    if (question in ADDED) == added:
+        for condition in protocol.axes if question == "axes" else (main,):
+            for name in QUESTIONS[question]:
+                for seed in protocol.seeds:
+                    yield Cell(protocol, network, condition, ARMS[name], "final", seed)
+    if question == "search" and not added:
         for place in range(protocol.candidates):
             for seed in protocol.candidate_seeds:
-                yield Cell(protocol, network, protocol.main, ARMS[RANKED], "candidate", seed, place)
+                yield Cell(protocol, network, main, ARMS[RANKED], "candidate", seed, place)
+    if question == "search" and added:
+        yield Cell(protocol, network, main, ARMS[RANKED], "scoring", first)
+    if question == "1" and added:
+        yield Cell(protocol, network, main, ARMS[_TIMED], "timing", first)
 
 
 def chosen_trial(cell: Cell, done: Mapping[str, ReproducedCell]) -> int | None:
@@ -108,6 +135,7 @@ def recipe_of_cell(cell: Cell, settings: Settings | None, extras: Extras = ()) -
         *cell.network.overrides,
         *cell.condition.overrides,
         *([] if settings is None else settings.overrides),
+        *arm.overrides(cell.condition.epochs),
         f"branches={branches}",
         f"seed={cell.seed}",
         *([] if arm.budget is None else [f"search.budget={arm.budget}"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ __all__ = ["reproduce"]
 def reproduce(
     data: Annotated[str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10 or imagenet.")],
     question: Annotated[
-        str | None, typer.Option("--table", help="2, 5, search or axes. [all of them]", show_default=False)
+        str | None, typer.Option("--table", help="2, 5, search, axes, helps or 1. [all of them]", show_default=False)
     ] = None,
     network: Annotated[
         str | None, typer.Option("--network", help="One network of the protocol. [all of them]", show_default=False)
@@ -54,14 +54,15 @@ def reproduce(
     irepdeploy reproduce fashion-mnist --table 2 --network compact6 --job 1/2 --hours 2 --out runs/pays
     """
     from irepdeploy.console import log, print_json, progress, table
-    from irepdeploy.files import write_json
+    from irepdeploy.files import write_bytes, write_json
 
     from ..execution.device import ranks_of
     from ..execution.run_folder import own_folder
     from ..jobs import Job
     from .cells import cells_of, recipe_of_cell
-    from .protocol import QUESTIONS, protocol_of
-    from .run import records_in, run_cells
+    from .protocol import protocol_of
+    from .run import measured_in, records_in, run_cells
+    from .table import markdown_of
     from .tables import tables_of
 
     protocol = protocol_of(data)
@@ -69,12 +70,12 @@ def reproduce(
     protocol = protocol.smoke if smoke else protocol
     protocol = protocol.merged if merged else protocol
     networks = protocol.networks if network is None else (protocol.network(network),)
-    questions = tuple(QUESTIONS) if question is None else (question,)
+    questions = protocol.questions if question is None else (question,)
     cells = cells_of(protocol, questions, networks)
     mine = Job.of(job)
     share = mine.share(cells)
     place = Path("runs") / f"reproduce-{data}" if out is None else out
-    done = records_in(place)
+    done = {*records_in(place), *measured_in(place)}
     if only_list:
         _show_list(protocol, share, done, merged=merged, json=json)
         return
@@ -93,9 +94,11 @@ def reproduce(
             outcome = run_cells(share, place, folder, ranks=ranks, extras=extras, hours=hours, advance=task.advance)
         if not ranks.first:
             return
-    found = tables_of(protocol, records_in(place), questions, networks)
-    pictures = _draw(protocol, records_in(place), questions, networks, place)
+    records = records_in(place)
+    found = tables_of(protocol, records, questions, networks, measured_in(place))
+    pictures = _draw(protocol, records, questions, networks, place)
     write_json(place / "tables.json", [each.to_dict() for each in found])
+    write_bytes(place / "tables.md", f"{markdown_of(found)}\n".encode())
     if json:
         print_json([each.to_dict() for each in found])
         return
@@ -103,14 +106,14 @@ def reproduce(
         table(each.title, each.columns, each.rows)
         for note in each.notes:
             say(note)
-    say("wrote " + ", ".join(map(str, (place / "tables.json", *pictures))))
+    say("wrote " + ", ".join(map(str, (place / "tables.json", place / "tables.md", *pictures))))
     if outcome.stopped:
         say("the time is up: the same command goes on")
     if outcome.waiting:
         say(f"{len(outcome.waiting)} cells wait for trials of other jobs: run again once their records are in {place}")
 
 
-def _said(share: Sequence[Cell], done: Mapping[str, ReproducedCell], *, merged: bool) -> str:
+def _said(share: Sequence[Cell], done: Collection[str], *, merged: bool) -> str:
     from .hours import total_hours
 
     left = [cell for cell in share if cell.key not in done]
@@ -121,9 +124,7 @@ def _said(share: Sequence[Cell], done: Mapping[str, ReproducedCell], *, merged: 
     return f"{len(share)} cells, {len(share) - len(left)} done; {len(left)} to make, {time}"
 
 
-def _show_list(
-    protocol: Protocol, share: Sequence[Cell], done: Mapping[str, ReproducedCell], *, merged: bool, json: bool
-) -> None:
+def _show_list(protocol: Protocol, share: Sequence[Cell], done: Collection[str], *, merged: bool, json: bool) -> None:
     from irepdeploy.console import print_json, table
 
     from .hours import total_hours

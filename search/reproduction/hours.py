@@ -13,6 +13,7 @@ from irepdeploy.recipe import Recipe, SearchSection, load_recipe
 
 from ..execution.shipped import recipe_path
 from .cells import Cell
+from .measure import BATCHES, RECALIBRATIONS
 from .protocol import Network
 
 __all__ = ["hours_of", "total_hours"]
@@ -20,6 +21,7 @@ __all__ = ["hours_of", "total_hours"]
 _A_BRANCH = 0.98
 _MERGED = 2.8
 _FORWARD = 1 / 3
+_FUSE_AT = "train.fuse_at="
 _BRANCHES = {"none": 0.0, "repvgg": 2.0, "acnet": 2.0, "dbb": 3.0, "repnas": 6.0}
 _ALL = 9.0
 
@@ -34,7 +36,17 @@ def hours_of(cell: Cell, *, merged: bool = False) -> float | None:
     scoring = recipe.data.options.get("val", 0) / condition.batch * _FORWARD
     possible = _BRANCHES.get(cell.arm.branches, _ALL)
     kept = _kept(cell.arm.budget, possible)
-    training = condition.epochs * (steps * _factor(kept, merged) + scoring)
+    whole = 1 + _A_BRANCH * kept
+    if cell.stage == "timing":
+        # Naively in batches of two sizes, and fused.
+        return step * recipe.search.population * (2 * whole + 1) * scoring / 3600
+    if cell.stage == "scoring":
+        # Without the search, which its own cell has made.
+        anew = RECALIBRATIONS * (BATCHES * whole * _FORWARD + scoring)
+        return step * recipe.search.population * (scoring + anew) / 3600
+    share = next((float(each.partition("=")[2]) for each in cell.arm.changes if each.startswith(_FUSE_AT)), 1.0)
+    factor = share * _factor(kept, merged) + 1 - share
+    training = condition.epochs * (steps * factor + scoring)
     search = 0.0
     if cell.stage != "trial" and cell.arm.strategy is not None:
         search = _search(recipe.search, steps, _factor(possible, merged), _factor(kept, merged), scoring)

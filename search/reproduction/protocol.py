@@ -12,7 +12,21 @@ from irepdeploy.errors import InputError
 
 from ..suites.table5 import BUDGETS, PAPER
 
-__all__ = ["PROTOCOLS", "QUESTIONS", "Arm", "Condition", "Network", "Protocol", "Settings", "protocol_of"]
+__all__ = [
+    "ADDED",
+    "ARMS",
+    "PROTOCOLS",
+    "QUESTIONS",
+    "RANKED",
+    "SPACE",
+    "TRIAL_SEED",
+    "Arm",
+    "Condition",
+    "Network",
+    "Protocol",
+    "Settings",
+    "protocol_of",
+]
 
 SPACE = "ireps"
 _FRACTION = "2/3"
@@ -45,6 +59,8 @@ class Arm:
         strategy: How the Architecture is searched; None draws it at random.
         tuned_as: Arm whose trials give the settings; by default its own, which train a drawn Architecture where the
             arm searches one.
+        warmup: Share of the epochs over which the learning rate rises; None: as the recipe.
+        changes: Further overrides of the recipe.
     """
 
     name: str
@@ -52,6 +68,13 @@ class Arm:
     budget: str | None = None
     strategy: str | None = None
     tuned_as: str | None = None
+    warmup: float | None = None
+    changes: tuple[str, ...] = ()
+
+    def overrides(self, epochs: int | None) -> list[str]:
+        """Return what the arm changes besides its branches in a training of this many epochs."""
+        rising = [] if self.warmup is None or epochs is None else [max(1, round(self.warmup * epochs))]
+        return [*(f"train.warmup_epochs={each}" for each in rising), *self.changes]
 
     @property
     def tuning(self) -> Arm:
@@ -65,6 +88,18 @@ def _budget_arm(budget: str) -> Arm:
     return Arm(f"des {budget}", budget=budget, strategy="des")
 
 
+# What may help where branches do not pay; what helps a plain network too is tried on both.
+_WARMUP, _AVERAGE = 0.125, "train.ema=0.995"
+_HELP = (
+    Arm("plain, long warm-up", "none", warmup=_WARMUP),
+    Arm("all, long warm-up", warmup=_WARMUP),
+    Arm("plain, average", "none", changes=(_AVERAGE,)),
+    Arm("all, average", changes=(_AVERAGE,)),
+    Arm("all, from zero", changes=("train.branch_init=zero",)),
+    Arm("all, rate 0.3", changes=("train.branch_lr=0.3",)),
+    Arm("all, no decay", changes=("train.branch_decay=0",)),
+    Arm("all, fused at 3/4", changes=("train.fuse_at=0.75",)),
+)
 ARMS = {
     arm.name: arm
     for arm in (
@@ -80,6 +115,7 @@ ARMS = {
             for budget in BUDGETS[:-1]
         ),
         *(Arm(f"{name} 2/3", SPACE, _FRACTION, name, "drawn 2/3") for name in ("evolution", "topk", "random")),
+        *_HELP,
     )
 }
 QUESTIONS = {
@@ -87,7 +123,12 @@ QUESTIONS = {
     "5": ("plain", *(f"des {budget}" for budget in BUDGETS[:-1]), "all"),
     "search": ("random 2/3", "des 2/3", "evolution 2/3", "topk 2/3", "drawn 2/3"),
     "axes": ("plain", "repvgg", "dbb", "all"),
+    "helps": ("plain", "all", *(arm.name for arm in _HELP)),
+    # No training.
+    "1": (),
 }
+# Their cells come last, so that jobs that began before keep their shares.
+ADDED = ("helps", "1")
 # The search whose last population is retrained, to compare the supernet's ranking with.
 RANKED = "random 2/3"
 
@@ -138,6 +179,7 @@ class Protocol:
 
     name: str
     networks: tuple[Network, ...]
+    questions: tuple[str, ...] = ("2", "5", "search")
     main: Condition = Condition()
     axes: tuple[Condition, ...] = ()
     # Half of the full factorial design: every learning rate with both decays and both schedules.
@@ -212,6 +254,7 @@ PROTOCOLS = {
                     step_seconds=0.3,
                 ),
             ),
+            tuple(QUESTIONS),
             Condition(10_240, 40),
             (Condition(10_240, 10), Condition(10_240, 120), Condition(2_560, 160), Condition(51_200, 8)),
         ),

@@ -5,20 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 import irepdeploy
-from irepdeploy.board.system import system_block
 from irepdeploy.console import log
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.onnx_graph.structure_digest import structure_digest
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs.journal import JOURNAL
-from irepdeploy.runs.reproduction import RECORDS, ReproducedCell, append_cell, read_cells
+from irepdeploy.runs.reproduction import (
+    MEASUREMENTS,
+    RECORDS,
+    Measured,
+    ReproducedCell,
+    append_cell,
+    read_cells,
+    read_measured,
+)
 from irepdeploy.runs.result import TrainingResult
 
 from ..engine import Search
@@ -30,9 +36,10 @@ from ..supernet.subject import Subject, subject_of
 from ..supernet.supernet import Supernet
 from ..training.training import Training
 from .cells import Cell, Extras, recipe_of_cell, settings_of
+from .measure import facts_of, rescored, timed
 from .protocol import Settings
 
-__all__ = ["Outcome", "drawn", "records_in", "run_cells"]
+__all__ = ["Outcome", "drawn", "measured_in", "records_in", "run_cells"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,12 @@ class _TimeIsUp(Exception):
 def records_in(out: Path) -> dict[str, ReproducedCell]:
     """Return the records of all jobs in a folder."""
     return read_cells(path for path in (out / RECORDS, *sorted(out.glob(f"*/{RECORDS}"))) if path.exists())
+
+
+def measured_in(out: Path) -> dict[str, Measured]:
+    """Return the measurements of all jobs in a folder."""
+    places = (out / MEASUREMENTS, *sorted(out.glob(f"*/{MEASUREMENTS}")))
+    return read_measured(path for path in places if path.exists())
 
 
 def run_cells(
@@ -75,30 +88,52 @@ def run_cells(
         advance: Gets the number of cells done since its last call, and a short text.
     """
     until = None if hours is None else time.monotonic() + 3600 * hours
-    done, made, left = records_in(out), 0, list(cells)
-    advance(sum(cell.key in done for cell in cells), "")
-    left = [cell for cell in left if cell.key not in done]
+    done, measured, made = records_in(out), set(measured_in(out)), 0
+    advance(sum(cell.key in done or cell.key in measured for cell in cells), "")
+    left = [cell for cell in cells if cell.key not in done and cell.key not in measured]
     while True:
         waiting = []
         for cell in left:
+            watch = _watch(advance, cell, until, ranks)
             settings = settings_of(cell, done)
-            if settings is None:
+            if settings is None and cell.trains:
                 waiting.append(cell)
                 continue
+            note = ""
             try:
-                record = _record(cell, settings, job, ranks, extras, _watch(advance, cell, until, ranks))
+                if settings is None:
+                    measurement = _measured(cell, job, ranks, extras, watch)
+                    if measurement is not None:
+                        append_cell(job / MEASUREMENTS, measurement)
+                else:
+                    record = _record(cell, settings, job, ranks, extras, watch)
+                    if ranks.first:
+                        append_cell(job / RECORDS, record)
+                    done[cell.key] = record
+                    note = f"val {record.result.val_accuracy:.2%}"
             except _TimeIsUp:
                 return Outcome(made, (), stopped=True)
-            if ranks.first:
-                append_cell(job / RECORDS, record)
-            done[cell.key] = record
             made += 1
-            advance(1, f"{cell.key}  val {record.result.val_accuracy:.2%}")
+            advance(1, f"{cell.key}  {note}")
         # Other jobs may have made trials meanwhile.
         done = {**records_in(out), **done}
         if not any(settings_of(cell, done) for cell in waiting):
             return Outcome(made, tuple(waiting), stopped=False)
         left = waiting
+
+
+def _measured(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> Measured | None:
+    """Return the record of a cell that trains nothing, in the first process."""
+    found: Measured | None = None
+    if cell.stage == "scoring":
+        search, _ = _searched(cell.searcher, job, ranks, extras, advance)
+        if ranks.first:
+            found = rescored(cell, search, lambda note: advance(0, note))
+    elif ranks.first:
+        plan = recipe_of_cell(cell, None, extras)
+        found = timed(cell, plan, _subject(plan, ranks))
+    ranks.barrier()
+    return found
 
 
 def _watch(advance: Advance, cell: Cell, until: float | None, ranks: Ranks) -> Advance:
@@ -124,10 +159,7 @@ def _record(
     search: SearchResult | None = None
     architecture, score = None, None
     if cell.stage != "trial" and cell.arm.strategy is not None:
-        searcher = cell
-        if cell.stage == "candidate":
-            searcher = replace(cell, stage="final", seed=cell.protocol.seeds[0], place=0)
-        search = _searched(searcher, job, ranks, extras, advance)
+        _, search = _searched(cell.searcher, job, ranks, extras, advance)
         if cell.place >= len(search.population):
             raise InputError(f"the population has {len(search.population)} candidates", where=cell.key)
         architecture, score = search.population[cell.place], search.fitnesses[cell.place].value
@@ -137,32 +169,22 @@ def _record(
         result = _trained(cell, plan, folder, architecture, ranks, advance)
         structure = _structure(folder) if ranks.first and cell.stage == "final" else None
     return ReproducedCell(
-        protocol=cell.protocol.name,
-        version=cell.protocol.version,
-        cell=cell.key,
-        stage=cell.stage,
-        network=cell.network.name,
-        condition=cell.condition.label,
-        arm=cell.arm.name,
-        place=cell.place,
-        seed=cell.seed,
+        **facts_of(cell, plan),
         settings=vars(settings),
         result=result,
         architecture=None if architecture is None else architecture.to_dict(),
         search=None if search is None else search.figures,
         score=score,
         structure=structure,
-        recipe=plan.model_dump(mode="json", exclude={"scales"}),
-        created=datetime.now(UTC).isoformat(),
-        system=system_block(),
     )
 
 
-def _searched(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> SearchResult:
+def _searched(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> tuple[Search, SearchResult]:
     plan = recipe_of_cell(cell, None, extras)
     folder = job / f"search-{cell.folder}"
     with own_folder(folder, ranks):
-        return Search(plan, folder, resume=(folder / JOURNAL).exists(), ranks=ranks).run(advance)
+        search = Search(plan, folder, resume=(folder / JOURNAL).exists(), ranks=ranks)
+        return search, search.run(advance)
 
 
 def _trained(

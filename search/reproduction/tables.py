@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
-from irepdeploy.runs.reproduction import MARGIN, ReproducedCell, paired
+from irepdeploy.runs.reproduction import (
+    MARGIN,
+    Measured,
+    ReproducedCell,
+    RescoredPopulation,
+    TimedPopulation,
+    paired,
+)
 from irepdeploy.runs.spread import Spread
 
+from .measured_tables import noise_table, timing_table
 from .protocol import QUESTIONS, RANKED, Condition, Network, Protocol
+from .table import Table
 
-__all__ = ["Table", "comparison_of", "ranking", "tables_of"]
+__all__ = ["comparison_of", "flattening", "ranking", "tables_of"]
 
 Done = Mapping[str, ReproducedCell]
 
@@ -24,6 +32,7 @@ TITLES = {
     "5": "Table 5: how many branches?",
     "search": "Does the search pay? Retrained choices at equal evaluations",
     "axes": "Where do branches pay?",
+    "helps": "What helps?",
 }
 _NOTES = (
     "Test accuracy of the fused network of the best epoch by the search-validation set: mean and standard deviation"
@@ -34,21 +43,13 @@ _NOTES = (
 _DRAWS = 2000
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: cells as text under `columns`, and notes."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the table as a JSON object."""
-        return asdict(self)
-
-
-def tables_of(protocol: Protocol, done: Done, questions: Sequence[str], networks: Sequence[Network]) -> list[Table]:
+def tables_of(
+    protocol: Protocol,
+    done: Done,
+    questions: Sequence[str],
+    networks: Sequence[Network],
+    measured: Mapping[str, Measured] | None = None,
+) -> list[Table]:
     """Return the tables that the records allow: one for each question, network and condition."""
     found = []
     for network in networks:
@@ -57,8 +58,17 @@ def tables_of(protocol: Protocol, done: Done, questions: Sequence[str], networks
                 finals = _finals(protocol, done, network, condition, QUESTIONS[question])
                 if any(finals.values()):
                     found.append(_table(protocol, question, network, condition, finals))
+            if question == "axes":
+                found += flattening(protocol, done, network)
             if question == "search":
                 found += ranking(protocol, done, network)
+            for each in (measured or {}).values():
+                if (each.protocol, each.version, each.network) != (protocol.name, protocol.version, network.name):
+                    continue
+                if question == "search" and isinstance(each, RescoredPopulation):
+                    found.append(noise_table(each, _retrained(protocol, done, network)))
+                if question == "1" and isinstance(each, TimedPopulation):
+                    found.append(timing_table(each))
     return found
 
 
@@ -89,30 +99,58 @@ def _table(
     condition: Condition,
     finals: Mapping[str, Mapping[int, ReproducedCell]],
 ) -> Table:
-    base, paper = QUESTIONS[question][0], dict(network.paper)
+    paper = dict(network.paper)
     scores = {arm: {seed: _test(cell) for seed, cell in cells.items()} for arm, cells in finals.items()}
+    bases = _bases(question)
+    against = {(arm, label): base for arm in finals for label, base in bases(arm).items()}
+    labels = list(dict.fromkeys(label for _, label in against))
     rows = []
     for arm, cells in finals.items():
-        difference = paired(scores[arm], scores[base], len(finals) - 1) if arm != base else None
         row = [
             arm,
             f"{len(cells)} of {len(protocol.seeds)}",
             _settings(protocol, cells),
             _branches(cells),
             Spread.of([100 * score for score in scores[arm].values()]).text if cells else "-",
-            "-" if difference is None else difference.text,
-            "-" if difference is None else difference.verdict,
+        ]
+        for label in labels:
+            base = against.get((arm, label))
+            difference = None if base is None else paired(scores[arm], scores[base], len(against))
+            row += ["-", "-"] if difference is None else [difference.text, difference.verdict]
+        row += [
             _mean(cells, lambda cell: cell.result.seconds),
             _mean(cells, lambda cell: None if cell.search is None else cell.search.seconds),
             _structure(cells, finals),
         ]
         rows.append(tuple([*row, f"{paper[arm]:.2f}" if arm in paper else "-"] if paper else row))
+    differences = (column for label in labels for column in (f"difference from {label}", "verdict"))
     columns = (
-        "arm", "seeds", "lr, decay, schedule", "branches", "test %", f"difference from {base}", "verdict",
+        "arm", "seeds", "lr, decay, schedule", "branches", "test %", *differences,
         "training s", "search s", "structure", *(("paper %",) if paper else ()),
     )  # fmt: skip
-    notes = (*_NOTES, f"{len(finals) - 1} differences: at 95 % each, one in 20 excludes 0 by chance.")
+    notes = (*_NOTES, f"{len(against)} differences: at 95 % each, one in 20 excludes 0 by chance.")
     return Table(f"{TITLES[question]} {network.name}, {condition.label}", columns, tuple(rows), notes)
+
+
+def _bases(question: str) -> Callable[[str], dict[str, str]]:
+    """Return a function from an arm to what it is compared with, by the label of the column."""
+    arms = QUESTIONS[question]
+
+    def first(arm: str) -> dict[str, str]:
+        return {} if arm == arms[0] else {arms[0]: arms[0]}
+
+    def helped(arm: str) -> dict[str, str]:
+        what, _, change = arm.partition(", ")
+        found = first(arm)
+        if what == "all" and change:
+            found["all"] = "all"
+            twin = f"plain, {change}"
+            if twin in arms:
+                # What helps a plain network as much is no merit of the branches.
+                found["plain with the same change"] = twin
+        return found
+
+    return helped if question == "helps" else first
 
 
 def _test(cell: ReproducedCell) -> float:
@@ -148,13 +186,30 @@ def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping
     return "same" if len(known) == 1 else "differs"
 
 
+def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
+    """Return what the plain network gains from more steps on the same images: a table, or none without such records."""
+    main, plain = protocol.main, QUESTIONS["axes"][0]
+    longest = max(
+        (each for each in protocol.axes if each.images == main.images), key=lambda each: each.epochs or 0, default=main
+    )
+    scores = []
+    for condition in (main, longest):
+        cells = _finals(protocol, done, network, condition, (plain,))[plain]
+        scores.append({seed: _test(cell) for seed, cell in cells.items()})
+    gain = None if longest == main else paired(scores[1], scores[0])
+    if gain is None:
+        return []
+    more = statistics.fmean(gain.values) > MARGIN
+    verdict = "no: go by the verdicts of the longer training" if more else "yes"
+    rows = ((plain, f"{len(gain.values)} of {len(protocol.seeds)}", gain.text, verdict),)
+    note = f"Flattened: longer training gains at most {MARGIN:g} points in the mean."
+    title = f"Was the training long enough? {network.name}, from {main.label} to {longest.label}"
+    return [Table(title, ("arm", "seeds", "gain in points", "flattened"), rows, (note,))]
+
+
 def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     """Return how well the supernet's scores rank the retrained candidates: a table, or none without three of them."""
-    cells = _of(protocol, done, network, protocol.main, "candidate")
-    by_place: dict[int, dict[int, ReproducedCell]] = {}
-    for cell in cells:
-        by_place.setdefault(cell.place, {})[cell.seed] = cell
-    whole = {place: each for place, each in by_place.items() if set(each) >= set(protocol.candidate_seeds)}
+    whole = _candidates(protocol, done, network)
     if len(whole) < 3:
         return []
     places = sorted(whole)
@@ -170,6 +225,19 @@ def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     )
     title = f"Does the supernet rank? {network.name}, {protocol.main.label}"
     return [Table(title, ("rankings", "candidates", "Kendall's tau, 95 % interval"), tuple(rows), notes)]
+
+
+def _candidates(protocol: Protocol, done: Done, network: Network) -> dict[int, dict[int, ReproducedCell]]:
+    """Return the candidates that were retrained with every seed, by place and seed."""
+    by_place: dict[int, dict[int, ReproducedCell]] = {}
+    for cell in _of(protocol, done, network, protocol.main, "candidate"):
+        by_place.setdefault(cell.place, {})[cell.seed] = cell
+    return {place: each for place, each in by_place.items() if set(each) >= set(protocol.candidate_seeds)}
+
+
+def _retrained(protocol: Protocol, done: Done, network: Network) -> dict[int, float]:
+    found = _candidates(protocol, done, network)
+    return {place: statistics.fmean(_test(cell) for cell in cells.values()) for place, cells in found.items()}
 
 
 def _tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:

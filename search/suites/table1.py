@@ -18,33 +18,29 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from irepdeploy.board.protocol import Ratio, percentile, ratio
+from irepdeploy.board.protocol import Ratio, percentile
 from irepdeploy.console import ProgressDisplay
 from irepdeploy.data import Split
-from irepdeploy.errors import CheckFailed, InputError
+from irepdeploy.errors import InputError
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
-from ..evaluation.evaluate import PopulationEvaluator
 from ..supernet.space import Bits
 from ..supernet.supernet import Supernet
 from .alone import run_alone
-from .naive import NaiveEvaluator
-from .rounds import candidates, conditions, has_bf16, interval, measure_rounds, place, synchronized
+from .rounds import conditions, interval, measure_rounds, place
+from .scoring import Scorers, Sizes, per_candidate, speed_up
 
 __all__ = ["main", "table1"]
 
 _BUDGET = "2/3"
 _CLASSES = 10
-_ALLOWED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -122,66 +118,41 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     return _report(request, scale, subjects, timed)
 
 
-class _Subject:
+class _Subject(Scorers):
     """A network prepared for each kind of evaluation."""
 
     def __init__(self, net: _Net, scale: _Scale, request: SuiteRequest) -> None:
         self.net = net
         self.scale = scale
-        self.device = torch.device(request.device)
         torch.manual_seed(request.seed)
         plain = build_plain(net.name, num_classes=_CLASSES)
-        self.supernet = Supernet(plain, net.branches)
-        randomize_statistics(self.supernet.model, request.seed)
-        self.supernet.model.eval().to(self.device)
+        supernet = Supernet(plain, net.branches)
+        randomize_statistics(supernet.model, request.seed)
+        device = torch.device(request.device)
+        supernet.model.eval().to(device)
         shape = (1, 16, 16) if net is _VGG6 else (3, 32, 32)
         images = torch.randn(scale.images, *shape)
         labels = torch.randint(_CLASSES, (scale.images,))
-        self.data = Split(images.to(self.device), labels.to(self.device))
-        self.random = np.random.default_rng(request.seed)
-        self.naive = NaiveEvaluator(self.supernet.model, self.supernet.space, self.data, scale.naive_batch)
-        warm = self.candidates(1)
-        self.evaluators = {"fused": self._fastest_layout(warm)}
-        if has_bf16(self.device):
-            self.evaluators["fused-bf16"] = PopulationEvaluator(
-                self.supernet, self.data, scale.batch, mode="fused-bf16"
-            )
-        self.error = self._check(warm[0])
+        data = Split(images.to(device), labels.to(device))
+        sizes = Sizes(scale.batch, scale.naive_batch, scale.chunk, scale.naive_chunk)
+        super().__init__(net.label, supernet, data, sizes, request.seed)
         # Seconds per candidate, naive and fused.
         self.cost = (
             self._seconds(self.naive.evaluate),
             sum(self._seconds(each.evaluate) for each in self.evaluators.values()),
         )
-        fits = sum(self.cost) * min(scale.populations) * len(scale.nets) < scale.seconds
-        self.naive_chunk = scale.naive_chunk if fits else 1
+        if not sum(self.cost) * min(scale.populations) * len(scale.nets) < scale.seconds:
+            self.sizes = replace(sizes, naive_chunk=1)
+
+    @property
+    def naive_chunk(self) -> int:
+        """Candidates of a round that are scored naively."""
+        return self.sizes.naive_chunk
 
     @property
     def seconds_of_round(self) -> float:
         """Seconds of a round, estimated from one candidate of each evaluation."""
         return self.cost[0] * self.naive_chunk + self.cost[1] * self.scale.chunk
-
-    def candidates(self, count: int) -> list[Bits]:
-        """Draw random candidates that use the whole budget."""
-        return candidates(self.supernet.space, count, self.random)
-
-    def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
-        """Return calls for `measure`: after one candidate to warm up, each scores the next part of the population."""
-        chunk, few = self.scale.chunk, self.naive_chunk
-        parts = [population[start : start + chunk] for start in range(0, len(population), chunk)]
-
-        def call(score: Callable[[Sequence[Bits]], object], chunks: Sequence[Sequence[Bits]]) -> Callable[[], None]:
-            left = iter([self.candidates(1), *chunks])
-            return synchronized(lambda: score(next(left)), torch.device("cpu"))
-
-        calls = {"naive": call(self.naive.evaluate, [part[:few] for part in parts])}
-        if self.scale.batch != self.scale.naive_batch:
-            # Shows how much of the gain comes from the batch size.
-            name = f"naive, batches of {self.scale.batch}"
-            calls[name] = call(self.naive.in_batches_of(self.scale.batch).evaluate, [part[:few] for part in parts])
-        for name, evaluator in self.evaluators.items():
-            calls[name] = call(evaluator.evaluate, parts)
-        calls["fuse"] = synchronized(self.evaluators["fused"].refresh, self.device)
-        return calls
 
     def _seconds(self, score: Callable[[Sequence[Bits]], object]) -> float:
         if not math.isfinite(self.scale.seconds):
@@ -190,31 +161,6 @@ class _Subject:
         started = time.perf_counter()
         score(self.candidates(1))
         return time.perf_counter() - started
-
-    def _fastest_layout(self, warm: list[Bits]) -> PopulationEvaluator:
-        """Return a channels-last evaluator, or on a GPU without TF32 that of the faster memory format."""
-        if self.device.type != "cuda":
-            return PopulationEvaluator(self.supernet, self.data, self.scale.batch)
-        found = []
-        for layout in (torch.contiguous_format, torch.channels_last):
-            evaluator = PopulationEvaluator(self.supernet, self.data, self.scale.batch, layout=layout)
-            evaluator.evaluate(warm)
-            started = time.perf_counter()
-            evaluator.evaluate(self.candidates(1))
-            found.append((time.perf_counter() - started, str(layout), evaluator))
-        return min(found, key=lambda each: each[0])[2]
-
-    @torch.inference_mode()
-    def _check(self, bits: Bits) -> float:
-        """Return the relative error of the fused logits of one batch."""
-        images = self.data.images[: self.scale.batch]
-        assert isinstance(images, torch.Tensor)
-        self.naive.select(bits)
-        expected = self.naive.network(images).double().cpu().numpy()
-        error = relative_error(expected, self.evaluators["fused"].network(bits)(images).double().cpu().numpy())
-        if not error <= _ALLOWED:
-            raise CheckFailed(f"fused logits are off by {error:.1e}", where=self.net.label)
-        return error
 
 
 def _all_populations(
@@ -275,16 +221,12 @@ def _report(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
 def _speed(found: Sequence[_Timed], name: str, scale: _Scale, seed: int) -> tuple[float, Ratio]:
     """Return mean seconds per candidate, including the share of the fuse, and the speed-up over naive scoring."""
     naive, own = ([time for each in found for time in _per_candidate(each, which, scale)] for which in ("naive", name))
-    speed = ratio([round(time) for time in naive], [round(time) for time in own], seed)
-    return sum(own) / len(own) / 1e9, speed
+    return speed_up(naive, own, seed)
 
 
 def _per_candidate(each: _Timed, name: str, scale: _Scale) -> list[float]:
     """Return the nanoseconds per candidate of each round."""
-    if name.startswith("naive"):
-        return [time / each.naive_chunk for time in each.rounds[name]]
-    fuse = percentile(each.fuse, 50) / each.size
-    return [time / scale.chunk + fuse for time in each.rounds[name]]
+    return per_candidate(name, each.rounds[name], each.fuse, each.size, scale.chunk, each.naive_chunk)
 
 
 def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -> list[str]:

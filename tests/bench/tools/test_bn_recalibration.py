@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from irepdeploy.bench.tools.bn_recalibration import main, measure_recalibration, recalibrate
+from irepdeploy.bench.tools.bn_recalibration import _batches, main, measure_recalibration
+from irepdeploy.search.evaluation.recalibration import recalibrate
 from irepdeploy.search.supernet.builders import build_net, load_data
 from support.tiny import Tiny
 
@@ -18,7 +19,7 @@ def test_recalibration_gives_the_mean_of_all_batches_and_changes_nothing_else(ti
     data, net = load_data(recipe), build_net(recipe).train()
     net(data.val.images[:10])
     weights = {name: parameter.clone() for name, parameter in net.named_parameters()}
-    recalibrate(net, data)
+    recalibrate(net, _batches(data))
     conv, bn = (net.get_submodule(f"stages.0.0.{name}") for name in ("conv", "bn"))
     assert isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None
     with torch.no_grad():

@@ -27,6 +27,7 @@ from irepdeploy.search.reproduction.command import reproduce
 from irepdeploy.search.reproduction.hours import hours_of, total_hours
 from irepdeploy.search.reproduction.protocol import ARMS, PROTOCOLS, QUESTIONS, Protocol
 from irepdeploy.search.reproduction.run import drawn, records_in, run_cells
+from irepdeploy.search.reproduction.table import Table, markdown_of
 from irepdeploy.search.reproduction.tables import comparison_of, tables_of
 
 FASHION = PROTOCOLS["fashion-mnist"]
@@ -70,10 +71,13 @@ def test_table_2_has_six_trials_for_each_tuned_arm_and_five_seeds_for_each_arm()
 
 def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None:
     cells = cells_of(FASHION, list(QUESTIONS), COMPACT)
-    assert len({cell.key for cell in cells}) == len({cell.folder for cell in cells}) == len(cells) == 269
+    assert len({cell.key for cell in cells}) == len({cell.folder for cell in cells}) == len(cells) == 359
     at = {cell.key: place for place, cell in enumerate(cells)}
     assert all(at[trial.key] < at[cell.key] for cell in cells for trial in cell.trials)
     assert {trial.condition for cell in cells for trial in cell.trials} == {FASHION.main}
+    # Cells that were added come last, so that jobs that began before them keep their shares.
+    before = [cell for cell in cells_of(FASHION, ["2", "5", "search", "axes"], COMPACT) if cell.stage != "scoring"]
+    assert cells[: len(before)] == before and len(before) == 269
     shares = [Job(number, 7).share(cells) for number in range(1, 8)]
     assert sorted(cell.key for share in shares for cell in share) == sorted(at)
 
@@ -91,6 +95,13 @@ def test_hours_are_those_of_the_steps() -> None:
     search = 80 * (2 * (1 + 0.98 * 9) + 8 * 2 * (1 + 0.98 * 6)) + 8 * 24 * scoring
     training = 40 * (80 * (1 + 0.98 * 6) + scoring)
     assert hours_of(searched) == pytest.approx((training + search) * 0.037 / 3600)
+    early = Cell(FASHION, COMPACT[0], FASHION.main, ARMS["all, fused at 3/4"], "final", 0)
+    assert hours_of(early) == pytest.approx(40 * (80 * (0.75 * (1 + 0.98 * 9) + 0.25) + scoring) * 0.037 / 3600)
+    [timing] = cells_of(FASHION, ["1"], COMPACT)
+    assert hours_of(timing) == pytest.approx(24 * (2 * (1 + 0.98 * 6) + 1) * scoring * 0.037 / 3600)
+    again = next(cell for cell in cells_of(FASHION, ["search"], COMPACT) if cell.stage == "scoring")
+    anew = 5 * (8 * (1 + 0.98 * 6) / 3 + scoring)
+    assert hours_of(again) == pytest.approx(24 * (scoring + anew) * 0.037 / 3600)
     cifar = PROTOCOLS["cifar10"]
     assert total_hours(cells_of(cifar, ["2"], cifar.networks)) is None
 
@@ -222,6 +233,68 @@ def test_a_table_by_hand() -> None:
     assert drawn_runs is not None and drawn_runs.presets == ("plain", "dbb", "all")
 
 
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.002, "yes"), (0.004, "no: go by the verdicts of the longer training")]
+)
+def test_whether_the_training_was_long_enough(gain: float, verdict: str) -> None:
+    longest = FASHION.axes[1]
+    assert longest.label == "10,240 images, 9,600 steps"
+    cells = [(Cell(FASHION, COMPACT[0], each, ARMS["plain"], "final", 0), each) for each in (FASHION.main, longest)]
+    done = {cell.key: record(cell, 0.88 + gain * (each is longest)) for cell, each in cells}
+    [table] = [each for each in tables_of(FASHION, done, ["axes"], COMPACT) if "long enough" in each.title]
+    assert table.rows == (("plain", "1 of 5", f"+{100 * gain:.2f}", verdict),)
+    assert not any("long enough" in each.title for each in tables_of(FASHION, done, ["2"], COMPACT))
+
+
+def test_notes_that_tables_share_stand_once_in_markdown() -> None:
+    one = Table("One", ("a", "b"), (("x|y", "1"),), ("same", "own"))
+    text = markdown_of([one, replace(one, title="Two", notes=("same",))])
+    grid = "| a | b |\n| :--- | :--- |\n| x\\|y | 1 |"
+    assert text == f"**One**\n\n{grid}\n\n- same\n- own\n\n**Two**\n\n{grid}"
+
+
+def test_what_helps_is_compared_with_plain_with_all_and_with_plain_so_changed() -> None:
+    tests = {"plain": 0.88, "all": 0.87, "plain, average": 0.89, "all, average": 0.885, "all, no decay": 0.872}
+    done = {
+        cell.key: record(cell, test + seed / 1000)
+        for arm, test in tests.items()
+        for seed in range(5)
+        for cell in [final(arm, seed)]
+    }
+    [table] = tables_of(FASHION, done, ["helps"], COMPACT)
+    heads = [head for head in table.columns if "from" in head]
+    assert heads == ["difference from plain", "difference from all", "difference from plain with the same change"]
+    cells = {
+        row[0]: [text for head, text in zip(table.columns, row, strict=True) if head in heads] for row in table.rows
+    }
+    assert [text.split()[0] for text in cells["all, average"]] == ["+0.50", "+1.50", "-0.50"]
+    assert [text.split()[0] for text in cells["all, no decay"]] == ["-0.80", "+0.20", "-"]
+    assert [text.split()[0] for text in cells["plain, average"]] == ["+1.00", "-", "-"]
+    assert cells["plain"] == ["-"] * 3
+    # 9 from plain, 6 from all, 2 from plain with the same change.
+    assert "17 differences" in table.notes[-1]
+
+
+@pytest.mark.parametrize("protocol", [FASHION, FASHION.smoke], ids=["whole", "smoke"])
+def test_what_may_help_changes_one_thing(protocol: Protocol) -> None:
+    found = {}
+    for name in QUESTIONS["helps"]:
+        cell = Cell(protocol, protocol.networks[0], protocol.main, ARMS[name], "final", 0)
+        found[name] = cells_module.recipe_of_cell(cell, protocol.grid[0]).train.model_dump(context={"whole": True})
+    changes = {
+        name: {key: value for key, value in train.items() if value != found[name.partition(", ")[0]][key]}
+        for name, train in found.items()
+    }
+    epochs = {} if protocol is not FASHION else {"warmup_epochs": 5}
+    assert changes == {
+        "plain": {}, "all": {},
+        "plain, long warm-up": epochs or {"warmup_epochs": 1}, "all, long warm-up": epochs or {"warmup_epochs": 1},
+        "plain, average": {"ema": 0.995}, "all, average": {"ema": 0.995},
+        "all, from zero": {"branch_init": "zero"}, "all, rate 0.3": {"branch_lr": 0.3},
+        "all, no decay": {"branch_decay": 0.0}, "all, fused at 3/4": {"fuse_at": 0.75},
+    }  # fmt: skip
+
+
 def test_what_only_its_own_interval_decides_is_said() -> None:
     base = dict.fromkeys(range(5), 0.5)
     # Mean 0.3, deviation 0.2: half 0.2483 alone; at a seventh of 5 %, t(4) 5.07, 0.4533.
@@ -282,7 +355,7 @@ def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (["mnist"], "no protocol 'mnist'"),
-        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes)"),
+        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes, helps, 1)"),
         (["fashion-mnist", "--network", "vgg16"], "--network: no network 'vgg16' in fashion-mnist"),
         (["fashion-mnist", "--job", "3/2"], "--job: expected a job"),
         (["fashion-mnist", "--table", "2", "--job", "1/9999"], "9999 jobs for 246 runs"),

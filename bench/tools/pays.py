@@ -1,0 +1,117 @@
+"""Keep the records of ``irepdeploy reproduce``, and make the tables of docs/does-it-pay.md of them.
+
+``python -m irepdeploy.bench.tools.pays runs/pays`` appends what is new in the job folders of ``--out runs/pays`` to
+bench/records/pays-DATA-NETWORK.jsonl, one file for each protocol and network, and generates the page again. Records on
+noise (``--smoke``) are left out. `irepdeploy.bench.tools.readme_tables` generates and checks the page alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from irepdeploy.errors import InputError, IrepdeployError
+from irepdeploy.runs.reproduction import ReproducedRecord, append_cell, read_cells, read_measured
+from irepdeploy.search.reproduction.cells import cells_of
+from irepdeploy.search.reproduction.protocol import PROTOCOLS, QUESTIONS, Network, Protocol
+from irepdeploy.search.reproduction.run import measured_in, records_in
+from irepdeploy.search.reproduction.table import markdown_of
+from irepdeploy.search.reproduction.tables import tables_of
+
+__all__ = ["keep", "main", "pays_tables"]
+
+_RECORDS, _PAGE = Path("bench/records"), Path("docs/does-it-pay.md")
+_STAGES = {
+    "trial": "trials of {}",
+    "final": "final runs of {}",
+    "candidate": "retrained candidates of {}",
+    "scoring": "scorings of {}",
+    "timing": "times of {}",
+}
+
+
+def keep(out: Path, records: Path) -> dict[Path, int]:
+    """Append the records in `out` that the files in `records` lack, and return how many by file."""
+    kept: Counter[Path] = Counter()
+    known = {each.name for protocol in PROTOCOLS.values() for each in (protocol, protocol.merged)}
+    have: dict[Path, set[str]] = {}
+    found: list[ReproducedRecord] = [*records_in(out).values(), *measured_in(out).values()]
+    for record in found:
+        if record.protocol not in known:
+            continue
+        path = records / f"pays-{record.protocol.replace(', ', '-').replace(' ', '-')}-{record.network}.jsonl"
+        if path not in have:
+            have[path] = {*read_cells([path]), *read_measured([path])} if path.exists() else set()
+        if record.cell not in have[path]:
+            append_cell(path, record)
+            kept[path] += 1
+    return kept
+
+
+def pays_tables(question: str, pattern: Path) -> str:
+    """Return the tables of a question from the files of a pattern, and which cells are missing.
+
+    Raises:
+        InputError: There is no such question, or the pattern names no data set.
+    """
+    if question not in QUESTIONS:
+        raise InputError(f"no question {question!r}", where=pattern, hint=f"one of {', '.join(QUESTIONS)}")
+    data = next((name for name in PROTOCOLS if pattern.name.startswith(f"pays-{name}-")), None)
+    if data is None:
+        raise InputError("expected pays-DATA-*.jsonl", where=pattern, hint=f"of {', '.join(PROTOCOLS)}")
+    paths = sorted(pattern.parent.glob(pattern.name))
+    done, measured = read_cells(paths), read_measured(paths)
+    parts = []
+    for protocol in (PROTOCOLS[data], PROTOCOLS[data].merged):
+        here = {*done, *measured}
+        if not any(cell.key in here for cell in cells_of(protocol, [question], protocol.networks)):
+            continue
+        tables = tables_of(protocol, done, [question], protocol.networks, measured)
+        parts += [markdown_of(tables)] if tables else []
+        parts.append(_cells(protocol, question, here))
+    return "\n\n".join(parts) or "No records yet."
+
+
+def _cells(protocol: Protocol, question: str, done: Collection[str]) -> str:
+    """Say which cells there are, and which are missing."""
+    said = "; ".join(_of_network(protocol, question, network, done) for network in protocol.networks)
+    return f"Cells of protocol {protocol.name}, version {protocol.version}: {said}."
+
+
+def _of_network(protocol: Protocol, question: str, network: Network, done: Collection[str]) -> str:
+    cells = cells_of(protocol, [question], [network])
+    groups = Counter((cell.stage, cell.arm.name, cell.condition) for cell in cells)
+    left = Counter((cell.stage, cell.arm.name, cell.condition) for cell in cells if cell.key not in done)
+    count = f"{len(cells) - left.total()} of {len(cells)} of `{network.name}`"
+    if not left or left.total() == len(cells):
+        return count
+    missing = []
+    for (stage, arm, condition), number in left.items():
+        where = "" if condition == protocol.main else f" ({condition.label})"
+        missing.append(f"{number} of {groups[stage, arm, condition]} {_STAGES[stage].format(arm)}{where}")
+    return f"{count}, without {', '.join(missing)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Keep new records, generate the page again, and return the exit code."""
+    from .readme_tables import main as generate
+
+    parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.pays", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder that `irepdeploy reproduce --out` wrote")
+    asked = parser.parse_args(arguments)
+    try:
+        if not asked.out.is_dir():
+            raise InputError("no such folder", where=asked.out)
+        for path, count in sorted(keep(asked.out, _RECORDS).items()):
+            print(f"{path}: {count} new records")
+    except IrepdeployError as error:
+        print(error.line, file=sys.stderr)
+        return error.exit_code
+    return generate([str(_PAGE)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
