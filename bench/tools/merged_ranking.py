@@ -32,9 +32,10 @@ from irepdeploy.search.supernet.space import Bits
 from .agreement import levels
 from .harness import keep_line, kept_lines
 
-__all__ = ["candidates", "main", "taus"]
+__all__ = ["BENCHMARK", "COLUMNS", "candidates", "main", "rows_of", "taus"]
 
-_BENCHMARK = "merged step, ranking"
+BENCHMARK = "merged step, ranking"
+COLUMNS = ("supernets", "pairs", "Kendall's tau", "range")
 _CANDIDATES = 64
 # Of the candidates, the same for all supernets.
 _SEED = 64
@@ -47,11 +48,11 @@ def main(record: str, folder: str, seeds: str = "3", recipe: str = "fashion_mnis
     """Train what is missing in the record, and print what is there."""
     facts = {"recipe": recipe, "overrides": list(overrides)}
     for seed, step in product(range(int(seeds)), STEPS):
-        done = kept_lines(record, _BENCHMARK, **facts)
+        done = kept_lines(record, BENCHMARK, **facts)
         if not any(line["step"] == step and line["seed"] == seed for line in done):
             figures = _scored(step, seed, Path(folder) / f"{step}, seed {seed}", recipe, overrides)
-            keep_line(record, _BENCHMARK, step=step, seed=seed, **facts, **figures)
-    _show(kept_lines(record, _BENCHMARK, **facts))
+            keep_line(record, BENCHMARK, step=step, seed=seed, **facts, **figures)
+    _show(kept_lines(record, BENCHMARK, **facts))
 
 
 def candidates(search: Search) -> list[Bits]:
@@ -103,19 +104,23 @@ def _scored(step: Step, seed: int, out: Path, recipe: str, overrides: Sequence[s
     }
 
 
-def _show(lines: Sequence[Mapping[str, Any]]) -> None:
+def rows_of(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row of `COLUMNS` for each kind of pair of the supernets in a record."""
     scores = {
         (line["step"], line["seed"]): [
             Fitness(value, -loss) for value, loss in zip(line["accuracy"], line["loss"], strict=True)
         ]
         for line in lines
     }
-    rows = [
+    return [
         [name, str(len(found)), f"{statistics.mean(found):.2f}", f"{min(found):.2f} to {max(found):.2f}"]
         for name, found in taus(scores).items()
         if found
     ]
-    table("Ranking of the same candidates", ["supernets", "pairs", "Kendall's tau", "range"], rows)
+
+
+def _show(lines: Sequence[Mapping[str, Any]]) -> None:
+    table("Ranking of the same candidates", COLUMNS, rows_of(lines))
     for step in STEPS:
         times = [line["cpu_seconds_per_epoch"] for line in lines if line["step"] == step]
         known = [seconds for seconds in times if seconds is not None]

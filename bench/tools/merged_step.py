@@ -11,11 +11,10 @@ of its time.
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,16 @@ from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.block import Step
 from irepdeploy.reparam.normalisation import NORMS
 from irepdeploy.reparam.step import set_step
+from irepdeploy.runs.spread import student_interval
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.training.training import Training
 
 from .harness import keep_line, kept_lines
 
-__all__ = ["ESTIMATORS", "Estimator", "main"]
+__all__ = ["BENCHMARK", "COLUMNS", "ESTIMATORS", "Estimator", "main", "rows_of"]
 
-_BENCHMARK = "merged step, accuracy"
-# Of Student's t, 95 % on both sides, by degrees of freedom.
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+BENCHMARK = "merged step, accuracy"
+COLUMNS = ("step", "seeds", "test %", "difference from exact", "time x exact")
 _RECALIBRATION_BATCHES = 20
 
 
@@ -104,12 +103,12 @@ def main(record: str, folder: str, seeds: str = "5", recipe: str = "fashion_mnis
     facts = {"recipe": recipe, "overrides": list(overrides)}
     for seed in range(int(seeds)):
         for name, estimator in ESTIMATORS.items():
-            done = kept_lines(record, _BENCHMARK, **facts)
+            done = kept_lines(record, BENCHMARK, **facts)
             if not any(line["estimator"] == name and line["seed"] == seed for line in done):
                 figures = _trained(estimator, seed, Path(folder) / f"{name}, seed {seed}", recipe, overrides)
-                keep_line(record, _BENCHMARK, estimator=name, seed=seed, **facts, **figures)
-                _show(kept_lines(record, _BENCHMARK, **facts))
-    _show(kept_lines(record, _BENCHMARK, **facts))
+                keep_line(record, BENCHMARK, estimator=name, seed=seed, **facts, **figures)
+                _show(kept_lines(record, BENCHMARK, **facts))
+    _show(kept_lines(record, BENCHMARK, **facts))
 
 
 def _trained(
@@ -130,36 +129,43 @@ def _trained(
     }
 
 
-def _show(lines: list[dict[str, Any]]) -> None:
-    by_name = {name: {line["seed"]: line for line in lines if line["estimator"] == name} for name in ESTIMATORS}
-    exact, rows = by_name["exact"], []
-    for name, runs in by_name.items():
-        if not runs:
-            continue
-        paired = [100 * (runs[seed]["test"] - exact[seed]["test"]) for seed in runs if seed in exact]
+def rows_of(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row of `COLUMNS` for each estimator of a record: differences in points, with Student's 95 % interval."""
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        runs.setdefault(line["estimator"], {})[line["seed"]] = line
+    order = [name for name in ESTIMATORS if name in runs]
+    exact = runs.get("exact", {})
+    rows = []
+    for name in [*order, *(name for name in runs if name not in order)]:
+        pairs = [(run, exact[seed]) for seed, run in runs[name].items() if seed in exact]
+        differences = [100 * (run["test"] - other["test"]) for run, other in pairs]
         times = [
-            runs[seed]["cpu_seconds_per_epoch"] / exact[seed]["cpu_seconds_per_epoch"]
-            for seed in runs
-            if seed in exact and runs[seed]["cpu_seconds_per_epoch"] and exact[seed]["cpu_seconds_per_epoch"]
+            run["cpu_seconds_per_epoch"] / other["cpu_seconds_per_epoch"]
+            for run, other in pairs
+            if run["cpu_seconds_per_epoch"] and other["cpu_seconds_per_epoch"]
         ]
         rows.append(
             [
                 name,
-                str(len(runs)),
-                f"{statistics.mean(100 * run['test'] for run in runs.values()):.2f}",
-                "-" if name == "exact" or not paired else _interval(paired),
+                str(len(runs[name])),
+                f"{statistics.mean(100 * run['test'] for run in runs[name].values()):.2f}",
+                "-" if name == "exact" or not differences else _interval(differences),
                 f"{statistics.median(times):.2f}" if times else "-",
             ]
         )
-    table("Merged step", ["estimator", "seeds", "test %", "difference from exact", "time x exact"], rows)
+    return rows
+
+
+def _show(lines: Sequence[Mapping[str, Any]]) -> None:
+    table("Merged step", COLUMNS, rows_of(lines))
 
 
 def _interval(values: list[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:+.2f}"
-    half = _T.get(len(values) - 1, 2.2) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    interval = student_interval(values)
+    return f"{statistics.mean(values):+.2f}" + (
+        "" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Generate the tables of a Markdown file from the records that they name.
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
-is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``campaigns``, ``ecosystem`` and
-``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
+is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``campaigns``, ``ecosystem``, ``merged-step``,
+``merged-ranking`` and ``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from irepdeploy.errors import CheckFailed, InputError, IrepdeployError
@@ -25,9 +26,11 @@ from ..report.others import PlainTable, plain_tables
 from ..report.row import Row
 from ..report.tables import Table, tables_of
 from ..report.text import markdown_grid
+from . import merged_ranking, merged_step
 from .campaigns import campaign_table, read_campaigns
 from .ecosystem import read_walk
 from .ecosystem_table import ecosystem_table
+from .harness import kept_lines
 
 __all__ = ["main", "refreshed"]
 
@@ -83,6 +86,8 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
         return f"{pays_tables(runner or '', path)}\n"
     if suite == "ecosystem":
         return f"{ecosystem_table(read_walk(path))}\n"
+    if suite in ("merged-step", "merged-ranking"):
+        return f"{_of_tool(merged_step if suite == 'merged-step' else merged_ranking, path)}\n"
     found = gather([path])
     tables = [table for table in tables_of(found.records) if table.suite == suite and runner in (None, table.runner)]
     others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]
@@ -99,6 +104,19 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
         groups.setdefault(key, []).append(table)
     parts = [*map(_beside_each_other, groups.values()), *map(_plain, plain)]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_tool(tool: ModuleType, path: Path) -> str:
+    """Return one table for each recipe and its overrides, from a record of a tool with `COLUMNS` and `rows_of`."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for line in kept_lines(path, tool.BENCHMARK):
+        groups.setdefault(" ".join([line["recipe"], *line["overrides"]]), []).append(line)
+    if not groups:
+        raise InputError(f"no measurement of {tool.BENCHMARK!r}", where=path)
+    heads = [column.replace(" x ", f" {_TIMES} ") for column in tool.COLUMNS]
+    words = [True] + [False] * (len(heads) - 1)
+    parts = [(f"`{what}`:", markdown_grid(heads, tool.rows_of(lines), words)) for what, lines in groups.items()]
+    return "\n\n".join(part for pair in parts for part in pair)
 
 
 def _collapse(line: Mapping[str, Any]) -> str:

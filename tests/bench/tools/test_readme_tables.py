@@ -153,3 +153,30 @@ def test_convolutions_by_tool(tmp_path: Path) -> None:
     text, _ = refreshed("<!-- table: collapse from r.jsonl -->\n<!-- end -->", tmp_path)
     assert "torch 2." in text
     assert "| acnet | 12 |" in text and "| 6 | - | 2e-07 | 0.50 | 4.00 | 1.00 | 0.25x [0.25, 0.25] |" in text
+
+
+def test_merged_steps_and_rankings(tmp_path: Path) -> None:
+    facts = {"benchmark": "merged step, accuracy", "recipe": "digits", "overrides": ["a=1"]}
+    figures = {"exact": [(0.80, 10.0), (0.82, 10.0)], "merged": [(0.81, 5.0), (0.82, 6.0)], "plain": [(0.79, None)]}
+    lines = [
+        {**facts, "estimator": name, "seed": seed, "test": test, "cpu_seconds_per_epoch": seconds}
+        for name, runs in figures.items()
+        for seed, (test, seconds) in enumerate(runs)
+    ]
+    ranked = {"benchmark": "merged step, ranking", "recipe": "digits", "overrides": [], "cpu_seconds_per_epoch": None}
+    lines += [
+        {**ranked, "step": step, "seed": 0, "accuracy": [0.1, 0.2], "loss": [1, 1]} for step in ("exact", "merged")
+    ]
+    (tmp_path / "record.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = "".join(
+        f"<!-- table: {name} from record.jsonl -->\n<!-- end -->\n" for name in ("merged-step", "merged-ranking")
+    )
+    text, _ = refreshed(page, tmp_path)
+    assert "`digits a=1`:" in text and "| exact | 2 | 81.00 | - | 1.00 |" in text
+    # Differences 1 and 0: mean 0.5, deviation 0.7071, t(1) 12.706.
+    assert "| merged | 2 | 81.50 | +0.50 [-5.85, +6.85] | 0.55 |" in text
+    assert "| plain | 1 | 79.00 | -1.00 | - |" in text
+    assert "| merged, exact of the same seed | 1 | 1.00 | 1.00 to 1.00 |" in text
+    (tmp_path / "record.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(InputError, match="no measurement of 'merged step, ranking'"):
+        refreshed(page, tmp_path)
