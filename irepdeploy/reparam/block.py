@@ -221,14 +221,14 @@ class RepBlock(nn.Module):
             kernel, bias = merge(terms)
             moments, bn = None, self.fixed.bn
             if isinstance(statistics, Sample) and bn is not None and all(uses_batch(norm) for norm in self._norms()):
-                moments = statistics.moments(kernel, bn)
+                with torch.no_grad():
+                    moments = statistics.moments(kernel, bn)
+        kernel, bias = kernel.to(x.dtype), bias.to(x.dtype)
         whole_map = statistics.batch if isinstance(statistics, Sample) else x
-        kernel, sizes = kernel.to(x.dtype), (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-        if bn is None or moments is None:
-            out = F.conv2d(whole_map, kernel, bias.to(x.dtype), *sizes)
-        else:
+        out = F.conv2d(whole_map, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        if bn is not None and moments is not None:
             # Mean and variance of the sum are those of the batch: what is estimated is how branches share in it.
-            out = with_moments(F.conv2d(whole_map, kernel, None, *sizes), moments[0] + bias, moments[1], bn)
+            out = with_moments(out, moments[0] + bias, moments[1], bn)
         for branch, factor in whole:
             out += branch(x, factor)
         return out
