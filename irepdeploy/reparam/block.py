@@ -78,7 +78,7 @@ class RepBlock(nn.Module):
       parts of the block do not run, and drop-path drops a branch for a whole step. A block with so few output positions
       that most of them would be sampled takes the exact step, unless ranks share statistics.
 
-    `sample` is the number of output positions that are sampled; None: an eighth, within limits (`sample_size`).
+    `sample` is the number of output positions that are sampled; None: an eighth or more, within limits (`sample_size`).
 
     Args:
         conv: The fixed convolution, 3x3, 5x5 or 7x7; the block takes it over.
@@ -186,7 +186,7 @@ class RepBlock(nn.Module):
             few = positions < geometry.in_channels // geometry.groups
             watched = any(has_forward_hooks(part) for part in self.modules() if part is not self)
             return None if few or (watched and self.step == "exact") else RUNNING
-        count = sample_size(positions) if self.sample is None else self.sample
+        count = sample_size(positions, geometry.out_channels) if self.sample is None else self.sample
         # Ranks that share statistics must agree, whatever the sizes of their batches.
         shared = any(isinstance(norm, nn.SyncBatchNorm) for norm in self._norms())
         if self.sample is None and 2 * count > positions and not shared:
