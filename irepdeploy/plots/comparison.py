@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
         # Equal accuracies are drawn side by side.
         shift = [0.08 * (index - (len(accuracies) - 1) / 2) for index in range(len(accuracies))]
         axes.plot([place + each for each in shift], accuracies, "o", ms=4, color=GREY, alpha=0.8)
-    axes.set_xticks(range(1, len(presets) + 1), presets)
+    axes.set_xticks(range(1, len(presets) + 1), [textwrap.fill(preset, 14) for preset in presets])
     axes.set_ylabel(f"test {found.by.name}, fused{found.by.marked}")
     axes.grid(axis="y", alpha=0.3)
     seeds = len(found.seeds)

@@ -47,8 +47,8 @@ class RecipeSteps:
 
     def __init__(self, net: nn.Module, settings: TrainSection) -> None:
         self._settings = settings
-        branches, alike = _of_branches(net), settings.branch_lr == settings.branch_decay == 1
-        self._apart = bool(branches) and not alike
+        branches = _of_branches(net)
+        self._apart = bool(branches) and not _alike(settings)
         if not self._apart:
             self.optimizer: Optimizer = sgd(net.parameters(), settings.weights)
             return
@@ -84,6 +84,12 @@ class GivenSteps:
         optimizer: OptimizerFactory | None,
         scheduler: SchedulerFactory | None,
     ) -> None:
+        if not _alike(settings):
+            raise InputError(
+                "an optimizer or scheduler of yours decides the rate and decay of the branches",
+                where="train.branch_lr, train.branch_decay",
+                hint="leave these out, and make a group of the branches' parameters",
+            )
         # A schedule from 1, a factor of each group's own rate.
         one = settings.weights.model_copy(update={"lr": 1.0})
         self._settings = settings.model_copy(update={"weights": one})
@@ -128,6 +134,11 @@ class GivenSteps:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
+
+
+def _alike(settings: TrainSection) -> bool:
+    """Return whether branches have the rate and decay of everything else."""
+    return settings.branch_lr == settings.branch_decay == 1
 
 
 def _of_branches(net: nn.Module) -> dict[nn.Parameter, None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from irepdeploy.cli import main
+from irepdeploy.errors import RunError
 from irepdeploy.verify.certificate import Certificate
 
 # Smaller than scale=smoke alone, which the README's commands run.
@@ -37,10 +38,10 @@ def test_its_artefacts_are_verified_and_certified(demo: tuple[Path, str]) -> Non
 
 def test_summary_holds_every_figure(demo: tuple[Path, str]) -> None:
     summary = json.loads((demo[0] / "summary.json").read_text())
-    assert [row["network"] for row in summary["accuracy"]] == ["plain", "random search", "DES"]
-    assert summary["accuracy"][0]["branches"] == 0 < summary["accuracy"][2]["branches"]
-    assert summary["search"]["search"]["evaluations"] == summary["search"]["search-random"]["evaluations"] == 8
-    assert summary["search"]["search"]["alpha_spread"] > 0
+    assert [row["network"] for row in summary["accuracy"]] == ["plain", "with branches"]
+    assert summary["accuracy"][0]["branches"] == 0 < summary["accuracy"][1]["branches"]
+    assert all(row["low"] < row["test_accuracy"] < row["high"] for row in summary["accuracy"])
+    assert summary["search"]["evaluations"] == 8 and summary["search"]["alpha_spread"] > 0
     assert len(summary["equality"]) == 4 and all(row["error"] <= row["allowed"] for row in summary["equality"])
     assert [(row["network"], row["runner"]) for row in summary["latency"]] == [
         ("plain, BN kept", "torch"),
@@ -57,12 +58,62 @@ def test_summary_holds_every_figure(demo: tuple[Path, str]) -> None:
     assert all(row["seconds_per_epoch"] > 0 for row in summary["cost"])
 
 
+def test_it_claims_no_difference_of_accuracy_and_says_where_that_is_asked(demo: tuple[Path, str]) -> None:
+    table = demo[1].partition("Are the outputs")[0]
+    assert (
+        "does not tell whether branches pay" in table
+        and "handwritten digits" in table
+        and "docs/does-it-pay.md" in table
+    )
+    assert (Path(__file__).parents[2] / "docs" / "does-it-pay.md").exists()
+    assert "random" not in table and "95 % interval" in table
+
+
+def test_data_that_are_not_there_are_one_line_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("irepdeploy.data.fashion_mnist._DEBIAN", tmp_path / "none")
+    for data, code, said in (
+        ("fashion_mnist", 3, "Fashion-MNIST is not installed (sudo apt-get install dataset-fashion-mnist"),
+        ("mnist", 2, "--data: no demo of 'mnist' (one of digits, fashion_mnist)"),
+    ):
+        assert main(["demo", "--data", data, "--out", str(tmp_path / "out")]) == code
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_small_version_of_other_data_is_part_of_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scale of the user replaces it."""
+    commands: list[list[str]] = []
+
+    def seen(command: list[str]) -> None:
+        commands.append(command)
+        if len(commands) % 3 == 0:
+            raise RunError("cut short by the test")
+
+    monkeypatch.setattr("irepdeploy.cli.demo.invoke", seen)
+    for overrides in (["seed=1"], ["scale=smoke"]):
+        assert main(["demo", "--data", "fashion_mnist", *overrides, "--out", str(tmp_path)]) == 4
+    small, smoke = commands[:3], commands[3:]
+    assert [each[:2] for each in small] == [[name, "fashion_mnist"] for name in ("search", "train", "train")]
+    assert all("data.options.train=2000" in each and "seed=1" in each for each in small)
+    assert not any("data.options.train=2000" in each for each in smoke) and "scale=smoke" in smoke[0]
+
+
+@pytest.mark.slow
+def test_the_demo_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--data", "fashion_mnist", "scale=smoke", "--out", str(tmp_path)]) == 0
+    # The smoke scale is of noise.
+    assert "on synthetic, fused, one seed" in capsys.readouterr().out
+
+
 def test_every_file_is_named_and_there(demo: tuple[Path, str]) -> None:
     out, printed = demo
     named = [line.strip().split(" (")[0] for line in printed.partition("Written:\n")[2].splitlines()[:-1]]
     there = {str(path) for path in out.rglob("*") if path.is_file() and path.parent.name != "population"}
-    populations = {str(out / name / "population") for name in ("search", "search-random")}
-    assert set(named) == there | populations
+    assert set(named) == there | {str(out / "search" / "population")}
     assert "next:" in printed.splitlines()[-1] and "verify" in printed.splitlines()[-1]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("architecture.png", "search.png"))
 
@@ -88,5 +139,5 @@ def test_a_second_demo_into_the_same_folder(demo: tuple[Path, str]) -> None:
     before = (demo[0] / "bench/records.jsonl").read_text().count("\n")
     assert main(["demo", *SMALL, "search.evolutions=1", "--out", str(demo[0])]) == 0
     assert (demo[0] / "bench/records.jsonl").read_text().count("\n") == before
-    assert json.loads((demo[0] / "summary.json").read_text())["search"]["search"]["evaluations"] == 4
+    assert json.loads((demo[0] / "summary.json").read_text())["search"]["evaluations"] == 4
     assert own.read_text() == "mine"

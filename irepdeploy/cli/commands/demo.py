@@ -15,19 +15,23 @@ __all__ = ["demo"]
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the digits recipe: scale=smoke, seed=1."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: scale=smoke, seed=1."),
     ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="digits, or fashion_mnist with the Debian package dataset-fashion-mnist.")
+    ] = "digits",
     out: OutOption = Path("demo"),
     json: JsonOption = False,
 ) -> None:
-    """Search, train, fuse, export, verify and measure a small network on real handwritten digits.
+    """Search, train, fuse, export, verify and measure a small network on real images.
 
-    Prints every command it runs, so that each can be repeated by itself. Example: irepdeploy demo scale=smoke
+    Prints every command it runs, so that each can be repeated by itself. Examples: irepdeploy demo scale=smoke;
+    irepdeploy demo --data fashion_mnist --out demo-fashion
     """
     from irepdeploy.cli.demo import print_summary, run_demo
     from irepdeploy.console import print_json
 
-    summary = run_demo(out, overrides or [])
+    summary = run_demo(out, overrides or [], data)
     if json:
         print_json(summary.to_dict())
     else:

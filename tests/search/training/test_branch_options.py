@@ -198,4 +198,6 @@ def test_what_cannot_be_fused_early_is_refused_before_the_first_epoch(tiny: Tiny
         Training(tiny("train.fuse_at=0.5", "branches=dyrep"), tmp_path / "a", None)
     with pytest.raises(InputError, match=r"train\.fuse_at: an optimizer or scheduler of yours"):
         Training(tiny("train.fuse_at=0.5"), tmp_path / "b", SOME, optimizer=lambda each: torch.optim.SGD(each, lr=0.1))
-    assert not any((tmp_path / name).exists() for name in "ab")
+    with pytest.raises(InputError, match=r"train\.branch_decay: an optimizer or scheduler of yours decides"):
+        Training(tiny("train.branch_decay=0"), tmp_path / "c", SOME, optimizer=lambda each: torch.optim.SGD(each, lr=1))
+    assert not any((tmp_path / name).exists() for name in "abc")
