@@ -155,9 +155,14 @@ class DataSection(_Named):
 
 
 class SgdSection(_Section):
-    """Settings of SGD with momentum for the weights; the learning rate falls to 0 along a cosine."""
+    """Settings of SGD with momentum for the weights; in a search the learning rate falls to 0 along a cosine.
 
+    `optimizer` "adam" or "adamw" takes Adam instead, with torch's betas; `momentum` is of SGD only.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("optimizer",)
     lr: Rate
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)] = 0.0
     clip: Rate | None = None
@@ -171,10 +176,13 @@ class AdamSection(_Section):
 
 
 class AugmentSection(_Section):
-    """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`."""
+    """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`.
+
+    Images with boxes take `flip`, and `scales`: factors, of which each batch is resized by one.
+    """
 
     later: ClassVar[tuple[str, ...]] = (
-        "randaugment", "magnitude", "brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix",
+        "randaugment", "magnitude", "brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix", "scales",
     )  # fmt: skip
     crop: Count = 0
     area: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -189,6 +197,7 @@ class AugmentSection(_Section):
     erase: Probability = 0.0
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(max_length=100)] = ()
 
 
 class RacingSection(_Section):
@@ -268,7 +277,9 @@ class TrainSection(_Section):
         accumulate: number of batches of `batch_size` images whose gradients are accumulated per step.
         schedule: learning-rate schedule from weights.lr: "cosine" to 0, "step" to a tenth after each third of the
             epochs, or "constant".
+        milestones: epochs, counted from 1, after which a "step" schedule falls to a tenth instead.
         warmup_epochs: number of initial epochs over which the learning rate rises.
+        warmup_steps: number of initial batches over which it rises from a thousandth.
         step: "exact" computes every branch, "merged" one convolution a layer, with statistics from a sample of the
             batch (`set_step`).
         drop_path: final probability of dropping a branch for an image, or for a whole step if that is merged; it rises
@@ -288,13 +299,17 @@ class TrainSection(_Section):
     What concerns branches has no effect on a network without any.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("step", "compile", "branch_init", "branch_lr", "branch_decay", "fuse_at")
+    later: ClassVar[tuple[str, ...]] = (
+        "step", "compile", "branch_init", "branch_lr", "branch_decay", "fuse_at", "milestones", "warmup_steps",
+    )  # fmt: skip
     epochs: Positive = 100
     batch_size: BatchSize = 64
     weights: SgdSection = SgdSection(lr=0.05, weight_decay=3e-4, clip=5.0)
     accumulate: Positive = 1
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[Positive, ...] = ()
     warmup_epochs: Count = 0
+    warmup_steps: Count = 0
     step: Literal["exact", "merged"] = "exact"
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -318,6 +333,8 @@ class TrainSection(_Section):
     def _warmup_fits(self) -> TrainSection:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones are of the schedule step, not of {self.schedule}")
         return self
 
     @model_validator(mode="after")
@@ -331,6 +348,30 @@ class TrainSection(_Section):
         return self
 
 
+class BackboneSection(_Section):
+    """The backbone of a detector.
+
+    Args:
+        weights: file that its weights are read from before the run: a checkpoint of a network with the same layers,
+            with its branches or fused, or a state dict such as torchvision's.
+    """
+
+    weights: str | None = None
+
+
+class FreezeSection(_Section):
+    """What the training of a detector keeps as it is.
+
+    Args:
+        stages: the stem and so many stages of the backbone are not trained, and neither are their branches.
+        statistics: the backbone's batch normalisations keep mean and variance, while gamma and beta train. Blocks then
+            train as one convolution each, exactly.
+    """
+
+    stages: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
+    statistics: bool = False
+
+
 class Recipe(_Section):
     """A whole recipe.
 
@@ -340,7 +381,7 @@ class Recipe(_Section):
     ``package.module:Task``.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("task",)
+    later: ClassVar[tuple[str, ...]] = ("task", "backbone", "freeze")
     net: NetSection
     branches: str = "ireps"
     data: DataSection
@@ -349,6 +390,8 @@ class Recipe(_Section):
     threads: Threads | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = False
+    backbone: BackboneSection = BackboneSection()
+    freeze: FreezeSection = FreezeSection()
     search: SearchSection = SearchSection()
     train: TrainSection = TrainSection()
     scales: dict[str, Options] = {}

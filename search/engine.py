@@ -13,6 +13,7 @@ import torch
 
 from irepdeploy.data import StreamLoader
 from irepdeploy.folders import make_folder
+from irepdeploy.network.backbone_weights import load_backbone
 from irepdeploy.recipe import Recipe
 from irepdeploy.runs.journal import Epoch, Event, Evolution, SearchStart
 from irepdeploy.runs.result import SearchFigures
@@ -26,7 +27,17 @@ from .evaluation.racing import RaceResult, cuts_of, race
 from .execution import loop
 from .execution.device import device_name, ranks_of
 from .execution.full_recipe import recipe_writer
-from .execution.loop import adam, check_finite, check_loss, check_score, clip, cosine, memory_guard, set_rate, sgd
+from .execution.loop import (
+    adam,
+    check_finite,
+    check_loss,
+    check_score,
+    clip,
+    cosine,
+    memory_guard,
+    optimizer_of,
+    set_rate,
+)
 from .execution.progress import Advance, labelled
 from .execution.ranks import Ranks
 from .execution.run_folder import RunFolder, start_facts
@@ -83,6 +94,8 @@ class Search:
             step=self.settings.step,
             compile=self.settings.compile,
         )
+        if recipe.backbone.weights is not None:
+            load_backbone(self.supernet.model, recipe.backbone.weights)
         self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)
@@ -122,7 +135,7 @@ class Search:
             computed_on=where,
             callbacks=(recipe_writer(recipe, out), *callbacks),
         )
-        self.weights = sgd(self.supernet.weights(), self.settings.weights)
+        self.weights = optimizer_of(self.supernet.weights(), self.settings.weights)
         self.arch = adam(self.supernet.arch_parameters(), self.settings.arch)
         self.random = np.random.default_rng(recipe.seed)
         self.population = self.strategy.first(self.random)

@@ -21,7 +21,7 @@ from .evaluation.candidate_cost import CandidateCosts
 from .evaluation.evaluate import PopulationEvaluator
 from .evaluation.preflight import preflight
 from .execution.device import device_name
-from .execution.loop import adam, sgd
+from .execution.loop import adam, optimizer_of
 from .strategies.uniform import Uniform
 from .supernet.batches import batches_of
 from .supernet.space import Bits
@@ -114,7 +114,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
     strategy = Uniform(space, settings.model_copy(update={"population": population}))
     candidates = strategy.first(np.random.default_rng(recipe.seed))
     images, targets = _batch(subject, recipe, batch_size, device)
-    weights, arch = sgd(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
+    weights, arch = optimizer_of(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
 
     def step(subnets: list[Bits | None]) -> Callable[[], None]:
         def run() -> None:

@@ -23,7 +23,7 @@ from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.search.evaluation.evaluate import PopulationEvaluator
 from irepdeploy.search.evaluation.fitness import Fitness, Outcome
 from irepdeploy.search.evaluation.racing import cuts_of, race
-from irepdeploy.search.execution.loop import clip, sgd
+from irepdeploy.search.execution.loop import clip, optimizer_of
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.supernet.builders import build_supernet, load_data
 from irepdeploy.search.supernet.space import Bits
@@ -81,7 +81,7 @@ def trained_supernet(epochs: int, seed: int = 0, val: int = 1000) -> tuple[Super
         bits[random.permutation(size)[: size * 2 // 3]] = True
         return bits
 
-    optimizer = sgd(supernet.weights(), recipe.search.weights)
+    optimizer = optimizer_of(supernet.weights(), recipe.search.weights)
     loader = Loader(data.train, recipe.search.batch_size, torch.Generator().manual_seed(seed))
     supernet.model.train()
     for _ in range(epochs):

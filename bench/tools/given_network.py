@@ -17,7 +17,7 @@ from irepdeploy.board.protocol import PROTOCOL_VERSION, ratio, summary
 from irepdeploy.console import table
 from irepdeploy.recipe import Recipe, load_recipe
 from irepdeploy.search.engine import Search
-from irepdeploy.search.execution.loop import adam, clip, cosine, set_rate, sgd
+from irepdeploy.search.execution.loop import adam, clip, cosine, optimizer_of, set_rate
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.functions import search
 from irepdeploy.search.own_loop import Supernet
@@ -54,7 +54,7 @@ def measure_paths(recipe: Recipe, rounds: int = _ROUNDS) -> dict[str, list[int]]
 def _loop(recipe: Recipe, supernet: Supernet, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> None:
     settings = recipe.search
     images, labels = train
-    weights, arch = sgd(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
+    weights, arch = optimizer_of(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
     population = supernet.first()
     epochs = settings.warmup_epochs + settings.evolutions * settings.epochs_per_evolution
     for epoch in range(epochs):

@@ -64,6 +64,9 @@ def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split |
         if batches is None:
             continue
         fits = isinstance(targets, Tensor) and len(targets) == len(inputs)
+        if not fits and data.by_index:
+            # How many samples there are is known.
+            return data
         if fits and batches:
             fits = (inputs.shape[1:], targets.shape[1:]) == (batches[0][0].shape[1:], batches[0][1].shape[1:])
         room -= inputs.nbytes + targets.nbytes if fits else 0

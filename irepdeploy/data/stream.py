@@ -142,6 +142,7 @@ class StreamLoader:
         batch_size: samples per batch, over all processes; not of a DataLoader.
         generator: CPU generator, in the same state in every process.
         check: gets the targets of each batch of the first epoch, on the CPU.
+        change: augments a batch on the device, drawing from torch's generator.
         device: device of the batches.
         rank: index of this process; it takes every `ranks`-th sample of a batch.
         ranks: number of processes.
@@ -154,11 +155,13 @@ class StreamLoader:
         generator: torch.Generator,
         check: Callable[[Any], None] = lambda targets: None,
         *,
+        change: Callable[[Tensor, Any], tuple[Tensor, Any]] = lambda inputs, targets: (inputs, targets),
         device: torch.device | str = "cpu",
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.epoch = 0
+        self._change = change
         self._stream = stream
         self._batch_size = batch_size
         self._generator = generator
@@ -197,7 +200,7 @@ class StreamLoader:
             if not whole:
                 inputs, targets = (mapped(self._mine, part) for part in (inputs, targets))
             steps += 1
-            yield stream.on(self._device, inputs, targets)
+            yield self._change(*stream.on(self._device, inputs, targets))
         if not steps:
             raise InputError(
                 "no batch to train on: the data ended at once, or no batch has two samples per process",

@@ -32,7 +32,7 @@ from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, s
 from irepdeploy.reparam.structure import copied, rebuild
 from irepdeploy.reparam.wrappers import unwrapped
 
-__all__ = ["is_foreign", "load", "read", "save"]
+__all__ = ["is_foreign", "load", "read", "read_weights", "save"]
 
 _FORMAT = "irepdeploy.checkpoint"
 _VERSION = 1
@@ -139,6 +139,25 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
         raise CheckpointError(f"does not fit the network: {error.line}", where=path) from None
     load_weights(network, content["state"], path)
     return set_origin(network, origin).eval()
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], Origin | None]:
+    """Read a state dict without a network: that of a checkpoint with its Origin, or the first of another file.
+
+    Raises:
+        InputError: The file is missing.
+        CheckpointError: It holds none, is damaged, or contains code.
+    """
+    content = _content(path)
+    if _is_ours(content):
+        checked = _checked(content, path)
+        return checked["state"], Origin.from_dict(checked["origin"], where=path)
+    found = {} if is_program(content) else state_dicts(content)
+    if not found:
+        raise CheckpointError("a file without a state dict", where=path, hint="save(net.state_dict(), path)")
+    state = next(iter(found.values()))
+    _check_tensors(state, path)
+    return state, None
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

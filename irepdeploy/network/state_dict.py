@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from irepdeploy.detect.detector import Detector
+from irepdeploy.detect.key_map import our_names
 from irepdeploy.errors import CheckpointError, MissingError, counted, first_line
 from irepdeploy.network.plain_globals import PLAIN_GLOBALS
 
-__all__ = ["fitted", "is_safetensors", "is_state_dict", "is_usual", "read_legacy", "read_safetensors", "state_dicts"]
+__all__ = [
+    "fitted", "fitted_to", "is_safetensors", "is_state_dict", "is_usual", "read_legacy", "read_safetensors",
+    "state_dicts",
+]  # fmt: skip
 
 # Where training scripts keep weights; those of a moving average first, since they are the ones that were evaluated.
 _KEYS = (
@@ -67,7 +72,12 @@ def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, T
 
     Names that do not fit stay, for `load_weights` to list.
     """
-    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    given = our_names(state) if isinstance(network, Detector) else state
+    return fitted_to({name: each for name, each in network.state_dict().items() if isinstance(each, Tensor)}, given)
+
+
+def fitted_to(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the weights under expected names, like `fitted`."""
     named, notes = _unwrapped(state, expected), list[str]()
     counts = [name for name in named if name.rpartition(".")[2] in _COUNTERS and name not in expected]
     for name in counts:

@@ -22,7 +22,7 @@ from irepdeploy.reparam.structure import insert_layers
 from irepdeploy.reparam.usage import Usage, captured_module, usage_of
 from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 
-__all__ = ["Branches", "Where", "expandable", "insert_branches", "matches"]
+__all__ = ["Branches", "Where", "expandable", "insert_branches", "matches", "silence"]
 
 Branches = str | Sequence[str] | Architecture
 Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -74,7 +74,7 @@ def insert_branches(
     set_origin(result, _with_layers(origin_of(model), inserted))
     _check_called(result, usage, [layer.name for layer in inserted])
     if preserve:
-        _silence(result, {layer.name for layer in inserted})
+        silence(result, {layer.name for layer in inserted})
     return result if step == "exact" else set_step(result, step)
 
 
@@ -274,7 +274,8 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
     )
 
 
-def _silence(model: nn.Module, names: set[str]) -> None:
+def silence(model: nn.Module, names: Collection[str]) -> None:
+    """Start the branches of these blocks at zero, in place: gamma and beta of their last batch normalisation."""
     for name, block in model.named_modules():
         if name in names and isinstance(block, RepBlock):
             for branch in block.branches.values():

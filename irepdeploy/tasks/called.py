@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from irepdeploy.errors import InputError, IrepdeployError, one_line
+from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.tasks.batches import wide
+from irepdeploy.tasks.jackknife import Rows
 from irepdeploy.tasks.metric import Interval
 from irepdeploy.tasks.task import Task
 
-__all__ = ["blamed", "figures_of", "interval_of", "loss_of", "score_of", "statistics_of"]
+__all__ = ["blamed", "figures_of", "interval_of", "loss_of", "score_of", "statistics_of", "training_loss"]
 
 
 @contextmanager
@@ -60,25 +61,37 @@ def statistics_of(task: Task, outputs: Any, targets: Any, count: int) -> Tensor:
     return torch.as_tensor(wide(found))
 
 
-def score_of(task: Task, totals: Any, count: int) -> float:
-    """Return the score of the totals of `count` samples.
+def training_loss(
+    task: Task, call: Callable[..., Any], inputs: Any, targets: Any, *, whole: bool, when: str = "in train mode"
+) -> Tensor:
+    """Return the loss of a batch: of what `call` gives for the inputs, or what it gives for both if it is `whole`.
+
+    `whole` says that `call` is the task's `objective`, or a wrapper of it, and not the network.
+    """
+    with blamed(f"the network {when}", "net", ModelError):
+        outputs = call(inputs, targets) if whole else wide(task.outputs(call(inputs)))
+    return wide(outputs) if whole else loss_of(task, outputs, targets)
+
+
+def score_of(task: Task, rows: Rows) -> float:
+    """Return the score of the (K, N) statistics of samples.
 
     Raises:
         InputError: The task fails, or gives something else than a number.
     """
     with _of(task, "score"):
-        found = task.score(totals, count)
+        found = task.score_rows(rows)
     return _number(task, "score", found)
 
 
-def figures_of(task: Task, totals: Any, count: int) -> dict[str, float]:
-    """Return everything that the task reports, by name.
+def figures_of(task: Task, rows: Rows) -> dict[str, float]:
+    """Return everything that the task reports of (K, N) statistics, by name.
 
     Raises:
         InputError: The task fails, or gives something else than numbers by name.
     """
     with _of(task, "figures"):
-        found = task.figures(totals, count)
+        found = task.figures_rows(rows)
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise _expected(task, "figures", "a dictionary of numbers by name", found)
     return {name: _number(task, "figures", value) for name, value in found.items()}

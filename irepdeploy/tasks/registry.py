@@ -7,6 +7,7 @@ from typing import Any
 
 from irepdeploy.errors import InputError
 from irepdeploy.tasks.classification import Classification
+from irepdeploy.tasks.detection import Detection
 from irepdeploy.tasks.metric import Metric
 from irepdeploy.tasks.regression import Regression
 from irepdeploy.tasks.segmentation import Segmentation
@@ -14,7 +15,7 @@ from irepdeploy.tasks.task import Task
 
 __all__ = ["TASKS", "task_of"]
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Segmentation, Regression)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Segmentation, Regression, Detection)}
 
 
 def task_of(task: str | Task, **settings: Any) -> Task:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from irepdeploy.tasks.batches import main_output, read_batch
-from irepdeploy.tasks.jackknife import Rows, Vector, contributions, jackknife_interval
+from irepdeploy.tasks.jackknife import Rows, Vector, contributions, jackknife_interval, totals_of
 from irepdeploy.tasks.metric import Interval, Metric
 
 __all__ = ["Task"]
@@ -19,7 +19,8 @@ class Task(ABC):
 
     A score is a function of sums over samples: `statistics` gives the terms of each sample, `score` the score of their
     totals. So a set is scored in parts, on several processes, with an uncertainty, and candidates race on the samples
-    that both have seen.
+    that both have seen. A metric that is no such function, such as average precision, overrides `score_rows` and
+    `figures_rows`.
 
         class WithinTolerance(Task):
             name = "within"
@@ -79,6 +80,25 @@ class Task(ABC):
     def figures(self, totals: Vector, count: int) -> dict[str, float]:
         """Return everything worth reporting of a finished run, by name; by default the score."""
         return {self.metric.name: self.score(totals, count)}
+
+    def score_rows(self, statistics: Rows) -> float:
+        """Return the score of (K, N) statistics; by default that of their totals."""
+        return self.score(totals_of(statistics), statistics.shape[1])
+
+    def figures_rows(self, statistics: Rows) -> dict[str, float]:
+        """Return everything worth reporting of (K, N) statistics; by default that of their totals."""
+        return self.figures(totals_of(statistics), statistics.shape[1])
+
+    def bound(self, net: nn.Module) -> Task:
+        """Return the task for the outputs of a network; by default the task itself."""
+        return self
+
+    def objective(self, net: nn.Module) -> nn.Module | None:
+        """Return a module that gives the loss of inputs and targets, where `loss` of outputs is not enough.
+
+        It contains `net`, so that several processes sum all gradients. None: `loss` is what is minimised.
+        """
+        return None
 
     def contributions(self, statistics: Rows) -> Vector:
         """Return (N,) contributions of samples to the score, from (K, N) statistics; their mean is the score."""

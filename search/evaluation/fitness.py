@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from irepdeploy.data import Split, Stream, in_order
 from irepdeploy.tasks import Classification, Task, called
 from irepdeploy.tasks.batches import wide
-from irepdeploy.tasks.jackknife import Rows, Vector, totals_of
+from irepdeploy.tasks.jackknife import Rows, Vector
 
 __all__ = ["CLASSIFICATION", "Fitness", "Outcome", "joined", "outcome_of", "score", "statistics_of"]
 
@@ -48,13 +48,13 @@ class Outcome:
     @property
     def fitness(self) -> Fitness:
         """Score and mean loss, from sums in float64."""
-        totals = totals_of(self.statistics)
-        return Fitness(called.score_of(self.task, totals, len(self)), -float(totals[-1]) / len(self))
+        loss = float(self.statistics[-1].sum(dtype=np.float64))
+        return Fitness(called.score_of(self.task, self.statistics), -loss / len(self))
 
     @property
     def figures(self) -> dict[str, float]:
         """Everything that the task reports, by name, as far as it is a number."""
-        found = called.figures_of(self.task, totals_of(self.statistics), len(self))
+        found = called.figures_of(self.task, self.statistics)
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property

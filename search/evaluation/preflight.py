@@ -13,7 +13,7 @@ from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.tasks import Task
 from irepdeploy.tasks.batches import wide
-from irepdeploy.tasks.called import blamed, interval_of, loss_of, statistics_of
+from irepdeploy.tasks.called import blamed, interval_of, loss_of, statistics_of, training_loss
 
 from ..supernet.subject import Subject
 from .fitness import Outcome, outcome_of
@@ -58,7 +58,11 @@ def preflight(
         outputs = wide(_run(network, task, inputs, "train"))
         check = TargetCheck(task, outputs, "train")
         check(subject.train.labels if isinstance(subject.train, Split) else targets)
-        loss_of(task, outputs, targets)
+        objective = task.objective(network)
+        if objective is None:
+            loss_of(task, outputs, targets)
+        else:
+            training_loss(task, objective.eval(), inputs, targets, whole=True, when="in eval mode")
         statistics_of(task, outputs, targets, len(inputs))
         for name, data in (("val", subject.val), ("test", test)):
             if data is None:

@@ -6,12 +6,12 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.runtime.memory import is_out_of_memory
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from irepdeploy.recipe import AdamSection, SgdSection
 
 __all__ = [
-    "adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "seed_epoch", "set_rate",
-    "sgd",
+    "adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "optimizer_of", "seed_epoch",
+    "set_rate",
 ]  # fmt: skip
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
 
 
-def sgd(parameters: Iterator[nn.Parameter], settings: SgdSection) -> SGD:
-    """Make SGD as a recipe configures it."""
-    return SGD(
-        list(parameters), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
-    )
+def optimizer_of(parameters: Iterator[nn.Parameter], settings: SgdSection) -> Optimizer:
+    """Make SGD, or Adam or AdamW, as a recipe configures it."""
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "foreach": True}
+    if settings.optimizer == "sgd":
+        return SGD(list(parameters), momentum=settings.momentum, **common)
+    return (Adam if settings.optimizer == "adam" else AdamW)(list(parameters), **common)
 
 
 def adam(parameters: Iterator[nn.Parameter], settings: AdamSection) -> Adam:

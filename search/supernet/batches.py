@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from irepdeploy.data import Augmentation, Loader, Split, StreamLoader
+from irepdeploy.detect.augmentation import ObjectAugmentation
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import AugmentSection
-from irepdeploy.tasks import Classification
+from irepdeploy.tasks import Classification, Detection
 
 from .subject import Subject
 
@@ -47,7 +48,16 @@ def batches_of(
             classes.
     """
     train = subject.train
-    augmentation = Augmentation(**augment.model_dump())
+    given = check or (lambda targets: None)
+    augmentation = Augmentation(**augment.model_dump(exclude={"scales"}))
+    if isinstance(subject.task, Detection):
+        if augmentation != Augmentation(flip=augment.flip):
+            raise RecipeError("of images with boxes there are flip and scales", where="augment")
+        assert not isinstance(train, Split)
+        change = ObjectAugmentation(augment.flip, augment.scales, _stride(subject.net))
+        return StreamLoader(train, batch_size, order, given, change=change, device=device, rank=rank, ranks=ranks)
+    if augment.scales:
+        raise RecipeError("scales are of images with boxes", where="augment.scales", hint="area resizes others")
     if isinstance(train, Split) and (train.labels.ndim == 1 or augmentation == Augmentation()):
         classes = _classes(subject) if augmentation.mixes else None
         return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks, classes=classes)
@@ -56,7 +66,6 @@ def batches_of(
             "augmentation here is of images in memory with one label each", where="augment", hint="do it in the Dataset"
         )
     assert not isinstance(train, Split)
-    given = check or (lambda targets: None)
     return StreamLoader(train, batch_size, order, given, device=device, rank=rank, ranks=ranks)
 
 
@@ -69,6 +78,10 @@ def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
         before = step, batch
     if before is not None:
         yield *before, True
+
+
+def _stride(net: nn.Module) -> int:
+    return int(getattr(net, "stride", 32))
 
 
 def _classes(subject: Subject) -> int:

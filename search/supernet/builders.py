@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from irepdeploy.data import Dataset, DatasetFacts, load_dataset
+from irepdeploy.data import Dataset, DatasetFacts, ObjectDataset, load_dataset, load_objects
 from irepdeploy.errors import RecipeError, one_line
 from irepdeploy.network.nets import build_plain
 from irepdeploy.recipe import Recipe
@@ -20,7 +20,7 @@ from irepdeploy.reparam.published import PUBLISHED
 
 from .supernet import Supernet
 
-__all__ = ["architecture_of", "build_net", "build_supernet", "load_data", "seeded", "with_branches"]
+__all__ = ["architecture_of", "build_net", "build_supernet", "load_data", "objects_of", "seeded", "with_branches"]
 
 # sigmoid(0) * sigmoid(0): the initial factor of alpha and beta.
 _FACTOR_AT_START = 0.25
@@ -36,9 +36,19 @@ def seeded(recipe: Recipe) -> None:
 def load_data(recipe: Recipe) -> Dataset:
     """Load the recipe's data set."""
     assert recipe.data.name is not None
+    return load_dataset(recipe.data.name, **_options(recipe))
+
+
+def objects_of(recipe: Recipe) -> ObjectDataset:
+    """Load the recipe's data set of objects."""
+    assert recipe.data.name is not None
+    return load_objects(recipe.data.name, **_options(recipe))
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
     # Other keys of the section, such as root, are options of data sets that have files.
     given = recipe.data.model_dump(include={"root", "verify"}, exclude_none=True)
-    return load_dataset(recipe.data.name, **{**given, **recipe.data.options})
+    return {**given, **recipe.data.options}
 
 
 def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:

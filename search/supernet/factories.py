@@ -44,12 +44,14 @@ class GivenData:
         val: search-validation samples.
         load_test: gives the test samples, None if there are none.
         classes: names of the classes, if they are known.
+        input_shape: (C, H, W) that the network is built for; None: that of the first image.
     """
 
     train: Any
     val: Any
     load_test: Callable[[], Any] = lambda: None
     classes: tuple[str, ...] = ()
+    input_shape: tuple[int, ...] | None = None
 
 
 def recipe_task(recipe: Recipe, **settings: Any) -> Task:

@@ -17,9 +17,9 @@ from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.insert import Where
 from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.runs.schema import MetricFacts
-from irepdeploy.tasks import Classification, Task
+from irepdeploy.tasks import Classification, Detection, Task
 
-from .builders import build_net, load_data, seeded
+from .builders import build_net, load_data, objects_of, seeded
 from .factories import (
     GivenData,
     Net,
@@ -97,6 +97,10 @@ def subject_of(
     task = recipe_task(recipe, **({"label_smoothing": smoothing} if smoothing else {}))
     net = recipe.net
     if recipe.data.factory is None:
+        if isinstance(task, Detection):
+            found = objects_of(recipe)
+            objects = GivenData(found.train, found.val, found.load_test, found.classes, found.input_shape)
+            return _of_sets(recipe, objects, task, device, batch_size, given)
         data = load_data(recipe)
         own = net.factory is not None or net.weights is not None or given is not None
         if not own and isinstance(task, Classification):
@@ -105,7 +109,17 @@ def subject_of(
     else:
         seeded(recipe)
         sets = data_by_factory(recipe)
+    return _of_sets(recipe, sets, task, device, batch_size, given)
 
+
+def _of_sets(
+    recipe: Recipe,
+    sets: GivenData,
+    task: Task,
+    device: torch.device | None,
+    batch_size: int,
+    given: nn.Module | None,
+) -> Subject:
     def plain() -> nn.Module:
         return _weighted(recipe, _built(recipe, sets, task))
 
@@ -117,7 +131,7 @@ def subject_of(
         recipe,
         device or torch.device("cpu"),
         batch_size,
-        where=net.where,
+        where=recipe.net.where,
         allow_shared=allowed,
     )
 
@@ -162,7 +176,7 @@ def given_subject(
         check_disjoint(data.train, data.val, training, validation)
     test = data.load_test()
     testing = None if test is None else opened(test, task.read, "test", dtype)
-    shape = tuple(first_input(training, batch_size).shape[1:])
+    shape = data.input_shape or tuple(first_input(training, batch_size).shape[1:])
     if len(shape) == 3 and not origin_of(plain).input_shape:
         set_origin(plain, input_shape=shape)
     layers = [[name, str(value.dtype), list(value.shape)] for name, value in plain.state_dict().items()]
@@ -177,13 +191,13 @@ def given_subject(
     }
     # However the data was read, the branches start alike.
     torch.set_rng_state(random)
-    return Subject(plain, task, training, validation, lambda: testing, shape, where, facts)
+    return Subject(plain, task.bound(plain), training, validation, lambda: testing, shape, where, facts)
 
 
 def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:
     """Build the recipe's network for the data; one of irepdeploy needs its classes."""
-    shape = tuple(first_input(opened(given.train, task.read, "train"), 1).shape[1:])
-    classes = class_count(given, task) if isinstance(task, Classification) else None
+    shape = given.input_shape or tuple(first_input(opened(given.train, task.read, "train"), 1).shape[1:])
+    classes = class_count(given, task) if isinstance(task, Classification) else len(given.classes) or None
     # Reading the data may have drawn random numbers.
     seeded(recipe)
     if recipe.net.factory is not None:

@@ -47,8 +47,9 @@ class Supernet:
         step: Step = "exact",
         compile: bool = False,
     ) -> None:
-        self.task = Classification() if task is None else task
         self.model = channels_last(insert_branches(net, branches, where, scaled=True, step=step))
+        self.task = (Classification() if task is None else task).bound(self.model)
+        self._objective = self.task.objective(self.model)
         self._step = step
         self.space = SearchSpace.of(self.model, preset_of(branches).names)
         self._compile = compile
@@ -138,8 +139,12 @@ class Supernet:
             _seeded(seed, images.device),
             torch.autocast(images.device.type, torch.bfloat16, enabled=amp),
         ):
-            outputs = self.task.outputs(self._forward(bits)(images))
-        loss = loss_of(self.task, wide(outputs) if amp else outputs, labels)
+            if self._objective is None:
+                outputs = self.task.outputs(self._forward(bits)(images))
+            else:
+                loss = self._objective(images, labels)
+        if self._objective is None:
+            loss = loss_of(self.task, wide(outputs) if amp else outputs, labels)
         (loss / count).backward()
         took_part = (position is None or bits is None or bits[position] for _, position in self._norms)
         return step.take(loss, [index for index, took in enumerate(took_part) if took])

@@ -35,9 +35,9 @@ __all__ = ["Finetuning"]
 class Finetuning:
     """One fine-tuning run in a folder, like `Training`; `irepdeploy export` takes its best.pt.
 
-    The recipe's network is ignored. The branches, a preset or a published Architecture by name, start at zero: before
-    the first step the outputs in eval mode are those of the plain or fused network in `source`. `model` builds the
-    class of a foreign checkpoint.
+    The recipe's network is ignored, but for `net.where`. The branches, a preset or a published Architecture by name,
+    start at zero: before the first step the outputs in eval mode are those of the plain or fused network in `source`.
+    `model` builds the class of a foreign checkpoint.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Finetuning:
         self.data = subject = self._subject(recipe, source, ranks)
         if recipe.data.factory is not None and subject.load_test() is None:
             raise InputError("fine-tuning compares scores on a test set, and there is none", where=recipe.data.label)
-        net = insert_branches(self.source, branches, preserve=True)
+        net = insert_branches(self.source, branches, recipe.net.where, preserve=True)
         described = origin_of(subject.net)
         if not origin.input_shape:
             set_origin(net, input_shape=described.input_shape)

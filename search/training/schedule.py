@@ -12,17 +12,29 @@ if TYPE_CHECKING:
 __all__ = ["rate_at"]
 
 
-def rate_at(settings: TrainSection, epoch: int, share: float = 0.0) -> float:
-    """Return the learning rate at an epoch, counted from 0, of which a `share` in [0, 1) is done.
+# What the rate starts at in a warm-up of steps, as a share: MMDetection's.
+_FIRST = 0.001
+
+
+def rate_at(settings: TrainSection, epoch: int, share: float = 0.0, step: int = 0) -> float:
+    """Return the learning rate at an epoch, counted from 0, of which a `share` in [0, 1) is done, after `step` batches.
 
     It rises with every step during the warm-up, and falls epoch by epoch afterwards.
     """
+    rate = _by_epoch(settings, epoch, share)
+    done = step / settings.warmup_steps if step < settings.warmup_steps else 1.0
+    return rate * (_FIRST + (1 - _FIRST) * done)
+
+
+def _by_epoch(settings: TrainSection, epoch: int, share: float) -> float:
     start, warm = settings.weights.lr, settings.warmup_epochs
     if epoch < warm:
         return start * (epoch + share) / warm
     done, whole = epoch - warm, settings.epochs - warm
     if settings.schedule == "cosine":
         return cosine(start, done, whole)
+    if settings.schedule == "step" and settings.milestones:
+        return start * 0.1 ** sum(epoch >= milestone for milestone in settings.milestones)
     if settings.schedule == "step":
         return start * 0.1 ** (3 * done // whole)
     return start

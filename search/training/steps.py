@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from irepdeploy.errors import InputError, IrepdeployError, one_line
 from irepdeploy.reparam.block import RepBlock
 
-from ..execution.loop import set_rate, sgd
+from ..execution.loop import optimizer_of, set_rate
 from .schedule import rate_at
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Steps(Protocol):
 
     optimizer: Optimizer
 
-    def set_rate(self, epoch: int, share: float) -> None:
-        """Set the learning rate for an epoch, counted from 0, of which a `share` in [0, 1) is done."""
+    def set_rate(self, epoch: int, share: float, step: int = 0) -> None:
+        """Set the rate for an epoch, counted from 0, of which a `share` in [0, 1) is done, after `step` batches."""
 
     def end_epoch(self) -> None:
         """Note the end of an epoch."""
@@ -43,22 +43,22 @@ class Steps(Protocol):
 
 
 class RecipeSteps:
-    """SGD and a learning rate as the recipe has them."""
+    """The optimizer and the learning rate of the recipe."""
 
     def __init__(self, net: nn.Module, settings: TrainSection) -> None:
         self._settings = settings
         branches = _of_branches(net)
         self._apart = bool(branches) and not _alike(settings)
         if not self._apart:
-            self.optimizer: Optimizer = sgd(net.parameters(), settings.weights)
+            self.optimizer: Optimizer = optimizer_of(net.parameters(), settings.weights)
             return
-        self.optimizer = sgd((each for each in net.parameters() if each not in branches), settings.weights)
+        self.optimizer = optimizer_of((each for each in net.parameters() if each not in branches), settings.weights)
         decay = settings.weights.weight_decay * settings.branch_decay
         self.optimizer.add_param_group({"params": list(branches), "weight_decay": decay})
 
-    def set_rate(self, epoch: int, share: float) -> None:
+    def set_rate(self, epoch: int, share: float, step: int = 0) -> None:
         """Set the rate of the recipe's schedule; the branches have it times a factor."""
-        set_rate(self.optimizer, rate_at(self._settings, epoch, share))
+        set_rate(self.optimizer, rate_at(self._settings, epoch, share, step))
         if self._apart:
             self.optimizer.param_groups[1]["lr"] *= self._settings.branch_lr
 
@@ -94,7 +94,7 @@ class GivenSteps:
         one = settings.weights.model_copy(update={"lr": 1.0})
         self._settings = settings.model_copy(update={"weights": one})
         self.optimizer: Optimizer = (
-            sgd(net.parameters(), settings.weights)
+            optimizer_of(net.parameters(), settings.weights)
             if optimizer is None
             else _made("optimizer", optimizer, list(net.parameters()))
         )
@@ -112,10 +112,10 @@ class GivenSteps:
                 where="scheduler",
             )
 
-    def set_rate(self, epoch: int, share: float) -> None:
+    def set_rate(self, epoch: int, share: float, step: int = 0) -> None:
         """Set the rates of the recipe's schedule, unless a scheduler does."""
         if self._scheduler is None:
-            factor = rate_at(self._settings, epoch, share)
+            factor = rate_at(self._settings, epoch, share, step)
             for group, start in zip(self.optimizer.param_groups, self._start, strict=True):
                 group["lr"] = start * factor
 

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from irepdeploy.data import StreamLoader
-from irepdeploy.errors import CheckpointError, InputError, ModelError
+from irepdeploy.errors import CheckpointError, InputError, RecipeError
 from irepdeploy.files import canonical_json
+from irepdeploy.network.backbone_weights import load_backbone
 from irepdeploy.network.checkpoint import load, read, save
 from irepdeploy.plots.run_pictures import save_run_pictures
 from irepdeploy.recipe import Recipe
@@ -30,9 +31,8 @@ from irepdeploy.runs.journal import Epoch, Event, Start
 from irepdeploy.runs.result import ScoreSet, TrainingResult
 from irepdeploy.runtime.compiled import compile_step, require_compiler
 from irepdeploy.runtime.memory_format import channels_last
-from irepdeploy.tasks import Classification
-from irepdeploy.tasks.batches import wide
-from irepdeploy.tasks.called import blamed, interval_of, loss_of
+from irepdeploy.tasks import Classification, Detection
+from irepdeploy.tasks.called import interval_of, training_loss
 
 from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import Fitness, score
@@ -49,6 +49,7 @@ from ..supernet.builders import with_branches
 from ..supernet.subject import Subject, subject_of
 from .averaging import averaged
 from .early_fuse import fused_early, fused_structure
+from .freezing import Freeze
 from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 
 __all__ = ["Training"]
@@ -56,8 +57,8 @@ __all__ = ["Training"]
 _SECONDS_BETWEEN_NOTES = 1.0
 # A GPU is not synchronised between two reads of the loss.
 _STEPS_BETWEEN_LOOKS = 50
-# Images per forward pass where nothing is trained.
-_BATCH = 200
+# Images per forward pass where nothing is trained, as long as they are not larger than those of ImageNet.
+_BATCH, _AREA = 200, 224 * 224
 _BATCHES_OF_STATISTICS = 16
 
 
@@ -98,6 +99,9 @@ class Training:
         self.ranks = ranks_of(recipe) if ranks is None else ranks
         if settings.compile:
             require_compiler(self.ranks.device, "train.compile")
+            if recipe.task == Detection.name:
+                text = "the steps of a detector depend on values: no graph holds them"
+                raise RecipeError(text, where="train.compile")
         digest = None if architecture is None else architecture.digest
         results = ("best.pt", "last.pt", "result.json")
         if subject is None:
@@ -105,6 +109,8 @@ class Training:
                 recipe, self.ranks.device, batch_size=settings.batch_size, smoothing=settings.label_smoothing
             )
         self.data, self.task = subject, subject.task
+        area = math.prod(subject.input_shape[1:])
+        self._batch = max(1, min(_BATCH, _BATCH * _AREA // max(1, area)))
         if model is None and net is None and subject.facts:
             model = subject.net
         facts = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
@@ -117,6 +123,9 @@ class Training:
                 net = with_branches(net, architecture or recipe.branches, factors, subject.where, silent=silent)
         source = f"trained, moving average {settings.ema:g} of the weights" if settings.ema else "trained"
         self.net = channels_last(set_origin(net, statistics=source)).to(self.ranks.device)
+        if recipe.backbone.weights is not None:
+            load_backbone(self.net, recipe.backbone.weights)
+        self.freeze = Freeze(self.net, recipe.freeze)
         blocks = [module for module in self.net.modules() if isinstance(module, RepBlock)]
         self.has_blocks = bool(blocks)
         self.branches = sum(len(block.active) for block in blocks)
@@ -183,7 +192,10 @@ class Training:
 
     def _connect(self) -> None:
         # It shares its weights with `net`, and sums the gradients of all ranks.
-        self._forward = DistributedDataParallel(self.net) if self.ranks.size > 1 else self.net
+        objective = self.task.objective(self.net)
+        self._whole = objective is not None
+        trained = self.net if objective is None else objective
+        self._forward = DistributedDataParallel(trained) if self.ranks.size > 1 else trained
         self._call: Callable[..., Any] = self._forward
         if self.settings.compile:
             self._call = compile_step(self._forward, self.ranks.device, "train.compile")
@@ -191,6 +203,7 @@ class Training:
     def _train_on(self, net: nn.Module) -> None:
         """Go on with a fused network, and a new optimizer."""
         self.net, self.has_blocks = channels_last(net).to(self.ranks.device), False
+        self.freeze = Freeze(self.net, self.recipe.freeze)
         self.steps = RecipeSteps(self.net, self.settings)
         self.optimizer = self.steps.optimizer
 
@@ -239,6 +252,7 @@ class Training:
         """Train for one epoch; return its mean loss and the images per second of all ranks together."""
         settings = self.settings
         self._forward.train()
+        self.freeze.apply()
         share = self.epoch / settings.epochs
         seed_epoch(self.recipe.seed, self.epoch)
         for module in self.net.modules():
@@ -256,9 +270,7 @@ class Training:
             begin = step - step % settings.accumulate
             parts = min(settings.accumulate, max(steps - begin, 1)) if steps else settings.accumulate
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=settings.amp):
-                with blamed("the network in train mode", "net", ModelError):
-                    outputs = wide(self.task.outputs(self._call(images)))
-                loss = loss_of(self.task, outputs, labels)
+                loss = training_loss(self.task, self._call, images, labels, whole=self._whole)
             (loss / parts).backward()
             total += loss.detach()
             if (step + 1) % _STEPS_BETWEEN_LOOKS == 0 or last:
@@ -266,7 +278,7 @@ class Training:
             if step + 1 == begin + parts or last:
                 if step + 1 < begin + parts:
                     self._enlarge(parts / (step + 1 - begin))
-                self.steps.set_rate(self.epoch, min(step / max(steps, step + 1), 1.0))
+                self.steps.set_rate(self.epoch, min(step / max(steps, step + 1), 1.0), self.epoch * steps + step)
                 clip(self.optimizer, settings.weights.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -283,7 +295,7 @@ class Training:
 
     def _score(self) -> Fitness:
         """Score the fused network on the search-validation set, with the first rank's statistics, which are saved."""
-        mine = [score(self._fused(), self.data.val, _BATCH, self.task)] if self.ranks.first else []
+        mine = [score(self._fused(), self.data.val, self._batch, self.task)] if self.ranks.first else []
         return self.ranks.gather(mine, 1)[0]
 
     def _enlarge(self, factor: float) -> None:
@@ -311,9 +323,9 @@ class Training:
         watch: Callable[[Any, Any], None] = lambda outputs, targets: None  # noqa: E731
         if isinstance(self.task, Classification):
             watch = self.confusion
-        outcomes = {"val": outcome_of(plain, self.data.val, _BATCH, self.task)}
+        outcomes = {"val": outcome_of(plain, self.data.val, self._batch, self.task)}
         if self._test is not None:
-            outcomes["test"] = outcome_of(plain, self._test, _BATCH, self.task, watch)
+            outcomes["test"] = outcome_of(plain, self._test, self._batch, self.task, watch)
         return TrainingResult(
             branches=self.branches,
             val_accuracy=fitness.value,
@@ -349,7 +361,7 @@ class Training:
     def score_test(self, net: nn.Module) -> Fitness:
         """Score a network on the test set; only the first rank may call it."""
         assert self._test is not None
-        return score(net, self._test, _BATCH, self.task)
+        return score(net, self._test, self._batch, self.task)
 
     def _save_net(self, name: str) -> None:
         if self.ranks.first:

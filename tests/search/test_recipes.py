@@ -22,12 +22,20 @@ PAPER = {
     "irep_resnet50_imagenet": ("resnet50", "ireps-resnet-imagenet"),
 }
 
+# Network, and what its backbone keeps.
+DETECTION = {
+    "shapes_centernet": ("centernet_vgg6", (0, False)),
+    "shapes_faster_rcnn": ("faster_rcnn_vgg6_fpn", (0, False)),
+    "irep_resnet18_centernet_coco": ("centernet_dcn_resnet18", (0, False)),
+    "irep_resnet50_fpn_coco": ("faster_rcnn_resnet50_fpn", (1, True)),
+}
+
 
 def test_every_recipe_on_disk_is_shipped_and_searched_here() -> None:
     files = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".yaml", ".yml"))
-    assert len(files) == 7  # raise it with every recipe that is added
+    assert len(files) == 11  # raise it with every recipe that is added
     assert sorted(shipped_recipes().values()) == files
-    assert set(shipped_recipes()) == {"digits", "fashion_mnist", *PAPER}
+    assert set(shipped_recipes()) == {"digits", "fashion_mnist", *PAPER, *DETECTION}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -35,12 +43,15 @@ def test_the_smoke_scale_is_smaller_and_asks_for_no_files(name: str) -> None:
     whole, smoke = load_recipe(recipe_path(name)), load_recipe(recipe_path(name), ["scale=smoke"])
     assert smoke.search.population < whole.search.population
     assert smoke.train.epochs < whole.train.epochs
-    assert smoke.data.root is None and smoke.data.name in ("digits", "synthetic")
+    assert smoke.data.root is None and smoke.data.name in ("digits", "synthetic", "shapes")
     assert smoke.branches == whole.branches and smoke.search.budget == whole.search.budget
 
 
 # Networks of one kind and the same way through it.
-AT_NIGHT = ("irep_resnet18_cifar10", "irep_resnet18_imagenet", "irep_resnet34_imagenet", "irep_resnet50_imagenet")
+AT_NIGHT = (
+    "irep_resnet18_cifar10", "irep_resnet18_imagenet", "irep_resnet34_imagenet", "irep_resnet50_imagenet",
+    "irep_resnet18_centernet_coco", "irep_resnet50_fpn_coco", "shapes_faster_rcnn",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -78,17 +89,35 @@ def test_the_numbers_of_the_paper(name: str) -> None:
         assert train.epochs == 120
 
 
-@pytest.mark.parametrize("name", sorted(PAPER))
+@pytest.mark.parametrize("name", DETECTION)
+def test_detectors_are_trained_as_mmdetection_trains_them(name: str) -> None:
+    recipe = load_recipe(recipe_path(name))
+    assert (recipe.net.name, (recipe.freeze.stages, recipe.freeze.statistics)) == DETECTION[name]
+    assert (recipe.task, recipe.net.where) == ("detection", "backbone")
+    train = recipe.train
+    weights = (train.weights.lr, train.weights.momentum, train.weights.weight_decay, train.weights.clip)
+    whole = (train.epochs, train.batch_size, train.schedule, train.milestones, train.warmup_steps)
+    if name == "irep_resnet50_fpn_coco":
+        assert weights == (0.02, 0.9, 1e-4, None)
+        assert whole == (12, 16, "step", (8, 11), 500)
+        assert recipe.data.options["height"], recipe.data.options["width"] == (800, 1333)
+    elif name == "irep_resnet18_centernet_coco":
+        assert weights == (0.01, 0.9, 1e-4, 35)
+        assert whole == (140, 64, "step", (90, 120), 1000)
+
+
+@pytest.mark.parametrize("name", sorted({*PAPER, *DETECTION}))
 def test_every_number_says_whose_it_is_and_the_header_what_to_type(name: str) -> None:
     text = recipe_path(name).read_text()
-    header, _, body = text.partition("\nnet:")
-    for word in ("Source:", "Data:", "Command:", "Time:", "Smoke:", f"irepdeploy search {name} "):
+    header, _, body = text.partition("\nnet:" if name in PAPER else "\ntask:")
+    command = f"irepdeploy {'search' if name in PAPER else 'train'} {name} "
+    for word in ("Source:", "Data:", "Command:", "Time:", "Smoke:", command):
         assert word in header
     for line in body.partition("\nscales:")[0].splitlines():
         value, _, comment = line.partition("#")
         key, _, given = value.partition(":")
         if given.strip() and key.strip() != "root":
-            assert comment.strip().startswith(("paper", "ours")), line
+            assert comment.strip().startswith(("paper", "ours", "mmdet")), line
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))

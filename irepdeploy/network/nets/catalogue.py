@@ -118,10 +118,10 @@ def _irep(args: dict[str, Any], name: str, ours: str, paper: str) -> Net:
     return Net(resnet.ResNet, _LARGE, 1000, args, name, note=_COLUMNS.format(ours=ours, paper=paper))
 
 
-def _detector(
-    builder: Callable[..., nn.Module], *, size: int = 512, branches: str | None = None, note: str = "", **args: Any
-) -> Net:
-    return Net(builder, (3, size, size), 80, args, branches, least=32, multiple=32, note=note, where="backbone")
+def _detector(builder: Callable[..., nn.Module], *, branches: str | None = None, note: str = "", **args: Any) -> Net:
+    pyramid = builder is detectors.faster_rcnn_resnet
+    size, multiple = (800, 1) if pyramid else (512, 32)
+    return Net(builder, (3, size, size), 80, args, branches, least=32, multiple=multiple, note=note, where="backbone")
 
 
 NETS: dict[str, Net] = {
@@ -217,11 +217,9 @@ NETS: dict[str, Net] = {
         detectors.centernet_resnet, branches="irep-resnet18", deformable=True, note=_DETECTED
     ),
     "dyrep_centernet_resnet18": _detector(detectors.centernet_resnet, branches="dyrep", note=_GROWN.format(count="")),
-    "faster_rcnn_resnet50_fpn": _detector(detectors.faster_rcnn_resnet, size=800),
-    "irep_faster_rcnn_resnet50_fpn": _detector(
-        detectors.faster_rcnn_resnet, size=800, branches="irep-resnet50", note=_DETECTED
-    ),
+    "faster_rcnn_resnet50_fpn": _detector(detectors.faster_rcnn_resnet),
+    "irep_faster_rcnn_resnet50_fpn": _detector(detectors.faster_rcnn_resnet, branches="irep-resnet50", note=_DETECTED),
     "dyrep_faster_rcnn_resnet50_fpn": _detector(
-        detectors.faster_rcnn_resnet, size=800, branches="dyrep", note=_GROWN.format(count="")
+        detectors.faster_rcnn_resnet, branches="dyrep", note=_GROWN.format(count="")
     ),
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from irepdeploy.errors import InputError
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.search.execution.loop import adam, sgd
+from irepdeploy.search.execution.loop import adam, optimizer_of
 from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.supernet.builders import build_supernet
 from irepdeploy.search.supernet.space import Bits
@@ -146,7 +146,7 @@ def test_what_is_outside_the_subnets_is_not_moved_even_with_momentum(
     supernet: Supernet, batch: tuple[Tensor, Tensor], kind: str, tiny: Tiny
 ) -> None:
     settings = tiny().search
-    weights, arch = sgd(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
+    weights, arch = optimizer_of(supernet.weights(), settings.weights), adam(supernet.arch_parameters(), settings.arch)
     assert settings.weights.momentum > 0
     assert settings.weights.weight_decay > 0
     first = np.ones(supernet.space.size, dtype=bool)
