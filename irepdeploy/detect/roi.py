@@ -76,6 +76,10 @@ class RoIAlign(nn.Module):
             -1,
         ).reshape(count, -1, number, 2)
         found = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if not self.aligned:
+            found = found * self._inside(points[..., 1], height)[:, None, :, :, None].reshape(count, 1, -1, 1)
+            found = found.reshape(count, channels, -1, number, number)
+            found = found * self._inside(points[..., 0], width)[:, None, :, None, :]
         found = F.avg_pool2d(found.reshape(-1, 1, number, number), self.samples)
         return found.reshape(count, channels, -1, self.side, self.side).transpose(1, 2)
 
@@ -92,6 +96,10 @@ class RoIAlign(nn.Module):
         shares = (torch.arange(number, dtype=start.dtype, device=start.device) + 0.5) / self.samples
         return start[:, :, None, :] + shares[:, None] * step[:, :, None, :]
 
+    def _inside(self, points: Tensor, size: int | Tensor) -> Tensor:
+        """Return 1, or 0 for points outside of the map, which boxes below one cell have where they are not aligned."""
+        return ((points >= -1) & (points <= size)).to(points.dtype)
+
     def _gathered(self, maps: Sequence[Tensor], boxes: Tensor, level: Tensor) -> Tensor:
         """Pool by one weighted sum over the cells of all maps: its gradient is several times cheaper on a CPU."""
         count, channels = maps[0].shape[:2]
@@ -105,12 +113,13 @@ class RoIAlign(nn.Module):
         for axis in (1, 0):
             last = sizes[level, 1 - axis][..., None] - 1
             point = torch.minimum(points[..., axis].clamp(min=0), last.to(points.dtype))
+            counts = 1.0 if self.aligned else self._inside(points[..., axis], last + 1)[..., None]
             low = point.floor()
             share = point - low
             both = torch.stack([low.long(), torch.minimum(low.long() + 1, last)], -1)
             shape = (count, boxes.shape[1], self.side, 2 * self.samples)
             places.append(both.reshape(shape))
-            weights.append(torch.stack([1 - share, share], -1).reshape(shape))
+            weights.append((torch.stack([1 - share, share], -1) * counts).reshape(shape))
         row, column = places[0][:, :, :, None, :, None], places[1][:, :, None, :, None, :]
         index = first[..., None, None, None, None] + row * sizes[level, 1][..., None, None, None, None] + column
         weight = weights[0][:, :, :, None, :, None] * weights[1][:, :, None, :, None, :] / self.samples**2

@@ -53,6 +53,9 @@ def example() -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("training", [False, True])
 def test_it_is_that_of_onnx_runtime(samples: int, aligned: bool, training: bool) -> None:
     maps, boxes = example()
+    if not aligned:
+        # Below one cell at the border: it grows beyond the map.
+        boxes[1, 0] = torch.tensor([107.9, 75.9, 108.0, 76.0])
     pool = RoIAlign(STRIDES, side=3, samples=samples, finest=14, aligned=aligned).train(training)
     found = pool(maps, boxes)
     levels = pool.levels(boxes)

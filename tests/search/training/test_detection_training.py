@@ -24,11 +24,11 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.search.engine import Search
-from irepdeploy.search.execution.ranks import Ranks
 from irepdeploy.search.execution.shipped import recipe_path
 from irepdeploy.search.training.finetune import Finetuning
 from irepdeploy.search.training.freezing import Freeze
 from irepdeploy.search.training.training import Training
+from support.processes import run_ranks
 
 _STAGES = [[4], [6], [8]]
 _TINY = [
@@ -235,8 +235,19 @@ def test_average_precision_decides_a_search(centernet: Make, tmp_path: Path) -> 
     assert trained.branches == found.best.count
 
 
-def test_two_ranks_share_the_images(centernet: Make, tmp_path: Path) -> None:
-    recipe = centernet()
-    run = Training(recipe, tmp_path / "run", None, ranks=Ranks.alone(torch.device("cpu")))
-    (images, targets), *_ = list(run.loader)
-    assert len(images) == len(targets) == 6
+_RANK = """
+import sys
+from irepdeploy.cli import main
+
+sys.exit(main(["train", *ARGUMENTS]))
+"""
+
+
+def test_two_processes_train_on_halves_of_each_batch(tmp_path: Path) -> None:
+    name, out = "shapes_faster_rcnn", tmp_path / "out"
+    more = ["freeze.stages=1", "freeze.statistics=true", "train.epochs=1"]
+    arguments = [name, *_TINY, _NETS[name], *more, "--out", str(out)]
+    ends = run_ranks(_RANK.replace("ARGUMENTS", repr(arguments)), 2)
+    assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
+    result = json.loads((out / "result.json").read_text())
+    assert (result["devices"], result["metric"]["name"]) == (2, "AP")
