@@ -56,6 +56,24 @@ def export(
     output_names: Annotated[
         str | None, typer.Option("--output-names", help="Names of the outputs in order: a,b.")
     ] = None,
+    detections: Annotated[
+        str,
+        typer.Option(
+            "--detections",
+            metavar="MODE",
+            help="What a detector gives: raw heads; its best detections (topk); those without the ones that overlap a "
+            "better one (nms); the same by TensorRT's EfficientNMS_TRT (plugin).",
+        ),
+    ] = "raw",
+    score: Annotated[
+        float | None, typer.Option("--score", help="Detections at or below it do not count. [the detector's own]")
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option("--iou", help="Overlap above which the lower of two goes. [the detector's own]")
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", help="Detections of an image. [the detector's own]")
+    ] = None,
     bake_preprocess: Annotated[
         str | None,
         typer.Option("--bake-preprocess", metavar="LAYOUT,ORDER", help="Take uint8 images: nhwc or nchw, rgb or bgr."),
@@ -133,6 +151,10 @@ def export(
             dynamic_batch=None if dynamic_batch is None else batch_range(dynamic_batch),
             input_shape=input_specs(input_shape or ()),
             output_names=None if output_names is None else tuple(output_names.split(",")),
+            detections=detections,
+            score=score,
+            iou=iou,
+            max_detections=max_detections,
             bake_preprocess=bake_preprocess,
             mean=_floats(mean, "--mean"),
             std=_floats(std, "--std"),

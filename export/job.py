@@ -101,10 +101,12 @@ class Job:
             self.noise.update(noise_of(runner, self.inputs, outputs, unoptimized))
         return outputs
 
-    def audit(self, path: Path, specs: Sequence[TensorSpec], asked: Asked) -> dict[str, Any]:
-        """Audit a file and return the findings."""
+    def audit(
+        self, path: Path, specs: Sequence[TensorSpec], asked: Asked, *, outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Audit a file, whose outputs are those of the source unless others are given, and return the findings."""
         try:
-            return audit(path, self.target, specs, self.source.origin.output_names, asked)
+            return audit(path, self.target, specs, outputs or self.source.origin.output_names, asked)
         except CheckFailed as error:
             # The file itself disappears with the staging folder.
             raise CheckFailed(error.what, where=f"{self.source.label}, {path.name}", hint=error.hint) from error

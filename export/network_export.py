@@ -32,7 +32,7 @@ from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs
 from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Locate, Outputs
-from .network_source import asked_batch, metadata_of, open_network, precisions_in, with_signature
+from .network_source import as_static, asked_batch, metadata_of, open_network, precisions_in, with_signature
 from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .simplify import Simplified, Simplifier
@@ -70,7 +70,7 @@ class NetworkExport(Exportable):
         """Open a network and let its Origin name all inputs and outputs."""
         settings = request.settings
         opened, given = open_network(request)
-        source, signature = with_signature(opened, settings)
+        source, signature = with_signature(as_static(opened), settings)
         batch = asked_batch(settings)
         if batch > 1 and settings.dynamic_batch is None:
             signature = dataclasses.replace(signature, size=batch)

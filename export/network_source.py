@@ -17,6 +17,8 @@ import irepdeploy
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.system import UNKNOWN, commit
 from irepdeploy.data import dataset_facts
+from irepdeploy.detect.decoding import PROPOSAL_ROUNDS
+from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
@@ -31,7 +33,7 @@ from .request.export_request import ExportRequest
 from .request.settings import Settings
 from .writer.onnx_from_torch import named_outputs
 
-__all__ = ["asked_batch", "metadata_of", "open_network", "precisions_in", "with_signature"]
+__all__ = ["as_static", "asked_batch", "metadata_of", "open_network", "precisions_in", "with_signature"]
 
 
 def open_network(request: ExportRequest) -> tuple[Source, nn.Module | None]:
@@ -90,6 +92,15 @@ def _asked(settings: Settings, label: str) -> Declared:
         if any(size is None and place != axes[spec.name] for place, size in enumerate(spec.shape)):
             raise InputError(f"expected every size but that of the batch, got {spec}", where="--input-shape")
     return found
+
+
+def as_static(source: Source) -> Source:
+    """Return the source of a detector with a fixed number of rounds of suppression, which a graph needs."""
+    if not isinstance(source.model, Detector):
+        return source
+    model = _copy(source.model)
+    model.rounds = PROPOSAL_ROUNDS  # type: ignore[assignment]  # an attribute of detectors
+    return dataclasses.replace(source, model=model)
 
 
 def with_signature(source: Source, settings: Settings) -> tuple[Source, Signature]:

@@ -17,6 +17,7 @@ from irepdeploy.verify.certificate import Artefact, Certificate
 from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import time_limit
 
+from .detections import add_detections, check_detections
 from .engine.engines import target_here
 from .exportable import Exportable
 from .job import Job, Report
@@ -91,6 +92,7 @@ def certified_export(
     source = _kind_of(request.source).open(request)
     precisions = precisions_of(request.settings.precision, target, source.carried)
     preprocessing = request.settings.preprocessing(source.origin)
+    detector = check_detections(source, request.settings)
     with output_folder(request.out) as folder:
         opset, ir_version = source.versions(target)
         certificate = Certificate(source.facts, {"name": target.name, "opset": opset, "ir_version": ir_version})
@@ -103,6 +105,8 @@ def certified_export(
                     if name != "fp32":
                         prepared = add_precision(job, prepared, name)
                         report(name)
+                if detector is not None:
+                    prepared = add_detections(job, prepared, detector, preprocessing)
                 if preprocessing is not None:
                     prepared = bake_preprocessing(job, prepared, preprocessing)
                 prepared = add_engines(job, prepared, precisions)

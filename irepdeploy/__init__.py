@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, List
 if TYPE_CHECKING:
     from irepdeploy.errors import IrepdeployError
     from irepdeploy.export.pipeline import export_model
+    from irepdeploy.inference.detect import detect as detect
     from irepdeploy.network.checkpoint import load, save
     from irepdeploy.network.nets import build
     from irepdeploy.onnx_collapse import collapse
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 # is set.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+_CALLED = {"detect", "search"}
 _HOME = {
     "Architecture": "irepdeploy.reparam.architecture",
     "IrepdeployError": "irepdeploy.errors",
@@ -73,18 +75,20 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Not in __all__: `search` is a module as well, which is called like a function.
-    if name not in __all__ and name != "search":
+    # Not in __all__: `search` and `detect` are modules as well, which are called like functions.
+    if name not in __all__ and name not in _CALLED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "detect":
+        return importlib.import_module(f"{__name__}.detect")
     value = getattr(importlib.import_module(_HOME[name]), name) if name in _HOME else _from_stage(name)
     # To import the stage `search` has set that name already, to the module that is called like the function.
     return globals().setdefault(name, value)
 
 
 def __dir__() -> List[str]:
-    return sorted(set(globals()) | set(__all__) | {"search"})
+    return sorted(set(globals()) | set(__all__) | _CALLED)
 
 
 def _from_stage(name: str) -> Any:

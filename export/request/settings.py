@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from irepdeploy.board.runner import TensorSpec
+from irepdeploy.detect.decoding import MODES, DetectionRule
 from irepdeploy.errors import InputError
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.verify.input_spec import input_specs
@@ -45,6 +46,11 @@ class Settings:
         collapse: Collapse parallel and chained linear operators of the ONNX into single convolutions.
         timeout_s: Seconds that ONNX Runtime may take to load and run a model.
         external_data: Write the weights beside each ONNX file, to FILE.data, as is always done above 2 GiB.
+        detections: What a detector gives: "raw" heads, or its best detections: "topk"; "nms", without those that
+            overlap a better one of their class; "plugin", the same by TensorRT's EfficientNMS_TRT.
+        score: Detections at or below it do not count; None: the detector's own threshold.
+        iou: Intersection over union above which the lower of two goes; None: the detector's own, or 0.5.
+        max_detections: Detections of an image, at most; None: the detector's own number.
         border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
 
@@ -65,6 +71,10 @@ class Settings:
     border: Literal["refuse", "map"] = "refuse"
     timeout_s: float = TIMEOUT_S
     external_data: bool = False
+    detections: str = "raw"
+    score: float | None = None
+    iou: float | None = None
+    max_detections: int | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -90,6 +100,11 @@ class Settings:
     def inputs(self) -> Sequence[TensorSpec]:
         """The inputs of `input_shape` as a sequence."""
         return [] if self.input_shape is None else input_specs(self.input_shape)
+
+    @property
+    def detection_rule(self) -> DetectionRule:
+        """The rule that `detections`, `score`, `iou` and `max_detections` make."""
+        return DetectionRule(self.detections, self.score, self.iou, self.max_detections)
 
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
         """Return the preprocessing to bake in, or None."""
@@ -152,6 +167,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "bake_preprocess": ("text such as 'nhwc,bgr'", lambda value: isinstance(value, str)),
     "mean": ("a number for each channel", _are_numbers),
     "std": ("a number for each channel", _are_numbers),
+    "detections": ("'raw', 'topk', 'nms' or 'plugin'", lambda value: value in MODES),
     "border": ("'refuse' or 'map'", lambda value: value in ("refuse", "map")),
     "timeout_s": ("seconds", lambda value: _is_number(value) and float(value) > 0),  # type: ignore[arg-type]
     "workspace_bytes": ("bytes", lambda value: type(value) is int and value > 0),

@@ -63,6 +63,12 @@ def rsqrt(emit: Emitter, input: Value) -> Value:
     return emit.node("Div", [emit.constant(1.0), emit.node("Sqrt", [input], input.shape, part="root")])
 
 
+def log2(emit: Emitter, input: Value) -> Value:
+    """Write a logarithm to the base 2."""
+    natural = emit.node("Log", [input], part="natural")
+    return emit.node("Mul", [natural, emit.constant(1 / math.log(2), "scale")])
+
+
 def matmul(emit: Emitter, input: Value, other: Value) -> Value:
     """Write a matrix product."""
     return emit.node("MatMul", [_operand(emit, input), _operand(emit, other)])

@@ -87,6 +87,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
     (lambda emit, input: arithmetic.multiply(emit, input, input), (torch.square, "square")),
     (lambda emit, input: arithmetic.divide(emit, 1.0, input), (torch.reciprocal, "reciprocal")),
     (arithmetic.rsqrt, (torch.rsqrt, "rsqrt")),
+    (arithmetic.log2, (torch.log2, "log2")),
     (arithmetic.matmul, (operator.matmul, torch.matmul, torch.bmm, torch.mm, "matmul", "bmm", "mm")),
     (arithmetic.einsum, (torch.einsum,)),
     (arithmetic.attention, (F.scaled_dot_product_attention,)),

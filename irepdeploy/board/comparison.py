@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from irepdeploy.board.detections import NUM_DETS, are_detections, are_proposals, matched, matched_proposals
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.errors import InputError
 
@@ -32,6 +33,8 @@ __all__ = [
 NOISE_FACTOR = 4
 # A relative error above this says little about an output as a whole, so its cosine must also be at least this.
 _TELLING_ERROR, _LEAST_COSINE = 0.1, 0.9
+# Of scores, at the end of a list of detections.
+_LEAST_SLACK = 1e-4
 
 
 @dataclass(frozen=True)
@@ -254,18 +257,26 @@ def compare_outputs(
     """Compare the outputs of two models over the same inputs.
 
     `a` holds the outputs of the reference by name, each (N, ...), `b` those of the other model, matched by name, or by
-    position if the names differ; `layers` holds errors by layer, to name the first bad one; `noise` is that of the
-    reference, by output.
+    position if the names differ; the rows of detections are matched by their boxes. `layers` holds errors by layer, to
+    name the first bad one; `noise` is that of the reference, by output.
     """
     if len(a) != len(b):
         raise InputError(f"the models have {len(a)} and {len(b)} outputs: they cannot be the same network")
     names = list(a)
     other = names if set(names) == set(b) else list(b)
     known = noise or {}
+    if are_detections(a) and are_detections(b):
+        outputs = _compare_detections(a, b, tolerance, known)
+        return Comparison(tolerance, outputs, len(a[NUM_DETS]), dict(layers or {}))
+    problem = ""
+    if are_proposals(a) and are_proposals(b):
+        b, problem = matched_proposals(a, b, tolerance.max_rel_error)
     outputs = tuple(
         replace(_compare_one(name, a[name], b[twin], tolerance.relaxed(known.get(name))), noise=known.get(name))
         for name, twin in zip(names, other)
     )
+    if problem:
+        outputs = tuple(replace(each, problem=each.problem or problem) for each in outputs)
     samples = max((len(array) for array in a.values() if array.ndim), default=0)
     return Comparison(tolerance, outputs, samples, dict(layers or {}))
 
@@ -283,6 +294,23 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
             return OutputComparison(name, relative_error(a, b), 0.0, problem=problem)
     agreement, note = _top1(a, b, tolerance)
     return OutputComparison(name, relative_error(a, b), cosine(a, b), agreement, note)
+
+
+def _compare_detections(
+    a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], tolerance: Tolerance, noise: Mapping[str, Noise]
+) -> Tuple[OutputComparison, ...]:
+    """Compare detections whose order means nothing; whole numbers must be equal."""
+    slack = max(tolerance.relaxed(noise.get("scores")).max_rel_error, _LEAST_SLACK)
+    twin, problem = matched(a, b, slack if math.isfinite(slack) else 1.0)
+    found = []
+    for name, array in a.items():
+        none = not array.any() and not twin[name].any()
+        # Nothing found in any input is no error; networks without detections are exported too.
+        one = OutputComparison(name, 0.0, 1.0) if none else _compare_one(name, array, twin[name], tolerance)
+        note = "no detections" if none else "compared as sets"
+        text = problem if name == "boxes" else one.problem
+        found.append(replace(one, top1_agreement=None, top1_note=note, problem=text, noise=noise.get(name)))
+    return tuple(found)
 
 
 def _top1(a: np.ndarray, b: np.ndarray, tolerance: Tolerance) -> Tuple[Optional[float], str]:

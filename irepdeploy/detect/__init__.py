@@ -1,1 +1,34 @@
-"""Object detection: detectors and their parts, their targets and results, and the metric of COCO."""
+"""Object detection: detectors and their parts, their targets and results, the metric of COCO.
+
+The module is the function `ird.detect` as well, whose arguments `help("irepdeploy.inference.detect.detect")` shows. A
+function in its place would be replaced by this module as soon as anything imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from irepdeploy.detect.detections import Detections
+
+
+class _Function(types.ModuleType):
+    def __call__(self, *args: Any, **settings: Any) -> Detections:
+        """Detect objects in an image; `help("irepdeploy.inference.detect.detect")` shows the arguments."""
+        return _function()(*args, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(_function())
+
+
+def _function() -> Any:
+    # By name: a room does not import one above it.
+    return importlib.import_module("irepdeploy.inference.detect").detect
+
+
+sys.modules[__name__].__class__ = _Function

@@ -64,7 +64,9 @@ class Proposals(nn.Module):
             number = min(self.candidates[0 if self.training else 1], len(anchors))
             best, index = score.topk(number)
             moved = moves.gather(1, index[..., None].expand(-1, -1, 4))
-            boxes = clipped(decoded(anchors[index], moved), size)
+            # Not anchors[index]: indexing a constant by a traced tensor is deprecated in torch.
+            chosen = anchors.index_select(0, index.reshape(-1)).reshape(moved.shape)
+            boxes = clipped(decoded(chosen, moved), size)
             valid = (boxes[..., 2:] > boxes[..., :2]).to(boxes.dtype).prod(-1)
             keep = kept(boxes, _SAME, valid, rounds=rounds)
             # A share, so that 0 is below every box that stays.

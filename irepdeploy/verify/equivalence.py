@@ -16,6 +16,7 @@ import numpy as np
 from irepdeploy.board.comparison import Noise
 from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
+from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, signature_for, specs_of
@@ -27,6 +28,8 @@ from irepdeploy.verify.signature import Signature, settled
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from irepdeploy.detect.decoding import DetectionRule
 
 __all__ = [
     "Verification", "infer_all", "layer_errors", "network_runner", "noise_of", "onnx_runner", "tolerance_of",
@@ -254,6 +257,8 @@ def _open(
     other: _Side | None,
     known: Callable[[], Sequence[TensorSpec]],
 ) -> _Side:
+    from irepdeploy.detect.decoding import DETECTION_NAMES, Decoded
+    from irepdeploy.detect.detector import Detector
     from irepdeploy.reparam.origin import Origin, origin_of
 
     if isinstance(model, str | os.PathLike):
@@ -280,9 +285,26 @@ def _open(
     if origin.net is None and outputs == Origin.output_names:
         # The name of one output, which a network that nobody described has by default, however many it has.
         outputs = _returned_names(network, specs) or outputs
+    rule = None if other is None else _rule_of(other.runner)
+    if rule is not None and isinstance(network, Detector):
+        network, outputs = Decoded(network, rule).eval(), DETECTION_NAMES
     taking = stack.enter_context(network_runner(network, specs, outputs))
     slow = network_runner(network, specs, outputs, plain=True)
     return _Side(label, taking, origin.dataset, network, unoptimized=slow)
+
+
+def _rule_of(runner: Runner) -> DetectionRule | None:
+    """Return which detections an ONNX file gives; None if it is no file of a detector, or gives raw heads."""
+    from irepdeploy.detect.facts import DETECTIONS_KEY, DetectorFacts
+
+    described = getattr(runner, "metadata", {}).get(DETECTIONS_KEY)
+    if described is None:
+        return None
+    try:
+        rule = DetectorFacts.from_dict(parse_json(described.encode())).rule
+    except (InputError, JsonError):
+        return None
+    return None if rule.mode == "raw" else rule
 
 
 def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[str, ...]:

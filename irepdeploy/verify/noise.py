@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.board.comparison import Noise, cosine, relative_error
+from irepdeploy.board.detections import are_detections, are_proposals, matched, matched_proposals
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.verify.samples import Inputs, Samples, named
 
@@ -39,6 +40,8 @@ def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str
 
     They may be those of the first samples alone.
     """
+    if are_detections(outputs) or are_proposals(outputs):
+        others = {how: _in_order(outputs, each) for how, each in others.items()}
     found = {}
     for name, output in outputs.items():
         pairs = {how: (output[: len(each[name])], each[name]) for how, each in others.items() if name in each}
@@ -47,6 +50,14 @@ def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str
             errors = {how: relative_error(*pair) for how, pair in told.items()}
             found[name] = Noise(max(errors.values()), min(cosine(*pair) for pair in told.values()), **errors)
     return found
+
+
+def _in_order(outputs: Mapping[str, Array], other: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return detections or proposals in the order of others, of the first images perhaps."""
+    first = {name: each[: len(other[name])] for name, each in outputs.items() if name in other}
+    if are_detections(other) and are_detections(first):
+        return matched(first, other)[0]
+    return matched_proposals(first, other, 0.0)[0] if are_proposals(other) and are_proposals(first) else other
 
 
 def _tells(output: Array, other: Array) -> bool:

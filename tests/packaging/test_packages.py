@@ -39,7 +39,7 @@ print(json.dumps([irepdeploy.__file__, names]))
 
 # Everything that users install; the workshop (bench/tools, tests/support) stays out.
 PACKAGES = """
-    irepdeploy board cli cli.commands data detect doctor network network.nets onnx_graph parsing
+    irepdeploy board cli cli.commands data detect doctor inference network network.nets onnx_graph parsing
     onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime tasks testing
     verify
     bench bench.report bench.suites

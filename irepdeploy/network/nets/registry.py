@@ -70,7 +70,8 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
         raise
     except Exception as error:  # a builder raises anything on arguments of a wrong type or size
         raise ModelError(f"cannot build this network: {first_line(error)}", where=name) from error
-    return set_origin(model, Origin(net=name, args=_plain(args), input_shape=shape))
+    outputs = getattr(model, "head_names", Origin.output_names)
+    return set_origin(model, Origin(net=name, args=_plain(args), input_shape=shape, output_names=outputs))
 
 
 def _plain(value: Any) -> Any:

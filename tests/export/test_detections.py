@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
+from irepdeploy.detect.boxes import ious
+from irepdeploy.detect.decoding import DETECTION_NAMES, ROUNDS, Candidates, Decoding, DetectionRule
+from irepdeploy.detect.facts import DETECTIONS_KEY, DetectorFacts
+from irepdeploy.errors import InputError, ModelError
+from irepdeploy.export.pipeline import export_model
+from irepdeploy.export.target.target import TARGETS
+from irepdeploy.export.writer.joined import joined_models
+from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
+from irepdeploy.export.writer.torch_exporter import write_onnx
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.verify.certificate import Certificate
+from irepdeploy.verify.equivalence import verify_models
+
+FAST: dict[str, Any] = {"simplify": False, "collapse": False}
+
+
+def detector(name: str = "centernet_vgg6", **args: Any) -> Any:
+    torch.manual_seed(0)
+    return randomize_statistics(build_plain(name, **args)).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Certificate]:
+    """A detector with NMS and a plugin in two precisions, for a board that takes opset 13."""
+    net, folder = detector(input_shape=(1, 32, 32)), tmp_path_factory.mktemp("detections")
+    settings = {"detections": "plugin", "iou": 0.3, "max_detections": 20, "precision": "fp32,fp16", **FAST}
+    return net, folder, export_model(net, folder, **settings)
+
+
+def heads_of(net: Any, images: int = 2, size: int = 64) -> tuple[torch.Tensor, ...]:
+    with torch.inference_mode():
+        first, second, third = net(torch.randn(images, 1, size, size, generator=torch.Generator().manual_seed(1)))
+    # The boxes of an untrained CenterNet are too small to overlap.
+    return first, second + 5 if second.ndim == 4 and second.shape[1] == 2 else second, third
+
+
+def greedy(boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, iou: float) -> list[int]:
+    kept: list[int] = []
+    for row in scores.argsort(descending=True, stable=True).tolist():
+        rivals = [other for other in kept if classes[other] == classes[row]]
+        if not rivals or float(ious(boxes[None, row], boxes[rivals]).max()) <= iou:
+            kept.append(row)
+    return kept
+
+
+def test_every_file_is_proved_to_decode_as_torch_does(exported: tuple[Any, Path, Certificate]) -> None:
+    _, _, certificate = exported
+    hops = {hop.result: hop.comparison for hop in certificate.hops}
+    for name in ("model.onnx, candidates", "model.onnx, detections", "model.fp16.onnx, detections"):
+        assert hops[name]["ok"] and hops[name]["max_rel_error"] < 1e-5
+    names = {artefact.file for artefact in certificate.artefacts}
+    assert {"model.onnx", "model.fp16.onnx", "model.plugin.onnx", "fused.pt", "model.detections.json"} <= names
+    assert certificate.onnx["plugin"]["model.plugin.onnx"].startswith("not run: EfficientNMS_TRT exists in TensorRT")
+    assert [value["name"] for value in certificate.onnx["outputs"]] == list(DETECTION_NAMES)
+    assert [value["shape"] for value in certificate.onnx["outputs"]] == [[1, 1], [1, 20, 4], [1, 20], [1, 20]]
+
+
+def test_half_precision_decodes_in_float32(exported: tuple[Any, Path, Certificate]) -> None:
+    graph = onnx.load(exported[1] / "model.fp16.onnx").graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    decoding = [node for node in graph.node if node.name.startswith("detections.")]
+    assert halves and len(decoding) > 50 and not any(halves & set(node.input) for node in decoding)
+
+
+def test_the_plugin_has_the_attributes_of_its_documentation(exported: tuple[Any, Path, Certificate]) -> None:
+    model = onnx.load(exported[1] / "model.plugin.onnx")
+    node = model.graph.node[-1]
+    assert (node.op_type, node.domain, list(node.output)) == ("EfficientNMS_TRT", "TRT", list(DETECTION_NAMES))
+    found = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    assert found.pop("iou_threshold") == pytest.approx(0.3)
+    whole = {"background_class": -1, "score_activation": 0, "class_agnostic": 0, "box_coding": 0}
+    assert found == {"plugin_version": b"1", "score_threshold": 0.0, "max_output_boxes": 20, **whole}
+
+
+def test_the_description_reads_back(exported: tuple[Any, Path, Certificate]) -> None:
+    net, folder, _ = exported
+    value = json.loads((folder / "model.detections.json").read_text())
+    facts = DetectorFacts.from_dict(value)
+    assert facts.to_dict() == value and facts.rule == DetectionRule("plugin", 0.0, 0.3, 20)
+    assert facts.input_shape == (1, 32, 32) and facts.stride == net.stride and facts.resizing.rule == "fit"
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
+    assert json.loads(metadata[DETECTIONS_KEY]) == value
+    for broken in ({}, {**value, "version": 2}, {**value, "input": {}}, {**value, "rule": {"mode": "x"}}, []):
+        with pytest.raises(InputError):
+            DetectorFacts.from_dict(broken)
+
+
+def test_verify_decodes_the_checkpoint_as_the_file_does(exported: tuple[Any, Path, Certificate]) -> None:
+    net, folder, _ = exported
+    result = verify_models(folder / "fused.pt", folder / "model.onnx")
+    assert result.ok and {output.top1_note for output in result.comparison.outputs} == {"compared as sets"}
+    with torch.no_grad():
+        net.bbox_head.wh_head[2].bias += 0.5
+    assert not verify_models(net, folder / "model.onnx").ok
+    net.bbox_head.wh_head[2].bias.data -= 0.5
+
+
+@pytest.mark.parametrize("name", ["centernet_vgg6", "faster_rcnn_vgg6_fpn"])
+@pytest.mark.parametrize("mode", ["topk", "nms"])
+@pytest.mark.parametrize("target", ["ort", "xavier-jp5", "trt-10"])
+def test_decoding_is_written_for_every_target(name: str, mode: str, target: str) -> None:
+    net = detector(name)
+    net.rounds = ROUNDS
+    heads = heads_of(net)
+    rule = DetectionRule(mode, score=0.09)
+    specs = [TensorSpec(f"head.{name}", tuple(head.shape)) for name, head in zip(net.head_names, heads, strict=True)]
+    written = write_onnx(Decoding(net, rule, rounds=ROUNDS).eval(), specs, DETECTION_NAMES, target=TARGETS[target])
+    operators = TARGETS[target].operators
+    assert written.writer == "irepdeploy" and written.opset == 13
+    assert operators is None or {node.op_type for node in written.model.graph.node} <= operators
+    with OrtRunner(written.model.SerializeToString()) as runner:
+        found = runner.infer({spec.name: head.numpy() for spec, head in zip(specs, heads, strict=True)})
+    for array, tensor in zip(found.values(), Decoding(net, rule)(*heads), strict=True):
+        assert np.abs(array - tensor.numpy()).max() < 1e-5
+
+
+def test_suppression_is_that_of_a_greedy_loop_and_topk_has_none() -> None:
+    net = detector()
+    heads = heads_of(net)
+    count, boxes, scores, classes = Decoding(net, DetectionRule("topk", max_detections=80))(*heads)
+    assert count.flatten().tolist() == [80, 80]
+    number, left, *_ = Decoding(net, DetectionRule("nms", iou=0.2, max_detections=80))(*heads)
+    for image in range(2):
+        kept = greedy(boxes[image], scores[image], classes[image], 0.2)
+        assert 0 < len(kept) == int(number[image]) < 80
+        assert torch.equal(left[image, : len(kept)], boxes[image, kept])
+    assert net.max_detections == 100 and net.score_threshold == 0.0
+
+
+@pytest.mark.parametrize("name", ["centernet_vgg6", "faster_rcnn_vgg6_fpn"])
+def test_greedy_suppression_of_the_candidates_gives_the_detections(name: str) -> None:
+    net = detector(name)
+    heads = heads_of(net, 1)
+    boxes, scores = Candidates(net)(*heads)
+    classes = scores.shape[2]
+    every = boxes[0] if boxes.ndim == 4 else boxes[0][:, None].expand(-1, classes, -1)
+    flat, labels = scores[0].reshape(-1), torch.arange(classes).repeat(scores.shape[1])
+    best = flat.argsort(descending=True)[:300]
+    # CenterNet suppresses among its 100 best peaks only.
+    best = best[:100] if name == "centernet_vgg6" else best[flat[best] > net.score_threshold]
+    kept = best[greedy(every.reshape(-1, 4)[best], flat[best], labels[best], 0.5)]
+    number, _, found, _ = Decoding(net, DetectionRule("nms", iou=0.5))(*heads)
+    assert int(number) > 10
+    same = min(int(number), len(kept), 40)
+    assert torch.allclose(found[0, :same], flat[kept][:same], atol=1e-6)
+
+
+def test_nothing_above_the_threshold_is_nothing() -> None:
+    net = detector()
+    for mode in ("topk", "nms"):
+        outputs = Decoding(net, DetectionRule(mode, score=1.0))(*heads_of(net))
+        assert not any(output.any() for output in outputs)
+
+
+def test_joined_models_keep_their_names_apart() -> None:
+    first = onnx_from_torch(
+        torch.nn.Conv2d(1, 2, 3).eval(), [TensorSpec("x", (1, 1, 5, 5))], ["boxes"], opset=13, ir_version=8
+    )
+    second = onnx_from_torch(
+        torch.nn.Conv2d(2, 1, 3).eval(), [TensorSpec("head", (1, 2, 3, 3))], ["boxes"], opset=13, ir_version=8
+    )
+    joined, inside = joined_models(first, second, ["boxes"], "detections")
+    onnx.checker.check_model(joined, full_check=True)
+    x = np.random.default_rng(0).normal(size=(1, 1, 5, 5)).astype(np.float32)
+    outputs = []
+    for feed, model in (("x", first), ("head", second), ("x", joined)):
+        with OrtRunner(model.SerializeToString()) as runner:
+            outputs.append(runner.infer({feed: outputs[0] if feed == "head" else x})["boxes"])
+    assert np.array_equal(outputs[1], outputs[2]) and [value.name for value in inside] == ["heads.boxes"]
+    with pytest.raises(ModelError, match="expected 1 tensors in one opset, got nothing"):
+        joined_models(first, second, ["nothing"], "detections")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"detections": "best"}, "detections: expected 'raw', 'topk', 'nms' or 'plugin', got 'best'"),
+        ({"detections": "topk", "iou": 0.5}, "iou: topk suppresses nothing"),
+        ({"score": 0.5}, "detections: score, iou and max_detections say nothing about raw heads"),
+        ({"detections": "nms", "score": 2.0}, "score: expected a number from 0 to 1, got 2.0"),
+        ({"detections": "nms", "max_detections": 0}, "max_detections: expected a whole number from 1 to 3839, got 0"),
+        ({"detections": "nms", "output_names": ("a", "b", "c")}, "--output-names with --detections nms"),
+        (
+            {"detections": "plugin", "bake_preprocess": "nhwc,rgb", "mean": (0.5,), "std": (0.2,)},
+            "--bake-preprocess with",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError, match=line) as raised:
+        export_model(detector(), tmp_path / "out", **settings)
+    assert "\n" not in raised.value.line and not (tmp_path / "out").exists()
+
+
+def test_a_classifier_gives_no_detections(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--detections nms: expected a detector, got a VGG"):
+        export_model(randomize_statistics(build_plain("vgg6")).eval(), tmp_path / "out", detections="nms")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["raw", "nms", "plugin"])
+def test_faster_rcnn_is_exported_in_every_way(tmp_path: Path, mode: str) -> None:
+    certificate = export_model("faster_rcnn_vgg6_fpn", tmp_path, detections=mode, precision="fp32,fp16")
+    assert all(hop.ok for hop in certificate.hops)
+    assert verify_models(tmp_path / "fused.pt", tmp_path / "model.onnx").ok
+
+
+def test_deformable_convolutions_become_operators_that_boards_have() -> None:
+    sizes = {"input_shape": (3, 64, 64), "depths": (1, 1, 1, 1), "width": 8, "neck": (8, 8, 8), "head": 8}
+    net, target = detector("centernet_dcn_resnet18", **sizes), TARGETS["xavier-jp5"]
+    written = write_onnx(net, [TensorSpec("input", (1, 3, 64, 64))], net.head_names, target=target)
+    operators = {node.op_type for node in written.model.graph.node}
+    # DeformConv is unknown to TensorRT before 10.
+    assert written.opset == 16 and "GridSample" in operators and operators <= (target.operators or frozenset())
