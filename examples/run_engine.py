@@ -4,6 +4,7 @@ Python 3.8 with numpy, the TensorRT that built the engine, and CUDA's runtime li
 """
 
 import ctypes
+import glob
 import hashlib
 import json
 import sys
@@ -14,7 +15,22 @@ import tensorrt as trt
 
 path, files = sys.argv[1], sys.argv[2:]
 plan, sidecar = Path(path).read_bytes(), json.loads(Path(path + ".json").read_text(encoding="utf-8"))
-cuda = ctypes.CDLL("libcudart.so")
+
+
+def runtime():
+    # pip's wheels lie where the loader does not look; a runtime that is newer than the driver refuses to work.
+    beside = [path for folder in sys.path for path in glob.glob(folder + "/nvidia/*/lib/libcudart.so.*")]
+    for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", *sorted(beside)[::-1]):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        if library.cudaGetDeviceCount(ctypes.byref(ctypes.c_int())) == 0:
+            return library
+    sys.exit("no CUDA runtime library here that finds a GPU and fits its driver")
+
+
+cuda = runtime()
 
 
 def call(name, *arguments):
@@ -43,7 +59,10 @@ for name in sorted(names, key=lambda name: engine.get_tensor_mode(name) != trt.T
         given = np.load(files.pop(0)) if files else np.zeros([max(size, 1) for size in engine.get_tensor_shape(name)])
         if not context.set_input_shape(name, given.shape):
             sys.exit(f"{path}: {name} cannot be of shape {given.shape}")
-    shape, dtype = tuple(context.get_tensor_shape(name)), np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+    # trt.nptype of TensorRT 8.5 needs np.bool, which newer numpy does not have.
+    kind = engine.get_tensor_dtype(name).name
+    dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(kind, kind.lower()))
+    shape = tuple(context.get_tensor_shape(name))
     address, size = ctypes.c_void_p(), int(np.prod(shape)) * dtype.itemsize
     call("cudaMallocManaged", ctypes.byref(address), ctypes.c_size_t(size), 1)  # read here and by the GPU
     arrays[name] = np.frombuffer((ctypes.c_char * size).from_address(address.value), dtype).reshape(shape)

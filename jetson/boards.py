@@ -12,6 +12,7 @@ from irepdeploy.console import ProgressDisplay, ProgressTask, log
 from irepdeploy.errors import IrepdeployError, one_line
 
 from .agent_archive import AgentArchive
+from .hosts import Host
 from .remote_agent import Event, RemoteAgent
 from .ssh import Remote
 
@@ -30,7 +31,7 @@ class Answer(Generic[Result]):
 
 
 def ask_boards(
-    hosts: Sequence[str],
+    hosts: Sequence[Host],
     work: Callable[[RemoteAgent], Result],
     *,
     archive: AgentArchive,
@@ -67,7 +68,7 @@ def ask_boards(
             raise
     if bugs:
         raise bugs[0]
-    return [answers[host] for host in hosts]
+    return [answers[host.name] for host in hosts]
 
 
 def _end(boards: Sequence[_Board], futures: set[Any]) -> None:
@@ -85,10 +86,10 @@ def _end(boards: Sequence[_Board], futures: set[Any]) -> None:
 
 class _Board:
     def __init__(
-        self, host: str, archive: AgentArchive, display: ProgressDisplay, config: str | os.PathLike[str] | None
+        self, host: Host, archive: AgentArchive, display: ProgressDisplay, config: str | os.PathLike[str] | None
     ) -> None:
-        self.remote = Remote(host, config=config)
-        self.agent = RemoteAgent(self.remote, archive, _Show(host, display))
+        self.remote = Remote(host.name, config=config)
+        self.agent = RemoteAgent(self.remote, archive, _Show(host.name, display), python=host.python)
 
     def answer(self, work: Callable[[RemoteAgent], Result]) -> Answer[Result]:
         answer: Answer[Result] = Answer(self.agent.host)

@@ -24,11 +24,18 @@ HostsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[USER@]HOST...", help="Boards, as for ssh.", show_default=False)
 ]
 HostsOption = Annotated[
-    Path | None, typer.Option("--hosts", metavar="FILE", help="More boards, one per line; they work in parallel.")
+    Path | None,
+    typer.Option(
+        "--hosts", metavar="FILE", help="More boards, one per line, as HOST [python=PATH]; they work in parallel."
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--ssh-config", metavar="FILE", help="ssh configuration to use instead of ~/.ssh/config."),
+]
+PythonOption = Annotated[
+    str | None,
+    typer.Option("--python", metavar="PATH", help="Python on the board, such as ~/venv/bin/python [default: python3]."),
 ]
 
 jetson = typer.Typer(
@@ -42,6 +49,7 @@ def check(
     boards: HostsArgument = None,
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
+    python: PythonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a board is, its state, what is missing there, and the commands that install it.
@@ -52,7 +60,7 @@ def check(
 
     from .state import missing_rows, rows_of, unusable
 
-    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("check"))
+    answers = _ask(boards, hosts, ssh_config, python, lambda agent: agent.ask("check"))
     if json:
         print_json(
             [
@@ -110,6 +118,7 @@ def bench(
     input_shape: InputShapeOption = None,
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
+    python: PythonOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for records.jsonl and fetched engines.")
     ] = None,
@@ -127,7 +136,7 @@ def bench(
     from .measure import RECORDS, Settings, bench_boards
     from .outcome import COLUMNS, cells
 
-    machines, models = hosts_and_models(words, hosts)
+    machines, models = hosts_and_models(words, hosts, python)
     settings = Settings(
         precisions=() if precision is None else tuple(part.strip() for part in precision.split(",")),
         runner=runner,
@@ -163,11 +172,16 @@ def bench(
 
 
 @jetson.command()
-def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
+def restore(
+    boards: HostsArgument = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+    python: PythonOption = None,
+) -> None:
     """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
     from irepdeploy.errors import one_line
 
-    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.restore())
+    answers = _ask(boards, hosts, ssh_config, python, lambda agent: agent.restore())
     for answer in answers:
         if answer.value is not None:
             done = ", ".join(one_line(str(text)) for text in answer.value.get("restored", []))
@@ -176,9 +190,14 @@ def restore(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config:
 
 
 @jetson.command()
-def clean(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: ConfigOption = None) -> None:
+def clean(
+    boards: HostsArgument = None,
+    hosts: HostsOption = None,
+    ssh_config: ConfigOption = None,
+    python: PythonOption = None,
+) -> None:
     """Remove everything cached on a board: the agent, models, references, timing caches."""
-    answers = _ask(boards, hosts, ssh_config, lambda agent: agent.ask("clean", {"all": True}))
+    answers = _ask(boards, hosts, ssh_config, python, lambda agent: agent.ask("clean", {"all": True}))
     for answer in answers:
         if answer.value is not None:
             say(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
@@ -186,7 +205,11 @@ def clean(boards: HostsArgument = None, hosts: HostsOption = None, ssh_config: C
 
 
 def _ask(
-    boards: list[str] | None, hosts: Path | None, config: Path | None, work: Callable[[RemoteAgent], dict[str, Any]]
+    boards: list[str] | None,
+    hosts: Path | None,
+    config: Path | None,
+    python: str | None,
+    work: Callable[[RemoteAgent], dict[str, Any]],
 ) -> list[Answer[dict[str, Any]]]:
     from irepdeploy.console import progress
 
@@ -194,7 +217,7 @@ def _ask(
     from .boards import ask_boards
     from .hosts import read_hosts
 
-    machines = read_hosts(boards or [], hosts)
+    machines = read_hosts(boards or [], hosts, python)
     with progress() as display:
         return ask_boards(machines, work, archive=build_agent(), display=display, config=config)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 
 from irepdeploy.errors import MissingError, RunError
 
 from .agent_archive import AgentArchive
+from .hosts import PYTHON
 from .ssh import Remote
 from .ssh_failure import disk_full, full_error, last_line
 
-__all__ = ["install"]
+__all__ = ["CHOOSE_PYTHON", "install"]
 
 _NO_PYTHON, _OLD_PYTHON, _NOT_THERE = 97, 98, 99
 # For any Python 3, so that an old one reports its version.
@@ -48,38 +50,46 @@ except OSError as error:
         pass
     sys.exit("cannot write %s: %s" % (folder, error.strerror))
 """
+# Takes the first argument for the Python to use: quotes keep the ~ of a path from the shell that knows no home of it.
+CHOOSE_PYTHON = 'python=$1; shift; case $python in "~/"*) python=$HOME/${python#"~/"} ;; esac'
 _INSTALL = (
-    f"command -v python3 >/dev/null 2>&1 || exit {_NO_PYTHON}; "
-    'python3 -c "import sys; exec(bytes.fromhex(sys.argv[1]))" "$@"'
+    f'{CHOOSE_PYTHON}; command -v "$python" >/dev/null 2>&1 || exit {_NO_PYTHON}; '
+    '"$python" -c "import sys; exec(bytes.fromhex(sys.argv[1]))" "$@"'
 )
 
 
-def install(remote: Remote, archive: AgentArchive) -> None:
-    """Copy the agent into the board's cache, unless the same one is already there."""
+def install(remote: Remote, archive: AgentArchive, *, python: str = PYTHON) -> None:
+    """Copy the agent into the board's cache with this Python there, unless the same one is already there."""
 
     def both() -> None:
-        if _installer(remote, archive, "look") == _NOT_THERE:
-            _installer(remote, archive, "store", archive.content)
+        if _installer(remote, archive, python, "look") == _NOT_THERE:
+            _installer(remote, archive, python, "store", archive.content)
 
     remote.retried(both)
 
 
-def _installer(remote: Remote, archive: AgentArchive, verb: str, content: bytes = b"") -> int:
+def _installer(remote: Remote, archive: AgentArchive, python: str, verb: str, content: bytes = b"") -> int:
     host = remote.destination
-    process = remote.start(_INSTALL, _INSTALLER.encode().hex(), verb, archive.name, archive.sha256)
+    process = remote.start(_INSTALL, python, _INSTALLER.encode().hex(), verb, archive.name, archive.sha256)
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(content)
     code, text = process.finish()
     if code in (0, _NOT_THERE):
         return code
+    if code == _NO_PYTHON and python != PYTHON:
+        raise MissingError(
+            f"there is no {python} that can be run", where=host, hint="--python names an interpreter on the board"
+        )
     if code == _NO_PYTHON:
         raise MissingError("python3 is not installed", where=host, hint="sudo apt-get install python3 python3-numpy")
     if code == _OLD_PYTHON:
         raise MissingError(
-            f"the agent needs Python 3.8 or later, python3 is {last_line(text)}", where=host, hint="JetPack 5 has 3.8"
+            f"the agent needs Python 3.8 or later, {python} is {last_line(text)}", where=host, hint="JetPack 5 has 3.8"
         )
     if disk_full(text):
         raise full_error(host)
     if code in (126, 127):
-        raise MissingError(f"python3 does not run: {last_line(text)}", where=host, hint=f"try: ssh {host} python3")
-    raise RunError(last_line(text) or f"python3 ended with exit code {code}", where=host)
+        raise MissingError(
+            f"{python} does not run: {last_line(text)}", where=host, hint=f"try: ssh {host} {shlex.quote(python)}"
+        )
+    raise RunError(last_line(text) or f"{python} ended with exit code {code}", where=host)

@@ -23,6 +23,7 @@ from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 from .agent.bench_request import CLOCKS, RUNNERS
 from .agent_archive import build_agent
 from .boards import Answer, ask_boards
+from .hosts import Host
 from .models import Model, Variant, read_models, variants_of
 from .outcome import Outcome, outcome_of
 from .reference import Reference, reference_of
@@ -82,7 +83,7 @@ class Settings:
 
 
 def bench_boards(
-    hosts: Sequence[str],
+    hosts: Sequence[Host],
     models: Sequence[str | os.PathLike[str]],
     settings: Settings,
     *,
@@ -110,7 +111,7 @@ def bench_boards(
 
 
 def _benched(
-    hosts: Sequence[str],
+    hosts: Sequence[Host],
     variants: Sequence[Variant],
     settings: Settings,
     display: ProgressDisplay,
@@ -145,7 +146,7 @@ def _benched(
 
     outcomes: dict[str, Outcome] = {}
     ask_boards(hosts, work, archive=build_agent(), display=display, config=config, on_answer=keep)
-    return [outcomes[host] for host in hosts]
+    return [outcomes[host.name] for host in hosts]
 
 
 def _measure(

@@ -14,7 +14,8 @@ from irepdeploy.errors import EXIT_INTERRUPTED
 
 from .agent_archive import AgentArchive
 from .agent_failure import agent_error, ended_silently
-from .install import install
+from .hosts import PYTHON
+from .install import CHOOSE_PYTHON, install
 from .remote_process import RemoteProcess
 from .ssh import Remote
 from .ssh_failure import LostConnection
@@ -27,14 +28,19 @@ _BEAT_S = 10.0
 _SILENCE_S = 60
 # The shell outlives the agent because of the second command, so it can report that the agent was killed. ONNX Runtime's
 # telemetry would add a thread to the measurement, and files to the user's home.
-_AGENT = 'ORT_DISABLE_TELEMETRY=1 python3 -u "${XDG_CACHE_HOME:-$HOME/.cache}/irepdeploy-agent/agent/$1" "$2"; exit $?'
+_AGENT = (
+    f"{CHOOSE_PYTHON}; ORT_DISABLE_TELEMETRY=1 "
+    '"$python" -u "${XDG_CACHE_HOME:-$HOME/.cache}/irepdeploy-agent/agent/$1" "$2"; exit $?'
+)
 
 
 class RemoteAgent:
     """The agent on a board."""
 
-    def __init__(self, remote: Remote, archive: AgentArchive, on_event: Callable[[Event], None]) -> None:
-        self._remote, self._archive, self.on_event = remote, archive, on_event
+    def __init__(
+        self, remote: Remote, archive: AgentArchive, on_event: Callable[[Event], None], *, python: str = PYTHON
+    ) -> None:
+        self._remote, self._archive, self.on_event, self._python = remote, archive, on_event, python
         self._lock = threading.Lock()
         self._lifeline: RemoteProcess | None = None
         self._stopping = False
@@ -46,7 +52,7 @@ class RemoteAgent:
 
     def install(self) -> None:
         """Copy the agent to the board, unless the same one is already there."""
-        install(self._remote, self._archive)
+        install(self._remote, self._archive, python=self._python)
 
     def ask(self, verb: str, request: Event | None = None) -> Event:
         """Send a request that may be repeated and return its result."""
@@ -116,7 +122,7 @@ class RemoteAgent:
         lifeline: bool = False,
     ) -> tuple[Event, bytes]:
         """Send a request and return the value of its result, and the bytes of a file if one came with it."""
-        process = self._remote.start(_AGENT, self._archive.name, verb)
+        process = self._remote.start(_AGENT, self._python, self._archive.name, verb)
         line = json.dumps(request, allow_nan=False).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(line)

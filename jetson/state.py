@@ -21,7 +21,7 @@ def rows_of(value: dict[str, Any]) -> list[list[str]]:
         ("L4T", value.get("l4t")),
         ("JetPack", value.get("jetpack")),
         ("system", _joined(value.get("os"), value.get("kernel"), value.get("machine"))),
-        ("Python", value.get("python")),
+        ("Python", _joined(value.get("python"), value.get("python_path"))),
         ("numpy", _installed(value, "numpy")),
         ("TensorRT", value.get("tensorrt_problem") or _installed(value, "tensorrt")),
         ("trtexec", _installed(value, "trtexec")),

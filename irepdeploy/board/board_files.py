@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from irepdeploy.errors import MissingError, RunError
+from irepdeploy.errors import IrepdeployError, MissingError, RunError
 
 __all__ = ["BoardFiles", "Said"]
 
@@ -110,15 +110,22 @@ class BoardFiles:
             timer.cancel()
         return line.decode("utf-8", "replace")
 
-    def may_run_as_root(self, names: Sequence[str]) -> bool:
-        """Return whether these programs are installed and can be run as root without a password."""
-        paths = [self.program(name) for name in names]
-        if None in paths:
+    def may_run_as_root(self, commands: Sequence[Sequence[str]]) -> bool:
+        """Return whether these programs can be run as root without a password; each command is run, to find out.
+
+        ``sudo -n -l PROGRAM`` would not tell: it says that a program is permitted, be it with a password, and needs
+        no password itself if any other rule needs none (sudoers' ``listpw``).
+        """
+        if any(self.program(name) is None for name, *_ in commands):
             return False
-        sudo = self._sudo()
-        if not sudo:
-            return os.geteuid() == 0 or not self.real
-        return all(self._run([*sudo, "-l", str(path)], "sudo", "").code == 0 for path in paths)
+        if not self._sudo() and self.real and os.geteuid() != 0:
+            return False
+        for name, *arguments in commands:
+            try:
+                self.run(name, *arguments, as_root=True)
+            except IrepdeployError:
+                return False
+        return True
 
     def _sudo(self) -> list[str]:
         sudo = self.program("sudo")

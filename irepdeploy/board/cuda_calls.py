@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Dict, List
 
-from irepdeploy.errors import MissingError, RunError
+from irepdeploy.errors import MissingError, RunError, one_line
 
 __all__ = ["CtypesCalls", "PythonCalls", "Size"]
 
@@ -33,6 +33,10 @@ class CtypesCalls:
         self.check(name, getattr(self._library, name)(*given))
         return None if result is None else result.value
 
+    def clear_error(self) -> None:
+        """Forget the error of an earlier call, which a later, unrelated check would report as its own."""
+        self._library.cudaGetLastError()
+
     def check(self, name: str, code: int) -> None:
         """Raise MissingError or RunError unless the code is 0."""
         if code:
@@ -58,13 +62,25 @@ class PythonCalls:
         self._module = module
         self._handles: Dict[int, Any] = {}
 
+    def clear_error(self) -> None:
+        """Forget the error of an earlier call, which a later, unrelated check would report as its own."""
+        self._module.cudaGetLastError()
+
     def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
         """Call a function and return its result as an integer or a float."""
         given = [self._as_python(name, index, value) for index, value in enumerate(values)]
-        answer = getattr(self._module, name)(*given)
+        try:
+            answer = getattr(self._module, name)(*given)
+        except RuntimeError as error:
+            # It loads the driver's library at the first call.
+            what = f"no usable GPU: cuda-python cannot work here: {one_line(error)}"
+            raise MissingError(what, hint="irepdeploy doctor") from error
         if int(answer[0]):
             text = self._module.cudaGetErrorString(answer[0])[1]
             _raise(name, int(answer[0]), text.decode() if isinstance(text, bytes) else str(text))
+        if "Destroy" in name:
+            # Memory may get the number of a handle that is gone.
+            self._handles.pop(values[0], None)
         if len(answer) < 2:
             return None
         if out is ctypes.c_float:

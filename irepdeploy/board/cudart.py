@@ -1,109 +1,61 @@
 """CUDA buffers, streams, events and graphs, through whichever binding is installed.
 
-pycuda is tried first, then cuda-python, then ctypes on libcudart, which is present wherever TensorRT is; `Cuda.name`
-names the one in use. pycuda has no graphs.
+cuda-python is tried first, then ctypes on libcudart, which is present wherever TensorRT is, and pycuda, which has no
+graphs, only where there is neither; `Cuda.name` names the one in use.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import ctypes
-import ctypes.util
 import importlib
+import math
 import re
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
 from irepdeploy.board.cuda_calls import CtypesCalls, PythonCalls, Size
+from irepdeploy.board.cuda_device import Cuda, CudaGraph, check_device, version_text
+from irepdeploy.board.cuda_library import cuda_libraries
 from irepdeploy.board.jetpack import TEGRA_RELEASE
-from irepdeploy.errors import InputError, MissingError, RunError, one_line
+from irepdeploy.board.pycuda_device import open_pycuda
+from irepdeploy.errors import InputError, IrepdeployError, MissingError, RunError
 
 __all__ = ["BACKENDS", "Cuda", "device_facts", "open_cuda"]
 
-BACKENDS = ("pycuda", "cuda-python", "ctypes")
+BACKENDS = ("cuda-python", "ctypes", "pycuda")
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL = 1
+_SPIN = 1
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
-# Newest first; the unversioned name exists only where headers are installed.
-_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2", "libcudart.so")
-
-
-class Cuda(abc.ABC):
-    """One GPU. Pointers and streams are integers, as TensorRT takes them; sizes are in bytes."""
-
-    name: str
-
-    @abc.abstractmethod
-    def malloc(self, size: int) -> int:
-        """Allocate device memory and return its address."""
-
-    @abc.abstractmethod
-    def free(self, pointer: int) -> None:
-        """Free device memory."""
-
-    @abc.abstractmethod
-    def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """Copy a contiguous array to the device; keep `array` alive until the stream is synchronized."""
-
-    @abc.abstractmethod
-    def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
-        """Copy device memory into a contiguous array."""
-
-    @abc.abstractmethod
-    def stream(self) -> int:
-        """Create a stream that does not synchronize with the default stream."""
-
-    @abc.abstractmethod
-    def end_stream(self, stream: int) -> None:
-        """Destroy a stream."""
-
-    @abc.abstractmethod
-    def synchronize(self, stream: int) -> None:
-        """Wait for all work on the stream."""
-
-    @abc.abstractmethod
-    def event(self) -> Any:
-        """Create an event that records its time."""
-
-    @abc.abstractmethod
-    def record(self, event: Any, stream: int) -> None:
-        """Record the event on the stream."""
-
-    @abc.abstractmethod
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Return the milliseconds between two recorded events."""
-
-    @abc.abstractmethod
-    def facts(self) -> Dict[str, Any]:
-        """Return name, compute_capability, multiprocessors, cuda_driver and cuda_runtime of the device."""
-
-    def capture(self, stream: int, call: Callable[[], None]) -> Callable[[], None]:
-        """Capture the work that `call` puts on the stream and return a function that launches it as one CUDA graph.
-
-        Raises:
-            MissingError: If the binding has no graphs.
-            RunError: If `call` does something that cannot be captured.
-        """
-        raise MissingError(f"{self.name} has no CUDA graphs", hint="pip uninstall pycuda, or pip install cuda-python")
-
-    def close(self) -> None:  # noqa: B027
-        """Release the device, if the binding holds it."""
 
 
 def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = None) -> Cuda:
-    """Open a device with the first installed binding."""
+    """Open a device with the first binding that works here, or with the named one.
+
+    Raises:
+        InputError: If there is no such binding or device.
+        MissingError: If no binding is installed, or none of them finds a usable GPU; the first one's reason.
+    """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
     if library is not None:
         return _Runtime(CtypesCalls(library), device)
+    reasons: List[MissingError] = []
     for name in BACKENDS if backend is None else (backend,):
-        made = _open(name, device)
-        if made is not None:
-            return made
+        for make in _BINDINGS[name]():
+            try:
+                return make(device)
+            except MissingError as error:
+                # Such as a runtime that is newer than the driver; another one may be older.
+                reasons.append(error)
+    if reasons:
+        raise reasons[0]
+    if backend in (None, "ctypes"):
+        raise MissingError("no libcudart here", hint="it comes with CUDA, JetPack, or pip install nvidia-cuda-runtime")
     raise MissingError(f"{backend} is not installed", hint=f"pip install {backend}")
 
 
@@ -111,31 +63,40 @@ def device_facts(device: int = 0) -> Dict[str, Any]:
     """Return `Cuda.facts` and the driver's version, or the reason why there is no GPU. Never raises."""
     facts: Dict[str, Any] = {"driver": _driver()}
     try:
-        facts.update(open_cuda(device, backend="ctypes").facts())
+        cuda = open_cuda(device)
+        try:
+            facts.update(cuda.facts())
+        finally:
+            cuda.close()
     except (MissingError, InputError, RunError) as error:
         facts["gpu"] = "none: " + error.what
     return facts
 
 
-def _open(name: str, device: int) -> Optional[Cuda]:
-    if name == "pycuda":
+# Calls that open a device, one for each way in which a binding is present.
+_Makers = Iterator[Callable[[int], Cuda]]
+
+
+def _cuda_python() -> _Makers:
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
         with contextlib.suppress(ImportError):
-            return _PyCuda(importlib.import_module("pycuda.driver"), device)
-        return None
-    if name == "cuda-python":
-        for module in ("cuda.bindings.runtime", "cuda.cudart"):
-            with contextlib.suppress(ImportError):
-                return _Runtime(PythonCalls(importlib.import_module(module)), device)
-        return None
-    return _Runtime(CtypesCalls(_libcudart()), device)
+            module = importlib.import_module(name)
+            yield lambda device, module=module: _Runtime(PythonCalls(module), device)  # type: ignore[misc]
+            return
 
 
-def _libcudart() -> Any:
-    found = ctypes.util.find_library("cudart")
-    for name in _LIBRARIES + ((found,) if found else ()):
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    raise MissingError("no libcudart here", hint="it comes with CUDA, JetPack, or pip install nvidia-cuda-runtime")
+def _ctypes() -> _Makers:
+    for library in cuda_libraries():
+        yield lambda device, library=library: _Runtime(CtypesCalls(library), device)  # type: ignore[misc]
+
+
+def _pycuda() -> _Makers:
+    with contextlib.suppress(ImportError):
+        driver = importlib.import_module("pycuda.driver")
+        yield lambda device: open_pycuda(driver, device)
+
+
+_BINDINGS: Dict[str, Callable[[], _Makers]] = {"cuda-python": _cuda_python, "ctypes": _ctypes, "pycuda": _pycuda}
 
 
 def _driver() -> Optional[str]:
@@ -155,14 +116,42 @@ class _Runtime(Cuda):
         self._calls = calls
         self._device = device
         self.name = calls.name
-        _check_device(device, calls.call("cudaGetDeviceCount", out=ctypes.c_int))
+        self._pinned: Dict[int, int] = {}
+        self._count = calls.call("cudaGetDeviceCount", out=ctypes.c_int)
+        check_device(device, self._count)
+        self._spin()
         calls.call("cudaSetDevice", device)
+
+    def _spin(self) -> None:
+        # By default CUDA may block on a Tegra, which adds to the times of the host (cudaDeviceScheduleAuto).
+        try:
+            self._calls.call("cudaSetDeviceFlags", _SPIN)
+            self.waits = "spin"
+        except IrepdeployError:
+            # Older versions refuse to change a device that torch, say, uses already.
+            self._calls.clear_error()
+
+    def use(self) -> None:
+        if self._count > 1:
+            self._calls.call("cudaSetDevice", self._device)
 
     def malloc(self, size: int) -> int:
         return self._calls.call("cudaMalloc", Size(max(size, 1)), out=ctypes.c_void_p)
 
     def free(self, pointer: int) -> None:
         self._calls.call("cudaFree", pointer)
+
+    def host_array(self, shape: Sequence[int], dtype: str) -> np.ndarray:
+        count = math.prod(shape)
+        size = max(count, 1) * np.dtype(dtype).itemsize
+        pointer = self._calls.call("cudaHostAlloc", Size(size), 0, out=ctypes.c_void_p)
+        memory: Any = (ctypes.c_char * size).from_address(pointer)
+        array = np.frombuffer(memory, dtype)[:count].reshape(tuple(shape))
+        self._pinned[id(array)] = pointer
+        return array
+
+    def free_host(self, array: np.ndarray) -> None:
+        self._calls.call("cudaFreeHost", self._pinned.pop(id(array)))
 
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
         self._calls.call("cudaMemcpyAsync", pointer, array.ctypes.data, Size(array.nbytes), _HOST_TO_DEVICE, stream)
@@ -182,6 +171,9 @@ class _Runtime(Cuda):
     def event(self) -> Any:
         return self._calls.call("cudaEventCreateWithFlags", 0, out=ctypes.c_void_p)
 
+    def end_event(self, event: Any) -> None:
+        self._calls.call("cudaEventDestroy", event)
+
     def record(self, event: Any, stream: int) -> None:
         self._calls.call("cudaEventRecord", event, stream)
 
@@ -189,16 +181,33 @@ class _Runtime(Cuda):
         self._calls.call("cudaEventSynchronize", end)
         return self._calls.call("cudaEventElapsedTime", start, end, out=ctypes.c_float)
 
-    def capture(self, stream: int, call: Callable[[], None]) -> Callable[[], None]:
-        self._calls.call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
+    def capture(self, stream: int, call: Callable[[], None]) -> CudaGraph:
+        calls = self._calls
         try:
-            call()
-        finally:
-            # Also after a failure: a stream that is still capturing accepts no other work.
-            graph = self._calls.call("cudaStreamEndCapture", stream, out=ctypes.c_void_p, last=True)
-        # Unlike those of cudaGraphInstantiate, its arguments have not changed since CUDA 11.4.
-        run = self._calls.call("cudaGraphInstantiateWithFlags", graph, Size(0), out=ctypes.c_void_p)
-        return lambda: self._calls.call("cudaGraphLaunch", run, stream)
+            calls.call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
+            try:
+                call()
+            except BaseException:
+                # A stream that is still capturing accepts no other work. It gives a graph even so, unless the capture
+                # was invalidated (NVIDIA/TensorRT, samples/common/sampleDevice.h: endCaptureOnError).
+                with contextlib.suppress(IrepdeployError):
+                    calls.call("cudaGraphDestroy", self._end_capture(stream))
+                raise
+            graph = self._end_capture(stream)
+            try:
+                # Unlike those of cudaGraphInstantiate, its arguments have not changed since CUDA 11.4.
+                run = calls.call("cudaGraphInstantiateWithFlags", graph, Size(0), out=ctypes.c_void_p)
+            finally:
+                calls.call("cudaGraphDestroy", graph)
+        except BaseException:
+            calls.clear_error()
+            raise
+        return CudaGraph(
+            lambda: calls.call("cudaGraphLaunch", run, stream), lambda: calls.call("cudaGraphExecDestroy", run)
+        )
+
+    def _end_capture(self, stream: int) -> int:
+        return self._calls.call("cudaStreamEndCapture", stream, out=ctypes.c_void_p, last=True)
 
     def facts(self) -> Dict[str, Any]:
         def attribute(which: int) -> int:
@@ -208,96 +217,6 @@ class _Runtime(Cuda):
             "name": self._calls.device_name(self._device),
             "compute_capability": f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
             "multiprocessors": attribute(_MULTIPROCESSORS),
-            "cuda_driver": _version(self._calls.call("cudaDriverGetVersion", out=ctypes.c_int)),
-            "cuda_runtime": _version(self._calls.call("cudaRuntimeGetVersion", out=ctypes.c_int)),
+            "cuda_driver": version_text(self._calls.call("cudaDriverGetVersion", out=ctypes.c_int)),
+            "cuda_runtime": version_text(self._calls.call("cudaRuntimeGetVersion", out=ctypes.c_int)),
         }
-
-
-class _PyCuda(Cuda):
-    """pycuda, on the device's primary context, which TensorRT and torch use as well."""
-
-    name = "pycuda"
-
-    def __init__(self, driver: Any, device: int) -> None:
-        self._driver = driver
-        try:
-            driver.init()
-            _check_device(device, driver.Device.count())
-            self._device = driver.Device(device)
-            self._context = self._device.retain_primary_context()
-            self._context.push()
-        except driver.Error as error:
-            raise MissingError(f"no usable GPU: {one_line(error)}", hint="irepdeploy doctor") from error
-        self._memory: Dict[int, Any] = {}
-        self._streams: Dict[int, Any] = {}
-
-    def malloc(self, size: int) -> int:
-        try:
-            memory = self._driver.mem_alloc(max(size, 1))
-        except self._driver.MemoryError as error:
-            raise RunError("the GPU is out of memory", hint="use a smaller batch") from error
-        self._memory[int(memory)] = memory
-        return int(memory)
-
-    def free(self, pointer: int) -> None:
-        self._memory.pop(pointer).free()
-
-    def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        with self._mapped():
-            self._driver.memcpy_htod_async(pointer, array, self._streams[stream])
-
-    def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
-        with self._mapped():
-            self._driver.memcpy_dtoh_async(array, pointer, self._streams[stream])
-
-    def stream(self) -> int:
-        stream = self._driver.Stream()
-        self._streams[stream.handle] = stream
-        return stream.handle
-
-    def end_stream(self, stream: int) -> None:
-        del self._streams[stream]
-
-    def synchronize(self, stream: int) -> None:
-        with self._mapped():
-            self._streams[stream].synchronize()
-
-    def event(self) -> Any:
-        return self._driver.Event()
-
-    def record(self, event: Any, stream: int) -> None:
-        event.record(self._streams[stream])
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        with self._mapped():
-            end.synchronize()
-            return end.time_since(start)
-
-    def facts(self) -> Dict[str, Any]:
-        major, minor = self._device.compute_capability()
-        return {
-            "name": self._device.name(),
-            "compute_capability": f"{major}.{minor}",
-            "multiprocessors": self._device.get_attribute(self._driver.device_attribute.MULTIPROCESSOR_COUNT),
-            "cuda_driver": _version(self._driver.get_driver_version()),
-            "cuda_runtime": ".".join(map(str, self._driver.get_version()[:2])),
-        }
-
-    def close(self) -> None:
-        self._context.pop()
-
-    @contextlib.contextmanager
-    def _mapped(self) -> Iterator[None]:
-        try:
-            yield
-        except self._driver.Error as error:
-            raise RunError(f"CUDA failed: {one_line(error)}", hint="irepdeploy doctor") from error
-
-
-def _check_device(device: int, count: int) -> None:
-    if not 0 <= device < count:
-        raise InputError(f"no GPU {device}: CUDA sees {count}", where="device", hint="GPUs are numbered from 0")
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

@@ -16,6 +16,7 @@ from irepdeploy.board.trt_library import (
     LogMessage,
     TensorrtLibrary,
     first_reasons,
+    forget_logger,
     lacks_gpu,
     lacks_memory,
     logged,
@@ -85,10 +86,26 @@ def build_plan(
             keep(severity, text)
 
     logger = logger_of(trt, log)
+    try:
+        return _built(library, logger, onnx, options, timing_cache, messages, report)
+    finally:
+        forget_logger(trt, log)
+
+
+def _built(
+    library: TensorrtLibrary,
+    logger: Any,
+    onnx: bytes,
+    options: EngineOptions,
+    timing_cache: Optional[bytes],
+    messages: List[LogMessage],
+    report: Callable[[str], None],
+) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
+    trt = library.module
     typing = _typing(trt, options)
     _check_precision(library, options, typing)
     builder = _made(lambda: trt.Builder(logger), "no builder", messages, library)
-    network = _made(lambda: builder.create_network(_network_flags(trt, typing)), "no network", messages, library)
+    network = _made(lambda: builder.create_network(_network_flags(library, typing)), "no network", messages, library)
     report("parse")
     _parse(trt, network, logger, onnx, messages, library)
     config = _made(builder.create_builder_config, "no builder configuration", messages, library)
@@ -97,7 +114,7 @@ def build_plan(
     _configure(trt, config, options, typing)
     _add_profiles(builder, network, config, options.profiles)
     if options.dla_core is not None:
-        facts["dla"] = _use_dla(trt, builder, network, config, options)
+        facts["dla"] = _use_dla(library, builder, network, config, options)
     cache = None if timing_cache is None else _use_cache(trt, config, timing_cache, library, facts)
     _watch(trt, config, report)
     report("build")
@@ -107,8 +124,9 @@ def build_plan(
     facts["layers"] = engine_layers(messages).to_dict()
     if options.dla_core is not None:
         facts["dla"].update(dla_placement(messages))
-    cached = bytes(config.get_timing_cache().serialize()) if cache is not None else None
-    return bytes(plan), cached, facts
+    # Null if the build dropped the cache.
+    timed = None if cache is None else config.get_timing_cache()
+    return bytes(plan), None if timed is None else bytes(timed.serialize()), facts
 
 
 def has(enum: Any, name: str) -> bool:
@@ -123,12 +141,16 @@ def _typing(trt: Any, options: EngineOptions) -> str:
     return "strong" if typed and (options.precision == options.carried or not flagged) else "weak"
 
 
-def _network_flags(trt: Any, typing: str) -> int:
-    flags = trt.NetworkDefinitionCreationFlag
-    if has(flags, "STRONGLY_TYPED"):
+def _network_flags(library: TensorrtLibrary, typing: str) -> int:
+    flags = library.module.NetworkDefinitionCreationFlag
+    found = 0
+    if has(flags, "STRONGLY_TYPED") and typing == "strong" and has(library.module.BuilderFlag, "FP16"):
         # Without precision flags every network is strongly typed, and this flag only causes a warning.
-        return 1 << int(flags.STRONGLY_TYPED) if typing == "strong" and has(trt.BuilderFlag, "FP16") else 0
-    return 1 << int(flags.EXPLICIT_BATCH) if has(flags, "EXPLICIT_BATCH") else 0
+        found |= 1 << int(flags.STRONGLY_TYPED)
+    if has(flags, "EXPLICIT_BATCH") and library.major < 10:
+        # TensorRT 9 has both flags, and still takes a network without this one for one of implicit batch.
+        found |= 1 << int(flags.EXPLICIT_BATCH)
+    return found
 
 
 def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: str) -> None:
@@ -206,7 +228,10 @@ def _check_profile(name: str, shape: Sequence[int], profile: Profile) -> None:
         raise InputError(f"profile {text} does not fit {expected}", where=f"input {name!r}", hint="use MIN:OPT:MAX")
 
 
-def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> Dict[str, Any]:
+def _use_dla(
+    library: TensorrtLibrary, builder: Any, network: Any, config: Any, options: EngineOptions
+) -> Dict[str, Any]:
+    trt = library.module
     cores = getattr(builder, "num_DLA_cores", 0)
     core = options.dla_core
     if not has(getattr(trt, "DeviceType", None), "DLA") or core is None or not 0 <= core < cores:
@@ -215,6 +240,13 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineO
         )
     if options.precision == "fp32":
         raise InputError("the DLA only runs fp16 and int8", where="--dla", hint="add --precision fp16")
+    if options.precision == "int8" and library.major < 10:
+        # NVIDIA/TensorRT#2222: it takes the scales of a calibrator, not QuantizeLinear.
+        raise InputError(
+            f"the DLA of {library.title} takes no model with QuantizeLinear, which int8 models here are",
+            where="--dla",
+            hint="add --precision fp16",
+        )
     if options.profiles:
         raise InputError("the DLA needs fixed shapes", where="--dla", hint="omit --dynamic-batch")
     config.default_device_type = trt.DeviceType.DLA
@@ -227,12 +259,19 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, options: EngineO
 def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
     if library.flavour == "tensorrt_rtx":
         raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="omit it")
+    # A cache that cannot be read is null, which pybind11 gives as None and would not take back.
     cache = config.create_timing_cache(content)
-    accepted = bool(config.set_timing_cache(cache, False))
-    facts["timing_cache"] = "begun" if not content else "used" if accepted else "of another device or version: not used"
+    accepted = cache is not None and bool(config.set_timing_cache(cache, False))
+    facts["timing_cache"] = "begun"
+    if content:
+        refused = "damaged: not used" if cache is None else "of another device or version: not used"
+        facts["timing_cache"] = "used" if accepted else refused
     if not accepted:
         cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+        accepted = cache is not None and bool(config.set_timing_cache(cache, False))
+    if not accepted:
+        facts["timing_cache"] = "refused: not used"
+        return None
     return cache
 
 

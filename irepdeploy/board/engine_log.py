@@ -14,11 +14,25 @@ from irepdeploy.board.trt_library import LogMessage
 
 __all__ = ["EngineLayers", "dla_placement", "engine_layers"]
 
-# TensorRT-RTX and TensorRT 10: "Name: stem.conv_U3_myl0_1, LayerType: correlation, Inputs: [ ... Datatype: Half ..."
+# Detailed verbosity, which our builder sets: "Name: conv + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, ..."
 _DETAILED = re.compile(r"^(?:Layers:\s*)?Name: (?P<name>.*?), LayerType: (?P<type>[^,]+),(?P<rest>.*)", re.MULTILINE)
-# TensorRT 8: "Layer(CaskConvolution): stem.conv + stem.relu, Tactic: 0x..., input[Float(1,3,32,32)] -> ..."
+# Names only: "Layer(CaskConvolution): conv + relu, Tactic: 0x..., input[Float(1,3,32,32)] -> ..."
 _CLASSIC = re.compile(r"^Layer\((?P<type>\w+)\): (?P<name>.*?), Tactic:(?P<rest>.*)", re.MULTILINE)
-_DATATYPE = re.compile(r"Datatype: (\w+)|\[(Float|Half|Int8)\(")
+# The first tensor's, which is the layer's input. Detailed, the type stands alone from TensorRT 10 on ("Datatype: Half,
+# Format: ..."), and within the words of its layout before ("Format/Datatype: Channel major FP16 format where channel %
+# 8 == 0 }"); names only, it is in front of the sizes ("x[Half(1,3,8,8)]", from 8.6 on "x (Half[1,3,8,8])").
+_TENSOR = re.compile(r"Datatype: ([^{}]*)|[\[(](\w+)[\[(]-?\d")
+_TYPES = {
+    "fp32": "Float",
+    "float": "Float",
+    "fp16": "Half",
+    "half": "Half",
+    "bf16": "BFloat16",
+    "bfloat16": "BFloat16",
+    "int8": "Int8",
+    "fp8": "FP8",
+}
+_TYPE = re.compile(rf"\b({'|'.join(_TYPES)})\b", re.IGNORECASE)
 _MEMORY = {
     "weights_bytes": re.compile(r"Total Weights Memory: (\d+)"),
     "activation_bytes": re.compile(r"Total Activation Memory: (\d+)"),
@@ -32,7 +46,7 @@ class EngineLayers:
 
     Attributes:
         convolutions: Number of executed convolutions; None if the log has no list of layers.
-        convolution_inputs: Number of convolutions by the type of their input: Float, Half, Int8.
+        convolution_inputs: Number of convolutions by the type of their input: Float, Half, Int8, or "unknown".
         layers: Number of layers by the builder's name of their kind.
         weights_bytes: Device memory of the weights; None if not logged.
     """
@@ -65,9 +79,8 @@ def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
     reads: Dict[str, int] = Counter()
     for layer in found:
         count = _convolutions(layer["name"], layer["type"])
-        datatype = _DATATYPE.search(layer["rest"])
         if count:
-            reads[(datatype[1] or datatype[2]) if datatype else "unknown"] += count
+            reads[_input_type(layer["rest"])] += count
     return EngineLayers(
         convolutions=sum(reads.values()) if found else None,
         convolution_inputs=dict(sorted(reads.items())),
@@ -83,6 +96,12 @@ def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
         "dla_subgraphs": sum(text.count("[DlaLayer]") for text in texts),
         "gpu_layers": sum(text.count("[GpuLayer]") for text in texts),
     }
+
+
+def _input_type(tensors: str) -> str:
+    tensor = _TENSOR.search(tensors)
+    found = None if tensor is None else _TYPE.search(tensor[1] or tensor[2])
+    return "unknown" if found is None else _TYPES[found[1].lower()]
 
 
 def _convolutions(name: str, kind: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Tuple, Type, Union
 
 import numpy as np
 
+from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.ort_providers import Provider, has_tf32, open_session, provider_of
 from irepdeploy.board.runner import Runner, TensorSpec, positive_threads, shape_text
 from irepdeploy.board.transfers import known_transfers
@@ -39,7 +40,8 @@ class OrtRunner(Runner):
         precision: The model's precision, for `describe`; a session does not tell it.
         tf32: Allow TF32 on a GPU. Only the CUDA provider has an option for it; for those of TensorRT the environment
             must disable it.
-        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
+        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, both in page-locked
+            memory, else "excluded".
         as_written: Compute QuantizeLinear and DequantizeLinear on floats, instead of in fused integer kernels, which
             depend on the processor and may overflow without VNNI; and return memory after every run.
         optimized: Apply all graph optimizations; without them every operator is computed by itself, as it is written.
@@ -77,6 +79,8 @@ class OrtRunner(Runner):
         self._as_written = as_written
         self._optimized = optimized
         self._session: Any = None
+        self._cuda: Any = None
+        self._hosts: List[np.ndarray] = []
 
     @property
     def metadata(self) -> Dict[str, str]:
@@ -124,6 +128,11 @@ class OrtRunner(Runner):
 
     def _deactivate(self) -> None:
         self._session = None
+        if self._cuda is not None:
+            for host in self._hosts:
+                self._cuda.free_host(host)
+            self._cuda.close()
+        self._cuda, self._hosts = None, []
 
     def _infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         try:
@@ -157,14 +166,33 @@ class OrtRunner(Runner):
         return call
 
     def _bind_transfers(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
-        fixed = {name: np.array(array, order="C") for name, array in feeds.items()}
-        run, outputs = self._session.run, self._outputs
-        self._infer(fixed)
+        binding = self._session.io_binding()
+        # CUDA knows page-locked memory by its address, whatever ONNX Runtime takes it for.
+        outputs = {name: self._page_locked(array) for name, array in self._infer(feeds).items()}
+        inputs = {name: self._page_locked(array) for name, array in feeds.items()}
+        for name, array in outputs.items():
+            binding.bind_output(name, *_place(array))
+        given = [(name, *_place(array)) for name, array in inputs.items()]
+        bind, run = binding.bind_input, self._session.run_with_iobinding
 
         def call() -> None:
-            run(outputs, fixed)
+            for each in given:
+                # An input is copied when it is bound, not in the run (IOBinding::BindInput).
+                bind(*each)
+            run(binding)
+            binding.synchronize_outputs()
 
+        call()
         return call
+
+    def _page_locked(self, array: np.ndarray) -> np.ndarray:
+        """Return a copy that lives as long as the session."""
+        if self._cuda is None:
+            self._cuda = open_cuda()
+        host = self._cuda.host_array(array.shape, str(array.dtype))
+        self._hosts.append(host)
+        host[...] = array
+        return host
 
     def _describe(self) -> Dict[str, Any]:
         device, tf32 = self._provider.device, has_tf32(self._provider, self._tf32)
@@ -181,6 +209,8 @@ class OrtRunner(Runner):
         }
         if tf32 is not None:
             described["tf32"] = tf32
+        if described["transfers"] == "included":
+            described["host_memory"] = "page-locked"
         return described
 
     def _check_readable(self) -> None:
@@ -239,6 +269,11 @@ class OrtRunner(Runner):
             where=self._where,
             hint="--input-shape gives other sizes; if random inputs do not fit together, give real ones with --inputs",
         )
+
+
+def _place(array: np.ndarray) -> Tuple[Any, ...]:
+    """Return what a binding takes for an array in the host's memory, without its name."""
+    return ("cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
 
 def _ort_errors() -> Tuple[Type[Exception], ...]:

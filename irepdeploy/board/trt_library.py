@@ -28,6 +28,7 @@ __all__ = [
     "TensorrtLibrary",
     "assembled_folder",
     "first_reasons",
+    "forget_logger",
     "installed_version",
     "lacks_gpu",
     "lacks_memory",
@@ -49,6 +50,7 @@ DTYPES = {
 }
 ASSEMBLED_ENVIRONMENT = "IREPDEPLOY_TENSORRT_RTX"
 _MARKER = "assembled.json"
+_LOGGER = "_irepdeploy_logger"
 _NO_GPU = re.compile(
     r"CUDA driver version is insufficient|no CUDA-capable device|CUDA initialization failure|cudaErrorNoDevice"
     r"|cudaError (35|100)\b|libcuda\.so"
@@ -73,6 +75,11 @@ class TensorrtLibrary(NamedTuple):
     flavour: str
     version: str
     assembled: bool
+
+    @property
+    def major(self) -> int:
+        """The first number of the version; TensorRT-RTX counts its own."""
+        return int(self.version.partition(".")[0])
 
     @property
     def title(self) -> str:
@@ -161,16 +168,35 @@ def assembled_folder() -> Optional[str]:
 
 
 def logger_of(trt: Any, keep: Callable[[str, str], None]) -> Any:
-    """Create a TensorRT logger that calls `keep(severity, text)` for every message, verbose ones included."""
+    """Return this TensorRT's logger, which now calls `keep(severity, text)` for every message, verbose ones included.
 
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    There is one logger for the whole process, as there is in TensorRT 8, where every builder and runtime uses the
+    logger of the first, and warns: each `keep` hears the messages of all of them, until `forget_logger`.
+    """
+    logger = getattr(trt, _LOGGER, None)
+    if logger is None:
 
-        def log(self, severity: Any, message: str) -> None:
-            keep(severity.name, message)
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.keeps: List[Callable[[str, str], None]] = []
 
-    return Logger()
+            def log(self, severity: Any, message: str) -> None:
+                for each in tuple(self.keeps):
+                    each(severity.name, message)
+
+        logger = Logger()
+        # It must outlive everything that TensorRT makes with it.
+        setattr(trt, _LOGGER, logger)
+    logger.keeps.append(keep)
+    return logger
+
+
+def forget_logger(trt: Any, keep: Callable[[str, str], None]) -> None:
+    """Undo `logger_of` for this `keep`; without one do nothing."""
+    logger = getattr(trt, _LOGGER, None)
+    if logger is not None and keep in logger.keeps:
+        logger.keeps.remove(keep)
 
 
 def logged(messages: Iterable[LogMessage], *severities: str) -> List[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
+from irepdeploy.board.cuda_device import CudaGraph
 from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, shape_text
 from irepdeploy.board.sidecar import Sidecar, check_sidecar, read_plan_header, read_sidecar
@@ -16,6 +17,7 @@ from irepdeploy.board.trt_library import (
     FLAVOURS,
     LogMessage,
     first_reasons,
+    forget_logger,
     lacks_gpu,
     lacks_memory,
     load_tensorrt,
@@ -36,8 +38,9 @@ class TrtRunner(Runner):
         device: Index of the GPU.
         require_sidecar: Refuse an engine without a sidecar.
         cuda_graph: Capture the call of `bind` as one CUDA graph; `describe` tells whether that worked.
-        backend: Binding of `irepdeploy.board.cudart`; None for the first installed one.
-        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, else "excluded".
+        backend: Binding of `irepdeploy.board.cudart`; None for the first that works.
+        transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, both in page-locked
+            memory, else "excluded".
 
     Raises:
         InputError: On activation, if there is no such engine, or its sidecar or header shows that it cannot run here.
@@ -68,12 +71,18 @@ class TrtRunner(Runner):
         self._forget()
 
     def _forget(self) -> None:
+        self._library: Any = None
         self._cuda: Any = None
         self._stream: Any = None
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
         self._pointers: List[int] = []
+        self._hosts: List[np.ndarray] = []
+        self._events: List[Any] = []
+        self._graphs: List[CudaGraph] = []
+        self._messages: List[LogMessage] = []
+        self._quoted = 0
         self._current: Optional[Dict[str, int]] = None
         self._sidecar: Optional[Sidecar] = None
         self._graph = "not asked for"
@@ -104,23 +113,37 @@ class TrtRunner(Runner):
 
     def _deactivate(self) -> None:
         cuda = self._cuda
-        self._context = self._engine = self._runtime = None
         if cuda is not None:
+            cuda.use()
+            for graph in self._graphs:
+                graph.end()
+        # In this order: each needs the next one.
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        if cuda is not None:
+            for event in self._events:
+                cuda.end_event(event)
             for pointer in self._pointers:
                 cuda.free(pointer)
+            for array in self._hosts:
+                cuda.free_host(array)
             if self._stream is not None:
                 cuda.end_stream(self._stream)
             cuda.close()
+        if self._library is not None:
+            forget_logger(self._library.module, self._hear)
         self._forget()
 
     def _infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         cuda, stream = self._cuda, self._stream
+        cuda.use()
         pointers = self._prepare(feeds)
         try:
             self._execute(stream)
             outputs = {}
             for name in self._outputs:
-                outputs[name] = self._empty_output(name)
+                outputs[name] = np.empty(self._shape(name), self._dtypes[name])
                 cuda.to_host(outputs[name], pointers[name], stream)
             cuda.synchronize(stream)
         finally:
@@ -129,22 +152,24 @@ class TrtRunner(Runner):
 
     def _bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
         cuda, stream = self._cuda, self._stream
-        arrays = {name: np.array(array, order="C") for name, array in feeds.items()}
+        cuda.use()
+        included = self._transfers == "included"
+        fixed = self._pinned if included else _copied
+        arrays = {name: fixed(array) for name, array in feeds.items()}
         shapes = {name: array.shape for name, array in arrays.items()}
         pointers = self._prepare(arrays)
-        self._execute(stream)
-        cuda.synchronize(stream)
-        included = self._transfers == "included"
-        outputs = {name: self._empty_output(name) for name in self._outputs} if included else {}
+        outputs = {name: self._host(self._shape(name), self._dtypes[name]) for name in self._outputs if included}
         start, end = cuda.event(), cuda.event()
-        run = self._captured(stream)
+        self._events += [start, end]
+        run = self._ready(stream)
 
         def call() -> None:
             nonlocal run
+            cuda.use()
             if self._current is not pointers:
                 # Other inputs ran in between.
                 self._point(shapes, pointers)
-                run = self._captured(stream)
+                run = self._ready(stream, run)
             if included:
                 for name, array in arrays.items():
                     cuda.to_device(pointers[name], array, stream)
@@ -157,15 +182,27 @@ class TrtRunner(Runner):
 
         return DeviceTimed(call, lambda: round(cuda.elapsed_ms(start, end) * 1e6))
 
-    def _captured(self, stream: int) -> Callable[[], None]:
-        """Return a call that runs one inference on the stream, as a CUDA graph if requested and possible."""
+    def _ready(self, stream: int, old: Optional[Callable[[], None]] = None) -> Callable[[], None]:
+        """Return a call that runs one inference on the stream, as a CUDA graph if requested and possible.
+
+        The inference has run once by then. `old` is the call that it replaces.
+        """
+        if isinstance(old, CudaGraph):
+            self._graphs.remove(old)
+            old.end()
+        # Before a capture too: TensorRT initializes itself in the first run after its shapes were set.
+        self._execute(stream)
+        self._cuda.synchronize(stream)
         if self._wants_graph and not self._graph.startswith("failed"):
             try:
-                launch = self._cuda.capture(stream, lambda: self._execute(stream))
-                self._graph = "captured"
-                return launch
-            except (MissingError, RunError) as error:
+                graph = self._cuda.capture(stream, lambda: self._execute(stream))
+            except (MissingError, RunError, ModelError) as error:
+                # TensorRT may also refuse by itself, and leave the stream as it was.
                 self._graph = "failed: " + error.what
+            else:
+                self._graph = "captured"
+                self._graphs.append(graph)
+                return graph
         return lambda: self._execute(stream)
 
     def _describe(self) -> Dict[str, Any]:
@@ -180,9 +217,16 @@ class TrtRunner(Runner):
             "typing": "unknown" if sidecar is None else sidecar.typing,
             "tf32": "unknown" if sidecar is None else sidecar.tf32,
             "transfers": self._transfers,
+            **({"host_memory": "page-locked"} if self._transfers == "included" else {}),
             "cuda_binding": self._cuda.name,
             "cuda_graph": self._graph,
+            "host_waits": self._cuda.waits,
+            **({} if self._dla_core is None else {"dla_core": self._dla_core}),
         }
+
+    @property
+    def _dla_core(self) -> Optional[int]:
+        return None if self._sidecar is None else self._sidecar.settings.get("dla_core")
 
     def _check_engine(self, compute_capability: Optional[str]) -> Optional[Sidecar]:
         return check_sidecar(
@@ -195,10 +239,12 @@ class TrtRunner(Runner):
 
     def _load(self) -> None:
         trt = self._library.module
-        self._messages: List[LogMessage] = []
-        self._logger = logger_of(trt, lambda severity, text: self._messages.append((severity, text)))
         plan = read_file(self._path, "engine")
-        self._runtime = trt.Runtime(self._logger)
+        self._quoted = len(self._messages)
+        self._runtime = trt.Runtime(logger_of(trt, self._hear))
+        if self._dla_core is not None:
+            # Core 0 would run it otherwise, whichever it was built for.
+            self._runtime.DLA_core = self._dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._error("refuses this engine")
@@ -211,16 +257,14 @@ class TrtRunner(Runner):
         cuda, stream = self._cuda, self._stream
         pointers: Dict[str, int] = {}
         try:
-            arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+            arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
             for name, array in arrays.items():
                 pointers[name] = self._malloc(array.nbytes)
                 cuda.to_device(pointers[name], array, stream)
                 self._set_shape(name, array.shape)
             for name in self._outputs:
-                shape = tuple(self._context.get_tensor_shape(name))
-                pointers[name] = self._malloc(
-                    int(np.prod(shape, dtype=np.int64)) * np.dtype(self._dtypes[name]).itemsize
-                )
+                size = int(np.prod(self._shape(name), dtype=np.int64))
+                pointers[name] = self._malloc(size * np.dtype(self._dtypes[name]).itemsize)
             self._point({}, pointers)
             cuda.synchronize(stream)
         except BaseException:
@@ -228,8 +272,21 @@ class TrtRunner(Runner):
             raise
         return pointers
 
-    def _empty_output(self, name: str) -> np.ndarray:
-        return np.empty(tuple(self._context.get_tensor_shape(name)), self._dtypes[name])
+    def _shape(self, name: str) -> Tuple[int, ...]:
+        return tuple(self._context.get_tensor_shape(name))
+
+    def _host(self, shape: Tuple[int, ...], dtype: str) -> np.ndarray:
+        array = self._cuda.host_array(shape, dtype)
+        self._hosts.append(array)
+        return array
+
+    def _pinned(self, array: np.ndarray) -> np.ndarray:
+        host = self._host(array.shape, str(array.dtype))
+        host[...] = array
+        return host
+
+    def _hear(self, severity: str, text: str) -> None:
+        self._messages.append((severity, text))
 
     def _point(self, shapes: Dict[str, Any], pointers: Dict[str, int]) -> None:
         for name, shape in shapes.items():
@@ -247,6 +304,8 @@ class TrtRunner(Runner):
             )
 
     def _execute(self, stream: int) -> None:
+        # Of what other engines of this process said before, nothing is quoted.
+        self._quoted = len(self._messages)
         if not self._context.execute_async_v3(stream):
             raise self._error("cannot run this engine")
 
@@ -268,7 +327,7 @@ class TrtRunner(Runner):
         return DTYPES[kind]
 
     def _error(self, what: str) -> IrepdeployError:
-        reasons = logged(self._messages)
+        reasons = logged(self._messages[self._quoted :])
         text = first_reasons(reasons)
         if lacks_gpu(reasons):
             return MissingError(f"no usable GPU: {text}", where=self._path, hint="irepdeploy doctor")
@@ -276,6 +335,10 @@ class TrtRunner(Runner):
             return RunError(f"the GPU is out of memory: {text}", where=self._path, hint="use a smaller batch")
         hint = None if self._sidecar is None else "build it again: " + self._sidecar.command
         return ModelError(f"{self._library.title} {what}: {text}", where=self._path, hint=hint)
+
+
+def _copied(array: np.ndarray) -> np.ndarray:
+    return np.array(array, order="C")
 
 
 def _flavour(path: str) -> str:

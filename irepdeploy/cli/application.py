@@ -39,10 +39,10 @@ _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 # The extra that installs each optional package.
 _EXTRAS = {
+    "cuda": "trt",
     "datasets": "data",
     "matplotlib": "report",
     "onnxscript": "dynamo",
-    "pycuda": "trt",
     "tensorboard": "tensorboard",
     "tensorrt": "trt",
 }

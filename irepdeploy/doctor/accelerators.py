@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import sysconfig
 from collections.abc import Mapping
 from functools import partial
@@ -180,5 +179,4 @@ def _tf32(state: Mapping[str, Any]) -> Check:
 def _install_tensorrt() -> str:
     if is_jetson():
         return _SYSTEM_SITE
-    # The extra includes pycuda, which must be compiled.
-    return "pip install 'irepdeploy[trt]'" if shutil.which("nvcc") else "pip install 'tensorrt>=10'"
+    return "pip install 'irepdeploy[trt]'"

@@ -20,8 +20,7 @@ _PYTHON = (3, 11)
 _MODULES = {"cuda-python": "cuda.bindings.runtime", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 # Imported in this process: they are light, and most are loaded already.
 _LIGHT = ("numpy", "pillow", "pydantic", "pyyaml", "rich", "typer")
-_NOT_NEEDED = "ctypes on libcudart takes its place"
-_NOTES = {"cuda-python": _NOT_NEEDED, "pycuda": f"needs nvcc to install; {_NOT_NEEDED}"}
+_NOTES = {"cuda-python": "ctypes on libcudart takes its place"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def packages() -> list[Check]:
     """Check each package of a plain installation or an extra, and whether it can be imported."""
     wanted = [need for need in map(_requirement, metadata.requires("irepdeploy") or ()) if need.extra != "dev"]
     # TensorRT has its own row.
-    wanted = [need for need in wanted if need.package not in FLAVOURS] + [_Requirement("cuda-python", "", "")]
-    return run_all({need.package: partial(_package, need, need.package != "cuda-python") for need in wanted})
+    wanted = [need for need in wanted if need.package not in FLAVOURS]
+    return run_all({need.package: partial(_package, need) for need in wanted})
 
 
 def is_there(module: str) -> bool:
@@ -66,10 +65,10 @@ def _requirement(text: str) -> _Requirement:
     return _Requirement(*(match[match.re.groups] if match else "" for match in (package, minimum, extra)))
 
 
-def _package(need: _Requirement, ours: bool) -> list[Check]:
+def _package(need: _Requirement) -> list[Check]:
     module = _MODULES.get(need.package, need.package)
     purpose = "; ".join(filter(None, (need.extra and f"extra {need.extra}", _NOTES.get(need.package, ""))))
-    row = partial(Check, need.package, required=ours and not need.extra)
+    row = partial(Check, need.package, required=not need.extra)
     if not is_there(module):
         install = f"irepdeploy[{need.extra}]" if need.extra else need.specifier
         return [row("-", "missing", purpose, f"pip install '{install}'")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -111,3 +112,8 @@ def require_compiler(device: torch.device, where: str) -> None:
         if not has_triton():
             hint = "pip install triton; the GPU must be of compute capability 7.0 or newer"
             raise MissingError("torch.compile needs Triton on CUDA, which does not work here", where=where, hint=hint)
+        # Triton compiles a small module that launches the kernels (triton/runtime/build.py: _find_compiler).
+        if not os.environ.get("CC") and not (shutil.which("gcc") or shutil.which("clang")):
+            raise MissingError(
+                "Triton needs a C compiler: gcc or clang not found", where=where, hint="sudo apt-get install gcc"
+            )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+
+from irepdeploy.runtime.torch_settings import float32_rounding
 
 __all__ = ["exact_arithmetic"]
 
@@ -18,20 +19,9 @@ def exact_arithmetic() -> Iterator[None]:
     """
     import torch
 
-    # torch 2.9 and newer have one setting per operator, older versions one per library.
-    cudnn: Any = torch.backends.cudnn
-    per_operator = hasattr(cudnn, "conv")
-    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv if per_operator else cudnn]
-    name, exact = ("fp32_precision", "ieee") if per_operator else ("allow_tf32", False)
-    before = [getattr(backend, name) for backend in backends]
-    try:
-        for backend in backends:
-            setattr(backend, name, exact)
-        with ExitStack() as stack:
-            for device in ("cpu", "cuda"):
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            setattr(backend, name, value)
+    with ExitStack() as stack:
+        stack.enter_context(float32_rounding(False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield

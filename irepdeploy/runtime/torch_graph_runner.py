@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError, ModelError, first_line
+from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -70,9 +71,12 @@ class TorchGraphRunner(TorchRunner):
                     net(*tensors)
             current.wait_stream(aside)
             try:
-                with torch.cuda.graph(graph):
+                # torch's own stream for captures is one for all devices: that of the first capture.
+                with torch.cuda.graph(graph, stream=aside):
                     returned = net(*tensors)
             except Exception as error:  # anything in a foreign forward that cannot be captured
+                if is_out_of_memory(error):
+                    raise self._error(error) from error
                 raise ModelError(
                     f"the network cannot be captured as a CUDA graph: {first_line(error)}",
                     where=self.name,

@@ -12,6 +12,7 @@ import numpy as np
 from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec, positive_threads
 from irepdeploy.board.transfers import known_transfers
 from irepdeploy.errors import InputError, IrepdeployError, MissingError, ModelError, RunError, first_line
+from irepdeploy.runtime.memory import is_out_of_memory
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.runtime.torch_settings import check_settings, cuda_arithmetic, torch_settings
 
@@ -36,7 +37,8 @@ class TorchRunner(Runner):
         threads: Threads while the runner is active; None keeps torch's number.
         channels_last: Run with NHWC memory.
         tf32: Allow TF32 on CUDA while the runner is active, as cuDNN's benchmark of algorithms is.
-        transfers: "included": a bound call copies its inputs to the device and its outputs back; "excluded": neither.
+        transfers: "included": a bound call copies its inputs to the device and its outputs back, on CUDA both in
+            page-locked memory; "excluded": neither.
         onednn: Let torch use the kernels of oneDNN in `infer`; they are much faster than its own, and round otherwise.
 
     Raises (on activation):
@@ -104,8 +106,9 @@ class TorchRunner(Runner):
         import torch
 
         tensors = self._to_device(feeds)
-        self._forward(tensors)
-        run, inference_mode = self._closed(tensors), torch.inference_mode
+        outputs = self._forward(tensors)
+        with self._on_device():
+            run, inference_mode = self._closed(tensors), torch.inference_mode
         if self._device.type == "cpu":
 
             def call() -> None:
@@ -116,13 +119,15 @@ class TorchRunner(Runner):
 
         included = self._transfers == "included"
         hosts = [tensor.cpu() for tensor in tensors] if included else []
+        back = [torch.empty_like(value, device="cpu") for value in outputs] if included else []
         if self._on_cuda:
-            hosts = [host.pin_memory() for host in hosts]
+            hosts, back = [host.pin_memory() for host in hosts], [host.pin_memory() for host in back]
         synchronize, device = torch.accelerator.synchronize, self._device
         start, end = [torch.cuda.Event(enable_timing=True) if self._on_cuda else None for _ in range(2)]
 
         def call_and_wait() -> None:
-            with inference_mode():
+            # An event is recorded on the current device, which another one may be.
+            with inference_mode(), self._on_device():
                 for tensor, host in zip(tensors, hosts, strict=False):
                     tensor.copy_(host, non_blocking=True)
                 if start is not None:
@@ -131,8 +136,8 @@ class TorchRunner(Runner):
                 if end is not None:
                     end.record()
                 if included:
-                    for value in flattened(returned):
-                        value.cpu()
+                    for value, host in zip(flattened(returned), back, strict=False):
+                        host.copy_(value, non_blocking=True)
             synchronize(device)
 
         if start is None or end is None:
@@ -156,7 +161,15 @@ class TorchRunner(Runner):
         if self._on_cuda:
             described.update(cuda_arithmetic())
             described["gpu"] = torch.cuda.get_device_name(self._device)
+            if self._transfers == "included":
+                described["host_memory"] = "page-locked"
         return described
+
+    def _on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Make the runner's GPU the current one, which torch's events, streams and graphs use unasked."""
+        import torch
+
+        return torch.cuda.device(self._device) if self._on_cuda else contextlib.nullcontext()
 
     def _network(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
         """Return the function to call with inputs of these shapes."""
@@ -185,7 +198,7 @@ class TorchRunner(Runner):
 
         try:
             kernels = contextlib.nullcontext() if self._onednn else _without_onednn()
-            with torch.inference_mode(), kernels:
+            with torch.inference_mode(), self._on_device(), kernels:
                 returned = self._network(tensors)(*tensors)
         except IrepdeployError:
             raise
@@ -207,7 +220,7 @@ class TorchRunner(Runner):
 
     def _error(self, error: Exception) -> IrepdeployError:
         where, text = self.name, first_line(error)
-        if "out of memory" in text.lower() or "can't allocate memory" in text:
+        if is_out_of_memory(error):
             return RunError(f"out of memory: {text}", where=where, hint="use a smaller batch")
         return ModelError(f"the network cannot run on this input: {text}", where=where, hint="check its input shape")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from irepdeploy.errors import InputError
 
-__all__ = ["check_settings", "cuda_arithmetic", "torch_settings"]
+__all__ = ["check_settings", "cuda_arithmetic", "float32_rounding", "torch_settings"]
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool
     """
     import torch
 
-    cudnn, matmul = _places()
+    cudnn, _ = _places()
     with contextlib.ExitStack() as stack:
         if threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -28,14 +28,34 @@ def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool
         if cuda:
             stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
             cudnn.benchmark = True
-            for place, name in _newer_names():
-                stack.callback(setattr, place, name, getattr(place, name))
-            for place in (cudnn, matmul):
-                # Reading raises if the caller used both the older and the newer names.
-                with contextlib.suppress(RuntimeError):
-                    stack.callback(setattr, place, "allow_tf32", place.allow_tf32)
-                # The older name sets the newer ones too, but not the other way round: reading it would then raise.
-                place.allow_tf32 = tf32
+            stack.enter_context(float32_rounding(tf32))
+        yield
+
+
+@contextlib.contextmanager
+def float32_rounding(tf32: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in convolutions and matrix products for a ``with`` block, then restore the settings.
+
+    While it lasts every way of reading them works. torch's newer names alone would make the older ones raise, which
+    torch.compile reads, and so would ``allow_tf32`` after ``torch.set_float32_matmul_precision``.
+    """
+    import torch
+
+    cudnn, _ = _places()
+    with contextlib.ExitStack() as stack:
+        for place, name in _newer_names():
+            stack.callback(setattr, place, name, getattr(place, name))
+        # Reading raises if the caller used both the older and the newer names.
+        with contextlib.suppress(RuntimeError):
+            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+        with contextlib.suppress(RuntimeError):
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        # These set the newer names too, but not the other way round.
+        cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        if not tf32 and _newer_names():
+            # The older name leaves them to `torch.backends.fp32_precision`.
+            cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
         yield
 
 
@@ -79,4 +99,9 @@ def _newer_names() -> list[tuple[Any, str]]:
     cudnn, matmul = _places()
     if not hasattr(matmul, "fp32_precision"):
         return []
-    return [(place, "fp32_precision") for place in (matmul, cudnn.rnn, cudnn.conv, cudnn)]
+    import torch
+
+    # oneDNN's is set with CUDA's by `torch.set_float32_matmul_precision`.
+    onednn: Any = torch.backends.mkldnn
+    places = (onednn.matmul, matmul, cudnn.rnn, cudnn.conv, cudnn)
+    return [(place, "fp32_precision") for place in places]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import shutil
+import sys
 from typing import Any
 
 from irepdeploy.board.board_files import BoardFiles, sudoers_hint
@@ -22,6 +24,8 @@ __all__ = ["board_facts", "board_state", "may_switch"]
 
 # What sets power modes and clocks.
 PROGRAMS = ("nvpmodel", "jetson_clocks")
+# The same, changing nothing.
+_HARMLESS = (("nvpmodel", "-q"), ("jetson_clocks", "--show"))
 
 _LITTLE = 2 << 30
 _JETPACK = "sudo apt-get install nvidia-jetpack (never pip install tensorrt here)"
@@ -46,6 +50,7 @@ def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> di
         "machine": platform.machine(),
         "os": _system_name(files),
         "python": platform.python_version(),
+        "python_path": sys.executable,
         **libraries,
         "trtexec": files.program("trtexec"),
         "power_mode": _mode_fields(mode),
@@ -82,12 +87,12 @@ def board_state(files: BoardFiles) -> dict[str, Any]:
 
 def may_switch(files: BoardFiles) -> bool:
     """Return whether power modes and clocks can be set here without a password."""
-    return files.may_run_as_root(PROGRAMS)
+    return files.may_run_as_root(_HARMLESS)
 
 
 def _clocks(files: BoardFiles) -> dict[str, Any]:
     clocks = ClockReader(files).read()
-    if clocks["gpu"] is not None and clocks["emc"] is None and may_switch(files):
+    if clocks["gpu"] is not None and clocks["emc"] is None:
         # Only root can read the memory clock.
         with contextlib.suppress(IrepdeployError):
             said = files.run("jetson_clocks", "--show", as_root=True)
@@ -133,6 +138,25 @@ def _rails(files: BoardFiles) -> dict[str, float]:
     return parse_rails(files.first_line("tegrastats", "--interval", "500"))
 
 
+def _in_environment() -> bool:
+    return sys.prefix != sys.base_prefix
+
+
+def _ort_hint() -> str:
+    # pip refuses --user in a virtual environment.
+    user = "" if _in_environment() else "--user "
+    install = f"{shlex.quote(sys.executable)} -m pip install {user}onnxruntime"
+    return f"{install}; or name a Python there that has it: --python ~/venv/bin/python"
+
+
+def _trt_hint(jetson: bool) -> str:
+    if not jetson:
+        return "pip install tensorrt, or measure with --runner ort-cpu"
+    if _in_environment():
+        return "an environment made with --system-site-packages sees JetPack's; or --python /usr/bin/python3"
+    return _JETPACK
+
+
 def _existing(folder: str) -> str:
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder) or "/"
@@ -152,12 +176,12 @@ def _missing(facts: dict[str, Any], files: BoardFiles) -> list[dict[str, str]]:
     if facts["tensorrt"] is None or facts["tensorrt_problem"] is not None:
         problem = facts["tensorrt_problem"]
         what = "TensorRT is not installed for this Python" if problem is None else f"TensorRT does not work: {problem}"
-        lack(what, "trt", _JETPACK if jetson else "pip install tensorrt, or measure with --runner ort-cpu")
+        lack(what, "trt", _trt_hint(jetson))
     if "compute_capability" not in facts["cuda"]:
         why = str(facts["cuda"].get("gpu", "")).partition("none: ")[2]
         lack(why or "no usable GPU", "trt", _JETPACK if jetson else "install its driver")
     if facts["onnxruntime"] is None:
-        lack("onnxruntime is not installed", "ort-cpu", "python3 -m pip install --user onnxruntime")
+        lack(f"onnxruntime is not installed for {sys.executable}", "ort-cpu", _ort_hint())
     if facts["trtexec"] is None and facts["tensorrt"] is not None:
         lack("trtexec is not installed", "trtexec", "sudo apt-get install libnvinfer-bin")
     if not facts["rails_mw"]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.errors import RunError, first_line
+from irepdeploy.runtime.memory import is_out_of_memory
 
 __all__ = ["CapturedForward"]
 
@@ -25,6 +26,7 @@ class CapturedForward:
         self._network = network
         self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._pool: Any = None
+        self._side: torch.cuda.Stream | None = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -44,17 +46,20 @@ class CapturedForward:
         graph = torch.cuda.CUDAGraph()
         try:
             # Warm up on a side stream first: libraries choose their kernels and allocate memory.
-            side = torch.cuda.Stream(images.device)
-            side.wait_stream(torch.cuda.current_stream(images.device))
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP):
-                    self._network(images_in)
-            torch.cuda.current_stream(images.device).wait_stream(side)
-            with torch.cuda.graph(graph, pool=self._pool):
-                logits = self._network(images_in)
-        except torch.OutOfMemoryError:
-            raise
+            side = self._side = self._side or torch.cuda.Stream(images.device)
+            with torch.cuda.device(images.device):
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):
+                    for _ in range(_WARM_UP):
+                        self._network(images_in)
+                torch.cuda.current_stream().wait_stream(side)
+                # torch's own stream for captures is one for all devices: that of the first capture. The graphs of one
+                # pool must be captured on one stream.
+                with torch.cuda.graph(graph, pool=self._pool, stream=side):
+                    logits = self._network(images_in)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise RunError(
                 f"the network cannot be captured as a CUDA graph: {first_line(error)}",
                 where=type(self._network).__name__,

@@ -73,7 +73,9 @@ def candidates(space: SearchSpace, count: int, random: np.random.Generator) -> l
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes bfloat16 faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # By default it counts emulation too, which is slower than float32.
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

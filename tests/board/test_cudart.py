@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irepdeploy.board import cudart
+from irepdeploy.board import cuda_library, cudart
+from irepdeploy.board.cuda_library import cuda_libraries
 from irepdeploy.board.cudart import Cuda, device_facts, open_cuda
 from irepdeploy.board.trt_library import assembled_folder
 from irepdeploy.errors import InputError, MissingError, RunError
@@ -56,7 +57,7 @@ class FakeCudaPython(ModuleType):
         outs: dict[str, Any] = {
             "cudaGetDeviceCount": ctypes.c_int, "cudaDeviceGetAttribute": ctypes.c_int,
             "cudaDriverGetVersion": ctypes.c_int, "cudaRuntimeGetVersion": ctypes.c_int,
-            "cudaEventElapsedTime": ctypes.c_float, "cudaMalloc": ctypes.c_void_p,
+            "cudaEventElapsedTime": ctypes.c_float, "cudaMalloc": ctypes.c_void_p, "cudaHostAlloc": ctypes.c_void_p,
         }  # fmt: skip
         handles = ("Create", "EndCapture", "Instantiate")
 
@@ -67,12 +68,14 @@ class FakeCudaPython(ModuleType):
                 raise TypeError("attribute")
             if name.startswith(("cudaStreamS", "cudaStreamD")) and not isinstance(values[0], self.Handle):
                 raise TypeError("stream")
+            if name.startswith("cudaFree") and isinstance(values[0], self.Handle):
+                raise TypeError("memory")
             is_handle = any(part in name for part in handles)
             kind = ctypes.c_void_p if is_handle else outs.get(name)
             result = None if kind is None else kind()
             given = [_as_c(int(value)) for value in values]
-            if name in ("cudaMalloc",):
-                given = [ctypes.c_size_t(values[0])]
+            if name in ("cudaMalloc", "cudaHostAlloc"):
+                given[0] = ctypes.c_size_t(values[0])
             if name == "cudaMemcpyAsync":
                 given[2] = ctypes.c_size_t(values[2])
             if result is not None:
@@ -116,6 +119,13 @@ def check_copies_and_events(cuda: Cuda) -> None:
     cuda.synchronize(stream)
     np.testing.assert_array_equal(back, there)
     assert cuda.elapsed_ms(start, end) == 1.5
+    pinned = cuda.host_array((3, 4), "float32")
+    cuda.to_host(pinned, pointer, stream)
+    cuda.synchronize(stream)
+    np.testing.assert_array_equal(pinned, there)
+    cuda.free_host(pinned)
+    for event in (start, end):
+        cuda.end_event(event)
     cuda.free(pointer)
     cuda.end_stream(stream)
 
@@ -124,7 +134,16 @@ def test_copies_and_events(opened: Any) -> None:
     cuda, library = opened()
     check_copies_and_events(cuda)
     cuda.close()
-    assert not library.blocks and not library.streams
+    assert library.left() == [] and library.flags == [1]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((), "int64"), ((0, 3), "float16"), ((2, 3, 5), "uint8")])
+def test_page_locked_arrays(opened: Any, shape: tuple[int, ...], dtype: str) -> None:
+    cuda, library = opened()
+    array = cuda.host_array(shape, dtype)
+    assert (array.shape, array.dtype) == (shape, dtype) and array.flags.writeable
+    cuda.free_host(array)
+    assert library.left() == []
 
 
 def test_graph(opened: Any) -> None:
@@ -134,21 +153,61 @@ def test_graph(opened: Any) -> None:
     launch()
     launch()
     assert calls == [1] and len(library.launches) == 2
+    launch.end()
+    cuda.end_stream(stream)
+    assert library.left() == []
 
 
 def test_what_cannot_be_captured(opened: Any) -> None:
-    cuda, _ = opened(captures=False)
+    cuda, library = opened(captures=False)
     with pytest.raises(RunError, match="not permitted when stream is capturing"):
         cuda.capture(cuda.stream(), lambda: None)
+    assert library.last_error == 0
+
+
+def test_a_capture_that_waits_fails_and_the_next_one_works(opened: Any) -> None:
+    cuda, library = opened()
+    stream = cuda.stream()
+    with pytest.raises(RunError, match="not permitted when stream is capturing"):
+        cuda.capture(stream, lambda: cuda.synchronize(stream))
+
+    def waits_in_silence() -> None:
+        library.cudaStreamSynchronize(ctypes.c_void_p(stream))
+
+    with pytest.raises(RunError, match="previous error during capture"):
+        cuda.capture(stream, waits_in_silence)
+    assert library.last_error == 0 and library.left() == ["streams"]
+    cuda.synchronize(stream)
+    cuda.capture(stream, lambda: None)()
+    assert len(library.launches) == 1
 
 
 def test_a_failure_while_capturing_ends_the_capture(opened: Any) -> None:
     cuda, library = opened()
-    handles = library._next
+    stream = cuda.stream()
     with pytest.raises(ZeroDivisionError):
-        cuda.capture(cuda.stream(), lambda: 1 // 0)  # type: ignore[arg-type]
-    # The stream and the graph that its capture ended in.
-    assert library._next == handles + 32
+        cuda.capture(stream, lambda: 1 // 0)  # type: ignore[arg-type]
+    # Neither the graph that the capture ended in, nor an error of it.
+    assert library.left() == ["streams"] and library.last_error == 0
+    cuda.capture(stream, lambda: None).end()
+    assert library.left() == ["streams"]
+
+
+def test_memory_at_the_number_of_a_handle_that_is_gone(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, library = opened()
+    stream = cuda.stream()
+    cuda.end_stream(stream)
+    monkeypatch.setattr("support.fake_cudart._NUMBERS", iter([stream]))
+    cuda.free(cuda.malloc(4))
+    assert library.left() == []
+
+
+def test_a_device_that_another_one_displaced(opened: Any) -> None:
+    cuda, library = opened(devices=2)
+    library.cudaSetDevice(1)
+    cuda.use()
+    cuda.malloc(4)
+    assert set(library.blocks.values()) == {0}
 
 
 def test_facts(opened: Any) -> None:
@@ -163,14 +222,14 @@ def test_errors(opened: Any) -> None:
         cuda.malloc(101)
     stream = cuda.stream()
     library.streams.clear()
-    with pytest.raises(RunError, match="CUDA failed: unknown error"):
+    with pytest.raises(RunError, match="CUDA failed: invalid resource handle"):
         cuda.synchronize(stream)
 
 
 def test_no_such_device_or_binding() -> None:
     with pytest.raises(InputError, match="no GPU 1: CUDA sees 1"):
         open_cuda(1, library=FakeCudart())
-    with pytest.raises(InputError, match="one of pycuda, cuda-python, ctypes"):
+    with pytest.raises(InputError, match="one of cuda-python, ctypes, pycuda"):
         open_cuda(backend="torch")
 
 
@@ -233,11 +292,16 @@ class FakePyCuda(ModuleType):
             raise self.MemoryError("out of memory")
         return self.Allocation(self, size)
 
-    def Stream(self) -> Any:  # noqa: N802
+    def Stream(self, flags: int = 0) -> Any:  # noqa: N802
+        # CU_STREAM_NON_BLOCKING: another one would wait for the default stream.
+        assert flags == 1
         return SimpleNamespace(handle=4096, synchronize=lambda: None)
 
     def Event(self) -> Any:  # noqa: N802
         return SimpleNamespace(record=lambda stream: None, synchronize=lambda: None, time_since=lambda other: 1.5)
+
+    def pagelocked_empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        return np.empty(shape, dtype)
 
     def memcpy_htod_async(self, target: int, source: Any, stream: Any) -> None:
         ctypes.memmove(target, source.ctypes.data, source.nbytes)
@@ -254,8 +318,8 @@ def pycuda(monkeypatch: pytest.MonkeyPatch) -> FakePyCuda:
     return fake
 
 
-def test_pycuda_comes_first(pycuda: FakePyCuda) -> None:
-    cuda = open_cuda()
+def test_pycuda_by_name(pycuda: FakePyCuda) -> None:
+    cuda = open_cuda(backend="pycuda")
     assert cuda.name == "pycuda"
     assert cuda.facts() == FACTS
     check_copies_and_events(cuda)
@@ -276,16 +340,28 @@ def test_pycuda_says_what_it_lacks(pycuda: FakePyCuda) -> None:
         open_cuda(backend="pycuda")
 
 
-def test_the_order_of_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = FakeCudart()
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The libcudarts that are found; no binding is installed."""
+    found: list[Any] = []
     for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(cudart, "_libcudart", lambda: library)
+    monkeypatch.setattr(cudart, "cuda_libraries", lambda: iter(found))
+    return found
+
+
+def test_the_order_of_bindings(libraries: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakePyCuda()
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
+    # Where there is nothing else; it has no graphs.
+    assert open_cuda().name == "pycuda"
+    libraries.append(FakeCudart())
     assert open_cuda().name == "ctypes"
     with pytest.raises(MissingError, match="cuda-python is not installed"):
         open_cuda(backend="cuda-python")
     # The name of the module before 12.6.
-    old = FakeCudaPython(library)
+    old = FakeCudaPython(libraries[0])
     package = ModuleType("cuda")
     package.__path__ = []
     monkeypatch.setitem(sys.modules, "cuda", package)
@@ -293,18 +369,71 @@ def test_the_order_of_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_cuda().name == "cuda-python"
 
 
-def test_no_libcudart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(name: str) -> Any:
-        raise OSError(name)
+def test_a_runtime_newer_than_the_driver_gives_way_to_an_older_one(libraries: list[Any]) -> None:
+    libraries += [FakeCudart(runtime=13000), FakeCudart(runtime=12080), FakeCudart(runtime=11080)]
+    assert open_cuda().facts()["cuda_runtime"] == "12.8"
+    assert device_facts()["cuda_runtime"] == "12.8"
+    del libraries[1:]
+    with pytest.raises(MissingError, match=r"insufficient for CUDA runtime version \(cudaGetDeviceCount, error 35\)"):
+        open_cuda()
 
-    monkeypatch.setattr(cudart.ctypes, "CDLL", none)
-    with pytest.raises(MissingError, match="no libcudart here"):
-        open_cuda(backend="ctypes")
+
+def test_a_binding_that_cannot_load_the_driver_gives_way(libraries: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Any:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    module = ModuleType("cuda.bindings.runtime")
+    module.cudaGetDeviceCount = fails  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", module)
+    with pytest.raises(MissingError, match="no usable GPU: cuda-python cannot work here: Failed to dlopen"):
+        open_cuda()
+    libraries.append(FakeCudart())
+    assert open_cuda().name == "ctypes"
+
+
+def test_the_libraries_of_pip_and_of_unpacked_toolkits_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dlopen searches neither folder; where they lie is seen in the wheels nvidia-cuda-runtime and -cu12."""
+    paths = [
+        tmp_path / "site" / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12",
+        tmp_path / "site" / "nvidia" / "cu13" / "lib" / "libcudart.so.13",
+        tmp_path / "toolkit [x]" / "cuda-11.4" / "lib64" / "libcudart.so.11.0",
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    tried: list[str] = []
+
+    def load(name: str) -> str:
+        tried.append(name)
+        if not name.startswith("/"):
+            raise OSError(name)
+        return name
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), ""])
+    monkeypatch.setattr(cuda_library.ctypes, "CDLL", load)
+    monkeypatch.setattr(cuda_library.ctypes.util, "find_library", lambda name: None)
+    pattern = str(tmp_path / "toolkit ?x?" / "cuda*" / "lib64" / "libcudart.so.*")
+    monkeypatch.setattr(cuda_library, "_IN_TOOLKITS", (pattern,))
+    assert list(cuda_libraries()) == [str(paths[1]), str(paths[0]), str(paths[2])]
+    # What the loader finds by itself comes first, and is not loaded again from a file.
+    assert tried[0] == "libcudart.so.13"
+    monkeypatch.setattr(cuda_library.ctypes, "CDLL", lambda name: name)
+    assert list(cuda_libraries()).count(str(paths[1])) == 0
+
+
+def test_no_libcudart(libraries: list[Any]) -> None:
+    for backend in (None, "ctypes"):
+        with pytest.raises(MissingError, match="no libcudart here"):
+            open_cuda(backend=backend)
     assert device_facts()["gpu"] == "none: no libcudart here"
 
 
-def test_device_facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cudart, "_libcudart", FakeCudart)
+def test_device_facts(libraries: list[Any]) -> None:
+    libraries.append(FakeCudart())
     assert {key: value for key, value in device_facts().items() if key != "driver"} == FACTS
 
 
@@ -313,7 +442,8 @@ def test_the_real_library_has_these_calls_and_says_that_there_is_no_gpu() -> Non
     folder = assembled_folder()
     assert folder is not None
     library = ctypes.CDLL(str(next(Path(folder).rglob("libcudart.so.*"))))
-    called = [*re.findall(r'"(cuda[A-Z]\w+)"', Path(cudart.__file__).read_text()), "cudaGetErrorString"]
+    called = [*re.findall(r'"(cuda[A-Z]\w+)"', Path(cudart.__file__).read_text())]
+    called += ["cudaGetErrorString", "cudaGetLastError"]
     assert len(called) > 15 and [name for name in called if not hasattr(library, name)] == []
     if device_facts().get("name") is None:
         with pytest.raises(MissingError, match=r"no usable GPU: .*cudaGetDeviceCount, error \d+"):

@@ -1,6 +1,8 @@
-"""Build logs in the form of TensorRT-RTX, which ran here, and of TensorRT 8, which did not."""
+"""Build logs in the form of TensorRT-RTX, which ran here, and in those of TensorRT 8.5 to 11, as published."""
 
 from __future__ import annotations
+
+import pytest
 
 from irepdeploy.board.engine_log import dla_placement, engine_layers
 
@@ -44,6 +46,73 @@ def test_the_older_list() -> None:
     layers = engine_layers([("VERBOSE", CLASSIC)])
     assert layers.convolutions == 2 and layers.convolution_inputs == {"Half": 2}
     assert layers.layers == {"CaskConvolution": 2, "Reformat": 1}
+
+
+# One line each of the logs in these threads of github.com/NVIDIA/TensorRT, shortened after the tensors. What is not
+# published for a version has the form of the next one.
+PUBLISHED = {
+    # 2418: the engine inspector, in the words that the log has too.
+    "8.5 detailed": (
+        "Name: Conv_6 + Relu_7, LayerType: CaskConvolution, Inputs: [ { Name: input.12, Location: Device, Dimensions: "
+        "[1,64,540,960], Format/Datatype: Channel major FP16 format where channel % 8 == 0 }], Outputs: [ { Name: y, "
+        'Format/Datatype: Row major linear FP32 }], ParameterType: Convolution, Weights: {"Type": "Half"}',
+        "Half",
+    ),
+    "8.5 detailed, fp32": (
+        "Name: Conv_0, LayerType: CudnnConvolution, Inputs: [ { Name: x, Location: Device, Dimensions: [1,3,8,8], "
+        "Format/Datatype: Row major linear FP32 }], Outputs: [ { Name: y, Format/Datatype: Row major linear FP16 "
+        "format }]",
+        "Float",
+    ),
+    # 1437
+    "8.5 names only": (
+        "Layer(CaskConvolution): conv1 + relu1, Tactic: 0x5deb29b7a8e275f7, r[Half(1,3,8,8)] -> a[Float(1,16,8,8)]",
+        "Half",
+    ),
+    # 4020
+    "8.6 detailed, int8": (
+        "Name: resnetv15_stage3_conv4_fwd, LayerType: CaskConvolution, Inputs: [ { Name: FP16_in, Location: Device, "
+        "Dimensions: [1,256,14,14], Format/Datatype: Thirty-two wide channel vectorized row major Int8 format }], "
+        "Outputs: [ { Name: y, Format/Datatype: Channel major FP16 format where channel % 8 == 0 }]",
+        "Int8",
+    ),
+    # 3583
+    "9.1 detailed": (
+        "Name: p2o.Conv.20 + p2o.Relu.18, LayerType: CaskGemmConvolution, Inputs: [ { Name: relu_17.tmp_0, Location: "
+        "Device, Dimensions: [6,128,60,92], Format/Datatype: Channel major FP32 format where channel % 4 == 0 }, "
+        "{ Name: relu_15.tmp_0, Dimensions: [6,512,60,92], Format/Datatype: Channel major FP16 format where channel "
+        "% 8 == 0 }], Outputs: [ ]",
+        "Float",
+    ),
+    # 4397
+    "10.3 detailed": (
+        "Name: conv, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [1,3,8,8], Format/Datatype: Half }]",
+        "Half",
+    ),
+    "10.10 names only": (
+        "Layer(CaskConvolution): conv, Tactic: 0x0000000000000000, Reformatted Output Tensor 0 (Int8[1,3,8,8]), b "
+        "(Float[1]) -> score (Float[1])",
+        "Int8",
+    ),
+    "10.10 names only, dynamic": (
+        "Layer(CaskConvolution): conv, Tactic: 0x1, x (Half[-1,3,8,8]) -> y (Float[-1,4])",
+        "Half",
+    ),
+    "11 detailed": (STEM, "Half"),
+    "11 detailed, bf16": (STEM.replace("Half", "BFloat16"), "BFloat16"),
+}
+
+
+@pytest.mark.parametrize(("line", "datatype"), PUBLISHED.values(), ids=PUBLISHED)
+@pytest.mark.parametrize("head", ["Engine Layer Information:\n", "Layers:\n", ""])
+def test_the_precision_of_a_convolution_is_that_of_its_input(line: str, datatype: str, head: str) -> None:
+    layers = engine_layers([("VERBOSE", head + line)])
+    assert (layers.convolutions, layers.convolution_inputs) == (1, {datatype: 1})
+
+
+def test_a_precision_that_is_not_told_is_unknown() -> None:
+    line = "Name: conv, LayerType: CaskConvolution, Inputs: [ { Name: FP16, Dimensions: [1] }], Outputs: []"
+    assert engine_layers([("VERBOSE", line)]).convolution_inputs == {"unknown": 1}
 
 
 def test_no_list_is_not_no_convolution() -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from irepdeploy.board.engine_builder import EngineOptions, build_plan
 from irepdeploy.board.sidecar import read_plan_header
-from irepdeploy.board.trt_library import TensorrtLibrary
+from irepdeploy.board.trt_library import TensorrtLibrary, logger_of
 from irepdeploy.errors import InputError, MissingError, ModelError, RunError
 from support.fake_tensorrt import VERSIONS, FakeTensorrt, Severity
 
 WEAK = [version for version in VERSIONS if version.startswith("8.")]
 STRONG = [version for version in VERSIONS if not version.startswith("8.")]
+# Those that still have networks of implicit batch.
+IMPLICIT = [*WEAK, "9.1.0.4"]
 
 
 def model(*operators: str, batch: int | str = 1) -> bytes:
@@ -72,6 +74,7 @@ def test_tf32_and_workspace(version: str) -> None:
     [
         ("8.5.2.2", {"EXPLICIT_BATCH"}),
         ("8.6.1.6", {"EXPLICIT_BATCH"}),
+        ("9.1.0.4", {"EXPLICIT_BATCH", "STRONGLY_TYPED"}),
         ("10.3.0.26", {"STRONGLY_TYPED"}),
         ("11.1.0.106", set()),
     ],
@@ -83,12 +86,12 @@ def test_network_flags(version: str, expected: set[str]) -> None:
     assert facts["typing"] == ("weak" if version in WEAK else "strong")
 
 
-@pytest.mark.parametrize("version", [*WEAK, "10.3.0.26"])
+@pytest.mark.parametrize("version", [*IMPLICIT, "10.3.0.26"])
 def test_a_flag_makes_an_fp32_onnx_half(version: str) -> None:
     trt = FakeTensorrt(version)
     _, _, facts = build(trt, precision="fp16")
     assert flags(trt) == ["FP16"] and facts["typing"] == "weak"
-    assert network_flags(trt) == ({"EXPLICIT_BATCH"} if version in WEAK else set())
+    assert network_flags(trt) == ({"EXPLICIT_BATCH"} if version in IMPLICIT else set())
 
 
 @pytest.mark.parametrize("version", WEAK)
@@ -151,7 +154,12 @@ def test_profiles_that_do_not_fit(batch: int | str, profiles: dict[str, Any], re
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("content", "note", "written"),
-    [(b"", "begun", b"timed"), (b"old", "used", b"oldtimed"), (b"foreign", "not used", b"timed")],
+    [
+        (b"", "begun", b"timed"),
+        (b"old", "used", b"oldtimed"),
+        (b"foreign", "of another device or version: not used", b"timed"),
+        (b"damaged", "damaged: not used", b"timed"),
+    ],
 )
 def test_timing_cache(version: str, content: bytes, note: str, written: bytes) -> None:
     _, cache, facts = build(FakeTensorrt(version), cache=content)
@@ -159,10 +167,36 @@ def test_timing_cache(version: str, content: bytes, note: str, written: bytes) -
     assert facts["timing_cache"].endswith(note)
 
 
+def test_a_builder_that_takes_no_timing_cache_builds_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.fake_tensorrt._Config.create_timing_cache", lambda config, content: None)
+    plan, cache, facts = build(FakeTensorrt("8.6.1.6"), cache=b"old")
+    assert plan and cache is None and facts["timing_cache"] == "refused: not used"
+
+
 def test_no_timing_cache_for_what_does_not_time() -> None:
     library = TensorrtLibrary(FakeTensorrt("11.1.0.106"), "tensorrt_rtx", "1.7.1.116", False)
     with pytest.raises(InputError, match="times nothing"):
         build_plan(library, model("Relu"), EngineOptions(), timing_cache=b"", messages=[])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_layers_of_each_version_are_counted_by_precision(version: str) -> None:
+    # Of all fakes, the layer reads half-precision.
+    layers = build(FakeTensorrt(version))[2]["layers"]
+    assert (layers["convolutions"], layers["convolution_inputs"]) == (1, {"Half": 1})
+
+
+def test_several_builders_log_to_their_own_messages() -> None:
+    trt = FakeTensorrt("8.5.2.2")
+    first = trt.Builder(logger_of(trt, lambda *message: None))
+    messages: list[tuple[str, str]] = []
+    trt.builds = "Could not find any implementation for node {conv}"
+    with pytest.raises(ModelError, match="any implementation"):
+        build_plan(
+            TensorrtLibrary(trt, "tensorrt", trt.__version__, False), model("Relu"), EngineOptions(), messages=messages
+        )
+    assert ("ERROR", trt.builds) in messages and first.trt is trt
+    assert not any("differs from one already provided" in text for _, text in messages)
 
 
 @pytest.mark.parametrize("version", ["8.5.2.2", "10.3.0.26"])
@@ -188,6 +222,14 @@ def test_no_dla(cores: int, options: dict[str, Any], error: type[Exception], rea
         build(FakeTensorrt("10.3.0.26", dla_cores=cores), **options)
 
 
+@pytest.mark.parametrize("version", IMPLICIT)
+def test_the_dla_of_older_versions_takes_no_quantized_model(version: str) -> None:
+    options = {"precision": "int8", "carried": "int8", "dla_core": 0}
+    with pytest.raises(InputError, match="takes no model with QuantizeLinear"):
+        build(FakeTensorrt(version, dla_cores=2), **options)
+    build(FakeTensorrt("10.3.0.26", dla_cores=2), **options)
+
+
 def test_the_dla_needs_fixed_shapes() -> None:
     options = {"precision": "fp16", "carried": "fp16", "dla_core": 0, "profiles": {"input": [[1, 3, 8, 8]] * 3}}
     with pytest.raises(InputError, match="fixed shapes"):
@@ -200,7 +242,7 @@ def test_progress_where_the_version_tells_it(version: str) -> None:
     library = TensorrtLibrary(FakeTensorrt(version), "tensorrt", version, False)
     build_plan(library, model("Relu"), EngineOptions(), messages=[], report=steps.append)
     assert steps[:2] == ["parse", "build"]
-    assert steps[2:] == ([] if version in WEAK else ["build 1/2", "build 2/2", "build 2/2"])
+    assert steps[2:] == ([] if version in IMPLICIT else ["build 1/2", "build 2/2", "build 2/2"])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

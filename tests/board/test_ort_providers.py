@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from irepdeploy.board import ort_runner
+from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.ort_providers import PROVIDERS, open_session, provider_of
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.errors import InputError, MissingError
+from support.fake_cudart import FakeCudart
 
 CPU, CUDA, TENSORRT, RTX = PROVIDERS
 
@@ -167,13 +171,25 @@ def test_a_plugin_without_a_device_or_with_the_cpu_in_its_place(plugin: None) ->
 class FakeBinding:
     def __init__(self) -> None:
         self.outputs: dict[str, str] = {}
+        self.places: dict[str, Any] = {}
         self.synchronized = 0
 
     def bind_cpu_input(self, name: str, array: Any) -> None:
         self.inputs = {name: array}
 
-    def bind_output(self, name: str, device: str) -> None:
+    def bind_input(self, name: str, device: str, number: int, dtype: Any, shape: list[int], pointer: int) -> None:
+        # Now, and not in the run: IOBinding::BindInput calls CopyOneInputAcrossDevices.
+        assert (device, number, shape) == ("cpu", 0, [1, 2])
+        self.inputs = {name: _at(pointer, dtype, shape).copy()}
+        self.places[name] = pointer
+
+    def bind_output(self, name: str, device: str, *rest: Any) -> None:
         self.outputs[name] = device
+        if rest:
+            number, dtype, shape, pointer = rest
+            assert number == 0
+            self.places[name] = pointer
+            self.output = _at(pointer, dtype, shape)
 
     def synchronize_outputs(self) -> None:
         self.synchronized += 1
@@ -199,30 +215,62 @@ class FakeSession:
 
     def run_with_iobinding(self, binding: FakeBinding) -> None:
         self.bound_runs += 1
+        if binding.outputs["logits"] == "cpu":
+            binding.output[...] = binding.inputs["input"] * 2
 
     def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
         self.runs += 1
         return [feeds["input"] * 2]
 
 
-@pytest.mark.parametrize("transfers", ["excluded", "included"])
-def test_what_a_bound_call_on_a_gpu_contains(transfers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _at(pointer: int, dtype: Any, shape: list[int]) -> Any:
+    count = int(np.prod(shape))
+    memory = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(pointer)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def test_a_bound_call_without_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
     session = FakeSession()
     monkeypatch.setattr(ort_runner, "open_session", lambda *given, **settings: session)
-    feeds = {"input": np.ones((1, 2), "float32")}
-    with OrtRunner(b"model", provider=CUDA, transfers=transfers) as runner:
+    with OrtRunner(b"model", provider=CUDA) as runner:
         described = runner.describe()
-        assert (described["device"], described["transfers"], described["tf32"]) == ("cuda", transfers, False)
-        call = runner.bind(feeds)
-        before = session.runs, session.bound_runs
+        assert (described["device"], described["transfers"], described["tf32"]) == ("cuda", "excluded", False)
+        call = runner.bind({"input": np.ones((1, 2), "float32")})
+        before = session.bound_runs
         assert call() is None
-        if transfers == "included":
-            assert (session.runs, session.bound_runs) == (before[0] + 1, 0)
-        else:
-            assert (session.runs, session.bound_runs) == (0, before[1] + 1)
-            assert session.binding.outputs == {"logits": "cuda"}
-            # Without it the call would return before the GPU is done.
-            assert session.binding.synchronized == 1
+        assert (session.runs, session.bound_runs) == (0, before + 1)
+        assert session.binding.outputs == {"logits": "cuda"}
+        # Without it the call would return before the GPU is done.
+        assert session.binding.synchronized == 1
+
+
+def test_a_bound_call_with_transfers_copies_in_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, cuda = FakeSession(), FakeCudart()
+    monkeypatch.setattr(ort_runner, "open_session", lambda *given, **settings: session)
+    monkeypatch.setattr(ort_runner, "open_cuda", lambda: open_cuda(library=cuda))
+    with OrtRunner(b"model", provider=CUDA, transfers="included") as runner:
+        described = runner.describe()
+        assert (described["transfers"], described["host_memory"]) == ("included", "page-locked")
+        call = runner.bind({"input": np.ones((1, 2), "float32")})
+        assert set(session.binding.places.values()) == set(cuda.pinned)
+        before, session.binding.inputs, session.binding.output[...] = session.bound_runs, {}, 0
+        call()
+        assert session.bound_runs == before + 1 and session.binding.synchronized == 2
+        np.testing.assert_array_equal(session.binding.output, [[2, 2]])
+        runner.bind({"input": np.ones((1, 2), "float32")})
+    assert cuda.left() == []
+
+
+def test_the_real_binding_takes_what_the_fake_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, where a call with transfers is not asked for."""
+    node = helper.make_node("Add", ["input", "input"], ["logits"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("input", "logits")]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    monkeypatch.setattr(ort_runner, "open_cuda", lambda: open_cuda(library=FakeCudart()))
+    with OrtRunner(model.SerializeToString()) as runner:
+        runner._bind_transfers({"input": np.array([[1, 2], [3, 4]], "float32")})()
+        np.testing.assert_array_equal(runner._hosts[0], [[2, 4], [6, 8]])
 
 
 def test_invalid_transfers() -> None:

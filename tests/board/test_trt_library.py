@@ -15,6 +15,7 @@ from irepdeploy.board import trt_library
 from irepdeploy.board.trt_library import (
     ASSEMBLED_ENVIRONMENT,
     assembled_folder,
+    forget_logger,
     installed_version,
     lacks_gpu,
     load_tensorrt,
@@ -132,8 +133,17 @@ def test_the_environment_names_a_folder_without_one(tmp_path: Path, monkeypatch:
 def test_logger_keeps_everything() -> None:
     kept: list[tuple[str, str]] = []
     trt = FakeTensorrt("8.5.2.2")
-    logger_of(trt, lambda *message: kept.append(message)).log(Severity.ERROR, "no")
+    keep = lambda *message: kept.append(message)  # noqa: E731
+    logger_of(trt, keep).log(Severity.ERROR, "no")
     assert kept == [("ERROR", "no")]
+    # One for the process, and each that listens hears it until it stops.
+    also: list[tuple[str, str]] = []
+    hear = lambda *message: also.append(message)  # noqa: E731
+    assert logger_of(trt, hear) is logger_of(trt, lambda *message: None)
+    forget_logger(trt, keep)
+    forget_logger(trt, keep)
+    logger_of(trt, hear).log(Severity.INFO, "yes")
+    assert kept == [("ERROR", "no")] and set(also) == {("INFO", "yes")}
 
 
 def test_logged() -> None:

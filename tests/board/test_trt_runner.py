@@ -94,7 +94,21 @@ def test_everything_is_given_back(place: Place) -> None:
             runner.infer(feeds())
         # Of the bound call, one input and one output.
         assert len(place.cuda.blocks) == 2
-    assert not place.cuda.blocks and not place.cuda.streams
+    assert place.cuda.left() == []
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_so_are_graphs_events_and_the_hosts_memory(place: Place, graph: bool) -> None:
+    place.build(batch="n")
+    with TrtRunner(place.engine, cuda_graph=graph, transfers="included") as runner:
+        call = runner.bind(feeds(2))
+        for batch in (3, 4):
+            runner.infer(feeds(batch))
+            call()
+        # Each capture replaces the one before.
+        assert len(place.cuda.execs) == graph and not place.cuda.graphs
+        assert len(place.cuda.events) == 2 and len(place.cuda.pinned) == 2
+    assert place.cuda.left() == []
 
 
 def test_inputs_of_several_types_and_any_batch(place: Place) -> None:
@@ -121,6 +135,73 @@ def test_a_bound_call_keeps_its_inputs(place: Place, monkeypatch: pytest.MonkeyP
         assert runner._context.addresses != bound
         call()
         assert runner._context.addresses == bound and runner._context.get_tensor_shape("logits") == (2, 5)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_bound_call_computes_what_it_was_bound_to(place: Place, graph: bool) -> None:
+    """With transfers its outputs come back, also from a graph, and also after other shapes ran in between."""
+    place.build(batch="n")
+    with TrtRunner(place.engine, cuda_graph=graph, transfers="included") as runner:
+        call = runner.bind(feeds(2))
+        for _ in range(2):
+            runner._hosts[-1][...] = 0
+            call()
+            np.testing.assert_allclose(runner._hosts[-1], expected(feeds(2))["logits"], rtol=1e-6)
+            np.testing.assert_allclose(runner.infer(feeds(5))["logits"], expected(feeds(5))["logits"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("refuses", "failed: TensorRT 10.3.0.26 cannot run this engine: this engine cannot be captured"),
+        ("waits", "failed: TensorRT 10.3.0.26 cannot run this engine: Cuda Runtime (operation not permitted"),
+    ],
+)
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph(place: Place, fails: str, said: str) -> None:
+    place.build()
+    place.trt.captured = fails
+    with TrtRunner(place.engine, cuda_graph=True, transfers="included") as runner:
+        call = runner.bind(feeds())
+        assert runner.describe()["cuda_graph"].startswith(said)
+        call()
+        np.testing.assert_allclose(runner._hosts[-1], expected(feeds())["logits"], rtol=1e-6)
+        # No error is left that a later check, of torch say, would take for its own.
+        assert place.cuda.last_error == 0 and not place.cuda.launches
+    assert place.cuda.left() == []
+
+
+def test_a_failed_run_quotes_what_was_said_about_it_alone(place: Place) -> None:
+    place.build()
+    with TrtRunner(place.engine) as first, TrtRunner(place.engine) as second:
+        place.trt.runs = "the first one's reason"
+        with pytest.raises(ModelError, match="cannot run this engine: the first one's reason"):
+            first.infer(feeds())
+        place.trt.runs = "the second one's"
+        with pytest.raises(ModelError, match=r"cannot run this engine: the second one's \(build"):
+            second.infer(feeds())
+
+
+def test_several_devices(place: Place) -> None:
+    """Whatever the current device is, an engine runs on its own."""
+    place.build(batch="n")
+    place.cuda = FakeCudart(devices=2)
+    with TrtRunner(place.engine, device=1, cuda_graph=True) as on_1, TrtRunner(place.engine, device=0) as on_0:
+        call = on_1.bind(feeds(2))
+        for batch in (1, 3):
+            on_0.infer(feeds(batch))
+            call()
+            np.testing.assert_allclose(on_1.infer(feeds(2))["logits"], expected(feeds(2))["logits"], rtol=1e-6)
+        assert set(place.cuda.blocks.values()) == {1}
+        on_0.infer(feeds(1))
+    assert place.cuda.left() == []
+
+
+@pytest.mark.parametrize("core", [None, 0, 1])
+def test_a_dla_engine_is_loaded_for_the_core_that_it_was_built_for(place: Place, core: int | None) -> None:
+    place.build(settings={"dla_core": core})
+    with TrtRunner(place.engine) as runner:
+        assert runner.describe().get("dla_core") == core
+    assert ("deserialize", core or 0) in place.trt.calls
 
 
 @pytest.mark.parametrize(("captures", "said"), [(True, "captured"), (False, "failed: CUDA failed: operation not")])
@@ -179,6 +260,8 @@ def test_describes_engine_gpu_and_binding(place: Place) -> None:
     assert described["provider"] == "TensorRT" and described["version"] == "10.3.0.26"
     assert (described["precision"], described["typing"], described["tf32"]) == ("fp16", "strong", True)
     assert described["gpu"]["name"] == "Fake GPU" and described["cuda_binding"] == "ctypes"
+    # By default a Tegra may block, and wake up later than the GPU is done.
+    assert described["host_waits"] == "spin" and place.cuda.flags == [1]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,15 @@ NO_GPU = {"driver": None, "gpu": "none: no libcudart here"}
 RELEASE = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n"
 
 
+def _required() -> list[str]:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].items()
+    return [
+        *project["dependencies"],
+        *(f'{need}; extra == "{extra}"' for extra, needs in extras for need in needs),
+    ]
+
+
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Answers:
     """A machine with nothing but Python packages; `answers({(probe, argument): value or exception})` adds to it."""
@@ -53,7 +63,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Answers:
     monkeypatch.setattr(machine, "_HERE", BoardFiles(str(tmp_path)))
     monkeypatch.setattr(accelerators, "assembled_folder", lambda: None)
     monkeypatch.setattr(accelerators.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(accelerators.shutil, "which", lambda program: None)
+    # Of this checkout, whatever was installed.
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: _required())
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     system(monkeypatch, "none")
     installed(monkeypatch)
@@ -69,7 +80,7 @@ def system(monkeypatch: pytest.MonkeyPatch, gpu: Any, **cpu: Any) -> None:
 
 def installed(monkeypatch: pytest.MonkeyPatch, *others: str, without: str = "") -> None:
     """Of what may be missing from any environment these are there."""
-    optional = {"tensorrt", "tensorrt_rtx", "pycuda", "cuda.bindings.runtime", "datasets", "matplotlib", "tensorboard"}
+    optional = {"tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "datasets", "matplotlib", "tensorboard"}
     gone = (optional - set(others)) | {without}
     for module in (accelerators, packages):
         monkeypatch.setattr(module, "is_there", lambda name: name not in gone)
@@ -91,17 +102,17 @@ def test_a_plain_machine(answers: Answers) -> None:
     assert found["CPUExecutionProvider"].found == "loads"
     assert found["TF32 in torch"].status == "ok" and "no effect" in found["TF32 in torch"].note
     assert (found["GPU"].status, found["CUDA"].status) == ("missing", "missing")
-    assert found["TensorRT"].fix == "pip install 'tensorrt>=10'"
+    assert found["TensorRT"].fix == "pip install 'irepdeploy[trt]'"
     assert found["export targets"].found == "ort"
     assert "Jetson" not in found and "pytest" not in found
     row = found["export targets"]
     assert all(name in f"{row.found} {row.note}" for name in TARGETS)
     # Optional packages name their extra.
-    for package, extra in {"matplotlib": "report", "datasets": "data", "pycuda": "trt"}.items():
+    for package, extra in {"matplotlib": "report", "datasets": "data", "cuda-python": "trt"}.items():
         row = found[package]
         assert (row.found, row.status, row.required) == ("-", "missing", False)
         assert row.fix == f"pip install 'irepdeploy[{extra}]'" and f"extra {extra}" in row.note
-    assert found["cuda-python"].fix == "pip install 'cuda-python'"
+    assert "ctypes on libcudart takes its place" in found["cuda-python"].note
 
 
 def test_a_required_package_that_is_not_there(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +248,7 @@ def test_a_jetson(answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert row.status == "missing" and "never pip install tensorrt" in row.note
         assert row.fix == "python3 -m venv --system-site-packages .venv"
     assert not any("pip install" in row.fix and "tensorrt" in row.fix for row in rows().values())
-    assert rows()["pycuda"].status == "missing"
+    assert rows()["cuda-python"].status == "missing"
 
 
 @pytest.mark.parametrize(
@@ -378,10 +389,10 @@ def table_of(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    table_of(monkeypatch, Check("torch", "2.6", required=True), Check("pycuda", "-", "missing", "why", "type this"))
+    table_of(monkeypatch, Check("torch", "2.6", required=True), Check("timm", "-", "missing", "why", "type this"))
     assert cli.main(["doctor"]) == 0
     captured = capsys.readouterr()
-    assert "pycuda      -  missing  why" in captured.out and "  type this  # pycuda\n" in captured.out
+    assert "timm       -  missing  why" in captured.out and "  type this  # timm\n" in captured.out
     assert captured.err == ""
 
 

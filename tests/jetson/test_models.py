@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.jetson.hosts import hosts_and_models, read_hosts
+from irepdeploy.jetson.hosts import Host, hosts_and_models, read_hosts
 from irepdeploy.jetson.models import Model, read_models, variants_of
 from irepdeploy.jetson.reference import reference_of
 from support.scale_model import scale_model
@@ -28,9 +28,40 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_boards_come_from_the_line_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("# ours\nme@one  # the first\n\n  ssh://two:2222\n")
-    assert read_hosts(["zero"], file) == ["zero", "me@one", "ssh://two:2222"]
-    assert hosts_and_models(["a.onnx"], file) == (["me@one", "ssh://two:2222"], ["a.onnx"])
-    assert hosts_and_models(["me@one", "a.onnx", "b.onnx"], None) == (["me@one"], ["a.onnx", "b.onnx"])
+    assert [host.name for host in read_hosts(["zero"], file)] == ["zero", "me@one", "ssh://two:2222"]
+    assert hosts_and_models(["a.onnx"], file) == ([Host("me@one"), Host("ssh://two:2222")], ["a.onnx"])
+    assert hosts_and_models(["me@one", "a.onnx", "b.onnx"], None) == ([Host("me@one")], ["a.onnx", "b.onnx"])
+
+
+def test_the_python_of_each_board(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("one\ntwo   python=~/my venv/bin/python  # in an environment\n")
+    assert read_hosts(["zero"], file) == [Host("zero"), Host("one"), Host("two", "~/my venv/bin/python")]
+    found = read_hosts(["zero"], file, "/opt/python")
+    assert [host.python for host in found] == ["/opt/python", "/opt/python", "~/my venv/bin/python"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("one pyhton=x", "line 1: 'one': unknown setting 'pyhton=x'"),
+        ("one two", "unknown setting 'two'"),
+        ("one python=", "line 1: --python: expected an interpreter, got ''"),
+        ("one python=-c", "expected an interpreter"),
+        ("one python=~me/python", "only ~/ stands for a home"),
+        ("one\none python=x", "one: named twice"),
+    ],
+)
+def test_settings_of_a_board_that_are_wrong(line: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text(line)
+    with pytest.raises(InputError, match=reason):
+        read_hosts([], tmp_path / "hosts")
+
+
+@pytest.mark.parametrize("python", ["", "-i", "a\nb"])
+def test_an_interpreter_that_is_none(python: str) -> None:
+    with pytest.raises(InputError, match="expected an interpreter"):
+        read_hosts(["one"], None, python)
 
 
 @pytest.mark.parametrize(

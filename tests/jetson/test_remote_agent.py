@@ -18,6 +18,7 @@ from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, MissingE
 from irepdeploy.jetson.agent_archive import AgentArchive
 from irepdeploy.jetson.agent_failure import RemoteBug, agent_error
 from irepdeploy.jetson.boards import ask_boards
+from irepdeploy.jetson.hosts import Host
 from irepdeploy.jetson.install import install
 from irepdeploy.jetson.remote_agent import RemoteAgent
 from irepdeploy.jetson.ssh import Remote
@@ -96,6 +97,7 @@ elif todo == "error":
 
 
 ARCHIVE = AgentArchive(AGENT.encode())
+BOARD = [Host("board")]
 
 
 @pytest.fixture(autouse=True)
@@ -300,7 +302,9 @@ def test_ctrl_c_stops_every_board(
 
     monkeypatch.setattr(boards, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
-        ask_boards(["board"], lambda agent: agent.bench({}), archive=ARCHIVE, display=display, config=server.config)
+        ask_boards(
+            [Host("board")], lambda agent: agent.bench({}), archive=ARCHIVE, display=display, config=server.config
+        )
     assert told() == "stop"
     assert "board: clocks put back" in capsys.readouterr().err
     assert display.titles == ["board measure m"]
@@ -323,7 +327,9 @@ def test_a_second_ctrl_c_waits_for_nothing(
     # Deaf to the first.
     monkeypatch.setattr(RemoteAgent, "stop", lambda self: None)
     with pytest.raises(KeyboardInterrupt):
-        ask_boards(["board"], lambda agent: agent.bench({}), archive=ARCHIVE, display=display, config=server.config)
+        ask_boards(
+            [Host("board")], lambda agent: agent.bench({}), archive=ARCHIVE, display=display, config=server.config
+        )
     assert told() == "end of stdin"
     assert "not waiting" in capsys.readouterr().err
 
@@ -333,7 +339,7 @@ def test_a_board_that_fails_stops_no_other(server: Any) -> None:
         config.write("Host gone\n  HostName 127.0.0.1\n  Port 1\n")
     seen = []
     answers = ask_boards(
-        ["gone", "board"],
+        [Host("gone"), Host("board")],
         lambda agent: agent.ask("once")["answer"],
         archive=ARCHIVE,
         display=Display(),
@@ -355,7 +361,7 @@ def test_a_bug_with_one_board_stops_no_other(server: Any) -> None:
 
     with pytest.raises(ZeroDivisionError):
         ask_boards(
-            ["127.0.0.1", "board"],
+            [Host("127.0.0.1"), Host("board")],
             work,
             archive=ARCHIVE,
             display=Display(),
@@ -397,9 +403,9 @@ def test_a_bug_over_there_brings_its_traceback(kind: str) -> None:
     assert error.__notes__ == ["from the board:\nFile agent.py\nKeyError"]
 
 
-def installing(server: Any) -> IrepdeployError:
+def installing(server: Any, **python: str) -> IrepdeployError:
     with Remote("board", config=server.config) as remote, pytest.raises(IrepdeployError) as caught:
-        install(remote, ARCHIVE)
+        install(remote, ARCHIVE, **python)
     return caught.value
 
 
@@ -410,6 +416,22 @@ def test_a_board_without_python_is_reported(server: Any) -> None:
     error = installing(server)
     assert isinstance(error, MissingError)
     assert error.line == "board: python3 is not installed (sudo apt-get install python3 python3-numpy)"
+
+
+def test_another_python_runs_the_agent(server: Any, events: list[dict[str, Any]]) -> None:
+    """One in the board's home, in a folder that no shell may take apart."""
+    (server.folder / "bin" / "python3").rename(server.home / "python3")
+    path = server.home / "my $(touch x) venv" / "python"
+    path.parent.mkdir()
+    (server.home / "python3").rename(path)
+    assert installing(server, python="~/none").line == (
+        "board: there is no ~/none that can be run (--python names an interpreter on the board)"
+    )
+    with Remote("board", config=server.config) as remote:
+        agent = RemoteAgent(remote, ARCHIVE, events.append, python="~/my $(touch x) venv/python")
+        agent.install()
+        assert agent.ask("have", {"sha256": []})["missing"] == []
+    assert not (server.home / "x").exists()
 
 
 def test_a_python_that_does_not_run_is_reported(server: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import nn
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import Runner, TensorSpec
-from irepdeploy.errors import InputError, MissingError
+from irepdeploy.errors import InputError, MissingError, RunError
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
@@ -117,17 +119,25 @@ def test_graphs_are_cudas() -> None:
 
 
 class FakeGpu:
-    """torch's GPU as far as a bound call uses it, on the CPU: `seen` is what happened, in order."""
+    """torch's GPUs as far as a bound call uses them, on the CPU: `seen` is what happened, in order.
+
+    As torch does, an event and a graph take the current device unless they are given a stream (torch/cuda/streams.py,
+    torch/cuda/graphs.py; the stream of the first capture is kept for all later ones). The runner is on `cuda:1`.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[str] = []
-        seen = self.seen
+        self.current = 0
+        self.used: set[int] = set()
+        self.pinned: list[torch.Tensor] = []
+        gpu, seen = self, self.seen
 
         class Event:
             def __init__(self, enable_timing: bool) -> None:
                 assert enable_timing
 
             def record(self) -> None:
+                gpu.used.add(gpu.current)
                 seen.append("event")
 
             def elapsed_time(self, end: Event) -> float:
@@ -137,22 +147,52 @@ class FakeGpu:
             def replay(self) -> None:
                 seen.append("replay")
 
-        stream = SimpleNamespace(wait_stream=lambda other: None)
+        @contextlib.contextmanager
+        def current(device: Any) -> Iterator[None]:
+            before, gpu.current = gpu.current, device.index
+            yield
+            gpu.current = before
+
+        def stream(device: Any = None) -> Any:
+            return SimpleNamespace(
+                wait_stream=lambda other: None, index=gpu.current if device is None else device.index
+            )
+
+        @contextlib.contextmanager
+        def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
+            with current(stream or SimpleNamespace(index=0)):
+                gpu.used.add(gpu.current)
+                yield
+
+        def pin(tensor: torch.Tensor) -> torch.Tensor:
+            gpu.pinned.append(tensor)
+            return tensor
+
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "Stream", stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", stream)
+        monkeypatch.setattr(torch.cuda, "stream", current)
+        monkeypatch.setattr(torch.cuda, "device", current)
+        monkeypatch.setattr(torch.cuda, "graph", capture)
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append("wait"))
-        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-        copy, to_host = torch.Tensor.copy_, torch.Tensor.cpu
-        monkeypatch.setattr(torch.Tensor, "copy_", lambda *given, **how: seen.append("in") or copy(*given))
-        monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: seen.append("out") or to_host(tensor))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+        copy = torch.Tensor.copy_
+        # On a GPU this is other memory.
+        monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)
+
+        def copies(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+            # From and to pageable memory the host takes part.
+            assert non_blocking
+            host = [each for each in (to, source) if any(each is pinned for pinned in gpu.pinned)]
+            seen.append("no page-locked memory" if not host else "out" if host[0] is to else "in")
+            return copy(to, source)
+
+        monkeypatch.setattr(torch.Tensor, "copy_", copies)
 
     def take(self, runner: TorchRunner) -> None:
-        """Make an active runner act as if it were on the fake GPU."""
-        runner._on_cuda, runner._device = True, SimpleNamespace(type="cuda")
+        """Make an active runner act as if it were on the second of the fake GPUs."""
+        runner._on_cuda, runner._device = True, SimpleNamespace(type="cuda", index=1)
         runner._to_device = lambda feeds: [torch.from_numpy(feeds["input"])]
 
 
@@ -172,6 +212,28 @@ def test_what_a_bound_call_contains(kind: type[TorchRunner], transfers: str, mon
         # The events stand around the network alone, and the host waits for all of it.
         assert gpu.seen == [*around[0], "event", run, "event", *around[1], "wait"]
         assert call.device_ns() == 250_000
+        # Everything on the runner's device, and the current one is as it was.
+        assert gpu.used == {1} and gpu.current == 0
+        if transfers == "included":
+            np.testing.assert_allclose(gpu.pinned[-1].numpy(), reference()["logits"], rtol=1e-5)
+
+
+def test_running_out_of_memory_in_a_capture_is_not_a_network_that_cannot_be_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(monkeypatch)
+    monkeypatch.setattr(TorchGraphRunner, "_activate", TorchRunner._activate)
+
+    @contextlib.contextmanager
+    def full(graph: Any, stream: Any = None) -> Iterator[None]:
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    with TorchGraphRunner(network(), [SPEC], ["logits"], device="cpu") as runner:
+        gpu.take(runner)
+        with pytest.raises(RunError, match=r"out of memory: .* \(use a smaller batch"):
+            runner.bind(FEEDS)
 
 
 def state() -> tuple[object, ...]:
@@ -193,6 +255,46 @@ def test_arithmetic_is_set_and_given_back(tf32: bool) -> None:
         assert state()[:2] == (tf32, tf32)
     assert state() == before
     assert torch.get_num_threads() == threads
+
+
+def _read(get: Callable[[], Any]) -> Any:
+    try:
+        return get()
+    except RuntimeError:
+        return "raises"
+
+
+def readings() -> list[Any]:
+    """Return what every way of reading the settings gives; torch raises where older and newer names disagree."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return [
+        _read(get)
+        for get in (
+            torch.get_float32_matmul_precision,
+            lambda: matmul.allow_tf32,
+            lambda: cudnn.allow_tf32,
+            lambda: (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision),
+            lambda: torch.backends.mkldnn.matmul.fp32_precision,
+        )
+    ]
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("asked", ["high", "medium", "highest"])
+def test_settings_agree_after_set_float32_matmul_precision(asked: str, tf32: bool) -> None:
+    original = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(asked)
+    try:
+        before = readings()
+        with torch_settings(cuda=True, tf32=tf32):
+            # torch.compile reads them all.
+            assert "raises" not in readings() and readings()[:3] == ["high" if tf32 else "highest", tf32, tf32]
+            with exact_arithmetic():
+                assert "raises" not in readings() and not cuda_arithmetic()["tf32"]
+            check_settings(cuda=True, tf32=tf32, where="a")
+        assert readings() == before
+    finally:
+        torch.set_float32_matmul_precision(original)
 
 
 def test_nothing_of_the_gpu_is_touched_for_a_network_on_the_cpu() -> None:

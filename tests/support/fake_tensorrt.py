@@ -1,19 +1,21 @@
 """Fake TensorRT modules, one for each version whose Python API differs, with exactly the names it has.
 
 They replace versions that cannot run where tests do. A fake builder records every call, its engine holds the inputs and
-outputs of the model, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from raw memory. The
-numbers behind the names are those of each version's headers, so nothing may rely on them.
+outputs of the model, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from the memory of a
+`FakeCudart`, when the stream gets to it. The numbers behind the names are those of each version's headers, so nothing
+may rely on them. Where a rule of the real thing is kept, its source is named.
 """
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import functools
+import importlib
 import importlib.util
 import json
 import math
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,23 +27,52 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSIONS", "FakeTensorrt", "Severity"]
 
-VERSIONS = ("8.5.2.2", "8.6.1.6", "10.3.0.26", "11.1.0.106")
+VERSIONS = ("8.5.2.2", "8.6.1.6", "9.1.0.4", "10.3.0.26", "10.10.0.31", "11.1.0.106")
+
+# Beside this file, also where it is copied to a board without its package.
+_cudart = importlib.import_module(f"{__package__}.fake_cudart" if __package__ else "fake_cudart")
 
 _NETWORK_FLAGS = {
     8: {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
+    9: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
     10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
     11: {"STRONGLY_TYPED": 0},
 }
 _BUILDER_FLAGS = {
     "8.5": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 5, "TF32": 7},
     "8.6": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 5, "TF32": 7, "VERSION_COMPATIBLE": 15},
+    "9": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 5, "TF32": 7, "VERSION_COMPATIBLE": 15},
     "10": {"FP16": 0, "INT8": 1, "DEBUG": 2, "GPU_FALLBACK": 3, "REFIT": 4, "TF32": 6, "VERSION_COMPATIBLE": 13},
     "11": {"DEBUG": 0, "GPU_FALLBACK": 1, "REFIT": 2, "TF32": 5, "VERSION_COMPATIBLE": 9},
 }
 _DTYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF"}
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 Severity = enum.Enum("Severity", ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"))
-_LAYER = "Layer(CaskConvolution): conv + relu, Tactic: 0x1, input[Half(1,3,8,8)] -> a[Half(1,3,8,8)]"
+# The list of layers in a builder's verbose log, in the forms of published logs; without detailed verbosity, names only.
+_NAMES_ONLY = {
+    # github.com/NVIDIA/TensorRT/issues/1437
+    "8.5": "Engine Layer Information:\n"
+    "Layer(CaskConvolution): conv + relu, Tactic: 0x1, input[Half(1,3,8,8)] -> a[Half(1,3,8,8)]",
+    # github.com/NVIDIA/TensorRT/issues/4397
+    "": "Engine Layer Information:\n"
+    "Layer(CaskConvolution): conv + relu, Tactic: 0x1, input (Half[1,3,8,8]) -> a (Half[1,3,8,8])",
+}
+_TENSOR_8 = "Location: Device, Dimensions: [1,3,8,8], Format/Datatype: Channel major FP16 format where channel % 8 == 0"
+_DETAILED = {
+    # github.com/NVIDIA/TensorRT/issues/2418 (8.5), 3583 (9.1)
+    "8": "Engine Layer Information:\n"
+    f"Name: conv + relu, LayerType: CaskConvolution, Inputs: [ {{ Name: input, {_TENSOR_8} }}], "
+    f"Outputs: [ {{ Name: a, {_TENSOR_8} }}], ParameterType: Convolution, Kernel: [3,3], "
+    'Weights: {"Type": "Half", "Count": 27}, Activation: RELU, TacticValue: 0x1, StreamId: 0, Metadata: ',
+    # github.com/NVIDIA/TensorRT/issues/4397 (10.10)
+    "10": "Layers:\n"
+    "Name: conv + relu, LayerType: CaskConvolution, Inputs: [ { Name: input, Dimensions: [1,3,8,8], "
+    "Format/Datatype: Half }], Outputs: [ { Name: a, Dimensions: [1,3,8,8], Format/Datatype: Half }], StreamId: 0",
+    # As the builder of TensorRT-RTX 1.7.1 writes here, of the same sources.
+    "11": "Layers:\n"
+    "Name: conv_U3_myl0_1, LayerType: correlation, Inputs: [ { Name: input, Dimensions: [1,3,8,8], Datatype: Half, "
+    "Format: (NHWC) Channel major format }], Outputs: [ { Name: a, Datatype: Half }], StreamId: 0",
+}
 
 
 def _enum(name: str, members: Mapping[str, int] | Sequence[str]) -> Any:
@@ -57,10 +88,21 @@ class FakeTensorrt(SimpleNamespace):
         dla_cores: Number of DLA cores.
         builds: None for success, else the error that the builder logs before it returns None.
         loads: None for success, else the error that the runtime logs before it returns None.
+        runs: None for success, else the error that a context logs before it returns False.
+        captured: What a context does on a stream that captures: "well"; "refuses" to run, and leaves the stream as it
+            is; "waits" for the stream, which invalidates the capture (both in endCaptureOnError of NVIDIA/TensorRT,
+            samples/common/sampleDevice.h).
     """
 
     def __init__(
-        self, version: str, *, dla_cores: int = 0, builds: str | None = None, loads: str | None = None
+        self,
+        version: str,
+        *,
+        dla_cores: int = 0,
+        builds: str | None = None,
+        loads: str | None = None,
+        runs: str | None = None,
+        captured: str = "well",
     ) -> None:
         major = int(version.partition(".")[0])
         super().__init__(
@@ -69,7 +111,11 @@ class FakeTensorrt(SimpleNamespace):
             dla_cores=dla_cores,
             builds=builds,
             loads=loads,
+            runs=runs,
+            captured=captured,
             calls=[],
+            current_logger=None,
+            users=weakref.WeakSet(),
             ILogger=_Logger,
             OnnxParser=_Parser,
             Runtime=lambda logger: _Runtime(self, logger),
@@ -87,17 +133,38 @@ class FakeTensorrt(SimpleNamespace):
 
     @property
     def major(self) -> int:
-        """8, 10 or 11."""
+        """8, 9, 10 or 11."""
         return int(self.__version__.partition(".")[0])
+
+    def logger_for(self, user: Any, logger: Any) -> Any:
+        """Return the logger that a new builder or runtime really gets.
+
+        One for all while any of them lives, with a warning (NVIDIA/TensorRT#1475); in TensorRT 11 each has its own,
+        with a warning (seen with TensorRT-RTX 1.7.1, whose bindings are those of 11.4).
+        """
+        if not self.users:
+            self.current_logger = logger
+        if self.current_logger is not logger:
+            text = "The logger passed into createInferRuntime differs from one already provided for an existing builder"
+            (logger if self.major >= 11 else self.current_logger).log(Severity.WARNING, text)
+        self.users.add(user)
+        return logger if self.major >= 11 else self.current_logger
 
 
 class _Logger:
     def log(self, severity: Any, message: str) -> None: ...
 
 
+def _layers(trt: FakeTensorrt, config: _Config) -> str:
+    if config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED:
+        return _DETAILED[{9: "8"}.get(trt.major, str(trt.major))]
+    return _NAMES_ONLY["8.5" if trt.__version__.startswith("8.5") else ""]
+
+
 class _Builder:
     def __init__(self, trt: FakeTensorrt, logger: Any) -> None:
-        self.trt, self.logger, self.num_DLA_cores = trt, logger, trt.dla_cores
+        self.trt, self.num_DLA_cores = trt, trt.dla_cores
+        self.logger = trt.logger_for(self, logger)
 
     def create_network(self, flags: int) -> Any:
         self.trt.calls.append(("create_network", flags))
@@ -123,7 +190,7 @@ class _Builder:
             self.logger.log(Severity.WARNING, "something to note")
             self.logger.log(Severity.ERROR, self.trt.builds)
             return None
-        self.logger.log(Severity.VERBOSE, "Engine Layer Information:\n" + _LAYER)
+        self.logger.log(Severity.VERBOSE, _layers(self.trt, config))
         if config.DLA_core >= 0:
             for line in ("[DlaLayer] {ForeignNode[conv...relu]}", "[GpuLayer] SHUFFLE: flatten"):
                 self.logger.log(Severity.INFO, line)
@@ -140,6 +207,8 @@ class _Config:
         self.trt = trt
         # TF32 is on unless it is cleared.
         self.set = {trt.BuilderFlag.TF32}
+        # TensorRT's default (IBuilderConfig.profiling_verbosity).
+        self.profiling_verbosity = trt.ProfilingVerbosity.LAYER_NAMES_ONLY
         self.DLA_core = -1
 
     def set_flag(self, flag: Any) -> None:
@@ -158,9 +227,16 @@ class _Config:
         return layer != "Flatten"
 
     def create_timing_cache(self, content: bytes) -> Any:
+        # Null for what cannot be read, such as a cache of another version (8.6: "Magic tag does not match",
+        # NVIDIA/TensorRT#3566).
+        if content.startswith((b"damaged", b"version")):
+            return None
         return SimpleNamespace(content=content, serialize=lambda: content + b"timed")
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if cache is None:
+            # As pybind11 words it for TensorRT-RTX 1.7.1.
+            raise TypeError("set_timing_cache(): incompatible function arguments.")
         self.cache = cache
         return not cache.content.startswith(b"foreign") or ignore_mismatch
 
@@ -230,18 +306,22 @@ def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 class _Runtime:
     def __init__(self, trt: FakeTensorrt, logger: Any) -> None:
-        self.trt, self.logger = trt, logger
+        self.trt = trt
+        self.logger = trt.logger_for(self, logger)
+        # 0 of several, unless it is set before an engine is loaded (microsoft/onnxruntime#28364).
+        self.DLA_core = 0
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         if self.trt.loads is not None:
             self.logger.log(Severity.ERROR, self.trt.loads)
             return None
-        return _Engine(self.trt, json.loads(plan[28:]))
+        self.trt.calls.append(("deserialize", self.DLA_core))
+        return _Engine(self.trt, json.loads(plan[28:]), self.logger)
 
 
 class _Engine:
-    def __init__(self, trt: FakeTensorrt, described: dict[str, Any]) -> None:
-        self.trt = trt
+    def __init__(self, trt: FakeTensorrt, described: dict[str, Any], logger: Any) -> None:
+        self.trt, self.logger = trt, logger
         self.tensors = {one["name"]: one for one in (*described["inputs"], *described["outputs"])}
         self.outputs = [one["name"] for one in described["outputs"]]
         self.num_io_tensors = len(self.tensors)
@@ -267,12 +347,15 @@ class _Context:
         self.engine = engine
         self.shapes = {name: engine.get_tensor_shape(name) for name in engine.tensors}
         self.addresses: dict[str, int] = {}
+        # Part of it is set up in the first run after the shapes were set (NVIDIA/trt-samples-for-hackathon-cn#76).
+        self.ready = False
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         due = self.engine.get_tensor_shape(name)
         if shape[0] > 8 or any(size not in (-1, given) for size, given in zip(due, shape, strict=True)):
             return False
         self.shapes[name] = tuple(shape)
+        self.ready = False
         for output in self.engine.outputs:
             self.shapes[output] = (shape[0], *self.engine.get_tensor_shape(output)[1:])
         return True
@@ -285,18 +368,35 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        trt, cuda = self.engine.trt, _cudart.owner_of(stream)
+        if trt.runs is not None:
+            return self._refuse(trt.runs)
+        if cuda.streams[stream].capture:
+            if trt.captured == "refuses":
+                return self._refuse("this engine cannot be captured")
+            if not self.ready or trt.captured == "waits":
+                # NVIDIA/TensorRT#2603 (8.5.2.2): the call returns false, and the capture is invalid.
+                cuda.cudaStreamSynchronize(SimpleNamespace(value=stream))
+                return self._refuse("Cuda Runtime (operation not permitted when stream is capturing)")
+        self.ready = True
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        return cuda.enqueue(stream, lambda: self._compute(shapes, addresses)) == 0 or self._refuse("Cuda Runtime (400)")
+
+    def _refuse(self, why: str) -> bool:
+        self.engine.logger.log(Severity.ERROR, why)
+        return False
+
+    def _compute(self, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
+        def memory(name: str) -> Any:
+            dtype = np.dtype(_NUMPY[self.engine.tensors[name]["dtype"]])
+            buffer = _cudart.memory_at(addresses[name], math.prod(shapes[name]) * dtype.itemsize)
+            return np.frombuffer(buffer, dtype).reshape(shapes[name])
+
         total: Any = 0
-        for name in self.shapes:
+        for name in shapes:
             if name not in self.engine.outputs:
-                array = self._memory(name)
+                array = memory(name)
                 total = total + array.reshape(len(array), -1).astype("float64").sum(1, keepdims=True)
         for name in self.engine.outputs:
-            output = self._memory(name)
+            output = memory(name)
             output[...] = (total * np.arange(1, output[0].size + 1)).reshape(output.shape)
-        return True
-
-    def _memory(self, name: str) -> Any:
-        dtype = np.dtype(_NUMPY[self.engine.tensors[name]["dtype"]])
-        size = math.prod(self.shapes[name]) * dtype.itemsize
-        buffer = (ctypes.c_char * size).from_address(self.addresses[name])
-        return np.frombuffer(buffer, dtype).reshape(self.shapes[name])

@@ -50,14 +50,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         shape: tuple[int, ...] = (2, 3),
         memory: int = 1 << 20,
         loads: str | None = None,
+        cuda: Any = None,
     ) -> None:
         np.save(tmp_path / "x.npy", np.arange(float(np.prod(shape))).reshape(shape))
         trt = FakeTensorrt(version, loads=loads)
         trt.Logger = lambda severity: SimpleNamespace(log=print)
         trt.Logger.WARNING = None
-        trt.nptype = lambda dtype: np.float32
         monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
-        monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeCudart(memory=memory))
+        monkeypatch.setattr(ctypes, "CDLL", cuda or (lambda name: FakeCudart(memory=memory)))
         monkeypatch.setattr(sys, "argv", ["run_engine.py", str(engine), str(tmp_path / "x.npy")])
         if cut:
             engine.write_bytes(engine.read_bytes()[:-cut])
@@ -75,6 +75,27 @@ def test_python_runs_it(run: Callable[..., None], capsys: pytest.CaptureFixture[
     run(capability="8.0")
     # Sums of 0 + 1 + 2 and 3 + 4 + 5, times 1 and 2.
     assert capsys.readouterr().out == "y (2, 2) [ 3.  6. 12. 24.]\n"
+
+
+def test_python_finds_the_runtime_of_pip_that_fits_the_driver(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, version in (("cu13", 13), ("cuda_runtime", 12)):
+        (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True)
+        (tmp_path / "nvidia" / folder / "lib" / f"libcudart.so.{version}").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load(name: str) -> FakeCudart:
+        if not name.startswith(str(tmp_path)):
+            raise OSError(name)
+        return FakeCudart(runtime=13000 if name.endswith("13") else 12080)
+
+    run(cuda=load)
+    assert "[ 3.  6. 12. 24.]" in capsys.readouterr().out
+    for each in tmp_path.glob("nvidia/cuda_runtime/lib/*"):
+        each.unlink()
+    with pytest.raises(SystemExit, match="no CUDA runtime library here that finds a GPU and fits its driver"):
+        run(cuda=load)
 
 
 @pytest.mark.parametrize(

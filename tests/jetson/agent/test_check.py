@@ -13,7 +13,7 @@ import pytest
 
 from irepdeploy.board.board_files import BoardFiles
 from irepdeploy.errors import InputError, MissingError, RunError
-from irepdeploy.jetson.agent.board import board_facts
+from irepdeploy.jetson.agent.board import board_facts, may_switch
 from irepdeploy.jetson.agent.probe import probe
 from irepdeploy.jetson.agent.request import RequestStream, read_request
 from support.fake_board import FakeBoard
@@ -34,6 +34,10 @@ def test_a_xavier(xavier: Any) -> None:
     assert value["can_switch"] and value["unrestored"] is None
     assert value["runners"] == ["trt"]
     assert [each["for"] for each in value["missing"]] == ["ort-cpu"]
+    # Both ways out: install it, or name a Python that has it.
+    assert value["python_path"] in value["missing"][0]["what"]
+    hint = value["missing"][0]["hint"]
+    assert hint.startswith(value["python_path"]) and "pip install" in hint and "--python ~/venv/bin/python" in hint
     assert value["system"]["cpu"]["logical_cores"] == os.cpu_count()
     assert value["free_bytes"] > 0 and not xavier.cache.exists()
 
@@ -112,3 +116,27 @@ def test_what_a_broken_jetson_lacks(board: FakeBoard, xavier: Any) -> None:
     assert lacks["clocks"]["what"] == "no jetson_clocks" and not facts["can_switch"]
     # Without TensorRT, the devices tell.
     assert facts["dla_cores"] == 2
+
+
+_SUDO = """
+shift
+case $1 in -l) exit 0 ;; esac
+{rule}
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "may"),
+    [
+        ("", True),
+        ("case $1 in *jetson_clocks) echo 'sudo: a password is required' >&2; exit 1 ;; esac", False),
+        ("echo 'sudo: a password is required' >&2; exit 1", False),
+    ],
+)
+def test_sudo_is_asked_by_doing_not_by_its_list(board: FakeBoard, rule: str, may: bool) -> None:
+    """``sudo -n -l`` ends with 0 for what is permitted with a password too."""
+    board.program("usr/bin/sudo", _SUDO.replace("{rule}", rule))
+    before = board.state()
+    assert may_switch(BoardFiles(str(board.root))) is may
+    assert board.state() == before

@@ -49,7 +49,7 @@ class FakeGraph:
 
 class FakeStream:
     def __init__(self, device: Any = None) -> None:
-        pass
+        self.device = device
 
     def wait_stream(self, other: FakeStream) -> None:
         pass
@@ -61,9 +61,15 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     made = Recorded().eval()
     FakeGraph.made, FakeGraph.network = [], made
 
+    streams: set[int] = set()
+
     @contextmanager
-    def graph(captured: FakeGraph, pool: Any = None) -> Iterator[None]:
+    def graph(captured: FakeGraph, pool: Any = None, stream: Any = None) -> Iterator[None]:
         assert pool == (None if len(FakeGraph.made) == 1 else (1, 2))
+        # Without one torch takes that of the first capture, of whatever device; graphs of one pool need the same.
+        assert stream is not None and stream.device == torch.device("cpu")
+        streams.add(id(stream))
+        assert len(streams) == 1
         # Warmed up before: a capture must not meet a first call.
         assert len(made.calls) > 0
         yield
@@ -74,6 +80,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     return made
 
 
