@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +13,8 @@ from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, S
 from irepdeploy.console import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from irepdeploy.errors import IrepdeployError
+    from irepdeploy.runs.record import Record
 
     from .boards import Answer
     from .remote_agent import RemoteAgent
@@ -47,24 +48,50 @@ jetson = typer.Typer(
 @jetson.command()
 def check(
     boards: HostsArgument = None,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough", help="Also try CUDA, engines, DLA, power and trtexec there on a small network, in minutes."
+        ),
+    ] = False,
     hosts: HostsOption = None,
     ssh_config: ConfigOption = None,
     python: PythonOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for records.jsonl of the thorough check.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a board is, its state, what is missing there, and the commands that install it.
 
-    Example: irepdeploy jetson check nvidia@xavier
+    Examples: irepdeploy jetson check nvidia@xavier; irepdeploy jetson check nvidia@xavier --thorough --out first
     """
     from irepdeploy.console import print_json, table
 
     from .state import missing_rows, rows_of, unusable
+    from .thorough import check_thoroughly, failure, step_rows
 
-    answers = _ask(boards, hosts, ssh_config, python, lambda agent: agent.ask("check"))
+    found: dict[str, Any] = {}
+
+    def ask(agent: RemoteAgent) -> dict[str, Any]:
+        facts = agent.ask("check")
+        if thorough:
+            found[agent.host] = check_thoroughly(agent, facts)
+        return facts
+
+    with _records(out, thorough) as keep:
+        answers = _ask(boards, hosts, ssh_config, python, ask)
+        keep([record for _, records in found.values() for record in records])
+    steps = {host: each for host, (each, _) in found.items()}
     if json:
         print_json(
             [
-                {"host": answer.host, "error": answer.error and answer.error.line, **(answer.value or {})}
+                {
+                    "host": answer.host,
+                    "error": answer.error and answer.error.line,
+                    **(answer.value or {}),
+                    **({"steps": [each.to_dict() for each in steps.get(answer.host, [])]} if thorough else {}),
+                }
                 for answer in answers
             ]
         )
@@ -74,7 +101,10 @@ def check(
                 table(answer.host, ["fact", "value"], rows_of(answer.value))
                 if answer.value.get("missing"):
                     table("missing there", ["what", "for", "fix it there with"], missing_rows(answer.value))
-    _raise_worst([answer.error or unusable(answer.host, answer.value or {}) for answer in answers])
+            if answer.host in steps:
+                table("thorough check", ["step", "status", "s", "finding"], step_rows(steps[answer.host]))
+    errors = [answer.error or unusable(answer.host, answer.value or {}) for answer in answers]
+    _raise_worst([*errors, *(failure(host, each) for host, each in steps.items())])
 
 
 @jetson.command()
@@ -202,6 +232,29 @@ def clean(
         if answer.value is not None:
             say(f"{answer.host}: {int(answer.value.get('removed_bytes') or 0) / 1e6:.1f} MB removed")
     _raise_worst([answer.error for answer in answers])
+
+
+@contextmanager
+def _records(out: Path | None, thorough: bool) -> Iterator[Callable[[Sequence[Record]], None]]:
+    """Hold the folder, and yield a function that appends records to the file in it."""
+    from irepdeploy.errors import InputError
+    from irepdeploy.folders import output_folder
+    from irepdeploy.runs.record import append
+
+    from .measure import RECORDS
+
+    if out is None:
+        yield lambda records: None
+        return
+    if not thorough:
+        raise InputError("nothing is recorded without it", where="--out", hint="add --thorough")
+    with output_folder(out) as folder:
+
+        def keep(records: Sequence[Record]) -> None:
+            for record in records:
+                append(folder / RECORDS, record)
+
+        yield keep
 
 
 def _ask(

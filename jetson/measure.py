@@ -29,7 +29,7 @@ from .outcome import Outcome, outcome_of
 from .reference import Reference, reference_of
 from .remote_agent import RemoteAgent
 
-__all__ = ["RECORDS", "Settings", "bench_boards"]
+__all__ = ["RECORDS", "Settings", "bench_boards", "measure_on"]
 
 RECORDS = "records.jsonl"
 
@@ -40,7 +40,11 @@ _POWER_S = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a bench: the options of ``irepdeploy jetson bench``, whose help explains them."""
+    """Settings of a bench: the options of ``irepdeploy jetson bench``, whose help explains them.
+
+    Attributes:
+        build_timeout_s: The most seconds that an engine's build may take there.
+    """
 
     precisions: tuple[str, ...] = ()
     runner: str = "trt"
@@ -56,6 +60,7 @@ class Settings:
     seconds: float = 5.0
     seed: int = 0
     timeout_s: float = TIMEOUT_S
+    build_timeout_s: float = 3600.0
 
     def check(self) -> None:
         """Raise InputError if a setting is invalid or contradicts another one."""
@@ -134,7 +139,7 @@ def _benched(
         task.advance(note=model.label)
 
     def work(agent: RemoteAgent) -> Outcome:
-        return _measure(agent, variants, references, settings, folder)
+        return measure_on(agent, variants, references, settings, folder)
 
     def keep(answer: Answer[Outcome]) -> None:
         outcome = answer.value or Outcome(answer.host)
@@ -149,13 +154,14 @@ def _benched(
     return [outcomes[host.name] for host in hosts]
 
 
-def _measure(
+def measure_on(
     agent: RemoteAgent,
     variants: Sequence[Variant],
     references: dict[str, Reference],
     settings: Settings,
     folder: Path | None,
 ) -> Outcome:
+    """Build, check and measure the variants on one board; `references` by the digests of their models."""
     for model in {variant.model.sha256: variant.model for variant in variants}.values():
         reference = references[model.sha256]
         agent.send([model.content, reference.inputs, reference.expected], _copying(agent, model))
@@ -182,6 +188,7 @@ def _request(variants: Sequence[Variant], references: dict[str, Reference], sett
         "threads": settings.threads,
         "seed": settings.seed,
         "min_seconds": settings.seconds,
+        "build_timeout_s": settings.build_timeout_s,
         "warmup_min_seconds": min(_WARMUP_S[0], settings.seconds),
         "warmup_max_seconds": min(_WARMUP_S[1], settings.seconds),
         "power": {"seconds": _POWER_S} if settings.power else False,

@@ -38,7 +38,7 @@ class SuiteRequest:
         only: labels of the rows to measure; empty: all.
         models: the user's own models, ``[label=]path`` or ``[label=]name``, measured beside those of the suite.
         runners: names of runners; empty: the suite's choice.
-        seconds: least measuring time per network; None: set by the scale.
+        seconds: least measuring time per network, of table1 the most for all populations; None: set by the scale.
     """
 
     scale: str = "small"

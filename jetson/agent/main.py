@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -99,6 +100,16 @@ def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "unrestored": left, "system": system_block()}
 
 
+def _steps(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
+    from irepdeploy.board.steps import run_step
+
+    found = []
+    for name, limit_s in _CHECKS.items():
+        agent.events.progress("check", name)
+        found.append(run_step(name, [*agent.command, "_step", name], limit_s).to_dict())
+    return {"steps": found}
+
+
 def _bench(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     from . import guard
     from .bench import Bench
@@ -174,6 +185,7 @@ def _clean(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
 
 _VERBS: dict[str, Any] = {
     "check": _check,
+    "steps": _steps,
     "bench": _bench,
     "restore": _restore,
     "have": _have,
@@ -201,6 +213,17 @@ def _guard(agent: _Agent, folder: str) -> None:
     guard.main(agent.files, agent.cache)
 
 
+# Steps of a thorough check and the seconds that each may take.
+_CHECKS = {"bindings": 60.0, "graphs": 60.0}
+
+
+def _step(agent: _Agent, name: str) -> None:
+    from irepdeploy.board import cuda_check
+    from irepdeploy.board.steps import answer
+
+    print(json.dumps(answer({"bindings": cuda_check.check_bindings, "graphs": cuda_check.check_graphs}[name])))
+
+
 def _probe(agent: _Agent, folder: str) -> None:
     from . import probe
 
@@ -208,7 +231,13 @@ def _probe(agent: _Agent, folder: str) -> None:
 
 
 # Verbs that the agent itself starts.
-_PROCESSES: dict[str, Any] = {"_probe": _probe, "_guard": _guard, "_build": _build, "_measure": _measure}
+_PROCESSES: dict[str, Any] = {
+    "_probe": _probe,
+    "_guard": _guard,
+    "_build": _build,
+    "_measure": _measure,
+    "_step": _step,
+}
 
 
 if __name__ == "__main__":

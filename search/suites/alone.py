@@ -14,14 +14,21 @@ from irepdeploy.runs.suite import SCALES, Suite, SuiteRequest
 __all__ = ["run_alone"]
 
 
-def run_alone(suite: Suite, name: str, arguments: Sequence[str] | None = None, *, rows: str = "") -> int:
-    """Run a suite by itself, its options read from the command line, and return an exit code."""
+def run_alone(
+    suite: Suite, name: str, arguments: Sequence[str] | None = None, *, rows: str = "", seconds: str = ""
+) -> int:
+    """Run a suite by itself, its options read from the command line, and return an exit code.
+
+    `rows` and `seconds` are the help of ``--only`` and ``--seconds``, where the suite takes them.
+    """
     parser = argparse.ArgumentParser(prog=name, description=suite.__doc__)
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder to add records.jsonl to")
+    if seconds:
+        parser.add_argument("--seconds", type=float, help=seconds)
     if rows:
         parser.add_argument("--only", nargs="*", default=(), help=rows)
     try:

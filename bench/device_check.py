@@ -1,0 +1,169 @@
+"""The first minutes on an NVIDIA card: does everything that never ran there work, and what are the paper's figures.
+
+It needs torch, numpy, onnx and onnxruntime, and nothing else beside the package::
+
+    python -m irepdeploy.bench.device_check --out runs/card
+
+Each step runs in a process of its own, which is ended when its time is over: first checks, from the driver upwards,
+then the paper's conditions, the most valuable first, as far as ``--budget-s`` goes. A table comes last. Every step's
+figures are appended to ``records.jsonl`` in the folder at once, its output lies in ``logs/``, and what a suite measures
+in a folder of the suite's name. ``--dry-run`` runs the same on the CPU with the smallest sizes, without hurry. Where
+the package cannot be installed, docs/hardware.md says how to run it from a checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from irepdeploy.board.steps import FAILED, NOT_RUN, OK, Finding, run_step
+from irepdeploy.board.system import machine_state, system_block
+from irepdeploy.console import log, say, table
+from irepdeploy.errors import IrepdeployError
+from irepdeploy.files import write_bytes
+from irepdeploy.folders import make_folder, output_folder
+from irepdeploy.parsing.json_lines import append_line
+
+__all__ = ["main", "steps"]
+
+RECORDS = "records.jsonl"
+_BUDGET_S = 480.0
+# A dry run is about what happens, not how fast: the machine may be busy.
+_PATIENCE = 10
+# A process that imports torch takes this long to say anything.
+_LEAST_S = 5.0
+# Unbuffered: what a step has printed when its time is over is kept.
+_PYTHON = (sys.executable, "-u", "-m")
+_STEPS, _SUITES = "irepdeploy.bench.device_steps", "irepdeploy.search.suites"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: its process, the seconds it may take, and its environment; `shown`: its output belongs to the result."""
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: float
+    shown: bool = False
+    environment: Mapping[str, str] | None = None
+
+
+def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[Step]:
+    """Return all steps in their order: checks from the driver upwards, then the paper's conditions."""
+    device = "cpu" if dry_run else "cuda"
+    paper, patience = ("smoke", _PATIENCE) if dry_run else ("paper", 1)
+
+    def own(name: str, limit_s: float, *words: str, shown: bool = False, **environment: str) -> Step:
+        command = (*_PYTHON, _STEPS, name, "--device", device, "--out", str(out), *words)
+        return Step(name, command, limit_s * patience, shown, environment or None)
+
+    def suite(name: str, module: str, scale: str, limit_s: float, *words: str) -> Step:
+        place = ("--device", device, "--scale", scale, "--out", str(out / name.replace(" ", "-")))
+        return Step(name, (*_PYTHON, f"{_SUITES}.{module}", *place, *words), limit_s * patience, True)
+
+    small = "smoke" if dry_run else "small"
+    carried = ("--rtx", str(rtx)) if rtx is not None else ()
+    # The most that the populations of table1 may take; the rest of its time is its preparation.
+    most = () if dry_run else ("--seconds", "90")
+    few = () if dry_run else ("--only", "vgg16", "plain", "exact", "merged")
+    return [
+        own("bindings", 20),
+        own("graphs", 20),
+        own("runners", 60),
+        own("compile", 60),
+        suite("captured forward", "captured_check", small, 40),
+        own("tf32", 20),
+        own("clock", 30),
+        suite("table1, small", "table1", small, 40),
+        suite("supernet-step, small", "supernet_step", small, 40),
+        suite("training-cost, small", "training_cost", small, 40, *few),
+        # TensorRT has no other way to keep TF32 out.
+        own("rtx", 60, *carried, NVIDIA_TF32_OVERRIDE="0"),
+        suite("table1", "table1", paper, 130, *most),
+        suite("supernet-step", "supernet_step", paper, 100),
+        own("latency", 120, shown=True),
+        own("latency, compiled", 120, shown=True),
+        own("latency, TF32", 90, shown=True),
+        suite("training-cost", "training_cost", paper, 120),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Finding] | None = None) -> int:
+    """Run the check and return an exit code: 1 if a step failed, else 0; `run` runs one step within its seconds."""
+    parser = argparse.ArgumentParser(prog="device_check", description="Check an NVIDIA card, and measure on it.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for records and logs")
+    parser.add_argument("--dry-run", action="store_true", help="the same on the CPU, with the smallest sizes")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        metavar="S",
+        help=f"seconds of all steps; default: {_BUDGET_S:.0f}, dry: 10 times that",
+    )
+    parser.add_argument("--only", nargs="*", default=(), metavar="STEP", help="names of steps; default: all")
+    parser.add_argument(
+        "--rtx", type=Path, metavar="DIR", help="folder with the unpacked wheel of ONNX Runtime's TensorRT-RTX plugin"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        with output_folder(given.out) as folder:
+            wanted = steps(folder.absolute(), dry_run=given.dry_run, rtx=given.rtx and given.rtx.absolute())
+            unknown = set(given.only) - {step.name for step in wanted}
+            budget_s = given.budget_s if given.budget_s is not None else _BUDGET_S * (_PATIENCE if given.dry_run else 1)
+            if unknown or not budget_s > 0:
+                parser.error(f"no step {min(unknown)!r}" if unknown else "--budget-s must be positive")
+            wanted = [step for step in wanted if not given.only or step.name in given.only]
+            return _run_all(wanted, folder, budget_s, run or _run)
+    except IrepdeployError as error:
+        log(f"error: {error.line}")
+        return error.exit_code
+
+
+def _run(step: Step, limit_s: float) -> Finding:
+    return run_step(step.name, step.command, limit_s, step.environment)
+
+
+def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callable[[Step, float], Finding]) -> int:
+    end, found = time.monotonic() + budget_s, list[Finding]()
+    append_line(folder / RECORDS, {"step": "system", "created": _now(), "system": system_block()})
+    logs = make_folder(folder / "logs")
+    for step in wanted:
+        left = end - time.monotonic()
+        if left < _LEAST_S:
+            finding = Finding(step.name, NOT_RUN, "no time left")
+        else:
+            log(f"{step.name} ...")
+            finding = run(step, min(step.limit_s, left))
+        # At once, so that an end of the machine costs what comes later alone.
+        append_line(folder / RECORDS, {"step": step.name, "created": _now(), **finding.to_dict(), **_state()})
+        write_bytes(logs / f"{step.name.replace(' ', '-').replace(',', '')}.txt", finding.output.encode())
+        log(f"{step.name}: {finding.status}: {finding.said}")
+        found.append(finding)
+    for step, finding in zip(wanted, found, strict=True):
+        if step.shown and finding.status == OK:
+            say(f"\n{step.name}\n{_text_of(finding)}")
+    rows = [[each.name, each.status, f"{each.seconds:.1f}", each.said] for each in found]
+    table("Device check", ["step", "status", "s", "finding"], rows)
+    return 1 if any(each.status == FAILED for each in found) else 0
+
+
+def _text_of(finding: Finding) -> str:
+    """Return the output without the line of a finding, for people."""
+    lines = finding.output.rstrip().splitlines()
+    return "\n".join(lines[:-1] if lines and lines[-1].startswith('{"status"') else lines)
+
+
+def _state() -> dict[str, object]:
+    return {"state": machine_state()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

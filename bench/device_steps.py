@@ -1,0 +1,277 @@
+"""The steps of `irepdeploy.bench.device_check` that are not suites: ``python -m irepdeploy.bench.device_steps NAME``.
+
+Each prints its finding as the last line of its output (`irepdeploy.board.steps`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from irepdeploy.board.comparison import TOLERANCES, compare_outputs
+from irepdeploy.board.cuda_check import check_bindings, check_graphs
+from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import DeviceTimed, Runner, TensorSpec
+from irepdeploy.board.steps import answer
+from irepdeploy.board.system import machine_state
+from irepdeploy.board.trt_library import load_tensorrt
+from irepdeploy.board.trt_runner import TrtRunner
+from irepdeploy.errors import CheckFailed, InputError, MissingError
+from irepdeploy.export.engine.engine import build_engine
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.fold import folded
+from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
+from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
+from irepdeploy.runtime.torch_runner import TorchRunner
+
+from .device_latency import measure_latencies
+from .onnx_model import onnx_of
+
+__all__ = ["STEPS", "main"]
+
+_SHAPE = (1, 16, 16)
+_REPLAYS = 200
+_ALLOWED_CLOCK = 0.05
+# Ampere's and Hopper's TF32 has 10 bits: its error is about 1e-3, that of float32 about 1e-6.
+_TF32_ERROR, _FP32_ERROR = 1e-4, 1e-5
+
+Found = tuple[str, Mapping[str, Any]]
+
+
+class Request(NamedTuple):
+    """What a step gets: the device, the folder for what it keeps, and that of the TensorRT-RTX plugin."""
+
+    device: str
+    out: Path
+    rtx: Path | None = None
+
+    def need_gpu(self) -> None:
+        """Raise MissingError unless it is about a GPU."""
+        if self.device != "cuda":
+            raise MissingError("needs a GPU")
+        if not torch.cuda.is_available():
+            raise MissingError("torch finds no CUDA device here")
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    net = build_plain("vgg6", num_classes=10, input_shape=_SHAPE)
+    randomize_statistics(net, 0).eval()
+    return folded(net)
+
+
+def _feeds(batch: int = 4) -> dict[str, np.ndarray]:
+    return {"input": np.random.default_rng(0).standard_normal((batch, *_SHAPE)).astype("float32")}
+
+
+def _expected(net: nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with torch.inference_mode():
+        images = torch.from_numpy(feeds["input"]).double()
+        return {"logits": net.double()(images).float().numpy()}
+
+
+def _specs() -> list[TensorSpec]:
+    return [TensorSpec("input", (None, *_SHAPE))]
+
+
+def _checked(runner: Runner, expected: Mapping[str, np.ndarray], feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Run a runner in each way, compare its outputs, and return what it says of itself."""
+    with runner:
+        verdict = compare_outputs(expected, runner.infer(feeds), TOLERANCES["float32"])
+        if not verdict.ok:
+            raise CheckFailed(f"its outputs are wrong: {verdict.reason}", where=runner.name)
+        call = runner.bind(feeds)
+        for _ in range(3):
+            call()
+        # Other inputs in between must not change what the call was bound to, nor end it.
+        runner.infer(feeds)
+        call()
+        described = runner.describe()
+        if described["device"] != "cpu":
+            if not isinstance(call, DeviceTimed) and "provider" in described and runner.name != "ort":
+                raise CheckFailed("the device gives no times", where=runner.name)
+            if isinstance(call, DeviceTimed):
+                described["device_ns"] = call.device_ns()
+        if str(described.get("cuda_graph", "")).startswith("failed"):
+            raise CheckFailed(f"no CUDA graph: {described['cuda_graph']}", where=runner.name)
+    return {"error": verdict.max_rel_error, **described}
+
+
+def _runners(request: Request) -> Found:
+    net, feeds = _network(), _feeds()
+    content = onnx_of(net, _specs(), ["logits"])
+    on_gpu = request.device == "cuda"
+    kinds: dict[str, Callable[..., Runner]] = {
+        "torch": lambda **how: TorchRunner(net, _specs(), ["logits"], device=request.device, **how),
+        "ort-cpu": lambda transfers: OrtRunner(content),
+    }
+    if on_gpu:
+        request.need_gpu()
+        kinds["torch-graph"] = lambda **how: TorchGraphRunner(net, _specs(), ["logits"], **how)
+        kinds["ort-cuda"] = lambda **how: OrtRunner(content, provider="CUDAExecutionProvider", **how)
+        kinds["trt"] = lambda **how: _engine_runner(net, request, "tensorrt", **how)
+    expected = _expected(_network(), feeds)
+    figures: dict[str, Any] = {}
+    for kind, make in kinds.items():
+        for transfers in ("excluded", "included"):
+            try:
+                figures[f"{kind}, {transfers}"] = _checked(make(transfers=transfers), expected, feeds)
+            except MissingError as error:
+                figures[f"{kind}, {transfers}"] = error.line
+    worked = dict.fromkeys(key.partition(",")[0] for key, value in figures.items() if isinstance(value, dict))
+    missing = sorted({key.partition(",")[0] for key, value in figures.items() if isinstance(value, str)})
+    return f"right: {', '.join(worked)}" + (f"; missing: {', '.join(missing)}" if missing else ""), figures
+
+
+def _engine_runner(net: nn.Module, request: Request, flavour: str, **how: Any) -> TrtRunner:
+    load_tensorrt(flavour)
+    engine = request.out / f"check.{flavour}.engine"
+    if not engine.exists():
+        # An engine of one batch size: TensorRT-RTX would run the first calls of others by fallback kernels.
+        specs = [spec.with_batch(len(_feeds()["input"])) for spec in _specs()]
+        build_engine(onnx_of(net, specs, ["logits"]), engine, flavour=flavour)
+    return TrtRunner(engine, cuda_graph=True, **how)
+
+
+def _compile(request: Request) -> Found:
+    if request.device == "cuda":
+        request.need_gpu()
+    feeds = _feeds()
+    runner = TorchCompileRunner(_network(), _specs(), ["logits"], device=request.device)
+    found = _checked(runner, _expected(_network(), feeds), feeds)
+    return f"right: error {found['error']:.1e}", {"torch-compile": found}
+
+
+def _tf32(request: Request) -> Found:
+    if request.device == "cuda":
+        request.need_gpu()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1), nn.Flatten(), nn.Linear(128 * 64, 64)).eval()
+    feeds = {"input": np.random.default_rng(1).standard_normal((8, 128, 8, 8)).astype("float32")}
+    errors = {}
+    for tf32 in (False, True):
+        runner = TorchRunner(net, [TensorSpec("input", (None, 128, 8, 8))], ["y"], device=request.device, tf32=tf32)
+        with runner:
+            errors[tf32] = runner.infer(feeds)["y"]
+    with torch.inference_mode():
+        exact = net.double()(torch.from_numpy(feeds["input"]).double()).numpy()
+    off, on = (float(np.abs(errors[tf32] - exact).max() / np.abs(exact).max()) for tf32 in (False, True))
+    figures = {"error_off": off, "error_on": on}
+    said = f"error {off:.1e} with TF32 off, {on:.1e} with it on"
+    if off > _FP32_ERROR:
+        raise CheckFailed(f"float32 is rounded although TF32 is off: {said}", where="TF32")
+    if request.device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 and on < _TF32_ERROR:
+        raise CheckFailed(f"TF32 has no effect: {said}", where="TF32")
+    return said, figures
+
+
+def _clock(request: Request) -> Found:
+    """Compare the device's time of single calls with that of many replays between two events."""
+    request.need_gpu()
+    torch.manual_seed(0)
+    net = folded(randomize_statistics(build_plain("vgg16", num_classes=10), 0).eval())
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype("float32")
+    before = machine_state()["gpu"]
+    with TorchGraphRunner(net, [TensorSpec("input", (1, 3, 32, 32))], ["logits"]) as runner:
+        call = runner.bind({"input": images})
+        assert isinstance(call, DeviceTimed)
+        for _ in range(_REPLAYS):
+            call()
+        singles = []
+        for _ in range(_REPLAYS):
+            call()
+            singles.append(call.device_ns())
+        one = statistics.median(singles)
+        replay = runner._closed([torch.from_numpy(images).cuda()])
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(_REPLAYS):
+            replay()
+        end.record()
+        torch.cuda.synchronize()
+        many = start.elapsed_time(end) * 1e6 / _REPLAYS
+    off = abs(one - many) / many
+    figures = {"one_ns": one, "of_many_ns": many, "difference": off, "before": before, "after": machine_state()["gpu"]}
+    said = f"{one / 1e3:.1f} us a call, {many / 1e3:.1f} us of {_REPLAYS} replays"
+    if off > _ALLOWED_CLOCK:
+        raise CheckFailed(f"the device's times differ by {off:.1%}: {said}", where="clock")
+    return said, figures
+
+
+def _rtx(request: Request) -> Found:
+    """Run TensorRT-RTX, as ONNX Runtime's plugin and by an engine of ours, where its wheels are carried."""
+    request.need_gpu()
+    if request.rtx is not None:
+        sys.path.insert(0, str(request.rtx))
+    import onnxruntime
+
+    net, feeds = _network(), _feeds()
+    content, expected = onnx_of(net, _specs(), ["logits"]), {}
+    with OrtRunner(content) as reference:
+        expected = reference.infer(feeds)
+    figures: dict[str, Any] = {}
+    ways: dict[str, Callable[[], Runner]] = {
+        "plugin": lambda: OrtRunner(content, provider="NvTensorRTRTXExecutionProvider"),
+        "engine": lambda: _engine_runner(net, request, "tensorrt_rtx"),
+    }
+    for way, make in ways.items():
+        try:
+            figures[way] = _checked(make(), expected, feeds)
+        except MissingError as error:
+            figures[way] = error.line
+    if hasattr(onnxruntime, "get_ep_devices"):
+        figures["devices"] = [str(device.ep_name) for device in onnxruntime.get_ep_devices()]
+    right = [way for way in ways if isinstance(figures[way], dict)]
+    if not right:
+        raise MissingError(f"not carried: {figures['plugin']}")
+    return f"equal to ONNX Runtime on the CPU: {', '.join(right)}", figures
+
+
+def _latency(request: Request, *, tf32: bool = False, compiled: bool = False) -> Found:
+    if request.device == "cuda":
+        request.need_gpu()
+    return measure_latencies(request.device, request.out / "latency", tf32=tf32, compiled=compiled)
+
+
+STEPS: dict[str, Callable[[Request], Found]] = {
+    "bindings": lambda request: check_bindings(),
+    "graphs": lambda request: check_graphs(),
+    "runners": _runners,
+    "compile": _compile,
+    "tf32": _tf32,
+    "clock": _clock,
+    "rtx": _rtx,
+    "latency": _latency,
+    "latency, compiled": lambda request: _latency(request, compiled=True),
+    "latency, TF32": lambda request: _latency(request, tf32=True),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a step and print its finding."""
+    parser = argparse.ArgumentParser(prog="device_steps")
+    parser.add_argument("name", choices=STEPS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rtx", type=Path)
+    given = parser.parse_args(arguments)
+    request = Request(given.device, given.out, given.rtx)
+    try:
+        print(json.dumps(answer(lambda: STEPS[given.name](request)), default=str), flush=True)
+    except InputError as error:
+        print(json.dumps({"status": "failed", "said": error.line, "figures": {}}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

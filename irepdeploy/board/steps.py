@@ -1,0 +1,113 @@
+"""Steps of a check, each in a process of its own with a time limit: one that crashes or hangs costs only itself.
+
+A step prints its finding as one line of JSON, the last of its stdout: ``{"status": ..., "said": ..., "figures": ...}``.
+A program that prints something else is taken at its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+
+from irepdeploy.errors import IrepdeployError, MissingError, one_line
+
+__all__ = ["FAILED", "LATE", "NOT_RUN", "OK", "SKIPPED", "Finding", "answer", "run_step"]
+
+OK, FAILED, SKIPPED, LATE, NOT_RUN = "ok", "failed", "skipped", "out of time", "not run"
+_SHOWN = 300
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The finding of a step.
+
+    Attributes:
+        status: OK, FAILED, SKIPPED, LATE (it took longer than its limit and was ended) or NOT_RUN.
+        said: One line: the result, or the reason.
+        output: Everything that it printed.
+    """
+
+    name: str
+    status: str
+    said: str = ""
+    seconds: float = 0.0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    output: str = field(default="", repr=False)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return a JSON object, without the output."""
+        return {key: value for key, value in asdict(self).items() if key != "output"}
+
+
+def answer(step: Callable[[], Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
+    """Call a step, which returns what it says and its figures, and return the line that it prints.
+
+    Every error becomes a status, since a check must not end in a traceback: what is missing skips the step, anything
+    else fails it.
+    """
+    try:
+        said, figures = step()
+        return {"status": OK, "said": said, "figures": dict(figures)}
+    except MissingError as error:
+        return {"status": SKIPPED, "said": error.line, "figures": {}}
+    except IrepdeployError as error:
+        return {"status": FAILED, "said": error.line, "figures": {}}
+    except Exception as error:  # a bug, or anything that a library raises
+        return {"status": FAILED, "said": f"{type(error).__name__}: {one_line(error)}", "figures": {}}
+
+
+def run_step(
+    name: str, command: Sequence[str], limit_s: float, environment: Optional[Mapping[str, str]] = None
+) -> Finding:
+    """Run a step to its end, or until its time is over; everything that it started is ended with it."""
+    began = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=None if environment is None else {**os.environ, **environment},
+        )
+    except OSError as error:
+        return Finding(name, FAILED, f"cannot be started: {error.strerror}")
+    late = False
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        late = True
+        _end(process)
+        output, _ = process.communicate()
+    except BaseException:
+        _end(process)
+        process.wait()
+        raise
+    text, seconds = output.decode("utf-8", "replace"), round(time.monotonic() - began, 2)
+    if late:
+        return Finding(name, LATE, f"ended after {limit_s:.0f} s", seconds, {}, text)
+    return _finding(name, process.returncode, text, seconds)
+
+
+def _end(process: Any) -> None:
+    # Its group: a step may have started processes of its own.
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _finding(name: str, code: int, text: str, seconds: float) -> Finding:
+    lines = [line for line in text.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        found = json.loads(last)
+        return Finding(name, str(found["status"]), one_line(str(found["said"])), seconds, found["figures"], text)
+    if code == 0:
+        return Finding(name, OK, one_line(lines[0])[:_SHOWN] if lines else "", seconds, {}, text)
+    why = f"crashed (signal {-code})" if code < 0 else f"exit code {code}"
+    return Finding(name, FAILED, f"{why}: {one_line(last)[:_SHOWN]}" if last else why, seconds, {}, text)

@@ -1,0 +1,83 @@
+"""Check that the captured forward pass equals the eager one while weights and shapes change: of the device check.
+
+It is the evaluator's `CapturedForward`, with two shapes of batch in turn and the weights rewritten between replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from irepdeploy.board.steps import answer
+from irepdeploy.errors import CheckFailed, MissingError
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.fold import folded
+from irepdeploy.runs.suite import SCALES
+from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.runtime.memory_format import channels_last
+
+from ..evaluation.captured import CapturedForward
+
+__all__ = ["check_captured", "main"]
+
+# Largest difference, relative to the largest value; the algorithms of two runs may differ.
+_ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+_BATCHES = (64, 48)
+_ROUNDS = 3
+
+
+@torch.inference_mode()
+def check_captured(device: torch.device) -> tuple[str, Mapping[str, Any]]:
+    """Compare both on a device; the weights are rewritten in place before every pass.
+
+    Raises:
+        CheckFailed: If they differ.
+    """
+    figures = {}
+    with exact_arithmetic():
+        for dtype, allowed in _ALLOWED.items():
+            torch.manual_seed(0)
+            net = folded(randomize_statistics(build_plain("vgg6", num_classes=10, input_shape=(1, 16, 16)), 0).eval())
+            net = channels_last(net.to(device, dtype))
+            forward, worst = CapturedForward(net), 0.0
+            for _ in range(_ROUNDS):
+                for batch in _BATCHES:
+                    for parameter in net.parameters():
+                        parameter.copy_(torch.randn_like(parameter) * parameter.std().clamp_min(1e-2))
+                    images = channels_last(torch.randn(batch, 1, 16, 16, device=device, dtype=dtype))
+                    expected, found = net(images).float(), forward(images).float()
+                    error = (expected - found).abs().max() / expected.abs().max()
+                    worst = max(worst, float(error))
+            name = str(dtype).rpartition(".")[2]
+            figures[name] = worst
+            if not worst <= allowed:
+                raise CheckFailed(f"captured and eager logits differ by {worst:.1e}", where=name)
+    return ", ".join(f"{name} {error:.1e}" for name, error in figures.items()), figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the check and print its finding, with the options of a suite."""
+    parser = argparse.ArgumentParser(prog="captured_check")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="of no effect")
+    parser.add_argument("--out", type=Path, help="of no effect")
+    given = parser.parse_args(arguments)
+
+    def step() -> tuple[str, Mapping[str, Any]]:
+        if given.device == "cpu":
+            raise MissingError("needs a GPU")
+        return check_captured(torch.device("cuda"))
+
+    print(json.dumps(answer(step)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

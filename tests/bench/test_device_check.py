@@ -1,0 +1,203 @@
+"""The check of a card: as a dry run on the CPU, and on pretended findings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irepdeploy.bench import device_check, device_latency, device_steps
+from irepdeploy.bench.device_check import Step, main, steps
+from irepdeploy.bench.suites.published import TABLE2, TABLE3
+from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, SKIPPED, Finding, run_step
+from irepdeploy.errors import CheckFailed, MissingError
+
+# What the machine that is lent does not have.
+_BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "scipy", "matplotlib", "PIL", "onnxsim", "jinja2")
+_ORDER = [
+    "bindings", "graphs", "runners", "compile", "captured forward", "tf32", "clock", "table1, small",
+    "supernet-step, small", "training-cost, small", "rtx", "table1", "supernet-step", "latency", "latency, compiled",
+    "latency, TF32", "training-cost",
+]  # fmt: skip
+
+
+def here(step: Step, limit_s: float) -> Finding:
+    """Run a step in this process; suites, and the compiler, which takes minutes on a CPU, are left out."""
+    name, *words = step.command[3:]
+    if name != "irepdeploy.bench.device_steps" or "compile" in step.name:
+        return Finding(step.name, OK, "left out")
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert device_steps.main(words) == 0
+    found = json.loads(output.getvalue().splitlines()[-1])
+    return Finding(step.name, found["status"], found["said"], 1.0, found["figures"], output.getvalue())
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_dry_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "--out", str(tmp_path)], run=here) == 0
+    out = capsys.readouterr().out
+    system, *lines = records(tmp_path)
+    assert system["step"] == "system" and system["system"]["cpu"]
+    assert [line["step"] for line in lines] == _ORDER
+    found = {line["step"]: line for line in lines}
+    if not torch.cuda.is_available():
+        assert {name for name, line in found.items() if line["status"] == SKIPPED} == {
+            "bindings", "graphs", "clock", "rtx",
+        }  # fmt: skip
+    assert found["runners"]["said"] == "right: torch, ort-cpu"
+    assert found["runners"]["figures"]["torch, included"]["error"] < 1e-4
+    assert found["tf32"]["figures"]["error_off"] < 1e-5
+    # Of the latency rows, one beside its reference.
+    assert found["latency"]["said"].startswith("2 of 2 rows")
+    latency = [json.loads(line) for line in (tmp_path / "latency" / "records.jsonl").read_text().splitlines()]
+    assert [(line["network"], line["tf32"]) for line in latency[:2]] == [("IrepVGG-16", False), ("VGG", False)]
+    assert set(latency[1]["samples_ns"]) == {"IrepVGG-16 eager", "VGG eager"}
+    # The table comes last, after what the paper's conditions gave.
+    assert "Table 2, VGG: eager" in out and out.rindex("Device check") > out.rindex("Table 2, VGG")
+    assert all(name in out[out.rindex("Device check") :] for name in _ORDER)
+    assert (tmp_path / "logs" / "runners.txt").read_text().startswith('{"status": "ok"')
+
+
+def test_steps_have_limits_and_the_budget_ends_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits: list[float] = []
+
+    def run(step: Step, limit_s: float) -> Finding:
+        limits.append(limit_s)
+        return Finding(step.name, LATE if len(limits) == 2 else OK, "said")
+
+    assert main(["--out", str(tmp_path), "--budget-s", "30"], run=run) == 0
+    assert all(limit <= 30 for limit in limits) and limits[0] == 20
+    assert main(["--out", str(tmp_path / "b"), "--budget-s", "4"], run=run) == 0
+    assert {line.get("status") for line in records(tmp_path / "b")[1:]} == {NOT_RUN}
+    assert "no time left" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_is_the_exit_code_and_ends_nothing(tmp_path: Path) -> None:
+    def run(step: Step, limit_s: float) -> Finding:
+        return Finding(step.name, FAILED if step.name == "graphs" else OK)
+
+    assert main(["--out", str(tmp_path)], run=run) == 1
+    assert len(records(tmp_path)) == 1 + len(_ORDER)
+
+
+def test_a_step_is_really_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (sys.executable, "-c", "import time; print('began', flush=True); time.sleep(600)")
+    monkeypatch.setattr(device_check, "steps", lambda *given, **how: [Step("hangs", command, 1.0)])
+    assert main(["--out", str(tmp_path)]) == 0
+    assert records(tmp_path)[1]["status"] == LATE
+    assert (tmp_path / "logs" / "hangs.txt").read_text() == "began\n"
+
+
+@pytest.mark.parametrize("words", [["--only", "nothing"], ["--budget-s", "0"], ["--budget-s", "nan"]])
+def test_options_that_are_wrong(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--out", str(tmp_path), *words])
+    assert caught.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_paper_rows_and_the_carried_wheels() -> None:
+    assert len(TABLE2) + len(TABLE3) == 28
+    assert {row.label for table in device_latency._TABLES for row in table.rows} == {
+        row.label for row in (*TABLE2, *TABLE3)
+    }
+    commands = {step.name: step for step in steps(Path("out"), rtx=Path("carried"))}
+    assert list(commands) == _ORDER
+    assert commands["rtx"].command[-2:] == ("--rtx", "carried")
+    assert commands["rtx"].environment == {"NVIDIA_TF32_OVERRIDE": "0"}
+    assert "--dry-run" not in " ".join(commands["table1"].command) and "paper" in commands["table1"].command
+
+
+class Clocked:
+    """A call of a GPU, as far as a check of a runner looks at it."""
+
+    def __init__(self, **described: Any) -> None:
+        self.described = {"device": "cuda:0", "provider": "torch cuda", **described}
+        self.name = "torch"
+
+    def __enter__(self) -> Clocked:
+        return self
+
+    def __exit__(self, *given: Any) -> None: ...
+
+    def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        return {"logits": feeds["input"]}
+
+    def bind(self, feeds: dict[str, Any]) -> Any:
+        return lambda: None
+
+    def describe(self) -> dict[str, Any]:
+        return self.described
+
+
+def test_a_runner_that_is_wrong() -> None:
+    feeds = device_steps._feeds()
+    right = {"logits": feeds["input"]}
+    with pytest.raises(CheckFailed, match="its outputs are wrong"):
+        device_steps._checked(Clocked(), {"logits": feeds["input"] + 1}, feeds)  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match="the device gives no times"):
+        device_steps._checked(Clocked(), right, feeds)  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match="no CUDA graph: failed: refused"):
+        device_steps._checked(Clocked(device="cpu", cuda_graph="failed: refused"), right, feeds)  # type: ignore[arg-type]
+
+
+def test_rtx_is_skipped_where_it_is_not_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_steps.Request, "need_gpu", lambda self: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def nothing(*given: Any, **how: Any) -> Any:
+        raise MissingError("TensorRT-RTX is not installed")
+
+    monkeypatch.setattr(device_steps, "_engine_runner", nothing)
+    request = device_steps.Request("cuda", tmp_path, rtx=tmp_path)
+    with pytest.raises(MissingError, match="not carried: ONNX model in memory: NvTensorRTRTX"):
+        device_steps.STEPS["rtx"](request)
+    # A carried one that runs wrongly fails, and is not taken for a missing one.
+    monkeypatch.setattr(device_steps, "_engine_runner", lambda *given: Clocked())
+    with pytest.raises(CheckFailed, match="its outputs are wrong"):
+        device_steps.STEPS["rtx"](request)
+
+
+def barring(folder: Path) -> dict[str, str]:
+    """Return an environment whose Pythons have nothing but torch, numpy, onnx, onnxruntime and this package."""
+    folder.mkdir()
+    # Not by a finder that raises: torch asks which of them there are.
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({_BARRED}))\n")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def test_it_imports_torch_numpy_onnx_and_onnxruntime_alone(tmp_path: Path) -> None:
+    modules = {step.command[3] for step in steps(tmp_path)} | {"irepdeploy.bench.device_check"}
+    code = f"import importlib\nfor name in {sorted(modules)}: importlib.import_module(name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=barring(tmp_path / "bar"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_dry_run_with_nothing_else_installed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "irepdeploy.bench.device_check", "--dry-run", "--out", str(tmp_path / "out")]
+    found = run_step("dry run", command, 3000, barring(tmp_path / "bar"))
+    assert found.status == OK, found.output
+    lines = records(tmp_path / "out")[1:]
+    assert [line["step"] for line in lines] == _ORDER
+    assert {line["status"] for line in lines} <= {OK, SKIPPED}, found.output
+    assert (tmp_path / "out" / "table1" / "records.jsonl").exists()

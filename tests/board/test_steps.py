@@ -1,0 +1,119 @@
+"""Steps of a check: each ends in a finding, whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from irepdeploy.board import cuda_check
+from irepdeploy.board.cuda_check import check_bindings, check_calls, check_graphs
+from irepdeploy.board.cudart import open_cuda
+from irepdeploy.board.steps import FAILED, LATE, OK, SKIPPED, Finding, answer, run_step
+from irepdeploy.errors import CheckFailed, MissingError, RunError
+from support.fake_cudart import FakeCudart
+
+
+def run(code: str, limit_s: float = 60.0) -> Finding:
+    return run_step("it", [sys.executable, "-c", code], limit_s)
+
+
+def raising(error: Exception) -> dict[str, Any]:
+    def step() -> tuple[str, Mapping[str, Any]]:
+        raise error
+
+    return answer(step)
+
+
+def test_the_answer_of_a_step() -> None:
+    assert answer(lambda: ("well", {"x": 1})) == {"status": OK, "said": "well", "figures": {"x": 1}}
+    assert raising(MissingError("no GPU", hint="buy one"))["status"] == SKIPPED
+    assert raising(CheckFailed("wrong", where="it")) == {"status": FAILED, "said": "it: wrong", "figures": {}}
+    assert raising(ZeroDivisionError("by\nzero"))["said"] == "ZeroDivisionError: by zero"
+
+
+def test_the_finding_of_a_step() -> None:
+    line = json.dumps({"status": SKIPPED, "said": "no GPU", "figures": {"a": 1}})
+    found = run(f"print('noise'); print({line!r})")
+    assert (found.status, found.said, found.figures) == (SKIPPED, "no GPU", {"a": 1})
+    assert found.output.startswith("noise") and "output" not in found.to_dict()
+    # A program that prints no finding.
+    assert (run("print('a table'); print('rows')").status, run("print('a table')").said) == (OK, "a table")
+    failed = run("import sys; sys.exit('no such thing')")
+    assert (failed.status, failed.said) == (FAILED, "exit code 1: no such thing")
+    assert run("import os; os.abort()").said.startswith("crashed (signal 6)")
+    assert run_step("it", ["/nowhere/python"], 1).said == "cannot be started: No such file or directory"
+
+
+def test_a_step_that_takes_too_long_is_ended_with_what_it_started() -> None:
+    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    found = run(child, limit_s=2.0)
+    assert found.status == LATE and found.said == "ended after 2 s"
+    pid = int(found.output)
+    # Gone, or a zombie that waits for its new parent.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        assert "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_the_calls_of_cuda() -> None:
+    library = FakeCudart()
+    library.memory = 1 << 20
+    found = check_calls(open_cuda(library=library))
+    assert set(found) == {"copies_ms", "graph_ms", "again_ms", "failed_capture", "next_ms"}
+    assert "not permitted when stream is capturing" in found["failed_capture"]
+    assert library.left() == [] and library.last_error == 0
+
+
+def test_cuda_that_does_not_do_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeCudart(memory=1 << 20)
+    cuda = open_cuda(library=library)
+    monkeypatch.setattr(
+        library, "_stream_synchronize", lambda stream: library._drain(library.streams[stream.value]) or 0
+    )
+    with pytest.raises(CheckFailed, match="a capture that waits for its stream does not fail"):
+        check_calls(cuda)
+    library = FakeCudart(memory=1 << 20)
+    monkeypatch.setattr(library, "_graph_launch", lambda run, stream: 0)
+    with pytest.raises(CheckFailed, match="a graph gives back other values"):
+        check_calls(open_cuda(library=library))
+    assert library.left() in ([], ["execs"])
+
+
+def test_the_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = open_cuda(library=FakeCudart()).facts()
+    monkeypatch.setattr(cuda_check, "device_facts", lambda: {"driver": "1", "gpu": "none: no libcudart here"})
+    for check in (check_bindings, check_graphs):
+        with pytest.raises(MissingError):
+            check()
+    monkeypatch.setattr(cuda_check, "device_facts", lambda: facts)
+
+    def opened(backend: str, **of: Any) -> Any:
+        if backend == "pycuda":
+            raise MissingError("pycuda is not installed")
+        if backend == "cuda-python":
+            raise MissingError("no usable GPU: error 35")
+        return open_cuda(library=FakeCudart(memory=1 << 20, **of))
+
+    monkeypatch.setattr(cuda_check, "open_cuda", opened)
+    said, figures = check_bindings()
+    assert said == "Fake GPU, compute capability 8.0, by ctypes; cuda-python: no usable GPU: error 35"
+    assert figures["bindings"]["pycuda"] == "pycuda is not installed"
+    assert check_graphs()[0] == "copies, events and graphs are right, by ctypes"
+    monkeypatch.setattr(
+        cuda_check,
+        "open_cuda",
+        lambda backend: opened("ctypes", compute_capability=(7, 2) if backend == "ctypes" else (8, 0)),
+    )
+    with pytest.raises(CheckFailed, match="different GPUs"):
+        check_bindings()
+
+
+def test_a_gpu_whose_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeCudart(memory=100)
+    with pytest.raises(RunError, match="out of memory"):
+        check_calls(open_cuda(library=library))
