@@ -122,6 +122,9 @@ def _measured(
 ) -> list[Record]:
     calls = {each.subject.key: each.runner.bind(fed.arrays) for each, fed in zip(opened, feeds, strict=True)}
     described = [each.runner.describe() for each in opened]
+    for each, runner in zip(opened, described, strict=True):
+        if str(runner.get("cuda_graph", "")).startswith("failed"):
+            log(f"{each.subject.label}: no CUDA graph, its launches are timed too: {runner['cuda_graph']}")
     state, created = machine_state(), datetime.now(UTC).isoformat()
     measured = measure(calls, seed=request.seed, on_round=on_round, **request.limits)
     shared: dict[str, Any] = {

@@ -191,6 +191,10 @@ def trtexec_line(
     if dla is not None:
         if not 0 <= dla < target.dla_cores:
             raise InputError(f"target {target.name} has {target.dla_cores} DLA cores", where=f"DLA core {dla}")
+        if precision == "int8" and int(version.partition(".")[0]) < 10:
+            # NVIDIA/TensorRT#2222: it takes the scales of a calibrator, not QuantizeLinear.
+            what = f"the DLA of TensorRT {version} takes no model with QuantizeLinear, which int8 models here are"
+            raise InputError(what, where=f"target {target.name}, DLA core {dla}", hint="add --precision fp16")
         words += [f"--useDLACore={dla}", "--allowGPUFallback"]
     # 8.6 renamed it.
     words.append("--buildOnly" if version.startswith("8.5") else "--skipInference")

@@ -71,7 +71,10 @@ class _Measuring:
                 self._time(calls)
                 for key, runner in runners.items():
                     # Only after the warm-up is it known whether a graph was captured.
-                    self._found[key]["runner"] = runner.describe()
+                    described = self._found[key]["runner"] = runner.describe()
+                    if str(described.get("cuda_graph", "")).startswith("failed"):
+                        text = f"no CUDA graph, its launches are timed too: {described['cuda_graph']}"
+                        self._events.log(text, level="warning", model=self._models[key]["label"])
                 if self._job["power_s"]:
                     self._steady(calls)
         return {"models": self._found, "protocol_version": PROTOCOL_VERSION, "order": "shuffled in every round"}
