@@ -16,7 +16,6 @@ from irepdeploy.errors import InputError, counted
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json
-from irepdeploy.parsing.validation import validated
 
 __all__ = ["CocoAnnotations", "read_coco"]
 
@@ -107,6 +106,9 @@ def read_coco(path: str | os.PathLike[str]) -> CocoAnnotations:
         InputError: It is not such a file, an id occurs twice, or an annotation names an image or a category that the
             file does not have.
     """
+    # The suites read data without pydantic.
+    from irepdeploy.parsing.validation import validated
+
     path = Path(path)
     try:
         parsed = parse_json(read_bytes(path, "file of annotations", JOURNAL))
