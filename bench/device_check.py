@@ -140,21 +140,24 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
             finding = run(step, min(step.limit_s, left))
         # At once, so that an end of the machine costs what comes later alone.
         append_line(folder / RECORDS, {"step": step.name, "created": _now(), **finding.to_dict(), **_state()})
-        write_bytes(logs / f"{step.name.replace(' ', '-').replace(',', '')}.txt", finding.output.encode())
+        write_bytes(
+            logs / f"{step.name.replace(' ', '-').replace(',', '')}.txt", (finding.output + finding.errors).encode()
+        )
         log(f"{step.name}: {finding.status}: {finding.said}")
         found.append(finding)
     for step, finding in zip(wanted, found, strict=True):
         if step.shown and finding.status == OK:
-            say(f"\n{step.name}\n{_text_of(finding)}")
+            for line in ("", step.name, *_text_of(finding)):
+                say(line)
     rows = [[each.name, each.status, f"{each.seconds:.1f}", each.said] for each in found]
     table("Device check", ["step", "status", "s", "finding"], rows)
     return 1 if any(each.status == FAILED for each in found) else 0
 
 
-def _text_of(finding: Finding) -> str:
-    """Return the output without the line of a finding, for people."""
+def _text_of(finding: Finding) -> list[str]:
+    """Return the lines of the output without that of the finding, for people."""
     lines = finding.output.rstrip().splitlines()
-    return "\n".join(lines[:-1] if lines and lines[-1].startswith('{"status"') else lines)
+    return lines[:-1] if lines and lines[-1].startswith('{"status"') else lines
 
 
 def _state() -> dict[str, object]:

@@ -30,7 +30,8 @@ class Finding:
     Attributes:
         status: OK, FAILED, SKIPPED, LATE (it took longer than its limit and was ended) or NOT_RUN.
         said: One line: the result, or the reason.
-        output: Everything that it printed.
+        output: Its stdout.
+        errors: Its stderr.
     """
 
     name: str
@@ -39,10 +40,11 @@ class Finding:
     seconds: float = 0.0
     figures: Mapping[str, Any] = field(default_factory=dict)
     output: str = field(default="", repr=False)
+    errors: str = field(default="", repr=False)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object, without the output."""
-        return {key: value for key, value in asdict(self).items() if key != "output"}
+        """Return a JSON object, without what was printed."""
+        return {key: value for key, value in asdict(self).items() if key not in ("output", "errors")}
 
 
 def answer(step: Callable[[], Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
@@ -72,7 +74,7 @@ def run_step(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             env=None if environment is None else {**os.environ, **environment},
         )
@@ -80,19 +82,20 @@ def run_step(
         return Finding(name, FAILED, f"cannot be started: {error.strerror}")
     late = False
     try:
-        output, _ = process.communicate(timeout=limit_s)
+        printed = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         late = True
         _end(process)
-        output, _ = process.communicate()
+        printed = process.communicate()
     except BaseException:
         _end(process)
         process.wait()
         raise
-    text, seconds = output.decode("utf-8", "replace"), round(time.monotonic() - began, 2)
+    seconds = round(time.monotonic() - began, 2)
+    output, errors = (each.decode("utf-8", "replace") for each in printed)
     if late:
-        return Finding(name, LATE, f"ended after {limit_s:.0f} s", seconds, {}, text)
-    return _finding(name, process.returncode, text, seconds)
+        return Finding(name, LATE, f"ended after {limit_s:.0f} s", seconds, {}, output, errors)
+    return _finding(name, process.returncode, output, errors, seconds)
 
 
 def _end(process: Any) -> None:
@@ -101,13 +104,14 @@ def _end(process: Any) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _finding(name: str, code: int, text: str, seconds: float) -> Finding:
-    lines = [line for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        found = json.loads(last)
-        return Finding(name, str(found["status"]), one_line(str(found["said"])), seconds, found["figures"], text)
+def _finding(name: str, code: int, output: str, errors: str, seconds: float) -> Finding:
+    lines = [line for line in output.splitlines() if line.strip()]
+    printed = {"output": output, "errors": errors}
+    with contextlib.suppress(ValueError, TypeError, KeyError, IndexError):
+        found = json.loads(lines[-1])
+        return Finding(name, str(found["status"]), one_line(str(found["said"])), seconds, found["figures"], **printed)
     if code == 0:
-        return Finding(name, OK, one_line(lines[0])[:_SHOWN] if lines else "", seconds, {}, text)
+        return Finding(name, OK, one_line(lines[0])[:_SHOWN] if lines else "", seconds, {}, **printed)
     why = f"crashed (signal {-code})" if code < 0 else f"exit code {code}"
-    return Finding(name, FAILED, f"{why}: {one_line(last)[:_SHOWN]}" if last else why, seconds, {}, text)
+    last = next((line for line in reversed([*lines, *errors.splitlines()]) if line.strip()), "")
+    return Finding(name, FAILED, f"{why}: {one_line(last)[:_SHOWN]}" if last else why, seconds, {}, **printed)

@@ -149,10 +149,10 @@ def _ort_hint() -> str:
     return f"{install}; or name a Python there that has it: --python ~/venv/bin/python"
 
 
-def _trt_hint(jetson: bool) -> str:
+def _trt_hint(jetson: bool, *, found: bool) -> str:
     if not jetson:
         return "pip install tensorrt, or measure with --runner ort-cpu"
-    if _in_environment():
+    if _in_environment() and not found:
         return "an environment made with --system-site-packages sees JetPack's; or --python /usr/bin/python3"
     return _JETPACK
 
@@ -176,7 +176,7 @@ def _missing(facts: dict[str, Any], files: BoardFiles) -> list[dict[str, str]]:
     if facts["tensorrt"] is None or facts["tensorrt_problem"] is not None:
         problem = facts["tensorrt_problem"]
         what = "TensorRT is not installed for this Python" if problem is None else f"TensorRT does not work: {problem}"
-        lack(what, "trt", _trt_hint(jetson))
+        lack(what, "trt", _trt_hint(jetson, found=problem is not None))
     if "compute_capability" not in facts["cuda"]:
         why = str(facts["cuda"].get("gpu", "")).partition("none: ")[2]
         lack(why or "no usable GPU", "trt", _JETPACK if jetson else "install its driver")

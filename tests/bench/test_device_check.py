@@ -64,7 +64,7 @@ def test_a_dry_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [(line["network"], line["tf32"]) for line in latency[:2]] == [("IrepVGG-16", False), ("VGG", False)]
     assert set(latency[1]["samples_ns"]) == {"IrepVGG-16 eager", "VGG eager"}
     # The table comes last, after what the paper's conditions gave.
-    assert "Table 2, VGG: eager" in out and out.rindex("Device check") > out.rindex("Table 2, VGG")
+    assert "\nlatency\nTable 2, IrepVGG-16: eager" in out and out.rindex("Device check") > out.rindex("Table 2, VGG")
     assert all(name in out[out.rindex("Device check") :] for name in _ORDER)
     assert (tmp_path / "logs" / "runners.txt").read_text().startswith('{"status": "ok"')
 

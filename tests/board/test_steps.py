@@ -43,7 +43,8 @@ def test_the_finding_of_a_step() -> None:
     assert (found.status, found.said, found.figures) == (SKIPPED, "no GPU", {"a": 1})
     assert found.output.startswith("noise") and "output" not in found.to_dict()
     # A program that prints no finding.
-    assert (run("print('a table'); print('rows')").status, run("print('a table')").said) == (OK, "a table")
+    table = run("import sys; print('a bar', file=sys.stderr); print('a table'); print('rows')")
+    assert (table.status, table.said, table.output, table.errors) == (OK, "a table", "a table\nrows\n", "a bar\n")
     failed = run("import sys; sys.exit('no such thing')")
     assert (failed.status, failed.said) == (FAILED, "exit code 1: no such thing")
     assert run("import os; os.abort()").said.startswith("crashed (signal 6)")
