@@ -71,7 +71,7 @@ def search(
             of a Dataset is drawn here; a DataLoader is iterated as it is. At the start of each epoch the generators of
             torch, Python, numpy and of the DataLoader are seeded from `seed`.
         val: Search-validation samples, likewise; candidates are scored on them. Kept on the device where they fit.
-        task: "classification", "segmentation", "regression", or a Task.
+        task: "classification", "segmentation", "regression", "detection", or a Task.
         out: Folder of the run; by default runs/search, or where that is taken runs/search-2, ...
         branches: A preset such as "ireps" or "acnet".
         where: Layers that take part, as in `insert_branches`.
@@ -163,7 +163,7 @@ def train(
         train: Training samples, as in `search`.
         val: Samples that choose the best epoch, likewise.
         test: Samples that are scored at the end.
-        task: "classification", "segmentation", "regression", or a Task.
+        task: "classification", "segmentation", "regression", "detection", or a Task.
         architecture: An Architecture, its file, or the name of a published one, which may be of a part of the network
             such as its backbone; by default every branch of `branches` wherever possible.
         out: Folder of the run; by default runs/train, or where that is taken runs/train-2, ...

@@ -162,6 +162,8 @@ def _head(channels: int, width: int, outputs: int) -> nn.Sequential:
 
 def _start_bilinear(conv: nn.ConvTranspose2d) -> None:
     """Let the first output channel enlarge bilinearly, as MMDetection does; the others keep torch's start."""
+    if conv.weight.is_meta:
+        return
     side = torch.arange(4, dtype=torch.float32)
     hat = 1 - (side / 2 - 0.75).abs()
     with torch.no_grad():
