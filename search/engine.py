@@ -49,6 +49,7 @@ from .supernet.batches import Batches, batches_of
 from .supernet.space import Bits
 from .supernet.subject import Subject, subject_of
 from .supernet.supernet import Supernet
+from .training.freezing import Freeze
 
 __all__ = ["Search"]
 
@@ -96,6 +97,7 @@ class Search:
         )
         if recipe.backbone.weights is not None:
             load_backbone(self.supernet.model, recipe.backbone.weights)
+        self.freeze = Freeze(self.supernet.model, recipe.freeze)
         self.supernet.model.to(self.ranks.device)
         self.space = self.supernet.space
         self.strategy = strategy(self.space, self.settings)
@@ -203,6 +205,7 @@ class Search:
         """Train for one epoch; return its mean loss and the images per second."""
         settings = self.settings
         model = self.supernet.model.train()
+        self.freeze.apply()
         set_rate(self.weights, cosine(settings.weights.lr, self.epoch, self.epochs))
         losses, seen = [], 0
         loop.seed_epoch(self.recipe.seed, self.epoch)

@@ -12,6 +12,7 @@ from irepdeploy.detect.detector import Detector
 from irepdeploy.detect.faster_rcnn import FasterRCNN
 from irepdeploy.network.nets import build, build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.profiling.counts import count
 from support.targets import some_targets
 
 # Parameters of the whole and of the backbone.
@@ -53,6 +54,19 @@ def test_what_others_count(meta: None) -> None:
 def test_parts_of_the_large_one(meta: None) -> None:
     net = build("faster_rcnn_resnet50_fpn")
     assert (params(net.neck), params(net.rpn_head), params(net.roi_head)) == (3_344_384, 593_935, 14_306_705)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "billions"),
+    [
+        ("centernet_resnet18", (3, 512, 512), 13.09),
+        ("centernet_dcn_resnet18", (3, 512, 512), 13.31),
+        ("faster_rcnn_resnet50_fpn", (3, 800, 1280), 206.33),
+    ],
+)
+def test_they_cost_what_is_published(name: str, shape: tuple[int, int, int], billions: float, meta: None) -> None:
+    """MMDetection prints 207 for the last, with normalisations."""
+    assert round(count(build(name, input_shape=shape), shape).macs / 1e9, 2) == billions
 
 
 @pytest.fixture
@@ -116,9 +130,9 @@ def test_rows_behind_the_last_detection_are_zero() -> None:
     assert number.dtype == classes.dtype == torch.int32
     counts = number[:, 0].tolist()
     assert 0 < counts[0] <= 100 and counts[2] == 0
-    for row, count in enumerate(counts):
-        assert not boxes[row, count:].any() and not scores[row, count:].any() and not classes[row, count:].any()
-        assert bool((scores[row, :count] > 0.05).all())
+    for row, found in enumerate(counts):
+        assert not boxes[row, found:].any() and not scores[row, found:].any() and not classes[row, found:].any()
+        assert bool((scores[row, :found] > 0.05).all())
         assert scores[row].tolist() == sorted(scores[row].tolist(), reverse=True)
 
 

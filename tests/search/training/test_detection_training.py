@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from irepdeploy.search.training.finetune import Finetuning
 from irepdeploy.search.training.freezing import Freeze
 from irepdeploy.search.training.training import Training
 from support.processes import run_ranks
+from support.targets import target
 
 _STAGES = [[4], [6], [8]]
 _TINY = [
@@ -226,9 +228,17 @@ def test_fine_tuning_starts_at_what_is_there(centernet: Make, tmp_path: Path) ->
 def test_average_precision_decides_a_search(centernet: Make, tmp_path: Path) -> None:
     recipe = centernet(
         "search.warmup_epochs=1", "search.evolutions=1", "search.epochs_per_evolution=1", "search.population=3",
-        "search.batch_size=6", "search.subnets_per_step=1",
+        "search.batch_size=6", "search.subnets_per_step=1", "freeze.stages=1", "freeze.statistics=true",
     )  # fmt: skip
-    found = Search(recipe, tmp_path / "search").run()
+    search = Search(recipe, tmp_path / "search")
+    before = {name: value.clone() for name, value in search.supernet.model.state_dict().items()}
+    found = search.run()
+    after = search.supernet.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(".branches." in name for name in changed)
+    # The counters of batches, which nothing reads, go on.
+    weights = {name for name in changed if name.startswith("backbone.") and not name.endswith("num_batches_tracked")}
+    assert not any(".running_" in name or ".stages.0." in name for name in weights)
     assert found.figures.by.name == "AP" and "AP50" in found.figures.figures
     assert all(layer.startswith("backbone.") for layer in found.best.layers)
     trained = Training(recipe, tmp_path / "train", found.best)
@@ -251,3 +261,24 @@ def test_two_processes_train_on_halves_of_each_batch(tmp_path: Path) -> None:
     assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
     result = json.loads((out / "result.json").read_text())
     assert (result["devices"], result["metric"]["name"]) == (2, "AP")
+
+
+def test_from_python_with_samples_of_a_list(centernet: Make, tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    # Of several sizes: batches are padded.
+    sizes = [(32, 32), (24, 32), (32, 20)] * 2
+    objects = [target([[2, 2, 12, 14]], [index % 10], image_id=index) for index in range(6)]
+    samples = [(torch.rand(1, *size, generator=random), each) for size, each in zip(sizes, objects, strict=True)]
+    net = build_plain("centernet_vgg6", stages=_STAGES, neck=[8], head=8, input_shape=(1, 32, 32))
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 3, "branches": "acnet", "where": "backbone"}
+    found = ird.train(
+        net, train=samples, val=samples[:3], task="detection", out=tmp_path / "run", allow_shared=True, **options
+    )
+    assert isinstance(found.model, Detector) and "AP50" in found.scores["val"].figures
+    with pytest.raises(InputError, match="expected a network that detects, got VGG"):
+        ird.train(
+            build_plain("vgg6"), train=samples, val=samples[:3], task="detection", out=tmp_path / "none", **options
+        )
+    labels = [(image, replace(each, labels=each.labels + 10)) for image, each in samples]
+    with pytest.raises(InputError, match="labels from 0 to 9, got 1"):
+        ird.train(net, train=labels, val=samples, task="detection", out=tmp_path / "bad", **options)
