@@ -15,7 +15,8 @@ from irepdeploy.detect.suppression import kept
 def random_boxes(seed: int, *shape: int, side: float = 100, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(*shape, 4, generator=generator, dtype=dtype) * side
-    return torch.cat([corners[..., :2], corners[..., :2] + 0.5 + corners[..., 2:] / 2], -1)
+    # Of sides from 1 to 51: deltas grow no box beyond 62.5 times its anchor.
+    return torch.cat([corners[..., :2], corners[..., :2] + 1 + corners[..., 2:] / 2], -1)
 
 
 def greedy(boxes: Tensor, threshold: float, valid: Tensor, groups: Tensor) -> list[int]:
