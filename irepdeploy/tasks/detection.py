@@ -117,9 +117,9 @@ class Detection(Task):
         groups = min(_GROUPS, count)
         if groups < _GROUPS:
             return None
-        values = self.contributions(statistics)[:groups]
-        score = self.score_rows(statistics)
-        half = _QUANTILE * float(values.std(ddof=1)) / groups**0.5
+        values = self.contributions(statistics)
+        score = float(values.mean())
+        half = _QUANTILE * float(values[:groups].std(ddof=1)) / groups**0.5
         return Interval(max(0.0, score - half), min(1.0, score + half), f"jackknife, {groups} groups of images")
 
     def check(self, outputs: Any, targets: Any, where: str) -> None:
