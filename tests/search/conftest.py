@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from irepdeploy.reparam import sample
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.search import functions
 from irepdeploy.search.engine import Search
@@ -36,6 +37,12 @@ def costs_are_counted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidate_cost, "_added", added)
         yield
+
+
+@pytest.fixture
+def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let merged steps sample the narrow layers of tiny networks, which would take the exact step."""
+    monkeypatch.setattr(sample, "_OF_CHANNELS", 1)
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
     assert {path.name for path in (tmp_path / "population").iterdir()} == {f"00{i}.json" for i in range(5)}
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_a_search_by_merged_steps_that_was_interrupted_ends_as_if_it_had_not_been(
     tiny: Tiny, tmp_path: Path, journal_of: JournalOf
 ) -> None:

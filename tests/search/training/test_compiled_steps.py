@@ -16,6 +16,7 @@ from irepdeploy.search.engine import Search
 from irepdeploy.search.training.training import Training
 from support.tiny import SOME, Stop, Tiny, stop_after
 
+pytestmark = pytest.mark.usefixtures("small_samples")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 # Two batches of 12 an epoch.
 OPTIONS = ("train.drop_path=0.5", "train.ema=0.9", "train.accumulate=2")

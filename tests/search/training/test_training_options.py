@@ -59,6 +59,7 @@ def test_with_everything_on_a_stopped_run_ends_as_if_it_had_not_been(tiny: Tiny,
     assert same(tmp_path / "stopped" / "last.pt", tmp_path / "whole" / "last.pt")
 
 
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize("option", EVERYTHING)
 def test_every_option_changes_the_weights(option: str, tiny: Tiny, tmp_path: Path, trained: Trained) -> None:
     Training(tiny(option), tmp_path, SOME).run()
