@@ -76,8 +76,10 @@ def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None
     assert all(at[trial.key] < at[cell.key] for cell in cells for trial in cell.trials)
     assert {trial.condition for cell in cells for trial in cell.trials} == {FASHION.main}
     # Cells that were added come last, so that jobs that began before them keep their shares.
-    before = [cell for cell in cells_of(FASHION, ["2", "5", "search", "axes"], COMPACT) if cell.stage != "scoring"]
-    assert cells[: len(before)] == before and len(before) == 269
+    asked = ["2", "5", "search", "axes"]
+    before = [cell for cell in cells_of(FASHION, asked, FASHION.networks) if cell.stage != "scoring"]
+    assert cells_of(FASHION, list(QUESTIONS), FASHION.networks)[: len(before)] == before
+    assert len(before) == 3 * 269
     shares = [Job(number, 7).share(cells) for number in range(1, 8)]
     assert sorted(cell.key for share in shares for cell in share) == sorted(at)
 
