@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from irepdeploy.data import StreamLoader
+from irepdeploy.data import Stream, StreamLoader
 from irepdeploy.errors import CheckpointError, InputError, RecipeError
 from irepdeploy.files import canonical_json
 from irepdeploy.network.backbone_weights import load_backbone
@@ -50,6 +50,7 @@ from ..supernet.subject import Subject, subject_of
 from .averaging import averaged
 from .early_fuse import fused_early, fused_structure
 from .freezing import Freeze
+from .samples import save_samples
 from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 
 __all__ = ["Training"]
@@ -348,6 +349,8 @@ class Training:
             if counts is not None and len(names) != len(counts):
                 names = tuple(map(str, range(len(counts))))
             save_run_pictures(self.folder.path, None if counts is None else counts.numpy(), names, "test set")
+            if isinstance(self.task, Detection) and isinstance(self._test, Stream) and self._test.by_index:
+                save_samples(self.folder.path, self._test.source, origin_of(self.net))
 
     def require_test(self) -> None:
         """Raise InputError if there is no test set."""
