@@ -14,7 +14,14 @@ import typer
 
 from irepdeploy.errors import InputError, IrepdeployError
 from irepdeploy.parsing.json_text import unsealed
-from irepdeploy.runs.reproduction import RECORDS, ReproducedCell, append_cell, paired, read_cells
+from irepdeploy.runs.reproduction import (
+    RECORDS,
+    ReproducedCell,
+    RescoredPopulation,
+    append_cell,
+    paired,
+    read_cells,
+)
 from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runs.spread import student_interval
 from irepdeploy.search.execution.ranks import Ranks
@@ -26,7 +33,7 @@ from irepdeploy.search.reproduction.cells import Cell, cells_of, chosen_trial, s
 from irepdeploy.search.reproduction.command import reproduce
 from irepdeploy.search.reproduction.hours import hours_of, total_hours
 from irepdeploy.search.reproduction.protocol import ARMS, PROTOCOLS, QUESTIONS, Protocol
-from irepdeploy.search.reproduction.run import drawn, records_in, run_cells
+from irepdeploy.search.reproduction.run import drawn, measured_in, records_in, run_cells
 from irepdeploy.search.reproduction.table import Table, markdown_of
 from irepdeploy.search.reproduction.tables import comparison_of, tables_of
 
@@ -155,14 +162,16 @@ def test_candidates_are_those_of_the_last_population(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cells_module, "QUESTIONS", {"search": ("random 2/3",)})
     monkeypatch.setattr(run_module, "_structure", lambda folder: None)
     cells = cells_of(protocol, ["search"], protocol.networks)
-    assert [cell.stage for cell in cells] == ["trial", "final", *["candidate"] * 2]
+    assert [cell.stage for cell in cells] == ["trial", "final", *["candidate"] * 2, "scoring"]
     made(cells, tmp_path)
-    done = [records_in(tmp_path)[cell.key] for cell in cells]
+    done = [records_in(tmp_path)[cell.key] for cell in cells[:-1]]
     final, candidates = done[1], done[2:]
     assert candidates[0].architecture == final.architecture and candidates[0].score == final.score
     scores = [cell.score for cell in candidates if cell.score is not None]
     assert len({json.dumps(cell.architecture) for cell in candidates}) == 2
     assert scores == sorted(scores, reverse=True)
+    again = measured_in(tmp_path)[cells[-1].key]
+    assert isinstance(again, RescoredPopulation) and [value for value, _ in again.whole][:2] == scores
     # One search made them all.
     assert len(list((tmp_path / "one").glob("search-*"))) == 1
 
