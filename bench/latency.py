@@ -12,6 +12,7 @@ from typing import Any
 
 from irepdeploy.board.feeds import check_finite
 from irepdeploy.board.protocol import PROTOCOL_VERSION, Measurement, measure
+from irepdeploy.board.runner import without_graph
 from irepdeploy.board.system import machine_state, system_block
 from irepdeploy.console import log
 from irepdeploy.errors import InputError
@@ -123,8 +124,8 @@ def _measured(
     calls = {each.subject.key: each.runner.bind(fed.arrays) for each, fed in zip(opened, feeds, strict=True)}
     described = [each.runner.describe() for each in opened]
     for each, runner in zip(opened, described, strict=True):
-        if str(runner.get("cuda_graph", "")).startswith("failed"):
-            log(f"{each.subject.label}: no CUDA graph, its launches are timed too: {runner['cuda_graph']}")
+        if why := without_graph(runner):
+            log(f"{each.subject.label}: {why}")
     state, created = machine_state(), datetime.now(UTC).isoformat()
     measured = measure(calls, seed=request.seed, on_round=on_round, **request.limits)
     shared: dict[str, Any] = {

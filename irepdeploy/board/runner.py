@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import Any, Callable, ClassVar, Dict, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import numpy as np
 
@@ -170,6 +170,12 @@ class Runner(abc.ABC):
                     where=where,
                     hint="? is any size" if None in spec.shape else "the batch comes first",
                 )
+
+
+def without_graph(described: Mapping[str, Any]) -> str:
+    """Return why a runner that should have a CUDA graph has none, in words for users, by its `describe`; else ""."""
+    graph = str(described.get("cuda_graph", ""))
+    return f"no CUDA graph, its launches are timed too: {graph}" if graph.startswith("failed") else ""
 
 
 def positive_threads(threads: int, runner: str) -> None:

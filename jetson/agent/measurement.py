@@ -20,7 +20,7 @@ from irepdeploy.board.comparison import TOLERANCES, Comparison, compare_outputs
 from irepdeploy.board.failure import named
 from irepdeploy.board.feeds import check_finite, random_feeds
 from irepdeploy.board.protocol import PROTOCOL_VERSION, measure
-from irepdeploy.board.runner import Runner
+from irepdeploy.board.runner import Runner, without_graph
 from irepdeploy.errors import CheckFailed, InputError, IrepdeployError, RunError, one_line
 
 from .events import EventStream
@@ -72,9 +72,9 @@ class _Measuring:
                 for key, runner in runners.items():
                     # Only after the warm-up is it known whether a graph was captured.
                     described = self._found[key]["runner"] = runner.describe()
-                    if str(described.get("cuda_graph", "")).startswith("failed"):
-                        text = f"no CUDA graph, its launches are timed too: {described['cuda_graph']}"
-                        self._events.log(text, level="warning", model=self._models[key]["label"])
+                    if without_graph(described):
+                        label = self._models[key]["label"]
+                        self._events.log(without_graph(described), level="warning", model=label)
                 if self._job["power_s"]:
                     self._steady(calls)
         return {"models": self._found, "protocol_version": PROTOCOL_VERSION, "order": "shuffled in every round"}

@@ -356,6 +356,15 @@ def test_verify_takes_engines(place: Place, capsys: pytest.CaptureFixture[str]) 
     assert main(["verify", *pair]) == 3
 
 
+def test_bench_says_that_an_engine_is_timed_without_a_graph(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.build()
+    words = ["bench", str(place.engine), "--seconds", "0"]
+    assert main(words) == 0 and "no CUDA graph" not in capsys.readouterr().err
+    place.trt.captured = "refuses"
+    assert main(words) == 0
+    assert "model: no CUDA graph, its launches are timed too: failed: TensorRT" in capsys.readouterr().err
+
+
 @pytest.mark.trt
 def test_a_real_engine_is_not_run_here(tmp_path: Path) -> None:
     """On a machine with no GPU the answer is that there is none; with one, this engine's fate is for that machine."""

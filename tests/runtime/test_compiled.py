@@ -80,3 +80,19 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_disabled_by_the_environment() -> None:
     with dynamo.patch(disable=True), pytest.raises(MissingError, match="unset TORCH_COMPILE_DISABLE"):
         compile_step(nn.ReLU(), CPU, "train.compile")
+
+
+def test_cuda_needs_a_c_compiler_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing gcc is not a network that cannot be compiled."""
+    import torch.utils._triton as triton
+
+    monkeypatch.setattr(triton, "has_triton", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    cuda, found = torch.device("cuda"), {"clang"}
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in found else None)
+    compiled.require_compiler(cuda, "compile")
+    found.clear()
+    with pytest.raises(MissingError, match="Triton needs a C compiler: gcc or clang not found"):
+        compiled.require_compiler(cuda, "compile")
+    monkeypatch.setenv("CC", "/opt/cc")
+    compiled.require_compiler(cuda, "compile")

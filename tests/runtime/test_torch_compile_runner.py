@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError, MissingError, ModelError
+from irepdeploy.errors import InputError, MissingError, ModelError, RunError
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.testing.runner_contract import RunnerCase, RunnerContract
 
@@ -140,3 +140,17 @@ def test_train_mode_and_threads_are_given_back() -> None:
     with pytest.raises(InputError, match="train mode"), runner:
         pass
     assert torch.get_num_threads() == threads
+
+
+def test_running_out_of_memory_is_not_a_network_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    module = "irepdeploy.runtime.torch_compile_runner"
+    monkeypatch.setattr(f"{module}.require_compiler", lambda device, where: None)
+    monkeypatch.setattr(f"{module}.compiled", lambda *given, **how: full)
+    with (
+        TorchCompileRunner(Small().eval(), [TensorSpec("input", (None, 3, 8, 8))], ["y"]) as runner,
+        pytest.raises(RunError, match="out of memory"),
+    ):
+        runner.infer(FEEDS)

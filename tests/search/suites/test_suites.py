@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from irepdeploy.console import progress
 from irepdeploy.errors import InputError
 from irepdeploy.runs.suite import SuiteRequest
 from irepdeploy.search.suites import training_step
 from irepdeploy.search.suites.alone import run_alone
+from irepdeploy.search.suites.rounds import has_bf16
 
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "matplotlib", "PIL", "tensorboard", "onnxsim")
 _ALONE = f"""
@@ -92,3 +95,11 @@ def test_the_training_step_makes_its_folder(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(InputError, match="takes no --only"):
             training_step.training_step(SuiteRequest("smoke", only=["vgg16"]), display)
     assert (tmp_path / "new" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize(("native", "has"), [(True, True), (False, False)])
+def test_emulated_bfloat16_is_not_counted(native: bool, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch does before Ampere, where it is slower than float32."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert has_bf16(torch.device("cuda")) is has
