@@ -48,8 +48,8 @@ def test_the_older_list() -> None:
     assert layers.layers == {"CaskConvolution": 2, "Reformat": 1}
 
 
-# One line each of the logs in these threads of github.com/NVIDIA/TensorRT, shortened after the tensors. What is not
-# published for a version has the form of the next one.
+# One line each of the logs in these threads of github.com/NVIDIA/TensorRT, shortened after the tensors. Which of the
+# two forms around it 10.3 has is not published: both are here.
 PUBLISHED = {
     # 2418: the engine inspector, in the words that the log has too.
     "8.5 detailed": (
@@ -69,8 +69,8 @@ PUBLISHED = {
         "Layer(CaskConvolution): conv1 + relu1, Tactic: 0x5deb29b7a8e275f7, r[Half(1,3,8,8)] -> a[Float(1,16,8,8)]",
         "Half",
     ),
-    # 4020
-    "8.6 detailed, int8": (
+    # 3737, and the same words in 4020 from 10.1
+    "8.6 and 10.1 detailed, int8": (
         "Name: resnetv15_stage3_conv4_fwd, LayerType: CaskConvolution, Inputs: [ { Name: FP16_in, Location: Device, "
         "Dimensions: [1,256,14,14], Format/Datatype: Thirty-two wide channel vectorized row major Int8 format }], "
         "Outputs: [ { Name: y, Format/Datatype: Channel major FP16 format where channel % 8 == 0 }]",
@@ -84,8 +84,13 @@ PUBLISHED = {
         "% 8 == 0 }], Outputs: [ ]",
         "Float",
     ),
-    # 4397
-    "10.3 detailed": (
+    "10.3 detailed, in the words of 10.1": (
+        "Name: conv, LayerType: CaskConvolution, Inputs: [ { Name: x, Location: Device, Dimensions: [1,3,8,8], "
+        "Format/Datatype: Channel major FP16 format where channel % 8 == 0 }]",
+        "Half",
+    ),
+    # 4397, from 10.10
+    "10.3 and 10.10 detailed": (
         "Name: conv, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [1,3,8,8], Format/Datatype: Half }]",
         "Half",
     ),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import select
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -420,10 +422,10 @@ def test_a_board_without_python_is_reported(server: Any) -> None:
 
 def test_another_python_runs_the_agent(server: Any, events: list[dict[str, Any]]) -> None:
     """One in the board's home, in a folder that no shell may take apart."""
-    (server.folder / "bin" / "python3").rename(server.home / "python3")
     path = server.home / "my $(touch x) venv" / "python"
     path.parent.mkdir()
-    (server.home / "python3").rename(path)
+    path.write_text(f'#!/bin/sh\necho "$1" >> ~/ran\nexec {shlex.quote(sys.executable)} "$@"\n')
+    path.chmod(0o755)
     assert installing(server, python="~/none").line == (
         "board: there is no ~/none that can be run (--python names an interpreter on the board)"
     )
@@ -431,6 +433,8 @@ def test_another_python_runs_the_agent(server: Any, events: list[dict[str, Any]]
         agent = RemoteAgent(remote, ARCHIVE, events.append, python="~/my $(touch x) venv/python")
         agent.install()
         assert agent.ask("have", {"sha256": []})["missing"] == []
+    # To look for the agent, to store it, and to run it.
+    assert (server.home / "ran").read_text().split() == ["-c", "-c", "-u"]
     assert not (server.home / "x").exists()
 
 

@@ -185,3 +185,17 @@ def test_the_naive_evaluation_is_eq_6(tiny: Tiny) -> None:
     for one, other in zip(naive.evaluate(population), evaluator.evaluate(population), strict=True):
         assert one.value == other.value
         assert one.negative_loss == pytest.approx(other.negative_loss, rel=1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_scored_before_the_run_was_ended_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def populations(subjects: Any, scale: Any, *_: Any) -> Any:
+        # The most that all populations may take.
+        assert scale.seconds == 7
+        yield module._Timed(subjects[0].net, 12, 1, {"naive": [1], "fused": [1]}, [1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_all_populations", populations)
+    with pytest.raises(KeyboardInterrupt):
+        run(SuiteRequest(scale="smoke", seconds=7, out=tmp_path))
+    assert json.loads((tmp_path / "records.jsonl").read_text())["samples_ns"] == {"naive": [1], "fused": [1]}
