@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
+from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import write_bytes
 from irepdeploy.network.checkpoint import save
@@ -33,6 +34,7 @@ from .diagnosis.audit import Asked
 from .exportable import Exportable
 from .job import Form, Job, Locate, Outputs
 from .network_source import as_static, asked_batch, metadata_of, open_network, precisions_in, with_signature
+from .precision.fp16 import FLOAT32_KEY
 from .prepared import Prepared
 from .request.export_request import ExportRequest
 from .simplify import Simplified, Simplifier
@@ -152,6 +154,8 @@ class NetworkExport(Exportable):
         batch = (self.signature.size or 1) if job.settings.dynamic_batch is None else None
         specs = [spec.with_batch(batch) for spec in self.origin.specs]
         metadata = metadata_of(origin_of(fused))
+        if isinstance(fused, Detector) and fused.float32:
+            metadata[FLOAT32_KEY] = ",".join(fused.float32)
         written = write_onnx(fused, specs, self.origin.output_names, target=job.target, metadata=metadata)
         job.check_size(written.model)
         path = job.folder / _ONNX

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import name_nodes
 from irepdeploy.onnx_graph.written import fits_one_file, write_model
 
+from .detector_calibration import detector_calibration
 from .engine.engines import engines_for
 from .job import Form, Job
 from .precision.calibration import CalibrationData, calibration_data
@@ -51,7 +53,11 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
         found = write_fp16(model, job.inputs, None if path == fp32 else path, external=prepared.asked.external)
     else:
         origin = job.source.origin
-        data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
+        network = getattr(job.source, "model", None)
+        if isinstance(network, Detector):
+            data = detector_calibration(network, origin)
+        else:
+            data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
         limits: dict[str, Any] = {"target": job.target, "max_drop": job.settings.max_drop}
         found, kept = write_int8(model, data, path, **limits, external=prepared.asked.external)
     job.certificate.precisions[precision] = found

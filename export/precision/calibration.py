@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,14 @@ _TOO_FEW = 8
 class CalibrationData:
     """Inputs for calibration and for evaluation, and the (N,) classes of the latter if they are known.
 
+    In place of classes there may be a function that gives the score of outputs in percent.
+
     `is_real` is false for random inputs, which stand in where nothing is known of a network's data.
     """
 
     calibration: InputGroup
     evaluation: InputGroup
-    labels: Array | None = None
+    labels: Array | Callable[[Mapping[str, Array]], float] | None = None
     is_real: bool = True
 
     @property

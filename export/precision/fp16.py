@@ -2,7 +2,8 @@
 
 Strongly typed builders (TensorRT 11, TensorRT-RTX) take the precision from the types in the file. Operators without a
 known float16 form stay float32, and so does what follows them until a layer with weights: positions beyond 2048 and
-scores that are compared need more than the 11 bits of a half.
+scores that are compared need more than the 11 bits of a half. So do the modules that the file's metadata name, such as
+those that compute boxes inside a detector.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from irepdeploy.onnx_graph.shapes import tensor_types
 
 from .inference import arrays_of
 
-__all__ = ["FP16_MAX", "FP16_SMALLEST_NORMAL", "float_constants", "half_graph", "kept_float"]
+__all__ = ["FLOAT32_KEY", "FP16_MAX", "FP16_SMALLEST_NORMAL", "float_constants", "half_graph", "kept_float"]
 
 Array = np.ndarray[Any, Any]
 Unique = Callable[[str], str]
 Kind = Literal["half", "full"]
 
+# In the metadata of a file: modules, separated by commas, whose nodes stay float32.
+FLOAT32_KEY = "irepdeploy.float32"
 FP16_MAX, FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
 
 # All floats that these read and write have one type, so that changing all of them keeps the graph valid; only the
@@ -176,6 +179,7 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     fixed = {tensor.name for tensor in model.graph.initializer}
     full: set[str] = set()
+    parts = _float32_parts(model)
     found: list[Kind | None] = []
     layers, following = _LAYERS.split(), _FOLLOWING.split()
     for node in model.graph.node:
@@ -188,6 +192,8 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
             kind = "half" if same or given in (*_SHORT, TensorProto.FLOAT16) else "full"
         elif known and node.op_type in (*_SIZES, "Cast"):
             kind = "full" if node.input[0] in full else "half" if floats else None
+        elif floats and node.name.startswith(parts):
+            kind = "full"
         elif known and node.op_type in layers:
             kind = "half"
         elif known and node.op_type in following:
@@ -199,6 +205,12 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
         if kind == "full" and not (known and node.op_type in _WIDE):
             full.update(name for name in node.output if types.get(name, 0) in (0, TensorProto.FLOAT))
     return found
+
+
+def _float32_parts(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return how the names of nodes begin that stay float32, by the metadata of the file."""
+    texts = [entry.value for entry in model.metadata_props if entry.key == FLOAT32_KEY]
+    return tuple(f"{name}." for text in texts for name in text.split(",") if name)
 
 
 def _check_overflow(

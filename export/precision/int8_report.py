@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -144,8 +144,12 @@ class Int8Report:
         return json_safe(plain)
 
 
-def loss_between(a: Outputs, b: Outputs, labels: Array | None = None) -> Int8Loss:
-    """Return the loss of outputs `b` relative to `a`, (N, ...) each; `labels` are (N,) classes."""
+# Classes (N,), or a function that gives the score of outputs in percent.
+Labels = Array | Callable[[Outputs], float]
+
+
+def loss_between(a: Outputs, b: Outputs, labels: Labels | None = None) -> Int8Loss:
+    """Return the loss of outputs `b` relative to `a`; `labels` are classes (N,), or a score of outputs (N, ...)."""
     comparison = compare_outputs(a, b, Tolerance(_MARGIN, MIN_COSINE))
     problem = next((f"output {output.name!r}: {output.problem}" for output in comparison.outputs if output.problem), "")
     cosine = min(output.cosine for output in comparison.outputs)
@@ -154,7 +158,10 @@ def loss_between(a: Outputs, b: Outputs, labels: Array | None = None) -> Int8Los
     note = "not class scores" if scores is None else scores.top1_note
     accuracy = None
     drop = None if agreement is None else 100 * (1 - agreement)
-    if labels is not None and scores is not None and not problem:
+    if callable(labels):
+        accuracy = (labels(a), labels(b))
+        drop = accuracy[0] - accuracy[1]
+    elif labels is not None and scores is not None and not problem:
         accuracy = (_accuracy(a[scores.name], labels), _accuracy(b[scores.name], labels))
         drop = accuracy[0] - accuracy[1]
     return Int8Loss(finite(sqnr_db(a, b)), cosine, accuracy, agreement, note, drop, problem)

@@ -21,7 +21,7 @@ _SLACK = 1e-3
 ROIS = "rois"
 # Of proposals: how far the corners of one may differ, as a share of the image, and which share may have no counterpart,
 # since rounding decides which of many boxes of nearly equal score suppress others, the more the coarser it is.
-_NEAR, _FEW, _MANY, _COARSE, _LEAST = 0.01, 0.02, 0.2, 1e-3, 2
+_NEAR, _FEW, _MANY, _COARSE, _LEAST = 0.003, 0.02, 0.2, 1e-3, 2
 
 
 def are_detections(outputs: Mapping[str, np.ndarray]) -> bool:

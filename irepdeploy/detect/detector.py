@@ -49,10 +49,12 @@ class Detector(nn.Module):
         max_detections: Detections of an image, at most.
         stride: Height and width of the images are multiples of it.
         score_threshold: Detections at or below it do not count.
+        float32: Modules that compute boxes: they stay float32 in a file of half precision.
         rounds: Rounds of suppression in a static graph, None until nothing changes; see `kept`.
     """
 
     head_names: ClassVar[tuple[str, ...]]
+    float32: ClassVar[tuple[str, ...]] = ()
     backbone: Any
     classes: int
     max_detections: int

@@ -54,6 +54,7 @@ class FasterRCNN(Detector):
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("rois", "boxes", "scores")
+    float32: ClassVar[tuple[str, ...]] = ("proposals", "pool", "refine")
 
     def __init__(
         self,

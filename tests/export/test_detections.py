@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,22 @@ import torch
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
+from irepdeploy.data.shapes import shapes
 from irepdeploy.detect.boxes import ious
 from irepdeploy.detect.decoding import DETECTION_NAMES, ROUNDS, Candidates, Decoding, DetectionRule
 from irepdeploy.detect.facts import DETECTIONS_KEY, DetectorFacts
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.export.detector_calibration import detector_calibration
 from irepdeploy.export.pipeline import export_model
+from irepdeploy.export.precision.fp16 import FLOAT32_KEY, half_graph, kept_float
+from irepdeploy.export.precision.int8_report import loss_between
 from irepdeploy.export.target.target import TARGETS
 from irepdeploy.export.writer.joined import joined_models
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
 from irepdeploy.export.writer.torch_exporter import write_onnx
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.verify.certificate import Certificate
 from irepdeploy.verify.equivalence import verify_models
 
@@ -226,3 +232,54 @@ def test_deformable_convolutions_become_operators_that_boards_have() -> None:
     operators = {node.op_type for node in written.model.graph.node}
     # DeformConv is unknown to TensorRT before 10.
     assert written.opset == 16 and "GridSample" in operators and operators <= (target.operators or frozenset())
+
+
+def test_boxes_inside_a_detector_stay_float32() -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["features"], "backbone.conv"),
+        onnx.helper.make_node("Mul", ["features", "side"], ["wide"], "proposals.mul"),
+        onnx.helper.make_node("Mul", ["features", "side"], ["plain"], "proposalsof.mul"),
+    ]
+    sizes = {"x": [1, 1, 4, 4], "wide": [1, 1, 4, 4], "plain": [1, 1, 4, 4]}
+    values = {
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()
+    }
+    weights = [
+        onnx.numpy_helper.from_array(np.full(shape, 3, np.float32), name)
+        for name, shape in (("w", (1, 1, 1, 1)), ("side", ()))
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"]], [values["wide"], values["plain"]], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    assert kept_float(model) == {}
+    model.metadata_props.add(key=FLOAT32_KEY, value="proposals,pool")
+    assert kept_float(model) == {"proposals.mul": "Mul"}
+    half = half_graph(model)
+    onnx.checker.check_model(half, full_check=True)
+    producers = {node.output[0]: node for node in half.graph.node}
+    assert producers["wide"].op_type == "Mul" and producers["plain"].op_type == "Cast"
+
+
+def test_int8_of_a_detector_is_measured_by_its_average_precision() -> None:
+    net = detector()
+    set_origin(net, replace(origin_of(net), dataset="shapes"))
+    with pytest.raises(InputError, match="its data set is not at hand"):
+        detector_calibration(net, replace(origin_of(net), dataset="coco"))
+    data = detector_calibration(net, origin_of(net))
+    assert callable(data.labels) and data.evaluation.array.shape == (200, 1, 64, 64)
+    heads = dict(zip(net.head_names, (np.zeros((200, 10, 16, 16)), *[np.zeros((200, 2, 16, 16))] * 2), strict=True))
+    nothing = {name: array.astype(np.float32) for name, array in heads.items()}
+    perfect = {name: array.copy() for name, array in nothing.items()}
+    perfect["heatmap"] -= 20
+    targets = shapes(train=128, val=200).val
+    for index in range(200):
+        _, target = targets[index]
+        for box, label in zip(target.boxes / 4, target.labels, strict=True):
+            middle = (box[:2] + box[2:]) / 2
+            x, y = middle.long().tolist()
+            perfect["heatmap"][index, int(label), y, x] = 5
+            perfect["size"][index, :, y, x] = (box[2:] - box[:2]).numpy()
+            perfect["offset"][index, :, y, x] = (middle - middle.long()).numpy()
+    # Two objects of a class may have their centres in one cell.
+    assert data.labels(nothing) < 5 and data.labels(perfect) > 97
+    loss = loss_between(perfect, nothing, data.labels)
+    assert loss.accuracy is not None and loss.drop == pytest.approx(loss.accuracy[0] - loss.accuracy[1])
