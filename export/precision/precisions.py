@@ -112,5 +112,5 @@ def write_int8(
     left = [node.name for node in result.graph.node if node.op_type == "ConvTranspose"]
     if left:
         entry["kept_float"] = [*entry["kept_float"], *left]
-        entry["notes"] = [*entry["notes"], f"{counted(len(left), 'transposed convolution')} stay float32"]
+        entry["notes"] = [*entry["notes"], f"not quantised: {counted(len(left), 'transposed convolution')}"]
     return entry, frozenset(entry["kept_float"])
