@@ -14,6 +14,7 @@ the package cannot be installed, docs/hardware.md says how to run it from a chec
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from irepdeploy.board.steps import FAILED, NOT_RUN, OK, Finding, run_step
+from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, Finding, run_step
 from irepdeploy.board.system import machine_state, system_block
+from irepdeploy.cli.signals import raise_on_signals
 from irepdeploy.console import log, say, table
-from irepdeploy.errors import IrepdeployError
+from irepdeploy.errors import EXIT_INTERRUPTED, InputError, IrepdeployError
 from irepdeploy.files import write_bytes
 from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.parsing.json_lines import append_line
@@ -58,16 +60,18 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
     device = "cpu" if dry_run else "cuda"
     paper, patience = ("smoke", _PATIENCE) if dry_run else ("paper", 1)
 
-    def own(name: str, limit_s: float, *words: str, shown: bool = False, **environment: str) -> Step:
-        command = (*_PYTHON, _STEPS, name, "--device", device, "--out", str(out), *words)
-        return Step(name, command, limit_s * patience, shown, environment or None)
+    def own(name: str, limit_s: float, *, shown: bool = False, environment: Mapping[str, str] | None = None) -> Step:
+        command = (*_PYTHON, _STEPS, name, "--device", device, "--out", str(out))
+        return Step(name, command, limit_s * patience, shown, environment)
 
     def suite(name: str, module: str, scale: str, limit_s: float, *words: str) -> Step:
         place = ("--device", device, "--scale", scale, "--out", str(out / name.replace(" ", "-")))
         return Step(name, (*_PYTHON, f"{_SUITES}.{module}", *place, *words), limit_s * patience, True)
 
     small = "smoke" if dry_run else "small"
-    carried = ("--rtx", str(rtx)) if rtx is not None else ()
+    # For the builder too, which is a process of its own.
+    path = os.pathsep.join([str(rtx), *filter(None, [os.environ.get("PYTHONPATH")])])
+    carried = {} if rtx is None else {"PYTHONPATH": path}
     # The most that the populations of table1 may take; the rest of its time is its preparation.
     most = () if dry_run else ("--seconds", "90")
     few = () if dry_run else ("--only", "vgg16", "plain", "exact", "merged")
@@ -83,7 +87,7 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
         suite("supernet-step, small", "supernet_step", small, 40),
         suite("training-cost, small", "training_cost", small, 40, *few),
         # TensorRT has no other way to keep TF32 out.
-        own("rtx", 60, *carried, NVIDIA_TF32_OVERRIDE="0"),
+        own("rtx", 60, environment={"NVIDIA_TF32_OVERRIDE": "0", **carried}),
         suite("table1", "table1", paper, 130, *most),
         suite("supernet-step", "supernet_step", paper, 100),
         own("latency", 120, shown=True),
@@ -94,7 +98,10 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
 
 
 def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Finding] | None = None) -> int:
-    """Run the check and return an exit code: 1 if a step failed, else 0; `run` runs one step within its seconds."""
+    """Run the check and return an exit code; `run` runs one step within its seconds.
+
+    It is 1 if a step failed, 2 for wrong input, 130 and 143 for Ctrl-C and SIGTERM, else 0.
+    """
     parser = argparse.ArgumentParser(prog="device_check", description="Check an NVIDIA card, and measure on it.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for records and logs")
     parser.add_argument("--dry-run", action="store_true", help="the same on the CPU, with the smallest sizes")
@@ -104,23 +111,34 @@ def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Fi
         metavar="S",
         help=f"seconds of all steps; default: {_BUDGET_S:.0f}, dry: 10 times that",
     )
-    parser.add_argument("--only", nargs="*", default=(), metavar="STEP", help="names of steps; default: all")
+    names = ", ".join(repr(step.name) for step in steps(Path()))
+    parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help=f"of {names}; default: all")
     parser.add_argument(
-        "--rtx", type=Path, metavar="DIR", help="folder with the unpacked wheel of ONNX Runtime's TensorRT-RTX plugin"
+        "--rtx",
+        type=Path,
+        metavar="DIR",
+        help="folder with the unpacked wheels of TensorRT-RTX and its plugin",
     )
     given = parser.parse_args(arguments)
     try:
-        with output_folder(given.out) as folder:
-            wanted = steps(folder.absolute(), dry_run=given.dry_run, rtx=given.rtx and given.rtx.absolute())
-            unknown = set(given.only) - {step.name for step in wanted}
-            budget_s = given.budget_s if given.budget_s is not None else _BUDGET_S * (_PATIENCE if given.dry_run else 1)
-            if unknown or not budget_s > 0:
-                parser.error(f"no step {min(unknown)!r}" if unknown else "--budget-s must be positive")
-            wanted = [step for step in wanted if not given.only or step.name in given.only]
+        budget_s = given.budget_s if given.budget_s is not None else _BUDGET_S * (_PATIENCE if given.dry_run else 1)
+        if not budget_s > 0:
+            raise InputError(f"expected a positive number of seconds, got {budget_s:g}", where="--budget-s")
+        if given.rtx is not None and not given.rtx.is_dir():
+            raise InputError("no such folder", where=given.rtx, hint="--rtx takes a folder with unpacked wheels")
+        wanted = steps(given.out.absolute(), dry_run=given.dry_run, rtx=given.rtx and given.rtx.absolute())
+        unknown = set(given.only) - {step.name for step in wanted}
+        if unknown:
+            raise InputError(f"no step {min(unknown)!r}", where="--only", hint=f"one of {names}")
+        wanted = [step for step in wanted if not given.only or step.name in given.only]
+        with raise_on_signals(), output_folder(given.out) as folder:
             return _run_all(wanted, folder, budget_s, run or _run)
     except IrepdeployError as error:
         log(f"error: {error.line}")
         return error.exit_code
+    except KeyboardInterrupt as error:
+        log("device_check: interrupted; what was found is in the folder")
+        return getattr(error, "exit_code", EXIT_INTERRUPTED)
 
 
 def _run(step: Step, limit_s: float) -> Finding:
@@ -146,7 +164,8 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
         log(f"{step.name}: {finding.status}: {finding.said}")
         found.append(finding)
     for step, finding in zip(wanted, found, strict=True):
-        if step.shown and finding.status == OK:
+        # Of one whose time was over, what it had measured by then.
+        if step.shown and finding.status in (OK, LATE):
             for line in ("", step.name, *_text_of(finding)):
                 say(line)
     rows = [[each.name, each.status, f"{each.seconds:.1f}", each.said] for each in found]

@@ -18,7 +18,7 @@ from irepdeploy.board.protocol import PROTOCOL_VERSION, measure, ratio, summary
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.system import system_block
 from irepdeploy.console import say
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, RunError
 from irepdeploy.folders import make_folder
 from irepdeploy.parsing.json_lines import append_line
 from irepdeploy.reparam.origin import origin_of
@@ -64,7 +64,7 @@ def measure_latencies(
                     figures[f"{each.name}, {row.label}"] = _row(
                         each, row, reference, beside, device, tf32, compiled, folder, system
                     )
-                except ModelError as error:
+                except (ModelError, RunError) as error:
                     say(f"{each.name}, {row.label}: {error.line}")
                     figures[f"{each.name}, {row.label}"] = error.line
     return _said(figures), figures

@@ -56,10 +56,10 @@ def _check_python(text: str) -> str:
 
 def _host(line: str, python: str | None) -> Host:
     """Parse ``HOST`` or ``HOST python=PATH``."""
-    name, _, setting = line.partition(" ")
-    key, equals, path = setting.strip().partition("=")
-    if setting.strip() and not (key == "python" and equals):
-        raise InputError(f"unknown setting {setting.strip()!r}", where=repr(name), hint="HOST python=PATH")
+    name, setting = (*line.split(maxsplit=1), "")[:2]
+    key, equals, path = setting.partition("=")
+    if setting and not (key == "python" and equals):
+        raise InputError(f"unknown setting {setting!r}", where=repr(name), hint="HOST python=PATH")
     own = _check_python(path.strip()) if equals else python
     return Host(check_destination(name), own or PYTHON)
 

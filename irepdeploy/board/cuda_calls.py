@@ -30,7 +30,7 @@ class CtypesCalls:
         given: List[Any] = [_as_c(value) for value in values]
         if result is not None:
             given.insert(len(given) if last else 0, ctypes.byref(result))
-        self.check(name, getattr(self._library, name)(*given))
+        self.check(name, _function(self._library, name)(*given))
         return None if result is None else result.value
 
     def clear_error(self) -> None:
@@ -70,7 +70,7 @@ class PythonCalls:
         """Call a function and return its result as an integer or a float."""
         given = [self._as_python(name, index, value) for index, value in enumerate(values)]
         try:
-            answer = getattr(self._module, name)(*given)
+            answer = _function(self._module, name)(*given)
         except RuntimeError as error:
             # It loads the driver's library at the first call.
             what = f"no usable GPU: cuda-python cannot work here: {one_line(error)}"
@@ -107,6 +107,14 @@ class PythonCalls:
             _raise("cudaGetDeviceProperties", int(error), str(error))
         name = properties.name
         return (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).rstrip("\0")
+
+
+def _function(library: Any, name: str) -> Any:
+    try:
+        return getattr(library, name)
+    except AttributeError as error:
+        # cudaGraphInstantiateWithFlags came with CUDA 11.4, for one.
+        raise MissingError(f"this version of CUDA has no {name}", hint="install a newer one") from error
 
 
 def _as_c(value: Any) -> Any:

@@ -29,7 +29,7 @@ def check_bindings() -> Tuple[str, Mapping[str, Any]]:
     for name in BACKENDS:
         try:
             cuda = open_cuda(backend=name)
-        except MissingError as error:
+        except (MissingError, RunError) as error:
             found[name] = error.what
             continue
         found[name] = cuda.facts()

@@ -39,17 +39,18 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
     Raises:
         InputError: If there is no such binding or device.
         MissingError: If no binding is installed, or none of them finds a usable GPU; the first one's reason.
+        RunError: If the first one fails otherwise, and so do all others.
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
     if library is not None:
         return _Runtime(CtypesCalls(library), device)
-    reasons: List[MissingError] = []
+    reasons: List[IrepdeployError] = []
     for name in BACKENDS if backend is None else (backend,):
         for make in _BINDINGS[name]():
             try:
                 return make(device)
-            except MissingError as error:
+            except (MissingError, RunError) as error:
                 # Such as a runtime that is newer than the driver; another one may be older.
                 reasons.append(error)
     if reasons:
@@ -119,11 +120,12 @@ class _Runtime(Cuda):
         self._pinned: Dict[int, int] = {}
         self._count = calls.call("cudaGetDeviceCount", out=ctypes.c_int)
         check_device(device, self._count)
-        self._spin()
         calls.call("cudaSetDevice", device)
+        self._spin()
 
     def _spin(self) -> None:
-        # By default CUDA may block on a Tegra, which adds to the times of the host (cudaDeviceScheduleAuto).
+        # By default CUDA may block on a Tegra, which adds to the times of the host (cudaDeviceScheduleAuto). The flags
+        # are those of the current device.
         try:
             self._calls.call("cudaSetDeviceFlags", _SPIN)
             self.waits = "spin"

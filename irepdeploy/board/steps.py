@@ -21,6 +21,8 @@ __all__ = ["FAILED", "LATE", "NOT_RUN", "OK", "SKIPPED", "Finding", "answer", "r
 
 OK, FAILED, SKIPPED, LATE, NOT_RUN = "ok", "failed", "skipped", "out of time", "not run"
 _SHOWN = 300
+# A process that the kernel cannot end, since it waits for a driver, or one that left the group, keeps its pipes open.
+_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ def run_step(
     try:
         printed = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
-        late = True
+        # It may have ended, and something that it started holds its output open.
+        late = process.poll() is None
         _end(process)
-        printed = process.communicate()
+        printed = _rest(process)
     except BaseException:
         _end(process)
         process.wait()
@@ -96,6 +99,16 @@ def run_step(
     if late:
         return Finding(name, LATE, f"ended after {limit_s:.0f} s", seconds, {}, output, errors)
     return _finding(name, process.returncode, output, errors, seconds)
+
+
+def _rest(process: Any) -> Tuple[bytes, bytes]:
+    try:
+        return process.communicate(timeout=_GRACE_S)
+    except subprocess.TimeoutExpired as error:
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
+        process.poll()
+        return error.output or b"", error.stderr or b""
 
 
 def _end(process: Any) -> None:
@@ -108,8 +121,13 @@ def _finding(name: str, code: int, output: str, errors: str, seconds: float) -> 
     lines = [line for line in output.splitlines() if line.strip()]
     printed = {"output": output, "errors": errors}
     with contextlib.suppress(ValueError, TypeError, KeyError, IndexError):
-        found = json.loads(lines[-1])
-        return Finding(name, str(found["status"]), one_line(str(found["said"])), seconds, found["figures"], **printed)
+        # Numbers that JSON does not have become text, as a record could not hold them.
+        found = json.loads(lines[-1], parse_constant=str)
+        status, said = str(found["status"]), one_line(str(found["said"]))
+        if code < 0 and status == OK:
+            # What it used was destroyed in a wrong order, for one.
+            status, said = FAILED, f"crashed at its end (signal {-code}): {said}"
+        return Finding(name, status, said, seconds, found["figures"], **printed)
     if code == 0:
         return Finding(name, OK, one_line(lines[0])[:_SHOWN] if lines else "", seconds, {}, **printed)
     why = f"crashed (signal {-code})" if code < 0 else f"exit code {code}"

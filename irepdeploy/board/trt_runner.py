@@ -187,12 +187,13 @@ class TrtRunner(Runner):
 
         The inference has run once by then. `old` is the call that it replaces.
         """
-        if isinstance(old, CudaGraph):
-            self._graphs.remove(old)
-            old.end()
         # Before a capture too: TensorRT initializes itself in the first run after its shapes were set.
         self._execute(stream)
         self._cuda.synchronize(stream)
+        # Only now: if this run failed, the caller still holds it.
+        if isinstance(old, CudaGraph):
+            self._graphs.remove(old)
+            old.end()
         if self._wants_graph and not self._graph.startswith("failed"):
             try:
                 graph = self._cuda.capture(stream, lambda: self._execute(stream))
@@ -241,7 +242,12 @@ class TrtRunner(Runner):
         trt = self._library.module
         plan = read_file(self._path, "engine")
         self._quoted = len(self._messages)
-        self._runtime = trt.Runtime(logger_of(trt, self._hear))
+        logger = logger_of(trt, self._hear)
+        try:
+            self._runtime = trt.Runtime(logger)
+        except (RuntimeError, TypeError) as error:
+            # pybind11 raises TypeError for a null pointer.
+            raise self._error("cannot start") from error
         if self._dla_core is not None:
             # Core 0 would run it otherwise, whichever it was built for.
             self._runtime.DLA_core = self._dla_core
@@ -307,6 +313,8 @@ class TrtRunner(Runner):
         # Of what other engines of this process said before, nothing is quoted.
         self._quoted = len(self._messages)
         if not self._context.execute_async_v3(stream):
+            # A bound call begins anew, whatever it was in the middle of.
+            self._current = None
             raise self._error("cannot run this engine")
 
     def _malloc(self, size: int) -> int:

@@ -107,8 +107,14 @@ class TorchRunner(Runner):
 
         tensors = self._to_device(feeds)
         outputs = self._forward(tensors)
-        with self._on_device():
-            run, inference_mode = self._closed(tensors), torch.inference_mode
+        inference_mode = torch.inference_mode
+        try:
+            with self._on_device():
+                run = self._closed(tensors)
+        except IrepdeployError:
+            raise
+        except Exception as error:  # anything that a foreign forward raises, such as the memory of one more run
+            raise self._error(error) from error
         if self._device.type == "cpu":
 
             def call() -> None:

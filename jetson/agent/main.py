@@ -221,7 +221,9 @@ def _step(agent: _Agent, name: str) -> None:
     from irepdeploy.board import cuda_check
     from irepdeploy.board.steps import answer
 
-    print(json.dumps(answer({"bindings": cuda_check.check_bindings, "graphs": cuda_check.check_graphs}[name])))
+    check = {"bindings": cuda_check.check_bindings, "graphs": cuda_check.check_graphs}[name]
+    # A crash at the end of the process must not take it along.
+    print(json.dumps(answer(check)), flush=True)
 
 
 def _probe(agent: _Agent, folder: str) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from irepdeploy.bench import device_check, device_latency, device_steps
 from irepdeploy.bench.device_check import Step, main, steps
 from irepdeploy.bench.suites.published import TABLE2, TABLE3
 from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, SKIPPED, Finding, run_step
-from irepdeploy.errors import CheckFailed, MissingError
+from irepdeploy.errors import CheckFailed, MissingError, RunError
 
 # What the machine that is lent does not have.
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "scipy", "matplotlib", "PIL", "onnxsim", "jinja2")
@@ -83,6 +85,28 @@ def test_steps_have_limits_and_the_budget_ends_them(tmp_path: Path, capsys: pyte
     assert "no time left" in capsys.readouterr().out
 
 
+def test_what_a_step_had_measured_when_its_time_was_over_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(step: Step, limit_s: float) -> Finding:
+        return Finding(step.name, LATE, "ended after 120 s", output="Table 2, VGG: eager 1.0 ms\n")
+
+    assert main(["--out", str(tmp_path), "--only", "latency"], run=run) == 0
+    assert "\nlatency\nTable 2, VGG: eager 1.0 ms\n" in capsys.readouterr().out
+
+
+def test_a_row_that_cannot_be_measured_ends_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(table: Any, row: Any, *given: Any) -> dict[str, Any]:
+        if row.label == "VGG":
+            raise RunError("out of memory", where="torch")
+        return {}
+
+    monkeypatch.setattr(device_latency, "_opened", lambda *given: contextlib.nullcontext({}))
+    monkeypatch.setattr(device_latency, "_row", row)
+    said, figures = device_latency.measure_latencies("cpu", tmp_path)
+    assert said == "1 of 2 rows" and figures["Table 2, VGG"] == "torch: out of memory"
+
+
 def test_a_step_that_fails_is_the_exit_code_and_ends_nothing(tmp_path: Path) -> None:
     def run(step: Step, limit_s: float) -> Finding:
         return Finding(step.name, FAILED if step.name == "graphs" else OK)
@@ -99,11 +123,77 @@ def test_a_step_is_really_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "logs" / "hangs.txt").read_text() == "began\n"
 
 
-@pytest.mark.parametrize("words", [["--only", "nothing"], ["--budget-s", "0"], ["--budget-s", "nan"]])
-def test_options_that_are_wrong(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--out", str(tmp_path), *words])
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "clock", "nothing"], "--only: no step 'nothing' (one of 'bindings', 'graphs', "),
+        (["--budget-s", "0"], "--budget-s: expected a positive number of seconds, got 0"),
+        (["--budget-s", "nan"], "--budget-s: expected a positive number of seconds, got nan"),
+        (["--rtx", "nowhere"], "nowhere: no such folder (--rtx takes a folder with unpacked wheels)"),
+    ],
+)
+def test_options_that_are_wrong(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "out"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}") and not (tmp_path / "out").exists()
+
+
+def test_what_was_found_before_an_interruption_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(step: Step, limit_s: float) -> Finding:
+        if step.name == "graphs":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Finding(step.name, OK, "said")
+
+    assert main(["--out", str(tmp_path)], run=run) == 143
+    assert [line["step"] for line in records(tmp_path)] == ["system", "bindings"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("device_check: interrupted")
+
+
+@pytest.mark.parametrize("off", [1.04, 1.06, float("nan")])
+def test_the_device_s_clock_is_judged_where_launches_do_not_count(
+    off: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_steps.Request, "need_gpu", lambda self: None)
+    times = {64: (1e6 * off, 1e6), 1: (130e3, 100e3)}
+    monkeypatch.setattr(device_steps, "_one_and_of_many", lambda net, batch: times[batch])
+    request = device_steps.Request("cuda", tmp_path)
+    if off == 1.04:
+        said, figures = device_steps.STEPS["clock"](request)
+        assert said.endswith("batch 1: 130.0 us a call, 100.0 us of 200 replays")
+        assert figures["batches"]["1"]["difference"] == pytest.approx(0.3)
+    else:
+        with pytest.raises(CheckFailed, match=r"the device's times differ by (6\.0|nan)%: batch 64"):
+            device_steps.STEPS["clock"](request)
+
+
+def test_tf32_that_computes_no_number_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        device_steps.TorchRunner, "infer", lambda self, feeds: {"y": np.full((8, 64), np.nan, np.float32)}
+    )
+    with pytest.raises(CheckFailed, match="float32 is rounded although TF32 is off: error nan"):
+        device_steps.STEPS["tf32"](device_steps.Request("cpu", tmp_path))
+
+
+def test_each_way_is_checked_whatever_the_others_do() -> None:
+    feeds = device_steps._feeds()
+
+    def raising(error: Exception) -> Any:
+        raise error
+
+    ways: dict[str, Any] = {
+        "one": lambda: raising(RuntimeError("CUDA error")),
+        "two": lambda: raising(RunError("no memory", where="trt")),
+        "three": lambda: raising(MissingError("not installed")),
+        "four": lambda: Clocked(device="cpu"),
+    }
+    right = {"logits": feeds["input"]}
+    with pytest.raises(CheckFailed, match="one: CUDA error; two: trt: no memory; right: four"):
+        device_steps._all_checked(ways, right, feeds)
+    del ways["one"], ways["two"]
+    found = device_steps._all_checked(ways, right, feeds)
+    assert found["three"] == "not installed" and found["four"]["device"] == "cpu"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,15 +202,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_paper_rows_and_the_carried_wheels() -> None:
+def test_the_paper_rows_and_the_carried_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(TABLE2) + len(TABLE3) == 28
     assert {row.label for table in device_latency._TABLES for row in table.rows} == {
         row.label for row in (*TABLE2, *TABLE3)
     }
+    monkeypatch.setenv("PYTHONPATH", "earlier")
     commands = {step.name: step for step in steps(Path("out"), rtx=Path("carried"))}
     assert list(commands) == _ORDER
-    assert commands["rtx"].command[-2:] == ("--rtx", "carried")
-    assert commands["rtx"].environment == {"NVIDIA_TF32_OVERRIDE": "0"}
+    # The process that builds an engine must find them too.
+    assert commands["rtx"].environment == {
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "PYTHONPATH": os.pathsep.join(("carried", "earlier")),
+    }
     assert "--dry-run" not in " ".join(commands["table1"].command) and "paper" in commands["table1"].command
 
 
@@ -159,13 +253,12 @@ def test_a_runner_that_is_wrong() -> None:
 
 def test_rtx_is_skipped_where_it_is_not_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_steps.Request, "need_gpu", lambda self: None)
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
     def nothing(*given: Any, **how: Any) -> Any:
         raise MissingError("TensorRT-RTX is not installed")
 
     monkeypatch.setattr(device_steps, "_engine_runner", nothing)
-    request = device_steps.Request("cuda", tmp_path, rtx=tmp_path)
+    request = device_steps.Request("cuda", tmp_path)
     with pytest.raises(MissingError, match="not carried: ONNX model in memory: NvTensorRTRTX"):
         device_steps.STEPS["rtx"](request)
     # A carried one that runs wrongly fails, and is not taken for a missing one.

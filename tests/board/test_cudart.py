@@ -134,7 +134,7 @@ def test_copies_and_events(opened: Any) -> None:
     cuda, library = opened()
     check_copies_and_events(cuda)
     cuda.close()
-    assert library.left() == [] and library.flags == [1]
+    assert library.left() == [] and library.flags == {0: 1}
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((), "int64"), ((0, 3), "float16"), ((2, 3, 5), "uint8")])
@@ -208,6 +208,24 @@ def test_a_device_that_another_one_displaced(opened: Any) -> None:
     cuda.use()
     cuda.malloc(4)
     assert set(library.blocks.values()) == {0}
+
+
+def test_only_the_device_that_is_opened_is_initialized() -> None:
+    library = FakeCudart(devices=2)
+    open_cuda(1, library=library)
+    assert library.flags == {1: 1}
+
+
+def test_a_cuda_that_is_too_old_for_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cudaGraphInstantiateWithFlags came with CUDA 11.4."""
+    library = FakeCudart()
+    cuda = open_cuda(library=library)
+    monkeypatch.delattr(FakeCudart, "_graph_instantiate_with_flags")
+    stream = cuda.stream()
+    with pytest.raises(MissingError, match="this version of CUDA has no cudaGraphInstantiateWithFlags"):
+        cuda.capture(stream, lambda: None)
+    cuda.end_stream(stream)
+    assert library.left() == []
 
 
 def test_facts(opened: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from irepdeploy.board import cuda_check
+from irepdeploy.board import cuda_check, steps
 from irepdeploy.board.cuda_check import check_bindings, check_calls, check_graphs
 from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.steps import FAILED, LATE, OK, SKIPPED, Finding, answer, run_step
 from irepdeploy.errors import CheckFailed, MissingError, RunError
+from irepdeploy.parsing.json_lines import append_line
 from support.fake_cudart import FakeCudart
 
 
@@ -59,6 +62,28 @@ def test_a_step_that_takes_too_long_is_ended_with_what_it_started() -> None:
     # Gone, or a zombie that waits for its new parent.
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         assert "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_step_whose_output_something_else_holds_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of its group it is not ended, and must not be waited for; a step that has ended is not late."""
+    monkeypatch.setattr(steps, "_GRACE_S", 0.1)
+    line = json.dumps({"status": OK, "said": "well", "figures": {}})
+    for more, status in ((f"echo '{line}'", OK), ("wait", LATE)):
+        found = run_step("it", ["sh", "-c", f"setsid sleep 600 & echo $!; {more}"], 1.0)
+        os.kill(int(found.output.split()[0]), signal.SIGKILL)
+        assert found.status == status
+
+
+def test_a_step_that_crashes_after_its_finding_has_failed() -> None:
+    found = run(f"import os; print({json.dumps(answer(lambda: ('well', {'x': 1})))!r}, flush=True); os.abort()")
+    assert (found.status, found.said) == (FAILED, "crashed at its end (signal 6): well")
+    assert found.figures == {"x": 1}
+
+
+def test_figures_that_a_record_could_not_hold_become_text(tmp_path: Path) -> None:
+    found = run(f"print({json.dumps(answer(lambda: ('well', {'x': [float('nan'), -float('inf')]})))!r})")
+    assert found.figures == {"x": ["NaN", "-Infinity"]}
+    append_line(tmp_path / "records.jsonl", found.to_dict())
 
 
 def test_the_calls_of_cuda() -> None:

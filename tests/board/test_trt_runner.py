@@ -14,7 +14,7 @@ from irepdeploy.board import trt_runner
 from irepdeploy.board.cudart import open_cuda
 from irepdeploy.board.engine_builder import EngineOptions, build_plan
 from irepdeploy.board.sidecar import sidecar_path
-from irepdeploy.board.trt_library import TensorrtLibrary
+from irepdeploy.board.trt_library import TensorrtLibrary, logger_of
 from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.cli import main
 from irepdeploy.errors import InputError, MissingError, ModelError, RunError
@@ -23,7 +23,7 @@ from irepdeploy.testing import RunnerContract
 from irepdeploy.testing.runner_contract import RunnerCase
 from support.engine_sidecar import make_sidecar
 from support.fake_cudart import FakeCudart
-from support.fake_tensorrt import VERSIONS, FakeTensorrt
+from support.fake_tensorrt import VERSIONS, FakeTensorrt, Severity
 
 DESCRIBED = {"gpu": "Fake GPU", "precision": "fp32", "command": "irepdeploy export model.onnx --target trt"}
 
@@ -181,6 +181,35 @@ def test_a_failed_run_quotes_what_was_said_about_it_alone(place: Place) -> None:
             second.infer(feeds())
 
 
+def test_a_call_that_failed_after_other_inputs_can_be_made_again(place: Place) -> None:
+    place.build(batch="n")
+    with TrtRunner(place.engine, cuda_graph=True, transfers="included") as runner:
+        call = runner.bind(feeds(2))
+        runner.infer(feeds(5))
+        place.trt.runs = "out of luck"
+        for _ in range(2):
+            with pytest.raises(ModelError, match="out of luck"):
+                call()
+        place.trt.runs = None
+        call()
+        np.testing.assert_allclose(runner._hosts[-1], expected(feeds(2))["logits"], rtol=1e-6)
+        assert len(place.cuda.execs) == 1
+    assert place.cuda.left() == []
+
+
+def test_a_runtime_that_cannot_be_made(place: Place) -> None:
+    place.build()
+
+    def nothing(logger: Any) -> Any:
+        logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    place.trt.Runtime = nothing
+    with pytest.raises(MissingError, match="no usable GPU: CUDA initialization failure"), TrtRunner(place.engine):
+        pass
+    assert place.cuda.left() == [] and not logger_of(place.trt, print).keeps[:-1]
+
+
 def test_several_devices(place: Place) -> None:
     """Whatever the current device is, an engine runs on its own."""
     place.build(batch="n")
@@ -261,7 +290,7 @@ def test_describes_engine_gpu_and_binding(place: Place) -> None:
     assert (described["precision"], described["typing"], described["tf32"]) == ("fp16", "strong", True)
     assert described["gpu"]["name"] == "Fake GPU" and described["cuda_binding"] == "ctypes"
     # By default a Tegra may block, and wake up later than the GPU is done.
-    assert described["host_waits"] == "spin" and place.cuda.flags == [1]
+    assert described["host_waits"] == "spin" and place.cuda.flags == {0: 1}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_boards_come_from_the_line_and_a_file(tmp_path: Path) -> None:
 
 def test_the_python_of_each_board(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
-    file.write_text("one\ntwo   python=~/my venv/bin/python  # in an environment\n")
+    file.write_text("one\ntwo\tpython=~/my venv/bin/python  # in an environment\n")
     assert read_hosts(["zero"], file) == [Host("zero"), Host("one"), Host("two", "~/my venv/bin/python")]
     found = read_hosts(["zero"], file, "/opt/python")
     assert [host.python for host in found] == ["/opt/python", "/opt/python", "~/my venv/bin/python"]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError, MissingError, ModelError
+from irepdeploy.errors import InputError, MissingError, ModelError, RunError
 from irepdeploy.runtime.torch_runner import TorchRunner
 from irepdeploy.testing.runner_contract import RunnerCase, RunnerContract
 
@@ -46,6 +46,17 @@ def test_refuses_train_mode_even_of_one_layer() -> None:
     with pytest.raises(InputError, match="train mode") as caught, TorchRunner(net, [SPEC], ["logits"]):
         pass
     assert "eval()" in caught.value.hint
+
+
+def test_running_out_of_memory_while_a_call_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph or a compiled network needs more of it than the run before."""
+
+    def full(*given: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(TorchRunner, "_closed", full)
+    with TorchRunner(small_net(), [SPEC], ["logits"]) as runner, pytest.raises(RunError, match="out of memory: CUDA"):
+        runner.bind(FEEDS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

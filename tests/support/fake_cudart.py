@@ -104,7 +104,7 @@ class FakeCudart:
         self._recorded_on: dict[int, int] = {}
         self._clock = itertools.count()
         self.launches: list[int] = []
-        self.flags: list[int] = []
+        self.flags: dict[int, int] = {}
         self.last_error = 0
         # API, cudaSetDevice: the current device is one for each host thread.
         self._thread = threading.local()
@@ -158,7 +158,8 @@ class FakeCudart:
         return 0
 
     def _set_device_flags(self, flags: int) -> int:
-        self.flags.append(flags)
+        # API, cudaSetDeviceFlags: of the current device, which is initialized if it was not.
+        self.flags[self.current] = flags
         return 0
 
     def _device_get_attribute(self, value: Any, which: int, device: int) -> int:
