@@ -67,7 +67,8 @@ class _PyCuda(Cuda):
 
     def stream(self) -> int:
         # A blocking one would wait for the default stream.
-        stream = self._driver.Stream(_NON_BLOCKING)
+        with self._mapped():
+            stream = self._driver.Stream(_NON_BLOCKING)
         self._streams[stream.handle] = stream
         return stream.handle
 
@@ -79,14 +80,16 @@ class _PyCuda(Cuda):
             self._streams[stream].synchronize()
 
     def event(self) -> Any:
-        return self._driver.Event()
+        with self._mapped():
+            return self._driver.Event()
 
     def end_event(self, event: Any) -> None:
         # The object owns it.
         return
 
     def record(self, event: Any, stream: int) -> None:
-        event.record(self._streams[stream])
+        with self._mapped():
+            event.record(self._streams[stream])
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         with self._mapped():

@@ -112,6 +112,15 @@ class TrtRunner(Runner):
         ]
 
     def _deactivate(self) -> None:
+        try:
+            self._release()
+        finally:
+            # After an error that CUDA keeps, every call of it fails.
+            if self._library is not None:
+                forget_logger(self._library.module, self._hear)
+            self._forget()
+
+    def _release(self) -> None:
         cuda = self._cuda
         if cuda is not None:
             cuda.use()
@@ -131,9 +140,6 @@ class TrtRunner(Runner):
             if self._stream is not None:
                 cuda.end_stream(self._stream)
             cuda.close()
-        if self._library is not None:
-            forget_logger(self._library.module, self._hear)
-        self._forget()
 
     def _infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         cuda, stream = self._cuda, self._stream

@@ -345,6 +345,18 @@ def test_pycuda_by_name(pycuda: FakePyCuda) -> None:
     assert pycuda.depth == 0 and not pycuda.left
 
 
+@pytest.mark.parametrize("name", ["Stream", "Event"])
+def test_an_error_of_pycuda_is_one_of_ours(name: str, pycuda: FakePyCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = open_cuda(backend="pycuda")
+
+    def fails(*given: Any) -> Any:
+        raise pycuda.Error("cuStreamCreate failed: an illegal memory access was encountered")
+
+    monkeypatch.setattr(pycuda, name, fails)
+    with pytest.raises(RunError, match="an illegal memory access was encountered"):
+        (cuda.stream if name == "Stream" else cuda.event)()
+
+
 def test_pycuda_says_what_it_lacks(pycuda: FakePyCuda) -> None:
     cuda = open_cuda(backend="pycuda")
     with pytest.raises(MissingError, match="pycuda has no CUDA graphs"):

@@ -197,6 +197,16 @@ def test_a_call_that_failed_after_other_inputs_can_be_made_again(place: Place) -
     assert place.cuda.left() == []
 
 
+def test_a_gpu_that_broke_leaves_nothing_in_this_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.build()
+    runner = TrtRunner(place.engine, cuda_graph=True)
+    with pytest.raises(RunError, match="CUDA failed: unknown error"), runner:
+        runner.bind(feeds())
+        for name in ("_graph_exec_destroy", "_event_destroy", "_free", "_stream_destroy"):
+            monkeypatch.setattr(place.cuda, name, lambda *given: 700)
+    assert runner._context is None and not logger_of(place.trt, print).keeps[:-1]
+
+
 def test_a_runtime_that_cannot_be_made(place: Place) -> None:
     place.build()
 
