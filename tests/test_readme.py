@@ -68,8 +68,8 @@ def test_every_exit_code_is_listed() -> None:
     assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 
-# These two take most of a minute each; the demo runs the same commands by day.
-LONG = ("digits", "own network")
+# These take 10 to 60 s each; the demo and the tests of each command run the same by day.
+LONG = ("digits", "own network", "collapse")
 
 
 @pytest.mark.parametrize("chain", [pytest.param(chain, marks=[pytest.mark.slow] * (chain in LONG)) for chain in CHAINS])

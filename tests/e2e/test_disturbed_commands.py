@@ -133,7 +133,7 @@ def _command(name: str, get: Commands, root: Path) -> Command:
         pytest.param("train", 0, 100, marks=pytest.mark.slow),
         pytest.param("export", 0, 100, marks=pytest.mark.slow),
         pytest.param("bench", 0, 100, marks=pytest.mark.slow),
-        ("report", 5, 100),
+        ("report", 2, 100),
         pytest.param("compare", 0, 12, marks=pytest.mark.slow),
         pytest.param("plot", 0, 12, marks=pytest.mark.slow),
     ],

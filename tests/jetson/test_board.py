@@ -83,6 +83,7 @@ def test_engines_are_built_checked_and_measured_there(
         assert text in out.splitlines()
 
 
+@pytest.mark.slow
 def test_engines_are_fetched_with_their_sidecars(server: Any, board: FakeBoard, folder: Path, jetson: Any) -> None:
     label = "it's $(touch x)"
     words = ["--precision", "fp32,fp16", "--build-only", "--out", "r"]
