@@ -198,6 +198,7 @@ def show_pareto(
         bool, typer.Option("--measure", help="Also train each of the set for some steps: seconds and peak memory.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; default: pareto.png in FOLDER.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Draw it for a dark page.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show which candidates no other beats in accuracy (or the task's metric), training time and training memory.
@@ -214,7 +215,7 @@ def show_pareto(
     from .evaluation.measured_cost import measure_front
 
     found = ParetoSet.read(folder / "pareto.json")
-    picture = save_figure(draw_pareto(found), folder / "pareto.png" if out is None else out)
+    picture = save_figure(draw_pareto(found), folder / "pareto.png" if out is None else out, dark=dark)
     costs = {}
     if measure:
         with progress() as display:

@@ -26,8 +26,8 @@ _ROWS = {"fixed": "fixed operation", "fused": "with branches, fused"}
 def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
     """Draw, for each image and network, a row of the fixed operations' outputs and one of the fused ones'.
 
-    The image comes first, then the last layer, then the others in order. Each map has its own scale from dark (lowest)
-    to bright (highest), since only positions are compared.
+    The image comes first, then the layers in order. Each map has its own scale from dark (lowest) to bright (highest),
+    since only positions are compared.
     """
     if not networks or not networks[0].images:
         raise InputError("nothing to draw", hint="name a network and an image")
@@ -55,19 +55,18 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
             axes.set_box_aspect(pixels.shape[0] / pixels.shape[1])
         if place == 0 or not _same(pixels, rows[place - 1]):
             line[0].imshow(pixels, interpolation="nearest", aspect="auto")
-        layers = (network.layers[-1], *network.layers[:-1])
-        for axes, layer in zip(line[1:], layers, strict=False):
+        for axes, layer in zip(line[1:], network.layers, strict=False):
             _map(axes, maps.get(layer))
-            if layers != above:
+            if network.layers != above:
                 axes.set_title(shown(layer, 20), fontsize=6)
-        above = layers
+        above = network.layers
         what = _ROWS[kind] if network.fixed else "convolutions"
         line[0].set_ylabel(f"{shown(network.label, 18)}\n{what}", fontsize=7)
     panels[0][0].set_title("image", fontsize=7)
     said = dict.fromkeys(
         f"UNTRAINED {shown(network.label, 28)}: {network.untrained}" for network in networks if network.untrained
     )
-    figure.suptitle("outputs, mean over channels of |y|; first the last layer's, then layer by layer", fontsize=9)
+    figure.suptitle("outputs, mean over channels of |y|, layer by layer", fontsize=9)
     if said:
         figure.supxlabel("\n".join(said), color=ORANGE, fontsize=10, fontweight="bold")
     return figure

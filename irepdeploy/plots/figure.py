@@ -117,13 +117,17 @@ def draw_matrix(
     return image
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG or SVG, by the file's extension, atomically."""
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
+    """Write a figure as PNG or SVG, by the file's extension, atomically; `dark` recolours it for dark pages."""
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(
             f"cannot draw a {path.suffix or 'file without extension'}", where=path, hint="name it .png or .svg"
         )
+    if dark:
+        from irepdeploy.plots.dark import darken
+
+        darken(figure)
     content = _rendered(figure, path.suffix.lower()[1:])
     return write_bytes(make_folder(path.parent) / path.name, content)
 

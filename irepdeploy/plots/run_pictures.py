@@ -1,4 +1,4 @@
-"""Pictures that a run leaves in its own folder: its Architecture, its course, and the confusion of classes."""
+"""Pictures that a run leaves in its folder: Architecture, course, candidates by cost, and confusion of classes."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ def _pictures(folder: Path) -> Iterator[tuple[str, Figure]]:
     from irepdeploy.plots.architecture import draw_architectures
     from irepdeploy.plots.architecture_source import read_architecture
     from irepdeploy.plots.architecture_view import ArchitectureView
+    from irepdeploy.plots.pareto import draw_pareto
     from irepdeploy.plots.search_history import SearchRun
     from irepdeploy.plots.search_run import draw_search
     from irepdeploy.plots.training_run import draw_course
     from irepdeploy.reparam.architecture import Architecture
+    from irepdeploy.runs.pareto import ParetoSet
 
     label = folder.resolve().name
     events = read_events(folder / JOURNAL)
@@ -60,6 +62,8 @@ def _pictures(folder: Path) -> Iterator[tuple[str, Figure]]:
     if isinstance(start, SearchStart):
         yield "architecture.png", draw_architectures([read_architecture(folder, label)])
         yield "curves.png", draw_search({label: SearchRun.read(folder)})
+        if (folder / "pareto.json").is_file():
+            yield "pareto.png", draw_pareto(ParetoSet.read(folder / "pareto.json"))
         return
     if start.architecture is not None:
         architecture = Architecture.from_dict(start.architecture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError
@@ -64,6 +64,7 @@ def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
         beta, alpha, survival = section.subplots(1, 3)
         _beta(beta, run)
         _alpha_means(alpha, run)
+        _spanned([axes for axes in (beta, alpha) if axes.lines])
         _survival(survival, run, height)
     return figure
 
@@ -103,9 +104,18 @@ def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
             indices, mean, f"--{marker}", color=colour, markerfacecolor="white", label=f"{label}: mean", markevery=every
         )
     axes.set_ylabel(f"{metric.name}, search-validation set{metric.marked}")
-    axes.set_title("fitness; a dot is a candidate", fontsize=9, loc="left")
+    axes.set_title(f"fitness{_answer(runs)}; a dot is a candidate", fontsize=9, loc="left")
     _by_evolution(axes)
     axes.legend(fontsize=8)
+
+
+def _answer(runs: Mapping[str, SearchRun]) -> str:
+    """Return what a single search has reached, as text; several are told by their lines."""
+    if len(runs) > 1:
+        return ""
+    (run,) = runs.values()
+    best = max(run.evolutions, key=lambda event: event.best)
+    return f": best {run.start.by.text(best.best)}, evolution {best.index + 1}"
 
 
 def _diversity(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
@@ -148,7 +158,6 @@ def _beta(axes: Axes, run: SearchRun) -> None:
         axes.plot(_evolutions(run), values[:, layer], **_look(layer, count), **marker, label=label)
     axes.set_ylabel("sigmoid(beta)")
     _by_evolution(axes)
-    _spanned(axes)
     _legend(axes, "layer" if len(named) == count else "first and last layer")
 
 
@@ -169,7 +178,6 @@ def _alpha_means(axes: Axes, run: SearchRun) -> None:
             axes.plot(_evolutions(run), mine.mean(axis=1), **look, label=shown(branch, 28))
     axes.set_ylabel("sigmoid(alpha)")
     _by_evolution(axes)
-    _spanned(axes)
     _legend(axes, "branch")
 
 
@@ -199,10 +207,14 @@ def _by_evolution(axes: Axes) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _spanned(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    missing = max(0.0, _LEAST_SPAN - (high - low)) / 2
-    axes.set_ylim(low - missing, high + missing)
+def _spanned(panels: Sequence[Axes]) -> None:
+    """Give panels of the same quantity the same range, so that their lines can be compared."""
+    if panels:
+        low = min(axes.get_ylim()[0] for axes in panels)
+        high = max(axes.get_ylim()[1] for axes in panels)
+        missing = max(0.0, _LEAST_SPAN - (high - low)) / 2
+        for axes in panels:
+            axes.set_ylim(low - missing, high + missing)
 
 
 def _legend(axes: Axes, title: str) -> None:

@@ -77,6 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "arch-weights search irep/best.pt",
         "kernels irep",
         "latency bench --top1 net=71.5",
+        "latency bench --dark",
     ],
 )
 def test_every_kind_writes_its_picture(

@@ -206,11 +206,11 @@ def test_plain_and_irep_side_by_side(tmp_path: Path) -> None:
     figure = draw_features(found)
     assert labels(figure) == 2 * ["plain\nconvolutions", "irep\nfixed operation", "irep\nwith branches, fused"]
     panels = np.array(figure.axes).reshape(6, 4)
-    # The last layer's map comes first, then the others in order, and each image once.
-    assert [axes.get_title() for axes in panels[0]] == ["image", VGG6[5], VGG6[0], VGG6[2]]
+    # The layers in order, and each image once.
+    assert [axes.get_title() for axes in panels[0]] == ["image", VGG6[0], VGG6[2], VGG6[5]]
     assert [len(axes.images) for axes in panels[:, 0]] == [1, 0, 0, 1, 0, 0]
-    assert np.array_equal(panels[4, 2].images[0].get_array(), found[1].fixed[1][VGG6[0]])
-    assert np.array_equal(panels[5, 1].images[0].get_array(), found[1].fused[1][VGG6[5]])
+    assert np.array_equal(panels[4, 1].images[0].get_array(), found[1].fixed[1][VGG6[0]])
+    assert np.array_equal(panels[5, 3].images[0].get_array(), found[1].fused[1][VGG6[5]])
     assert not figure.get_supxlabel()
 
 

@@ -163,7 +163,7 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
     figure = draw_search({"$des$": run})
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
     assert titles == [
-        "fitness; a dot is a candidate",
+        "fitness: best 100.00%, evolution 2; a dot is a candidate",
         "diversity: mean Hamming distance of two candidates",
         "importance of a block",
         "importance of a branch, mean over layers",
@@ -202,6 +202,12 @@ def test_importances_that_hardly_differ_are_drawn_flat(run: SearchRun) -> None:
     ]
     _, _, beta, alpha, _ = draw_search({"flat": SearchRun(start=START, evolutions=flat)}).axes
     assert all(high - low == pytest.approx(0.02) for low, high in (beta.get_ylim(), alpha.get_ylim()))
+
+
+def test_importances_of_blocks_and_branches_have_one_range(run: SearchRun) -> None:
+    _, _, beta, alpha, _ = draw_search({"a": run}).axes
+    assert beta.get_ylim() == alpha.get_ylim()
+    assert beta.get_ylim()[0] < 0.1 and beta.get_ylim()[1] > 0.8
 
 
 @pytest.mark.parametrize("layers", [1, 30])

@@ -158,6 +158,7 @@ def test_pictures_lie_in_the_run(recipe: Callable[..., str], capsys: pytest.Capt
         assert (Path("runs") / name / "architecture.png").stat().st_size > 1000
         assert (Path("runs") / name / "curves.png").stat().st_size > 1000
     assert Path("runs/train/confusion.png").stat().st_size > 1000
+    assert Path("runs/search/pareto.png").stat().st_size > 1000
     assert "runs/search/curves.png" in printed.replace("\\", "/")
 
 

@@ -21,6 +21,7 @@ __all__ = ["plot"]
 plot = typer.Typer(help="Draw Architectures, searches, networks and latencies as PNG or SVG.")
 
 _OUT: Any = typer.Option("--out", "-o", help="Path of the picture: .png or .svg.")
+_Dark = Annotated[bool, typer.Option("--dark", help="Draw it for a dark page.")]
 
 
 @plot.command("arch")
@@ -35,6 +36,7 @@ def plot_arch(
     diff: Annotated[bool, typer.Option("--diff", help="Show the differences of two sources in one matrix.")] = False,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("arch.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw Architectures as matrices, layers by branches, side by side.
 
@@ -46,7 +48,7 @@ def plot_arch(
     if diff and len(sources) != 2:
         raise InputError(f"--diff of {len(sources)} Architecture{'s' * (len(sources) != 1)}", hint="name two")
     views = [read_architecture(path, label, model_factory=_factory(model)) for label, path in _labelled(sources)]
-    _write(draw_difference(*views) if diff else draw_architectures(views), out)
+    _write(draw_difference(*views) if diff else draw_architectures(views), out, dark=dark)
 
 
 @plot.command("search")
@@ -54,6 +56,7 @@ def plot_search(
     folders: Annotated[list[str], typer.Argument(metavar="[LABEL=]FOLDER", help="Search folders.")],
     against: Annotated[str | None, typer.Option(help="Another folder.")] = None,
     out: Annotated[Path, _OUT] = Path("search.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw the course of searches: fitness, diversity, alpha and beta, surviving branches by layer.
 
@@ -67,7 +70,7 @@ def plot_search(
     strategies = {run.strategy: run for run in runs.values()}
     if len(strategies) == len(runs) and not any(label for label, _ in map(_parts, sources)):
         runs = strategies
-    _write(draw_search(runs), out)
+    _write(draw_search(runs), out, dark=dark)
 
 
 @plot.command("features")
@@ -91,6 +94,7 @@ def plot_features(
     ] = 10,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("features.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw feature maps of the convolutions with and without their branches, network beside network.
 
@@ -102,7 +106,7 @@ def plot_features(
     found = read_features(
         dict(_labelled(networks)), images or [], layers=layers, columns=columns, model_factory=_factory(model)
     )
-    _write(draw_features(found), out)
+    _write(draw_features(found), out, dark=dark)
 
 
 @plot.command("arch-weights")
@@ -113,6 +117,7 @@ def plot_arch_weights(
     ],
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("arch-weights.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw the weights of conv1x3 and conv3x1 relative to the dilated pairs, layer by layer.
 
@@ -122,7 +127,7 @@ def plot_arch_weights(
 
     named = _labelled(sources)
     found = [read_arch_weights(path, label, model_factory=_factory(model)) for label, path in named]
-    _write(draw_arch_weights(found), out)
+    _write(draw_arch_weights(found), out, dark=dark)
 
 
 @plot.command("kernels")
@@ -132,6 +137,7 @@ def plot_kernels(
     ],
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("kernels.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw the weight of each fused kernel by tap, and the share of each branch.
 
@@ -141,7 +147,7 @@ def plot_kernels(
     from irepdeploy.plots.kernels import draw_kernels
 
     ((label, path),) = _labelled([network])
-    _write(draw_kernels(read_kernels(path, label, model_factory=_factory(model))), out)
+    _write(draw_kernels(read_kernels(path, label, model_factory=_factory(model))), out, dark=dark)
 
 
 @plot.command("latency")
@@ -154,6 +160,7 @@ def plot_latency(
         ),
     ] = None,
     out: Annotated[Path, _OUT] = Path("latency.png"),
+    dark: _Dark = False,
 ) -> None:
     """Draw latency against accuracy, device by device, with the Pareto front.
 
@@ -162,13 +169,13 @@ def plot_latency(
     from irepdeploy.plots.latency import draw_latency
     from irepdeploy.plots.latency_points import latency_points, read_records
 
-    _write(draw_latency(latency_points(read_records(records), dict(map(_accuracy, top1 or [])))), out)
+    _write(draw_latency(latency_points(read_records(records), dict(map(_accuracy, top1 or [])))), out, dark=dark)
 
 
-def _write(figure: Figure, out: Path) -> None:
+def _write(figure: Figure, out: Path, *, dark: bool) -> None:
     from irepdeploy.plots.figure import save_figure
 
-    save_figure(figure, out)
+    save_figure(figure, out, dark=dark)
     say(f"wrote {out}")
 
 
