@@ -6,7 +6,7 @@ DEMO_ARGS ?= --out demo
 TEST_ARGS ?=
 # `data` (the library `datasets`, 74 MB of wheels and 290 MB on the disk) is installed by the nightly workflow only; tests
 # that need it skip without it.
-EXTRAS ?= detect,dev,dynamo,examples,report,tensorboard
+EXTRAS ?= detect,dev,docs,dynamo,examples,report,tensorboard
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 DEBIAN_PACKAGES := chromium dataset-fashion-mnist openssh-client openssh-server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly ecosystem trt check lint tree types imports tables system-deps clean
+.PHONY: help demo test nightly ecosystem trt check lint tree types imports tables docs system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -50,7 +50,7 @@ $(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
 	$(BIN)/python tests/assemble_trt.py
 
-check: lint types imports tables  ## lint, format, types, import rules, and the tables of the READMEs against their records
+check: lint types imports tables docs  ## lint, format, types, import rules, tables against their records, the site
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -72,13 +72,16 @@ types:
 imports:
 	cd $(TREE) && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-logo
 
+# Every page with a generated table.
+TABLES := $(shell grep -l '^<!-- table: ' README.md docs/*.md)
 tables: $(INSTALLED)
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables README.md --check
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables bench/README.md --check
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/robustness.md --check
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/ecosystem.md --check
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/merged-step.md --check
-	PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables docs/does-it-pay.md --check
+	@for page in $(TABLES); do \
+		PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables $$page --check || exit; \
+	done
+
+# NO_MKDOCS_2_WARNING: the theme would print a page on a successor of mkdocs.
+docs: tree  ## build the site from docs/ into build/site; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 system-deps:  ## install the Debian packages that tests need
 ifeq ($(strip $(DEBIAN_PACKAGES)),)

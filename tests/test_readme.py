@@ -20,7 +20,7 @@ from irepdeploy.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "bench/README.md", "jetson/README.md")}
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/measuring.md", "docs/jetson.md")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n(<!-- not-run: [^\n]+ -->)?", re.MULTILINE | re.DOTALL)
 BLOCKS = [(language, text, bool(mark)) for page in PAGES.values() for language, text, mark in BLOCK.findall(page)]
 RUN = [(language, text) for language, text, skipped in BLOCKS if language != "text" and not skipped]
