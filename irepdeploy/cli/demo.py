@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
-from irepdeploy.console import command_line, log, say, table
+from irepdeploy.cli.demo_summary import DEMO_DATA, DemoSummary
+from irepdeploy.console import command_line, log
 from irepdeploy.errors import InputError, counted
 from irepdeploy.files import write_bytes, write_json
 from irepdeploy.folders import output_folder
@@ -33,12 +30,10 @@ from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.runs.journal import SearchJournal
 from irepdeploy.runs.record import read as read_records
 from irepdeploy.runs.result import SearchFigures, TrainingResult
-from irepdeploy.runs.schema import MetricFacts
 from irepdeploy.verify.certificate import Certificate
 
-__all__ = ["DEMO_DATA", "DemoSummary", "print_summary", "run_demo"]
+__all__ = ["run_demo"]
 
-DEMO_DATA = {"digits": "handwritten digits", "fashion_mnist": "Fashion-MNIST"}
 # What makes the recipe of the data small enough for some minutes on two cores.
 _SMALL: dict[str, tuple[str, ...]] = {
     "digits": (),
@@ -51,6 +46,10 @@ _SMALL: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# A quick demo proves what the long one does; it compares and measures nothing.
+_QUICK_STEPS = ("search", "train", "export", "verify")
+_QUICK = ("scale=smoke", "search.evolutions=1", "train.epochs=1", "data.options.train=50", "data.options.val=50")
+
 # Labels of the latency table; the first is the reference.
 _PLAIN_BN = "plain, BN kept"
 _PLAIN_FOLDED = "plain, BN folded"
@@ -59,45 +58,14 @@ _FUSED = "branches, fused"
 _SHARE_OF_COST = 10
 
 
-@dataclass(frozen=True)
-class DemoSummary:
-    """The results of a demo, as written to summary.json.
-
-    Attributes:
-        data: Name of the data.
-        accuracy: Search-validation and test score of each network, the latter with its 95 % interval.
-        search: Figures of the search: score, number of candidates, seconds, spread of alpha and beta.
-        equality: Largest relative error, tolerance and verdict of each hop.
-        latency: Median and ratio to the plain network by network and runner.
-        cost: Parameters, MACs, seconds per epoch and peak memory of training, plain and with branches.
-        metric: Name and unit of the scores.
-        smoke: Whether the scale is too small for the scores to mean anything.
-    """
-
-    folder: str
-    data: str
-    seconds: float
-    accuracy: list[dict[str, Any]]
-    search: dict[str, Any]
-    equality: list[dict[str, Any]]
-    latency: list[dict[str, Any]]
-    cost: list[dict[str, Any]]
-    files: list[str]
-    metric: dict[str, str]
-    smoke: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of summary.json."""
-        return asdict(self)
-
-
-def run_demo(out: Path, overrides: Sequence[str] = (), data: str = "digits") -> DemoSummary:
+def run_demo(out: Path, overrides: Sequence[str] = (), data: str = "digits", quick: bool = False) -> DemoSummary:
     """Run the demo.
 
     Args:
         out: Its folder.
         overrides: Changes to the recipe.
         data: "digits" or "fashion_mnist", of which it uses a small part.
+        quick: Search, train, export and verify alone, on some images, in seconds.
 
     Raises:
         InputError: There is no demo of these data.
@@ -107,118 +75,38 @@ def run_demo(out: Path, overrides: Sequence[str] = (), data: str = "digits") -> 
         raise InputError(f"no demo of {data!r}", where="--data", hint=f"one of {', '.join(DEMO_DATA)}")
     scaled = any(each.startswith("scale=") for each in overrides)
     with output_folder(out):
-        return _run_demo(out, [*(() if scaled else _SMALL[data]), *overrides], data)
+        settings = _QUICK if quick else () if scaled else _SMALL[data]
+        return _run_demo(out, [*settings, *overrides], data, quick)
 
 
-def _run_demo(out: Path, overrides: list[str], data: str) -> DemoSummary:
+def _run_demo(out: Path, overrides: list[str], data: str, quick: bool) -> DemoSummary:
     started = time.perf_counter()
-    commands = _commands(out, overrides, data)
-    steps = [*(share for share, _ in commands), _SHARE_OF_COST]
+    commands = _quick_commands(out, overrides, data) if quick else _commands(out, overrides, data)
+    steps = [*(share for share, _ in commands), *(() if quick else (_SHARE_OF_COST,))]
     printed = ""
     for index, (_, command) in enumerate(commands):
         log(f"{_position(index, steps, started)}$ {command_line(*command)}")
         printed += _run(command, out)
         write_bytes(out / "log.txt", printed.encode())
-    log(f"{_position(len(commands), steps, started)}measuring what training costs ...")
-    cost = _cost(out)
+    if not quick:
+        log(f"{_position(len(commands), steps, started)}measuring what training costs ...")
+    cost = [] if quick else _cost(out)
     result = DemoSummary(
         folder=str(out),
         data=SearchJournal.read(out / "search").start.recipe["data"]["name"],
         seconds=time.perf_counter() - started,
-        accuracy=_accuracy(out),
+        accuracy=[] if quick else _accuracy(out),
         search=_search(out).to_dict(),
         equality=_equality(out),
-        latency=_latency(out),
+        latency=[] if quick else _latency(out),
         cost=cost,
-        files=_files(out),
+        files=_files(out, quick),
         metric=_search(out).by.model_dump(),
         smoke="scale=smoke" in overrides,
+        quick=quick,
     )
     write_json(out / "summary.json", result.to_dict())
     return result
-
-
-def print_summary(result: DemoSummary) -> None:
-    """Print the tables, the files and the next command."""
-    out, metric = Path(result.folder), MetricFacts(**result.metric)
-
-    def score(value: float) -> str:
-        # The test set is small.
-        return f"{value:.1%}" if metric.unit == "%" else metric.text(value)
-
-    say()
-    if result.smoke:
-        say("scale=smoke: these networks are hardly trained; their scores mean nothing.")
-    table(
-        f"{metric.name[:1].upper()}{metric.name[1:]} on {DEMO_DATA.get(result.data, result.data)}, fused, one seed",
-        ["network", "branches", "validation", "test", "95 % interval"],
-        [
-            [
-                row["network"],
-                row["branches"],
-                score(row["val_accuracy"]),
-                score(row["test_accuracy"]),
-                "-" if row["low"] is None else f"{score(row['low'])} to {score(row['high'])}",
-            ]
-            for row in result.accuracy
-        ],
-    )
-    say("One seed of each by one recipe does not tell whether branches pay: docs/does-it-pay.md asks that, with")
-    say("settings tuned for each arm, five seeds and 10,000 test images.")
-    found = result.search
-    say(
-        f"search: {found['evaluations']} candidates scored in {found['seconds']:.0f} s; spread of sigmoid(alpha)"
-        f" {found['alpha_spread']:.4f}, of sigmoid(beta) {found['beta_spread']:.4f}"
-    )
-    say()
-    table(
-        "Are the outputs the same? (largest relative error)",
-        ["from", "to", "error", "allowed", "verdict"],
-        [
-            [row["from"], row["to"], f"{row['error']:.1e}", f"{row['allowed']:.0e}", "same" if row["ok"] else "DIFFER"]
-            for row in result.equality
-        ],
-    )
-    say()
-    table(
-        "Latency, batch 1, one thread, measured in turn",
-        ["network", "runner", "median ms", "x first of runner", "95 % interval", "warm-up"],
-        [
-            [
-                row["network"],
-                row["runner"],
-                f"{row['median_ms']:.3f}",
-                f"{row['ratio']:.2f}",
-                _interval(row),
-                "steady" if row["steady"] else "unsteady",
-            ]
-            for row in result.latency
-        ],
-    )
-    say("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
-    say("The fused network and the plain one with BN folded are the same graph: their difference is noise.")
-    say("The difference between the first two rows is due to folding alone, which needs no branches.")
-    say()
-    table(
-        "Training cost of the branches",
-        ["network", "parameters", "MACs", "seconds per epoch", "peak memory MB"],
-        [
-            [
-                row["network"],
-                f"{row['params']:,}",
-                f"{row['macs']:,}",
-                f"{row['seconds_per_epoch']:.3f}",
-                "unknown" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}",
-            ]
-            for row in result.cost
-        ],
-    )
-    say()
-    say(f"Done in {result.seconds:.0f} s. Written:")
-    for file in result.files:
-        say(f"  {file}")
-    again = command_line("verify", out / "irep" / "best.pt", out / "export" / "model.onnx")
-    say(f"next: {again.replace('irepdeploy', _program(), 1)}")
 
 
 def _commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, list[str]]]:
@@ -248,6 +136,13 @@ def _commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, lis
         (1, ["plot", "search", at("search"), "--out", at("search.png")]),
         (2, ["report", *map(at, ("bench", "search", "irep", "export")), "--out", at("report.html")]),
     ]
+
+
+def _quick_commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, list[str]]]:
+    """Return the commands without those of the plain network."""
+    commands = [(share, command) for share, command in _commands(out, overrides, data) if command[0] in _QUICK_STEPS]
+    plain = {str(out / "plain"), str(out / "export-plain")}
+    return [(share, command) for share, command in commands if not plain & set(command)]
 
 
 def _position(index: int, shares: Sequence[int], started: float) -> str:
@@ -351,19 +246,15 @@ def _cost(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _files(out: Path) -> list[str]:
-    names = {"architecture.png", "search.png", "report.html", "report.csv", "report.md", "log.txt", "summary.json"}
+def _files(out: Path, quick: bool) -> list[str]:
+    names = {"log.txt", "summary.json"}
+    if not quick:
+        names |= {"architecture.png", "search.png", "report.html", "report.csv", "report.md"}
     folders = ("search", "plain", "irep", "export-plain", "export", "bench")
     inside = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
     populations = {path.parent for path in inside if path.parent.name == "population"}
-    files = {*(out / name for name in names), *(path for path in inside if path.parent not in populations)}
+    files = {
+        *(path for path in map(out.joinpath, names) if path.exists()),
+        *(path for path in inside if path.parent not in populations),
+    }
     return [*sorted(map(str, files)), *sorted(f"{path} ({len(list(path.iterdir()))} files)" for path in populations)]
-
-
-def _program() -> str:
-    """Return how the user calls the program: `make demo` leaves it in a virtual environment that is not on the path."""
-    return "irepdeploy" if shutil.which("irepdeploy") else shlex.quote(sys.argv[0])
-
-
-def _interval(row: dict[str, Any]) -> str:
-    return "-" if row["low"] is None or row["low"] == row["high"] else f"{row['low']:.2f} to {row['high']:.2f}"

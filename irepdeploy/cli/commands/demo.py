@@ -20,18 +20,22 @@ def demo(
     data: Annotated[
         str, typer.Option("--data", help="digits, or fashion_mnist with the Debian package dataset-fashion-mnist.")
     ] = "digits",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Prove the outputs only: one network, no scores or latencies, in seconds.")
+    ] = False,
     out: OutOption = Path("demo"),
     json: JsonOption = False,
 ) -> None:
     """Search, train, fuse, export, verify and measure a small network on real images.
 
-    Prints every command it runs, so that each can be repeated by itself. Examples: irepdeploy demo scale=smoke;
+    Prints every command it runs, so that each can be repeated by itself. Examples: irepdeploy demo --quick;
     irepdeploy demo --data fashion_mnist --out demo-fashion
     """
-    from irepdeploy.cli.demo import print_summary, run_demo
+    from irepdeploy.cli.demo import run_demo
+    from irepdeploy.cli.demo_summary import print_summary
     from irepdeploy.console import print_json
 
-    summary = run_demo(out, overrides or [], data)
+    summary = run_demo(out, overrides or [], data, quick)
     if json:
         print_json(summary.to_dict())
     else:
