@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from irepdeploy.cli.completion import names
 from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
 from irepdeploy.console import log, print_json, say, table
 from irepdeploy.errors import InputError
@@ -27,6 +28,12 @@ _SECONDS_BETWEEN_LINES = 5.0
 _TIMEOUT_S = 300.0
 
 
+def _suites() -> list[str]:
+    from importlib.metadata import entry_points
+
+    return sorted(entry_points(group="irepdeploy.suites").names)
+
+
 def bench(
     models: Annotated[
         list[str] | None,
@@ -40,6 +47,7 @@ def bench(
         str | None,
         typer.Option(
             "--suite",
+            autocompletion=names(_suites),
             help="Measure one of the paper's tables: table1, table2, table3, table5, fig1; or fused-vs-branches,"
             " supernet-step, training-step, training-cost.",
         ),

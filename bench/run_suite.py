@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import entry_points
 
 import torch
 
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.errors import InputError, MissingError
+from irepdeploy.errors import InputError, MissingError, choices
 from irepdeploy.runs.suite import Suite, SuiteReport, SuiteRequest
 
 __all__ = ["run_suite"]
@@ -22,9 +21,7 @@ def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> Sui
         raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")
     points = {point.name: point for point in entry_points(group=_GROUP)}
     if name not in points:
-        near = difflib.get_close_matches(name, points, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(points))}"
-        raise InputError(f"no suite {name!r}", where="--suite", hint=hint)
+        raise InputError(f"no suite {name!r}", where="--suite", hint=choices(name, sorted(points)))
     suite: Suite = points[name].load()
     with request.own_folder():
         return suite(request, display)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import quoted
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices, few
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[st
         raise InputError("nothing to measure", where="bench", hint="name a checkpoint, an ONNX file or a network")
     for runner in runners:
         if runner not in RUNNERS:
-            raise InputError(f"no runner {runner!r}", where="--runner", hint="runners: " + ", ".join(RUNNERS))
+            raise InputError(f"no runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
     wanted = list(dict.fromkeys(runners))
     found = [_split(os.fspath(model)) for model in models]
     shorts = [label or (target if kind == NETWORK else Path(target).stem) for label, kind, target in found]
@@ -135,7 +135,6 @@ def check_keys(subjects: Sequence[Subject]) -> None:
 _KINDS = {CHECKPOINT: "a checkpoint", ONNX: "an ONNX file", ENGINE: "an engine", NETWORK: "a network by name"}
 _EXPORT = dict.fromkeys((CHECKPOINT, ONNX, NETWORK), ", or build an engine: irepdeploy export {} --target trt")
 # Networks that a hint names.
-_SHOWN = 12
 _SUFFIXES = {".onnx": ONNX, ".engine": ENGINE, ".pt": CHECKPOINT}
 
 
@@ -174,8 +173,7 @@ def _nearest(path: Path, is_path: bool) -> str:
         return "did you mean " + " or ".join(near) + "?"
     if is_path:
         return "check the path"
-    more = f", and {len(NETS) - _SHOWN} more" if len(NETS) > _SHOWN else ""
-    return "networks: " + ", ".join(list(NETS)[:_SHOWN]) + more
+    return f"networks: {few(NETS)}"
 
 
 def _siblings(path: Path) -> list[Path]:

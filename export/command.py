@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.cli.completion import names
 from irepdeploy.cli.options import (
     InputShapeOption,
     InputsOption,
@@ -31,17 +32,33 @@ from .output import show
 __all__ = ["export"]
 
 
+def _targets() -> list[str]:
+    from .target.target import TARGETS
+
+    return list(TARGETS)
+
+
 def export(
     source: SourceArgument,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]")
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", help="Target: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.")
+        str,
+        typer.Option(
+            "--target",
+            help="Where it will run: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.",
+            autocompletion=names(_targets),
+        ),
     ] = "ort",
     trt: Annotated[bool, typer.Option("--trt", help="Same as --target trt.")] = False,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Some of fp32,fp16,int8. [fp32; for an engine fp32,fp16]")
+        str | None,
+        typer.Option(
+            "--precision",
+            help="One or more of fp32,fp16,int8. [fp32; for an engine fp32,fp16]",
+            autocompletion=names(lambda: ("fp32", "fp16", "int8")),
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", help="Percentage points of accuracy that int8 may lose.")

@@ -112,6 +112,6 @@ def _from_stage(name: str) -> Any:
         from irepdeploy.errors import MissingError
 
         raise MissingError(
-            "no installed package provides this function", where=f"irepdeploy.{name}", hint="pip install irepdeploy"
+            "no installed package provides this function", where=f"irepdeploy.{name}", hint="install irepdeploy again"
         )
     return found[0].load()

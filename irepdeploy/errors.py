@@ -20,7 +20,7 @@ agent on the board carries it.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Optional
+from typing import ClassVar, Iterable, Optional
 
 __all__ = [
     "ArchitectureError",
@@ -34,13 +34,16 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "RunError",
+    "choices",
     "counted",
+    "few",
 ]
 
 # The longest line about an error; --debug prints all of it.
 LONGEST_LINE = 400
 _LONGEST_REASON = 300
 _LONGEST_PLACE = 150
+_SHOWN = 6
 
 EXIT_OK = 0
 EXIT_BUG = 70
@@ -65,6 +68,12 @@ class IrepdeployError(Exception):
         super().__init__(self.line)
 
     @property
+    def topic(self) -> str:
+        """The name that `irepdeploy explain` takes for this kind of error: "not-fusable", "missing"."""
+        kind = next(each for each in type(self).__mro__ if each.__module__ == __name__)
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__.replace("Error", "")).lower()
+
+    @property
     def line(self) -> str:
         """The error on one line: ``where: what (hint)``."""
         text = self.what if self.where is None else f"{self.where}: {self.what}"
@@ -78,6 +87,22 @@ class IrepdeployError(Exception):
 def counted(count: int, noun: str, nouns: Optional[str] = None) -> str:
     """Return a number and its noun: "1 node", "1,024 nodes"; `nouns` is a plural that takes more than an s."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def few(names: Iterable[str]) -> str:
+    """Return the first names of a long list and how many more there are, or all of a short one."""
+    known = list(names)
+    more = len(known) - _SHOWN
+    return ", ".join(known) if more <= 1 else f"{', '.join(known[:_SHOWN])}, ... ({more} more)"
+
+
+def choices(wrong: str, names: Iterable[str]) -> str:
+    """Return the hint of a name that is not known: those that look like it, else a few of all."""
+    from difflib import get_close_matches
+
+    known = list(names)
+    near = get_close_matches(wrong, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"one of {few(known)}"
 
 
 def _rebuild(cls: type, what: str, where: Optional[str], hint: Optional[str]) -> IrepdeployError:

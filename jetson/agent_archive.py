@@ -93,5 +93,5 @@ def carried_modules() -> dict[str, Path]:
     missing = [name for name, path in found.items() if not path.is_file()]
     if missing or "irepdeploy.jetson.agent.main" not in found:
         where = missing[0] if missing else "irepdeploy.jetson.agent"
-        raise MissingError("its source is not installed", where=where, hint="pip install irepdeploy with its sources")
+        raise MissingError("its source is not installed", where=where, hint="install irepdeploy again")
     return dict(sorted(found.items()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from irepdeploy.cli.group import CommandGroup
 from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, SeedOption, TimeoutOption
 from irepdeploy.console import say
 
@@ -40,6 +41,7 @@ PythonOption = Annotated[
 ]
 
 jetson = typer.Typer(
+    cls=CommandGroup,
     help="Build and measure on a board over ssh, with the system's ssh client, configuration and keys. The board needs "
     "Python 3.8 and numpy, and TensorRT for engines.",
 )

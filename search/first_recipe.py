@@ -135,7 +135,7 @@ def _net(text: str) -> dict[str, Any]:
 
 def _data(text: str) -> dict[str, Any]:
     from irepdeploy.data import DATASETS
-    from irepdeploy.errors import InputError
+    from irepdeploy.errors import InputError, choices
     from irepdeploy.network.factory import is_factory
 
     path = Path(text).expanduser()
@@ -148,7 +148,7 @@ def _data(text: str) -> dict[str, Any]:
     raise InputError(
         "neither a folder, nor package.module:function, nor a data set of irepdeploy",
         where=text,
-        hint=f"data sets: {', '.join(DATASETS)}",
+        hint=choices(text, DATASETS),
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices
 from irepdeploy.runs.record import Record
 from irepdeploy.runs.suite import SuiteRequest
 
@@ -49,9 +48,7 @@ def conditions_for(request: SuiteRequest) -> list[Condition]:
     runners: Sequence[str] = list(dict.fromkeys(request.runners)) or default
     for runner in runners:
         if runner not in RUNNERS:
-            near = difflib.get_close_matches(runner, RUNNERS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"runners: {', '.join(RUNNERS)}"
-            raise InputError(f"no runner {runner!r}", where="--runner", hint=hint)
+            raise InputError(f"no runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
     states = (False, True) if paper_on_gpu else (False,)
     return [Condition(runner, tf32, paper_on_gpu) for tf32 in states for runner in runners]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices
 
 from .parser_operators import TENSORRT_8_5, TENSORRT_8_6, TENSORRT_10, TENSORRT_11
 
@@ -135,7 +135,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 def target_of(name: str) -> Target:
     """Return a target by name."""
     if name not in TARGETS:
-        raise InputError(f"no target {name!r}", where="--target", hint=f"one of {', '.join(TARGETS)}")
+        raise InputError(f"no target {name!r}", where="--target", hint=choices(name, TARGETS))
     return TARGETS[name]
 
 

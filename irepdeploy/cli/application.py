@@ -11,8 +11,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from irepdeploy.cli.group import CommandGroup
 from irepdeploy.console import log, say
 from irepdeploy.errors import LONGEST_LINE, IrepdeployError, MissingError, one_line
 
@@ -32,7 +32,9 @@ _ORDER = (
     "plot",
     "report",
     "inspect",
+    "detect",
     "doctor",
+    "explain",
 )
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
@@ -45,6 +47,9 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "tensorrt": "trt",
 }
+
+# By no name that an index may know: until the first release it could be somebody else's.
+_AGAIN = "install irepdeploy again"
 
 
 def application() -> typer.Typer:
@@ -60,7 +65,7 @@ def application() -> typer.Typer:
     return app
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the help; typer lists groups after all commands."""
         return sorted(self.commands, key=_place)
@@ -83,11 +88,9 @@ def missing(error: ImportError, where: str | None = None) -> MissingError:
     package = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package not in ("", "irepdeploy"):
         extra = _EXTRAS.get(package)
-        line = f"pip install 'irepdeploy[{extra}]'" if extra else "pip install irepdeploy"
+        line = f"pip install 'irepdeploy[{extra}]'" if extra else _AGAIN
         return MissingError(f"the Python module {error.name!r} is not installed", where=where, hint=line)
-    return MissingError(
-        f"cannot be imported: {one_line(error)}", where=where, hint="pip install --force-reinstall irepdeploy"
-    )
+    return MissingError(f"cannot be imported: {one_line(error)}", where=where, hint=_AGAIN)
 
 
 def _print_version(wanted: bool) -> None:
@@ -98,9 +101,41 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(wanted: bool) -> None:
+    if wanted:
+        from irepdeploy.cli.completion import install
+
+        log(install())
+        raise typer.Exit
+
+
+def _show_completion(wanted: bool) -> None:
+    if wanted:
+        from irepdeploy.cli.completion import show
+
+        for line in show().splitlines():
+            say(line)
+        raise typer.Exit
+
+
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Install completion for your shell: bash, zsh or fish.",
+        ),
+    ] = False,
+    show_completion: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion", callback=_show_completion, is_eager=True, help="Print the script of that completion."
+        ),
     ] = False,
     # Handled by cli.main before typer; listed here for the help.
     debug: Annotated[

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from irepdeploy.cli.group import CommandGroup
 
 __all__ = ["with_default"]
 
@@ -28,11 +30,18 @@ def with_default(default: Callable[..., None], **others: Callable[..., None]) ->
     return group
 
 
-class _Group(TyperGroup):
+class _Group(CommandGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in self.commands:
+        if (not args or args[0] not in self.commands) and not (ctx.resilient_parsing and not args):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete the first word: another command, an option or the first argument of the default."""
+        default = self.commands[_DEFAULT]
+        found = [*super().shell_complete(ctx, incomplete), *default.shell_complete(ctx, incomplete)]
+        arguments = [each for each in default.params if each.param_type_name == "argument"]
+        return found + (arguments[0].shell_complete(ctx, incomplete) if arguments else [])
 
 
 class _Context(typer.Context):

@@ -79,7 +79,11 @@ def _run(args: list[str]) -> int:
     # Imported here so that Ctrl-C during the imports is answered in main.
     import typer
 
-    from irepdeploy.cli.application import invoke
+    from irepdeploy.cli.application import application, invoke
+    from irepdeploy.cli.completion import VARIABLE, answer
+
+    if VARIABLE in os.environ:
+        return answer(application())
 
     if any("\0" in arg for arg in args):
         raise InputError("expected arguments without NUL characters")
@@ -220,6 +224,10 @@ def _write_report(error: BaseException, command_line: list[str]) -> str:
 def _say(error: IrepdeployError, debug: bool = False) -> None:
     start = "irepdeploy: error: "
     _print(start + short_line(error, sys.maxsize if debug else LONGEST_LINE - len(start)))
+    # For people: a log and a program that reads the error get the one line.
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr.isatty():
+            _print(f"more: irepdeploy explain {error.topic}")
 
 
 def _print(text: str) -> None:

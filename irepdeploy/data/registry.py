@@ -16,7 +16,7 @@ from irepdeploy.data.fashion_mnist import FASHION_MNIST, fashion_mnist
 from irepdeploy.data.imagenet import IMAGENET, folders, hugging_face, imagenet
 from irepdeploy.data.shapes import SHAPES, shapes
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices
 
 __all__ = ["DATASETS", "OBJECTS", "dataset_facts", "embedded_dataset", "load_dataset", "load_objects"]
 
@@ -53,7 +53,7 @@ def load_objects(name: str, /, **options: Any) -> ObjectDataset:
         where = "data.name"
         if name in DATASETS or name.startswith(_HUB):
             raise InputError(f"{name} has labels of images and no boxes", where=where, hint="task: classification")
-        raise InputError(f"no data set of objects named {name!r}", where=where, hint=f"one of {', '.join(OBJECTS)}")
+        raise InputError(f"no data set of objects named {name!r}", where=where, hint=choices(name, OBJECTS))
     _check_options(OBJECTS[name], name, options)
     return OBJECTS[name](**options)
 
@@ -89,6 +89,7 @@ def _function(name: str) -> Callable[..., Dataset]:
     if name in OBJECTS:
         raise InputError(f"{name} has boxes of objects", where="data.name", hint="task: detection")
     if name not in DATASETS:
-        hint = f"one of {', '.join(DATASETS)}, or {_HUB}NAME of the Hugging Face `datasets`"
-        raise InputError(f"no data set named {name!r}", hint=hint)
+        hint = choices(name, DATASETS)
+        more = f"{hint}, or {_HUB}NAME of the Hugging Face `datasets`"
+        raise InputError(f"no data set named {name!r}", hint=more if hint.startswith("one") else hint)
     return DATASETS[name]

@@ -20,6 +20,8 @@ _PYTHON = (3, 11)
 _MODULES = {"cuda-python": "cuda.bindings.runtime", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 # Imported in this process: they are light, and most are loaded already.
 _LIGHT = ("numpy", "pillow", "pydantic", "pyyaml", "rich", "typer")
+# Extras for work on irepdeploy itself.
+_OURS = ("dev", "docs")
 _NOTES = {"cuda-python": "ctypes on libcudart takes its place"}
 
 
@@ -44,7 +46,7 @@ def python() -> list[Check]:
 
 def packages() -> list[Check]:
     """Check each package of a plain installation or an extra, and whether it can be imported."""
-    wanted = [need for need in map(_requirement, metadata.requires("irepdeploy") or ()) if need.extra != "dev"]
+    wanted = [need for need in map(_requirement, metadata.requires("irepdeploy") or ()) if need.extra not in _OURS]
     # TensorRT has its own row.
     wanted = [need for need in wanted if need.package not in FLAVOURS]
     return run_all({need.package: partial(_package, need) for need in wanted})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from irepdeploy.errors import ArchitectureError, InputError, ModelError
+from irepdeploy.errors import ArchitectureError, InputError, ModelError, choices
 from irepdeploy.files import sha256
 from irepdeploy.network.checkpoint import load
 from irepdeploy.network.libraries import LibraryName, library_name, open_library_network
@@ -74,12 +73,7 @@ def open_source(
             hint="`irepdeploy export`, `verify` and `inspect` take ONNX models",
         )
     if not path.exists() and path.suffix == "" and len(path.parts) == 1:
-        near = difflib.get_close_matches(text, NETS, n=3)
-        raise InputError(
-            "no such checkpoint or network",
-            where=text,
-            hint=f"did you mean {' or '.join(near)}?" if near else f"networks: {', '.join(NETS)}",
-        )
+        raise InputError("no such checkpoint or network", where=text, hint=choices(text, NETS))
     with ThreadPoolExecutor(1) as pool:
         # In parallel: reading and hashing release the GIL.
         digest = pool.submit(sha256, path)

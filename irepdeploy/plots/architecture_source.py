@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import log
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices
 from irepdeploy.limits import open_file
 from irepdeploy.plots.architecture_view import ArchitectureView, in_column_order
 from irepdeploy.plots.search_history import SearchRun
@@ -53,7 +53,7 @@ def read_architecture(
         raise InputError(
             "no file, folder, Architecture or network of this name",
             where=text,
-            hint=f"published: {', '.join(PUBLISHED)}",
+            hint=choices(text, PUBLISHED),
         )
     return _of_network(text, label, model_factory)
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from irepdeploy.console import ProgressDisplay
-from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError, one_line
+from irepdeploy.errors import ArchitectureError, InputError, MissingError, ModelError, RunError, choices, one_line
 from irepdeploy.limits import check_memory
 from irepdeploy.network.checkpoint import save
 from irepdeploy.network.factory import Factory, built, remembered
@@ -113,7 +113,7 @@ def branch_costs(
     known = (*PRESETS, *PUBLISHED)
     for name in request.presets or ():
         if name not in known:
-            raise ArchitectureError(f"no preset {name!r}", hint=f"one of {', '.join(known)}")
+            raise ArchitectureError(f"no preset {name!r}", hint=choices(name, known))
     images = 4 * request.batch_size * math.prod(source.origin.input_shape)
     check_memory(images, f"a batch of {request.batch_size:,}", "--batch")
     device = _device(request.device)

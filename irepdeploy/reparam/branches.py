@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irepdeploy.errors import ArchitectureError
+from irepdeploy.errors import ArchitectureError, choices
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.geometry import Geometry, pad_or_crop
 from irepdeploy.reparam.normalisation import batch_norm, scale_shift
@@ -353,7 +353,7 @@ def branch_class(name: str) -> type[Branch]:
     repeated = _REPEATED.fullmatch(name)
     if repeated and repeated[1] in BRANCHES:
         return BRANCHES[repeated[1]]
-    raise ArchitectureError(f"unknown branch {name!r}", hint=f"one of {', '.join(BRANCHES)}")
+    raise ArchitectureError(f"unknown branch {name!r}", hint=choices(name, BRANCHES))
 
 
 def register_branch(branch: type[Branch]) -> type[Branch]:

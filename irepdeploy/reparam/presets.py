@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irepdeploy.errors import ArchitectureError
+from irepdeploy.errors import ArchitectureError, choices
 from irepdeploy.reparam.branches import branch_class, possible_branches
 from irepdeploy.reparam.geometry import KERNELS, Geometry
 
@@ -75,9 +75,7 @@ def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
     """Return the preset of this name, or make one of these branch names, without alpha and beta."""
     if isinstance(branches, str):
         if branches not in PRESETS:
-            raise ArchitectureError(
-                f"no preset {branches!r}", hint=f"one of {', '.join(PRESETS)}, or a list of branches"
-            )
+            raise ArchitectureError(f"no preset {branches!r}", hint=choices(branches, PRESETS))
         return PRESETS[branches]
     for name in branches:
         branch_class(name)

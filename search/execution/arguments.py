@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.cli.completion import names
+
+from .shipped import shipped_recipes
+
 __all__ = ["OverridesArgument", "OverwriteOption", "RecipeArgument", "ResumeOption", "TensorboardOption"]
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe, such as digits.")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe file, or the name of a shipped recipe, such as digits.", autocompletion=names(shipped_recipes)
+    ),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

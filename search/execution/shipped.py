@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from irepdeploy.errors import RecipeError
+from irepdeploy.errors import RecipeError, choices
 
 __all__ = ["recipe_path", "shipped_recipes"]
 
@@ -23,7 +22,6 @@ def recipe_path(name: str) -> Path:
         return Path(name)
     shipped = shipped_recipes()
     if name not in shipped:
-        near = difflib.get_close_matches(name, shipped, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"a YAML file, or one of {', '.join(shipped)}"
-        raise RecipeError(f"no recipe {name!r}", hint=hint)
+        hint = choices(name, shipped)
+        raise RecipeError(f"no recipe {name!r}", hint=f"a YAML file, or {hint}" if hint.startswith("one") else hint)
     return shipped[name]

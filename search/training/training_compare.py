@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, choices, few
 from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.presets import PRESETS
 from irepdeploy.runs.comparison import ComparedTraining, TrainingComparison
@@ -62,9 +62,9 @@ def _check(presets: Sequence[str], seeds: int) -> None:
     known = (PLAIN, *PRESETS)
     for preset in presets:
         if preset not in known:
-            raise InputError(f"no preset {preset!r}", where="--presets", hint=f"one of {', '.join(known)}")
+            raise InputError(f"no preset {preset!r}", where="--presets", hint=choices(preset, known))
     if not presets:
-        raise InputError("no preset is named", where="--presets", hint=f"some of {', '.join(known)}")
+        raise InputError("no preset is named", where="--presets", hint=f"some of {few(known)}")
     if len(set(presets)) < len(presets):
         raise InputError("name each preset once", where="--presets", hint="--presets plain,acnet,ireps")
     if seeds < 1:

@@ -252,13 +252,16 @@ def lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import tensorrt_not_here", "the Python module 'tensorrt_not_here' is not installed (pip install irepdeploy)"),
+        (
+            "import tensorrt_not_here",
+            "the Python module 'tensorrt_not_here' is not installed (install irepdeploy again)",
+        ),
         (
             "raise ModuleNotFoundError('x', name='matplotlib.pyplot')",
             "the Python module 'matplotlib.pyplot' is not installed (pip install 'irepdeploy[report]')",
         ),
-        ("from os import no_such_name", "(pip install --force-reinstall irepdeploy)"),
-        ("import irepdeploy.no_such_stage", "(pip install --force-reinstall irepdeploy)"),
+        ("from os import no_such_name", "(install irepdeploy again)"),
+        ("import irepdeploy.no_such_stage", "(install irepdeploy again)"),
     ],
 )
 def test_a_command_that_cannot_be_imported_says_why(

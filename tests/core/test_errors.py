@@ -6,7 +6,14 @@ import time
 
 import pytest
 
-from irepdeploy.errors import InputError, counted, first_line, one_line, short_line
+from irepdeploy.errors import InputError, choices, counted, few, first_line, one_line, short_line
+
+
+def test_a_wrong_name_gets_near_ones_or_a_few_of_many() -> None:
+    names = [f"network{index}" for index in range(40)]
+    assert choices("network39x", names).startswith("did you mean network39 or ")
+    assert choices("other", names) == f"one of {', '.join(names[:6])}, ... (34 more)"
+    assert few(iter(names[:7])) == ", ".join(names[:7]) and few([]) == ""
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ class TestWheel:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         data = {f"irepdeploy/search/recipes/{path.name}" for path in (ROOT / "search" / "recipes").glob("*.yaml")}
         data |= {f"irepdeploy/bench/report/assets/{path.name}" for path in (ROOT / "bench/report/assets").iterdir()}
-        data |= {"irepdeploy/network/nets/genotypes.json", "irepdeploy/py.typed"}
+        data |= {"irepdeploy/cli/troubleshooting.md", "irepdeploy/network/nets/genotypes.json", "irepdeploy/py.typed"}
         assert names == modules() | data
 
     def test_has_the_licence(self, wheel: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from irepdeploy.cli.completion import names
 from irepdeploy.cli.options import JsonOption, OutOption
 
 __all__ = ["demo"]
@@ -18,7 +19,12 @@ def demo(
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: scale=smoke, seed=1."),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="digits, or fashion_mnist with the Debian package dataset-fashion-mnist.")
+        str,
+        typer.Option(
+            "--data",
+            help="digits, or fashion_mnist with the Debian package dataset-fashion-mnist.",
+            autocompletion=names(lambda: ("digits", "fashion_mnist")),
+        ),
     ] = "digits",
     quick: Annotated[
         bool, typer.Option("--quick", help="Prove the outputs only: one network, no scores or latencies, in seconds.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from irepdeploy.cli.group import CommandGroup
 from irepdeploy.cli.options import ModelOption
 from irepdeploy.console import say
 from irepdeploy.errors import InputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-plot = typer.Typer(help="Draw Architectures, searches, networks and latencies as PNG or SVG.")
+plot = typer.Typer(cls=CommandGroup, help="Draw Architectures, searches, networks and latencies as PNG or SVG.")
 
 _OUT: Any = typer.Option("--out", "-o", help="Path of the picture: .png or .svg.")
 _Dark = Annotated[bool, typer.Option("--dark", help="Draw it for a dark page.")]

@@ -6,7 +6,6 @@ on earlier nodes, and the cell returns some of its nodes, concatenated.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from irepdeploy.errors import ModelError
+from irepdeploy.errors import ModelError, choices
 from irepdeploy.network.nets.operations import OPERATION_SETS, OPERATIONS, OperationSet
 
 __all__ = ["CellGenotype", "Genotype", "genotype_of"]
@@ -54,9 +53,7 @@ def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
         return _genotype(value, "genotype")
     published = _published()
     if value not in published:
-        near = difflib.get_close_matches(value, published, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(published)}"
-        raise ModelError(f"unknown genotype {value!r}", hint=hint)
+        raise ModelError(f"unknown genotype {value!r}", hint=choices(value, published))
     return _genotype(published[value], value)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
 from torch import nn
 
-from irepdeploy.errors import IrepdeployError, ModelError, first_line
+from irepdeploy.errors import IrepdeployError, ModelError, choices, first_line
 from irepdeploy.network.libraries import build_library_network, library_name
 from irepdeploy.network.nets.catalogue import NETS, Net
 from irepdeploy.reparam.insert import Branches, insert_branches
@@ -47,10 +46,9 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
     if library_name(name) is not None:
         return build_library_network(name, args)
     if name not in NETS:
-        near = difflib.get_close_matches(name, NETS, n=3)
+        hint = choices(name, NETS)
         own = "a network of your own is package.module:factory, such as mynet:Net"
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{own}; ours are {', '.join(NETS)}"
-        raise ModelError(f"unknown network {name!r}", hint=hint)
+        raise ModelError(f"unknown network {name!r}", hint=f"{hint}; {own}" if hint.startswith("one") else hint)
     net = NETS[name]
     given = dict(args)
     shape = tuple(given.pop("input_shape", net.input_shape))

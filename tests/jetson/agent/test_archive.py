@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+from irepdeploy import __version__
 from irepdeploy.jetson.agent_archive import build_agent, carried_modules
 
 _HEAVY = ("torch", "onnx", "onnxruntime", "pydantic", "typer", "rich", "yaml", "sklearn", "matplotlib")
@@ -26,7 +27,8 @@ def test_the_same_bytes_again(archive: Path) -> None:
     assert again.name == archive.name == f"irepdeploy-agent-{again.sha256[:12]}.pyz"
     entries = zipfile.ZipFile(archive).infolist()
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
-    assert len(entries) == len(carried_modules()) + 1 and "__main__.py" in {entry.filename for entry in entries}
+    names = {entry.filename for entry in entries} - {"__main__.py", f"irepdeploy-{__version__}.dist-info/METADATA"}
+    assert len(names) == len(carried_modules()) == len(entries) - 2
 
 
 def bare(archive: Path, tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +49,9 @@ def test_every_module_with_numpy_alone(archive: Path, tmp_path: Path) -> None:
     modules = [name for name in carried_modules() if name != "irepdeploy.jetson.agent"]
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
     code += f"assert not set({_HEAVY!r}) & set(sys.modules)\n"
-    code += "import irepdeploy; assert '.pyz' in irepdeploy.__file__\n"
+    code += (
+        f"import irepdeploy; assert '.pyz' in irepdeploy.__file__; assert irepdeploy.__version__ == {__version__!r}\n"
+    )
     for name in _HEAVY:
         code += f"try:\n    import {name}\nexcept ImportError: pass\nelse: raise SystemExit('{name} is here')\n"
     done = bare(archive, tmp_path, code)
