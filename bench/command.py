@@ -11,7 +11,7 @@ import typer
 
 from irepdeploy.cli.completion import names
 from irepdeploy.cli.options import InputsOption, JsonOption, ModelOption, SeedOption, TimeoutOption
-from irepdeploy.console import log, print_json, say, table
+from irepdeploy.console import log, next_step, print_json, say, table
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def bench(
         typer.Argument(
             metavar="[[LABEL=]MODEL]...",
             help="Checkpoints, ONNX files, engines, or other sources of export; the first one is the reference. "
-            "With --suite: measured beside the suite's own.",
+            "With --suite they are measured beside the suite's own.",
         ),
     ] = None,
     suite: Annotated[
@@ -72,7 +72,8 @@ def bench(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; the raw samples are appended to its records.jsonl.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the raw samples, which are appended to its records.jsonl."),
     ] = None,
     threads: Annotated[
         int | None,
@@ -91,7 +92,7 @@ def bench(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", min=1, max=10_000, help="Fewest samples for each model. Default: 64."),
+        typer.Option("--samples", min=1, max=10_000, help="Least number of samples for each model. Default: 64."),
     ] = None,
     inputs: InputsOption = None,
     input_shape: Annotated[
@@ -100,20 +101,29 @@ def bench(
             "--input-shape",
             "--shape",
             metavar="[NAME:]1x3x224x224[:DTYPE]",
-            help="Shape of an input with dynamic dimensions; repeat for each input. [as declared]",
+            help="Shape of an input, with numbers for its free sizes; repeat it for each input. [as declared]",
         ),
     ] = None,
-    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="TF32 on the GPU; recorded.")] = False,
+    tf32: Annotated[
+        bool, typer.Option("--tf32/--no-tf32", help="Whether float32 may be rounded to TF32 on the GPU.")
+    ] = False,
     transfers: Annotated[
-        str, typer.Option("--transfers", help="Copies to and from the GPU: excluded or included in the time.")
+        str,
+        typer.Option(
+            "--transfers", help="Whether the time includes the copies to and from the GPU: excluded or included."
+        ),
     ] = "excluded",
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="RECORDS", help="Earlier records: exit code 1 if a model became slower."),
+        typer.Option(
+            "--against",
+            metavar="RECORDS",
+            help="Earlier records to compare with; the exit code is 1 if a model became slower.",
+        ),
     ] = None,
     max_slower: Annotated[
         str | None,
-        typer.Option("--max-slower", metavar="5%", help="How much slower than --against is allowed. Default: 5%."),
+        typer.Option("--max-slower", metavar="5%", help="How much slower than --against a model may be. Default: 5%."),
     ] = None,
     other_machine: Annotated[
         bool, typer.Option("--other-machine", help="Compare with --against even if it was measured on another machine.")
@@ -123,7 +133,9 @@ def bench(
     model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the latency of models side by side on this machine: warmed up, interleaved, raw samples kept.
+    """Measure the latency of models side by side on this machine.
+
+    The models are warmed up and measured in turn, and all raw samples are kept.
 
     Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table2;
     irepdeploy bench build/model.onnx --against results/records.jsonl --max-slower 5%
@@ -247,6 +259,8 @@ def _bench_subjects(subjects: Sequence[Subject], request: BenchRequest, guard: G
             say(verdict.line)
     log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
     require(verdicts)
+    if written is not None and not as_json:
+        next_step("report", request.out)
 
 
 def _print_table(records: Sequence[Record], threads: int) -> None:

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, Finding, run_step
+from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, SKIPPED, Finding, run_step
 from irepdeploy.board.system import machine_state, system_block
 from irepdeploy.cli.signals import raise_on_signals
 from irepdeploy.console import log, say, table
-from irepdeploy.errors import EXIT_INTERRUPTED, InputError, IrepdeployError
+from irepdeploy.errors import EXIT_INTERRUPTED, InputError, IrepdeployError, MissingError
 from irepdeploy.files import write_bytes
 from irepdeploy.folders import make_folder, output_folder
 from irepdeploy.parsing.json_lines import append_line
@@ -100,7 +100,8 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
 def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Finding] | None = None) -> int:
     """Run the check and return an exit code; `run` runs one step within its seconds.
 
-    It is 1 if a step failed, 2 for wrong input, 130 and 143 for Ctrl-C and SIGTERM, else 0.
+    It is 1 if a step failed, 2 for wrong input, 3 if every step was skipped, as without a driver, 130 and 143 for
+    Ctrl-C and SIGTERM, else 0.
     """
     parser = argparse.ArgumentParser(prog="device_check", description="Check an NVIDIA card, and measure on it.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for records and logs")
@@ -170,6 +171,8 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
                 say(line)
     rows = [[each.name, each.status, f"{each.seconds:.1f}", each.said] for each in found]
     table("Device check", ["step", "status", "s", "finding"], rows)
+    if all(each.status == SKIPPED for each in found):
+        raise MissingError("every step was skipped", where=found[0].name, hint=found[0].said)
     return 1 if any(each.status == FAILED for each in found) else 0
 
 

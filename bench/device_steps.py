@@ -42,6 +42,8 @@ __all__ = ["STEPS", "main"]
 
 _SHAPE = (1, 16, 16)
 _REPLAYS = 200
+# Engines that this process has built.
+_BUILT: set[Path] = set()
 _ALLOWED_CLOCK = 0.05
 # The first is judged. The device's time of a single call begins before the host has launched it, some microseconds that
 # many replays hide and that batch 1 shows.
@@ -160,10 +162,12 @@ def _runners(request: Request) -> Found:
 def _engine_runner(net: nn.Module, request: Request, flavour: str, **how: Any) -> TrtRunner:
     load_tensorrt(flavour)
     engine = request.out / f"check.{flavour}.engine"
-    if not engine.exists():
-        # An engine of one batch size: TensorRT-RTX would run the first calls of others by fallback kernels.
+    if engine not in _BUILT:
+        # One that lies there was built by an earlier check, maybe on another card. An engine of one batch size:
+        # TensorRT-RTX would run the first calls of others by fallback kernels.
         specs = [spec.with_batch(len(_feeds()["input"])) for spec in _specs()]
         build_engine(onnx_of(net, specs, ["logits"]), engine, flavour=flavour)
+        _BUILT.add(engine)
     return TrtRunner(engine, cuda_graph=True, **how)
 
 

@@ -41,7 +41,7 @@ def _targets() -> list[str]:
 def export(
     source: SourceArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]")
+        Path | None, typer.Option("--out", "-o", help="Folder for the results; it is made if needed. [SOURCE-export]")
     ] = None,
     target: Annotated[
         str,
@@ -71,62 +71,69 @@ def export(
     ] = None,
     input_shape: InputShapeOption = None,
     output_names: Annotated[
-        str | None, typer.Option("--output-names", help="Names of the outputs in order: a,b.")
+        str | None, typer.Option("--output-names", help="Names of the outputs in their order, such as a,b.")
     ] = None,
     detections: Annotated[
         str,
         typer.Option(
             "--detections",
             metavar="MODE",
-            help="What a detector gives: raw heads; its best detections (topk); those without the ones that overlap a "
-            "better one (nms); the same by TensorRT's EfficientNMS_TRT (plugin).",
+            help="What a detector returns: raw heads (raw), its best detections (topk), the best ones that overlap no "
+            "better one (nms), or the same by TensorRT's EfficientNMS_TRT (plugin).",
         ),
     ] = "raw",
     score: Annotated[
-        float | None, typer.Option("--score", help="Detections at or below it do not count. [the detector's own]")
+        float | None, typer.Option("--score", help="Score that a detection must exceed. [the detector's own]")
     ] = None,
     iou: Annotated[
-        float | None, typer.Option("--iou", help="Overlap above which the lower of two goes. [the detector's own]")
+        float | None, typer.Option("--iou", help="Overlap above which the worse of two goes. [the detector's own]")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option("--max-detections", help="Detections of an image. [the detector's own]")
+        int | None, typer.Option("--max-detections", help="Most detections in an image. [the detector's own]")
     ] = None,
     bake_preprocess: Annotated[
         str | None,
-        typer.Option("--bake-preprocess", metavar="LAYOUT,ORDER", help="Take uint8 images: nhwc or nchw, rgb or bgr."),
+        typer.Option(
+            "--bake-preprocess",
+            metavar="LAYOUT,ORDER",
+            help="Let the model take uint8 images: nhwc or nchw, rgb or bgr.",
+        ),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option("--mean", help="Mean of each channel, for baking. [the data set's]")
+        str | None, typer.Option("--mean", help="Mean of each channel, for --bake-preprocess. [the data set's]")
     ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Standard deviation, likewise.")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel, likewise.")] = None,
     tf32: Annotated[bool, typer.Option("--tf32", help="Allow float32 layers of an engine to round to TF32.")] = False,
     workspace: Annotated[
         str | None, typer.Option("--workspace", help="Memory limit of the builder, such as 1GiB. [its default]")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", help="File that the builder reads if it exists, and writes.")
+        Path | None, typer.Option("--timing-cache", help="File in which the builder keeps its timings from run to run.")
     ] = None,
     dla: Annotated[int | None, typer.Option("--dla", min=0, help="DLA core, if the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Do not run onnx-simplifier.")] = False,
     external_data: Annotated[
         bool,
-        typer.Option("--external-data", help="Write weights beside the ONNX, to FILE.data, as always above 2 GiB."),
+        typer.Option(
+            "--external-data", help="Write the weights to FILE.data beside the ONNX file, as always above 2 GiB."
+        ),
     ] = False,
-    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator that was written.")] = False,
+    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator; merge none.")] = False,
     border: Annotated[
         str,
         typer.Option(
             "--border",
-            help="Refuse to merge what is not a convolution at the border, or map: add a constant map.",
+            help="For regions that are no convolution at the border: refuse to merge them, or map: merge them and add "
+            "a constant map.",
         ),
     ] = "refuse",
-    explain: Annotated[bool, typer.Option("--explain", help="Print what would collapse, and write nothing.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what would be merged, and write nothing.")] = False,
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
     """Fuse a network, write ONNX, verify the outputs after every step, and certify the result.
 
-    In the ONNX, given or written, parallel and chained linear operators become single convolutions.
+    Parallel and chained linear operators of the ONNX graph become single convolutions.
 
     Example: irepdeploy export run/trained.pt --out build
     """
@@ -135,7 +142,7 @@ def export(
     onnx_given = Path(source).suffix.lower() == ".onnx"
     if explain:
         if no_collapse:
-            raise InputError("--explain and --no-collapse", hint="it lists what collapses")
+            raise InputError("--explain lists what --no-collapse would leave out", hint="give one of them")
         _explain(source, model, inputs, seed, target, border, as_json, input_shape)
         return
     from irepdeploy.verify.onnx_process import start_onnx_process
@@ -159,7 +166,7 @@ def export(
             from .request.settings import Settings
 
         if trt and target not in ("ort", "trt"):
-            raise InputError(f"--trt and --target {target}", hint="give one of them")
+            raise InputError(f"--trt and --target {target} name different targets", hint="give one of them")
         folder = out or Path(f"{Path(source.removesuffix(':random')).stem}-export")
         settings = Settings(
             precision=precision,

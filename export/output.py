@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irepdeploy.console import command_line, log, print_json, say, table
+from irepdeploy.console import command_line, log, next_step, print_json, say, table
 from irepdeploy.errors import counted
 
 from .collapse_table import kept_note, show_regions, summary
@@ -97,7 +97,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
     ours = ["--model", model] if model else []
     for text in certificate.onnx.get("compared_at", ()):
         ours += ["--input-shape", text]
-    log(f"next: {command_line('verify', reference, folder / 'model.onnx', *ours)}")
+    next_step("verify", reference, folder / "model.onnx", *ours)
 
 
 def _show_noise(certificate: Certificate) -> None:

@@ -29,14 +29,17 @@ __all__ = [
     "command_line",
     "escaped_output",
     "log",
+    "next_step",
     "print_json",
     "progress",
     "quoted",
     "say",
     "table",
+    "without_hints",
 ]
 
 _SECONDS_BETWEEN_LINES = 5.0
+_hints = True
 
 
 class ProgressTask(Protocol):
@@ -99,6 +102,23 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
 def log(message: str) -> None:
     """Print one line on stderr."""
     print(printable(message), file=sys.stderr, flush=True)
+
+
+def next_step(*words: object) -> None:
+    """Say on stderr which `irepdeploy` command usually follows."""
+    if _hints:
+        log(f"next: {command_line(*words)}")
+
+
+@contextmanager
+def without_hints() -> Iterator[None]:
+    """Let the commands that run inside say nothing about what follows."""
+    global _hints
+    before, _hints = _hints, False
+    try:
+        yield
+    finally:
+        _hints = before
 
 
 def say(text: object = "") -> None:

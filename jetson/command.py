@@ -11,7 +11,7 @@ import typer
 
 from irepdeploy.cli.group import CommandGroup
 from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, SeedOption, TimeoutOption
-from irepdeploy.console import say
+from irepdeploy.console import next_step, say
 
 if TYPE_CHECKING:
     from irepdeploy.errors import IrepdeployError
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["jetson"]
 
 HostsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[USER@]HOST...", help="Boards, as for ssh.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="[USER@]HOST...", help="Boards, by the names that ssh takes.", show_default=False),
 ]
 HostsOption = Annotated[
     Path | None,
     typer.Option(
-        "--hosts", metavar="FILE", help="More boards, one per line, as HOST [python=PATH]; they work in parallel."
+        "--hosts",
+        metavar="FILE",
+        help="File with more boards, one per line, as HOST [python=PATH]; all work in parallel.",
     ),
 ]
 ConfigOption = Annotated[
@@ -37,13 +40,13 @@ ConfigOption = Annotated[
 ]
 PythonOption = Annotated[
     str | None,
-    typer.Option("--python", metavar="PATH", help="Python on the board, such as ~/venv/bin/python [default: python3]."),
+    typer.Option("--python", metavar="PATH", help="Python on the board, such as ~/venv/bin/python. [python3]"),
 ]
 
 jetson = typer.Typer(
     cls=CommandGroup,
-    help="Build and measure on a board over ssh, with the system's ssh client, configuration and keys. The board needs "
-    "Python 3.8 and numpy, and TensorRT for engines.",
+    help="Build and measure on a board over ssh. It uses the system's ssh client, configuration and keys. The board "
+    "needs Python 3.8 and numpy, and TensorRT for engines.",
 )
 
 
@@ -53,7 +56,7 @@ def check(
     thorough: Annotated[
         bool,
         typer.Option(
-            "--thorough", help="Also try CUDA, engines, DLA, power and trtexec there on a small network, in minutes."
+            "--thorough", help="Also try CUDA, engines, DLA, power and trtexec on a small network; this takes minutes."
         ),
     ] = False,
     hosts: HostsOption = None,
@@ -107,6 +110,8 @@ def check(
                 table("thorough check", ["step", "status", "s", "finding"], step_rows(steps[answer.host]))
     errors = [answer.error or unusable(answer.host, answer.value or {}) for answer in answers]
     _raise_worst([*errors, *(failure(host, each) for host, each in steps.items())])
+    if not json:
+        next_step("jetson", "bench", answers[0].host, "MODEL.onnx")
 
 
 @jetson.command()
@@ -114,14 +119,14 @@ def bench(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[USER@]HOST [LABEL=]MODEL.onnx", help="A board, then ONNX files; with --hosts only files."
+            metavar="[USER@]HOST [LABEL=]MODEL.onnx", help="A board, then ONNX files; with --hosts, ONNX files only."
         ),
     ],
     precision: Annotated[
         str | None,
-        typer.Option("--precision", help="Engine precisions: fp32, fp16, int8, comma-separated; default: the model's."),
+        typer.Option("--precision", help="One or more of fp32,fp16,int8. [the model's]"),
     ] = None,
-    runner: Annotated[str, typer.Option("--runner", help="trt, or ort-cpu for ONNX Runtime there.")] = "trt",
+    runner: Annotated[str, typer.Option("--runner", help="trt, or ort-cpu for ONNX Runtime on the board.")] = "trt",
     dla: Annotated[int | None, typer.Option("--dla", min=0, max=1, help="DLA core to run layers on.")] = None,
     power: Annotated[bool, typer.Option("--power", help="Also measure power, for 10 s per model.")] = False,
     mode: Annotated[
@@ -130,17 +135,20 @@ def bench(
     clocks: Annotated[
         str | None,
         typer.Option(
-            "--clocks", help="max locks them at the mode's maximum, as-is leaves them; default: max if permitted."
+            "--clocks", help="max locks the clocks at the mode's maximum, as-is leaves them. [max if permitted]"
         ),
     ] = None,
     via: Annotated[
-        str | None, typer.Option("--via", help="trtexec: also run the board's own, for a second, independent number.")
+        str | None,
+        typer.Option(
+            "--via", help="trtexec: also measure with the board's own trtexec, for a second, independent number."
+        ),
     ] = None,
     build_only: Annotated[
-        bool, typer.Option("--build-only", help="Fetch the engines and their sidecars; measure nothing.")
+        bool, typer.Option("--build-only", help="Build and fetch the engines and their sidecars, and measure nothing.")
     ] = False,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="Batch size of models with dynamic batch.")
+        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="Batch size of models that leave it free.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of ort-cpu.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Shortest measuring time per model.")] = 5.0,
@@ -201,6 +209,8 @@ def bench(
     if any(outcome.records for outcome in outcomes):
         log("the samples were not saved: add --out DIR" if out is None else f"records: {out / RECORDS}")
     _raise_worst([error for outcome in outcomes for error in outcome.errors])
+    if out is not None and not json and any(outcome.records for outcome in outcomes):
+        next_step("report", out)
 
 
 @jetson.command()

@@ -12,7 +12,7 @@ from .hosts import PYTHON
 from .ssh import Remote
 from .ssh_failure import disk_full, full_error, last_line
 
-__all__ = ["CHOOSE_PYTHON", "install"]
+__all__ = ["CHOOSE_PYTHON", "install", "typed"]
 
 _NO_PYTHON, _OLD_PYTHON, _NOT_THERE = 97, 98, 99
 # For any Python 3, so that an old one reports its version.
@@ -90,6 +90,12 @@ def _installer(remote: Remote, archive: AgentArchive, python: str, verb: str, co
         raise full_error(host)
     if code in (126, 127):
         raise MissingError(
-            f"{python} does not run: {last_line(text)}", where=host, hint=f"try: ssh {host} {shlex.quote(python)}"
+            f"{python} does not run: {last_line(text)}", where=host, hint=f"try: ssh {host} {typed(python)}"
         )
     raise RunError(last_line(text) or f"{python} ended with exit code {code}", where=host)
+
+
+def typed(python: str) -> str:
+    """Return a Python of the board as it is typed behind ssh: two shells read it, and the second expands ``~/``."""
+    home, rest = ("~/", python[2:]) if python.startswith("~/") else ("", python)
+    return shlex.quote(home + shlex.quote(rest))

@@ -9,7 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, NumberedOutOption
-from irepdeploy.console import command_line, say
+from irepdeploy.console import log, next_step, say
 from irepdeploy.errors import counted
 
 from .execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
@@ -31,7 +31,7 @@ def search_recipe(
 ) -> None:
     """Search which branches to keep.
 
-    Writes best.json, the last population, and journal.jsonl with everything that was seen on the way. Examples:
+    Writes best.json, the last population, and journal.jsonl with everything that happened on the way. Examples:
     irepdeploy search digits scale=smoke --out runs/smoke;
     torchrun --nproc-per-node 4 -m irepdeploy search irep_vgg16_cifar10 --out runs/vgg16
     """
@@ -71,24 +71,23 @@ def search_recipe(
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")
     pictures = sorted(path.name for path in place.glob("*.png"))
     say("wrote " + ", ".join(str(place / name) for name in (*written, *pictures)))
-    again = command_line("train", recipe, *(overrides or []), "--arch", place / "best.json")
-    say(f"next: {again}")
+    next_step("train", recipe, *(overrides or []), "--arch", place / "best.json")
 
 
 def compare_strategies(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     strategies: Annotated[
-        str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
+        str, typer.Option(help="Names, separated by commas; the first one is the reference.")
     ] = "des,random,evolution,topk",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from the recipe's seed on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, beginning with the recipe's.")] = 5,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Also train what each run chose, and read the test set once for each.")
+        bool, typer.Option("--retrain", help="Also train what each run chose, and test each once.")
     ] = False,
     job: Annotated[
         str | None,
         typer.Option(
-            metavar="K/N", help="Do the K-th of N shares of the runs, into an --out of its own; for clusters."
+            metavar="K/N", help="For clusters: do the K-th of N shares of the runs, into an --out of its own."
         ),
     ] = None,
     join: Annotated[
@@ -101,8 +100,8 @@ def compare_strategies(
 ) -> None:
     """Compare search strategies: best so far, diversity, and what retraining gives.
 
-    All runs score as many candidates, each in its own folder; writes compare.json and compare.png. Examples:
-    irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare;
+    All runs score the same number of candidates, each in a folder of its own. Writes compare.json and compare.png.
+    Examples: irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare;
     irepdeploy search compare digits --job 3/20 --out runs/jobs/3; irepdeploy search compare --join runs/jobs/*
     """
     if join:
@@ -142,7 +141,7 @@ def compare_strategies(
             run_job(plan, place, names, seeds, mine, **options)
             if ranks.first:
                 say(f"wrote {place / JOB}")
-                say(f"next, once all {mine.count} jobs have ended: irepdeploy search compare --join FOLDER...")
+                log(f"next, once all {mine.count} jobs have ended: irepdeploy search compare --join FOLDER...")
             return
         found = compare(plan, place, names, seeds, **options)
         picture = _draw(found, place) if ranks.first else None
@@ -190,6 +189,7 @@ def _show(found: SearchComparison, what: str, place: Path, picture: Path, *, jso
     for note in found.notes:
         say(note)
     say(f"wrote {place / 'compare.json'}, {picture}")
+    next_step("report", place)
 
 
 def show_pareto(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from irepdeploy.cli.options import JsonOption
-from irepdeploy.console import command_line, say
+from irepdeploy.console import next_step, say
 
 if TYPE_CHECKING:
     from irepdeploy.recipe import Recipe
@@ -117,7 +117,7 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
         searched = "cut from those in train/ (data.options.val)" if cut else "those in val/"
         say(f"the images to search with are {searched}; {'test' if own else 'val'}/ is the test set")
     say(f"wrote {out}")
-    say(f"next: {command_line('search', out)}")
+    next_step("search", out)
 
 
 def _time(seconds: float) -> str:

@@ -29,7 +29,7 @@ def report(
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "Latency report",
     as_json: JsonOption = False,
 ) -> None:
-    """Write what records say as one self-contained page, beside it the same as CSV and Markdown.
+    """Write the results of runs as one self-contained page, with the same as CSV and Markdown beside it.
 
     Examples: irepdeploy report results; irepdeploy report here jetson --out both.html
     """

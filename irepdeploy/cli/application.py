@@ -142,7 +142,7 @@ def _options(
         bool, typer.Option("--debug", help="Show the traceback of errors; accepted anywhere on the line.")
     ] = False,
 ) -> None:
-    """Search re-parameterization branches, train with them, fuse them exactly, deploy the plain network."""
+    """Search re-parameterization branches, train with them, fuse them exactly, and deploy the plain network."""
 
 
 def _commands() -> Iterator[tuple[str, Any, dict[str, Any]]]:

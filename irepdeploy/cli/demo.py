@@ -19,7 +19,7 @@ from typing import Any
 from irepdeploy.board.protocol import ratio, summary
 from irepdeploy.cli.application import invoke
 from irepdeploy.cli.demo_summary import DEMO_DATA, DemoSummary
-from irepdeploy.console import command_line, log
+from irepdeploy.console import command_line, log, without_hints
 from irepdeploy.errors import InputError, counted
 from irepdeploy.files import write_bytes, write_json
 from irepdeploy.folders import output_folder
@@ -158,7 +158,7 @@ def _run(command: list[str], out: Path) -> str:
         # Samples of an earlier demo were not interleaved with these.
         (out / "bench" / "records.jsonl").unlink(missing_ok=True)
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), without_hints():
         invoke(command)
     return f"$ {command_line(*command)}\n{printed.getvalue()}\n"
 
@@ -253,8 +253,5 @@ def _files(out: Path, quick: bool) -> list[str]:
     folders = ("search", "plain", "irep", "export-plain", "export", "bench")
     inside = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
     populations = {path.parent for path in inside if path.parent.name == "population"}
-    files = {
-        *(path for path in map(out.joinpath, names) if path.exists()),
-        *(path for path in inside if path.parent not in populations),
-    }
+    files = {*(out / name for name in names), *(path for path in inside if path.parent not in populations)}
     return [*sorted(map(str, files)), *sorted(f"{path} ({len(list(path.iterdir()))} files)" for path in populations)]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from irepdeploy.console import command_line, say, table
+from irepdeploy.console import command_line, log, say, table
 from irepdeploy.runs.schema import MetricFacts
 
 __all__ = ["DEMO_DATA", "DemoSummary", "print_summary"]
@@ -72,7 +72,7 @@ def print_summary(result: DemoSummary) -> None:
     for file in result.files:
         say(f"  {file}")
     again = command_line("verify", out / "irep" / "best.pt", out / "export" / "model.onnx")
-    say(f"next: {again.replace('irepdeploy', _program(), 1)}")
+    log(f"next: {again.replace('irepdeploy', _program(), 1)}")
 
 
 def _print_accuracy(result: DemoSummary) -> None:

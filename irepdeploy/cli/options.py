@@ -17,15 +17,15 @@ InputShapeOption = Annotated[
     typer.Option(
         "--input-shape",
         metavar="[NAME:]1x3x224x224[:DTYPE]",
-        help="Shape of an input, ? for a size that stays free; repeat for each input. [as declared]",
+        help="Shape of an input, with ? for a size that stays free; repeat it for each input. [as declared]",
     ),
 ]
 InputsOption = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="A .npy file (N, ...), a .npz file of several inputs by name, or a folder of them or of images, in place "
-        "of the built-in inputs.",
+        help="Inputs to use instead of the built-in ones: a .npy file (N, ...), a .npz file with several inputs by "
+        "name, or a folder of such files or of images.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -39,9 +39,9 @@ ModelOption = Annotated[
 ]
 NumberedOutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder for the results. [the next of runs/NAME, runs/NAME-2, ...]"),
+    typer.Option("--out", "-o", help="Folder for the results. [a new one: runs/NAME, runs/NAME-2, ...]"),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; it is made if needed.")]
 TimeoutOption = Annotated[
     float,
     typer.Option("--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model."),

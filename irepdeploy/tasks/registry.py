@@ -26,7 +26,7 @@ def task_of(task: str | Task, **settings: Any) -> Task:
     """
     if isinstance(task, Task):
         if settings:
-            raise InputError(f"{', '.join(settings)}: set by the task that is given", where="task")
+            raise InputError(f"{', '.join(settings)}: already set by the task that is given", where="task")
         if not isinstance(getattr(task, "name", None), str) or not isinstance(getattr(task, "metric", None), Metric):
             raise InputError(
                 f"{type(task).__name__} needs a name and a metric", where="task", hint='metric = Metric("IoU", "%")'

@@ -22,11 +22,13 @@ OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Changes to the recipe: search.population=8, scale=smoke, seed=1; the last of two wins.",
+        help="Changes to the recipe, such as search.population=8, scale=smoke or seed=1; the last one of a key wins.",
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --out; same result as uninterrupted.")
+    bool, typer.Option("--resume", help="Continue the run in --out; the result is the same as without a pause.")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start over although --out holds a run.")]
-TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Mirror the journal's numbers for TensorBoard.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start over even if --out holds a run.")]
+TensorboardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write the journal's numbers for TensorBoard.")
+]

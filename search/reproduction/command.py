@@ -30,26 +30,35 @@ def reproduce(
     ] = None,
     job: Annotated[
         str,
-        typer.Option(metavar="K/N", help="Make the K-th of N shares, in its own folder below --out; for other cores."),
+        typer.Option(
+            metavar="K/N", help="Do the K-th of N shares, in a folder of its own below --out; other cores do the rest."
+        ),
     ] = "1/1",
     hours: Annotated[
-        float | None, typer.Option(min=0, help="Stop after the epoch in which this time ends; run again to go on.")
+        float | None,
+        typer.Option(min=0, help="Stop at the end of the epoch in which this time is over; run again to continue."),
     ] = None,
-    merged: Annotated[bool, typer.Option("--merged", help="Merged steps: a protocol of its own.")] = False,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data. [as the recipe]", show_default=False)] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Train by merged steps, which is a protocol of its own.")
+    ] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data. [as in the recipe]", show_default=False)
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=False)] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="On noise and without meaning: proves that it runs.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Prove that it runs, on noise; the figures mean nothing.")
+    ] = False,
     only_list: Annotated[
-        bool, typer.Option("--list", help="Say what is done and what is missing; run nothing.")
+        bool, typer.Option("--list", help="Show what is done and what is missing, and run nothing.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of jobs and records. [runs/reproduce-DATA]")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask the paper's questions on a data set by one protocol (docs/does-it-pay.md), for as long as it takes.
+    """Answer the paper's questions on a data set by one protocol, which docs/does-it-pay.md describes.
 
-    Goes on where it was stopped, and shows tables of the records there are. Examples:
+    Continues where it was stopped, and shows tables of the records so far. Examples:
     irepdeploy reproduce fashion-mnist --list;
     irepdeploy reproduce fashion-mnist --table 2 --network compact6 --job 1/2 --hours 2 --out runs/pays
     """

@@ -52,7 +52,7 @@ def batches_of(
     augmentation = Augmentation(**augment.model_dump(exclude={"scales"}))
     if isinstance(subject.task, Detection):
         if augmentation != Augmentation(flip=augment.flip):
-            raise RecipeError("of images with boxes there are flip and scales", where="augment")
+            raise RecipeError("images with boxes take only flip and scales", where="augment")
         assert not isinstance(train, Split)
         change = ObjectAugmentation(augment.flip, augment.scales, _stride(subject.net))
         return StreamLoader(train, batch_size, order, given, change=change, device=device, rank=rank, ranks=ranks)
@@ -88,7 +88,7 @@ def _classes(subject: Subject) -> int:
     """Return the number of the network's classes."""
     if not isinstance(subject.task, Classification):
         raise RecipeError(
-            f"mixup and cutmix mix labels of classes, which the task {subject.task.name} has not", where="augment"
+            f"mixup and cutmix mix labels of classes, which the task {subject.task.name} does not have", where="augment"
         )
     weight = next(subject.net.parameters())
     with torch.inference_mode():

@@ -58,7 +58,7 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
     assert recipe.net.name is not None
     for key in ("name", "num_classes", "input_shape", "in_channels"):
         if key in recipe.net.args:
-            raise RecipeError("not set here: net.name and the data say it", where=f"net.args.{key}")
+            raise RecipeError("cannot be set here: net.name and the data decide it", where=f"net.args.{key}")
     args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
     try:
         net = build_plain(recipe.net.name, **args)

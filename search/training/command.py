@@ -9,7 +9,7 @@ import typer
 
 from irepdeploy.cli.default_command import with_default
 from irepdeploy.cli.options import JsonOption, NumberedOutOption
-from irepdeploy.console import command_line, say
+from irepdeploy.console import next_step, say
 from irepdeploy.errors import counted
 
 from ..execution.arguments import OverridesArgument, OverwriteOption, RecipeArgument, ResumeOption, TensorboardOption
@@ -80,7 +80,11 @@ def finetune(
     insert: Annotated[str, typer.Option(help="A preset or a published Architecture: ireps, acnet, dbb, ...")] = "ireps",
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the class of a foreign checkpoint."),
+        typer.Option(
+            "--model",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Factory of the class of the checkpoint, if it is your own.",
+        ),
     ] = None,
     out: NumberedOutOption = None,
     resume: ResumeOption = False,
@@ -90,8 +94,8 @@ def finetune(
 ) -> None:
     """Fine-tune a pre-trained plain network with branches, and fuse back.
 
-    The branches start at zero, so that training begins at the accuracy that is there. Data and settings are the
-    recipe's, its network is ignored; a small rate is wise. Example:
+    The branches start at zero, so training begins at the accuracy that the network has. Data and settings come
+    from the recipe, whose network is ignored. Choose a small learning rate. Example:
     irepdeploy train finetune digits train.weights.lr=0.01 --from runs/plain/best.pt --insert ireps --out runs/tuned
     """
     from irepdeploy.console import print_json, progress, table
@@ -150,17 +154,17 @@ def compare(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     presets: Annotated[
-        str, typer.Option(help="Names, separated by commas; the others are compared with the first.")
+        str, typer.Option(help="Names, separated by commas; the first one is the reference.")
     ] = "plain,acnet,dbb,repvgg,ireps",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from the recipe's seed on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, beginning with the recipe's.")] = 5,
     out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare presets under one recipe: test accuracy over seeds.
+    """Compare presets under one recipe, by test accuracy over several seeds.
 
-    Each training has its own folder; writes compare.json and compare.png. Example:
+    Each training has a folder of its own. Writes compare.json and compare.png. Example:
     irepdeploy train compare digits scale=smoke --presets plain,ireps --seeds 2 --out runs/presets
     """
     # Before hours of work.
@@ -204,6 +208,7 @@ def compare(
     for note in found.notes:
         say(note)
     say(f"wrote {place / 'compare.json'}, {picture}")
+    next_step("report", place)
 
 
 def _title(what: str, net: str, plan: Recipe, result: TrainingResult) -> str:
@@ -228,7 +233,7 @@ def _say_written(out: Path, factory: str | None) -> None:
     names = ("best.pt", "last.pt", "journal.jsonl", "result.json", *pictures)
     say("wrote " + ", ".join(str(out / name) for name in names))
     model = () if factory is None else ("--model", factory)
-    say(f"next: {command_line('export', out / 'best.pt', *model, '--out', 'build')}")
+    next_step("export", out / "best.pt", *model, "--out", "build")
 
 
 train = with_default(run_train, finetune=finetune, compare=compare)

@@ -28,7 +28,7 @@ class Freeze:
             return
         if not isinstance(net, Detector):
             raise RecipeError(
-                f"freezes are of the backbone of a detector, and {type(net).__name__} has none", where="freeze"
+                f"only the backbone of a detector can be frozen, and {type(net).__name__} has none", where="freeze"
             )
         most = len(net.backbone.strides)
         if section.stages > most:

@@ -116,6 +116,30 @@ def test_a_step_that_fails_is_the_exit_code_and_ends_nothing(tmp_path: Path) -> 
     assert len(records(tmp_path)) == 1 + len(_ORDER)
 
 
+def test_a_machine_where_every_step_is_skipped_lacks_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(step: Step, limit_s: float) -> Finding:
+        return Finding(step.name, SKIPPED if step.name == "bindings" else OK, "GPU: no driver")
+
+    assert main(["--out", str(tmp_path), "--only", "bindings"], run=run) == 3
+    assert "error: bindings: every step was skipped (GPU: no driver)" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--only", "bindings", "graphs"], run=run) == 0
+
+
+def test_an_engine_of_an_earlier_check_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(device_steps, "load_tensorrt", lambda flavour: None)
+    monkeypatch.setattr(device_steps, "onnx_of", lambda *given: b"")
+    monkeypatch.setattr(device_steps, "build_engine", lambda content, engine, flavour: built.append(engine.name))
+    monkeypatch.setattr(device_steps, "TrtRunner", lambda engine, **how: engine)
+    (tmp_path / "check.tensorrt.engine").write_bytes(b"of another card")
+    request = device_steps.Request("cuda", tmp_path)
+    for transfers in ("excluded", "included"):
+        device_steps._engine_runner(torch.nn.Identity(), request, "tensorrt", transfers=transfers)
+    assert built == ["check.tensorrt.engine"]
+
+
 def test_a_step_is_really_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = (sys.executable, "-c", "import time; print('began', flush=True); time.sleep(600)")
     monkeypatch.setattr(device_check, "steps", lambda *given, **how: [Step("hangs", command, 1.0)])

@@ -20,6 +20,7 @@ import typer
 from irepdeploy import __version__, errors
 from irepdeploy.cli import application
 from irepdeploy.cli import program as cli
+from irepdeploy.cli.group import CommandGroup
 
 Register = Callable[..., None]
 Output = pytest.CaptureFixture[str]
@@ -219,6 +220,26 @@ def test_help_lists_the_commands(register: Register, capsys: Output, args: list[
     register(show=show)
     assert cli.main(args) == 0
     assert "Show what there is." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [["--help"], ["zoo", "--help"]])
+def test_the_list_of_commands_is_never_cut(
+    register: Register, capsys: Output, monkeypatch: pytest.MonkeyPatch, place: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    sentence = f"Show {'one thing after another and ' * 5}the last"
+
+    def show() -> None:
+        """Replaced below."""
+
+    show.__doc__ = f"{sentence}.\n\nDetails."
+    zoo = typer.Typer(cls=CommandGroup)
+    zoo.command("show")(show)
+    zoo.command("other")(lambda: None)
+    register(show=show, zoo=zoo)
+    assert cli.main(place) == 0
+    shown = capsys.readouterr().out
+    assert sentence in " ".join(shown.split()) and "Details" not in shown
 
 
 def test_the_help_has_one_order_for_groups_and_commands(register: Register, capsys: Output) -> None:

@@ -393,7 +393,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     assert cli.main(["doctor"]) == 0
     captured = capsys.readouterr()
     assert "timm       -  missing  why" in captured.out and "  type this  # timm\n" in captured.out
-    assert captured.err == ""
+    assert captured.err == "next: irepdeploy demo --quick\n"
 
 
 @pytest.mark.parametrize("json_too", [False, True])

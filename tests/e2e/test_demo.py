@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ SMALL = ["scale=smoke", "search.evolutions=2", "train.epochs=2", "data.options.t
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a small demo, and what it printed."""
+    """The folder of a small demo, and what it printed, with its log."""
     out = tmp_path_factory.mktemp("demo with a space")
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         assert main(["demo", *SMALL, "--out", str(out)]) == 0
     return out, printed.getvalue()
 
@@ -114,11 +115,27 @@ def test_every_file_is_named_and_there(demo: tuple[Path, str]) -> None:
     named = [line.strip().split(" (")[0] for line in printed.partition("Written:\n")[2].splitlines()[:-1]]
     there = {str(path) for path in out.rglob("*") if path.is_file() and path.parent.name != "population"}
     assert set(named) == there | {str(out / "search" / "population")}
-    assert "next:" in printed.splitlines()[-1] and "verify" in printed.splitlines()[-1]
+    # The hints of the commands that it runs would lead away from it.
+    assert printed.count("next:") == 1 and "verify" in printed.splitlines()[-1].partition("next:")[2]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("architecture.png", "search.png"))
 
 
 @pytest.mark.slow
+def test_the_quick_one_proves_the_outputs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in an installation without extras.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["demo", "--quick", "--out", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert [summary[key] for key in ("accuracy", "latency", "cost", "quick")] == [[], [], [], True]
+    assert len(summary["equality"]) == 4 and all(row["ok"] for row in summary["equality"])
+    assert main(["verify", str(tmp_path / "out/irep/best.pt"), str(tmp_path / "out/export/model.onnx")]) == 0
+    assert "Latency" not in printed.getvalue() and printed.getvalue().count("same") == 5
+    named = printed.getvalue().partition("Written:\n")[2].split("\n")[:-1]
+    assert all(Path(line.strip().split(" (")[0]).exists() for line in named)
+
+
 def test_same_seed_same_result(demo: tuple[Path, str], tmp_path: Path) -> None:
     """A search of the same recipe elsewhere finds the same Architectures; another seed does not."""
     recipe = ["search", "digits", *SMALL]

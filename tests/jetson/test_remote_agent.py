@@ -7,6 +7,7 @@ import os
 import select
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from irepdeploy.jetson.agent_archive import AgentArchive
 from irepdeploy.jetson.agent_failure import RemoteBug, agent_error
 from irepdeploy.jetson.boards import ask_boards
 from irepdeploy.jetson.hosts import Host
-from irepdeploy.jetson.install import install
+from irepdeploy.jetson.install import install, typed
 from irepdeploy.jetson.remote_agent import RemoteAgent
 from irepdeploy.jetson.ssh import Remote
 from irepdeploy.jetson.ssh_failure import LostConnection
@@ -442,6 +443,22 @@ def test_a_python_that_does_not_run_is_reported(server: Any) -> None:
     server.far_program("python3", "exec /no/such/interpreter")
     error = installing(server)
     assert isinstance(error, MissingError) and "python3 does not run" in error.what
+
+
+@pytest.mark.parametrize(
+    ("python", "run"),
+    [
+        ("python3.8", "python3.8"),
+        ("~/venv/bin/python", "/home/board/venv/bin/python"),
+        ("~/my $(touch x) venv/python", "/home/board/my $(touch x) venv/python"),
+        ("/opt/it's/python", "/opt/it's/python"),
+    ],
+)
+def test_the_line_to_try_names_the_same_python(python: str, run: str) -> None:
+    *_, remote = shlex.split(f"ssh board {typed(python)}")
+    command = ["sh", "-c", f"printf %s {remote}"]
+    found = subprocess.run(command, env={"HOME": "/home/board"}, capture_output=True, text=True, check=True).stdout
+    assert found == run
 
 
 def test_an_old_python_is_reported(server: Any) -> None:

@@ -50,21 +50,21 @@ def test_search_then_train_as_it_says(
     tiny_overrides: list[str], in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["search", "digits", *tiny_overrides, "--out", "a b"]) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert "of 25 (budget 16)" in printed
     for name in ("best.json", "population", "journal.jsonl", "result.json"):
         assert f"{Path('a b') / name}" in printed
         assert (in_folder / "a b" / name).exists()
-    following = shlex.split(printed.splitlines()[-1].removeprefix("next: irepdeploy "))
+    following = shlex.split(said.splitlines()[-1].removeprefix("next: irepdeploy "))
     # The overrides are part of what was searched: without them another network would be trained.
     assert following[: len(tiny_overrides) + 2] == ["train", "digits", *tiny_overrides]
     assert main(following) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert "fused, read once" in printed
     assert (
         Architecture.load("a b/best.json").count == json.loads(Path("runs/train/result.json").read_text())["branches"]
     )
-    assert printed.splitlines()[-1] == "next: irepdeploy export runs/train/best.pt --out build"
+    assert said.splitlines()[-1] == "next: irepdeploy export runs/train/best.pt --out build"
 
 
 def test_json_is_all_that_is_on_stdout(

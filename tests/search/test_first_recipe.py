@@ -25,14 +25,14 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_looks_and_writes_what_a_search_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", NET, DATA, POOL, "data.options.count=32", "threads=1", "--out", "a b.yaml"]) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert "1x6x6" in printed and "32, 10, 12" in printed and "2, 17 branches are possible" in printed
     assert "measured just now" in printed and ", 1 thread. Another" in printed and f"{NET} on {DATA}" in printed
     recipe = load_recipe("a b.yaml")
     # Eight steps an epoch at least; everything else by default.
     assert (recipe.search.batch_size, recipe.train.batch_size, recipe.search.population) == (4, 4, 64)
     assert set(yaml.safe_load(Path("a b.yaml").read_text())) == {"net", "data", "threads", "search", "train"}
-    words = shlex.split(printed.splitlines()[-1].removeprefix("next: irepdeploy "))
+    words = shlex.split(said.splitlines()[-1].removeprefix("next: irepdeploy "))
     assert main([*words, "population=3", "evolutions=1", "search.warmup_epochs=0", "subnets_per_step=1"]) == 0
     assert Path("runs/search/best.json").exists()
 

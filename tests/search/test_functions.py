@@ -327,7 +327,7 @@ def test_shared_images_can_be_meant(tmp_path: Path) -> None:
         ({"scheduler": lambda optimizer: 3}, "expected a learning-rate scheduler from the factory, got int"),
         ({"lr": 0.1}, "lr: unknown key (did you mean weights.lr?)"),
         ({"epoch": 3}, "epoch: unknown key (did you mean epochs?)"),
-        ({"task": Segmentation(), "label_smoothing": 0.1}, "label_smoothing: set by the task"),
+        ({"task": Segmentation(), "label_smoothing": 0.1}, "label_smoothing: already set by the task"),
         ({"test": (maps(3)[0], maps(3)[1][:1])}, "test: 3 inputs for 1 targets"),
     ],
 )

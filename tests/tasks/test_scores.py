@@ -158,7 +158,7 @@ def test_tasks_by_name() -> None:
     for task, settings, words in (
         ("detect", {}, "no task 'detect'.*classification"),
         ("classification", {"smoothing": 1}, "has no smoothing .it has label_smoothing"),
-        (Classification(), {"label_smoothing": 0.1}, "set by the task that is given"),
+        (Classification(), {"label_smoothing": 0.1}, "already set by the task that is given"),
         ("regression", {"kind": "l3"}, "no loss 'l3'"),
     ):
         with pytest.raises(InputError, match=words):

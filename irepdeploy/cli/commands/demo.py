@@ -16,7 +16,7 @@ __all__ = ["demo"]
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: scale=smoke, seed=1."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as scale=smoke or seed=1."),
     ] = None,
     data: Annotated[
         str,

@@ -32,19 +32,21 @@ def detect(
         Path, typer.Option("--out", "-o", help="Folder for pictures with boxes and detections.json.")
     ] = Path("detections"),
     score: Annotated[
-        float, typer.Option("--score", min=0, max=1, help="Show detections that score at least so much.")
+        float, typer.Option("--score", min=0, max=1, help="Lowest score of the detections that are shown.")
     ] = 0.3,
     annotations: Annotated[
         Path | None,
-        typer.Option("--annotations", metavar="FILE", help="Annotations in COCO's format: also print the precision."),
+        typer.Option(
+            "--annotations", metavar="FILE", help="Annotations in COCO's format; prints the average precision."
+        ),
     ] = None,
     model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find objects in images: pictures with boxes, and results in COCO's format.
+    """Find objects in images, and write pictures with boxes and the results in COCO's format.
 
-    With annotations every image that they list is taken from the one folder that is given. An image that is damaged is
-    skipped, and the exit code is 1.
+    With annotations, one folder must hold all the images that they list. A damaged image is skipped, and the exit code
+    is then 1.
 
     Example: irepdeploy detect build-d/model.onnx runs/d/samples --out pictures
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from irepdeploy.cli.options import JsonOption
-from irepdeploy.console import print_json, say, table
+from irepdeploy.console import next_step, print_json, say, table
 from irepdeploy.errors import MissingError
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def doctor(as_json: JsonOption = False) -> None:
     if lacking:
         hint = next((check.fix for check in lacking if check.fix), None)
         raise MissingError("a plain installation needs: " + ", ".join(check.name for check in lacking), hint=hint)
+    if not as_json:
+        next_step("demo", "--quick")
 
 
 def _show(checks: list[Check]) -> None:

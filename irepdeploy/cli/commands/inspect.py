@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from irepdeploy.cli.options import InputShapeOption, JsonOption, ModelOption, SeedOption, SourceArgument
-from irepdeploy.console import log, print_json, progress, say, table
+from irepdeploy.console import log, next_step, print_json, progress, say, table
 from irepdeploy.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -32,13 +32,16 @@ _FIGURES = {
 
 def inspect(
     source: SourceArgument,
-    arch: Annotated[Path | None, typer.Option("--arch", help="Architecture file: branches to insert first.")] = None,
+    arch: Annotated[
+        Path | None, typer.Option("--arch", help="Architecture file whose branches are inserted first.")
+    ] = None,
     model: ModelOption = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="Measure a training step: plain, as given, and with each preset.")
     ] = False,
     presets: Annotated[
-        str | None, typer.Option("--presets", help="With --cost: only these, comma-separated. [all that fit]")
+        str | None,
+        typer.Option("--presets", help="With --cost: measure only these, separated by commas. [all that fit]"),
     ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="With --cost: images per step. [32]")
@@ -47,7 +50,8 @@ def inspect(
         str | None, typer.Option("--memory", metavar="8GB", help="With --cost: show what trains within this memory.")
     ] = None,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option("--device", help="With --cost. [cuda if available]")
+        Literal["cpu", "cuda"] | None,
+        typer.Option("--device", help="With --cost: device of torch. [cuda if available]"),
     ] = None,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Also show the weight of each fused kernel by tap and by branch.")
@@ -59,7 +63,7 @@ def inspect(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a network layer by layer: branches, size in train and fused state, health of the weights.
+    """Show a network layer by layer: its branches, its size in train and fused state, and the health of its weights.
 
     Example: irepdeploy inspect vgg16 --cost --presets ireps,repvgg --batch 64 --memory 8GB
     """
@@ -99,6 +103,7 @@ def inspect(
         _show_cost(found.cost)
     for text in found.warnings:
         log(f"warning: {text}")
+    next_step("export", source, *(("--model", model) if model else ()))
 
 
 def _request(

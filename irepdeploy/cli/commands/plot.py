@@ -39,7 +39,7 @@ def plot_arch(
     out: Annotated[Path, _OUT] = Path("arch.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw Architectures as matrices, layers by branches, side by side.
+    """Draw Architectures side by side, as matrices of layers by branches.
 
     Example: irepdeploy plot arch irep-resnet18 irep-resnet34 irep-resnet50 --out architectures.png
     """
@@ -59,7 +59,7 @@ def plot_search(
     out: Annotated[Path, _OUT] = Path("search.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw the course of searches: fitness, diversity, alpha and beta, surviving branches by layer.
+    """Draw the course of searches: fitness, diversity, alpha and beta, and the branches that survive in each layer.
 
     Example: irepdeploy plot search des=runs/search random=runs/search-random --out search.svg
     """
@@ -84,7 +84,7 @@ def plot_features(
         list[Path] | None,
         typer.Option(
             "--images",
-            help="An image or a .npy file; may be repeated. [the network's embedded data set, or photographs]",
+            help="An image or a .npy file; repeat it for several. [the network's embedded data set, or photographs]",
         ),
     ] = None,
     layers: Annotated[
@@ -97,7 +97,7 @@ def plot_features(
     out: Annotated[Path, _OUT] = Path("features.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw feature maps of the convolutions with and without their branches, network beside network.
+    """Draw the feature maps of convolutions with and without their branches, one network beside the other.
 
     Example: irepdeploy plot features plain=runs/plain irep=runs/irep --images cat.jpg --out features.png
     """
@@ -157,7 +157,9 @@ def plot_latency(
     top1: Annotated[
         list[str] | None,
         typer.Option(
-            "--top1", metavar="MODEL=PERCENT", help="Accuracy of a model whose records have none; may be repeated."
+            "--top1",
+            metavar="MODEL=PERCENT",
+            help="Accuracy of a model whose records have none; repeat it for several.",
         ),
     ] = None,
     out: Annotated[Path, _OUT] = Path("latency.png"),

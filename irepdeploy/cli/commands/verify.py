@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from irepdeploy.cli.options import InputShapeOption, InputsOption, JsonOption, ModelOption, TimeoutOption
-from irepdeploy.console import command_line, print_json, say, table
+from irepdeploy.console import command_line, next_step, print_json, say, table
 from irepdeploy.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def verify(
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that two models give the same outputs, or that a file is the certified one: exit code 0 if so, else 1.
+    """Check that two models give the same outputs, or that a file is the one that was certified.
 
-    Examples: irepdeploy verify build/fused.pt build/model.onnx
+    The exit code is 0 if so, else 1.
 
+    Examples: irepdeploy verify build/fused.pt build/model.onnx;
     irepdeploy verify build/model.onnx --certificate build/certificate.json
     """
     if b is None and certificate is None:
@@ -120,6 +121,9 @@ def verify(
         _show(result)
     if not result.ok:
         raise CheckFailed(result.comparison.reason, where=f"{a} and {b}")
+    if not as_json:
+        ours = ("--model", model) if model else ()
+        next_step("bench", a, b, *ours, "--out", "results")
 
 
 def _to_type(a: str) -> str:

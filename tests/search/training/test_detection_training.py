@@ -142,7 +142,7 @@ def test_blocks_with_frozen_statistics_compute_one_convolution(make: Make) -> No
     [
         ("freeze.stages=4", "at most 3 stages, got 4"),
         ("train.compile=true", "no graph holds them"),
-        ("train.augment.crop=2", "there are flip and scales"),
+        ("train.augment.crop=2", "take only flip and scales"),
         ("data.name=digits", "task: classification"),
     ],
 )
