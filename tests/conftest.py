@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Long ones first: of two processes neither is then left alone with one of them at the end.
-_LONG_FILES = ("test_readme.py", "test_demo.py", "test_random_networks.py")
+_LONG_FILES = ("test_pages.py", "test_demo.py", "test_random_networks.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,7 +63,7 @@ class _Scheduling(LoadFileScheduling):
     """Keep a file in one process, so that its fixtures are made once; tests that share none are spread."""
 
     def _split_scope(self, nodeid: str) -> str:
-        apart = "test_readme.py::test_commands", "test_random_networks.py"
+        apart = "test_pages.py::test_blocks", "test_pages.py::test_slow_blocks", "test_random_networks.py"
         return nodeid if any(name in nodeid for name in apart) else super()._split_scope(nodeid)
 
 

@@ -50,5 +50,5 @@ def test_what_needs_the_builder_without_it(
 def test_a_file_stays_in_one_process_but_the_chains_of_the_readme_do_not(pytestconfig: pytest.Config) -> None:
     plugin = next(one for one in pytestconfig.pluginmanager.get_plugins() if hasattr(one, "requires_debian"))
     scheduling = object.__new__(plugin._Scheduling)
-    ids = ["tests/a.py::b[1]", "tests/a.py::C::d", *(f"tests/test_readme.py::test_commands_x[{i}]" for i in "yz")]
+    ids = ["tests/a.py::b[1]", "tests/a.py::C::d", *(f"tests/test_pages.py::test_blocks_x[{i}]" for i in "yz")]
     assert [scheduling._split_scope(each) for each in ids] == ["tests/a.py", "tests/a.py", *ids[2:]]

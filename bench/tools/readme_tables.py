@@ -1,7 +1,8 @@
 """Generate the tables of a Markdown file from the records that they name.
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
-is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``campaigns``, ``ecosystem``, ``merged-step``,
+is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``comparison``, ``ratios`` and ``scoring``
+are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``,
 ``merged-ranking`` and ``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
@@ -31,6 +32,7 @@ from .campaigns import campaign_table, read_campaigns
 from .ecosystem import read_walk
 from .ecosystem_table import ecosystem_table
 from .harness import kept_lines
+from .record_tables import RECORD_TABLES
 
 __all__ = ["main", "refreshed"]
 
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tables(suite: str, runner: str | None, path: Path) -> str:
+    if suite in RECORD_TABLES:
+        return f"{RECORD_TABLES[suite](path)}\n"
     if suite == "campaigns":
         return f"{campaign_table(read_campaigns(path))}\n"
     if suite == "pays":
