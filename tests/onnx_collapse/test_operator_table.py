@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "add-an-operator.md"
 
 
 @pytest.fixture
-def documented(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def documented() -> Iterator[dict[str, Any]]:
     """Run the code of the page and return its names; the table is restored afterwards."""
     table = dict(OPERATORS)
-    names: dict[str, Any] = {"OPERATORS": table}
+    names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         exec(block, names)
-    for kind, rule in table.items():
-        monkeypatch.setitem(OPERATORS, kind, rule)
-    return names
+    yield names
+    OPERATORS.clear()
+    OPERATORS.update(table)
 
 
 def model(model_of: Any, axes: list[int]) -> Any:

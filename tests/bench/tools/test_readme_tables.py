@@ -180,3 +180,21 @@ def test_merged_steps_and_rankings(tmp_path: Path) -> None:
     (tmp_path / "record.jsonl").write_text(json.dumps(lines[0]) + "\n")
     with pytest.raises(InputError, match="no measurement of 'merged step, ranking'"):
         refreshed(page, tmp_path)
+
+
+def test_tables_of_scoring_and_of_ratios(tmp_path: Path) -> None:
+    line = {
+        "suite": "table1", "network": "n", "device": "2 CPU threads", "seed": 0, "images": 500, "population": 4,
+        "candidates_per_round": 2, "naive_candidates_per_round": 1, "fuse_ns": [4_000_000_000] * 3,
+        "samples_ns": {"naive": [8_000_000_000] * 3, "fused": [6_000_000_000] * 3}, "system": {"cpu": {"model": "C"}},
+    }  # fmt: skip
+    (tmp_path / "r.jsonl").write_text(json.dumps(line) + "\n")
+    text = "<!-- table: scoring from r.jsonl -->\n<!-- end -->\n<!-- table: ratios from r.jsonl -->\n<!-- end -->\n"
+    scoring, ratios = refreshed(text, tmp_path)[0].split("<!-- end -->")[:2]
+    # 6 s for two candidates, and a quarter of a fuse of 4 s: 4 s a candidate of 500 images.
+    assert "C, 2 CPU threads; population of 4." in scoring
+    assert "| n | naive | 16.000 | 1 |" in scoring and "| n | fused | 8.000 | 2.00 [2.00, 2.00] |" in scoring
+    assert "| naive | 8 | 1 |" in ratios and "| fused | 6 | 0.750 [0.750, 0.750] |" in ratios
+    with pytest.raises(InputError, match="no record"):
+        (tmp_path / "r.jsonl").write_text("")
+        refreshed(text, tmp_path)
