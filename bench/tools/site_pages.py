@@ -11,6 +11,7 @@ import inspect
 import json
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -23,6 +24,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from irepdeploy.cli.application import application
+from irepdeploy.cli.group import EXAMPLES
 from irepdeploy.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +98,10 @@ def commands_page() -> str:
         if default is not command or not hasattr(command, "commands"):
             yield f"## {path}\n"
             yield f"```text\n{' '.join([path, *default.collect_usage_pieces(context)])}\n```\n"
-            yield f"{_prose(default.help or '')}\n"
+            text, examples, lines = (default.help or "").partition(EXAMPLES)
+            yield f"{_prose(text)}\n"
+            if examples:
+                yield f"```sh\n{textwrap.dedent(lines)}\n```\n"
             rows = [record for each in default.params if (record := each.get_help_record(context))]
             rows = [row for row in rows if not row[0].startswith("--help")]
             yield from ["| argument or option | |", "| :--- | :--- |"] if rows else []

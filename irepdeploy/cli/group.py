@@ -1,19 +1,32 @@
-"""A group of commands whose list shows the first sentence of each, whole."""
+"""A group of commands whose help breaks neither a sentence nor an example."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from typer.core import TyperGroup
 
-__all__ = ["CommandGroup"]
+__all__ = ["EXAMPLES", "CommandGroup"]
 
 # Longer than any sentence: typer cuts it at the width of the terminal otherwise.
 _WHOLE = 1000
+# A paragraph that begins with \b keeps its lines.
+EXAMPLES = "\n\n\b\nExamples:\n"
+_GIVEN = re.compile(r"\s+Examples?:\s+(irepdeploy .*|torchrun .*)\Z", re.DOTALL)
 
 
 class CommandGroup(TyperGroup):
-    """A group for ``typer.Typer(cls=CommandGroup)``."""
+    """A group for ``typer.Typer(cls=CommandGroup)``.
+
+    A docstring ends in "Example: " and a command line, or in "Examples: " and several with semicolons between them. The
+    help shows each on a line of its own, whole, so that it can be pasted.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in self.commands.values():
+            command.help = _with_examples(command.help or "")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list, with long sentences on several lines."""
@@ -22,3 +35,11 @@ class CommandGroup(TyperGroup):
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
+
+
+def _with_examples(text: str) -> str:
+    given = _GIVEN.search(text)
+    if given is None:
+        return text
+    lines = (" ".join(line.split()) for line in re.split(r";\s+", given[1]))
+    return text[: given.start()] + EXAMPLES + "\n".join(f"  {line}" for line in lines)

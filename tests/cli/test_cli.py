@@ -242,6 +242,25 @@ def test_the_list_of_commands_is_never_cut(
     assert sentence in " ".join(shown.split()) and "Details" not in shown
 
 
+@pytest.mark.parametrize("between", [" ", "\n\n"])
+def test_examples_can_be_pasted_from_the_help(
+    register: Register, capsys: Output, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    line = "irepdeploy show" + " another-word" * 6
+
+    def show() -> None:
+        """Replaced below."""
+
+    show.__doc__ = f"Show.\n\nFor example: this.{between}Examples: {line};\n{line.replace('-', ' -')}"
+    register(show=show)
+    assert cli.main(["show", "--help"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    start = shown.index("  Examples:")
+    assert shown[start + 1 : start + 3] == [f"    {line}", f"    {line.replace('-', ' -')}"]
+    assert "  For example: this." in shown[:start]
+
+
 def test_the_help_has_one_order_for_groups_and_commands(register: Register, capsys: Output) -> None:
     group = typer.Typer(help="A group.")
     group.command("one")(lambda: None)
