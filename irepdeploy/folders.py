@@ -31,7 +31,7 @@ from irepdeploy.files import as_ours, remove_abandoned, remove_tree
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["LOCK", "is_abandoned", "make_folder", "output_folder", "staging_folder"]
+__all__ = ["LOCK", "is_abandoned", "is_held", "make_folder", "output_folder", "staging_folder"]
 
 LOCK = ".irepdeploy.lock"
 
@@ -106,6 +106,23 @@ def is_abandoned(folder: str | os.PathLike[str]) -> bool:
             return True
     except (OSError, Timeout):
         return False
+
+
+def is_held(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a run seems to be at work in this folder: its lock names a process that lives.
+
+    A process of another machine is taken to live, since nothing here can tell.
+    """
+    try:
+        owner = _parsed((Path(folder) / LOCK).read_bytes()[:_LONGEST_OWNER])
+        if owner.get("host") == socket.gethostname():
+            os.kill(int(owner["pid"]), 0)
+    except PermissionError as error:
+        # It lives, as another user; or the lock itself may not be read.
+        return error.filename is None
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):
+        return False
+    return bool(owner)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 from .columns import digits, interval_text
+from .gap import tied
 from .row import Row
 from .tables import Table
 
-__all__ = ["claims_of", "order_claim"]
+__all__ = ["Span", "claims_of", "order_claim"]
+
+# The least and largest latency that a measurement allows, in any unit that all share.
+Span = tuple[float, float]
 
 
 def claims_of(table: Table) -> list[str]:
@@ -20,7 +24,7 @@ def claims_of(table: Table) -> list[str]:
     return [
         claim
         for claim in (
-            _extremes(rows),
+            _extremes(rows, table.fastest),
             _same(rows, table.reference.model),
             _families(table.rows),
             _paper_order(table.rows),
@@ -29,42 +33,49 @@ def claims_of(table: Table) -> list[str]:
     ]
 
 
-def order_claim(ours: Sequence[tuple[float, float]], one: str, other: str) -> str:
-    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties."""
+def order_claim(ours: Sequence[tuple[Span, Span]], one: str, other: str) -> str:
+    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties.
+
+    A latency is an interval, of no width if its noise is not known; two that overlap are a tie.
+    """
     same = opposite = 0
     for (a, b), (c, d) in itertools.combinations(ours, 2):
-        sign = (a - c) * (b - d)
+        sign = _order(a, c) * _order(b, d)
         same += sign > 0
         opposite += sign < 0
     ties = len(ours) * (len(ours) - 1) // 2 - same - opposite
     if not same + opposite:
         return ""
-    tied = f", {ties} tied in one of them" if ties else ""
+    text = f", {ties} tied in one of them" if ties else ""
     return (
         f"Of {same + opposite + ties} pairs of models, {same} are in the same order {one} as {other}, "
-        f"{opposite} in the opposite one{tied} (by medians)."
+        f"{opposite} in the opposite one{text} (by the intervals of the ratios)."
     )
 
 
-def _extremes(rows: Sequence[Row]) -> str:
-    fast = min(rows, key=_median)
+def _order(one: Span, other: Span) -> int:
+    return (one[1] < other[0]) - (other[1] < one[0])
+
+
+def _extremes(rows: Sequence[Row], fastest: Sequence[Row]) -> str:
+    fast = fastest[0]
     slow = max(rows, key=_median)
+    others = [row.model for row in fastest[1:]]
+    if slow in fastest:
+        return f"All tie: no model is faster than another by the intervals ({digits(_median(fast))} ms)."
     times = slow.record.ratio_to(fast.record)
+    tie = f", a tie with {', '.join(dict.fromkeys(others))}" if others else ""
     return (
-        f"Fastest by median: {fast.model}, {digits(_median(fast))} ms. "
+        f"Fastest by median: {fast.model}, {digits(_median(fast))} ms{tie}. "
         f"Slowest: {slow.model}, {digits(_median(slow))} ms, {interval_text(times)} times as long."
     )
 
 
 def _same(rows: Sequence[Row], reference: str) -> str:
-    alike = [
-        row.model
-        for row in rows
-        if (found := row.ratio) and found.low is not None and found.high is not None and found.low <= 1 <= found.high
-    ]
+    alike = [row.model for row in rows if row.ratio is not None and tied(row.ratio)]
     if not alike:
         return ""
-    return f"Indistinguishable from {reference} (the interval contains 1): {', '.join(dict.fromkeys(alike))}."
+    return f"A tie with {reference} (the interval contains 1): {', '.join(dict.fromkeys(alike))}."
 
 
 def _families(rows: Sequence[Row]) -> str:
@@ -75,15 +86,20 @@ def _families(rows: Sequence[Row]) -> str:
     if len(best) < 2:
         return ""
     ranked = sorted(best.items(), key=lambda item: _median(item[1]))
-    parts = [f"{row.model} ({family}), {digits(_median(row))} ms" for family, row in ranked]
+    first = ranked[0][1]
+    parts = [
+        f"{row.model} ({family}), {digits(_median(row))} ms"
+        + (", a tie" if row.record is not first.record and tied(row.record.ratio_to(first.record)) else "")
+        for family, row in ranked
+    ]
     return f"Fastest of each family, by median: {'; '.join(parts)}."
 
 
 def _paper_order(rows: Sequence[Row]) -> str:
-    both: dict[str, tuple[float, float]] = {}
+    both: dict[str, tuple[Span, Span]] = {}
     for row in rows:
         if row.paper_ms is not None:
-            both.setdefault(row.model, (_median(row), row.paper_ms))
+            both.setdefault(row.model, (row.span, (row.paper_ms, row.paper_ms)))
     return order_claim(list(both.values()), "here", "in the paper") if len(both) > 1 else ""
 
 

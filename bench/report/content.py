@@ -4,61 +4,95 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from irepdeploy.errors import counted
 
+from .certified import Certified
 from .columns import when
 from .devices import Comparison, comparisons_of
 from .figures import Figure, figures
-from .gather import Certified, gather
+from .gather import Gathered, gather
 from .others import PlainTable, plain_tables
 from .scores import score_table
+from .sections.architectures import architectures
+from .sections.comparing import comparing
+from .sections.costs import costs
+from .sections.curves import curves
+from .sections.detected import detected
+from .sections.overview import overview
+from .sections.proofs import proofs
+from .sections.section import Section
+from .sections.sensitivity import sensitivity
 from .tables import Table, tables_of
+from .verdict import Verdict, verdict_of
+from .with_scores import with_scores
 
 __all__ = ["Content", "content_of"]
 
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a report says. `lede` is one sentence on what it contains."""
+    """Everything that a report says. `lede` is one sentence on what it contains.
+
+    `sections` come before the tables of latency, `later` behind them.
+    """
 
     title: str
-    lede: str
-    notes: list[str]
-    tables: list[Table]
-    comparisons: list[Comparison]
-    others: list[PlainTable]
-    scores: PlainTable | None
-    figures: list[Figure]
-    certificates: list[Certified]
+    verdict: Verdict
+    lede: str = ""
+    notes: list[str] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    later: list[Section] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    others: list[PlainTable] = field(default_factory=list)
+    scores: PlainTable | None = None
+    figures: list[Figure] = field(default_factory=list)
+    certificates: list[Certified] = field(default_factory=list)
 
 
-def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Latency report") -> Content:
-    """Read folders and files and return the content of their report."""
+def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Report", *, pictures: bool = True) -> Content:
+    """Read folders and files and return the content of their report, with or without `pictures` by matplotlib."""
     found = gather(places)
-    tables = tables_of(found.records)
+    tables = tables_of(with_scores(found))
     others, left = plain_tables(found.others)
     if left:
         found.notes.append(f"Not shown, since they hold neither samples nor figures: {', '.join(left)}.")
-    pictures = figures(found.folders, found.note)
-    scores = score_table(found.folders, found.note)
+    drawn = figures(found.folders, found.note) if pictures else []
+    scores = score_table([run.folder for run in found.runs], found.note)
+    sections = [
+        overview(found.runs, scores),
+        comparing(found.contests),
+        costs(found.runs, found.contests, found.note),
+        curves(found.runs),
+        architectures(found.runs),
+    ]
+    later = [proofs(found.certificates), sensitivity(found.certificates), detected(found.detections)]
+    verdict = verdict_of(found, tables)
     return Content(
         title=title,
-        lede=_lede(tables, len(others), len(found.certificates), 0 if scores is None else len(scores.rows)),
+        verdict=verdict,
+        lede=_lede(tables, len(others), found),
         notes=[*_notes(tables), *found.notes],
+        sections=[section.without(verdict.chart) for section in sections if section is not None],
+        later=[section.without(verdict.chart) for section in later if section is not None],
         tables=tables,
         comparisons=comparisons_of(tables),
         others=others,
         scores=scores,
-        figures=pictures,
+        figures=drawn,
         certificates=found.certificates,
     )
 
 
-def _lede(tables: Sequence[Table], others: int, certificates: int, scores: int) -> str:
+def _lede(tables: Sequence[Table], others: int, found: Gathered) -> str:
     records = [record for table in tables for record in table.records]
-    parts = []
+    searches = sum(run.is_search for run in found.runs)
+    trainings = len(found.runs) - searches
+    parts = [counted(searches, "search", "searches")] if searches else []
+    parts += [counted(trainings, "training")] if trainings else []
+    parts += [counted(len(found.contests), "comparison")] if found.contests else []
     if records:
         times = sorted(when(record.created) for record in records)
         same_day = times[0][:10] == times[-1][:10]
@@ -71,8 +105,8 @@ def _lede(tables: Sequence[Table], others: int, certificates: int, scores: int) 
             f"taken {span} UTC"
         )
     parts += [counted(others, "other table")] if others else []
-    parts += [counted(certificates, "certificate")] if certificates else []
-    parts += [counted(scores, "score")] if scores else []
+    parts += [counted(len(found.certificates), "certificate")] if found.certificates else []
+    parts += [counted(len(found.detections), "set of detections", "sets of detections")] if found.detections else []
     return "; ".join(parts) + "."
 
 

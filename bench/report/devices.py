@@ -61,22 +61,25 @@ def _compare(group: Sequence[Table]) -> Comparison:
     models = [
         model for model in dict.fromkeys(key for each in latest for key in each) if _devices(model, latest, group) > 1
     ]
-    rows = []
+    rows, spans = [], []
     for model in models:
         records = [each.get(model) for each in latest]
         medians = tuple(None if record is None else summary(record.samples_ns).median_ms for record in records)
         name = model[0] if not group[0].offline else f"{model[0]}, batch {model[1]}"
         rows.append((name, medians, tuple(_ratio(record, records[0]) for record in records)))
+        spans.append([_span(table, record) for table, record in zip(group, records, strict=True)])
     columns = tuple(_name(table, group) for table in group)
     claims = []
     for index in range(1, len(group)):
-        shared = [
-            (a, b) for _, medians, _ in rows if (a := medians[0]) is not None and (b := medians[index]) is not None
-        ]
+        shared = [(a, b) for each in spans if (a := each[0]) is not None and (b := each[index]) is not None]
         claims.append(order_claim(shared, f"on {columns[0]}", f"on {columns[index]}") if len(shared) > 1 else "")
     head = group[0]
     title = f"{head.suite}, {head.scenario}, {head.runner}, {head.precision}, input {head.shape}"
     return Comparison(title, columns, tuple(rows), tuple(filter(None, claims)))
+
+
+def _span(table: Table, record: Record | None) -> tuple[float, float] | None:
+    return next((row.span for row in table.rows if row.record is record), None)
 
 
 def _devices(model: tuple[str, int], latest: Sequence[dict[tuple[str, int], Record]], group: Sequence[Table]) -> int:

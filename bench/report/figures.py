@@ -14,7 +14,7 @@ from irepdeploy.errors import IrepdeployError
 __all__ = ["Figure", "figures"]
 
 # A folder with one of these may have something to draw.
-_DRAWN = ("journal.jsonl", "records.jsonl")
+_DRAWN = ("journal.jsonl",)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Figure:
 
 
 def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[Figure]:
-    """Draw every search, training and measurement directly in `folders`.
+    """Draw the weights and outputs of every search and training directly in `folders`.
 
     Without matplotlib there are no pictures, and a run that cannot be drawn is omitted; both are noted.
     """

@@ -1,58 +1,31 @@
-"""Find what a report is about: records, records of other suites, certificates, searches."""
+"""Find what a report is about: runs, comparisons, certificates, detections, measurements."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError, IrepdeployError
-from irepdeploy.files import sha256
-from irepdeploy.parsing.json_lines import read_lines
-from irepdeploy.parsing.json_text import JsonError, unsealed
 from irepdeploy.runs.journal import JOURNAL
-from irepdeploy.runs.record import Record, record_of
-from irepdeploy.verify.certificate import Certificate
+from irepdeploy.runs.record import Record
+from irepdeploy.runs.reproduction import ReproducedCell, ReproducedRecord
 
-__all__ = ["Certified", "Gathered", "gather"]
+from .certified import CERTIFICATES, Certified, certified_of
+from .contest import COMPARISON, Contest, contest_of, contests_of_cells
+from .found_objects import DETECTIONS, FoundObjects, found_objects
+from .measurements import digest_of, measurements_in
+from .run import Run, labels_of, read_run
 
+__all__ = ["Gathered", "gather", "source_files"]
 
-@dataclass(frozen=True)
-class Certified:
-    """A certificate with its path and, if the certified files have changed, the fault."""
-
-    path: Path
-    certificate: Certificate
-    fault: str | None
-
-    @property
-    def source(self) -> str:
-        """The source of the export; the file's name alone, since the folder means nothing to readers of the page."""
-        source = self.certificate.source
-        return " ".join(filter(None, [str(source.get("net") or ""), Path(str(source.get("file") or "")).name]))
-
-    @property
-    def target(self) -> str:
-        """The target of the export."""
-        return str(self.certificate.target.get("name", ""))
-
-    @property
-    def verdict(self) -> str:
-        """Whether every hop passed and the files are unchanged, in words."""
-        fault = self.certificate.failure or self.fault
-        if self.certificate.ok and not fault:
-            return "passed"
-        return f"failed: {fault or 'a hop exceeds its tolerance'}"
-
-    @property
-    def files(self) -> str:
-        """Names and sizes of the certified files."""
-        artefacts = self.certificate.artefacts
-        return ", ".join(f"{artefact.file} ({artefact.size_bytes / 1e6:.1f} MB)" for artefact in artefacts)
+_T = TypeVar("_T")
+# What is read in folders, beside every file of JSON lines.
+_READ = (*CERTIFICATES, COMPARISON, DETECTIONS)
+_HINT = "`irepdeploy search`, `train`, `export` and `bench` leave what is reported"
 
 
 @dataclass
@@ -62,13 +35,18 @@ class Gathered:
     Attributes:
         records: Measurements of latency in the order found, each once.
         others: Lines of suites and benchmarks that do not measure latency.
+        runs: Searches and trainings, except those that a comparison has made.
+        contests: Comparisons of strategies or presets, also those of a reproduction.
         folders: Every folder that was given or walked through.
         notes: Omitted lines and files, and why; shown on the page.
     """
 
     records: list[Record] = field(default_factory=list)
     others: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    contests: list[Contest] = field(default_factory=list)
     certificates: list[Certified] = field(default_factory=list)
+    detections: list[FoundObjects] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,37 +55,65 @@ class Gathered:
         self.notes.append(text)
         log(text)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to report."""
+        kinds = (self.records, self.others, self.runs, self.contests, self.certificates, self.detections)
+        return not any(kinds)
+
 
 def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
     """Read files, and folders recursively.
 
-    In folders, files of JSON lines with measurements and every certificate.json are read. A bad line is omitted with a
-    note, and so is a file in which nothing can be read; if it was named itself, it is an error.
+    A bad line is omitted with a note, and so is a file in which nothing can be read, or a run that is damaged; if it
+    was named itself, it is an error.
+
+    Raises:
+        InputError: A place does not exist, or there is nothing to report.
     """
-    found, seen = Gathered(), set[str]()
+    found = Gathered()
+    files = source_files(places, found)
+    by_name: dict[str, dict[Path, bool]] = {}
+    for path, named in files.items():
+        kind = path.name if path.name in (*_READ, JOURNAL) else CERTIFICATES[0] if path.suffix == ".json" else ""
+        by_name.setdefault(kind, {})[path] = named
+    whole = _read_measurements(by_name.get("", {}), found)
+    certificates = {path: named for name in CERTIFICATES for path, named in by_name.get(name, {}).items()}
+    for (path, named), label in _labelled(certificates):
+        found.certificates += _tried(found, named, certified_of, path, label)
+    for (path, named), label in _labelled(by_name.get(COMPARISON, {})):
+        contests = _tried(found, named, contest_of, path, label)
+        found.contests += contests
+        whole += [path.parent] if contests else []
+    for (path, named), label in _labelled(by_name.get(DETECTIONS, {})):
+        found.detections += _tried(found, named, found_objects, path, label)
+    runs = {path: named for path, named in by_name.get(JOURNAL, {}).items() if not _is_part(path.parent, whole)}
+    for (path, named), label in _labelled(runs):
+        found.runs += [run for run in _tried(found, named, read_run, path.parent, label, found.note) if run is not None]
+    if found.is_empty:
+        where = ", ".join(map(str, places))
+        raise InputError("nothing to report: no run, no certificate and no measurement", where=where, hint=_HINT)
+    return found
+
+
+def source_files(places: Sequence[str | os.PathLike[str]], found: Gathered) -> dict[Path, bool]:
+    """Return the files that a report reads, each once, and whether it was named itself.
+
+    Raises:
+        InputError: A place does not exist.
+    """
+    files: dict[Path, bool] = {}
+    seen: set[str] = set()
     for place in map(Path, places):
         if not place.exists():
-            raise InputError("no such folder or file", where=place, hint="`irepdeploy bench --out DIR` writes records")
+            raise InputError("no such folder or file", where=place, hint=_HINT)
         named = not place.is_dir()
         for path in [place] if named else _walk(place, found):
             resolved = os.path.realpath(path)
-            if resolved in seen:
-                continue
-            seen.add(resolved)
-            try:
-                _read(path, found, seen, named)
-            except IrepdeployError as error:
-                if named:
-                    raise
-                found.note(f"omitted: {error.line}")
-    runs = any((folder / JOURNAL).is_file() and (folder / "result.json").is_file() for folder in found.folders)
-    if not (found.records or found.others or found.certificates or runs):
-        raise InputError(
-            "nothing to report: no measurement, no certificate and no finished run",
-            where=", ".join(map(str, places)),
-            hint="measure first: irepdeploy bench MODEL --out DIR",
-        )
-    return found
+            if resolved not in seen:
+                seen.add(resolved)
+                files[path] = named
+    return files
 
 
 def _walk(folder: Path, found: Gathered) -> Iterator[Path]:
@@ -117,47 +123,54 @@ def _walk(folder: Path, found: Gathered) -> Iterator[Path]:
     for top, below, names in os.walk(folder, onerror=refused):
         below[:] = sorted(name for name in below if not name.startswith("."))
         found.folders.append(Path(top))
-        yield from (Path(top, name) for name in sorted(names) if name.endswith(".jsonl") or name == "certificate.json")
+        yield from (Path(top, name) for name in sorted(names) if name.endswith(".jsonl") or name in _READ)
 
 
-def _read(path: Path, found: Gathered, seen: set[str], named: bool) -> None:
-    if path.suffix == ".json":
-        certificate = Certificate.load(path)
-        found.certificates.append(Certified(path, certificate, _fault(path, certificate)))
-        return
-    lines = read_lines(path, _measurement_of, "file of records", "record", note=found.note)
-    measured = [each for each in lines.values.values() if each is not None]
-    if not measured and named:
+def _read_measurements(files: dict[Path, bool], found: Gathered) -> list[Path]:
+    """Read records into `found`, and return the folders of those that are cells of a reproduction."""
+    seen: set[str] = set()
+    cells: dict[str, ReproducedCell] = {}
+    whole = []
+    for path, named in files.items():
+        for measured in _tried(found, named, _named_measurements if named else measurements_in, path, found.note):
+            for each in measured:
+                digest = digest_of(each)
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                if isinstance(each, Record):
+                    found.records.append(each)
+                elif isinstance(each, ReproducedRecord):
+                    whole.append(path.parent)
+                    if isinstance(each, ReproducedCell):
+                        cells.setdefault(each.cell, each)
+                else:
+                    found.others.append(each)
+    found.contests += contests_of_cells(cells)
+    return whole
+
+
+def _named_measurements(path: Path, note: Callable[[str], object]) -> list[Any]:
+    measured = measurements_in(path, note)
+    if not measured:
         raise InputError("no measurement in it", where=path, hint="`irepdeploy bench --out DIR` writes records.jsonl")
-    for each in measured:
-        whole = asdict(each) if isinstance(each, Record) else each
-        digest = sha256(json.dumps(whole, sort_keys=True).encode())
-        # A copy of a file, or a record that was merged into another one, is the same measurement.
-        if digest in seen:
-            continue
-        seen.add(digest)
-        if isinstance(each, Record):
-            found.records.append(each)
-        else:
-            found.others.append(each)
+    return measured
 
 
-def _measurement_of(value: object, where: str) -> Record | dict[str, Any] | None:
-    """Return the record in a line, the line of another suite or benchmark as it is, or None for anything else."""
-    if not isinstance(value, dict):
-        return None
-    if "schema" in value or {"runner", "scenario", "samples_ns"} <= value.keys():
-        return record_of(value, where)
+def _tried(found: Gathered, named: bool, read: Callable[..., _T], *arguments: Any) -> list[_T]:
+    """Return what is read, or nothing with a note on the fault; of what the user named, the fault is an error."""
     try:
-        line: dict[str, Any] = unsealed(value)
-    except JsonError as error:
-        raise InputError(f"not a record: {error}", where=where) from None
-    return line if isinstance(line.get("suite", line.get("benchmark")), str) else None
-
-
-def _fault(path: Path, certificate: Certificate) -> str | None:
-    try:
-        certificate.check_files(path.parent)
+        return [read(*arguments)]
     except IrepdeployError as error:
-        return f"{Path(error.where or '').name}: {error.what}"
-    return None
+        if named:
+            raise
+        found.note(f"omitted: {error.line}")
+        return []
+
+
+def _labelled(files: dict[Path, bool]) -> Iterator[tuple[tuple[Path, bool], str]]:
+    return zip(files.items(), labels_of([path.parent for path in files]), strict=True)
+
+
+def _is_part(folder: Path, whole: Sequence[Path]) -> bool:
+    return any(each != folder and each in folder.parents for each in whole)

@@ -13,10 +13,10 @@ from urllib.parse import quote
 from irepdeploy import __version__
 from irepdeploy.board.protocol import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
+from .certified import Certified
 from .columns import digits
 from .content import Content
 from .device import system_facts
-from .gather import Certified
 from .latency import latency_section
 from .tables import Table
 from .templates import asset, render
@@ -24,8 +24,14 @@ from .templates import asset, render
 __all__ = ["page"]
 
 
-def page(content: Content, path: Path) -> str:
-    """Return the whole page."""
+def page(content: Content, path: Path, *, state: str = "") -> str:
+    """Return the whole page.
+
+    Args:
+        content: What it says.
+        path: Where it will lie; links to certificates lead on from there.
+        state: Identifies the data that it was made from, for a page that is served and reloads itself; "": a file.
+    """
     script, style = asset("report.js"), asset("report.css")
     certificates = {
         artefact.sha256: _href(found.path, path)
@@ -36,7 +42,11 @@ def page(content: Content, path: Path) -> str:
         "report.html",
         content=content,
         # Nothing is loaded from anywhere, and a script that a file smuggled in has another digest.
-        policy=f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}",
+        policy=f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}"
+        + ("; connect-src 'self'" if state else ""),
+        state=state,
+        links=_links(content),
+        pictures={each.key: [(name, _address(png)) for name, png in each.pictures] for each in content.later},
         script=script,
         style=style,
         contents=_contents(content.tables),
@@ -49,6 +59,19 @@ def page(content: Content, path: Path) -> str:
         least_p99=MIN_SAMPLES_P99,
         version=__version__,
     )
+
+
+def _links(content: Content) -> list[tuple[str, str]]:
+    """Return the sections that there are, in their order, as (id, title)."""
+    exports = [("certificates", "Certificates")] if content.certificates else []
+    tables = [("tables", "Latency")] if content.tables else []
+    pictures = [("pictures", "Pictures")] if content.figures else []
+    before, after = ([(each.key, each.title) for each in some] for some in (content.sections, content.later))
+    return [*before, *tables, *pictures, *exports, *after]
+
+
+def _address(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _digest(text: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.runs.record import Record
 
+from .charts.frame import short
+
 __all__ = ["Row", "rows_of"]
 
 
@@ -58,11 +60,25 @@ class Row:
         return None if self.record is self.reference else self.record.ratio_to(self.reference)
 
     @property
+    def span(self) -> tuple[float, float]:
+        """The median in ms with the interval of the ratio to the reference; of the reference itself, its median."""
+        median, found = self.summary.median_ms, self.ratio
+        if found is None or found.low is None or found.high is None:
+            return median, median
+        return median * found.low / found.value, median * found.high / found.value
+
+    @property
     def paper_ratio(self) -> float | None:
         """The same ratio by the paper's latencies."""
         if self.paper_ms is None or not self.reference_paper_ms:
             return None
         return self.paper_ms / self.reference_paper_ms
+
+    @property
+    def full_name(self) -> str:
+        """The model with its batch, if that is not 1, and whether it was unsteady, for tooltips."""
+        batch = f", batch {self.record.batch}" if self.record.batch > 1 else ""
+        return f"{short(self.model, 80)}{batch}{'' if self.steady else ' (unsteady)'}"
 
     @property
     def steady(self) -> bool:

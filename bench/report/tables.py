@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from irepdeploy.runs.record import Record
 
 from .device import device_of
+from .gap import tied
 from .row import Row, rows_of
 
 __all__ = ["Table", "tables_of"]
@@ -75,6 +77,15 @@ class Table:
         """The row that ratios are relative to: the one that ``facts["reference"]`` names, else the first."""
         named = (row for row in self.rows if row.record.facts.get("reference") == row.model)
         return next(named, self.rows[0])
+
+    @cached_property
+    def fastest(self) -> list[Row]:
+        """The row with the smallest median, and those that tie with it: the interval of the ratio contains 1."""
+        rows = [row for row in self.rows if row.measured]
+        first = min(rows, key=lambda row: row.summary.median_ms)
+        # A ratio takes a bootstrap: not where the intervals to the reference are apart already.
+        near = [row for row in rows if row is not first and row.span[0] <= first.span[1]]
+        return [first, *(row for row in near if tied(row.record.ratio_to(first.record)))]
 
     @property
     def runs(self) -> list[str]:

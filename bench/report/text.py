@@ -13,6 +13,7 @@ from .columns import columns_of
 from .devices import Comparison
 from .others import PlainTable
 from .row import Row
+from .sections.section import Section
 from .tables import Table
 from .templates import clean
 
@@ -81,8 +82,12 @@ def markdown_text(
     tables: Sequence[Table],
     comparisons: Sequence[Comparison],
     scores: PlainTable | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
-    """Return every table with its claims in Markdown, under headings of device and suite, and the scores of runs."""
+    """Return every table with its claims in Markdown, under headings of device and suite, and the scores of runs.
+
+    The tables and claims of other `sections` follow.
+    """
     parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
     before: Table | None = None
     for table in tables:
@@ -107,6 +112,11 @@ def markdown_text(
     if scores is not None:
         parts.append(f"## {_plain(scores.title)}")
         parts.append(markdown_grid(scores.columns, scores.rows, [True] * len(scores.columns)))
+    for section in sections:
+        parts += [f"## {_plain(section.title)}", *(f"- {_plain(claim)}" for claim in section.claims)]
+        for each in section.tables:
+            parts.append(f"**{_plain(each.title)}**")
+            parts.append(markdown_grid(each.columns, each.rows, [words for _, words in each.heads]))
     return _spaced(parts)
 
 

@@ -15,6 +15,7 @@ from irepdeploy.folders import output_folder
 
 from .content import Content, content_of
 from .page import page
+from .sections.proofs import hop_figures
 from .text import csv_text, markdown_text, row_json
 
 __all__ = ["Written", "write_report"]
@@ -33,7 +34,20 @@ class Written:
         """Return a JSON object."""
         return {
             "files": [str(path) for path in self.files],
+            "verdict": [self.content.verdict.text, *self.content.verdict.others],
             "notes": self.content.notes,
+            "sections": [
+                {
+                    "title": each.title,
+                    "claims": each.claims,
+                    "tables": [{"title": t.title, "columns": t.columns, "rows": t.rows} for t in each.tables],
+                }
+                for each in (*self.content.sections, *self.content.later)
+            ],
+            "certificates": [
+                {"name": each.name, "verdict": each.verdict, "hops": hop_figures(each)}
+                for each in self.content.certificates
+            ],
             "rows": [row_json(table, row) for table in self.content.tables for row in table.rows],
         }
 
@@ -42,7 +56,7 @@ def write_report(
     places: Sequence[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str] | None = None,
-    title: str = "Latency report",
+    title: str = "Report",
 ) -> Written:
     """Write a report on folders and files."""
     content = content_of(places, title)
@@ -61,7 +75,12 @@ def write_report(
         path: page(content, path),
         path.with_suffix(".csv"): csv_text(content.tables),
         path.with_suffix(".md"): markdown_text(
-            content.title, content.notes, content.tables, content.comparisons, content.scores
+            content.title,
+            [content.verdict.text, *content.verdict.others, *content.notes],
+            content.tables,
+            content.comparisons,
+            content.scores,
+            (*content.sections, *content.later),
         ),
     }
     with output_folder(folder):

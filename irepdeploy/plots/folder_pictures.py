@@ -1,4 +1,4 @@
-"""Draw every picture for which the folder of a run has data, for the report."""
+"""Draw the pictures of a run's weights and outputs, for the report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ class FolderPicture:
 
 
 def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
-    """Draw the pictures of a run.
+    """Draw the pictures of a run that the report's page does not draw by itself.
 
-    A search gives its progress, its result and its branch weights; a training with branches the energy of its kernels
-    and its feature maps; records with accuracies give Fig. 1. A folder may hold several of these, or none.
+    A search gives its branch weights; a training with branches the energy of its kernels and its feature maps.
     """
     folder = Path(folder)
     name = folder.resolve().name
@@ -38,24 +37,13 @@ def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
         yield from _of_training(folder, name)
     elif (folder / "journal.jsonl").is_file() and (folder / "best.json").is_file():
         yield from _of_search(folder, name)
-    if (folder / "records.jsonl").is_file():
-        yield from _of_records(folder, name)
 
 
 def _of_search(folder: Path, name: str) -> Iterator[FolderPicture]:
     from irepdeploy.plots.arch_weights import draw_arch_weights, search_weights
-    from irepdeploy.plots.architecture import draw_architectures
-    from irepdeploy.plots.architecture_source import read_architecture
     from irepdeploy.plots.search_history import SearchRun
-    from irepdeploy.plots.search_run import draw_search
 
     run = SearchRun.read(folder)
-    best, metric = run.start.by.text(run.evolutions[-1].best), run.start.by.name
-    text = f"{len(run.evolutions)} evolutions; the best of the last has {best} {metric} on the search-validation set."
-    yield FolderPicture(f"Progress of the search: {name}", text, draw_search({name: run}))
-    view = read_architecture(folder, name)
-    text = f"Layers by branches; {view.architecture.count} of {view.total} possible branches are kept."
-    yield FolderPicture(f"Result of the search: {name}", text, draw_architectures([view]))
     if run.alpha() is None or run.beta() is None:
         return
     weights = search_weights(run, name)
@@ -84,14 +72,3 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
     # One image, to keep the page small.
     shown = [replace(each, images=each.images[:1], fixed=each.fixed[:1], fused=each.fused[:1]) for each in features]
     yield FolderPicture(f"Outputs: {name}", text, draw_features(shown))
-
-
-def _of_records(folder: Path, name: str) -> Iterator[FolderPicture]:
-    from irepdeploy.plots.latency import draw_latency
-    from irepdeploy.plots.latency_points import latency_points, pareto_front, read_records
-
-    points = latency_points(read_records([folder]))
-    if any(point.top1 is not None for point in points):
-        front = ", ".join(dict.fromkeys(point.label for point in pareto_front(points)))
-        text = f"Latency against accuracy, device by device; on the Pareto front of all: {front}."
-        yield FolderPicture(f"Latency and accuracy: {name}", text, draw_latency(points))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictInt, StrictStr, ValidationInfo, field_validator, model_validator
 
+from irepdeploy.console import log
 from irepdeploy.errors import InputError
 from irepdeploy.parsing.json_lines import Lines, append_line, begin_lines, read_lines
 from irepdeploy.parsing.json_text import JsonError, unsealed
@@ -166,17 +168,25 @@ _KINDS: dict[str, tuple[type[Event], str]] = {
 }
 
 
-def read_events(path: str | os.PathLike[str], what: str = "journal", *, strict: bool = False) -> list[Event]:
+def read_events(
+    path: str | os.PathLike[str],
+    what: str = "journal",
+    *,
+    strict: bool = False,
+    note: Callable[[str], object] = log,
+) -> list[Event]:
     """Read the events of a journal; those that a newer version has added are skipped.
 
-    A bad line is omitted with a log line; if `strict`, it is an error, as it is if it may be the start.
+    A bad line is omitted with a note; if `strict`, it is an error, as it is if it may be the start.
     """
-    lines = _read(path, what, strict=strict)
+    lines = _read(path, what, strict=strict, note=note)
     return [event for event in lines.values.values() if event is not None]
 
 
-def _read(path: str | os.PathLike[str], what: str, *, strict: bool = False) -> Lines[Event | None]:
-    lines = read_lines(path, _event_of, what, strict=strict)
+def _read(
+    path: str | os.PathLike[str], what: str, *, strict: bool = False, note: Callable[[str], object] = log
+) -> Lines[Event | None]:
+    lines = read_lines(path, _event_of, what, strict=strict, note=note)
     starts = [number for number, event in lines.values.items() if isinstance(event, Start)]
     if len(starts) > 1:
         raise InputError(f"two runs start in this journal, on lines {starts[0]} and {starts[1]}", where=path)

@@ -32,6 +32,7 @@ __all__ = [
     "paired",
     "read_cells",
     "read_measured",
+    "reproduced_of",
 ]
 
 RECORDS = "records.jsonl"
@@ -145,12 +146,13 @@ def read_measured(paths: Iterable[Path]) -> dict[str, Measured]:
 def _read(paths: Iterable[Path]) -> dict[str, ReproducedRecord]:
     found: dict[str, ReproducedRecord] = {}
     for path in paths:
-        for cell in read_lines(path, _parsed, _KIND, "record").values.values():
+        for cell in read_lines(path, reproduced_of, _KIND, "record").values.values():
             found.setdefault(cell.cell, cell)
     return found
 
 
-def _parsed(value: object, where: str) -> ReproducedRecord:
+def reproduced_of(value: object, where: str) -> ReproducedRecord:
+    """Return the record in a JSON line."""
     try:
         value = unsealed(value)
     except JsonError as error:

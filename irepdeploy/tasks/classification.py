@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irepdeploy.errors import InputError
+from irepdeploy.runs.result import TOP_5
 from irepdeploy.tasks.jackknife import Rows, Vector
 from irepdeploy.tasks.labels import check_labels
 from irepdeploy.tasks.metric import Interval, Metric
 from irepdeploy.tasks.task import Task
 
 __all__ = ["TOP_5", "Classification"]
-
-# Name of the figure, which is there where there are more than ten classes.
-TOP_5 = "top-5 accuracy"
 
 _TOP = 5
 # Of few classes, five are most of them.

@@ -186,6 +186,8 @@ _NEEDED = {
     "dla": ("--target", "xavier-jp5"),
     "dynamic_batch": ("--target", "xavier-jp5"),
 }
+# A page is served until Ctrl-C, or opened in the browser of whoever runs the tests.
+_LEFT_OUT = ("watch", "show")
 _HOSTILE = (
     *("", " ", "-", "--", "=", ",", ":", "..", "/", "/dev/null", "/dev/full", "/proc/self/mem", "loop", "~", "*"),
     *(
@@ -243,6 +245,7 @@ def lines(draw: st.DrawFn, known: dict[tuple[str, ...], Any]) -> Line:
 
     arguments = [param for param in known[words].params if param.param_type_name == "argument"]
     options = [param for param in known[words].params if param.param_type_name == "option"]
+    options = [param for param in options if param.name not in _LEFT_OUT]
     for argument in arguments:
         for _ in range(draw(st.integers(int(argument.required), 2 if argument.nargs == -1 else 1))):
             add(argument)

@@ -42,7 +42,7 @@ PACKAGES = """
     irepdeploy board cli cli.commands data detect doctor inference network network.nets onnx_graph parsing
     onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime tasks testing
     verify
-    bench bench.report bench.suites
+    bench bench.report bench.report.charts bench.report.sections bench.suites
     export export.diagnosis export.engine export.precision export.request export.target export.writer
     jetson jetson.agent
     search search.evaluation search.execution search.reproduction search.strategies search.suites search.supernet

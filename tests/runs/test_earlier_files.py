@@ -15,6 +15,8 @@ from irepdeploy.plots.comparison import draw_comparison, draw_presets
 from irepdeploy.plots.folder_pictures import folder_pictures
 from irepdeploy.plots.latency_points import latency_points
 from irepdeploy.plots.pareto import draw_pareto
+from irepdeploy.plots.search_history import SearchRun
+from irepdeploy.plots.search_run import draw_search
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.runs import record
 from irepdeploy.runs.comparison import SearchComparison, TrainingComparison
@@ -68,7 +70,8 @@ def test_a_search_is_drawn() -> None:
     run = SearchJournal.read(ASSETS / "search")
     assert (run.strategy, run.finished, len(run.positions), run.start.budget) == ("des", True, 51, 34)
     titles = [each.title.partition(":")[0] for each in folder_pictures(ASSETS / "search")]
-    assert titles == ["Progress of the search", "Result of the search", "Branch weights of the search"]
+    assert titles == ["Branch weights of the search"]
+    assert isinstance(draw_search({"old": SearchRun.read(ASSETS / "search")}), Figure)
     best = Architecture.load(ASSETS / "search" / "best.json")
     assert read_architecture(ASSETS / "search", "old").architecture == best
     assert best == Architecture.load(ASSETS / "search" / "population" / "000.json")

@@ -65,7 +65,7 @@ def test_scores_of_a_report(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
     # A run alone is enough.
     assert main(["report", str(tmp_path)]) == 0
-    assert "2 scores." in (tmp_path / "report.html").read_text()
+    assert "1 training." in (tmp_path / "report.html").read_text()
     assert "| train | test |" in (tmp_path / "report.md").read_text()
     (tmp_path / "records.jsonl").write_text('{"suite": "table5", "net": "vgg6", "val_accuracy": 0.5}\n')
     assert main(["report", str(tmp_path)]) == 0
@@ -73,5 +73,5 @@ def test_scores_of_a_report(
     assert "Scores of searches and trainings" in page and "top-5 accuracy" in page
     (tmp_path / "train" / "result.json").write_text("{torn")
     assert main(["report", str(tmp_path)]) == 0
-    assert "no scores of a run" in capsys.readouterr().err
+    assert "result.json: not the result.json of a training" in capsys.readouterr().err
     assert "Scores of searches" not in (tmp_path / "report.html").read_text()

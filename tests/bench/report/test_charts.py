@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from irepdeploy.bench.report.charts import box_plots, scatter
+from irepdeploy.bench.report.charts.boxes import box_plots
+from irepdeploy.bench.report.latency import accuracy_chart
 from irepdeploy.bench.report.scale import latency_scale, linear_scale
 from irepdeploy.bench.report.tables import Table, tables_of
 from irepdeploy.board.protocol import percentile
@@ -34,7 +35,7 @@ def at(make_record: Make, points: dict[str, tuple[float, float]]) -> Table:
 
 def test_the_front_is_what_no_other_beats(make_record: Make) -> None:
     points = {"slow": (9.0, 80.0), "fast": (3.0, 70.0), "beaten": (5.0, 70.0), "between": (6.0, 75.0)}
-    chart = scatter(at(make_record, points).rows, "t")
+    chart = accuracy_chart(at(make_record, points).rows, "t")
     assert chart is not None
     tips = {tip.split("&#10;")[0].split("\n")[0]: tip for tip in re.findall(r'data-tip="([^"]*)"', chart)}
     assert set(tips) == set(points)
@@ -46,7 +47,7 @@ def test_the_front_is_what_no_other_beats(make_record: Make) -> None:
 
 
 def test_points_lie_where_their_figures_say(make_record: Make) -> None:
-    chart = scatter(at(make_record, {"a": (2.0, 60.0), "b": (4.0, 80.0), "c": (8.0, 90.0)}).rows, "t")
+    chart = accuracy_chart(at(make_record, {"a": (2.0, 60.0), "b": (4.0, 80.0), "c": (8.0, 90.0)}).rows, "t")
     assert chart is not None
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="5.5"', chart)
     (ax, ay), (bx, by), (cx, cy) = [(float(x), float(y)) for x, y in dots]
@@ -57,8 +58,8 @@ def test_points_lie_where_their_figures_say(make_record: Make) -> None:
 
 
 def test_there_is_nothing_to_draw_below_two_accuracies(make_record: Make) -> None:
-    assert scatter(at(make_record, {"a": (2.0, 60.0)}).rows, "t") is None
-    assert scatter(table([make_record("a"), make_record("b")]).rows, "t") is None
+    assert accuracy_chart(at(make_record, {"a": (2.0, 60.0)}).rows, "t") is None
+    assert accuracy_chart(table([make_record("a"), make_record("b")]).rows, "t") is None
 
 
 def test_every_sample_beyond_the_whiskers_is_drawn(make_record: Make) -> None:
@@ -79,7 +80,7 @@ def test_a_sample_of_one_value_is_a_box(make_record: Make) -> None:
 def test_names_become_text(make_record: Make) -> None:
     hostile = '</text><script>alert(1)</script>" onfocus="alert(1)'
     points = at(make_record, {hostile: (2.0, 60.0), "b": (3.0, 61.0)})
-    for chart in (scatter(points.rows, hostile), box_plots(points.rows, hostile)):
+    for chart in (accuracy_chart(points.rows, hostile), box_plots(points.rows, hostile)):
         assert chart is not None
         assert "<script" not in chart and 'onfocus="' not in chart.replace("&quot;", "")
 

@@ -36,7 +36,10 @@ def test_fastest_and_slowest_with_their_ratio(make_record: Make) -> None:
 
 def test_what_cannot_be_told_from_the_reference_is_reported(make_record: Make) -> None:
     alike = claims_of(table(make_record, {"a": 10.0, "b": 10.0, "c": 20.0}))
-    assert "Indistinguishable from a (the interval contains 1): b." in alike
+    assert "A tie with a (the interval contains 1): b." in alike
+    assert any(claim.startswith("Fastest by median: ") and "ms, a tie with " in claim for claim in alike)
+    all_alike = claims_of(table(make_record, {"a": 10.0, "b": 10.0}))
+    assert all_alike[0].startswith("All tie: no model is faster than another")
     for ms in (9.0, 11.0):
         assert not any("told apart" in claim for claim in claims_of(table(make_record, {"a": 10.0, "b": ms})))
 
@@ -51,10 +54,14 @@ def test_the_papers_order_is_counted_and_not_assumed(make_record: Make) -> None:
 
 
 def test_ties_are_neither() -> None:
-    assert order_claim([(1, 5), (1, 6), (2, 5)], "here", "there").startswith(
+    exact = [tuple((value, value) for value in pair) for pair in ((1, 5), (1, 6), (2, 5))]
+    assert order_claim(exact, "here", "there").startswith(  # type: ignore[arg-type]
         "Of 3 pairs of models, 0 are in the same order here as there, 1 in the opposite one, 2 tied in one of them"
     )
-    assert order_claim([(1, 1), (1, 1)], "here", "there") == ""
+    assert order_claim([((1, 1), (1, 1)), ((1, 1), (1, 1))], "here", "there") == ""
+    # Intervals that overlap are a tie, whatever their middles are.
+    assert order_claim([((1, 2), (5, 5)), ((1.9, 3), (6, 6))], "here", "there") == ""
+    assert "1 are in the same order" in order_claim([((1, 1.8), (5, 5)), ((1.9, 3), (6, 6))], "here", "there")
 
 
 def test_one_model_or_a_sweep_says_nothing(make_record: Make) -> None:
@@ -75,8 +82,8 @@ def test_devices_are_compared_model_by_model(records_of_table3: list[Record]) ->
     assert ratios["ResNet-18"] is not None and ratios["ResNet-18"].value == pytest.approx(on_gpu / on_cpu)
     # On a processor the searched networks are the faster ones, on the card the plain ones.
     assert comparison.claims == (
-        "Of 28 pairs of models, 9 are in the same order on AMD EPYC, 2 cores, 24 GiB as on NVIDIA H200, "
-        "19 in the opposite one (by medians).",
+        "Of 28 pairs of models, 7 are in the same order on AMD EPYC, 2 cores, 24 GiB as on NVIDIA H200, "
+        "19 in the opposite one, 2 tied in one of them (by the intervals of the ratios).",
     )
 
 

@@ -13,7 +13,7 @@ from irepdeploy.reparam.architecture import Architecture
 @pytest.fixture
 def search(tmp_path: Path) -> Path:
     """A folder as a search of two evolutions leaves it."""
-    layers, branches = ["a", "b"], ["conv1x1", "identity"]
+    layers, branches = ["a", "b"], ["conv1x3", "dil1x2"]
     recipe = {"search": {"strategy": "des"}}
     positions = [[row, column] for row in (0, 1) for column in (0, 1)]
     events: list[dict[str, object]] = [
@@ -48,10 +48,9 @@ def search(tmp_path: Path) -> Path:
 
 def test_a_search_is_drawn(search: Path) -> None:
     pytest.importorskip("matplotlib")
-    course, architecture, *_ = found = figures([search.parent, search])
-    assert course.svg.startswith("<svg") and "http://www.w3.org/2000/svg" in course.svg[:600]
-    assert course.title == "Progress of the search: found" and "75.00% accuracy" in course.text
-    assert "2 of 4 possible branches" in architecture.text
+    (weights,) = found = figures([search.parent, search])
+    assert weights.svg.startswith("<svg") and "http://www.w3.org/2000/svg" in weights.svg[:600]
+    assert weights.title == "Branch weights of the search: found" and "by layer" in weights.text
     # The same search, the same page.
     assert figures([search]) == found
 

@@ -133,13 +133,16 @@ def test_a_folder_that_may_not_be_read_is_reported(
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing to report.*irepdeploy bench"):
+    with pytest.raises(InputError, match=r"nothing to report.*irepdeploy search"):
         gather([tmp_path])
     (tmp_path / "journal.jsonl").write_text('{"event": "start"}\n')
     with pytest.raises(InputError, match="nothing to report"):
         gather([tmp_path])
-    with pytest.raises(InputError, match="no measurement in it"):
+    with pytest.raises(InputError, match="recipe is missing"):
         gather([tmp_path / "journal.jsonl"])
+    (tmp_path / "none.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match="no measurement in it"):
+        gather([tmp_path / "none.jsonl"])
     with pytest.raises(InputError, match="no such folder or file"):
         gather([tmp_path / "nowhere"])
 

@@ -89,15 +89,23 @@ class Chromium:
         self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False
     ) -> None:
         """Load a file, as a screen of that size and taste shows it."""
-        self.messages.clear()
-        self.requests.clear()
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.command("Emulation.setEmulatedMedia", features=scheme)
-        self.command("Page.navigate", url=page.as_uri())
-        self._wait(lambda event: event.get("method") == "Page.loadEventFired", "load")
+        self.go(page.as_uri())
+
+    def go(self, address: str) -> None:
+        """Load an address."""
+        self.messages.clear()
+        self.requests.clear()
+        self.command("Page.navigate", url=address)
+        self.wait_for("Page.loadEventFired")
+
+    def wait_for(self, event: str) -> None:
+        """Wait until the next event of this name."""
+        self._wait(lambda message: message.get("method") == event, event)
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -111,7 +119,7 @@ class Chromium:
 
     def press(self, key: str) -> None:
         """Press and release one key."""
-        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        code = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "ArrowRight": 39}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from irepdeploy.bench.report.watch import Watched, server_of
 from irepdeploy.bench.report.write import write_report
 from irepdeploy.runs.record import Record
 
 Write = Callable[..., Path]
+ASSETS = Path(__file__).parents[3] / "runs" / "assets"
 # Text of the visible cells of a column, by the number of the table and of the column.
 COLUMN = "[...document.querySelectorAll('#table-{} tbody tr')].map(row => row.cells[{}].dataset.value ?? null)"
 TIP = "(tip => [!tip.hidden, tip.textContent])(document.getElementById('tip'))"
@@ -40,13 +44,22 @@ def hostile_page(write_records: Write, make_record: Callable[..., Record]) -> Pa
     return write_report([write_records(records)], title=HOSTILE[1]).files[0]
 
 
+@pytest.fixture(scope="module")
+def runs_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trainings, a search and its comparison."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, kind in (("again", "training"), ("training", "training"), ("search", "search")):
+        shutil.copytree(ASSETS / kind, folder / name)
+    return write_report([folder, ASSETS / "search_compare"], out=folder / "page.html").files[0]
+
+
 def test_it_is_drawn_without_an_error_and_without_network(chromium: Any, page: Path) -> None:
     chromium.open(page)
     assert chromium.messages == []
     assert chromium.requests == [page.as_uri()]
     assert chromium.run("document.querySelectorAll('table.sortable tbody tr').length") == 28
     assert chromium.run("document.querySelectorAll('svg .dot').length") == 28
-    assert chromium.run("[...document.querySelectorAll('.chart')].every(chart => chart.getBBox().width > 400)")
+    assert chromium.run("[...document.querySelectorAll('.chart')].every(chart => chart.getBBox().width > 300)")
     # Every link leads somewhere.
     anchors = chromium.run("[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.getAttribute('href'))")
     assert len(anchors) == 5
@@ -119,15 +132,16 @@ def test_a_point_under_the_pointer_says_what_it_is(chromium: Any, page: Path) ->
 def test_a_point_with_the_focus_says_it_and_escape_ends_it(chromium: Any, page: Path) -> None:
     chromium.open(page)
     # Below the fold: the page scrolls on its own account.
-    assert chromium.run("document.querySelector('.mark').getBoundingClientRect().y > innerHeight")
-    chromium.run("document.querySelector('.mark').focus()")
+    assert chromium.run("document.querySelector('#tables .mark').getBoundingClientRect().y > innerHeight")
+    chromium.run("document.querySelector('#tables .mark').focus()")
     chromium.run(FRAMES)
     shown, text = chromium.run(TIP)
     assert shown and text.startswith("ResNet-18\nmedian 50.2 ms")
     assert chromium.run("document.activeElement.getAttribute('aria-describedby')") == "tip"
     # What a screen reader says is the same.
     assert chromium.run("document.activeElement.getAttribute('aria-label')") == text.replace("\n", ", ")
-    chromium.press("Tab")
+    # A chart is one stop of the Tab key: the arrow keys go from mark to mark.
+    chromium.press("ArrowRight")
     assert chromium.run(TIP)[1].startswith("ResNet-34\n")
     chromium.press("Escape")
     assert chromium.run(TIP)[0] is False
@@ -160,7 +174,9 @@ def test_nothing_is_wider_than_a_phone_nor_does_a_tooltip_leave_its_screen(
     chromium.open(page, width=360, height=740, phone=True)
     box = "document.querySelector('.scroll:has(#table-1)')"
     assert chromium.run(f"[{box}.scrollWidth > {box}.clientWidth, {box}.tabIndex]") == [True, 0]
-    assert chromium.run("document.querySelector('.chart').getBoundingClientRect().width") >= 500
+    assert chromium.run("document.querySelector('#tables .chart').getBoundingClientRect().width") >= 500
+    # What the page draws for phones does not scroll.
+    assert chromium.run("document.querySelector('#verdict .chart').getBoundingClientRect().width") <= 360
     # A tooltip stays on the screen.
     for index in range(8):
         chromium.run(f"document.querySelectorAll('.mark')[{index}].focus()")
@@ -193,7 +209,7 @@ def test_a_script_that_got_in_would_not_run(chromium: Any, page: Path, tmp_path:
     changed = tmp_path / "changed.html"
     changed.write_text(page.read_text().replace("<main>", put_in))
     chromium.open(changed)
-    assert chromium.run("document.title") == "Latency report"
+    assert chromium.run("document.title") == "Report"
     assert any("Content Security Policy" in message for message in chromium.messages)
 
 
@@ -203,6 +219,53 @@ def test_it_can_be_printed(chromium: Any, page: Path) -> None:
     assert luminance(chromium.run("getComputedStyle(document.body).backgroundColor")) > 0.9
     assert luminance(chromium.run("getComputedStyle(document.body).color")) < 0.1
     assert len(chromium.command("Page.printToPDF")["data"]) > 10_000
+
+
+def test_a_chart_is_one_stop_and_a_button_hides_a_series(chromium: Any, runs_page: Path) -> None:
+    chromium.open(runs_page)
+    assert chromium.messages == []
+    stops = "[...document.querySelectorAll('.chart')].map(each => each.querySelectorAll('[tabindex=\"0\"]').length)"
+    assert set(chromium.run(stops)) == {1}
+    # The last step, and what every run had there.
+    chromium.run("document.querySelector('#curves .mark').focus()")
+    chromium.press("End")
+    shown, text = chromium.run(TIP)
+    assert shown and re.match(r"epoch \d+\nagain: [\d.]+ %\ntraining: [\d.]+ %$", text)
+    button = "document.querySelectorAll('#curves .legend button')[0]"
+    seen = "getComputedStyle(document.querySelector('#curves .chart .series')).display"
+    assert (chromium.run(seen), chromium.run(f"{button}.getAttribute('aria-pressed')")) == ("inline", "true")
+    for display, pressed in (("none", "false"), ("inline", "true")):
+        chromium.run(f"{button}.focus()")
+        chromium.press("Enter")
+        assert (chromium.run(seen), chromium.run(f"{button}.getAttribute('aria-pressed')")) == (display, pressed)
+    colours = "[...document.querySelectorAll('#curves .chart')][0].querySelectorAll('.line')"
+    for dark in (False, True):
+        chromium.open(runs_page, dark=dark)
+        back = luminance(chromium.run("getComputedStyle(document.body).backgroundColor"))
+        for stroke in chromium.run(f"[...{colours}].map(each => getComputedStyle(each).stroke)"):
+            assert contrast(luminance(stroke), back) >= 3
+
+
+def test_a_served_page_loads_itself_again(chromium: Any, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(ASSETS / "training", tmp_path / "run"))
+    (run / "result.json").unlink()
+    online: dict[str, Any] = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    chromium.command("Network.emulateNetworkConditions", **online)
+    with server_of(Watched([run], "Mine")) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            chromium.go(f"http://127.0.0.1:{server.server_port}/")
+            assert "epoch 8 of 8" in chromium.run("document.querySelector('.verdict').textContent")
+            with (run / "journal.jsonl").open("a") as file:
+                file.write('{"event": "epoch", "epoch": 9, "val_accuracy": 0.5}\n')
+            chromium.wait_for("Page.loadEventFired")
+            assert "epoch 9 of 8" in chromium.run("document.querySelector('.verdict').textContent")
+            assert [message for message in chromium.messages if "favicon" not in message] == []
+        finally:
+            server.shutdown()
+            thread.join()
+            chromium.command("Network.emulateNetworkConditions", **{**online, "offline": True})
 
 
 def luminance(colour: str) -> float:

@@ -1,0 +1,92 @@
+"""Scatter charts: a score against a cost, with the front of those that no other beats."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from irepdeploy.runs.pareto_front import pareto_front
+
+from ..scale import latency_scale, linear_scale
+from ..templates import Markup, macro
+from .frame import NARROW, TEMPLATE, Frame, short
+
+__all__ = ["Point", "scatter"]
+
+# Width of a character of the page's small type, on average.
+_CHARACTER = 7.0
+_WIDE = Frame(height=384, left=56, right=700, top=26, bottom=338)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model or a run: its cost, which is above 0, and its score.
+
+    Args:
+        tip: What is said of it, line by line.
+        low: Lower end of the score's interval, if there is one.
+        high: Upper end of it.
+    """
+
+    name: str
+    cost: float
+    score: float
+    tip: str
+    low: float | None = None
+    high: float | None = None
+
+
+def scatter(points: Sequence[Point], title: str, cost: str, score: str, *, narrow: bool = True) -> Markup:
+    """Draw scores against costs, the Pareto front joined; `cost` and `score` name the axes."""
+    values = [(point.cost, point.score) for point in points]
+    front = pareto_front(values)
+    frame = Frame(height=300, left=58, right=NARROW - 12, top=26, bottom=254, width=NARROW) if narrow else _WIDE
+    x = latency_scale([value[0] for value in values], frame.left, frame.right)
+    reach = [value for point in points for value in (point.low, point.score, point.high) if value is not None]
+    y = linear_scale(reach, frame.bottom, frame.top)
+    places = [(x(value[0]), y(value[1])) for value in values]
+    steps = "".join(
+        f"M{places[a][0]} {places[a][1]}H{places[b][0]}V{places[b][1]}" for a, b in itertools.pairwise(front)
+    )
+    marks = [
+        {
+            "x": px,
+            "y": py,
+            "on_front": index in front,
+            "tip": f"{point.tip}\n{'on' if index in front else 'not on'} the Pareto front",
+            "span": None if point.low is None or point.high is None else (y(point.low), y(point.high)),
+        }
+        for index, (point, (px, py)) in enumerate(zip(points, places, strict=True))
+    ]
+    labels = _labels(places, [short(point.name) for point in points], frame)
+    return macro(TEMPLATE, "scatter")(title, frame, x, y, cost, score, steps, labels, marks)
+
+
+def _labels(places: Sequence[tuple[float, float]], names: Sequence[str], frame: Frame) -> list[dict[str, Any]]:
+    """Place a name beside each point if there is room; the tooltip has the others."""
+    taken = [(x - 6.0, y - 6.0, x + 6.0, y + 6.0) for x, y in places]
+    found = []
+    for (x, y), name in zip(places, names, strict=True):
+        width = _CHARACTER * len(name)
+        for anchor, place, baseline in (
+            ("start", x + 10, y + 4),
+            ("end", x - 10, y + 4),
+            ("middle", x, y - 11),
+            ("middle", x, y + 20),
+            ("start", x + 8, y - 9),
+            ("start", x + 8, y + 17),
+            ("end", x - 8, y - 9),
+            ("end", x - 8, y + 17),
+        ):
+            left = place - {"start": 0, "middle": width / 2, "end": width}[anchor]
+            space = (left, baseline - 11, left + width, baseline + 3)
+            inside = space[0] > frame.left + 2 and space[2] < frame.right and space[1] > 12 and space[3] < frame.bottom
+            if inside and not any(
+                a < space[2] and space[0] < c and b < space[3] and space[1] < d for a, b, c, d in taken
+            ):
+                taken.append(space)
+                found.append({"text": name, "anchor": anchor, "x": round(place, 1), "y": round(baseline, 1)})
+                break
+    return found

@@ -1,0 +1,94 @@
+"""Scores against what they cost: time of training, or operations in a search's last population."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from irepdeploy.console import log
+from irepdeploy.errors import InputError
+from irepdeploy.runs.pareto import ParetoSet
+
+from ..charts.frame import Chart
+from ..charts.scatter import Point, scatter
+from ..columns import digits
+from ..contest import Contest
+from ..run import Run
+from .section import Section
+
+__all__ = ["costs"]
+
+_TEXT = "Filled: on the Pareto front, no other being as good in both and better in one."
+
+
+def costs(runs: Sequence[Run], contests: Sequence[Contest], note: Callable[[str], object] = log) -> Section | None:
+    """Return the charts of trainings, comparisons and searches that have at least two points with a cost."""
+    charts = [_of_trainings(runs), *map(_of_contest, contests)]
+    for run in runs:
+        path = run.folder / "pareto.json"
+        if path.is_file():
+            try:
+                charts.append(_of_population(ParetoSet.read(path), run.label))
+            except InputError as error:
+                note(f"omitted: {error.line}")
+    found = tuple(chart for chart in charts if chart is not None)
+    if not found:
+        return None
+    text = (
+        "After the fuse all networks of one structure cost the same; what branches cost is training. Latency is "
+        "compared in the tables of measurements."
+    )
+    return Section("costs", "Accuracy against cost", text, charts=found)
+
+
+def _of_trainings(runs: Sequence[Run]) -> Chart | None:
+    shown = [run for run in runs if run.finished and not run.is_search and run.score is not None and run.seconds]
+    first = shown[0] if shown else None
+    alike = [run for run in shown if first is not None and run.is_like(first)]
+    if first is None or len(alike) < 2:
+        return None
+    metric = first.metric
+    points = []
+    for run in alike:
+        ends = run.interval or (None, None)
+        low, high = (None if end is None else metric.scale * end for end in ends)
+        seconds, score = run.seconds or 0.0, run.score or 0.0
+        interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        tip = f"{run.label}\n{metric.text(score)} {metric.name}{interval}\n{digits(seconds)} s of training"
+        points.append(Point(run.label, seconds, metric.scale * score, tip, low, high))
+    title = f"{metric.name} against training time"
+    svg = scatter(points, title, "training, s", f"{metric.name}{metric.marked}")
+    return Chart(title, f"{_TEXT} Bars: 95 % intervals of the score.", svg)
+
+
+def _of_contest(contest: Contest) -> Chart | None:
+    points = []
+    for arm in contest.arms:
+        if arm.cost:
+            mean = contest.spread(arm).mean
+            tip = f"{arm.name}\n{contest.spread(arm).text}{contest.metric.marked}\n{digits(arm.cost)} s on average"
+            points.append(Point(arm.name, arm.cost, mean, tip))
+    if len(points) < 2:
+        return None
+    title = f"{contest.title}: {contest.figure} against time"
+    svg = scatter(points, title, "time of a run, s", f"{contest.metric.name}{contest.metric.marked}")
+    return Chart(title, f"Means over seeds; whether a difference is noise is told above. {_TEXT}", svg)
+
+
+def _of_population(found: ParetoSet, label: str) -> Chart | None:
+    metric = found.by
+    points = [
+        Point(
+            f"rank {each.rank}",
+            each.macs / 1e6,
+            metric.scale * each.val_accuracy,
+            f"rank {each.rank}: {each.branches} branches\n{metric.text(each.val_accuracy)} {metric.name}\n"
+            f"{each.macs / 1e6:.4g} M MACs, {each.memory_bytes / 1e6:.4g} MB of training memory",
+        )
+        for each in found.candidates
+        if each.macs
+    ]
+    if len(points) < 2:
+        return None
+    title = f"{label}: the last population, {metric.name} against MACs"
+    svg = scatter(points, title, "MACs in train state, millions", f"{metric.name}{metric.marked}")
+    return Chart(title, f"By shared weights on the search-validation set. {_TEXT}", svg)

@@ -1,0 +1,34 @@
+"""A section of the report, independent of its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..charts.frame import Chart
+from ..others import PlainTable
+
+__all__ = ["Section"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: what it says in words, then its charts, then its tables.
+
+    Args:
+        key: The id in the page.
+        text: How to read it.
+        claims: Its results in words, each derived from the figures.
+        pictures: (name, PNG) of pictures that belong to it.
+    """
+
+    key: str
+    title: str
+    text: str = ""
+    claims: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[PlainTable, ...] = ()
+    pictures: tuple[tuple[str, bytes], ...] = ()
+
+    def without(self, chart: Chart | None) -> Section:
+        """Return the section without a chart that the page shows elsewhere."""
+        return self if chart is None else replace(self, charts=tuple(each for each in self.charts if each != chart))

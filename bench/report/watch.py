@@ -1,0 +1,109 @@
+"""A page that follows a run: served on this machine only, and made anew when the run's files have changed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from irepdeploy.errors import InputError, IrepdeployError, RunError
+from irepdeploy.files import canonical_json, sha256
+
+from .content import Content, content_of
+from .gather import Gathered, source_files
+from .page import page
+from .verdict import Verdict
+
+__all__ = ["Watched", "server_of"]
+
+_HOST = "127.0.0.1"
+_NAMES = ("127.0.0.1", "localhost")
+_TYPES = {"/": "text/html; charset=utf-8", "/state": "text/plain; charset=utf-8"}
+
+
+class Watched:
+    """The page of some folders and files, kept until one of them changes."""
+
+    def __init__(self, places: Sequence[str | os.PathLike[str]], title: str) -> None:
+        self._places, self._title = places, title
+        self._lock = threading.Lock()
+        self._kept = ("", "")
+
+    @property
+    def state(self) -> str:
+        """What identifies the present state of all files: their paths, sizes and times."""
+        # A lock tells whether a run has ended, and a result that it is done; neither is a file that a report is on.
+        files = [*source_files(self._places, Gathered())]
+        folders = dict.fromkeys(path.parent for path in files)
+        files += [folder / name for folder in folders for name in ("result.json", ".irepdeploy.lock")]
+        return sha256(canonical_json([[str(path), *_stamp(path)] for path in files]))[:16]
+
+    def page(self) -> str:
+        """Return the page of the present state; while there is nothing to report, one that says so."""
+        with self._lock:
+            state = self.state
+            if self._kept[0] != state:
+                self._kept = state, page(self._content(), Path(self._places[0]) / "page.html", state=state)
+            return self._kept[1]
+
+    def _content(self) -> Content:
+        try:
+            # Pictures take seconds, and a run that is going on changes them all the time.
+            return content_of(self._places, self._title, pictures=False)
+        except IrepdeployError as error:
+            return Content(self._title, Verdict(f"Nothing yet: {error.line}", (), None))
+
+
+def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
+    """Return a server of the page that only this machine reaches; port 0 takes a free one.
+
+    Raises:
+        RunError: The port is in use.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = (self.headers.get("Host") or "").rpartition(":")[0]
+            if name not in _NAMES:
+                # A page of another site that has a name for this address must not read it.
+                self.send_error(421, "ask for 127.0.0.1")
+                return
+            if self.path not in _TYPES:
+                self.send_error(404)
+                return
+            try:
+                text = watched.page() if self.path == "/" else watched.state
+            except InputError as error:
+                # The folder has gone.
+                self.send_error(410, error.what)
+                return
+            content = text.encode("utf-8", "replace")
+            self.send_response(200)
+            self.send_header("Content-Type", _TYPES[self.path])
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Log nothing: a page asks every two seconds."""
+
+    try:
+        server = ThreadingHTTPServer((_HOST, port), Handler)
+    except OSError as error:
+        raise RunError(
+            f"cannot serve the page: {error.strerror}", where=f"port {port}", hint="--port 0 takes a free one"
+        ) from error
+    server.daemon_threads = True
+    return server
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
