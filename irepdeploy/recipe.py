@@ -178,11 +178,14 @@ class AdamSection(_Section):
 class AugmentSection(_Section):
     """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`.
 
-    Images with boxes take `flip`, and `scales`: factors, of which each batch is resized by one.
+    Images with boxes take `flip`; `scales`: factors, of which each batch is resized by one; `photometric`: other
+    colours, as MMDetection's PhotoMetricDistortion gives; `crop_pad`: the side of squares that are cut out about random
+    centres of the stored images, each larger by one of `scales` and then resized, as by its RandomCenterCropPad.
     """
 
     later: ClassVar[tuple[str, ...]] = (
         "randaugment", "magnitude", "brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix", "scales",
+        "photometric", "crop_pad",
     )  # fmt: skip
     crop: Count = 0
     area: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -198,6 +201,8 @@ class AugmentSection(_Section):
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
     scales: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(max_length=100)] = ()
+    photometric: bool = False
+    crop_pad: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
 
 
 class RacingSection(_Section):

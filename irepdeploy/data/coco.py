@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from irepdeploy.data.coco_annotations import CocoAnnotations, check_files, read_
 from irepdeploy.data.dataset import DatasetFacts, ObjectDataset
 from irepdeploy.data.decoding import open_image
 from irepdeploy.data.imagenet import IMAGENET
-from irepdeploy.data.options import existing_folder, whole
+from irepdeploy.data.options import existing_folder, switch, whole
 from irepdeploy.data.pixels import normalise
 from irepdeploy.detect.resizing import Resizing
 from irepdeploy.detect.target import Target
@@ -50,22 +52,40 @@ class ObjectFiles:
         Raises:
             InputError: The file is missing or damaged, or has another size than the annotations say.
         """
-        path, target = self.folder / self.annotations.files[index], self.annotations.targets[index]
-        with open_image(path) as opened:
-            # The orientation in a photograph's EXIF data is ignored: boxes are in pixels as they are stored.
-            picture = opened.convert("RGB")
-        if picture.size[::-1] != target.size:
-            raise InputError(
-                "an image of {}x{}, annotated as {}x{}".format(*picture.size, *target.size[::-1]), where=path
-            )
+        picture = self._picture(index)
         scale = (1.0, 1.0)
         if self.resizing is not None:
             picture, scale = self.resizing.resized(picture)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return normalise(_bytes(picture)[None], COCO.mean, COCO.std)[0], self._target(index, scale)
+
+    def raw(self, index: int) -> tuple[Tensor, Target]:
+        """Return an image (3, H, W) uint8 as it is stored, and its objects."""
+        return _bytes(self._picture(index)), self._target(index, (1.0, 1.0))
+
+    @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel, for pixels in [0, 1]."""
+        return COCO.mean, COCO.std
+
+    @property
+    def upright(self) -> list[bool]:
+        """Whether each image is higher than wide."""
+        return [target.size[0] > target.size[1] for target in self.annotations.targets]
+
+    def _picture(self, index: int) -> Any:
+        path, size = self.folder / self.annotations.files[index], self.annotations.targets[index].size
+        with open_image(path) as opened:
+            # The orientation in a photograph's EXIF data is ignored: boxes are in pixels as they are stored.
+            picture = opened.convert("RGB")
+        if picture.size[::-1] != size:
+            raise InputError("an image of {}x{}, annotated as {}x{}".format(*picture.size, *size[::-1]), where=path)
+        return picture
+
+    def _target(self, index: int, scale: tuple[float, float]) -> Target:
+        target = self.annotations.targets[index]
         factors = torch.tensor([*scale, *scale], dtype=torch.float64)
         areas = None if target.areas is None else (target.areas * scale[0] * scale[1]).float()
-        moved = replace(target, boxes=(target.boxes * factors).float(), areas=areas)
-        return normalise(pixels[None], COCO.mean, COCO.std)[0], moved
+        return replace(target, boxes=(target.boxes * factors).float(), areas=areas, scale=scale)
 
 
 def coco(
@@ -74,6 +94,8 @@ def coco(
     year: int | str = 2017,
     height: int = 512,
     width: int = 512,
+    turn: bool = False,
+    resize_test: bool = True,
     train: int | None = None,
     val: int = 5000,
     split_seed: int = 0,
@@ -87,11 +109,15 @@ def coco(
         year: What follows "train" and "val" in the names of folders and files.
         height: Images keep their aspect ratio and are resized to fit into it and `width`.
         width: See `height`.
+        turn: Images that are higher than wide fit into `width` x `height` instead, as MMDetection resizes.
+        resize_test: Resize images that are scored, too. MMDetection scores CenterNet on images as they are.
         train: Number of training images; None for all outside the search-validation set.
         val: Number of search-validation images, taken from the training set.
         split_seed: Seed of this split.
     """
-    resizing = Resizing("fit", whole("height", height, 32, 4096), whole("width", width, 32, 4096))
+    size = whole("height", height, 32, 4096), whole("width", width, 32, 4096)
+    resizing = Resizing("fit", *size, turned=switch("turn", turn))
+    scored = resizing if switch("resize_test", resize_test) else None
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)
     folder = existing_folder(root)
     known = _opened(folder, f"train{year}").trainable(_LEAST_SIDE)
@@ -109,15 +135,19 @@ def coco(
         held_out = _opened(folder, f"val{year}")
         if held_out.classes != known.classes:
             raise InputError("expected the categories of the training set", where=held_out.path)
-        return ObjectFiles(folder / f"val{year}", held_out, resizing)
+        return ObjectFiles(folder / f"val{year}", held_out, scored)
 
     facts = replace(COCO, input_shape=(3, resizing.height, resizing.width), classes=known.classes)
     return ObjectDataset(
         **vars(facts),
         train=ObjectFiles(images, known.chosen(sorted(order[val : val + count])), resizing),
-        val=ObjectFiles(images, known.chosen(sorted(order[:val])), resizing),
+        val=ObjectFiles(images, known.chosen(sorted(order[:val])), scored),
         load_test=test,
     )
+
+
+def _bytes(picture: Any) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _opened(folder: Path, part: str) -> CocoAnnotations:

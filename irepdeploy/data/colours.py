@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["auto_contrast", "brightness", "contrast", "equalized", "hue", "posterized", "saturation", "sharpness"]
+__all__ = [
+    "auto_contrast", "brightness", "contrast", "equalized", "hue", "posterized", "saturation", "sharpness", "turned",
+]  # fmt: skip
 
 
 def brightness(pixels: Tensor, factors: Tensor) -> Tensor:
@@ -77,20 +79,23 @@ def equalized(pixels: Tensor) -> Tensor:
 
 def hue(pixels: Tensor, shifts: Tensor) -> Tensor:
     """Turn the hue of colour images by `shifts` (N,) in turns."""
-    channels = pixels.float()
+    return turned(pixels.float(), shifts).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def turned(channels: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the hue of colour images of floats (N, 3, H, W) by `shifts` (N,) in turns."""
     value, low = channels.amax(1, keepdim=True), channels.amin(1, keepdim=True)
     chroma = value - low
     red, green, blue = channels.split(1, 1)
-    safe = chroma.clamp(min=1)
+    safe = chroma.clamp(min=1e-6)
     sixths = torch.where(
         value == red,
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    turned = sixths + 6 * shifts.float().view(-1, 1, 1, 1)
-    places = (turned + torch.tensor([5.0, 3.0, 1.0], device=pixels.device).view(1, 3, 1, 1)) % 6
-    found = value - chroma * torch.minimum(places, 4 - places).clamp(0, 1)
-    return found.round_().clamp_(0, 255).to(torch.uint8)
+    moved = sixths + 6 * shifts.float().view(-1, 1, 1, 1)
+    places = (moved + torch.tensor([5.0, 3.0, 1.0], device=channels.device).view(1, 3, 1, 1)) % 6
+    return value - chroma * torch.minimum(places, 4 - places).clamp(0, 1)
 
 
 def _grey(pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,3 +27,12 @@ class ObjectsInMemory:
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """Return a normalised image (C, H, W) float32 and its objects."""
         return self.images[torch.tensor(index)], self.targets[index]
+
+    def raw(self, index: int) -> tuple[Tensor, Target]:
+        """Return an image (C, H, W) uint8 and its objects."""
+        return self.images.values[index], self.targets[index]
+
+    @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel, for pixels in [0, 1]."""
+        return self.images.mean, self.images.std

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,10 @@ class Stream:
             raise InputError("no batch: the data ended at once", where=self.name)
         self.samples = samples
 
+    def of(self, source: Any) -> Stream:
+        """Return a stream of another source that is read alike."""
+        return Stream(source, self._read, self.name, self._dtype)
+
     def seed(self, seed: int) -> None:
         """Seed everything that may order or augment the samples: the generators of torch, Python, numpy and its own."""
         torch.manual_seed(seed)
@@ -146,6 +150,8 @@ class StreamLoader:
         device: device of the batches.
         rank: index of this process; it takes every `ranks`-th sample of a batch.
         ranks: number of processes.
+        upright: whether each image is higher than wide, of samples by index: batches have one kind, but for the last,
+            so that less of them is padding.
     """
 
     def __init__(
@@ -159,8 +165,10 @@ class StreamLoader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         ranks: int = 1,
+        upright: Sequence[bool] = (),
     ) -> None:
         self.epoch = 0
+        self._upright = upright
         self._change = change
         self._stream = stream
         self._batch_size = batch_size
@@ -189,7 +197,7 @@ class StreamLoader:
         chosen, whole = None, ranks == 1 or stream.divided
         if stream.by_index:
             order = torch.randperm(len(stream), generator=self._generator).tolist()
-            parts = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+            parts = _parts(order, self._batch_size, self._upright)
             chosen, whole = [part[self._rank :: ranks] for part in parts if len(part) >= 2 * ranks], True
         steps = 0
         for inputs, targets in stream.batches(self._batch_size, chosen) if chosen != [] else ():
@@ -216,6 +224,20 @@ class StreamLoader:
         for part in (source, *(getattr(source, name, None) for name in ("sampler", "batch_sampler", "dataset"))):
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(self.epoch)
+
+
+def _parts(order: list[int], size: int, upright: Sequence[bool]) -> list[list[int]]:
+    """Cut an order into batches, each of one kind of images as far as there are kinds; what is left comes last."""
+    whole: list[list[int]] = []
+    kinds: tuple[list[int], list[int]] = [], []
+    for sample in order:
+        mine = kinds[bool(upright) and upright[sample]]
+        mine.append(sample)
+        if len(mine) == size:
+            whole.append(mine.copy())
+            mine.clear()
+    left = kinds[0] + kinds[1]
+    return whole + [left[start : start + size] for start in range(0, len(left), size)]
 
 
 class _Guarded:

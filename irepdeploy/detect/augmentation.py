@@ -60,6 +60,7 @@ def resized(images: Tensor, targets: Sequence[Target], size: tuple[int, int]) ->
     for target in targets:
         areas = None if target.areas is None else target.areas * (down * across)
         factors = target.boxes.new_tensor([across, down, across, down])
-        found.append(replace(target, boxes=target.boxes * factors, areas=areas))
+        # What a change of the training left of an image is not scored in its pixels.
+        found.append(replace(target, boxes=target.boxes * factors, areas=areas, scale=None))
     grown = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=min(down, across) < 1)
     return grown, Targets(found)

@@ -21,11 +21,13 @@ class Resizing:
             and the rest is 0 after normalisation. "stretch" fills the input.
         height: Height of the input in pixels.
         width: Width of the input in pixels.
+        turned: An image that is higher than wide gets an input of the other orientation.
     """
 
     rule: str
     height: int
     width: int
+    turned: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -36,6 +38,8 @@ class Resizing:
         from PIL import Image
 
         width, height = self.width, self.height
+        if self.turned and image.height > image.width:
+            width, height = height, width
         if self.rule == "fit":
             share = min(width / image.width, height / image.height)
             width, height = (max(1, round(side * share)) for side in image.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,9 @@ class RoIAlign(nn.Module):
     def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """(N, C, h, w) of each stride, boxes (N, R, 4) in pixels of the image -> (N, R, C, side, side)."""
         maps, level = list(maps)[: len(self.strides)], self.levels(boxes)
+        operators = torchvision_operators(maps[0])
+        if operators is not None:
+            return self._by_torchvision(operators, maps, boxes, level)
         if self.samples and self.training:
             return self._gathered(maps, boxes, level)
         # Every box is pooled from every map, so that shapes do not depend on values.
@@ -57,12 +61,6 @@ class RoIAlign(nn.Module):
         count, channels, height, width = x.shape
         start, step = self._bins(boxes / stride)
         if not self.samples:
-            operators = torchvision_operators(x)
-            if operators is not None:
-                rows = torch.arange(count, device=x.device).repeat_interleave(boxes.shape[1]).to(boxes)
-                given = torch.cat([rows[:, None], boxes.reshape(-1, 4)], 1)
-                found = operators.roi_align(x, given, self.side, 1 / stride, 0, self.aligned)
-                return found.reshape(count, -1, channels, self.side, self.side)
             weights = [self._hats(start[..., axis], step[..., axis], side) for axis, side in ((1, height), (0, width))]
             return torch.einsum("nrph,nchw,nrqw->nrcpq", weights[0], x, weights[1])
         points = self._points(start, step)
@@ -82,6 +80,20 @@ class RoIAlign(nn.Module):
             found = found * self._inside(points[..., 0], width)[:, None, :, None, :]
         found = F.avg_pool2d(found.reshape(-1, 1, number, number), self.samples)
         return found.reshape(count, channels, -1, self.side, self.side).transpose(1, 2)
+
+    def _by_torchvision(self, operators: Any, maps: Sequence[Tensor], boxes: Tensor, level: Tensor) -> Tensor:
+        """Pool each box from its map by ``torchvision.ops.roi_align``."""
+        count, number = level.shape
+        rows = torch.arange(count, device=boxes.device).repeat_interleave(number).to(maps[0])
+        given = torch.cat([rows[:, None], boxes.reshape(-1, 4).to(maps[0])], 1)
+        found = maps[0].new_zeros(count * number, maps[0].shape[1], self.side, self.side)
+        for index, each in enumerate(maps):
+            here = (level.flatten() == index).nonzero()[:, 0]
+            pooled = operators.roi_align(
+                each, given[here], self.side, 1 / self.strides[index], self.samples, self.aligned
+            )
+            found = found.index_copy(0, here, pooled)
+        return found.reshape(count, number, *found.shape[1:])
 
     def _bins(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the bins of boxes in cells start (..., 2), across and down, and the sides of a bin (..., 2)."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from irepdeploy.detect.boxes import overlapping
+from irepdeploy.detect.torchvision_operators import torchvision_operators
 
 __all__ = ["kept"]
 
@@ -27,6 +30,9 @@ def kept(
         groups: (..., k): only boxes of one group, such as a class, suppress each other.
         rounds: Number of rounds, for a static graph; None: until nothing changes.
     """
+    operators = torchvision_operators(boxes) if rounds is None else None
+    if operators is not None:
+        return _by_torchvision(operators, boxes, threshold, valid, groups)
     count = boxes.shape[-2]
     clash = overlapping(boxes, boxes, threshold).to(boxes.dtype)
     if groups is not None:
@@ -41,4 +47,19 @@ def kept(
         # On the meta device, where costs are counted, nothing has a value.
         if rounds is None and (found.is_meta or torch.equal(found, before)):
             break
+    return found
+
+
+def _by_torchvision(operators: Any, boxes: Tensor, threshold: float, valid: Tensor, groups: Tensor | None) -> Tensor:
+    """Return the same by ``torchvision.ops.nms``, which takes the boxes of an image and a group at a time."""
+    found = torch.zeros(boxes.shape[:-1], dtype=boxes.dtype, device=boxes.device)
+    # An axis of images where there is none; `marks` is a view.
+    flat, marks, counted = boxes.detach()[None].flatten(0, -3), found[None].flatten(0, -2), valid[None].flatten(0, -2)
+    kinds = torch.zeros_like(marks) if groups is None else groups[None].flatten(0, -2)
+    for image, counts in enumerate(counted > 0):
+        for kind in kinds[image][counts].unique():
+            mine = (counts & (kinds[image] == kind)).nonzero()[:, 0]
+            # They come by falling score already.
+            scores = torch.arange(len(mine), 0, -1, device=boxes.device, dtype=boxes.dtype)
+            marks[image, mine[operators.nms(flat[image, mine], scores, threshold)]] = 1
     return found

@@ -31,6 +31,8 @@ class Target:
         size: (height, width) of the original image in pixels.
         areas: (n,) float32 areas of the objects, which COCO sorts into small, medium and large: those of the masks
             where there are masks. None for the areas of the boxes.
+        scale: Pixels of the input for a pixel of the original image, across and down. None where there is no original
+            to score boxes in.
     """
 
     boxes: Tensor
@@ -39,6 +41,7 @@ class Target:
     image_id: int
     size: tuple[int, int]
     areas: Tensor | None = None
+    scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -66,6 +69,17 @@ class Target:
     def trained(self) -> tuple[Tensor, Tensor]:
         """Boxes and labels of the objects that are trained on."""
         return self.boxes[~self.crowd], self.labels[~self.crowd]
+
+    def original(self, boxes: Tensor) -> tuple[Tensor, Target]:
+        """Return boxes (k, 4) of the input, cut at the border, and the target in pixels of the original image."""
+        if self.scale is None:
+            return boxes, self
+        across, down = self.scale
+        factors = boxes.new_tensor([across, down, across, down])
+        limits = boxes.new_tensor([self.size[1], self.size[0]] * 2)
+        areas = None if self.areas is None else self.areas / (across * down)
+        mine = replace(self, boxes=self.boxes / factors.to(self.boxes), areas=areas, scale=(1.0, 1.0))
+        return torch.minimum((boxes / factors).clamp(min=0), limits), mine
 
 
 class Targets(list[Target]):

@@ -10,14 +10,17 @@ from torch import Tensor
 
 __all__ = ["torchvision_operators"]
 
+# Of others, such as bfloat16, it has no operators on every device.
+_TYPES = (torch.float32, torch.float64)
 
-def torchvision_operators(example: object) -> Any | None:
+
+def torchvision_operators(example: Tensor) -> Any | None:
     """Return ``torchvision.ops``, or None if it cannot be imported or `example` is not a tensor of a plain run.
 
-    While a graph is traced or compiled, plain torch is used, of which every operator exports.
+    While a graph is traced or compiled, or costs are counted, plain torch is used, of which every operator exports.
     """
     plain = type(example) is Tensor and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
-    return _imported() if plain else None
+    return _imported() if plain and not example.is_meta and example.dtype in _TYPES else None
 
 
 @functools.cache

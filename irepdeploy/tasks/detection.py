@@ -75,6 +75,9 @@ class Detection(Task):
     def statistics(self, outputs: Found, targets: Any) -> Tensor:
         """Return detections and objects of each image, filled up by zeros; last, how far its objects are from found."""
         number, boxes, scores, classes = (each.float() for each in outputs)
+        # COCO scores in pixels of the original images: there an object is small or large.
+        pairs = [target.original(each) for each, target in zip(boxes, targets, strict=True)]
+        boxes, targets = torch.stack([each for each, _ in pairs]), [target for _, target in pairs]
         found = torch.cat([number, torch.cat([boxes, scores[..., None], classes[..., None]], 2).flatten(1)], 1)
         rows = [self._row(target, found) for target in targets]
         missed = [self._missed(*each) for each in zip(boxes, scores, classes, targets, strict=True)]

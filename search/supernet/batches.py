@@ -9,7 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.data import Augmentation, Loader, Split, StreamLoader
+from irepdeploy.data import Augmentation, Loader, Split, Stream, StreamLoader
+from irepdeploy.data.centre_crop import CentreCrop
+from irepdeploy.data.changed_objects import ChangedObjects, RawObjects
+from irepdeploy.data.coco import ObjectFiles
 from irepdeploy.detect.augmentation import ObjectAugmentation
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import AugmentSection
@@ -18,6 +21,10 @@ from irepdeploy.tasks import Classification, Detection
 from .subject import Subject
 
 __all__ = ["Batches", "batches_of", "with_last"]
+
+
+# Augmentations of images with boxes.
+_OF_OBJECTS = ("scales", "crop_pad", "photometric")
 
 
 class Batches(Protocol):
@@ -49,15 +56,26 @@ def batches_of(
     """
     train = subject.train
     given = check or (lambda targets: None)
-    augmentation = Augmentation(**augment.model_dump(exclude={"scales"}))
+    augmentation = Augmentation(**augment.model_dump(exclude=set(_OF_OBJECTS)))
     if isinstance(subject.task, Detection):
         if augmentation != Augmentation(flip=augment.flip):
-            raise RecipeError("images with boxes take only flip and scales", where="augment")
+            raise RecipeError(f"images with boxes take only flip, {', '.join(_OF_OBJECTS)}", where="augment")
         assert not isinstance(train, Split)
-        change = ObjectAugmentation(augment.flip, augment.scales, _stride(subject.net))
-        return StreamLoader(train, batch_size, order, given, change=change, device=device, rank=rank, ranks=ranks)
-    if augment.scales:
-        raise RecipeError("scales are of images with boxes", where="augment.scales", hint="area resizes others")
+        scales, stride = () if augment.crop_pad else augment.scales, _stride(subject.net)
+        if augment.crop_pad % stride:
+            text = f"expected a multiple of {stride}, the stride of the network, got {augment.crop_pad}"
+            raise RecipeError(text, where="augment.crop_pad")
+        change = ObjectAugmentation(augment.flip, scales, stride)
+        # Crops have one size.
+        upright = () if augment.crop_pad or not isinstance(train.source, ObjectFiles) else train.source.upright
+        train = _changed(train, augment)
+        return StreamLoader(
+            train, batch_size, order, given, change=change, device=device, rank=rank, ranks=ranks, upright=upright
+        )
+    for name in _OF_OBJECTS:
+        if getattr(augment, name):
+            hint = "area resizes others" if name == "scales" else None
+            raise RecipeError(f"{name} is for images with boxes", where=f"augment.{name}", hint=hint)
     if isinstance(train, Split) and (train.labels.ndim == 1 or augmentation == Augmentation()):
         classes = _classes(subject) if augmentation.mixes else None
         return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks, classes=classes)
@@ -78,6 +96,18 @@ def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
         before = step, batch
     if before is not None:
         yield *before, True
+
+
+def _changed(train: Stream, augment: AugmentSection) -> Stream:
+    """Return the stream with images that are cropped and distorted before they are normalised."""
+    if not augment.crop_pad and not augment.photometric:
+        return train
+    if not isinstance(train.source, RawObjects):
+        name = "crop_pad" if augment.crop_pad else "photometric"
+        text = "it needs images that are not normalised, as those of coco and shapes"
+        raise RecipeError(text, where=f"augment.{name}", hint="do it in the Dataset")
+    crop = CentreCrop(augment.crop_pad, augment.scales or (1.0,)) if augment.crop_pad else None
+    return train.of(ChangedObjects(train.source, augment.photometric, crop))
 
 
 def _stride(net: nn.Module) -> int:

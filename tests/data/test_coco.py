@@ -103,6 +103,37 @@ def test_images_are_resized_and_boxes_with_them(tmp_path: Path) -> None:
         assert grey.shape[0] == 3 and torch.isfinite(grey).all()
 
 
+def test_images_are_scored_as_they_are_or_in_a_turned_frame(tmp_path: Path) -> None:
+    archive(tmp_path)
+    data = coco_of(tmp_path, height=64, width=96, turn=True, resize_test=False)
+    assert [data.load_test()[place][0].shape[1:] for place in (0, 2)] == [(60, 80), (90, 50)]
+    shapes_of = {data.train[place][1].image_id: data.train[place][0].shape[1:] for place in range(2)}
+    shapes_of |= {data.val[0][1].image_id: None}
+    # Upright, 50x90 fits into 64x96, not into 96x64.
+    assert shapes_of.get(1000, (96, 53)) in (None, (96, 53)) and set(shapes_of) == {42, 1000, 12}
+    assert dict(zip((42, 1000, 12), (False, True, False), strict=True)) == {
+        target.image_id: upright
+        for part in (data.train, data.val)
+        for target, upright in zip(part.annotations.targets, part.upright, strict=True)
+    }
+    pixels, target = data.train.raw(0)
+    assert pixels.dtype == torch.uint8 and pixels.shape[1:] == target.size and target.scale == (1.0, 1.0)
+    with pytest.raises(InputError, match="data option turn: expected true or false, got 1"):
+        coco_of(tmp_path, turn=1)
+
+
+def test_boxes_return_to_the_original_image(tmp_path: Path) -> None:
+    archive(tmp_path)
+    found = read_coco(tmp_path / "annotations" / "instances_val2017.json")
+    test = coco_of(tmp_path, height=64, width=96).load_test()
+    _, moved = test[0]
+    boxes, back = moved.original(torch.cat([moved.boxes, torch.tensor([[-9.0, -9, 999, 999]])]))
+    stored = found.targets[0]
+    assert torch.allclose(back.boxes, stored.boxes.float(), atol=1e-4) and back.scale == (1.0, 1.0)
+    assert torch.allclose(back.areas, stored.areas.float(), rtol=1e-5)
+    assert boxes[-1].tolist() == [0, 0, 80, 60] and torch.allclose(boxes[0], stored.boxes[0].float(), atol=1e-4)
+
+
 def coco_of(root: Path, **options: Any) -> Any:
     """Open the archive with enough images in the training set."""
     path = root / "annotations" / "instances_train2017.json"

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from irepdeploy.data import Split, Stream, StreamLoader, check_disjoint, given, held, opened
+from irepdeploy.data.stream import _parts
 from irepdeploy.errors import InputError
 from irepdeploy.tasks import Classification
 from support.foreign import DictSamples, Samples, pairs
@@ -132,6 +133,25 @@ def test_a_distributed_sampler_divides_the_samples_itself() -> None:
     loader.epoch = 1
     assert one != labels(loader)
     assert len(flat(one)) == 5
+
+
+def test_batches_have_one_kind_of_images_but_for_the_last() -> None:
+    # 23 samples, of which every third is upright: one batch of such, three of others, and what is left.
+    upright = [sample % 3 == 0 for sample in range(23)]
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(0)).tolist()
+    parts = _parts(order, 5, upright)
+    assert sorted(sample for part in parts for sample in part) == list(range(23)) and [len(part) for part in parts] == [
+        5,
+        5,
+        5,
+        5,
+        3,
+    ]
+    assert [len({upright[sample] for sample in part}) for part in parts[:4]] == [1] * 4
+    for kind in (False, True):
+        mine = [sample for part in parts for sample in part if upright[sample] is kind]
+        assert mine == [sample for sample in order if upright[sample] is kind]
+    assert _parts(order, 5, ()) == [order[start : start + 5] for start in range(0, 23, 5)]
 
 
 def test_the_check_sees_every_batch_of_the_first_epoch_alone() -> None:

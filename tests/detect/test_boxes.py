@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from irepdeploy.detect import torchvision_operators
 from irepdeploy.detect.boxes import areas, clipped, decoded, encoded, ious, overlapping
 from irepdeploy.detect.suppression import kept
 
@@ -40,6 +43,30 @@ def test_suppression_is_that_of_a_greedy_loop(seed: int, count: int, threshold: 
     found = kept(boxes, threshold, valid.to(boxes), groups)
     assert found.nonzero()[:, 0].tolist() == greedy(boxes, threshold, valid, groups)
     assert torch.equal(kept(boxes[None], threshold, valid.to(boxes)[None], groups[None])[0], found)
+
+
+def test_torchvision_gets_each_image_and_group_by_falling_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+        assert bool((scores[1:] < scores[:-1]).all())
+        calls.append(len(boxes))
+        none = torch.zeros(len(boxes))
+        return torch.tensor(greedy(boxes, threshold, none + 1, none), dtype=torch.int64)
+
+    boxes = random_boxes(3, 2, 3, 20, side=30)
+    valid = torch.rand(2, 3, 20, generator=torch.Generator().manual_seed(1)) < 0.8
+    groups = torch.randint(2, (2, 3, 20), generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(torchvision_operators, "_imported", lambda: None)
+    plain, single = kept(boxes, 0.3, valid.to(boxes), groups), kept(boxes[0, 0], 0.3, valid[0, 0].to(boxes))
+    monkeypatch.setattr(torchvision_operators, "_imported", lambda: SimpleNamespace(nms=nms))
+    assert torch.equal(kept(boxes, 0.3, valid.to(boxes), groups), plain) and len(calls) == 12
+    assert sum(calls) == int(valid.sum()) and torch.equal(kept(boxes[0, 0], 0.3, valid[0, 0].to(boxes)), single)
+    # A static graph, half precision, and no box at all.
+    calls.clear()
+    kept(boxes, 0.3, valid.to(boxes), rounds=2)
+    kept(boxes.bfloat16(), 0.3, valid.to(boxes))
+    assert kept(torch.zeros(2, 0, 4), 0.5, torch.zeros(2, 0)).shape == (2, 0) and not calls
 
 
 def test_a_chain_takes_a_round_for_each_box() -> None:

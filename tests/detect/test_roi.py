@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from irepdeploy.detect import torchvision_operators
 from irepdeploy.detect.roi import RoIAlign
 
 STRIDES = (4, 8)
@@ -63,6 +66,31 @@ def test_it_is_that_of_onnx_runtime(samples: int, aligned: bool, training: bool)
     for level, stride in enumerate(STRIDES):
         wanted = by_onnx_runtime(maps[level], boxes, stride, 3, samples, aligned)
         assert torch.allclose(found[levels == level], wanted[levels == level], atol=2e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("samples", [0, 2])
+def test_torchvision_gets_the_boxes_of_each_map(samples: int, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def roi_align(x: Tensor, boxes: Tensor, side: int, scale: float, samples: int, aligned: bool) -> Tensor:
+        calls.append(scale)
+        rows = [by_onnx_runtime(x, box.expand(len(x), 1, 4), round(1 / scale), side, samples, aligned)[int(image), 0]
+                for image, box in zip(boxes[:, 0], boxes[:, 1:], strict=True)]  # fmt: skip
+        return torch.stack(rows) if rows else x.new_zeros(0, x.shape[1], side, side)
+
+    maps, boxes = example()
+    pool = RoIAlign(STRIDES, side=3, samples=samples, finest=14).train(training)
+    monkeypatch.setattr(torchvision_operators, "_imported", lambda: None)
+    plain = pool(maps, boxes)
+    monkeypatch.setattr(torchvision_operators, "_imported", lambda: SimpleNamespace(roi_align=roi_align))
+    assert torch.allclose(pool(maps, boxes), plain, atol=2e-5) and calls == [1 / 4, 1 / 8]
+    # A network of half precision, and one without values.
+    calls.clear()
+    pool([each.bfloat16() for each in maps], boxes.bfloat16())
+    if samples and not training:
+        pool([each.to("meta") for each in maps], boxes.to("meta"))
+    assert not calls
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from irepdeploy.detect import torchvision_operators
 from irepdeploy.detect.detections import Detections
 from irepdeploy.detect.roi import RoIAlign
 from irepdeploy.detect.suppression import kept
-from irepdeploy.detect.torchvision_operators import torchvision_operators
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.network.state_dict import fitted
@@ -19,7 +19,7 @@ from irepdeploy.network.weights import load_weights
 
 @pytest.fixture(scope="module")
 def torchvision() -> Any:
-    operators = torchvision_operators(torch.zeros(()))
+    operators = torchvision_operators.torchvision_operators(torch.zeros(()))
     if operators is None:
         pytest.skip("torchvision cannot be imported beside this torch")
     import torchvision
@@ -27,7 +27,7 @@ def torchvision() -> Any:
     return torchvision
 
 
-def test_operators_are_those_of_torchvision(torchvision: Any) -> None:
+def test_operators_are_those_of_torchvision(torchvision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(300, 2, generator=generator) * 100
     boxes = torch.cat([corners, corners + 1 + torch.rand(300, 2, generator=generator) * 40], 1)
@@ -42,6 +42,38 @@ def test_operators_are_those_of_torchvision(torchvision: Any) -> None:
                 pool = RoIAlign((4,), side=7, samples=samples, aligned=aligned).train(training)
                 wanted = torchvision.ops.roi_align(maps[0], [boxes], 7, 0.25, samples, aligned)
                 assert torch.allclose(pool(maps, boxes[None])[0], wanted, atol=2e-5)
+                with monkeypatch.context() as patch:
+                    patch.setattr(torchvision_operators, "_imported", lambda: None)
+                    assert torch.allclose(pool(maps, boxes[None])[0], wanted, atol=2e-5)
+
+
+def test_suppression_is_that_of_plain_torch(torchvision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(3, 400, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 1 + torch.rand(3, 400, 2, generator=generator) * 40], -1)
+    valid = (torch.rand(3, 400, generator=generator) < 0.9).float()
+    groups = torch.randint(5, (3, 400), generator=generator)
+    for mine in (None, groups):
+        for threshold in (0.3, 0.5, 0.7):
+            found = kept(boxes, threshold, valid, mine)
+            with monkeypatch.context() as patch:
+                patch.setattr(torchvision_operators, "_imported", lambda: None)
+                assert torch.equal(found, kept(boxes, threshold, valid, mine)) and 0 < found.sum() < valid.sum()
+
+
+def test_gradients_are_those_of_plain_torch(torchvision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 30, 2, generator=generator) * 90
+    boxes = torch.cat([corners, corners + 1 + torch.rand(2, 30, 2, generator=generator) * 40], -1)
+    maps = [torch.randn(2, 4, 140 // stride, 140 // stride, generator=generator) for stride in (4, 8)]
+    gradients = []
+    for operators in (torchvision.ops, None):
+        monkeypatch.setattr(torchvision_operators, "_imported", lambda operators=operators: operators)
+        leaves = [each.clone().requires_grad_() for each in maps]
+        RoIAlign((4, 8), side=5, finest=14).train()(leaves, boxes).square().sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None and torch.allclose(one, other, atol=1e-3, rtol=1e-4)
 
 
 def test_its_weights_find_what_it_finds(torchvision: Any) -> None:

@@ -67,6 +67,17 @@ def test_areas_of_masks_decide_what_is_small(task: Detection) -> None:
     assert figures["AP large"] == 1.0 and "AP small" not in figures
 
 
+def test_boxes_are_scored_in_the_original_image(task: Detection) -> None:
+    # 20 x 20 pixels of the input are 40 x 80 of the original, which ends at 50.
+    wide = replace(target([[10, 10, 30, 30]], [1]), scale=(0.5, 0.25), size=(50, 200))
+    figures = task.figures_rows(rows(task, found_of(Targets([wide])), Targets([wide])))
+    assert "AP medium" in figures and "AP small" not in figures
+    # What is detected beyond the image does not count: it ends at 50, and 40 by 10 is an eighth of the object.
+    assert figures["AP"] == 0.0
+    inside = replace(wide, size=(200, 200))
+    assert task.score_rows(rows(task, found_of(Targets([inside])), Targets([inside]))) == 1.0
+
+
 def test_nothing_found_and_nothing_to_find(task: Detection) -> None:
     targets = some_targets()
     none = tuple(torch.zeros_like(each) for each in found_of(targets))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import irepdeploy as ird
+from irepdeploy.data import Stream
 from irepdeploy.detect.detections import Detections
 from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import CheckpointError, InputError, RecipeError
@@ -20,12 +21,13 @@ from irepdeploy.network.backbone_weights import load_backbone
 from irepdeploy.network.checkpoint import load, save
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.recipe import Recipe, load_recipe
+from irepdeploy.recipe import AugmentSection, Recipe, load_recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.search.engine import Search
 from irepdeploy.search.execution.shipped import recipe_path
+from irepdeploy.search.supernet.batches import _changed
 from irepdeploy.search.training.finetune import Finetuning
 from irepdeploy.search.training.freezing import Freeze
 from irepdeploy.search.training.training import Training
@@ -67,7 +69,8 @@ def state_of(path: Path) -> dict[str, Any]:
 
 
 def test_a_run_leaves_what_others_do_and_resumes_to_the_bit(make: Make, tmp_path: Path) -> None:
-    recipe = make("train.ema=0.9", "train.augment.flip=true", "train.augment.scales=[0.5, 1.0, 1.5]")
+    changes = ("flip=true", "scales=[0.5, 1.0, 1.5]", "photometric=true", "crop_pad=32")
+    recipe = make("train.ema=0.9", *(f"train.augment.{change}" for change in changes))
     whole = Training(recipe, tmp_path / "whole", None).run()
     stopped = Training(recipe, tmp_path / "parts", None)
     with pytest.raises(KeyboardInterrupt):
@@ -94,7 +97,8 @@ def _stop() -> None:
 
 
 def test_frozen_parts_are_equal_to_the_bit_after_a_step(make: Make, tmp_path: Path) -> None:
-    training = Training(make("freeze.stages=1", "freeze.statistics=true", "train.epochs=1"), tmp_path / "run", None)
+    more = ("freeze.stages=1", "freeze.statistics=true", "train.epochs=1", "train.augment.scales=[0.5, 1.0]")
+    training = Training(make(*more), tmp_path / "run", None)
     before = {name: value.clone() for name, value in training.net.state_dict().items()}
     training.run()
     after = training.net.state_dict()
@@ -142,7 +146,8 @@ def test_blocks_with_frozen_statistics_compute_one_convolution(make: Make) -> No
     [
         ("freeze.stages=4", "at most 3 stages, got 4"),
         ("train.compile=true", "no graph holds them"),
-        ("train.augment.crop=2", "take only flip and scales"),
+        ("train.augment.crop=2", "take only flip, scales, crop_pad, photometric"),
+        ("train.augment.crop_pad=30", "expected a multiple of 8, the stride of the network, got 30"),
         ("data.name=digits", "task: classification"),
     ],
 )
@@ -160,6 +165,17 @@ def test_only_detectors_have_backbones(tmp_path: Path) -> None:
         Training(recipe, tmp_path / "run", None)
     with pytest.raises(InputError, match="task: detection"):
         Training(load_recipe(recipe_path("digits"), ["scale=smoke", "data.name=shapes"]), tmp_path / "run", None)
+    recipe = load_recipe(recipe_path("digits"), ["scale=smoke", "train.augment.photometric=true"])
+    with pytest.raises(RecipeError, match=r"augment\.photometric: photometric is for images"):
+        Training(recipe, tmp_path / "run", None)
+
+
+@pytest.mark.parametrize("name", ["crop_pad", "photometric"])
+def test_samples_of_a_list_are_not_cropped(name: str) -> None:
+    stream = Stream([(torch.zeros(1, 8, 8), target([], []))], lambda batch: batch, "train")
+    assert _changed(stream, AugmentSection()) is stream
+    with pytest.raises(RecipeError, match=rf"augment\.{name}: it needs images that are not normalised"):
+        _changed(stream, AugmentSection(**{name: 1 if name == "crop_pad" else True}))
 
 
 def classifier() -> nn.Module:

@@ -1,0 +1,58 @@
+"""Images that are changed on access, together with the objects in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from irepdeploy.data.centre_crop import CentreCrop
+from irepdeploy.data.distortion import distorted
+from irepdeploy.data.pixels import normalise
+from irepdeploy.detect.target import Target
+
+__all__ = ["ChangedObjects", "RawObjects"]
+
+
+@runtime_checkable
+class RawObjects(Protocol):
+    """Objects whose images can be had as they are stored."""
+
+    def __len__(self) -> int: ...
+
+    def raw(self, index: int, /) -> tuple[Tensor, Target]:
+        """Return an image (C, H, W) uint8, neither resized nor normalised, and its objects in pixels of it."""
+        ...
+
+    @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel, for pixels in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChangedObjects:
+    """Training images with other colours, or cropped, before they are normalised; drawn by torch's generator.
+
+    Args:
+        objects: The images.
+        photometric: Whether colours are distorted.
+        crop: Cuts squares out of the stored images; None: images are as they are stored.
+    """
+
+    objects: RawObjects
+    photometric: bool
+    crop: CentreCrop | None
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """Return a normalised image (C, H, W) float32 and its objects."""
+        pixels, target = self.objects.raw(index)
+        pixels = distorted(pixels) if self.photometric else pixels
+        if self.crop is not None:
+            pixels, target = self.crop(pixels, target)
+        return normalise(pixels[None], *self.objects.normalisation)[0], target
