@@ -91,6 +91,15 @@ def export(
     max_detections: Annotated[
         int | None, typer.Option("--max-detections", help="Most detections in an image. [the detector's own]")
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            metavar="FILE",
+            help="Objects in the images of --inputs, as COCO has them: int8 of a detector may lose --max-drop of "
+            "the average precision. [annotations.json among them, or what the float32 detector finds]",
+        ),
+    ] = None,
     bake_preprocess: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +188,7 @@ def export(
             score=score,
             iou=iou,
             max_detections=max_detections,
+            annotations=annotations,
             bake_preprocess=bake_preprocess,
             mean=_floats(mean, "--mean"),
             std=_floats(std, "--std"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,25 @@ from .writer.efficient_nms import with_efficient_nms
 from .writer.joined import joined_models
 from .writer.torch_exporter import write_onnx
 
-__all__ = ["add_detections", "check_detections"]
+__all__ = ["add_detections", "check_detections", "detector_facts"]
 
 _PREFIX = "detections"
 _CANDIDATES = ("candidate_boxes", "candidate_scores")
 
 
-def check_detections(source: Exportable, settings: Settings) -> Detector | None:
-    """Return the detector that is exported, or None for another network.
+def check_detections(
+    source: Exportable, settings: Settings, precisions: Sequence[str], *, given: bool
+) -> Detector | None:
+    """Return the detector that is exported, or None for another network; `given`: there are inputs of the user's.
 
     Raises:
         InputError: The settings ask for detections, and there is no detector, or something else that excludes them.
     """
     model = getattr(source, "model", None)
     rule = settings.detection_rule
+    if settings.annotations is not None and not (isinstance(model, Detector) and "int8" in precisions and given):
+        hint = "add --precision fp32,int8 --inputs DIR" if isinstance(model, Detector) else "omit it"
+        raise InputError("it is for int8 of a detector on images of yours", where="--annotations", hint=hint)
     if isinstance(model, Detector):
         if rule.mode != "raw" and settings.output_names is not None:
             hint = f"omit it: they are {', '.join(DETECTION_NAMES)}"
@@ -70,7 +75,7 @@ def add_detections(job: Job, prepared: Prepared, detector: Detector, preprocessi
     """
     rule = job.settings.detection_rule
     baked = {} if preprocessing is None else preprocessing.to_dict()
-    facts = _facts(detector, job.source.origin, rule, baked)
+    facts = detector_facts(detector, job.source.origin, rule, baked)
     described = facts_path(prepared.onnx)
     if rule.mode != "raw":
         prepared = _decoded(job, prepared, detector, facts)
@@ -79,7 +84,10 @@ def add_detections(job: Job, prepared: Prepared, detector: Detector, preprocessi
     return dataclasses.replace(prepared, files=(*prepared.files, described))
 
 
-def _facts(detector: Detector, origin: Origin, rule: DetectionRule, baked: dict[str, Any]) -> DetectorFacts:
+def detector_facts(
+    detector: Detector, origin: Origin, rule: DetectionRule, baked: Mapping[str, Any] | None = None
+) -> DetectorFacts:
+    """Return what a detector takes and gives, by where its weights come from."""
     mean, std = normalisation(origin.dataset)
     data = dataset_facts(origin.dataset)
     classes = origin.classes or (() if data is None else data.classes)

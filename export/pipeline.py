@@ -92,7 +92,7 @@ def certified_export(
     source = _kind_of(request.source).open(request)
     precisions = precisions_of(request.settings.precision, target, source.carried)
     preprocessing = request.settings.preprocessing(source.origin)
-    detector = check_detections(source, request.settings)
+    detector = check_detections(source, request.settings, precisions, given=request.inputs is not None)
     with output_folder(request.out) as folder:
         opset, ir_version = source.versions(target)
         certificate = Certificate(source.facts, {"name": target.name, "opset": opset, "ir_version": ir_version})

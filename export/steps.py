@@ -14,6 +14,7 @@ from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import name_nodes
 from irepdeploy.onnx_graph.written import fits_one_file, write_model
 
+from .detections import detector_facts
 from .detector_calibration import detector_calibration
 from .engine.engines import engines_for
 from .job import Form, Job
@@ -55,7 +56,9 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
         origin = job.source.origin
         network = getattr(job.source, "model", None)
         if isinstance(network, Detector):
-            data = detector_calibration(network, origin)
+            facts = detector_facts(network, origin, job.settings.detection_rule)
+            given, annotations = job.request.inputs, job.settings.annotations
+            data = detector_calibration(network, facts, origin, given, annotations)
         else:
             data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
         limits: dict[str, Any] = {"target": job.target, "max_drop": job.settings.max_drop}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,18 +11,27 @@ from torch import nn
 
 from irepdeploy.board.protocol import summary
 from irepdeploy.console import ProgressDisplay
+from irepdeploy.data.shapes import shapes
+from irepdeploy.detect.coco_metric import average_precision
 from irepdeploy.detect.decoding import PROPOSAL_ROUNDS
-from irepdeploy.errors import MissingError
+from irepdeploy.detect.detections import Detections
+from irepdeploy.detect.detector import Detector
+from irepdeploy.errors import InputError, MissingError
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
+from irepdeploy.network.source import open_source
 from irepdeploy.profiling.counts import count
+from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fuse import fuse
+from irepdeploy.reparam.origin import origin_of
 from irepdeploy.runs.record import Record
+from irepdeploy.runs.result import TrainingResult, read_result
 from irepdeploy.runs.suite import SuiteReport, SuiteRequest
+from irepdeploy.tasks import Detection
 
 from ..latency import bench_models
 from ..request import BenchRequest
-from ..subject import MODULE, Subject
+from ..subject import MODULE, Subject, find_subjects
 
 __all__ = ["ROWS", "table4"]
 
@@ -30,6 +40,7 @@ _COLUMNS = (
     "ms train state", "ms fused", "ms plain",
 )  # fmt: skip
 _SIDE = 256
+_CANVASES = 32
 # Fewest samples and seconds.
 _EFFORTS = {"smoke": (6, 0.0), "small": (64, 2.0)}
 _MISSING = (
@@ -48,6 +59,8 @@ class _Row:
         top1: ImageNet accuracy of the backbone, of Table 3.
         published: Box AP in the paper.
         mmdet: Box AP that MMDetection publishes of the same detector.
+        model: The network itself, of a checkpoint; None: it is built by its name.
+        ap: Its average precision, from 0 to 1.
     """
 
     backbone: str
@@ -57,6 +70,13 @@ class _Row:
     top1: float | None = None
     published: float | None = None
     mmdet: float | None = None
+    model: nn.Module | None = None
+    ap: float | None = None
+
+    @property
+    def branched(self) -> bool:
+        """Whether there are three forms to measure, and not one."""
+        return self.net != self.plain
 
 
 _CENTERNET, _FASTER = "CenterNet, DCNv2", "Faster R-CNN, FPN"
@@ -79,23 +99,27 @@ class _Counts:
     train: int
     fused: int
     macs: int | None
+    ap: float | None
 
 
 def table4(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Measure the detectors of Table 4: plain, with branches, and fused, beside the published precision.
 
     "small" measures latency alone, at 256 x 256 and with random weights; "smoke" takes the small detectors of the data
-    set `shapes`. "paper" says what it would need.
+    set `shapes`, and scores them on a few of its canvases. "paper" says what it would need. Detectors of yours follow,
+    with the precision that their training measured.
     """
-    request.refuse("table4", "models", "only")
+    request.refuse("table4", "only")
     if request.scale == "paper":
         raise MissingError(_MISSING, where="--suite table4", hint="--scale small measures latencies here")
     runner = (list(request.runners) or ["ort-cpu" if request.device == "cpu" else "torch"])[0]
-    rows = _SMOKE if request.scale == "smoke" else ROWS
+    rows = [*(_SMOKE if request.scale == "smoke" else ROWS), *map(_own, request.models)]
     opening = display.task("networks", len(rows))
     subjects: dict[str, Subject] = {}
     counts: dict[str, _Counts] = {}
     for row in rows:
+        if row.net in counts:
+            raise InputError("given twice", where=row.net, hint="omit one of them")
         counts[row.net] = _add(row, subjects, runner, request)
         opening.advance(1, row.net)
     samples, seconds = _EFFORTS[request.scale]
@@ -116,19 +140,28 @@ def table4(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
         min_seconds=seconds if request.seconds is None else request.seconds,
         min_samples=samples,
     )
-    records = bench_models(list(subjects.values()), bench, advance)
-    taken = dict(zip(subjects, records, strict=True))
+    # Latencies on different inputs are not compared: those of yours may take others.
+    sizes = list(dict.fromkeys(map(_shape, subjects.values())))
+    taken: dict[str, Record] = {}
+    for place, each in enumerate(sizes):
+        mine = {label: subject for label, subject in subjects.items() if _shape(subject) == each}
+
+        def part(share: float, place: int = place) -> None:
+            advance((place + share) / len(sizes))
+
+        taken |= dict(zip(mine, bench_models(list(mine.values()), bench, part), strict=True))
     cells = [_cells(row, counts[row.net], taken) for row in rows]
     size = "64x64" if request.scale == "smoke" else f"{_SIDE}x{_SIDE}"
     return SuiteReport(
-        f"Table 4, detectors: {size}, batch 1, fp32, {runner}, random weights",
+        f"Table 4, detectors: {size}, batch 1, fp32, {runner}, random weights{' but for yours' * bool(request.models)}",
         _COLUMNS,
         cells,
         [
             "AP paper: the paper's figure, not measured here. AP mmdet: MMDetection's own of the same detector; the"
-            " paper does not say that its CenterNet has DCNv2, the equal figure does. AP yours: `irepdeploy detect"
-            " --annotations instances_val2017.json`.",
-            "GMACs: of the fused network at this size.",
+            " paper does not say that its CenterNet has DCNv2, the equal figure does. AP yours: of a checkpoint, on the"
+            " test set of its training (result.json); at the scale smoke of random weights, on"
+            f" {_CANVASES} canvases of shapes.",
+            "GMACs: of the fused network at this size; of a checkpoint at its own.",
         ],
         {"suite": "table4", "rows": [dict(zip(_COLUMNS, row, strict=True)) for row in cells]},
     )
@@ -136,19 +169,56 @@ def table4(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
 
 def _add(row: _Row, subjects: dict[str, Subject], runner: str, request: SuiteRequest) -> _Counts:
     """Build the forms of a row, add those that are new to the subjects, and return their sizes."""
-    name, _, branches = row.net.partition("+")
-    args: dict[str, Any] = {"input_shape": (3, _SIDE, _SIDE)} if request.scale == "small" else {}
-    args |= {"branches": branches} if branches else {}
-    torch.manual_seed(request.seed)
-    net = randomize_statistics(build(name, **args)).eval()
-    fused = fuse(net) if row.net != row.plain else net
-    forms = {row.net: net, f"{row.net}, fused": fused} if row.net != row.plain else {row.plain: net}
+    net = row.model
+    if net is None:
+        name, _, branches = row.net.partition("+")
+        args: dict[str, Any] = {"input_shape": (3, _SIDE, _SIDE)} if request.scale == "small" else {}
+        args |= {"branches": branches} if branches else {}
+        torch.manual_seed(request.seed)
+        net = randomize_statistics(build(name, **args)).eval()
+    fused = fuse(net) if row.branched else net
+    forms = {row.net: net, f"{row.net}, fused": fused} if row.branched else {row.plain: net}
     for label, form in forms.items():
         form.rounds = PROPOSAL_ROUNDS  # type: ignore[assignment]  # an attribute of detectors
         text = "network, random weights"
         subjects[label] = Subject(label, MODULE, text, runner, module=form, facts={"net": row.net})
-    shape = args.get("input_shape", (1, 64, 64))
-    return _Counts(_params(net), _params(fused), count(fused, shape).macs)
+    shape = origin_of(net).input_shape
+    ap = _on_canvases(fused) if row.model is None and request.scale == "smoke" else row.ap
+    return _Counts(_params(net), _params(fused), count(fused, shape).macs, ap)
+
+
+def _shape(subject: Subject) -> tuple[int, ...]:
+    assert subject.module is not None
+    return tuple(origin_of(subject.module).input_shape)
+
+
+def _own(given: str) -> _Row:
+    """Return the row of a checkpoint, ``[label=]path``; without branches it is a plain detector."""
+    (subject,) = find_subjects([given], ["torch"])
+    net = open_source(subject.target).model
+    if not isinstance(net, Detector):
+        raise InputError(f"expected a detector, got a {type(net).__name__}", where=given, hint="table4 is of detectors")
+    branched = any(isinstance(module, RepBlock) for module in net.modules())
+    backbone = f"yours{', with branches' if branched else ''}"
+    label, path = subject.label, Path(subject.target)
+    result = read_result(path.parent) if path.name == "best.pt" else None
+    ap = None
+    if isinstance(result, TrainingResult) and result.metric is not None and result.metric.name == Detection.metric.name:
+        ap = result.test_accuracy
+    return _Row(backbone, label, label, "-" if branched else label, model=net.eval(), ap=ap)
+
+
+def _on_canvases(net: nn.Module) -> float | None:
+    """Return the average precision on a few canvases; None without the package that computes it."""
+    assert isinstance(net, Detector)
+    canvases = shapes(train=2, val=_CANVASES).val
+    samples = [canvases[place] for place in range(_CANVASES)]
+    with torch.inference_mode():
+        found = Detections.of_batch(*net.decode(*net(torch.stack([image for image, _ in samples]))))
+    try:
+        return average_precision(found, [target for _, target in samples]).ap
+    except MissingError:
+        return None
 
 
 def _params(net: nn.Module) -> int:
@@ -162,12 +232,12 @@ def _cells(row: _Row, sizes: _Counts, taken: dict[str, Record]) -> list[str]:
 
     published = ["-" if value is None else f"{value:g}" for value in (row.top1, row.published, row.mmdet)]
     macs = "-" if sizes.macs is None else f"{sizes.macs / 1e9:.2f}"
-    branched = row.net != row.plain
+    branched = row.branched
     return [
         row.backbone,
         row.detector,
         *published,
-        "-",
+        "-" if sizes.ap is None else f"{100 * sizes.ap:.1f}",
         f"{sizes.train / 1e6:.2f}",
         f"{sizes.fused / 1e6:.2f}",
         macs,

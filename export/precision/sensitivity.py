@@ -28,6 +28,8 @@ _SAME = 1e-5
 _WORTH_DB = 0.5
 # Enough to rank layers by dB; the result is measured on all inputs.
 _PROBES = 32
+# Layers in the message of a model that is refused.
+_NAMED = 3
 
 
 def int8_model(
@@ -113,7 +115,7 @@ class _Search:
             raise CheckFailed(
                 f"int8 loses too much: {result[1].reason}, with all but {len(ranked) - few} of "
                 f"{counted(len(ranked), 'layer')} "
-                "in float",
+                f"in float; the costliest are {', '.join(ranked[:_NAMED])}",
                 where=self.data.evaluation.name,
                 hint="calibrate with other --inputs, raise --max-drop, or export fp16"
                 if self.data.is_real

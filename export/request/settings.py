@@ -51,6 +51,8 @@ class Settings:
         score: Detections at or below it do not count; None: the detector's own threshold.
         iou: Intersection over union above which the lower of two goes; None: the detector's own, or 0.5.
         max_detections: Detections of an image, at most; None: the detector's own number.
+        annotations: Objects in the images of `inputs`, in COCO's format, by which the loss of a detector in int8 is
+            measured; None: ``annotations.json`` among the images, else what the float32 detector finds in them.
         border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
     """
 
@@ -75,6 +77,7 @@ class Settings:
     score: float | None = None
     iou: float | None = None
     max_detections: int | None = None
+    annotations: str | os.PathLike[str] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -172,6 +175,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "timeout_s": ("seconds", lambda value: _is_number(value) and float(value) > 0),  # type: ignore[arg-type]
     "workspace_bytes": ("bytes", lambda value: type(value) is int and value > 0),
     **{name: ("True or False", lambda value: isinstance(value, bool)) for name in ("simplify", "collapse", "tf32")},
+    "annotations": ("a file", lambda value: isinstance(value, str | os.PathLike)),
     "timing_cache": ("a file", lambda value: isinstance(value, str | os.PathLike)),
     "dla": ("the number of a DLA core", lambda value: type(value) is int),
 }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irepdeploy.data.coco_annotations import CocoAnnotations, check_files, read_coco
+from irepdeploy.data.coco_annotations import CocoAnnotations, check_files, check_size, read_coco
 from irepdeploy.data.dataset import DatasetFacts, ObjectDataset
 from irepdeploy.data.decoding import open_image
 from irepdeploy.data.imagenet import IMAGENET
@@ -73,12 +73,11 @@ class ObjectFiles:
         return [target.size[0] > target.size[1] for target in self.annotations.targets]
 
     def _picture(self, index: int) -> Any:
-        path, size = self.folder / self.annotations.files[index], self.annotations.targets[index].size
+        path = self.folder / self.annotations.files[index]
         with open_image(path) as opened:
             # The orientation in a photograph's EXIF data is ignored: boxes are in pixels as they are stored.
             picture = opened.convert("RGB")
-        if picture.size[::-1] != size:
-            raise InputError("an image of {}x{}, annotated as {}x{}".format(*picture.size, *size[::-1]), where=path)
+        check_size(picture.width, picture.height, self.annotations.targets[index], path)
         return picture
 
     def _target(self, index: int, scale: tuple[float, float]) -> Target:

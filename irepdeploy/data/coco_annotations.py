@@ -17,7 +17,7 @@ from irepdeploy.files import read_bytes
 from irepdeploy.limits import JOURNAL
 from irepdeploy.parsing.json_text import JsonError, parse_json
 
-__all__ = ["CocoAnnotations", "read_coco"]
+__all__ = ["CocoAnnotations", "check_files", "check_size", "read_coco"]
 
 
 @dataclass
@@ -139,6 +139,13 @@ def read_coco(path: str | os.PathLike[str]) -> CocoAnnotations:
         tuple(image.file_name for image in found.images),
         Targets(_target(image, objects[image.id], labels) for image in found.images),
     )
+
+
+def check_size(width: int, height: int, target: Target, path: Path) -> None:
+    """Raise InputError if an image has another size than its annotations say."""
+    if (height, width) != target.size:
+        sizes = (width, height, *target.size[::-1])
+        raise InputError("an image of {}x{}, annotated as {}x{}".format(*sizes), where=path)
 
 
 def check_files(folder: Path, annotations: CocoAnnotations) -> None:

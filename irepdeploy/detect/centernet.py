@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from irepdeploy.detect.deformable import DeformableConv
 from irepdeploy.detect.detector import Backbone, Detector, Found, selected
 from irepdeploy.detect.heatmap import focal_loss, heatmap, radii
+from irepdeploy.detect.highest import highest
 from irepdeploy.detect.target import Target
 
 __all__ = ["CenterNet"]
@@ -92,7 +93,7 @@ class CenterNet(Detector):
         # Logits have the same peaks as shares, and none of them is rounded to 1.
         peaks = torch.where(F.max_pool2d(centres, 3, 1, 1) == centres, centres, torch.full_like(centres, _NO_PEAK))
         area = height * width
-        best, index = peaks.reshape(count, classes * area).topk(min(self.max_detections, classes * area))
+        best, index = highest(peaks.reshape(count, classes * area), min(self.max_detections, classes * area))
         labels = index // area
         place = index - labels * area
         row = place // width

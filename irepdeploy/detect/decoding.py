@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from irepdeploy.detect.boxes import clipped
 from irepdeploy.detect.detector import Detector, Found, selected
+from irepdeploy.detect.highest import highest
 from irepdeploy.detect.suppression import kept
 from irepdeploy.errors import InputError
 
@@ -132,7 +133,7 @@ class Decoding(nn.Module):
         threshold = self.detector.score_threshold
         valid = (scores > threshold).to(scores.dtype)
         keep = kept(boxes, self.iou, valid, classes, self.rounds)
-        best, index = (scores * keep).topk(scores.shape[1])
+        best, index = highest(scores * keep, scores.shape[1])
         chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         return selected(chosen, best, classes.gather(1, index), threshold)
 

@@ -15,6 +15,7 @@ from irepdeploy.detect.assignment import assigned, sampled
 from irepdeploy.detect.boxes import clipped, decoded, encoded, ious
 from irepdeploy.detect.detector import Backbone, Detector, Found, selected
 from irepdeploy.detect.fpn import FPN
+from irepdeploy.detect.highest import highest
 from irepdeploy.detect.roi import RoIAlign
 from irepdeploy.detect.rpn import Proposals, RPNHead, rpn_loss
 from irepdeploy.detect.suppression import kept
@@ -144,11 +145,11 @@ class FasterRCNN(Detector):
         _, boxes, scores = heads
         count, number, classes = scores.shape
         counts = (scores > self.score_threshold).to(scores.dtype)
-        best, index = (scores * counts).reshape(count, -1).topk(min(_CANDIDATES, number * classes))
+        best, index = highest((scores * counts).reshape(count, -1), min(_CANDIDATES, number * classes))
         labels = index - index // classes * classes
         chosen = boxes.reshape(count, -1, 4).gather(1, index[..., None].expand(-1, -1, 4))
         keep = kept(chosen, self.iou, (best > 0).to(scores.dtype), labels, self.rounds)
-        best, index = (best * keep).topk(min(self.max_detections, best.shape[1]))
+        best, index = highest(best * keep, min(self.max_detections, best.shape[1]))
         chosen = chosen.gather(1, index[..., None].expand(-1, -1, 4))
         return selected(chosen, best, labels.gather(1, index), self.score_threshold)
 

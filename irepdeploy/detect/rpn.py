@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from irepdeploy.detect.anchors import Anchors
 from irepdeploy.detect.assignment import assigned, sampled
 from irepdeploy.detect.boxes import clipped, decoded, encoded, ious
+from irepdeploy.detect.highest import highest
 from irepdeploy.detect.suppression import kept
 from irepdeploy.detect.target import Target
 
@@ -62,7 +63,7 @@ class Proposals(nn.Module):
             score, moves = flattened(logit, delta)
             anchors = self.anchors.of(level, (logit.shape[2], logit.shape[3]), moves)
             number = min(self.candidates[0 if self.training else 1], len(anchors))
-            best, index = score.topk(number)
+            best, index = highest(score, number)
             moved = moves.gather(1, index[..., None].expand(-1, -1, 4))
             # Not anchors[index]: indexing a constant by a traced tensor is deprecated in torch.
             chosen = anchors.index_select(0, index.reshape(-1)).reshape(moved.shape)
@@ -73,7 +74,7 @@ class Proposals(nn.Module):
             scores.append(best.sigmoid() * keep)
             found.append(boxes)
         boxes, score = torch.cat(found, 1), torch.cat(scores, 1)
-        best, index = score.topk(min(self.count, score.shape[1]))
+        best, index = highest(score, min(self.count, score.shape[1]))
         return boxes.gather(1, index[..., None].expand(-1, -1, 4)), (best > 0).to(boxes.dtype)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irepdeploy.detect.highest import is_plain
+
 __all__ = ["torchvision_operators"]
 
 # Of others, such as bfloat16, it has no operators on every device.
@@ -19,8 +21,7 @@ def torchvision_operators(example: Tensor) -> Any | None:
 
     While a graph is traced or compiled, or costs are counted, plain torch is used, of which every operator exports.
     """
-    plain = type(example) is Tensor and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
-    return _imported() if plain and not example.is_meta and example.dtype in _TYPES else None
+    return _imported() if is_plain(example) and example.dtype in _TYPES else None
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch import nn
 
 from irepdeploy.data.decoding import open_image
 from irepdeploy.detect.detections import Detections
+from irepdeploy.detect.facts import DetectorFacts
 from irepdeploy.errors import InputError
 from irepdeploy.inference.opened import OpenedDetector, open_detector
+from irepdeploy.verify.input_files import normalised
 
-__all__ = ["Times", "detect", "detections_of", "read_picture"]
+__all__ = ["Times", "detect", "detections_of", "fed", "read_picture", "restored"]
 
 Array = np.ndarray[Any, Any]
 
@@ -55,29 +57,39 @@ def detect(model: str | os.PathLike[str] | nn.Module | OpenedDetector, image: An
 def detections_of(opened: OpenedDetector, picture: Any) -> tuple[Detections, Times]:
     """Return all detections of a Pillow image, in pixels of it, and how long they took."""
     start = time.perf_counter()
-    facts = opened.facts
-    channels, height, width = facts.input_shape
-    resized, scale = facts.resizing.resized(picture.convert("L" if channels == 1 else "RGB"))
-    pixels = np.asarray(resized, np.float32).reshape(resized.height, resized.width, channels).transpose(2, 0, 1)
-    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (facts.mean, facts.std))
-    array = np.zeros((channels, height, width), np.float32)
-    array[:, : resized.height, : resized.width] = (pixels / 255 - mean) / std
+    array, scale = fed(opened.facts, picture)
     ready = time.perf_counter()
     outputs = opened.infer(array)
     given = time.perf_counter()
     count = int(outputs["num_dets"][0, 0])
-    boxes = outputs["boxes"][0, :count].astype(np.float32) / np.array([*scale, *scale], np.float32)
-    limits = np.array([picture.width, picture.height] * 2, np.float32)
     found = Detections(
-        torch.from_numpy(np.clip(boxes, 0, limits)),
+        torch.from_numpy(outputs["boxes"][0, :count].astype(np.float32)),
         torch.from_numpy(np.array(outputs["scores"][0, :count], np.float32)),
         torch.from_numpy(outputs["classes"][0, :count].astype(np.int64)),
-        facts.classes,
+        opened.facts.classes,
         (),
         picture,
     )
+    found = restored(found, scale, (picture.height, picture.width))
     done = time.perf_counter()
     return found, Times(*(1000 * span for span in (ready - start, given - ready, done - given)))
+
+
+def fed(facts: DetectorFacts, picture: Any) -> tuple[Array, tuple[float, float]]:
+    """Return a Pillow image as a detector takes it, (C, H, W) float32, and the scales across and down."""
+    channels, height, width = facts.input_shape
+    resized, scale = facts.resizing.resized(picture.convert("L" if channels == 1 else "RGB"))
+    pixels = np.asarray(resized, np.float32).reshape(resized.height, resized.width, channels)
+    array = np.zeros((channels, height, width), np.float32)
+    array[:, : resized.height, : resized.width] = normalised(pixels, facts.mean, facts.std)
+    return array, scale
+
+
+def restored(found: Detections, scale: tuple[float, float], size: tuple[int, int]) -> Detections:
+    """Return detections of an input in pixels of its image of `size` (height, width), cut at the border."""
+    factors = found.boxes.new_tensor([*scale, *scale])
+    limits = found.boxes.new_tensor([size[1], size[0]] * 2)
+    return replace(found, boxes=torch.minimum((found.boxes / factors).clamp(min=0), limits))
 
 
 def read_picture(path: str | os.PathLike[str]) -> Any:

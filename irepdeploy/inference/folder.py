@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from irepdeploy.data.coco_annotations import CocoAnnotations, check_files
+from irepdeploy.data.coco_annotations import CocoAnnotations, check_files, check_size
 from irepdeploy.detect.coco_metric import AveragePrecision, average_precision
 from irepdeploy.detect.detections import Detections
 from irepdeploy.errors import InputError, counted
@@ -18,7 +19,7 @@ from irepdeploy.files import write_bytes, write_json
 from irepdeploy.inference.detect import Times, detections_of, read_picture
 from irepdeploy.inference.opened import OpenedDetector
 
-__all__ = ["DETECTIONS", "FolderDetections", "annotated_files", "detect_files", "image_files"]
+__all__ = ["DETECTIONS", "FolderDetections", "annotated_files", "detect_files", "image_files", "labels_by_name"]
 
 DETECTIONS = "detections.json"
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -86,7 +87,7 @@ def detect_files(
     """
     result, entries = FolderDetections(), []
     taken: set[str] = set()
-    labels = None if annotations is None else _labels(opened, annotations)
+    labels = None if annotations is None else labels_by_name(opened.facts.classes, annotations, opened.label)
     targets: list[Any] = []
     for place, path in enumerate(files):
         try:
@@ -100,9 +101,7 @@ def detect_files(
         number = place + 1
         if annotations is not None and labels is not None:
             target = annotations.targets[place]
-            if target.size != (picture.height, picture.width):
-                sizes = (picture.width, picture.height, *target.size[::-1])
-                raise InputError("an image of {}x{}, annotated as {}x{}".format(*sizes), where=path)
+            check_size(picture.width, picture.height, target, path)
             found = replace(found, labels=labels[found.labels], names=annotations.classes,
                             category_ids=annotations.category_ids)  # fmt: skip
             number = target.image_id
@@ -127,11 +126,11 @@ def annotated_files(folder: Path, annotations: CocoAnnotations) -> list[Path]:
     return [folder / name for name in annotations.files]
 
 
-def _labels(opened: OpenedDetector, annotations: CocoAnnotations) -> Any:
-    """Return the label in the annotations of each class of the detector, by name."""
-    names, known = opened.facts.classes, annotations.classes
+def labels_by_name(names: Sequence[str], annotations: CocoAnnotations, label: str) -> Tensor:
+    """Return the label in the annotations of each class of a detector, by name."""
+    known = annotations.classes
     if not names:
-        raise InputError("the detector does not know the names of its classes", where=opened.label)
+        raise InputError("the detector does not know the names of its classes", where=label)
     absent = [name for name in names if name not in known]
     if absent:
         what = f"{counted(len(absent), 'class', 'classes')} of the detector, such as {absent[0]!r}, are not annotated"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from irepdeploy.detect import torchvision_operators
 from irepdeploy.detect.boxes import areas, clipped, decoded, encoded, ious, overlapping
+from irepdeploy.detect.highest import highest
 from irepdeploy.detect.suppression import kept
 
 
@@ -67,6 +68,16 @@ def test_torchvision_gets_each_image_and_group_by_falling_score(monkeypatch: pyt
     kept(boxes, 0.3, valid.to(boxes), rounds=2)
     kept(boxes.bfloat16(), 0.3, valid.to(boxes))
     assert kept(torch.zeros(2, 0, 4), 0.5, torch.zeros(2, 0)).shape == (2, 0) and not calls
+
+
+def test_the_first_of_equal_values_is_the_highest() -> None:
+    values = torch.randint(8, (3, 2, 500), generator=torch.Generator().manual_seed(0)).float()
+    for count in (1, 77, 500):
+        best, index = highest(values, count)
+        assert torch.equal(best, values.topk(count).values) and torch.equal(values.gather(-1, index), best)
+        falls = (best[..., 1:] < best[..., :-1]) | (index[..., 1:] > index[..., :-1])
+        assert bool(falls.all()) and int((best[..., 1:] == best[..., :-1]).sum()) > 6 * (count - 20)
+    assert highest(values.to("meta"), 5)[1].shape == (3, 2, 5)
 
 
 def test_a_chain_takes_a_round_for_each_box() -> None:

@@ -12,11 +12,13 @@ import torch
 
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.board.runner import TensorSpec
+from irepdeploy.data.coco_files import write_objects
 from irepdeploy.data.shapes import shapes
 from irepdeploy.detect.boxes import ious
 from irepdeploy.detect.decoding import DETECTION_NAMES, ROUNDS, Candidates, Decoding, DetectionRule
 from irepdeploy.detect.facts import DETECTIONS_KEY, DetectorFacts
 from irepdeploy.errors import InputError, ModelError
+from irepdeploy.export.detections import detector_facts
 from irepdeploy.export.detector_calibration import detector_calibration
 from irepdeploy.export.pipeline import export_model
 from irepdeploy.export.precision.fp16 import FLOAT32_KEY, half_graph, kept_float
@@ -262,9 +264,10 @@ def test_boxes_inside_a_detector_stay_float32() -> None:
 def test_int8_of_a_detector_is_measured_by_its_average_precision() -> None:
     net = detector()
     set_origin(net, replace(origin_of(net), dataset="shapes"))
+    facts = detector_facts(net, origin_of(net), DetectionRule())
     with pytest.raises(InputError, match="its data set is not at hand"):
-        detector_calibration(net, replace(origin_of(net), dataset="coco"))
-    data = detector_calibration(net, origin_of(net))
+        detector_calibration(net, facts, replace(origin_of(net), dataset="coco"))
+    data = detector_calibration(net, facts, origin_of(net))
     assert callable(data.labels) and data.evaluation.array.shape == (200, 1, 64, 64)
     heads = dict(zip(net.head_names, (np.zeros((200, 10, 16, 16)), *[np.zeros((200, 2, 16, 16))] * 2), strict=True))
     nothing = {name: array.astype(np.float32) for name, array in heads.items()}
@@ -283,3 +286,90 @@ def test_int8_of_a_detector_is_measured_by_its_average_precision() -> None:
     assert data.labels(nothing) < 5 and data.labels(perfect) > 97
     loss = loss_between(perfect, nothing, data.labels)
     assert loss.accuracy is not None and loss.drop == pytest.approx(loss.accuracy[0] - loss.accuracy[1])
+
+
+def of_coco(size: tuple[int, int]) -> Any:
+    """A detector of grey images as if trained on files, which names three classes."""
+    net = detector(num_classes=3, input_shape=(1, *size))
+    with torch.no_grad():
+        # Boxes of 8 cells, some of which score 0.3 and more.
+        net.bbox_head.wh_head[2].bias += 8
+        net.bbox_head.heatmap_head[2].bias += 1.5
+    return set_origin(net, replace(origin_of(net), dataset="ours", classes=("cat", "0", "dog")))
+
+
+def canvases(folder: Path, count: int, *, annotated: bool) -> Path:
+    """Write canvases of 64 x 64; their categories are the digits and two animals."""
+    data = shapes(train=2, val=count)
+    path = write_objects(folder, data.val, data, range(count))
+    content = json.loads(path.read_text())
+    path.unlink()
+    animals = [{"id": 77 + place, "name": name} for place, name in enumerate(("dog", "cat"))]
+    content["categories"] = [*animals, *content["categories"]]
+    target = path if annotated else folder.parent / "elsewhere.json"
+    target.write_text(json.dumps(content))
+    return target
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_int8_of_any_detector_is_measured_on_a_folder(tmp_path: Path, annotated: bool) -> None:
+    net = of_coco((32, 48))
+    canvases(tmp_path / "images", 20, annotated=annotated)
+    origin, facts = origin_of(net), detector_facts(net, origin_of(net), DetectionRule())
+    data = detector_calibration(net, facts, origin, tmp_path / "images")
+    assert (data.calibration.count, data.evaluation.count) == (10, 10) and callable(data.labels)
+    # 64 x 64 becomes 32 x 32, with zeros on the right.
+    assert data.evaluation.array.shape == (10, 1, 32, 48) and not data.evaluation.array[..., 32:].any()
+    assert not np.array_equal(data.calibration.array, data.evaluation.array)
+    with torch.inference_mode():
+        heads = net(torch.from_numpy(data.evaluation.array))
+    outputs = {name: head.numpy() for name, head in zip(net.head_names, heads, strict=True)}
+    found = data.labels.found(outputs)  # type: ignore[attr-defined]
+    assert max(float(each.boxes.max()) for each in found) == 64.0
+    if annotated:
+        assert {label for each in found for label in each.labels.tolist()} <= {11, 0, 10}
+        assert data.evaluation.name.endswith("annotated") and 0 <= data.labels(outputs) < 30
+    else:
+        assert "objects by the float32 detector" in data.evaluation.name
+        assert data.labels(outputs) == pytest.approx(100)
+        shifted = {**outputs, "size": outputs["size"] * 0.8}
+        assert data.labels(shifted) < 99
+
+
+def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
+    net = of_coco((32, 32))
+    origin, facts = origin_of(net), detector_facts(net, origin_of(net), DetectionRule())
+    path = canvases(tmp_path / "images", 2, annotated=False)
+    content = json.loads(path.read_text())
+    cases: dict[str, tuple[Any, Any]] = {
+        "int8 of a detector takes a folder of images, got ndarray": (np.zeros((1, 1, 32, 32), np.float32), None),
+        r"takes a folder of images, got .*elsewhere\.json": (path, None),
+        "such as 'cat', are not annotated": (tmp_path / "images", {"categories": content["categories"][2:]}),
+        "no annotated object": (tmp_path / "images", {"annotations": []}),
+        "an image of 64x64, annotated as 64x65": (
+            tmp_path / "images", {"images": [{**image, "height": 65} for image in content["images"]]},
+        ),
+        "nothing that scores at least 0.3": (tmp_path / "images", None),
+    }  # fmt: skip
+    with torch.no_grad():
+        net.bbox_head.heatmap_head[2].bias -= 20
+    for line, (given, change) in cases.items():
+        if change is not None:
+            path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=line) as raised:
+            detector_calibration(net, facts, origin, given, None if change is None else path)
+        assert "\n" not in raised.value.line
+    for settings in ({}, {"precision": "int8"}):
+        with pytest.raises(InputError, match="--annotations: it is for int8 of a detector on images of yours"):
+            export_model(net, tmp_path / "out", annotations=path, **settings)
+
+
+def test_int8_of_a_detector_is_exported_on_a_folder(tmp_path: Path) -> None:
+    net = of_coco((32, 32))
+    canvases(tmp_path / "images", 8, annotated=False)
+    # Of the quantised heads many values are equal, so that their order decides what suppresses what.
+    settings: dict[str, Any] = {"inputs": tmp_path / "images", "precision": "fp32,int8", "max_drop": 60, **FAST}
+    found = export_model(net, tmp_path / "out", detections="nms", **settings).precisions["int8"]
+    assert found["accuracy"]["float32"] == pytest.approx(100)
+    assert found["drop"] == pytest.approx(100 - found["accuracy"]["int8"]) and found["drop"] < 10
+    assert found["measured_on"]["name"].endswith("objects by the float32 detector")

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import irepdeploy.jetson.boards as boards
 import irepdeploy.jetson.measure as measure
 import irepdeploy.jetson.ssh as ssh
 from irepdeploy.cli import main
+from irepdeploy.export.pipeline import export_model
 from irepdeploy.files import sha256
 from irepdeploy.jetson.agent_archive import build_agent
+from irepdeploy.network.nets import build_plain
+from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.runs.record import read
 from support.scale_model import scale_model
 
@@ -211,3 +215,14 @@ def test_a_wrong_line_is_refused_before_anything_is_reached(
 def test_settings_that_contradict_each_other_are_refused(folder: Path, words: list[str]) -> None:
     assert main(["jetson", "bench", "board.invalid", "a.onnx", *words]) == 2
     assert os.listdir() == ["a.onnx"]
+
+
+def test_a_detector_is_measured_and_compared_as_a_set(server: Any, folder: Path, jetson: Any) -> None:
+    torch.manual_seed(0)
+    net = randomize_statistics(build_plain("centernet_vgg6", input_shape=(1, 32, 32))).eval()
+    export_model(net, "exported", detections="nms", simplify=False, collapse=False)
+    code, _, err = jetson("bench", "--out", "r", *bench_words("exported/model.onnx"))
+    assert code == 0, err
+    (record,) = read("r/records.jsonl")
+    gate = record.conditions["gate"]
+    assert gate["ok"] is True and {output["top1_note"] for output in gate["outputs"]} == {"compared as sets"}
