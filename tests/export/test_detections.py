@@ -220,9 +220,10 @@ def test_a_classifier_gives_no_detections(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["raw", "nms", "plugin"])
-def test_faster_rcnn_is_exported_in_every_way(tmp_path: Path, mode: str) -> None:
-    certificate = export_model("faster_rcnn_vgg6_fpn", tmp_path, detections=mode, precision="fp32,fp16")
+@pytest.mark.parametrize(("mode", "batch"), [("raw", None), ("nms", (1, 2, 4)), ("plugin", None)])
+def test_faster_rcnn_is_exported_in_every_way(tmp_path: Path, mode: str, batch: tuple[int, int, int] | None) -> None:
+    settings = {"detections": mode, "precision": "fp32,fp16", "dynamic_batch": batch}
+    certificate = export_model("faster_rcnn_vgg6_fpn", tmp_path, **settings)
     assert all(hop.ok for hop in certificate.hops)
     assert verify_models(tmp_path / "fused.pt", tmp_path / "model.onnx").ok
 
@@ -288,14 +289,14 @@ def test_int8_of_a_detector_is_measured_by_its_average_precision() -> None:
     assert loss.accuracy is not None and loss.drop == pytest.approx(loss.accuracy[0] - loss.accuracy[1])
 
 
-def of_coco(size: tuple[int, int]) -> Any:
-    """A detector of grey images as if trained on files, which names three classes."""
+def untold(size: tuple[int, int]) -> Any:
+    """A detector of grey images, trained on data of which nothing but three classes is known."""
     net = detector(num_classes=3, input_shape=(1, *size))
     with torch.no_grad():
         # Boxes of 8 cells, some of which score 0.3 and more.
         net.bbox_head.wh_head[2].bias += 8
         net.bbox_head.heatmap_head[2].bias += 1.5
-    return set_origin(net, replace(origin_of(net), dataset="ours", classes=("cat", "0", "dog")))
+    return set_origin(net, replace(origin_of(net), dataset=None, classes=("cat", "0", "dog")))
 
 
 def canvases(folder: Path, count: int, *, annotated: bool) -> Path:
@@ -313,7 +314,7 @@ def canvases(folder: Path, count: int, *, annotated: bool) -> Path:
 
 @pytest.mark.parametrize("annotated", [True, False])
 def test_int8_of_any_detector_is_measured_on_a_folder(tmp_path: Path, annotated: bool) -> None:
-    net = of_coco((32, 48))
+    net = untold((32, 48))
     canvases(tmp_path / "images", 20, annotated=annotated)
     origin, facts = origin_of(net), detector_facts(net, origin_of(net), DetectionRule())
     data = detector_calibration(net, facts, origin, tmp_path / "images")
@@ -337,7 +338,7 @@ def test_int8_of_any_detector_is_measured_on_a_folder(tmp_path: Path, annotated:
 
 
 def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
-    net = of_coco((32, 32))
+    net = untold((32, 32))
     origin, facts = origin_of(net), detector_facts(net, origin_of(net), DetectionRule())
     path = canvases(tmp_path / "images", 2, annotated=False)
     content = json.loads(path.read_text())
@@ -365,7 +366,7 @@ def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_int8_of_a_detector_is_exported_on_a_folder(tmp_path: Path) -> None:
-    net = of_coco((32, 32))
+    net = untold((32, 32))
     canvases(tmp_path / "images", 8, annotated=False)
     # Of the quantised heads many values are equal, so that their order decides what suppresses what.
     settings: dict[str, Any] = {"inputs": tmp_path / "images", "precision": "fp32,int8", "max_drop": 60, **FAST}

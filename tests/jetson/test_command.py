@@ -217,12 +217,11 @@ def test_settings_that_contradict_each_other_are_refused(folder: Path, words: li
     assert os.listdir() == ["a.onnx"]
 
 
-def test_a_detector_is_measured_and_compared_as_a_set(server: Any, folder: Path, jetson: Any) -> None:
+def test_a_detector_that_gives_detections_is_measured(server: Any, folder: Path, jetson: Any) -> None:
     torch.manual_seed(0)
     net = randomize_statistics(build_plain("centernet_vgg6", input_shape=(1, 32, 32))).eval()
     export_model(net, "exported", detections="nms", simplify=False, collapse=False)
     code, _, err = jetson("bench", "--out", "r", *bench_words("exported/model.onnx"))
     assert code == 0, err
     (record,) = read("r/records.jsonl")
-    gate = record.conditions["gate"]
-    assert gate["ok"] is True and {output["top1_note"] for output in gate["outputs"]} == {"compared as sets"}
+    assert record.conditions["gate"]["ok"] is True and record.conditions["gate"]["samples"] > 8
