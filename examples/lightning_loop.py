@@ -1,6 +1,6 @@
 """Search branches with PyTorch Lightning: `ird.Supernet` in a module of your own, then train, fuse, export and verify.
 
-    pip install 'irepdeploy[examples]'
+    pip install '.[examples]'    # from the clone
     python examples/lightning_loop.py
 
 The network and the data are those of segmentation.py.

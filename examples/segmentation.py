@@ -1,6 +1,6 @@
 """Search, train, fuse, export and verify a small U-Net on dense prediction.
 
-    pip install 'irepdeploy[examples]'
+    pip install '.[examples]'    # from the clone
     python examples/segmentation.py
 
 Every pixel of a noisy crop gets one of four levels of brightness of the clean one. The crops are of scikit-image's
