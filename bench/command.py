@@ -48,7 +48,7 @@ def bench(
         typer.Option(
             "--suite",
             autocompletion=names(_suites),
-            help="Measure one of the paper's tables: table1, table2, table3, table5, fig1; or fused-vs-branches,"
+            help="Measure one of the paper's tables: table1 to table5, fig1; or fused-vs-branches,"
             " supernet-step, training-step, training-cost.",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def bench(
         typer.Option("--device", help="Device of torch: cpu or cuda. Default: cpu; for a suite: cuda if available."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="For a suite: name of a row; may be repeated.")
+        list[str] | None, typer.Option("--only", help="For a suite: name of a row; repeat it for several.")
     ] = None,
     runner: Annotated[
         list[str] | None,
