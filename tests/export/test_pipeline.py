@@ -420,7 +420,7 @@ def test_sources_that_are_none(checkpoint: Path, exported: Path, tmp_path: Path,
         (tmp_path / "swapped.pt", "got an ONNX model"),
         (tmp_path, "got a directory"),
         ("vgg61", "did you mean vgg6"),
-        ("nothing-like-it", "one of vgg16, "),
+        ("nothing-like-it", "one of vgg6, "),
     ):
         capsys.readouterr()
         assert export(source, tmp_path / "out") == 2, source
