@@ -104,7 +104,7 @@ def commands_page() -> str:
                 yield f"```sh\n{textwrap.dedent(lines)}\n```\n"
             rows = [record for each in default.params if (record := each.get_help_record(context))]
             rows = [row for row in rows if not row[0].startswith("--help")]
-            yield from ["| argument or option | |", "| :--- | :--- |"] if rows else []
+            yield from ["| argument or option | what it does |", "| :--- | :--- |"] if rows else []
             yield from (f"| `{_cell(name)}` | {_cell(_prose(text)).replace('[', '&#91;')} |" for name, text in rows)
             yield ""
         for name, other in getattr(command, "commands", {}).items():
@@ -133,7 +133,7 @@ def recipe_page() -> str:
         prefix, section = waiting.pop(0)
         text, described = _documented(section)
         lines += [f"## {prefix.rstrip('.') or 'Top level'}", "", _prose(text), ""]
-        lines += ["| key | type | default | |", "| :--- | :--- | :--- | :--- |"]
+        lines += ["| key | type | default | what it does |", "| :--- | :--- | :--- | :--- |"]
         inner = []
         for name, field in section.model_fields.items():
             kind = field.annotation
