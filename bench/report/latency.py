@@ -53,7 +53,7 @@ def accuracy_chart(rows: Sequence[Row], title: str) -> Markup | None:
     for row in shown:
         source = f" ({row.top1_source})" if row.top1_source else ""
         tip = f"{row.full_name}\nmedian {digits(row.summary.median_ms)} ms\ntop-1 {row.top1:.2f} %{source}"
-        points.append(Point(row.model, row.summary.median_ms, row.top1 or 0.0, tip))
+        points.append(Point(row.model, row.summary.median_ms, row.top1 or 0.0, tip, costs=row.span))
     return scatter(points, title, "median latency, ms", "top-1, %", narrow=False)
 
 

@@ -63,7 +63,7 @@ def page(content: Content, path: Path, *, state: str = "") -> str:
 
 def _links(content: Content) -> list[tuple[str, str]]:
     """Return the sections that there are, in their order, as (id, title)."""
-    exports = [("certificates", "Certificates")] if content.certificates else []
+    exports = [("certificates", "Exports")] if content.certificates else []
     tables = [("tables", "Latency")] if content.tables else []
     pictures = [("pictures", "Pictures")] if content.figures else []
     before, after = ([(each.key, each.title) for each in some] for some in (content.sections, content.later))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,7 +55,7 @@ class Watched:
             # Pictures take seconds, and a run that is going on changes them all the time.
             return content_of(self._places, self._title, pictures=False)
         except IrepdeployError as error:
-            return Content(self._title, Verdict(f"Nothing yet: {error.line}", (), None))
+            return Content(self._title, Verdict(f"Nothing yet: {error.what}.", (), None))
 
 
 def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
@@ -92,13 +93,21 @@ def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
             """Log nothing: a page asks every two seconds."""
 
     try:
-        server = ThreadingHTTPServer((_HOST, port), Handler)
+        server = _Server((_HOST, port), Handler)
     except OSError as error:
         raise RunError(
             f"cannot serve the page: {error.strerror}", where=f"port {port}", hint="--port 0 takes a free one"
         ) from error
-    server.daemon_threads = True
     return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A browser leaves when it likes.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

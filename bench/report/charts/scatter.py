@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irepdeploy.runs.pareto_front import pareto_front
-
 from ..scale import latency_scale, linear_scale
 from ..templates import Markup, macro
 from .frame import NARROW, TEMPLATE, Frame, short
@@ -28,6 +26,8 @@ class Point:
         tip: What is said of it, line by line.
         low: Lower end of the score's interval, if there is one.
         high: Upper end of it.
+        costs: Least and largest cost that the measurement allows, if its noise is known.
+        ties: Names of the points whose scores cannot be told from its own.
     """
 
     name: str
@@ -36,12 +36,23 @@ class Point:
     tip: str
     low: float | None = None
     high: float | None = None
+    costs: tuple[float, float] | None = None
+    ties: frozenset[str] = frozenset()
+
+    def beats(self, other: Point) -> bool:
+        """Return whether it is as good in both and better in one; what is within noise is as good."""
+        mine, others = (each.costs or (each.cost, each.cost) for each in (self, other))
+        tie = other.name in self.ties or self.name in other.ties
+        cheaper, dearer = mine[1] < others[0], others[1] < mine[0]
+        better = self.score > other.score and not tie
+        return (cheaper and (better or tie or self.score == other.score)) or (better and not dearer)
 
 
 def scatter(points: Sequence[Point], title: str, cost: str, score: str, *, narrow: bool = True) -> Markup:
     """Draw scores against costs, the Pareto front joined; `cost` and `score` name the axes."""
     values = [(point.cost, point.score) for point in points]
-    front = pareto_front(values)
+    order = sorted(range(len(points)), key=lambda index: values[index])
+    front = [index for index in order if not any(other.beats(points[index]) for other in points)]
     frame = Frame(height=300, left=58, right=NARROW - 12, top=26, bottom=254, width=NARROW) if narrow else _WIDE
     x = latency_scale([value[0] for value in values], frame.left, frame.right)
     reach = [value for point in points for value in (point.low, point.score, point.high) if value is not None]

@@ -13,11 +13,12 @@ from ..charts.scatter import Point, scatter
 from ..columns import digits
 from ..contest import Contest
 from ..run import Run
+from .overview import gap_to
 from .section import Section
 
 __all__ = ["costs"]
 
-_TEXT = "Filled: on the Pareto front, no other being as good in both and better in one."
+_TEXT = "Filled: on the Pareto front, no other being as good in both and better in one; what ties is as good."
 
 
 def costs(runs: Sequence[Run], contests: Sequence[Contest], note: Callable[[str], object] = log) -> Section | None:
@@ -54,7 +55,9 @@ def _of_trainings(runs: Sequence[Run]) -> Chart | None:
         seconds, score = run.seconds or 0.0, run.score or 0.0
         interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         tip = f"{run.label}\n{metric.text(score)} {metric.name}{interval}\n{digits(seconds)} s of training"
-        points.append(Point(run.label, seconds, metric.scale * score, tip, low, high))
+        gaps = {other.label: gap_to(run, other) for other in alike if other is not run}
+        ties = frozenset(name for name, gap in gaps.items() if gap is not None and gap.is_tie)
+        points.append(Point(run.label, seconds, metric.scale * score, tip, low, high, ties=ties))
     title = f"{metric.name} against training time"
     svg = scatter(points, title, "training, s", f"{metric.name}{metric.marked}")
     return Chart(title, f"{_TEXT} Bars: 95 % intervals of the score.", svg)
@@ -66,12 +69,14 @@ def _of_contest(contest: Contest) -> Chart | None:
         if arm.cost:
             mean = contest.spread(arm).mean
             tip = f"{arm.name}\n{contest.spread(arm).text}{contest.metric.marked}\n{digits(arm.cost)} s on average"
-            points.append(Point(arm.name, arm.cost, mean, tip))
+            gap = contest.gaps.get(arm.name)
+            ties = frozenset([contest.base.name] if gap is not None and gap.is_tie else [])
+            points.append(Point(arm.name, arm.cost, mean, tip, ties=ties))
     if len(points) < 2:
         return None
     title = f"{contest.title}: {contest.figure} against time"
     svg = scatter(points, title, "time of a run, s", f"{contest.metric.name}{contest.metric.marked}")
-    return Chart(title, f"Means over seeds; whether a difference is noise is told above. {_TEXT}", svg)
+    return Chart(title, f"Means over seeds. {_TEXT}", svg)
 
 
 def _of_population(found: ParetoSet, label: str) -> Chart | None:

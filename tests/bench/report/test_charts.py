@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from irepdeploy.bench.report.charts.boxes import box_plots
+from irepdeploy.bench.report.charts.scatter import Point, scatter
 from irepdeploy.bench.report.latency import accuracy_chart
 from irepdeploy.bench.report.scale import latency_scale, linear_scale
 from irepdeploy.bench.report.tables import Table, tables_of
@@ -44,6 +45,23 @@ def test_the_front_is_what_no_other_beats(make_record: Make) -> None:
     # Steps over three points: latency first, then accuracy.
     (steps,) = re.findall(r'<path d="([^"]*)" class="pareto"', chart)
     assert (steps.count("M"), steps.count("H"), steps.count("V")) == (2, 2, 2)
+
+
+def test_what_is_within_noise_is_as_good() -> None:
+    def point(name: str, cost: float, score: float, *ties: str, spread: float = 0.0) -> Point:
+        return Point(name, cost, score, name, costs=(cost - spread, cost + spread), ties=frozenset(ties))
+
+    cheap, dear = point("cheap", 1.0, 80.0), point("dear", 2.0, 81.0)
+    assert not cheap.beats(dear) and not dear.beats(cheap)
+    # A tie in the score: the cheaper one is as good.
+    for one, other in ((point("cheap", 1.0, 80.0, "dear"), dear), (cheap, point("dear", 2.0, 81.0, "cheap"))):
+        assert one.beats(other) and not other.beats(one)
+    # A tie in the cost: the one with the better score is as good.
+    one, other = point("cheap", 1.0, 80.0, spread=0.6), point("dear", 2.0, 81.0, spread=0.6)
+    assert other.beats(one) and not one.beats(other)
+    assert point("a", 1.0, 80.0).beats(point("b", 2.0, 80.0)) and not point("a", 1.0, 80.0).beats(point("b", 1.0, 80.0))
+    svg = scatter([point("cheap", 1.0, 80.0, "dear"), dear], "t", "s", "%")
+    assert (svg.count('class="dot front"'), svg.count('class="dot"')) == (1, 1)
 
 
 def test_points_lie_where_their_figures_say(make_record: Make) -> None:

@@ -83,6 +83,15 @@ def test_only_this_machine_reads_it_under_its_own_name(server: ThreadingHTTPServ
     assert ask(server, method="POST")[0] == 501
 
 
+def test_a_reader_that_leaves_is_no_error(server: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (BrokenPipeError(), ConnectionResetError()):
+        try:
+            raise error
+        except ConnectionError:
+            server.handle_error(None, ("127.0.0.1", 1))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_that_is_empty_or_goes_away_ends_no_server(server: ThreadingHTTPServer, run: Path) -> None:
     (run / "journal.jsonl").unlink()
     status, page = ask(server)
