@@ -143,9 +143,12 @@ class NetSection(_Named):
 class DataSection(_Named):
     """The data: a data set of irepdeploy by `name`, or your own by `factory`; `options` are arguments of either.
 
-    `root` is the folder of the files, and `verify: false` accepts your own files in the published format. A `factory`,
-    ``package.module:function``, returns (train, val), (train, val, test), or a dictionary of these and "classes", the
-    names of the classes. Each set is what `irepdeploy.search` takes: a pair of tensors, a Dataset, a DataLoader, ...
+    Args:
+        factory: ``package.module:function`` that returns (train, val), (train, val, test), or a dictionary of these and
+            "classes", the names of the classes. Each set is what `irepdeploy.search` takes: a pair of tensors, a
+            Dataset, a DataLoader, ...
+        root: folder of the files.
+        verify: false accepts your own files in the published format.
     """
 
     later: ClassVar[tuple[str, ...]] = ("factory",)
@@ -157,7 +160,11 @@ class DataSection(_Named):
 class SgdSection(_Section):
     """Settings of SGD with momentum for the weights; in a search the learning rate falls to 0 along a cosine.
 
-    `optimizer` "adam" or "adamw" takes Adam instead, with torch's betas; `momentum` is of SGD only.
+    Args:
+        lr: learning rate.
+        optimizer: "adam" or "adamw" takes Adam instead, with torch's betas.
+        momentum: of SGD only.
+        clip: largest norm of the gradient.
     """
 
     later: ClassVar[tuple[str, ...]] = ("optimizer",)
@@ -208,8 +215,9 @@ class AugmentSection(_Section):
 class RacingSection(_Section):
     """Racing: early dropping of candidates that cannot become parents.
 
-    `share` is the part of the search-validation set that is scored per stage; 0 disables racing. `error` bounds the
-    probability, per selection, of dropping a candidate that would have become a parent.
+    Args:
+        share: part of the search-validation set that is scored per stage; 0 disables racing.
+        error: bound on the probability, per selection, of dropping a candidate that would have become a parent.
     """
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -230,11 +238,28 @@ class EvaluationSection(_Section):
 class SearchSection(_Section):
     """Settings of Algorithm 1.
 
-    `budget` is a share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4). `step`
-    "merged" computes a subnet as one convolution a layer, with statistics from a sample of the batch (`set_step`).
-    `amp` runs the supernet's steps under bfloat16 autocast. `split` is what several processes divide: "subnets", with
-    the same result as one process, or "batch", for more GPUs than `subnets_per_step`. `compile` runs the steps of the
-    warm-up, which train the whole supernet, through torch.compile; each subnet would be a graph of its own.
+    Args:
+        strategy: how the next population is made: "des", "evolution", "topk" or "random".
+        budget: share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4).
+        population: number of candidates.
+        warmup_epochs: epochs that train the whole supernet first.
+        evolutions: number of populations that are scored.
+        epochs_per_evolution: epochs of the supernet before each population is scored.
+        subnets_per_step: candidates whose gradients are averaged in a step.
+        arch: settings of alpha and beta.
+        parents: share of the population that is kept.
+        offspring: share of the next population that is made from parents; the rest is sampled.
+        crossover: probability of a crossover, per Architecture.
+        mutation: probability of a mutation, per Architecture.
+        mutation_rate: probability that a mutation flips a bit.
+        clamp: keep the factors of Eq. 10 from going below 0.
+        step: "merged" computes a subnet as one convolution a layer, with statistics from a sample of the batch
+            (`set_step`).
+        amp: run the supernet's steps under bfloat16 autocast.
+        compile: run the steps of the warm-up, which train the whole supernet, through torch.compile; each subnet would
+            be a graph of its own.
+        split: what several processes divide: "subnets", with the same result as one process, or "batch", for more GPUs
+            than `subnets_per_step`.
     """
 
     later: ClassVar[tuple[str, ...]] = ("step", "compile")
@@ -380,10 +405,15 @@ class FreezeSection(_Section):
 class Recipe(_Section):
     """A whole recipe.
 
-    `threads` is the number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
-    changes the order of summation. `device` "auto" is CUDA where available; `deterministic` makes CUDA
-    runs repeatable bit for bit, at some cost in speed. `task` is a name, such as "segmentation", or
-    ``package.module:Task``.
+    Args:
+        branches: preset of branches, or "none".
+        task: name, such as "segmentation", or ``package.module:Task``.
+        seed: start of all randomness.
+        threads: number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
+            changes the order of summation.
+        device: "auto" is CUDA where available.
+        deterministic: make CUDA runs repeatable bit for bit, at some cost in speed.
+        scales: named sets of changes, which ``scale=NAME`` applies.
     """
 
     later: ClassVar[tuple[str, ...]] = ("task", "backbone", "freeze")

@@ -32,6 +32,8 @@ _COPIED = "files/"
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s#]+)")
 _LINK_TO_FOLDER = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#|/)([^)\s#]+)\)")
+# Limits from here on are beyond any practical use.
+_ABSURD = 100_000
 # Whatever a browser fetches on its own: not a link that somebody follows.
 _LOADED = re.compile(
     r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data)=\"?(?:https?:)?//"
@@ -127,22 +129,30 @@ def commands_page() -> str:
 def recipe_page() -> str:
     """Return the reference of the recipe: every section, its keys, their types and defaults."""
     lines = ["# Recipe keys", "", "A recipe is one YAML file. Every key can be given on the command line as"]
-    lines += ["`KEY=VALUE`, with its dotted name. The full recipe of a run is in its folder, as full-recipe.yaml.", ""]
+    lines += ["`KEY=VALUE`, with its dotted name. The full recipe of a run is in its folder, as full-recipe.yaml."]
+    lines += ["[Train](training.md) explains the [data sets](training.md#data-sets) and the"]
+    lines += ["[augmentation](training.md#augmentation), and [The search](search.md) what a search can be told.", ""]
     waiting: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
     while waiting:
         prefix, section = waiting.pop(0)
         text, described = _documented(section)
         lines += [f"## {prefix.rstrip('.') or 'Top level'}", "", _prose(text), ""]
-        lines += ["| key | type | default | what it does |", "| :--- | :--- | :--- | :--- |"]
+        lines += ["| key | type | default | what it does |", "| :--- | :--- | :--- | :--- |"] if described else []
+        lines += [] if described else ["| key | type | default |", "| :--- | :--- | :--- |"]
         inner = []
         for name, field in section.model_fields.items():
             kind = field.annotation
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 inner.append((f"{prefix}{name}.", kind))
-                lines.append(f"| [`{prefix}{name}`](#{f'{prefix}{name}'.replace('.', '')}) | section | | |")
+                row = [
+                    f"[`{prefix}{name}`](#{f'{prefix}{name}'.replace('.', '')})",
+                    "section",
+                    "",
+                    _prose(described.get(name, "")),
+                ]
             else:
-                what = _cell(_prose(described.get(name, "")))
-                lines.append(f"| `{prefix}{name}` | {_cell(_kind(field))} | {_cell(_default(field))} | {what} |")
+                row = [f"`{prefix}{name}`", _kind(field), _default(field), _prose(described.get(name, ""))]
+            lines.append(f"| {' | '.join(map(_cell, row if described else row[:3]))} |")
         lines.append("")
         waiting = inner + waiting
     return "\n".join(lines)
@@ -191,16 +201,11 @@ def _documented(section: type[BaseModel]) -> tuple[str, dict[str, str]]:
 
 
 def _kind(field: FieldInfo) -> str:
-    """Return the type of a key in words, with its limits."""
-    limits = {
-        name: getattr(each, name) for each in field.metadata for name in ("gt", "ge", "lt", "le") if hasattr(each, name)
-    }
+    """Return the type of a key in words, with its limits, except those that only guard against absurd files."""
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    found = [
-        f"{words[name]} {value:,}" if isinstance(value, int) else f"{words[name]} {value:g}"
-        for name, value in limits.items()
-    ]
-    return ", ".join([_type(field.annotation), *found])
+    found = [(word, getattr(each, name, None)) for each in field.metadata for name, word in words.items()]
+    shown = [f"{word} {value:g}" for word, value in found if value is not None and value < _ABSURD]
+    return ", ".join([_type(field.annotation), *shown])
 
 
 def _type(kind: Any) -> str:
