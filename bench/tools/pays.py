@@ -66,6 +66,8 @@ def pays_tables(question: str, pattern: Path) -> str:
     done, measured = read_cells(paths), read_measured(paths)
     parts = []
     for protocol in (PROTOCOLS[data], PROTOCOLS[data].merged):
+        if question not in protocol.questions:
+            continue
         here = {*done, *measured}
         if not any(cell.key in here for cell in cells_of(protocol, [question], protocol.networks)):
             continue

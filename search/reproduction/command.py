@@ -23,7 +23,8 @@ __all__ = ["reproduce"]
 def reproduce(
     data: Annotated[str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10 or imagenet.")],
     question: Annotated[
-        str | None, typer.Option("--table", help="2, 5, search, axes, helps or 1. [all of them]", show_default=False)
+        str | None,
+        typer.Option("--table", help="2, 5, search, axes, helps, step or 1. [all of them]", show_default=False),
     ] = None,
     network: Annotated[
         str | None, typer.Option("--network", help="One network of the protocol. [all of them]", show_default=False)

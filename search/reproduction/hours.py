@@ -22,6 +22,7 @@ _A_BRANCH = 0.98
 _MERGED = 2.8
 _FORWARD = 1 / 3
 _FUSE_AT = "train.fuse_at="
+_EXACT = "train.step=exact"
 _BRANCHES = {"none": 0.0, "repvgg": 2.0, "acnet": 2.0, "dbb": 3.0, "repnas": 6.0}
 _ALL = 9.0
 
@@ -45,7 +46,7 @@ def hours_of(cell: Cell, *, merged: bool = False) -> float | None:
         anew = RECALIBRATIONS * (BATCHES * whole * _FORWARD + scoring)
         return step * recipe.search.population * (scoring + anew) / 3600
     share = next((float(each.partition("=")[2]) for each in cell.arm.changes if each.startswith(_FUSE_AT)), 1.0)
-    factor = share * _factor(kept, merged) + 1 - share
+    factor = share * _factor(kept, merged and _EXACT not in cell.arm.changes) + 1 - share
     training = condition.epochs * (steps * factor + scoring)
     search = 0.0
     if cell.stage != "trial" and cell.arm.strategy is not None:

@@ -100,6 +100,8 @@ _HELP = (
     Arm("all, no decay", changes=("train.branch_decay=0",)),
     Arm("all, fused at 3/4", changes=("train.fuse_at=0.75",)),
 )
+# Beside merged steps only: what would exact ones have given?
+_CONTROL = Arm("all, exact step", tuned_as="all", changes=("train.step=exact",))
 ARMS = {
     arm.name: arm
     for arm in (
@@ -116,19 +118,23 @@ ARMS = {
         ),
         *(Arm(f"{name} 2/3", SPACE, _FRACTION, name, "drawn 2/3") for name in ("evolution", "topk", "random")),
         *_HELP,
+        _CONTROL,
     )
 }
 QUESTIONS = {
     "2": ("plain", "repvgg", "acnet", "dbb", "repnas 4/block", "all", "drawn 2/3", "des 2/3"),
     "5": ("plain", *(f"des {budget}" for budget in BUDGETS[:-1]), "all"),
     "search": ("random 2/3", "des 2/3", "evolution 2/3", "topk 2/3", "drawn 2/3"),
-    "axes": ("plain", "repvgg", "dbb", "all"),
+    "axes": ("plain", "dbb", "all"),
     "helps": ("plain", "all", *(arm.name for arm in _HELP)),
+    "step": ("all", _CONTROL.name),
     # No training.
     "1": (),
 }
+# Of merged steps only.
+_OF_MERGED = ("step",)
 # Their cells come last, so that jobs that began before keep their shares.
-ADDED = ("helps", "1")
+ADDED = ("helps", "step", "1")
 # The search whose last population is retrained, to compare the supernet's ranking with.
 RANKED = "random 2/3"
 
@@ -194,7 +200,7 @@ class Protocol:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     candidates: int = 24
     candidate_seeds: tuple[int, ...] = (0, 1)
-    version: int = 2
+    version: int = 3
 
     def network(self, name: str) -> Network:
         """Return a network by its name."""
@@ -209,7 +215,8 @@ class Protocol:
         """The same with merged steps: another protocol, whose records are not mixed with those of exact steps."""
         step = ("train.step=merged", "search.step=merged")
         networks = tuple(replace(each, overrides=(*each.overrides, *step)) for each in self.networks)
-        return replace(self, name=f"{self.name}, merged step", networks=networks)
+        questions = (*self.questions, *_OF_MERGED)
+        return replace(self, name=f"{self.name}, merged step", networks=networks, questions=questions)
 
     @property
     def smoke(self) -> Protocol:
@@ -254,9 +261,15 @@ PROTOCOLS = {
                     step_seconds=0.3,
                 ),
             ),
-            tuple(QUESTIONS),
-            Condition(10_240, 40),
-            (Condition(10_240, 10), Condition(10_240, 120), Condition(2_560, 160), Condition(51_200, 8)),
+            tuple(each for each in QUESTIONS if each not in _OF_MERGED),
+            Condition(5_120, 40),
+            (
+                Condition(5_120, 10),
+                Condition(5_120, 120),
+                Condition(1_280, 160),
+                Condition(20_480, 10),
+                Condition(51_200, 12),
+            ),
         ),
         Protocol(
             "cifar10",

@@ -33,6 +33,7 @@ TITLES = {
     "search": "Does the search pay? Retrained choices at equal evaluations",
     "axes": "Where do branches pay?",
     "helps": "What helps?",
+    "step": "Do merged steps change the answer?",
 }
 _NOTES = (
     "Test accuracy of the fused network of the best epoch by the search-validation set: mean and standard deviation"

@@ -64,7 +64,7 @@ def test_records_are_kept_once_and_apart(out: Path, tmp_path: Path) -> None:
     assert len(read_cells([exact])) == 46
     pattern = records / "pays-fashion-mnist-*.jsonl"
     text = pays_tables("2", pattern)
-    assert "**Table 2: do branches pay? compact6, 10,240 images, 3,200 steps**" in text
+    assert "**Table 2: do branches pay? compact6, 5,120 images, 1,600 steps**" in text
     assert "| acnet | 2 of 5 | 0.1, 0.0005, cosine |" in text
     without = "3 of 5 final runs of plain, 5 of 5 final runs of repvgg, 3 of 5 final runs of acnet"
     assert f"Cells of protocol fashion-mnist, version 2: 46 of 82 of `compact6`, without {without}" in text

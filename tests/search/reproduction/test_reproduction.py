@@ -78,7 +78,7 @@ def test_table_2_has_six_trials_for_each_tuned_arm_and_five_seeds_for_each_arm()
 
 def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None:
     cells = cells_of(FASHION, list(QUESTIONS), COMPACT)
-    assert len({cell.key for cell in cells}) == len({cell.folder for cell in cells}) == len(cells) == 359
+    assert len({cell.key for cell in cells}) == len({cell.folder for cell in cells}) == len(cells) == 354
     at = {cell.key: place for place, cell in enumerate(cells)}
     assert all(at[trial.key] < at[cell.key] for cell in cells for trial in cell.trials)
     assert {trial.condition for cell in cells for trial in cell.trials} == {FASHION.main}
@@ -86,7 +86,7 @@ def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None
     asked = ["2", "5", "search", "axes"]
     before = [cell for cell in cells_of(FASHION, asked, FASHION.networks) if cell.stage != "scoring"]
     assert cells_of(FASHION, list(QUESTIONS), FASHION.networks)[: len(before)] == before
-    assert len(before) == 3 * 269
+    assert len(before) == 3 * 264
     shares = [Job(number, 7).share(cells) for number in range(1, 8)]
     assert sorted(cell.key for share in shares for cell in share) == sorted(at)
 
@@ -96,16 +96,18 @@ def test_hours_are_those_of_the_steps() -> None:
         next(cell for cell in cells_of(FASHION, ["2"], COMPACT) if cell.arm.name == name) for name in ("plain", "all")
     )
     scoring = 5000 / 128 / 3
-    assert hours_of(plain) == pytest.approx(40 * (80 + scoring) * 0.037 / 3600)
-    assert hours_of(every) == pytest.approx(40 * (80 * (1 + 0.98 * 9) + scoring) * 0.037 / 3600)
-    assert hours_of(every, merged=True) == pytest.approx(40 * (80 * 2.8 + scoring) * 0.037 / 3600)
+    assert hours_of(plain) == pytest.approx(40 * (40 + scoring) * 0.037 / 3600)
+    assert hours_of(every) == pytest.approx(40 * (40 * (1 + 0.98 * 9) + scoring) * 0.037 / 3600)
+    assert hours_of(every, merged=True) == pytest.approx(40 * (40 * 2.8 + scoring) * 0.037 / 3600)
     searched = Cell(FASHION, COMPACT[0], FASHION.main, ARMS["des 2/3"], "final", 0)
     # 6 of 9 branches; warm-up of 2 epochs with all, 8 evolutions of one epoch with 2 subnets, 24 candidates each.
-    search = 80 * (2 * (1 + 0.98 * 9) + 8 * 2 * (1 + 0.98 * 6)) + 8 * 24 * scoring
-    training = 40 * (80 * (1 + 0.98 * 6) + scoring)
+    search = 40 * (2 * (1 + 0.98 * 9) + 8 * 2 * (1 + 0.98 * 6)) + 8 * 24 * scoring
+    training = 40 * (40 * (1 + 0.98 * 6) + scoring)
     assert hours_of(searched) == pytest.approx((training + search) * 0.037 / 3600)
+    control = Cell(FASHION.merged, COMPACT[0], FASHION.main, ARMS["all, exact step"], "final", 0)
+    assert hours_of(control, merged=True) == hours_of(every)
     early = Cell(FASHION, COMPACT[0], FASHION.main, ARMS["all, fused at 3/4"], "final", 0)
-    assert hours_of(early) == pytest.approx(40 * (80 * (0.75 * (1 + 0.98 * 9) + 0.25) + scoring) * 0.037 / 3600)
+    assert hours_of(early) == pytest.approx(40 * (40 * (0.75 * (1 + 0.98 * 9) + 0.25) + scoring) * 0.037 / 3600)
     [timing] = cells_of(FASHION, ["1"], COMPACT)
     assert hours_of(timing) == pytest.approx(24 * (2 * (1 + 0.98 * 6) + 1) * scoring * 0.037 / 3600)
     again = next(cell for cell in cells_of(FASHION, ["search"], COMPACT) if cell.stage == "scoring")
@@ -249,7 +251,7 @@ def test_a_table_by_hand() -> None:
 )
 def test_whether_the_training_was_long_enough(gain: float, verdict: str) -> None:
     longest = FASHION.axes[1]
-    assert longest.label == "10,240 images, 9,600 steps"
+    assert longest.label == "5,120 images, 4,800 steps"
     cells = [(Cell(FASHION, COMPACT[0], each, ARMS["plain"], "final", 0), each) for each in (FASHION.main, longest)]
     done = {cell.key: record(cell, 0.88 + gain * (each is longest)) for cell, each in cells}
     [table] = [each for each in tables_of(FASHION, done, ["axes"], COMPACT) if "long enough" in each.title]
@@ -366,7 +368,7 @@ def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (["mnist"], "no protocol 'mnist'"),
-        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes, helps, 1)"),
+        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes, helps, step, 1)"),
         (["fashion-mnist", "--network", "vgg16"], "--network: no network 'vgg16' in fashion-mnist"),
         (["fashion-mnist", "--job", "3/2"], "--job: expected a job"),
         (["fashion-mnist", "--table", "2", "--job", "1/9999"], "9999 jobs for 246 runs"),
@@ -389,8 +391,8 @@ def called(*args: str) -> None:
 def test_the_list_says_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     called("fashion-mnist", "--table", "2", "--network", "compact6", "--list", "--out", str(tmp_path / "none"))
     text = capsys.readouterr().out
-    assert re.search(r"compact6 +10,240 images, 3,200 steps +plain +trial +6 +0 +0\.23", text)
-    assert "82 cells, 0 done; 82 to make, about 14.5 hours on a core" in text
+    assert re.search(r"compact6 +5,120 images, 1,600 steps +plain +trial +6 +0 +0\.13", text)
+    assert "82 cells, 0 done; 82 to make, about 7.6 hours on a core" in text
     assert not (tmp_path / "none").exists()
 
 
@@ -407,6 +409,13 @@ def test_merged_steps_are_a_protocol_of_their_own(
     assert exact.isdisjoint(cell.key for cell in seen)
     plan = cells_module.recipe_of_cell(seen[0], None)
     assert (plan.train.step, plan.search.step) == ("merged", "merged")
+    # Whether that changes the answer is asked beside them only, under the same settings.
+    cells = cells_of(FASHION.merged, ["step"], FASHION.networks[:1])
+    controls = [cell for cell in cells if cell.arm.name == "all, exact step"]
+    assert {cell.stage for cell in controls} == {"final"} and len(controls) == len(FASHION.seeds)
+    assert cells_module.recipe_of_cell(controls[0], FASHION.grid[0]).train.step == "exact"
+    with pytest.raises(InputError, match="no such cells"):
+        cells_of(FASHION, ["step"], FASHION.networks)
 
 
 @pytest.mark.slow
