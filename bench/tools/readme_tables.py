@@ -2,8 +2,8 @@
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
 is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``comparison``, ``ratios`` and ``scoring``
-are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``,
-``merged-ranking`` and ``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
+are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``, ``merged-ranking``, ``merged-noise`` and
+``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -27,7 +27,7 @@ from ..report.others import PlainTable, plain_tables
 from ..report.row import Row
 from ..report.tables import Table, tables_of
 from ..report.text import markdown_grid
-from . import merged_ranking, merged_step
+from . import merged_noise, merged_ranking, merged_step
 from .campaigns import campaign_table, read_campaigns
 from .ecosystem import read_walk
 from .ecosystem_table import ecosystem_table
@@ -40,6 +40,7 @@ _BEGIN = re.compile(r"<!-- table: (?P<suite>\S+)(?: (?P<runner>\S+))? from (?P<f
 _END = "<!-- end -->"
 _NOTHING = "\N{EN DASH}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
+_TOOLS = {"merged-step": merged_step, "merged-ranking": merged_ranking, "merged-noise": merged_noise}
 
 
 def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
@@ -90,8 +91,8 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
         return f"{pays_tables(runner or '', path)}\n"
     if suite == "ecosystem":
         return f"{ecosystem_table(read_walk(path))}\n"
-    if suite in ("merged-step", "merged-ranking"):
-        return f"{_of_tool(merged_step if suite == 'merged-step' else merged_ranking, path)}\n"
+    if suite in _TOOLS:
+        return f"{_of_tool(_TOOLS[suite], path)}\n"
     found = gather([path])
     tables = [table for table in tables_of(found.records) if table.suite == suite and runner in (None, table.runner)]
     others = [line for line in found.others if suite in (line.get("suite"), line.get("benchmark"))]

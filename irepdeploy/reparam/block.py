@@ -78,7 +78,7 @@ class RepBlock(nn.Module):
       parts of the block do not run, and drop-path drops a branch for a whole step. A block with so few output positions
       that most of them would be sampled takes the exact step, unless ranks share statistics.
 
-    `sample` is the number of output positions that are sampled; None: an eighth or more, within limits (`sample_size`).
+    `sample` is the number of output positions that are sampled; None: by the number of channels (`sample_size`).
 
     Args:
         conv: The fixed convolution, 3x3, 5x5 or 7x7; the block takes it over.

@@ -28,9 +28,9 @@ ScaleShift = tuple[Tensor, Tensor]
 _ALL: Kind = ("all", "all")
 _CENTRE: Kind = ("middle", "middle")
 
-# Chosen by measurement: see the suite training-cost. Narrow layers cost little, and have few channels over which errors
-# average out.
-_SHARE, _LEAST, _MOST, _OF_CHANNELS = 8, 256, 2048, 65536
+# Chosen by measurement: docs/merged-step.md. Narrow layers cost little, and have few channels over which errors average
+# out.
+_LEAST, _MOST, _OF_CHANNELS = 256, 2048, 65536
 
 
 class Statistics(Protocol):
@@ -281,8 +281,7 @@ def _wide(y: Tensor) -> Tensor:
 
 def sample_size(positions: int, channels: int) -> int:
     """Return how many output positions of a block with this number of output channels are sampled by default."""
-    wanted = max(positions // _SHARE, _OF_CHANNELS // channels)
-    return min(max(_LEAST, min(wanted, _MOST)), positions)
+    return min(max(_LEAST, min(_OF_CHANNELS // channels, _MOST)), positions)
 
 
 def tap_slice(kind: Taps, size: int) -> slice:

@@ -27,8 +27,8 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
         model: A network with branches, in any wrapper.
         step: "exact" or "merged".
         sample: Output positions that each block samples; more positions than there are, and the statistics are those
-            of the batch. Default: an eighth, or 65,536 divided by the output channels if that is more, at least 256
-            and at most 2,048; a block of which more than half would be sampled takes the exact step.
+            of the batch. Default: 65,536 divided by the output channels, at least 256 and at most 2,048; a block of
+            which more than half would be sampled takes the exact step.
 
     Raises:
         InputError: `step` or `sample` is not valid.
