@@ -67,9 +67,10 @@ def test_records_are_kept_once_and_apart(out: Path, tmp_path: Path) -> None:
     assert "**Table 2: do branches pay? compact6, 5,120 images, 1,600 steps**" in text
     assert "| acnet | 2 of 5 | 0.1, 0.0005, cosine |" in text
     without = "3 of 5 final runs of plain, 5 of 5 final runs of repvgg, 3 of 5 final runs of acnet"
-    assert f"Cells of protocol fashion-mnist, version {FASHION.version}: 46 of 82 of `compact6`, without {without}" in text
+    version = FASHION.version
+    assert f"Cells of protocol fashion-mnist, version {version}: 46 of 82 of `compact6`, without {without}" in text
     assert "; 0 of 82 of `small_vgg6`; 0 of 82 of `small_resnet18`." in text
-    assert f"Cells of protocol fashion-mnist, merged step, version {FASHION.version}: 1 of 82 of `compact6`" in text
+    assert f"Cells of protocol fashion-mnist, merged step, version {version}: 1 of 82 of `compact6`" in text
     time = pays_tables("1", pattern)
     assert "| fused | 1.000 | 24.0 | 4.00 | - |" in time and "1 of 1 of `compact6`; 0 of 1 of `small_vgg6`" in time
     # Cells that two questions share: the trials of plain, all and drawn 2/3, and the final runs of plain.
