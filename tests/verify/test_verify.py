@@ -215,6 +215,7 @@ def test_external_data_that_is_missing(models: dict[str, Path], tmp_path: Path, 
     path = tmp_path / "m.onnx"
     onnx.save(onnx.load(models["fused.onnx"]), path, save_as_external_data=True, location="m.data", size_threshold=0)
     assert main(["verify", str(models["fused.pt"]), str(path)]) == 0
+    capsys.readouterr()
     (tmp_path / "m.data").unlink()
     assert main(["verify", str(models["fused.pt"]), str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
