@@ -148,10 +148,15 @@ def _of_folder(
     every = len(images) < _FEW
     measured = images if every else images[1::2]
     score = _Score(detector, origin.output_names, measured, [], labels)
+    heads = _heads(detector, score)
     if known is None:
-        score.targets = _by_float32(detector, score, folder)
+        score.targets = _by_float32(score, heads, folder)
     else:
         score.targets = known.targets[: len(files)] if every else known.targets[1 : len(files) : 2]
+        if not score(heads):
+            # Nothing could be lost.
+            hint = "are they of these images, as left, top, width and height?"
+            raise InputError("the float32 detector finds none of the annotated objects", where=path, hint=hint)
     name = f"{folder}, {'objects by the float32 detector' if known is None else 'annotated'}"
     seen = images if every else images[::2]
     groups = [InputGroup(name, np.stack([each.array for each in group])) for group in (seen, measured)]
@@ -165,12 +170,16 @@ def _read(path: Path, facts: DetectorFacts, target: Target | None) -> _Image:
     return _Image(*fed(facts, picture), (picture.height, picture.width))
 
 
-def _by_float32(detector: Detector, score: _Score, folder: Path) -> list[Target]:
-    """Return what the float32 detector is sure of as objects."""
+def _heads(detector: Detector, score: _Score) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the outputs of the float32 detector."""
     arrays = np.stack([image.array for image in score.images])
     with torch.inference_mode():
         parts = [detector(batch) for batch in torch.from_numpy(arrays).split(_BATCH)]
-    heads = {name: torch.cat(each).numpy() for name, each in zip(score.names, zip(*parts, strict=True), strict=True)}
+    return {name: torch.cat(each).numpy() for name, each in zip(score.names, zip(*parts, strict=True), strict=True)}
+
+
+def _by_float32(score: _Score, heads: Mapping[str, Any], folder: Path) -> list[Target]:
+    """Return what the float32 detector is sure of as objects."""
     targets = []
     for place, found in enumerate(score.found(heads)):
         sure = found.above(_SURE)

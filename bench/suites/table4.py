@@ -31,7 +31,7 @@ from irepdeploy.tasks import Detection
 
 from ..latency import bench_models
 from ..request import BenchRequest
-from ..subject import MODULE, Subject, find_subjects
+from ..subject import MODULE, RUNNERS, Subject, find_subjects
 
 __all__ = ["ROWS", "table4"]
 
@@ -194,7 +194,10 @@ def _shape(subject: Subject) -> tuple[int, ...]:
 
 def _own(given: str) -> _Row:
     """Return the row of a checkpoint, ``[label=]path``; without branches it is a plain detector."""
-    (subject,) = find_subjects([given], ["torch"])
+    (subject,) = find_subjects([given])
+    if subject.kind not in RUNNERS["torch"]:
+        hint = "its files are measured without --suite"
+        raise InputError("expected the checkpoint of a detector", where=given, hint=hint)
     net = open_source(subject.target).model
     if not isinstance(net, Detector):
         raise InputError(f"expected a detector, got a {type(net).__name__}", where=given, hint="table4 is of detectors")

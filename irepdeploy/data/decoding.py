@@ -96,9 +96,9 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
         try:
             yield stack.enter_context(Image.open(file, formats=_FORMATS))
         except _DAMAGED as error:
-            raise InputError(
-                f"not an image, or damaged: {one_line(error)}", where=name, hint="replace or remove it"
-            ) from error
+            # Pillow names the file object.
+            reason = one_line(error).partition(" <_io.")[0]
+            raise InputError(f"not an image, or damaged: {reason}", where=name, hint="replace or remove it") from error
         except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
             raise InputError(f"the image is too large: at most {most}", where=name, hint="scale it down") from None
