@@ -72,7 +72,7 @@ def _extremes(rows: Sequence[Row], fastest: Sequence[Row]) -> str:
 
 
 def _same(rows: Sequence[Row], reference: str) -> str:
-    alike = [row.model for row in rows if row.ratio is not None and tied(row.ratio)]
+    alike = [row.model for row in rows if row.is_tie]
     if not alike:
         return ""
     return f"A tie with {reference} (the interval contains 1): {', '.join(dict.fromkeys(alike))}."

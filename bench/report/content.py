@@ -30,6 +30,9 @@ from .with_scores import with_scores
 
 __all__ = ["Content", "content_of"]
 
+# A picture of a run's weights takes seconds.
+_MOST_PICTURED = 8
+
 
 @dataclass(frozen=True)
 class Content:
@@ -59,7 +62,10 @@ def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Report", 
     others, left = plain_tables(found.others)
     if left:
         found.notes.append(f"Not shown, since they hold neither samples nor figures: {', '.join(left)}.")
-    drawn = figures(found.folders, found.note) if pictures else []
+    pictured = found.runs[:_MOST_PICTURED] if pictures else []
+    if pictures and len(found.runs) > _MOST_PICTURED:
+        found.notes.append(f"Pictures of weights and outputs: only of the first {_MOST_PICTURED} runs.")
+    drawn = figures([run.folder for run in pictured], found.note)
     scores = score_table([run.folder for run in found.runs], found.note)
     sections = [
         overview(found.runs, scores),

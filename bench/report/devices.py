@@ -10,6 +10,7 @@ from irepdeploy.runs.record import Record
 
 from .claims import order_claim
 from .columns import digits, interval_text
+from .gap import tied
 from .tables import Table
 
 __all__ = ["Comparison", "comparisons_of"]
@@ -101,4 +102,6 @@ def _name(table: Table, group: Sequence[Table]) -> str:
 def _cell(median: float | None, found: Ratio | None) -> str:
     if median is None:
         return "\N{EN DASH}"
-    return f"{digits(median)} ms" + ("" if found is None else f", {interval_text(found)} \N{MULTIPLICATION SIGN}")
+    if found is None:
+        return f"{digits(median)} ms"
+    return f"{digits(median)} ms, {interval_text(found)} \N{MULTIPLICATION SIGN}{', a tie' if tied(found) else ''}"

@@ -12,6 +12,7 @@ from irepdeploy.board.protocol import Ratio, Summary, summary
 from irepdeploy.runs.record import Record
 
 from .charts.frame import short
+from .gap import tied
 
 __all__ = ["Row", "rows_of"]
 
@@ -58,6 +59,11 @@ class Row:
     def ratio(self) -> Ratio | None:
         """The ratio to the reference; None in its own row."""
         return None if self.record is self.reference else self.record.ratio_to(self.reference)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether it cannot be told from the reference; in the reference's own row it is False."""
+        return self.ratio is not None and tied(self.ratio)
 
     @property
     def span(self) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from irepdeploy.errors import InputError, IrepdeployError, RunError
 from irepdeploy.files import canonical_json, sha256
+from irepdeploy.folders import LOCK
 
 from .content import Content, content_of
 from .gather import Gathered, source_files
@@ -39,7 +40,7 @@ class Watched:
         # A lock tells whether a run has ended, and a result that it is done; neither is a file that a report is on.
         files = [*source_files(self._places, Gathered())]
         folders = dict.fromkeys(path.parent for path in files)
-        files += [folder / name for folder in folders for name in ("result.json", ".irepdeploy.lock")]
+        files += [folder / name for folder in folders for name in ("result.json", LOCK)]
         return sha256(canonical_json([[str(path), *_stamp(path)] for path in files]))[:16]
 
     def page(self) -> str:

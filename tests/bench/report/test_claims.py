@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from irepdeploy.bench.report.claims import claims_of, order_claim
@@ -26,6 +27,18 @@ def test_which_family_is_faster_is_this_devices_own(records_of_table3: list[Reco
     gpu = next(claim for claim in claims_of(on_gpu) if claim.startswith("Fastest of each family"))
     assert cpu.index("(NAS)") < cpu.index("(plain)") and "DARTS (second) (NAS), 20.1 ms" in cpu
     assert gpu.index("(plain)") < gpu.index("(NAS)") and "CARS (NAS), 10.1 ms" in gpu
+
+
+def test_the_fastest_are_told_by_their_own_ratio_not_by_that_to_the_reference(make_record: Make) -> None:
+    shared = np.random.default_rng(1).normal(10.0, 1.0, 80)
+    # Round by round b takes 2 % longer than a, while both drift against the reference.
+    times = {"a": shared, "b": 1.02 * shared, "c": np.roll(shared, 7)}
+    records = [make_record("reference", 20.0)]
+    records += [make_record(name, samples_ns=[int(1e6 * ms) for ms in found]) for name, found in times.items()]
+    (found,) = tables_of(records)
+    _, a, b, _ = found.rows
+    assert b.span[0] < a.span[1]
+    assert [row.model for row in found.fastest] == ["a", "c"]
 
 
 def test_fastest_and_slowest_with_their_ratio(make_record: Make) -> None:
@@ -72,6 +85,7 @@ def test_one_model_or_a_sweep_says_nothing(make_record: Make) -> None:
 
 def test_devices_are_compared_model_by_model(records_of_table3: list[Record]) -> None:
     (comparison,) = comparisons_of(tables_of(records_of_table3))
+    assert not any("a tie" in cell for row in comparison.cells() for cell in row)
     assert comparison.columns == ("AMD EPYC, 2 cores, 24 GiB", "NVIDIA H200")
     medians = {model: found for model, found, _ in comparison.rows}
     assert len(medians) == 8

@@ -143,6 +143,18 @@ def test_nothing_to_report_is_the_users_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_row_that_ties_with_the_reference_says_so(make_record: Make, write_records: Write) -> None:
+    board = {"system": {"board": "Nano"}}
+    times = {"a": 10.0, "b": 10.0, "c": 12.0}
+    records = [make_record(name, ms, seed=index) for index, (name, ms) in enumerate(times.items())]
+    page = seen_page(write_report([write_records([*records, make_record("a", 10.0, seed=9, **board)])]).files[0])
+    heads, *rows = page.tables["table-1"]
+    cells = [row[next(index for index, head in enumerate(heads) if "reference" in head)] for row in rows]
+    assert [cell.endswith("tie") for cell in cells] == [False, True, False]
+    # On another device, too.
+    assert "\N{MULTIPLICATION SIGN}, a tie" in page.text
+
+
 def test_a_title_is_text(make_record: Make, write_records: Write) -> None:
     page = seen_page(
         write_report([write_records([make_record("a")])], title="</title><script>alert(1)</script>").files[0]

@@ -178,7 +178,7 @@ def cell(arm: str, seed: int, score: float, **changes: Any) -> ReproducedCell:
 
 def test_cells_of_a_reproduction_are_contests(tmp_path: Path, make_record: Callable[..., Any]) -> None:
     cells = [cell("all", 0, 0.5), cell("all", 1, 0.7), cell("plain", 1, 0.6), cell("plain", 0, 0.4)]
-    cells += [cell("all", 2, 0.9, stage="trial"), cell("plain", 0, 0.1, network="other")]
+    cells += [cell("all", 0, 0.9, stage="trial"), cell("plain", 0, 0.1, network="other")]
     path = tmp_path / "job-1-of-1" / "records.jsonl"
     path.parent.mkdir()
     path.write_text("".join(f"{each.model_dump_json()}\n" for each in cells))

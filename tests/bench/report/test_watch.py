@@ -71,7 +71,12 @@ def test_a_new_epoch_is_a_new_page(server: ThreadingHTTPServer, run: Path) -> No
     # A torn line changes the files, and the page says so.
     with (run / "journal.jsonl").open("a") as file:
         file.write('{"event": "epo')
-    assert ask(server, "/state")[1] != later and "is torn" in ask(server)[1]
+    torn = ask(server, "/state")[1]
+    assert torn != later and "is torn" in ask(server)[1]
+    # So does a run that ends.
+    shutil.copy(ASSETS / "training" / "result.json", run)
+    assert ask(server, "/state")[1] != torn
+    assert "run has " in ask(server)[1]
 
 
 def test_only_this_machine_reads_it_under_its_own_name(server: ThreadingHTTPServer) -> None:
