@@ -40,8 +40,8 @@ print(json.dumps([irepdeploy.__file__, names]))
 # Everything that users install; the workshop (bench/tools, tests/support) stays out.
 PACKAGES = """
     irepdeploy board cli cli.commands data detect doctor inference network network.nets onnx_graph parsing
-    onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling reparam runs runtime tasks testing
-    verify
+    onnx_collapse onnx_collapse.operators onnx_collapse.read_back plots profiling recipe reparam runs runtime tasks
+    testing verify
     bench bench.report bench.report.charts bench.report.sections bench.suites
     export export.diagnosis export.engine export.precision export.request export.target export.writer
     jetson jetson.agent

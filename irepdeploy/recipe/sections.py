@@ -1,20 +1,11 @@
-"""The schema of a recipe: everything that decides a search and a training, in one YAML file.
-
-Unknown and repeated keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
-(``search.population=8``; a bare name that only one section has is enough; of two for one key the last wins), and
-``scale=NAME`` applies a named set of overrides from the recipe itself; every recipe has ``smoke``. The least recipe
-names a network and data; everything else has a default.
-"""
+"""The sections of a recipe: their keys, types, defaults and limits."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -24,22 +15,20 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializationInfo,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from irepdeploy.errors import RecipeError
-from irepdeploy.files import read_bytes
-from irepdeploy.limits import DESCRIPTION
-from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way, pair, put, scale_of
-from irepdeploy.parsing.validation import faults_of
-from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
-
-__all__ = ["AugmentSection", "Recipe", "keys_of", "load_recipe", "recipe_of"]
+__all__ = [
+    "AdamSection", "AugmentSection", "BackboneSection", "DataSection", "EvaluationSection", "FreezeSection",
+    "NetSection", "Options", "RacingSection", "SearchSection", "Section", "Seed", "SgdSection", "Threads",
+    "TrainSection",
+]  # fmt: skip
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, and values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
     # Keys that recipes of earlier versions lack. With their defaults they are left out of what identifies a run, so
     # that runs of those versions resume.
@@ -100,7 +89,7 @@ Rate = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
 
 
-class _Named(_Section):
+class _Named(Section):
     """A section that names something of irepdeploy, or a function that makes it."""
 
     name: str | None = None
@@ -157,7 +146,7 @@ class DataSection(_Named):
     options: Options = {}
 
 
-class SgdSection(_Section):
+class SgdSection(Section):
     """Settings of SGD with momentum for the weights; in a search the learning rate falls to 0 along a cosine.
 
     Args:
@@ -175,14 +164,14 @@ class SgdSection(_Section):
     clip: Rate | None = None
 
 
-class AdamSection(_Section):
+class AdamSection(Section):
     """Settings of Adam for alpha and beta."""
 
     lr: Rate = 1e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
 
 
-class AugmentSection(_Section):
+class AugmentSection(Section):
     """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`.
 
     Images with boxes take `flip`; `scales`: factors, of which each batch is resized by one; `photometric`: other
@@ -212,7 +201,7 @@ class AugmentSection(_Section):
     crop_pad: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
 
 
-class RacingSection(_Section):
+class RacingSection(Section):
     """Racing: early dropping of candidates that cannot become parents.
 
     Args:
@@ -224,7 +213,7 @@ class RacingSection(_Section):
     error: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     """How candidates are scored.
 
     Modes: "fused", sums of cached kernels; "fused-bf16", the same in bfloat16; "multi-branch", the baseline of Table 1.
@@ -235,7 +224,7 @@ class EvaluationSection(_Section):
     racing: RacingSection = RacingSection()
 
 
-class SearchSection(_Section):
+class SearchSection(Section):
     """Settings of Algorithm 1.
 
     Args:
@@ -300,7 +289,7 @@ class SearchSection(_Section):
         return self
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """How one network is trained.
 
     Args:
@@ -378,7 +367,7 @@ class TrainSection(_Section):
         return self
 
 
-class BackboneSection(_Section):
+class BackboneSection(Section):
     """The backbone of a detector.
 
     Args:
@@ -389,7 +378,7 @@ class BackboneSection(_Section):
     weights: str | None = None
 
 
-class FreezeSection(_Section):
+class FreezeSection(Section):
     """What the training of a detector keeps as it is.
 
     Args:
@@ -400,123 +389,3 @@ class FreezeSection(_Section):
 
     stages: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     statistics: bool = False
-
-
-class Recipe(_Section):
-    """A whole recipe.
-
-    Args:
-        branches: preset of branches, or "none".
-        task: name, such as "segmentation", or ``package.module:Task``.
-        seed: start of all randomness.
-        threads: number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
-            changes the order of summation.
-        device: "auto" is CUDA where available.
-        deterministic: make CUDA runs repeatable bit for bit, at some cost in speed.
-        scales: named sets of changes, which ``scale=NAME`` applies.
-    """
-
-    later: ClassVar[tuple[str, ...]] = ("task", "backbone", "freeze")
-    net: NetSection
-    branches: str = "ireps"
-    data: DataSection
-    task: str = "classification"
-    seed: Seed = 0
-    threads: Threads | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    deterministic: bool = False
-    backbone: BackboneSection = BackboneSection()
-    freeze: FreezeSection = FreezeSection()
-    search: SearchSection = SearchSection()
-    train: TrainSection = TrainSection()
-    scales: dict[str, Options] = {}
-
-
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply ``key=value`` overrides.
-
-    Raises:
-        RecipeError: All faults of the file and the overrides in one message.
-        InputError: The file is missing.
-    """
-    name = Path(path).name
-    try:
-        content = parse_yaml(read_bytes(path, "recipe", DESCRIPTION))
-    except YamlError as error:
-        where = path if error.line is None else f"{path}:{error.line}"
-        raise RecipeError(str(error), where=where) from None
-    if not isinstance(content, dict):
-        raise RecipeError("a recipe is a mapping of keys to values", where=path)
-    return recipe_of(content, overrides, name)[0]
-
-
-def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of this content with ``key=value`` overrides, and the content with them.
-
-    Raises:
-        RecipeError: All faults in one message, which names the recipe.
-    """
-    # A value that an override replaces is checked all the same; what is missing may be given by one.
-    faults = _value_faults(content) if overrides else []
-    content, wrong = _with_overrides(content, overrides)
-    faults += wrong
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        faults += [fault for fault in faults_of(error, list(keys_of(Recipe))) if fault not in faults]
-    if faults:
-        raise RecipeError("; ".join(faults), where=name)
-    return recipe, content
-
-
-def _value_faults(content: dict[str, Any]) -> list[str]:
-    try:
-        Recipe.model_validate(content)
-    except ValidationError as error:
-        return faults_of(error, list(keys_of(Recipe)), values_only=True)
-    return []
-
-
-def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Apply overrides to the content, and return the faults found in them."""
-    result, faults = copied(content), []
-    scale: list[Override] = []
-    single: list[Override] = []
-    known = list(keys_of(Recipe))
-    for override in overrides:
-        try:
-            key, value = pair(override)
-            if key == "scale":
-                given = content.get("scales") or {}
-                scales = {"smoke": _SMOKE, **given} if isinstance(given, dict) else given
-                scale += [(full_key(each, known, _FREE), item) for each, item in scale_of(scales, value)]
-            else:
-                single.append((full_key(key, known, _FREE), value))
-        except RecipeError as error:
-            faults.append(error.line)
-    for key, value in [*giving_way(result, scale, single), *single]:
-        try:
-            put(result, key, value)
-        except RecipeError as error:
-            faults.append(error.line)
-    return result, faults
-
-
-_FREE = ("net.args.", "data.options.", "scales.")
-# Of a recipe that defines none; how much data there is depends on the data.
-_SMOKE: Options = {
-    "search.population": 3,
-    "search.warmup_epochs": 1,
-    "search.evolutions": 2,
-    "search.epochs_per_evolution": 1,
-    "train.epochs": 2,
-    "train.warmup_epochs": 0,
-}
-
-
-def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a section, and of those in it."""
-    for name, info in section.model_fields.items():
-        yield prefix + name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from keys_of(info.annotation, f"{prefix}{name}.")

@@ -1,0 +1,103 @@
+"""Read a recipe: the file, then ``key=value`` overrides and named scales."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from irepdeploy.errors import RecipeError
+from irepdeploy.files import read_bytes
+from irepdeploy.limits import DESCRIPTION
+from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way, pair, put, scale_of
+from irepdeploy.parsing.validation import faults_of
+from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
+from irepdeploy.recipe.schema import Recipe, keys_of
+from irepdeploy.recipe.sections import Options
+
+__all__ = ["load_recipe", "recipe_of"]
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply ``key=value`` overrides.
+
+    Raises:
+        RecipeError: All faults of the file and the overrides in one message.
+        InputError: The file is missing.
+    """
+    name = Path(path).name
+    try:
+        content = parse_yaml(read_bytes(path, "recipe", DESCRIPTION))
+    except YamlError as error:
+        where = path if error.line is None else f"{path}:{error.line}"
+        raise RecipeError(str(error), where=where) from None
+    if not isinstance(content, dict):
+        raise RecipeError("a recipe is a mapping of keys to values", where=path)
+    return recipe_of(content, overrides, name)[0]
+
+
+def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of this content with ``key=value`` overrides, and the content with them.
+
+    Raises:
+        RecipeError: All faults in one message, which names the recipe.
+    """
+    # A value that an override replaces is checked all the same; what is missing may be given by one.
+    faults = _value_faults(content) if overrides else []
+    content, wrong = _with_overrides(content, overrides)
+    faults += wrong
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        faults += [fault for fault in faults_of(error, list(keys_of(Recipe))) if fault not in faults]
+    if faults:
+        raise RecipeError("; ".join(faults), where=name)
+    return recipe, content
+
+
+def _value_faults(content: dict[str, Any]) -> list[str]:
+    try:
+        Recipe.model_validate(content)
+    except ValidationError as error:
+        return faults_of(error, list(keys_of(Recipe)), values_only=True)
+    return []
+
+
+def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Apply overrides to the content, and return the faults found in them."""
+    result, faults = copied(content), []
+    scale: list[Override] = []
+    single: list[Override] = []
+    known = list(keys_of(Recipe))
+    for override in overrides:
+        try:
+            key, value = pair(override)
+            if key == "scale":
+                given = content.get("scales") or {}
+                scales = {"smoke": _SMOKE, **given} if isinstance(given, dict) else given
+                scale += [(full_key(each, known, _FREE), item) for each, item in scale_of(scales, value)]
+            else:
+                single.append((full_key(key, known, _FREE), value))
+        except RecipeError as error:
+            faults.append(error.line)
+    for key, value in [*giving_way(result, scale, single), *single]:
+        try:
+            put(result, key, value)
+        except RecipeError as error:
+            faults.append(error.line)
+    return result, faults
+
+
+_FREE = ("net.args.", "data.options.", "scales.")
+# Of a recipe that defines none; how much data there is depends on the data.
+_SMOKE: Options = {
+    "search.population": 3,
+    "search.warmup_epochs": 1,
+    "search.evolutions": 2,
+    "search.epochs_per_evolution": 1,
+    "train.epochs": 2,
+    "train.warmup_epochs": 0,
+}
