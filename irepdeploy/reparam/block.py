@@ -15,7 +15,7 @@ from irepdeploy.reparam import algebra
 from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.merging import Term, merge
-from irepdeploy.reparam.normalisation import NORMS, Norm, has_forward_hooks, scale_shift, uses_batch, with_moments
+from irepdeploy.reparam.normalisation import NORMS, Norm, has_hooks, scale_shift, uses_batch, with_moments
 from irepdeploy.reparam.sample import RUNNING, Sample, Statistics, sample_size, tap_slice
 
 __all__ = ["STEPS", "FixedOperation", "RepBlock", "Step", "is_marked"]
@@ -175,21 +175,24 @@ class RepBlock(nn.Module):
         live = any(uses_batch(norm) for norm in self._norms())
         if self.step == "exact" and (live or self._drops):
             return None
-        # Tracing dissolves the branches.
-        if not isinstance(x, Tensor):
+        # Tracing dissolves the branches; wrong shapes are left to torch's own messages.
+        if not isinstance(x, Tensor) or x.dim() != 4:
             return None
         geometry = self.geometry.behind_padding
         height, width = geometry.output_size((x.shape[2], x.shape[3]))
+        if min(height, width) < 1:
+            return None
         positions = len(x) * height * width
         if not live:
             # For fewer positions merging kernels costs more than it saves.
             few = positions < geometry.in_channels // geometry.groups
-            watched = any(has_forward_hooks(part) for part in self.modules() if part is not self)
+            watched = any(has_hooks(part) for part in self.modules() if part is not self)
             return None if few or (watched and self.step == "exact") else RUNNING
         count = sample_size(positions, geometry.out_channels) if self.sample is None else self.sample
         # Ranks that share statistics must agree, whatever the sizes of their batches.
         shared = any(isinstance(norm, nn.SyncBatchNorm) for norm in self._norms())
-        if self.sample is None and 2 * count > positions and not shared:
+        # One value has no variance, and none has no mean: torch knows what to do.
+        if not shared and (positions < 2 or (self.sample is None and 2 * count > positions)):
             return None
         parts = [self.branches[name] for name in self._active]
         return Sample(x, geometry, count, [(part.rows, part.columns) for part in parts if isinstance(part, Branch)])
@@ -223,7 +226,9 @@ class RepBlock(nn.Module):
             if isinstance(statistics, Sample) and bn is not None and all(uses_batch(norm) for norm in self._norms()):
                 with torch.no_grad():
                     moments = statistics.moments(kernel, bn)
-        kernel, bias = kernel.to(x.dtype), bias.to(x.dtype)
+        # Not that of the map: it may be wrong.
+        dtype = self.fixed.conv.weight.dtype
+        kernel, bias = kernel.to(dtype), bias.to(dtype)
         whole_map = statistics.batch if isinstance(statistics, Sample) else x
         out = F.conv2d(whole_map, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         if bn is not None and moments is not None:

@@ -64,6 +64,18 @@ class _Sum(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.slices = inputs[0]
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
+        kernels, scales = ctx.saved_tensors[::2], ctx.saved_tensors[1::2]
+        found = []
+        for sides, kernel, scale, *of in zip(ctx.slices, kernels, scales, tangents[::2], tangents[1::2], strict=True):
+            moved = of[0] * scale.reshape(-1, 1, 1, 1) + kernel * of[1].reshape(-1, 1, 1, 1)
+            # Each in a tensor of its own: vmap adds no batched tensor in place to one that is not.
+            found.append(moved.new_zeros(kernels[0].shape))
+            algebra.add_taps(found[-1], moved, *sides)
+        return torch.stack(found).sum(0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

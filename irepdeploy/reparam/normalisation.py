@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from irepdeploy.reparam import algebra
 
 __all__ = [
-    "NORMS", "Norm", "batch_norm", "has_forward_hooks", "moments_of_ranks", "scale_shift", "scale_shift_of",
+    "NORMS", "Norm", "batch_norm", "has_hooks", "moments_of_ranks", "scale_shift", "scale_shift_of",
     "uses_batch", "with_moments",
 ]  # fmt: skip
 
@@ -24,13 +24,12 @@ def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
     """Return ``factor * bn(x)``; the factor goes into gamma and beta, which saves a pass over the map."""
     if factor is None:
         return bn(x)
-    if type(bn) is not nn.BatchNorm2d or bn.weight is None or has_forward_hooks(bn):
+    if type(bn) is not nn.BatchNorm2d or bn.weight is None or has_hooks(bn):
         return bn(x) * factor
     momentum = _count_batch(bn)
     return F.batch_norm(
         x,
-        bn.running_mean,
-        bn.running_var,
+        *_running(bn),
         bn.weight * factor,
         bn.bias * factor,
         bn.training or bn.running_mean is None,
@@ -50,13 +49,10 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return algebra.bn_scale_shift(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
     # torch.compile does not support a function that updates buffers.
     if type(bn) is nn.BatchNorm2d and x.numel() > x.shape[1] and not torch.compiler.is_compiling():
-        mean, inverse = _BatchStatistics.apply(x, bn.running_mean, bn.running_var, _count_batch(bn), bn.eps)
+        mean, inverse = _BatchStatistics.apply(x, *_running(bn), _count_batch(bn), bn.eps)
         scale = inverse if bn.weight is None else inverse * bn.weight
         return scale, (0 if bn.bias is None else bn.bias) - mean * scale
-    # In float32 for a half-precision map, as torch's own kernels do.
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
-    return scale_shift_of(bn, mean, var, x.numel() / x.shape[1])
+    return scale_shift_of(bn, *_moments(x), x.numel() / x.shape[1])
 
 
 def uses_batch(bn: Norm) -> bool:
@@ -67,15 +63,19 @@ def uses_batch(bn: Norm) -> bool:
 def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[Tensor, Tensor]:
     """Express `bn` as ``scale * x + shift`` by mean and variance of `values` values a channel.
 
-    It updates the running statistics. Under a SyncBatchNorm the statistics are those of all ranks together.
+    It updates the running statistics, unless there are no values at all. Under a SyncBatchNorm the statistics are those
+    of all ranks together.
     """
     mean, var, count = moments_of_ranks(bn, mean, var, values)
-    if bn.running_mean is not None and bn.running_var is not None:
+    running_mean, running_var = _running(bn)
+    if running_mean is not None and running_var is not None:
         momentum = _count_batch(bn)
-        with torch.no_grad():
-            unbiased = var * (count / (count - 1).clamp(min=1))
-            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
-            bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), momentum)
+        # A rank without values still updates by those of the others.
+        if values or isinstance(bn, nn.SyncBatchNorm):
+            with torch.no_grad():
+                unbiased = var * (count / (count - 1).clamp(min=1))
+                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     return algebra.bn_scale_shift(bn.weight, bn.bias, mean, var, bn.eps)
 
 
@@ -98,10 +98,7 @@ def with_moments(y: Tensor, mean: Tensor, var: Tensor, bn: Norm) -> Tensor:
         found: Tensor = _WithMoments.apply(y, mean.detach(), var.detach(), bn.eps)
         return found
     with torch.no_grad():
-        # In float32 for a half-precision map, as torch's own kernels do.
-        wide = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
-        own_var, own_mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
-        own_mean, own_var, _ = moments_of_ranks(bn, own_mean, own_var, y.numel() / y.shape[1])
+        own_mean, own_var, _ = moments_of_ranks(bn, *_moments(y), y.numel() / y.shape[1])
         scale = ((var + bn.eps) / (own_var + bn.eps)).sqrt()
         shift = mean - own_mean * scale
     return y * scale.to(y.dtype).reshape(1, -1, 1, 1) + shift.to(y.dtype).reshape(1, -1, 1, 1)
@@ -175,7 +172,7 @@ def _over_ranks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and count over the batches of all ranks, which may differ in size."""
     sums: Tensor = _SumOverRanks.apply(torch.cat([mean * count, count]), group)
-    total = sums[-1:]
+    total = sums[-1:].clamp(min=1)
     whole = sums[:-1] / total
     # Around the common mean, so that a large mean does not cancel the digits of the variance.
     squares: Tensor = _SumOverRanks.apply((var + (mean - whole).square()) * count, group)
@@ -184,13 +181,31 @@ def _over_ranks(
 
 def _count_batch(bn: Norm) -> float:
     """Count a batch in train mode and return the weight of its statistics."""
-    if bn.training and bn.num_batches_tracked is not None:
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
             return 1.0 / float(bn.num_batches_tracked)
     return 0.0 if bn.momentum is None else bn.momentum
 
 
-def has_forward_hooks(module: nn.Module) -> bool:
-    """Tell whether `module` itself has hooks that run with its forward pass."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _running(bn: Norm) -> tuple[Tensor | None, Tensor | None]:
+    """Return the running statistics that a pass reads or updates, as torch does: ``track_running_stats`` may change."""
+    return (None, None) if bn.training and not bn.track_running_stats else (bn.running_mean, bn.running_var)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (C,) of a map (N, C, H, W), zeros if it is empty."""
+    # In float32 for a half-precision map, as torch's own kernels do.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if not x.numel():
+        nothing = wide.sum((0, 2, 3))
+        return nothing, nothing
+    var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    return mean, var
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether `module` itself has hooks that run with its forward or backward pass."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -119,13 +119,17 @@ class Sample:
     def _moments(self, patch: Tensor, kernel: Tensor | None) -> tuple[Tensor, Tensor]:
         matrix, groups = None, self._geometry.groups
         if kernel is not None:
+            # Equal taps are given as one.
+            repeated = [axis for axis in (1, 2) if kernel.shape[axis + 1] < patch.shape[axis]]
+            if repeated:
+                patch = patch.sum(repeated, keepdim=True)
             matrix = kernel.permute(0, 2, 3, 1).flatten(1, 2).to(patch.dtype)
         if not torch.compiler.is_compiling():
             found: tuple[Tensor, Tensor] = _Moments.apply(patch, matrix, groups)
             return found
         y = _wide(_mapped(patch, matrix, groups))
-        mean = y.mean(1, keepdim=True)
-        return mean.flatten(), (y - mean).square().mean(1).flatten()
+        mean = _mean(y)
+        return mean.flatten(), _mean((y - mean).square()).flatten()
 
     @property
     def _patches(self) -> dict[Kind, Tensor]:
@@ -228,50 +232,46 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patch: Tensor, matrix: Tensor | None, groups: int) -> tuple[Tensor, Tensor]:
         y = _wide(_mapped(patch, matrix, groups))
-        mean = y.mean(1, keepdim=True)
+        mean = _mean(y)
         centred = y - mean
         ctx.save_for_backward(patch, matrix, centred)
-        return mean.flatten(), centred.square().mean(1).flatten()
+        return mean.flatten(), _mean(centred.square()).flatten()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         patch, matrix, centred = ctx.saved_tensors
         groups, count = centred.shape[:2]
-        of_mean, of_var = (each.reshape(groups, 1, -1) / count for each in gradients)
+        of_mean, of_var = (each.reshape(groups, 1, -1) / max(count, 1) for each in gradients)
         of_map = torch.addcmul(of_mean, centred, of_var, value=2).to(patch.dtype)
         if matrix is None:
             return of_map.reshape(patch.shape), None, None
-        rows = _rows(patch, matrix, groups)
-        of_matrix = torch.bmm(of_map.transpose(1, 2), rows).reshape(matrix.shape)
-        of_rows = torch.bmm(of_map, _by_group(matrix, groups))
-        per_tap = (
-            of_rows.reshape(groups, count, matrix.shape[1], -1).permute(1, 2, 0, 3).reshape(count, -1, patch.shape[3])
-        )
-        if per_tap.shape[1] < patch.shape[1] * patch.shape[2]:
-            return per_tap.unsqueeze(1).expand(patch.shape), of_matrix, None
-        return per_tap.reshape(patch.shape), of_matrix, None
+        of_matrix = torch.bmm(of_map.transpose(1, 2), _rows(patch, groups)).reshape(matrix.shape)
+        of_rows = torch.bmm(of_map, _by_group(matrix, groups)).reshape(groups, count, *matrix.shape[1:])
+        return of_rows.permute(1, 2, 0, 3).reshape(patch.shape), of_matrix, None
 
 
 def _mapped(patch: Tensor, matrix: Tensor | None, groups: int) -> Tensor:
     """Apply a matrix (C_out, taps, C_in/groups), None for the identity: (groups, count, C_out/groups)."""
     if matrix is None:
-        return patch.reshape(1, len(patch), -1)
-    return torch.bmm(_rows(patch, matrix, groups), _by_group(matrix, groups).transpose(1, 2))
+        return patch.reshape(1, len(patch), patch.shape[3])
+    return torch.bmm(_rows(patch, groups), _by_group(matrix, groups).transpose(1, 2))
 
 
-def _rows(patch: Tensor, matrix: Tensor, groups: int) -> Tensor:
+def _rows(patch: Tensor, groups: int) -> Tensor:
     """Return what each row of the matrix is multiplied with, (groups, count, taps * C_in/groups)."""
-    count, taps = len(patch), patch.shape[1] * patch.shape[2]
-    patch = patch.reshape(count, taps, -1)
-    if matrix.shape[1] == 1 < taps:
-        patch = patch.sum(1, keepdim=True)
-    return patch.reshape(count, patch.shape[1], groups, -1).permute(2, 0, 1, 3).reshape(groups, count, -1)
+    count, rows, columns, channels = patch.shape
+    return patch.reshape(count, rows * columns, groups, channels // groups).permute(2, 0, 1, 3).flatten(2)
 
 
 def _by_group(matrix: Tensor, groups: int) -> Tensor:
     """Return a matrix (C_out, taps, C_in/groups) as (groups, C_out/groups, taps * C_in/groups)."""
     return matrix.reshape(groups, len(matrix) // groups, -1)
+
+
+def _mean(y: Tensor) -> Tensor:
+    """Return the mean over the positions (groups, count, C), kept as a side of 1; 0 where a rank has none."""
+    return y.sum(1, keepdim=True) / max(y.shape[1], 1)
 
 
 def _wide(y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import STEPS, RepBlock, Step
-from irepdeploy.reparam.normalisation import has_forward_hooks
+from irepdeploy.reparam.normalisation import has_hooks
 from irepdeploy.reparam.wrappers import unwrapped
 
 __all__ = ["set_step"]
@@ -20,7 +20,7 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
     normalisation uses the batch (all in eval mode, as frozen backbones have them) both are one exact convolution. A
     checkpoint does not store the step, and eval mode does not depend on it.
 
-    In a merged step drop-path drops a branch for all images at once, and forward hooks on parts of a block do not run.
+    In a merged step drop-path drops a branch for all images at once, and hooks on parts of a block do not run.
     Branches of your own that define no `linear` run by themselves.
 
     Args:
@@ -34,6 +34,8 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
         InputError: `step` or `sample` is not valid.
         ModelError: The network has no RepBlock, or hooks that a merged step would not run.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if step not in STEPS:
         raise InputError(f"expected {' or '.join(STEPS)}, got {step!r}", where="step")
     if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool) or sample < 2):
@@ -42,10 +44,10 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
     if not blocks:
         raise ModelError("the network has no branches", hint="insert_branches(model)")
     for name, block in blocks.items():
-        hooked = [part for part, module in block.named_modules() if part and has_forward_hooks(module)]
+        hooked = [part for part, module in block.named_modules() if part and has_hooks(module)]
         if step == "merged" and hooked:
             raise ModelError(
-                "forward hooks here would not run in a merged step",
+                "hooks here would not run in a merged step",
                 where=f"{name}.{hooked[0]}".lstrip("."),
                 hint="remove them, or keep the exact step",
             )

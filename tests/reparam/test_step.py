@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES, Branch, possible_branches
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.sample import Sample, sample_size
+from irepdeploy.reparam.sample import Sample, Statistics, sample_size
 from irepdeploy.testing.strategies import geometries, randomize_block
 from support.processes import run_ranks
 
@@ -120,7 +121,7 @@ def test_frozen_statistics_are_merged_by_themselves() -> None:
     assert convolutions(block, x) > 9
 
 
-@pytest.mark.parametrize("keep", ["drop_path", "hooks"])
+@pytest.mark.parametrize("keep", ["drop_path", "hooks", "backward_hooks"])
 def test_what_a_merged_step_would_change_is_not_merged_by_itself(keep: str) -> None:
     block, x = made(Geometry(4, 4), 1), batch(Geometry(4, 4), 1)
     for norm in norms(block):
@@ -128,10 +129,13 @@ def test_what_a_merged_step_would_change_is_not_merged_by_itself(keep: str) -> N
     seen = []
     if keep == "drop_path":
         block.drop_path = 0.5
-    else:
+    elif keep == "hooks":
         block.branches["conv1x1"].register_forward_hook(lambda *_: seen.append(1))
+    else:
+        block.fixed.conv.register_full_backward_hook(lambda *_: seen.append(1))
     assert convolutions(block, x) > 9
-    assert seen == ([] if keep == "drop_path" else [1])
+    block(x.requires_grad_()).sum().backward()
+    assert seen == {"drop_path": [], "hooks": [1, 1], "backward_hooks": [1]}[keep]
 
 
 def test_statistics_may_be_partly_frozen() -> None:
@@ -201,6 +205,45 @@ class _OfYourOwn(Branch):
     def equivalent_taps(self) -> tuple[Tensor, Tensor]:
         kernel, bias = self.inner.equivalent()
         return kernel, bias
+
+
+class _Row(Branch):
+    """A branch whose kernel has equal rows, and is given as one."""
+
+    name = "row"
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        shape = (geometry.out_channels, geometry.in_channels // geometry.groups, 1, geometry.kernel)
+        self.weight, self.bn = nn.Parameter(torch.empty(shape)), nn.BatchNorm2d(geometry.out_channels)
+
+    def kernel(self) -> Tensor:
+        return self.weight
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        size, shape = self.geometry.kernel, self.geometry
+        kernel = self.kernel().expand(-1, -1, size, size)
+        y = self.bn(nn.functional.conv2d(x, kernel, None, shape.stride, shape.padding, shape.dilation, shape.groups))
+        return y if factor is None else y * factor
+
+    def linear(self, statistics: Statistics) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        return self.kernel(), None, *statistics.of_taps(self.bn, self.kernel(), "all", "all", None)
+
+
+class _Column(_Row):
+    name = "column"
+
+    def kernel(self) -> Tensor:
+        return self.weight.transpose(2, 3)
+
+
+@pytest.mark.parametrize("kind", [_Row, _Column])
+def test_equal_taps_of_one_side_are_given_as_one(kind: type[Branch], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BRANCHES, kind.name, kind)
+    geometry = Geometry(4, 4, groups=2, kernel=5, padding=(2, 2))
+    block, x = made(geometry, 17), batch(geometry, 17)
+    block.active = [kind.name, "conv1x1"]
+    same(passed(copy.deepcopy(block), x), passed(merged(block), x))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -290,6 +333,55 @@ def test_few_positions_take_the_exact_step_and_draw_nothing() -> None:
     assert torch.equal(out, copy.deepcopy(block)(x))
 
 
+@pytest.mark.parametrize("sample", [None, EVERYTHING])
+def test_an_empty_batch_changes_no_statistics(sample: int | None) -> None:
+    block, x = made(Geometry(4, 4), 18), torch.empty(0, 4, 5, 5, dtype=torch.float64)
+    for model in (copy.deepcopy(block), merged(block, sample)):
+        found = passed(model, x)
+        assert found.pop("out").shape == found.pop("x").shape == x.shape
+        before = dict(block.named_buffers())
+        assert all(torch.equal(found[name], before[name]) for name in before if not name.endswith("tracked"))
+        assert all(int(found[name]) == 1 for name in before if name.endswith("tracked"))
+        assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "frozen"),
+    # Frozen statistics can do with one value.
+    [((1, 4, 3, 3), False), *itertools.product([(3, 4, 2, 2), (3, 4, 2, 5), (4, 5, 5)], [True, False])],
+)
+def test_wrong_shapes_get_the_error_of_torch_and_change_nothing(shape: tuple[int, ...], frozen: bool) -> None:
+    block, x = made(Geometry(4, 4, padding=(0, 0)), 19, frozen=frozen), torch.randn(shape, dtype=torch.float64)
+    texts, models = [], (branch_by_branch(block), merged(block, 64))
+    for model in models:
+        with pytest.raises((ValueError, RuntimeError)) as raised:
+            model(x)
+        texts.append(str(raised.value))
+    assert texts[0] == texts[1]
+    for name, buffer in models[0].named_buffers():
+        assert torch.equal(buffer, dict(models[1].named_buffers())[name]), name
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_a_map_of_another_dtype_is_refused(dtype: torch.dtype, frozen: bool) -> None:
+    block = merged(made(Geometry(4, 4), 20, frozen=frozen))
+    with pytest.raises(RuntimeError, match="type"):
+        block((10 * batch(Geometry(4, 4), 20)).to(dtype))
+
+
+def test_running_statistics_may_be_switched_off() -> None:
+    block, x = made(Geometry(4, 4), 21), batch(Geometry(4, 4), 21)
+    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
+    for norm in norms(block):
+        norm.track_running_stats = False
+    expected, found = passed(copy.deepcopy(block), x), passed(merged(block), x)
+    same(expected, found)
+    assert all(
+        torch.equal(buffer, found[name]) and torch.equal(buffer, expected[name]) for name, buffer in before.items()
+    )
+
+
 def test_the_same_seed_draws_the_same_sample() -> None:
     block, x = made(Geometry(4, 4), 11), batch(Geometry(4, 4), 11, images=8, extra=9)
     found = []
@@ -307,8 +399,9 @@ def test_few_positions_with_frozen_statistics_are_not_worth_merging() -> None:
     assert convolutions(block, torch.randn(1, 12, 3, 4, dtype=torch.float64)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_frozen_statistics_keep_what_torch_can_do() -> None:
-    """Second derivatives, torch.func and tracing work as they do branch by branch."""
+    """Second derivatives, torch.func, forward mode and tracing work as they do branch by branch."""
     geometry = Geometry(2, 2)
     block, x = made(geometry, 15, frozen=True), batch(geometry, 15, images=2, extra=1)
     found = []
@@ -327,6 +420,16 @@ def test_frozen_statistics_keep_what_torch_can_do() -> None:
     each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
     summed = torch.func.grad(lambda values: sum(loss(values, image) for image in x))(parameters)
     same(summed, {name: value.sum(0) for name, value in each.items()}, 1e-10)
+    for name in ("alpha.conv1x1", "fixed.conv.weight"):
+        value = parameters[name]
+        slopes = []
+        for model in (branch_by_branch(block), block):
+
+            def squares(value: Tensor, model: nn.Module = model, name: str = name) -> Tensor:
+                return torch.func.functional_call(model, {name: value}, (x,)).square()
+
+            slopes.append(torch.func.jacfwd(squares)(value))
+        assert float((slopes[0] - slopes[1]).detach().abs().max()) < 1e-9, name
     # torch cannot trace its identity.
     block.active = [name for name in block.active if name != "idconv1x1_3x3"]
     traced = torch.fx.symbolic_trace(block)
@@ -370,9 +473,11 @@ def test_set_step_refuses() -> None:
     with pytest.raises(ModelError, match="no branches"):
         ird.set_step(net(), "merged")
     inserted[0].branches["conv1x1"].bn.register_forward_hook(lambda *_: None)
-    with pytest.raises(ModelError, match=r"^0\.branches\.conv1x1\.bn: forward hooks here would not run"):
+    with pytest.raises(ModelError, match=r"^0\.branches\.conv1x1\.bn: hooks here would not run"):
         ird.set_step(inserted, "merged")
     assert inserted[3].step == "exact"
+    with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
+        ird.set_step("net", "merged")
     assert ird.set_step(inserted, "exact") is inserted
 
 
@@ -408,6 +513,16 @@ grads = {name: parameter.grad for name, parameter in block.named_parameters()}
 for grad in grads.values():
     distributed.all_reduce(grad)
 torch.save((out.detach(), grads, dict(block.named_buffers()), apart), f"{folder}/{rank}.pt")
+# A rank may have no part of a batch at all.
+block.zero_grad()
+mine = slice(0, 5) if rank == 0 else slice(5, 5)
+again = block(x[mine])
+(again * weights[mine]).sum().backward()
+theirs = {name: parameter.grad for name, parameter in block.named_parameters()}
+for name, grad in theirs.items():
+    distributed.all_reduce(grad)
+    assert torch.allclose(grad, grads[name], atol=1e-9), name
+assert all(bool(buffer.isfinite().all()) for buffer in block.buffers())
 distributed.barrier()
 distributed.destroy_process_group()
 """
