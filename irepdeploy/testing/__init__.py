@@ -48,7 +48,7 @@ def assert_equivalent(
     Args:
         a: The reference.
         b: The other model.
-        inputs: (N, C, H, W) float32, or a path for `read_inputs`; 8 seeded random inputs are compared as well. By
+        inputs: (N, C, H, W) float32, or a path for `read_inputs`; seeded random inputs are compared as well. By
             default real images are used, which need a known (C, H, W).
         tolerance: A name in `TOLERANCES`, or a Tolerance.
         model: Builds the class of a checkpoint of your own network.

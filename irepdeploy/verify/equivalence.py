@@ -82,7 +82,7 @@ def verify_models(
     Args:
         a: a checkpoint, an ``.onnx`` or ``.engine`` file, the name of a network, or a network in eval mode.
         b: like `a`.
-        inputs: inputs to use instead of real ones, see `gather_inputs`; 8 seeded random ones are added unless the
+        inputs: inputs to use instead of real ones, see `gather_inputs`; seeded random ones are added unless the
             tolerance is that of int8.
         input_shape: sizes of inputs that both models leave free.
         model_factory: builds the class of foreign checkpoints.

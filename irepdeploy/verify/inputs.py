@@ -35,8 +35,9 @@ Given = str | os.PathLike[str] | Array | Mapping[str, Array]
 # The shape of one float32 input without its batch, the inputs of a model, or its signature.
 Wanted = Sequence[int] | Sequence[TensorSpec] | Signature
 
-_LARGE = 64
-_FEW, _MANY = 8, 64
+# By the longest side of an input: how many are random, and how many are real. A map of many pixels is many comparisons.
+_LARGE, _HUGE = 64, 256
+_MANY, _FEW, _FEWEST = 64, 8, 2
 # Any 8 bits stand for a pixel, and both truth values for a mask.
 _RANGED = ("int", "uint16", "uint32", "uint64")
 
@@ -83,11 +84,11 @@ def signature_of(wanted: Wanted) -> Signature:
 def gather_inputs(
     wanted: Wanted, *, given: Given | None = None, dataset: str | None = None, seed: int = 0
 ) -> list[InputGroup]:
-    """Return 8 seeded random inputs and 64 real ones (8 if a side is above 64), or given ones instead.
+    """Return seeded random inputs and real ones: 8 and 64, 8 and 8 if a side is above 64, 2 and 2 above 256.
 
-    If no input is an image, there are only 64 random inputs (8 if a side is above 64). Random floats are standard
-    normal; whole numbers are within the limits that the network shows, else between the least and the greatest given
-    one, else 0 or 1 (uint8: 0 to 255).
+    Given ones replace the real ones. If no input is an image, there are only random inputs, as many as there would be
+    real ones. Random floats are standard normal; whole numbers are within the limits that the network shows, else
+    between the least and the greatest given one, else 0 or 1 (uint8: 0 to 255).
 
     Args:
         wanted: the shape of one float32 input without its batch, or the inputs or signature of the model; for several,
@@ -97,15 +98,15 @@ def gather_inputs(
         seed: of the random inputs.
     """
     signature = signature_of(wanted)
-    few = any(max(spec.sample, default=0) > _LARGE for spec in signature.inputs)
-    count = _FEW if few else _MANY
+    side = max((max(spec.sample, default=0) for spec in signature.inputs), default=0)
+    count = _FEWEST if side > _HUGE else _FEW if side > _LARGE else _MANY
     for spec in signature.inputs:
         if 0 in spec.sample:
             raise InputError(f"expected sizes from 1 up, got {spec}", where="inputs")
         size = count * math.prod(spec.sample) * np.dtype(spec.dtype).itemsize
         check_memory(COPIES * size, f"{count:,} of the input {spec}", "inputs")
     real = _real(signature, count, dataset, seed) if given is None else _given(given, signature, dataset)
-    random = random_group(signature, _FEW if real else count, seed)
+    random = random_group(signature, min(_FEW, count) if real else count, seed)
     return [random] if real is None else [random, real]
 
 

@@ -26,11 +26,15 @@ def array(*shape: int, dtype: str = "float32") -> np.ndarray:
         ((1, 16, 16), "digits", 64, "data set digits"),
         ((3, 32, 64), None, 64, "photographs"),
         ((3, 64, 65), None, 8, "photographs"),
+        ((1, 64, 256), None, 8, "photographs"),
+        ((1, 64, 257), None, 2, "photographs"),
     ],
 )
-def test_8_random_and_64_or_8_real_inputs(shape: tuple[int, ...], dataset: str | None, real: int, name: str) -> None:
+def test_random_and_real_inputs_are_fewer_where_they_are_larger(
+    shape: tuple[int, ...], dataset: str | None, real: int, name: str
+) -> None:
     random, others = gather_inputs(shape, dataset=dataset, seed=3)
-    assert random.array.shape == (8, *shape) and random.seed == 3
+    assert random.array.shape == (min(8, real), *shape) and random.seed == 3
     assert others.array.shape == (real, *shape) and others.name.startswith(name)
     assert {group.array.dtype.name for group in (random, others)} == {"float32"}
     assert len({image.tobytes() for image in others.array}) == real
