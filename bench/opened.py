@@ -168,7 +168,8 @@ def _specs(subject: Subject, origin: Origin, dtype: str, request: BenchRequest) 
         raise InputError(
             "it does not say what it takes",
             where=subject.label if subject.kind == MODULE else subject.target,
-            hint="add --input-shape 1xCxHxW, or save it with irepdeploy.save(net, path, input_shape=(3, 32, 32))",
+            hint="add --input-shape [NAME:]1xCxHxW for each input, or save it with "
+            "irepdeploy.save(net, path, input_shape=(3, 32, 32))",
         )
     return [TensorSpec(origin.input_name, (None, *shape), dtype)]
 

@@ -171,6 +171,7 @@ def _folder(path: Path) -> dict[str, Any]:
             "expected train/, val/ and test/ in this folder, or train/ and one of them, each with a folder of images "
             "for each class",
             where=path,
+            hint="move your classes into train/, and some images of each into test/CLASS",
         )
     val = min(max(images // _VAL_SHARE, min(len(classes), images // 2)), _MOST_VAL)
     return {"name": "folders", "root": str(path), "options": {"val": max(1, val)}}

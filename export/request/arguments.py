@@ -87,6 +87,6 @@ def _array(given: Any, single: bool, least: int = 1) -> np.ndarray[Any, Any]:
         raise InputError(
             f"expected arrays with a batch dimension, got {type(given).__name__}",
             where="inputs",
-            hint="an array (N, ...), {name: array}, or a file",
+            hint="an array (N, ...), {name: array} for several inputs, or a file",
         )
     return array.astype(np.float32) if single and array.dtype == np.float64 else array

@@ -53,7 +53,8 @@ def save(
             DistributedDataParallel or torch.compile are removed.
         path: The file to write.
         factory: ``package.module:function`` that builds a foreign class; `load` names it in its error.
-        input_shape: (C, H, W) of a foreign network's input.
+        input_shape: (C, H, W) of a foreign network's input. Leave it out if the network has several; commands then take
+            ``--input-shape``.
         extra: Plain containers and tensors to store as well (optimizer state, metrics).
 
     Raises:
@@ -61,12 +62,16 @@ def save(
         OutputError: The path cannot be written.
         ModelError: The network has state other than dense tensors.
         CheckpointError: Its Origin has a field of a wrong type or size.
-        InputError: `extra` holds other objects than plain containers and tensors.
+        InputError: `input_shape` is not the sizes of one input, or `extra` holds other objects than plain containers
+            and tensors.
     """
     model = unwrapped(model)
-    if input_shape is not None and not isinstance(input_shape, list | tuple):
-        hint = "for example (3, 224, 224)"
-        raise InputError(f"expected the sizes of an input, got {input_shape!r}", where="input_shape", hint=hint)
+    # Sizes that are integers, but too small, are refused with the other fields of the Origin.
+    if input_shape is not None and not (
+        isinstance(input_shape, list | tuple) and all(isinstance(size, int) for size in input_shape)
+    ):
+        hint = "for example (3, 224, 224); for a network of several inputs, leave it out"
+        raise InputError(f"expected the sizes of one input, got {input_shape!r}", where="input_shape", hint=hint)
     origin = origin_of(model)
     origin = replace(
         origin,

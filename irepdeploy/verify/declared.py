@@ -127,7 +127,8 @@ class Declared:
         """Return a copy with the names of another model: they correspond by name, else by position."""
         if len(self.inputs) != len(first.inputs):
             counts = [f"{each.label} takes {counted(len(each.inputs), 'input')}" for each in (first, self)]
-            raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]}")
+            hint = "compare forms of one network; a checkpoint of several inputs is saved without input_shape"
+            raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]}", hint=hint)
         inputs = _names(first.inputs, self.inputs)
         outputs = _names(first.outputs, self.outputs) if len(self.outputs) == len(first.outputs) else {}
         return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ from .fitness import Outcome, outcome_of
 __all__ = ["TargetCheck", "preflight"]
 
 _FEW = 2
+_SEVERAL = "search and train feed one input; train with several in a loop of your own, with insert_branches"
 
 
 class TargetCheck:
@@ -97,6 +99,16 @@ def _first(data: Split | Stream, batch_size: int, device: torch.device) -> tuple
     return found
 
 
+def _takes_one(network: nn.Module) -> bool:
+    try:
+        inspect.signature(network.forward).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a forward that does not say what it takes
+        pass
+    return True
+
+
 def _run(network: nn.Module, task: Task, inputs: Tensor, name: str) -> Any:
     try:
         raw = network(inputs)
@@ -105,6 +117,7 @@ def _run(network: nn.Module, task: Task, inputs: Tensor, name: str) -> Any:
             raise
         size = "x".join(map(str, inputs.shape[1:]))
         where = "net" if name == "train" else name
-        raise ModelError(f"the network cannot read inputs of {size}: {one_line(error)}", where=where) from error
+        text = f"the network cannot read inputs of {size}: {one_line(error)}"
+        raise ModelError(text, where=where, hint=None if _takes_one(network) else _SEVERAL) from error
     with blamed("outputs", f"task {task.name}"):
         return task.outputs(raw)

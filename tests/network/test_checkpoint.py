@@ -219,3 +219,5 @@ def test_factory_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         factory.load_model_factory("own_code_for_test")
     with pytest.raises(MissingError, match="cannot import"):
         factory.load_model_factory("no_such_module_here:make")
+    with pytest.raises(MissingError, match=r"without \.py: own_code_for_test:make"):
+        factory.load_model_factory("own_code_for_test.py:make")

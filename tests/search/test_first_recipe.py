@@ -55,7 +55,7 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
     ("words", "said"),
     [
         ([NET, "nowhere"], "neither a folder, nor package.module:function, nor a data set of irepdeploy"),
-        ([NET, "."], "expected train/, val/ and test/ in this folder"),
+        ([NET, "."], "some images of each into test/CLASS"),
         (["vgg61", "digits"], "did you mean vgg6"),
         (["mynet", "digits"], "a network of your own is package.module:factory"),
         ([NET, "digits", POOL], "labels outside the classes"),

@@ -108,6 +108,8 @@ def test_forms_of_one_network_share_what_either_knows() -> None:
     assert (found.inputs[0].name, found.inputs[0].shape, found.outputs) == ("in", (None, 3, 8, 8), {"out": 1})
     with pytest.raises(InputError, match=r"different inputs: 1x3x8x8 and 1x3x9x8"):
         resolved([fixed, model({"x": (1, 3, 9, 8)})])
+    with pytest.raises(InputError, match=r"takes 2 inputs .*saved without input_shape"):
+        resolved([fixed, model({"x": (1, 3, 8, 8), "t": (1, 1)})])
     with pytest.raises(InputError, match="expected one batch size, got 1 and 4"):
         resolved([model({"x": (1, 3), "t": ()}), model({"x": (4, 3), "t": ()})])
 
