@@ -13,6 +13,8 @@ from irepdeploy.runs.record import Record
 __all__ = ["BATCH_COLUMNS", "COLUMNS", "BatchRow", "Row", "batch_cells", "cells", "optimum", "rows"]
 
 COLUMNS = ["model", "runner", "median ms", "p90 ms", "spread", "x reference"]
+# A spread above which a row is not to be relied on, even after a warm-up that settled.
+_WIDE = 0.25
 BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms per batch", "images/s by batch"]
 
 
@@ -101,7 +103,7 @@ def cells(row: Row) -> list[object]:
         row.runner,
         f"{numbers.median_ms:.3f}",
         f"n={numbers.n} < 64" if numbers.p90_ms is None else f"{numbers.p90_ms:.3f}",
-        ("-" if numbers.cov is None else f"{numbers.cov:.1%}") + ("" if row.steady else " unsteady"),
+        ("-" if numbers.cov is None else f"{numbers.cov:.1%}") + _unsteady(row),
         _ratio_text(row.ratio),
     ]
 
@@ -114,9 +116,13 @@ def batch_cells(row: BatchRow) -> list[object]:
         best.runner,
         best.batch,
         f"{best.images_per_second:.1f}",
-        f"{best.summary.median_ms:.3f}" + ("" if best.steady else " unsteady"),
+        f"{best.summary.median_ms:.3f}" + _unsteady(best),
         ", ".join(f"{each.batch}: {each.images_per_second:.1f}" for each in row.sweep),
     ]
+
+
+def _unsteady(row: Row) -> str:
+    return "" if row.steady and (row.summary.cov or 0) <= _WIDE else " unsteady"
 
 
 def _ratio_text(value: Ratio | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from typer.core import TyperGroup
@@ -11,6 +12,7 @@ __all__ = ["EXAMPLES", "CommandGroup"]
 
 # Longer than any sentence: typer cuts it at the width of the terminal otherwise.
 _WHOLE = 1000
+_FEW = 8
 # A paragraph that begins with \b keeps its lines.
 EXAMPLES = "\n\n\b\nExamples:\n"
 _GIVEN = re.compile(r"\s+Examples?:\s+(irepdeploy .*|torchrun .*)\Z", re.DOTALL)
@@ -27,6 +29,15 @@ class CommandGroup(TyperGroup):
         super().__init__(**settings)
         for command in self.commands.values():
             command.help = _with_examples(command.help or "")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` name; the error for none that is near lists those of a small group."""
+        known = self.list_commands(ctx)
+        wrong = not ctx.resilient_parsing and args[0] not in known and not args[0].startswith("-")
+        # typer names those that are near.
+        if wrong and len(known) <= _FEW and not get_close_matches(args[0], known):
+            ctx.fail(f"no command {args[0]!r} (one of {', '.join(known)})")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list, with long sentences on several lines."""

@@ -478,6 +478,8 @@ def test_rows_by_hand(records: list) -> None:
         ["plain", "torch", "2.000", "2.000", "0.0%", "1 (reference)"],
         ["scale", "ort-cpu", "1.000", "1.000", "0.0% unsteady", "0.500 [0.500, 0.500]"],
     ]
+    noisy = replace(records[0], samples_ns=[2_000_000] * 79 + [90_000_000])
+    assert cells(rows([noisy])[0])[4].endswith("% unsteady")
     few = [replace(record, samples_ns=record.samples_ns[:5]) for record in records]
     assert cells(rows(few)[1])[3:] == ["n=5 < 64", "0.0% unsteady", "0.500 (too few samples)"]
     assert len(COLUMNS) == 6

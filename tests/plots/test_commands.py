@@ -142,7 +142,7 @@ def test_labels_of_architectures(runs: Path, monkeypatch: pytest.MonkeyPatch, tm
     ("line", "said"),
     [
         ("", "Missing command"),
-        ("nonsense search", "No such command"),
+        ("nonsense search", "no command 'nonsense' (one of arch, search, features, arch-weights, kernels, latency)"),
         ("arch", "Missing argument"),
         ("arch none", "no file, folder, Architecture or network of this name"),
         ("arch empty", "neither a search nor a training"),
