@@ -7,8 +7,9 @@ from pathlib import Path
 
 from irepdeploy.console import log
 from irepdeploy.errors import InputError
+from irepdeploy.runs import TOP_5
 from irepdeploy.runs.journal import JOURNAL
-from irepdeploy.runs.result import TOP_5, ScoreSet, SearchFigures, read_result
+from irepdeploy.runs.result import ScoreSet, SearchFigures, read_result
 
 from .others import PlainTable
 

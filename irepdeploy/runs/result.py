@@ -12,10 +12,7 @@ from pydantic import Field, StrictStr, model_validator
 from irepdeploy.errors import InputError
 from irepdeploy.runs.schema import Amount, Count, Digest, JsonFile, Loss, Number, Schema, Score, Scored, Share
 
-__all__ = ["TOP_5", "FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult", "read_result"]
-
-# A figure of classification with more than ten classes, which tables have a column for.
-TOP_5 = "top-5 accuracy"
+__all__ = ["FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult", "read_result"]
 
 
 class SearchFigures(Scored, JsonFile):

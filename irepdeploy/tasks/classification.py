@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irepdeploy.errors import InputError
-from irepdeploy.runs.result import TOP_5
+from irepdeploy.runs import TOP_5
 from irepdeploy.tasks.jackknife import Rows, Vector
 from irepdeploy.tasks.labels import check_labels
 from irepdeploy.tasks.metric import Interval, Metric

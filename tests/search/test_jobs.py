@@ -89,7 +89,7 @@ def test_the_commands(jobs: list[Path], tiny_overrides: list[str], tmp_path: Pat
     assert not (tmp_path / "5").exists()
     mine = tmp_path / "2"
     assert main([*line, "--job", "2/3", "--out", str(mine)]) == 0
-    assert "irepdeploy search compare --join FOLDER..." in capsys.readouterr().out
+    assert "irepdeploy search compare --join FOLDER..." in capsys.readouterr().err
     joined = ["search", "compare", "--join", str(jobs[0]), str(mine), str(jobs[2]), "--out", str(tmp_path / "joined")]
     assert main(joined) == 0
     assert "Search of vgg6 on digits: 2 seeds" in capsys.readouterr().out
