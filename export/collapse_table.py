@@ -67,9 +67,12 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
-    """Return one line about the regions that stayed, or None."""
+    """Return one line about the regions that stayed, or None.
+
+    Where nothing changed there is none: the reader of a plain network would take it for a failed fuse.
+    """
     kept = [region for region in regions if region["reason"]]
-    if not kept:
+    if not kept or not any(region["collapsed"] for region in regions):
         return None
     count = "1 region is" if len(kept) == 1 else f"{len(kept)} regions are"
     first = f"{kept[0]['name']}, {kept[0]['reason'].split('; ')[0]}"

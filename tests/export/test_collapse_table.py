@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from irepdeploy.export.collapse_table import show_regions, summary
+from irepdeploy.export.collapse_table import kept_note, show_regions, summary
 
 COUNTS: dict[str, Any] = {
     "changed": True,
@@ -49,3 +49,11 @@ def test_regions_and_reasons_of_one_kind_share_a_line(capsys: pytest.CaptureFixt
         "kept in add4: ConvTranspose 'up': no region",
         "kept in add5: planning took too long",
     ]
+
+
+def test_what_stayed_is_noted_beside_what_collapsed_only() -> None:
+    kept, merged = region("add", "merged it would take more", {"Add": 2}), region("c", "", {"Conv": 2}, collapsed=True)
+    assert kept_note([kept]) is None and kept_note([merged]) is None
+    assert kept_note([kept, merged]) == (
+        "1 region is not fully merged: in add, merged it would take more (--explain lists all)"
+    )
