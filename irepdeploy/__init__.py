@@ -5,8 +5,8 @@
     plain = ird.fuse(net.eval())
     assert ird.compare(net, plain, inputs).ok
 
-Names are imported on first use, so that `import irepdeploy` is cheap. This file runs on Python 3.8, because the board's
-agent contains it.
+Names are imported on first use, which keeps `import irepdeploy` cheap. This file must run on Python 3.8, because it is
+part of the board's agent.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Not in __all__: `search` and `detect` are modules as well, which are called like functions.
+    # `search` and `detect` are not in __all__ because they are also modules, made callable like functions.
     if name not in __all__ and name not in _CALLED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
@@ -85,7 +85,7 @@ def __getattr__(name: str) -> Any:
     if name == "detect":
         return importlib.import_module(f"{__name__}.detect")
     value = getattr(importlib.import_module(_HOME[name]), name) if name in _HOME else _from_stage(name)
-    # To import the stage `search` has set that name already, to the module that is called like the function.
+    # Importing the stage `search` has already bound that name, to the callable module.
     return globals().setdefault(name, value)
 
 
@@ -94,17 +94,17 @@ def __dir__() -> List[str]:
 
 
 def _installed_version() -> str:
-    # The tags of the repository are the only place that holds it; the archive for the board has metadata as well.
+    # The version is defined only by the repository's tags; the archive for the board contains metadata as well.
     from importlib import metadata
 
     try:
         return metadata.version("irepdeploy")
     except metadata.PackageNotFoundError:
-        return "unknown"  # sources on the path that nobody has installed
+        return "unknown"  # the sources are on the path, but not installed
 
 
 def _from_stage(name: str) -> Any:
-    # The core does not import stages: their public functions are entry points.
+    # The core does not import stages; their public functions are registered as entry points.
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="irepdeploy.api", name=name))

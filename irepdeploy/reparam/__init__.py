@@ -1,1 +1,1 @@
-"""Re-parameterization: insert branches beside convolutions, and fuse them exactly."""
+"""Re-parameterization: insert branches beside convolutions and fuse them exactly."""

@@ -1,7 +1,7 @@
-"""Pure functions on kernels that merge many branches into one convolution.
+"""Pure functions on kernels, used to merge several branches into one convolution.
 
-Shapes: kernel (C_out, C_in/groups, kh, kw), bias (C_out,), per-channel vectors (C,). Every function works in the dtype
-of its arguments; the proofs pass float64.
+Shapes: kernel (C_out, C_in/groups, kh, kw), bias (C_out,), per-channel vectors (C,). Every function computes in the
+dtype of its arguments; the proofs pass float64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def bn_scale_shift(
 ) -> tuple[Tensor, Tensor]:
     """Express batch normalisation as ``y = scale * x + shift``.
 
-    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; `shift` is also the output for zero.
+    ``scale = gamma / sqrt(var + eps)`` and ``shift = beta - mean * scale``, which is also the output for a zero input.
     """
     scale = torch.rsqrt(var + eps)
     if gamma is not None:
@@ -29,15 +29,15 @@ def bn_scale_shift(
 
 
 def fold_scale_shift(kernel: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Fold a per-channel ``scale * y + shift`` behind a convolution into its kernel and bias."""
+    """Fold a per-channel ``scale * y + shift`` that follows a convolution into its kernel and bias."""
     folded = shift if bias is None else bias * scale + shift
     return kernel * scale.reshape(-1, 1, 1, 1), folded
 
 
 def add_taps(full: Tensor, kernel: Tensor, rows: slice, columns: slice, factor: Tensor | None = None) -> None:
-    """Add ``factor * kernel`` in place at the given rows and columns of a KxK kernel (Section 3.1).
+    """Add ``factor * kernel`` in place to the given rows and columns of the KxK kernel `full` (Section 3.1).
 
-    Each side of `kernel` has that many taps, or one that is repeated.
+    Along each side, `kernel` has either as many taps as the slice selects, or a single tap that is broadcast.
     """
     taps = full[:, :, rows, columns]
     if factor is None:
@@ -55,17 +55,17 @@ def identity(channels: int, groups: int, like: Tensor) -> Tensor:
 
 
 def scale_inputs(kernel: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """Multiply a kernel by a factor per *input* channel, (C_in,)."""
+    """Multiply a kernel by one factor per *input* channel; `scale` is (C_in,)."""
     out_channels, per_group = kernel.shape[:2]
     per_row = scale.reshape(groups, 1, per_group).expand(groups, out_channels // groups, per_group)
     return kernel * per_row.reshape(out_channels, per_group, 1, 1)
 
 
 def chain_1x1(first: Tensor, first_bias: Tensor, second: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Merge a 1x1 convolution (M, C_in/groups, 1, 1) and the KxK one behind it (C_out, M/groups, K, K) into one.
+    """Merge a 1x1 convolution (M, C_in/groups, 1, 1) and the KxK one that follows it (C_out, M/groups, K, K).
 
-    W[o, i] = sum over m of W2[o, m] W1[m, i];  b[o] = sum over m and taps of W2[o, m] b1[m]. It is exact at the border
-    only if the map between the two is padded with `first_bias`, not with zero.
+    ``W[o, i] = sum over m of W2[o, m] W1[m, i]`` and ``b[o] = sum over m and taps of W2[o, m] b1[m]``. The result is
+    exact at the border only if the map between the two is padded with `first_bias` instead of zero.
     """
     out_channels, inner, height, width = second.shape
     per_group = first.reshape(groups, inner, -1)

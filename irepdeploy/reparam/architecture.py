@@ -1,6 +1,6 @@
-"""Architecture: a binary matrix, layers by branches, that says which branches are kept at which convolution.
+"""Architecture: a binary matrix of layers by branches that records which branches each convolution keeps.
 
-It does not import torch, so that any program can read it.
+This module does not import torch, so any program can read an Architecture.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Architecture:
     """The branches kept at each layer.
 
     Attributes:
-        layers: Names of the convolutions, in the network's order.
+        layers: Names of the convolutions, in the order of the network.
         branches: Names of the candidate operations, in a fixed order.
-        matrix: One row per layer, one column per branch; 1 keeps the branch.
+        matrix: One row per layer and one column per branch; 1 keeps the branch, 0 drops it.
 
     Raises:
-        ArchitectureError: A name repeats, or the matrix does not fit the names.
+        ArchitectureError: A name is repeated, or the matrix does not match the names.
     """
 
     layers: tuple[str, ...]
@@ -57,7 +57,15 @@ class Architecture:
 
     @classmethod
     def from_branches(cls, kept: Mapping[str, Iterable[str]], branches: Sequence[str]) -> Architecture:
-        """Build an Architecture from the names of the branches kept at each layer."""
+        """Build an Architecture from the names of the branches kept at each layer.
+
+        Args:
+            kept: Names of the kept branches of each layer, in the order of the network.
+            branches: Names of all candidate branches, which become the columns.
+
+        Raises:
+            ArchitectureError: A layer keeps a branch that is not in `branches`.
+        """
         rows = []
         for layer, names in kept.items():
             chosen = set(names)
@@ -69,17 +77,21 @@ class Architecture:
 
     @property
     def count(self) -> int:
-        """The number of branches kept, which Eq. 5 bounds by the branch budget."""
+        """The number of branches kept; Eq. 5 limits it to the branch budget."""
         return sum(map(sum, self.matrix))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the branches kept per layer; the order of columns and unused columns do not matter."""
+        """SHA-256 of the branches kept at each layer, independent of the order of columns and of unused columns."""
         rows = zip(self.layers, self.matrix, strict=True)
         return sha256(canonical_json([[layer, sorted(self._names(row))] for layer, row in rows]))
 
     def kept(self, layer: str) -> tuple[str, ...]:
-        """Return the branches kept at `layer`, in column order."""
+        """Return the branches kept at `layer`, in column order.
+
+        Raises:
+            ArchitectureError: The Architecture has no such layer.
+        """
         try:
             row = self.matrix[self.layers.index(layer)]
         except ValueError:
@@ -87,7 +99,7 @@ class Architecture:
         return self._names(row)
 
     def to_dict(self) -> dict[str, object]:
-        """Return a JSON object for `from_dict`."""
+        """Return a JSON object that `from_dict` reads."""
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -98,7 +110,15 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Architecture:
-        """Read the result of `to_dict`."""
+        """Read the result of `to_dict`.
+
+        Args:
+            value: The JSON object.
+            where: The file or place that an error message names.
+
+        Raises:
+            ArchitectureError: `value` is not a valid Architecture.
+        """
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise ArchitectureError(
                 "not an Architecture", where=where, hint="`irepdeploy search` writes one: best.json"
@@ -122,7 +142,11 @@ class Architecture:
             raise ArchitectureError(error.line, where=where) from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the Architecture as JSON, with a check against damage."""
+        """Write the Architecture as JSON with a checksum, and return the path.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
         return write_json(path, sealed(self.to_dict()))
 
     def _names(self, row: Sequence[int]) -> tuple[str, ...]:
@@ -130,11 +154,14 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Architecture:
-        """Read an Architecture file, or best.json in the folder of a search.
+        """Read an Architecture file.
+
+        Args:
+            path: The file, or the folder of a search, whose best.json is read.
 
         Raises:
             InputError: The file is missing.
-            ArchitectureError: The file is not an Architecture, or has changed since it was written.
+            ArchitectureError: The file is not an Architecture, or was changed after it was written.
         """
         best = Path(path, "best.json")
         path = best if best.is_file() else path

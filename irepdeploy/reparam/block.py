@@ -1,4 +1,4 @@
-"""RepBlock: a fixed operation and the branches beside it (Eq. 6 and 7)."""
+"""RepBlock: a fixed operation and its parallel branches (Eq. 6 and 7)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from irepdeploy.reparam.sample import RUNNING, Sample, Statistics, sample_size, 
 
 __all__ = ["STEPS", "FixedOperation", "RepBlock", "Step", "is_marked"]
 
-# How a block computes in train mode.
+# How a block computes its output in train mode.
 Step = Literal["exact", "merged"]
 STEPS: tuple[Step, ...] = ("exact", "merged")
 
 _OF_CONV = frozenset(
     ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 )
-# Set on every module of a branch, of which tracing keeps the innermost ones: they show that it dissolved a block. State
-# dicts do not contain it.
+# Set as an attribute on every module of a branch. Tracing keeps the innermost modules, and the mark on them shows that
+# their block was dissolved. State dicts do not contain it.
 _MARK = "irepdeploy_branch"
 
 
 class FixedOperation(nn.Module):
-    """The KxK convolution that is always there, and its batch normalisation, if any."""
+    """The KxK convolution that is always present, and its batch normalisation, if any."""
 
     def __init__(self, conv: nn.Conv2d, bn: Norm | None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class FixedOperation(nn.Module):
         self.bn = bn
 
     def forward(self, x: Tensor, *, padded: bool = False) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'); `padded`: x includes the padding already."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W'); if `padded`, `x` already includes the padding."""
         conv = self.conv
         if padded:
             y = F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
@@ -50,14 +50,14 @@ class FixedOperation(nn.Module):
         return y if self.bn is None else self.bn(y)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,), the batch normalisation folded in."""
+        """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,), with the batch normalisation folded in."""
         kernel, bias = self.conv.weight, self.conv.bias
         if self.bn is not None:
             return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn))
         return kernel, kernel.new_zeros(kernel.shape[0]) if bias is None else bias
 
     def term(self, statistics: Statistics) -> Term:
-        """Return what the operation adds to a merged kernel."""
+        """Return the term that this operation contributes to a merged kernel."""
         kernel, bias, every = self.conv.weight, self.conv.bias, slice(None)
         if self.bn is None:
             shift = kernel.new_zeros(kernel.shape[0])
@@ -66,28 +66,32 @@ class FixedOperation(nn.Module):
 
 
 class RepBlock(nn.Module):
-    """fixed(x) + sigmoid(beta) * sum over active branches of sigmoid(alpha) * branch(x).
+    """A fixed convolution with parallel branches that fuses exactly into one convolution.
 
-    `step` says how that is computed in train mode; in eval mode every branch runs by itself, and `fuse` proves itself
-    against that.
+    Computes ``fixed(x) + sigmoid(beta) * sum over active branches of sigmoid(alpha) * branch(x)``. In eval mode every
+    branch runs separately; `fuse` is proved against that output. In train mode the attribute `step` selects how the
+    sum is computed:
 
-    - "exact": every branch by itself. Where no normalisation uses the batch (all in eval mode), the kernels are merged
-      first and one convolution is computed, which is the same and costs less; not with drop-path, which is by image,
-      nor with hooks on parts of the block, nor on maps of fewer positions than channels.
-    - "merged": one convolution in every step. The statistics of each branch come from a `Sample` of the batch; hooks on
-      parts of the block do not run, and drop-path drops a branch for a whole step. A block with so few output positions
-      that most of them would be sampled takes the exact step, unless ranks share statistics.
+    - "exact": Every branch runs separately. If no normalisation uses batch statistics (all are in eval mode), the
+      kernels are merged first and a single convolution runs, which gives the same result at a lower cost. This shortcut
+      is not taken with drop-path, which drops branches per image, with hooks on parts of the block, or on maps with
+      fewer positions than channels.
+    - "merged": One convolution runs in every step. The statistics of each branch come from a `Sample` of the batch.
+      Hooks on parts of the block do not run, and drop-path drops a branch for a whole step. A block with so few output
+      positions that most of them would be sampled takes the exact step, unless its ranks share statistics.
 
-    `sample` is the number of output positions that are sampled; None: by the number of channels (`sample_size`).
+    The attribute `sample` is the number of output positions to sample; None chooses it from the number of channels
+    (`sample_size`).
 
     Args:
-        conv: The fixed convolution, 3x3, 5x5 or 7x7; the block takes it over.
-        bn: The batch normalisation behind it, or None. With a SyncBatchNorm the branches get SyncBatchNorms too.
-        branches: Names that `branch_class` knows, each possible beside this convolution.
-        scaled: Whether alpha and beta exist; without them every factor is 1. They start at 0: each sigmoid is 0.5.
+        conv: The fixed convolution, 3x3, 5x5 or 7x7. The block takes ownership of it.
+        bn: The batch normalisation that follows it, or None. With a SyncBatchNorm the branches use SyncBatchNorm too.
+        branches: Names known to `branch_class`, each possible beside this convolution.
+        scaled: Whether the block has alpha and beta. They start at 0, where each sigmoid is 0.5. Without them every
+            factor is 1.
 
     Raises:
-        ArchitectureError: A branch is unknown, or not possible here.
+        ArchitectureError: A branch is unknown, or not possible beside this convolution.
     """
 
     def __init__(self, conv: nn.Conv2d, bn: Norm | None, branches: Sequence[str], *, scaled: bool = True) -> None:
@@ -109,7 +113,7 @@ class RepBlock(nn.Module):
         for branch in self.branches.values():
             for module in branch.modules():
                 setattr(module, _MARK, True)
-        # One scalar per branch, so that an optimizer skips those that were inactive in a step.
+        # One parameter per branch, so that an optimizer skips the branches that were inactive in a step.
         self.alpha = nn.ParameterDict()
         self.beta: nn.Parameter | None = None
         if scaled and branches:
@@ -127,18 +131,18 @@ class RepBlock(nn.Module):
 
     @property
     def drop_path(self) -> float:
-        """Probability of dropping a branch for an image, in train mode (Larsson et al. 2016; DARTS)."""
+        """Probability of dropping a branch for one image in train mode (Larsson et al. 2016; DARTS)."""
         return float(self._drop_path)
 
     @drop_path.setter
     def drop_path(self, probability: float) -> None:
-        # A tensor: torch.compile would compile the block again for every new number.
+        # Stored as a tensor because torch.compile would recompile the block for every new number.
         self._drop_path = torch.tensor(float(probability), dtype=torch.float64)
         self._drops = probability > 0
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The active branches: the mask of a subnet."""
+        """Names of the active branches, which are the mask of a subnet."""
         return self._active
 
     @active.setter
@@ -150,13 +154,13 @@ class RepBlock(nn.Module):
         self._active = tuple(name for name in self.branches if name in chosen)
 
     def factor(self, name: str) -> Tensor | None:
-        """Return sigmoid(beta) * sigmoid(alpha) of a branch, or None if the block is not scaled."""
+        """Return ``sigmoid(beta) * sigmoid(alpha)`` for the branch `name`, or None if the block is not scaled."""
         if self.beta is None:
             return None
         return torch.sigmoid(self.beta) * torch.sigmoid(self.alpha[name])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         padded = self.geometry.padding_mode != "zeros"
         if padded:
             x = self.geometry.pad(x)
@@ -166,16 +170,16 @@ class RepBlock(nn.Module):
         out: Tensor = self.fixed(x, padded=padded)
         for name in self._active:
             y = self.branches[name](x, self.factor(name))
-            # In place: nothing else holds the sum, and no branch needs it for its gradient.
+            # In place is safe: nothing else holds the sum, and no branch needs it for its gradient.
             out += _dropped(y, self._drop_path) if self.training and self._drops else y
         return out
 
     def _merged_by(self, x: Tensor) -> Statistics | None:
-        """Return the statistics to merge the kernels by, or None if every branch runs by itself."""
+        """Return the statistics with which to merge the kernels, or None if every branch runs separately."""
         live = any(uses_batch(norm) for norm in self._norms())
         if self.step == "exact" and (live or self._drops):
             return None
-        # Tracing dissolves the branches; wrong shapes are left to torch's own messages.
+        # A tracer passes a proxy, and must see the branches; torch reports wrong shapes with its own messages.
         if not isinstance(x, Tensor) or x.dim() != 4:
             return None
         geometry = self.geometry.behind_padding
@@ -184,14 +188,14 @@ class RepBlock(nn.Module):
             return None
         positions = len(x) * height * width
         if not live:
-            # For fewer positions merging kernels costs more than it saves.
+            # With fewer positions, merging the kernels costs more than it saves.
             few = positions < geometry.in_channels // geometry.groups
             watched = any(has_hooks(part) for part in self.modules() if part is not self)
             return None if few or (watched and self.step == "exact") else RUNNING
         count = sample_size(positions, geometry.out_channels) if self.sample is None else self.sample
         # Ranks that share statistics must agree, whatever the sizes of their batches.
         shared = any(isinstance(norm, nn.SyncBatchNorm) for norm in self._norms())
-        # One value has no variance, and none has no mean: torch knows what to do.
+        # One value has no variance, and none has no mean: torch handles both.
         if not shared and (positions < 2 or (self.sample is None and 2 * count > positions)):
             return None
         parts = [self.branches[name] for name in self._active]
@@ -200,9 +204,9 @@ class RepBlock(nn.Module):
     def _merged(self, x: Tensor, statistics: Statistics) -> Tensor:
         geometry = self.geometry.behind_padding
         whole = []
-        # Kernels are merged in the dtype of the parameters; autocast is for the map.
+        # Kernels are merged in the dtype of the parameters; autocast applies only to the map.
         kind = x.device.type
-        # Not on the meta device, on which costs are counted.
+        # The meta device, on which costs are counted, has no autocast.
         available = torch.amp.autocast_mode.is_autocast_available(kind)
         with torch.autocast(kind, enabled=False) if available else nullcontext():
             terms = [self.fixed.term(statistics)]
@@ -226,27 +230,27 @@ class RepBlock(nn.Module):
             if isinstance(statistics, Sample) and bn is not None and all(uses_batch(norm) for norm in self._norms()):
                 with torch.no_grad():
                     moments = statistics.moments(kernel, bn)
-        # Not that of the map: it may be wrong.
+        # The dtype of the parameters, not of the map, which may have the wrong one.
         dtype = self.fixed.conv.weight.dtype
         kernel, bias = kernel.to(dtype), bias.to(dtype)
         whole_map = statistics.batch if isinstance(statistics, Sample) else x
         out = F.conv2d(whole_map, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         if bn is not None and moments is not None:
-            # Mean and variance of the sum are those of the batch: what is estimated is how branches share in it.
+            # The sum gets the mean and variance of the whole batch; only each branch's share in it is estimated.
             out = with_moments(out, moments[0] + bias, moments[1], bn)
         for branch, factor in whole:
             out += branch(x, factor)
         return out
 
     def _norms(self) -> Iterator[Norm]:
-        """Yield the normalisations of the active block, the fixed operation's first."""
+        """Yield the normalisations of the active block, starting with those of the fixed operation."""
         for part in (self.fixed, *(self.branches[name] for name in self._active)):
             for module in part.modules():
                 if isinstance(module, NORMS):
                     yield module
 
     def branch_equivalent(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias of one branch, times its factor (Section 3.4); they do not depend on the mask."""
+        """Return kernel and bias of one branch times its factor (Section 3.4), whether or not it is active."""
         branch = self.branches[name]
         assert isinstance(branch, Branch)
         kernel, bias = branch.equivalent()
@@ -257,7 +261,7 @@ class RepBlock(nn.Module):
         """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the active block in eval mode."""
         kernel, bias = self.fixed.equivalent()
         if self.fixed.bn is None:
-            # These are the parameters themselves, which must not change.
+            # Without batch normalisation these are the parameters themselves, which must not change.
             kernel, bias = kernel.clone(), bias.clone()
         for name in self._active:
             branch = self.branches[name]
@@ -274,7 +278,7 @@ class RepBlock(nn.Module):
                     f"a RepBlock has no {name!r}: that of its convolution is .fixed.conv.{name}; if the network "
                     "itself reads it, exclude that layer: insert_branches(..., where=...)"
                 ) from None
-            # Attributes that do not concern the weights are those of the convolution.
+            # Attributes unrelated to the weights are those of the convolution.
             if name in _OF_CONV:
                 return getattr(self.fixed.conv, name)
             raise
@@ -285,11 +289,11 @@ class RepBlock(nn.Module):
 
 
 def is_marked(module: nn.Module) -> bool:
-    """Tell whether a module was made as a part of a branch."""
+    """Return whether `module` was created as part of a branch."""
     return _MARK in vars(module)
 
 
 def _dropped(x: Tensor, probability: Tensor) -> Tensor:
-    """Set some images of (N, C, H, W) to 0, and scale the others so that the mean stays."""
+    """Set some images of (N, C, H, W) to 0, and scale the others to preserve the mean."""
     kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= probability
     return x * (kept.to(x.dtype) / (1 - probability))

@@ -1,9 +1,9 @@
 """The candidate operations of the re-parameterization search space, one class each (Section 3.1).
 
-Each runs beside a fixed KxK convolution, ends in its own batch normalisation, and knows the KxK kernel and the bias
-that it equals in eval mode. `BRANCHES` names them all. The names are for a 3x3 convolution: beside a 5x5 one
-``conv1x3`` is a 1x5, and ``conv1x1_avg3x3`` pools 5x5. A convolution may have a branch more than once: ``conv3x3_2`` is
-the second ``conv3x3``.
+Each branch runs in parallel to a fixed KxK convolution, ends in its own batch normalisation, and can compute the KxK
+kernel and the bias that it equals in eval mode. `BRANCHES` lists all of them by name. The names are those for a 3x3
+convolution: beside a 5x5 one, ``conv1x3`` is a 1x5 convolution and ``conv1x1_avg3x3`` pools 5x5. A convolution may have
+the same branch more than once: ``conv3x3_2`` is the second ``conv3x3``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Linear = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 class Branch(nn.Module):
-    """One candidate operation.
+    """Base class of the candidate operations.
 
-    A subclass sets `name`, builds its layers in ``__init__`` and defines `forward` and `linear`; `rows` and `columns`
-    are the taps of the KxK kernel that the latter returns. One that defines `equivalent_taps` instead is computed by
-    `forward` in a merged step too.
+    A subclass sets `name`, builds its layers in ``__init__`` and defines `forward` and `linear`. `rows` and `columns`
+    are the taps of the KxK kernel that `linear` returns. A subclass that defines `equivalent_taps` instead of `linear`
+    runs its `forward` in a merged step too.
+
+    Args:
+        geometry: Geometry of the fixed convolution.
     """
 
     name: ClassVar[str]
@@ -45,18 +48,23 @@ class Branch(nn.Module):
 
     @classmethod
     def impossible(cls, geometry: Geometry) -> str | None:
-        """Return why the branch is not possible beside a convolution of this geometry, or None if it is."""
+        """Return why the branch is impossible beside a convolution of this geometry, or None if it is possible."""
         return None
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'), times the scalar `factor`, if given."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), multiplied by the scalar `factor` if given."""
         raise NotImplementedError
 
     def linear(self, statistics: Statistics) -> Linear | None:
-        """Return kernel and bias of the map before the last normalisation, and the latter's scale and shift.
+        """Return kernel and bias of the map before the last normalisation, and the scale and shift of the latter.
 
-        The kernel is (C_out, C_in/groups, rows, columns), where equal rows may be returned as one row, and equal
-        columns as one; bias (or None), scale and shift are (C_out,). `statistics` express every normalisation.
+        Args:
+            statistics: Expresses every batch normalisation of the branch as a scale and a shift.
+
+        Returns:
+            The kernel (C_out, C_in/groups, rows, columns), whose equal rows may be given as one row and equal columns
+            as one column, the bias (C_out,) or None, the scale (C_out,) and the shift (C_out,). None if the branch
+            does not support merging.
         """
         return None
 
@@ -84,7 +92,7 @@ class Branch(nn.Module):
 
 
 class _TapBranch(Branch):
-    """A convolution over some taps of the KxK kernel, then batch normalisation."""
+    """A convolution over some taps of the KxK kernel, followed by batch normalisation."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
@@ -112,8 +120,8 @@ class _TapBranch(Branch):
         x, padding = pad_or_crop(x, self.padding)
         conv, stride = self.conv, self.geometry.stride
         if conv.kernel_size == (1, 1) and padding == (0, 0) and stride != (1, 1):
-            # Crop to the pixels that are read: with few channels in channels_last, the CPU's backward of a strided
-            # 1x1 convolution writes outside its memory (oneDNN, torch 2.13).
+            # Crop to the pixels that are read: with few channels in channels_last, the CPU's backward pass of a
+            # strided 1x1 convolution writes out of bounds (oneDNN, torch 2.13).
             x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
         y = F.conv2d(x, conv.weight, None, stride, padding, conv.dilation, conv.groups)
         return batch_norm(y, self.bn, factor)
@@ -124,43 +132,43 @@ class _TapBranch(Branch):
 
 
 class Conv3x3(_TapBranch):
-    """Another KxK convolution; other papers use it, the paper's search space does not."""
+    """A second KxK convolution, used by other papers but not part of the paper's search space."""
 
     name, rows, columns = "conv3x3", "all", "all"
 
 
 class Conv1x3(_TapBranch):
-    """1xK convolution: the middle row."""
+    """1xK convolution over the middle row."""
 
     name, rows, columns = "conv1x3", "middle", "all"
 
 
 class Conv3x1(_TapBranch):
-    """Kx1 convolution: the middle column."""
+    """Kx1 convolution over the middle column."""
 
     name, rows, columns = "conv3x1", "all", "middle"
 
 
 class Conv1x1(_TapBranch):
-    """1x1 convolution: the centre."""
+    """1x1 convolution at the centre tap."""
 
     name, rows, columns = "conv1x1", "middle", "middle"
 
 
 class Dil1x2(_TapBranch):
-    """1x2 convolution of dilation 2: the two ends of the middle row."""
+    """1x2 convolution of dilation 2 over the two ends of the middle row."""
 
     name, rows, columns = "dil1x2", "middle", "ends"
 
 
 class Dil2x1(_TapBranch):
-    """2x1 convolution of dilation 2: the two ends of the middle column."""
+    """2x1 convolution of dilation 2 over the two ends of the middle column."""
 
     name, rows, columns = "dil2x1", "ends", "middle"
 
 
 class Dil2x2(_TapBranch):
-    """2x2 convolution of dilation 2: the four corners."""
+    """2x2 convolution of dilation 2 over the four corners."""
 
     name, rows, columns = "dil2x2", "ends", "ends"
 
@@ -168,9 +176,9 @@ class Dil2x2(_TapBranch):
 class Conv1x1Conv3x3(Branch):
     """1x1 convolution to C_in channels, BN, KxK convolution, BN.
 
-    Between the two the map is padded with the first BN's output for zero, so that the whole is one convolution at the
-    border too. With ``bn(h) = s * h + z`` that is a zero-padded convolution of h with the kernel times s, plus the sum
-    of kernel times z, so no padded map is needed.
+    The map between the two convolutions is padded with the first BN's output for a zero input, so that the branch
+    equals one convolution at the border too. With ``bn(h) = s * h + z`` this is a zero-padded convolution of h with the
+    kernel times s, plus the sum of the kernel times z, so no padded map has to be created.
     """
 
     name = "conv1x1_3x3"
@@ -197,7 +205,7 @@ class Conv1x1Conv3x3(Branch):
         h = F.conv2d(x, self.first_kernel(), groups=geometry.groups)
         scale, shift = scale_shift(self.bn1, h)
         kernel, bias = self._second(scale, shift)
-        # The statistics of a half-precision map are float32; convolve in its own dtype.
+        # The statistics of a half-precision map are float32; convolve in the dtype of the map.
         kernel, bias = kernel.to(h.dtype), bias.to(h.dtype)
         y = F.conv2d(h, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return batch_norm(y, self.bn2, factor)
@@ -205,13 +213,13 @@ class Conv1x1Conv3x3(Branch):
     def linear(self, statistics: Statistics) -> Linear:
         first = self.first_kernel()
         scale, shift = statistics.of_pixels(self.bn1, first)
-        # The smaller kernel is scaled. Batch statistics of a half-precision map are float32.
+        # Scale the smaller of the two kernels. Batch statistics of a half-precision map are float32.
         first, shift = algebra.fold_scale_shift(first, None, scale, shift)
         kernel, bias = algebra.chain_1x1(first, shift, self.conv2.weight.to(first.dtype), self.geometry.groups)
         return kernel, bias, *statistics.of_taps(self.bn2, kernel, "all", "all", bias)
 
     def _second(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias of the second convolution with the first BN folded in."""
+        """Return kernel and bias of the second convolution, with the first BN folded in."""
         groups = self.geometry.groups
         weight = self.conv2.weight
         taps = weight.sum((2, 3)).reshape(groups, -1, weight.shape[1])
@@ -220,9 +228,9 @@ class Conv1x1Conv3x3(Branch):
 
 
 class IdConv1x1Conv3x3(Conv1x1Conv3x3):
-    """DBB's chain: the 1x1 kernel is I + W, and W starts at 0.
+    """DBB's 1x1-KxK chain, whose 1x1 kernel is I + W with W initialised to 0.
 
-    Beside a depthwise convolution it is an ordinary 1x1 kernel, twice as wide.
+    Beside a depthwise convolution the 1x1 kernel is an ordinary one, and the chain is twice as wide.
     """
 
     name = "idconv1x1_3x3"
@@ -246,8 +254,8 @@ class IdConv1x1Conv3x3(Conv1x1Conv3x3):
 class Conv1x1Avg3x3(Branch):
     """1x1 convolution to C_out channels, BN, KxK average pool that always divides by K*K, BN.
 
-    The map is padded with the first BN's output for zero, as in `Conv1x1Conv3x3`; a pool of ``s * h + z`` padded with z
-    is ``s * pool(h) + z`` with h padded with zero.
+    The map is padded with the first BN's output for a zero input, as in `Conv1x1Conv3x3`. Pooling ``s * h + z`` padded
+    with z equals ``s * pool(h) + z`` with h padded with zero.
     """
 
     name = "conv1x1_avg3x3"
@@ -274,7 +282,7 @@ class Conv1x1Avg3x3(Branch):
 
 
 class Avg3x3(Branch):
-    """KxK average pool that always divides by K*K, then BN: DBB's pool beside a depthwise convolution."""
+    """KxK average pool that always divides by K*K, then BN; DBB's pool beside a depthwise convolution."""
 
     name = "avg3x3"
 
@@ -298,7 +306,7 @@ class Avg3x3(Branch):
 
 
 class Identity(Branch):
-    """Batch normalisation alone; only where C_in = C_out and the stride is 1."""
+    """Batch normalisation alone, possible only if C_in = C_out and the stride is 1."""
 
     name, rows, columns = "identity", "middle", "middle"
 
@@ -347,7 +355,11 @@ _REPEATED = re.compile(r"(.+)_([2-9]|[1-9][0-9]+)")
 
 
 def branch_class(name: str) -> type[Branch]:
-    """Return the class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution."""
+    """Return the class of a branch; ``conv3x3_2`` is the second ``conv3x3`` beside one convolution.
+
+    Raises:
+        ArchitectureError: No branch has this name.
+    """
     if name in BRANCHES:
         return BRANCHES[name]
     repeated = _REPEATED.fullmatch(name)
@@ -357,12 +369,12 @@ def branch_class(name: str) -> type[Branch]:
 
 
 def register_branch(branch: type[Branch]) -> type[Branch]:
-    """Register a class of your own, so that presets, lists and Architectures can name it; a decorator.
+    """Register a custom branch class, so that presets, lists and Architectures can refer to it by name.
 
-    Test the class with `irepdeploy.testing.BranchContract`.
+    Use it as a class decorator; it returns `branch`. Test the class with `irepdeploy.testing.BranchContract`.
 
     Raises:
-        ArchitectureError: The name is taken or not valid.
+        ArchitectureError: The name is already taken, or is not valid.
     """
     name = getattr(branch, "name", "")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or _REPEATED.fullmatch(name):
@@ -375,7 +387,7 @@ def register_branch(branch: type[Branch]) -> type[Branch]:
 
 
 def possible_branches(geometry: Geometry, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of `names` that are possible beside a convolution of this geometry."""
+    """Return the branches among `names` that are possible beside a convolution of this geometry."""
     return tuple(name for name in names if branch_class(name).impossible(geometry) is None)
 
 

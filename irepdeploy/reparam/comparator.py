@@ -1,4 +1,4 @@
-"""Compare two networks by their outputs and by every layer that both have.
+"""Compare two networks by their outputs and by the layers they have in common.
 
 Errors and tolerances are defined in `irepdeploy.board.comparison`.
 """
@@ -36,13 +36,19 @@ def compare(
     inputs: torch.Tensor | Array | Sequence[torch.Tensor | Array],
     tolerance: Tolerance = TOLERANCES["float32"],
 ) -> Comparison:
-    """Run two networks on the same inputs and compare outputs, and every layer that both have under one name.
+    """Run two networks on the same inputs, and compare their outputs and the layers they have in common.
+
+    Layers are matched by name. Only layers with weights are compared, and only those that compute the same value in
+    both networks.
 
     Args:
-        a: The reference, in eval mode.
+        a: The reference network, in eval mode.
         b: The other network, in eval mode.
-        inputs: One tensor or array (N, C, H, W), or one for each input of the networks.
-        tolerance: The largest error allowed.
+        inputs: One tensor or array (N, C, H, W), or a list or tuple with one for each input of the networks.
+        tolerance: The largest errors allowed; by default those of float32.
+
+    Returns:
+        The comparison, whose `ok` is True if every output is within `tolerance`.
 
     Raises:
         InputError: A network is in train mode, or an output cannot be compared.
@@ -80,12 +86,12 @@ def _shared_layers(a: nn.Module, b: nn.Module) -> list[str]:
         }
 
     in_b = layers(b)
-    # Where a batch normalisation was folded, the convolution's output means something else.
+    # If a batch normalisation was folded into a convolution, the convolution's output is a different value.
     return [name for name, module in layers(a).items() if name and name in in_b and _same_meaning(module, in_b[name])]
 
 
 def _has_weights(module: nn.Module) -> bool:
-    # Layers without weights (ReLU, pools) only pass an error on, and would hide the layer that caused it.
+    # Layers without weights (ReLU, pools) only propagate an error, and would hide the layer that caused it.
     return next(module.parameters(recurse=False), None) is not None
 
 
@@ -109,7 +115,7 @@ def _run(
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     parameter = next(model.parameters(), None)
     if parameter is not None:
-        # The networks may differ in dtype and device, but get the same values.
+        # The networks may differ in dtype and device, but receive the same values.
         dtype = parameter.dtype
         inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
     seen: dict[str, Array] = {}
@@ -135,7 +141,7 @@ def _run(
 
 
 def _named(result: Any, name: str = "output") -> dict[str, Array]:
-    """Name each tensor that a network returned by its place, None omitted: ``output1``, ``scores``, ``scores.0``."""
+    """Name each returned tensor by its position or key (``output1``, ``scores``, ``scores.0``), and skip None."""
     if isinstance(result, Mapping):
         prefix = "" if name == "output" else f"{name}."
         parts = {f"{prefix}{key}": value for key, value in result.items()}

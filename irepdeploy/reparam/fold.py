@@ -1,4 +1,4 @@
-"""Fold batch normalisation into the convolutions before it, of any kernel size."""
+"""Fold batch normalisations into the convolutions before them, of any kernel size."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ __all__ = ["folded"]
 def folded(model: nn.Module) -> nn.Module:
     """Return a new network in which batch normalisations are folded into the convolutions before them.
 
-    Branches are fused first. `fuse` folds only inside its blocks, with kernels of 3x3 to 7x7; this also folds behind
-    1x1 and all other convolutions. An identity takes the place of the normalisation. A normalisation that is not the
-    only reader of a convolution (it reads a sum, or a map with other readers) stays. Kernels are scaled in float64 and
+    RepBlocks are fused first. While `fuse` folds only inside blocks, whose kernels are 3x3 to 7x7, this function folds
+    into convolutions of every size. Each folded normalisation is replaced by an identity. A normalisation is kept if it
+    is not the only reader of a convolution, for example because it reads a sum. Kernels are scaled in float64 and
     rounded once.
 
-    The result is for inference only: its Origin keeps the inputs and outputs, but not the network of the registry.
+    The result is for inference only: its Origin keeps the inputs and outputs, but not the name in the registry.
+
+    Args:
+        model: A network in eval mode; it is not changed.
 
     Raises:
-        NotFusable: Train mode, or statistics or weights that cannot be folded.
+        NotFusable: The network is in train mode, or has statistics or weights that cannot be folded.
         ModelError: ``forward`` cannot be traced.
     """
     model = unwrapped(model)
@@ -46,7 +49,7 @@ def folded(model: nn.Module) -> nn.Module:
     for conv_name, bn_name in followers_in_eval(model).items():
         conv, bn = modules[conv_name], modules[bn_name]
         assert isinstance(conv, nn.Conv2d) and isinstance(bn, Norm)
-        # Skip modules with hooks, weights that another module shares, and subclasses, which may do more.
+        # Skip modules with hooks, weights shared with another module, and subclasses, which may behave differently.
         watched = has_hooks(conv) or has_hooks(bn)
         if type(conv) is nn.Conv2d and not watched and holders[id(conv.weight)] == 1:
             replacements[conv] = _folded(conv, bn)
@@ -59,7 +62,7 @@ def folded(model: nn.Module) -> nn.Module:
 @exact_arithmetic()
 def _folded(conv: nn.Conv2d, bn: Norm) -> nn.Conv2d:
     result = copied_without_hooks(conv)
-    # On the CPU: Apple's GPUs have no float64.
+    # On the CPU, because Apple GPUs have no float64.
     wide, norm = conv.weight.cpu().double(), copied_without_hooks(bn).cpu().double()
     bias = None if conv.bias is None else conv.bias.cpu().double()
     kernel, shift = algebra.fold_scale_shift(wide, bias, *scale_shift(norm))

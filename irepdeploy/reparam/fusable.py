@@ -15,7 +15,10 @@ _TRAIN_AGAIN = "train again, or use an earlier checkpoint"
 
 
 def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
-    """Refuse a network that has no exact fused form; not `everywhere`: only its RepBlocks count."""
+    """Raise NotFusable for a network that has no exact fused form.
+
+    Unless `everywhere` is set, the statistics of batch normalisations outside RepBlocks are not checked.
+    """
     dissolved = dissolved_block(model)
     if dissolved is not None:
         raise NotFusable(
@@ -62,6 +65,6 @@ def _all_finite(tensor: Tensor) -> bool:
         tensor = torch.view_as_real(tensor.detach())
     elif tensor.is_floating_point() and tensor.itemsize < 2:
         tensor = tensor.detach().float()
-    # The extremes are NaN or infinite if any value is; this needs no tensor of flags.
+    # The extremes are NaN or infinite if any value is, and no tensor of flags is allocated.
     low, high = torch.aminmax(tensor.detach())
     return bool(torch.isfinite(low) & torch.isfinite(high))

@@ -1,4 +1,4 @@
-"""Fuse branches exactly into plain convolutions, and prove it block by block."""
+"""Fuse branches exactly into plain convolutions, and prove the result block by block."""
 
 from __future__ import annotations
 
@@ -38,10 +38,14 @@ def _by_algebra(block: RepBlock) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BlockProof:
-    """Relative errors of one fused block against its active branches, on a small map.
+    """Relative errors of one fused block against the block itself, measured on a small map.
 
-    `error_float64` is that of the kernel before rounding, `error_own_dtype` that of the convolution, in the block's
-    `dtype`.
+    Attributes:
+        layer: Name of the block.
+        branches: Names of its active branches.
+        error_float64: Error of the fused kernel before rounding, in float64.
+        error_own_dtype: Error of the resulting convolution, in `dtype`.
+        dtype: Dtype of the block, such as "float32".
     """
 
     layer: str
@@ -60,24 +64,28 @@ def fuse(
     where: Where | None = None,
     example: Any = None,
 ) -> nn.Module:
-    """Return a new network in which every RepBlock is one convolution with bias.
+    """Return a new network in which every RepBlock is replaced by one convolution with bias.
 
     Everything else is copied unchanged: other batch normalisations, hooks, dtype, device, ``requires_grad`` and names.
     Wrappers such as DistributedDataParallel or torch.compile are removed.
 
     Args:
         model: A network with RepBlocks, in eval mode; it is not changed.
-        keep_bn: Put the bias into a neutral batch normalisation instead, so that the state dict loads strictly into the
-            network that the branches were inserted into.
-        prove: Compare each block with its convolution: in float64 to 1e-10, in its own dtype to 1e-5 (float32).
-        method: Deprecated: call `irepdeploy.fuse_probe` for "probe", `irepdeploy.fuse_graph` for "graph".
-        where: Deprecated: belongs to `irepdeploy.fuse_probe`.
-        example: Deprecated: belongs to `irepdeploy.fuse_graph`.
+        keep_bn: Keep the bias in a neutral batch normalisation instead of the convolution, so that the state dict
+            loads strictly into the network into which the branches were inserted.
+        prove: Compare each block with its convolution, in float64 to 1e-10 and in its own dtype to 1e-5 (float32).
+        method: Deprecated. Call `irepdeploy.fuse_probe` for "probe" and `irepdeploy.fuse_graph` for "graph".
+        where: Deprecated. Pass it to `irepdeploy.fuse_probe`.
+        example: Deprecated. Pass it to `irepdeploy.fuse_graph`.
+
+    Returns:
+        The fused network, in eval mode.
 
     Raises:
-        NotFusable: Train mode, values that are not finite, batch-normalisation statistics that are missing or not
-            positive, or RepBlocks that were dissolved in a graph.
-        CheckFailed: A block and its convolution differ; the worst is named.
+        NotFusable: The network is in train mode, has weights or statistics that are not finite, has
+            batch-normalisation statistics that are missing or a running variance that is not positive, or has RepBlocks
+            that were dissolved by tracing. With `keep_bn`, also if a block has no place for the bias.
+        CheckFailed: A block and its convolution differ. The error names the worst block.
     """
     if method is not None or where is not None or example is not None:
         return _by_method(model, method or "algebra", keep_bn=keep_bn, prove=prove, where=where, example=example)
@@ -87,8 +95,8 @@ def fuse(
 def _by_method(
     model: nn.Module, method: str, *, keep_bn: bool, prove: bool, where: Where | None, example: Any
 ) -> nn.Module:
-    """Redirect the call of version 0.1 to the function that does it now."""
-    # Through the facade, because the graph's room lies above this one.
+    """Redirect a call in the style of version 0.1 to its current function."""
+    # Through the top-level package, because fuse_graph lives in a room above this one.
     import irepdeploy
 
     if method not in ("algebra", "probe", "graph"):
@@ -120,9 +128,14 @@ def fuse_with_proof(
     equivalent: Equivalent = _by_algebra,
     foreign: Mapping[nn.Module, nn.Module] | None = None,
 ) -> tuple[nn.Module, list[BlockProof]]:
-    """Fuse like `fuse`, and return the proof of each block as well.
+    """Fuse as `fuse` does, and also return the proof of each block.
 
-    `equivalent` computes kernel and bias of a block in float64; `foreign` are modules of other classes to replace too.
+    Args:
+        model: As for `fuse`.
+        keep_bn: As for `fuse`.
+        prove: As for `fuse`; without it the list of proofs is empty.
+        equivalent: Function that computes kernel and bias of a block in float64.
+        foreign: Modules of other classes to replace as well, with their replacements.
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -152,17 +165,17 @@ def fuse_with_proof(
 @torch.no_grad()
 @exact_arithmetic()
 def fuse_block(block: RepBlock, equivalent: Equivalent = _by_algebra) -> nn.Conv2d:
-    """Return the convolution that `block` equals in eval mode, summed in float64 and rounded once."""
+    """Return the convolution that `block` equals in eval mode, computed in float64 and rounded once."""
     return _rounded(block, *equivalent(_wide(copied_without_hooks(block))))
 
 
 @torch.no_grad()
 @exact_arithmetic()
 def prove_block(block: RepBlock, name: str = "", equivalent: Equivalent = _by_algebra) -> tuple[nn.Conv2d, BlockProof]:
-    """Fuse a block, and run it and its convolution side by side on a small seeded map.
+    """Fuse a block, and compare it with its convolution on a small seeded map.
 
-    In float64 the block is compared with the kernel before rounding, which tests the algebra; in its own dtype with the
-    convolution that will be used.
+    In float64 the block is compared with the kernel before rounding, which tests the algebra. In its own dtype it is
+    compared with the convolution that will be used.
     """
     weight = block.fixed.conv.weight
     twin = copied_without_hooks(block).eval()
@@ -181,7 +194,7 @@ def prove_block(block: RepBlock, name: str = "", equivalent: Equivalent = _by_al
 
 
 def _wide(copied: RepBlock) -> RepBlock:
-    """Convert a block in place to float64, on the CPU if its device is an Apple GPU, which has no float64."""
+    """Convert a block to float64 in place, and move it to the CPU from an Apple GPU, which has no float64."""
     place = copied.fixed.conv.weight.device
     return copied.to(device="cpu" if place.type == "mps" else place, dtype=torch.float64)
 
@@ -202,7 +215,7 @@ def _refuse_bad(proofs: list[BlockProof]) -> None:
     wide = [(proof.error_float64, "float64", "float64", proof.layer) for proof in proofs]
     own = [(proof.error_own_dtype, proof.dtype, f"{proof.dtype}-block", proof.layer) for proof in proofs]
     for errors in (wide, own):
-        # NaN counts as the largest.
+        # NaN counts as the largest error.
         error, dtype, tolerance, layer = max(errors, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
         limit = TOLERANCES[tolerance].max_rel_error
         if not error <= limit:
@@ -212,7 +225,7 @@ def _refuse_bad(proofs: list[BlockProof]) -> None:
 def _bias_moved(
     block: RepBlock, conv: nn.Conv2d, layer: InsertedLayer | None, modules: dict[str, nn.Module], name: str
 ) -> dict[nn.Module, nn.Module]:
-    """Move the bias to a place that the network before the insertion has; return replacements of its BN."""
+    """Move the bias to where the original network can hold it, and return the replacement of its BN, if any."""
     if layer is None or (layer.bn is None and not layer.bias):
         raise NotFusable(
             "no batch normalisation moved into this block and its convolution had no bias: no place for the bias",
@@ -245,7 +258,7 @@ def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> 
     with torch.no_grad():
         assert neutral.running_mean is not None and neutral.running_var is not None
         neutral.running_mean.zero_()
-        # sqrt(var + eps) must round to exactly 1 in the network's own dtype.
+        # sqrt(var + eps) must round to exactly 1 in the dtype of the network.
         neutral.running_var.fill_(1.0 - bn.eps if bn.eps < 0.5 else 1.0)
         neutral.weight.copy_(torch.sqrt(neutral.running_var + bn.eps))
         neutral.bias.copy_(conv.bias)
@@ -264,7 +277,7 @@ def _origin_after(origin: Origin, keep_bn: bool) -> Origin:
     layers = tuple(replace(layer, own_bn=False, folded=False, fused=False, off=()) for layer in origin.layers)
     if not keep_bn:
         return replace(origin, state=FUSED, layers=layers)
-    # The network before the insertion again, except for layers that were fused before it.
+    # Describes the network before the insertion again, except for layers that were fused before it.
     left = tuple(
         now for was, now in zip(origin.layers, layers, strict=True) if was.folded or was.fused or origin.state == FUSED
     )

@@ -1,9 +1,9 @@
-"""The geometry of a fixed KxK convolution, and which input position each of its taps reads.
+"""The geometry of a fixed KxK convolution, and the input position that each of its taps reads.
 
-Along one axis, tap r of a kernel with dilation d reads the position ``stride * i - p + r * d`` of its input. A branch
-that has only some of the K taps is a smaller convolution whose first tap is tap r0 of the fixed one, so its padding is
-``p - r0 * d``: negative means that the input is cropped. Padding that is reflected, replicated or circular is applied
-once to the input of a block, and its operations have padding 0.
+Along one axis, for output i, tap r of a kernel with padding p and dilation d reads the position
+``stride * i - p + r * d`` of its input. A branch that has only some of the K taps is a smaller convolution whose first
+tap is tap r0 of the fixed one, so its padding is ``p - r0 * d``; if that is negative, the input is cropped. Reflected,
+replicated and circular padding is applied once to the input of a block, whose operations then have padding 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KERNELS = (3, 5, 7)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a fixed square convolution; pairs are (height, width)."""
+    """Shape of a fixed convolution with a square kernel; pairs are (height, width)."""
 
     in_channels: int
     out_channels: int
@@ -37,7 +37,7 @@ class Geometry:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:
-        """Read the geometry of `conv`, which `refusal` must accept; 'same' and 'valid' become numbers."""
+        """Read the geometry of `conv`, which `refusal` must accept; 'same' and 'valid' padding become numbers."""
         dilation, kernel = _pair(conv.dilation), int(conv.kernel_size[0])
         if conv.padding == "valid":
             padding = (0, 0)
@@ -46,7 +46,7 @@ class Geometry:
         else:
             assert not isinstance(conv.padding, str)
             padding = _pair(conv.padding)
-        # Without padding all modes are the same, and zeros are the fastest.
+        # Without padding all modes are equivalent, and zeros are the fastest.
         mode = conv.padding_mode if padding != (0, 0) else "zeros"
         return cls(
             conv.in_channels, conv.out_channels, _pair(conv.stride), padding, dilation, conv.groups, kernel, mode
@@ -59,16 +59,16 @@ class Geometry:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every output channel has a group of its own."""
+        """Whether every output channel has its own group."""
         return self.groups == self.out_channels > 1
 
     @property
     def behind_padding(self) -> Geometry:
-        """The geometry of an operation that reads the output of `pad`."""
+        """Geometry of an operation that reads the output of `pad`."""
         return self if self.padding_mode == "zeros" else replace(self, padding=(0, 0), padding_mode="zeros")
 
     def conv(self, *, bias: bool, kind: type[nn.Conv2d] = nn.Conv2d, **factory: Any) -> nn.Conv2d:
-        """Make a convolution of this geometry; `factory` is a device and a dtype."""
+        """Create a convolution of this geometry; `factory` accepts ``device`` and ``dtype``."""
         return kind(
             self.in_channels,
             self.out_channels,
@@ -83,14 +83,14 @@ class Geometry:
         )
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad (N, C_in, H, W) unless the padding is zeros, which convolutions add themselves."""
+        """Pad (N, C_in, H, W), unless the padding mode is zeros, which convolutions apply themselves."""
         if self.padding_mode == "zeros":
             return x
         height, width = self.padding
         return F.pad(x, (width, width, height, height), mode=self.padding_mode)
 
     def output_size(self, size: Pair) -> Pair:
-        """Return height and width of the output for an input of this height and width."""
+        """Return the (height, width) of the output for an input of this (height, width)."""
         height, width = (
             (side + 2 * padding - (self.kernel - 1) * dilation - 1) // stride + 1
             for side, padding, dilation, stride in zip(size, self.padding, self.dilation, self.stride, strict=True)
@@ -98,12 +98,12 @@ class Geometry:
         return height, width
 
     def tap_padding(self, first_row: int, first_column: int) -> Pair:
-        """Return the padding of a branch whose first tap is (first_row, first_column) of the kernel."""
+        """Return the padding of a branch whose first tap is at (first_row, first_column) of the kernel."""
         return (self.padding[0] - first_row * self.dilation[0], self.padding[1] - first_column * self.dilation[1])
 
 
 def refusal(conv: nn.Module) -> str | None:
-    """Return the reason why branches cannot be inserted beside `conv`, or None if they can."""
+    """Return why branches cannot be inserted beside `conv`, or None if they can."""
     if torch.nn.utils.parametrize.is_parametrized(conv):
         return "its weight is parametrized: remove the parametrization first"
     if type(conv) is not nn.Conv2d:
@@ -126,7 +126,7 @@ def refusal(conv: nn.Module) -> str | None:
 
 
 def pad_or_crop(x: Tensor, padding: Pair) -> tuple[Tensor, Pair]:
-    """Crop (N, C, H, W) by negative padding; return the padding that is left to the convolution."""
+    """Crop (N, C, H, W) if the padding is negative, and return the padding left for the convolution to apply."""
     height, width = padding
     if height >= 0 and width >= 0:
         return x, padding
@@ -134,9 +134,9 @@ def pad_or_crop(x: Tensor, padding: Pair) -> tuple[Tensor, Pair]:
 
 
 def random_input(geometry: Geometry, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Draw a small seeded input (2, C_in, H, W) with an interior and a border, H odd and W even.
+    """Draw a small seeded input (2, C_in, H, W) with an interior and a border.
 
-    It is drawn in float64 and cast, so that all dtypes get the same values.
+    The values are drawn in float64 and cast, so that all dtypes get the same values.
     """
     generator = torch.Generator().manual_seed(0)
     height, width = (

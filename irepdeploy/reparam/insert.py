@@ -37,25 +37,29 @@ def insert_branches(
     preserve: bool = False,
     step: Step = "exact",
 ) -> nn.Module:
-    """Return a new network with a RepBlock in place of each chosen convolution.
+    """Return a new network in which a RepBlock replaces each chosen convolution.
 
-    A batch normalisation that is the only reader of a convolution moves into the block, and an identity takes its
-    place. Only ``forward`` is traced, in both modes: another method that calls the convolution without its
-    normalisation gives different values afterwards. Convolutions that cannot be expanded are skipped: `expandable`
-    gives the reasons. The result has an Origin that a checkpoint stores, so that `fuse` and `load` know what was
-    inserted. Branches can be inserted into a fused network again, beside its convolutions as they are.
+    A batch normalisation that is the only reader of a convolution moves into the block and is replaced by an identity.
+    Only ``forward`` is traced, in train and eval mode: any other method that calls the convolution without its
+    normalisation returns different values afterwards. Convolutions that cannot be expanded are skipped; `expandable`
+    returns the reasons. The result has an Origin, which checkpoints store, so that `fuse` and `load` know what was
+    inserted. Branches can be inserted into a fused network again, beside its present convolutions.
 
     Args:
         model: Any module; it is not changed. Wrappers such as DistributedDataParallel or torch.compile are removed.
-        branches: A preset, one of the paper's published Architectures (``irep-resnet18``), a list of branch names
-            (a layer gets those that are possible there), or an Architecture, whose layers `where` can narrow down; it
-            may describe a part of the network, such as ``backbone``.
-        where: A glob on the names of convolutions, the name of a module that contains some, a type of convolution or of
-            a module that contains some, or ``f(name, convolution) -> bool``.
-        scaled: Whether alpha and beta scale the branches; default: the preset's choice, True for an Architecture.
-        preserve: Start the branches at zero (gamma of their last batch normalisation), so that the outputs in eval mode
-            are those of `model`.
-        step: How the network's blocks compute in train mode, "exact" or "merged": see `set_step`.
+        branches: Name of a preset or of one of the paper's published Architectures (``irep-resnet18``), a list of
+            branch names, of which each layer gets the possible ones, or an Architecture. An Architecture may describe
+            only a part of the network, such as ``backbone``, and `where` can restrict its layers.
+        where: A glob on the names of convolutions, the name or type of a module that contains convolutions, a type of
+            convolution, or ``f(name, convolution) -> bool``.
+        scaled: Whether alpha and beta scale the branches. Defaults to the preset's choice, and to True for an
+            Architecture.
+        preserve: Initialise the branches to zero (gamma and beta of their last batch normalisation), so that the
+            outputs in eval mode equal those of `model`.
+        step: How the blocks compute in train mode, "exact" or "merged"; see `set_step`.
+
+    Returns:
+        The network with branches, on the same device and in the same mode.
 
     Raises:
         ArchitectureError: A preset, branch or layer is unknown, or a layer cannot have a branch.
@@ -79,11 +83,15 @@ def insert_branches(
 
 
 def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) -> dict[str, str | None]:
-    """Map every convolution outside RepBlocks to the reason why it cannot be expanded, or None if it can.
+    """Map every convolution outside RepBlocks to the reason why it cannot be expanded, or to None if it can.
 
     Args:
-        model: Any module.
-        branches: A preset or a list of branches; convolutions that it skips have a reason too.
+        model: Any module; it is not changed.
+        branches: A preset or a list of branch names. If given, convolutions that it skips have a reason too.
+
+    Raises:
+        ArchitectureError: A preset or branch is unknown.
+        ModelError: The network cannot have branches.
     """
     model = _checked(model, "*")
     preset = None if branches is None else _preset(branches)
@@ -92,10 +100,10 @@ def expandable(model: nn.Module, branches: str | Sequence[str] | None = None) ->
 
 
 def matches(model: nn.Module, where: Where, name: str) -> bool:
-    """Tell whether `where` chooses the module of this name, as in `insert_branches`."""
+    """Return whether `where` selects the module called `name`, as in `insert_branches`."""
     module = model.get_submodule(name)
     if isinstance(where, str | type):
-        # A module that is used at several places is chosen by any of its names.
+        # A module that is used in several places can be selected by any of its names.
         names = [other for other, each in model.named_modules(remove_duplicate=False) if each is module]
         return any(_named(model, where, other) for other in names)
     return bool(where(name, module))
@@ -110,7 +118,7 @@ def _named(model: nn.Module, where: str | type[nn.Module], name: str) -> bool:
 
 
 def _checked(model: nn.Module, where: Where) -> nn.Module:
-    """Return the network inside `model`, or refuse one that cannot have branches."""
+    """Return the unwrapped `model`, or raise ModelError if it cannot have branches."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
@@ -122,7 +130,7 @@ def _checked(model: nn.Module, where: Where) -> nn.Module:
     bound = captured_module(model)
     if bound is not None:
         raise ModelError(
-            "a function that holds modules of the network itself: a copy would go on using the old ones",
+            "a function that holds modules of the network itself: a copy would keep using the original ones",
             where=bound,
             hint="make it a method",
         )
@@ -138,7 +146,7 @@ def _preset(branches: object) -> Preset:
 
 
 def _check_called(result: nn.Module, usage: Usage, names: Sequence[str]) -> None:
-    """Refuse a network that skips a block where it called the convolution."""
+    """Raise ModelError if ``forward`` called a convolution but does not call the block that replaced it."""
     after = usage_of(result)
     if not usage.traced or not after.traced:
         return
@@ -172,7 +180,7 @@ def _layers_of_architecture(
 
 
 def _part(model: nn.Module, architecture: Architecture, where: Where, possible: Collection[str]) -> str:
-    """Return the prefix that the names of the Architecture need in this network: "", or that of the part it fits."""
+    """Return the prefix of the part of the network that the Architecture describes; "" is the whole network."""
     if not architecture.layers or any(name in possible for name in architecture.layers):
         return ""
     first = architecture.layers[0]
@@ -181,7 +189,7 @@ def _part(model: nn.Module, architecture: Architecture, where: Where, possible: 
     found = [prefix for prefix in fitting if matches(model, where, f"{prefix}{first}")] or fitting
     if len(found) > 1:
         raise ArchitectureError(
-            f"it fits several parts of the network: {', '.join(prefix.rstrip('.') for prefix in found)}",
+            f"the layers match several parts of the network: {', '.join(prefix.rstrip('.') for prefix in found)}",
             where=first,
             hint="choose one with where=NAME",
         )
@@ -231,7 +239,7 @@ def _described(
 
 
 def _with_layers(origin: Origin, inserted: Sequence[InsertedLayer]) -> Origin:
-    """Return the Origin after this insertion; layers that were fused before and are not inserted stay fused."""
+    """Return the Origin after this insertion; fused layers without new branches stay fused."""
     layers = {layer.name: replace(layer, fused=True) if origin.state == FUSED else layer for layer in origin.layers}
     layers.update({layer.name: layer for layer in inserted})
     return replace(origin, layers=tuple(layers.values()), state=TRAIN)
@@ -255,9 +263,9 @@ def _reason(name: str, conv: nn.Module, usage: Usage, preset: Preset | None) -> 
     names = preset.beside(geometry)
     if names is None:
         sizes = " and ".join(f"{size}x{size}" for size in preset.kernels)
-        return f"kernel {geometry.kernel}x{geometry.kernel}; these branches fit beside {sizes} only"
+        return f"kernel {geometry.kernel}x{geometry.kernel}; these branches fit only beside {sizes}"
     if preset.branches and not names:
-        return "none of the branches is possible beside it"
+        return "none of the branches is possible beside this convolution"
     return None
 
 
@@ -265,7 +273,7 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
     count = sum(1 for _ in _convolutions(model))
     why = "; ".join(f"{name}: {reason}" for reason, name in list(reasons.items())[:3])
     if any(isinstance(module, RepBlock) for module in model.modules()):
-        text = "no plain convolution is left to insert branches at: the network already has branches"
+        text = "no plain convolution is left to expand: the network already has branches"
         hint = "fuse it first (`irepdeploy export` writes fused.pt), or use the plain network"
         return ModelError(f"{text}; {why}" if why else text, hint=hint)
     text = f"no convolution to insert branches at: {counted(count, 'convolution')}, none chosen by where={where!r} fits"
@@ -275,7 +283,11 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
 
 
 def silence(model: nn.Module, names: Collection[str]) -> None:
-    """Start the branches of these blocks at zero, in place: gamma and beta of their last batch normalisation."""
+    """Set gamma and beta of the last batch normalisation of each branch to zero, in place, in these blocks.
+
+    Raises:
+        ArchitectureError: A branch has no batch normalisation.
+    """
     for name, block in model.named_modules():
         if name in names and isinstance(block, RepBlock):
             for branch in block.branches.values():

@@ -1,7 +1,7 @@
-"""The merged step: a block in train mode computes one convolution, whose kernel is the sum of all branches.
+"""The merged step: in train mode a block computes one convolution, whose kernel is the sum of all branches.
 
-What a branch adds depends on the statistics of its normalisations alone. Running ones make the step exact; those of a
-batch are estimated from a `Sample`.
+The contribution of a branch depends only on the statistics of its normalisations. With running statistics the step is
+exact; batch statistics are estimated from a `Sample`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ __all__ = ["Term", "merge"]
 
 
 class Term(NamedTuple):
-    """What one operation adds to the kernel and bias of a block: its map before the last normalisation, and that.
+    """Contribution of one operation to the kernel and bias of a block.
 
-    `kernel` is (C_out, C_in/groups, taps, taps) at `rows` and `columns` of the KxK kernel, where equal taps may be
-    given as one; `bias`, `scale` and `shift` are (C_out,).
+    Attributes:
+        kernel: Kernel of the map before the last normalisation, (C_out, C_in/groups, taps, taps), where equal rows or
+            columns may be given as one.
+        bias: Bias of that map (C_out,), or None.
+        scale: Scale of the last normalisation (C_out,).
+        shift: Shift of the last normalisation (C_out,).
+        rows: Rows of the KxK kernel to which `kernel` is added.
+        columns: Columns of the KxK kernel to which `kernel` is added.
     """
 
     kernel: Tensor
@@ -33,14 +39,14 @@ class Term(NamedTuple):
 
 
 def merge(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
-    """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the sum; the first term has all taps."""
+    """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the sum; the first term must have all taps."""
     bias = sum((term.shift if term.bias is None else term.bias * term.scale + term.shift) for term in terms)
     assert isinstance(bias, Tensor)
     if not torch.compiler.is_compiling():
         slices = [(term.rows, term.columns) for term in terms]
         tensors = [tensor for term in terms for tensor in (term.kernel, term.scale)]
         return _Sum.apply(slices, *tensors), bias
-    # torch.compile fuses these passes itself.
+    # torch.compile fuses these operations itself.
     kernel = terms[0].kernel * terms[0].scale.reshape(-1, 1, 1, 1)
     for term in terms[1:]:
         algebra.add_taps(kernel, term.kernel, term.rows, term.columns, term.scale.reshape(-1, 1, 1, 1))
@@ -48,7 +54,7 @@ def merge(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum of ``scale * kernel``, one pass over each kernel; autograd would copy the whole sum for each of them."""
+    """Sum of ``scale * kernel`` in one pass over each kernel; autograd would copy the whole sum for each kernel."""
 
     generate_vmap_rule = True
 
@@ -72,7 +78,7 @@ class _Sum(torch.autograd.Function):
         found = []
         for sides, kernel, scale, *of in zip(ctx.slices, kernels, scales, tangents[::2], tangents[1::2], strict=True):
             moved = of[0] * scale.reshape(-1, 1, 1, 1) + kernel * of[1].reshape(-1, 1, 1, 1)
-            # Each in a tensor of its own: vmap adds no batched tensor in place to one that is not.
+            # Each needs its own tensor: vmap cannot add a batched tensor in place to an unbatched one.
             found.append(moved.new_zeros(kernels[0].shape))
             algebra.add_taps(found[-1], moved, *sides)
         return torch.stack(found).sum(0)

@@ -1,4 +1,4 @@
-"""Batch normalisation for branches: with a factor, and as a scale and a shift to fold into the next kernel."""
+"""Batch normalisation of branches: multiplied by a factor, or as a scale and a shift to fold into a kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
-    """Return ``factor * bn(x)``; the factor goes into gamma and beta, which saves a pass over the map."""
+    """Return ``factor * bn(x)``; the factor is applied to gamma and beta, which saves a pass over the map."""
     if factor is None:
         return bn(x)
     if type(bn) is not nn.BatchNorm2d or bn.weight is None or has_hooks(bn):
@@ -39,10 +39,13 @@ def batch_norm(x: Tensor, bn: Norm, factor: Tensor | None) -> Tensor:
 
 
 def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Express `bn` as ``scale * x + shift``, each (C,): by its running statistics, or by those of a batch (N, C, H, W).
+    """Express `bn` as ``scale * x + shift``, where scale and shift are (C,).
 
-    A batch is used in train mode only, and updates the running statistics as torch's own forward pass does. Under a
-    SyncBatchNorm the statistics are those of the batches of all ranks.
+    Args:
+        bn: The batch normalisation.
+        x: A batch (N, C, H, W). In train mode its statistics are used, and the running statistics are updated as in
+            torch's own forward pass; with a SyncBatchNorm they are those of the batches of all ranks. Without a batch,
+            or in eval mode, the running statistics are used.
     """
     if x is None or not bn.training:
         assert bn.running_mean is not None and bn.running_var is not None
@@ -56,21 +59,21 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def uses_batch(bn: Norm) -> bool:
-    """Tell whether `bn` normalises by the statistics of a batch."""
+    """Return whether `bn` normalises with batch statistics."""
     return bn.training or bn.running_mean is None
 
 
 def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[Tensor, Tensor]:
-    """Express `bn` as ``scale * x + shift`` by mean and variance of `values` values a channel.
+    """Express `bn` as ``scale * x + shift``, given the mean and variance of `values` values per channel.
 
-    It updates the running statistics, unless there are no values at all. Under a SyncBatchNorm the statistics are those
+    The running statistics are updated, unless there are no values at all. With a SyncBatchNorm the statistics are those
     of all ranks together.
     """
     mean, var, count = moments_of_ranks(bn, mean, var, values)
     running_mean, running_var = _running(bn)
     if running_mean is not None and running_var is not None:
         momentum = _count_batch(bn)
-        # A rank without values still updates by those of the others.
+        # A rank without values is still updated with the values of the others.
         if values or isinstance(bn, nn.SyncBatchNorm):
             with torch.no_grad():
                 unbiased = var * (count / (count - 1).clamp(min=1))
@@ -80,7 +83,7 @@ def scale_shift_of(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[
 
 
 def moments_of_ranks(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variance and number of values (1,) of all ranks under a SyncBatchNorm, of this one otherwise."""
+    """Return mean, variance and number of values (1,): of all ranks with a SyncBatchNorm, else of this rank."""
     count = torch.full_like(mean[:1], values)
     if isinstance(bn, nn.SyncBatchNorm) and distributed.is_available() and distributed.is_initialized():
         return _over_ranks(mean, var, count, bn.process_group)
@@ -88,12 +91,12 @@ def moments_of_ranks(bn: Norm, mean: Tensor, var: Tensor, values: float) -> tupl
 
 
 def with_moments(y: Tensor, mean: Tensor, var: Tensor, bn: Norm) -> Tensor:
-    """Scale and shift a map (N, C, H, W) so that the batch has this mean and variance, each (C,).
+    """Scale and shift a map (N, C, H, W) so that the batch has the given mean and variance, each (C,).
 
-    Scale and shift are constants to autograd, so that it keeps no map for them. Under a SyncBatchNorm the batch is that
-    of all ranks.
+    Autograd treats scale and shift as constants, so that it saves no map for them. With a SyncBatchNorm the batch is
+    that of all ranks.
     """
-    # torch.compile fuses these passes itself.
+    # torch.compile fuses these operations itself.
     if not isinstance(bn, nn.SyncBatchNorm) and not torch.compiler.is_compiling():
         found: Tensor = _WithMoments.apply(y, mean.detach(), var.detach(), bn.eps)
         return found
@@ -105,7 +108,7 @@ def with_moments(y: Tensor, mean: Tensor, var: Tensor, bn: Norm) -> Tensor:
 
 
 class _WithMoments(torch.autograd.Function):
-    """Statistics and map in one operation; `torch.var_mean` over channels-last maps takes 14 times as long."""
+    """Compute statistics and map in one operation; `torch.var_mean` on channels-last maps takes 14 times as long."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
@@ -122,10 +125,10 @@ class _WithMoments(torch.autograd.Function):
 
 
 class _BatchStatistics(torch.autograd.Function):
-    """Return mean and 1 / sqrt(variance + eps) of each channel; update the running statistics.
+    """Compute mean and ``1 / sqrt(variance + eps)`` of each channel, and update the running statistics.
 
-    `torch.var_mean` over the channels of a channels-last map takes 14 times as long as torch's batch normalisation, and
-    its gradient is five passes over the map where one is enough: with n values a channel,
+    On a channels-last map `torch.var_mean` takes 14 times as long as torch's batch normalisation, and its gradient
+    makes five passes over the map where one is enough: with n values per channel,
     ``dx = dmean / n - dinverse * inverse^3 * (x - mean) / n``.
     """
 
@@ -146,12 +149,12 @@ class _BatchStatistics(torch.autograd.Function):
         slope = of_inverse * inverse**3 / -count
         start = of_mean / count - slope * mean
         slope, start = slope.reshape(1, -1, 1, 1), start.reshape(1, -1, 1, 1)
-        # Rounded once: a rounded slope would add the same error at every pixel.
+        # Round only the result: a rounded slope would add the same error to every pixel.
         return torch.addcmul(start, x, slope).to(x.dtype), None, None, None, None
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Sum over all ranks; the gradient is the sum of the gradients of all ranks."""
+    """Sum over all ranks, with the sum of the gradients of all ranks as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
@@ -170,17 +173,17 @@ class _SumOverRanks(torch.autograd.Function):
 def _over_ranks(
     mean: Tensor, var: Tensor, count: Tensor, group: distributed.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variance and count over the batches of all ranks, which may differ in size."""
+    """Return mean, variance and count over all ranks, whose batches may differ in size."""
     sums: Tensor = _SumOverRanks.apply(torch.cat([mean * count, count]), group)
     total = sums[-1:].clamp(min=1)
     whole = sums[:-1] / total
-    # Around the common mean, so that a large mean does not cancel the digits of the variance.
+    # Taken around the common mean, so that a large mean causes no cancellation in the variance.
     squares: Tensor = _SumOverRanks.apply((var + (mean - whole).square()) * count, group)
     return whole, squares / total, total
 
 
 def _count_batch(bn: Norm) -> float:
-    """Count a batch in train mode and return the weight of its statistics."""
+    """Increment the batch counter in train mode, and return the weight of the batch's statistics."""
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
@@ -189,13 +192,13 @@ def _count_batch(bn: Norm) -> float:
 
 
 def _running(bn: Norm) -> tuple[Tensor | None, Tensor | None]:
-    """Return the running statistics that a pass reads or updates, as torch does: ``track_running_stats`` may change."""
+    """Return the running statistics that a pass reads or updates, as in torch if ``track_running_stats`` changes."""
     return (None, None) if bn.training and not bn.track_running_stats else (bn.running_mean, bn.running_var)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance (C,) of a map (N, C, H, W), zeros if it is empty."""
-    # In float32 for a half-precision map, as torch's own kernels do.
+    """Return mean and variance (C,) of a map (N, C, H, W), or zeros if it is empty."""
+    # Computed in float32 for a half-precision map, as in torch's own kernels.
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     if not x.numel():
         nothing = wide.sum((0, 2, 3))
@@ -205,7 +208,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether `module` itself has hooks that run with its forward or backward pass."""
+    """Return whether `module` itself has hooks that run in its forward or backward pass."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

@@ -1,8 +1,8 @@
-"""Origin: how to rebuild a network's structure, and what inputs it takes.
+"""Origin: how to rebuild the structure of a network, and which inputs it takes.
 
-Every network of the registry, and every network that branches were inserted into, has an `Origin` in its attribute
-``irepdeploy_origin``. A checkpoint stores it as plain containers. Checked by hand, because the suites that time a step
-on a bare machine import no pydantic.
+Every network of the registry, and every network into which branches were inserted, has an `Origin` in its attribute
+``irepdeploy_origin``. Checkpoints store it as plain containers. Its fields are checked by hand instead of with
+pydantic, which is not installed on the bare machines on which training steps are timed.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ FUSED = "fused"
 # Dtypes that an input may have.
 INPUT_DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 _ATTRIBUTE = "irepdeploy_origin"
-# The most that a file may ask for: values of one input (256 MiB of float32), and arguments of a builder.
+# Limits on what a file may request: values of one input (256 MiB of float32), and arguments of a builder.
 _MOST_VALUES, _MOST_ARGUMENTS, _DEEPEST = 1 << 26, 10_000, 20
 
 
 @dataclass(frozen=True)
 class InsertedLayer:
-    """A convolution that a RepBlock replaced.
+    """A convolution that was replaced by a RepBlock.
 
     Attributes:
         name: The convolution's name in the network before the insertion.
         bn: Name of the batch normalisation that moved into the block, or None.
         branches: Names of the branches beside it.
         scaled: Whether alpha and beta scale them.
-        bias: Whether the convolution had a bias of its own.
-        own_bn: Whether the fixed operation got a batch normalisation (and a bias) of its own, and the network's stayed
-            outside.
+        bias: Whether the convolution had a bias.
+        own_bn: Whether the fixed operation received its own batch normalisation and bias, while the network's batch
+            normalisation stayed outside the block.
         folded: Whether `bn` was already folded into the convolution when the branches were inserted.
-        fused: Whether this layer of a network in train state is a plain convolution, fused before.
-        off: Those of `branches` that are inactive.
+        fused: Whether this layer of a network in train state is a plain convolution that was fused before.
+        off: Names of the inactive branches among `branches`.
     """
 
     name: str
@@ -59,23 +59,22 @@ class InsertedLayer:
 
 @dataclass(frozen=True)
 class Origin:
-    """How to build a network's structure, and its inputs and outputs.
+    """Description of a network's structure, inputs and outputs.
 
     Attributes:
         net: Name in the registry, or None for a foreign class.
         args: Keyword arguments of the registry's builder.
-        factory: ``package.module:function`` that builds a foreign class, if known.
+        factory: Function that builds a foreign class, as ``package.module:function``, or None if unknown.
         state: "train" (branches, batch normalisation) or "fused" (plain convolutions).
-        layers: Inserted layers.
-        input_shape: Shape of the one input without its batch, usually (C, H, W); () if unknown.
+        layers: The inserted layers.
+        input_shape: Shape of the only input without the batch axis, usually (C, H, W); () if unknown.
         input_name: Name of that input.
         output_names: Names of the outputs.
         dataset: Name of the training set, or None.
-        classes: Names of the classes, or ().
-        statistics: Where its weights and batch-normalisation statistics come from.
-        inputs: Every input in the order of ``forward``, with None for the batch on at most one axis, if there are
-            several or the only one is not float32 with the batch first; () if `input_shape` and `input_name` describe
-            it.
+        classes: Names of the classes, or () if unknown.
+        statistics: Where the weights and batch-normalisation statistics come from.
+        inputs: All inputs in the order of ``forward``, each with None for the batch on at most one axis. () if
+            `input_shape` and `input_name` are sufficient, as for a single float32 input with the batch first.
     """
 
     net: str | None = None
@@ -93,23 +92,23 @@ class Origin:
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        """Every input with a dynamic batch; () if they are unknown."""
+        """All inputs, with None for the batch; () if they are unknown."""
         if self.inputs or not self.input_shape:
             return self.inputs
         return (TensorSpec(self.input_name, (None, *self.input_shape)),)
 
     @property
     def architecture(self) -> Architecture:
-        """The inserted branches as an Architecture, with columns in order of first use."""
+        """The inserted branches as an Architecture, with columns in the order of first use."""
         columns: dict[str, None] = {}
         for layer in self.layers:
             columns.update(dict.fromkeys(layer.branches))
         return Architecture.from_branches({layer.name: layer.branches for layer in self.layers}, tuple(columns))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for `from_dict`."""
+        """Return plain containers that `from_dict` reads."""
         found = asdict(self)
-        # Older versions read files without it.
+        # Older versions of irepdeploy can read files without this field.
         del found["inputs"]
         return {**found, "inputs": [spec._asdict() for spec in self.inputs]} if self.inputs else found
 
@@ -123,7 +122,7 @@ class Origin:
         try:
             fields = _typed(cls, value)
             layers = tuple(InsertedLayer(**_typed(InsertedLayer, layer)) for layer in fields.pop("layers"))
-            # Older checkpoints do not have it.
+            # Older checkpoints do not have this field.
             inputs = tuple(TensorSpec(**_typed(_Input, spec)) for spec in fields.pop("inputs", ()))
             _check_names("layer", [layer.name for layer in layers])
             _check_names("input", [spec.name for spec in inputs])
@@ -151,14 +150,20 @@ def origin_of(model: nn.Module) -> Origin:
 
 
 def set_origin(model: nn.Module, origin: Origin | None = None, **changes: Any) -> nn.Module:
-    """Give `model` the Origin `origin` (default: its own) with these fields changed, and return the model."""
+    """Set the Origin of `model` in place, and return the model.
+
+    Args:
+        model: Any module.
+        origin: The new Origin. Defaults to the present one.
+        changes: Fields of `origin` to replace.
+    """
     origin = replace(origin_of(model) if origin is None else origin, **changes)
     setattr(model, _ATTRIBUTE, origin)
     return model
 
 
 def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
-    """Record in the Origin of `model` that it takes these inputs, with None for the batch; return the model."""
+    """Record the inputs of `model`, with None for the batch, in its Origin, and return the model."""
     inputs = tuple(specs)
     if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1 and inputs[0].shape[0] is None:
         return set_origin(model, input_name=inputs[0].name, input_shape=inputs[0].shape[1:], inputs=())
@@ -166,7 +171,7 @@ def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
 
 
 class _Input:
-    """The fields of a TensorSpec, whose annotations are in the syntax of Python 3.8."""
+    """Fields of a TensorSpec, whose own annotations use the syntax of Python 3.8."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -174,7 +179,7 @@ class _Input:
 
 
 def _typed(kind: type, value: object) -> dict[str, Any]:
-    """Return the fields of an object of this class, with tuples for lists, after a check of their types."""
+    """Check the types of the fields of class `kind`, and return them with lists converted to tuples."""
     if type(value) is not dict:
         raise TypeError(f"expected fields, got {type(value).__name__}")
     found: dict[str, Any] = {}
@@ -182,7 +187,7 @@ def _typed(kind: type, value: object) -> dict[str, Any]:
         annotation = kind.__annotations__.get(key) if type(key) is str else None
         if annotation is None:
             raise TypeError(f"unknown field {key!r:.40}" if type(key) is str else "a field without a name")
-        # Also for a torch.Size.
+        # This also converts a torch.Size.
         found[key] = tuple(item) if isinstance(item, list | tuple) else item
         if not _FITS[annotation](found[key]):
             got = "another value" if annotation.startswith(type(item).__name__) else type(item).__name__
@@ -191,7 +196,7 @@ def _typed(kind: type, value: object) -> dict[str, Any]:
 
 
 def _is_text(value: object) -> bool:
-    """Return whether this is text that a file can hold: a lone surrogate cannot be encoded."""
+    """Return whether `value` is text that can be written to a file; a lone surrogate cannot be encoded."""
     return type(value) is str and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -200,7 +205,7 @@ def _are(value: object, kind: type) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether arguments are a dictionary of containers, numbers and text of a size that a person would write."""
+    """Return whether `value` is a dictionary of plain containers, numbers and text, of a reasonable size."""
     if type(value) is not dict:
         return False
     waiting: list[tuple[Any, int]] = [(value, 0)]
@@ -217,7 +222,7 @@ def _is_plain(value: object) -> bool:
     return False
 
 
-# By annotation, so that a field is declared once.
+# Keyed by annotation, so that each field is declared only once.
 _FITS: dict[Any, Callable[[object], bool]] = {
     "str": _is_text,
     "str | None": lambda value: value is None or _is_text(value),

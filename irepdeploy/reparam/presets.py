@@ -20,10 +20,11 @@ class Preset:
 
     Attributes:
         branches: Names of branches.
-        depthwise: Branches beside a depthwise convolution, if they differ.
+        depthwise: Names of the branches beside a depthwise convolution, or None for `branches`.
         scaled: Whether alpha and beta scale the branches.
-        kernels: Sizes of the convolutions to expand.
-        own_bn: Give the fixed convolution a bias and a batch normalisation of its own; the network's stays outside.
+        kernels: Kernel sizes of the convolutions to expand.
+        own_bn: Whether the fixed convolution gets its own bias and batch normalisation, while the network's batch
+            normalisation stays outside the block.
     """
 
     branches: tuple[str, ...]
@@ -34,7 +35,7 @@ class Preset:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All branches that may occur: the columns of an Architecture."""
+        """Names of all branches that may occur, which are the columns of an Architecture."""
         return tuple(dict.fromkeys(self.branches + (self.depthwise or ())))
 
     def beside(self, geometry: Geometry) -> tuple[str, ...] | None:
@@ -46,7 +47,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # Section 3.1 of the paper; dilated pairs exist for 3x3 only.
+    # Section 3.1 of the paper; dilated pairs of taps exist only for 3x3.
     "ireps": Preset(_IREPS, scaled=True, kernels=(3,)),
     "ireps-resnet-cifar": Preset(tuple(b for b in _IREPS if b != "identity"), scaled=True, kernels=(3,)),
     "ireps-resnet-imagenet": Preset(
@@ -60,9 +61,9 @@ PRESETS: dict[str, Preset] = {
     "dbb": Preset(
         ("conv1x1", "idconv1x1_3x3", "conv1x1_avg3x3"), depthwise=("idconv1x1_3x3", "avg3x3"), kernels=(3, 5)
     ),
-    # Huang et al., 2022: all branches of a grown block; growing and cutting happen in training.
+    # Huang et al., 2022: all branches of a fully grown block; branches are grown and cut during training.
     "dyrep": Preset(_REPNAS, own_bn=True),
-    # Zhang et al., 2021: the space that is searched, at four a block ("4/block" of a recipe).
+    # Zhang et al., 2021: the search space, with four branches per block ("4/block" in a recipe).
     "repnas": Preset(_REPNAS),
     # Vasu et al., 2023: k parallel convolutions, the fixed one among them; S0 has k = 4, the others k = 1.
     "mobileone": Preset(("conv3x3", "conv3x3_2", "conv3x3_3", "conv1x1", "identity")),
@@ -72,7 +73,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
-    """Return the preset of this name, or make one of these branch names, without alpha and beta."""
+    """Return the preset of this name, or create one without alpha and beta from a list of branch names.
+
+    Raises:
+        ArchitectureError: The preset or a branch is unknown, or a branch is named twice.
+    """
     if isinstance(branches, str):
         if branches not in PRESETS:
             raise ArchitectureError(f"no preset {branches!r}", hint=choices(branches, PRESETS))

@@ -1,9 +1,9 @@
-"""Find the convolution that a module equals from its responses to unit impulses, without any algebra of kernels.
+"""Find the convolution that a module equals from its responses to unit impulses, without kernel algebra.
 
 Along one axis, output o of a convolution reads its input at ``stride * o + u`` with the offsets
-``u = dilation * tap - padding``. An impulse at h therefore shows the offset u at output ``(h - u) / stride``, and one
-impulse for each residue modulo the stride shows all. The response to zero is the bias; a response minus the bias is the
-kernel.
+``u = dilation * tap - padding``. An impulse at h therefore reveals the offset u at output ``(h - u) / stride``, and one
+impulse for each residue modulo the stride reveals all offsets. The response to zero is the bias, and a response minus
+the bias is the kernel.
 """
 
 from __future__ import annotations
@@ -30,30 +30,34 @@ from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
 __all__ = ["fuse_probe", "probe_block", "probe_module"]
 
-# Size of a batch of impulses. A module needs about ten times as much: unfolded windows, and a map per branch.
+# Size of a batch of impulses. A module needs about ten times as much, for unfolded windows and a map per branch.
 _BATCH_BYTES = 4 << 20
 
-# Impulses side by side in one map, out of each other's reach: one per map means products of small matrices, which
-# take five times as long.
+# Number of impulses side by side in one map, out of each other's reach. One impulse per map would lead to products of
+# small matrices, which take five times as long.
 _BESIDE = 8
 
 
 def fuse_probe(model: nn.Module, where: Where | None = None, *, keep_bn: bool = False, prove: bool = True) -> nn.Module:
-    """Return a new network, fused by responses to unit impulses: blocks of foreign classes as well as RepBlocks.
+    """Return a new network, fused by probing RepBlocks and blocks of foreign classes with unit impulses.
 
-    It needs no algebra of the branches, and is slower than `irepdeploy.fuse`.
+    Probing does not need to know how the branches combine, and is slower than `irepdeploy.fuse`.
 
     Args:
         model: A network in eval mode; it is not changed.
-        where: Foreign blocks to replace by one convolution each: a glob on their names, a type, or
-            ``f(name, module) -> bool``. None: RepBlocks only.
-        keep_bn: As for `irepdeploy.fuse`; it concerns RepBlocks only.
+        where: Foreign blocks to replace by one convolution each, as a glob on their names, a type, or
+            ``f(name, module) -> bool``. None fuses only RepBlocks.
+        keep_bn: As for `irepdeploy.fuse`; it applies only to RepBlocks.
         prove: Compare each RepBlock with its convolution. Foreign blocks are always compared.
 
+    Returns:
+        The fused network, in eval mode.
+
     Raises:
-        InputError: `where` chooses no module.
-        NotFusable: What `irepdeploy.fuse` refuses, or a foreign block that is not one zero-padded convolution.
-        CheckFailed: A RepBlock and its convolution differ; the worst is named.
+        InputError: `where` selects no module.
+        NotFusable: The network is refused by `irepdeploy.fuse` for the same reason, or a foreign block does not equal
+            one zero-padded convolution.
+        CheckFailed: A RepBlock and its convolution differ. The error names the worst block.
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
@@ -82,9 +86,9 @@ def _foreign(model: nn.Module, where: Where) -> dict[nn.Module, nn.Module]:
 @torch.no_grad()
 @exact_arithmetic()
 def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
-    """Read kernel and bias (as `RepBlock.equivalent`) of a block in eval mode off a float64 copy of it.
+    """Return kernel and bias of a block in eval mode, as `RepBlock.equivalent` does, by probing a float64 copy of it.
 
-    Channel i of every group gets its impulse at the same time, so that one map is enough for a depthwise block.
+    Channel i of every group receives its impulse at the same time, so that one map is enough for a depthwise block.
     """
     check_kind(block, type(block).__name__)
     geometry = block.geometry
@@ -92,7 +96,7 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
         _Axis(*numbers, geometry.kernel)
         for numbers in zip(geometry.stride, geometry.padding, geometry.dilation, strict=True)
     ]
-    # Windows may reach into padding of zeros, which keeps the map small; other padding would repeat the impulse.
+    # Windows may reach into zero padding, which keeps the map small; other padding would repeat the impulse.
     zeros = geometry.padding_mode == "zeros"
     margins = [max(axis.reach - axis.padding, 0) if zeros else axis.reach for axis in axes]
     wide = copy.deepcopy(block).double()
@@ -111,13 +115,20 @@ def probe_block(block: RepBlock) -> tuple[Tensor, Tensor]:
 def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str = "") -> nn.Conv2d:
     """Find the zero-padded convolution, with bias, that a module of any class equals in eval mode.
 
-    Its stride, the smallest kernel, its padding, the largest dilation and the most groups follow from the responses of
-    a float64 copy. Taps are found within 30 pixels, or as far as the convolutions inside reach. Then convolution and
-    module are compared on random maps, border included: in float64 to 1e-10, and in the module's own dtype. Without
-    `in_channels`, C_in is inferred from the convolutions and batch normalisations of `module`.
+    The stride, the smallest kernel, the padding, the largest dilation and the largest number of groups follow from the
+    responses of a float64 copy. Taps are found within 30 pixels, or within the reach of the convolutions inside the
+    module. The convolution and the module are then compared on random maps, border included, in float64 to 1e-10 and in
+    the module's own dtype.
+
+    Args:
+        module: The module, in eval mode; it is not changed.
+        in_channels: Number of input channels. By default it is inferred from the convolutions and batch normalisations
+            of `module`.
+        name: Name of the module in error messages.
 
     Raises:
-        NotFusable: Train mode, or the module is not one zero-padded convolution; the reason is given.
+        NotFusable: The module is in train mode, or does not equal one zero-padded convolution. The error states the
+            reason.
     """
     where = name or type(module).__name__
     check_kind(module, where)
@@ -128,7 +139,7 @@ def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str
         _axis(response, *numbers, offsets)
         for numbers, offsets in zip(growth, response.offsets([stride for stride, _ in growth]), strict=True)
     ]
-    # Windows stay inside the map, so that nothing at its border is taken for the kernel.
+    # Windows stay inside the map, so that no border effect is mistaken for a part of the kernel.
     margins = [axis.reach for axis in axes]
     blank = response.zeros(1, *(2 * margin + axis.stride for margin, axis in zip(margins, axes, strict=True)))
     kernel, bias = _read(lambda x: _sized(response, x, axes), blank, axes, margins)
@@ -151,7 +162,7 @@ class _Axis:
 
     @property
     def reach(self) -> int:
-        """Distance from the first to the last tap."""
+        """Distance from the first to the last tap, in pixels."""
         return (self.taps - 1) * self.dilation
 
     def outputs(self, size: int) -> int:
@@ -159,7 +170,7 @@ class _Axis:
         return (size + 2 * self.padding - self.reach - 1) // self.stride + 1
 
     def readings(self, margin: int) -> dict[int, tuple[list[int], list[int]]]:
-        """Map positions of impulses, from `margin` on, to the taps that they show and the outputs that show them."""
+        """Map each impulse position, from `margin` on, to the taps it reveals and the outputs that reveal them."""
         found: dict[int, tuple[list[int], list[int]]] = {}
         for tap in range(self.taps):
             offset = self.dilation * tap - self.padding
@@ -202,7 +213,7 @@ def _read(
 
 
 def _sized(response: Response, x: Tensor, axes: Sequence[_Axis]) -> Tensor:
-    """Return the response to x, if its size is that of a convolution."""
+    """Return the response to `x`, or raise NotFusable if its size is not that of a convolution."""
     y = response(x)
     size = [axis.outputs(side) for axis, side in zip(axes, x.shape[2:], strict=True)]
     if list(y.shape[2:]) != size:
@@ -212,10 +223,10 @@ def _sized(response: Response, x: Tensor, axes: Sequence[_Axis]) -> Tensor:
 
 
 def _axis(response: Response, stride: int, excess: int, offsets: set[int]) -> _Axis:
-    """Return the smallest kernel that covers `offsets`, if reach - 2 * padding is `excess`; dilation is the largest."""
+    """Return the smallest kernel with the largest dilation that covers `offsets`; `excess` is reach - 2 * padding."""
     if offsets and min(offsets) > 0 and max(offsets) < excess:
         raise response.refusal(
-            f"it crops the map: {min(offsets)} pixels before and {excess - max(offsets)} after are never read",
+            f"it crops the map: {min(offsets)} pixels before and {excess - max(offsets)} after it are never read",
             hint="torch.nn.Conv2d has no negative padding",
         )
     padding = max(0, -(excess // 2), *(max(-offset, offset - excess) for offset in offsets))
@@ -247,7 +258,7 @@ def _conv(kernel: Tensor, bias: Tensor, axes: Sequence[_Axis]) -> nn.Conv2d:
 
 
 def _most_groups(kernel: Tensor) -> int:
-    """Return the most groups into which `kernel` (C_out, C_in, K_h, K_w) splits."""
+    """Return the largest number of groups into which `kernel` (C_out, C_in, K_h, K_w) can be split."""
     used = significant(kernel.flatten(2), kernel.new_zeros(kernel.shape[0], 1, 1)).any(2)
     common = math.gcd(*used.shape)
     for groups in range(common, 1, -1):
@@ -259,7 +270,7 @@ def _most_groups(kernel: Tensor) -> int:
 
 
 def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
-    """Refuse a module that differs from `conv` in float64, and say where."""
+    """Raise NotFusable for a module that differs from `conv` in float64, and say whether only its border differs."""
     limit = TOLERANCES["float64"].max_rel_error
     for seed, (height, width) in enumerate(_proof_sizes(axes)):
         x = response.random(2, height, width, seed)
@@ -271,9 +282,9 @@ def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
         interior = _error(expected[inner], found[inner])
         if interior <= limit:
             raise response.refusal(
-                f"its interior agrees with one (error {interior:.1e}) and its border does not (error {error:.1e})",
-                hint="it pads something other than its input, as between two layers or behind a batch normalisation, "
-                "or does not pad with zeros",
+                f"its interior agrees with one (error {interior:.1e}), but its border does not (error {error:.1e})",
+                hint="it pads something other than its input, such as the map between two layers or after a batch "
+                "normalisation, or does not pad with zeros",
             )
         raise response.refusal(
             f"its output depends on the absolute position or on other samples (error {interior:.1e} in the interior)"
@@ -281,7 +292,7 @@ def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
 
 
 def _prove_rounded(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
-    """Refuse a module that differs from `conv` in its own dtype, in which both round."""
+    """Raise NotFusable for a module that differs from `conv` in its own dtype, in which both round."""
     dtype = str(response.dtype).removeprefix("torch.")
     limit = TOLERANCES[f"{dtype}-block"].max_rel_error
     for seed, (height, width) in enumerate(_proof_sizes(axes)):
@@ -289,14 +300,14 @@ def _prove_rounded(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -
         error = _error(response(x), conv(x))
         if not error <= limit:
             raise NotFusable(
-                f"this is one convolution in float64, but in {dtype} the two differ by {error:.1e} of the largest",
+                f"this is one convolution in float64, but in {dtype} the relative error is {error:.1e}",
                 where=response.where,
-                hint="its weights differ widely in size; fuse it in float32 or float64",
+                hint="its weights differ widely in magnitude; fuse it in float32 or float64",
             )
 
 
 def _proof_sizes(axes: Sequence[_Axis]) -> list[tuple[int, int]]:
-    """Return odd and even sizes, not all square, with few and with many windows inside the map."""
+    """Return odd and even (height, width) pairs, not all square, with few and with many windows inside the map."""
     height, width = (axis.reach + axis.stride for axis in axes)
     return [(height, width + 1), (height + 3, width + 2), (height + 8, width + 13)]
 

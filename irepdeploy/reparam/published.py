@@ -1,12 +1,12 @@
 """The Architectures that the paper published for ImageNet (Appendix A).
 
-Each row of a matrix is a 3x3 convolution, from the first to the last of the residual blocks, and each column a branch;
-the stem is not included. The paper does not say which column is which branch. `COLUMNS` is INFERRED: this is the only
-order that gives the paper's training-time parameters (18.23, 36.12 and 29.04 million) to rounding, if the columns cost
-0, 3, 9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch 3 C_out more (bias and batch normalisation; without them
-18.20, 36.06 and 29.01). So the paper's count omits the 1x1 in front of the average pool and of the 3x3; ours includes
-it (18.87, 37.64 and 29.38 million). Branches of equal cost cannot be told apart: conv1x3 and conv3x1 may be swapped,
-and so may dil1x2 and dil2x1.
+Each row of a matrix is a 3x3 convolution of the residual blocks, in order, and each column a branch; the stem is not
+included. The paper does not say which column is which branch. `COLUMNS` is INFERRED: it is the only order that
+reproduces the paper's training-time parameters (18.23, 36.12 and 29.04 million) to rounding, if the columns cost 0, 3,
+9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch another 3 C_out for bias and batch normalisation (without
+these: 18.20, 36.06 and 29.01). The paper's count therefore omits the 1x1 convolutions before the average pool and the
+3x3; ours includes them (18.87, 37.64 and 29.38 million). Branches of equal cost cannot be distinguished: conv1x3 and
+conv3x1 may be swapped, and so may dil1x2 and dil2x1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["COLUMNS", "PUBLISHED"]
 
 COLUMNS = ("conv1x1_avg3x3", "conv1x3", "conv1x1_3x3", "dil1x2", "conv1x1", "dil2x1", "conv3x1")
 
-# One line a stage.
+# One line per stage.
 _RESNET18 = """
     1111111 1111111 1111111 1111111
     1101111 1111111 1100000 1101111

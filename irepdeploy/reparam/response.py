@@ -1,4 +1,4 @@
-"""Responses of a module of any class to maps, and what output sizes and impulses reveal about it."""
+"""Run a module of any class on test maps, and derive its stride and offsets from the responses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 
 __all__ = ["Response", "check_kind", "significant"]
 
-# Sides of square maps: the smallest that a module accepts is used; offsets are found on the largest.
+# Sides of square maps in pixels. The smallest that a module accepts is used; offsets are found on the largest.
 _SIDES = (15, 31, 63)
 
-# Responses below this share of the channel's largest, or of the rounding of the response to zero, count as zero.
+# Responses below this share of the channel's largest, or below the rounding error of the response to zero, count as
+# zero.
 _NEGLIGIBLE = 1e-12
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
@@ -26,10 +27,17 @@ _HINT = "leave the module as it is, or fuse smaller parts of it"
 
 
 class Response:
-    """Run a copy of a module in eval mode on maps (N, C_in, H, W), and check every output.
+    """A copy of a module that is run on maps (N, C_in, H, W), with a check of every output.
 
-    Without `in_channels`, C_in is tried as that of its convolutions and batch normalisations, in order. `wide` converts
-    the copy to float64; otherwise maps have the dtype of its first parameter.
+    Args:
+        module: The module, in eval mode; it is not changed.
+        where: Name of the module in error messages.
+        in_channels: Number of input channels. By default the channel counts of the convolutions and batch
+            normalisations of the module are tried in order.
+        wide: Convert the copy to float64. Otherwise maps have the dtype of its first floating-point tensor.
+
+    Raises:
+        NotFusable: The module cannot be copied, or runs on no map.
     """
 
     def __init__(self, module: nn.Module, where: str, in_channels: int | None = None, *, wide: bool = True) -> None:
@@ -50,7 +58,7 @@ class Response:
         self.channels, self.side = self._first_that_runs(known, inferred=in_channels is None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, H', W'), all finite."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), or raise NotFusable if the output is not a finite map."""
         try:
             y: object = self.module(x)
         except Exception as error:  # anything that a foreign forward raises
@@ -75,24 +83,24 @@ class Response:
         return y
 
     def refusal(self, what: str, hint: str | None = None) -> NotFusable:
-        """Return the error to raise."""
+        """Return the NotFusable error to raise."""
         return NotFusable(f"this is not one convolution: {what}", where=self.where, hint=hint or _HINT)
 
     def zeros(self, samples: int, height: int, width: int) -> Tensor:
-        """Return a map of zeros."""
+        """Return a map (samples, C_in, height, width) of zeros."""
         return torch.zeros(samples, self.channels, height, width, dtype=self.dtype, device=self.device)
 
     def random(self, samples: int, height: int, width: int, seed: int = 0) -> Tensor:
-        """Draw a seeded normal map in float64 and cast it, so that all dtypes get the same values."""
+        """Return a seeded map of normal values, drawn in float64 and cast so that all dtypes get the same values."""
         generator = torch.Generator().manual_seed(seed)
         shape = (samples, self.channels, height, width)
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
 
     def check_affine(self) -> None:
-        """Refuse a module whose response to a sum is not the sum of the responses, at two amplitudes."""
+        """Raise NotFusable if the response to a sum is not the sum of the responses, at either of two amplitudes."""
         for amplitude in (1.0, 1e3):
             x, y = (amplitude * self.random(2, self.side, self.side)).split(1)
-            # One sample per run: a statistic of the batch would be the same for all of one batch.
+            # One sample per run, because samples of one batch would share batch statistics.
             expected, found = self(x) + self(y), self(x + y) + self(torch.zeros_like(x))
             error = relative_error(expected.cpu().numpy(), found.cpu().numpy())
             if not error <= TOLERANCES["float64"].max_rel_error:
@@ -102,10 +110,10 @@ class Response:
                 )
 
     def growth(self) -> list[tuple[int, int]]:
-        """Return stride and ``reach - 2 * padding`` of each axis, found from output sizes.
+        """Return stride and ``reach - 2 * padding`` of each axis, derived from output sizes.
 
-        The output for a map of n pixels has ``(n - 1 - (reach - 2 * padding)) // stride + 1``; reach is the distance
-        from the first to the last tap.
+        The output for a map of n pixels has ``(n - 1 - (reach - 2 * padding)) // stride + 1`` pixels, where reach is
+        the distance from the first to the last tap.
         """
         side = self.side
         before = self._output_size(side)
@@ -125,7 +133,7 @@ class Response:
                 break
             before = after
         else:
-            raise self.refusal(f"its stride is beyond {side}")
+            raise self.refusal(f"its stride is larger than {side}")
         found = []
         for (size, output), (next_size, _), *_ in rises:
             stride = next_size - size
@@ -135,15 +143,16 @@ class Response:
     def offsets(self, strides: Sequence[int]) -> tuple[set[int], set[int]]:
         """Return, for each axis, the offsets from ``stride * o`` at which output o reads its input.
 
-        They are found within 30 pixels, or within the total reach of the module's convolutions. All input channels get
-        an impulse of random height at the same time: that two cancel is as unlikely as that two are equal.
+        Offsets are found within 30 pixels, or within the total reach of the module's convolutions. All input channels
+        receive an impulse of random height at the same time; that two responses cancel is as unlikely as that two
+        heights are equal.
         """
         heights = self.random(1, 1, 1)[0, :, 0, 0]
         side = max(_SIDES[-1], 4 * max(strides), 2 * _reach(self.module, max(strides)) + 3)
         zero = self(self.zeros(1, side, side))[0]
         rows: set[int] = set()
         columns: set[int] = set()
-        # Each residue modulo the stride is read by different taps.
+        # Different taps read each residue modulo the stride.
         centres = [side // 2 // stride * stride for stride in strides]
         residues = itertools.product(*map(range, strides))
         for row, column in ((centres[0] + down, centres[1] + across) for down, across in residues):
@@ -166,7 +175,7 @@ class Response:
             try:
                 self.module(torch.zeros(1, channels, side, side, dtype=self.dtype, device=self.device))
             except Exception as error:  # anything that a foreign forward raises
-                # The error on the largest map says most: no kernel is too large for it.
+                # The error on the largest map is the most informative, since no kernel is too large for that map.
                 failure = error if channels == channel_counts[0] else failure
             else:
                 return channels, side
@@ -179,13 +188,18 @@ class Response:
 
 
 def significant(response: Tensor, zero: Tensor) -> Tensor:
-    """Return where a response minus the one to zero is more than rounding; both (C, H, W)."""
+    """Return a mask of where `response` exceeds rounding error.
+
+    Args:
+        response: A response minus the response to zero, (C, H, W).
+        zero: The response to zero, (C, H, W).
+    """
     largest = response.abs().amax((1, 2), keepdim=True)
     return response.abs() > _NEGLIGIBLE * largest + _ROUNDING * zero.abs().amax((1, 2), keepdim=True)
 
 
 def check_kind(module: nn.Module, where: str) -> None:
-    """Refuse train mode and several inputs."""
+    """Raise NotFusable for a module in train mode or with several inputs."""
     for name, child in module.named_modules():
         if child.training:
             inside = f" ({name})" if name else ""
@@ -216,7 +230,7 @@ def _channel_counts(module: nn.Module) -> list[int]:
 
 
 def _reach(module: nn.Module, stride: int) -> int:
-    """Return the reach of all convolutions in `module`, one behind the other, with `stride` in all."""
+    """Return the reach of all convolutions in `module` if chained, with a total stride of at most `stride`."""
     total, step = 0, 1
     for child in module.modules():
         if isinstance(child, nn.Conv2d):

@@ -1,8 +1,8 @@
-"""Statistics of batch normalisations that stand behind linear maps of one input: running ones, and those of a sample.
+"""Statistics of batch normalisations that follow linear maps of one input: running statistics, and those of a sample.
 
-A branch is linear up to its batch normalisation, so a training step needs only mean and variance of its map, not the
-map. A `Sample` estimates them from patches of the input at some output positions. With all positions they are the
-statistics of the batch.
+A branch is linear up to its batch normalisation, so a training step needs only the mean and variance of its map, not
+the map itself. A `Sample` estimates them from patches of the input at some output positions. With all positions they
+equal the statistics of the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from irepdeploy.reparam.normalisation import Norm, moments_of_ranks, scale_shift
 __all__ = ["RUNNING", "Sample", "Statistics", "Taps", "sample_size", "tap_slice"]
 
 Taps = Literal["all", "middle", "ends"]
-# Of rows and columns.
+# Taps along rows and columns.
 Kind = tuple[Taps, Taps]
 Sides = tuple[slice, ...]
 ScaleShift = tuple[Tensor, Tensor]
@@ -28,23 +28,32 @@ ScaleShift = tuple[Tensor, Tensor]
 _ALL: Kind = ("all", "all")
 _CENTRE: Kind = ("middle", "middle")
 
-# Chosen by measurement: docs/merged-step.md. Narrow layers cost little, and have few channels over which errors average
-# out.
+# Chosen by measurement, see docs/merged-step.md. Narrow layers cost little, and have few channels over which errors
+# average out.
 _LEAST, _MOST, _OF_CHANNELS = 256, 2048, 65536
 
 
 class Statistics(Protocol):
-    """Express a batch normalisation behind a linear map of the block's input as ``scale * y + shift``, each (C,)."""
+    """Statistics that express a batch normalisation as ``scale * y + shift``, where scale and shift are (C,).
+
+    The batch normalisation follows a linear map of the block's input.
+    """
 
     def of_taps(self, bn: Norm, kernel: Tensor | None, rows: Taps, columns: Taps, bias: Tensor | None) -> ScaleShift:
-        """Behind a convolution (C_out, C_in/groups, rows, columns) with the block's stride and padding.
+        """Return scale and shift of `bn` after a convolution with the block's stride and padding.
 
-        Equal rows and columns may be given as one. None stands for the identity: channel i reads channel i.
+        Args:
+            bn: The batch normalisation.
+            kernel: Kernel (C_out, C_in/groups, rows, columns), where equal rows or columns may be given as one. None
+                is the identity, in which channel i reads channel i.
+            rows: Rows of the KxK kernel that `kernel` covers.
+            columns: Columns of the KxK kernel that `kernel` covers.
+            bias: Bias of the convolution (C_out,), or None.
         """
         ...
 
     def of_pixels(self, bn: Norm, kernel: Tensor) -> ScaleShift:
-        """Behind a 1x1 convolution (C, C_in/groups, 1, 1) of stride 1 without padding."""
+        """Return scale and shift of `bn` after a 1x1 convolution (C, C_in/groups, 1, 1), stride 1, no padding."""
         ...
 
 
@@ -60,17 +69,18 @@ RUNNING: Statistics = _Running()
 
 
 class Sample:
-    """Statistics of a batch (N, C_in, H, W) in train mode, from `count` of the output positions of a convolution.
+    """Batch statistics in train mode, estimated from some of the output positions of a convolution.
 
     One position is drawn from each of `count` equal parts of the batch, so that all positions are equally likely. Mean
-    and variance, and with them the gradients of input and kernels, come from the patches there. A normalisation in eval
-    mode keeps its running statistics.
+    and variance, and therefore the gradients of input and kernels, are computed from the patches at these positions.
+    A normalisation in eval mode uses its running statistics.
 
     Args:
-        x: The batch.
-        geometry: The convolution.
-        count: Number of positions; all of them are the batch itself.
-        kinds: The rows and columns that will be asked for; others are possible, and slower.
+        x: The batch (N, C_in, H, W).
+        geometry: Geometry of the convolution.
+        count: Number of positions to sample. If it is at least the number of output positions, the statistics are
+            those of the whole batch.
+        kinds: Pairs of rows and columns that will be requested. Others are supported, but slower.
     """
 
     def __init__(self, x: Tensor, geometry: Geometry, count: int, kinds: Iterable[Kind]) -> None:
@@ -80,17 +90,17 @@ class Sample:
         self._all = count >= len(x) * self._out[0] * self._out[1]
         self._count = count
         self._kinds: dict[Kind, None] = dict.fromkeys([_ALL, _CENTRE, *kinds])
-        # Not cached properties: torch.compile does not support their lock.
+        # Not cached properties, because torch.compile does not support their lock.
         self._gathered: dict[Kind, Tensor] | None = None
         self._drawn: Tensor | None = None
 
     @property
     def batch(self) -> Tensor:
-        """The batch, for one reader beside the sample: it saves autograd a map for the gradient of the patches."""
+        """The batch, for a single other reader; this saves autograd a map for the gradient of the patches."""
         return self._x
 
     def of_taps(self, bn: Norm, kernel: Tensor | None, rows: Taps, columns: Taps, bias: Tensor | None) -> ScaleShift:
-        """Express `bn` behind a convolution: see `Statistics`."""
+        """Return scale and shift of `bn` after a convolution; see `Statistics`."""
         if not uses_batch(bn):
             return scale_shift(bn)
         if (rows, columns) in self._kinds:
@@ -101,18 +111,18 @@ class Sample:
         return self._behind(bn, patch, kernel, bias)
 
     def of_pixels(self, bn: Norm, kernel: Tensor) -> ScaleShift:
-        """Express `bn` behind a 1x1 convolution of the input: see `Statistics`."""
+        """Return scale and shift of `bn` after a 1x1 convolution of the input; see `Statistics`."""
         if not uses_batch(bn):
             return scale_shift(bn)
         return self._behind(bn, self._pixels, kernel, None)
 
     def _behind(self, bn: Norm, patch: Tensor, kernel: Tensor | None, bias: Tensor | None) -> ScaleShift:
-        """Express `bn` behind a kernel on patches (count, rows, columns, C_in)."""
+        """Return scale and shift of `bn` after a kernel applied to patches (count, rows, columns, C_in)."""
         mean, var = self._moments(patch, kernel)
         return scale_shift_of(bn, mean if bias is None else mean + bias, var, len(patch))
 
     def moments(self, kernel: Tensor, bn: Norm) -> tuple[Tensor, Tensor]:
-        """Return mean and variance (C_out,) behind a kernel with all taps; of all ranks if `bn` is a SyncBatchNorm."""
+        """Return mean and variance (C_out,) after a kernel with all taps, of all ranks if `bn` is a SyncBatchNorm."""
         patch = self._patches[_ALL]
         return moments_of_ranks(bn, *self._moments(patch, kernel), len(patch))[:2]
 
@@ -133,7 +143,7 @@ class Sample:
 
     @property
     def _patches(self) -> dict[Kind, Tensor]:
-        """The input at the taps of each kind (count, rows, columns, C_in)."""
+        """Patches of the input (count, rows, columns, C_in) at the taps of each kind."""
         if self._gathered is None:
             self._gathered = self._gather()
         return self._gathered
@@ -144,7 +154,7 @@ class Sample:
         geometry, (height, width) = self._geometry, self._x.shape[2:]
         middle = geometry.kernel // 2
         if geometry.stride == (1, 1) and geometry.tap_padding(middle, middle) == (0, 0):
-            # The centres are all pixels.
+            # Every pixel is the centre of a window.
             return self._patches[_CENTRE]
         if self._drawn is None:
             image, row, column = self._draw(height, width)
@@ -164,7 +174,7 @@ class Sample:
         return dict(zip(self._kinds, self._read(index, inside, list(self._kinds)), strict=True))
 
     def _read(self, index: Tensor, inside: Tensor, kinds: list[Kind]) -> Sequence[Tensor]:
-        """Read pixels (count, rows, columns), zeros unless they are `inside`, and return the taps of each kind."""
+        """Read pixels (count, rows, columns), with zeros outside of `inside`, and return the taps of each kind."""
         sides = [tuple(tap_slice(kind, index.shape[1]) for kind in pair) for pair in kinds]
         inside = inside.unsqueeze(-1).to(self._x.dtype)
         if torch.compiler.is_compiling():
@@ -173,22 +183,23 @@ class Sample:
         return parts
 
     def _draw(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw image, row and column of positions of maps of this size, each (count,)."""
+        """Draw positions in maps of this size, and return their image, row and column, each (count,)."""
         total = len(self._x) * height * width
         if self._all or self._count >= total:
             flat = torch.arange(total, device=self._x.device)
         else:
             flat = torch.arange(self._count, device=self._x.device)
-            # In float64: float32 cannot tell all positions of a large batch apart.
+            # float64, because float32 cannot represent every position of a large batch.
             jitter = torch.rand(self._count, device=self._x.device, dtype=torch.float64)
             flat = ((flat + jitter) * (total / self._count)).long().clamp(max=total - 1)
         return flat // (height * width), flat // width % height, flat % width
 
 
 class _Patches(torch.autograd.Function):
-    """Return the map, and taps of patches (count, rows, columns) of its pixels, times `inside`; taps share memory.
+    """Return the map, and views of the taps of patches (count, rows, columns) of its pixels, times `inside`.
 
-    The gradient of the pixels is added to that of the map in place; autograd would make a second map of zeros for it.
+    The gradient of the pixels is added in place to that of the map, for which autograd would create a second map of
+    zeros.
     """
 
     @staticmethod
@@ -202,7 +213,7 @@ class _Patches(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         index, inside = ctx.saved_tensors
-        # Nobody else holds it: only a convolution reads the map that was returned.
+        # Nothing else holds this gradient, because only a convolution reads the returned map.
         of_map = gradients[0].contiguous(memory_format=torch.channels_last)
         of_patches = of_map.new_zeros((*index.shape, of_map.shape[1]))
         for (rows, columns), gradient in zip(ctx.sides, gradients[1:], strict=True):
@@ -213,7 +224,7 @@ class _Patches(torch.autograd.Function):
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N*H*W, C), a view if channels last."""
+    """Reshape (N, C, H, W) to (N*H*W, C), as a view if `x` is channels-last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -225,8 +236,8 @@ def _taps(patches: Tensor, sides: list[Sides]) -> list[Tensor]:
 class _Moments(torch.autograd.Function):
     """Mean and variance (C_out,) of a linear map of patches (count, rows, columns, C_in).
 
-    For its gradient it keeps the centred map; autograd would make five passes over it where one is enough: with n
-    patches, ``dy = dmean / n + 2 * dvar * (y - mean) / n``. Taps of patches are copied again, not kept.
+    It saves the centred map for the gradient, for which autograd would make five passes where one is enough: with n
+    patches, ``dy = dmean / n + 2 * dvar * (y - mean) / n``. Taps of patches are copied again instead of saved.
     """
 
     @staticmethod
@@ -252,14 +263,14 @@ class _Moments(torch.autograd.Function):
 
 
 def _mapped(patch: Tensor, matrix: Tensor | None, groups: int) -> Tensor:
-    """Apply a matrix (C_out, taps, C_in/groups), None for the identity: (groups, count, C_out/groups)."""
+    """Apply a matrix (C_out, taps, C_in/groups), or the identity if None; return (groups, count, C_out/groups)."""
     if matrix is None:
         return patch.reshape(1, len(patch), patch.shape[3])
     return torch.bmm(_rows(patch, groups), _by_group(matrix, groups).transpose(1, 2))
 
 
 def _rows(patch: Tensor, groups: int) -> Tensor:
-    """Return what each row of the matrix is multiplied with, (groups, count, taps * C_in/groups)."""
+    """Return the patches as rows (groups, count, taps * C_in/groups) to multiply by the matrix."""
     count, rows, columns, channels = patch.shape
     return patch.reshape(count, rows * columns, groups, channels // groups).permute(2, 0, 1, 3).flatten(2)
 
@@ -270,22 +281,22 @@ def _by_group(matrix: Tensor, groups: int) -> Tensor:
 
 
 def _mean(y: Tensor) -> Tensor:
-    """Return the mean over the positions (groups, count, C), kept as a side of 1; 0 where a rank has none."""
+    """Return the mean of (groups, count, C) over the positions as (groups, 1, C), or 0 on a rank without positions."""
     return y.sum(1, keepdim=True) / max(y.shape[1], 1)
 
 
 def _wide(y: Tensor) -> Tensor:
-    """Return a half-precision map in float32, in which torch's own kernels take statistics."""
+    """Convert a half-precision map to float32, in which torch's own kernels compute statistics."""
     return y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
 
 
 def sample_size(positions: int, channels: int) -> int:
-    """Return how many output positions of a block with this number of output channels are sampled by default."""
+    """Return how many of `positions` output positions are sampled by default, for this number of output channels."""
     return min(max(_LEAST, min(_OF_CHANNELS // channels, _MOST)), positions)
 
 
 def tap_slice(kind: Taps, size: int) -> slice:
-    """Return these taps of a side of `size` taps."""
+    """Return the slice of these taps along a side of `size` taps."""
     return {
         "all": slice(0, size, 1),
         "middle": slice(size // 2, size // 2 + 1, 1),

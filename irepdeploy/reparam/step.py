@@ -1,4 +1,4 @@
-"""Choose how blocks compute a training step."""
+"""Select how blocks compute a training step."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ __all__ = ["set_step"]
 def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.Module:
     """Set how the RepBlocks of `model` compute in train mode, in place, and return `model`.
 
-    "exact" computes every branch. "merged" computes one convolution whose kernel is the sum of all branches; each
-    branch's batch-normalisation statistics come from a random sample of output positions, gradients included. Where no
-    normalisation uses the batch (all in eval mode, as frozen backbones have them) both are one exact convolution. A
-    checkpoint does not store the step, and eval mode does not depend on it.
+    "exact" computes every branch separately. "merged" computes one convolution whose kernel is the sum of all branches;
+    the batch-normalisation statistics of each branch, and their gradients, come from a random sample of output
+    positions. If no normalisation uses batch statistics (all are in eval mode, as in a frozen backbone), both compute
+    one exact convolution. Checkpoints do not store the step, and eval mode does not depend on it.
 
     In a merged step drop-path drops a branch for all images at once, and hooks on parts of a block do not run.
-    Branches of your own that define no `linear` run by themselves.
+    Custom branches that do not define `linear` run separately.
 
     Args:
         model: A network with branches, in any wrapper.
         step: "exact" or "merged".
-        sample: Output positions that each block samples; more positions than there are, and the statistics are those
-            of the batch. Default: 65,536 divided by the output channels, at least 256 and at most 2,048; a block of
-            which more than half would be sampled takes the exact step.
+        sample: Number of output positions that each block samples. If it is at least the number of positions, the
+            statistics are those of the whole batch. Defaults to 65,536 divided by the number of output channels, but at
+            least 256 and at most 2,048; by default a block of which more than half would be sampled takes the exact
+            step.
+
+    Returns:
+        `model` itself.
 
     Raises:
         InputError: `step` or `sample` is not valid.
-        ModelError: The network has no RepBlock, or hooks that a merged step would not run.
+        ModelError: The network has no RepBlock, or has hooks that a merged step would not run.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -47,7 +51,7 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
         hooked = [part for part, module in block.named_modules() if part and has_hooks(module)]
         if step == "merged" and hooked:
             raise ModelError(
-                "hooks here would not run in a merged step",
+                "the hooks of this module would not run in a merged step",
                 where=f"{name}.{hooked[0]}".lstrip("."),
                 hint="remove them, or keep the exact step",
             )

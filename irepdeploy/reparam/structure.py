@@ -1,6 +1,6 @@
 """Replace modules of a network: convolutions by RepBlocks, and RepBlocks by plain convolutions.
 
-Shared by `insert_branches`, `fuse` and the loading of a checkpoint.
+`insert_branches`, `fuse` and the loading of checkpoints share this module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ _HOOKS = (
 
 
 def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Module:
-    """Copy `model` with a RepBlock, weights and statistics moved in, in place of each of these convolutions."""
+    """Copy `model` with each of these convolutions replaced by a RepBlock that takes over weights and statistics.
+
+    Raises:
+        ArchitectureError: A convolution does not exist, or cannot have a branch.
+        ModelError: The network cannot be copied.
+    """
     memo: dict[int, Any] = {}
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(model.named_modules())
@@ -50,12 +55,16 @@ def insert_layers(model: nn.Module, layers: Sequence[InsertedLayer]) -> nn.Modul
 def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
     """Copy `base`, the network before the insertion, with the structure that `origin` describes.
 
-    New modules have fresh values: a checkpoint is loaded into them.
+    The values of new modules are initial ones, to be overwritten by loading a checkpoint.
+
+    Raises:
+        ArchitectureError: `origin` does not match the network.
+        ModelError: The network cannot be copied.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(base.named_modules())
     for layer in origin.layers:
-        # A fused network, into which branches were inserted again, has lost its batch normalisations.
+        # A fused network into which branches were inserted again no longer has its batch normalisations.
         conv, bn = _find(modules, layer, with_bn=not layer.folded or isinstance(modules.get(layer.bn or ""), NORMS))
         if origin.state == FUSED or layer.fused:
             new: nn.Module = plain_conv(Geometry.of(conv), like=conv)
@@ -70,12 +79,15 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
 
 
 def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo: dict[int, Any]) -> nn.Module:
-    """Copy `model` deeply, with each key replaced wherever and however often it is used.
+    """Return a deep copy of `model` in which every use of each key of `replacements` is replaced by its value.
 
-    Hooks move to the replacement; those of the parts of a RepBlock are dropped with them. `memo` is that of
-    deepcopy, and may hold copies already.
+    Hooks move to the replacement; hooks on parts of a RepBlock are dropped together with the parts. `memo` is the memo
+    of deepcopy, and may already hold copies.
+
+    Raises:
+        ModelError: The network cannot be copied, or its copy lacks a replacement.
     """
-    # deepcopy uses an object's entry in its memo as the copy, so that replaced modules are never copied.
+    # deepcopy takes an object's entry in its memo as the copy, so replaced modules are never copied.
     memo.update({id(old): new for old, new in replacements.items()})
     result: nn.Module = _deepcopy(model, memo)
     there = set(result.modules())
@@ -96,19 +108,19 @@ def replaced(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], memo
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Copy a network deeply; a tensor that it stores of a past forward pass is copied without its history.
+    """Return a deep copy of a network; tensors stored by a past forward pass are copied without their autograd history.
 
     Raises:
-        ModelError: It holds something that cannot be copied.
+        ModelError: The network contains something that cannot be copied.
     """
     result: nn.Module = _deepcopy(model, {})
     return result
 
 
 def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> Module:
-    """Copy `module` deeply, without its hooks.
+    """Return a deep copy of `module` without its hooks.
 
-    A hook may refer to anything, even to the whole network, which must not be copied along with one part.
+    A hook may refer to any object, even to the whole network, which must not be copied along with one part.
     """
     memo = {} if memo is None else memo
     for part in module.modules():
@@ -117,25 +129,25 @@ def copied_without_hooks(module: Module, memo: dict[int, Any] | None = None) -> 
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether `module` itself has hooks."""
+    """Return whether `module` itself has hooks."""
     return any(getattr(module, name) for name in _HOOKS)
 
 
 def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
-    """Make a convolution with bias, its values not set, in the dtype, on the device and in the mode of `like`."""
+    """Create an uninitialised convolution with bias, with the dtype, device and mode of `like`."""
     conv = geometry.conv(bias=True, kind=_WithoutValues, device=like.weight.device, dtype=like.weight.dtype)
     conv.__class__ = nn.Conv2d
     return conv.train(like.training)
 
 
 class _WithoutValues(nn.Conv2d):
-    # torch's own skip_init uses the meta device, which imports sympy: a third of a second.
+    # torch's own skip_init uses the meta device, which imports sympy and takes a third of a second.
     def reset_parameters(self) -> None:
-        """Draw nothing: the caller sets the values."""
+        """Do nothing; the caller sets the values."""
 
 
 def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
-    """Keep train and eval mode: a frozen batch normalisation stays frozen."""
+    """Preserve train and eval mode, so that a frozen batch normalisation stays frozen."""
     block.train(conv.training)
     if bn is not None and block.fixed.bn is not None:
         block.fixed.bn.train(bn.training)
@@ -145,7 +157,7 @@ def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
 def _rep_block(conv: nn.Conv2d, bn: Norm | None, layer: InsertedLayer) -> RepBlock:
     if layer.own_bn:
         bn = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
-        # Neutral in eval mode: the statistics are fresh.
+        # With its initial statistics this makes the batch normalisation an identity in eval mode.
         nn.init.constant_(bn.weight, (1 + bn.eps) ** 0.5)
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
@@ -170,7 +182,7 @@ def _find(
 
 def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
     for module in value.modules() if isinstance(value, nn.Module) else ():
-        # Weight normalisation keeps the last weight that it computed, and torch copies none with a history.
+        # Weight normalisation stores the weight it computed last, and torch cannot copy tensors with a history.
         stored = (item for item in vars(module).values() if isinstance(item, Tensor) and not item.is_leaf)
         memo.update((id(tensor), tensor.detach().clone()) for tensor in stored)
     try:

@@ -1,4 +1,4 @@
-"""Find out from torch.fx graphs how a network uses its convolutions and batch normalisations."""
+"""Analyse with torch.fx how a network uses its convolutions and batch normalisations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ __all__ = ["Usage", "captured_module", "followers_in_eval", "usage_of"]
 
 @dataclass(frozen=True)
 class Usage:
-    """The result of tracing: modules that ``forward`` calls, modules whose parameters it reads itself, and followers.
+    """The result of tracing a network; empty if it cannot be traced.
 
-    Followers are batch normalisations by convolution. Each is the only reader of the convolution's output, reads
-    nothing else, in eval mode and in train mode, and may move into a block. All is empty if the network cannot be
-    traced.
+    Attributes:
+        traced: Whether tracing succeeded.
+        called: Names of the convolutions and RepBlocks that ``forward`` calls.
+        read: Names of the modules whose parameters ``forward`` reads directly.
+        followers: Maps each convolution to the batch normalisation that may move into its block. In eval mode and in
+            train mode, it is the only reader of the convolution's output and reads nothing else.
     """
 
     traced: bool = False
@@ -38,7 +41,7 @@ class Usage:
 def usage_of(model: nn.Module) -> Usage:
     """Trace a copy of `model` in eval mode and in train mode.
 
-    The copy shares the parameters; anything else that ``forward`` writes to belongs to the copy.
+    The copy shares the parameters; everything else that ``forward`` may write to is copied.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
     found = []
@@ -47,7 +50,7 @@ def usage_of(model: nn.Module) -> Usage:
             twin = copy.deepcopy(model, dict(memo)).train(mode)
             found.append(_of_graph(twin, Tracer().trace(twin)))
         except Exception:  # anything that a foreign module raises when it is copied or traced
-            # No batch normalisation moves, which is correct for every network.
+            # Moving no batch normalisation is correct for every network.
             return Usage()
     calm, training = found
     followers = {
@@ -59,7 +62,11 @@ def usage_of(model: nn.Module) -> Usage:
 
 
 def followers_in_eval(model: nn.Module) -> dict[str, str]:
-    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader."""
+    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader.
+
+    Raises:
+        ModelError: ``forward`` cannot be traced.
+    """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         twin = copy.deepcopy(model, memo)
@@ -69,7 +76,10 @@ def followers_in_eval(model: nn.Module) -> dict[str, str]:
 
 
 def captured_module(model: nn.Module) -> str | None:
-    """Return the name of an attribute whose function holds modules of `model`: a copy would use the old ones."""
+    """Return the name of an attribute whose function refers to modules of `model`, or None.
+
+    A copy of the network would keep using the original modules through it.
+    """
     own = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -91,7 +101,7 @@ def _may_move(model: nn.Module, conv_name: str, bn_name: str) -> bool:
     conv, bn = model.get_submodule(conv_name), model.get_submodule(bn_name)
     if type(bn) not in NORMS or not bn.track_running_stats or not bn.affine:
         return False
-    # Hooks on either must see the same values as before, and code that freezes the second must find it.
+    # Hooks on either module must see the same values as before, and code that freezes the second must find it.
     if has_hooks(bn) or has_hooks(conv) or bn.training != conv.training:
         return False
     parts = bn_name.split(".")

@@ -11,7 +11,7 @@ __all__ = ["refuse_uninitialised", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or AveragedModel, not a copy.
+    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or AveragedModel, without a copy.
 
     Wrappers may be nested.
     """
@@ -33,5 +33,7 @@ def refuse_uninitialised(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ModelError(
-                "a lazy layer without weights", where=name, hint="run the network once: net(torch.zeros(1, C, H, W))"
+                "this lazy layer has no weights yet",
+                where=name,
+                hint="run the network once: net(torch.zeros(1, C, H, W))",
             )

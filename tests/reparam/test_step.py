@@ -473,7 +473,7 @@ def test_set_step_refuses() -> None:
     with pytest.raises(ModelError, match="no branches"):
         ird.set_step(net(), "merged")
     inserted[0].branches["conv1x1"].bn.register_forward_hook(lambda *_: None)
-    with pytest.raises(ModelError, match=r"^0\.branches\.conv1x1\.bn: hooks here would not run"):
+    with pytest.raises(ModelError, match=r"^0\.branches\.conv1x1\.bn: the hooks of this module would not run"):
         ird.set_step(inserted, "merged")
     assert inserted[3].step == "exact"
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
