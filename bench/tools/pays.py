@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from irepdeploy.errors import InputError, IrepdeployError
@@ -18,18 +19,19 @@ from irepdeploy.runs.reproduction import ReproducedRecord, append_cell, read_cel
 from irepdeploy.search.reproduction.cells import cells_of
 from irepdeploy.search.reproduction.protocol import PROTOCOLS, QUESTIONS, Network, Protocol
 from irepdeploy.search.reproduction.run import measured_in, records_in
-from irepdeploy.search.reproduction.table import markdown_of
+from irepdeploy.search.reproduction.table import Table, markdown_of
 from irepdeploy.search.reproduction.tables import tables_of
 
-__all__ = ["keep", "main", "pays_tables"]
+__all__ = ["keep", "main", "pays_summary", "pays_tables"]
 
+_SUMMARY = ("arm", "test %", "difference from plain", "verdict", "training s", "search s")
 _RECORDS, _PAGE = Path("bench/records"), Path("docs/does-it-pay.md")
 _STAGES = {
-    "trial": "trials of {}",
-    "final": "final runs of {}",
-    "candidate": "retrained candidates of {}",
-    "scoring": "scorings of {}",
-    "timing": "times of {}",
+    "trial": "trials",
+    "final": "final runs",
+    "candidate": "retrained candidates",
+    "scoring": "scorings",
+    "timing": "times",
 }
 
 
@@ -52,11 +54,35 @@ def keep(out: Path, records: Path) -> dict[Path, int]:
 
 
 def pays_tables(question: str, pattern: Path) -> str:
-    """Return the tables of a question from the files of a pattern, and which cells are missing.
+    """Return the tables of a question from the files that match a pattern, and the cells that are missing.
 
     Raises:
         InputError: There is no such question, or the pattern names no data set.
     """
+    parts = []
+    for protocol, tables, keys in _protocols_of(question, pattern):
+        parts += [markdown_of(tables)] if tables else []
+        parts.append(_cells(protocol, question, keys))
+    return "\n\n".join(parts) or "No records yet."
+
+
+def pays_summary(question: str, pattern: Path) -> str:
+    """Return the tables of a question, each reduced to accuracy, its difference from plain, and cost.
+
+    Raises:
+        InputError: As `pays_tables`.
+    """
+    parts = []
+    for _, tables, _ in _protocols_of(question, pattern):
+        for table in tables:
+            kept = [index for index, column in enumerate(table.columns) if column in _SUMMARY]
+            rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
+            parts.append(replace(table, columns=tuple(table.columns[index] for index in kept), rows=rows, notes=()))
+    return markdown_of(parts) or "No records yet."
+
+
+def _protocols_of(question: str, pattern: Path) -> Iterator[tuple[Protocol, list[Table], Collection[str]]]:
+    """Yield each protocol with records for a question, its tables, and the keys of the cells that were run."""
     if question not in QUESTIONS:
         raise InputError(f"no question {question!r}", where=pattern, hint=f"one of {', '.join(QUESTIONS)}")
     data = next((name for name in PROTOCOLS if pattern.name.startswith(f"pays-{name}-")), None)
@@ -64,37 +90,35 @@ def pays_tables(question: str, pattern: Path) -> str:
         raise InputError("expected pays-DATA-*.jsonl", where=pattern, hint=f"of {', '.join(PROTOCOLS)}")
     paths = sorted(pattern.parent.glob(pattern.name))
     done, measured = read_cells(paths), read_measured(paths)
-    parts = []
+    keys = {*done, *measured}
     for protocol in (PROTOCOLS[data], PROTOCOLS[data].merged):
         if question not in protocol.questions:
             continue
-        here = {*done, *measured}
-        if not any(cell.key in here for cell in cells_of(protocol, [question], protocol.networks)):
-            continue
-        tables = tables_of(protocol, done, [question], protocol.networks, measured)
-        parts += [markdown_of(tables)] if tables else []
-        parts.append(_cells(protocol, question, here))
-    return "\n\n".join(parts) or "No records yet."
+        if any(cell.key in keys for cell in cells_of(protocol, [question], protocol.networks)):
+            yield protocol, tables_of(protocol, done, [question], protocol.networks, measured), keys
 
 
 def _cells(protocol: Protocol, question: str, done: Collection[str]) -> str:
-    """Say which cells there are, and which are missing."""
-    said = "; ".join(_of_network(protocol, question, network, done) for network in protocol.networks)
-    return f"Cells of protocol {protocol.name}, version {protocol.version}: {said}."
+    """List how many cells of each network were run, and which are missing."""
+    lines = (_of_network(protocol, question, network, done) for network in protocol.networks)
+    return "\n".join([f"Cells that were run of protocol {protocol.name}, version {protocol.version}:", "", *lines])
 
 
 def _of_network(protocol: Protocol, question: str, network: Network, done: Collection[str]) -> str:
     cells = cells_of(protocol, [question], [network])
-    groups = Counter((cell.stage, cell.arm.name, cell.condition) for cell in cells)
-    left = Counter((cell.stage, cell.arm.name, cell.condition) for cell in cells if cell.key not in done)
-    count = f"{len(cells) - left.total()} of {len(cells)} of `{network.name}`"
+    groups = Counter((cell.stage, cell.condition, cell.arm.name) for cell in cells)
+    left = Counter((cell.stage, cell.condition, cell.arm.name) for cell in cells if cell.key not in done)
+    line = f"- `{network.name}`: {len(cells) - left.total()} of {len(cells)}"
     if not left or left.total() == len(cells):
-        return count
-    missing = []
-    for (stage, arm, condition), number in left.items():
+        return line
+    missing: dict[str, list[str]] = {}
+    for (stage, condition, arm), number in left.items():
         where = "" if condition == protocol.main else f" ({condition.label})"
-        missing.append(f"{number} of {groups[stage, arm, condition]} {_STAGES[stage].format(arm)}{where}")
-    return f"{count}, without {', '.join(missing)}"
+        whole = groups[stage, condition, arm]
+        text = f"`{arm}`" if number == whole else f"`{arm}` ({number} of {whole})"
+        missing.setdefault(f"{_STAGES[stage]}{where}", []).append(text)
+    parts = [f"{what} of {', '.join(arms)}" for what, arms in missing.items()]
+    return f"{line}; missing: {'; '.join(parts)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
 is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``comparison``, ``ratios`` and ``scoring``
-are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``, ``merged-ranking``, ``merged-noise`` and
-``pays QUESTION``, whose path is a pattern, are those of the tools of these names. Run
+are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``, ``merged-ranking``, ``merged-noise``,
+``pays QUESTION`` and ``pays-summary QUESTION``, whose path is a pattern, are those of the tools of these names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -85,10 +85,10 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
         return f"{RECORD_TABLES[suite](path)}\n"
     if suite == "campaigns":
         return f"{campaign_table(read_campaigns(path))}\n"
-    if suite == "pays":
-        from .pays import pays_tables
+    if suite in ("pays", "pays-summary"):
+        from .pays import pays_summary, pays_tables
 
-        return f"{pays_tables(runner or '', path)}\n"
+        return f"{(pays_tables if suite == 'pays' else pays_summary)(runner or '', path)}\n"
     if suite == "ecosystem":
         return f"{ecosystem_table(read_walk(path))}\n"
     if suite in _TOOLS:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from irepdeploy.bench.tools.pays import keep, main, pays_tables
+from irepdeploy.bench.tools.pays import keep, main, pays_summary, pays_tables
 from irepdeploy.bench.tools.readme_tables import refreshed
 from irepdeploy.errors import InputError
 from irepdeploy.runs.reproduction import MEASUREMENTS, RECORDS, ReproducedCell, TimedPopulation, append_cell, read_cells
@@ -66,15 +66,24 @@ def test_records_are_kept_once_and_apart(out: Path, tmp_path: Path) -> None:
     text = pays_tables("2", pattern)
     assert "**Table 2: do branches pay? compact6, 5,120 images, 1,600 steps**" in text
     assert "| acnet | 2 of 5 | 0.1, 0.0005, cosine |" in text
-    without = "3 of 5 final runs of plain, 5 of 5 final runs of repvgg, 3 of 5 final runs of acnet"
     version = FASHION.version
-    assert f"Cells of protocol fashion-mnist, version {version}: 46 of 82 of `compact6`, without {without}" in text
-    assert "; 0 of 82 of `small_vgg6`; 0 of 82 of `small_resnet18`." in text
-    assert f"Cells of protocol fashion-mnist, merged step, version {version}: 1 of 82 of `compact6`" in text
+    assert f"Cells that were run of protocol fashion-mnist, version {version}:" in text
+    finals = "`plain` (3 of 5), `repvgg`, `acnet` (3 of 5), `dbb`, `repnas 4/block`, `all`, `drawn 2/3`, `des 2/3`"
+    assert f"- `compact6`: 46 of 82; missing: final runs of {finals}\n" in text
+    assert "- `small_vgg6`: 0 of 82\n- `small_resnet18`: 0 of 82" in text
+    assert f"protocol fashion-mnist, merged step, version {version}:\n\n- `compact6`: 1 of 82" in text
     time = pays_tables("1", pattern)
-    assert "| fused | 1.000 | 24.0 | 4.00 | - |" in time and "1 of 1 of `compact6`; 0 of 1 of `small_vgg6`" in time
+    assert "| fused | 1.000 | 24.0 | 4.00 | - |" in time and "- `compact6`: 1 of 1\n- `small_vgg6`: 0 of 1\n" in time
     # Cells that two questions share: the trials of plain, all and drawn 2/3, and the final runs of plain.
-    assert "20 of 77 of `compact6`" in pays_tables("5", pattern)
+    assert "- `compact6`: 20 of 77" in pays_tables("5", pattern)
+
+
+def test_the_summary_keeps_accuracy_and_cost(out: Path, tmp_path: Path) -> None:
+    keep(out, tmp_path)
+    text = pays_summary("2", tmp_path / "pays-fashion-mnist-*.jsonl")
+    assert "| arm | test % | difference from plain | verdict | training s | search s |" in text
+    assert "| acnet | 90.50 +- 0.71 | +0.00 [+0.00, +0.00] |" in text
+    assert "Bonferroni" not in text and "Cells" not in text
 
 
 def test_a_page_without_records_says_so(tmp_path: Path) -> None:
