@@ -1,4 +1,4 @@
-"""Collapse parallel and chained linear operators of an ONNX graph into single convolutions, with a proof."""
+"""Collapse parallel and chained linear operators of an ONNX graph into single convolutions, and prove the result."""
 
 from __future__ import annotations
 

@@ -29,25 +29,26 @@ _PASSES, _MOST_NODES = 10, 100_000
 
 @exact_arithmetic()
 def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
-    """Replace linear, shift-invariant regions of an ONNX graph by single convolutions, exactly.
+    """Replace linear, shift-invariant regions of an ONNX graph by equivalent single convolutions.
 
-    Batch normalizations beside a fully connected layer become part of its weights. Kernels are composed in float64 and
-    rounded once. Each region is proved in float64 by a random and a zero input: to 1e-10 inside the map, and at its
-    border unless the file stores border constants, which are rounded.
+    Batch normalisations before or after a fully connected layer are folded into its weights. Kernels are composed in
+    float64 and rounded once. Each region is proved in float64 on a random and a zero input: to 1e-10 in the interior,
+    and also at the border unless the file stores border constants, which are rounded.
 
     Args:
-        model: a model in memory (it is not changed), its bytes, or a path.
-        border: how to treat a merged region that is not a convolution at its border, as with a bias before zero
-            padding: "refuse" keeps it and gives the reason; "map" writes the convolution and a constant map
-            (1, C, H, W).
+        model: A model in memory, its bytes, or a path; it is not changed.
+        border: How to treat a merged region that differs from a convolution at its border, for example because of a
+            bias before zero padding. "refuse" keeps the region and reports the reason; "map" writes the convolution and
+            a constant map (1, C, H, W).
 
     Returns:
-        The collapsed model and a report of every region; the model as given if nothing collapses and nothing that it
-        computes is constant.
+        The collapsed model and a report of every region. If nothing collapses and no operator is constant, it holds the
+        model as given.
 
     Raises:
-        InputError: the file is missing, or `border` is unknown.
-        ModelError: it is not an ONNX model, is damaged, lacks its external data, or is older than opset 7.
+        InputError: The file is missing, or `border` is unknown.
+        ModelError: The file is not an ONNX model, is damaged, lacks its external data, is older than opset 7, or has
+            too many nodes.
     """
     if border not in get_args(Border):
         raise InputError(f"expected border to be one of {', '.join(get_args(Border))}, got {border!r}")
@@ -76,10 +77,10 @@ class _Passes:
     """The passes over a model, which is changed in place.
 
     Attributes:
-        done: rows of regions that collapsed.
-        left: rows of those that the last pass left as they are.
-        folded: number of operators that were computed.
-        changed: whether the model was changed.
+        done: Reports of the regions that collapsed.
+        left: Reports of the regions that the last pass left unchanged.
+        folded: Number of constant operators that were evaluated.
+        changed: Whether the model was changed.
     """
 
     def __init__(self, proto: onnx.ModelProto, border: Border) -> None:
@@ -87,9 +88,9 @@ class _Passes:
         self.done: list[Region] = []
         self.left: list[Region] = []
         self.folded, self.changed = 0, False
-        # The rows of regions that stayed, by the tensors that they compute: another pass would find the same.
+        # Reports of unchanged regions, by the tensors that they compute: another pass would give the same result.
         self._known: dict[tuple[str, ...], list[Region]] = {}
-        # The tensors and operators whose reason stands in the row of a region that is no longer there.
+        # The tensors and operators whose reason was reported for a region that no longer exists.
         self._said: set[str] = set()
 
     def run(self) -> None:
@@ -107,7 +108,7 @@ class _Passes:
                 break
 
     def _graph(self) -> tuple[Graph, int]:
-        """Return the folded graph without branches that are never taken, and how many operators were computed."""
+        """Return the folded graph without branches that are never taken, and how many operators were evaluated."""
         count = 0
         while True:
             graph = Graph.of(self.proto)

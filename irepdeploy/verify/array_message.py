@@ -1,4 +1,4 @@
-"""Messages between processes: a JSON header and arrays as raw bytes. No pickle, which could run code."""
+"""Messages between processes: a JSON header and arrays as raw bytes, without pickle, which could run code."""
 
 from __future__ import annotations
 
@@ -30,13 +30,21 @@ class BrokenMessageError(Exception):
 
 @dataclass(frozen=True)
 class ArrayMessage:
-    """JSON values and arrays by name."""
+    """A message of JSON values and named arrays."""
 
     values: Mapping[str, Any]
     arrays: Mapping[str, Array] = field(default_factory=dict)
 
     def send(self, to: socket.socket, deadline: float | None = None) -> None:
-        """Send it; TimeoutError at the `deadline` of `time.monotonic`."""
+        """Send the message.
+
+        Args:
+            to: The connection.
+            deadline: Latest time of `time.monotonic` in seconds, or None for no limit.
+
+        Raises:
+            TimeoutError: The deadline has passed.
+        """
         arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
         described = [[name, array.dtype.name, array.shape] for name, array in arrays.items()]
         header = json.dumps([self.values, described]).encode()
@@ -49,7 +57,16 @@ class ArrayMessage:
 
     @classmethod
     def receive(cls, source: socket.socket, deadline: float | None = None) -> ArrayMessage:
-        """Wait for the next one; TimeoutError at the `deadline`, BrokenMessageError if there is none."""
+        """Wait for the next message.
+
+        Args:
+            source: The connection.
+            deadline: Latest time of `time.monotonic` in seconds, or None for no limit.
+
+        Raises:
+            TimeoutError: The deadline has passed.
+            BrokenMessageError: The connection was closed, or the data is not a message.
+        """
         length = int.from_bytes(_bytes(source, 4, deadline), "little")
         if length > _LONGEST:
             raise BrokenMessageError(f"a header of {length} bytes")

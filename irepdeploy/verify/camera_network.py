@@ -1,4 +1,4 @@
-"""A network behind the preprocessing that an export built into its files."""
+"""A network preceded by the preprocessing that an export built into its files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ __all__ = ["CameraNetwork"]
 
 
 class CameraNetwork(nn.Module):
-    """Take uint8 images as from a camera, preprocess them, and run a network of float32 images on them.
+    """A network that takes uint8 images as a camera delivers them, and preprocesses them.
 
     Args:
-        network: The network.
-        preprocessing: As in the certificate: mean and std by channel, peak, layout and channel order.
+        network: The network, which takes float32 images (N, C, H, W).
+        preprocessing: The preprocessing as in the certificate: mean and std of each channel, peak, layout and channel
+            order.
+
+    Raises:
+        InputError: `preprocessing` is not valid.
     """
 
     def __init__(self, network: nn.Module, preprocessing: Mapping[str, Any]) -> None:
@@ -34,7 +38,10 @@ class CameraNetwork(nn.Module):
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Any:
-        """Normalise in float64 and round once."""
+        """Normalise uint8 images in float64, round once to float32, and run the network.
+
+        The images are (N, C, H, W), or (N, H, W, C) if the layout is "nhwc".
+        """
         planes = images.double()
         if self._last:
             planes = planes.permute(0, 3, 1, 2)

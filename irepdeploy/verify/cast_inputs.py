@@ -11,11 +11,11 @@ __all__ = ["CastInputs"]
 
 
 class CastInputs(nn.Module):
-    """A network that takes float32 whatever its weights are, and returns float32.
+    """A network in eval mode whose floating-point inputs are cast to one dtype.
 
     Args:
-        model: A network in eval mode.
-        kind: The type that it takes.
+        model: The network.
+        kind: Dtype of the inputs of `model`.
     """
 
     def __init__(self, model: nn.Module, kind: torch.dtype) -> None:
@@ -24,5 +24,5 @@ class CastInputs(nn.Module):
         self.eval()
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """Run the network."""
+        """Cast the floating-point inputs and run the network."""
         return self.model(*(value.to(self._kind) if value.is_floating_point() else value for value in inputs))

@@ -1,4 +1,4 @@
-"""Certificate of an export: digests of source and artefacts, and the error of every hop."""
+"""Certificate of an export: digests of the source and the artefacts, and the error of every hop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 
 @dataclass(frozen=True)
 class Hop:
-    """One comparison of two forms of the network, as `Comparison.to_dict()`; the first is the reference."""
+    """One comparison of two forms of the network.
+
+    Attributes:
+        source: Name of the form that is the reference.
+        result: Name of the form that was compared with it.
+        inputs: Groups of inputs, as in `InputGroup.to_dict()`.
+        comparison: Result, as in `Comparison.to_dict()`.
+    """
 
     source: str
     result: str
@@ -43,46 +50,52 @@ class Hop:
 
     @property
     def ok(self) -> bool:
-        """Whether the gate passed."""
+        """Whether the comparison passed."""
         return self.comparison.get("ok") is True and self.error <= self.allowed
 
     @property
     def error(self) -> float:
-        """Largest relative error, possibly NaN or infinity, which JSON holds as text."""
+        """Largest relative error; NaN and infinity are possible, and stored as text in JSON."""
         return float(self.comparison["max_rel_error"])
 
     @property
     def allowed(self) -> float:
-        """Largest relative error that passes, infinity if it is not checked."""
+        """Largest relative error that passes, or infinity if it is not checked."""
         return self.tolerance.max_rel_error
 
     @property
     def tolerance(self) -> Tolerance:
-        """Tolerance of the output with the largest error: the stated one, or more if the source is noisier."""
-        # Earlier certificates know only the stated one.
+        """Tolerance of the output with the largest error: the stated one, or a larger one if the source is noisier."""
+        # Earlier certificates contain only the stated one.
         return _tolerance(self.comparison.get("allowed", self.comparison["tolerance"]))
 
     @property
     def stated(self) -> Tolerance:
-        """Tolerance that the comparison was asked for."""
+        """Tolerance that was requested for the comparison."""
         return _tolerance(self.comparison["tolerance"])
 
     @property
     def noise(self) -> Noise | None:
-        """Noise of the source at the output that has most, or None if it was not measured."""
+        """Noise of the source at its noisiest output, or None if it was not measured."""
         found = [Noise(**output["noise"]) for output in self.comparison.get("outputs", ()) if output.get("noise")]
         return max(found, key=lambda noise: float(noise.rel_error), default=None)
 
     @property
     def figures(self) -> list[str]:
-        """Error, noise of the source and tolerance as text, for tables."""
+        """Error, noise of the source and tolerance, as text for tables."""
         noise = "-" if self.noise is None else f"{float(self.noise.rel_error):.0e}"
         return [f"{self.error:.1e}", noise, str(self.tolerance)]
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file beside the certificate."""
+    """A file in the folder of the certificate.
+
+    Attributes:
+        file: Name of the file.
+        sha256: Digest of the file, including external weights of an ONNX model.
+        size_bytes: Size of the file.
+    """
 
     file: str
     sha256: str
@@ -101,16 +114,23 @@ class Certificate:
     """Digests, versions, shapes and errors of one export.
 
     Attributes:
-        source: file, sha256, net, state, architecture digest, statistics, params; the seed of a network by name.
-        target: name, opset, IR version.
-        blocks: proofs of the fused blocks: count, worst layer and error in float64 and in the network's own dtype.
-        size: parameters and MACs of one input in train and fused state; MACs are None if they cannot be counted.
+        source: File, SHA-256, net, state, architecture digest, statistics and parameters of the source, and the seed if
+            the network was given by name.
+        target: Name, opset and IR version.
+        hops: Comparisons of successive forms of the network.
+        blocks: Proofs of the fused blocks: their count, and the worst layer and its error in float64 and in the
+            network's own dtype.
+        size: Parameters and MACs of one input in train and fused state; MACs are None if they cannot be counted.
         health: `LayerHealth.to_dict()` of each fused block; empty in older certificates.
-        precisions: findings by lower precision: ranges for fp16, the loss and its budget for int8.
-        onnx: findings of the audit, and the simplifier's note.
-        engine: status ("not asked for", "not built"), reason.
-        failure: reason why the export failed, or None.
-        digest: SHA-256 of the file's canonical JSON without it, as read; None in version 1 and before `save`.
+        precisions: Findings for each lower precision: the ranges for fp16, the loss and its budget for int8.
+        artefacts: Files that the export wrote.
+        onnx: Findings of the audit, and the note of the simplifier.
+        engine: Status of the TensorRT engine ("not asked for", "not built") and the reason.
+        versions: Versions of Python and of the packages that were used.
+        created: Time of the export in UTC.
+        failure: Reason why the export failed, or None.
+        digest: SHA-256 of the file's canonical JSON without this field, as read from the file. None in version 1 and
+            before `save`.
     """
 
     source: dict[str, Any]
@@ -152,7 +172,11 @@ class Certificate:
             )
 
     def check_files(self, folder: str | os.PathLike[str]) -> None:
-        """Compare the artefacts in `folder` with their digests; raise CheckFailed if one is missing or was changed."""
+        """Compare the artefacts in `folder` with their digests.
+
+        Raises:
+            CheckFailed: An artefact is missing or was changed.
+        """
         from irepdeploy.onnx_graph.model_file import file_digest
 
         for artefact in self.artefacts:
@@ -167,14 +191,18 @@ class Certificate:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object with its digest; numbers that are not finite become text."""
+        """Return a JSON object that includes its digest; numbers that are not finite become text."""
         verdict = {"ok": self.ok, "max_rel_error": self.max_rel_error, "worst_layer": self.worst_layer}
         value = json_safe({"format": _FORMAT, "version": _VERSION, **verdict, **asdict(self)})
         return {**value, "digest": _digest(value)}
 
     @classmethod
     def from_dict(cls, value: object, *, where: object = None) -> Certificate:
-        """Return the certificate that `to_dict` described; raise InputError for anything else."""
+        """Read the result of `to_dict`.
+
+        Raises:
+            InputError: `value` is not a certificate, was changed, or has an unknown version.
+        """
         if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise InputError("not a certificate", where=where, hint="`irepdeploy export` writes certificate.json")
         if value.get("version") not in (_UNSEALED, _VERSION):
@@ -182,7 +210,7 @@ class Certificate:
                 f"certificate version {value.get('version')!r}; this irepdeploy reads up to {_VERSION}", where=where
             )
         try:
-            # Otherwise it would depend on the stack that is left whether a certificate can be read.
+            # Without this check, whether a certificate can be read would depend on the free depth of the stack.
             _check_nesting(value)
             if "digest" in value or value["version"] != _UNSEALED:
                 _check_digest(value)
@@ -197,7 +225,7 @@ class Certificate:
             _check_hops(known["hops"])
             _check_artefacts(known["artefacts"])
             certificate = cls(**known)
-            # Raises if derived values cannot be computed.
+            # This raises if derived values cannot be computed.
             certificate.to_dict()
             return certificate
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -205,12 +233,16 @@ class Certificate:
             raise InputError(f"damaged certificate: {what}", where=where, hint="export again") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the certificate as JSON."""
+        """Write the certificate as JSON, and return the path."""
         return write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
-        """Read a certificate file."""
+        """Read a certificate file.
+
+        Raises:
+            InputError: The file is missing, or is not a valid certificate.
+        """
         try:
             value = json.loads(read_bytes(path, "certificate", DESCRIPTION))
         except (ValueError, RecursionError):
@@ -237,7 +269,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def _digest(value: Mapping[str, Any]) -> str:
-    # As in JSON, where keys are text.
+    # Convert keys to text, as JSON does.
     plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
     return sha256(canonical_json(plain))
 
@@ -282,14 +314,14 @@ def _check_hops(hops: Sequence[Hop]) -> None:
             raise TypeError("inputs are not a list of groups")
         if hop.comparison.get("ok") is True and not hop.ok:
             raise ValueError(f"{hop.source} to {hop.result} passed, but its error is above what is allowed")
-        # Raises if it is no number.
+        # This raises if one of them is not a number.
         _ = hop.error, hop.tolerance, hop.stated, hop.noise
 
 
 def _check_artefacts(artefacts: Sequence[Artefact]) -> None:
     for artefact in artefacts:
         name = artefact.file
-        # A certificate may come from anywhere; its names must not lead out of its folder.
+        # Certificates are untrusted: a name must not lead out of the folder.
         if not isinstance(name, str) or not name.isprintable() or not name or Path(name).name != name or name == "..":
             raise ValueError(f"{name!r} is not a file name")
         if _SHA256.fullmatch(str(artefact.sha256)) is None:

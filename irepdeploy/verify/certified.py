@@ -1,4 +1,4 @@
-"""Check a file against the certificate of its export, and compare it once more with the source."""
+"""Check a file against the certificate of its export, and repeat the comparison with the source."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ class CertifiedFile:
     """The result of checking a file against a certificate.
 
     Attributes:
-        sha256: Digest of the file, and of the weights beside it if it is an ONNX model that has some.
+        path: Path of the file.
+        sha256: Digest of the file, including the external weights of an ONNX model.
+        certificate: The certificate.
         artefact: Entry of the certificate with this digest, or None.
-        faults: Reasons why the certificate does not vouch for the file; empty if it does.
-        notes: Facts that change no verdict: another name, other versions here.
-        comparison: The comparison with the source, repeated here; None if it was not repeated.
-        skipped: Reason why it was not, or "".
+        faults: Reasons why the certificate does not cover the file; empty if it does.
+        notes: Facts that do not affect the verdict, such as another name or other versions on this machine.
+        comparison: The repeated comparison with the source, or None if it was not repeated.
+        skipped: Reason why the comparison was not repeated, or "".
     """
 
     path: str
@@ -56,12 +58,12 @@ class CertifiedFile:
 
     @property
     def ok(self) -> bool:
-        """Whether this is the certified file, and equals its source where that was compared again."""
+        """Whether this is the certified file, and it passed the repeated comparison, if any."""
         return not self.faults and (self.comparison is None or self.comparison.ok)
 
     @property
     def reason(self) -> str:
-        """The reason for the verdict, as one line."""
+        """Reason for the verdict, on one line."""
         if self.faults:
             return self.faults[0]
         if self.comparison is not None and not self.comparison.ok:
@@ -103,25 +105,26 @@ def check_certified(
     tolerance: str | Tolerance | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> CertifiedFile:
-    """Check that a file is one of those in a certificate, and compare it with its source if that is at hand.
+    """Check that a certificate covers a file, and compare the file with its source if the source is available.
 
-    The file is found by its digest, under whatever name. The source is looked for where the export read it, relative to
-    the current folder and to the certificate; a network given to the export by name is built again.
+    The file is identified by its digest, regardless of its name. The source is searched for at the path that the export
+    read, relative to the current folder and to the certificate. A network that the export built by name is built again.
 
     Args:
-        path: A file that an export wrote, wherever it lies now.
+        path: A file that an export wrote, at any place.
         certificate: The certificate.json of the export.
-        source: The source of the export, if it lies elsewhere now.
-        inputs: Inputs for the comparison in place of the built-in ones; see `gather_inputs`.
-        input_shape: Sizes of inputs that both models leave free; by default those that the export compared at.
-        model_factory: Factory of the source's class, if it is not one of irepdeploy's.
-        seed: Seed of the random inputs; None for that of the export.
-        tolerance: A name in `TOLERANCES`, or a Tolerance; None for that of the export.
-        timeout_s: Seconds that ONNX Runtime may take to load and run a model.
+        source: The source of the export, if it was moved.
+        inputs: Inputs for the comparison instead of the built-in ones; see `gather_inputs`.
+        input_shape: Sizes of inputs that both models leave free. Defaults to the sizes of the export's comparisons.
+        model_factory: Function that builds the source's class, if it is not one of irepdeploy's.
+        seed: Seed of the random inputs. Defaults to that of the export.
+        tolerance: A name in `TOLERANCES`, or a Tolerance. Defaults to that of the export.
+        timeout_s: Time limit in seconds for ONNX Runtime to load and run a model.
 
     Raises:
-        InputError: A file is missing or the certificate is damaged; or `source`, `inputs`, `model_factory` or
-            `tolerance` is given and the comparison is impossible.
+        InputError: A file is missing or the certificate is damaged. Also if the comparison is impossible although
+            `source`, `inputs`, `model_factory` or `tolerance` is given.
+        MissingError: The comparison needs something that is not installed, and one of these arguments is given.
         RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
     """
     check_limit(timeout_s)
@@ -175,7 +178,7 @@ def _verdict(comparison: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identified(certificate: Certificate, path: str, digest: str) -> tuple[Artefact | None, str | None]:
-    """Return the artefact that a file is, and why it is not the certified one."""
+    """Return the artefact with this digest, if any, and the reason why the file is not the certified one, if any."""
     name = Path(path).name
     same = {artefact.file: artefact for artefact in certificate.artefacts if artefact.sha256 == digest}
     named = next((artefact for artefact in certificate.artefacts if artefact.file == name), None)
@@ -196,7 +199,7 @@ def _identified(certificate: Certificate, path: str, digest: str) -> tuple[Artef
 
 
 def _sidecar_fault(certificate: Certificate, artefact: Artefact, path: str) -> str | None:
-    """Return why the sidecar beside an engine is not the certified one."""
+    """Return why the sidecar of an engine is not the certified one, or None."""
     expected = next((each for each in certificate.artefacts if each.file == f"{artefact.file}.json"), None)
     if expected is None:
         return None
@@ -218,7 +221,7 @@ def _other_versions(certificate: Certificate) -> list[str]:
 
 
 def _source(certificate: Certificate, folder: Path, given: str | os.PathLike[str] | None) -> tuple[_Model | None, str]:
-    """Return the source of the export, or None and why it is not at hand."""
+    """Return the source of the export, or None and the reason why it is not available."""
     file, digest = certificate.source.get("file"), certificate.source.get("sha256")
     name = certificate.source.get("net")
     if file is None:
@@ -242,7 +245,7 @@ def _source(certificate: Certificate, folder: Path, given: str | os.PathLike[str
 
 
 def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
-    """Return the network that the export was given by name."""
+    """Return the network that the export built by name, or None and the reason why it cannot be built again."""
     from irepdeploy.network.libraries import library_name
     from irepdeploy.network.nets import NETS
     from irepdeploy.network.source import open_source
@@ -267,7 +270,7 @@ def _built_again(certificate: Certificate) -> tuple[nn.Module | None, str]:
 def _comparable(
     certificate: Certificate, artefact: Artefact, source: _Model, factory: Callable[[], nn.Module] | None
 ) -> tuple[_Model | None, str]:
-    """Return the source as a model with the inputs of an artefact, or None and why there is none."""
+    """Return the source as a model with the inputs of an artefact, or None and the reason why there is none."""
     if Path(artefact.file).suffix not in _MODELS:
         return None, "it is not a model"
     preprocessing = certificate.onnx.get("preprocessing")
@@ -285,7 +288,7 @@ def _comparable(
 
 
 def _calibrated_elsewhere(certificate: Certificate, artefact: Artefact) -> bool:
-    """Return whether an artefact is int8 and was calibrated with inputs that this machine may not have."""
+    """Return whether an artefact is int8 and was calibrated with inputs that may not exist on this machine."""
     calibration = certificate.precisions.get("int8", {}).get("calibration", {})
     built_in = str(calibration.get("name", "")).startswith(("data set ", "photographs ", "random"))
     return ".int8." in artefact.file and not built_in
@@ -297,12 +300,12 @@ def _seed(certificate: Certificate) -> int:
 
 
 def _shapes(certificate: Certificate) -> list[TensorSpec]:
-    """Return the sizes that the export compared at, where its file leaves some of them free."""
+    """Return the input sizes of the export's comparisons, if its file leaves some sizes free."""
     return [input_spec(text) for text in certificate.onnx.get("compared_at", ())]
 
 
 def _is_seed(value: object) -> TypeGuard[int]:
-    # Torch takes no larger ones.
+    # torch accepts no larger seeds.
     return type(value) is int and 0 <= value < 1 << 63
 
 

@@ -1,4 +1,4 @@
-"""Declared: what a model says about the sizes of its inputs and outputs, and which of them is the batch."""
+"""Declared: the sizes that a model declares for its inputs and outputs, and which of them is the batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from irepdeploy.verify.input_spec import UNNAMED
 
 __all__ = ["Declared", "Dimension", "Dimensions", "batch_of_output", "is_fixed", "numbers"]
 
-# The size of a tensor along one axis: a number, the name of a free size, or None for a free one without a name.
+# Size of a tensor along one axis: a number, the name of a free size, or None for an unnamed free size.
 Dimension = int | str | None
 Dimensions = tuple[Dimension, ...]
 
@@ -22,7 +22,14 @@ _COLOURS, _SMALLEST_IMAGE = (3, 4), 8
 
 @dataclass(frozen=True)
 class Declared:
-    """What a model says about its inputs and outputs; `outputs` that it says nothing about are None."""
+    """Sizes and dtypes that a model declares for its inputs and outputs.
+
+    Attributes:
+        label: Name of the model in error messages.
+        inputs: Sizes of each input.
+        dtypes: Dtype of each input.
+        outputs: Sizes of each output, or None if they are not declared.
+    """
 
     label: str
     inputs: Mapping[str, Dimensions]
@@ -40,7 +47,7 @@ class Declared:
 
     @classmethod
     def of_runner(cls, runner: Runner, label: str) -> Declared:
-        """Return what an active runner tells."""
+        """Return what an active runner declares."""
         specs = runner.inputs
         found = getattr(runner, "dimensions", None)
         inputs = {spec.name: spec.shape for spec in specs} if found is None else found["inputs"]
@@ -54,12 +61,12 @@ class Declared:
 
     @classmethod
     def of_specs(cls, specs: Sequence[TensorSpec], label: str = "the network") -> Declared:
-        """Return what the inputs alone tell."""
+        """Return a declaration of the inputs alone."""
         return cls(label, {spec.name: spec.shape for spec in specs}, {spec.name: spec.dtype for spec in specs}, {})
 
     @property
     def specs(self) -> list[TensorSpec]:
-        """The inputs, with None for every free size."""
+        """All inputs, with None for every free size."""
         return [TensorSpec(name, numbers(sizes), self.dtypes[name]) for name, sizes in self.inputs.items()]
 
     @property
@@ -69,12 +76,12 @@ class Declared:
 
     @property
     def axes(self) -> dict[str, int | None]:
-        """The axis of the batch in each input, as far as the sizes tell."""
+        """The axis of the batch in each input, as far as the sizes determine it."""
         return _input_axes(self)
 
     @property
     def with_free_batch(self) -> list[TensorSpec]:
-        """The inputs, with None for every free size and for the batch."""
+        """All inputs, with None for every free size and for the batch."""
         axes = self.axes
         return [
             spec._replace(
@@ -84,10 +91,10 @@ class Declared:
         ]
 
     def with_sizes(self, asked: Sequence[TensorSpec], *, but_batch: bool = False) -> Declared:
-        """Return a copy with every free size that `asked` gives, except the batch on request.
+        """Return a copy in which `asked` fixes free sizes, except that of the batch if `but_batch`.
 
         Raises:
-            InputError: There is no such input, or it has other sizes or another type.
+            InputError: There is no such input, or its sizes or dtype are different.
         """
         by_name = {spec.name: spec for spec in asked}
         if len(self.inputs) == 1 and len(asked) == 1 and asked[0].name == UNNAMED:
@@ -124,7 +131,11 @@ class Declared:
         return replace(self, inputs=found)
 
     def named_like(self, first: Declared) -> Declared:
-        """Return a copy with the names of another model: they correspond by name, else by position."""
+        """Return a copy with the names of another model; inputs and outputs are matched by name, else by position.
+
+        Raises:
+            InputError: The models have different numbers of inputs.
+        """
         if len(self.inputs) != len(first.inputs):
             counts = [f"{each.label} takes {counted(len(each.inputs), 'input')}" for each in (first, self)]
             hint = "compare forms of one network; a checkpoint of several inputs is saved without input_shape"
@@ -139,10 +150,10 @@ class Declared:
         )
 
     def batch(self, axes: Mapping[str, int | None]) -> int | None:
-        """Return the size that the inputs have along these axes, or None if it is free.
+        """Return the batch size of the inputs, given the axis of the batch in each, or None if it is free.
 
         Raises:
-            InputError: They have different ones.
+            InputError: The inputs have different batch sizes.
         """
         sizes = {self.inputs[name][axis] for name, axis in axes.items() if axis is not None and name in self.inputs}
         found = sorted(size for size in sizes if is_fixed(size))
@@ -153,7 +164,7 @@ class Declared:
 
 
 def batch_of_output(shape: Sequence[Dimension], size: int) -> int | None:
-    """Return the axis of a batch of this size: the first axis if it has the size, else the only other one."""
+    """Return the axis of a batch of this size: the first axis if it has this size, else the only axis that has it."""
     places = [place for place, length in enumerate(shape) if length == size]
     return places[0] if places and (places[0] == 0 or len(places) == 1) else None
 
@@ -163,7 +174,7 @@ def _dimensions(sizes: Iterable[Any]) -> Dimensions:
 
 
 def numbers(sizes: Dimensions) -> tuple[int | None, ...]:
-    """Return sizes with None for those that are free."""
+    """Return the sizes, with None for every free one."""
     return tuple(size if isinstance(size, int) else None for size in sizes)
 
 
@@ -204,7 +215,7 @@ def _fixed_batch(model: Declared) -> int | None:
     counts = {sizes[0]: sum(sizes[0] in other for other in every) for sizes in every}
     if not counts:
         return None
-    # The size that most inputs have, in doubt that of the first.
+    # The most frequent size; if several are equally frequent, the first.
     batch = max(counts, key=lambda size: counts[size])
     if not isinstance(batch, int) or batch == 1:
         return batch if isinstance(batch, int) else None

@@ -1,4 +1,4 @@
-"""Check whether two models give the same outputs: checkpoints, ONNX models, engines or networks in memory."""
+"""Check whether two models (checkpoints, ONNX models, engines or networks in memory) give the same outputs."""
 
 from __future__ import annotations
 
@@ -39,14 +39,22 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 _CHUNK = 8
-# Samples that a torch network runs on without its fast kernels.
+# Number of samples on which a torch network runs without its fast kernels.
 _FEW = 2
 _LARGE = 64
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of comparing two models, the inputs it was obtained on, and how a model differs from its file."""
+    """Result of comparing two models.
+
+    Attributes:
+        a: Label of the reference.
+        b: Label of the other model.
+        inputs: The inputs of the comparison.
+        comparison: Errors and verdict.
+        notes: Differences between a model and its file, such as nodes changed from training to inference form.
+    """
 
     a: str
     b: str
@@ -77,22 +85,23 @@ def verify_models(
     tolerance: str | Tolerance = "float32",
     timeout_s: float = TIMEOUT_S,
 ) -> Verification:
-    """Run two models on the same inputs and compare their outputs; `a` is the reference.
+    """Run two models on the same inputs and compare their outputs.
 
     Args:
-        a: a checkpoint, an ``.onnx`` or ``.engine`` file, the name of a network, or a network in eval mode.
-        b: like `a`.
-        inputs: inputs to use instead of real ones, see `gather_inputs`; seeded random ones are added unless the
-            tolerance is that of int8.
-        input_shape: sizes of inputs that both models leave free.
-        model_factory: builds the class of foreign checkpoints.
-        seed: of the random inputs.
-        tolerance: a name in `TOLERANCES`, or a Tolerance.
-        timeout_s: seconds that ONNX Runtime may take to load and run a model.
+        a: The reference: a checkpoint, an ``.onnx`` or ``.engine`` file, the name of a network, or a network in eval
+            mode.
+        b: The other model, in any of the same forms.
+        inputs: Inputs to use instead of the built-in real ones; see `gather_inputs`. Seeded random inputs are added
+            unless the tolerance is that of int8.
+        input_shape: Sizes of inputs that both models leave free.
+        model_factory: Function that builds the class of foreign checkpoints.
+        seed: Seed of the random inputs.
+        tolerance: A name in `TOLERANCES`, or a Tolerance.
+        timeout_s: Time limit in seconds for ONNX Runtime to load and run a model.
 
     Raises:
-        InputError: a file is missing or damaged, an engine is not for this machine, or inputs do not fit.
-        MissingError: a model is an engine, and TensorRT or a GPU is missing.
+        InputError: A file is missing or damaged, an engine was built for another machine, or inputs do not fit.
+        MissingError: A model is an engine, and TensorRT or a GPU is missing.
         RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
     """
     limit = tolerance_of(tolerance)
@@ -103,7 +112,7 @@ def verify_models(
         datasets = [side.dataset for side in sides if side.dataset is not None]
         groups = gather_inputs(signature, given=given, dataset=datasets[0] if datasets else None, seed=seed)
         if math.isinf(limit.max_rel_error):
-            # The ranges of int8 are those of real inputs.
+            # The ranges of int8 were calibrated for real inputs.
             groups = groups[-1:]
         arrays = joined([group.array for group in groups])
         outputs = [infer_all(side.runner, arrays) for side in sides]
@@ -117,7 +126,7 @@ def verify_models(
 
 
 def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
-    """Return the Tolerance of this name."""
+    """Return the Tolerance of this name, or raise InputError if there is none."""
     if isinstance(tolerance, Tolerance):
         return tolerance
     if tolerance not in TOLERANCES:
@@ -132,10 +141,16 @@ def network_runner(
     *,
     plain: bool = False,
 ) -> Runner:
-    """Return a runner of `model` for any batch, with inputs and outputs as in its Origin unless they are given.
+    """Return a runner of `model` for any batch size.
 
-    The input of a network that does not know it is an image of any size. Floating inputs have the type of the weights,
-    and are cast if numpy has none such or the weights have several. A `plain` runner computes without oneDNN.
+    Floating-point inputs have the dtype of the weights. If numpy lacks that dtype or the weights have several, inputs
+    are float32 and are cast.
+
+    Args:
+        model: The network, in eval mode.
+        specs: The inputs. Defaults to those of its Origin, or to one image of any size if it has none.
+        outputs: Names of the outputs. Defaults to those of its Origin.
+        plain: Compute without oneDNN.
     """
     from irepdeploy.reparam.origin import origin_of
     from irepdeploy.runtime.torch_runner import TorchRunner
@@ -157,14 +172,14 @@ def network_runner(
 def onnx_runner(
     model: str | os.PathLike[str] | bytes, *, as_written: bool = False, optimized: bool = True
 ) -> OnnxProcessRunner:
-    """Return a runner of an ONNX model on all cores available to this process, in a process with a `time_limit`."""
+    """Return a runner of an ONNX model in a separate process, on all available cores and with the `time_limit`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Nothing is timed here, and spinning threads would take cores from other processes of the command.
+    # Nothing is timed here, and spinning threads would take cores away from other processes of the command.
     return OnnxProcessRunner(model, threads=cores, spinning=False, as_written=as_written, optimized=optimized)
 
 
 def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
-    """Run an active runner on inputs (N, ...), or a mapping of such arrays, in batches that it accepts."""
+    """Run an active runner on an array (N, ...), or on a mapping of such arrays, in batches that it accepts."""
     arrays = named(inputs, runner.inputs)
     kinds = {spec.name: spec.dtype for spec in runner.inputs}
     found = Outputs(inputs)
@@ -177,17 +192,17 @@ def infer_all(runner: Runner, inputs: Inputs) -> dict[str, Array]:
 def noise_of(
     runner: Runner, inputs: Inputs, outputs: Mapping[str, Array], unoptimized: Runner | None = None
 ) -> dict[str, Noise]:
-    """Return how far the outputs of a model are from themselves when only the rounding changes, by output.
+    """Return, for each output of a model, how much it changes if only the rounding changes.
 
-    They are compared with those on inputs of which every number is one unit in the last place larger or smaller, and
-    with those of `unoptimized`, the same model as a runner that is not active yet. A form that cannot run is omitted.
-    A torch network runs on a few inputs only, since without its fast kernels it may take a hundred times as long.
+    The outputs are compared with those for inputs in which every number is one unit in the last place larger or
+    smaller, and with those of `unoptimized`. A form that cannot run is omitted. A torch network runs unoptimized on
+    only a few inputs, because it may take a hundred times as long without its fast kernels.
 
     Args:
-        runner: The model, active.
+        runner: Active runner of the model.
         inputs: Inputs as for `infer_all`.
-        outputs: Outputs of the model on them.
-        unoptimized: The model without graph optimizations, or without oneDNN's kernels.
+        outputs: Outputs of the model for these inputs.
+        unoptimized: Inactive runner of the model without graph optimisations, or without the kernels of oneDNN.
     """
     found: dict[str, dict[str, Array]] = {}
     with contextlib.suppress(IrepdeployError):
@@ -202,7 +217,10 @@ def noise_of(
 
 
 def layer_errors(a: nn.Module, b: nn.Module, groups: Sequence[InputGroup]) -> dict[str, float]:
-    """Return the relative error of every layer that two networks of one dtype share, on a few inputs."""
+    """Return the relative error of every layer that two networks have in common, on a few inputs.
+
+    The result is empty if the networks differ in dtype or device.
+    """
     import torch
 
     places = [next(((p.device, p.dtype) for p in model.parameters()), None) for model in (a, b)]
@@ -236,7 +254,7 @@ def _open_both(
     stack: contextlib.ExitStack,
     known: Callable[[], Sequence[TensorSpec]],
 ) -> list[_Side]:
-    # A file may have facts that the network lacks: it is opened first.
+    # Open files first, because they may contain facts that a network lacks.
     sides: dict[int, _Side] = {}
     for place in sorted(range(len(models)), key=lambda place: _kind(models[place]) is None):
         sides[place] = _open(models[place], factory, seed, stack, next(iter(sides.values()), None), known)
@@ -283,7 +301,7 @@ def _open(
         specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
     specs = specs or tuple(known())
     if origin.net is None and outputs == Origin.output_names:
-        # The name of one output, which a network that nobody described has by default, however many it has.
+        # These are default names, for one output; an undescribed network may have more.
         outputs = _returned_names(network, specs) or outputs
     rule = None if other is None else _rule_of(other.runner)
     if rule is not None and isinstance(network, Detector):
@@ -294,7 +312,7 @@ def _open(
 
 
 def _rule_of(runner: Runner) -> DetectionRule | None:
-    """Return which detections an ONNX file gives; None if it is no file of a detector, or gives raw heads."""
+    """Return the rule by which an ONNX file selects detections, or None if it is no detector or returns raw heads."""
     from irepdeploy.detect.facts import DETECTIONS_KEY, DetectorFacts
 
     described = getattr(runner, "metadata", {}).get(DETECTIONS_KEY)
@@ -324,7 +342,7 @@ def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[st
                 for spec, kind in zip(specs, kinds, strict=True)
             ]
             returned = network(*zeros)
-    except Exception:  # the comparison says what is wrong, with the inputs that it has
+    except Exception:  # the comparison will report the problem
         return ()
     values = list(flattened(returned))
     if isinstance(returned, Mapping) and len(values) == len(returned):
@@ -333,14 +351,14 @@ def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[st
 
 
 def _known_specs(given: Given | None, asked: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
-    """Return the inputs of a network that does not know them, as they are asked for or given."""
+    """Return the inputs of a network without an Origin, as requested or as given."""
     if asked:
         return Declared.of_specs(asked).with_free_batch
     return () if given is None else specs_of(given)
 
 
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
-    """Return an ONNX file, or the bytes of its inference form and what was changed for that."""
+    """Return the path of an ONNX file and "", or the bytes of its inference form and what was changed."""
     from irepdeploy.onnx_graph.model_file import model_content, open_model
     from irepdeploy.onnx_graph.proto import inlined
     from irepdeploy.onnx_graph.training_mode import made_inference, training_nodes
@@ -349,7 +367,7 @@ def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str
         if not training_nodes(inlined(open_model(path, weights=False, ordered=False))):
             return path, ""
     except ModelError:
-        # ONNX Runtime says better what is wrong with it, or runs it all the same.
+        # ONNX Runtime either reports the problem better, or can run the file anyway.
         return path, ""
     model = inlined(open_model(path))
     note = made_inference(model, os.fspath(path))
@@ -359,13 +377,13 @@ def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str
 def _known_dataset(metadata: Mapping[str, str]) -> str | None:
     from irepdeploy.data import DATASETS
 
-    # Metadata of a file is only a hint: an unknown name means photographs.
+    # The metadata of a file is only a hint; for an unknown name photographs are used.
     name = metadata.get("irepdeploy.dataset")
     return name if name in DATASETS else None
 
 
 def _common_signature(sides: Sequence[_Side], given: Given | None, asked: Sequence[TensorSpec]) -> Signature:
-    """Return the common inputs, named as in the first model, and where the batch is in inputs and outputs."""
+    """Return the common inputs, named as in the first model, and the axis of the batch in inputs and outputs."""
     models = [Declared.of_runner(side.runner, side.label) for side in sides]
     found = signature_for(models, asked, given)
     found = found.with_limits(_limits(sides, found))
@@ -377,7 +395,7 @@ def _common_signature(sides: Sequence[_Side], given: Given | None, asked: Sequen
 
 
 def _limits(sides: Sequence[_Side], signature: Signature) -> dict[str, tuple[int, int]]:
-    """Return the limits of whole numbers that any of the models shows, by name in the first one."""
+    """Return the limits of integer inputs that any of the models reveals, under the names of the first model."""
     names = [spec.name for spec in signature.inputs]
     found: dict[str, tuple[int, int]] = {}
     for side in sides if signature.has_whole_numbers else ():
@@ -397,7 +415,7 @@ def _limits(sides: Sequence[_Side], signature: Signature) -> dict[str, tuple[int
 
 
 def _run(runner: Runner, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run a model once on inputs, and with names of outputs, that may be those of another."""
+    """Run a model once; the names of inputs and outputs may be those of another model."""
     arrays = named(feeds, runner.inputs)
     outputs = runner.infer({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in runner.inputs})
     return outputs if set(names) == set(outputs) else dict(zip(names, outputs.values(), strict=True))

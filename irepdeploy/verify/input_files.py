@@ -1,4 +1,4 @@
-"""Inputs in files: arrays, archives of arrays for models of several inputs, images."""
+"""Read inputs from files: arrays, archives of arrays for models with several inputs, and images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 # Suffixes of arrays and images.
 READABLE = {".npy", ".npz", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MOST = 256
-# numpy raises them for damaged files, and MemoryError where a header claims a huge shape.
+# Errors that numpy raises for damaged files, including MemoryError if a header claims a huge shape.
 _UNREADABLE = (
     ArithmeticError, AttributeError, EOFError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError,
     TypeError, ValueError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -36,12 +36,20 @@ _MEAN, _STD = (0.45,), (0.25,)
 
 
 def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, dataset: str | None = None) -> InputGroup:
-    """Read up to 256 inputs from a ``.npy`` or ``.npz`` file, or from such files and images of a folder, by name.
+    """Read up to 256 inputs from an array file or an image, or from all such files of a folder in the order of names.
 
-    Arrays are (N, ...), one input without a batch, or as the network takes them; a ``.npz`` file holds one for each
-    input of the model, by its name. Images are resized and normalised like those of the data set, else as
-    (x - 0.45) / 0.25. `wanted` is as in `gather_inputs`; by default the inputs are those of the first array,
-    (N, C, H, W) or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+    Arrays are (N, ...), a single input without a batch, or shaped as the network takes them. A ``.npz`` file contains
+    one array for each input of the model, under its name.
+
+    Args:
+        path: A ``.npy`` or ``.npz`` file, an image, or a folder of these.
+        wanted: The inputs, as for `gather_inputs`. By default they follow from the first array, which is (N, C, H, W)
+            or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
+        dataset: Name of the data set whose normalisation images get; otherwise they become (x - 0.45) / 0.25. Images
+            are resized to the size of the input.
+
+    Raises:
+        InputError: A file is missing or damaged, or does not fit the inputs.
     """
     path = Path(path)
     specs: Sequence[InputSpec] | None = None if wanted is None else signature_of(wanted).inputs
@@ -62,7 +70,11 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Read the arrays of a ``.npy`` or ``.npz`` file, or of the first one in a folder, as they are."""
+    """Read the arrays of a ``.npy`` or ``.npz`` file, or of the first file in a folder, without checking them.
+
+    Raises:
+        InputError: The file is missing or damaged, or is an image.
+    """
     file = _files(Path(path))[0]
     kind = file.suffix.lower()
     if kind not in (".npy", ".npz"):
@@ -71,9 +83,18 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def fitted(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: object) -> dict[str, Array]:
-    """Check that arrays match the inputs of a model in names, shapes, types and number, and return them by name.
+    """Check that arrays match the inputs of a model in name, shape, dtype and number of samples.
 
-    Every array is (N, ...) then; one for all samples is repeated for an input without a batch.
+    Args:
+        arrays: The arrays by name of the input.
+        specs: The inputs of the model.
+        where: The place that an error message names.
+
+    Returns:
+        The arrays by name, each (N, ...). A single sample of an input without a batch is repeated N times.
+
+    Raises:
+        InputError: The arrays do not match.
     """
     due = [spec.name for spec in specs]
     if set(arrays) != set(due):
@@ -90,9 +111,9 @@ def fitted(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: object)
 
 
 def _checked(array: Any, spec: InputSpec | None, where: object) -> Array:
-    """Check shape, dtype and values of an array, and return at most 257 of its inputs, (N, ...).
+    """Check shape, dtype and values of an array, and return at most 257 of its inputs as (N, ...).
 
-    Without a `spec`, a float32 image of any size is expected.
+    Without a `spec`, float32 images of any size are expected.
     """
     dtype = "float32" if spec is None else spec.dtype
     if not isinstance(array, np.ndarray):
@@ -113,7 +134,10 @@ def _checked(array: Any, spec: InputSpec | None, where: object) -> Array:
 
 
 def _stacked(array: Array, spec: InputSpec | None) -> Array | None:
-    """Return a view (N, ...) of a batch as the network takes it, of samples, of one sample or of several batches."""
+    """Return a view (N, ...) of an array, or None if its shape does not fit.
+
+    The array may be one batch as the network takes it, samples (N, ...), a single sample, or several batches.
+    """
     sample = (None, None, None) if spec is None else spec.sample
     axis = 0 if spec is None else spec.axis
     for found in (
@@ -163,7 +187,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:
-    """Return the inputs in one file, and how they were normalised."""
+    """Return the inputs in one file, and a description of their normalisation."""
     kind = file.suffix.lower()
     if kind == ".npz":
         arrays = _read_archive(file)
@@ -191,7 +215,7 @@ def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) ->
 
 def _read_archive(file: Path) -> dict[str, Array]:
     try:
-        # Opened here, since numpy does not close a damaged file.
+        # Opened here because numpy does not close damaged files.
         with (
             np.errstate(all="raise"),
             open_file(file, "archive of arrays") as handle,
@@ -205,14 +229,14 @@ def _read_archive(file: Path) -> dict[str, Array]:
             arrays = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
         raise InputError(f"not a readable archive of arrays: {one_line(error)}", where=file) from error
-    # numpy returns the bytes of a member that is no array.
+    # numpy returns the raw bytes of a member that is not an array.
     if not arrays or any(not isinstance(array, np.ndarray) for array in arrays.values()):
         raise InputError("contains no arrays (N, ...)", where=file, hint="numpy.savez(path, name=array)")
     return arrays
 
 
 def _read_array(path: Path) -> Array:
-    # Only its kind matters: it is memory-mapped, so that only the inputs that are used are read.
+    # This only checks the kind of file. The array is memory-mapped, so that only the inputs in use are read.
     open_file(path, "array", sys.maxsize).close()
     try:
         with np.errstate(all="raise"):
@@ -243,7 +267,7 @@ def _read_image(path: Path, spec: InputSpec, mean: Sequence[float], std: Sequenc
 
 
 def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation of the channels of a data set, 0.45 and 0.25 if it is not known."""
+    """Return mean and standard deviation of the channels of a data set, or 0.45 and 0.25 if it is unknown."""
     from irepdeploy.data import dataset_facts
 
     data = dataset_facts(dataset)
@@ -251,13 +275,13 @@ def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]
 
 
 def normalised(pixels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Return pixels from 0 to 255, (H, W) or (H, W, C), as the normalised input (C, H, W) of a network."""
+    """Convert pixels from 0 to 255, (H, W) or (H, W, C), to the normalised input (C, H, W) of a network."""
     scaled = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray((scaled - planes(mean)) / planes(std))
 
 
 def planes(values: Sequence[float]) -> Array:
-    """Return numbers by channel as (C, 1, 1)."""
+    """Return one float32 number per channel as an array (C, 1, 1)."""
     return np.asarray(values, np.float32).reshape(-1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""InputSpec: an input of a network, and how its values are drawn; its text on the command line."""
+"""InputSpec: an input of a network, how its values are drawn, and its syntax on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["UNNAMED", "InputSpec", "input_spec", "input_specs"]
 
 Array = np.ndarray[Any, Any]
 
-# Name that an input without one gets on the command line; a model's only input is meant by it.
+# Name of an input that was given without a name; it refers to the only input of a model.
 UNNAMED = "input"
 _DTYPES = (
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
@@ -30,11 +30,13 @@ _TEXT = re.compile("(?:(?P<name>.+)[:=])?(?P<shape>scalar|[0-9x?]+)", re.ASCII |
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of a network at the sizes it runs at.
+    """An input of a network with fixed sizes.
 
     Attributes:
-        shape: Every size; None is the batch. An input without None has no batch.
-        limits: Smallest and largest whole number that it takes, where the network shows them.
+        name: Name of the input.
+        shape: All sizes, with None for the batch. An input without None has no batch.
+        dtype: Dtype in numpy's notation.
+        limits: Smallest and largest integer that the input accepts, if the network reveals them.
     """
 
     name: str
@@ -44,7 +46,7 @@ class InputSpec:
 
     @classmethod
     def of(cls, spec: TensorSpec, limits: Mapping[str, tuple[int, int]] | None = None) -> InputSpec:
-        """Return a TensorSpec, of which at most the batch is free, with the limits of its values."""
+        """Convert a TensorSpec of which at most the batch is free, and look up the limits of its values by name."""
         return cls(spec.name, spec.shape, spec.dtype, (limits or {}).get(spec.name))
 
     def __str__(self) -> str:
@@ -52,12 +54,12 @@ class InputSpec:
 
     @property
     def axis(self) -> int | None:
-        """The axis of the batch, or None."""
+        """The axis of the batch, or None if the input has no batch."""
         return self.shape.index(None) if None in self.shape else None
 
     @property
     def sample(self) -> tuple[int, ...]:
-        """Shape of one sample: without the batch."""
+        """Shape of one sample, without the batch."""
         return tuple(size for size in self.shape if size is not None)
 
     @property
@@ -67,7 +69,7 @@ class InputSpec:
 
     @property
     def is_image(self) -> bool:
-        """Whether it takes normalised images, which photographs can stand for."""
+        """Whether it takes normalised images, so that photographs are suitable inputs."""
         return self.is_float and self.layout is not None
 
     @property
@@ -78,18 +80,18 @@ class InputSpec:
         first, middle, last = self.sample
         if first == _COLOURS or (first == 1 and max(middle, last) <= _LONGEST * min(middle, last)):
             return "chw"
-        # A map of one value in each place is a spectrogram as often as an image, unless it is square.
+        # A map with one channel is as likely a spectrogram as an image, unless it is square.
         return "hwc" if last == _COLOURS or (last == 1 and first == middle) else None
 
     def random(self, count: int, seed: int, place: int = 0) -> Array:
-        """Draw `count` samples; `place` is that of the input, so that those of one network differ."""
+        """Draw `count` samples (count, ...); `place` is the index of the input, so that inputs of a network differ."""
         check_memory(4 * count * math.prod(self.sample), "an input of this size")
         generator = np.random.default_rng(seed if place == 0 else [seed, place])
         return random_values(generator, (count, *self.sample), self.dtype, self.limits)
 
     @property
     def values(self) -> str:
-        """Text that tells which random values it gets."""
+        """Description of the random values that `random` draws."""
         if self.is_float:
             return "standard normal"
         least, most = limits_of(self.dtype, self.limits)
@@ -97,9 +99,12 @@ class InputSpec:
 
 
 def input_spec(text: str) -> TensorSpec:
-    """Parse ``name:1x3x224x224``, ``1x3x224x224``, ``name:1x77:int64`` or ``name=1x77``; ? is a size that stays free.
+    """Parse ``name:1x3x224x224``, ``1x3x224x224``, ``name:1x77:int64`` or ``name=1x77``.
 
-    The default dtype is float32. The shape of a single number is ``scalar``.
+    A size of ``?`` stays free, and the shape ``scalar`` is that of a single number. The dtype defaults to float32.
+
+    Raises:
+        InputError: `text` does not have this form.
     """
     head, _, dtype = text.rpartition(":")
     if not head or dtype not in _DTYPES:
@@ -116,7 +121,13 @@ def input_spec(text: str) -> TensorSpec:
 
 
 def input_specs(given: Any) -> list[TensorSpec]:
-    """Return the inputs that are given as TensorSpecs, texts of `input_spec` or sizes: one, several, or by name."""
+    """Convert one input, a sequence of inputs or a mapping by name to TensorSpecs.
+
+    Each input is a TensorSpec, a text for `input_spec`, or a sequence of sizes.
+
+    Raises:
+        InputError: An input is not valid, or several have the same name.
+    """
     if isinstance(given, Mapping):
         return [_input_of(shape)._replace(name=str(name)) for name, shape in given.items()]
     several = isinstance(given, Sequence) and not isinstance(given, str | TensorSpec)
@@ -139,7 +150,7 @@ def _input_of(given: Any) -> TensorSpec:
             f"expected the sizes of an input, got {given!r}", where="input_shape", hint="for example (1, 3, 224, 224)"
         )
     if len(given) == 3 and given[0] != 1:
-        # What `irepdeploy.save` takes.
+        # `irepdeploy.save` takes sizes without the batch, which users may give here by mistake.
         hint = f"{(1, *map(int, given))}: as many dimensions as forward takes"
         raise InputError(
             f"expected the batch, 1, before the other sizes, got {tuple(given)}", where="input_shape", hint=hint

@@ -1,4 +1,4 @@
-"""Gather inputs for comparing models: seeded random ones, and real ones or the user's own."""
+"""Gather inputs for comparing models: seeded random inputs, and real inputs or the user's own."""
 
 from __future__ import annotations
 
@@ -30,21 +30,27 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-# Given in place of real inputs: such inputs, or a file or folder of them.
+# Replaces the built-in real inputs: arrays, or a file or folder of inputs.
 Given = str | os.PathLike[str] | Array | Mapping[str, Array]
-# The shape of one float32 input without its batch, the inputs of a model, or its signature.
+# The shape of one float32 input without the batch, the inputs of a model, or its signature.
 Wanted = Sequence[int] | Sequence[TensorSpec] | Signature
 
-# By the longest side of an input: how many are random, and how many are real. A map of many pixels is many comparisons.
+# The number of inputs depends on their longest side, since a large map already contains many values to compare.
 _LARGE, _HUGE = 64, 256
 _MANY, _FEW, _FEWEST = 64, 8, 2
-# Any 8 bits stand for a pixel, and both truth values for a mask.
+# Dtypes whose values may be restricted to a range. Any uint8 is a valid pixel, and both bools are valid in a mask.
 _RANGED = ("int", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)
 class InputGroup:
-    """Inputs of one origin: (N, ...), or for a model of several inputs one such array by name."""
+    """Inputs of one origin.
+
+    Attributes:
+        name: Description of the origin.
+        array: Array (N, ...), or for a model of several inputs one such array by name.
+        seed: Seed of the random values, or None.
+    """
 
     name: str
     array: Any
@@ -56,9 +62,10 @@ class InputGroup:
         return samples_in(self.array)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the group without its values, for certificates; shapes are by name if there are several inputs.
+        """Return a JSON object for certificates that describes the group without its values.
 
-        The axes of the batch are there where it is not the first of every input and output.
+        Shapes are given by name if there are several inputs. Axes are included if the batch is not the first axis of
+        every input and output.
         """
         arrays = self.array
         shape: Any
@@ -84,18 +91,26 @@ def signature_of(wanted: Wanted) -> Signature:
 def gather_inputs(
     wanted: Wanted, *, given: Given | None = None, dataset: str | None = None, seed: int = 0
 ) -> list[InputGroup]:
-    """Return seeded random inputs and real ones: 8 and 64, 8 and 8 if a side is above 64, 2 and 2 above 256.
+    """Return a group of seeded random inputs and a group of real inputs.
 
-    Given ones replace the real ones. If no input is an image, there are only random inputs, as many as there would be
-    real ones. Random floats are standard normal; whole numbers are within the limits that the network shows, else
-    between the least and the greatest given one, else 0 or 1 (uint8: 0 to 255).
+    There are 8 random and 64 real inputs, 8 and 8 if a side is longer than 64, or 2 and 2 if it is longer than 256. If
+    no input is an image and none are given, the only group is random, with the number of real inputs. Random floats are
+    standard normal. Random integers lie within the limits that the network reveals, else between the smallest and the
+    largest given value, else they are 0 or 1 (uint8: 0 to 255).
 
     Args:
-        wanted: the shape of one float32 input without its batch, or the inputs or signature of the model; for several,
-            every group holds one array by name.
-        given: an array (N, ...) or one input without a batch, such arrays by name, or a path for `read_inputs`.
-        dataset: name of the data set that the network was trained on; its search-validation images are the real ones.
-        seed: of the random inputs.
+        wanted: Shape of one float32 input without the batch, or the inputs or signature of the model.
+        given: Inputs that replace the real ones: an array (N, ...), a single input without a batch, such arrays by
+            name, or a path for `read_inputs`.
+        dataset: Name of the data set on which the network was trained, whose search-validation images are used as real
+            inputs.
+        seed: Seed of the random inputs.
+
+    Returns:
+        The groups, whose inputs are one array (N, ...), or one such array by name if the model has several inputs.
+
+    Raises:
+        InputError: A size is 0, or the given inputs do not fit.
     """
     signature = signature_of(wanted)
     side = max((max(spec.sample, default=0) for spec in signature.inputs), default=0)
@@ -111,16 +126,16 @@ def gather_inputs(
 
 
 def random_group(signature: Signature, count: int, seed: int) -> InputGroup:
-    """Return random inputs."""
+    """Return a group of `count` random inputs."""
     drawn = {spec.name: _random(spec, signature, count, seed, place) for place, spec in enumerate(signature.inputs)}
     texts = dict.fromkeys(spec.values for spec in sorted(signature.inputs, key=lambda spec: not spec.is_float))
     return InputGroup(f"random, {', '.join(texts)}", _inputs(drawn, signature), seed)
 
 
 def signature_for(models: Sequence[Declared], asked: Sequence[TensorSpec], given: Given | None) -> Signature:
-    """Return the common signature of models, with the sizes and the range of whole numbers of given inputs.
+    """Return the common signature of models, with the sizes and integer ranges of the given inputs.
 
-    A number such as a sample rate decides how a network runs: random ones would fit no other input.
+    An integer such as a sample rate controls how a network runs, so a random one would not suit the other inputs.
     """
     if given is None:
         return resolved(models, asked)
@@ -129,12 +144,12 @@ def signature_for(models: Sequence[Declared], asked: Sequence[TensorSpec], given
 
 
 def _shapes(given: Given) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of given arrays by name, of one array under an arbitrary name."""
+    """Return the shapes of the given arrays by name; the name of a single array is arbitrary."""
     return {name: tuple(np.shape(array)) for name, array in _arrays(given).items()}
 
 
 def _limits(given: Given, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the least and the greatest whole number in each given array."""
+    """Return the smallest and the largest integer in each given array."""
     arrays = _arrays(given)
     named = dict(zip(names, arrays.values(), strict=True)) if len(names) == len(arrays) == 1 else arrays
     found = {name: np.asarray(array) for name, array in named.items()}
@@ -146,9 +161,9 @@ def _limits(given: Given, names: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 
 def specs_of(given: Given, name: str = UNNAMED) -> list[TensorSpec]:
-    """Return the inputs that given arrays fit, with None for the batch; `name` is that of a single one without a name.
+    """Return the inputs that the given arrays fit, with None for the batch.
 
-    An array of three dimensions alone is one image (C, H, W).
+    A single array of three dimensions is one image (C, H, W). `name` is the name of a single unnamed array.
     """
     arrays = _arrays(given)
     if len(arrays) > 1:
@@ -175,7 +190,7 @@ def _inputs(arrays: dict[str, Array], signature: Signature) -> Inputs:
 
 def _random(spec: InputSpec, signature: Signature, count: int, seed: int, place: int) -> Array:
     shared = spec.axis is None and any(other.axis is not None for other in signature.inputs)
-    # Beside inputs with a batch, an input without one is the same for all of them.
+    # If other inputs have a batch, an input without one has the same value for all samples.
     return np.repeat(spec.random(1, seed, place), count, axis=0) if shared else spec.random(count, seed, place)
 
 
@@ -188,7 +203,7 @@ def _real(signature: Signature, count: int, dataset: str | None, seed: int) -> I
     origins: dict[str, list[str]] = {}
     for place, spec in enumerate(signature.inputs):
         if not spec.is_image:
-            # Different from those of the random group, unless shared.
+            # These values differ from those of the random group, unless the input has no batch.
             other = place if spec.axis is None else place + len(signature.inputs)
             arrays[spec.name], origin = _random(spec, signature, count, seed, other), "random"
         else:
@@ -200,7 +215,7 @@ def _real(signature: Signature, count: int, dataset: str | None, seed: int) -> I
         origins.setdefault(origin, []).append(spec.name)
     if len(arrays) == 1:
         return InputGroup(next(iter(origins)), _inputs(arrays, signature))
-    # Real inputs come first.
+    # The description names real inputs first.
     texts = [f"{origin} for {' and '.join(names)}" for origin, names in origins.items()]
     texts.sort(key=lambda text: text.startswith("random for"))
     return InputGroup(", ".join(texts), _inputs(arrays, signature), seed)

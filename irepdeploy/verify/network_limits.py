@@ -1,4 +1,4 @@
-"""The whole numbers that a torch network takes: indices of the tensors that its inputs pick from."""
+"""Limits of the integer inputs of a torch network that are used as indices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["network_limits"]
 
 
 def network_limits(model: nn.Module, signature: Signature) -> dict[str, tuple[int, int]]:
-    """Run the network once on zeros and ones, and return the smallest and largest index for each input that is one.
+    """Run the network once on random inputs, and return the smallest and largest index for each input that is one.
 
-    An index is what reads an embedding, or picks from any tensor, whether as it is or with a constant added.
+    An input is an index if it selects from an embedding or any other tensor, directly or after a constant was added.
     """
     whole = [spec for spec in signature.inputs if not spec.is_float]
     if not whole:
@@ -32,13 +32,13 @@ def network_limits(model: nn.Module, signature: Signature) -> dict[str, tuple[in
     try:
         with torch.inference_mode(), watch:
             model(*fed.values())
-    except Exception:  # a foreign forward may raise anything; the comparison tells what
+    except Exception:  # a foreign forward may raise anything; the comparison will report it
         return {}
     return {name: found for name, found in watch.limits.items() if found[0] <= found[1]}
 
 
 class _Watch(TorchDispatchMode):
-    """Notes which inputs are indices, and of how many items."""
+    """Records which inputs are indices, and into how many items."""
 
     def __init__(self, fed: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _picked(func: Any, args: tuple[Any, ...]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield how many items there are, and the index that picks some of them."""
+    """Yield the number of items and the index that selects some of them."""
     name = str(func).split(".")[1]
     if name in ("embedding", "_embedding_bag", "_embedding_bag_forward_only"):
         yield args[0].shape[0], args[1]

@@ -1,4 +1,4 @@
-"""Noise of a model: how far its outputs are from themselves when only the rounding changes."""
+"""Noise of a model: how much its outputs change if only the rounding changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
-    """Return inputs whose floats are one unit in the last place larger or smaller; None if there are no floats."""
+    """Return inputs with every float one unit in the last place larger or smaller, or None if there are no floats."""
     rng = np.random.default_rng(0)
     found: dict[str, Array] = {}
     moved = False
@@ -36,9 +36,12 @@ def nudged(inputs: Inputs, specs: Sequence[TensorSpec]) -> Inputs | None:
 
 
 def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str, Array]]) -> dict[str, Noise]:
-    """Return the noise of each output; `others` holds its other values, by the name of their field in `Noise`.
+    """Return the noise of each output.
 
-    They may be those of the first samples alone.
+    Args:
+        outputs: The outputs by name.
+        others: The same outputs after a change in rounding, keyed by their field of `Noise`. They may cover only the
+            first samples.
     """
     if are_detections(outputs) or are_proposals(outputs):
         others = {how: _in_order(outputs, each) for how, each in others.items()}
@@ -53,7 +56,10 @@ def noise_between(outputs: Mapping[str, Array], others: Mapping[str, Mapping[str
 
 
 def _in_order(outputs: Mapping[str, Array], other: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return detections or proposals in the order of others, of the first images perhaps."""
+    """Return the detections or proposals of `other` in the order of those in `outputs`.
+
+    `other` may cover only the first images.
+    """
     first = {name: each[: len(other[name])] for name, each in outputs.items() if name in other}
     if are_detections(other) and are_detections(first):
         return matched(first, other)[0]
@@ -61,5 +67,5 @@ def _in_order(outputs: Mapping[str, Array], other: Mapping[str, Array]) -> Mappi
 
 
 def _tells(output: Array, other: Array) -> bool:
-    # Neither NaN nor all zeros tell anything.
+    # Neither NaN nor all zeros are informative.
     return output.shape == other.shape and all(np.isfinite(each).all() and each.any() for each in (output, other))

@@ -1,4 +1,4 @@
-"""Run ONNX models in a process of their own: it is ended if a model loops for years, and may crash.
+"""Run ONNX models in a separate process, which may crash and is ended if a model runs for too long.
 
 with time_limit(60), OnnxProcessRunner("model.onnx", threads=2) as runner:
     logits = runner.infer({"input": images})["logits"]
@@ -40,7 +40,7 @@ _limit_s: ContextVar[float] = ContextVar("limit_s", default=TIMEOUT_S)
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Limit the time that ONNX Runtime may take to load and run each model opened in the block."""
+    """Limit the time in seconds that ONNX Runtime may take to load and run each model opened in the block."""
     check_limit(seconds)
     token = _limit_s.set(seconds)
     try:
@@ -50,14 +50,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def check_limit(seconds: float) -> None:
-    """Raise InputError unless a `time_limit` can be as long."""
+    """Raise InputError unless `seconds` is valid for `time_limit`."""
     if not 0 < seconds <= _LONGEST_S:
         what = f"expected a positive number of seconds, at most {_LONGEST_S:,}, got {seconds:g}"
         raise InputError(what, where="--timeout")
 
 
 class OnnxProcess:
-    """The child process; see `onnx_worker`. It serves any number of models, and ends with this process."""
+    """A child process that serves any number of models and ends with this process; see `onnx_worker`."""
 
     def __init__(self, worker: Sequence[str] = WORKER) -> None:
         self._connection, theirs = socket.socketpair()
@@ -77,16 +77,16 @@ class OnnxProcess:
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Process ID."""
         return self._process.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def wait_until_started(self) -> None:
-        """Wait until its imports are done, so that they do not count as time of a model."""
+        """Wait until the process has finished its imports, so that they do not count towards a model's time."""
         with self._lock:
             if not self._started:
                 try:
@@ -98,12 +98,12 @@ class OnnxProcess:
                 self._started = True
 
     def ask(self, message: ArrayMessage, seconds: float) -> ArrayMessage:
-        """Send a message and return the answer to it, or raise the error that it holds.
+        """Send a message and return the answer, or raise the error that the answer contains.
 
         Raises:
             ModelError: The process crashed.
-            RunError: It was killed.
-            TimeoutError: It took longer than `seconds`, and was ended.
+            RunError: The process was killed.
+            TimeoutError: The process took longer than `seconds`, and was ended.
         """
         with self._lock:
             if self.ended:
@@ -115,7 +115,7 @@ class OnnxProcess:
             except (BrokenMessageError, ConnectionError) as error:
                 raise self._death(error) from None
             except BaseException:
-                # Late, or interrupted: an answer may be under way.
+                # After a timeout or an interrupt, an answer may still be under way.
                 self.end()
                 raise
         if "bug" in answer.values:
@@ -131,13 +131,13 @@ class OnnxProcess:
         self._process.wait()
 
     def leave(self) -> None:
-        """Forget the process, which belongs to the parent of this one."""
+        """Forget the process in a forked child, since it belongs to the parent of the child."""
         self._connection.close()
         self._process.returncode = 0
 
     def _death(self, error: Exception) -> IrepdeployError:
         try:
-            # It has closed the connection: it is ending.
+            # The process has closed the connection, so it is about to end.
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             code = 0
@@ -149,16 +149,16 @@ class OnnxProcess:
         return ModelError(f"ONNX Runtime's process failed on this model: {one_line(error)}")
 
 
-# A socket cannot wait for centuries.
+# A socket rejects timeouts of centuries.
 _LONGEST_S = 10_000_000
 _current: OnnxProcess | None = None
 _numbers = itertools.count()
 
 
 def start_onnx_process() -> OnnxProcess:
-    """Return the process that all models of this one share; start it if it does not run.
+    """Return the child process shared by all models of this process, and start it if it is not running.
 
-    Called early, its imports run beside those of the caller.
+    If this is called early, the imports of the child run in parallel to those of the caller.
     """
     global _current
     if _current is None or _current.ended:
@@ -185,15 +185,15 @@ os.register_at_fork(after_in_child=_leave)
 
 
 class OnnxProcessRunner(Runner):
-    """`OrtRunner` in another process, with the same outputs to the bit.
+    """An `OrtRunner` in another process, with bit-identical outputs.
 
     Args:
-        model: Path of an ONNX file, or its bytes (then without external data).
+        model: Path of an ONNX file, or the bytes of a model without external data.
         settings: Arguments of `OrtRunner`.
 
     Raises:
-        ModelError: Besides what `OrtRunner` raises, if the model crashes ONNX Runtime.
-        RunError: Loading and all runs together exceed the `time_limit`, or memory.
+        ModelError: As for `OrtRunner`; also if the model crashes ONNX Runtime.
+        RunError: Loading and all runs together exceed the `time_limit`, or ONNX Runtime is out of memory.
     """
 
     name = "ort"
@@ -214,7 +214,7 @@ class OnnxProcessRunner(Runner):
 
     @property
     def dimensions(self) -> dict[str, dict[str, list[int | str | None]]]:
-        """As `OrtRunner.dimensions`."""
+        """Sizes of inputs and outputs; see `OrtRunner.dimensions`."""
         self._need_active()
         return dict(self._about["dimensions"])
 
@@ -253,5 +253,5 @@ class OnnxProcessRunner(Runner):
             self._left_s -= time.monotonic() - began
 
     def _named(self, where: str | None) -> str | None:
-        """Return the path as it was given; the process knows an absolute one."""
+        """Return the path as the caller gave it; errors of the process name the absolute path."""
         return self._where if where is None or where == os.path.abspath(self._where or "") else where

@@ -1,6 +1,7 @@
 """Child process of `OnnxProcess`: ``python -m irepdeploy.verify.onnx_worker DESCRIPTOR``.
 
-It answers each message on the socket with one: "open" a model, "run" it, "close" it. It ends when the socket is closed.
+It answers each message on the socket ("open", "run" or "close" a model) with one message, and ends when the socket is
+closed.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ __all__: list[str] = []
 def main(descriptor: int) -> None:
     """Serve until the parent closes its end."""
     end_with_parent()
-    # Ctrl-C reaches the whole process group; the parent ends this process.
+    # Ctrl-C reaches the whole process group, but it is the parent that ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit_memory()
-    # Otherwise the import would count as time of the first model.
+    # Import early; otherwise the import would count towards the time of the first model.
     with contextlib.suppress(ImportError):
         import onnxruntime  # noqa: F401
     runners: dict[int, OrtRunner] = {}
@@ -47,7 +48,7 @@ def main(descriptor: int) -> None:
                 answer = ArrayMessage({"error": named(RunError("out of memory", hint="use a smaller batch"))})
             except UnicodeDecodeError:
                 answer = ArrayMessage({"error": named(ModelError("damaged: a name in it is not UTF-8"))})
-            except Exception:  # the parent raises it as the bug that it is
+            except Exception:  # the parent raises it as a bug
                 answer = ArrayMessage({"bug": traceback.format_exc()})
             answer.send(parent)
 
@@ -75,12 +76,12 @@ def _answer(asked: ArrayMessage, runners: dict[int, OrtRunner]) -> ArrayMessage:
 
 
 def _limit_memory() -> None:
-    """Let this process run out of memory before the machine does, and leave no core file."""
+    """Limit memory so that this process runs out of it before the machine does, and disable core files."""
     limits: dict[int, Any] = {resource.RLIMIT_DATA: memory_bytes(), resource.RLIMIT_CORE: 0}
     for kind, most in limits.items():
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
-    # If memory is short all the same, the kernel ends this process and not its parent.
+    # If memory runs out nevertheless, the kernel ends this process instead of its parent.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 

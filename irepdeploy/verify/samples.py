@@ -1,4 +1,4 @@
-"""Samples: inputs with the batch in front, fed to networks that have their batch in front, elsewhere or nowhere."""
+"""Samples: inputs with the batch first, for networks with the batch on the first axis, another axis or no axis."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ __all__ = [
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
-# Of inputs and outputs, in a comparison.
+# Number of copies of inputs and outputs that a comparison holds in memory.
 COPIES = 4
-# (N, ...) for a model of one input, else one such array by name, in the order of ``forward``.
+# Array (N, ...) for a model of one input, else one such array by name, in the order of ``forward``.
 Inputs = Array | Mapping[str, Array]
 
 
 class Samples(Mapping[str, Array]):
-    """Arrays (N, ...) by name: N samples each, in front whatever axis the network has its batch at.
+    """Arrays (N, ...) of N samples by name, with the batch first regardless of its axis in the network.
+
+    Plain arrays and mappings are used instead if the batch is the first axis of every input and output.
 
     Args:
         arrays: The samples of each input.
-        signature: Where the network has its batch; plain arrays and mappings stand for the first axis everywhere.
+        signature: The axis of the batch in each input and output of the network.
     """
 
     def __init__(self, arrays: Mapping[str, Array], signature: Signature) -> None:
@@ -54,7 +56,7 @@ def samples_in(inputs: Inputs) -> int:
 
 
 def mapped(inputs: Inputs, function: Callable[[Array], Array]) -> Any:
-    """Apply `function` to the array, or to each array by name."""
+    """Apply `function` to the array, or to each array of a mapping."""
     if not isinstance(inputs, Mapping):
         return function(inputs)
     found = {name: function(array) for name, array in inputs.items()}
@@ -62,7 +64,7 @@ def mapped(inputs: Inputs, function: Callable[[Array], Array]) -> Any:
 
 
 def joined(groups: Sequence[Inputs]) -> Inputs:
-    """Concatenate the inputs of all groups."""
+    """Concatenate the inputs of all groups along the batch."""
     first = groups[0]
     if not isinstance(first, Mapping):
         return np.concatenate([np.asarray(group) for group in groups])
@@ -72,7 +74,11 @@ def joined(groups: Sequence[Inputs]) -> Inputs:
 
 
 def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
-    """Assign arrays to the inputs of a model: by name if the names match, else by position."""
+    """Assign arrays to the inputs of a model, by name if the names match and by position otherwise.
+
+    Raises:
+        InputError: There are too few or too many arrays.
+    """
     arrays = dict(inputs) if isinstance(inputs, Mapping) else {specs[0].name: inputs}
     if len(arrays) != len(specs):
         due = ", ".join(spec.name for spec in specs)
@@ -87,7 +93,11 @@ def named(inputs: Inputs, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
 
 
 def batch_size(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int | None:
-    """Return the batch size that a model or the inputs fix, or None for any."""
+    """Return the batch size that a model or the inputs fix, or None for any size.
+
+    Raises:
+        InputError: The inputs of the model have different batch sizes.
+    """
     axes = _axes(inputs)
     found = set[int]()
     for spec in specs:
@@ -102,7 +112,16 @@ def batch_size(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int 
 
 
 def fed(inputs: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
-    """Return one batch, with the batch where the network has it; the last sample is repeated if there are too few."""
+    """Return the feeds of one batch, with the batch on the axis that the network expects.
+
+    Args:
+        inputs: All samples.
+        start: Index of the first sample.
+        size: Size of the batch; the last sample is repeated if there are too few.
+
+    Raises:
+        InputError: An input has no batch, and its values differ between samples.
+    """
     axes, total = _axes(inputs), samples_in(inputs)
     places = np.minimum(np.arange(start, start + size), total - 1)
     feeds = {}
@@ -115,7 +134,7 @@ def fed(inputs: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
                     where="inputs",
                     hint="give the same for every sample",
                 )
-            # A single number would not be an array.
+            # A single number must be converted back to an array.
             feeds[name] = np.asarray(part[0])
         else:
             part = part if len(part) == size else array[places]
@@ -126,10 +145,12 @@ def fed(inputs: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
 def batches(
     inputs: Mapping[str, Array], specs: Sequence[TensorSpec], usual: int
 ) -> Iterator[tuple[dict[str, Array], int, int]]:
-    """Yield the feeds of each batch, its size and how many samples are in it; a free size of the last one is smaller.
+    """Yield the feeds of each batch, its size, and how many of its samples are not repeated.
+
+    The batch size is `usual` unless the model fixes it; only a free size may be smaller in the last batch.
 
     Raises:
-        RunError: A batch does not fit into memory, with the copies that a comparison makes.
+        RunError: A batch, with the copies that a comparison makes, does not fit into memory.
     """
     fixed, total = batch_size(specs, inputs), samples_in(inputs)
     size = fixed or usual
@@ -141,16 +162,17 @@ def batches(
 
 
 def one_batch(inputs: Inputs) -> list[Array]:
-    """Return all inputs as one batch, or as many as the network takes, in the order of ``forward``."""
+    """Return all samples as one batch, or as many as the network accepts, in the order of ``forward``."""
     arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
     size = inputs.signature.size if isinstance(inputs, Samples) else None
     return list(fed(arrays, 0, size or samples_in(inputs)).values())
 
 
 class Outputs:
-    """Outputs of many batches, as (N, ...) by name.
+    """Outputs of many batches, collected as (N, ...) by name.
 
-    What has no batch is one value for each run. Where sizes differ from run to run, all numbers are in one row.
+    An output without a batch is stacked, one value for each run. If its sizes differ between runs, an output is
+    flattened into one row.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -170,7 +192,7 @@ class Outputs:
                     self._found[name] = by_place[place] if by_place else batch_of_output(np.shape(array), size)
                 axis = self._found[name]
                 if self._fixed and axis is not None and np.shape(array)[axis : axis + 1] != (size,):
-                    # A file may declare a batch that the output does not have.
+                    # The output may lack the batch that the file declares.
                     self._found[name] = None
         for name, array in outputs.items():
             axis = self._found[name]
@@ -183,7 +205,7 @@ class Outputs:
             self._parts.setdefault(name, []).append(part)
 
     def all(self) -> dict[str, Array]:
-        """Return everything added."""
+        """Return all outputs that were added."""
         return {name: self._joined(name, parts) for name, parts in self._parts.items()}
 
     def _joined(self, name: str, parts: Sequence[Array]) -> Array:

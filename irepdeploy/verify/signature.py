@@ -1,7 +1,7 @@
 """Signature: the inputs of a network, and the axis of the batch in each input and output.
 
-The names of free sizes tell the axis, else the sizes of the outputs at two batch sizes. A network whose sizes are all
-fixed, or that has an input or output without a batch, runs at the sizes that it has.
+The axis follows from the names of free sizes, or from the sizes of the outputs at two batch sizes. A network whose
+sizes are all fixed, or that has an input or output without a batch, runs only at its own sizes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from irepdeploy.verify.input_spec import InputSpec
 __all__ = ["Signature", "resolved", "settled", "trial"]
 
 Feeds = dict[str, np.ndarray[Any, Any]]
-# Returns arrays or tensors, of which the shapes are read.
+# Returns arrays or tensors, of which only the shapes are read.
 Run = Callable[[Feeds], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs of a network and where it has its batch.
+    """The inputs of a network and the axis of its batch.
 
     Attributes:
-        outputs: Axis of the batch by output, None where there is none; outputs that are missing are told by their size.
-        size: The only batch size to run at, or None for any.
+        inputs: All inputs, in the order of the network.
+        outputs: Axis of the batch in each output, or None for an output without a batch. For outputs that are not
+            listed, the axis is inferred from the sizes.
+        size: The only batch size at which to run, or None for any.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -45,28 +47,28 @@ class Signature:
         limits: Mapping[str, tuple[int, int]] | None = None,
         outputs: Mapping[str, int | None] | None = None,
     ) -> Signature:
-        """Return the signature of inputs of which only the batch is free, with None where it is."""
+        """Return the signature of inputs in which at most the batch is free, marked by None."""
         return cls(tuple(InputSpec.of(spec, limits) for spec in specs), outputs or {})._bound()
 
     @property
     def is_plain(self) -> bool:
-        """Whether every input and output begins with the batch, and any batch will do."""
+        """Whether the batch is the first axis of every input and output, and may have any size."""
         axes = (*(spec.axis for spec in self.inputs), *self.outputs.values())
         return self.size is None and all(axis == 0 for axis in axes)
 
     @property
     def input_axes(self) -> dict[str, int | None]:
-        """Axis of the batch by input."""
+        """Axis of the batch in each input."""
         return {spec.name: spec.axis for spec in self.inputs}
 
     @property
     def axes(self) -> dict[str, int | None]:
-        """Axis of the batch by input and output, as far as it is known."""
+        """Axis of the batch in each input and output, as far as it is known."""
         return {**self.outputs, **self.input_axes}
 
     @property
     def has_whole_numbers(self) -> bool:
-        """Whether an input takes whole numbers, whose limits the network may show."""
+        """Whether an input takes integers, whose limits the network may reveal."""
         return any(not spec.is_float for spec in self.inputs)
 
     def with_axes(self, outputs: Mapping[str, int | None]) -> Signature:
@@ -74,7 +76,7 @@ class Signature:
         return replace(self, outputs=dict(outputs))._bound()
 
     def with_limits(self, limits: Mapping[str, tuple[int, int]]) -> Signature:
-        """Return a copy whose inputs have these limits of their values."""
+        """Return a copy whose inputs have these limits on their values."""
         found = tuple(replace(spec, limits=limits.get(spec.name, spec.limits)) for spec in self.inputs)
         return replace(self, inputs=found)
 
@@ -83,11 +85,11 @@ class Signature:
         return replace(self, inputs=tuple(replace(spec, name=names[spec.name]) for spec in self.inputs))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object for certificates: axis of the batch by input and output."""
+        """Return a JSON object for certificates with the axis of the batch in each input and output."""
         return {"inputs": self.input_axes, "outputs": dict(self.outputs), "batch": self.size}
 
     def _bound(self) -> Signature:
-        """Run one sample at a time if something has no batch: it cannot be told which sample it belongs to."""
+        """Set the batch size to 1 if an input or output has no batch, so that each value belongs to one sample."""
         axes = (*(spec.axis for spec in self.inputs), *self.outputs.values())
         return replace(self, size=1) if self.size is None and None in axes else self
 
@@ -98,18 +100,23 @@ def resolved(
     given: Callable[[], Mapping[str, Sequence[int]]] | None = None,
     limits: Mapping[str, tuple[int, int]] | None = None,
 ) -> Signature:
-    """Return the common signature of models, with the names of the first.
+    """Return the common signature of models, with the names of the first model.
 
-    Sizes that no model fixes are those `asked` for, else those of the arrays whose shapes `given` returns by name.
-    Outputs whose axis the models do not tell are missing in the result; `settled` finds them.
+    Outputs whose batch axis the models do not declare are missing in the result; `settled` finds them.
+
+    Args:
+        models: The declarations of the models.
+        asked: Sizes to use where no model fixes them.
+        given: Function that returns the shapes of given arrays by name, for sizes that are not in `asked`.
+        limits: Smallest and largest integer of inputs by name.
 
     Raises:
-        InputError: The models take different inputs, or a size is not known.
+        InputError: The models take different inputs, or a size is unknown.
     """
     first, *others = [model.named_like(models[0]) for model in models]
     whole = first.with_sizes(asked)
     first = first.with_sizes(asked, but_batch=True)
-    # A model with free sizes shows more than one whose sizes are all fixed.
+    # A model with free sizes reveals more than one whose sizes are all fixed.
     shown = sorted((first, *others), key=lambda model: not model.is_free)
     axes = shown[0].axes
     if given is None:
@@ -142,7 +149,7 @@ def resolved(
 
 
 def trial(found: Signature, size: int) -> Feeds:
-    """Return random inputs of a batch of 1 or 2."""
+    """Return random inputs for a batch of `size` samples."""
     feeds = {}
     for place, spec in enumerate(found.inputs):
         samples = spec.random(size, 0, place)
@@ -151,9 +158,15 @@ def trial(found: Signature, size: int) -> Feeds:
 
 
 def settled(found: Signature, outputs: Iterable[str], run: Run, alone: Mapping[str, Any] | None = None) -> Signature:
-    """Find the axis of the batch in outputs by running a batch of 1, unless its outputs are given, and one of 2.
+    """Find the axis of the batch in the outputs by running batches of 1 and 2.
 
-    Where the network does not run with 2, its batch is 1.
+    If the network cannot run a batch of 2, its batch size is set to 1.
+
+    Args:
+        found: The signature.
+        outputs: Names of the outputs.
+        run: Function that runs the network.
+        alone: Outputs for a batch of 1, if they are already known.
     """
     names = list(outputs)
     if all(name in found.outputs for name in names) or all(axis is None for axis in found.input_axes.values()):
@@ -175,7 +188,7 @@ def _grown(one: Sequence[int], two: Sequence[int]) -> int | None:
 
 
 def _output_axes(model: Declared, axes: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the axes that the names of free sizes tell, or in a model of fixed sizes the batch size."""
+    """Return the batch axes that follow from names of free sizes or, in a model of fixed sizes, from the batch size."""
     batches = {model.inputs[name][axis] for name, axis in axes.items() if axis is not None}
     names = {size for size in batches if isinstance(size, str)}
     found: dict[str, int | None] = {}
@@ -193,7 +206,7 @@ def _output_axes(model: Declared, axes: Mapping[str, int | None]) -> dict[str, i
 
 
 def _merged(name: str, models: Sequence[Declared], axis: int | None) -> list[Dimension]:
-    """Return the sizes that any model fixes; the batch may differ."""
+    """Return the sizes of an input that any model fixes; only the batch may differ between models."""
     shapes = [model.inputs[name] for model in models]
     kinds = {model.dtypes[name] for model in models}
     floats = all(kind.startswith("float") for kind in kinds)
@@ -214,7 +227,7 @@ def _merged(name: str, models: Sequence[Declared], axis: int | None) -> list[Dim
 
 
 def _check_sizes(models: Sequence[Declared], axes: Mapping[str, int | None]) -> None:
-    """Check that some model fixes every size but the batch, and name all inputs of which none does."""
+    """Raise InputError that names all inputs with a size, other than the batch, that no model fixes."""
     first, free = models[0], dict[str, tuple[int | None, ...]]()
     for name in first.inputs:
         shape = numbers(tuple(_merged(name, models, axes[name])))
@@ -236,9 +249,9 @@ def _sized(
     models: Sequence[Declared],
     given: Callable[[], Mapping[str, Sequence[int]]],
 ) -> TensorSpec:
-    """Return an input with the sizes of a given array where no model fixes them."""
+    """Return an input, with the sizes of a given array where no model fixes them."""
     kinds = [model.dtypes[name] for model in models]
-    # float32 is fed, whatever floats several models take.
+    # Several models are fed float32, regardless of the floats that they take.
     dtype = "float32" if len(kinds) > 1 and kinds[0].startswith("float") else kinds[0]
     shape = numbers(tuple(sizes))
     if all(size is not None or place == axis for place, size in enumerate(shape)):
@@ -253,7 +266,7 @@ def _sized(
 
 
 def _whole(shape: tuple[int | None, ...], axis: int | None, given: Sequence[int]) -> tuple[int | None, ...] | None:
-    """Return the sizes of an array that holds a batch, one sample, or several of either; None if it does not fit."""
+    """Return the sizes of an array of one batch, one sample, or several of either, or None if it does not fit."""
     sample = [size for place, size in enumerate(shape) if place != axis]
     batches = [given, given[1:]] if axis is not None else []
     ways = [[size for place, size in enumerate(each) if place != axis] for each in batches]

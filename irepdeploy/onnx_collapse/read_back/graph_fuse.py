@@ -42,22 +42,24 @@ def fuse_graph(
 ) -> nn.Module:
     """Fuse a network of any class through its ONNX graph.
 
-    Linear regions of the graph, whatever modules they come from, become single convolutions.
+    Linear regions of the graph become single convolutions, regardless of the modules that they come from.
 
     Args:
-        model: a float32 network in eval mode that torch's exporter can write; it is not changed.
-        example: input tensors, each (1, ...), which give the input sizes; by default those of the network's Origin.
-        prove: compare both networks on seeded random inputs with another batch size.
+        model: A float32 network in eval mode that torch's exporter supports; it is not changed.
+        example: Input tensor (1, ...), or a tuple of such tensors, whose shapes define the input sizes. Defaults to the
+            input sizes in the network's Origin.
+        prove: Compare both networks on seeded random inputs with another batch size.
 
     Returns:
-        A new `torch.fx.GraphModule` on the network's device, for inputs of the same sizes with any batch; a copy of the
-        network if nothing collapses.
+        A new `torch.fx.GraphModule` on the network's device, for inputs of the same sizes with any batch, or a copy of
+        the network if nothing collapses.
 
     Raises:
-        InputError: neither `example` nor an Origin tells the input sizes.
-        NotFusable: the network is in train mode, has another dtype, decides by values, or cannot be exported.
-        ModelError: an operator between the convolutions cannot be read back.
-        CheckFailed: the fused network's outputs differ.
+        InputError: Neither `example` nor an Origin provides the input sizes.
+        NotFusable: The network is in train mode, is not float32, has control flow that depends on tensor values, or
+            cannot be exported.
+        ModelError: An operator between the convolutions cannot be read back.
+        CheckFailed: The outputs of the fused network differ.
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -81,14 +83,14 @@ def fuse_graph(
         raise NotFusable(
             f"forward decides by the values of a tensor ({read}), so that no graph is equal to it",
             where=type(model).__name__,
-            hint="fuse its blocks alone: irepdeploy.fuse or irepdeploy.fuse_probe",
+            hint="fuse only its blocks: irepdeploy.fuse or irepdeploy.fuse_probe",
         )
     plain = torch_from_onnx(found.model).to(device)
     if prove:
         try:
             _prove(model, plain, given)
         except NotFusable:
-            # Its shapes hold the batch elsewhere than in the first dimension: those of another batch tell where.
+            # Some shapes have the batch in another dimension than the first; the shapes for another batch show which.
             shapes = inferred_shapes(_exported(model, tuple(torch.cat([x, x]) for x in given)))
             plain = torch_from_onnx(found.model, shapes).to(device)
             _prove(model, plain, given)
@@ -110,7 +112,7 @@ def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> t
             where=type(model).__name__,
             hint="fuse_graph(net, example=torch.zeros(1, C, H, W))",
         )
-    # In an Origin's sizes, only the batch is dynamic.
+    # In the specs of an Origin only the batch is dynamic.
     sizes = [[size or 0 for size in spec.shape[1:]] for spec in specs]
     return tuple(
         torch.zeros(1, *each, dtype=getattr(torch, spec.dtype)) for spec, each in zip(specs, sizes, strict=True)
@@ -154,7 +156,7 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
     a, b = _arrays(expected), _arrays(outputs)
     comparison = compare_outputs(a, b, TOLERANCES["float32"])
     if not comparison.ok:
-        # A network may differ from itself by more than the tolerance where only the rounding of its inputs changes.
+        # A change in the rounding of its inputs alone may move a network's outputs by more than the tolerance.
         ways = [torch.randn(x.shape, generator=generator).to(x.device) * math.inf for x in drawn]
         moved = [
             torch.nextafter(x, way.to(x.dtype)) if x.is_floating_point() else x
