@@ -1,4 +1,4 @@
-"""`python -m irepdeploy` is `irepdeploy`."""
+"""Entry point of `python -m irepdeploy`, the same as `irepdeploy`."""
 
 from __future__ import annotations
 

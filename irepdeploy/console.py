@@ -1,7 +1,7 @@
 """Output for the user: results on stdout, logs and progress on stderr.
 
-On a terminal, progress is a live bar with the time left; in a log it is an occasional plain line. Names come from files
-of others: nothing is written that a terminal would obey.
+On a terminal, progress is a live bar with the remaining time; elsewhere it is a plain line every few seconds. Names may
+come from untrusted files, so control characters are escaped in everything that is written.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class ProgressTask(Protocol):
     """One line of progress."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Report that `steps` more steps are done; `note` is a short text beside them, such as the loss."""
+        """Report `steps` more completed steps, with an optional short note such as the loss."""
 
 
 class ProgressDisplay(Protocol):
-    """The value of `progress`."""
+    """The display that `progress` yields."""
 
     def task(self, title: str, total: int) -> ProgressTask:
-        """Start a line for work of `total` steps."""
+        """Start a progress line for a task of `total` steps."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
     """Show progress on stderr for as long as the block runs.
 
     Args:
-        silent: Show nothing, because another process of the run does.
+        silent: Show nothing, for instance because another process of the same run already does.
 
     Example::
 
@@ -87,15 +87,15 @@ def progress(*, silent: bool = False) -> Iterator[ProgressDisplay]:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            # On a narrow terminal the note is cut, never a number.
+            # On a narrow terminal, truncate the note rather than a number.
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=Console(file=_plain(sys.stderr)),
             expand=True,
-            # If stdout leads elsewhere, results do not belong on the bar's terminal.
+            # If stdout goes elsewhere, results must not appear on the terminal that shows the bars.
             redirect_stdout=sys.stdout.isatty(),
         ) as bars,
         escaped_output(),
-    ):  # the bars replace the streams, and would pass control codes on
+    ):  # the bars replace the streams with ones that would let control codes through
         yield _LiveDisplay(bars)
 
 
@@ -105,14 +105,14 @@ def log(message: str) -> None:
 
 
 def next_step(*words: object) -> None:
-    """Say on stderr which `irepdeploy` command usually follows."""
+    """Print on stderr the `irepdeploy` command that usually comes next."""
     if _hints:
         log(f"next: {command_line(*words)}")
 
 
 @contextmanager
 def without_hints() -> Iterator[None]:
-    """Let the commands that run inside say nothing about what follows."""
+    """Suppress the hints of `next_step` within the block."""
     global _hints
     before, _hints = _hints, False
     try:
@@ -127,18 +127,22 @@ def say(text: object = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` on stdout as JSON, without NaN, which is not JSON."""
+    """Print `value` on stdout as JSON.
+
+    Raises:
+        ValueError: `value` contains NaN or an infinity, which JSON does not have.
+    """
     # JSON escapes all other control characters.
     print(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def command_line(*words: object) -> str:
-    """Return an `irepdeploy` command that can be pasted into a shell, each word as by `quoted`."""
+    """Return an `irepdeploy` command line that can be pasted into a shell; see `quoted`."""
     return " ".join(["irepdeploy", *map(quoted, words)])
 
 
 def quoted(word: object) -> str:
-    """Return a word quoted for a shell where necessary; a path such as ``-x.onnx`` becomes ``./-x.onnx``."""
+    """Return a word quoted for a shell if necessary; a path such as ``-x.onnx`` becomes ``./-x.onnx``."""
     text = str(word)
     if isinstance(word, PurePath) and text.startswith("-"):
         text = f"./{text}"
@@ -150,9 +154,9 @@ def quoted(word: object) -> str:
 
 @contextmanager
 def escaped_output() -> Iterator[None]:
-    r"""Show characters that a terminal would obey, or that its encoding lacks, as escapes such as ``\x1b``.
+    r"""Escape control characters, and those missing from the stream's encoding, in stdout and stderr: ``\x1b``.
 
-    A write to stdout that fails raises RunError, also where stdout is closed.
+    Within the block, a failed write to stdout raises RunError, even if stdout is closed.
     """
     streams = sys.stdout, sys.stderr
     with ExitStack() as stack:
@@ -191,27 +195,28 @@ class _EscapedStream:
         try:
             yield
         except BrokenPipeError:
-            raise  # its reader has gone
+            raise  # the reader has closed the pipe
         except OSError as error:
             what = f"cannot write to {self._name}: {(error.strerror or str(error)).lower()}"
             raise RunError(what, hint="free some space" if error.errno == errno.ENOSPC else None) from error
 
     def __getattr__(self, name: str) -> Any:
-        # Writing bytes to it would bypass the escaping.
+        # Writing bytes would bypass the escaping.
         if name in ("buffer", "detach", "writelines"):
             raise AttributeError(name)
         return getattr(self.plain, name)
 
 
 def _plain(stream: TextIO) -> TextIO:
-    """Return the stream below, for text that is escaped already and has codes of its own."""
+    """Return the underlying stream, for text that is already escaped and contains its own control codes."""
     return cast(TextIO, stream.plain) if isinstance(stream, _EscapedStream) else stream
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, with numbers aligned right.
+    """Print a table on stdout, with numbers aligned to the right.
 
-    Cells are converted by `str`: round numbers first. Outside a terminal no cell is ever cut or wrapped.
+    Cells are converted with `str`, so round numbers before passing them. Cells are never truncated or wrapped unless
+    stdout is a terminal.
     """
     title, columns = _shown(title), [_shown(name) for name in columns]
     cells = [[_shown(cell) for cell in row] for row in rows]
@@ -234,7 +239,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def _shown(cell: object) -> str:
-    # With escapes already here, so that the columns are wide enough.
+    # Escape here already, so that the column widths account for the escapes.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(str(cell)).encode(encoding, "backslashreplace").decode(encoding)
 
@@ -253,7 +258,7 @@ def _plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[st
 
 
 def _is_number(cell: str) -> bool:
-    # "-" is a missing number; numbers may have units and factors ("12 %", "1.8x").
+    # "-" stands for a missing number; numbers may have a unit or be factors ("12 %", "1.8x").
     return cell in ("", "-") or cell.lstrip("+-~<>")[:1].isdigit()
 
 

@@ -5,16 +5,16 @@
     |-- InputError        exit 2   the user's input was wrong
     |   |-- RecipeError            a recipe or an override on the command line
     |   |-- ArchitectureError      an Architecture that is malformed or does not fit the network
-    |   |-- CheckpointError        a file that is not a checkpoint, is damaged, or is of another kind
+    |   |-- CheckpointError        a file that is not a checkpoint, is damaged, or is of the wrong kind
     |   |-- ModelError             a network or ONNX model that cannot be handled (unknown operator, no such name)
     |   |-- NotFusable             a network that has no exact fused form (train mode, NaN, bad BN statistics)
     |   `-- OutputError            a folder or file that cannot be written
     |-- MissingError      exit 3   something needed is not installed or not reachable
     `-- RunError          exit 4   the run failed (disk full, out of memory, NaN loss, lost connection)
 
-An error says what is wrong, where (file, layer, key) and how to fix it. Any other exception is a bug in irepdeploy and
-ends in exit code 70 with a report file. This module imports nothing of the package and supports Python 3.8, since the
-agent on the board carries it.
+An error says what is wrong, where (file, layer, key) and how to fix it. Any other exception is a bug in irepdeploy: the
+program writes a report file and exits with code 70. This module imports nothing from the package and supports
+Python 3.8, because it is part of the agent on the board.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "few",
 ]
 
-# The longest line about an error; --debug prints all of it.
+# Maximum length of an error line, in characters; --debug lifts it.
 LONGEST_LINE = 400
 _LONGEST_REASON = 300
 _LONGEST_PLACE = 150
@@ -51,12 +51,12 @@ EXIT_INTERRUPTED = 130
 
 
 class IrepdeployError(Exception):
-    """Base of the tree.
+    """Base class of all errors that irepdeploy raises.
 
     Args:
-        what: The problem, in one sentence without a full stop.
-        where: The file, layer or key.
-        hint: The fix, or the command to type.
+        what: The problem, as one sentence without a final period.
+        where: The file, layer or key that the problem is in.
+        hint: The fix, or the command to run.
     """
 
     exit_code: ClassVar[int] = EXIT_BUG
@@ -69,7 +69,7 @@ class IrepdeployError(Exception):
 
     @property
     def topic(self) -> str:
-        """The name that `irepdeploy explain` takes for this kind of error: "not-fusable", "missing"."""
+        """The name of this kind of error for `irepdeploy explain`, such as "not-fusable" or "missing"."""
         kind = next(each for each in type(self).__mro__ if each.__module__ == __name__)
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__.replace("Error", "")).lower()
 
@@ -80,24 +80,24 @@ class IrepdeployError(Exception):
         return text if self.hint is None else f"{text} ({self.hint})"
 
     def __reduce__(self) -> tuple:
-        # Exceptions with keyword-only arguments do not survive pickling between processes by themselves.
+        # By default, exceptions with keyword-only arguments cannot be unpickled in another process.
         return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
 def counted(count: int, noun: str, nouns: Optional[str] = None) -> str:
-    """Return a number and its noun: "1 node", "1,024 nodes"; `nouns` is a plural that takes more than an s."""
+    """Return a number with its noun: "1 node", "1,024 nodes". Pass an irregular plural as `nouns`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def few(names: Iterable[str]) -> str:
-    """Return the first names of a long list and how many more there are, or all of a short one."""
+    """Return all names of a short list, or the first names of a long one and how many more there are."""
     known = list(names)
     more = len(known) - _SHOWN
     return ", ".join(known) if more <= 1 else f"{', '.join(known[:_SHOWN])}, ... ({more} more)"
 
 
 def choices(wrong: str, names: Iterable[str]) -> str:
-    """Return the hint of a name that is not known: those that look like it, else a few of all."""
+    """Return the hint for an unknown name: the known names that resemble it, or else a few of them."""
     from difflib import get_close_matches
 
     known = list(names)
@@ -130,7 +130,7 @@ class ArchitectureError(InputError):
 
 
 class CheckpointError(InputError):
-    """A file is not a checkpoint, is damaged, or is of another kind than needed."""
+    """A file is not a checkpoint, is damaged, or is of the wrong kind."""
 
 
 class ModelError(InputError):
@@ -158,9 +158,9 @@ class RunError(IrepdeployError):
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text with characters that a terminal would obey escaped, as in ``\x1b`` or ``\u202e``.
+    r"""Return text with its non-printable characters escaped, as in ``\x1b`` or ``\u202e``.
 
-    Bytes of file names that are not UTF-8 are shown as ``\xff``. Characters in `keep` are kept.
+    Bytes of file names that are not valid UTF-8 are shown as ``\xff``. Characters in `keep` are not escaped.
     """
     if text.isprintable():
         return text
@@ -168,17 +168,17 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def escaped(char: str) -> str:
-    r"""Return a character as ``\x1b``, ``\u202e`` or ``\U000e0001``."""
+    r"""Return the escape of a character, such as ``\x1b``, ``\u202e`` or ``\U000e0001``."""
     if char in "\n\r\t":
         return repr(char)[1:-1]
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not valid UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def short_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
-    """Return the line of an error in at most `longest` characters, without the middle of a long path or the end."""
+    """Return the line of an error, shortened to `longest` characters: first a long path in its middle, then the end."""
     where, line = getattr(error, "where", None), one_line(getattr(error, "line", error), 1 << 20)
     place = None if where is None else one_line(where, 1 << 20)
     if place is not None and len(line) > longest and len(place) > _LONGEST_PLACE and line.startswith(place):
@@ -189,12 +189,12 @@ def short_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign exception's message, or the name of its type; see `one_line`."""
+    """Return the first line of another library's exception, or the name of its type if empty; see `one_line`."""
     return one_line((str(error).strip().splitlines() or [""])[0]) or type(error).__name__
 
 
 def one_line(text: object, longest: int = _LONGEST_REASON) -> str:
-    """Return a foreign exception or text as one printable line, without the places in C++ that raised it."""
+    """Return another library's exception, or any text, as one printable line without its C++ source locations."""
     line = str(text)
     if isinstance(text, BaseException) or "::" in line or "enforce fail" in line:
         line = _without_cpp(line)
@@ -202,25 +202,25 @@ def one_line(text: object, longest: int = _LONGEST_REASON) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
-# Names from files stand in these texts, of any length: no pattern may take more than time in proportion to it.
-# torch appends a stack of C++ frames, pybind11 the signatures that it accepts.
+# These texts contain names from files, of any length, so every pattern must run in linear time.
+# torch appends a stack of C++ frames, and pybind11 the signatures that it accepts.
 _CPP_TAIL = re.compile(
     r"\(?(?:Exception raised from |The following argument types are supported:|(?<=\n)Invoked with:)"
 )
 _ORT_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
-# ONNX Runtime names every node of control flow around the one that failed.
+# ONNX Runtime also names every control-flow node around the one that failed.
 _ORT_NODE = "Non-zero status code returned while running "
 _ORT_PLACE = re.compile(r"(\w+) node\. Name:'([^']*)' Status Message: ")
 _ENFORCE = re.compile(r"\[enforce fail at [^\[\]]*\]\s*(?:[^.:]{0,80}\.\s+)?")
 _CPP_FILE = re.compile(r"(?:\bat )?(?<![\w./\\+-])[\w./\\+-]+\.(?:cc|cpp|cu|cuh|h|hpp|cxx):\d+:?\s*")
-# Words before a parenthesis, which open the signature of a function if the last of them has a scope.
+# Words before a parenthesis; they begin a function signature if the last one has a scope (`a::b`).
 _CPP_WORDS = re.compile(r"(?:[\w*&~<>,\s]|::)+\(?")
 _CPP_SCOPE = re.compile(r"[\w*&~<>,]::[\w*&~<>, ]+\($")
 _CPP_QUALIFIERS = re.compile(r"\s*(?:const|noexcept)?\s*(?:\[with [^\]]*\])?\s*")
 
 
 def _without_cpp(text: str) -> str:
-    """Drop files, lines and signatures of C++ sources, which mean nothing to a user."""
+    """Remove C++ file names, line numbers and signatures, which mean nothing to a user."""
     tail = _CPP_TAIL.search(text)
     text = text if tail is None else text[: tail.start()].rstrip()
     *_, text = text.rpartition(_ORT_NODE)

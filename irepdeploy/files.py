@@ -1,7 +1,7 @@
-"""Files on disk: written atomically, identified by digest.
+"""Files on disk: atomic writes and digests.
 
-A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk, and are
-renamed in one step.
+A reader never sees an incomplete file: the content is written to a temporary file in the same folder, flushed to disk,
+and renamed in one step.
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ __all__ = [
     "write_json",
 ]
 
-# Of our own, since an unlocked file that has it is removed.
+# A prefix that nobody else uses, because any unlocked file with it is removed.
 _PART = ".irepdeploy-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write `content` to `path` atomically and return the path."""
+    """Write `content` to `path` atomically and return the path.
+
+    Raises:
+        RunError: The disk is full.
+        OutputError: `path` cannot be written.
+    """
     path = Path(path)
     temporary = None
     try:
@@ -51,7 +56,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            # mkstemp makes files private; results have the permissions of any other new file.
+            # mkstemp creates private files; give results the default permissions of a new file.
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         temporary = None
@@ -66,21 +71,27 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write `value` as indented JSON with a final newline, atomically, without NaN, which is not JSON."""
+    """Write `value` atomically as indented JSON with a final newline, and return the path.
+
+    Raises:
+        ValueError: `value` contains NaN or an infinity, which JSON does not have.
+        RunError: The disk is full.
+        OutputError: `path` cannot be written.
+    """
     return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def move_files(files: Sequence[Path], folder: Path, aside: Path, *, remove: Sequence[str] = ()) -> None:
-    """Move complete files into `folder`: all of them, or, if one cannot be moved, none.
+    """Move complete files into `folder`: all of them or, if one cannot be moved, none.
 
-    The last file vouches for the others. An earlier one of its name is removed before any other file is replaced, so
-    that even after a kill, or where the earlier files cannot be put back either, it is never found beside others.
+    The last file certifies the others. Its previous version is removed before any other file is replaced, so that it
+    is never found next to files that it does not describe, even if the process is killed or restoring fails.
 
     Args:
-        files: The files, on the same disk as `folder`.
-        folder: Their new place.
-        aside: An empty folder on the same disk that holds the earlier files meanwhile; the caller removes it.
-        remove: Names of further files to remove from `folder`.
+        files: Files to move, on the same file system as `folder`.
+        folder: Destination folder.
+        aside: An empty folder on the same file system that keeps the previous files meanwhile. The caller removes it.
+        remove: Names of additional files to remove from `folder`.
 
     Raises:
         RunError: The disk is full.
@@ -96,7 +107,7 @@ def move_files(files: Sequence[Path], folder: Path, aside: Path, *, remove: Sequ
         for path in files:
             move_file(path, folder / path.name)
     except BaseException:
-        # The one that vouches for the others comes last here, too: not if another cannot be put back.
+        # Here too the file that certifies the others comes last: it stays away if another cannot be restored.
         with contextlib.suppress(OSError):
             for name in names:
                 if name in earlier:
@@ -110,14 +121,14 @@ def _keep(path: Path, aside: Path) -> None:
     try:
         try:
             os.link(path, aside, follow_symlinks=False)
-        except OSError:  # not every file system has links
+        except OSError:  # not every file system supports hard links
             shutil.copyfile(path, aside, follow_symlinks=False)
     except OSError as error:
         raise as_ours(error, path) from error
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Rename a complete file on the same disk, atomically."""
+    """Move a complete file atomically within one file system."""
     try:
         os.replace(source, target)
         _sync_folder(target.parent)
@@ -134,30 +145,30 @@ def remove_file(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all that is in it; a link or anything else of its name stays, and so does what resists."""
-    # rmtree opens what it is given, and opening a pipe never returns.
+    """Remove a folder and its contents, ignoring errors; leave links and anything else that is not a folder."""
+    # rmtree opens its argument, and opening a pipe would block forever.
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file", most: int | None = None) -> bytes:
-    """Return the content of `path`, a regular file of at most `most` bytes; see `limits.open_file`."""
+    """Return the content of a regular file of at most `most` bytes; see `limits.open_file`."""
     return read_file(path, what, most)
 
 
 def sha256(source: bytes | str | os.PathLike[str]) -> str:
-    """Return the hexadecimal SHA-256 of bytes or of a file's content."""
+    """Return the SHA-256 of bytes, or of the content of a file, in hexadecimal."""
     return hashlib.sha256(source if isinstance(source, bytes) else read_bytes(source)).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the canonical JSON of `value` for digests: sorted keys, no spaces, ASCII."""
+    """Return `value` as canonical JSON for digests: sorted keys, no spaces, ASCII only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
 
 
 def as_ours(error: OSError, path: Path) -> IrepdeployError:
-    """Return the error of our tree for one raised while writing `path`."""
+    """Convert an OSError raised while writing `path` into an irepdeploy error."""
     if error.errno in _FULL:
         return RunError(
             f"cannot write: {os.strerror(error.errno or 0).lower()}", where=path, hint="free some space and run again"
@@ -166,7 +177,7 @@ def as_ours(error: OSError, path: Path) -> IrepdeployError:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files in a folder whose writers were killed; a living writer holds a lock on its own."""
+    """Remove temporary files whose writers were killed; a running writer holds a lock on its file."""
     for path in folder.glob(f"{_PART}*.part"):
         with contextlib.suppress(OSError), open(path, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,15 +185,15 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> tuple[int, str]:
-    """Create a temporary file beside `path`, locked for as long as it is open, and return its descriptor and name."""
+    """Create a temporary file next to `path`, locked while it is open, and return its descriptor and name."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=_PART, suffix=".part", dir=path.parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass  # another process took it for abandoned
+            pass  # another process considers it abandoned and is removing it
         except OSError:
-            return descriptor, name  # without locks nothing is taken for abandoned either
+            return descriptor, name  # a file system without locks: nobody can consider it abandoned
         else:
             if os.fstat(descriptor).st_nlink:
                 return descriptor, name
@@ -196,7 +207,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every file system can open folders; the rename itself has happened.
+    # Not every file system can open folders. The rename has already happened, so this is no error.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

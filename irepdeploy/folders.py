@@ -1,8 +1,8 @@
-"""Folders for results: owned by one run at a time, and cleaned up after it.
+"""Output folders: each is owned by one run at a time and cleaned up afterwards.
 
-A run locks a hidden file in its folder. The kernel releases the lock when the process ends, however it ends, so no lock
-is ever stale. The file itself says who holds it; it is removed with the lock, and one that a killed run left is taken
-over by the next. A network file system that is mounted with local locks shows no run of another machine.
+A run locks a hidden file in its folder. The kernel releases the lock when the process ends, for whatever reason, so a
+lock is never stale. The file names the owner and is removed with the lock; the next run takes over a file left by a
+killed run. On a network file system mounted with local locks, runs on other machines are not detected.
 """
 
 from __future__ import annotations
@@ -35,27 +35,33 @@ __all__ = ["LOCK", "is_abandoned", "is_held", "make_folder", "output_folder", "s
 
 LOCK = ".irepdeploy.lock"
 
-# Of our own, since whatever has it is removed; a user's `--out .` may hold anything.
+# A prefix that nobody else uses, because any folder with it is removed, and `--out .` may contain anything.
 _STAGING = ".irepdeploy-staging-"
-# The file, or the folder with it, may be removed by a run that ends between two system calls of ours.
+# Another run that ends between two of our system calls may remove the file or the whole folder.
 _ATTEMPTS = 5
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}
 _LONGEST_OWNER = 1 << 16
 
-# Folders that this process holds, with the thread of each: its further steps may use them.
+# (folder, thread) pairs that this process holds; the same thread may enter its folder again.
 _held: set[tuple[str, int]] = set()
 
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Create a folder for results, and hold it against other runs until the block ends.
+    """Create an output folder and lock it against other runs until the block ends.
 
-    Files that a killed run staged there are removed first; folders that were created and are still empty are removed at
-    the end. The thread that holds a folder may enter it again.
+    Files staged there by a killed run are removed first. At the end, folders that were created here and are still empty
+    are removed. The thread that holds a folder may enter it again.
+
+    Args:
+        path: The folder; missing parents are created.
+
+    Yields:
+        The folder as a Path.
 
     Raises:
-        RunError: If another run holds the folder, or the disk is full.
-        OutputError: If it cannot be written.
+        RunError: Another run holds the folder, or the disk is full.
+        OutputError: The folder cannot be written.
     """
     path = Path(path)
     holder = (os.path.realpath(path), threading.get_ident())
@@ -79,9 +85,13 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a writable folder at `path`, or raise OutputError before any work is done; it is not locked.
+    """Create a folder, check that it is writable, and return it. The folder is not locked.
 
-    Use it for a picture's folder, or inside a folder that the run holds.
+    Use it for the folder of a picture, or inside a folder that the run already holds.
+
+    Raises:
+        RunError: The disk is full.
+        OutputError: The folder cannot be created or written.
     """
     path = Path(path)
     try:
@@ -95,7 +105,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def is_abandoned(folder: str | os.PathLike[str]) -> bool:
-    """Return whether a run on this machine was killed before it wrote anything: the folder holds its lock alone."""
+    """Return whether the folder contains nothing but the lock file of a killed run of this machine."""
     from filelock import FileLock, Timeout
 
     file = Path(folder) / LOCK
@@ -109,16 +119,16 @@ def is_abandoned(folder: str | os.PathLike[str]) -> bool:
 
 
 def is_held(folder: str | os.PathLike[str]) -> bool:
-    """Return whether a run seems to be at work in this folder: its lock names a process that lives.
+    """Return whether a run seems to be active in this folder: its lock file names a running process.
 
-    A process of another machine is taken to live, since nothing here can tell.
+    A process on another machine cannot be checked and is assumed to be running.
     """
     try:
         owner = _parsed((Path(folder) / LOCK).read_bytes()[:_LONGEST_OWNER])
         if owner.get("host") == socket.gethostname():
             os.kill(int(owner["pid"]), 0)
     except PermissionError as error:
-        # It lives, as another user; or the lock itself may not be read.
+        # Either the process runs as another user, or (with a file name) the lock file is not readable.
         return error.filename is None
     except (OSError, KeyError, TypeError, ValueError, OverflowError):
         return False
@@ -127,11 +137,13 @@ def is_held(folder: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Create a temporary folder inside `folder`, which is removed with all that `move_files` has not moved out of it.
+    """Create a temporary folder inside `folder` and remove it, with whatever is left in it, when the block ends.
+
+    Write results there and move them into place with `files.move_files`.
 
     Raises:
-        RunError: If the disk is full.
-        OutputError: If `folder` cannot be written.
+        RunError: The disk is full.
+        OutputError: `folder` cannot be written.
     """
     try:
         staging = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
@@ -157,11 +169,11 @@ def _locked(folder: Path) -> Iterator[None]:
             remove_tree(left)
         yield
     finally:
-        # A forked child that leaves the block has no lock.
+        # A forked child that leaves the block does not own the lock.
         if os.getpid() == process:
-            # Removed before it is released: a process that has opened it meanwhile sees that it no longer has a name.
+            # Unlink before releasing: a process that has opened the file meanwhile then sees that it has no name.
             with contextlib.suppress(OSError):
-                # The folder may have been moved, and another run may hold one of its name.
+                # The folder may have been moved, and another run may hold a new folder of the same name.
                 if held is not None and os.path.samestat(held, os.stat(lock.lock_file)):
                     os.unlink(lock.lock_file)
             lock.release()
@@ -175,10 +187,10 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _acquire(folder: Path) -> BaseFileLock | None:
-    """Lock the folder; if its file system has no locks, log that and return None."""
+    """Lock the folder, or log a warning and return None if its file system does not support locks."""
     from filelock import FileLock, Timeout
 
-    # Not for one thread alone: a generator may be closed by another.
+    # Not thread-local: a generator may be closed by another thread.
     file = folder / LOCK
     sign = functools.partial(_sign, file)
     lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=sign)
@@ -209,7 +221,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
 
 
 def _check_lock(file: Path) -> None:
-    """Raise OutputError if something else than a file has the name of the lock."""
+    """Raise OutputError if the name of the lock file is taken by something that is not a regular file."""
     with contextlib.suppress(FileNotFoundError):
         kind = os.lstat(file).st_mode
         if not stat.S_ISREG(kind):
@@ -219,14 +231,14 @@ def _check_lock(file: Path) -> None:
 
 
 def _sign(file: Path, descriptor: int) -> None:
-    """Write who we are into the file that we have just locked."""
+    """Write the identity of this process into the lock file, just after locking it."""
     if os.fstat(descriptor).st_nlink > 1:
-        # The content of another file would be overwritten.
-        raise OSError(errno.EMLINK, "it is a hard link, and no lock of ours")
+        # Writing would overwrite the content of another file.
+        raise OSError(errno.EMLINK, "it is a hard link, not a lock file of irepdeploy")
     earlier = _parsed(os.pread(descriptor, _LONGEST_OWNER, 0))
     host = socket.gethostname()
     if earlier and earlier.get("host") != host:
-        # Locks of some network file systems hold on one machine only.
+        # On some network file systems, locks are valid on one machine only.
         log(f"note: {_described(earlier)} left this folder locked: make sure that it is no longer running")
     program = os.path.basename(sys.argv[0] if sys.argv else "")
     words = ["irepdeploy" if program == "__main__.py" else program, *sys.argv[1:]]
@@ -236,7 +248,7 @@ def _sign(file: Path, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(owner) + "\n").encode(), 0)
     except OSError:
-        # The disk is full. While we hold it, nobody else can.
+        # The disk is full. Nobody else can hold the file while we do, so it is safe to remove.
         os.unlink(file)
         raise
 

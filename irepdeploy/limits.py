@@ -1,8 +1,8 @@
-"""Limits: the kinds and sizes of files that are read, and the memory of this machine.
+"""Limits on the type and size of input files, and the memory of this machine.
 
-Opening a FIFO without a writer never returns, reading `/dev/zero` never ends, and a sparse file of a terabyte takes a
-second to make. So only regular files are opened, and no file is read that is larger than its kind can be. This module
-supports Python 3.8, since it is part of the agent on the board.
+Opening a FIFO without a writer never returns, reading `/dev/zero` never ends, and a sparse file of a terabyte is made
+in a second. Therefore only regular files are opened, up to the largest size that makes sense for their kind. This
+module supports Python 3.8, because it is part of the agent on the board.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from irepdeploy.errors import InputError, RunError
 
 __all__ = ["DESCRIPTION", "JOURNAL", "MODEL", "check_memory", "memory_bytes", "open_file", "read_file", "size_text"]
 
-# Bytes: what people write or review, what runs append to, and what protobuf can hold.
+# Size limits in bytes: files that people write or review, files that runs append to, and protobuf's own limit.
 DESCRIPTION, JOURNAL, MODEL = 16 << 20, 1 << 30, (1 << 31) - 1
 
 _Path = Union[str, "os.PathLike[str]"]
@@ -32,21 +32,24 @@ def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> Bu
     """Open a regular file for reading.
 
     Args:
-        path: The file.
-        what: Kind of file that is expected, for messages.
-        most: Largest size in bytes; by default that of this machine's memory.
+        path: Path of the file.
+        what: Kind of file that is expected, for error messages.
+        most: Maximum size in bytes. Default: the memory of this machine.
+
+    Returns:
+        The file, open in binary mode. The caller closes it.
 
     Raises:
-        InputError: It is missing, too large, unreadable, or a directory, pipe, socket or device.
+        InputError: The file is missing, too large, unreadable, or is a directory, pipe, socket or device.
     """
     limit = memory_bytes() if most is None else most
     try:
-        # Opening a device may have an effect, such as rewinding a tape.
+        # Check before opening: opening a device may have side effects, such as rewinding a tape.
         _check(os.stat(path), path, what, limit)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags)
         try:
-            # Another file may have taken its name in between.
+            # Check again: another file may have taken the name in between.
             _check(os.fstat(descriptor), path, what, limit)
             return os.fdopen(descriptor, "rb")
         except BaseException:
@@ -61,7 +64,12 @@ def open_file(path: _Path, what: str = "file", most: Optional[int] = None) -> Bu
 
 
 def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> bytes:
-    """Return the content of a file; see `open_file`."""
+    """Return the content of a file. The arguments and input errors are those of `open_file`.
+
+    Raises:
+        InputError: The file cannot be read, or is not a regular file of at most `most` bytes.
+        RunError: The content does not fit into memory.
+    """
     limit = memory_bytes() if most is None else most
     try:
         with open_file(path, what, limit) as file:
@@ -69,7 +77,7 @@ def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> by
             more = file.read(1 << 16)
             if not more:
                 return content
-            # It grows, or is a file of /proc, whose size is 0 whatever it holds, and which may never end.
+            # The file is growing, or is in /proc, where every size is reported as 0 and a file may never end.
             parts, size = [content], len(content)
             limit = min(limit, size + DESCRIPTION)
             while more:
@@ -86,7 +94,7 @@ def read_file(path: _Path, what: str = "file", most: Optional[int] = None) -> by
 
 
 def memory_bytes() -> int:
-    """Return the memory of this machine, or what the container may use of it."""
+    """Return the memory of this machine in bytes, or the limit of the container if that is lower."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -101,7 +109,7 @@ def memory_bytes() -> int:
 
 
 def check_memory(size: int, what: str, where: object = None) -> None:
-    """Raise RunError if `size` bytes, needed for `what`, are more than the memory of this machine."""
+    """Raise RunError if `what` needs more memory (`size` bytes) than this machine has."""
     here = memory_bytes()
     if size > here:
         need = f"{what} would take {size_text(size)} of memory, more than the {size_text(here)} of this machine"
@@ -109,8 +117,8 @@ def check_memory(size: int, what: str, where: object = None) -> None:
 
 
 def size_text(size: int) -> str:
-    """Format a number of bytes for people: ``71 MB``, ``1.24 GB`` (10^9 bytes)."""
-    if abs(size) >= 10**18:  # also integers that are too large for a float
+    """Return a number of bytes as text with a decimal unit: ``71 MB``, ``1.24 GB`` (10^9 bytes)."""
+    if abs(size) >= 10**18:  # includes integers that are too large for a float
         return "more than 10^18 bytes"
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if abs(size) >= factor:

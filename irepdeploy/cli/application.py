@@ -1,7 +1,7 @@
-"""The tree of commands: the entry points of the group `irepdeploy.commands`.
+"""The command tree, built from the entry points in the group `irepdeploy.commands`.
 
-A command is a typed function or a `typer.Typer` group. One that cannot be imported stays in the help with the reason
-and the line that fixes it.
+A command is a typed function or a `typer.Typer` group. A command that cannot be imported remains in the help, with the
+reason and the command that fixes it.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _EXTRAS = {
     "tensorrt": "trt",
 }
 
-# By no name that an index may know: until the first release it could be somebody else's.
+# Not `pip install irepdeploy`: until the first release, that name on a package index could belong to somebody else.
 _AGAIN = "install irepdeploy again"
 
 
 def application() -> typer.Typer:
-    """Import all installed commands and return their application."""
-    # Plain help: rich's would double the time of `--help`.
+    """Import all installed commands and return the application that contains them."""
+    # Plain help text: rich markup would double the time that `--help` takes.
     app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_options)
     for name, value, settings in _commands():
@@ -67,7 +67,7 @@ def application() -> typer.Typer:
 
 class _Commands(CommandGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names in the order of the help; typer lists groups after all commands."""
+        """Return the command names in the order of the help; by default typer lists groups last."""
         return sorted(self.commands, key=_place)
 
 
@@ -76,7 +76,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def invoke(args: Sequence[str]) -> None:
-    """Run one command line in this process, raising all errors."""
+    """Run a command line in this process, without catching errors."""
     from typer.main import get_command
 
     with get_command(application()).make_context("irepdeploy", list(args)) as context:
@@ -84,7 +84,7 @@ def invoke(args: Sequence[str]) -> None:
 
 
 def missing(error: ImportError, where: str | None = None) -> MissingError:
-    """Return the error of a failed import: what is missing and the line that installs it."""
+    """Return the error for a failed import, with the command that installs what is missing."""
     package = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package not in ("", "irepdeploy"):
         extra = _EXTRAS.get(package)
@@ -128,18 +128,18 @@ def _options(
             "--install-completion",
             callback=_install_completion,
             is_eager=True,
-            help="Install completion for your shell: bash, zsh or fish.",
+            help="Install completion for the current shell: bash, zsh or fish.",
         ),
     ] = False,
     show_completion: Annotated[
         bool,
         typer.Option(
-            "--show-completion", callback=_show_completion, is_eager=True, help="Print the script of that completion."
+            "--show-completion", callback=_show_completion, is_eager=True, help="Print the completion script."
         ),
     ] = False,
-    # Handled by cli.main before typer; listed here for the help.
+    # cli.main handles this option before typer; it is listed here for the help.
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of errors; accepted anywhere on the line.")
+        bool, typer.Option("--debug", help="Show the traceback of errors; accepted anywhere on the command line.")
     ] = False,
 ) -> None:
     """Search re-parameterization branches, train with them, fuse them exactly, and deploy the plain network."""
@@ -153,12 +153,12 @@ def _commands() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for name in sorted(found, key=_place):
         try:
             yield name, found[name].load(), {}
-        except Exception as error:  # the other commands keep working whatever a stage raises on import
+        except Exception as error:  # a stage that fails to import must not break the other commands
             yield name, *_placeholder(found[name].value, error)
 
 
 def _placeholder(home: str, error: Exception) -> tuple[Callable[[], None], dict[str, Any]]:
-    """Return a command in place of one that cannot be imported; it accepts anything and raises the reason."""
+    """Return a stand-in for a command that cannot be imported; it accepts any arguments and raises the reason."""
     reason = missing(error, where=home) if isinstance(error, ImportError) else error
 
     def placeholder() -> None:

@@ -1,7 +1,7 @@
-"""Completion in bash, zsh and fish: its script, its installation, and the answers that the script asks for.
+"""Shell completion for bash, zsh and fish: the script, its installation, and the answers to its requests.
 
-The script calls `irepdeploy` with a variable in the environment. An answer must come at once, so no value is completed
-whose names only torch knows.
+The script calls `irepdeploy` with an environment variable set. Completion must be instant, so values that only torch
+could list are not completed.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 def answer(application: Any) -> int:
-    """Print what could stand at the cursor, as the script asked for it, and return the exit code that it expects."""
+    """Print the possible completions at the cursor for the script, and return the exit code that it expects."""
     from typer import completion
     from typer.main import get_command
 
-    completion.get_completion_inspect_parameters()  # makes typer's classes of the shells known
+    completion.get_completion_inspect_parameters()  # registers typer's completion classes for the shells
     try:
         return completion.shell_complete(get_command(application), {}, _PROGRAM, VARIABLE, os.environ[VARIABLE])
     except SystemExit as done:
         return int(done.code or 0)
-    except Exception:  # whatever happened, the line that somebody is typing must stay as it is
+    except Exception:  # an error must never disturb the line that the user is typing
         return 1
 
 
 def install() -> str:
-    """Install completion for the shell around this process and return what was done."""
+    """Install completion for the current shell and return a message about it."""
     from typer.completion import install
 
     shell, path = install(shell=_shell(), prog_name=_PROGRAM, complete_var=VARIABLE)
-    return f"completion for {shell} is in {path}; it works in shells that you open from now on"
+    return f"completion for {shell} is installed in {path}; it takes effect in new shells"
 
 
 def show() -> str:
-    """Return the script for the shell around this process."""
+    """Return the completion script for the current shell."""
     from typer.completion import get_completion_script
 
     return get_completion_script(prog_name=_PROGRAM, complete_var=VARIABLE, shell=_shell())
 
 
 def names(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return the completion of an option that takes one of these names, or several with commas between them."""
+    """Return a completion function for an option that takes one of `known`, or several separated by commas."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")

@@ -1,4 +1,4 @@
-"""Commands with a default: ``irepdeploy search RECIPE`` beside ``irepdeploy search compare RECIPE``."""
+"""Groups with a default command: ``irepdeploy search RECIPE`` as well as ``irepdeploy search compare RECIPE``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from irepdeploy.cli.group import CommandGroup
 
 __all__ = ["with_default"]
 
-# A name that users do not type.
+# A name that no user types.
 _DEFAULT = "(default)"
 
 
 def with_default(default: Callable[..., None], **others: Callable[..., None]) -> typer.Typer:
-    """Return a group that runs `default` for lines that name none of `others`, including ``--help``.
+    """Return a command group that runs `default` unless the first argument names one of `others`.
 
-    A file with the name of one of the others is given as ``./NAME``.
+    ``--help`` alone also goes to `default`. A file that has the name of one of the others must be given as ``./NAME``.
     """
     text = inspect.getdoc(default)
     group = typer.Typer(cls=_Group, help=text)
@@ -37,7 +37,7 @@ class _Group(CommandGroup):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Complete the first word: another command, an option or the first argument of the default."""
+        """Complete the first word: one of the other commands, or an option or first argument of the default."""
         default = self.commands[_DEFAULT]
         found = [*super().shell_complete(ctx, incomplete), *default.shell_complete(ctx, incomplete)]
         arguments = [each for each in default.params if each.param_type_name == "argument"]

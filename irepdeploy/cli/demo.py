@@ -1,10 +1,10 @@
-"""The demo: search, train, fuse, export, verify, measure, draw and report, on the embedded digits by default.
+"""The demo: search, train, fuse, export, verify, measure, plot and report, on the embedded digits by default.
 
-It proves that everything runs and that outputs stay the same. It does not compare accuracies: one seed of each network
-decides nothing.
+The demo shows that every stage runs and that outputs stay the same. It does not compare accuracies, because one seed
+per network is not enough for that.
 
-Each step is a command line that the user could type; the stages are reached through their commands and communicate
-through files alone.
+Each step is a command line that the user could type. The demo reaches the stages only through their commands and the
+files they write.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["run_demo"]
 
-# What makes the recipe of the data small enough for some minutes on two cores.
+# Overrides that make each data set's recipe run in a few minutes on two cores.
 _SMALL: dict[str, tuple[str, ...]] = {
     "digits": (),
     "fashion_mnist": (
@@ -46,7 +46,7 @@ _SMALL: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# A quick demo proves what the long one does; it compares and measures nothing.
+# The quick demo makes the same checks as the full one, but compares and measures nothing.
 _QUICK_STEPS = ("search", "train", "export", "verify")
 _QUICK = ("scale=smoke", "search.evolutions=1", "train.epochs=1", "data.options.train=50", "data.options.val=50")
 
@@ -62,14 +62,17 @@ def run_demo(out: Path, overrides: Sequence[str] = (), data: str = "digits", qui
     """Run the demo.
 
     Args:
-        out: Its folder.
-        overrides: Changes to the recipe.
-        data: "digits" or "fashion_mnist", of which it uses a small part.
-        quick: Search, train, export and verify alone, on some images, in seconds.
+        out: Folder for all results.
+        overrides: Recipe overrides, as ``KEY=VALUE``.
+        data: Data set: "digits", or "fashion_mnist", of which a small part is used.
+        quick: Only search, train, export and verify, on a few images, in seconds.
+
+    Returns:
+        The results, which are also written to ``out/summary.json``.
 
     Raises:
-        InputError: There is no demo of these data.
-        MissingError: The data are not installed.
+        InputError: There is no demo for this data set.
+        MissingError: The data set is not installed.
     """
     if data not in DEMO_DATA:
         raise InputError(f"no demo of {data!r}", where="--data", hint=f"one of {', '.join(DEMO_DATA)}")
@@ -123,7 +126,7 @@ def _commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, lis
         f"{_PLAIN_FOLDED}={at('export-plain/model.onnx')}",
         f"{_FUSED}={at('export/model.onnx')}",
     ]
-    # Each with its share of the total time, for the estimate of the time left.
+    # Each command with its share of the total time, for estimating the remaining time.
     return [
         (22, ["search", data, *overrides, "--out", at("search"), *new]),
         (2, ["train", data, *overrides, "branches=none", "--out", at("plain"), *new]),
@@ -139,23 +142,23 @@ def _commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, lis
 
 
 def _quick_commands(out: Path, overrides: list[str], data: str) -> list[tuple[int, list[str]]]:
-    """Return the commands without those of the plain network."""
+    """Return the commands of the quick demo, which leaves out the plain network."""
     commands = [(share, command) for share, command in _commands(out, overrides, data) if command[0] in _QUICK_STEPS]
     plain = {str(out / "plain"), str(out / "export-plain")}
     return [(share, command) for share, command in commands if not plain & set(command)]
 
 
 def _position(index: int, shares: Sequence[int], started: float) -> str:
-    """Return the step and an estimate of the time left."""
+    """Return the number of the step and an estimate of the remaining time."""
     elapsed, done = time.perf_counter() - started, sum(shares[:index])
     left = f", about {elapsed / done * sum(shares[index:]):.0f} s left" if done else ""
     return f"[{index + 1}/{len(shares)}{left}] "
 
 
 def _run(command: list[str], out: Path) -> str:
-    """Run one command and return its output, which goes to a file, since the summary repeats it."""
+    """Run one command and return its output for log.txt; it is not shown, since the summary repeats it."""
     if command[0] == "bench":
-        # Samples of an earlier demo were not interleaved with these.
+        # Remove the records of an earlier demo: their samples were not interleaved with the new ones.
         (out / "bench" / "records.jsonl").unlink(missing_ok=True)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), without_hints():
@@ -193,7 +196,7 @@ def _equality(out: Path) -> list[dict[str, Any]]:
         "to": "convolutions",
         "error": proof["max_rel_error"],
         "allowed": TOLERANCES["float64"].max_rel_error,
-        # An export whose blocks differ leaves no certificate.
+        # An export whose blocks differ writes no certificate.
         "ok": True,
     }
     hops = [
@@ -205,7 +208,7 @@ def _equality(out: Path) -> list[dict[str, Any]]:
 
 def _latency(out: Path) -> list[dict[str, Any]]:
     records = read_records(out / "bench" / "records.jsonl")
-    # The reference of each runner is the first network on it: across runners the runner itself differs.
+    # Ratios are relative to the first network of the same runner, because runners differ among themselves.
     references: dict[str, list[int]] = {}
     rows = []
     for record in records:

@@ -1,4 +1,4 @@
-"""The results of a demo: what summary.json holds and what is printed."""
+"""The results of a demo: the content of summary.json and the printed summary."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class DemoSummary:
     """The results of a demo, as written to summary.json.
 
     Attributes:
-        data: Name of the data.
-        accuracy: Search-validation and test score of each network, the latter with its 95 % interval.
+        data: Name of the data set.
+        accuracy: Validation and test score of each network; the test score has a 95 % confidence interval.
         search: Figures of the search: score, number of candidates, seconds, spread of alpha and beta.
         equality: Largest relative error, tolerance and verdict of each hop.
-        latency: Median and ratio to the plain network by network and runner.
-        cost: Parameters, MACs, seconds per epoch and peak memory of training, plain and with branches.
+        latency: Median latency in ms and its ratio to the plain network, by network and runner.
+        cost: Parameters, MACs, seconds per epoch and peak memory in bytes of training, plain and with branches.
         metric: Name and unit of the scores.
-        quick: Whether only the branches were searched, trained, exported and verified; the other tables are empty.
-        smoke: Whether the scale is too small for the scores to mean anything.
+        quick: Whether this was the quick demo, which leaves `accuracy`, `latency` and `cost` empty.
+        smoke: Whether the scale is too small for the scores to be meaningful.
     """
 
     folder: str
@@ -47,12 +47,12 @@ class DemoSummary:
     quick: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of summary.json."""
+        """Return the summary as the JSON object of summary.json."""
         return asdict(self)
 
 
 def print_summary(result: DemoSummary) -> None:
-    """Print the tables, the files and the next command."""
+    """Print the tables, the written files and the next command."""
     out = Path(result.folder)
     if not result.quick:
         _print_accuracy(result)
@@ -84,7 +84,7 @@ def _print_accuracy(result: DemoSummary) -> None:
 
     say()
     if result.smoke:
-        say("scale=smoke: these networks are hardly trained; their scores mean nothing.")
+        say("scale=smoke: these networks are barely trained; their scores are meaningless.")
     table(
         f"{metric.name[:1].upper()}{metric.name[1:]} on {DEMO_DATA.get(result.data, result.data)}, fused, one seed",
         ["network", "branches", "validation", "test", "95 % interval"],
@@ -99,8 +99,8 @@ def _print_accuracy(result: DemoSummary) -> None:
             for row in result.accuracy
         ],
     )
-    say("One seed of each by one recipe does not tell whether branches pay: docs/does-it-pay.md asks that, with")
-    say("settings tuned for each arm, five seeds and 10,000 test images.")
+    say("One seed and one recipe cannot show whether branches pay off: see docs/does-it-pay.md for a study with")
+    say("separately tuned settings, five seeds and 10,000 test images.")
     found = result.search
     say(
         f"search: {found['evaluations']} candidates scored in {found['seconds']:.0f} s; spread of sigmoid(alpha)"
@@ -125,8 +125,8 @@ def _print_measured(result: DemoSummary) -> None:
             for row in result.latency
         ],
     )
-    say("The intervals are of this one run; another run may lie outside them. Unsteady: the machine was not quiet.")
-    say("The fused network and the plain one with BN folded are the same graph: their difference is noise.")
+    say("The intervals describe this run only; another run may lie outside them. Unsteady: the machine was not idle.")
+    say("The fused network and the plain one with BN folded are the same graph: any difference is noise.")
     say("The difference between the first two rows is due to folding alone, which needs no branches.")
     say()
     table(
@@ -146,7 +146,7 @@ def _print_measured(result: DemoSummary) -> None:
 
 
 def _program() -> str:
-    """Return how the user calls the program: `make demo` leaves it in a virtual environment that is not on the path."""
+    """Return how the user calls the program; after `make demo` it is in a virtual environment that is not on PATH."""
     return "irepdeploy" if shutil.which("irepdeploy") else shlex.quote(sys.argv[0])
 
 

@@ -17,15 +17,15 @@ InputShapeOption = Annotated[
     typer.Option(
         "--input-shape",
         metavar="[NAME:]1x3x224x224[:DTYPE]",
-        help="Shape of an input, with ? for a size that stays free; repeat it for each input. [as declared]",
+        help="Shape of an input, with ? for a dynamic size; repeat it for each input. [as declared]",
     ),
 ]
 InputsOption = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="Inputs to use instead of the built-in ones: a .npy file (N, ...), a .npz file with several inputs by "
-        "name, or a folder of such files or of images.",
+        help="Inputs to use instead of the built-in ones: a .npy file (N, ...), a .npz file with several named inputs, "
+        "or a folder of such files or of images.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -34,24 +34,24 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="PACKAGE.MODULE:FACTORY",
-        help="Factory of the class of a checkpoint or state dict, if it is your own.",
+        help="Function that builds the network of a checkpoint or state dict, if the network is your own.",
     ),
 ]
 NumberedOutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder for the results. [a new one: runs/NAME, runs/NAME-2, ...]"),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; it is made if needed.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if needed.")]
 TimeoutOption = Annotated[
     float,
-    typer.Option("--timeout", metavar="SECONDS", help="Time that ONNX Runtime may take to load and run a model."),
+    typer.Option("--timeout", metavar="SECONDS", help="Maximum time for ONNX Runtime to load and run a model."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers.")]
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint; an ONNX file; a program of torch.export (.pt2); with --model a state dict (.pt, .pth, "
+        help="A checkpoint; an ONNX file; a torch.export program (.pt2); with --model a state dict (.pt, .pth, "
         ".safetensors); a network of irepdeploy by name (random weights); or timm/NAME, torchvision/NAME or "
-        "hf-hub:OWNER/NAME (pretrained, or with :random behind it)."
+        "hf-hub:OWNER/NAME (pretrained; append :random for random weights)."
     ),
 ]

@@ -1,8 +1,8 @@
-"""The `irepdeploy` program: run one command and turn every outcome into an exit code and one line.
+"""The `irepdeploy` program: run one command and turn every outcome into an exit code and one line of text.
 
-Exit codes: 0 done; 1 a check failed (`CheckFailed` alone gives it, no crash does); 2 wrong input; 3 something is
-missing; 4 the run failed; 70 a bug in irepdeploy; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM; 141 the reader of the
-output has gone.
+Exit codes: 0 success; 1 a check failed (only `CheckFailed`, never a crash); 2 wrong input; 3 something is missing; 4
+the run failed; 70 a bug in irepdeploy; 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM; 141 the reader of the
+output closed the pipe.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from irepdeploy.runtime.memory import is_out_of_memory
 __all__ = ["main"]
 
 _EXIT_USAGE = 2
-_EXIT_PIPE = 128 + 13  # the exit code in a shell of a program ended by SIGPIPE
+_EXIT_PIPE = 128 + 13  # the exit code that a shell reports for a program ended by SIGPIPE
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNUSABLE_PATH = {
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO, errno.EPERM, errno.EROFS,
@@ -47,7 +47,7 @@ _VERSIONS = ("irepdeploy", "torch", "numpy", "onnx", "onnxruntime", "onnxsim", "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `irepdeploy` with these arguments and return the exit code."""
+    """Run `irepdeploy` with the given arguments (default: `sys.argv`) and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     command_line = ["irepdeploy", *args]
     debug = _take_debug(args)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             with raise_on_signals():
                 code = _run(args)
-            sys.stdout.flush()  # so that a write error occurs here and not when the interpreter ends
+            sys.stdout.flush()  # so that a write error occurs here, not when the interpreter exits
             return code
         except BaseException as error:
             if debug:
@@ -65,18 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_files() -> None:
-    """Open stdin, stdout and stderr if they are closed, so that no other file gets their numbers and their output."""
+    """Reopen stdin, stdout and stderr if they are closed, so that no other file gets their descriptors and output."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
 
 
 def _run(args: list[str]) -> int:
-    # Imported here so that Ctrl-C during the imports is answered in main.
+    # Imported here so that main handles Ctrl-C during the imports.
     import typer
 
     from irepdeploy.cli.application import application, invoke
@@ -110,7 +110,7 @@ def _take_debug(args: list[str]) -> bool:
 
 
 def _explain(error: BaseException, command_line: list[str], debug: bool) -> int:
-    """Print what happened on one line of stderr and return its exit code."""
+    """Print one line on stderr that explains the exception, and return its exit code."""
     if isinstance(error, Terminated):
         _print(f"irepdeploy: {error}")
         return error.exit_code
@@ -131,7 +131,7 @@ def _explain(error: BaseException, command_line: list[str], debug: bool) -> int:
 
 
 def _as_ours(error: BaseException) -> IrepdeployError | None:
-    """Return the error of our tree that corresponds to a foreign one, or None for a bug."""
+    """Convert an exception into an irepdeploy error, or return None if it indicates a bug."""
     if isinstance(error, IrepdeployError):
         return error
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("", "irepdeploy"):
@@ -142,11 +142,11 @@ def _as_ours(error: BaseException) -> IrepdeployError | None:
         return RunError(
             f"out of memory: {one_line(error) or 'an allocation failed'}", hint="use a smaller batch or scale"
         )
-    # torch's signal handler raises it wherever the main thread stands.
+    # Raised by torch's signal handler, wherever the main thread happens to be.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return RunError(f"a process that decodes images was killed: {one_line(error)}", hint="use fewer workers")
     if isinstance(error, BrokenPipeError):
-        return RunError("a connection was closed by the other side")
+        return RunError("the other side closed a connection")
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or None
         return RunError(f"cannot write: {os.strerror(error.errno).lower()}", where=where, hint="free some space")
@@ -167,7 +167,7 @@ def _folder_exists() -> bool:
 
 
 def _reader_has_gone() -> bool:
-    """Return whether the reader of our output has gone (`| head`); if so, discard the rest of the output."""
+    """Return whether the reader of our output closed the pipe (`| head`); if so, discard the rest of the output."""
     gone = False
     for stream in (sys.stdout, sys.stderr):
         if _is_broken(stream):
@@ -194,7 +194,7 @@ def _is_broken(stream: TextIO) -> bool:
 
 
 def _write_report(error: BaseException, command_line: list[str]) -> str:
-    """Write everything that helps to find the bug to the current folder, else to the temporary one."""
+    """Write a bug report to the current folder, or else to the temporary one, and return its path."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -224,13 +224,13 @@ def _write_report(error: BaseException, command_line: list[str]) -> str:
 def _say(error: IrepdeployError, debug: bool = False) -> None:
     start = "irepdeploy: error: "
     _print(start + short_line(error, sys.maxsize if debug else LONGEST_LINE - len(start)))
-    # For people: a log and a program that reads the error get the one line.
+    # Only on a terminal: logs, and programs that read the error, get a single line.
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr.isatty():
             _print(f"more: irepdeploy explain {error.topic}")
 
 
 def _print(text: str) -> None:
-    # The reader may have gone; the exit code is the same.
+    # If the reader is gone, the exit code stays the same.
     with contextlib.suppress(OSError, ValueError, RunError):
         print(text, file=sys.stderr, flush=True)

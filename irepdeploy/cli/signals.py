@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: by an exception, so that everything is cleaned up."""
+"""Handling of SIGTERM and SIGHUP: like Ctrl-C, they raise an exception, so that everything is cleaned up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 class Terminated(KeyboardInterrupt):
-    """The process received SIGTERM or SIGHUP; whatever handles Ctrl-C handles this too."""
+    """The process received SIGTERM or SIGHUP; code that handles Ctrl-C also handles this."""
 
     def __init__(self, number: int) -> None:
         super().__init__(_WORDS[signal.Signals(number)])
@@ -24,9 +24,9 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Raise `Terminated` in the main thread at the first signal; a second one ends the process at once.
+    """Raise `Terminated` in the main thread at the first signal; a second signal ends the process immediately.
 
-    A signal that is ignored, as by nohup, or has a handler already, is left alone.
+    A signal that is ignored (as under nohup) or already has a handler is left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,7 +40,7 @@ def raise_on_signals() -> Iterator[None]:
         if os.getpid() != process:
             # A forked worker process has nothing to clean up.
             os.kill(os.getpid(), number)
-        # torch's handler would report image decoding processes that got the signal too.
+        # torch's handler would report the image decoding processes, which received the signal too.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         received.append(number)
         raise Terminated(number)
@@ -51,7 +51,7 @@ def raise_on_signals() -> Iterator[None]:
         yield
     except BaseException as error:
         if received and not isinstance(error, Terminated):
-            # What failed while the command was ending, such as a child process that got the signal too.
+            # A consequence of the signal, such as a child process that received it too.
             raise Terminated(received[0]) from error
         raise
     finally:

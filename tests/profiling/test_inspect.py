@@ -156,7 +156,7 @@ def test_health_is_that_of_the_layers(models: dict[str, Path], capsys: Capture) 
 def test_what_is_printed(models: dict[str, Path], capsys: Capture) -> None:
     text = printed(capsys, models["train.pt"])
     digest = ird.load(models["train.pt"]).irepdeploy_origin.architecture.digest
-    for part in (f"{models['train.pt']}: vgg6, train state; 17 branches stand at 2 convolutions", digest, "1x8x8"):
+    for part in (f"{models['train.pt']}: vgg6, train state; 17 branches at 2 convolutions", digest, "1x8x8"):
         assert part in text
     assert "weights: from the checkpoint" in text and "not accuracy" in text and "before -> after" in text
     total = next(line for line in text.splitlines() if line.startswith("total"))

@@ -1,1 +1,1 @@
-"""Commands of the core: each parses, makes one call, prints."""
+"""Commands of the core; each parses its arguments, makes one call and prints the result."""

@@ -16,25 +16,26 @@ __all__ = ["demo"]
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as scale=smoke or seed=1."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides, such as scale=smoke or seed=1."),
     ] = None,
     data: Annotated[
         str,
         typer.Option(
             "--data",
-            help="digits, or fashion_mnist with the Debian package dataset-fashion-mnist.",
+            help="digits, or fashion_mnist (needs the Debian package dataset-fashion-mnist).",
             autocompletion=names(lambda: ("digits", "fashion_mnist")),
         ),
     ] = "digits",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Prove the outputs only: one network, no scores or latencies, in seconds.")
+        bool,
+        typer.Option("--quick", help="Check in seconds that outputs stay equal: one network, no scores or latencies."),
     ] = False,
     out: OutOption = Path("demo"),
     json: JsonOption = False,
 ) -> None:
     """Search, train, fuse, export, verify and measure a small network on real images.
 
-    Prints every command it runs, so that each can be repeated by itself. Examples: irepdeploy demo --quick;
+    Every command is printed before it runs, so that you can repeat each step. Examples: irepdeploy demo --quick;
     irepdeploy demo --data fashion_mnist --out demo-fashion
     """
     from irepdeploy.cli.demo import run_demo

@@ -24,29 +24,27 @@ def detect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint of a detector, or an ONNX file or an engine exported with --detections topk or nms.",
+            help="Checkpoint of a detector, or an ONNX file or engine exported with --detections topk or nms.",
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders of images.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for pictures with boxes and detections.json.")
+        Path, typer.Option("--out", "-o", help="Folder for the annotated images and detections.json.")
     ] = Path("detections"),
     score: Annotated[
-        float, typer.Option("--score", min=0, max=1, help="Lowest score of the detections that are shown.")
+        float, typer.Option("--score", min=0, max=1, help="Minimum score of the detections to show.")
     ] = 0.3,
     annotations: Annotated[
         Path | None,
-        typer.Option(
-            "--annotations", metavar="FILE", help="Annotations in COCO's format; prints the average precision."
-        ),
+        typer.Option("--annotations", metavar="FILE", help="Annotations in COCO format; prints the average precision."),
     ] = None,
     model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find objects in images, and write pictures with boxes and the results in COCO's format.
+    """Detect objects in images; write the images with boxes, and the detections in COCO format.
 
-    With annotations, one folder must hold all the images that they list. A damaged image is skipped, and the exit code
-    is then 1.
+    With --annotations, give one folder that contains all annotated images. Damaged images are skipped; the exit code is
+    then 1.
 
     Example: irepdeploy detect build-d/model.onnx runs/d/samples --out pictures
     """

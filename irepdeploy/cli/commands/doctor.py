@@ -15,9 +15,9 @@ __all__ = ["doctor"]
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what is installed, what really works, and how to fix the rest.
+    """Show what is installed, what actually works, and how to fix the rest.
 
-    Exits with 0 if everything that a plain installation needs works, else with 3.
+    The exit code is 0 if everything that a plain installation needs works, and 3 otherwise.
 
     Example: irepdeploy doctor
     """

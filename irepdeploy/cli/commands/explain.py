@@ -1,4 +1,4 @@
-"""The `explain` command: the part of the page on troubleshooting that an error needs."""
+"""The `explain` command: show the section of the troubleshooting page on an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 
 
 def sections() -> dict[str, tuple[tuple[str, ...], str]]:
-    """Return the exit codes and the text of each section of the page, by its name."""
+    """Return the exit codes and the text of each section of the troubleshooting page, by name."""
     from importlib.resources import files
 
     page = files("irepdeploy.cli").joinpath("troubleshooting.md").read_text(encoding="utf-8")
@@ -33,13 +33,13 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[NAME|CODE]",
-            help="Kind of error, such as not-fusable, or an exit code. [list them]",
+            help="Kind of error, such as not-fusable, or an exit code. [list all]",
             autocompletion=names(lambda: sections()),
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Explain an error or an exit code, with its usual causes and what to do.
+    """Explain an error or an exit code: its usual causes and how to fix them.
 
     Examples: irepdeploy explain not-fusable; irepdeploy explain 3
     """
@@ -55,11 +55,11 @@ def explain(
         return
     rows = [(one, ", ".join(codes), _title(text)) for one, (codes, text) in known.items() if name in (None, *codes)]
     if not rows:
-        raise InputError(f"no error is called {name!r}", hint=choices(name or "", known))
+        raise InputError(f"unknown kind of error {name!r}", hint=choices(name or "", known))
     if len(rows) == 1:
         explain(rows[0][0])
         return
-    table("Kinds of errors: irepdeploy explain NAME", ["name", "exit code", "what it is"], rows)
+    table("Kinds of errors: irepdeploy explain NAME", ["name", "exit code", "meaning"], rows)
 
 
 def _title(text: str) -> str:

@@ -33,31 +33,32 @@ _FIGURES = {
 def inspect(
     source: SourceArgument,
     arch: Annotated[
-        Path | None, typer.Option("--arch", help="Architecture file whose branches are inserted first.")
+        Path | None, typer.Option("--arch", help="Architecture file; its branches are inserted first.")
     ] = None,
     model: ModelOption = None,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Measure a training step: plain, as given, and with each preset.")
+        bool, typer.Option("--cost", help="Measure the cost of a training step: plain, as given, and with each preset.")
     ] = False,
     presets: Annotated[
         str | None,
-        typer.Option("--presets", help="With --cost: measure only these, separated by commas. [all that fit]"),
+        typer.Option("--presets", help="With --cost: comma-separated presets to measure. [all that fit]"),
     ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="With --cost: images per step. [32]")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="8GB", help="With --cost: show what trains within this memory.")
+        str | None,
+        typer.Option("--memory", metavar="8GB", help="With --cost: show which networks train within this memory."),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
-        typer.Option("--device", help="With --cost: device of torch. [cuda if available]"),
+        typer.Option("--device", help="With --cost: torch device. [cuda if available]"),
     ] = None,
     kernels: Annotated[
-        bool, typer.Option("--kernels", help="Also show the weight of each fused kernel by tap and by branch.")
+        bool, typer.Option("--kernels", help="Also show the weight in each fused kernel, by tap and by branch.")
     ] = False,
     arch_weights: Annotated[
-        bool, typer.Option("--arch-weights", help="Also show the weights of the branches by alpha and beta.")
+        bool, typer.Option("--arch-weights", help="Also show the weight of each branch given by alpha and beta.")
     ] = False,
     input_shape: InputShapeOption = None,
     seed: SeedOption = 0,
@@ -155,13 +156,13 @@ def _headlines(found: Inspection) -> list[str]:
             *([f"metadata: {'; '.join(made)}"] if made else []),
         ]
     name = facts["net"] or facts["factory"] or "a network of another package"
-    # Anybody's network is in the train state of branches only where it has some.
+    # A network of another package is in train state only if branches were inserted.
     plain = facts["state"] == "train" and not facts["net"] and not any(layer.branches for layer in found.layers)
     state = "without branches of irepdeploy" if plain else f"{facts['state']} state"
     lines = [f"{found.source}: {'' if name == found.source else f'{name}, '}{state}"]
     if facts["architecture"]:
         counts = [len(layer.branches) for layer in found.layers if layer.branches]
-        where = "were fused into" if facts["state"] == "fused" else "stand at"
+        where = "were fused into" if facts["state"] == "fused" else "at"
         lines[0] += f"; {counted(sum(counts), 'branch', 'branches')} {where} {counted(len(counts), 'convolution')}"
         lines.append(f"Architecture: {facts['architecture']}")
     details = [f"weights: {facts['statistics']}"]
@@ -215,10 +216,10 @@ def _show_health(layers: list[LayerFacts]) -> None:
         ["layer", *_FIGURES],
         [[layer.layer, *(_pair(layer, figure, form) for figure, form in _FIGURES.values())] for layer in health],
     )
-    say("int8 dB: signal to quantisation noise of the weights, not accuracy; with one scale per kernel, per channel,")
-    say("and of the worst channel with one scale per kernel")
+    say("int8 dB: signal-to-quantisation-noise ratio of the weights, not accuracy: with one scale per kernel, with one")
+    say("per channel, and of the worst channel with one scale per kernel.")
     if changed:
-        say("before: the convolution alone with folded batch normalisation, as in a plain network")
+        say("before: the fixed convolution alone, with its batch normalisation folded, as in a plain network.")
 
 
 def _pair(layer: LayerHealth, figure: str, form: str) -> str:

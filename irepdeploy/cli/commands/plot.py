@@ -21,8 +21,8 @@ __all__ = ["plot"]
 
 plot = typer.Typer(cls=CommandGroup, help="Draw Architectures, searches, networks and latencies as PNG or SVG.")
 
-_OUT: Any = typer.Option("--out", "-o", help="Path of the picture: .png or .svg.")
-_Dark = Annotated[bool, typer.Option("--dark", help="Draw it for a dark page.")]
+_OUT: Any = typer.Option("--out", "-o", help="Output file: .png or .svg.")
+_Dark = Annotated[bool, typer.Option("--dark", help="Use colours for a dark background.")]
 
 
 @plot.command("arch")
@@ -31,10 +31,12 @@ def plot_arch(
         list[str],
         typer.Argument(
             metavar="[LABEL=]SOURCE",
-            help="An Architecture file, a search or training folder, a checkpoint, or a name: irep-resnet50.",
+            help="An Architecture file, a search or training folder, a checkpoint, or a name such as irep-resnet50.",
         ),
     ],
-    diff: Annotated[bool, typer.Option("--diff", help="Show the differences of two sources in one matrix.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show the differences between two sources in one matrix.")
+    ] = False,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("arch.png"),
     dark: _Dark = False,
@@ -55,11 +57,11 @@ def plot_arch(
 @plot.command("search")
 def plot_search(
     folders: Annotated[list[str], typer.Argument(metavar="[LABEL=]FOLDER", help="Search folders.")],
-    against: Annotated[str | None, typer.Option(help="Another folder.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another search folder to compare with.")] = None,
     out: Annotated[Path, _OUT] = Path("search.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw the course of searches: fitness, diversity, alpha and beta, and the branches that survive in each layer.
+    """Draw the course of searches: fitness, diversity, alpha and beta, and the surviving branches of each layer.
 
     Example: irepdeploy plot search des=runs/search random=runs/search-random --out search.svg
     """
@@ -84,20 +86,20 @@ def plot_features(
         list[Path] | None,
         typer.Option(
             "--images",
-            help="An image or a .npy file; repeat it for several. [the network's embedded data set, or photographs]",
+            help="An image or a .npy file; may be repeated. [the network's embedded data set, or photographs]",
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", help="Only layers that match this pattern: 'layer3.*'.")
+        str | None, typer.Option("--layers", help="Draw only layers that match this pattern, such as 'layer3.*'.")
     ] = None,
     columns: Annotated[
-        int, typer.Option("--columns", min=2, max=40, help="Maximum number of layers, evenly spread.")
+        int, typer.Option("--columns", min=2, max=40, help="Maximum number of layers; evenly spaced ones are drawn.")
     ] = 10,
     model: ModelOption = None,
     out: Annotated[Path, _OUT] = Path("features.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw the feature maps of convolutions with and without their branches, one network beside the other.
+    """Draw the feature maps of convolutions with and without their branches, for several networks side by side.
 
     Example: irepdeploy plot features plain=runs/plain irep=runs/irep --images cat.jpg --out features.png
     """
@@ -140,7 +142,7 @@ def plot_kernels(
     out: Annotated[Path, _OUT] = Path("kernels.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw the weight of each fused kernel by tap, and the share of each branch.
+    """Draw the weight in each fused kernel by tap, and the share of each branch.
 
     Example: irepdeploy plot kernels runs/irep --out kernels.png
     """
@@ -153,19 +155,19 @@ def plot_kernels(
 
 @plot.command("latency")
 def plot_latency(
-    records: Annotated[list[Path], typer.Argument(help="Files of records, or folders with a records.jsonl.")],
+    records: Annotated[list[Path], typer.Argument(help="Record files, or folders with a records.jsonl.")],
     top1: Annotated[
         list[str] | None,
         typer.Option(
             "--top1",
             metavar="MODEL=PERCENT",
-            help="Accuracy of a model whose records have none; repeat it for several.",
+            help="Accuracy of a model whose records have none; may be repeated.",
         ),
     ] = None,
     out: Annotated[Path, _OUT] = Path("latency.png"),
     dark: _Dark = False,
 ) -> None:
-    """Draw latency against accuracy, device by device, with the Pareto front.
+    """Draw accuracy over latency for each device, with the Pareto front.
 
     Example: irepdeploy plot latency results --top1 plain=93.9 --top1 fused=95.4 --out latency.png
     """
@@ -191,7 +193,7 @@ def _factory(model: str | None) -> Callable[[], Any] | None:
 def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
     """Split ``LABEL=SOURCE`` or ``SOURCE`` into (label, source).
 
-    The label defaults to the name of the file or folder, or to the path if two share that name.
+    The label defaults to the name of the file or folder, or to the whole path if two sources share that name.
     """
     parts = [_parts(text) for text in sources]
     shorts = [label or _short(source) for label, source in parts]
@@ -207,7 +209,7 @@ def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Return the label, or "" without one, and the source."""
+    """Return the label ("" if there is none) and the source."""
     label, equals, source = text.partition("=")
     return (label, source) if equals and label and source and not os.path.exists(text) else ("", text)
 

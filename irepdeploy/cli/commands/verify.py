@@ -23,7 +23,7 @@ def verify(
         str,
         typer.Argument(
             metavar="A",
-            help="The reference: a checkpoint, an ONNX file, an engine, or another source that export takes.",
+            help="The reference: a checkpoint, an ONNX file, an engine, or any other source that export accepts.",
         ),
     ],
     b: Annotated[
@@ -38,8 +38,8 @@ def verify(
         typer.Option(
             "--certificate",
             metavar="FILE",
-            help="The certificate.json of an export: check by its digest that A is a certified file, and compare it "
-            "with its source again if that is at hand.",
+            help="The certificate.json of an export: check by digest that A is a certified file, and compare A with "
+            "the source of the export again if that is available.",
         ),
     ] = None,
     inputs: InputsOption = None,
@@ -47,23 +47,21 @@ def verify(
     model: ModelOption = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers: by default that of the export, or 0."
-        ),
+        typer.Option("--seed", min=0, max=(1 << 32) - 1, help="Seed of all random numbers. [the export's seed, or 0]"),
     ] = None,
     tolerance: Annotated[
         str | None,
         typer.Option(
             "--tolerance",
-            help="Precision whose tolerance applies: float32, float16, ...; by default that of the export, or float32.",
+            help="Precision whose tolerance applies: float32, float16, ... [the export's precision, or float32]",
         ),
     ] = None,
     timeout: TimeoutOption = 300.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that two models give the same outputs, or that a file is the one that was certified.
+    """Check that two models give the same outputs, or that a file is the one a certificate describes.
 
-    The exit code is 0 if so, else 1.
+    The exit code is 0 if the check passes and 1 if it fails.
 
     Examples: irepdeploy verify build/fused.pt build/model.onnx;
     irepdeploy verify build/model.onnx --certificate build/certificate.json
@@ -73,7 +71,7 @@ def verify(
     if certificate is None and any(path is not None and path.lower().endswith(".onnx") for path in (a, b)):
         from irepdeploy.verify.onnx_process import start_onnx_process
 
-        # It imports its modules while torch is imported here.
+        # The process imports its modules while this one imports torch.
         start_onnx_process()
     from irepdeploy.network.factory import load_model_factory
 
