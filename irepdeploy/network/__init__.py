@@ -1,1 +1,1 @@
-"""Networks by name and on disk."""
+"""Build networks by name, and save and load them."""

@@ -1,8 +1,9 @@
 """Torch archives, sealed with a digest when they are written and checked to the last byte when they are read.
 
-``torch.load`` looks neither at an archive's checksums nor at what lies between its members. `pack` writes a SHA-256 of
-the whole file into the comment of the archive, which other programs that read zip or torch files skip. `unpack` checks
-it before torch sees the file. Files of earlier versions have no digest and are checked by the checksum of every member.
+``torch.load`` checks neither the checksums of an archive nor the bytes between its members. `pack` writes a SHA-256 of
+the whole file into the comment of the archive, which other programs that read zip or torch files ignore, and `unpack`
+verifies it before torch reads the file. Files of earlier versions have no digest; for them the checksum of every member
+is verified.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from irepdeploy.network.plain_globals import PLAIN_GLOBALS
 
 __all__ = ["check_archive", "pack", "unpack", "weights_only"]
 
-# An entry of the content says that there must be a digest, so that a file that lost it does not pass for an old one.
+# This entry of the content marks a file as sealed, so that one that lost its digest is not taken for an old file.
 _KEY, _PLACE = "digest", "sha256, in the comment of this archive"
 _COMMENT = b"irepdeploy sha256 "
 _HEX = 2 * hashlib.sha256().digest_size
 _PIECE = 1 << 23
 _HEADER = struct.Struct("<4s5H3I2H")
-# Flags of a member: a descriptor with its checksum and sizes follows it; its name is in UTF-8.
+# Flags of a member: a descriptor with its checksum and sizes follows the content; its name is in UTF-8.
 _DESCRIBED, _UTF8 = 0x8, 0x800
 # Lengths of a descriptor and of the end of an archive, without and with sizes of 64 bits.
 _DESCRIPTORS = (16, 24)
@@ -42,10 +43,10 @@ _ENDS = (22, 98)
 
 
 def pack(content: Mapping[str, Any]) -> bytes:
-    """Return `content`, plain containers and tensors, as a torch archive with a digest.
+    """Return `content`, which consists of plain containers and tensors, as a torch archive with a digest.
 
     Raises:
-        InputError: It holds an object that `unpack` would refuse to load.
+        InputError: `content` contains an object that `unpack` would refuse to load.
     """
     buffer = io.BytesIO()
     torch.save({**content, _KEY: _PLACE}, buffer)
@@ -59,18 +60,18 @@ def pack(content: Mapping[str, Any]) -> bytes:
     # The last field of an archive is the length of its comment.
     buffer.seek(-2, io.SEEK_END)
     buffer.write(struct.pack("<H", len(_COMMENT) + _HEX) + _COMMENT)
-    # An argument of a call, because the buffer cannot grow while it is viewed.
+    # The view is passed directly as an argument, because the buffer cannot grow while a view exists.
     buffer.write(_digest(buffer.getbuffer()))
     return buffer.getvalue()
 
 
 def unpack(raw: bytes, *, where: object, hint: str) -> Any:
-    """Return the content of a torch archive, which runs no code of the file.
+    """Return the content of a torch archive, without running code of the file.
 
     Args:
-        raw: The bytes of the file.
+        raw: Bytes of the file.
         where: The file, for error messages.
-        hint: Fix for a damaged file.
+        hint: Fix to suggest for a damaged file.
 
     Raises:
         CheckpointError: The archive is damaged, was changed after it was written, or contains code.
@@ -110,7 +111,7 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
 
 
 def check_archive(raw: bytes, *, where: object, hint: str) -> None:
-    """Raise CheckpointError if the checksum of a member is wrong, or bytes belong to none."""
+    """Raise CheckpointError if the checksum of a member is wrong, or some bytes belong to no member."""
     reason = _damage(raw, 0)
     if reason is not None:
         raise CheckpointError(f"damaged: {reason}", where=where, hint=hint)
@@ -118,7 +119,7 @@ def check_archive(raw: bytes, *, where: object, hint: str) -> None:
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Let torch load weights only, whatever a library asks for."""
+    """Force torch to load only weights in the ``with`` block, even if a library asks for more."""
     key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(key)
     os.environ[key] = "1"
@@ -132,7 +133,7 @@ def weights_only() -> Iterator[None]:
 
 
 def _digest(content: memoryview) -> bytes:
-    """Return the SHA-256 of the SHA-256s of pieces, which all cores compute."""
+    """Return the SHA-256 of the SHA-256s of pieces of `content`, which are computed on all cores."""
     pieces = [content[start : start + _PIECE] for start in range(0, len(content), _PIECE)]
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
@@ -140,7 +141,7 @@ def _digest(content: memoryview) -> bytes:
 
 
 def _damage(raw: bytes, comment: int) -> str | None:
-    """Say what is damaged in an archive that has a comment of this length; None if its checksums are right."""
+    """Describe the damage of an archive with a comment of this length, or return None if its checksums are right."""
     try:
         damaged = _first_damaged(raw, comment)
     except _BadLayout as error:
@@ -151,11 +152,11 @@ def _damage(raw: bytes, comment: int) -> str | None:
 
 
 class _BadLayout(ValueError):
-    """The parts of an archive do not agree, or some bytes belong to none of them."""
+    """The parts of an archive are inconsistent, or some bytes belong to none of them."""
 
 
 class _Damaged(NamedTuple):
-    """A member with a wrong checksum, and the checksum and size that it has."""
+    """A member with a wrong checksum, and its actual checksum and size."""
 
     member: str
     crc: int
@@ -163,7 +164,7 @@ class _Damaged(NamedTuple):
 
 
 def _first_damaged(raw: bytes, comment: int) -> _Damaged | None:
-    """Check that the members fill the archive, which has a comment of this length; return one with a wrong checksum."""
+    """Check that the members fill an archive with a comment of this length, and return one with a wrong checksum."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         entries, directory = sorted(archive.infolist(), key=lambda entry: entry.header_offset), archive.start_dir
     names = [entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437") for entry in entries]
@@ -190,14 +191,14 @@ def _first_damaged(raw: bytes, comment: int) -> _Damaged | None:
 
 
 def _start_of_content(raw: bytes, entry: zipfile.ZipInfo, name: bytes) -> int:
-    """Compare the header of a member with the archive's directory, and return where the content begins."""
+    """Check the header of a member against the archive's directory, and return the offset of its content."""
     at = entry.header_offset
     signature, _, flags, method, _, _, crc, _, size, name_length, extra_length = _HEADER.unpack_from(raw, at)
     at += _HEADER.size
     same = (signature, flags, method, raw[at : at + name_length]) == (b"PK\x03\x04", entry.flag_bits, 0, name)
     if not flags & _DESCRIBED and size != 0xFFFFFFFF:
         same = same and (crc, size) == (entry.CRC, entry.file_size)
-    # torch reads what is stored as it is; compressed members could be of any size.
+    # torch writes members uncompressed; a compressed one could expand to any size.
     if not same or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         raise _BadLayout(f"the header of {entry.filename!r} does not agree with the archive's directory")
     return at + name_length + extra_length
@@ -205,13 +206,13 @@ def _start_of_content(raw: bytes, entry: zipfile.ZipInfo, name: bytes) -> int:
 
 def _loaded(raw: bytes) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_GLOBALS):
-        # torch warns about other archives (TorchScript) before it refuses them.
+        # torch warns about other archives, such as TorchScript, before it refuses them.
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
 
 def _named(raw: bytes, damaged: _Damaged) -> str:
-    """Return the name of the tensor in a damaged member, or of the member if there is none."""
+    """Return the name of the tensor in a damaged member, or the name of the member if there is none."""
     try:
         for name, tensor in _tensors(_loaded(raw)):
             storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""Weights of a classifier for the backbone of a detector."""
+"""Load the weights of a classifier into the backbone of a detector."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SHOWN = 5
 
 
 def load_backbone(net: nn.Module, file: str | os.PathLike[str]) -> None:
-    """Read the weights of a detector's backbone from a file, in place.
+    """Load the weights of a detector's backbone from a file, in place.
 
-    A checkpoint with the same branches gives those too. Otherwise its fused weights, or those of a plain network, go
-    into the convolutions, and the branches of `net` start at zero, so that the maps in eval mode are those of the
-    file. What the backbone has no place for, such as the classifier, is logged.
+    If the file has the same branches, they are loaded too. Otherwise its fused weights, or those of a plain network,
+    are loaded into the convolutions, and the branches of `net` are initialised to zero, so that the maps in eval mode
+    equal those of the file. Tensors that do not belong to the backbone, such as the classifier, are logged.
 
     Args:
-        net: A detector, with or without branches in its backbone.
+        net: A detector, with or without branches in its backbone; it is changed in place.
         file: A checkpoint, or a state dict such as torchvision's.
 
     Raises:
@@ -59,7 +59,7 @@ def load_backbone(net: nn.Module, file: str | os.PathLike[str]) -> None:
 
 
 def _plain(file: str, origin: Origin) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint fused, with every bias in a batch normalisation that changes nothing else."""
+    """Return the fused weights of a checkpoint, with every bias in a batch normalisation that is otherwise neutral."""
     net = load(file)
     fused = fuse(net) if origin.layers and origin.state != FUSED else net
     state = fused.state_dict()
@@ -67,14 +67,14 @@ def _plain(file: str, origin: Origin) -> dict[str, Tensor]:
         bias = None if layer.bn is None or layer.bias else state.pop(f"{layer.name}.bias", None)
         if bias is not None:
             ones = torch.ones_like(bias)
-            # The epsilon of torch's normalisations; sqrt(1 - 1e-5 + 1e-5) is 1.
+            # 1e-5 is the epsilon of torch's normalisations, so the scale is 1 / sqrt(1 - 1e-5 + 1e-5) = 1.
             neutral = {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": ones - 1e-5}
             state.update({f"{layer.bn}.{key}": value for key, value in neutral.items()})
     return state
 
 
 def _without_branches(net: Detector) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the backbone's tensors under the names that they have without branches, and the names of its blocks."""
+    """Return the tensors of the backbone under their names without branches, and the names of its blocks."""
     state = net.backbone.state_dict()
     layers = [layer for layer in origin_of(net).layers if layer.name.startswith(_PART)]
     names = {}

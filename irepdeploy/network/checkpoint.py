@@ -1,8 +1,8 @@
 """Save and load a network, in train or fused state, as one self-describing file.
 
-The file is a ``torch.save`` archive of plain containers: format and version, the Origin (which network, what was
-inserted, its inputs), the state dict, and versions. It carries its own digest, checked at every load. Loading runs no
-code of the file (``weights_only=True``).
+The file is a ``torch.save`` archive of plain containers: format and version, the Origin (the network, the inserted
+branches, the inputs), the state dict, and the versions of the writer. It contains its own digest, which is checked on
+every load. Loading runs no code of the file (``weights_only=True``).
 """
 
 from __future__ import annotations
@@ -46,27 +46,31 @@ def save(
     input_shape: tuple[int, ...] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Save a network; the file is written completely or not at all.
+    """Save a network to a file, which is written completely or not at all.
 
     Args:
-        model: A network of the registry, or any other (loading it needs its class). Wrappers such as
+        model: A network of the registry, or of any other class, which is then needed to load it. Wrappers such as
             DistributedDataParallel or torch.compile are removed.
         path: The file to write.
-        factory: ``package.module:function`` that builds a foreign class; `load` names it in its error.
-        input_shape: (C, H, W) of a foreign network's input. Leave it out if the network has several; commands then take
-            ``--input-shape``.
-        extra: Plain containers and tensors to store as well (optimizer state, metrics).
+        factory: Function that builds a foreign class, as ``package.module:function``. If `load` cannot build the
+            network, its error names this function.
+        input_shape: Shape (C, H, W) of the input of a foreign network. Leave it out if the network has several inputs;
+            commands then take ``--input-shape``.
+        extra: Plain containers and tensors to store as well, such as optimizer state or metrics.
+
+    Returns:
+        The path of the file.
 
     Raises:
         RunError: The disk is full.
         OutputError: The path cannot be written.
         ModelError: The network has state other than dense tensors.
-        CheckpointError: Its Origin has a field of a wrong type or size.
-        InputError: `input_shape` is not the sizes of one input, or `extra` holds other objects than plain containers
+        CheckpointError: The Origin of the network has a field of a wrong type or size.
+        InputError: `input_shape` is not the shape of one input, or `extra` contains objects other than plain containers
             and tensors.
     """
     model = unwrapped(model)
-    # Sizes that are integers, but too small, are refused with the other fields of the Origin.
+    # Integers that are too small are refused below, with the other fields of the Origin.
     if input_shape is not None and not (
         isinstance(input_shape, list | tuple) and all(isinstance(size, int) for size in input_shape)
     ):
@@ -80,7 +84,7 @@ def save(
         input_shape=origin.input_shape if input_shape is None else tuple(input_shape),
     )
     described = origin.to_dict()
-    # A file that `load` would refuse is not written.
+    # Do not write a file that `load` would refuse.
     Origin.from_dict(described, where=path)
     content = {
         "format": _FORMAT,
@@ -102,15 +106,17 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
     """Load the network of a checkpoint, in eval mode, on the CPU.
 
     Args:
-        path: A checkpoint; with `model`, also a state dict that torch or safetensors saved, alone or in the checkpoint
-            of a training script; or a program of ``torch.export``.
-        model: For a foreign class: the network before branches were inserted, or a function that builds it. Not needed
-            for a checkpoint whose factory you have named before, with ``--model`` or in a recipe.
+        path: A checkpoint, or a program saved by ``torch.export``. With `model`, also a state dict saved by torch or
+            safetensors, either alone or inside the checkpoint of a training script.
+        model: For a foreign class, the network before branches were inserted, or a function that builds it. It can be
+            omitted if the factory of the checkpoint was named before, with ``--model`` or in a recipe.
 
     Raises:
         InputError: The file is missing.
-        CheckpointError: The file is not a checkpoint, is damaged, contains code, or needs `model`.
-        MissingError: It is a network of a library, or a safetensors file, and the library is not installed.
+        CheckpointError: The file is not a checkpoint, is damaged, contains code, does not fit the network, or needs
+            `model`.
+        ModelError: `model` fails to build the network.
+        MissingError: The file needs a library that is not installed: that of the network, or safetensors.
     """
     content = _content(path)
     if is_program(content):
@@ -147,11 +153,14 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], Origin | None]:
-    """Read a state dict without a network: that of a checkpoint with its Origin, or the first of another file.
+    """Read a state dict without building a network.
+
+    Returns:
+        The state dict and the Origin of a checkpoint, or the first state dict of any other file and None.
 
     Raises:
         InputError: The file is missing.
-        CheckpointError: It holds none, is damaged, or contains code.
+        CheckpointError: The file contains no state dict, is damaged, or contains code.
     """
     content = _content(path)
     if _is_ours(content):
@@ -166,7 +175,12 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the content of a checkpoint file, and check its structure."""
+    """Read the content of a checkpoint file, and check its structure.
+
+    Raises:
+        InputError: The file is missing.
+        CheckpointError: The file is not a checkpoint, is damaged, or contains code.
+    """
     content = _content(path)
     if not _is_ours(content):
         raise CheckpointError(
@@ -178,13 +192,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_foreign(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file needs a factory of its class: it names no network that irepdeploy can build."""
+    """Return whether a file describes no network that irepdeploy can build, so that it needs a factory."""
     content = _content(path)
     return not _is_ours(content) or _checked(content, path)["origin"].get("net") is None
 
 
 def _content(path: str | os.PathLike[str]) -> Any:
-    """Return what a file of weights holds; of a program that torch exported, the bytes."""
+    """Return the content of a file of weights, or the bytes of a program that torch exported."""
     raw = read_bytes(path, "checkpoint")
     if not raw:
         raise CheckpointError("the file is empty", where=path, hint="write it again")
@@ -199,7 +213,7 @@ def _content(path: str | os.PathLike[str]) -> Any:
 
 
 def _is_ours(content: object) -> bool:
-    # Exact types: an object of another class could claim to equal anything.
+    # Check exact types, since an object of another class could claim to equal anything.
     return type(content) is dict and type(content.get("format")) is str and content["format"] == _FORMAT
 
 
@@ -236,7 +250,7 @@ def _check_tensors(state: Mapping[str, torch.Tensor], path: str | os.PathLike[st
 def _from_state_dict(
     content: object, path: str | os.PathLike[str], model: Callable[[], nn.Module] | nn.Module | None
 ) -> nn.Module:
-    """Load the state dict in a file that another program wrote into the network that `model` builds."""
+    """Load the state dict of a foreign file into the network that `model` builds."""
     found = state_dicts(content)
     if not found:
         raise CheckpointError(
@@ -254,7 +268,7 @@ def _from_state_dict(
     for each in found.values():
         _check_tensors(each, path)
     network = _base(model, Origin(), path)
-    # An average of the parameters alone, without the statistics beside them, is no network.
+    # An average of only the parameters, without the statistics, is not a complete network.
     whole = [key for key, each in found.items() if set(network.state_dict()) <= set(fitted(network, each)[0])]
     usual = [key for key in whole if is_usual(key)]
     if len(whole) > 1 and not usual:
@@ -273,7 +287,7 @@ def _from_state_dict(
 
 
 def _layers_now(model: nn.Module, origin: Origin) -> tuple[InsertedLayer, ...]:
-    """Return the inserted layers with the branches that are inactive now."""
+    """Return the inserted layers, updated with the branches that are currently inactive."""
     modules = dict(model.named_modules())
     if origin.state != FUSED and not any(isinstance(module, RepBlock) for module in modules.values()):
         return ()
@@ -301,7 +315,7 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor whose memory holds each of its values: one that is expanded is copied."""
+    """Return a tensor whose memory holds each of its values, by copying an expanded one."""
     return tensor if 0 not in tensor.stride() else tensor.contiguous()
 
 

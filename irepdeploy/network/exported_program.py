@@ -1,7 +1,7 @@
-"""Open a program that ``torch.export.save`` wrote (``.pt2``) without running what a hostile file may hide in it.
+"""Open a program that ``torch.export.save`` wrote (``.pt2``) without running code hidden in a hostile file.
 
-torch itself evaluates expressions of such a file, looks up functions by the names that it gives, and unpickles some of
-its members. So every member and every text that matters is checked first.
+torch evaluates expressions of such a file, looks up functions by the names in it, and unpickles some of its members.
+Therefore every member, and every text that torch interprets, is checked first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEMBERS = re.compile(
     r"data/weights/(?:weight_\d+|model_weights_config\.json)|data/constants/(?:tensor_\d+|model_constants_config\.json)|"
     r"data/sample_inputs/model\.pt|extra/.*"
 )
-# Functions of tensors and numbers. Custom operators live in libraries that are not loaded here.
+# Functions of tensors and numbers. Custom operators are in libraries that are not loaded here.
 _TARGETS = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+(?:\.\w+)?|torch\.ops\.higher_order\.wrap_with_(?:set_grad_enabled|autocast)|"
     r"torch\.sym_\w+|math\.(?:ceil|floor|trunc)|"
@@ -47,27 +47,27 @@ _SYMBOLIC = {
 _SYNTAX = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.UnaryOp, ast.USub)
 _IDENTIFIER = re.compile(r"[\w.:+*<>\[\]-]*", re.ASCII)
 _TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None}
-# Told to people only: torch does not interpret them.
+# Texts for human readers, which torch does not interpret.
 _REMARKS = {"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "as_string", "guards_code"}
 
 
 def is_program(content: object) -> bool:
-    """Return whether these are the bytes of a program that torch exported."""
+    """Return whether `content` is the bytes of a program that torch exported."""
     if not isinstance(content, bytes) or content[:2] != b"PK":
         return False
     return b"/models/model.json" in content or b"serialized_exported_program.json" in content
 
 
 def load_program(raw: bytes, where: object) -> fx.GraphModule:
-    """Return the program as a network in eval mode, whose Origin names its inputs.
+    """Return the program as a network in eval mode, with its inputs in its Origin.
 
     Raises:
-        CheckpointError: The file is damaged, of a version that this torch does not read, or holds more than a graph of
+        CheckpointError: The file is damaged, cannot be read by this version of torch, or contains more than a graph of
             torch's own operators.
     """
     check_archive(raw, where=where, hint="export it again with torch.export.save")
     version = _screened(raw, where)
-    # torch warns about itself whenever somebody copies such a network.
+    # torch warns about its own code whenever such a network is copied.
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -78,7 +78,7 @@ def _loaded(raw: bytes, version: str, where: object) -> fx.GraphModule:
     try:
         with weights_only():
             program = torch.export.load(io.BytesIO(raw))
-        # Guards are code of the file; torch before 2.9 has none.
+        # Guards are code from the file; versions of torch before 2.9 have none.
         guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
         unlifted: Any = program.module(**guards)
     except Exception as error:  # torch raises anything on a file of another version
@@ -89,10 +89,10 @@ def _loaded(raw: bytes, version: str, where: object) -> fx.GraphModule:
         ) from error
     graph = unlifted.graph
     for node in graph.nodes:
-        # A tracer can ask a tensor for its size, and an operator only for a number.
+        # Tracers support the method `size` of a tensor, but not the operator.
         if node.target == torch.ops.aten.sym_size.int:
             node.op, node.target = "call_method", "size"
-    # A copy, since the module that torch returns refuses eval().
+    # Copied because the module that torch returns refuses eval().
     network = fx.GraphModule(unlifted, graph).eval()
     set_origin(network, Origin(statistics="from the file: a program of torch.export"))
     with_inputs(network, list(_inputs(program)))
@@ -100,9 +100,10 @@ def _loaded(raw: bytes, version: str, where: object) -> fx.GraphModule:
 
 
 def _inputs(program: torch.export.ExportedProgram) -> Iterator[TensorSpec]:
-    """Yield the inputs: the batch is the first size of all that is a symbol, and stands wherever that symbol does.
+    """Yield the inputs, with None for the batch.
 
-    Where no size is a symbol, the program runs at the sizes that it was exported with, and a size of 1 is the batch.
+    The batch is the first symbolic size, and every size with the same symbol. If no size is symbolic, the program runs
+    only at the sizes with which it was exported, and a size of 1 is the batch.
     """
     wanted = set(program.graph_signature.user_inputs)
     found: dict[str, torch.Tensor] = {}
@@ -115,17 +116,17 @@ def _inputs(program: torch.export.ExportedProgram) -> Iterator[TensorSpec]:
     sizes = [size for value in found.values() for size in value.shape]
     batch = next((str(size) for size in sizes if not isinstance(size, int)), "1")
     for name, value in found.items():
-        # Of several sizes of 1 only the first can be the batch.
+        # If several sizes are 1, only the first axis can be the batch.
         places = [place for place, size in enumerate(value.shape) if str(size) == batch]
         axis = places[0] if places and (batch != "1" or places[0] == 0 or len(places) == 1) else None
         shape = tuple(None if place == axis else int(size) for place, size in enumerate(value.shape))
         kind = str(value.dtype).removeprefix("torch.")
-        # numpy has no bfloat16: the inputs are cast.
+        # numpy has no bfloat16, so these inputs are float32 and are cast.
         yield TensorSpec(name, shape, "float32" if kind == "bfloat16" else kind)
 
 
 def _screened(raw: bytes, where: object) -> str:
-    """Check every member and text; return the version of torch that wrote the program."""
+    """Check every member and text, and return the version of torch that wrote the program."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         members = {name.partition("/")[2]: name for name in archive.namelist()}
         if _GRAPH not in members:
@@ -149,7 +150,7 @@ def _screened(raw: bytes, where: object) -> str:
 
 
 def _texts(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield every text in a JSON document with the key under which it stands, and every key under the key ''."""
+    """Yield every text of a JSON document together with its key, and every key together with ''."""
     waiting: list[tuple[str, object]] = [(key, value)]
     while waiting:
         key, value = waiting.pop()
@@ -177,7 +178,7 @@ def _harmless(key: str, text: str) -> bool:
 
 
 def _is_arithmetic(text: str) -> bool:
-    """Return whether an expression only builds symbols and numbers, so that it may be evaluated."""
+    """Return whether an expression only builds symbols and numbers, so that evaluating it is safe."""
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

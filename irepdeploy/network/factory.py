@@ -1,8 +1,8 @@
-"""Functions and classes of a user's own code by name, ``package.module:function``.
+"""Import functions and classes of the user's own code by name, as ``package.module:function``.
 
-Reading a file runs no code because of what the file says. A checkpoint remembers the name of its factory, and that one
-is imported without being named again only if the user has named it before, with ``--model`` or in a recipe, and the
-module is still the same file. The list of those is in ``$XDG_STATE_HOME/irepdeploy/factories``.
+Opening a file never runs code that the file names. A checkpoint records the name of its factory, but the factory is
+imported automatically only if the user has named it before, with ``--model`` or in a recipe, and the module is still
+the same file. These factories are listed in ``$XDG_STATE_HOME/irepdeploy/factories``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 class Factory:
-    """A function that builds a network, by its name; calling it calls the function."""
+    """A function that builds a network, together with its name.
+
+    Args:
+        spec: Name of the function, ``package.module:function``.
+        function: The function, which is called when the factory is called.
+    """
 
     def __init__(self, spec: str, function: Callable[..., nn.Module]) -> None:
         self.spec = spec
         self.function = function
         self.__qualname__ = spec
-        # So that its signature is that of the function.
+        # Gives the factory the signature of the function.
         self.__wrapped__ = function
 
     def __call__(self, **args: Any) -> nn.Module:
@@ -45,17 +50,21 @@ class Factory:
 
 
 def is_factory(text: str | None) -> bool:
-    """Return whether this has the form of a factory's name."""
-    # It may come from a file, and users paste hints into a shell.
+    """Return whether `text` has the form ``package.module:function``."""
+    # The text may come from a file and appear in a hint that users paste into a shell.
     return text is not None and _NAME.fullmatch(text) is not None
 
 
 def imported(spec: str, what: str = "function") -> Any:
-    """Import what ``package.module:name`` names, which runs that module's code.
+    """Import the object ``package.module:name``, which runs the code of the module.
+
+    Args:
+        spec: Name of the object.
+        what: Kind of the object, for error messages.
 
     Raises:
-        InputError: The name has another form, or the module has nothing of that name, or cannot be run.
-        MissingError: There is no such module.
+        InputError: `spec` does not have this form, the module has no such object, or the module raises an error.
+        MissingError: There is no such module, or it imports one that is missing.
     """
     if not is_factory(spec):
         raise InputError(f"expected package.module:{what}", where=spec)
@@ -65,13 +74,13 @@ def imported(spec: str, what: str = "function") -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        # Missing is the module itself, or one that it imports.
+        # Either the module itself is missing, or one that it imports.
         itself = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
         hint = "run this in its folder, or add that to PYTHONPATH" if itself else "the module needs this import to work"
         if itself and module_name.endswith(".py"):
             hint = f"a module is named without .py: {module_name.removesuffix('.py').replace('/', '.')}:{name}"
         raise MissingError(f"cannot import the module: {one_line(error)}", where=spec, hint=hint) from error
-    except (Exception, SystemExit) as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # anything that the user's module raises
         text = f"importing the module raised {type(error).__name__}: {one_line(error)}"
         raise ModelError(text, where=spec) from error
     found = getattr(module, name, None)
@@ -83,7 +92,12 @@ def imported(spec: str, what: str = "function") -> Any:
 
 
 def load_model_factory(spec: str) -> Factory:
-    """Import the function that the user names as ``package.module:factory``, and remember that it was named."""
+    """Import a function that the user named as ``package.module:factory``, and record that it was named.
+
+    Raises:
+        InputError: `spec` does not name a function, or its module raises an error.
+        MissingError: There is no such module.
+    """
     if not is_factory(spec):
         raise CheckpointError("expected --model package.module:factory", where=spec)
     function = imported(spec)
@@ -97,10 +111,10 @@ def load_model_factory(spec: str) -> Factory:
 
 
 def remembered(origin: Origin) -> Factory | None:
-    """Return the factory that a checkpoint remembers, if the user has named it before; without running any code if not.
+    """Return the factory of a checkpoint if the user has named it before, else None without running any code.
 
     Raises:
-        InputError: It can no longer be imported.
+        InputError: The factory can no longer be imported.
     """
     spec = origin.factory
     if spec is None or origin.net is not None or not is_factory(spec):
@@ -110,11 +124,11 @@ def remembered(origin: Origin) -> Factory | None:
 
 
 def built(model: Callable[[], nn.Module] | nn.Module, origin: Origin, where: object) -> nn.Module:
-    """Build a network by a factory; one that the checkpoint remembers gets the arguments that it had.
+    """Build a network with a factory; the factory recorded in the checkpoint gets its recorded arguments.
 
     Raises:
         ModelError: The factory fails.
-        CheckpointError: It returns something else.
+        CheckpointError: The factory does not return a network.
     """
     same = isinstance(model, Factory) and model.spec == origin.factory and origin.net is None
     try:
@@ -134,13 +148,13 @@ def built(model: Callable[[], nn.Module] | nn.Module, origin: Origin, where: obj
 
 
 def _look_here() -> None:
-    # Like `python -m`: find modules in the current folder.
+    # Find modules in the current folder, as `python -m` does.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
 def _file_of(spec: str) -> str | None:
-    """Return the file of a module without running it, or any package around it; None if it is not a file."""
+    """Return the file of a module without running it or a parent package, or None if it is not a file."""
     _look_here()
     places: list[str] | None = None
     file = None
@@ -162,7 +176,7 @@ def _list() -> Path:
 
 
 def _named() -> set[tuple[str, str]]:
-    """Return the factories that were named, each with the file of its module."""
+    """Return the factories that the user has named, each with the file of its module."""
     try:
         lines = read_file(_list(), "list of factories", DESCRIPTION).decode().splitlines()
     except (InputError, RuntimeError, UnicodeDecodeError, OSError):  # none yet, or no home folder
@@ -173,7 +187,7 @@ def _named() -> set[tuple[str, str]]:
 def _remember(spec: str, file: str) -> None:
     if (spec, file) in _named() or not file.isprintable():
         return
-    # Without it, the user has to name the factory again.
+    # If this fails, the user has to name the factory again.
     with contextlib.suppress(OSError, RuntimeError):
         path = _list()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Networks of timm, torchvision and the Hugging Face hub by name, built by those libraries where installed."""
+"""Build networks of timm, torchvision and the Hugging Face hub by name, with these libraries if installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(
     r"(?P<random>:random)?",
     re.ASCII,
 )
-# A checkpoint may hold these arguments, and no others: some builders take paths and addresses.
+# A checkpoint may contain only these arguments, because some builders accept paths and URLs.
 _ARGUMENTS = {
     "timm": {"num_classes": int, "in_chans": int, "img_size": int, "global_pool": str},
     "torchvision": {"num_classes": int, "transform_input": bool, "aux_logits": bool, "aux_loss": bool},
@@ -33,13 +33,13 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class LibraryName:
-    """A network of a library, as in ``timm/resnet18``, ``torchvision/resnet50.IMAGENET1K_V1:random``.
+    """Name of a network of a library, such as ``timm/resnet18`` or ``torchvision/resnet50.IMAGENET1K_V1:random``.
 
     Attributes:
-        text: All of it, without ``:random``.
-        library: The package that builds it.
-        name: What that package calls it.
-        random: Whether it gets random weights instead of pretrained ones.
+        text: The whole name without ``:random``.
+        library: The package that builds the network.
+        name: Name of the network in that package.
+        random: Whether the network gets random instead of pretrained weights.
     """
 
     text: str
@@ -49,7 +49,7 @@ class LibraryName:
 
 
 def library_name(source: str) -> LibraryName | None:
-    """Read ``timm/NAME``, ``torchvision/NAME[.WEIGHTS]`` or ``hf-hub:OWNER/NAME``; None if `source` is none of them."""
+    """Parse ``timm/NAME``, ``torchvision/NAME[.WEIGHTS]`` or ``hf-hub:OWNER/NAME``; return None for anything else."""
     found = _NAME.fullmatch(source)
     if found is None:
         return None
@@ -60,7 +60,7 @@ def library_name(source: str) -> LibraryName | None:
 
 
 def is_random(name: str) -> bool:
-    """Return whether a network by name gets random weights: those of irepdeploy always do."""
+    """Return whether the network of this name gets random weights, as those of irepdeploy always do."""
     found = library_name(name)
     return found is None or found.random
 
@@ -68,19 +68,22 @@ def is_random(name: str) -> bool:
 def open_library_network(
     asked: LibraryName, args: Mapping[str, Any] | None = None, **data: int | None
 ) -> tuple[nn.Module, str]:
-    """Build a network in eval mode, with an Origin; return it and where its weights come from.
+    """Build a network of a library in eval mode, with an Origin.
 
-    Random weights come from torch's global generator. Downloading and caching pretrained ones is the library's work;
-    it may run no code of a file.
+    Random weights are drawn from torch's global generator. The library downloads and caches pretrained weights, but
+    must not run code from a file.
 
     Args:
-        asked: The network.
-        args: Arguments of the library's own function, such as num_classes.
-        data: num_classes and in_chans of the data, for networks that can have others than they were trained with.
+        asked: Name of the network.
+        args: Arguments for the library's own function, such as num_classes.
+        data: num_classes and in_chans of the data, for networks that support other values than they were trained with.
+
+    Returns:
+        The network and a description of where its weights come from.
 
     Raises:
         MissingError: The library is not installed, or the weights cannot be downloaded.
-        InputError: The library has no such network or no weights for it.
+        InputError: The library has no such network, or no weights for it.
     """
     library = _imported(asked.library)
     try:
@@ -110,7 +113,7 @@ def build_library_network(name: str, args: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         MissingError: The library is not installed.
-        ModelError: It has no such network, or does not take these arguments.
+        ModelError: The library has no such network, or does not accept these arguments.
     """
     asked = library_name(name)
     known = {} if asked is None else _ARGUMENTS[asked.library]
@@ -135,12 +138,12 @@ def build_library_network(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def _of_timm(model: nn.Module, asked: LibraryName) -> tuple[str | None, dict[str, Any], tuple[int, ...], str]:
-    """Return how to build a network again, the shape of its image and the tag of its weights."""
+    """Return the name and arguments to build a network again, the shape of its image and the tag of its weights."""
     found: Any = model.pretrained_cfg
     tag = found.get("tag") or ""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if value is not None}
     fits = _known("timm", args)
-    # What a name without a tag stands for may change; with random weights, a tag would say too much.
+    # A name without a tag may refer to other weights later; a tag is meaningless with random weights.
     known = f"timm/{found['architecture']}{tag and f'.{tag}'}"
     net = asked.text if asked.random and not asked.name.startswith("hf-hub:") else known
     return net if fits else None, args if fits else {}, tuple(found["input_size"]), tag or found.get("hf_hub_id") or ""
@@ -157,7 +160,7 @@ def _from_torchvision(
         return model, f"torchvision/{name}" if fits else None, dict(own) if fits else {}, shape, ""
     weights = models.get_model_weights(name)[wanted or "DEFAULT"]
     model = builder(weights=weights, **own)
-    # Weights bring arguments of their own, under the names of attributes.
+    # Weights set some arguments themselves; read them back from the attributes.
     args = {"num_classes": len(weights.meta["categories"])}
     for key in ("transform_input", "aux_logits"):
         if key in inspect.signature(builder).parameters or hasattr(model, key):
@@ -165,13 +168,13 @@ def _from_torchvision(
     if hasattr(model, "aux_classifier"):
         args["aux_loss"] = model.aux_classifier is not None
     if any(type(module).__name__ == "FrozenBatchNorm2d" for module in model.modules()):
-        # Detectors get other layers with weights than without.
+        # Detectors have other layers with weights than without, so they cannot be built again without weights.
         return model, None, {}, _image(models, name, weights), weights.name
     return model, f"torchvision/{name}", args, _image(models, name, weights), weights.name
 
 
 def _known(library: str, args: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint may hold these arguments."""
+    """Return whether a checkpoint may contain these arguments."""
     return all(type(value) is _ARGUMENTS[library].get(key) for key, value in args.items())
 
 
@@ -181,7 +184,7 @@ def _without_weights(builder: Any) -> dict[str, Any]:
 
 
 def _image(models: Any, name: str, weights: Any) -> tuple[int, ...]:
-    """Return the shape of the images that the weights were trained on; () for detectors, which take images of any."""
+    """Return the shape of the images on which the weights were trained, or () for detectors, which take any size."""
     chosen = models.get_model_weights(name).DEFAULT if weights is None else weights
     preset = chosen.transforms()
     size = getattr(preset, "crop_size", None) or getattr(preset, "resize_size", None)
@@ -193,7 +196,7 @@ def _imported(library: str) -> Any:
         return importlib.import_module(library)
     except ModuleNotFoundError:
         raise MissingError(f"{library} is not installed", hint=f"pip install {library}") from None
-    except Exception as error:  # such as a torchvision that was built for another torch
+    except Exception as error:  # for example, a torchvision that was built for another version of torch
         raise MissingError(
             f"{library} cannot be imported: {first_line(error)}", hint=f"pip install --upgrade torch {library}"
         ) from error
@@ -207,7 +210,7 @@ def _version(library: str) -> str:
 
 
 def _root(error: BaseException) -> str:
-    """Return the reason at the root of a failed download, which libraries wrap in advice of their own."""
+    """Return the root cause of a failed download, which libraries wrap in their own advice."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Open a network from a checkpoint, by name, or from memory, and collect facts about it."""
+"""Open a network from a checkpoint, by name or from memory, and collect facts about it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ __all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
 
 @dataclass(frozen=True)
 class Source:
-    """A network in eval mode on the CPU, its file, name or class, and facts for certificates and records."""
+    """A network and where it comes from.
+
+    Attributes:
+        model: The network, in eval mode and on the CPU.
+        label: Its file, name or class.
+        facts: Facts for certificates and records.
+    """
 
     model: nn.Module
     label: str
@@ -48,14 +54,19 @@ def open_source(
     seed: int = 0,
     architecture: Architecture | None = None,
 ) -> Source:
-    """Open a network; it is copied if it is in train mode or not on the CPU.
+    """Open a network.
 
-    A network by name gets seeded random weights and statistics; `model_factory` builds the class of a foreign
-    checkpoint, and the branches of `architecture` are inserted with fresh, seeded values.
+    Args:
+        source: A checkpoint, the name of a network, which gets seeded random weights and statistics unless a library
+            provides pretrained ones, or a network in memory, which is copied if it is in train mode or not on the CPU.
+        model_factory: Function that builds the class of a foreign checkpoint.
+        seed: Seed of the random values.
+        architecture: Branches to insert, with random values.
 
     Raises:
-        InputError: There is no such file or network, the file is damaged or an ONNX model, or the Architecture does
+        InputError: There is no such file or network, the file is damaged or is an ONNX model, or the Architecture does
             not fit.
+        MissingError: The network belongs to a library that is not installed, or its weights cannot be downloaded.
     """
     if isinstance(source, nn.Module):
         return _from_memory(source, seed, architecture)
@@ -75,7 +86,7 @@ def open_source(
     if not path.exists() and path.suffix == "" and len(path.parts) == 1:
         raise InputError("no such checkpoint or network", where=text, hint=choices(text, NETS))
     with ThreadPoolExecutor(1) as pool:
-        # In parallel: reading and hashing release the GIL.
+        # Hash the file in parallel, since reading and hashing release the GIL.
         digest = pool.submit(sha256, path)
         model = load(path, model=model_factory)
     drawn = origin_of(model).statistics
@@ -86,9 +97,9 @@ def open_source(
 
 
 def with_blocks(model: nn.Module) -> nn.Module | None:
-    """Return `model` with RepBlocks, so that fusing folds its batch normalisation; None if it can have none.
+    """Return `model` with RepBlocks, so that fusing folds its batch normalisations, or None if it cannot have any.
 
-    The writer of ONNX folds what is left.
+    The ONNX writer folds the remaining batch normalisations.
     """
     if any(isinstance(module, RepBlock) for module in model.modules()):
         return model
@@ -112,7 +123,7 @@ def _by_name(name: str, seed: int, architecture: Architecture | None) -> Source:
         randomize_statistics(model, seed).eval()
     statistics = f"random, seed {seed}"
     set_origin(model, statistics=statistics)
-    # Without an Architecture, name and seed are enough to build it again.
+    # Without an Architecture, the name and the seed are enough to build the network again.
     return _described(model, name, statistics, **({"seed": seed} if architecture is None else {}))
 
 

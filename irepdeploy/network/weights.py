@@ -1,4 +1,4 @@
-"""Weights of a checkpoint: which kinds it can hold, how large a network they fit, and loading them."""
+"""Check the weights of a checkpoint, limit the network built for them, and load them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from irepdeploy.errors import CheckpointError, ModelError
 
 __all__ = ["kind_refused", "load_weights", "no_larger_than"]
 
-# Names listed in an error.
+# Number of names to list in an error.
 _SHOWN = 5
-# Weights of any of these are cast to the network's own.
+# Weights of these dtypes may be loaded into a network of another one of them.
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def kind_refused(tensor: Tensor) -> str | None:
-    """Return the kind of a tensor that a checkpoint cannot hold, or None."""
+    """Return the kind of a tensor that a checkpoint cannot contain, such as "sparse", or None if it can."""
     if tensor.layout != torch.strided:
         return "sparse"
     if tensor.is_meta:
@@ -34,17 +34,18 @@ def kind_refused(tensor: Tensor) -> str | None:
 
 @contextmanager
 def no_larger_than(state: Mapping[str, Tensor], where: object) -> Iterator[None]:
-    """Refuse, before memory is used, to build a network that is too large for these weights.
+    """Raise CheckpointError if a network built in the ``with`` block is too large for these weights.
 
-    A network without its branches has at most twice as many parameters as it has with them or fused.
+    The error is raised before the memory is used. The limit is twice the number of weights, because a network without
+    its branches has at most twice as many parameters as with them, or as fused.
     """
     thread, left = threading.get_ident(), 2 * sum(tensor.numel() for tensor in state.values())
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal left
-        # The hook is called for networks that other threads build, too.
+        # The hook is also called for networks that other threads build.
         if threading.get_ident() == thread and isinstance(parameter, Tensor):
-            # torch reserves memory, but has not written to it yet.
+            # At this point torch has reserved the memory, but not written to it.
             left -= parameter.numel()
             if left < 0 or parameter.numel() == 0:
                 size = "a larger network than it holds weights for" if left < 0 else "a layer without weights"
@@ -58,10 +59,14 @@ def no_larger_than(state: Mapping[str, Tensor], where: object) -> Iterator[None]
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: object) -> None:
-    """Load weights into a network, which takes their floating-point precision; nothing else is cast.
+    """Load weights into a network, in place.
+
+    Parameters and buffers of the network are cast to the floating-point precision of the weights; no other dtypes are
+    cast.
 
     Raises:
         CheckpointError: Names, shapes or dtypes do not fit.
+        ModelError: The network has state other than tensors.
     """
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
@@ -93,7 +98,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: object)
             if name in state and tensor.dtype != state[name].dtype:
                 tensor.data = tensor.data.to(state[name].dtype)
             if 0 in tensor.stride():
-                # Expanded: its values share memory and cannot be set one by one.
+                # The values of an expanded tensor share memory, so they cannot be set individually.
                 tensor.data = tensor.data.contiguous()
     network.load_state_dict(state)
 

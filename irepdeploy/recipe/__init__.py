@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a search and a training, in one YAML file."""
+"""Recipes: all settings of a search and a training, in one YAML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a recipe: the file, then ``key=value`` overrides and named scales."""
+"""Read a recipe file, and apply ``key=value`` overrides and named scales."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a recipe file and apply ``key=value`` overrides.
 
     Raises:
-        RecipeError: All faults of the file and the overrides in one message.
+        RecipeError: The recipe or an override is not valid. The message lists all faults.
         InputError: The file is missing.
     """
     name = Path(path).name
@@ -40,12 +40,20 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of this content with ``key=value`` overrides, and the content with them.
+    """Apply ``key=value`` overrides to the content of a recipe.
+
+    Args:
+        content: Keys and values of the recipe; it is not changed.
+        overrides: The overrides.
+        name: Name of the recipe in error messages.
+
+    Returns:
+        The recipe, and the content with the overrides.
 
     Raises:
-        RecipeError: All faults in one message, which names the recipe.
+        RecipeError: The recipe or an override is not valid. The message lists all faults.
     """
-    # A value that an override replaces is checked all the same; what is missing may be given by one.
+    # Values that an override replaces are checked too, but an override may supply a missing key.
     faults = _value_faults(content) if overrides else []
     content, wrong = _with_overrides(content, overrides)
     faults += wrong
@@ -67,7 +75,7 @@ def _value_faults(content: dict[str, Any]) -> list[str]:
 
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Apply overrides to the content, and return the faults found in them."""
+    """Return a copy of the content with the overrides applied, and the faults found in the overrides."""
     result, faults = copied(content), []
     scale: list[Override] = []
     single: list[Override] = []
@@ -92,7 +100,7 @@ def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> tuple[
 
 
 _FREE = ("net.args.", "data.options.", "scales.")
-# Of a recipe that defines none; how much data there is depends on the data.
+# Used if a recipe does not define it. It does not limit the data, whose size depends on the data set.
 _SMOKE: Options = {
     "search.population": 3,
     "search.warmup_epochs": 1,

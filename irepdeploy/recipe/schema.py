@@ -1,9 +1,9 @@
-"""The schema of a recipe: everything that decides a search and a training, in one YAML file.
+"""The schema of a recipe: all settings of a search and a training, in one YAML file.
 
 Unknown and repeated keys are errors, and all faults are reported together. ``key=value`` overrides use dotted names
-(``search.population=8``; a bare name that only one section has is enough; of two for one key the last wins), and
-``scale=NAME`` applies a named set of overrides from the recipe itself; every recipe has ``smoke``. The least recipe
-names a network and data; everything else has a default.
+such as ``search.population=8``; the last part is enough if only one section has it, and the last override of a key
+wins. ``scale=NAME`` applies a named set of overrides from the recipe itself; every recipe has the scale ``smoke``. A
+minimal recipe names a network and data; all other keys have defaults.
 """
 
 from __future__ import annotations
@@ -33,14 +33,20 @@ class Recipe(Section):
     """A whole recipe.
 
     Args:
-        branches: preset of branches, or "none".
-        task: name, such as "segmentation", or ``package.module:Task``.
-        seed: start of all randomness.
-        threads: number of CPU threads of torch, by default torch's own choice. The result depends on it, because it
-            changes the order of summation.
-        device: "auto" is CUDA where available.
-        deterministic: make CUDA runs repeatable bit for bit, at some cost in speed.
-        scales: named sets of changes, which ``scale=NAME`` applies.
+        net: The network.
+        branches: Preset of branches to insert, or "none".
+        data: The data.
+        task: Name of the task, such as "segmentation", or ``package.module:Task``.
+        seed: Seed of all random numbers.
+        threads: Number of CPU threads; by default torch's own choice. The result depends on it, because it changes the
+            order of summation.
+        device: Device of the run; "auto" is CUDA if available.
+        deterministic: Make CUDA runs bit-for-bit reproducible, at some cost in speed.
+        backbone: Weights of a detector's backbone.
+        freeze: Parts of a detector that are not trained.
+        search: The search.
+        train: The training.
+        scales: Named sets of overrides, which ``scale=NAME`` applies.
     """
 
     later: ClassVar[tuple[str, ...]] = ("task", "backbone", "freeze")
@@ -60,7 +66,7 @@ class Recipe(Section):
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a section, and of those in it."""
+    """Yield the dotted keys of a section, including those of the sections in it."""
     for name, info in section.model_fields.items():
         yield prefix + name
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

@@ -27,11 +27,11 @@ __all__ = [
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, and values do not change."""
+    """A part of a recipe. Unknown keys are errors, and the values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    # Keys that recipes of earlier versions lack. With their defaults they are left out of what identifies a run, so
-    # that runs of those versions resume.
+    # Keys that recipes of earlier versions lack. If they have their defaults, they are omitted from the identity of a
+    # run, so that runs of those versions can be resumed.
     later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
@@ -62,7 +62,7 @@ def _budget(value: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Refuse what JSON, and with it a journal, cannot hold."""
+    """Raise ValueError for values that JSON, and therefore a journal, cannot represent."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             _plain(item)
@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# Integers are strict; floats are not, so that 1 counts as one. The upper limits are beyond any practical use.
+# Integers are strict; floats are not, so that 1 is accepted as a float. The upper limits are beyond any practical use.
 Positive = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 # Batch statistics need at least two images.
@@ -83,14 +83,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Threads = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-# Close to the largest float32.
+# Slightly below the largest float32.
 _LARGEST = 1e38
 Rate = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Budget = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_budget)]
 
 
 class _Named(Section):
-    """A section that names something of irepdeploy, or a function that makes it."""
+    """A section that names an object of irepdeploy, or a function that creates one."""
 
     name: str | None = None
     factory: str | None = None
@@ -111,10 +111,13 @@ class NetSection(_Named):
     """The network: one of irepdeploy by `name`, or one of your own by `factory`.
 
     Args:
-        factory: ``package.module:function``, which is called with `args` and returns the network; or a network of a
-            library: ``timm/NAME``, ``torchvision/NAME`` or ``hf-hub:OWNER/NAME``, with ``:random`` untrained.
-        weights: file that the weights are read from before the run: a state dict or a checkpoint.
-        where: layers that take part, as in `insert_branches`: a glob, or the name of a module.
+        name: Name of a network of irepdeploy.
+        factory: Function that is called with `args` and returns the network, as ``package.module:function``; or a
+            network of a library, as ``timm/NAME``, ``torchvision/NAME`` or ``hf-hub:OWNER/NAME``, followed by
+            ``:random`` for random weights.
+        args: Arguments of the network or of the factory.
+        weights: File from which to load the weights before the run, either a state dict or a checkpoint.
+        where: Layers that get branches, as a glob or the name of a module; see `insert_branches`.
     """
 
     later: ClassVar[tuple[str, ...]] = ("factory", "weights", "where")
@@ -124,20 +127,22 @@ class NetSection(_Named):
 
     @property
     def function(self) -> str | None:
-        """``package.module:function`` of a user's network, which commands take as --model."""
-        # Networks of libraries have a slash.
+        """Name of the user's factory as ``package.module:function``, which commands take as --model, or None."""
+        # The names of library networks contain a slash.
         return self.factory if self.factory is not None and "/" not in self.factory else None
 
 
 class DataSection(_Named):
-    """The data: a data set of irepdeploy by `name`, or your own by `factory`; `options` are arguments of either.
+    """The data: a data set of irepdeploy by `name`, or your own by `factory`.
 
     Args:
-        factory: ``package.module:function`` that returns (train, val), (train, val, test), or a dictionary of these and
-            "classes", the names of the classes. Each set is what `irepdeploy.search` takes: a pair of tensors, a
-            Dataset, a DataLoader, ...
-        root: folder of the files.
-        verify: false accepts your own files in the published format.
+        name: Name of a data set of irepdeploy.
+        factory: Function that returns (train, val), (train, val, test), or a dictionary of these and "classes", the
+            names of the classes, as ``package.module:function``. Each set has a form that `irepdeploy.search` accepts,
+            such as a pair of tensors, a Dataset or a DataLoader.
+        root: Folder of the files.
+        verify: Whether to check the files of a published data set; false accepts your own files in the same format.
+        options: Arguments of the data set or of the factory.
     """
 
     later: ClassVar[tuple[str, ...]] = ("factory",)
@@ -147,13 +152,14 @@ class DataSection(_Named):
 
 
 class SgdSection(Section):
-    """Settings of SGD with momentum for the weights; in a search the learning rate falls to 0 along a cosine.
+    """Settings of the optimizer of the weights; in a search the learning rate decays to 0 along a cosine.
 
     Args:
-        lr: learning rate.
-        optimizer: "adam" or "adamw" takes Adam instead, with torch's betas.
-        momentum: of SGD only.
-        clip: largest norm of the gradient.
+        lr: Learning rate.
+        optimizer: "sgd" with momentum, or "adam" or "adamw" with torch's default betas.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        clip: Largest norm of the gradient; by default it is not clipped.
     """
 
     later: ClassVar[tuple[str, ...]] = ("optimizer",)
@@ -165,18 +171,40 @@ class SgdSection(Section):
 
 
 class AdamSection(Section):
-    """Settings of Adam for alpha and beta."""
+    """Settings of Adam, the optimizer of alpha and beta.
+
+    Args:
+        lr: Learning rate.
+        betas: Decay of the running averages of the gradient and of its square.
+    """
 
     lr: Rate = 1e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
 
 
 class AugmentSection(Section):
-    """Augmentation of training images: see `irepdeploy.data.augmentation.Augmentation`.
+    """Augmentation of training images, in the order of the keys; see `irepdeploy.data.augmentation.Augmentation`.
 
-    Images with boxes take `flip`; `scales`: factors, of which each batch is resized by one; `photometric`: other
-    colours, as MMDetection's PhotoMetricDistortion gives; `crop_pad`: the side of squares that are cut out about random
-    centres of the stored images, each larger by one of `scales` and then resized, as by its RandomCenterCropPad.
+    Images with boxes support only `flip`, `scales`, `photometric` and `crop_pad`; the last three are only for them.
+
+    Args:
+        crop: Padding in pixels on each side, before a random crop to the original size.
+        area: Smallest share of the image that a random resized crop covers; 1 disables it.
+        flip: Mirror half of the images horizontally.
+        randaugment: Number of random operations of RandAugment on each image.
+        magnitude: Strength of the operations of RandAugment.
+        brightness: Strength b of the brightness jitter; each factor is drawn from 1 - b to 1 + b.
+        contrast: Strength of the contrast jitter, as for `brightness`.
+        saturation: Strength of the saturation jitter, as for `brightness`.
+        hue: Largest shift of the hue, in turns.
+        cutout: Side in pixels of a square that is set to the mean.
+        erase: Probability of setting a rectangle of 2 to 33 % of the image to the mean.
+        mixup: Alpha of mixup; 0 disables it.
+        cutmix: Alpha of CutMix; 0 disables it.
+        scales: Factors, by one of which each batch is resized.
+        photometric: Distort the colours as MMDetection's PhotoMetricDistortion does.
+        crop_pad: Side in pixels of squares that are cut out around random centres of the stored images, each enlarged
+            by one of `scales` and then resized, as in MMDetection's RandomCenterCropPad; 0 disables it.
     """
 
     later: ClassVar[tuple[str, ...]] = (
@@ -202,11 +230,11 @@ class AugmentSection(Section):
 
 
 class RacingSection(Section):
-    """Racing: early dropping of candidates that cannot become parents.
+    """Racing: candidates that are unlikely to become parents are dropped early.
 
     Args:
-        share: part of the search-validation set that is scored per stage; 0 disables racing.
-        error: bound on the probability, per selection, of dropping a candidate that would have become a parent.
+        share: Share of the search-validation set that is scored per stage; 0 disables racing.
+        error: Bound on the probability, per selection, of dropping a candidate that would have become a parent.
     """
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -216,7 +244,11 @@ class RacingSection(Section):
 class EvaluationSection(Section):
     """How candidates are scored.
 
-    Modes: "fused", sums of cached kernels; "fused-bf16", the same in bfloat16; "multi-branch", the baseline of Table 1.
+    Args:
+        mode: "fused" scores networks fused from sums of cached kernels, "fused-bf16" does the same in bfloat16, and
+            "multi-branch" is the baseline of Table 1.
+        batch_size: Number of images per batch.
+        racing: Early dropping of candidates.
     """
 
     mode: Literal["fused", "fused-bf16", "multi-branch"] = "fused"
@@ -228,27 +260,31 @@ class SearchSection(Section):
     """Settings of Algorithm 1.
 
     Args:
-        strategy: how the next population is made: "des", "evolution", "topk" or "random".
-        budget: share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4).
-        population: number of candidates.
-        warmup_epochs: epochs that train the whole supernet first.
-        evolutions: number of populations that are scored.
-        epochs_per_evolution: epochs of the supernet before each population is scored.
-        subnets_per_step: candidates whose gradients are averaged in a step.
-        arch: settings of alpha and beta.
-        parents: share of the population that is kept.
-        offspring: share of the next population that is made from parents; the rest is sampled.
-        crossover: probability of a crossover, per Architecture.
-        mutation: probability of a mutation, per Architecture.
-        mutation_rate: probability that a mutation flips a bit.
-        clamp: keep the factors of Eq. 10 from going below 0.
-        step: "merged" computes a subnet as one convolution a layer, with statistics from a sample of the batch
-            (`set_step`).
-        amp: run the supernet's steps under bfloat16 autocast.
-        compile: run the steps of the warm-up, which train the whole supernet, through torch.compile; each subnet would
-            be a graph of its own.
-        split: what several processes divide: "subnets", with the same result as one process, or "batch", for more GPUs
+        strategy: Strategy that proposes the next population.
+        budget: Share of the possible branches (Eq. 5), or a number per block such as "4/block" (Section 4.4).
+        population: Number of candidates.
+        warmup_epochs: Epochs of training the whole supernet before the first population.
+        evolutions: Number of populations to score.
+        epochs_per_evolution: Epochs of training the supernet before each population is scored.
+        subnets_per_step: Number of candidates whose gradients are averaged in a step.
+        batch_size: Number of images per step.
+        weights: Optimizer of the weights.
+        arch: Optimizer of alpha and beta.
+        parents: Share of the population that is kept.
+        offspring: Share of the next population that is created from parents; the rest is sampled.
+        crossover: Probability of a crossover, per Architecture.
+        mutation: Probability of a mutation, per Architecture.
+        mutation_rate: Probability that a mutation flips a bit.
+        clamp: Clamp the factors of Eq. 10 at 0.
+        step: "exact" computes every branch. "merged" computes each layer of a subnet as one convolution, with
+            statistics from a sample of the batch (`set_step`).
+        amp: Train the supernet under bfloat16 autocast.
+        compile: Compile the steps of the warm-up, which train the whole supernet, with torch.compile. Other steps are
+            not compiled, because each subnet would need its own graph.
+        split: What several processes divide: "subnets" gives the same result as one process; "batch" is for more GPUs
             than `subnets_per_step`.
+        augment: Augmentation of the training images.
+        evaluation: Scoring of the candidates.
     """
 
     later: ClassVar[tuple[str, ...]] = ("step", "compile")
@@ -277,7 +313,7 @@ class SearchSection(Section):
 
     @property
     def parent_count(self) -> int:
-        """How many candidates of a population become parents, at least one."""
+        """Number of candidates of a population that become parents, at least one."""
         return max(1, round(self.parents * self.population))
 
     @model_validator(mode="after")
@@ -290,32 +326,36 @@ class SearchSection(Section):
 
 
 class TrainSection(Section):
-    """How one network is trained.
+    """How one network is trained. Settings of branches have no effect on a network without branches.
 
     Args:
-        accumulate: number of batches of `batch_size` images whose gradients are accumulated per step.
-        schedule: learning-rate schedule from weights.lr: "cosine" to 0, "step" to a tenth after each third of the
-            epochs, or "constant".
-        milestones: epochs, counted from 1, after which a "step" schedule falls to a tenth instead.
-        warmup_epochs: number of initial epochs over which the learning rate rises.
-        warmup_steps: number of initial batches over which it rises from a thousandth.
-        step: "exact" computes every branch, "merged" one convolution a layer, with statistics from a sample of the
-            batch (`set_step`).
-        drop_path: final probability of dropping a branch for an image, or for a whole step if that is merged; it rises
+        epochs: Number of epochs.
+        batch_size: Number of images per batch.
+        weights: Optimizer of the weights.
+        accumulate: Number of batches whose gradients are accumulated per step.
+        schedule: Schedule of the learning rate, from weights.lr: "cosine" decays to 0, "step" decays to a tenth after
+            each third of the epochs, and "constant" does not decay.
+        milestones: Epochs, counted from 1, after which the schedule "step" decays instead.
+        warmup_epochs: Number of initial epochs over which the learning rate rises.
+        warmup_steps: Number of initial batches over which the learning rate rises from a thousandth.
+        step: "exact" computes every branch. "merged" computes one convolution per layer, with statistics from a sample
+            of the batch (`set_step`).
+        drop_path: Final probability of dropping a branch for an image, or for a whole step if that is merged. It rises
             linearly from 0 over the epochs.
-        label_smoothing: share of the target that is spread over all classes.
-        ema: decay of the exponential moving average of the weights, such as 0.999; 0 disables it. The average is
+        label_smoothing: Share of the target that is spread over all classes.
+        ema: Decay of the exponential moving average of the weights, such as 0.999; 0 disables it. The average is
             scored, saved as best.pt and fused.
-        amp: train under bfloat16 autocast.
-        compile: run the steps through torch.compile; the first step of each batch size takes seconds to minutes longer.
-        factors: whether alpha and beta of the branches are trained further or folded in first.
-        branch_init: "default", or "zero" to start every branch at zero (gamma and beta of its last normalisation).
-        branch_lr: factor of the learning rate for the branches, with alpha and beta.
-        branch_decay: factor of the weight decay for the branches, with alpha and beta.
-        fuse_at: share of the epochs after which the branches are fused, such as 0.75; the plain network is trained on
-            with batch normalisations that leave it the same function, and with a new momentum. None: at the end.
-
-    What concerns branches has no effect on a network without any.
+        amp: Train under bfloat16 autocast.
+        compile: Compile the steps with torch.compile. The first step of each batch size takes seconds to minutes
+            longer.
+        augment: Augmentation of the training images.
+        factors: Whether alpha and beta of the branches are trained further, or folded into the branches first.
+        branch_init: "default", or "zero" to initialise every branch to zero (gamma and beta of its last normalisation).
+        branch_lr: Factor of the learning rate of the branches, including alpha and beta.
+        branch_decay: Factor of the weight decay of the branches, including alpha and beta.
+        fuse_at: Share of the epochs after which the branches are fused, such as 0.75. The training of the plain network
+            continues with batch normalisations that preserve its function, and with a reset momentum. By default the
+            branches are fused at the end.
     """
 
     later: ClassVar[tuple[str, ...]] = (
@@ -344,7 +384,7 @@ class TrainSection(Section):
 
     @property
     def fused_epochs(self) -> int | None:
-        """The number of epochs after which the branches are fused, at least 1 and less than all; None: at the end."""
+        """Number of epochs after which the branches are fused, at least 1 and less than all, or None for the end."""
         # 0.29 * 100 is slightly less than 29.
         return None if self.fuse_at is None else min(max(int(self.fuse_at * self.epochs + 1e-9), 1), self.epochs - 1)
 
@@ -371,20 +411,21 @@ class BackboneSection(Section):
     """The backbone of a detector.
 
     Args:
-        weights: file that its weights are read from before the run: a checkpoint of a network with the same layers,
-            with its branches or fused, or a state dict such as torchvision's.
+        weights: File from which to load the weights of the backbone before the run: a checkpoint of a network with the
+            same layers, with branches or fused, or a state dict such as torchvision's.
     """
 
     weights: str | None = None
 
 
 class FreezeSection(Section):
-    """What the training of a detector keeps as it is.
+    """Parts of a detector that are not trained.
 
     Args:
-        stages: the stem and so many stages of the backbone are not trained, and neither are their branches.
-        statistics: the backbone's batch normalisations keep mean and variance, while gamma and beta train. Blocks then
-            train as one convolution each, exactly.
+        stages: Number of stages of the backbone that are not trained; if it is above 0, neither is the stem. Branches
+            of these stages are not trained either.
+        statistics: Freeze mean and variance of the backbone's batch normalisations, while gamma and beta are trained.
+            Each block then trains as one convolution, exactly.
     """
 
     stages: Annotated[int, Field(ge=0, le=100, strict=True)] = 0

@@ -1,4 +1,4 @@
-"""Compile networks by torch.compile: what `TorchCompileRunner` and compiled training steps share."""
+"""Compile networks with torch.compile, for `TorchCompileRunner` and for compiled training steps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_step", "compiled", "reason", "require_compiler"]
 
-# Sizes of batches, with the last of an epoch.
+# Most graphs of one piece of code: one for each batch size, such as that of the last batch of an epoch.
 _MOST_GRAPHS = 16
 _BACKEND = "inductor"
 
 
 def compile_step(net: nn.Module, device: torch.device, key: str) -> Callable[..., Any]:
-    """Return a function that calls `net` compiled, forward and backward pass.
+    """Return a function that calls `net` with a compiled forward and backward pass.
 
-    `net`, its parameters and its state dict stay as they are. Each shape of the inputs is compiled when it is first
-    seen, which takes seconds to minutes; what torch cannot compile runs as it is.
+    `net`, its parameters and its state dict do not change. Each shape of the inputs is compiled on its first use, which
+    takes seconds to minutes. Code that torch cannot compile runs eagerly.
 
     Args:
-        net: A network, or a DistributedDataParallel of one.
-        device: Where it is.
-        key: Recipe key that asks for it, named in errors.
+        net: A network, or a DistributedDataParallel around one.
+        device: Device of the network.
+        key: Recipe key that enables compilation, named in errors.
 
     Raises:
         MissingError: There is no compiler, or the environment disables torch.compile.
@@ -67,24 +67,24 @@ def compile_step(net: nn.Module, device: torch.device, key: str) -> Callable[...
 
 
 def compiled(net: Callable[..., Any], device: torch.device, *, whole: bool) -> Callable[..., Any]:
-    """Return `net` under torch.compile with static shapes; `whole`: as one graph or not at all."""
+    """Return `net` under torch.compile with static shapes; `whole` requires a single graph."""
     import torch
 
     def run(*inputs: Any) -> Any:
         return net(*inputs)
 
-    # torch stores compiled graphs with the code object and searches them at every call: a shared one would slow
-    # down every network with every other.
+    # torch stores compiled graphs with the code object and searches them on every call. With a shared code object,
+    # each compiled network would slow down all others.
     run.__code__ = run.__code__.replace()
-    # Otherwise the disk cache decides, with the number of threads at that time.
+    # Otherwise the number of threads would come from the disk cache, as it was when the entry was written.
     threads = {"cpp.threads": torch.get_num_threads()} if device.type == "cpu" and _BACKEND == "inductor" else {}
     options: dict[str, Any] = {"options": threads} if threads else {}
-    # A graph of free sizes would replace that of the first size, and a resumed run would begin with another one.
+    # With dynamic shapes a general graph would replace that of the first size, so a resumed run would use another one.
     return torch.compile(run, fullgraph=whole, dynamic=False, backend=_BACKEND, **options)
 
 
 def reason(error: Exception) -> str:
-    """Return the first lines of torch's message; the others are advice for debugging torch."""
+    """Return the first lines of torch's message; the remaining ones are advice for debugging torch."""
     return one_line("\n".join(str(error).strip().splitlines()[:3])) or type(error).__name__
 
 

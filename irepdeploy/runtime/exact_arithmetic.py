@@ -1,4 +1,4 @@
-"""Full float32 precision, on a GPU and under autocast too."""
+"""Full float32 precision, even on a GPU and under autocast."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["exact_arithmetic"]
 def exact_arithmetic() -> Iterator[None]:
     """Compute float32 convolutions and matrix products in float32, without autocast; restore the settings afterwards.
 
-    By torch's default, NVIDIA's GPUs since Ampere round the inputs of a convolution to TF32's 10 bits. That error of
-    1e-3 would hide a wrong fuse.
+    By default, torch rounds the inputs of a convolution to the 10 bits of TF32 on NVIDIA GPUs since Ampere. The error
+    of 1e-3 would hide a wrong fuse.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Memory of this process: how much it may use, does use, and whether it ran out."""
+"""Memory of this process: sizes, peak usage, reuse of freed memory, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _TEXTS = ("not enough memory", "can't allocate memory", "out of memory")
 _UNITS = {"M": 10**6, "G": 10**9, "T": 10**12, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-# By default glibc raises the first two to these values by itself.
+# By default glibc raises the first two thresholds dynamically, up to these values.
 _DEFAULTS = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20, _MMAP_MAX: 65536}
 _KEPT = {**_DEFAULTS, _TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, in Python or in torch on any device."""
+    """Return whether the error is a failed allocation, in Python or in torch on any device."""
     if isinstance(error, MemoryError):
         return True
-    # Only a process that has torch can raise torch's.
+    # torch's own error can only occur if torch was imported.
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
     if torch_error is not None and isinstance(error, torch_error):
         return True
@@ -31,7 +31,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def parse_size(text: str) -> int:
-    """Parse a memory size to bytes: ``8GB`` (10^9 bytes each), ``8GiB`` (2^30 each) or ``512 MB``."""
+    """Convert a memory size such as ``8GB`` (10^9 bytes each), ``8GiB`` (2^30 bytes each) or ``512 MB`` to bytes.
+
+    Raises:
+        InputError: `text` is not a memory size.
+    """
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([MGT]I?)B?\s*", text.upper(), re.ASCII)
     size = 0 if found is None else int(float(found[1]) * _UNITS[found[2]])
     if size <= 0:
@@ -42,11 +46,11 @@ def parse_size(text: str) -> int:
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Keep freed memory in this process, or return it again; return whether the C library supports it (glibc does).
+    """Keep freed memory in this process, or restore the default, and return whether the C library supports it.
 
-    By default glibc maps every block of 32 MiB and more when it is allocated and unmaps it when it is freed, so that
-    each feature map of that size costs a page fault every 4 KiB: ten times the cost of adding two maps. Kept, the same
-    pages serve the next one, and the process stays as large as it was at its largest.
+    By default glibc maps every block of 32 MiB or more when it is allocated and unmaps it when it is freed, so that
+    each feature map of that size causes a page fault every 4 KiB, which costs ten times as much as adding two maps.
+    If memory is kept, the same pages are reused, and the process stays at its peak size. Only glibc supports this.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -62,7 +66,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
 
 def reset_peak() -> int | None:
-    """Reset the peak of resident memory and return what is resident now; None on systems other than Linux."""
+    """Reset the peak of resident memory and return the current amount in bytes, or None on systems other than Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
@@ -71,7 +75,7 @@ def reset_peak() -> int | None:
 
 
 def peak_bytes() -> int:
-    """Return the peak of resident memory since `reset_peak`, which must have returned a number."""
+    """Return the peak of resident memory in bytes since `reset_peak`, which must have returned a number."""
     return _status("VmHWM")
 
 

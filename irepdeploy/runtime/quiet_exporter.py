@@ -1,4 +1,4 @@
-"""Call torch's ONNX exporters without their noise."""
+"""Call torch's ONNX exporters without their output."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["exporter_reason", "given_inputs_alone", "quiet_exporter"]
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Suppress output, logs and warnings of an exporter; errors are still raised."""
+    """Suppress the output, logs and warnings of an exporter in the ``with`` block; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
-    # The fast path is one operator for a whole attention layer, which exporters do not support.
+    # The fast path replaces a whole attention layer by one operator, which exporters do not support.
     fast = torch.backends.mha.get_fastpath_enabled()
-    # On failure this prints the whole graph to standard output, regardless of the verbosity.
+    # On failure this function prints the whole graph to standard output, regardless of the verbosity.
     print_graph = getattr(torch._C, "_jit_onnx_log", None)
     try:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -44,7 +44,7 @@ def quiet_exporter() -> Iterator[None]:
 
 @contextlib.contextmanager
 def given_inputs_alone(model: nn.Module) -> Iterator[None]:
-    """Keep the TorchScript exporter from making inputs of the defaults of ``forward``, even of numbers."""
+    """Prevent the TorchScript exporter from turning default arguments of ``forward`` into inputs."""
     forward, own = model.forward, "forward" in model.__dict__
     if isinstance(model, torch.jit.ScriptModule):
         yield
@@ -60,5 +60,5 @@ def given_inputs_alone(model: nn.Module) -> Iterator[None]:
 
 
 def exporter_reason(error: Exception) -> str:
-    """Return why an exporter failed in one line, without its appeal to report it."""
+    """Return on one line why an exporter failed, without its request to report the error."""
     return first_line(error).partition(" Please feel free")[0].partition("  [Caused by")[0]

@@ -1,4 +1,4 @@
-"""TorchCompileRunner: run an nn.Module compiled by torch.compile as a whole."""
+"""TorchCompileRunner: run an nn.Module as a single graph of torch.compile."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchCompileRunner"]
 
-# A sweep of batches compiles once for each; above its own limit torch would silently stop compiling.
+# A sweep over batch sizes compiles once for each. Beyond its own limit, torch would silently stop compiling.
 _MOST_SHAPES = 64
 
 
 class TorchCompileRunner(TorchRunner):
-    """Run a module as one graph of torch.compile, one for every shape of its inputs.
+    """Run a module as a single graph of torch.compile, with one graph for every shape of its inputs.
 
-    Nothing runs eagerly: a network that cannot be compiled as a whole is refused. Compiling takes seconds to minutes,
+    Nothing runs eagerly: a network that cannot be compiled as a whole is refused. Compilation takes seconds to minutes,
     and is not timed.
 
     Raises (on activation, in addition to `TorchRunner`):
-        MissingError: torch.compile finds no compiler, or the environment disables it.
+        MissingError: torch.compile finds no compiler, or the environment disables torch.compile.
     """
 
     name = "torch-compile"
@@ -56,7 +56,7 @@ class TorchCompileRunner(TorchRunner):
         net = self._net
         assert net is not None
         call = compiled(net, self._device, whole=True)
-        # An error that also occurs in eager mode is not one of compiling.
+        # Run eagerly first: an error that occurs here is not a compilation error.
         net(*tensors)
         with warnings.catch_warnings(), dynamo.patch(recompile_limit=_MOST_SHAPES, suppress_errors=False):
             # torch's own modules warn when they are first imported.

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchGraphRunner"]
 
-# One-time work (cuDNN's choice of algorithms, allocations) must not happen during capture.
+# Runs before the capture, for one-time work such as allocations and cuDNN's choice of algorithms.
 _RUNS_BEFORE = 3
 
 
 class TorchGraphRunner(TorchRunner):
-    """Run a module as one CUDA graph, which saves the launch of every kernel, most of the latency at batch 1.
+    """Run a module as one CUDA graph, which avoids kernel launches, most of the latency at batch size 1.
 
-    A bound call replays its own graph; `infer` captures a new one each time. A network that cannot be captured is
+    A bound call replays its own graph, while `infer` captures a new one each time. A network that cannot be captured is
     refused.
 
     Raises (on activation, in addition to `TorchRunner`):
@@ -71,7 +71,7 @@ class TorchGraphRunner(TorchRunner):
                     net(*tensors)
             current.wait_stream(aside)
             try:
-                # torch's own stream for captures is one for all devices: that of the first capture.
+                # torch's default capture stream is shared by all devices, and belongs to that of the first capture.
                 with torch.cuda.graph(graph, stream=aside):
                     returned = net(*tensors)
             except Exception as error:  # anything in a foreign forward that cannot be captured

@@ -28,18 +28,21 @@ _PRECISIONS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float6
 class TorchRunner(Runner):
     """Run a module in inference mode. The caller's module is neither moved nor changed.
 
+    On CUDA, cuDNN benchmarks its algorithms while the runner is active.
+
     Args:
         model: A module in eval mode. It takes its inputs by position, in the order of `inputs`, and returns a tensor, a
-            sequence of tensors or a mapping with the names `outputs`.
-        inputs: Its inputs, shapes with the batch.
-        outputs: Names of its outputs.
-        device: The name of a torch device.
-        threads: Threads while the runner is active; None keeps torch's number.
-        channels_last: Run with NHWC memory.
-        tf32: Allow TF32 on CUDA while the runner is active, as cuDNN's benchmark of algorithms is.
-        transfers: "included": a bound call copies its inputs to the device and its outputs back, on CUDA both in
-            page-locked memory; "excluded": neither.
-        onednn: Let torch use the kernels of oneDNN in `infer`; they are much faster than its own, and round otherwise.
+            sequence of tensors, or a mapping with the names in `outputs`.
+        inputs: The inputs of the module; their shapes include the batch.
+        outputs: Names of the outputs of the module.
+        device: Name of a torch device.
+        threads: Number of threads while the runner is active. None keeps torch's setting.
+        channels_last: Use the memory format NHWC.
+        tf32: Allow TF32 on CUDA while the runner is active.
+        transfers: If "included", a bound call copies its inputs to the device and its outputs back, on CUDA from and to
+            page-locked memory. If "excluded", it copies neither.
+        onednn: Let torch use the kernels of oneDNN in `infer`, which are much faster than torch's own kernels and round
+            differently.
 
     Raises (on activation):
         InputError: The module is in train mode, or the device, thread count or kind of transfers is not valid.
@@ -113,7 +116,7 @@ class TorchRunner(Runner):
                 run = self._closed(tensors)
         except IrepdeployError:
             raise
-        except Exception as error:  # anything that a foreign forward raises, such as the memory of one more run
+        except Exception as error:  # anything that a foreign forward raises, such as running out of memory
             raise self._error(error) from error
         if self._device.type == "cpu":
 
@@ -132,7 +135,7 @@ class TorchRunner(Runner):
         start, end = [torch.cuda.Event(enable_timing=True) if self._on_cuda else None for _ in range(2)]
 
         def call_and_wait() -> None:
-            # An event is recorded on the current device, which another one may be.
+            # Events are recorded on the current device, which may be a different one.
             with inference_mode(), self._on_device():
                 for tensor, host in zip(tensors, hosts, strict=False):
                     tensor.copy_(host, non_blocking=True)
@@ -172,18 +175,18 @@ class TorchRunner(Runner):
         return described
 
     def _on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Make the runner's GPU the current one, which torch's events, streams and graphs use unasked."""
+        """Make the runner's GPU the current device, which torch's events, streams and graphs use implicitly."""
         import torch
 
         return torch.cuda.device(self._device) if self._on_cuda else contextlib.nullcontext()
 
     def _network(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
-        """Return the function to call with inputs of these shapes."""
+        """Return the function to call with tensors of these shapes."""
         assert self._net is not None
         return self._net
 
     def _closed(self, tensors: Sequence[torch.Tensor]) -> Callable[[], Any]:
-        """Return a call on these tensors, to be made in inference mode, that returns the network's outputs."""
+        """Return a function that runs the network on these tensors; it must be called in inference mode."""
         run = self._network(tensors)
         return lambda: run(*tensors)
 
@@ -235,7 +238,7 @@ class TorchRunner(Runner):
 def _without_onednn() -> Iterator[None]:
     import torch
 
-    # Not `flags`, which sets TF32 too and warns that there is none.
+    # `flags` is not used because it also sets TF32, and warns that TF32 is unavailable.
     before = torch.backends.mkldnn.set_flags(False)
     try:
         yield
@@ -264,7 +267,7 @@ def _device(asked: str) -> torch.device:
     if device.type == "meta":
         raise InputError("the device 'meta' computes nothing", where="torch", hint="for example cpu, cuda")
     try:
-        # The tensor's device has an index ('cuda' becomes 'cuda:0'), like those of parameters.
+        # The device of a tensor has an index ('cuda' becomes 'cuda:0'), as do those of parameters.
         return torch.empty(1, device=device).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise MissingError(
@@ -277,7 +280,7 @@ def _tensors(net: nn.Module) -> list[torch.Tensor]:
 
 
 def _precision(net: nn.Module) -> str:
-    # Parameters only: BN counts its batches in int64.
+    # Only parameters are considered, since BN counts its batches in int64.
     kinds = {str(tensor.dtype).rsplit(".", 1)[-1] for tensor in net.parameters()}
     if len(kinds) != 1:
         return "mixed" if kinds else "unknown"
@@ -290,5 +293,5 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    # A copy, because the tensor may be a view of the input or of a buffer.
+    # Copied because the tensor may be a view of the input or of a buffer.
     return np.array(tensor.cpu().numpy())

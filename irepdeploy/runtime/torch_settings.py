@@ -13,10 +13,12 @@ __all__ = ["check_settings", "cuda_arithmetic", "float32_rounding", "torch_setti
 
 @contextlib.contextmanager
 def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool = False) -> Iterator[None]:
-    """Set them for a ``with`` block, then restore the previous values.
+    """Change settings of torch for a ``with`` block, then restore the previous values.
 
-    `cuda` lets cuDNN try its algorithms for each shape (``cudnn.benchmark``), and sets TF32 for float32 convolutions
-    and products; torch's default allows it for convolutions only.
+    Args:
+        threads: Number of CPU threads, or None to keep it.
+        cuda: Let cuDNN benchmark its algorithms for each shape (``cudnn.benchmark``), and apply `tf32`.
+        tf32: Allow TF32 in float32 convolutions and matrix products; torch's default allows it only in convolutions.
     """
     import torch
 
@@ -36,8 +38,9 @@ def torch_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool
 def float32_rounding(tf32: bool) -> Iterator[None]:
     """Allow or forbid TF32 in convolutions and matrix products for a ``with`` block, then restore the settings.
 
-    While it lasts every way of reading them works. torch's newer names alone would make the older ones raise, which
-    torch.compile reads, and so would ``allow_tf32`` after ``torch.set_float32_matmul_precision``.
+    Inside the block, the settings can be read under both their older and their newer names. Setting only the newer
+    names would make the older ones raise, which torch.compile reads, and so would ``allow_tf32`` after
+    ``torch.set_float32_matmul_precision``.
     """
     import torch
 
@@ -50,11 +53,11 @@ def float32_rounding(tf32: bool) -> Iterator[None]:
             stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
         with contextlib.suppress(RuntimeError):
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-        # These set the newer names too, but not the other way round.
+        # The older names also set the newer ones, but not vice versa.
         cudnn.allow_tf32 = tf32
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         if not tf32 and _newer_names():
-            # The older name leaves them to `torch.backends.fp32_precision`.
+            # The older name leaves these to `torch.backends.fp32_precision`.
             cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
         yield
 
@@ -74,7 +77,7 @@ def check_settings(*, threads: int | None = None, cuda: bool = False, tf32: bool
 
 
 def cuda_arithmetic() -> dict[str, bool]:
-    """Return the current float32 settings of CUDA; `tf32`: whether any operator rounds to TF32."""
+    """Return the current float32 settings of CUDA; "tf32" is True if any operator rounds to TF32."""
     cudnn, matmul = _places()
     if _newer_names():
         convolutions, products = cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
@@ -95,13 +98,16 @@ def _places() -> tuple[Any, Any]:
 
 
 def _newer_names() -> list[tuple[Any, str]]:
-    """Return the settings of torch 2.9 and newer, the widest last, because it is restored first; [] before 2.9."""
+    """Return the settings of torch 2.9 and newer, or [] for older versions.
+
+    The most general setting comes last, because settings are restored in reverse order.
+    """
     cudnn, matmul = _places()
     if not hasattr(matmul, "fp32_precision"):
         return []
     import torch
 
-    # oneDNN's is set with CUDA's by `torch.set_float32_matmul_precision`.
+    # `torch.set_float32_matmul_precision` sets that of oneDNN together with that of CUDA.
     onednn: Any = torch.backends.mkldnn
     places = (onednn.matmul, matmul, cudnn.rnn, cudnn.conv, cudnn)
     return [(place, "fp32_precision") for place in places]

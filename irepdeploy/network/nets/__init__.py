@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""The registry of networks."""
 
 from __future__ import annotations
 

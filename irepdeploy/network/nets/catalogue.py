@@ -1,6 +1,6 @@
-"""The registry: every network by name, with its builder, input, branches for training, and notes for tables.
+"""The registry: all networks by name, with their builder, input, branches for training, and notes for tables.
 
-Table 2's RepVGG, RepNAS and ACNet are VGG-16 with their branches, and the same graph once fused.
+RepVGG, RepNAS and ACNet in Table 2 are VGG-16 with their branches; fused they all have the same graph.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Net:
     """A network of the registry.
 
     Attributes:
-        builder: Builds the plain network from `num_classes`, `in_channels` and `args`.
-        input_shape: Default (C, H, W); other sizes work as far as its strides allow.
+        builder: Function that builds the plain network from `num_classes`, `in_channels` and `args`.
+        input_shape: Default input shape (C, H, W); other sizes work if the strides of the network allow them.
         num_classes: Default number of classes.
         args: Keyword arguments of the builder.
-        branches: A preset or a published Architecture by name, names of branches, or None for a plain network.
+        branches: Name of a preset or of a published Architecture, names of branches, or None for a plain network.
         least: Smallest height and width.
-        multiple: Height and width must be multiples of it.
-        where: Where the branches are, as in `insert_branches`.
-        note: How it differs from the published network, and why; shown in tables.
+        multiple: Number of which height and width must be multiples.
+        note: How the network differs from the published one, and why; shown in tables.
+        where: Layers that get branches, as in `insert_branches`.
     """
 
     builder: Callable[..., nn.Module]
@@ -107,7 +107,7 @@ def _imagenet(genotype: str, *, channels: int = 48, note: str = "") -> Net:
 
 
 def _peers(preset: str, vgg16: str = "", resnets: Sequence[str] = ("", "", "")) -> dict[str, Net]:
-    """Return the networks of the tables with a peer's branches; `resnets`: notes for 18, 34 and 50 layers."""
+    """Return the networks of the tables with the branches of a competing method, and their notes."""
     found = {f"{preset}_vgg16": Net(vgg.VGG, _SMALL, 10, _VGG16, preset, least=32, note=vgg16)}
     for layers, args, note in zip((18, 34, 50), (_RESNET18, _RESNET34, _RESNET50), resnets, strict=True):
         found[f"{preset}_resnet{layers}"] = Net(resnet.ResNet, _LARGE, 1000, args, preset, note=note)

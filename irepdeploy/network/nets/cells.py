@@ -1,6 +1,6 @@
-"""Networks of cells in the skeletons of DARTS: for 32x32 images, and the mobile setting for ImageNet.
+"""Networks of cells in the two skeletons of DARTS: for 32x32 images, and for ImageNet in the mobile setting.
 
-For inference: without the auxiliary head and without dropped paths, which only training uses.
+The auxiliary head and drop-path, which are only used in training, are not included.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ __all__ = ["Cell", "CellNetwork"]
 
 
 class Cell(nn.Module):
-    """One cell, whose inputs, the outputs of the last cell but one and of the last cell, have `sources` channels.
+    """One cell, which reads the outputs of the last two cells.
 
-    With `reduction` operations on nodes 0 and 1 have stride 2; `after_reduction` the first input is twice as large.
+    Args:
+        genotype: Operations of the cell.
+        sources: Channels of the outputs of the second-to-last and of the last cell.
+        channels: Channels of each node.
+        operations: How to build the operations.
+        reduction: Whether operations on nodes 0 and 1 have stride 2.
+        after_reduction: Whether the last cell was a reduction, so that the first input is twice as large.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class Cell(nn.Module):
         self.out_channels = len(genotype.concat) * channels
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
-        """Map the outputs of the last cell but one and of the last cell to (N, out_channels, H, W)."""
+        """Map the outputs of the second-to-last and of the last cell to (N, out_channels, H, W)."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         for node, sources in zip(self.nodes, self.sources, strict=True):
             total = None
@@ -64,22 +70,22 @@ class Cell(nn.Module):
 
 
 class CellNetwork(nn.Module):
-    """A stem, cells in a row, global average pooling and a linear layer.
+    """A stem, a sequence of cells, global average pooling and a linear layer.
 
-    The cells at a third and at two thirds halve the map and double the channels.
+    The cells at one third and two thirds of the depth halve the map and double the channels.
 
     Args:
         genotype: A name in ``genotypes.json``, or an object of the same format.
-        channels: Channels of a node in the first cells.
+        channels: Channels of each node in the first cells.
         cells: Number of cells.
-        stem: "cifar": 3x3 convolution to three times `channels`, H and W a multiple of 4; "imagenet": three 3x3
-            convolutions of stride 2, H and W a multiple of 32.
+        stem: "cifar" is one 3x3 convolution to three times `channels`, for H and W in multiples of 4. "imagenet" is
+            three 3x3 convolutions of stride 2, for H and W in multiples of 32.
         num_classes: Number of outputs.
-        in_channels: Channels of the input.
+        in_channels: Number of input channels.
 
     Raises:
         ModelError: The genotype is not valid.
-        ValueError: The channels cannot be halved, or the genotype has another number of cells.
+        ValueError: The number of channels is odd, or the genotype has another number of cells.
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class CellNetwork(nn.Module):
         self.head = nn.Linear(sources[1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes)."""
+        """Map (N, in_channels, H, W) to (N, num_classes)."""
         s0 = self.stem0(x)
         s1 = s0 if self.stem1 is None else self.stem1(s0)
         for cell in self.cells:

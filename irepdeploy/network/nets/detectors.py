@@ -1,4 +1,4 @@
-"""Detectors of the registry: a backbone of ours, and the parts of `irepdeploy.detect`."""
+"""Detectors of the registry, built from a backbone of the registry and the parts of `irepdeploy.detect`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def centernet_resnet(
     width: int = 64,
     **args: Any,
 ) -> CenterNet:
-    """Build CenterNet on a residual network."""
+    """Build a CenterNet with a residual network as its backbone."""
     backbone = ResNetMaps(block=block, depths=depths, in_channels=in_channels, width=width)
     return CenterNet(backbone, num_classes, **args)
 
 
 def centernet_vgg(*, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any) -> CenterNet:
-    """Build CenterNet on a small VGG."""
+    """Build a CenterNet with a small VGG as its backbone."""
     return CenterNet(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)
 
 
@@ -41,7 +41,7 @@ def faster_rcnn_resnet(
     width: int = 64,
     **args: Any,
 ) -> FasterRCNN:
-    """Build Faster R-CNN with a pyramid on a residual network."""
+    """Build a Faster R-CNN with a feature pyramid on a residual network."""
     backbone = ResNetMaps(block=block, depths=depths, in_channels=in_channels, width=width)
     return FasterRCNN(backbone, num_classes, **args)
 
@@ -49,5 +49,5 @@ def faster_rcnn_resnet(
 def faster_rcnn_vgg(
     *, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any
 ) -> FasterRCNN:
-    """Build Faster R-CNN with a pyramid on a small VGG."""
+    """Build a Faster R-CNN with a feature pyramid on a small VGG."""
     return FasterRCNN(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)

@@ -1,7 +1,7 @@
-"""Genotype: the operations of a cell and their edges; the published ones are in ``genotypes.json``.
+"""Genotype: the operations of a cell and their edges; published genotypes are in ``genotypes.json``.
 
-Node 0 is the output of the last cell but one, node 1 that of the last cell; each further node is the sum of operations
-on earlier nodes, and the cell returns some of its nodes, concatenated.
+Node 0 is the output of the second-to-last cell and node 1 that of the last cell. Each further node is the sum of
+operations on earlier nodes, and the cell returns the concatenation of some of its nodes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ Edge = tuple[str, int]
 
 @dataclass(frozen=True)
 class CellGenotype:
-    """One cell: for each node from 2 on the operations that it sums with the nodes that they read, and its outputs."""
+    """Genotype of one cell.
+
+    Attributes:
+        nodes: For each node from 2 on, the operations that it sums, each with the node that the operation reads.
+        concat: Nodes whose concatenation is the output.
+    """
 
     nodes: tuple[tuple[Edge, ...], ...]
     concat: tuple[int, ...]
@@ -31,7 +36,14 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """A network's cells: one for all that keep the size and one for all that halve it, or one for each."""
+    """Genotype of a network: one cell for all that keep the size and one for all that halve it, or one for each cell.
+
+    Attributes:
+        operations: How to build the operations.
+        normal: The cell that keeps the size, or None.
+        reduce: The cell that halves the size, or None.
+        cells: One cell for each place, or ().
+    """
 
     operations: OperationSet
     normal: CellGenotype | None = None
@@ -39,7 +51,7 @@ class Genotype:
     cells: tuple[CellGenotype, ...] = ()
 
     def cell(self, index: int, reduction: bool) -> CellGenotype:
-        """Return the cell at this place."""
+        """Return the genotype of the cell at this index."""
         if self.cells:
             return self.cells[index]
         cell = self.reduce if reduction else self.normal
@@ -48,7 +60,11 @@ class Genotype:
 
 
 def genotype_of(value: str | Mapping[str, Any]) -> Genotype:
-    """Return a published genotype by name, or parse one of the format of ``genotypes.json``."""
+    """Return a published genotype by name, or parse an object in the format of ``genotypes.json``.
+
+    Raises:
+        ModelError: The name is unknown, or the object is not valid.
+    """
     if not isinstance(value, str):
         return _genotype(value, "genotype")
     published = _published()

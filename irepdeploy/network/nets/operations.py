@@ -1,6 +1,6 @@
-"""The operations of cells after their search (DARTS, Liu et al., 2019).
+"""The operations of searched cells (DARTS, Liu et al., 2019).
 
-No convolution has a bias. Between a depthwise convolution and the 1x1 behind it there is no normalisation.
+No convolution has a bias, and there is no normalisation between a depthwise convolution and the 1x1 that follows it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ Builder = Callable[[int, int, bool], nn.Module]
 class OperationSet:
     """How a family of networks builds its operations.
 
-    `affine`: batch normalisation in cells has gamma and beta; a skip of stride 1 is its input or its batch
-    normalisation.
+    Attributes:
+        affine: Whether the batch normalisations in cells have gamma and beta.
+        skip: Whether a skip connection of stride 1 is an identity or a batch normalisation.
     """
 
     affine: bool
@@ -36,7 +37,7 @@ OPERATION_SETS = {
 
 
 class FactorizedReduction(nn.Module):
-    """Halve a map without losing odd pixels: two 1x1 convolutions of stride 2, the second shifted by one pixel.
+    """Halve a map with two 1x1 convolutions of stride 2, the second shifted by one pixel to include odd pixels.
 
     Height, width and `out_channels` must be even.
     """
@@ -51,20 +52,20 @@ class FactorizedReduction(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H/2, W/2)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H/2, W/2)."""
         x = self.relu(x)
         return self.bn(torch.cat([self.conv1(x), self.conv2(x[:, :, 1:, 1:])], 1))
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> nn.Module:
-    """Build ReLU, 1x1 convolution and batch normalisation."""
+    """Build a sequence of ReLU, 1x1 convolution and batch normalisation."""
     return nn.Sequential(
         nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels, affine=affine)
     )
 
 
 def operation(name: str, channels: int, stride: int, kind: OperationSet) -> nn.Module:
-    """Build an operation of a cell: (N, channels, H, W) -> (N, channels, H/stride, W/stride)."""
+    """Build an operation of a cell that maps (N, channels, H, W) to (N, channels, H/stride, W/stride)."""
     if name == "skip_connect" and stride == 1:
         return nn.Identity() if kind.skip == "identity" else nn.BatchNorm2d(channels, affine=kind.affine)
     return OPERATIONS[name](channels, stride, kind.affine)

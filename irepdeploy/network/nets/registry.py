@@ -19,16 +19,19 @@ OWN = "own"
 
 
 def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.Module:
-    """Build a network of the registry, in train mode with fresh weights from torch's global generator.
+    """Build a network of the registry in train mode, with weights initialised from torch's global generator.
 
     Args:
-        name: A name in `NETS`.
-        branches: "own" for the branches in `NETS`, if any; None for the plain network of `build_plain`; otherwise a
-            preset or published Architecture by name, branch names, or an Architecture.
-        args: `num_classes`, `input_shape` (C, H, W), and the builder's own arguments.
+        name: A name in `NETS`, or of a network of a library, such as ``timm/resnet18``.
+        branches: "own" inserts the branches listed in `NETS`, if any. None builds the plain network. Otherwise the name
+            of a preset or of a published Architecture, a list of branch names, or an Architecture.
+        args: `num_classes`, `input_shape` as (C, H, W), and the builder's own arguments.
+
+    Returns:
+        The network, with an Origin.
 
     Raises:
-        ModelError: There is no such network, or it does not take these arguments.
+        ModelError: There is no such network, or it does not accept these arguments.
         ArchitectureError: The branches are unknown or do not fit the network.
     """
     plain = build_plain(name, **args)
@@ -40,7 +43,11 @@ def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.M
 
 
 def build_plain(name: str, /, **args: Any) -> nn.Module:
-    """Build a network of the registry like `build`, but without branches."""
+    """Build a network of the registry as `build` does, but without branches.
+
+    Raises:
+        ModelError: There is no such network, or it does not accept these arguments.
+    """
     if not isinstance(name, str):
         raise ModelError(f"expected the name of a network, got {name!r:.80}")
     if library_name(name) is not None:
@@ -73,7 +80,7 @@ def build_plain(name: str, /, **args: Any) -> nn.Module:
 
 
 def _plain(value: Any) -> Any:
-    """Return the arguments as JSON would give them back."""
+    """Return the arguments as they would be after a round trip through JSON."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

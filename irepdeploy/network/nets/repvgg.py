@@ -1,4 +1,4 @@
-"""RepVGG (Ding et al., 2021) as the plain network: 3x3 convolution, BN and ReLU in a row."""
+"""RepVGG (Ding et al., 2021) as the plain network, a sequence of 3x3 convolution, BN and ReLU."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RepVGG(nn.Module):
     """A RepVGG without its branches, which are the preset "repvgg".
 
     Args:
-        depths: Units in each of the four stages; the first of each has stride 2.
-        widths: (a, b): the stages have 64a, 128a, 256a and 512b channels, the stem the smaller of 64 and 64a.
+        depths: Number of units in each of the four stages; the first unit of each stage has stride 2.
+        widths: Multipliers (a, b): the stages have 64a, 128a, 256a and 512b channels, and the stem min(64, 64a).
         num_classes: Number of outputs.
-        in_channels: Channels of the input.
-        groups: Groups of every second convolution, starting with the second one behind the stem.
+        in_channels: Number of input channels.
+        groups: Groups of every second convolution, starting with the second one after the stem.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RepVGG(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes)."""
+        """Map (N, in_channels, H, W) to (N, num_classes)."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)

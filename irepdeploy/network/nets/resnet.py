@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which has the stride) and 1x1 convolutions, and a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions, of which the 3x3 has the stride, and a shortcut."""
 
     expansion = 4
 
@@ -62,10 +62,10 @@ class ResNet(nn.Module):
 
     Args:
         block: "basic" or "bottleneck".
-        depths: Blocks in each of the stages, of which each has twice the channels of the one before.
+        depths: Number of blocks in each stage; each stage has twice the channels of the one before.
         num_classes: Number of outputs.
-        in_channels: Channels of the input.
-        stem: "imagenet": 7x7 stride 2 and a max pool; "cifar": 3x3 stride 1.
+        in_channels: Number of input channels.
+        stem: "imagenet" is a 7x7 convolution of stride 2 and a max pool; "cifar" is a 3x3 convolution of stride 1.
         width: Channels of the stem and of the first stage.
     """
 
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the map of each stage."""
+        """Return the map of each stage for images (N, in_channels, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         found = []
         for index in range(self.stages):
@@ -108,16 +108,16 @@ class ResNet(nn.Module):
         return tuple(found)
 
     def forward(self, x: Tensor) -> Any:
-        """(N, in_channels, H, W) -> (N, num_classes)."""
+        """Map (N, in_channels, H, W) to (N, num_classes)."""
         return self.fc(self.flatten(self.avgpool(self.maps(x)[-1])))
 
 
 class ResNetMaps(ResNet):
-    """The backbone of a detector: a residual network that gives the map of each stage.
+    """The backbone of a detector: a residual network that returns the map of each stage.
 
     Attributes:
         channels: Channels of each map.
-        strides: Pixels of the input that a cell of each map stands for.
+        strides: Stride of each map in pixels of the input.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class ResNetMaps(ResNet):
         self.strides = tuple(first * 2**index for index in range(len(depths)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> maps (N, channels, H / stride, W / stride)."""
+        """Map (N, in_channels, H, W) to one map (N, channels, H/stride, W/stride) per stage."""
         return self.maps(x)
 
     def first(self, stages: int) -> list[nn.Module]:
-        """Return the modules of the stem and of the first stages, as freezes count them."""
+        """Return the modules of the stem and of the first `stages` stages, for freezing."""
         names = ("conv1", "bn1", *(f"layer{index + 1}" for index in range(stages)))
         return [self.get_submodule(name) for name in names] if stages else []
 

@@ -1,8 +1,8 @@
 """Random batch-normalisation statistics for networks that were never trained.
 
-Fresh statistics (mean 0, variance 1, gamma 1, beta 0) make every batch normalisation nearly an identity, so that a
-wrong fuse would pass any comparison. For deep networks random ones are not enough: the signal of the first layers is
-lost on the way (the logits of a random AmoebaNet-A differ by 1e-7 between images), so that a wrong stem would pass.
+Initial statistics (mean 0, variance 1, gamma 1, beta 0) make every batch normalisation nearly an identity, so that a
+wrong fuse would pass any comparison. For deep networks random statistics are not enough: the signal of the first layers
+is lost on the way (the logits of a random AmoebaNet-A differ by 1e-7 between images), so that a wrong stem would pass.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _BATCH = 8
 
 @torch.no_grad()
 def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every batch normalisation of `model` seeded random gamma, beta, mean and variance, in place.
+    """Set gamma, beta, mean and variance of every batch normalisation to seeded random values, in place.
 
-    gamma ~ U(0.5, 1.5), beta ~ N(0, 0.2), mean ~ N(0, 0.2), variance ~ U(0.5, 1.5), with the same values in every
-    dtype.
+    Values are drawn in float64 from gamma ~ U(0.5, 1.5), beta ~ N(0, 0.2), mean ~ N(0, 0.2) and
+    variance ~ U(0.5, 1.5), where 0.2 is the standard deviation, so that they are the same in every dtype.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -39,11 +39,11 @@ def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle_statistics(model: nn.Module, input_shape: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """Give every batch normalisation of `model` the mean and variance of its input, in place.
+    """Set the running statistics of every batch normalisation to the mean and variance of its input, in place.
 
-    They are those of one batch of seeded normal inputs (8, *input_shape). Gamma, beta, train and eval mode stay. No
-    channel gets less than the mean variance of its layer, so that none is blown up; even so, rounding errors grow in a
-    deep network, in float32 to 1e-4 of the outputs of DARTS.
+    The input of the network is one batch of seeded normal values (8, *input_shape). Gamma, beta and the train or eval
+    mode do not change. The variance of a channel is at least the mean variance of its layer, so that no channel is
+    amplified. Even so, rounding errors grow in a deep network: in float32 to 1e-4 of the outputs of DARTS.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     modes = {module: module.training for module in model.modules()}

@@ -1,4 +1,4 @@
-"""VGG: stages of plain 3x3 convolutions, each followed by a 2x2 max pool or begun by a stride of 2."""
+"""VGG: stages of plain 3x3 convolutions, each followed by a 2x2 max pool or started with a stride of 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
 
 class ConvUnit(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU."""
+    """3x3 convolution, batch normalisation and ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, bias: bool = False
@@ -23,7 +23,7 @@ class ConvUnit(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
         return self.relu(self.bn(self.conv(x)))
 
 
@@ -31,12 +31,13 @@ class VGG(nn.Module):
     """A VGG with batch normalisation, global average pooling and one or two linear layers.
 
     Args:
-        stages: Output channels of the convolutions, stage by stage.
+        stages: Output channels of the convolutions of each stage.
         num_classes: Number of outputs.
-        in_channels: Channels of the input.
-        bias: Whether the convolutions have a bias before their batch normalisation; Table 2's VGG-16 counts them.
+        in_channels: Number of input channels.
+        bias: Whether the convolutions have a bias before their batch normalisation, as in the VGG-16 of Table 2.
         hidden: Width of a linear layer and ReLU before the last linear layer, or None; ACNet's VGG-16 has 512.
-        strided: Halve the map by a stride of 2 in the first convolution of each stage but the first, in place of pools.
+        strided: Halve the map with a stride of 2 in the first convolution of each stage except the first, instead of
+            pooling.
     """
 
     def __init__(
@@ -68,18 +69,18 @@ class VGG(nn.Module):
             self.head = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes); with pools H and W at least 2 to the number of stages."""
+        """Map (N, in_channels, H, W) to (N, num_classes); with pools, H and W must be at least ``2**len(stages)``."""
         for stage in self.stages:
             x = stage(x)
         return self.head(self.flatten(self.pool(x)))
 
 
 class VGGMaps(VGG):
-    """The backbone of a detector: a VGG that gives the map of each stage.
+    """The backbone of a detector: a VGG that returns the map of each stage.
 
     Attributes:
         channels: Channels of each map.
-        strides: Pixels of the input that a cell of each map stands for.
+        strides: Stride of each map in pixels of the input.
     """
 
     def __init__(self, *, stages: Sequence[Sequence[int]], in_channels: int = 3) -> None:
@@ -89,7 +90,7 @@ class VGGMaps(VGG):
         self.strides = tuple(2 ** (index + 1) for index in range(len(stages)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # maps in place of logits
-        """(N, in_channels, H, W) -> maps (N, channels, H / stride, W / stride)."""
+        """Map (N, in_channels, H, W) to one map (N, channels, H/stride, W/stride) per stage."""
         found = []
         for stage in self.stages:
             x = stage(x)
@@ -97,5 +98,5 @@ class VGGMaps(VGG):
         return tuple(found)
 
     def first(self, stages: int) -> list[nn.Module]:
-        """Return the first stages, as freezes count them."""
+        """Return the modules of the first `stages` stages, for freezing."""
         return list(self.stages[:stages])
