@@ -19,7 +19,7 @@ from irepdeploy.reparam.origin import Origin, origin_of
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
-from irepdeploy.verify.declared import Declared
+from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.onnx_process import OnnxProcessRunner
 from irepdeploy.verify.signature import Signature
@@ -158,20 +158,22 @@ def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module
 
 
 def _specs(subject: Subject, origin: Origin, dtype: str, request: BenchRequest) -> Sequence[TensorSpec]:
-    """Return every input with a dynamic batch, of a network that does not know them as they are asked for."""
-    if origin.inputs:
-        return origin.inputs
+    """Return every input with a dynamic batch, at the sizes asked for or else at those that the network stores."""
     shape = origin.input_shape or subject.input_shape
-    if not shape:
-        if request.shapes:
-            return Declared.of_specs(request.shapes).with_free_batch
+    stored = origin.inputs or ((TensorSpec(origin.input_name, (None, *shape), dtype),) if shape else ())
+    names = [spec.name for spec in stored]
+    # Others may be inputs of another model.
+    asked = [spec for name, spec in asked_by_name(request.shapes, names).items() if name in names or not names]
+    if asked:
+        return with_asked(stored, Declared.of_specs(asked))
+    if not stored:
         raise InputError(
             "it does not say what it takes",
             where=subject.label if subject.kind == MODULE else subject.target,
             hint="add --input-shape [NAME:]1xCxHxW for each input, or save it with "
             "irepdeploy.save(net, path, input_shape=(3, 32, 32))",
         )
-    return [TensorSpec(origin.input_name, (None, *shape), dtype)]
+    return stored
 
 
 def _dtype(subject: Subject, net: nn.Module) -> str:

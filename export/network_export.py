@@ -25,6 +25,7 @@ from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.verify.certificate import Artefact
 from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
+from irepdeploy.verify.input_spec import spec_text
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
 from irepdeploy.verify.samples import Inputs, named
 from irepdeploy.verify.signature import Signature
@@ -73,7 +74,7 @@ class NetworkExport(Exportable):
         settings = request.settings
         opened, given = open_network(request)
         source, signature = with_signature(as_static(opened), settings)
-        batch = asked_batch(settings)
+        batch = asked_batch(settings, source.origin.specs)
         if batch > 1 and settings.dynamic_batch is None:
             signature = dataclasses.replace(signature, size=batch)
         dataset = source.origin.dataset
@@ -156,6 +157,9 @@ class NetworkExport(Exportable):
         metadata = metadata_of(origin_of(fused))
         if isinstance(fused, Detector) and fused.float32:
             metadata[FLOAT32_KEY] = ",".join(fused.float32)
+        if job.settings.inputs:
+            # verify needs them too: they may not be the sizes that the source stores.
+            job.certificate.onnx["compared_at"] = [spec_text(spec) for spec in specs]
         written = write_onnx(fused, specs, self.origin.output_names, target=job.target, metadata=metadata)
         job.check_size(written.model)
         path = job.folder / _ONNX

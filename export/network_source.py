@@ -24,7 +24,7 @@ from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
 from irepdeploy.runtime.torch_runner import first_line, flattened
-from irepdeploy.verify.declared import Declared
+from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.inputs import Given, specs_of
 from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.signature import Signature, settled, trial
@@ -51,8 +51,9 @@ def open_network(request: ExportRequest) -> tuple[Source, nn.Module | None]:
         given = opened.model
         opened = dataclasses.replace(opened, model=_in_float32(given, opened.label))
     check_fusable(opened.model)
-    asked = _asked(settings, opened.label).with_free_batch
-    return _with_inputs(opened, asked or _known_inputs(opened, request.inputs)), given
+    asked = _asked(settings, opened.label)
+    specs = with_asked(opened.origin.specs, asked) if asked.inputs else _known_inputs(opened, request.inputs)
+    return _with_inputs(opened, specs), given
 
 
 def precisions_in(model: nn.Module) -> set[str]:
@@ -72,12 +73,15 @@ def _in_float32(model: nn.Module, label: str) -> nn.Module:
     return set_origin(found, inputs=inputs)
 
 
-def asked_batch(settings: Settings) -> int:
-    """Return the batch size that the input shapes ask for, else 1."""
-    asked = _asked(settings, "--input-shape")
-    axes = asked.axes
-    sizes = {asked.inputs[name][axis] for name, axis in axes.items() if axis is not None}
-    return next((size for size in sizes if isinstance(size, int)), 1)
+def asked_batch(settings: Settings, specs: Sequence[TensorSpec]) -> int:
+    """Return the batch size that the input shapes ask for, else 1; in `specs`, the resulting inputs, it is None."""
+    by_name = asked_by_name(settings.inputs, [spec.name for spec in specs])
+    sizes = [
+        by_name[spec.name].shape[spec.shape.index(None)]
+        for spec in specs
+        if spec.name in by_name and None in spec.shape
+    ]
+    return next((size for size in sizes if size is not None), 1)
 
 
 def _asked(settings: Settings, label: str) -> Declared:

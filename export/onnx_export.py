@@ -19,6 +19,7 @@ from irepdeploy.onnx_graph.precision import precision_of
 from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.reparam.comparator import TOLERANCES
 from irepdeploy.verify.equivalence import onnx_runner
+from irepdeploy.verify.input_spec import spec_text
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
 from irepdeploy.verify.samples import mapped
 
@@ -181,7 +182,7 @@ class OnnxExport(Exportable):
     def _compared_at(self) -> list[str]:
         """The inputs with free sizes, at the sizes of the comparison, as on the command line."""
         return [
-            f"{spec.name}:{'x'.join('?' if size is None else str(size) for size in spec.shape)}"
+            spec_text(spec)
             for spec, own in zip(self.signature.inputs, self.source.specs, strict=True)
             if any(size is None and place != spec.axis for place, size in enumerate(own.shape))
         ]

@@ -158,7 +158,7 @@ def check_certified(
                     reference,
                     path,
                     inputs,
-                    input_shape=input_shape or (() if inputs is not None else _shapes(known)),
+                    input_shape=input_shape or _shapes(known, given=inputs is not None),
                     model_factory=model_factory,
                     seed=_seed(known) if seed is None else seed,
                     tolerance=_tolerance(known, artefact) if limit is None else limit,
@@ -299,8 +299,11 @@ def _seed(certificate: Certificate) -> int:
     return next(filter(_is_seed, seeds), 0)
 
 
-def _shapes(certificate: Certificate) -> list[TensorSpec]:
-    """Return the input sizes of the export's comparisons, if its file leaves some sizes free."""
+def _shapes(certificate: Certificate, *, given: bool) -> list[TensorSpec]:
+    """Return the sizes that the export compared at, where its source leaves or stores others."""
+    if given and certificate.source.get("state") == "onnx":
+        # Those of the given inputs.
+        return []
     return [input_spec(text) for text in certificate.onnx.get("compared_at", ())]
 
 

@@ -10,7 +10,16 @@ from irepdeploy.board.runner import Runner, TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.verify.input_spec import UNNAMED
 
-__all__ = ["Declared", "Dimension", "Dimensions", "batch_of_output", "is_fixed", "numbers"]
+__all__ = [
+    "Declared",
+    "Dimension",
+    "Dimensions",
+    "asked_by_name",
+    "batch_of_output",
+    "is_fixed",
+    "numbers",
+    "with_asked",
+]
 
 # Size of a tensor along one axis: a number, the name of a free size, or None for an unnamed free size.
 Dimension = int | str | None
@@ -96,9 +105,7 @@ class Declared:
         Raises:
             InputError: There is no such input, or its sizes or dtype are different.
         """
-        by_name = {spec.name: spec for spec in asked}
-        if len(self.inputs) == 1 and len(asked) == 1 and asked[0].name == UNNAMED:
-            by_name = {next(iter(self.inputs)): asked[0]}
+        by_name = asked_by_name(asked, list(self.inputs))
         unknown = sorted(set(by_name) - set(self.inputs))
         if unknown:
             reads = ", ".join(map(str, self.specs))
@@ -161,6 +168,35 @@ class Declared:
             texts = " and ".join(map(str, found))
             raise InputError(f"expected one batch size, its inputs have {texts}", where=self.label)
         return found[0] if found else None
+
+
+def asked_by_name(asked: Sequence[TensorSpec], names: Sequence[str]) -> dict[str, TensorSpec]:
+    """Return the inputs that are asked for, by name: a single one without a name is the only one of `names`."""
+    if len(names) == len(asked) == 1 and asked[0].name == UNNAMED:
+        return {names[0]: asked[0]}
+    return {spec.name: spec for spec in asked}
+
+
+def with_asked(known: Sequence[TensorSpec], asked: Declared) -> list[TensorSpec]:
+    """Return the inputs of a network, with None for the batch, at the sizes asked for instead of those it stores.
+
+    An input that is not asked for keeps its sizes. Inputs of which a name is not among the known ones replace them all.
+    """
+    by_name = asked_by_name(asked.specs, [spec.name for spec in known])
+    if not set(by_name) <= {spec.name for spec in known}:
+        return asked.with_free_batch
+    free = dict(zip(by_name, asked.with_free_batch, strict=True))
+    return [_resized(spec, by_name[spec.name], free[spec.name]) if spec.name in by_name else spec for spec in known]
+
+
+def _resized(own: TensorSpec, asked: TensorSpec, free: TensorSpec) -> TensorSpec:
+    shape = free.shape
+    if len(own.shape) == len(asked.shape):
+        # The network knows where its batch is.
+        pairs = zip(own.shape, asked.shape, strict=True)
+        shape = tuple(None if due is None else size or due for due, size in pairs)
+    # float32 is also the default.
+    return TensorSpec(own.name, shape, own.dtype if asked.dtype == "float32" else asked.dtype)
 
 
 def batch_of_output(shape: Sequence[Dimension], size: int) -> int | None:

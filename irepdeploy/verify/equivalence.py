@@ -18,7 +18,8 @@ from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
-from irepdeploy.verify.declared import Declared
+from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
+from irepdeploy.verify.input_spec import input_specs
 from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, signature_for, specs_of
 from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
@@ -79,7 +80,7 @@ def verify_models(
     b: str | os.PathLike[str] | nn.Module,
     inputs: Given | torch.Tensor | None = None,
     *,
-    input_shape: Sequence[TensorSpec] = (),
+    input_shape: Any = (),
     model_factory: Callable[[], nn.Module] | None = None,
     seed: int = 0,
     tolerance: str | Tolerance = "float32",
@@ -93,7 +94,8 @@ def verify_models(
         b: The other model, in any of the same forms.
         inputs: Inputs to use instead of the built-in real ones; see `gather_inputs`. Seeded random inputs are added
             unless the tolerance is that of int8.
-        input_shape: Sizes of inputs that both models leave free.
+        input_shape: Sizes of inputs that both models leave free, or that replace those stored by a checkpoint or
+            network; in any form that `export_model` takes.
         model_factory: Function that builds the class of foreign checkpoints.
         seed: Seed of the random inputs.
         tolerance: A name in `TOLERANCES`, or a Tolerance.
@@ -104,11 +106,11 @@ def verify_models(
         MissingError: A model is an engine, and TensorRT or a GPU is missing.
         RunError: ONNX Runtime took longer than `timeout_s`, or ran out of memory.
     """
-    limit = tolerance_of(tolerance)
+    limit, asked = tolerance_of(tolerance), input_specs(input_shape)
     with time_limit(timeout_s), contextlib.ExitStack() as stack:
         given = _as_arrays(inputs)
-        sides = _open_both((a, b), model_factory, seed, stack, lambda: _known_specs(given, input_shape))
-        signature = _common_signature(sides, given, input_shape)
+        sides = _open_both((a, b), model_factory, seed, stack, partial(_known_specs, given, asked))
+        signature = _common_signature(sides, given, asked)
         datasets = [side.dataset for side in sides if side.dataset is not None]
         groups = gather_inputs(signature, given=given, dataset=datasets[0] if datasets else None, seed=seed)
         if math.isinf(limit.max_rel_error):
@@ -252,7 +254,7 @@ def _open_both(
     factory: Callable[[], nn.Module] | None,
     seed: int,
     stack: contextlib.ExitStack,
-    known: Callable[[], Sequence[TensorSpec]],
+    known: Callable[[Sequence[TensorSpec]], Sequence[TensorSpec]],
 ) -> list[_Side]:
     # Open files first, because they may contain facts that a network lacks.
     sides: dict[int, _Side] = {}
@@ -273,7 +275,7 @@ def _open(
     seed: int,
     stack: contextlib.ExitStack,
     other: _Side | None,
-    known: Callable[[], Sequence[TensorSpec]],
+    known: Callable[[Sequence[TensorSpec]], Sequence[TensorSpec]],
 ) -> _Side:
     from irepdeploy.detect.decoding import DETECTION_NAMES, Decoded
     from irepdeploy.detect.detector import Detector
@@ -299,7 +301,7 @@ def _open(
     if not specs and other is not None and other.network is None:
         like = Declared.of_runner(other.runner, other.label)
         specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
-    specs = specs or tuple(known())
+    specs = tuple(known(specs))
     if origin.net is None and outputs == Origin.output_names:
         # These are default names, for one output; an undescribed network may have more.
         outputs = _returned_names(network, specs) or outputs
@@ -350,11 +352,15 @@ def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[st
     return tuple(f"out_{index}" for index in range(len(values))) if len(values) > 1 else ()
 
 
-def _known_specs(given: Given | None, asked: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
-    """Return the inputs of a network without an Origin, as requested or as given."""
-    if asked:
-        return Declared.of_specs(asked).with_free_batch
-    return () if given is None else specs_of(given)
+def _known_specs(
+    given: Given | None, asked: Sequence[TensorSpec], stored: Sequence[TensorSpec]
+) -> Sequence[TensorSpec]:
+    """Return the inputs of a network at the sizes asked for, else those that it stores, else as they are given."""
+    names = [spec.name for spec in stored]
+    # Names that the network lacks are those of the other model.
+    if asked and (len(asked) == len(names) or set(asked_by_name(asked, names)) <= set(names) or not names):
+        return with_asked(stored, Declared.of_specs(asked))
+    return stored or (() if given is None else specs_of(given))
 
 
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:

@@ -15,7 +15,7 @@ from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.errors import InputError
 from irepdeploy.limits import check_memory
 
-__all__ = ["UNNAMED", "InputSpec", "input_spec", "input_specs"]
+__all__ = ["UNNAMED", "InputSpec", "input_spec", "input_specs", "spec_text"]
 
 Array = np.ndarray[Any, Any]
 
@@ -118,6 +118,12 @@ def input_spec(text: str) -> TensorSpec:
             hint="name:1x77:int64 for other types, ? for a size that stays free",
         )
     return TensorSpec(found["name"] or UNNAMED, tuple(None if size == "?" else int(size) for size in sizes), dtype)
+
+
+def spec_text(spec: TensorSpec | InputSpec) -> str:
+    """Return the text that `input_spec` parses."""
+    sizes = "x".join("?" if size is None else str(size) for size in spec.shape) or "scalar"
+    return f"{spec.name}:{sizes}" + ("" if spec.dtype == "float32" else f":{spec.dtype}")
 
 
 def input_specs(given: Any) -> list[TensorSpec]:

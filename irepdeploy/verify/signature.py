@@ -221,7 +221,8 @@ def _merged(name: str, models: Sequence[Declared], axis: int | None) -> list[Dim
             f"{'' if floats else f'{model.dtypes[name]} '}{shape_text(numbers(model.inputs[name]))}" for model in models
         ]
         raise InputError(
-            f"the models take different inputs: {' and '.join(texts)}", hint="compare forms of one network"
+            f"the models take different inputs: {' and '.join(texts)}",
+            hint="compare forms of one network; --input-shape replaces the sizes that a checkpoint stores",
         )
     return merged
 

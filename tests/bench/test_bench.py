@@ -385,6 +385,12 @@ def test_what_cannot_be_measured(folder: Path, models: list[str], text: str) -> 
     assert text in caught.value.line
 
 
+def test_sizes_asked_for_replace_those_of_a_checkpoint(folder: Path) -> None:
+    Path("scale.onnx").write_bytes(onnx_model(("batch", 1, 20, 16)))
+    records = bench_models(["plain.pt", "scale.onnx"], shapes=[input_spec("3x1x20x16")])
+    assert [(record.input_shape, record.batch) for record in records] == [([3, 1, 20, 16], 3)] * 2
+
+
 def test_free_dimensions_other_than_the_batch(folder: Path) -> None:
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
     with pytest.raises(InputError, match=r"dynamic dimensions: \?x1x\?x16") as caught:

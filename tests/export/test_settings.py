@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,16 @@ def test_several_outputs_of_a_network_in_memory(tmp_path: Path) -> None:
 
 
 def test_another_input_than_the_network_knows(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["export", "vgg6", "--input-shape", "camera:1x1x40x24", "--no-simplify", "--out", str(tmp_path)]) == 0
+    path = irepdeploy.save(randomize_statistics(irepdeploy.build("vgg6")).eval(), tmp_path / "vgg6.pt")
+    asked = ["--input-shape", "camera:1x1x40x24", "--no-simplify", "--out", str(tmp_path)]
+    assert main(["export", str(path), *asked]) == 0
     certificate = Certificate.load(tmp_path / "certificate.json")
     assert certificate.onnx["inputs"] == [{"name": "camera", "shape": [1, 1, 40, 24], "dtype": "float32"}]
+    # The printed command works as it is, though the checkpoint stores 32 by 32 pixels.
+    line = capsys.readouterr().err.splitlines()[-1].partition("irepdeploy ")[2]
+    assert line.endswith("--input-shape camera:1x1x40x24") and main(shlex.split(line)) == 0
+    assert main(["verify", str(tmp_path / "model.onnx"), "--certificate", str(tmp_path / "certificate.json")]) == 0
+    assert "not compared" not in capsys.readouterr().out
     for shapes, text in (
         (["1x3x40x24"], "forward does not accept input float32 ?x3x40x24"),
         (["3,40,24"], "expected an input"),

@@ -7,7 +7,7 @@ import pytest
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.verify.input_spec import InputSpec, input_spec, input_specs
+from irepdeploy.verify.input_spec import InputSpec, input_spec, input_specs, spec_text
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from irepdeploy.verify.input_spec import InputSpec, input_spec, input_specs
     ],
 )
 def test_inputs(text: str, spec: TensorSpec) -> None:
-    assert input_spec(text) == spec
+    assert input_spec(text) == input_spec(spec_text(spec)) == spec
 
 
 @pytest.mark.parametrize(

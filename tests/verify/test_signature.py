@@ -10,7 +10,7 @@ import pytest
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.verify.declared import Declared, batch_of_output
+from irepdeploy.verify.declared import Declared, batch_of_output, with_asked
 from irepdeploy.verify.samples import Outputs, Samples, batches, fed, one_batch
 from irepdeploy.verify.signature import Signature, resolved, settled
 
@@ -38,6 +38,25 @@ def model(inputs: Mapping[str, Sizes], outputs: Mapping[str, Sizes | None] | Non
 )
 def test_the_axis_of_the_batch_in_inputs(inputs: dict[str, Sizes], axes: list[int | None]) -> None:
     assert list(model(inputs).axes.values()) == axes
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ([("x", (2, 3, 16, 20))], [("x", (None, 3, 16, 20)), ("tokens", (7, None), "int64")]),
+        ([("tokens", (9, 1))], [("x", (None, 3, 8, 8)), ("tokens", (9, None), "int64")]),
+        ([("tokens", (None, None), "int32")], [("x", (None, 3, 8, 8)), ("tokens", (7, None), "int32")]),
+        ([("x", (1, 5))], [("x", (None, 5)), ("tokens", (7, None), "int64")]),
+        ([("other", (1, 5))], [("other", (None, 5))]),
+    ],
+)
+def test_sizes_asked_for_replace_those_that_a_network_stores(asked: list[Any], found: list[Any]) -> None:
+    stored = [TensorSpec("x", (None, 3, 8, 8)), TensorSpec("tokens", (7, None), "int64")]
+    declared = Declared.of_specs([TensorSpec(*each) for each in asked])
+    assert with_asked(stored, declared) == [TensorSpec(*each) for each in found]
+    # Without a name it is the only input, which keeps its own.
+    alone = Declared.of_specs([TensorSpec("input", (1, 3, 9, 9))])
+    assert with_asked(stored[:1], alone) == [TensorSpec("x", (None, 3, 9, 9))]
 
 
 def test_networks_without_a_batch() -> None:

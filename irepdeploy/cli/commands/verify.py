@@ -120,7 +120,9 @@ def verify(
     if not result.ok:
         raise CheckFailed(result.comparison.reason, where=f"{a} and {b}")
     if not as_json:
-        ours = ("--model", model) if model else ()
+        ours = ["--model", model] if model else []
+        for text in input_shape or ():
+            ours += ["--input-shape", text]
         next_step("bench", a, b, *ours, "--out", "results")
 
 
