@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.verify.inputs import Given
+from irepdeploy.runtime.given_inputs import Given
 from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 if TYPE_CHECKING:

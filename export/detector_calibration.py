@@ -26,7 +26,8 @@ from irepdeploy.errors import InputError
 from irepdeploy.inference.detect import fed, read_picture, restored
 from irepdeploy.inference.folder import annotated_files, image_files, labels_by_name
 from irepdeploy.reparam.origin import Origin
-from irepdeploy.verify.inputs import Given, InputGroup
+from irepdeploy.runtime.given_inputs import Given
+from irepdeploy.verify.inputs import InputGroup
 
 from .precision.calibration import CalibrationData
 

@@ -23,9 +23,10 @@ from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
+from irepdeploy.runtime.given_inputs import Given, forward_names, forward_order
 from irepdeploy.runtime.torch_runner import first_line, flattened
 from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
-from irepdeploy.verify.inputs import Given, specs_of
+from irepdeploy.verify.inputs import specs_of
 from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.signature import Signature, settled, trial
 
@@ -174,16 +175,14 @@ def _known_inputs(source: Source, given: Given | None) -> Sequence[TensorSpec]:
             options = " ".join(f"--input-shape {name}:1x..." for name in names)
             hint = f"give {options}, with :int64 behind whole numbers, or --inputs FILE.npz"
         raise InputError("the network does not say what inputs it takes", where=source.label, hint=hint)
-    return specs_of(given, origin.input_name)
+    return specs_of(given, origin.input_name, forward_names(source.model))
 
 
 def _with_inputs(source: Source, specs: Sequence[TensorSpec]) -> Source:
     """Return the source with an Origin that declares these inputs, in the order of ``forward``."""
-    names = [spec.name for spec in specs]
-    parameters = list(inspect.signature(source.model.forward).parameters)
-    if set(names) <= set(parameters):
-        specs = sorted(specs, key=lambda spec: parameters.index(spec.name))
-    return dataclasses.replace(source, model=with_inputs(_copy(source.model), specs))
+    by_name = {spec.name: spec for spec in specs}
+    ordered = [by_name[name] for name in forward_order(source.model, list(by_name))]
+    return dataclasses.replace(source, model=with_inputs(_copy(source.model), ordered))
 
 
 def _copy(model: nn.Module) -> nn.Module:

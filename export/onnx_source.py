@@ -27,9 +27,10 @@ from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.sparse import make_dense
 from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
+from irepdeploy.runtime.given_inputs import Given
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.equivalence import onnx_runner
-from irepdeploy.verify.inputs import Given, signature_for
+from irepdeploy.verify.inputs import signature_for
 from irepdeploy.verify.onnx_process import time_limit
 from irepdeploy.verify.signature import Signature, settled, trial
 

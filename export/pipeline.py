@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.files import move_files
 from irepdeploy.folders import make_folder, output_folder, staging_folder
 from irepdeploy.verify.certificate import Artefact, Certificate
-from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import time_limit
 
 from .detections import add_detections, check_detections
@@ -42,7 +40,7 @@ def export_model(
     *,
     target: str = "ort",
     model_factory: Callable[[], nn.Module] | None = None,
-    inputs: Given | torch.Tensor | None = None,
+    inputs: Any = None,
     seed: int = 0,
     **settings: Any,
 ) -> Certificate:
@@ -60,7 +58,8 @@ def export_model(
         target: A name in `TARGETS`.
         model_factory: Builds the class of a foreign checkpoint.
         inputs: Inputs that replace the real ones: an array or tensor (N, C, H, W) or (C, H, W); for a network with
-            several inputs one (N, ...) by name; or a file or folder that `read_inputs` accepts.
+            several inputs one (N, ...) for each, as a tuple in their order or by name; or a file or folder that
+            `read_inputs` accepts.
         seed: Seed of random inputs, and of a network given by name.
         settings: Fields of `Settings`: precision, max_drop, simplify, dynamic_batch, bake_preprocess, ...
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from irepdeploy.errors import counted
-from irepdeploy.verify.inputs import Given, InputGroup, Wanted, gather_inputs, signature_of
+from irepdeploy.runtime.given_inputs import Given
+from irepdeploy.verify.inputs import InputGroup, Wanted, gather_inputs, signature_of
 from irepdeploy.verify.samples import Inputs, mapped, samples_in
 from irepdeploy.verify.signature import Signature
 

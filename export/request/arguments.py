@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.verify.inputs import Given
+from irepdeploy.runtime.given_inputs import given_arrays
 
 from .export_request import ExportRequest
 from .settings import Settings
@@ -47,7 +45,7 @@ def request_of(
         raise InputError(f"expected a whole number from 0 on, got {seed!r}", where="seed")
     label = type(source).__name__ if isinstance(source, nn.Module) else Path(source).stem
     folder = f"{label}-export" if out is None else out
-    given = None if inputs is None else _arrays(inputs, single=isinstance(source, nn.Module))
+    given = None if inputs is None else given_arrays(inputs, single=isinstance(source, nn.Module))
     asked = {name: _plain(value) if name == "input_shape" else value for name, value in settings.items()}
     return ExportRequest(source, folder, target, model_factory, given, int(seed), Settings.of(asked))
 
@@ -61,32 +59,3 @@ def _plain(shape: Any) -> Any:
             hint = "for example (1, 3, 224, 224)"
             raise InputError(f"expected the sizes of an input, got {shape!r}", where="input_shape", hint=hint)
     return found
-
-
-def _arrays(given: Any, *, single: bool) -> Given:
-    """Return inputs as arrays; numpy's doubles become the float32 of a `single` precision network."""
-    if isinstance(given, str | os.PathLike):
-        return given
-    if isinstance(given, Mapping):
-        # One of several inputs may be a single number.
-        return {str(name): _array(value, single, 0) for name, value in given.items()}
-    if isinstance(given, Sequence) and len(given) == 1 and isinstance(given[0], np.ndarray | torch.Tensor):
-        # The arguments of forward.
-        given = given[0]
-    return _array(given, single)
-
-
-def _array(given: Any, single: bool, least: int = 1) -> np.ndarray[Any, Any]:
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu().numpy()
-    try:
-        array = np.asarray(given)
-    except ValueError:  # rows of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in "biuf" or array.ndim < least:
-        raise InputError(
-            f"expected arrays with a batch dimension, got {type(given).__name__}",
-            where="inputs",
-            hint="an array (N, ...), {name: array} for several inputs, or a file",
-        )
-    return array.astype(np.float32) if single and array.dtype == np.float64 else array

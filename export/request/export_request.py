@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from irepdeploy.verify.inputs import Given
+from irepdeploy.runtime.given_inputs import Given
 
 from .settings import Settings
 

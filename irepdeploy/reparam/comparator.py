@@ -20,6 +20,7 @@ from irepdeploy.board.comparison import (
 )
 from irepdeploy.errors import InputError
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.runtime.given_inputs import given_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ Array = np.ndarray[Any, Any]
 def compare(
     a: nn.Module,
     b: nn.Module,
-    inputs: torch.Tensor | Array | Sequence[torch.Tensor | Array],
+    inputs: torch.Tensor | Array | Sequence[torch.Tensor | Array] | Mapping[str, torch.Tensor | Array],
     tolerance: Tolerance = TOLERANCES["float32"],
 ) -> Comparison:
     """Run two networks on the same inputs, and compare their outputs and the layers they have in common.
@@ -44,7 +45,8 @@ def compare(
     Args:
         a: The reference network, in eval mode.
         b: The other network, in eval mode.
-        inputs: One tensor or array (N, C, H, W), or a list or tuple with one for each input of the networks.
+        inputs: One tensor or array (N, C, H, W). For networks of several inputs a list or tuple with one for each, in
+            the order of ``forward``, or a mapping by the names of its parameters.
         tolerance: The largest errors allowed; by default those of float32.
 
     Returns:
@@ -53,14 +55,7 @@ def compare(
     Raises:
         InputError: A network is in train mode, or an output cannot be compared.
     """
-    import torch
-
-    given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
-    tensors = tuple(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in given)
-    if not tensors or not all(isinstance(x, torch.Tensor) for x in tensors):
-        raise InputError(
-            f"expected tensors, got {type(inputs).__name__}", where="inputs", hint="torch.randn(2, C, H, W)"
-        )
+    tensors = given_tensors(a, inputs)
     shared = _shared_layers(a, b)
     with exact_arithmetic():
         outputs_a, layers_a = _run(a, tensors, shared)

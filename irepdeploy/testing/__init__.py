@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    import torch
     from torch import nn
 
     from irepdeploy.reparam.comparator import Tolerance
@@ -38,7 +36,7 @@ def __getattr__(name: str) -> Any:
 def assert_equivalent(
     a: str | os.PathLike[str] | nn.Module,
     b: str | os.PathLike[str] | nn.Module,
-    inputs: str | os.PathLike[str] | np.ndarray[Any, Any] | torch.Tensor | None = None,
+    inputs: Any = None,
     tolerance: str | Tolerance = "float32",
     *,
     model: Callable[[], nn.Module] | None = None,
@@ -48,8 +46,8 @@ def assert_equivalent(
     Args:
         a: The reference.
         b: The other model.
-        inputs: (N, C, H, W) float32, or a path for `read_inputs`; seeded random inputs are compared as well. By
-            default real images are used, which need a known (C, H, W).
+        inputs: (N, C, H, W) float32, as a tuple or by name for several inputs, or a path for `read_inputs`; seeded
+            random inputs are compared as well. By default real images are used, which need a known (C, H, W).
         tolerance: A name in `TOLERANCES`, or a Tolerance.
         model: Builds the class of a checkpoint of your own network.
 

@@ -16,11 +16,9 @@ from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.verify.certificate import Artefact, Certificate, installed_versions
 from irepdeploy.verify.equivalence import Verification, tolerance_of, verify_models
 from irepdeploy.verify.input_spec import input_spec
-from irepdeploy.verify.inputs import Given
 from irepdeploy.verify.onnx_process import TIMEOUT_S, check_limit
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     _Model = str | os.PathLike[str] | nn.Module
@@ -97,7 +95,7 @@ def check_certified(
     path: str | os.PathLike[str],
     certificate: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
-    inputs: Given | torch.Tensor | None = None,
+    inputs: Any = None,
     *,
     input_shape: Sequence[TensorSpec] = (),
     model_factory: Callable[[], nn.Module] | None = None,
@@ -114,7 +112,7 @@ def check_certified(
         path: A file that an export wrote, at any place.
         certificate: The certificate.json of the export.
         source: The source of the export, if it was moved.
-        inputs: Inputs for the comparison instead of the built-in ones; see `gather_inputs`.
+        inputs: Inputs for the comparison instead of the built-in ones, as for `export_model`.
         input_shape: Sizes of inputs that both models leave free. Defaults to the sizes of the export's comparisons.
         model_factory: Function that builds the source's class, if it is not one of irepdeploy's.
         seed: Seed of the random inputs. Defaults to that of the export.

@@ -18,16 +18,16 @@ from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, IrepdeployError, ModelError
 from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
+from irepdeploy.runtime.given_inputs import Given, forward_names, given_arrays
 from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.input_spec import input_specs
-from irepdeploy.verify.inputs import Given, InputGroup, gather_inputs, signature_for, specs_of
+from irepdeploy.verify.inputs import InputGroup, gather_inputs, signature_for, specs_of
 from irepdeploy.verify.noise import noise_between, nudged
 from irepdeploy.verify.onnx_process import TIMEOUT_S, OnnxProcessRunner, time_limit
 from irepdeploy.verify.samples import Inputs, Outputs, batches, joined, mapped, named, one_batch
 from irepdeploy.verify.signature import Signature, settled
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from irepdeploy.detect.decoding import DetectionRule
@@ -78,7 +78,7 @@ class Verification:
 def verify_models(
     a: str | os.PathLike[str] | nn.Module,
     b: str | os.PathLike[str] | nn.Module,
-    inputs: Given | torch.Tensor | None = None,
+    inputs: Any = None,
     *,
     input_shape: Any = (),
     model_factory: Callable[[], nn.Module] | None = None,
@@ -92,7 +92,7 @@ def verify_models(
         a: The reference: a checkpoint, an ``.onnx`` or ``.engine`` file, the name of a network, or a network in eval
             mode.
         b: The other model, in any of the same forms.
-        inputs: Inputs to use instead of the built-in real ones; see `gather_inputs`. Seeded random inputs are added
+        inputs: Inputs to use instead of the built-in real ones, as for `export_model`. Seeded random inputs are added
             unless the tolerance is that of int8.
         input_shape: Sizes of inputs that both models leave free, or that replace those stored by a checkpoint or
             network; in any form that `export_model` takes.
@@ -108,7 +108,7 @@ def verify_models(
     """
     limit, asked = tolerance_of(tolerance), input_specs(input_shape)
     with time_limit(timeout_s), contextlib.ExitStack() as stack:
-        given = _as_arrays(inputs)
+        given = None if inputs is None else given_arrays(inputs)
         sides = _open_both((a, b), model_factory, seed, stack, partial(_known_specs, given, asked))
         signature = _common_signature(sides, given, asked)
         datasets = [side.dataset for side in sides if side.dataset is not None]
@@ -254,7 +254,7 @@ def _open_both(
     factory: Callable[[], nn.Module] | None,
     seed: int,
     stack: contextlib.ExitStack,
-    known: Callable[[Sequence[TensorSpec]], Sequence[TensorSpec]],
+    known: Callable[[nn.Module, Sequence[TensorSpec]], Sequence[TensorSpec]],
 ) -> list[_Side]:
     # Open files first, because they may contain facts that a network lacks.
     sides: dict[int, _Side] = {}
@@ -275,7 +275,7 @@ def _open(
     seed: int,
     stack: contextlib.ExitStack,
     other: _Side | None,
-    known: Callable[[Sequence[TensorSpec]], Sequence[TensorSpec]],
+    known: Callable[[nn.Module, Sequence[TensorSpec]], Sequence[TensorSpec]],
 ) -> _Side:
     from irepdeploy.detect.decoding import DETECTION_NAMES, Decoded
     from irepdeploy.detect.detector import Detector
@@ -301,7 +301,7 @@ def _open(
     if not specs and other is not None and other.network is None:
         like = Declared.of_runner(other.runner, other.label)
         specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
-    specs = tuple(known(specs))
+    specs = tuple(known(network, specs))
     if origin.net is None and outputs == Origin.output_names:
         # These are default names, for one output; an undescribed network may have more.
         outputs = _returned_names(network, specs) or outputs
@@ -353,14 +353,14 @@ def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[st
 
 
 def _known_specs(
-    given: Given | None, asked: Sequence[TensorSpec], stored: Sequence[TensorSpec]
+    given: Given | None, asked: Sequence[TensorSpec], network: nn.Module, stored: Sequence[TensorSpec]
 ) -> Sequence[TensorSpec]:
     """Return the inputs of a network at the sizes asked for, else those that it stores, else as they are given."""
     names = [spec.name for spec in stored]
     # Names that the network lacks are those of the other model.
     if asked and (len(asked) == len(names) or set(asked_by_name(asked, names)) <= set(names) or not names):
         return with_asked(stored, Declared.of_specs(asked))
-    return stored or (() if given is None else specs_of(given))
+    return stored or (() if given is None else specs_of(given, places=forward_names(network)))
 
 
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:
@@ -425,9 +425,3 @@ def _run(runner: Runner, names: Sequence[str], feeds: Mapping[str, Array]) -> di
     arrays = named(feeds, runner.inputs)
     outputs = runner.infer({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in runner.inputs})
     return outputs if set(names) == set(outputs) else dict(zip(names, outputs.values(), strict=True))
-
-
-def _as_arrays(inputs: Given | torch.Tensor | None) -> Given | None:
-    if inputs is None or isinstance(inputs, str | os.PathLike | np.ndarray | Mapping):
-        return inputs
-    return inputs.detach().cpu().numpy()

@@ -13,13 +13,13 @@ import numpy as np
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, counted
 from irepdeploy.limits import check_memory
+from irepdeploy.runtime.given_inputs import Given
 from irepdeploy.verify.declared import Declared
 from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.samples import COPIES, Inputs, Samples, samples_in
 from irepdeploy.verify.signature import Signature, resolved
 
 __all__ = [
-    "Given",
     "InputGroup",
     "Wanted",
     "gather_inputs",
@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-# Replaces the built-in real inputs: arrays, or a file or folder of inputs.
-Given = str | os.PathLike[str] | Array | Mapping[str, Array]
 # The shape of one float32 input without the batch, the inputs of a model, or its signature.
 Wanted = Sequence[int] | Sequence[TensorSpec] | Signature
 
@@ -101,7 +99,7 @@ def gather_inputs(
     Args:
         wanted: Shape of one float32 input without the batch, or the inputs or signature of the model.
         given: Inputs that replace the real ones: an array (N, ...), a single input without a batch, such arrays by
-            name, or a path for `read_inputs`.
+            name or in the order of the inputs, or a path for `read_inputs`.
         dataset: Name of the data set on which the network was trained, whose search-validation images are used as real
             inputs.
         seed: Seed of the random inputs.
@@ -140,17 +138,18 @@ def signature_for(models: Sequence[Declared], asked: Sequence[TensorSpec], given
     if given is None:
         return resolved(models, asked)
     whole = any(kind.startswith(_RANGED) for model in models for kind in model.dtypes.values())
-    return resolved(models, asked, lambda: _shapes(given), _limits(given, list(models[0].inputs)) if whole else {})
+    names = list(models[0].inputs)
+    return resolved(models, asked, lambda: _shapes(given, names), _limits(given, names) if whole else {})
 
 
-def _shapes(given: Given) -> dict[str, tuple[int, ...]]:
+def _shapes(given: Given, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the given arrays by name; the name of a single array is arbitrary."""
-    return {name: tuple(np.shape(array)) for name, array in _arrays(given).items()}
+    return {name: tuple(np.shape(array)) for name, array in _arrays(given, names).items()}
 
 
 def _limits(given: Given, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return the smallest and the largest integer in each given array."""
-    arrays = _arrays(given)
+    arrays = _arrays(given, names)
     named = dict(zip(names, arrays.values(), strict=True)) if len(names) == len(arrays) == 1 else arrays
     found = {name: np.asarray(array) for name, array in named.items()}
     return {
@@ -160,12 +159,19 @@ def _limits(given: Given, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     }
 
 
-def specs_of(given: Given, name: str = UNNAMED) -> list[TensorSpec]:
+def specs_of(given: Given, name: str = UNNAMED, places: Sequence[str] = ()) -> list[TensorSpec]:
     """Return the inputs that the given arrays fit, with None for the batch.
 
-    A single array of three dimensions is one image (C, H, W). `name` is the name of a single unnamed array.
+    A single array of three dimensions is one image (C, H, W).
+
+    Args:
+        given: Arrays, or a file or folder of them.
+        name: Name of a single unnamed array.
+        places: Names of the inputs by position, for arrays in the order of the inputs.
     """
-    arrays = _arrays(given)
+    if isinstance(given, tuple) and len(places) != 1:
+        places = [*places[: len(given)], *(f"input_{place}" for place in range(len(places), len(given)))]
+    arrays = _arrays(given, places)
     if len(arrays) > 1:
         return Declared.of_specs(
             [TensorSpec(each, array.shape, array.dtype.name) for each, array in arrays.items()]
@@ -175,10 +181,22 @@ def specs_of(given: Given, name: str = UNNAMED) -> list[TensorSpec]:
     return [TensorSpec(name if own == UNNAMED else own, (None, *shape), array.dtype.name)]
 
 
-def _arrays(given: Given) -> Mapping[str, Array]:
+def _arrays(given: Given, names: Sequence[str]) -> Mapping[str, Array]:
+    """Return given arrays by name: those in order have the `names` of the inputs."""
     from irepdeploy.verify.input_files import read_arrays
 
     found = read_arrays(given) if isinstance(given, str | os.PathLike) else given
+    if isinstance(found, tuple):
+        if len(found) == len(names):
+            return dict(zip(names, found, strict=True))
+        if len(names) > 1 or len({array.shape for array in found}) > 1:
+            raise InputError(
+                f"expected {counted(len(names), 'array')} ({', '.join(names)}), got {len(found)}",
+                where="inputs",
+                hint="give one for each input in this order, {name: array}, or a .npz file",
+            )
+        # Samples of the only input.
+        found = np.stack(found)
     return found if isinstance(found, Mapping) else {UNNAMED: found}
 
 
@@ -228,12 +246,9 @@ def _given(given: Given, signature: Signature, dataset: str | None) -> InputGrou
         group = read_inputs(given, signature, dataset)
         arrays = group.array if isinstance(group.array, Mapping) else {signature.inputs[0].name: group.array}
         return InputGroup(group.name, _inputs(dict(arrays), signature))
-    arrays = given if isinstance(given, Mapping) else {signature.inputs[0].name: given}
-    if len(signature.inputs) > len(arrays) == 1 and not isinstance(given, Mapping):
-        names = ", ".join(spec.name for spec in signature.inputs)
-        raise InputError(
-            f"expected {counted(len(signature.inputs), 'array')}, got one: {names}",
-            where="inputs",
-            hint="give {name: array}, or a .npz file",
-        )
+    names = [spec.name for spec in signature.inputs]
+    # One array alone is one of several in order.
+    arrays = _arrays((given,) if isinstance(given, np.ndarray) else given, names)
+    if len(names) == len(arrays) == 1 and not isinstance(given, Mapping):
+        arrays = dict(zip(names, arrays.values(), strict=True))
     return InputGroup("given inputs", _inputs(fitted(arrays, signature.inputs, "inputs"), signature))

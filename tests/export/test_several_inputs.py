@@ -23,6 +23,7 @@ from irepdeploy.errors import CheckFailed, CheckpointError, InputError
 from irepdeploy.export import network_export
 from irepdeploy.reparam.origin import Origin, origin_of, with_inputs
 from irepdeploy.verify.certificate import Certificate
+from irepdeploy.verify.equivalence import verify_models
 
 Capture = pytest.CaptureFixture[str]
 SHAPES = ("--input-shape", "image:1x3x16x12", "--input-shape", "vector:1x5", "--input-shape", "tokens:1x7:int64")
@@ -117,6 +118,20 @@ def test_the_outputs_are_the_networks(tmp_path: Path) -> None:
     assert origin_of(net).inputs == ()
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_inputs_in_the_order_of_forward(kind: type, tmp_path: Path) -> None:
+    net, given = mixed(), kind(map(torch.from_numpy, arrays().values()))
+    certificate = irepdeploy.export_model(net, tmp_path, inputs=given, simplify=False)
+    assert [value["name"] for value in certificate.onnx["inputs"]] == [*arrays()]
+    assert [group["count"] for group in certificate.hops[0].inputs] == [8, 3]
+    model = tmp_path / "model.onnx"
+    for pair in ((net, model), (model, net), (net, mixed())):
+        found = verify_models(*pair, given)
+        assert found.ok and [group.count for group in found.inputs] == [8, 3]
+        for name, array in found.inputs[1].array.items():
+            assert np.array_equal(array, arrays()[name])
+
+
 def test_a_free_batch(tmp_path: Path) -> None:
     net, given = mixed(), arrays(5)
     certificate = irepdeploy.export_model(net, tmp_path, inputs=given, dynamic_batch=(1, 2, 8), simplify=False)
@@ -188,7 +203,8 @@ def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda given: given["image"], "expected 3 arrays, got one"),
+        (lambda given: given["image"], r"expected 3 arrays \(image, vector, tokens\), got 1"),
+        (lambda given: tuple(given.values())[:2], r"expected 3 arrays \(image, vector, tokens\), got 2"),
         (lambda given: {**given, "more": given["vector"]}, "expected arrays"),
         (lambda given: {**given, "vector": given["vector"][:, :4]}, r"vector: expected shape .*, got \(3, 4\)"),
         (lambda given: {**given, "vector": given["vector"] * np.float32("nan")}, "vector: contains NaN"),

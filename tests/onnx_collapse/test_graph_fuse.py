@@ -370,9 +370,9 @@ def test_what_was_read_back_does_not_run(monkeypatch: pytest.MonkeyPatch) -> Non
         irepdeploy.fuse_graph(Rep().eval(), example=torch.zeros(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("example", [3, {"x": torch.zeros(1, 3, 8, 8)}])
+@pytest.mark.parametrize("example", [3, {"input": 3}, {"x": torch.zeros(1, 3, 8, 8)}])
 def test_an_example_of_no_tensors(example: Any) -> None:
-    with pytest.raises(InputError, match="expected tensors"):
+    with pytest.raises(InputError, match=r"expected (tensors|inputs input, got x)"):
         irepdeploy.fuse_graph(nn.Conv2d(3, 3, 3).eval(), example=example)
 
 

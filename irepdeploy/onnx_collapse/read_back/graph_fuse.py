@@ -25,6 +25,7 @@ from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.structure import copied
 from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
+from irepdeploy.runtime.given_inputs import given_tensors
 from irepdeploy.runtime.quiet_exporter import exporter_reason, given_inputs_alone, quiet_exporter
 from irepdeploy.runtime.torch_runner import flattened
 
@@ -37,17 +38,15 @@ _BATCH = 3
 
 @torch.no_grad()
 @exact_arithmetic()
-def fuse_graph(
-    model: nn.Module, example: Tensor | tuple[Tensor, ...] | None = None, *, prove: bool = True
-) -> nn.Module:
+def fuse_graph(model: nn.Module, example: Any = None, *, prove: bool = True) -> nn.Module:
     """Fuse a network of any class through its ONNX graph.
 
     Linear regions of the graph become single convolutions, regardless of the modules that they come from.
 
     Args:
         model: A float32 network in eval mode that torch's exporter supports; it is not changed.
-        example: Input tensor (1, ...), or a tuple of such tensors, whose shapes define the input sizes. Defaults to the
-            input sizes in the network's Origin.
+        example: Input tensor (1, ...), or several in the order of ``forward`` or by the names of its parameters, whose
+            shapes define the input sizes. Defaults to the input sizes in the network's Origin.
         prove: Compare both networks on seeded random inputs with another batch size.
 
     Returns:
@@ -99,10 +98,10 @@ def fuse_graph(
     return set_origin(plain, replace(origin, net=None, args={}, factory=None, layers=(), state=FUSED))
 
 
-def _example(model: nn.Module, example: Tensor | tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+def _example(model: nn.Module, example: Any) -> tuple[Tensor, ...]:
     if example is not None:
-        given = tuple(example) if isinstance(example, list | tuple) else (example,)
-        if not given or any(not isinstance(x, Tensor) or x.ndim == 0 for x in given):
+        given = given_tensors(model, example)
+        if any(x.ndim == 0 for x in given):
             raise InputError("expected tensors with a batch dimension", where="example", hint="torch.zeros(1, C, H, W)")
         return tuple(x[:1] for x in given)
     specs = origin_of(model).specs
