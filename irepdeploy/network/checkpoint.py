@@ -31,6 +31,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied, rebuild
 from irepdeploy.reparam.wrappers import unwrapped
+from irepdeploy.runtime.given_inputs import example_specs
 
 __all__ = ["is_foreign", "load", "read", "read_weights", "save"]
 
@@ -44,6 +45,7 @@ def save(
     *,
     factory: str | None = None,
     input_shape: tuple[int, ...] | None = None,
+    inputs: Any = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Save a network to a file, which is written completely or not at all.
@@ -54,8 +56,10 @@ def save(
         path: The file to write.
         factory: Function that builds a foreign class, as ``package.module:function``. If `load` cannot build the
             network, its error names this function.
-        input_shape: Shape (C, H, W) of the input of a foreign network. Leave it out if the network has several inputs;
-            commands then take ``--input-shape``.
+        input_shape: Shape (C, H, W) of the input of a foreign network.
+        inputs: Example inputs instead of `input_shape`, for networks with several inputs or with other inputs than
+            float32 (N, ...): a tensor or array, several in the order of ``forward``, or a mapping by name. Their names,
+            sizes and types are stored, and `export_model`, `verify` and `bench` use them.
         extra: Plain containers and tensors to store as well, such as optimizer state or metrics.
 
     Returns:
@@ -66,23 +70,24 @@ def save(
         OutputError: The path cannot be written.
         ModelError: The network has state other than dense tensors.
         CheckpointError: The Origin of the network has a field of a wrong type or size.
-        InputError: `input_shape` is not the shape of one input, or `extra` contains objects other than plain containers
-            and tensors.
+        InputError: `input_shape` is not the shape of one input, `inputs` are not arrays, or `extra` contains objects
+            other than plain containers and tensors.
     """
     model = unwrapped(model)
     # Integers that are too small are refused below, with the other fields of the Origin.
     if input_shape is not None and not (
         isinstance(input_shape, list | tuple) and all(isinstance(size, int) for size in input_shape)
     ):
-        hint = "for example (3, 224, 224); for a network of several inputs, leave it out"
+        hint = "for example (3, 224, 224); for a network of several inputs, give examples: inputs=(x, y)"
         raise InputError(f"expected the sizes of one input, got {input_shape!r}", where="input_shape", hint=hint)
+    if input_shape is not None and inputs is not None:
+        raise InputError("input_shape and inputs both describe what the network takes", hint="give one of them")
     origin = origin_of(model)
-    origin = replace(
-        origin,
-        layers=_layers_now(model, origin),
-        factory=origin.factory if factory is None else factory,
-        input_shape=origin.input_shape if input_shape is None else tuple(input_shape),
-    )
+    origin = replace(origin, layers=_layers_now(model, origin), factory=origin.factory if factory is None else factory)
+    if input_shape is not None:
+        origin = replace(origin, input_shape=tuple(input_shape), inputs=())
+    elif inputs is not None:
+        origin = origin.taking(example_specs(model, inputs))
     described = origin.to_dict()
     # Do not write a file that `load` would refuse.
     Origin.from_dict(described, where=path)

@@ -105,6 +105,14 @@ class Origin:
             columns.update(dict.fromkeys(layer.branches))
         return Architecture.from_branches({layer.name: layer.branches for layer in self.layers}, tuple(columns))
 
+    def taking(self, specs: Sequence[TensorSpec]) -> Origin:
+        """Return a copy for these inputs, with None for the batch."""
+        first = specs[0] if len(specs) == 1 else TensorSpec("", ())
+        if first.dtype == "float32" and len(first.shape) > 1 and first.shape[0] is None:
+            sizes: Any = first.shape[1:]
+            return replace(self, input_name=first.name, input_shape=sizes, inputs=())
+        return replace(self, input_shape=(), inputs=tuple(specs))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers that `from_dict` reads."""
         found = asdict(self)
@@ -164,10 +172,7 @@ def set_origin(model: nn.Module, origin: Origin | None = None, **changes: Any) -
 
 def with_inputs(model: nn.Module, specs: Sequence[TensorSpec]) -> nn.Module:
     """Record the inputs of `model`, with None for the batch, in its Origin, and return the model."""
-    inputs = tuple(specs)
-    if len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) > 1 and inputs[0].shape[0] is None:
-        return set_origin(model, input_name=inputs[0].name, input_shape=inputs[0].shape[1:], inputs=())
-    return set_origin(model, input_shape=(), inputs=inputs)
+    return set_origin(model, origin_of(model).taking(specs))
 
 
 class _Input:

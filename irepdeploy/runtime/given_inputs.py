@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Given", "forward_names", "forward_order", "given_arrays", "given_tensors"]
+__all__ = ["Given", "batch_axis", "example_specs", "forward_names", "forward_order", "given_arrays", "given_tensors"]
 
 Array = np.ndarray[Any, Any]
 # A file or folder, one array (N, ...), such arrays by name, or such arrays in the order of the inputs.
@@ -67,6 +69,43 @@ def given_tensors(model: nn.Module, inputs: Any) -> tuple[torch.Tensor, ...]:
             f"expected tensors, got {type(inputs).__name__}", where="inputs", hint="torch.randn(2, C, H, W)"
         )
     return tensors
+
+
+def example_specs(model: nn.Module, examples: Any) -> list[TensorSpec]:
+    """Return the inputs of a network as examples show them, in the order of ``forward``, with None for the batch.
+
+    The batch is the first size that most of the examples have.
+
+    Args:
+        model: The network, whose ``forward`` names examples that are given by position.
+        examples: Inputs as for `given_arrays`, with the batch where the network takes it.
+
+    Raises:
+        InputError: An example is not an array of numbers, or a parameter before a named one is missing.
+    """
+    found = given_arrays(examples, single=all(str(each.dtype) != "torch.float64" for each in model.parameters()))
+    if isinstance(found, str | os.PathLike):
+        raise InputError(f"expected arrays or tensors, got {found!r}", where="inputs")
+    if isinstance(found, np.ndarray):
+        found = {"input": found}
+    elif isinstance(found, tuple):
+        takes = forward_names(model)[: len(found)]
+        names = [*takes, *(f"input_{place}" for place in range(len(takes), len(found)))]
+        found = dict(zip(names, found, strict=True))
+    batches = Counter(array.shape[0] for array in found.values() if array.ndim)
+    batch = batches.most_common(1)[0][0] if batches else 0
+    specs = []
+    for name in forward_order(model, list(found)):
+        shape, axis = found[name].shape, batch_axis(found[name].shape, batch)
+        sizes = tuple(None if place == axis else size for place, size in enumerate(shape))
+        specs.append(TensorSpec(name, sizes, found[name].dtype.name))
+    return specs
+
+
+def batch_axis(shape: Sequence[int | str | None], size: int) -> int | None:
+    """Return the axis of a batch of this size: the first axis if it has this size, else the only other such axis."""
+    places = [place for place, length in enumerate(shape) if length == size]
+    return places[0] if places and (places[0] == 0 or len(places) == 1) else None
 
 
 def forward_names(model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from irepdeploy.board.runner import Runner, TensorSpec, shape_text
 from irepdeploy.errors import InputError, ModelError, counted
+from irepdeploy.runtime.given_inputs import batch_axis
 from irepdeploy.verify.input_spec import UNNAMED
 
 __all__ = [
@@ -15,7 +16,6 @@ __all__ = [
     "Dimension",
     "Dimensions",
     "asked_by_name",
-    "batch_of_output",
     "is_fixed",
     "numbers",
     "with_asked",
@@ -145,7 +145,9 @@ class Declared:
         """
         if len(self.inputs) != len(first.inputs):
             counts = [f"{each.label} takes {counted(len(each.inputs), 'input')}" for each in (first, self)]
-            hint = "compare forms of one network; a checkpoint of several inputs is saved without input_shape"
+            hint = (
+                "compare forms of one network; a checkpoint of several inputs is saved with save(net, path, inputs=...)"
+            )
             raise InputError(f"the models take different inputs: {counts[0]}, {counts[1]}", hint=hint)
         inputs = _names(first.inputs, self.inputs)
         outputs = _names(first.outputs, self.outputs) if len(self.outputs) == len(first.outputs) else {}
@@ -199,12 +201,6 @@ def _resized(own: TensorSpec, asked: TensorSpec, free: TensorSpec) -> TensorSpec
     return TensorSpec(own.name, shape, own.dtype if asked.dtype == "float32" else asked.dtype)
 
 
-def batch_of_output(shape: Sequence[Dimension], size: int) -> int | None:
-    """Return the axis of a batch of this size: the first axis if it has this size, else the only axis that has it."""
-    places = [place for place, length in enumerate(shape) if length == size]
-    return places[0] if places and (places[0] == 0 or len(places) == 1) else None
-
-
 def _dimensions(sizes: Iterable[Any]) -> Dimensions:
     return tuple(size if isinstance(size, str) or (isinstance(size, int) and size >= 0) else None for size in sizes)
 
@@ -239,7 +235,7 @@ def _input_axis(sizes: Dimensions, symbols: set[Any], free: bool, batch: int | N
         return named[0]
     open_ones = [place for place, size in enumerate(sizes) if not is_fixed(size)]
     if not free:
-        return None if batch is None else batch_of_output(sizes, batch)
+        return None if batch is None else batch_axis(sizes, batch)
     if 0 in open_ones:
         return 0
     return open_ones[0] if len(open_ones) == 1 else None
@@ -260,7 +256,7 @@ def _fixed_batch(model: Declared) -> int | None:
     image = batch in _COLOURS and any(
         len(sizes) == 3 and sizes[0] == batch and min(sizes[1:]) >= _SMALLEST_IMAGE for sizes in whole
     )
-    in_outputs = not known or any(batch_of_output(sizes, batch) is not None for sizes in known)
+    in_outputs = not known or any(batch_axis(sizes, batch) is not None for sizes in known)
     return batch if in_outputs and not image and any(len(sizes) > 1 for sizes in every) else None
 
 

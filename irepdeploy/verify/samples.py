@@ -10,7 +10,7 @@ import numpy as np
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.limits import check_memory
-from irepdeploy.verify.declared import batch_of_output
+from irepdeploy.runtime.given_inputs import batch_axis
 from irepdeploy.verify.signature import Signature
 
 __all__ = [
@@ -189,7 +189,7 @@ class Outputs:
                 if set(self._axes) >= set(outputs):
                     self._found[name] = self._axes[name]
                 else:
-                    self._found[name] = by_place[place] if by_place else batch_of_output(np.shape(array), size)
+                    self._found[name] = by_place[place] if by_place else batch_axis(np.shape(array), size)
                 axis = self._found[name]
                 if self._fixed and axis is not None and np.shape(array)[axis : axis + 1] != (size,):
                     # The output may lack the batch that the file declares.

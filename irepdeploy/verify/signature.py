@@ -15,7 +15,8 @@ import numpy as np
 from irepdeploy.board.runner import TensorSpec, shape_text
 from irepdeploy.console import quoted
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.verify.declared import Declared, Dimension, batch_of_output, is_fixed, numbers
+from irepdeploy.runtime.given_inputs import batch_axis
+from irepdeploy.verify.declared import Declared, Dimension, is_fixed, numbers
 from irepdeploy.verify.input_spec import InputSpec
 
 __all__ = ["Signature", "resolved", "settled", "trial"]
@@ -175,7 +176,7 @@ def settled(found: Signature, outputs: Iterable[str], run: Run, alone: Mapping[s
     try:
         both = run(trial(found, 2))
     except ModelError:
-        axes = {name: batch_of_output(alone[name].shape, 1) for name in names}
+        axes = {name: batch_axis(alone[name].shape, 1) for name in names}
         return replace(found.with_axes(axes), size=found.size or 1)
     return found.with_axes({name: _grown(alone[name].shape, both[name].shape) for name in names})
 
@@ -201,7 +202,7 @@ def _output_axes(model: Declared, axes: Mapping[str, int | None]) -> dict[str, i
         elif not model.is_free and len(batches) <= 1:
             (batch,) = batches or {None}
             if all(map(is_fixed, sizes)):
-                found[name] = None if batch is None else batch_of_output(sizes, int(batch or 0))
+                found[name] = None if batch is None else batch_axis(sizes, int(batch or 0))
     return found
 
 

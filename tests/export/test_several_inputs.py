@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,45 @@ def test_tokens_alone(tmp_path: Path) -> None:
     assert certificate.ok and certificate.onnx["inputs"][0]["dtype"] == "int64"
     fused = irepdeploy.load(tmp_path / "fused.pt", model=net)
     assert origin_of(fused).specs == (TensorSpec("tokens", (None, 7), "int64"),)
+
+
+def test_a_checkpoint_stores_the_inputs_that_examples_show(factory: str, tmp_path: Path, capsys: Capture) -> None:
+    net, given = mixed(), arrays()
+    specs = [TensorSpec(name, (None, *each.shape[1:]), each.dtype.name) for name, each in given.items()]
+    swapped = dict(reversed(given.items()))
+    for place, examples in enumerate((tuple(given.values()), swapped, [*map(torch.from_numpy, given.values())])):
+        path = irepdeploy.save(net, tmp_path / f"{place}.pt", factory=factory, inputs=examples)
+        assert list(origin_of(irepdeploy.load(path, model=mixed)).specs) == specs
+    # Saving changes nothing of the network.
+    assert origin_of(net).specs == ()
+    ours = ("--model", factory)
+    assert main(["export", str(path), *ours, "--no-simplify", "--out", str(tmp_path / "out")]) == 0
+    line = capsys.readouterr().err.splitlines()[-1].partition("irepdeploy ")[2]
+    assert "--input-shape" not in line and main(shlex.split(line)) == 0
+    capsys.readouterr()
+    shapes = ("--input-shape", "vector:2x5", "--input-shape", "image:2x3x9x9", "--seconds", "0", "--samples", "2")
+    assert main(["bench", str(path), *ours, *shapes]) == 0
+    assert "image 2x3x9x9, vector 2x5, tokens 2x7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("inputs", "spec"),
+    [
+        (torch.ones(2, 3, 9, 9), TensorSpec("input", (None, 3, 9, 9))),
+        (np.ones((2, 3, 9, 9)), TensorSpec("input", (None, 3, 9, 9))),
+        (torch.ones(2, 9, dtype=torch.int64), TensorSpec("input", (None, 9), "int64")),
+        ({"x": torch.ones(9, 1, 4)}, TensorSpec("x", (None, 1, 4))),
+    ],
+    ids=["image", "doubles", "tokens", "name"],
+)
+def test_an_example_of_one_input(inputs: Any, spec: TensorSpec, tmp_path: Path) -> None:
+    net = nn.Flatten().eval()
+    irepdeploy.save(net, tmp_path / "m.pt", inputs=inputs)
+    assert origin_of(irepdeploy.load(tmp_path / "m.pt", model=net)).specs == (spec,)
+    for options in ({"input_shape": (3, 9, 9)}, {"inputs": "x.npy"}, {"inputs": [object()]}):
+        with pytest.raises(InputError, match=r"both describe|expected arrays"):
+            irepdeploy.save(net, tmp_path / "no.pt", **{"inputs": inputs, **options})
+    assert not (tmp_path / "no.pt").exists()
 
 
 def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsys: Capture) -> None:

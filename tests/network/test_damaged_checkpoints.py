@@ -250,7 +250,7 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
         ird.save(nn.Linear(1, 1, device="meta"), tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="input shape of positive sizes"):
         ird.save(nn.Linear(1, 1), tmp_path / "c.pt", input_shape=(3, 0, 8))
-    with pytest.raises(InputError, match=r"one input, got .*for a network of several inputs, leave it out"):
+    with pytest.raises(InputError, match=r"one input, got .*for a network of several inputs, give examples"):
         ird.save(nn.Linear(1, 1), tmp_path / "c.pt", input_shape=((3, 8, 8), (1,)))  # type: ignore[arg-type]
     for extra in ({"path": tmp_path}, {"large": 10**700}):
         with pytest.raises(InputError, match="cannot be saved"):

@@ -10,7 +10,8 @@ import pytest
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.verify.declared import Declared, batch_of_output, with_asked
+from irepdeploy.runtime.given_inputs import batch_axis
+from irepdeploy.verify.declared import Declared, with_asked
 from irepdeploy.verify.samples import Outputs, Samples, batches, fed, one_batch
 from irepdeploy.verify.signature import Signature, resolved, settled
 
@@ -72,7 +73,7 @@ def test_the_axis_of_the_batch_in_outputs() -> None:
     # One is named, one has another name, and one is of fixed size; two runs tell of the last two.
     assert found.outputs == {"y": 1}
     assert resolved([model({"x": (1, 1, 8, 20)}, {"y": (20, 1, 5), "s": (4,)})]).outputs == {"y": 1, "s": None}
-    assert batch_of_output((8, 8, 5), 8) == 0 and batch_of_output((4, 8, 8), 8) is None
+    assert batch_axis((8, 8, 5), 8) == 0 and batch_axis((4, 8, 8), 8) is None
 
 
 def run(feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -127,7 +128,7 @@ def test_forms_of_one_network_share_what_either_knows() -> None:
     assert (found.inputs[0].name, found.inputs[0].shape, found.outputs) == ("in", (None, 3, 8, 8), {"out": 1})
     with pytest.raises(InputError, match=r"different inputs: 1x3x8x8 and 1x3x9x8"):
         resolved([fixed, model({"x": (1, 3, 9, 8)})])
-    with pytest.raises(InputError, match=r"takes 2 inputs .*saved without input_shape"):
+    with pytest.raises(InputError, match=r"takes 2 inputs .*save\(net, path, inputs="):
         resolved([fixed, model({"x": (1, 3, 8, 8), "t": (1, 1)})])
     with pytest.raises(InputError, match="expected one batch size, got 1 and 4"):
         resolved([model({"x": (1, 3), "t": ()}), model({"x": (4, 3), "t": ()})])
