@@ -1,4 +1,4 @@
-"""Build one unit of a plan: compose its kernels, and refuse what is not exact at the border."""
+"""Build one unit of a plan: compose its kernels, and refuse results that are not exact at the border."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Border = Literal["refuse", "map"]
 
 @dataclass(frozen=True)
 class Built:
-    """A unit written as new operators, and the forms of its results."""
+    """The new operators of a unit, and the forms of its results."""
 
     emitted: Emitted
     forms: Mapping[str, Form]
 
 
 def build(unit: Unit, context: Context, names: Names, border: Border) -> Built:
-    """Compose the kernels of a unit in float64; raise Refusal if tensors must be kept, which it names."""
+    """Compose the kernels of a unit in float64, or raise Refusal with the tensors that must be kept."""
     builder = _Builder(unit, context)
     forms = builder.forms()
     emitted = Emitted()
@@ -55,7 +55,7 @@ class _Builder:
 
     @property
     def inner(self) -> list[str]:
-        """Tensors that the unit removes."""
+        """The tensors that the unit removes."""
         return [name for name in self.producers if name not in self.unit.results]
 
     def forms(self) -> dict[str, Form]:
@@ -85,7 +85,7 @@ class _Builder:
         return name in self.producers and name not in self.unit.results
 
     def border_refusal(self, name: str) -> Refusal:
-        """Return the refusal of the first operator behind which the bias is not the same at every position."""
+        """Return the refusal of the first operator after which the bias varies with the position."""
         operator = self.producers[name]
         while True:
             inner = [item for item in self._maps(operator) if self._inside(item)]

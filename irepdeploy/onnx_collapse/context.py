@@ -1,4 +1,4 @@
-"""Context: the questions about the graph that operator rules ask."""
+"""Context: the view of the graph that operator rules use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ __all__ = ["Context"]
 
 @dataclass
 class Context:
-    """A graph, as operator rules see it; unless `numeric`, forms have only a structure, for planning."""
+    """A graph as operator rules see it.
+
+    Attributes:
+        graph: The graph.
+        numeric: Whether forms have numbers; for planning they have only a structure.
+        structures: Cached structures of linear operators, by index of the operator.
+    """
 
     graph: Graph
     numeric: bool = False
     structures: dict[int, Linear] = field(default_factory=dict)
 
     def form(self, name: str) -> Form:
-        """Return the form of a tensor that is a source; refuse what is not a feature map of floats of known size."""
+        """Return the form of a source, or raise Refusal if it is not a feature map of floats with known sizes."""
         shape, nominal = self.graph.shape(name), self.graph.nominal(name)
         kind = self.graph.shapes.type(name)
         if shape is None or nominal is None or len(shape) != len(nominal):
@@ -45,7 +51,7 @@ class Context:
         )
 
     def array(self, operator: Operator, place: int) -> Array | None:
-        """Return a constant input, floats in float64; None if it is omitted."""
+        """Return a constant input with floats in float64, or None if it is omitted; raise Refusal if not constant."""
         name = operator.input(place)
         if not name:
             return None
@@ -55,19 +61,19 @@ class Context:
         return constant.wide
 
     def weights(self, operator: Operator, place: int) -> Tensor | None:
-        """Return a constant input as a tensor, in float64 unless only its structure matters."""
+        """Return a constant input as a tensor, which is float64 unless only its structure matters."""
         constant = None if self.numeric else self.graph.constant(operator.input(place))
         if constant is None or constant.native.dtype.kind != "f":
             return self.tensor(operator, place)
         return torch.from_numpy(np.require(constant.native, requirements=["C", "W"]))
 
     def tensor(self, operator: Operator, place: int) -> Tensor | None:
-        """Return a constant input as a float64 tensor; None if it is omitted."""
+        """Return a constant input as a float64 tensor, or None if it is omitted."""
         array = self.array(operator, place)
         return None if array is None else torch.from_numpy(np.ascontiguousarray(array, np.float64))
 
     def integers(self, operator: Operator, place: int, attribute: str) -> list[int] | None:
-        """Return integers that are an attribute in old opsets and an input in new ones; None if there are neither."""
+        """Return integers that are an attribute in old opsets and an input in new ones, or None if both are absent."""
         if attribute in operator.attributes:
             found = operator.attributes[attribute]
             return [int(item) for item in (found if isinstance(found, list | tuple) else [found])]

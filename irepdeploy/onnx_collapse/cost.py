@@ -1,7 +1,6 @@
 """Cost of operators in MACs and moved elements, and the rule that accepts a replacement.
 
-A moved element counts as ten MACs; any weight from 0 to 100 gives the same decisions on the networks that it was tuned
-on.
+A moved element counts as ten MACs. On the networks used for tuning, any weight from 0 to 100 gives the same decisions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,14 @@ _PER_ELEMENT = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of some operators for one sample: MACs, elements read and written, nodes, and convolutions among them."""
+    """Cost of some operators for one sample.
+
+    Attributes:
+        macs: Multiply-accumulates.
+        moved: Elements read and written.
+        nodes: Number of nodes.
+        convs: Number of convolutions among the nodes.
+    """
 
     macs: int = 0
     moved: int = 0
@@ -36,14 +42,15 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """The cost in MACs."""
+        """Total cost, expressed in MACs."""
         return self.macs + _PER_ELEMENT * self.moved
 
     def accepts(self, after: Cost) -> bool:
-        """Return whether operators of cost `after` may replace those of this cost.
+        """Return whether operators of cost `after` may replace operators of this cost.
 
-        Cost and nodes must fall, and neither convolutions nor MACs may rise: a half-empty 2x2 kernel that replaces a
-        crop and two 1x1 kernels moves less but takes longer where arithmetic limits the speed.
+        The total cost and the number of nodes must decrease, and neither convolutions nor MACs may increase: a
+        half-empty 2x2 kernel that replaces a crop and two 1x1 kernels moves fewer elements, but is slower if arithmetic
+        limits the speed.
         """
         cheaper = after.total < self.total and after.nodes < self.nodes
         return cheaper and after.convs <= self.convs and after.macs <= self.macs
@@ -51,7 +58,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Window:
-    """One axis of a Conv node: kernel size, padding before and after the map, and the offset of the first tap."""
+    """One axis of a Conv node.
+
+    Attributes:
+        taps: Kernel size.
+        before: Padding before the map.
+        after: Padding after the map.
+        stride: Stride.
+        dilation: Dilation.
+        first: Offset of the first tap.
+    """
 
     taps: int
     before: int
@@ -62,21 +78,21 @@ class Window:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Offsets of the taps."""
+        """Offsets of all taps."""
         return tuple(self.first + self.dilation * tap for tap in range(self.taps))
 
 
 def window(axis: Axis, size: int, *, dynamic: bool) -> Window:
     """Return the smallest evenly spaced window that contains the taps of an axis.
 
-    Zero taps are added where the window would need a negative padding.
+    Zero taps are added if the window would otherwise need negative padding.
     """
     first, last = min(axis.offsets[0], 0), axis.offsets[-1]
     dilation = math.gcd(*(offset - first for offset in axis.offsets)) or 1
     outputs = axis.outputs(size)
     while True:
         after = axis.excess + 1 + last if dynamic else (outputs - 1) * axis.stride + last - (size - 1)
-        # A window may end before the map as long as no further output fits.
+        # A window may end before the end of the map if no further output fits.
         if after < 0 and not dynamic and (size - 1 - last) // axis.stride + 1 == outputs:
             after = 0
         if after >= 0:
@@ -85,7 +101,7 @@ def window(axis: Axis, size: int, *, dynamic: bool) -> Window:
 
 
 def form_cost(form: Form) -> Cost:
-    """Return the cost of the operators that a form is written as."""
+    """Return the cost of the operators that implement a form."""
     total = Cost()
     area = math.prod(form.size)
     elements = form.channels * area
@@ -109,14 +125,14 @@ def _taps(term: Stencil, size: tuple[int, int], *, dynamic: bool) -> int:
 
 
 def operator_cost(operator: Operator, context: Context) -> Cost:
-    """Return the cost of an operator of the file."""
+    """Return the cost of an operator in the file."""
     read, written = (sum(_elements(name, context) for name in names) for names in (operator.inputs, operator.outputs))
     rule = rule_of(operator.kind)
     return Cost(rule.macs(operator, written, context), read + written, 1, int(rule.convolution))
 
 
 def _elements(name: str, context: Context) -> int:
-    """Return the number of elements of one sample, or of a whole constant."""
+    """Return the number of elements in one sample of a tensor, or in a constant."""
     sizes = context.graph.nominal(name) if name else None
     if not sizes:
         return 0

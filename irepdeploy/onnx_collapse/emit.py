@@ -1,4 +1,4 @@
-"""Emit the operators of a form: a Conv for each source, their sum, and a constant if there is one."""
+"""Emit the operators of a form: a Conv for each source, their sum, and a constant if needed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Emitted", "Names", "emit"]
 
 
 class Names:
-    """Gives tensors and nodes names that are not `taken`."""
+    """Creates names of tensors and nodes that are not yet `taken`."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
 
     def __call__(self, name: str) -> str:
-        """Return `name`, with a number appended if it is taken, and take it."""
+        """Reserve and return `name`, with a number appended if it is taken."""
         found, number = name, 1
         while found in self._taken:
             number += 1
@@ -36,9 +36,13 @@ class Names:
 
 @dataclass
 class Emitted:
-    """Operators that replace others: nodes by the tensor that they compute, and constants in float64 by name.
+    """Operators that replace others.
 
-    `same` maps a result that needs no operator to the tensor that it is equal to.
+    Attributes:
+        nodes: Nodes by the tensor that they compute.
+        arrays: Constants in float64 by name.
+        same: Maps each result that needs no operator to the tensor that it equals.
+        cost: Cost of the nodes.
     """
 
     nodes: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
@@ -53,7 +57,7 @@ class Emitted:
 
 
 def emit(form: Form, result: str, node_name: str, names: Names, into: Emitted) -> None:
-    """Emit the operators of a numeric form with trimmed stencils, whose value is the tensor `result`."""
+    """Emit the operators that compute the tensor `result` from a numeric form with trimmed stencils."""
     writer = _Writer(result, node_name, names, into)
     bias = form.bias
     assert bias is not None
@@ -114,7 +118,7 @@ class _Writer:
         scale = term.kernel.reshape(-1)
         if bias is None:
             return self.node("Mul", [source, self.constant("scale", scale.reshape(1, -1, 1, 1))])
-        # A single BatchNormalization instead of a Mul and an Add.
+        # One BatchNormalization replaces a Mul and an Add.
         epsilon = np.float64(np.float32(1e-5))
         values = [scale * float(np.sqrt(1 + epsilon)), bias, torch.zeros_like(bias), torch.ones_like(bias)]
         roles = ("scale", "shift", "mean", "var")

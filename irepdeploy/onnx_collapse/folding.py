@@ -1,7 +1,7 @@
-"""Fold what a model computes from constants and known sizes.
+"""Fold operators that a model computes from constants and known sizes.
 
-Every folded float is also kept in float64, so that a weight computed from others (batch normalization statistics, the
-sigmoid of an alpha) is rounded once, at the end.
+Every folded float is also kept in float64, so that a weight computed from others (batch-normalisation statistics, the
+sigmoid of an alpha) is rounded only once, at the end.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from irepdeploy.onnx_graph.shapes import infer_shapes
 
 __all__ = ["fold"]
 
-# A constant above both limits is cheaper to compute at run time: in bytes, and as a multiple of its inputs.
+# A constant above both limits, in bytes and as a multiple of its inputs, is cheaper to compute at run time.
 _LARGE, _GROWTH = 1 << 22, 4
 _ROUNDS = 8
-# Bytes of an element, and the most elements that onnx's reference implementation, which is slow, computes.
+# Largest size of an element in bytes, and the most elements to compute with onnx's slow reference implementation.
 _WIDEST, _LARGEST_REFERENCE = 8, 1 << 18
-# Operators that only name a constant or make it larger: a file is not written anew for them.
+# Operators that only name or enlarge a constant; folding them alone is no reason to rewrite a file.
 _TRIVIAL = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Identity", "Tile")
-# The most products that an Einsum, which onnx computes, and a convolution or a product of matrices add up.
+# The most products to sum in an Einsum, which onnx computes, and in a convolution or a matrix product.
 _LARGEST_EINSUM, _MOST_MACS = 1 << 24, 1 << 34
 # The oldest opset whose operators the reference evaluator fully supports.
 _REFERENCE_SINCE = 13
 
 
 def fold(graph: Graph) -> int:
-    """Fold a graph to a fixpoint and infer its shapes; folded operators leave the graph.
+    """Fold a graph until nothing changes and infer its shapes; folded operators are removed from the graph.
 
     Returns:
-        How many operators were computed; those that only name a constant, or make it larger, do not count.
+        The number of operators that were evaluated, without those that only name or enlarge a constant.
     """
     count = 0
     fixed: dict[str, Array] = {}
@@ -88,7 +88,7 @@ def _all_constant(graph: Graph, operator: Operator) -> bool:
 
 
 def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
-    """Return the outputs of an operator; None where they are not known, or not worth keeping."""
+    """Return the outputs of an operator, or None if they are unknown or not worth keeping."""
     rule = rule_of(operator.kind)
     if "::" in operator.kind or not rule.foldable or not graph.outputs.isdisjoint(operator.outputs):
         return None
@@ -99,7 +99,7 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
         return {operator.outputs[0]: Constant(value)}
     if not operator.inputs or not _all_constant(graph, operator):
         return None
-    # Several outputs are left to the reference, which knows an operator in its latest meaning only.
+    # Several outputs are left to the reference evaluator, which implements only the latest version of an operator.
     own = rule.fold is not None and len(list(filter(None, operator.outputs))) == 1
     if graph.opset < (rule.fold_since if own else _REFERENCE_SINCE):
         return None
@@ -115,7 +115,7 @@ def _evaluate(graph: Graph, operator: Operator) -> dict[str, Constant] | None:
         if any(array.dtype.kind == "f" for array in native):
             wide_inputs = [None if item is None else item.wide for item in inputs]
             wide = _run(rule.fold_wide if own else None, graph, operator, wide_inputs)
-    except Exception:  # any error of a kernel: the operator stays as it is
+    except Exception:  # after any error of a kernel the operator is kept
         return None
     found = {}
     for name, array, other in zip(operator.outputs, native, wide, strict=True):
@@ -130,7 +130,7 @@ def _most_bytes(inputs: Sequence[Array | None]) -> int:
 
 
 def _may_grow(graph: Graph, operator: Operator, natives: list[Array], *, own: bool) -> bool:
-    """Return whether the result may be too large to keep or to compute: a few numbers can stand for a terabyte."""
+    """Return whether the result may be too large to keep or to compute; a few numbers can describe a terabyte."""
     most, pairs = _most_bytes(natives), math.prod(max(array.size, 1) for array in natives)
     if operator.kind == "Einsum" and pairs > _LARGEST_EINSUM:
         return True
@@ -158,7 +158,7 @@ def _broadcast(inputs: list[Array]) -> int:
     return math.prod(np.broadcast_shapes(*(array.shape for array in inputs)))
 
 
-# The number of products in an element of a result.
+# The number of products per element of a result.
 _SUMMED: dict[str, Callable[[list[Array]], int]] = {
     "Conv": lambda inputs: math.prod(inputs[1].shape[1:]) if len(inputs) > 1 else 0,
     "MatMul": lambda inputs: math.prod(inputs[0].shape[-1:]),
@@ -169,7 +169,7 @@ def _integers(array: Array) -> tuple[int, ...]:
     return tuple(map(int, array))
 
 
-# The number of elements of a result that depends on values of inputs, or is far below the product of their sizes.
+# The number of elements of results whose size depends on input values, or is far below the product of input sizes.
 _ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
     "BatchNormalization": lambda inputs: inputs[0].size,
     "Concat": lambda inputs: sum(array.size for array in inputs),
@@ -181,7 +181,7 @@ _ELEMENTS: dict[str, Callable[[list[Array]], float]] = {
 }
 
 
-# Those whose result may have more elements than the product of their inputs' sizes.
+# Operators whose result may have more elements than the product of their inputs' sizes.
 _ENLARGING = _ELEMENTS.keys() | _SUMMED.keys()
 
 
@@ -208,7 +208,7 @@ def _reference(graph: Graph, operator: Operator, inputs: Sequence[Array | None])
 
 
 def _part_of_shape(graph: Graph, operator: Operator) -> Array | None:
-    """Return known sizes that are picked from a shape whose other sizes are dynamic."""
+    """Return known sizes that are selected from a shape with dynamic sizes."""
     shape = graph.producers.get(operator.inputs[0])
     sizes = None if shape is None or shape.kind != "Shape" or shape.attributes else graph.shape(shape.inputs[0])
     if sizes is None or not all(graph.is_constant(name) for name in operator.inputs[1:] if name):

@@ -1,7 +1,7 @@
-"""Forms: a tensor as an affine function of its sources, one stencil for each source and a bias.
+"""Forms: a tensor as an affine function of its sources, with one stencil for each source and a bias.
 
-A bias is a vector (C,) if it is the same at every position, else a map (C, H, W), as zero padding behind a bias makes
-it. Forms have numbers (`numeric`) or are structure only.
+A bias is a vector (C,) if it is the same at every position, else a map (C, H, W), which results from zero padding after
+a bias. Forms have numbers (`numeric`) or only a structure.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = [
 ]  # fmt: skip
 
 CANONICAL = (0, 1, 2, 3)
-# A bias map is uniform if it varies by less than this many roundings of its largest value to the file's float type.
+# A bias map is uniform if it varies by at most this many rounding errors of its largest value in the file's float type.
 UNIFORM = 16
-# Largest height or width; a larger one is taken for damage.
+# Largest height or width; a larger one is considered damage.
 LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Linear:
-    """An operator with one map: ``y = stencil(x) + bias``, reading `fill` outside x."""
+    """An operator on one map, ``y = stencil(x) + bias``, which reads `fill` outside of x."""
 
     stencil: Stencil
     bias: Tensor | None = None
@@ -44,13 +44,15 @@ class Form:
     """A tensor as an affine function of its sources.
 
     Attributes:
-        size: (H, W), nominal if `dynamic`.
-        bias: (C,) or (C, H, W) in float64; None if the form is structure only.
-        dynamic: whether height or width are dynamic, so that nothing may depend on a position.
+        terms: Stencil of each source.
+        channels: Number of channels C.
+        size: (H, W), which are nominal if `dynamic`.
+        bias: Bias (C,) or (C, H, W) in float64, or None if the form has only a structure.
+        dynamic: Whether height or width are dynamic, so that nothing may depend on the position.
         sizes: (H, W) of each source.
-        layout: order of the axes (N, C, H, W) in the tensor.
-        rounding: relative rounding error of the file's float type.
-        residue: relative error of border constants that were taken for the bias.
+        layout: Order of the axes (N, C, H, W) in the tensor.
+        rounding: Relative rounding error of the file's float type.
+        residue: Relative error of border constants that were treated as the bias.
     """
 
     terms: Mapping[str, Stencil]
@@ -79,14 +81,14 @@ def source_form(
 
 
 def per_channel(scale: Tensor, bias: Tensor | None = None) -> Linear:
-    """Return ``scale * x + bias`` by channel, both (C,)."""
+    """Return the operator ``scale * x + bias`` on each channel; scale and bias are (C,)."""
     channels, point = len(scale), Axis((0,))
     kernel = scale.reshape(channels, 1, 1, 1).contiguous()
     return Linear(Stencil(channels, channels, channels, point, point, np.ones((1, 1), bool), kernel), bias)
 
 
 def apply(linear: Linear, form: Form) -> Form:
-    """Return the form of an operator that follows a form."""
+    """Return the form of `linear` applied to `form`, or raise Refusal if it is not exact."""
     second = linear.stencil
     if form.layout != CANONICAL:
         raise Refusal("its axes are transposed")
@@ -109,9 +111,9 @@ def apply(linear: Linear, form: Form) -> Form:
 
 
 def _reaches_over(first: Axis, second: Axis, size: int, inner: int, *, dynamic: bool) -> bool:
-    """Return whether `second` reads a position outside the inner map at which `first` still sees its source.
+    """Return whether `second` reads a position outside the inner map at which `first` still reads its source.
 
-    The inner map is padded with zeros there, while the merged stencil would not be zero.
+    The inner map is padded with zeros at such a position, while the merged stencil would not be zero.
     """
     if dynamic:
         low = any(place * first.stride + first.offsets[-1] >= 0 for place in range(second.offsets[0], 0))
@@ -125,7 +127,7 @@ def _reaches_over(first: Axis, second: Axis, size: int, inner: int, *, dynamic: 
 
 
 def _through(linear: Linear, bias: Tensor, form: Form) -> Tensor:
-    """Return the bias behind an operator: a map only if the operator pads with another value than the bias."""
+    """Return the bias after an operator, which becomes a map only if the operator pads with another value."""
     second = linear.stencil
     assert second.kernel is not None
     outside = any(
@@ -154,7 +156,7 @@ def as_map(bias: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
-    """Return the sum of forms."""
+    """Return the sum of forms, or raise Refusal with the name of a form that does not fit."""
     total = forms[0]
     for name, form in zip(names[1:], forms[1:], strict=True):
         if (form.channels, form.size, form.layout) != (total.channels, total.size, total.layout):
@@ -184,7 +186,7 @@ def sum_forms(forms: Sequence[Form], names: Sequence[str]) -> Form:
 def settle(form: Form) -> Form:
     """Replace a bias map that is uniform up to the rounding of the file's constants by its value in the middle.
 
-    The variation is kept as the residue.
+    The variation is recorded as the residue.
     """
     if form.bias is None or form.bias.ndim == 1:
         return form
@@ -216,7 +218,7 @@ def convolve(stencil: Stencil, x: Tensor, fill: float = 0.0) -> Tensor:
 def _per_channel(
     kernel: Tensor, x: Tensor, strides: Sequence[int], dilation: Sequence[int], size: Sequence[int]
 ) -> Tensor:
-    """Convolve tap by tap: torch's float64 convolution takes one channel after the other."""
+    """Convolve tap by tap, because torch's float64 convolution processes one channel after the other."""
     found = x.new_zeros(*x.shape[:2], *size)
     spans = [(count - 1) * stride + 1 for count, stride in zip(size, strides, strict=True)]
     for a in range(kernel.shape[2]):

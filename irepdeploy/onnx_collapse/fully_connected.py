@@ -1,7 +1,7 @@
-"""Merge the batch normalizations beside a fully connected layer into its weights.
+"""Fold batch normalisations before and after a fully connected layer into its weights.
 
-With y = x W + b, scale s and shift t, a batch normalization behind the layer gives W diag(s) and s b + t, one before it
-diag(s) W and b + t W. Both are exact: there is no border.
+For y = x W + b, scale s and shift t, a batch normalisation after the layer gives W diag(s) and s b + t, and one before
+it gives diag(s) W and b + t W. Both are exact, because there is no border.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROWS = 8
 
 
 def merge_fully_connected(context: Context, names: Names) -> tuple[list[Replacement], list[Region]]:
-    """Return replacements of layers with batch normalizations beside them, and a row for each layer that has one."""
+    """Return replacements of layers together with their batch normalisations, and a report of each such layer."""
     replacements, rows = [], []
     merged: set[int] = set()
     for layer in context.graph.operators:
@@ -52,7 +52,7 @@ def merge_fully_connected(context: Context, names: Names) -> tuple[list[Replacem
 
 @dataclass(frozen=True)
 class _Chain:
-    """A layer, the batch normalizations before it, and what follows it: the bias of a MatMul, batch normalizations."""
+    """A layer, the batch normalisations before it, and the bias of a MatMul and batch normalisations after it."""
 
     before: tuple[Operator, ...]
     layer: Operator
@@ -64,7 +64,7 @@ class _Chain:
 
     @classmethod
     def around(cls, layer: Operator, context: Context, taken: set[int]) -> _Chain | None:
-        """Return the chain around a layer; None without a batch normalization beside it."""
+        """Return the chain around a layer, or None if it has no adjacent batch normalisation."""
         graph = context.graph
         source, before = layer.input(0), list[Operator]()
         while (found := graph.producers.get(source)) is not None and _normalizes(found, context):
@@ -85,7 +85,7 @@ class _Chain:
 
 
 def _normalizes(operator: Operator, context: Context) -> bool:
-    """Return whether an operator normalizes a matrix."""
+    """Return whether an operator is a batch normalisation of a matrix."""
     shape = context.graph.shape(operator.outputs[0])
     return operator.kind == "BatchNormalization" and shape is not None and len(shape) == 2
 
@@ -99,7 +99,7 @@ def _merged(chain: _Chain, context: Context, names: Names) -> tuple[Replacement,
     layer, result = chain.layer, chain.operators[-1].outputs[0]
     weight, bias = _weight_and_bias(layer, context)
     x = np.random.default_rng(0).standard_normal((_ROWS, weight.shape[0]))
-    # The last row shows the bias alone.
+    # The last row is zero, which isolates the bias.
     x[-1] = 0
     expected = _normalized(x, chain.before, context) @ weight + bias
     for operator in chain.after:
@@ -130,7 +130,7 @@ def _merged(chain: _Chain, context: Context, names: Names) -> tuple[Replacement,
 
 
 def _weight_and_bias(layer: Operator, context: Context) -> tuple[Array, Array]:
-    """Return the weight (inputs, outputs) and the bias (outputs) of a layer of matrices, in float64."""
+    """Return the weight (inputs, outputs) and the bias (outputs,) of a fully connected layer, in float64."""
     weight = context.array(layer, 1)
     shape = context.graph.shape(layer.input(0))
     if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
@@ -144,7 +144,7 @@ def _weight_and_bias(layer: Operator, context: Context) -> tuple[Array, Array]:
 
 
 def _row_of(addend: Array | float | None, outputs: int) -> Array:
-    """Return a constant that is added to every row; refuse one that differs by row."""
+    """Return a constant that is added to every row, (outputs,), or raise Refusal if it differs between rows."""
     array = np.asarray(addend, np.float64)
     if array.size not in (1, outputs) or array.shape[-1:] not in ((), (1,), (outputs,)):
         raise Refusal("its bias differs by row")
@@ -157,7 +157,7 @@ def _scale_shift(operator: Operator, channels: int, context: Context) -> tuple[A
 
 
 def _normalized(x: Array, operators: Sequence[Operator], context: Context) -> Array:
-    """Apply batch normalizations by torch, whose arithmetic is not that of the merge."""
+    """Apply batch normalisations with torch, whose arithmetic is independent of the merge."""
     for operator in operators:
         gamma, beta, mean, var = (context.tensor(operator, place) for place in range(1, 5))
         eps = operator.attributes.get("epsilon", 1e-5)

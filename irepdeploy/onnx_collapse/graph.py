@@ -1,4 +1,4 @@
-"""Graph: the operators of an ONNX model in order, the producer and readers of each tensor, and the constants."""
+"""Graph: the operators of an ONNX model in order, the producer and the readers of each tensor, and the constants."""
 
 from __future__ import annotations
 
@@ -19,20 +19,29 @@ __all__ = ["FLOATS", "Array", "Constant", "Graph", "Operator", "kind_of", "widen
 
 Array = np.ndarray[Any, Any]
 
-# Element types of convolutions that can be written.
+# Element types of the convolutions that can be written.
 FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
     onnx.TensorProto.DOUBLE: np.dtype(np.float64),
 }
 _OWN = ("", "ai.onnx")
-# The most bytes of decoded initializers that are kept: a weight is read some six times while its region is collapsed.
+# Size in bytes of the cache of decoded initializers. A weight is read about six times while its region is collapsed.
 _MOST_DECODED = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A node of the graph; `captured` are the outer tensors that its subgraphs read."""
+    """A node of the graph.
+
+    Attributes:
+        index: Position of the node in the model.
+        node: The node.
+        kind: Operator type, see `kind_of`.
+        inputs: Names of the inputs, empty if omitted.
+        outputs: Names of the outputs, empty if omitted.
+        captured: Names of outer tensors that its subgraphs read.
+    """
 
     index: int
     node: onnx.NodeProto
@@ -43,26 +52,28 @@ class Operator:
 
     @property
     def name(self) -> str:
-        """The node's name, or else that of its first output."""
+        """Name of the node, or of its first output if the node has no name."""
         return self.node.name or next(filter(None, self.outputs), self.kind)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Values by name, without references to attributes of a function."""
+        """Values of the attributes by name, without references to attributes of a function."""
         return {
             item.name: onnx.helper.get_attribute_value(item) for item in self.node.attribute if not item.ref_attr_name
         }
 
     def input(self, place: int) -> str:
-        """Return the name of an input, empty if it is omitted."""
+        """Return the name of an input, or "" if it is omitted."""
         return self.inputs[place] if place < len(self.inputs) else ""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that is known before the model runs, as the model computes it.
+    """A value that is known before the model runs.
 
-    `exact` has unrounded floats where it was computed in float64.
+    Attributes:
+        native: The value as the model computes it.
+        exact: The value with unrounded floats, if it was computed in float64.
     """
 
     native: Array
@@ -76,7 +87,7 @@ class Constant:
 
 @dataclass
 class Graph:
-    """A model that is being collapsed: its operators in order, without folded and unused ones, and its constants."""
+    """A model that is being collapsed: its operators in order, except folded and unused ones, and its constants."""
 
     model: onnx.ModelProto
     opset: int
@@ -92,11 +103,11 @@ class Graph:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Graph:
-        """Index a model, omitting operators whose results are not used; a damaged one raises ModelError."""
+        """Index a model, without operators whose results are not used; raise ModelError if it is damaged."""
         proto = model.graph
         opset = opset_of(model)
         given = {value.name for value in proto.input}
-        # Since IR version 4 an initialiser that is also an input is only its default value.
+        # Since IR version 4, an initializer of an input is only a default value.
         fixed = (item for item in proto.initializer if model.ir_version < 4 or item.name not in given)
         initializers = {item.name: item for item in fixed}
         check_graph(model)
@@ -111,7 +122,7 @@ class Graph:
         return graph
 
     def index(self) -> None:
-        """Drop unused operators and index the others again."""
+        """Remove unused operators, and index the others again."""
         needed = set(self.outputs)
         live = []
         for operator in reversed(self.operators):
@@ -130,7 +141,7 @@ class Graph:
         return name in self.initializers or name in self.folded
 
     def constant(self, name: str) -> Constant | None:
-        """Return the value of a constant tensor; None if it is computed at run time."""
+        """Return the value of a constant tensor, or None if it is computed at run time."""
         found = self.folded.get(name) or self._decoded.get(name)
         if found is None and name in self.initializers:
             found = Constant(_array(self.initializers[name]))
@@ -141,7 +152,7 @@ class Graph:
         return found
 
     def shape(self, name: str) -> Shape | None:
-        """Return the sizes of a tensor, None for each dynamic one; None if the rank is unknown."""
+        """Return the sizes of a tensor, with None for each dynamic one, or None if the rank is unknown."""
         return self.shapes.exact(name)
 
     def nominal(self, name: str) -> tuple[int, ...] | None:
@@ -150,7 +161,7 @@ class Graph:
 
 
 def kind_of(node: onnx.NodeProto) -> str:
-    """Return the operator type of a node, with the domain before it if it is not one of ONNX's own."""
+    """Return the operator type of a node, prefixed by the domain if it is not ONNX's own."""
     return node.op_type if node.domain in _OWN else f"{node.domain}::{node.op_type}"
 
 

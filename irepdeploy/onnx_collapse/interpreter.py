@@ -1,7 +1,7 @@
-"""Run the operators of a region in float64, in which ONNX Runtime has no convolution.
+"""Run the operators of a region in float64, for which ONNX Runtime has no convolution.
 
-It runs every operator by the ONNX specification (`OperatorRule.evaluate`) and shares no code with the propagation of
-forms, so that it can prove the latter.
+Every operator follows the ONNX specification (`OperatorRule.evaluate`) and shares no code with the propagation of
+forms, so that the interpreter can serve as a proof of the latter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ Constants = Callable[[str], Array | None]
 def evaluate(
     nodes: Iterable[onnx.NodeProto], feeds: Mapping[str, Tensor], results: Sequence[str], constants: Constants
 ) -> dict[str, Tensor]:
-    """Run linear nodes in order on float64 maps (N, C, H, W); `constants` gives all other tensors, widened."""
+    """Run linear nodes in order on float64 maps (N, C, H, W).
+
+    Args:
+        nodes: The nodes.
+        feeds: Maps by name.
+        results: Names of the tensors to return.
+        constants: Function that returns any other tensor by name, with floats in float64.
+    """
     nodes = list(nodes)
     pending = Counter(name for node in nodes for name in node.input)
     pending.update(results)

@@ -1,4 +1,4 @@
-"""Take the branch of an If whose condition is known: exporters write one for every squeeze of a size that they miss."""
+"""Replace an If whose condition is known by its branch; exporters write an If for each squeeze of an unknown size."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["take_known_branches"]
 
 
 def take_known_branches(graph: Graph) -> int:
-    """Replace every If of known condition by the nodes of the branch taken, in the model; return their number.
+    """Replace each If with a known condition by the nodes of its branch in the model, and return their number.
 
-    The graph is out of date afterwards, unless the number is 0.
+    Unless the number is 0, `graph` is outdated afterwards.
     """
     chosen: dict[int, onnx.GraphProto] = {}
     for place, operator in enumerate(graph.operators):
@@ -47,7 +47,7 @@ def take_known_branches(graph: Graph) -> int:
 
 
 def _inlined(node: onnx.NodeProto, branch: onnx.GraphProto, names: Names) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a branch, whose results get the names of those of the If."""
+    """Yield the nodes of a branch, with its results renamed to those of the If."""
     made = [tensor.name for tensor in branch.initializer] + [name for inner in branch.node for name in inner.output]
     renamed: dict[str, str] = {}
     same: list[tuple[str, str]] = []

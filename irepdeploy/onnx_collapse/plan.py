@@ -1,9 +1,9 @@
-"""Plans: which inner tensors of a region are kept, so that the operators between them become one convolution each.
+"""Plans: which inner tensors of a region to keep, so that the operators between them become one convolution each.
 
 Merging everything is often the most expensive plan: a 1x1 bottleneck, a depthwise convolution before a 1x1, or a sum
-that several operators read grow by an order of magnitude. So the search begins with every tensor kept at which that may
-happen, and merges across one of them, or across several in a row or side by side, where that is cheaper. Each step
-looks at the units around it only, so that the search takes time in proportion to the region.
+that several operators read can grow by an order of magnitude. The search therefore starts by keeping every tensor at
+which this may happen, and merges across one of them, or across several in sequence or in parallel, if that is cheaper.
+Each step considers only the adjacent units, so that the time of the search is proportional to the size of the region.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ __all__ = ["STOPPED", "Planner"]
 
 STOPPED = "planning took too long; what it had found by then is used"
 
-# How many kept tensors in a row are merged across at once: more than one pays for an expansion between reductions.
+# Number of consecutive kept tensors to merge across at once. More than one pays off for an expansion between
+# reductions.
 _LEVELS = 4
-# The most operators that are also tried as one unit, whatever lies between them.
+# The largest region that is also tried as one unit.
 _WHOLE = 150
 _SWEEPS = 3
-# The most operators visited while a region is planned, for each of its operators: counted, not timed, so that a slow
-# machine plans the same.
+# Limit on the operators visited while planning a region, per operator of the region. Work is counted instead of timed,
+# so that a slow machine makes the same plan.
 MOST_WORK = 4_000
 
 
 class Planner:
-    """Searches the cheapest units for some operators of a region, in a context without numbers.
+    """Searches for the cheapest units of some operators of a region, in a context without numbers.
 
     Args:
-        units: of the region.
-        operators: in order.
-        kept: tensors that these operators must compute.
+        units: Units of the region.
+        operators: The operators, in order.
+        kept: Tensors that these operators must compute.
 
     Attributes:
-        kept: with the tensors that are kept because that is cheaper.
+        kept: These tensors, and those that are kept because that is cheaper.
     """
 
     def __init__(self, units: Units, operators: Sequence[Operator], kept: Collection[str]) -> None:
@@ -54,25 +55,25 @@ class Planner:
 
     @property
     def stopped(self) -> bool:
-        """Whether the search ended early because it took too much work."""
+        """Whether the search was stopped early because it needed too much work."""
         return self.units.work > MOST_WORK * len(self.units.region.operators)
 
     @property
     def plan(self) -> list[Unit]:
-        """The units found, in order."""
+        """The units that were found, in order."""
         return list(dict.fromkeys(self._unit_of[operator.index] for operator in self.operators))
 
     def reasons(self) -> dict[str, str]:
-        """Return why each tensor is kept that need not be."""
+        """Return the reason for each tensor that is kept although it need not be."""
         return {name: self._reason(name) for name in self._undecided()}
 
     def _undecided(self) -> list[str]:
-        """Return the tensors that are kept and need not be, in order."""
+        """Return the tensors that are kept although they need not be, in order."""
         names = (name for item in self.operators for name in item.outputs)
         return [name for name in names if name in self.kept and name not in self._fixed]
 
     def _reason(self, name: str) -> str:
-        """Return why merging across a tensor, alone or together with tensors near it, is not possible or costs more."""
+        """Return why merging across a tensor, alone or with adjacent ones, is impossible or more expensive."""
         reader = self.units.readers[name][0]
         for names in ([name], *self._windows(self._unit_of[reader.index])):
             around = self._around(names)
@@ -86,13 +87,13 @@ class Planner:
     def _is_open(self, name: str) -> bool:
         """Return whether merging across a tensor may enlarge a kernel or duplicate work."""
         readers, producer = self.units.readers[name], self.units.producers[name]
-        if name in self._fixed or not readers or producer.kind == "Pad":  # the tensor that it pads is open instead
+        if name in self._fixed or not readers or producer.kind == "Pad":  # the input of a Pad is open instead
             return False
         if len(readers) > 1:
             return True
         reader = rule_of(readers[0].kind)
         sums = [len(self.units.maps[item.index]) > 1 for item in (producer, readers[0])]
-        # A factor behind a sum would be written once for each of its tensors.
+        # A factor after a sum would be written once for each of its terms.
         return not reader.moves and (not reader.per_element or sums == [True, False])
 
     def _search(self) -> None:
@@ -110,7 +111,7 @@ class Planner:
         return self._unit_of[unit.operators[0].index] is unit
 
     def _improve(self, unit: Unit) -> list[Unit]:
-        """Merge a unit with others before it if that is cheaper; return the units that became of them, and readers."""
+        """Merge a unit with preceding ones if that is cheaper, and return the new units and their readers."""
         for level, names in enumerate(self._windows(unit)):
             tries = [names] if level or len(names) == 1 else [names, *([name] for name in names)]
             for across in tries:
@@ -121,12 +122,12 @@ class Planner:
         return []
 
     def _near(self, names: Iterable[str]) -> list[Operator]:
-        """Return the operators that compute tensors or read them."""
+        """Return the operators that compute or read these tensors."""
         found = (item for name in names for item in (self.units.producers[name], *self.units.readers[name]))
         return [item for item in found if item.index in self._unit_of]
 
     def _windows(self, unit: Unit) -> Iterator[list[str]]:
-        """Yield the kept tensors that a unit reads, then these and those that their units read, and so on."""
+        """Yield the kept tensors that a unit reads, then also those that their units read, and so on."""
         across: dict[str, None] = {}
         reached = [unit]
         for _ in range(_LEVELS):
@@ -138,7 +139,7 @@ class Planner:
             reached = self._around(names)
 
     def _attempt(self, names: Sequence[str]) -> bool:
-        """Merge across tensors, or across some of them, if that is cheaper."""
+        """Merge across all or some of these tensors if that is cheaper, and return whether it was."""
         around = self._around(names)
         now = sum(unit.cost.total for unit in around), sum(unit.cost.nodes for unit in around)
         found = self._merged(around, set(names))
@@ -164,11 +165,11 @@ class Planner:
         return self.units.arrange(self._operators(around), results.difference(names))
 
     def _around(self, names: Iterable[str]) -> list[Unit]:
-        """Return the units that compute tensors or read them."""
+        """Return the units that compute or read these tensors."""
         return list(dict.fromkeys(self._unit_of[item.index] for item in self._near(names)))
 
     def _inputs(self, unit: Unit) -> list[str]:
-        """Return the tensors that a unit reads and that need not be kept."""
+        """Return the kept tensors that a unit reads and that need not be kept."""
         names = dict.fromkeys(name for item in unit.operators for name in self.units.maps[item.index])
         return [
             name for name in names
@@ -181,7 +182,7 @@ class Planner:
 
 
 def _instead(found: Arrangement, around: Sequence[Unit]) -> str:
-    """Say what merging costs; nothing if it would join no windows."""
+    """Describe what merging costs, or return "" if merging would not combine windows."""
     operators = [operator for unit in around for operator in unit.operators]
     if sum(rule_of(operator.kind).reported_from < math.inf for operator in operators) < 2:
         return ""

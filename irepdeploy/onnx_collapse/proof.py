@@ -1,6 +1,6 @@
-"""Prove a replacement: run a random and a zero input through the old and the new operators in float64.
+"""Prove a replacement by running a random and a zero input through the old and the new operators in float64.
 
-Both are affine, so a difference that is not zero everywhere is not zero at a random point; the zero input isolates the
+Both are affine, so that a difference that is nonzero anywhere is nonzero at a random point; the zero input isolates the
 bias.
 """
 
@@ -28,17 +28,19 @@ __all__ = ["INTERIOR", "Proof", "border_tolerance", "prove"]
 INTERIOR = 1e-10
 _BORDER = 1e-6
 _FLOAT32 = 2.0**-24
-# Outputs beyond the reach of the windows that are computed: the interior of larger maps shows nothing new.
+# Number of outputs to compute beyond the reach of the windows; the interior of larger maps reveals nothing new.
 _MARGIN = 4
-# The most numbers that a proof reads, and MACs that it takes on whole maps.
+# The most numbers that a proof may read, and the most MACs of a proof on whole maps.
 _LARGEST, _MOST_MACS = 1 << 28, 1 << 38
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Largest differences of a replacement, max|a - b| / max|a|.
+    """Largest relative errors of a replacement, ``max|a - b| / max|a|``.
 
-    In the interior no window reaches over the border. None stands for an empty interior or border.
+    Attributes:
+        interior: Error at outputs whose windows do not cross the border, or None if there are none.
+        border: Error at all other outputs, or None if there are none.
     """
 
     interior: float | None
@@ -46,12 +48,12 @@ class Proof:
 
 
 def border_tolerance(form: Form) -> float:
-    """Return the tolerance at the border: 1e-10, or 1e-6 and more if the file rounds border constants."""
+    """Return the tolerance at the border: 1e-10, or more if the file rounds border constants (1e-6 for float32)."""
     return max(INTERIOR, _BORDER * form.rounding / _FLOAT32) if form.residue else INTERIOR
 
 
 def prove(unit: Unit, built: Built, context: Context, seed: int = 0) -> Proof:
-    """Compare a unit with its replacement on seeded random inputs and on zeros; raise Refusal if they differ."""
+    """Compare a unit with its replacement on seeded random inputs and on zeros, and raise Refusal if they differ."""
     shrunk = _shrink(unit, built, context)
     sizes: dict[str, tuple[int, ...]] = {}
     for form in built.forms.values():
@@ -111,13 +113,13 @@ def _both(
 
 
 def _batch(source: str, unit: Unit, context: Context) -> int:
-    """Return the batch size of the proof: 1, unless constants are written into every sample."""
+    """Return the batch size of the proof, which is 1 unless constants are written into every sample."""
     shape = context.graph.shape(source)
     return shape[0] if _positional(unit) and shape is not None and shape[0] is not None else 1
 
 
 def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
-    """Return a bool map (H, W) that is True where no window of any term reaches over the border."""
+    """Return a bool map (H, W) that is True where no window of any term crosses the border."""
     found = torch.tensor(True)
     for source, term in form.terms.items():
         masks = []
@@ -130,7 +132,7 @@ def _interior(form: Form, shrunk: tuple[int, int]) -> Tensor:
 
 
 def _shrink(unit: Unit, built: Built, context: Context) -> tuple[int, int]:
-    """Return how many rows and columns of outputs the proof can omit and still show every border and the interior."""
+    """Return how many rows and columns of outputs the proof can omit and still cover all borders and the interior."""
     if len(built.forms) > 1 or _positional(unit):
         return 0, 0
     (form,) = built.forms.values()

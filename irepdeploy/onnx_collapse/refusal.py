@@ -1,4 +1,4 @@
-"""Refusal: why an operator cannot be merged; it ends up in the report and never reaches users as an error."""
+"""Refusal: why an operator cannot be merged. It appears in the report and is never raised to users."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 __all__ = ["NO_LOSS", "Refusal"]
 
-# The reason if merging would save no convolution, so that there is nothing to report.
+# Reason for not merging if no convolution would be saved, so that there is nothing to report.
 NO_LOSS = ""
 
 
 class Refusal(Exception):
-    """Raised by an operator rule.
+    """Exception of an operator rule that cannot merge an operator.
 
     Args:
-        reason: in words, without a full stop.
-        tensors: the inputs that must be kept for the operator to be merged; None means all of them.
+        reason: The reason in words, without a period.
+        tensors: Inputs that must be kept so that the operator can be merged, or None for all of them.
     """
 
     def __init__(self, reason: str, tensors: Sequence[str] | None = None) -> None:

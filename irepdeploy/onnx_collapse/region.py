@@ -14,9 +14,13 @@ __all__ = ["LinearRegion", "find_regions"]
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """Connected linear operators, the tensors that must be kept, and why neighbours of an operator do not belong to it.
+    """Connected linear operators.
 
-    `neighbours` holds these reasons by the operator's index.
+    Attributes:
+        operators: The operators, in order.
+        needed: Tensors that must be kept.
+        neighbours: Reasons why adjacent operators do not belong to the region, by the index of an operator of the
+            region.
     """
 
     operators: tuple[Operator, ...]

@@ -1,4 +1,4 @@
-"""Collapse one region: plan it, build and prove its units, and report what became of them."""
+"""Collapse one region: plan it, build and prove its units, and report the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["RegionCollapser"]
 
 @dataclass
 class _Row:
-    """Operators that a row of the report is about, their replacement if they have one, and what was kept why."""
+    """Operators described by one row of the report, their replacement if any, and reasons why tensors were kept."""
 
     operators: Sequence[Operator]
     replacement: Replacement | None = None
@@ -32,10 +32,17 @@ class _Row:
 
 
 class RegionCollapser:
-    """Collapses one region; `said` are tensors and operators that need no reason any more, and is added to.
+    """Collapses one region.
+
+    Args:
+        region: The region.
+        context: The graph.
+        names: Creates new names.
+        border: How to treat a region that differs from a convolution at its border; see `collapse`.
+        said: Tensors and operators whose reason was already reported; it is extended in place.
 
     Attributes:
-        replacements: what replaces which operators, once `rows` was called.
+        replacements: Replacements of operators, available after a call of `rows`.
     """
 
     def __init__(self, region: LinearRegion, context: Context, names: Names, border: Border, said: set[str]) -> None:
@@ -49,7 +56,7 @@ class RegionCollapser:
         self._stopped = False
 
     def rows(self) -> list[Region]:
-        """Collapse the region and return its rows in the report: of every part that was replaced, then of the rest."""
+        """Collapse the region and return its rows of the report: those of replaced parts, then those of the rest."""
         self._collapse()
         self.replacements = [row.replacement for row in self._rows if row.replacement is not None]
         self._add_left()
@@ -58,7 +65,7 @@ class RegionCollapser:
         return [self._region(row) for row in said]
 
     def _collapse(self) -> None:
-        """Plan, build and prove; keep what cannot be built exactly and plan that unit again."""
+        """Plan, build and prove the units; if a unit cannot be built exactly, keep some tensors and plan it again."""
         waiting: list[tuple[Sequence[Operator], Collection[str]]] = [(self.region.operators, self.region.needed)]
         while waiting:
             planner = Planner(self.units, *waiting.pop())
@@ -87,7 +94,7 @@ class RegionCollapser:
         return _Row(unit.operators, replacement, proof)
 
     def _add_left(self) -> None:
-        """Add a row for each connected group of operators that stay."""
+        """Add a row for each connected group of operators that were not replaced."""
         left = [operator for operator in self.region.operators if operator.index not in self._row_of]
         for operators in self.units.connected(left):
             row = _Row(operators)
@@ -95,7 +102,7 @@ class RegionCollapser:
             self._row_of.update((operator.index, row) for operator in operators)
 
     def _add_reasons(self) -> None:
-        """Note each reason once, beside a part that was replaced if there is one: it says why that part ends there."""
+        """Add each reason to one row, preferably of an adjacent replaced part, since it explains why the part ends."""
         for operator in self.region.operators:
             own = self._row_of[operator.index]
             for name in operator.outputs:

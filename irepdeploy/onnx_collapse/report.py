@@ -1,4 +1,4 @@
-"""Report of a collapse: the regions found, their replacements and errors."""
+"""Report of a collapse: the regions that were found, their replacements and errors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Region:
     """A region of linear operators and its replacement.
 
     Attributes:
-        name: of the operator that computes its last result.
-        operators_in: number of operators of each type before.
-        operators_out: number of operators of each type after; equal if the region was kept.
-        macs_before: MACs of one sample before, dynamic sizes at their nominal value.
+        name: Name of the operator that computes the last result.
+        operators_in: Number of operators of each type before.
+        operators_out: Number of operators of each type after; equal to `operators_in` if the region was kept.
+        macs_before: MACs of one sample before, with dynamic sizes at their nominal values.
         macs_after: MACs of one sample after.
-        reason: why the region or a part of it was kept; empty if all of it was merged.
-        error_interior: max|a - b| / max|a| in float64, over a random and a zero input, where no window reaches over
-            the border; None if the region was kept, or if every window does.
-        error_border: the same where windows reach over the border. Larger errors than rounding come from border
-            constants, which the file stores rounded.
-        sources: names of the tensors it reads.
-        results: names of the tensors it computes.
+        reason: Why the region or a part of it was kept; empty if all of it was merged.
+        error_interior: Error ``max|a - b| / max|a|`` in float64 on a random and a zero input, at outputs whose windows
+            do not cross the border. None if the region was kept, or if every window crosses the border.
+        error_border: The same error at outputs whose windows cross the border. Errors larger than rounding come from
+            border constants, which the file stores rounded.
+        sources: Names of the tensors that the region reads.
+        results: Names of the tensors that it computes.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Collapse:
     """A collapsed model and its report.
 
     Attributes:
-        model: the result; the model as given if nothing changed.
-        regions: collapsed ones, then kept ones with their reason.
-        changed: whether anything was replaced or computed.
-        given: what was collapsed: a model, its bytes or its path.
-        operators_before: number of operators of each type in the whole graph before.
-        operators_after: number of operators of each type after.
-        folded: number of operators whose results are constant, and which were computed.
+        model: The result, or the model as given if nothing changed.
+        regions: Regions that collapsed, followed by regions that were kept, with the reason.
+        changed: Whether any operator was replaced or evaluated.
+        given: The input of the collapse: a model, its bytes or its path.
+        operators_before: Number of operators of each type in the whole graph before.
+        operators_after: Number of operators of each type in the whole graph after.
+        folded: Number of operators with constant results that were evaluated.
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -74,5 +74,5 @@ class Collapse:
 
     @cached_property
     def content(self) -> bytes:
-        """The bytes of `model`; the bytes as given if nothing changed."""
+        """The bytes of `model`, or the bytes as given if nothing changed."""
         return model_content(self.model if self.changed else self.given)

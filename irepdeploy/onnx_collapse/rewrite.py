@@ -1,4 +1,4 @@
-"""Rewrite a model: insert replacements, remove operators and constants that are no longer used."""
+"""Rewrite a model: insert replacements, and remove operators and constants that are no longer used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ __all__ = ["Replacement", "names_of", "rewrite", "rounded"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """Old operators, the new ones, and their constants rounded to the float type of the file."""
+    """Replacement of some operators.
+
+    Attributes:
+        operators: The old operators.
+        emitted: The new operators.
+        arrays: Constants of the new operators, rounded to the float type of the file.
+    """
 
     operators: tuple[Operator, ...]
     emitted: Emitted
@@ -26,7 +32,7 @@ class Replacement:
 
 
 def names_of(model: onnx.ModelProto) -> Names:
-    """Return unique names for a model, all of its own being taken."""
+    """Return a source of new names that do not occur in a model."""
     taken: set[str] = {""}
     for graph in graphs_of(model):
         taken.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))
@@ -37,7 +43,7 @@ def names_of(model: onnx.ModelProto) -> Names:
 
 
 def rounded(arrays: Mapping[str, np.ndarray], kind: np.dtype) -> dict[str, np.ndarray]:
-    """Return constants rounded to the float type of the file; refuse numbers that are too large for it."""
+    """Round constants to the float type of the file, or raise Refusal if a number is too large for it."""
     found = {}
     for name, array in arrays.items():
         with np.errstate(over="ignore"):
@@ -92,7 +98,7 @@ def _replace_initializers(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Non
         if name not in read and name in graph.initializers:
             dropped.add(name)
             del proto.initializer[index]
-    # Before IR version 4 every initialiser is an input too.
+    # Before IR version 4, every initializer is also an input.
     listed = graph.model.ir_version < 4
     for index in reversed(range(len(proto.input))):
         if listed and proto.input[index].name in dropped:

@@ -1,9 +1,10 @@
 """Stencils: zero-padded convolutions as the offsets and weights of their taps.
 
-Output (i, j) of channel o is the sum over its group's channels c and its taps of
-``kernel[o, c, a, b] * x[c, stride_h * i + rows[a], stride_w * j + columns[b]]``, x being zero outside its map.
-Dilation, padding and cropping are all offsets, so two stencils add and chain without being aligned first. Kernels are
-float64 torch tensors; a stencil without one is structure only, from which costs are computed.
+Output (i, j) of channel o is the sum, over the channels c of its group and the taps (a, b), of
+``kernel[o, c, a, b] * x[c, stride_h * i + rows[a], stride_w * j + columns[b]]``, where x is zero outside its map.
+Dilation, padding and cropping are all expressed as offsets, so that two stencils can be added and chained without
+aligning them first. Kernels are float64 torch tensors; a stencil without a kernel has only a structure, from which
+costs are computed.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ __all__ = ["Axis", "Stencil", "add", "chain", "identity", "moved", "select", "st
 
 Array = np.ndarray[Any, Any]
 
-# Most taps along an axis, and most numbers of a kernel that becomes dense because groups do not match.
+# The most taps along an axis, and the most numbers in a kernel that becomes dense because groups do not match.
 _WIDEST = 255
 _LARGEST_KERNEL = 1 << 24
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Height or width: ``out = (size + excess) // stride + 1``, and the offsets of the taps in ascending order."""
+    """Height or width of a stencil.
+
+    Attributes:
+        offsets: Offsets of the taps in ascending order.
+        stride: Stride.
+        excess: Number that determines the number of outputs, ``(size + excess) // stride + 1``.
+    """
 
     offsets: tuple[int, ...]
     stride: int = 1
@@ -42,9 +49,9 @@ class Axis:
         return (size + self.excess) // self.stride + 1
 
     def behind(self, first: Axis) -> tuple[int, int]:
-        """Return stride and excess of this axis after `first`.
+        """Return stride and excess of this axis applied after `first`.
 
-        Floors nest: (a // s + m) // t = (a + m * s) // (s * t).
+        Nested floors satisfy ``(a // s + m) // t = (a + m * s) // (s * t)``.
         """
         return first.stride * self.stride, first.excess + first.stride * (1 + self.excess)
 
@@ -54,7 +61,7 @@ class Axis:
         return np.unique(places[(places < 0) | (places >= size)])
 
     def may_read_outside(self) -> bool:
-        """Return whether a window reaches over the border at some size."""
+        """Return whether a window crosses the border for at least one size of the map."""
         return self.offsets[0] < 0 or self.excess + self.offsets[-1] >= 0
 
 
@@ -63,9 +70,14 @@ class Stencil:
     """A zero-padded convolution; see the module.
 
     Attributes:
-        support: bool (rows, columns), True for taps that are not zero for every pair of channels.
-        kernel: float64 (channels_out, channels_in / groups, rows, columns); None for structure only.
-        unit: whether it is the identity, bit for bit.
+        channels_in: Number of input channels.
+        channels_out: Number of output channels.
+        groups: Number of groups.
+        rows: Height.
+        columns: Width.
+        support: Bool array (rows, columns) that is True for taps with a nonzero value for any pair of channels.
+        kernel: Float64 tensor (channels_out, channels_in / groups, rows, columns), or None for only a structure.
+        unit: Whether the stencil is exactly the identity.
     """
 
     channels_in: int
@@ -79,12 +91,12 @@ class Stencil:
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
-        """Rows and columns."""
+        """The axes of rows and of columns."""
         return self.rows, self.columns
 
     @property
     def per_channel(self) -> bool:
-        """Whether output channel i reads input channel i only."""
+        """Whether output channel i reads only input channel i."""
         return self.groups == self.channels_in == self.channels_out
 
     @property
@@ -98,13 +110,17 @@ class Stencil:
 
     @cached_property
     def taps(self) -> tuple[Axis, Axis]:
-        """The axes with only the offsets at which some tap is not zero."""
+        """The axes with only the offsets of nonzero taps."""
         rows = tuple(np.asarray(self.rows.offsets)[self.support.any(1)].tolist())
         columns = tuple(np.asarray(self.columns.offsets)[self.support.any(0)].tolist())
         return replace(self.rows, offsets=rows or (0,)), replace(self.columns, offsets=columns or (0,))
 
     def regroup(self, groups: int) -> Stencil:
-        """Return the same stencil with fewer groups, which must divide the present ones; refuse too large a kernel."""
+        """Return the same stencil with fewer groups, a divisor of the present number.
+
+        Raises:
+            Refusal: The kernel would be too large.
+        """
         if groups == self.groups:
             return self
         merged, own = self.groups // groups, self.channels_in // self.groups
@@ -113,7 +129,7 @@ class Stencil:
             raise Refusal(f"channels that are read group by group would become a dense kernel of {size:,} numbers")
         kernel = None
         if self.kernel is not None:
-            # (groups, merged, outputs of one, merged, inputs of one, taps): only equal parts are read.
+            # Shape (groups, merged, outputs of one, merged, inputs of one, taps); only the diagonal is nonzero.
             shape = (groups, merged, self.channels_out // self.groups, merged, own, *self.support.shape)
             kernel = self.kernel.new_zeros(shape)
             parts = self.kernel.reshape(groups, merged, shape[2], own, *self.support.shape)
@@ -138,20 +154,20 @@ class Stencil:
 
 
 def identity(channels: int, *, numeric: bool) -> Stencil:
-    """Return the stencil that copies a map."""
+    """Return the stencil of the identity."""
     kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64) if numeric else None
     return Stencil(channels, channels, channels, Axis((0,)), Axis((0,)), np.ones((1, 1), bool), kernel, unit=True)
 
 
 def moved(channels: int, rows: Axis, columns: Axis) -> Stencil:
-    """Return the stencil that moves, crops or pads a map; each axis has one tap."""
+    """Return the stencil that shifts, crops or pads a map; each axis has one tap."""
     kernel = torch.ones(channels, 1, 1, 1, dtype=torch.float64)
     unit = rows == columns == Axis((0,))
     return Stencil(channels, channels, channels, rows, columns, np.ones((1, 1), bool), kernel, unit)
 
 
 def chain(first: Stencil, second: Stencil) -> Stencil:
-    """Return `second` after `first`, as if `first` computed every position that `second` reads outside its map."""
+    """Return `second` applied after `first`, as if `first` also computed the positions outside its map."""
     if first.unit:
         return second
     if second.unit:
@@ -193,7 +209,7 @@ def _chain_kernels(
 ) -> Tensor:
     assert first.kernel is not None and second.kernel is not None
     per_group = first.channels_in // groups
-    # Taps come first in memory: sums over taps then run over whole matrices.
+    # Taps come first in memory, so that sums over taps run over whole matrices.
     kernel = second.kernel.permute(2, 3, 0, 1).contiguous()
     one = first.kernel
     if not (second.per_channel or first.per_channel):
@@ -207,7 +223,7 @@ def _chain_kernels(
         if second.per_channel:
             part = one * tap[:, :, None, None]
         elif first.per_channel:
-            # Row o of the second reads the channels of its group: their own factors of the first.
+            # Row o of the second kernel reads the channels of its group, each with its own factors of the first.
             own = one.reshape(groups, 1, per_group, *one.shape[2:])
             factors = tap.reshape(groups, -1, per_group)[..., None, None]
             part = (factors * own).reshape(second.channels_out, per_group, *one.shape[2:])
@@ -215,7 +231,7 @@ def _chain_kernels(
             factors = tap.reshape(groups, second.channels_out // groups, -1)
             part = torch.bmm(factors, one).reshape(second.channels_out, per_group, *first.support.shape)
         if part.shape[2:] == shape:
-            # Then there is no other tap.
+            # The part covers the whole kernel, so there is no other tap.
             return part
         if full is None:
             full = one.new_zeros(*shape, second.channels_out, per_group).permute(2, 3, 0, 1)
@@ -230,8 +246,8 @@ def _chain_kernels(
 
 
 def support_of(kernel: Tensor) -> Array:
-    """Return which taps of a kernel are not zero for every pair of channels, bool (rows, columns)."""
-    # Those of the first pair answer nearly always.
+    """Return a bool array (rows, columns) of the taps that are nonzero for any pair of channels."""
+    # The first pair of channels nearly always settles it.
     first = kernel[:1, :1] != 0
     found = first[0, 0] if first.numel() and bool(first.all()) else (kernel != 0).any(0).any(0)
     return np.asarray(found.numpy())
@@ -249,11 +265,11 @@ def add(one: Stencil, other: Stencil) -> Stencil:
 
 
 def stack(parts: Sequence[Stencil]) -> Stencil:
-    """Concatenate output channels."""
+    """Concatenate the output channels of several stencils."""
     if len(parts) == 1:
         return parts[0]
     rows, columns = (tuple(sorted({offset for part in parts for offset in part.axes[axis].offsets})) for axis in (0, 1))
-    # A group of the whole must be outputs that lie together; parts that have groups of their own read all channels.
+    # The outputs of a group must be consecutive, so parts with groups are converted to read all channels.
     dense = [part.regroup(1).placed(rows, columns) for part in parts]
     kernels = [part.kernel for part in dense if part.kernel is not None]
     kernel = torch.cat(kernels) if len(kernels) == len(dense) else None
@@ -263,7 +279,7 @@ def stack(parts: Sequence[Stencil]) -> Stencil:
 
 
 def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
-    """Select output channels."""
+    """Return the stencil with only these output channels."""
     if list(channels) == list(range(stencil.channels_out)):
         return stencil
     dense = stencil.regroup(1)
@@ -272,7 +288,7 @@ def select(stencil: Stencil, channels: Sequence[int]) -> Stencil:
 
 
 def trim(stencil: Stencil) -> Stencil:
-    """Remove rows and columns of taps that are zero throughout."""
+    """Remove rows and columns in which all taps are zero."""
     support = stencil.support
     if stencil.kernel is not None:
         support = support_of(stencil.kernel)

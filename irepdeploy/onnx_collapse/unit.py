@@ -1,4 +1,4 @@
-"""Units: operators that are replaced together or not at all, and the cost of their replacement, without numbers."""
+"""Units: operators that are replaced together or not at all, and the cost of their replacement, on structures alone."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from irepdeploy.onnx_collapse.region import LinearRegion
 
 __all__ = ["Arrangement", "Unit", "Units"]
 
-# The most tensors that one may be a sum of: the partial sums of a long residual chain would read all before them.
+# The most terms of a sum; otherwise the partial sums of a long residual chain would read all tensors before them.
 _MOST_TERMS = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Operators connected by tensors that vanish if they are replaced; `results` are the tensors that must be computed.
+    """Operators connected by tensors that disappear if the operators are replaced.
 
-    `before` and `after` are the costs of the operators and of what replaces them.
+    Attributes:
+        operators: The operators, in order.
+        results: Tensors that must be computed.
+        before: Cost of the operators.
+        after: Cost of their replacement.
+        replace: Whether the operators are replaced.
     """
 
     operators: tuple[Operator, ...]
@@ -35,13 +40,19 @@ class Unit:
 
     @property
     def cost(self) -> Cost:
-        """The cost of the operators that the unit becomes."""
+        """Cost of the operators that result from the unit."""
         return self.after if self.replace else self.before
 
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Some operators of a region in units, the tensors that these keep, and why some of them had to be kept."""
+    """A division of operators into units.
+
+    Attributes:
+        units: The units.
+        kept: Tensors that the units keep.
+        obstacles: Reasons why some of these tensors had to be kept.
+    """
 
     units: tuple[Unit, ...]
     kept: frozenset[str]
@@ -49,19 +60,19 @@ class Arrangement:
 
     @cached_property
     def total(self) -> tuple[int, int]:
-        """Cost in MACs and number of nodes."""
+        """Total cost in MACs, and number of nodes."""
         return sum(unit.cost.total for unit in self.units), sum(unit.cost.nodes for unit in self.units)
 
 
 class Units:
-    """Divides operators of one region into units; every form and every unit is computed once.
+    """Divides the operators of one region into units; every form and every unit is computed only once.
 
     Attributes:
-        maps: names of the feature maps that an operator reads, by its index.
-        producers: the operator of each tensor.
-        readers: operators that read a tensor.
-        costs: of each operator, by its index.
-        work: number of operators visited so far.
+        maps: Names of the feature maps that each operator reads, by its index.
+        producers: The operator that computes each tensor.
+        readers: The operators that read each tensor.
+        costs: Cost of each operator, by its index.
+        work: Number of operators visited so far.
     """
 
     def __init__(self, region: LinearRegion, context: Context) -> None:
@@ -75,13 +86,13 @@ class Units:
                     self.readers[name].append(operator)
         self.costs = {item.index: operator_cost(item, context) for item in region.operators}
         self._sources: dict[str, Form] = {}
-        # By the identity of input forms, which the values keep alive.
+        # Keyed by the identity of the input forms, which the values keep alive.
         self._applied: dict[tuple[int, ...], tuple[dict[str, Form] | Refusal, list[Form]]] = {}
         self._form_costs: dict[int, Cost] = {}
         self._units: dict[tuple[frozenset[int], frozenset[str]], Unit | dict[str, str]] = {}
 
     def arrange(self, operators: Sequence[Operator], kept: Iterable[str]) -> Arrangement:
-        """Divide operators, in order, so that the tensors `kept` and those that must be kept besides are computed."""
+        """Divide operators, given in order, so that tensors in `kept` and others that must be kept are computed."""
         kept, obstacles = set(kept), dict[str, str]()
         units: list[Unit] = []
         waiting = [list(operators)]
@@ -118,7 +129,7 @@ class Units:
         return [sorted(item, key=lambda operator: operator.index) for item in found.values()]
 
     def _unit(self, operators: Sequence[Operator], kept: Collection[str]) -> Unit | dict[str, str]:
-        """Return operators as a unit, or the tensors that must be kept besides, with reasons."""
+        """Return the operators as a unit, or further tensors that must be kept, with reasons."""
         self.work += len(operators)
         results = tuple(name for operator in operators for name in operator.outputs if name in kept)
         key = frozenset(operator.index for operator in operators), frozenset(results)
@@ -137,9 +148,9 @@ class Units:
         return Unit(tuple(operators), results, before, after, before.accepts(after))
 
     def _propagate(self, operators: Sequence[Operator], kept: set[str]) -> tuple[dict[str, Form], dict[str, str]]:
-        """Return the forms of all tensors, and those that must be kept besides, with reasons.
+        """Return the forms of all tensors, and further tensors that must be kept, with reasons.
 
-        Tensors in `kept` and those are sources for later operators.
+        These and the tensors in `kept` are sources for later operators.
         """
         forms: dict[str, Form] = {}
         obstacles: dict[str, str] = {}
@@ -179,7 +190,7 @@ class Units:
             self._applied[key] = found, inputs
         found, _ = self._applied[key]
         if isinstance(found, Refusal):
-            # A copy: one that is raised again would keep the frames of every time before.
+            # Raise a copy, because an exception that is raised again keeps the frames of all previous times.
             raise Refusal(found.reason, found.tensors)
         return found
 

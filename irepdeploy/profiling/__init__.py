@@ -1,1 +1,1 @@
-"""Cost of a network in parameters, MACs, training time and memory, and its numerical health."""
+"""Measure the cost of a network (parameters, MACs, training time, memory) and its numerical health."""

@@ -1,4 +1,4 @@
-"""Compare the training cost of the plain network, the network as it is, and each preset of branches."""
+"""Compare the training cost of the plain network, the given network, and each preset of branches."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class CostRequest:
     """Parameters of a measurement.
 
     Attributes:
-        presets: names of presets or of published Architectures; default: all presets that fit the network.
-        memory_bytes: memory that training must fit into; default: no limit.
-        device: "cpu" or "cuda"; default: "cuda" if available.
+        presets: Names of presets or of published Architectures. Defaults to all presets that fit the network.
+        batch_size: Number of images per step.
+        memory_bytes: Memory into which training must fit. Defaults to no limit.
+        device: "cpu" or "cuda". Defaults to "cuda" if available.
     """
 
     presets: tuple[str, ...] | None = None
@@ -56,10 +57,13 @@ class BranchCost:
     """Cost of one variant of the network.
 
     Attributes:
-        name: preset, or role of the network; several names if they are the same network.
-        params, macs: in train state; MACs of one input.
-        time: None if memory ran out.
-        fits: whether the peak memory is within `CostRequest.memory_bytes`; None if one of them is not known.
+        name: Preset, or role of the network; several names if they describe the same network.
+        branches: Number of active branches.
+        params: Number of parameters in train state.
+        macs: MACs of one input in train state.
+        time: Time of a step, or None if memory ran out.
+        memory: Peak memory of training.
+        fits: Whether the peak memory is within `CostRequest.memory_bytes`, or None if either is unknown.
     """
 
     name: str
@@ -73,7 +77,7 @@ class BranchCost:
 
 @dataclass(frozen=True)
 class BranchCosts:
-    """Measured costs, the conditions of the measurement, and notes on what the figures do not mean."""
+    """Measured costs, the conditions of the measurement, and notes on the limits of the figures."""
 
     batch_size: int
     memory_bytes: int | None
@@ -92,17 +96,24 @@ def branch_costs(
     seed: int = 0,
     display: ProgressDisplay | None = None,
 ) -> BranchCosts:
-    """Measure a training step of the network plain, as it is, and with each preset in place of its branches.
+    """Measure a training step of the plain network, of the network as it is, and of the network with each preset.
 
-    Presets replace the network's branches, else they are inserted wherever possible; in a fused network, beside its
-    fused convolutions. Weights are random. Peak memory is measured in one process per variant, so `model_factory` must
-    be importable by name; steps are timed alternately (A B A B) in this process.
+    Presets replace the branches of the network. If it has none, they are inserted wherever possible, in a fused network
+    beside its fused convolutions. Weights are random. Peak memory is measured in a separate process for each variant;
+    steps are timed alternately (A B A B) in this process.
+
+    Args:
+        source: The network.
+        request: Parameters of the measurement.
+        model_factory: Function that builds a foreign class; other processes must be able to import it by name.
+        seed: Seed of the weights and of the order of the steps.
+        display: Display that shows the progress.
 
     Raises:
-        InputError: a preset is unknown or fits nowhere, the network has no input shape or does not run on it, or a
+        InputError: A preset is unknown or fits nowhere, the network has no input shape or does not run on it, or a
             foreign class has no importable factory.
         MissingError: CUDA was requested and is not available.
-        RunError: a training step failed for another reason than memory.
+        RunError: A training step failed for another reason than memory.
     """
     if not source.origin.input_shape:
         raise InputError(
@@ -153,11 +164,11 @@ def branch_costs(
 def _networks(
     source: Source, presets: Sequence[str] | None, model_factory: Callable[[], nn.Module] | None
 ) -> dict[str, nn.Module]:
-    """Return every network in train state by the name of its row; identical networks share one."""
+    """Return every network in train state by the name of its row; identical networks share a row."""
     origin, model = source.origin, source.model
     layers = {layer.name for layer in origin.layers}
     branched = any(isinstance(module, RepBlock) for module in model.modules())
-    # Copies, since timing trains them.
+    # Copied, because timing trains the networks.
     base = _plain(origin, model, model_factory) if branched else copy.deepcopy(model)
     found: dict[frozenset[Any], tuple[list[str], nn.Module]] = {}
 
@@ -242,7 +253,7 @@ def _device(wanted: str | None) -> str:
 
 
 def _factory_name(source: Source, factory: Callable[[], nn.Module] | None) -> str:
-    """Return ``package.module:function`` of a factory, by which another process imports it."""
+    """Return the name ``package.module:function`` under which another process can import a factory."""
     if isinstance(factory, Factory):
         return factory.spec
     if factory is None:

@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates (MACs) by one convention."""
+"""Count parameters and multiply-accumulates (MACs) in a uniform way."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from irepdeploy.reparam.block import RepBlock
 
 __all__ = ["REST", "Counts", "conv_text", "count", "count_layers"]
 
-# Outside the layers of `count_layers`: batch normalisation outside RepBlocks, embeddings, products of maps.
+# Everything outside the layers of `count_layers`: batch normalisation outside RepBlocks, embeddings, products of maps.
 REST = "(rest)"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters (alpha and beta included) and MACs of one input; None if the input shape is not known."""
+    """Numbers of parameters and MACs.
+
+    Attributes:
+        params: Number of parameters, including alpha and beta.
+        macs: MACs of one input, or None if the input shape is unknown.
+    """
 
     params: int
     macs: int | None
@@ -31,7 +36,8 @@ class Counts:
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     """Count parameters, and the MACs of a forward pass over zeros (1, *input_shape) in eval mode.
 
-    `model` is left as it is. Operators are counted, not modules, so ``torch.nn.functional.conv2d`` counts too.
+    `model` is not changed. Operators are counted instead of modules, so that ``torch.nn.functional.conv2d`` is
+    included.
     """
     return Counts(sum(p.numel() for p in model.parameters()), _macs(model, input_shape)["Global"])
 
@@ -39,10 +45,17 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
 def count_layers(
     model: nn.Module, input_shape: tuple[int, ...] | None, inputs: Sequence[TensorSpec] = ()
 ) -> dict[str, Counts]:
-    """Count by layer: each RepBlock, each convolution and linear layer outside of them, and `REST`.
+    """Count parameters and MACs of each RepBlock, each other convolution or linear layer, and `REST`.
 
-    Layers add up to the total. Shared parameters count in the first layer that has them. `inputs` are those of a
-    network that does not take one image alone; free sizes are 1.
+    The layers add up to the total. Shared parameters are counted in the first layer that has them.
+
+    Args:
+        model: The network; it is not changed.
+        input_shape: Shape of the input without the batch, or None.
+        inputs: Inputs of a network that does not take a single image; free sizes are set to 1.
+
+    Returns:
+        The counts by name of the layer; MACs are None if neither `input_shape` nor `inputs` is given.
     """
     macs = None if input_shape is None and not inputs else _macs(model, input_shape or (), inputs)
     prefix = type(model).__name__
@@ -86,7 +99,7 @@ def conv_text(
 
 
 def _macs(model: nn.Module, input_shape: tuple[int, ...], inputs: Sequence[TensorSpec] = ()) -> dict[str, int]:
-    """Return MACs by module (the root by its class name) and ``Global``."""
+    """Return the MACs of each module, with the class name of the root in front, and of ``Global``."""
     from torch.utils.flop_counter import FlopCounterMode
 
     def run(twin: nn.Module) -> Any:
@@ -98,7 +111,7 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...], inputs: Sequence[Tenso
         return counter
 
     try:
-        # On the meta device nothing is computed, and no weight is copied.
+        # The meta device avoids all computation and copies of weights.
         counter = run(_without_values(model))
     except Exception:  # a foreign forward that reads values or creates tensors may raise anything
         counter = run(copy.deepcopy(model))
@@ -110,7 +123,7 @@ def _macs(model: nn.Module, input_shape: tuple[int, ...], inputs: Sequence[Tenso
 
 
 def _zeros(model: nn.Module, inputs: Sequence[TensorSpec], like: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return inputs by position, or by name where all names are those of ``forward``."""
+    """Return inputs of zeros by position, or by name if all names are parameters of ``forward``."""
     found = {
         spec.name: torch.zeros(
             [1 if size is None else size for size in spec.shape],

@@ -1,8 +1,8 @@
-"""Numerical health of weights: their losses in fp16 and int8, before and after fusing.
+"""Numerical health of weights: their loss of precision in fp16 and int8, before and after fusing.
 
-The int8 figures are signal-to-quantisation-noise ratios of the weights alone, in dB: they compare kernels, and do not
-predict accuracy. For a kernel w on a symmetric grid of step ``max|w| / 127``, rounded to nearest to q, the ratio
-is ``10 log10(sum w^2 / sum (w - q)^2)``.
+The int8 figures are signal-to-quantisation-noise ratios (SQNR) of the weights alone, in dB. They compare kernels, but
+do not predict accuracy. For a kernel w that is rounded to the nearest value q on a symmetric grid of step
+``max|w| / 127``, the ratio is ``10 log10(sum w^2 / sum (w - q)^2)``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["DROP_DB", "LayerHealth", "WeightHealth", "health_warnings", "kernel_
 
 Array = np.ndarray[Any, Any]
 
-# Two of eight bits, 6.02 dB each. Small networks trained with nine weighted branches lose 8 to 9 dB without loss of
-# int8 accuracy; an unweighted identity, with which RepVGG is known to fail in int8, costs 13 to 21.
+# Two of eight bits, 6.02 dB each. Small networks trained with nine weighted branches lose 8 to 9 dB without losing
+# int8 accuracy; an unweighted identity, with which RepVGG is known to fail in int8, costs 13 to 21 dB.
 DROP_DB = 12.0
 
 _FP16_MAX, _FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
@@ -37,19 +37,19 @@ _CACHED = 1 << 15
 
 @dataclass(frozen=True)
 class WeightHealth:
-    """Figures of one kernel and bias; a ratio is None if the kernel is all zero or exact in int8.
+    """Figures of one kernel and bias. A ratio is None if the kernel is all zero or exact in int8.
 
     Attributes:
-        max_weight: largest finite ``|w|``.
-        max_bias: largest finite ``|b|``; 0 without a bias.
-        not_finite: number of weights and biases that are NaN or infinite; the other figures omit them.
-        fp16_overflow: number of weights and biases beyond 65504, the largest number of fp16.
-        fp16_lost: share of nonzero weights below 2^-14, the smallest normal number of fp16, which become subnormal
+        max_weight: Largest finite ``|w|``.
+        max_bias: Largest finite ``|b|``; 0 without a bias.
+        not_finite: Number of weights and biases that are NaN or infinite. The other figures ignore them.
+        fp16_overflow: Number of weights and biases beyond 65504, the largest fp16 number.
+        fp16_lost: Share of nonzero weights below 2^-14, the smallest normal fp16 number, which become subnormal
             (fewer bits) or zero.
-        int8_tensor_db: SQNR with one step for the whole kernel.
-        int8_channel_db: SQNR of the whole kernel with a step per output channel.
-        int8_worst_channel_db: lowest SQNR of any nonzero output channel with one step for the whole kernel. If channels
-            differ much in range, the small ones are lost and `int8_tensor_db` hardly shows it.
+        int8_tensor_db: SQNR in dB with one step for the whole kernel.
+        int8_channel_db: SQNR of the whole kernel in dB with one step per output channel.
+        int8_worst_channel_db: Lowest SQNR in dB of any nonzero output channel with one step for the whole kernel. If
+            the ranges of channels differ widely, small channels are lost, which `int8_tensor_db` hardly shows.
     """
 
     max_weight: float
@@ -67,10 +67,11 @@ class LayerHealth:
     """Health of a layer before and after fusing.
 
     Attributes:
-        branches: branches that were fused into it.
-        before: the fixed operation alone with its batch normalisation folded, as in a plain network; None if only the
-            fused kernel is known.
-        after: the fused kernel.
+        layer: Name of the layer.
+        branches: Branches that were fused into the layer.
+        before: Health of the fixed operation alone with its batch normalisation folded, as in a plain network. None if
+            only the fused kernel is known.
+        after: Health of the fused kernel.
     """
 
     layer: str
@@ -80,7 +81,7 @@ class LayerHealth:
 
     @property
     def int8_drop_db(self) -> float | None:
-        """Loss by fusing in dB: of `int8_tensor_db` or `int8_channel_db`, whichever is larger."""
+        """Loss caused by fusing, in dB: that of `int8_tensor_db` or of `int8_channel_db`, whichever is larger."""
         if self.before is None:
             return None
         pairs = (
@@ -92,12 +93,12 @@ class LayerHealth:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
+        """Return a JSON object that `from_dict` reads."""
         return {**asdict(self), "branches": list(self.branches)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerHealth:
-        """Return the instance that `to_dict` described; raise TypeError or KeyError for anything else."""
+        """Read the result of `to_dict`; raise TypeError or KeyError for anything else."""
         before = value["before"]
         return cls(
             value["layer"],
@@ -122,10 +123,14 @@ def kernel_health(kernel: Tensor | Array, bias: Tensor | Array | None = None) ->
 
 
 def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[LayerHealth]:
-    """Return the health of every layer that is or was fused.
+    """Return the health of every layer that is fused or can be fused.
 
-    A network with RepBlocks has a health before and after, taken from its `fused` form if that exists already. A fused
-    network has only the latter; in one of unknown origin every Conv2d counts, without its batch normalisation.
+    For a network with RepBlocks this is the health before and after fusing. For a fused network it is only the health
+    after fusing; if its origin is unknown, every Conv2d is included, without its batch normalisation.
+
+    Args:
+        model: The network.
+        fused: The fused form of `model`, if it already exists.
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, RepBlock)}
     if blocks:
@@ -140,7 +145,7 @@ def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[Lay
 
 
 def health_warnings(layers: Sequence[LayerHealth]) -> list[str]:
-    """Describe problems: at most one line of each kind, which names the worst layer."""
+    """Describe problems with at most one line per kind of problem, which names the worst layer."""
     found = []
     for count, text in (
         (lambda health: health.not_finite, "values are NaN or infinite"),
@@ -166,7 +171,7 @@ def _block_health(name: str, block: RepBlock, fused: nn.Module | None) -> LayerH
     known = None if fused is None else fused.get_submodule(name)
     conv = known if isinstance(known, nn.Conv2d) else fuse_block(block)
     after = kernel_health(conv.weight, conv.bias)
-    # Without branches the fixed operation is the fused kernel.
+    # Without branches, the fixed operation equals the fused kernel.
     before = kernel_health(*block.fixed.equivalent()) if block.active else after
     return LayerHealth(name, block.active, before, after)
 
@@ -178,15 +183,15 @@ class _Ratios(NamedTuple):
 
 
 def _measured(rows: Array, peaks: Array) -> tuple[float, _Ratios]:
-    """Return the share of values that fp16 loses, and the int8 ratios; the largest of `peaks` is not 0."""
+    """Return the share of values lost in fp16, and the int8 ratios; the largest of `peaks` must not be 0."""
     peak = peaks.max()
-    # In steps of the grid, relative to the whole kernel, so that no relevant square over- or underflows.
+    # Values are in steps of the grid, relative to the whole kernel, so that no relevant square over- or underflows.
     relative = peaks.astype(np.float64) / float(peak)
     own = np.divide(_INT8_STEPS, relative, out=np.zeros_like(relative), where=relative > _NOTHING)
     factors = own.astype(rows.dtype)[:, None]
     nonzero = normal = 0
     signals, noises, own_noises = [], [], []
-    # numpy on parts that stay in the cache: ten times faster than torch on whole kernels.
+    # numpy on parts that fit into the cache is ten times faster than torch on whole kernels.
     height = max(1, _CACHED // rows.shape[1])
     for start in range(0, len(rows), height):
         part = rows[start : start + height]
@@ -201,7 +206,7 @@ def _measured(rows: Array, peaks: Array) -> tuple[float, _Ratios]:
         own_noises.append(_energy(steps - np.rint(steps)))
     signal, noise, own_noise = map(np.concatenate, (signals, noises, own_noises))
     total = float(signal.sum())
-    # If a channel's signal underflows, int8 holds nothing of it.
+    # If the signal of a channel underflows, int8 retains nothing of it.
     live = peaks > 0
     worst = [
         _decibels(s, n) if s > 0 else 0.0 for s, n in zip(signal[live].tolist(), noise[live].tolist(), strict=True)
@@ -230,7 +235,7 @@ def _wide(values: Tensor | Array) -> Array:
 
 
 def _finite(values: Array) -> tuple[Array, int]:
-    """Return `values` with 0 in place of NaN and infinity, and their number."""
+    """Return `values` with NaN and infinity replaced by 0, and the number of replaced values."""
     good = np.isfinite(values)
     count = values.size - int(np.count_nonzero(good))
     return (np.where(good, values, 0), count) if count else (values, 0)

@@ -1,4 +1,4 @@
-"""Inspect a network or an ONNX file: layers, size in train and fused state, numerical health."""
+"""Inspect the layers, the size in train and fused state, and the health of a network or an ONNX file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,16 @@ __all__ = ["Inspection", "LayerFacts", "inspect_model"]
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer, or `REST`; counts are None if the layer or the state does not exist."""
+    """One layer, or `REST`.
+
+    Attributes:
+        layer: Name of the layer.
+        operation: Description of its operation.
+        branches: Names of its branches.
+        train: Counts in train state, or None if the layer or the state does not exist.
+        fused: Counts in fused state, or None if the layer or the state does not exist.
+        health: Numerical health, or None if it is unknown.
+    """
 
     layer: str
     operation: str
@@ -50,8 +59,16 @@ class Inspection:
     """Result of an inspection.
 
     Attributes:
-        facts: for a network those of its `Source` and its input shape; for an ONNX file opset, inputs and the like.
-        train, fused: total in that state; None if that state is not known. An ONNX file is fused.
+        source: Label of the network or file.
+        kind: "network" or "onnx".
+        facts: For a network, the facts of its `Source` and its input shape; for an ONNX file, its opset, inputs etc.
+        layers: All layers.
+        train: Total in train state, or None if that state is unknown.
+        fused: Total in fused state, or None if that state is unknown. An ONNX file is in fused state.
+        operators: Number of operators of each type in an ONNX file.
+        notes: Remarks on the figures.
+        warnings: Problems found.
+        cost: Cost of training, if it was requested.
     """
 
     source: str
@@ -83,18 +100,19 @@ def inspect_model(
     """Inspect a network in train and fused state, or an ONNX file.
 
     Args:
-        source: a checkpoint, an ``.onnx`` file, the name of a network (with seeded random weights and statistics), or
-            a network, which is left as it is.
-        model_factory: builds the class of a foreign checkpoint.
-        architecture: branches to insert first.
-        seed: of random weights, statistics and images.
-        input_shape: sizes of inputs that the file leaves free or the network does not know.
-        cost: also train it for a few steps with and without branches, and measure time and memory.
-        display: shows progress.
+        source: A checkpoint, an ``.onnx`` file, the name of a network, which gets seeded random weights and statistics,
+            or a network, which is not changed.
+        model_factory: Function that builds the class of a foreign checkpoint.
+        architecture: Branches to insert first.
+        seed: Seed of random weights, statistics and images.
+        input_shape: Sizes of inputs that are free in the file or unknown for the network.
+        cost: Also train the network for a few steps with and without branches, and measure time and memory.
+        display: Display that shows the progress.
 
     Raises:
-        InputError: no such file or network, a damaged file, or options that do not apply to it.
-        RunError: a training step failed.
+        InputError: There is no such file or network, the file is damaged, or options do not apply to it.
+        MissingError: The network needs a library or a device that is not available.
+        RunError: A training step failed.
     """
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx":
         if architecture is not None or cost is not None:
@@ -121,7 +139,7 @@ def _network(source: Source, model_factory: Callable[[], nn.Module] | None) -> I
     model, origin = source.model, source.origin
     notes, warnings = list[str](), list[str]()
     if source.facts["file"] is None and origin.net in NETS and NETS[origin.net].note:
-        # Such as layers that replace those of the paper.
+        # For example, layers that differ from those of the paper.
         notes.append(NETS[origin.net].note)
     train: nn.Module | None
     fused: nn.Module | None
@@ -211,7 +229,7 @@ def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> In
 
 
 def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) -> nn.Module | None:
-    """Return the structure in which a fused network was trained, with new values; None if it cannot be built."""
+    """Return the structure in which a fused network was trained, with initial values, or None if it cannot be built."""
     if origin.net is not None:
         base = build_plain(origin.net, **origin.args)
     else:

@@ -1,7 +1,7 @@
-"""Measure the cost of training: seconds per step, alternating between networks, and peak memory, in a process each.
+"""Measure the cost of training: seconds per step, alternating between networks, and peak memory in separate processes.
 
-As a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY STEP``) it measures the
-memory of one checkpoint and prints it as JSON.
+As a program (``python -m irepdeploy.profiling.training_cost CKPT BATCH STEPS DEVICE FACTORY STEP``), this module
+measures the memory of one checkpoint and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ _STEPS_FOR_MEMORY = 3
 
 @dataclass(frozen=True)
 class StepTime:
-    """Median seconds of one training step (forward, backward, SGD with momentum), and the number of samples."""
+    """Time of a training step: forward, backward, and an update by SGD with momentum.
+
+    Attributes:
+        seconds: Median time of one step.
+        samples: Number of steps that were timed.
+    """
 
     seconds: float
     samples: int
@@ -50,9 +55,9 @@ class PeakMemory:
     """Memory of a training process.
 
     Attributes:
-        peak_bytes: on the CPU the growth of peak resident memory since before the network was loaded (Linux only); on
-            CUDA the most that torch allocated on the device. None if not known or if memory ran out.
-        out_of_memory: whether memory ran out.
+        peak_bytes: On the CPU, the growth of peak resident memory since before the network was loaded (only on Linux).
+            On CUDA, the peak amount that torch allocated on the device. None if it is unknown or memory ran out.
+        out_of_memory: Whether memory ran out.
     """
 
     peak_bytes: int | None
@@ -61,7 +66,7 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of one training step, see `StepTime` and `PeakMemory`."""
+    """Cost of one training step; see `StepTime` and `PeakMemory`."""
 
     seconds_per_step: float
     samples: int
@@ -71,9 +76,18 @@ class TrainingCost:
 def training_cost(
     checkpoints: Mapping[str, Path], batch_size: int, *, min_samples: int = 12, min_seconds: float = 1.0, seed: int = 0
 ) -> dict[str, TrainingCost]:
-    """Measure the training step of each checkpoint on the CPU, in one run, alternating between them (A B A B).
+    """Measure the training step of each checkpoint on the CPU in one run, alternating between them (A B A B).
 
-    Each gets at least `min_samples` steps and `min_seconds`; images and the order are seeded.
+    Args:
+        checkpoints: Checkpoints with branches, by name.
+        batch_size: Number of images per step.
+        min_samples: Least number of steps to time for each checkpoint.
+        min_seconds: Least time in seconds to spend on each checkpoint.
+        seed: Seed of the order.
+
+    Raises:
+        InputError: A checkpoint is fused, or has no input shape.
+        RunError: Memory ran out, or a step failed.
     """
     nets = {name: load(path) for name, path in checkpoints.items()}
     for name, net in nets.items():
@@ -100,10 +114,18 @@ def step_times(
     seed: int = 0,
     on_round: Callable[[float], None] | None = None,
 ) -> dict[str, StepTime]:
-    """Time the training step of each network, alternating between them; they are trained and left in train mode.
+    """Time the training step of each network, alternating between them.
 
-    Each gets at least `min_samples` steps and `min_seconds`. After each round, `on_round` is called with the share of
-    the work that is done, 0 to 1.
+    The networks are trained in place and left in train mode.
+
+    Args:
+        nets: The networks by name.
+        batch_size: Number of images per step.
+        device: "cpu" or "cuda".
+        min_samples: Least number of steps to time for each network.
+        min_seconds: Least time in seconds to spend on each network.
+        seed: Seed of the order.
+        on_round: Function that is called after each round with the completed share of the work, from 0 to 1.
     """
     calls = {name: training_step(net, batch_size, device, name) for name, net in nets.items()}
     timed = measure(
@@ -120,9 +142,17 @@ def peak_memory(
 ) -> PeakMemory:
     """Train a checkpoint for a few steps in a separate process, and measure its memory.
 
-    `step` is "exact", "merged", or "frozen", with statistics in eval mode.
+    Args:
+        checkpoint: The checkpoint.
+        batch_size: Number of images per step.
+        device: "cpu" or "cuda".
+        factory: Name of the function that builds a foreign class, as ``package.module:function``.
+        step: "exact", "merged", or "frozen" for batch normalisations in eval mode.
+
+    Raises:
+        RunError: The process failed for another reason than memory.
     """
-    # -P: the current folder must not shadow the installed package.
+    # -P prevents the current folder from shadowing the installed package.
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint.resolve())]
     command += [str(batch_size), str(_STEPS_FOR_MEMORY), device, factory or "", step]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -134,7 +164,7 @@ def peak_memory(
         ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = done.stderr.strip().splitlines() or [ended]
         raise RunError(f"the process that measures memory failed: {lines[-1]}", where=checkpoint)
-    # The user's module may print when it is imported.
+    # The user's module may print when it is imported, so only the last line is read.
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -144,12 +174,15 @@ def training_step(
     """Return a function that runs a training step on fixed random images.
 
     Args:
-        net: Its state stays as the last step leaves it.
-        batch_size: Images of a step.
+        net: The network; it is trained in place.
+        batch_size: Number of images per step.
         device: "cpu" or "cuda".
-        where: Names the network in errors.
+        where: Name of the network in error messages.
         frozen: Keep every batch normalisation in eval mode.
-        compiled: Run the step through torch.compile.
+        compiled: Compile the step with torch.compile.
+
+    Raises:
+        InputError: The network has no input shape.
     """
     origin = origin_of(net)
     if not origin.input_shape:
@@ -179,12 +212,12 @@ def training_step(
 def _train_once(net: Callable[[Tensor], Any], images: Tensor, optimizer: torch.optim.Optimizer) -> None:
     _loss(net(images)).backward()
     optimizer.step()
-    # At the end, since steps of other networks run in between.
+    # Gradients are freed at the end, because steps of other networks run in between.
     optimizer.zero_grad(set_to_none=True)
 
 
 def _loss(outputs: Any) -> Tensor:
-    """Return the cross-entropy of logits (N, classes); of any other outputs, the mean of squares."""
+    """Return the cross-entropy of logits (N, classes), or the sum of the mean squares of any other outputs."""
     if isinstance(outputs, Tensor) and outputs.dim() == 2:
         return F.cross_entropy(outputs, torch.zeros(len(outputs), dtype=torch.long, device=outputs.device))
     trained = [output for output in flattened(outputs) if isinstance(output, Tensor) and output.requires_grad]
@@ -192,7 +225,7 @@ def _loss(outputs: Any) -> Tensor:
 
 
 def _measured(path: str, batch_size: int, steps: int, device: str, factory: str, how: str = "exact") -> PeakMemory:
-    # One tiny step first, so that the start value includes what torch allocates for any training.
+    # Run one tiny step first, so that the initial value includes what torch allocates for any training.
     warm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)).to(device)
     images = torch.zeros(2, 1, 8, 8, device=device)
     warm(images)
@@ -218,7 +251,7 @@ def _measured(path: str, batch_size: int, steps: int, device: str, factory: str,
 
 
 def _main(path: str, batch_size: str, steps: str, device: str, factory: str, step: str) -> None:
-    # If memory runs out, this process is killed first, not the one that waits for it.
+    # If memory runs out, the kernel should kill this process instead of the one that waits for it.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     found = _measured(path, int(batch_size), int(steps), device, factory, step)
