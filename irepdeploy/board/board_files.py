@@ -1,4 +1,4 @@
-"""Files and programs of a board, below a root that tests can replace."""
+"""Access to a board's files and programs, below a root folder that tests can replace."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LINE_S = 5
 
 
 class Said(NamedTuple):
-    """The exit code of a program, and its stdout and stderr together."""
+    """The exit code of a program and its combined stdout and stderr."""
 
     code: int
     text: str
 
 
 class BoardFiles:
-    """Reads files and runs programs of a board.
+    """Reader of files and runner of programs on a board.
 
     Args:
-        root: "/" for the machine this runs on, or a folder with the same files and fake programs; nothing outside it
-            is then read, run or changed.
+        root: "/" for the machine itself, or a folder with copies of its files and fake programs. Nothing outside this
+            folder is read, run or changed.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -39,7 +39,7 @@ class BoardFiles:
 
     @property
     def real(self) -> bool:
-        """Whether this is the machine itself."""
+        """Whether the root is the machine itself."""
         return self.root == "/"
 
     def path(self, name: str) -> str:
@@ -47,7 +47,7 @@ class BoardFiles:
         return os.path.join(self.root, name.lstrip("/"))
 
     def read(self, name: str) -> str:
-        """Return the text of a file without trailing blanks and NULs, or "" if it cannot be read."""
+        """Return the text of a file without trailing whitespace and NULs, or "" if it cannot be read."""
         try:
             with open(self.path(name), encoding="utf-8", errors="replace") as file:
                 return file.read().rstrip(" \t\r\n\0")
@@ -55,14 +55,14 @@ class BoardFiles:
             return ""
 
     def number(self, name: str) -> int | None:
-        """Return the integer in a file, or None if there is none."""
+        """Return the integer that a file contains, or None if it does not contain one."""
         try:
             return int(self.read(name))
         except ValueError:
             return None
 
     def find(self, pattern: str) -> list[str]:
-        """Return the paths that match a pattern, sorted, as seen from the root."""
+        """Return the sorted paths, relative to the root, that match a glob pattern."""
         found = sorted(glob.glob(self.path(pattern)))
         return ["/" + os.path.relpath(path, self.root) for path in found]
 
@@ -75,11 +75,17 @@ class BoardFiles:
         return shutil.which(name) if self.real else None
 
     def run(self, name: str, *arguments: str, as_root: bool = False, stdin: str = "") -> Said:
-        """Run a program of the board to its end.
+        """Run a program of the board until it exits.
+
+        Args:
+            name: Name of the program, such as "nvpmodel".
+            arguments: Command-line arguments.
+            as_root: Run the program with sudo.
+            stdin: Text for the program's standard input.
 
         Raises:
-            MissingError: If it is not installed, or sudo asks for a password.
-            RunError: If it does not end in time or cannot be started.
+            MissingError: The program is not installed, or sudo asks for a password.
+            RunError: The program does not exit in time, or cannot be started.
         """
         path = self.program(name)
         if path is None:
@@ -92,7 +98,7 @@ class BoardFiles:
         return said
 
     def first_line(self, name: str, *arguments: str) -> str:
-        """Return the first line of a program that keeps printing, or "" if none comes in time."""
+        """Return the first line that a continuously printing program writes, or "" if none arrives in time."""
         path = self.program(name)
         if path is None:
             return ""
@@ -111,10 +117,10 @@ class BoardFiles:
         return line.decode("utf-8", "replace")
 
     def may_run_as_root(self, commands: Sequence[Sequence[str]]) -> bool:
-        """Return whether these programs can be run as root without a password; each command is run, to find out.
+        """Return whether all commands can be run as root without a password, by actually running each of them.
 
-        ``sudo -n -l PROGRAM`` would not tell: it says that a program is permitted, be it with a password, and needs
-        no password itself if any other rule needs none (sudoers' ``listpw``).
+        ``sudo -n -l PROGRAM`` is not enough: it also lists programs that require a password, and does not ask for one
+        itself if any rule comes without a password (``listpw`` in sudoers).
         """
         if any(self.program(name) is None for name, *_ in commands):
             return False
@@ -155,6 +161,6 @@ class BoardFiles:
 
 
 def sudoers_hint() -> str:
-    """Return how to permit setting power modes and clocks without a password."""
+    """Return instructions for permitting power modes and clocks to be set without a password."""
     line = "USER ALL=(root) NOPASSWD: /usr/sbin/nvpmodel, /usr/bin/jetson_clocks"
     return f"on the board: sudo visudo -f /etc/sudoers.d/irepdeploy, with the line: {line}; or --clocks as-is"

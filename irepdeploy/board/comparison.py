@@ -1,7 +1,7 @@
-"""Compare the outputs of two models: the one definition that every hop uses, on the desk and on the board.
+"""Comparison of the outputs of two models: the single definition used by every hop, on the desk and on the board.
 
-The error of an output tensor is ``max|a - b| / max|a|``, where a is the reference. A verdict needs finite values that
-are not all zero; top-1 agreement is reported only where it is informative.
+The error of an output tensor is ``max|a - b| / max|a|``, where ``a`` is the reference. Values that are not finite or
+are all zero cannot be compared. Top-1 agreement is reported only where it is informative.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ __all__ = [
     "relative_error",
 ]
 
-# Two roundings of one network may differ from the exact result by the noise in opposite directions (2), and a few
-# inputs rarely show the largest difference (2).
+# Two roundings of one network may deviate from the exact result in opposite directions (a factor of 2), and a few
+# inputs rarely show the largest difference (another factor of 2).
 NOISE_FACTOR = 4
-# A relative error above this says little about an output as a whole, so its cosine must also be at least this.
+# A larger relative error than the first says little about an output as a whole; its cosine is then checked against the
+# second as well.
 _TELLING_ERROR, _LEAST_COSINE = 0.1, 0.9
-# Of scores, at the end of a list of detections.
+# Minimum slack of scores, for detections at the end of the list.
 _LEAST_SLACK = 1e-4
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative error and the smallest cosine that pass; an infinite error or None is not checked."""
+    """Bounds for an output to pass the comparison.
+
+    Attributes:
+        max_rel_error: Largest relative error; infinity for no bound.
+        min_cosine: Smallest cosine similarity; None for no bound.
+    """
 
     max_rel_error: float
     min_cosine: Optional[float] = None
@@ -50,12 +56,12 @@ class Tolerance:
         return f"cosine {self.min_cosine:.4g}"
 
     def to_dict(self) -> Dict[str, Optional[float]]:
-        """Return a JSON object; a bound that is not checked is None."""
+        """Return the bounds as a JSON object, with None for a bound that is not checked."""
         error = self.max_rel_error if math.isfinite(self.max_rel_error) else None
         return {"max_rel_error": error, "min_cosine": self.min_cosine}
 
     def relaxed(self, noise: Optional["Noise"]) -> "Tolerance":
-        """Return the tolerance for an output of a reference with this noise."""
+        """Return this tolerance widened to `NOISE_FACTOR` times the noise of the reference."""
         if noise is None:
             return self
         error = max(self.max_rel_error, NOISE_FACTOR * noise.rel_error)
@@ -68,11 +74,13 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far an output of the reference is from itself when only the rounding changes.
+    """How much an output of the reference changes when only the rounding changes.
 
     Attributes:
-        unoptimized: Its relative error without ONNX Runtime's graph optimizations; None if that was not measured.
-        nudged: Its relative error on inputs that are one unit in the last place off, likewise.
+        rel_error: Largest relative error of the measured variants.
+        cosine: Smallest cosine similarity of the measured variants.
+        unoptimized: Relative error without ONNX Runtime's graph optimizations; None if not measured.
+        nudged: Relative error on inputs changed by one unit in the last place; None if not measured.
     """
 
     rel_error: float
@@ -89,7 +97,7 @@ TOLERANCES: Dict[str, Tolerance] = {
     "float16": Tolerance(1e-2, 0.999),
     "float16-block": Tolerance(1e-2, 0.999),
     "bfloat16": Tolerance(5e-2, 0.99),
-    # How large an int8 error may be is up to the accuracy budget.
+    # The relative error of int8 is limited by the accuracy budget instead.
     "int8": Tolerance(float("inf"), 0.99),
     "bfloat16-block": Tolerance(5e-2, 0.99),
 }
@@ -100,10 +108,11 @@ class OutputComparison:
     """The comparison of one output tensor of two models.
 
     Attributes:
+        name: Name of the output in the reference.
         rel_error: max|a - b| / max|a|.
         cosine: Cosine similarity of the flattened tensors.
-        top1_agreement: Share of rows with the same largest entry, or None where that is not informative.
-        top1_note: Why it is not informative, or "".
+        top1_agreement: Share of rows with the same largest entry, or None if that is not informative.
+        top1_note: Why the agreement is not informative, or "".
         noise: Noise of the reference, or None if it was not measured.
         problem: Why the tensors cannot be compared (NaN, all zero, different shapes), or "".
     """
@@ -119,12 +128,13 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The verdict on two models over the same inputs.
+    """The comparison of two models over the same inputs, with its verdict.
 
     Attributes:
-        tolerance: The stated one; `allowed_for` an output may be more.
+        tolerance: The requested tolerance; `allowed_for` gives that of an output, which may be wider.
+        outputs: Comparison of each output.
         samples: Number of inputs compared.
-        layers: Error by layer, in the network's order, for layers that both models have.
+        layers: Relative error by layer, in the network's order, for layers that both models have.
     """
 
     tolerance: Tolerance
@@ -134,18 +144,18 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether every output could be compared and is within the tolerance."""
+        """Whether every output could be compared and is within its tolerance."""
         return bool(self.outputs) and all(self._passes(output) for output in self.outputs)
 
     @property
     def max_rel_error(self) -> float:
-        """The largest relative error of any output; NaN or infinity where a comparison was impossible."""
+        """The largest relative error of any output; NaN or infinity if an output could not be compared."""
         errors = [output.rel_error for output in self.outputs]
         return max(errors, key=_sortable) if errors else float("nan")
 
     @property
     def worst(self) -> Optional[OutputComparison]:
-        """The output that fails with the largest error; if none fails, the one with the largest error."""
+        """The output with the largest error, among the failing outputs if there are any; None without outputs."""
         among = [output for output in self.outputs if not self._passes(output)] or list(self.outputs)
         return max(among, key=lambda output: _sortable(output.rel_error)) if among else None
 
@@ -155,7 +165,7 @@ class Comparison:
         return self.tolerance if self.worst is None else self.allowed_for(self.worst)
 
     def allowed_for(self, output: OutputComparison) -> Tolerance:
-        """Return the tolerance of an output: the stated one, or `NOISE_FACTOR` times the reference's noise."""
+        """Return the tolerance of an output: the requested one, or `NOISE_FACTOR` times the noise if that is wider."""
         return self.tolerance.relaxed(output.noise)
 
     @property
@@ -167,13 +177,13 @@ class Comparison:
 
     @property
     def first_bad_layer(self) -> Optional[str]:
-        """The first layer beyond the tolerance, where the difference begins."""
+        """The first layer beyond the tolerance, which is where the difference begins; None if there is none."""
         limit = self.tolerance.max_rel_error
         return next((name for name, error in self.layers.items() if not error <= limit), None)
 
     @property
     def reason(self) -> str:
-        """The reason for the verdict, as one line."""
+        """One line that explains the verdict."""
         for output in self.outputs:
             if output.problem:
                 return f"output {output.name!r}: {output.problem}"
@@ -208,7 +218,7 @@ class Comparison:
         return found
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object in which numbers that are not finite are written as text."""
+        """Return the comparison as a JSON object, with non-finite numbers written as text."""
         verdict = {
             "ok": self.ok,
             "samples": self.samples,
@@ -228,7 +238,7 @@ class Comparison:
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Return max|a - b| / max|a|: 0 if both tensors are all zero, infinity if only `a` is, NaN if one holds NaN."""
+    """Return max|a - b| / max|a|: 0 if both tensors are all zero, infinity if only `a` is, NaN if either has a NaN."""
     if a.size == 0:
         return 0.0
     difference = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
@@ -256,9 +266,16 @@ def compare_outputs(
 ) -> Comparison:
     """Compare the outputs of two models over the same inputs.
 
-    `a` holds the outputs of the reference by name, each (N, ...), `b` those of the other model, matched by name, or by
-    position if the names differ; the rows of detections are matched by their boxes. `layers` holds errors by layer, to
-    name the first bad one; `noise` is that of the reference, by output.
+    Args:
+        a: Outputs of the reference by name, each of shape (N, ...).
+        b: Outputs of the other model. They are matched by name, or by position if the names differ; rows of detections
+            are matched by their boxes.
+        tolerance: Bounds that every output must meet. Default: that of float32.
+        layers: Relative errors by layer, used to name the first bad layer.
+        noise: Noise of the reference by output, which widens the tolerance of that output.
+
+    Raises:
+        InputError: The models have different numbers of outputs.
     """
     if len(a) != len(b):
         raise InputError(f"the models have {len(a)} and {len(b)} outputs: they cannot be the same network")
@@ -288,7 +305,7 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
     for which, array in (("the reference", a), ("the other model", b)):
         if not np.isfinite(array).all():
             return OutputComparison(name, nan, nan, problem=f"{which} returns NaN or infinity")
-        # Whole numbers, such as classes, are often all zero.
+        # Integer outputs, such as classes, are legitimately all zero.
         if not array.any() and array.dtype.kind == "f":
             problem = f"{which} returns only zeros, which proves nothing"
             return OutputComparison(name, relative_error(a, b), 0.0, problem=problem)
@@ -299,13 +316,13 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
 def _compare_detections(
     a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], tolerance: Tolerance, noise: Mapping[str, Noise]
 ) -> Tuple[OutputComparison, ...]:
-    """Compare detections whose order means nothing; whole numbers must be equal."""
+    """Compare detections regardless of their order; integers must be equal."""
     slack = max(tolerance.relaxed(noise.get("scores")).max_rel_error, _LEAST_SLACK)
     twin, problem = matched(a, b, slack if math.isfinite(slack) else 1.0)
     found = []
     for name, array in a.items():
         none = not array.any() and not twin[name].any()
-        # Nothing found in any input is no error; networks without detections are exported too.
+        # Finding nothing in any input is no error: networks may be exported before they detect anything.
         one = OutputComparison(name, 0.0, 1.0) if none else _compare_one(name, array, twin[name], tolerance)
         note = "no detections" if none else "compared as sets"
         text = problem if name == "boxes" else one.problem

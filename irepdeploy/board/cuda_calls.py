@@ -1,4 +1,4 @@
-"""Calls of the CUDA runtime through ctypes or cuda-python, in one form: ``call(name, *inputs, out=type)``."""
+"""CUDA runtime calls through ctypes or cuda-python, with one interface: ``call(name, *inputs, out=type)``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OUT_OF_MEMORY, _NO_DEVICE = 2, (35, 100, 999)
 
 
 class Size(int):
-    """An integer that C takes as size_t."""
+    """An integer passed to C as size_t."""
 
 
 class CtypesCalls:
@@ -25,7 +25,18 @@ class CtypesCalls:
         self._library = library
 
     def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
-        """Call a function; return its result of ctypes type `out`, which C writes to the first or `last` argument."""
+        """Call a CUDA function and return its result.
+
+        Args:
+            name: Name of the function.
+            values: Input arguments.
+            out: ctypes type of the result, which C writes through a pointer argument; None if there is no result.
+            last: Pass that pointer as the last argument instead of the first.
+
+        Raises:
+            MissingError: This version of CUDA lacks the function, or there is no usable GPU.
+            RunError: The call failed.
+        """
         result = None if out is None else out()
         given: List[Any] = [_as_c(value) for value in values]
         if result is not None:
@@ -34,11 +45,11 @@ class CtypesCalls:
         return None if result is None else result.value
 
     def clear_error(self) -> None:
-        """Forget the error of an earlier call, which a later, unrelated check would report as its own."""
+        """Clear the error of an earlier call, which a later, unrelated call would otherwise report as its own."""
         self._library.cudaGetLastError()
 
     def check(self, name: str, code: int) -> None:
-        """Raise MissingError or RunError unless the code is 0."""
+        """Raise MissingError or RunError unless the error code is 0."""
         if code:
             describe = self._library.cudaGetErrorString
             describe.restype = ctypes.c_char_p
@@ -47,14 +58,14 @@ class CtypesCalls:
 
     def device_name(self, device: int) -> str:
         """Return the name of a device, such as "NVIDIA A100-SXM4-40GB"."""
-        # Every version's structure begins with the name; its other fields and its size differ.
+        # The structure begins with the name in every version of CUDA; its other fields and its size differ.
         buffer = ctypes.create_string_buffer(16384)
         self.check("cudaGetDeviceProperties", self._library.cudaGetDeviceProperties(buffer, ctypes.c_int(device)))
         return buffer.value.decode(errors="replace")
 
 
 class PythonCalls:
-    """CUDA runtime calls through cuda-python, which returns (error, result) and takes enums where C takes integers."""
+    """CUDA runtime calls through cuda-python, which returns (error, result) and takes enums instead of integers."""
 
     name = "cuda-python"
 
@@ -63,23 +74,23 @@ class PythonCalls:
         self._handles: Dict[int, Any] = {}
 
     def clear_error(self) -> None:
-        """Forget the error of an earlier call, which a later, unrelated check would report as its own."""
+        """Clear the error of an earlier call, which a later, unrelated call would otherwise report as its own."""
         self._module.cudaGetLastError()
 
     def call(self, name: str, *values: Any, out: Any = None, last: bool = False) -> Any:
-        """Call a function and return its result as an integer or a float."""
+        """Call a CUDA function and return its result as an integer or a float; see `CtypesCalls.call`."""
         given = [self._as_python(name, index, value) for index, value in enumerate(values)]
         try:
             answer = _function(self._module, name)(*given)
         except RuntimeError as error:
-            # It loads the driver's library at the first call.
+            # cuda-python loads the driver's library at the first call.
             what = f"no usable GPU: cuda-python cannot work here: {one_line(error)}"
             raise MissingError(what, hint="irepdeploy doctor") from error
         if int(answer[0]):
             text = self._module.cudaGetErrorString(answer[0])[1]
             _raise(name, int(answer[0]), text.decode() if isinstance(text, bytes) else str(text))
         if "Destroy" in name:
-            # Memory may get the number of a handle that is gone.
+            # An address in memory may later equal the number of a destroyed handle.
             self._handles.pop(values[0], None)
         if len(answer) < 2:
             return None
@@ -97,7 +108,7 @@ class PythonCalls:
             return self._module.cudaMemcpyKind(value)
         if name == "cudaStreamBeginCapture" and index == 1:
             return self._module.cudaStreamCaptureMode(value)
-        # cuda-python has objects for streams, events and graphs; memory is a plain number.
+        # cuda-python represents streams, events and graphs as objects, and memory addresses as plain integers.
         return self._handles.get(value, value) if isinstance(value, int) and value > 1 << 16 else value
 
     def device_name(self, device: int) -> str:
@@ -113,14 +124,14 @@ def _function(library: Any, name: str) -> Any:
     try:
         return getattr(library, name)
     except AttributeError as error:
-        # cudaGraphInstantiateWithFlags came with CUDA 11.4, for one.
+        # For example, cudaGraphInstantiateWithFlags was added in CUDA 11.4.
         raise MissingError(f"this version of CUDA has no {name}", hint="install a newer one") from error
 
 
 def _as_c(value: Any) -> Any:
     if isinstance(value, Size):
         return ctypes.c_size_t(value)
-    # Pointers and handles do not fit a C int; flags and kinds do.
+    # Pointers and handles do not fit into a C int; flags and kinds do.
     return ctypes.c_void_p(value) if isinstance(value, int) and value > 1 << 16 else value
 
 

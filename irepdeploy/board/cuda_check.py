@@ -1,4 +1,4 @@
-"""Check that CUDA does what this package relies on: copies, events, graphs, and captures that fail."""
+"""Check that CUDA behaves as this package requires: copies, events, graphs, and failing captures."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ _SIZE = 1 << 16
 
 
 def check_bindings() -> Tuple[str, Mapping[str, Any]]:
-    """Open the GPU with every binding that is installed.
+    """Open the GPU with every installed binding.
+
+    Returns:
+        A line of text for the user, and the GPU's facts and the result of each binding.
 
     Raises:
-        MissingError: If there is no GPU.
-        CheckFailed: If two of them see different GPUs.
+        MissingError: There is no usable GPU.
+        CheckFailed: Two bindings see different GPUs.
     """
     facts = device_facts()
     if "compute_capability" not in facts:
@@ -38,18 +41,21 @@ def check_bindings() -> Tuple[str, Mapping[str, Any]]:
     seen = {(found[name]["name"], found[name]["compute_capability"]) for name in working}
     if len(seen) > 1:
         raise CheckFailed(f"the bindings see different GPUs: {sorted(seen)}", where="CUDA")
-    # One that is installed and does not work is worth a word: a runtime may be newer than the driver.
+    # Report bindings that are installed but do not work; for instance, a runtime may be newer than the driver.
     broken = [f"{name}: {each}" for name, each in found.items() if isinstance(each, str) and "installed" not in each]
     said = f"{facts['name']}, compute capability {facts['compute_capability']}, by {', '.join(working)}"
     return "; ".join([said, *broken]), {"facts": facts, "bindings": found}
 
 
 def check_graphs() -> Tuple[str, Mapping[str, Any]]:
-    """Run `check_calls` with every binding that has graphs.
+    """Run `check_calls` with every binding that supports CUDA graphs.
+
+    Returns:
+        A line of text for the user, and the figures of `check_calls` for each binding.
 
     Raises:
-        MissingError: If there is no GPU.
-        CheckFailed: If something is wrong.
+        MissingError: There is no usable GPU.
+        CheckFailed: A call gives a wrong result.
     """
     if "compute_capability" not in device_facts():
         raise MissingError("needs a GPU")
@@ -67,10 +73,13 @@ def check_graphs() -> Tuple[str, Mapping[str, Any]]:
 
 
 def check_calls(cuda: Cuda) -> Dict[str, Any]:
-    """Copy there and back, time it by events, launch a graph, let a capture fail, and capture again.
+    """Copy data to the GPU and back, time that with events, launch it as a graph, and capture again after a failure.
+
+    Returns:
+        Times in ms by step, and the error message of the failing capture.
 
     Raises:
-        CheckFailed: If something is wrong.
+        CheckFailed: A call gives a wrong result.
     """
     stream = cuda.stream()
     there = cuda.host_array((_SIZE,), "float32")
@@ -118,7 +127,7 @@ def check_calls(cuda: Cuda) -> Dict[str, Any]:
 
 
 def _fails(cuda: Cuda, stream: int) -> str:
-    """Wait for a stream while it captures, which CUDA forbids, and return what it says."""
+    """Synchronize a stream during its capture, which CUDA forbids, and return the error message."""
     try:
         cuda.capture(stream, lambda: cuda.synchronize(stream))
     except RunError as error:

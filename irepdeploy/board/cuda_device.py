@@ -1,4 +1,4 @@
-"""Cuda: one GPU, as this package uses it; every binding of CUDA is a subclass."""
+"""The interface of a GPU as this package uses it; each CUDA binding implements it as a subclass."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ __all__ = ["Cuda", "CudaGraph", "check_device", "version_text"]
 
 
 class CudaGraph:
-    """A captured graph: a call launches it, `end` releases it."""
+    """A captured CUDA graph. Calling it launches the graph; `end` releases it."""
 
     def __init__(self, launch: Callable[[], None], end: Callable[[], None]) -> None:
         self._launch = launch
         self.end = end
 
     def __call__(self) -> None:
-        """Launch it."""
+        """Launch the graph."""
         self._launch()
 
 
 class Cuda(abc.ABC):
-    """One GPU. Pointers and streams are integers, as TensorRT takes them; sizes are in bytes.
+    """A GPU. Pointers and streams are integers, as TensorRT expects them; sizes are in bytes.
 
     Attributes:
-        waits: How the host waits for the device: "spin", or "auto" where that is left to CUDA.
+        waits: How the host waits for the device: "spin", or "auto" if CUDA decides.
     """
 
     name: str
     waits = "auto"
 
     def use(self) -> None:  # noqa: B027
-        """Make this GPU the current one of this thread, if there are several: others may have changed it."""
+        """Make this GPU the current device of this thread, which other code may have changed."""
 
     @abc.abstractmethod
     def malloc(self, size: int) -> int:
@@ -47,15 +47,15 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def host_array(self, shape: Sequence[int], dtype: str) -> np.ndarray:
-        """Allocate an array in page-locked memory, which the device copies without the help of the host."""
+        """Allocate an array in page-locked host memory, which the device can access directly."""
 
     @abc.abstractmethod
     def free_host(self, array: np.ndarray) -> None:
-        """Free an array of `host_array`; nothing may use it any more."""
+        """Free an array from `host_array`, which must no longer be used."""
 
     @abc.abstractmethod
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """Copy a contiguous array to the device; keep `array` alive until the stream is synchronized."""
+        """Copy a contiguous array to the device; `array` must stay alive until the stream is synchronized."""
 
     @abc.abstractmethod
     def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
@@ -71,11 +71,11 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def synchronize(self, stream: int) -> None:
-        """Wait for all work on the stream."""
+        """Wait until all work on the stream is done."""
 
     @abc.abstractmethod
     def event(self) -> Any:
-        """Create an event that records its time."""
+        """Create an event that records a timestamp."""
 
     @abc.abstractmethod
     def end_event(self, event: Any) -> None:
@@ -91,30 +91,30 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def facts(self) -> Dict[str, Any]:
-        """Return name, compute_capability, multiprocessors, cuda_driver and cuda_runtime of the device."""
+        """Return the name, compute_capability, multiprocessors, cuda_driver and cuda_runtime of the device."""
 
     def capture(self, stream: int, call: Callable[[], None]) -> CudaGraph:
-        """Capture the work that `call` puts on the stream as one CUDA graph.
+        """Capture the work that `call` enqueues on the stream as one CUDA graph.
 
-        After a failure the stream accepts work again, and CUDA holds no error of it.
+        After a failure, the stream accepts work again and the CUDA error is cleared.
 
         Raises:
-            MissingError: If the binding has no graphs.
-            RunError: If `call` does something that cannot be captured.
-            Exception: Whatever `call` raises.
+            MissingError: The binding does not support CUDA graphs.
+            RunError: `call` does something that cannot be captured.
+            Exception: Any exception raised by `call`.
         """
         raise MissingError(f"{self.name} has no CUDA graphs", hint="pip install cuda-python")
 
     def close(self) -> None:  # noqa: B027
-        """Release the device, if the binding holds it."""
+        """Release whatever the binding holds of the device."""
 
 
 def check_device(device: int, count: int) -> None:
-    """Raise InputError unless there is such a device."""
+    """Raise InputError unless `device` is between 0 and ``count - 1``."""
     if not 0 <= device < count:
         raise InputError(f"no GPU {device}: CUDA sees {count}", where="device", hint="GPUs are numbered from 0")
 
 
 def version_text(number: int) -> str:
-    """Return CUDA's version, such as "12.4", of its number, such as 12040."""
+    """Return a CUDA version number, such as 12040, as text: "12.4"."""
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,4 +1,4 @@
-"""Find CUDA's runtime library, libcudart, wherever pip, the toolkit or JetPack put it."""
+"""Find the CUDA runtime library, libcudart, wherever pip, the toolkit or JetPack installed it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, Iterator, List, Tuple
 
 __all__ = ["cuda_libraries"]
 
-# The loader's own search: its cache, LD_LIBRARY_PATH, and what this process has loaded already, as torch does. The
-# unversioned name exists only where headers are installed.
+# Names for the loader to search: in its cache, in LD_LIBRARY_PATH, and among the libraries already loaded in this
+# process, by torch for example. The unversioned name exists only where the headers are installed.
 _NAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2", "libcudart.so")
-# The loader searches neither: pip's wheels (nvidia-cuda-runtime of CUDA 13; -cu12 and -cu11), and toolkits that were
-# unpacked without ldconfig. Below each entry of sys.path, and below the root.
+# Places that the loader does not search: pip's wheels (nvidia-cuda-runtime for CUDA 13; -cu12 and -cu11), below each
+# entry of sys.path, and toolkits unpacked without ldconfig, below the root.
 _IN_PACKAGES = "nvidia/*/lib/libcudart.so.*"
 _IN_TOOLKITS = ("/usr/local/cuda*/lib64/libcudart.so.*", "/usr/local/cuda*/targets/*/lib/libcudart.so.*")
 
 
 def cuda_libraries() -> Iterator[Any]:
-    """Yield each libcudart that can be loaded, those that the loader finds itself first, then newest first.
+    """Yield each libcudart that can be loaded: first those that the loader finds, then the others, newest first.
 
-    There may be several: a runtime that is newer than the driver refuses to work, where an older one would.
+    Several are needed because a runtime that is newer than the driver does not work, while an older one may.
     """
     found = ctypes.util.find_library("cudart")
     loaded = set()
@@ -41,7 +41,7 @@ def cuda_libraries() -> Iterator[Any]:
 def _files() -> List[str]:
     patterns = [os.path.join(glob.escape(folder), _IN_PACKAGES) for folder in sys.path if folder]
     found = [path for pattern in (*patterns, *_IN_TOOLKITS) for path in sorted(glob.glob(pattern))]
-    # Stable: of one version, that of the first folder, as for an import.
+    # The sort is stable: among equal versions the first folder wins, as for an import.
     return sorted(dict.fromkeys(found), key=_version, reverse=True)
 
 

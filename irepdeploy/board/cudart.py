@@ -1,7 +1,7 @@
 """CUDA buffers, streams, events and graphs, through whichever binding is installed.
 
-cuda-python is tried first, then ctypes on libcudart, which is present wherever TensorRT is, and pycuda, which has no
-graphs, only where there is neither; `Cuda.name` names the one in use.
+The bindings are tried in this order: cuda-python; ctypes on libcudart, which comes with every TensorRT; and pycuda,
+which has no graphs. `Cuda.name` names the one in use.
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 
 
 def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = None) -> Cuda:
-    """Open a device with the first binding that works here, or with the named one.
+    """Open a device with the first binding that works on this machine, or with the named one.
+
+    Args:
+        device: Index of the GPU.
+        backend: Name of the binding, one of `BACKENDS`; None to try all.
+        library: A loaded libcudart for the ctypes binding; None to search for one.
 
     Raises:
-        InputError: If there is no such binding or device.
-        MissingError: If no binding is installed, or none of them finds a usable GPU; the first one's reason.
-        RunError: If the first one fails otherwise, and so do all others.
+        InputError: There is no such binding or device.
+        MissingError: No binding is installed, or none finds a usable GPU. The message is that of the first binding.
+        RunError: Every binding fails, the first one for another reason.
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"unknown CUDA binding {backend!r}", where="backend", hint="one of " + ", ".join(BACKENDS))
@@ -51,7 +56,7 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
             try:
                 return make(device)
             except (MissingError, RunError) as error:
-                # Such as a runtime that is newer than the driver; another one may be older.
+                # For example, this runtime may be newer than the driver; another one may be older.
                 reasons.append(error)
     if reasons:
         raise reasons[0]
@@ -61,7 +66,7 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
 
 
 def device_facts(device: int = 0) -> Dict[str, Any]:
-    """Return `Cuda.facts` and the driver's version, or the reason why there is no GPU. Never raises."""
+    """Return `Cuda.facts` and the driver version, or the reason why there is no usable GPU. Never raises."""
     facts: Dict[str, Any] = {"driver": _driver()}
     try:
         cuda = open_cuda(device)
@@ -74,7 +79,7 @@ def device_facts(device: int = 0) -> Dict[str, Any]:
     return facts
 
 
-# Calls that open a device, one for each way in which a binding is present.
+# Functions that open a device, one for each way in which a binding is installed.
 _Makers = Iterator[Callable[[int], Cuda]]
 
 
@@ -124,13 +129,13 @@ class _Runtime(Cuda):
         self._spin()
 
     def _spin(self) -> None:
-        # By default CUDA may block on a Tegra, which adds to the times of the host (cudaDeviceScheduleAuto). The flags
-        # are those of the current device.
+        # By default (cudaDeviceScheduleAuto) CUDA may block on a Tegra, which adds to the host's times. The flags apply
+        # to the current device.
         try:
             self._calls.call("cudaSetDeviceFlags", _SPIN)
             self.waits = "spin"
         except IrepdeployError:
-            # Older versions refuse to change a device that torch, say, uses already.
+            # Older versions refuse to change the flags of a device that is already in use, for instance by torch.
             self._calls.clear_error()
 
     def use(self) -> None:
@@ -190,14 +195,14 @@ class _Runtime(Cuda):
             try:
                 call()
             except BaseException:
-                # A stream that is still capturing accepts no other work. It gives a graph even so, unless the capture
-                # was invalidated (NVIDIA/TensorRT, samples/common/sampleDevice.h: endCaptureOnError).
+                # A stream that is still capturing accepts no other work, so end the capture. This returns a graph
+                # unless it was invalidated (NVIDIA/TensorRT, samples/common/sampleDevice.h: endCaptureOnError).
                 with contextlib.suppress(IrepdeployError):
                     calls.call("cudaGraphDestroy", self._end_capture(stream))
                 raise
             graph = self._end_capture(stream)
             try:
-                # Unlike those of cudaGraphInstantiate, its arguments have not changed since CUDA 11.4.
+                # Unlike cudaGraphInstantiate, this function has kept its arguments since CUDA 11.4.
                 run = calls.call("cudaGraphInstantiateWithFlags", graph, Size(0), out=ctypes.c_void_p)
             finally:
                 calls.call("cudaGraphDestroy", graph)

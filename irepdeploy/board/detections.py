@@ -1,7 +1,7 @@
-"""Put the rows of two sets of detections or proposals into one order, so that they compare like any other outputs.
+"""Match the rows of two sets of detections or proposals, so that they can be compared like any other outputs.
 
-Detectors give their boxes by falling score. Of two that score nearly the same, rounding decides which comes first, and
-at the end of the list which one is in it at all.
+Detectors return boxes in order of decreasing score. If two scores are nearly equal, rounding decides which box comes
+first, and at the end of the list which one is included at all.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import numpy as np
 
 __all__ = ["NUM_DETS", "are_detections", "are_proposals", "matched", "matched_proposals"]
 
-# Outputs of an exported detector.
+# Output names of an exported detector.
 NUM_DETS, BOXES, SCORES, CLASSES = "num_dets", "boxes", "scores", "classes"
 _NAMES = {NUM_DETS, BOXES, SCORES, CLASSES}
-# Boxes of one object in two models overlap at least so much.
+# Minimum overlap (IoU) for boxes of two models to be the same object.
 _SAME = 0.5
 _SLACK = 1e-3
 ROIS = "rois"
-# Of proposals: how far the corners of one may differ, as a share of the image, and which share may have no counterpart,
-# since rounding decides which of many boxes of nearly equal score suppress others, the more the coarser it is.
+# For proposals: corners may differ by _NEAR of the image size. A share of _FEW proposals (_MANY if the tolerance is
+# above _COARSE), and in any case _LEAST of them, may have no counterpart, because rounding decides which of many boxes
+# with nearly equal scores suppress others.
 _NEAR, _FEW, _MANY, _COARSE, _LEAST = 0.003, 0.02, 0.2, 1e-3, 2
 
 
 def are_detections(outputs: Mapping[str, np.ndarray]) -> bool:
-    """Return whether outputs are num_dets (N, 1), boxes (N, K, 4), scores (N, K) and classes (N, K)."""
+    """Return whether the outputs are num_dets (N, 1), boxes (N, K, 4), scores (N, K) and classes (N, K)."""
     if set(outputs) != _NAMES or outputs[SCORES].ndim != 2:
         return False
     count, rows = outputs[SCORES].shape
@@ -36,11 +37,11 @@ def are_detections(outputs: Mapping[str, np.ndarray]) -> bool:
 def matched(
     a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], slack: float = _SLACK
 ) -> Tuple[Dict[str, np.ndarray], str]:
-    """Return the detections `b` in the order of `a`, and what has no counterpart, or "".
+    """Return the detections `b` in the order of `a`, and a description of unmatched detections, or "".
 
-    Rows of one class are matched by their boxes, the best first. A row without a counterpart is a difference, unless it
-    scores within `slack` of the lowest score of both lists, where rounding decides what they hold: it is taken from `a`
-    then, and so are rows behind num_dets, which mean nothing. Lists of other lengths are returned as they are.
+    Rows of the same class are matched by their boxes, highest score first. An unmatched row counts as a difference
+    unless its score is within `slack` of the lowest score of both lists, where rounding decides what is included; such
+    rows are taken from `a`, as are the meaningless rows after num_dets. If K differs, `b` is returned unchanged.
     """
     if a[SCORES].shape != b[SCORES].shape:
         return dict(b), ""
@@ -60,7 +61,7 @@ def matched(
 
 
 def are_proposals(outputs: Mapping[str, np.ndarray]) -> bool:
-    """Return whether outputs are rois (N, R, 4), boxes (N, R, classes, 4) and scores (N, R, classes)."""
+    """Return whether the outputs are rois (N, R, 4), boxes (N, R, classes, 4) and scores (N, R, classes)."""
     if set(outputs) != {ROIS, BOXES, SCORES} or outputs[SCORES].ndim != 3:
         return False
     shape = outputs[SCORES].shape
@@ -70,9 +71,9 @@ def are_proposals(outputs: Mapping[str, np.ndarray]) -> bool:
 def matched_proposals(
     a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], tolerance: float
 ) -> Tuple[Dict[str, np.ndarray], str]:
-    """Return the proposals `b` in the order of `a`, and how many have no counterpart if they are too many, or "".
+    """Return the proposals `b` in the order of `a`, and a message if too many have no counterpart, or "".
 
-    The few without one are taken from `a`, and so are those that have no scores: suppression removed them.
+    Proposals without a counterpart are taken from `a`, as are those without scores, which suppression removed.
     """
     if a[SCORES].shape != b[SCORES].shape:
         return dict(b), ""
@@ -105,14 +106,14 @@ def _rows(outputs: Mapping[str, np.ndarray], image: int) -> _Rows:
 
 
 def _pairs(first: _Rows, second: _Rows) -> Tuple[list, list]:
-    """Return pairs of rows, and the scores of rows of either without a counterpart."""
+    """Return the matched pairs of rows, and the scores of the unmatched rows of either list."""
     overlaps = _overlaps(first[0].astype(np.float64), second[0].astype(np.float64))
     overlaps[first[2][:, None] != second[2][None, :]] = -1
     free = np.ones(len(second[1]), bool)
     pairs, alone = [], []
     for row in np.argsort(-first[1], kind="stable"):
         near = np.where(free, overlaps[row], -1) if len(free) else np.empty(0)
-        # Of several as near, the one with the nearest score.
+        # Among equally close boxes, prefer the one with the closest score.
         twin = int(np.argmax(near - 1e-3 * np.abs(second[1] - first[1][row]))) if len(near) else -1
         if twin >= 0 and near[twin] >= _SAME:
             free[twin] = False
@@ -123,7 +124,7 @@ def _pairs(first: _Rows, second: _Rows) -> Tuple[list, list]:
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return intersections over unions (n, m); 1 for boxes that are the same to a thousandth of a pixel."""
+    """Return the intersection over union (n, m) of all pairs; 1 for boxes equal to within a thousandth of a pixel."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     inside = np.prod(np.clip(high - low, 0, None), axis=2)
     areas = [np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), axis=1) for each in (a, b)]

@@ -1,8 +1,9 @@
-"""Build engines with TensorRT 8.5, 8.6, 10 and 11 and TensorRT-RTX, by the names that each version's enums have.
+"""Build engines with TensorRT 8.5, 8.6, 10 and 11 and TensorRT-RTX.
 
-The numbers behind the names changed between versions, so none is written here. TensorRT 8 is weakly typed: precision
-is a flag, and the builder may still choose fp32. From 10 on, an ONNX model that is already in the requested precision
-is built strongly typed and needs no flag; 10 still takes the flag for an fp32 model, 11 no longer has it.
+Enum members are looked up by name, because their numbers and even their presence differ between versions. TensorRT 8
+is weakly typed: precision is a flag, and the builder may still choose fp32. From version 10 on, an ONNX model that is
+already in the requested precision is built strongly typed and needs no flag; version 10 still accepts the flag for an
+fp32 model, and version 11 no longer has it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class EngineOptions:
 
     Attributes:
         precision: "fp32", "fp16" or "int8".
-        carried: Precision that the ONNX model itself is in.
-        workspace_bytes: Limit of scratch memory per layer; None for TensorRT's default.
+        carried: Precision of the ONNX model itself.
+        workspace_bytes: Maximum scratch memory per layer, in bytes; None for TensorRT's default.
         profiles: Minimum, optimum and maximum shape of each input with a dynamic dimension.
-        tf32: Allow TF32 in fp32 convolutions, on GPUs that have it.
-        dla_core: DLA core to run supported layers on; None for the GPU alone.
+        tf32: Allow TF32 in fp32 convolutions on GPUs that support it.
+        dla_core: DLA core that runs the supported layers; None to use the GPU alone.
     """
 
     precision: str = "fp32"
@@ -50,7 +51,7 @@ class EngineOptions:
     dla_core: Optional[int] = None
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object."""
+        """Return the options as a JSON object."""
         return asdict(self)
 
 
@@ -66,17 +67,23 @@ def build_plan(
 ) -> Tuple[bytes, Optional[bytes], Dict[str, Any]]:
     """Parse an ONNX model and build an engine.
 
-    `timing_cache` is that of an earlier build, b"" to start a new one, None to use none. `messages` receives everything
-    that TensorRT logs; `keep` gets each message at once, so that it survives a crash; `report` the name of each step.
+    Args:
+        library: TensorRT to build with.
+        onnx: Content of the ONNX file.
+        options: Options of the build.
+        timing_cache: Timing cache of an earlier build, b"" to start a new one, or None to use none.
+        messages: List to which everything that TensorRT logs is appended.
+        keep: Function that receives the severity and text of each message immediately, so that they survive a crash.
+        report: Function that receives the name of each step.
 
     Returns:
         The engine, the timing cache (None if not used), and facts: typing, inputs, outputs, layers and more.
 
     Raises:
-        InputError: If the options do not fit the network or this TensorRT.
-        ModelError: If TensorRT cannot parse the model or finds no way to run it; its reasons are quoted.
-        MissingError: If it needs a GPU, driver or DLA core that is missing.
-        RunError: If it runs out of memory.
+        InputError: The options do not fit the network or this version of TensorRT.
+        ModelError: TensorRT cannot parse the model or finds no way to run it. Its reasons are quoted.
+        MissingError: TensorRT needs a GPU, driver or DLA core that is missing.
+        RunError: TensorRT runs out of memory.
     """
     trt = library.module
 
@@ -124,20 +131,20 @@ def _built(
     facts["layers"] = engine_layers(messages).to_dict()
     if options.dla_core is not None:
         facts["dla"].update(dla_placement(messages))
-    # Null if the build dropped the cache.
+    # The result is null if the build discarded the cache.
     timed = None if cache is None else config.get_timing_cache()
     return bytes(plan), None if timed is None else bytes(timed.serialize()), facts
 
 
 def has(enum: Any, name: str) -> bool:
-    """Return whether this version's enum has the name."""
+    """Return whether an enum of this TensorRT version has a member of this name."""
     return enum is not None and name in enum.__members__
 
 
 def _typing(trt: Any, options: EngineOptions) -> str:
     flagged = has(trt.BuilderFlag, "FP16")
     typed = has(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not flagged
-    # TensorRT 10 has both; a model in the requested precision needs no flag.
+    # TensorRT 10 supports both; a model in the requested precision needs no flag.
     return "strong" if typed and (options.precision == options.carried or not flagged) else "weak"
 
 
@@ -145,10 +152,10 @@ def _network_flags(library: TensorrtLibrary, typing: str) -> int:
     flags = library.module.NetworkDefinitionCreationFlag
     found = 0
     if has(flags, "STRONGLY_TYPED") and typing == "strong" and has(library.module.BuilderFlag, "FP16"):
-        # Without precision flags every network is strongly typed, and this flag only causes a warning.
+        # In versions without precision flags every network is strongly typed, and setting this flag only warns.
         found |= 1 << int(flags.STRONGLY_TYPED)
     if has(flags, "EXPLICIT_BATCH") and library.major < 10:
-        # TensorRT 9 has both flags, and still takes a network without this one for one of implicit batch.
+        # TensorRT 9 has both flags and still treats a network without this one as having an implicit batch.
         found |= 1 << int(flags.EXPLICIT_BATCH)
     return found
 
@@ -175,7 +182,7 @@ def _parse(
     reasons = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        # Before TensorRT 10 an error only has the node's index.
+        # Before TensorRT 10, an error contains only the index of the node.
         known = hasattr(error, "node_name") and hasattr(error, "node_operator")
         node = f"{error.node_operator()} {error.node_name()!r}" if known else f"node {error.node()}"
         reasons.append(f"{node}: {' '.join(str(error.desc()).split())}")
@@ -241,7 +248,7 @@ def _use_dla(
     if options.precision == "fp32":
         raise InputError("the DLA only runs fp16 and int8", where="--dla", hint="add --precision fp16")
     if options.precision == "int8" and library.major < 10:
-        # NVIDIA/TensorRT#2222: it takes the scales of a calibrator, not QuantizeLinear.
+        # NVIDIA/TensorRT#2222: the DLA needs the scales of a calibrator, not QuantizeLinear.
         raise InputError(
             f"the DLA of {library.title} takes no model with QuantizeLinear, which int8 models here are",
             where="--dla",
@@ -259,7 +266,7 @@ def _use_dla(
 def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
     if library.flavour == "tensorrt_rtx":
         raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="omit it")
-    # A cache that cannot be read is null, which pybind11 gives as None and would not take back.
+    # An unreadable cache is null, which pybind11 returns as None and does not accept as an argument.
     cache = config.create_timing_cache(content)
     accepted = cache is not None and bool(config.set_timing_cache(cache, False))
     facts["timing_cache"] = "begun"
@@ -280,7 +287,7 @@ def _watch(trt: Any, config: Any, report: Callable[[str], None]) -> None:
         return
 
     class Monitor(trt.IProgressMonitor):
-        """Reports the steps of the build's top-level phases."""
+        """Reporter of the steps within the build's top-level phases."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -1,4 +1,4 @@
-"""The folder of an engine build: what is put into it, and what the build process leaves there."""
+"""The folder of an engine build: the inputs for the build process, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,15 @@ def describe_job(flavour: str, options: EngineOptions, *, timing_cache: bool) ->
 
 
 def job_result(folder: Path, code: int, *, late_s: Optional[float] = None) -> Dict[str, Any]:
-    """Read the result that the worker left.
+    """Read the result that the worker process wrote.
+
+    Args:
+        folder: Folder of the build.
+        code: Exit code of the worker.
+        late_s: Time limit in seconds, if the worker exceeded it and was terminated.
 
     Raises:
-        IrepdeployError: The error that the worker met, or RunError if it left no result.
+        IrepdeployError: The error that the worker reported, or RunError if it wrote no result.
     """
     try:
         result = json.loads((folder / "result.json").read_bytes())
@@ -42,7 +47,7 @@ def job_result(folder: Path, code: int, *, late_s: Optional[float] = None) -> Di
 
 
 def job_log(folder: Path) -> List[LogMessage]:
-    """Read what TensorRT logged, without a last line that a crash cut off."""
+    """Read the messages that TensorRT logged, without a last line that a crash truncated."""
     messages: List[LogMessage] = []
     path = folder / "log.jsonl"
     if path.exists():
@@ -56,19 +61,19 @@ def job_log(folder: Path) -> List[LogMessage]:
 
 
 def job_tail(folder: Path) -> List[str]:
-    """Return the last errors and warnings of the build's log."""
+    """Return the last errors and warnings of the build log."""
     return [f"TensorRT: {text[:500]}" for text in logged(job_log(folder), *_SEVERE)[-_TAIL:]]
 
 
 def job_sidecar(
     result: Dict[str, Any], options: EngineOptions, onnx_sha256: str, engine: Path, command: str
 ) -> Sidecar:
-    """Describe the engine that was built."""
+    """Return the sidecar that describes the engine that was built."""
     content, device = engine.read_bytes(), result["device"]
     return Sidecar(
         flavour=result["flavour"],
         tensorrt_version=result["version"],
-        # By default TensorRT-RTX builds for every GPU that it knows.
+        # By default, TensorRT-RTX builds for every GPU that it supports.
         compute_capability=None if result["flavour"] == "tensorrt_rtx" else device.get("compute_capability"),
         gpu=device.get("name"),
         driver=device.get("driver"),

@@ -1,6 +1,6 @@
-"""Read a builder's log: the layers that the engine executes, and its memory.
+"""Read a builder's log: the layers that an engine executes, and its memory.
 
-An engine can only be inspected where it can be loaded; the builder's verbose log lists the same layers without a GPU.
+An engine can be inspected only where it can be loaded; the builder's verbose log lists the same layers without a GPU.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from irepdeploy.board.trt_library import LogMessage
 
 __all__ = ["EngineLayers", "dla_placement", "engine_layers"]
 
-# Detailed verbosity, which our builder sets: "Name: conv + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, ..."
+# Detailed verbosity, as set by our builder: "Name: conv + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, ..."
 _DETAILED = re.compile(r"^(?:Layers:\s*)?Name: (?P<name>.*?), LayerType: (?P<type>[^,]+),(?P<rest>.*)", re.MULTILINE)
 # Names only: "Layer(CaskConvolution): conv + relu, Tactic: 0x..., input[Float(1,3,32,32)] -> ..."
 _CLASSIC = re.compile(r"^Layer\((?P<type>\w+)\): (?P<name>.*?), Tactic:(?P<rest>.*)", re.MULTILINE)
-# The first tensor's, which is the layer's input. Detailed, the type stands alone from TensorRT 10 on ("Datatype: Half,
-# Format: ..."), and within the words of its layout before ("Format/Datatype: Channel major FP16 format where channel %
-# 8 == 0 }"); names only, it is in front of the sizes ("x[Half(1,3,8,8)]", from 8.6 on "x (Half[1,3,8,8])").
+# The data type of the first tensor, which is the layer's input. With detailed verbosity it is separate from TensorRT 10
+# on ("Datatype: Half, Format: ...") and part of the layout before ("Format/Datatype: Channel major FP16 format where
+# channel % 8 == 0 }"). With names only it precedes the sizes ("x[Half(1,3,8,8)]", from 8.6 on "x (Half[1,3,8,8])").
 _TENSOR = re.compile(r"Datatype: ([^{}]*)|[\[(](\w+)[\[(]-?\d")
 _TYPES = {
     "fp32": "Float",
@@ -42,13 +42,15 @@ _MEMORY = {
 
 @dataclass(frozen=True)
 class EngineLayers:
-    """Layers of an engine by its build log.
+    """The layers and memory of an engine, according to its build log. A value that was not logged is None.
 
     Attributes:
-        convolutions: Number of executed convolutions; None if the log has no list of layers.
-        convolution_inputs: Number of convolutions by the type of their input: Float, Half, Int8, or "unknown".
-        layers: Number of layers by the builder's name of their kind.
-        weights_bytes: Device memory of the weights; None if not logged.
+        convolutions: Number of executed convolutions; None if the log contains no list of layers.
+        convolution_inputs: Number of convolutions by input type: Float, Half, Int8, or "unknown".
+        layers: Number of layers by the builder's name for their kind.
+        weights_bytes: Device memory of the weights.
+        activation_bytes: Device memory of the activations.
+        scratch_bytes: Largest scratch memory.
     """
 
     convolutions: Optional[int] = None
@@ -59,18 +61,18 @@ class EngineLayers:
     scratch_bytes: Optional[int] = None
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the known values, for a certificate."""
+        """Return the known values as a JSON object for a certificate."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
 def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
-    """Count the layers in the list that a builder with detailed profiling verbosity logs last."""
+    """Count the layers in the last list that a builder with detailed profiling verbosity logs."""
     found: List[Match[str]] = []
     memory: Dict[str, int] = {}
     for _, text in messages:
         if "LayerType: " in text or "Layer(" in text:
             listed = [*_DETAILED.finditer(text), *_CLASSIC.finditer(text)]
-            # The last of several lists is the engine's; a list with one message per layer is joined.
+            # Of several lists, the last one describes the engine. A list with one message per layer is accumulated.
             found = listed if len(listed) > 1 else [*found, *listed]
         for name, pattern in _MEMORY.items():
             match = pattern.search(text)
@@ -90,7 +92,7 @@ def engine_layers(messages: Iterable[LogMessage]) -> EngineLayers:
 
 
 def dla_placement(messages: Iterable[LogMessage]) -> Dict[str, int]:
-    """Count the subgraphs that a build placed on the DLA and the layers that fell back to the GPU."""
+    """Count the subgraphs placed on the DLA and the layers that fell back to the GPU."""
     texts = [text for _, text in messages]
     return {
         "dla_subgraphs": sum(text.count("[DlaLayer]") for text in texts),

@@ -1,7 +1,7 @@
-"""Build one engine in a process of its own: ``python -m irepdeploy.board.engine_worker FOLDER``.
+"""Build one engine in a separate process: ``python -m irepdeploy.board.engine_worker FOLDER``.
 
-It reads ``job.json``, ``model.onnx`` and, if used, ``timing.cache`` in FOLDER; it writes ``log.jsonl`` as it goes, then
-``model.engine`` and finally ``result.json``. Each step is printed as one line.
+The process reads ``job.json``, ``model.onnx`` and, if used, ``timing.cache`` from FOLDER. It writes ``log.jsonl``
+continuously, then ``model.engine``, and finally ``result.json``, and prints one line per step.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["main"]
 
 
 def main(folder: Path) -> None:
-    """Build the engine described in the folder; an expected error becomes its result."""
-    # Otherwise an abandoned build would go on for minutes.
+    """Build the engine described in the folder; an irepdeploy error is written as the result."""
+    # Otherwise an abandoned build would continue for minutes.
     end_with_parent()
-    # TensorRT prints on its own; stdout is for our lines only.
+    # TensorRT prints to stdout by itself; reserve the original stdout for our lines.
     steps = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:

@@ -1,4 +1,4 @@
-"""Values for inputs: seeded, standard normal or whole numbers within their limits, never zeros alone."""
+"""Seeded random inputs: standard normal floats, or integers within their limits."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Limits = Tuple[int, int]
 
 
 def limits_of(dtype: str, limits: Optional[Limits] = None) -> Limits:
-    """Return the smallest and the largest whole number to draw: `limits`, else all of a byte, else 0 and 1."""
+    """Return the smallest and largest integer to draw: `limits` if given, 0 and 255 for uint8, otherwise 0 and 1."""
     return limits or ((0, 255) if dtype == "uint8" else (0, 1))
 
 
 def random_values(
     generator: np.random.Generator, shape: Sequence[int], dtype: str, limits: Optional[Limits] = None
 ) -> np.ndarray:
-    """Draw standard normal floats, or whole numbers within `limits_of`, both included."""
+    """Draw standard normal floats, or integers between the two `limits_of` the dtype, inclusive."""
     if np.issubdtype(np.dtype(dtype), np.floating):
         return generator.standard_normal(tuple(shape), dtype=np.float32).astype(dtype, copy=False)
     least, most = limits_of(dtype, limits)
     return generator.integers(least, most, tuple(shape), endpoint=True).astype(dtype)
 
 
-# Bytes: whole numbers drawn as int64, then in the type of the input here, on the way to another process and there.
+# Bytes per element: integers are drawn as int64, then held in the input's type here, in transit and in another process.
 _COPIES = 8 + 4 + 4 + 4
 
 
@@ -45,7 +45,20 @@ def random_feeds(
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
     limits: Optional[Mapping[str, Limits]] = None,
 ) -> Dict[str, np.ndarray]:
-    """Draw values for every input, equal for all networks that take the same shapes in the same order."""
+    """Draw values for every input; they are equal for all networks with the same input shapes in the same order.
+
+    Args:
+        inputs: Inputs of the network.
+        seed: Seed of the random values.
+        where: Name of the model, for error messages.
+        batch: Batch size, where the model leaves it dynamic.
+        shapes: Shapes by input name, for inputs with other dynamic dimensions.
+        limits: Smallest and largest integer by input name; see `limits_of`.
+
+    Raises:
+        ModelError: An input has dynamic dimensions and no shape is given.
+        RunError: The inputs would not fit into memory.
+    """
     rng = np.random.default_rng(seed)
     found = {spec.name: _shape(spec, where, batch, shapes or {}) for spec in inputs}
     check_memory(_COPIES * sum(map(math.prod, found.values())), "an input of this size and its copies", where)
@@ -55,7 +68,7 @@ def random_feeds(
 
 
 def check_finite(outputs: Mapping[str, np.ndarray], where: str) -> None:
-    """Check that all outputs are finite."""
+    """Raise ModelError if an output contains NaN or infinity."""
     for name, values in outputs.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             kind = "NaN" if np.isnan(values).any() else "infinity"

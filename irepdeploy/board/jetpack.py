@@ -1,4 +1,4 @@
-"""L4T, the operating system of a Jetson, and the JetPack that it belongs to."""
+"""Releases of L4T, the operating system of a Jetson, and the JetPack releases they belong to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEGRA_RELEASE = "/etc/nv_tegra_release"
 
 
 class L4t(NamedTuple):
-    """An L4T release, such as 35.4.1; `rest` is what follows the second number, with its dot."""
+    """An L4T release, such as 35.4.1; `rest` is everything after the second number, including the dot."""
 
     major: int
     minor: int
@@ -22,14 +22,14 @@ class L4t(NamedTuple):
 
 
 class Jetpack(NamedTuple):
-    """A JetPack release, its TensorRT, and its export target, or "" if it has none."""
+    """A JetPack release, its TensorRT version, and its export target ("" if there is none)."""
 
     name: str
     tensorrt: str
     target: str
 
 
-# First and last L4T (major, minor) of each, by NVIDIA's release notes.
+# First and last L4T (major, minor) of each JetPack, from NVIDIA's release notes.
 _JETPACKS = (
     ((32, 6), (32, 6), Jetpack("4.6", "8.0.1", "")),
     ((32, 7), (32, 7), Jetpack("4.6.1 or newer", "8.2.1", "")),
@@ -42,13 +42,13 @@ _JETPACKS = (
 
 
 def parse_tegra_release(text: str) -> Optional[L4t]:
-    """Parse the release that ``/etc/nv_tegra_release`` names; None if it names none."""
+    """Parse the L4T release in the text of ``/etc/nv_tegra_release``; return None if there is none."""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+)((?:\.\d+)*)", text)
     return None if match is None else L4t(int(match.group(1)), int(match.group(2)), match.group(3))
 
 
 def jetpack_of(l4t: L4t) -> Optional[Jetpack]:
-    """Return the JetPack of a release, or None if it is unknown."""
+    """Return the JetPack that contains an L4T release, or None if it is unknown."""
     for first, last, jetpack in _JETPACKS:
         if first <= (l4t.major, l4t.minor) <= last:
             return jetpack

@@ -1,4 +1,4 @@
-"""Values that JSON can hold."""
+"""Conversion to values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["json_safe"]
 
 
 def json_safe(value: Any) -> Any:
-    """Return `value` with tuples as lists and every number that is not finite as its name ("nan", "inf")."""
+    """Return `value` with tuples converted to lists, and non-finite numbers to their names ("nan", "inf")."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Lifetime of a process: no longer than that of its parent."""
+"""Limit the lifetime of a process to that of its parent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, for whatever reason."""
+    """Ask the kernel to kill this process when its parent exits for any reason."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Power modes of a Jetson, by ``nvpmodel`` and its configuration file."""
+"""Power modes of a Jetson, read from ``nvpmodel`` and its configuration file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 CONFIGURATION = "/etc/nvpmodel.conf"
 
 _STATUS = "/var/lib/nvpmodel/status"
-# Units of the GPU that a mode gates by masks; gating changes only at boot.
+# Settings that power-gate units of the GPU by a mask; they take effect only at boot.
 _AT_BOOT = ("TPC_POWER_GATING", "GPU_POWER_GATING")
 _MODEL = re.compile(r"POWER_MODEL:?\s+ID=(\d+)\s+NAME=(\S+)")
 
@@ -38,7 +38,7 @@ class PowerMode(NamedTuple):
 
 
 def current_mode(files: BoardFiles) -> Optional[PowerMode]:
-    """Return the current power mode by nvpmodel, else by its status file; None if neither tells."""
+    """Return the current power mode from nvpmodel, or else from its status file; None if neither has it."""
     try:
         mode = parse_mode(files.run("nvpmodel", "-q").text)
     except IrepdeployError:
@@ -51,12 +51,12 @@ def current_mode(files: BoardFiles) -> Optional[PowerMode]:
 
 
 def known_modes(files: BoardFiles) -> List[PowerMode]:
-    """Return all power modes in the board's configuration file."""
+    """Return all power modes of the board's configuration file."""
     return parse_modes(files.read(CONFIGURATION))
 
 
 def parse_mode(text: str) -> Optional[PowerMode]:
-    """Parse the output of ``nvpmodel -q`` or its status file (``pmode:0002 fmode:quiet``); None if there is no mode."""
+    """Parse the output of ``nvpmodel -q`` or its status file (``pmode:0002 fmode:quiet``); None if it has no mode."""
     match = re.search(r"NV Power Mode:[ \t]*(\S[^\n]*?)\s*\n\s*(\d+)", text)
     if match is not None:
         return PowerMode(int(match.group(2)), match.group(1))
@@ -65,15 +65,16 @@ def parse_mode(text: str) -> Optional[PowerMode]:
 
 
 def parse_modes(text: str) -> List[PowerMode]:
-    """Parse all modes from ``nvpmodel -p --verbose`` or from the configuration file."""
+    """Parse all modes from the output of ``nvpmodel -p --verbose`` or from the configuration file."""
     found = {int(match.group(1)): match.group(2) for match in _MODEL.finditer(text)}
     return [PowerMode(number, name) for number, name in sorted(found.items())]
 
 
 def needs_reboot(configuration: str, now: int, wanted: int) -> Optional[bool]:
-    """Return whether switching between two modes takes effect only after a reboot; None if the file does not tell.
+    """Return whether switching from mode `now` to mode `wanted` requires a reboot; None if the file does not say.
 
-    It does if the modes differ in what is gated at boot. `asks_reboot` is the second guard: nvpmodel's own answer.
+    A reboot is required if the modes differ in what is power-gated at boot. `asks_reboot` additionally checks the
+    answer of nvpmodel itself.
     """
     gates = _gates(configuration)
     if now not in gates or wanted not in gates:
@@ -82,7 +83,7 @@ def needs_reboot(configuration: str, now: int, wanted: int) -> Optional[bool]:
 
 
 def asks_reboot(text: str) -> bool:
-    """Return whether ``nvpmodel -m`` said that the switch needs a reboot."""
+    """Return whether the output of ``nvpmodel -m`` says that the switch requires a reboot."""
     return "reboot required" in text.lower() or "want to reboot" in text.lower()
 
 

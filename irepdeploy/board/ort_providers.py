@@ -1,4 +1,4 @@
-"""Execution providers of ONNX Runtime, and sessions that run on exactly the requested one."""
+"""Execution providers of ONNX Runtime, and sessions that run only on the requested provider."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from irepdeploy.errors import InputError, MissingError
 
 __all__ = ["PROVIDERS", "Provider", "open_session", "provider_of"]
 
-# NVIDIA's libraries read it when they are loaded; 0 disables TF32 in all of them.
+# NVIDIA's libraries read this variable when they are loaded; 0 disables TF32 in all of them.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 class Provider(NamedTuple):
-    """An execution provider.
+    """An execution provider of ONNX Runtime.
 
     Attributes:
-        own_tf32: Whether it has an option for TF32; the others leave it to TensorRT, which uses it.
-        plugin: Package that provides it as a separate library.
+        own_tf32: Whether the provider has an option for TF32. The others leave it to TensorRT, which enables it.
+        plugin: Package that contains the provider as a separate library; None if it is part of ONNX Runtime.
     """
 
     name: str
@@ -49,28 +49,29 @@ PROVIDERS = {
 
 
 def provider_of(name: str) -> Provider:
-    """Return the provider of this name."""
+    """Return the provider with this name, or raise InputError."""
     if name not in PROVIDERS:
         raise InputError(f"unknown provider {name!r}", where="ort", hint="one of " + ", ".join(sorted(PROVIDERS)))
     return PROVIDERS[name]
 
 
 def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider, *, tf32: bool, where: str) -> Any:
-    """Open a session that runs on this provider only and never falls back to another.
+    """Open a session that runs on this provider only and never falls back to another one.
 
     Raises:
-        InputError: If TF32 cannot be disabled here.
-        MissingError: If the provider is missing, or ONNX Runtime chose another one.
-        Exception: Anything that ONNX Runtime raises about a model.
+        InputError: TF32 cannot be disabled for this provider.
+        MissingError: The provider is missing, or ONNX Runtime chose another one.
+        Exception: Any exception that ONNX Runtime raises about the model.
     """
     if provider.device != "cpu":
-        # Otherwise operators that the provider lacks would silently run on the CPU.
+        # Otherwise operators that the provider does not support would silently run on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     found = onnxruntime.get_available_providers()
     if provider.name in found:
         _check_tf32(provider, tf32, where)
         chosen = [(provider.name, _provider_options(provider, tf32))]
-        # Otherwise a failing provider is replaced, now or in a later run; older versions only have disable_fallback().
+        # Otherwise ONNX Runtime replaces a failing provider, now or in a later run. Older versions have only
+        # disable_fallback().
         session = onnxruntime.InferenceSession(model, options, providers=chosen, enable_fallback=0)
     elif provider.plugin is not None:
         devices = _plugin_devices(onnxruntime, provider, where)
@@ -95,7 +96,7 @@ def open_session(onnxruntime: Any, model: Any, options: Any, provider: Provider,
 
 
 def has_tf32(provider: Provider, tf32: bool) -> Optional[bool]:
-    """Return whether TF32 may be used; None on a CPU, which does not have it."""
+    """Return whether TF32 may be used; None on a CPU, which has no TF32."""
     if provider.device == "cpu":
         return None
     return tf32 and os.environ.get(TF32_VARIABLE) != "0"
@@ -131,7 +132,7 @@ def _plugin_devices(onnxruntime: Any, provider: Provider, where: str) -> List[An
         return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
     if not found():
-        # A library that is already registered cannot be registered again.
+        # Registering a library twice raises RuntimeError.
         with contextlib.suppress(RuntimeError):
             register(name, library)
     devices = found()

@@ -1,4 +1,4 @@
-"""OrtRunner: an ONNX model on ONNX Runtime."""
+"""The runner for ONNX models on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ _DTYPES = {
 
 
 class OrtRunner(Runner):
-    """Runs an ONNX model with one thread pool and all graph optimizations, on exactly the requested provider.
+    """Runner of an ONNX model on exactly the requested provider, with one thread pool and all graph optimizations.
 
     Args:
-        model: Path of an ONNX file, or its bytes (then without external data).
+        model: Path of an ONNX file, or its content as bytes (without external data).
         provider: ONNX Runtime's name of the execution provider.
-        threads: Size of the intra-operator pool; the inter-operator pool has 1 thread.
+        threads: Size of the intra-operator thread pool; the inter-operator pool has one thread.
         spinning: Let idle threads of the pool spin, as ONNX Runtime does by default.
-        precision: The model's precision, for `describe`; a session does not tell it.
-        tf32: Allow TF32 on a GPU. Only the CUDA provider has an option for it; for those of TensorRT the environment
-            must disable it.
+        precision: Precision of the model as reported by `describe`, because a session does not expose it.
+        tf32: Allow TF32 on a GPU. Only the CUDA provider has an option for it; for the TensorRT providers, the
+            environment must disable it.
         transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, both in page-locked
-            memory, else "excluded".
-        as_written: Compute QuantizeLinear and DequantizeLinear on floats, instead of in fused integer kernels, which
-            depend on the processor and may overflow without VNNI; and return memory after every run.
-        optimized: Apply all graph optimizations; without them every operator is computed by itself, as it is written.
+            memory; otherwise "excluded".
+        as_written: Compute QuantizeLinear and DequantizeLinear on floats instead of in fused integer kernels, which
+            depend on the processor and may overflow without VNNI. Also return memory after every run.
+        optimized: Apply all graph optimizations. Without them, every operator is computed separately, as written.
 
     Raises:
-        InputError: On activation, if the file is missing, an argument is invalid, or TF32 cannot be disabled.
-        ModelError: If the file is not an ONNX model, is damaged, lacks its external data, or has unknown operators.
-        MissingError: If onnxruntime or the provider is missing, or the provider cannot run the whole model.
+        InputError: On activation: the file is missing, an argument is invalid, or TF32 cannot be disabled.
+        ModelError: On activation: the file is not an ONNX model, is damaged, lacks its external data, or has unknown
+            operators.
+        MissingError: On activation: onnxruntime or the provider is missing, or the provider cannot run the whole model.
     """
 
     name = "ort"
@@ -90,7 +91,7 @@ class OrtRunner(Runner):
 
     @property
     def dimensions(self) -> Dict[str, Dict[str, List[Union[int, str, None]]]]:
-        """Declared sizes of "inputs" and "outputs" by name; a free one is its name, or None without one."""
+        """Declared sizes of the "inputs" and "outputs" by name; a dynamic size is its symbol, or None if unnamed."""
         self._need_active()
         ends = {"inputs": self._session.get_inputs(), "outputs": self._session.get_outputs()}
         return {end: {value.name: list(value.shape) for value in values} for end, values in ends.items()}
@@ -115,7 +116,7 @@ class OrtRunner(Runner):
         if self._as_written:
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Failures are raised as exceptions; ONNX Runtime would print them as well.
+        # Failures are raised as exceptions; by default ONNX Runtime would also print them.
         options.log_severity_level = 4
         try:
             self._session = open_session(
@@ -123,7 +124,7 @@ class OrtRunner(Runner):
             )
             self._inputs = [self._spec(value) for value in self._session.get_inputs()]
             self._outputs = [value.name for value in self._session.get_outputs()]
-        except _ort_errors() as error:  # also for names that are not UTF-8
+        except _ort_errors() as error:  # also raised for names that are not valid UTF-8
             raise self._load_error(error) from error
 
     def _deactivate(self) -> None:
@@ -147,7 +148,7 @@ class OrtRunner(Runner):
             return self._bind_transfers(feeds)
         binding = session.io_binding()
         for name, array in feeds.items():
-            # The binding uses this memory and keeps it alive; a copy keeps the inputs fixed.
+            # The binding uses this memory and keeps it alive; copying ensures that the inputs stay fixed.
             binding.bind_cpu_input(name, np.array(array, order="C"))
         for name in self._outputs:
             binding.bind_output(name, device)
@@ -167,7 +168,7 @@ class OrtRunner(Runner):
 
     def _bind_transfers(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
         binding = self._session.io_binding()
-        # CUDA knows page-locked memory by its address, whatever ONNX Runtime takes it for.
+        # CUDA recognizes page-locked memory by its address, even though ONNX Runtime treats it as ordinary memory.
         outputs = {name: self._page_locked(array) for name, array in self._infer(feeds).items()}
         inputs = {name: self._page_locked(array) for name, array in feeds.items()}
         for name, array in outputs.items():
@@ -177,7 +178,7 @@ class OrtRunner(Runner):
 
         def call() -> None:
             for each in given:
-                # An input is copied when it is bound, not in the run (IOBinding::BindInput).
+                # An input is copied when it is bound, not during the run (IOBinding::BindInput).
                 bind(*each)
             run(binding)
             binding.synchronize_outputs()
@@ -186,7 +187,7 @@ class OrtRunner(Runner):
         return call
 
     def _page_locked(self, array: np.ndarray) -> np.ndarray:
-        """Return a copy that lives as long as the session."""
+        """Return a copy in page-locked memory that lives as long as the session."""
         if self._cuda is None:
             self._cuda = open_cuda()
         host = self._cuda.host_array(array.shape, str(array.dtype))
@@ -214,7 +215,7 @@ class OrtRunner(Runner):
         return described
 
     def _check_readable(self) -> None:
-        # ONNX Runtime's own messages for these name its source lines, not the mistake.
+        # In these cases ONNX Runtime's own messages name its source lines, not the mistake.
         if isinstance(self._model, bytes):
             return
         open_file(self._model, "ONNX file", MODEL).close()
@@ -227,7 +228,7 @@ class OrtRunner(Runner):
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:
             raise ModelError(f"input {value.name!r} is a {value.type}, which is not supported", where=self._where)
-        # A dynamic dimension is None or the name of a symbol.
+        # A dynamic dimension is None or the name of its symbol.
         shape = tuple(size if isinstance(size, int) else None for size in value.shape)
         return TensorSpec(value.name, shape, _DTYPES[value.type])
 
@@ -251,7 +252,7 @@ class OrtRunner(Runner):
         if kind == "NotImplemented" or any(words in str(error) for words in unknown):
             return ModelError(f"ONNX Runtime lacks an operator of this model: {text}", where=self._where)
         if text.startswith("Load model from "):
-            # Its path, which is in front already.
+            # Remove the path, which the error already begins with.
             text = text.partition(" failed:")[2].strip() or text
         return ModelError(
             f"ONNX Runtime cannot load this model: {text}",
@@ -272,7 +273,7 @@ class OrtRunner(Runner):
 
 
 def _place(array: np.ndarray) -> Tuple[Any, ...]:
-    """Return what a binding takes for an array in the host's memory, without its name."""
+    """Return the arguments that bind an array in host memory, without its name."""
     return ("cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
 

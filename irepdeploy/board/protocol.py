@@ -1,7 +1,7 @@
-"""Measuring latencies, and the statistics derived from raw samples.
+"""The protocol for measuring latencies, and the statistics of raw samples.
 
-Warm up until times are steady, then run all calls interleaved in rounds, so that drift of the machine affects all of
-them alike. All raw samples are kept and nothing is clipped: an outlier is a fact about the device.
+After a warm-up until times are steady, all calls run interleaved in rounds, so that drift of the machine affects them
+all equally. All raw samples are kept and nothing is clipped, because outliers are part of the device's behaviour.
 """
 
 from __future__ import annotations
@@ -31,27 +31,29 @@ __all__ = [
     "summary",
 ]
 
-# Increase it with every change that makes old and new samples incomparable.
+# Increase this with every change that makes new samples incomparable with old ones.
 PROTOCOL_VERSION = 1
 
-# The fewest samples for which a percentile is reported, by MLPerf LoadGen's early stopping (confidence 0.99).
+# Minimum number of samples for reporting a percentile, by MLPerf LoadGen's early stopping (confidence 0.99).
 MIN_SAMPLES_P90 = 64
 MIN_SAMPLES_P99 = 662
-# With fewer, no interval of order statistics covers a median with 95 %: 2 * 0.5**5 > 0.05.
+# With fewer rounds, no interval of order statistics covers the median with 95 %: 2 * 0.5**5 > 0.05.
 MIN_ROUNDS_INTERVAL = 6
-# Thirty years: not a measurement, and beyond the range of exact floats.
+# Thirty years: no valid measurement, and beyond the range of exact floats.
 _MOST_NS = 10**18
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Raw times of one call, in the order they were taken, and how its warm-up ended.
+    """Raw times of one call, in measuring order, and the outcome of its warm-up.
 
     Attributes:
-        samples_ns: Times in ns. Of calls measured together, the i-th samples come from the same round.
-        steady: Whether the last window of the warm-up was below the limit.
+        name: Name of the call.
+        samples_ns: Times in ns. For calls measured together, the i-th samples come from the same round.
+        warmup_runs: Number of runs in the warm-up.
+        steady: Whether the coefficient of variation of the last warm-up window was below the limit.
         warmup_cov: Coefficient of variation of that window; None with fewer than two runs.
-        device_samples_ns: The same runs by the device's clock; [] if it has none.
+        device_samples_ns: Times of the same runs by the device's clock, in ns; [] if the device has none.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Measurement:
 
 
 class Summary(NamedTuple):
-    """Summary of raw samples. A percentile is None if there are too few samples to report it."""
+    """Summary statistics of raw samples. A percentile is None if there are too few samples for it."""
 
     n: int
     median_ms: float
@@ -75,7 +77,7 @@ class Summary(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A ratio of medians and its 95 % interval, None if there are too few rounds for one."""
+    """A ratio of medians and its 95 % interval; the bounds are None if there are too few rounds."""
 
     value: float
     low: Optional[float]
@@ -97,19 +99,33 @@ def measure(
     clock: Callable[[], int] = time.perf_counter_ns,
     on_round: Optional[Callable[[float], None]] = None,
 ) -> Dict[str, Measurement]:
-    """Time calls, interleaved.
+    """Measure the times of several calls in interleaved rounds.
 
-    Each call is warmed up until the coefficient of variation of its last `warmup_window` runs is below `warmup_cov`
-    and `warmup_min_seconds` have passed, or a limit is reached. Rounds follow that run every call once, in an order
-    shuffled by `seed`, until each call has `min_samples` samples and `min_seconds` on average, or `max_samples`. The
-    garbage collector is off meanwhile.
+    Each call is first warmed up until the coefficient of variation of its last `warmup_window` runs is below
+    `warmup_cov` and `warmup_min_seconds` have passed, or until a limit is reached. Then each round runs every call
+    once, in shuffled order, until there are `min_samples` samples per call and `min_seconds` per call on average, or
+    `max_samples`. The garbage collector is disabled meanwhile.
 
-    A call runs one inference to completion (`Runner.bind`). If it has a method ``device_ns`` (`DeviceTimed`), the
-    device's time is read after each run. That, and `on_round`, which gets the share done (0 to 1) after each round, are
-    outside the timed part. `clock` is a monotonic clock in nanoseconds.
+    Args:
+        calls: Functions by name; each runs one inference to completion (see `Runner.bind`). If one has a method
+            ``device_ns`` (see `DeviceTimed`), the device's time is read after each run, outside the timed part.
+        seed: Seed of the order within rounds.
+        min_samples: Minimum number of samples per call.
+        min_seconds: Minimum measuring time per call, on average.
+        max_samples: Maximum number of samples per call.
+        warmup_window: Number of runs over which steadiness is judged.
+        warmup_cov: Coefficient of variation below which a call is steady.
+        warmup_min_seconds: Minimum duration of the warm-up of each call.
+        warmup_max_seconds: Maximum duration of the warm-up of each call.
+        warmup_max_runs: Maximum number of warm-up runs of each call.
+        clock: Monotonic clock in ns.
+        on_round: Function called after each round with the completed share (0 to 1), outside the timed part.
+
+    Returns:
+        The measurement of each call by name.
 
     Raises:
-        InputError: If there are no calls, or limits contradict each other.
+        InputError: There are no calls, or the limits contradict each other.
     """
     if not calls:
         raise InputError("nothing to measure", where="measure", hint="pass at least one call")
@@ -199,22 +215,26 @@ def _warm_up(
 
 
 def sample_fault(samples_ns: Sequence[int]) -> Optional[str]:
-    """Return why samples cannot be computed with, or None."""
+    """Return why the samples are unusable, or None if they are valid."""
     if max(samples_ns) > _MOST_NS:
         return "a sample of more than thirty years"
     return None if min(samples_ns) > 0 else "a sample of 0 ns"
 
 
 def percentile(samples: Sequence[float], p: float) -> float:
-    """Return the nearest-rank percentile ``sorted[ceil(p/100 * n) - 1]``, which is always one of the samples."""
+    """Return the nearest-rank percentile ``sorted[ceil(p/100 * n) - 1]``, which is always one of the samples.
+
+    Raises:
+        InputError: There are no samples, or `p` is not in (0, 100].
+    """
     if len(samples) == 0 or not 0 < p <= 100:
         raise InputError(f"no percentile {p} of {len(samples)} samples", where="percentile", hint="use 0 < p <= 100")
-    # p * n first: 0.07 * 100 is 7.000000000000001 and would take the next rank; 7 * 100 / 100 does not.
+    # Multiply before dividing: 0.07 * 100 is 7.000000000000001, which would select the next rank.
     return sorted(samples)[math.ceil(p * len(samples) / 100) - 1]
 
 
 def cov(samples: Sequence[float]) -> Optional[float]:
-    """Return the coefficient of variation, standard deviation (n - 1) over mean; None below two samples."""
+    """Return the coefficient of variation, standard deviation (n - 1) over mean; None for fewer than two samples."""
     n = len(samples)
     mean = sum(samples) / n if n else 0.0
     if n < 2 or mean <= 0:
@@ -223,7 +243,7 @@ def cov(samples: Sequence[float]) -> Optional[float]:
 
 
 def summary(samples_ns: Sequence[int]) -> Summary:
-    """Summarize samples: p90 only from 64 samples on, p99 only from 662; no sample is dropped."""
+    """Summarize all samples, in ns; p90 requires at least 64 samples and p99 at least 662."""
     n = len(samples_ns)
     median_ms = percentile(samples_ns, 50) / 1e6
     return Summary(
@@ -242,22 +262,25 @@ def ratio(
 ) -> Ratio:
     """Return ``median(a) / median(b)`` with a 95 % bootstrap interval; above 1, a is slower.
 
-    The interval is about these two calls: loading the same file twice already gives medians that differ by about
-    0.4 %.
+    The interval describes these two calls only: merely loading the same file twice gives medians that differ by about
+    0.4 %. Medians are used instead of means because an interrupt is not part of the network's latency.
 
-    It is a percentile bootstrap over rounds. A round is drawn with the samples of both calls, which met the same state
-    of the machine, so that drift shared by both does not widen the interval. Rounds are drawn in blocks of
-    ``ceil(n ** (1/3))`` neighbours (circular block bootstrap), because a disturbance lasts for several rounds, and
-    drawing rounds one by one would pretend more independent samples than there are. On simulated noise of 400 rounds
-    the interval covers the truth in 95 % of cases with independent noise, 97 % with bursts, 100 % with shared drift; if
-    each call drifts slowly by itself, it is too narrow (76 %; rounds drawn one by one: 43 %). Medians rather than
-    means, because an interrupt is not the network's latency.
+    The interval is a percentile bootstrap over rounds. A round is drawn with the samples of both calls, which saw the
+    same state of the machine, so that shared drift does not widen the interval. Rounds are drawn in blocks of
+    ``ceil(n ** (1/3))`` neighbours (circular block bootstrap), because a disturbance lasts for several rounds; drawing
+    single rounds would assume more independent samples than there are. On simulated noise of 400 rounds, the interval
+    covers the true ratio in 95 % of cases with independent noise, 97 % with bursts, and 100 % with shared drift. If
+    each call drifts slowly by itself, the interval is too narrow (76 %; drawing single rounds: 43 %).
 
-    Paired samples come from the same `measure`, in its order; samples of different runs (`paired` False) are drawn
-    separately.
+    Args:
+        samples_a: Times of the first call.
+        samples_b: Times of the second call, the reference.
+        seed: Seed of the bootstrap.
+        paired: Whether the samples come from the same `measure`, in its order. Otherwise they are drawn separately.
+        resamples: Number of bootstrap samples.
 
     Raises:
-        InputError: If there are no samples, or paired ones differ in number.
+        InputError: There are no samples, or paired samples differ in number.
     """
     if paired and len(samples_a) != len(samples_b):
         raise InputError(
@@ -285,6 +308,6 @@ def _blocks(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _median(samples: np.ndarray) -> float:
-    # Nearest rank, like `percentile`.
+    # Nearest rank, as in `percentile`.
     rank = math.ceil(len(samples) / 2) - 1
     return float(np.partition(samples, rank)[rank])

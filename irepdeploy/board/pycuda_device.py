@@ -1,4 +1,4 @@
-"""A GPU through pycuda."""
+"""Access to a GPU through pycuda."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_pycuda(driver: Any, device: int) -> Cuda:
 
 
 class _PyCuda(Cuda):
-    """pycuda, on the device's primary context, which TensorRT and torch use as well."""
+    """A GPU through pycuda, on the device's primary context, which TensorRT and torch use as well."""
 
     name = "pycuda"
 
@@ -43,7 +43,7 @@ class _PyCuda(Cuda):
             return self._driver.pagelocked_empty(tuple(shape), dtype)
 
     def free_host(self, array: np.ndarray) -> None:
-        # The array owns it.
+        # The array object owns its memory.
         return
 
     def malloc(self, size: int) -> int:
@@ -66,7 +66,7 @@ class _PyCuda(Cuda):
             self._driver.memcpy_dtoh_async(array, pointer, self._streams[stream])
 
     def stream(self) -> int:
-        # A blocking one would wait for the default stream.
+        # A blocking stream would wait for the default stream.
         with self._mapped():
             stream = self._driver.Stream(_NON_BLOCKING)
         self._streams[stream.handle] = stream
@@ -84,7 +84,7 @@ class _PyCuda(Cuda):
             return self._driver.Event()
 
     def end_event(self, event: Any) -> None:
-        # The object owns it.
+        # The Python object owns the event.
         return
 
     def record(self, event: Any, stream: int) -> None:

@@ -1,4 +1,4 @@
-"""Runner: one network on one backend, with the same four calls everywhere.
+"""The common interface of all runners, each of which executes a network on one backend.
 
 with OrtRunner("model.onnx") as runner:
     logits = runner.infer({"input": images})["logits"]
@@ -20,7 +20,7 @@ _Self = TypeVar("_Self", bound="Runner")
 
 
 class TensorSpec(NamedTuple):
-    """An input: its name, its shape with the batch (None for a dynamic size), and the name of its numpy dtype."""
+    """An input: its name, its shape including the batch (None for a dynamic size), and the name of its numpy dtype."""
 
     name: str
     shape: Tuple[Optional[int], ...]
@@ -30,16 +30,17 @@ class TensorSpec(NamedTuple):
         return f"{self.name} {self.dtype} {shape_text(self.shape)}"
 
     def with_batch(self, batch: Optional[int]) -> TensorSpec:
-        """Return a copy with a batch size in place of None."""
+        """Return a copy in which `batch` replaces every dynamic size."""
         return self._replace(shape=tuple(batch if size is None else size for size in self.shape))
 
 
 class DeviceTimed:
-    """A call of `Runner.bind` that the device times too.
+    """A call from `Runner.bind` that is also timed by the device.
 
     Args:
-        call: Runs one inference.
-        device_ns: Returns the device time of the last run, in ns. Reading it takes time, hence apart from the call.
+        call: Function that runs one inference.
+        device_ns: Function that returns the device time of the last run in ns. It is separate because reading the time
+            takes time itself.
     """
 
     def __init__(self, call: Callable[[], None], device_ns: Callable[[], int]) -> None:
@@ -52,11 +53,11 @@ class DeviceTimed:
 
 
 class Runner(abc.ABC):
-    """A network that can be run inside a ``with`` block. The base class checks, the subclass runs.
+    """Base class for running a network inside a ``with`` block. It checks the inputs; subclasses run the network.
 
     A subclass sets `name` and implements `_activate` (which also sets `_inputs` and `_outputs`), `_infer`,
-    `_deactivate` (which must cope with a half-done `_activate`), `_describe`, and `_bind` if fixed inputs make a
-    call cheaper.
+    `_deactivate` (which must also work after an incomplete `_activate`), `_describe`, and, if fixed inputs make a call
+    cheaper, `_bind`.
     """
 
     name: ClassVar[str]
@@ -85,40 +86,43 @@ class Runner(abc.ABC):
 
     @property
     def inputs(self) -> List[TensorSpec]:
-        """The network's inputs, in its order."""
+        """The network's inputs, in order."""
         self._need_active()
         return list(self._inputs)
 
     @property
     def outputs(self) -> List[str]:
-        """The names of the network's outputs, in its order."""
+        """The names of the network's outputs, in order."""
         self._need_active()
         return list(self._outputs)
 
     def infer(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """Run once and return the outputs by name, which later calls do not change.
+        """Run the network once and return its outputs by name. Later calls do not change the returned arrays.
+
+        Args:
+            feeds: One array per input, by name.
 
         Raises:
-            InputError: If the runner is not active, or names, shapes or dtypes of `feeds` are not those of `inputs`.
+            InputError: The runner is not active, or the names, shapes or dtypes of `feeds` do not match `inputs`.
         """
         self._check(feeds)
         return self._infer(feeds)
 
     def bind(self, feeds: Dict[str, np.ndarray]) -> Callable[[], None]:
-        """Return a call on fixed inputs, for timing: it runs one inference to completion without further checks.
+        """Return a function for timing that runs one inference on fixed inputs to completion, without further checks.
 
-        Inputs are copied to the device here, once, and outputs stay where the backend leaves them, unless the runner
-        was created with ``transfers="included"``; `describe()` tells what a call contains. If the device has a clock
-        the call is a `DeviceTimed`. It is valid only while the runner is active.
+        Inputs are copied to the device once, by `bind`, and outputs stay where the backend leaves them, unless the
+        runner was created with ``transfers="included"``; `describe` reports what a call includes. If the device has a
+        clock, the function is a `DeviceTimed`. It is valid only while the runner is active.
 
         Raises:
-            InputError: As for `infer`.
+            InputError: The runner is not active, or the names, shapes or dtypes of `feeds` do not match `inputs`.
         """
         self._check(feeds)
         return self._bind(feeds)
 
     def describe(self) -> Dict[str, Any]:
-        """Return what really runs, as JSON values: runner, provider, device, threads, precision, transfers and more."""
+        """Return what actually runs, as JSON values: runner, provider, device, threads, precision, transfers, etc."""
         self._need_active()
         return {"runner": self.name, **self._describe()}
 
@@ -173,7 +177,7 @@ class Runner(abc.ABC):
 
 
 def without_graph(described: Mapping[str, Any]) -> str:
-    """Return why a runner that should have a CUDA graph has none, in words for users, by its `describe`; else ""."""
+    """Return a message for the user if capturing a CUDA graph failed, according to `describe`; otherwise ""."""
     graph = str(described.get("cuda_graph", ""))
     return f"no CUDA graph, its launches are timed too: {graph}" if graph.startswith("failed") else ""
 

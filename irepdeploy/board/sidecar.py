@@ -1,7 +1,7 @@
-"""The sidecar of an engine: a JSON file that tells what it was built with, and hence why it cannot run here.
+"""The sidecar of an engine: a JSON file that describes how it was built, and hence where it can run.
 
-An engine runs only on the TensorRT version and the kind of GPU it was built for. When the runtime refuses it, it
-returns nothing and only its log has a reason.
+An engine runs only on the TensorRT version and the kind of GPU that it was built for. When the runtime refuses an
+engine, it returns null, and the reason appears only in its log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["PlanHeader", "Sidecar", "check_sidecar", "read_plan_header", "read_s
 
 _FORMAT = "irepdeploy.sidecar"
 _VERSION = 2
-# Sidecars of version 1 have no digest of their own.
+# Sidecars of version 1 may lack a digest.
 _UNSEALED = 1
 _TARGETS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 _MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
@@ -35,12 +35,12 @@ class Sidecar:
     """Description of an engine.
 
     Attributes:
-        tensorrt_version: Version of the builder, with as many parts as it tells.
-        compute_capability: Of the GPU it was built for, such as "8.0"; None if the builder used no GPU.
-        typing: "strong" if each layer has the precision that the ONNX model gives it, "weak" if the builder chose.
+        tensorrt_version: Version of the builder, with as many parts as it reports.
+        compute_capability: Compute capability of the target GPU, such as "8.0"; None if the builder used no GPU.
+        typing: "strong" if each layer has the precision given by the ONNX model, "weak" if the builder chose it.
         inputs: Name, shape (-1 for a dynamic size) and numpy dtype of each input.
-        command: The command that builds it again.
-        settings: Settings of the build: workspace, profiles, DLA core and so on.
+        command: Command that builds the engine again.
+        settings: Settings of the build: workspace, profiles, DLA core, etc.
     """
 
     flavour: str
@@ -62,13 +62,17 @@ class Sidecar:
     settings: Dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object with its digest."""
+        """Return the sidecar as a JSON object, including its digest."""
         value = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}
         return {**value, "digest": _digest(value)}
 
     @classmethod
     def from_dict(cls, value: object, where: object = None) -> Sidecar:
-        """Read the result of `to_dict`; unknown keys, of later versions, are ignored."""
+        """Create a sidecar from the result of `to_dict`. Unknown keys of later versions are ignored.
+
+        Raises:
+            InputError: `value` is not a sidecar, is of an unknown version, or is damaged.
+        """
         hint = "export the engine again"
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             raise InputError("not a sidecar of an engine", where=where, hint=hint)
@@ -89,9 +93,9 @@ class Sidecar:
 
 
 def _digest(value: Dict[str, Any]) -> Optional[str]:
-    """Return the SHA-256 of the canonical JSON without the digest; None for values that no sidecar has."""
+    """Return the SHA-256 of the canonical JSON without the digest; None for values that a sidecar cannot contain."""
     try:
-        # As in JSON, where keys are text.
+        # Convert keys to text, as in JSON.
         plain = json.loads(json.dumps({key: item for key, item in value.items() if key != "digest"}))
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -100,7 +104,7 @@ def _digest(value: Dict[str, Any]) -> Optional[str]:
 
 
 class PlanHeader(NamedTuple):
-    """Flavour and version in the first 28 bytes of an engine."""
+    """The TensorRT flavour and version in the first 28 bytes of an engine."""
 
     flavour: str
     version: str
@@ -112,7 +116,11 @@ def sidecar_path(engine: _Path) -> str:
 
 
 def read_sidecar(engine: _Path) -> Optional[Sidecar]:
-    """Read the sidecar of an engine; None if there is none."""
+    """Read the sidecar of an engine; return None if there is no such file.
+
+    Raises:
+        InputError: The file is not a valid sidecar.
+    """
     path = sidecar_path(engine)
     if not os.path.exists(path):
         return None
@@ -124,10 +132,10 @@ def read_sidecar(engine: _Path) -> Optional[Sidecar]:
 
 
 def read_plan_header(content: bytes) -> Optional[PlanHeader]:
-    """Read flavour and version from an engine's own header; None if it has another layout.
+    """Read the flavour and version from an engine's own header; return None if the layout is unknown.
 
-    The magic, a 0, and at bytes 24 to 27 major, minor, patch and build, as ``trtexec --getPlanVersionOnly`` reads them
-    from TensorRT 10 on. Engines of 8.x may differ, so nothing is guessed about them.
+    The header contains a magic number, a zero, and at bytes 24 to 27 the major, minor, patch and build numbers, which
+    ``trtexec --getPlanVersionOnly`` reads from TensorRT 10 on. The layout of 8.x may differ, so it is not guessed.
     """
     flavour = _MAGIC.get(content[:4])
     if flavour is None or len(content) < 28 or struct.unpack_from("<I", content, 4)[0] != 0:
@@ -146,13 +154,21 @@ def check_sidecar(
     compute_capability: Optional[str] = None,
     require: bool = True,
 ) -> Optional[Sidecar]:
-    """Check that an engine fits the TensorRT and the GPU that will run it, before either is asked.
+    """Check that an engine matches the TensorRT and the GPU that will run it, without using either.
 
-    Without `require`, an engine without a sidecar passes if its header fits, and None is returned.
+    Args:
+        engine: Path of the engine.
+        version: Version of the TensorRT that will run it.
+        flavour: Flavour of that TensorRT, one of `FLAVOURS`.
+        compute_capability: Compute capability of the GPU, such as "8.0"; None to skip this check.
+        require: Refuse an engine without a sidecar. Otherwise it passes if its header matches.
+
+    Returns:
+        The sidecar, or None if there is none.
 
     Raises:
-        InputError: If the engine is missing, truncated or changed, has no sidecar, or was built by another TensorRT or
-            for another GPU. The line names the command that builds it again.
+        InputError: The engine is missing, truncated or changed, has no sidecar, or was built by another TensorRT or for
+            another GPU. The message contains the command that builds it again.
     """
     where = os.fspath(engine)
     content = _read_engine(where)

@@ -1,7 +1,7 @@
-"""Steps of a check, each in a process of its own with a time limit: one that crashes or hangs costs only itself.
+"""Steps of a check, each run in a separate process with a time limit, so that a crash or hang affects only that step.
 
-A step prints its finding as one line of JSON, the last of its stdout: ``{"status": ..., "said": ..., "figures": ...}``.
-A program that prints something else is taken at its exit code.
+The last line of a step's stdout is its finding as JSON: ``{"status": ..., "said": ..., "figures": ...}``. If it is
+something else, the exit code of the program decides.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ __all__ = ["FAILED", "LATE", "NOT_RUN", "OK", "SKIPPED", "Finding", "answer", "r
 
 OK, FAILED, SKIPPED, LATE, NOT_RUN = "ok", "failed", "skipped", "out of time", "not run"
 _SHOWN = 300
-# A process that the kernel cannot end, since it waits for a driver, or one that left the group, keeps its pipes open.
+# Time to wait for output after a kill. A process blocked in a driver cannot be killed, and one that left the process
+# group is not; either keeps its pipes open.
 _GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The finding of a step.
+    """The outcome of a step.
 
     Attributes:
-        status: OK, FAILED, SKIPPED, LATE (it took longer than its limit and was ended) or NOT_RUN.
-        said: One line: the result, or the reason.
-        output: Its stdout.
-        errors: Its stderr.
+        name: Name of the step.
+        status: OK, FAILED, SKIPPED, LATE (the step exceeded its time limit and was terminated) or NOT_RUN.
+        said: The result or the reason, as one line.
+        seconds: Duration of the step.
+        figures: Measured values by name.
+        output: The stdout of the step.
+        errors: The stderr of the step.
     """
 
     name: str
@@ -45,15 +49,18 @@ class Finding:
     errors: str = field(default="", repr=False)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return a JSON object, without what was printed."""
+        """Return the finding as a JSON object, without stdout and stderr."""
         return {key: value for key, value in asdict(self).items() if key not in ("output", "errors")}
 
 
 def answer(step: Callable[[], Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
-    """Call a step, which returns what it says and its figures, and return the line that it prints.
+    """Run a step in this process and return its finding as a JSON object, to be printed.
 
-    Every error becomes a status, since a check must not end in a traceback: what is missing skips the step, anything
-    else fails it.
+    A check must not end in a traceback, so every error becomes a status: MissingError means SKIPPED, any other error
+    FAILED.
+
+    Args:
+        step: Function that returns a line of text and figures.
     """
     try:
         said, figures = step()
@@ -69,7 +76,16 @@ def answer(step: Callable[[], Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
 def run_step(
     name: str, command: Sequence[str], limit_s: float, environment: Optional[Mapping[str, str]] = None
 ) -> Finding:
-    """Run a step to its end, or until its time is over; everything that it started is ended with it."""
+    """Run a step as a separate process until it exits or its time is up.
+
+    On a timeout, the step and all processes of its group are killed.
+
+    Args:
+        name: Name of the step.
+        command: Command line of the step.
+        limit_s: Time limit in seconds.
+        environment: Environment variables to add.
+    """
     began = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -86,7 +102,7 @@ def run_step(
     try:
         printed = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
-        # It may have ended, and something that it started holds its output open.
+        # The step itself may have exited while a process that it started keeps its output open.
         late = process.poll() is None
         _end(process)
         printed = _rest(process)
@@ -112,7 +128,7 @@ def _rest(process: Any) -> Tuple[bytes, bytes]:
 
 
 def _end(process: Any) -> None:
-    # Its group: a step may have started processes of its own.
+    # Kill the whole group, because a step may have started other processes.
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -121,11 +137,11 @@ def _finding(name: str, code: int, output: str, errors: str, seconds: float) -> 
     lines = [line for line in output.splitlines() if line.strip()]
     printed = {"output": output, "errors": errors}
     with contextlib.suppress(ValueError, TypeError, KeyError, IndexError):
-        # Numbers that JSON does not have become text, as a record could not hold them.
+        # Convert NaN and infinities to text, because a record cannot contain them.
         found = json.loads(lines[-1], parse_constant=str)
         status, said = str(found["status"]), one_line(str(found["said"]))
         if code < 0 and status == OK:
-            # What it used was destroyed in a wrong order, for one.
+            # For example, because objects were destroyed in the wrong order.
             status, said = FAILED, f"crashed at its end (signal {-code}): {said}"
         return Finding(name, status, said, seconds, found["figures"], **printed)
     if code == 0:

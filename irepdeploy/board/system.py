@@ -1,4 +1,4 @@
-"""The system that a measurement is taken on; facts that cannot be found out are "unknown", never a guess."""
+"""Description of the system that runs a measurement; facts that cannot be determined are "unknown", never guessed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 _HERE = BoardFiles()
 _CPU = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _PACKAGES = ("irepdeploy", "torch", "onnx", "onnxruntime", "numpy")
-# Listed only if installed.
+# Packages that are listed only if installed.
 _GPU_PACKAGES = ("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx", "tensorrt", "tensorrt_rtx", "triton")
 _GPU_FIELDS = (
     "name",
@@ -35,9 +35,9 @@ _GPU_FIELDS = (
     "persistence_mode",
 )
 _GPU_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "power.limit", "utilization.gpu")
-# Renamed in driver 535; queried separately, since nvidia-smi refuses a query with an unknown name.
+# Renamed in driver 535. Queried separately, because nvidia-smi rejects a query that contains an unknown name.
 _GPU_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-# Bits of NVML's reasons for reduced clocks.
+# Names of the bits in NVML's mask of reasons for reduced clocks.
 _REASONS = (
     "idle",
     "application clocks",
@@ -52,7 +52,7 @@ _REASONS = (
 
 
 def system_block() -> dict[str, Any]:
-    """Describe OS, CPU, memory, GPU, versions and commit as JSON values. Never raises, imports no heavy package."""
+    """Return the OS, CPU, memory, GPU, versions and commit as JSON values. Never raises; imports no heavy package."""
     return {
         "os": platform.platform() or UNKNOWN,
         "cpu": _cpu(),
@@ -67,7 +67,7 @@ def system_block() -> dict[str, Any]:
 
 
 def machine_state() -> dict[str, Any]:
-    """Describe what changes while a machine works: clocks, temperature, power, throttling, load. Never raises."""
+    """Return the changing state of the machine: clocks, temperature, power, throttling, load. Never raises."""
     temperatures = ThermalReader(_HERE).read() or UNKNOWN
     return {
         "cpu": {"governor": _governor(), "frequency_mhz": _frequency_mhz(), "temperature_c": temperatures},
@@ -77,7 +77,7 @@ def machine_state() -> dict[str, Any]:
 
 
 def memory(files: BoardFiles) -> dict[str, Any]:
-    """Return ``total_bytes`` and ``available_bytes`` of a machine's memory."""
+    """Return the ``total_bytes`` and ``available_bytes`` of a machine's memory."""
     sizes = {}
     for line in files.read("/proc/meminfo").splitlines():
         key, _, value = line.partition(":")
@@ -115,7 +115,7 @@ def _cpuinfo() -> list[tuple[str, str]]:
 
 
 def _quota_cores() -> float | str:
-    """Return the number of cores that the control group grants, "none" if it sets no limit."""
+    """Return the number of cores that the control group allows, or "none" if there is no limit."""
     quota, _, period = _HERE.read("/sys/fs/cgroup/cpu.max").partition(" ")
     if quota == "max":
         return "none"
@@ -138,7 +138,7 @@ def _frequency_mhz() -> dict[str, float] | str:
 
 
 def _gpu() -> list[dict[str, str]] | str:
-    """Return what nvidia-smi tells about each GPU, "none" if it is not installed or sees none."""
+    """Return the facts that nvidia-smi reports about each GPU, or "none" if it is not installed or finds no GPU."""
     return _nvidia_smi(_GPU_FIELDS)
 
 
@@ -197,17 +197,17 @@ def _torch_threads() -> int | str:
 
 
 def commit() -> dict[str, Any]:
-    """Return the commit of this code if it runs from a git checkout, and whether files differ from it."""
+    """Return the commit of this code if it runs from a git checkout, and whether tracked files were modified."""
     root = Path(__file__).resolve().parents[2]
     unknown = {"sha": UNKNOWN, "dirty": UNKNOWN}
-    # Installed into an environment inside another project's checkout, git would return that project's commit.
+    # In an environment inside another project's checkout, git would return the commit of that project.
     if not (root / ".git").exists():
         return unknown
-    # Inside a git hook these name another repository.
+    # Inside a git hook, these variables may refer to another repository.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         sha = _run(["git", "rev-parse", "HEAD"], cwd=root, env=environment).strip()
-        # Untracked files in the checkout, mostly results, are not changes of the code.
+        # Untracked files in the checkout are mostly results, not changes of the code.
         status = ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]
         changes = _run(status, cwd=root, env=environment)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Temperatures of the kernel's thermal zones."""
+"""Temperatures of the thermal zones that the kernel reports."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from irepdeploy.board.board_files import BoardFiles
 
 __all__ = ["ThermalReader"]
 
-# The power controller's zone is always 100 C; it measures nothing.
+# The zone of the power controller always reads 100 C and measures nothing.
 _FIXED = ("PMIC-Die",)
 
 
 class ThermalReader:
-    """Reads all thermal zones, which it looks up once."""
+    """Reader of all thermal zones, which are looked up once."""
 
     def __init__(self, files: BoardFiles) -> None:
         self._files = files
@@ -24,11 +24,11 @@ class ThermalReader:
                 self._zones.append((_short(name), path.rsplit("/", 1)[0] + "/temp"))
 
     def read(self) -> dict[str, float]:
-        """Return degrees Celsius by zone, without zones that are off; of zones with one name, the hottest."""
+        """Return the temperature of each active zone in degrees Celsius; for zones of equal name, the highest one."""
         found: Dict[str, float] = {}
         for name, path in self._zones:
             millidegrees = self._files.number(path)
-            # A sensor that is off reports a temperature below any possible one.
+            # A sensor that is off reports an impossibly low temperature.
             if millidegrees is not None and millidegrees > -100_000:
                 found[name] = max(millidegrees / 1000, found.get(name, -100.0))
         return found

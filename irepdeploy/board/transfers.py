@@ -1,4 +1,4 @@
-"""Transfers between host and device: whether a timed call contains them."""
+"""The option whether a timed call includes the transfers between host and device."""
 
 from __future__ import annotations
 

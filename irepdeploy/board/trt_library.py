@@ -1,7 +1,7 @@
-"""TensorRT's Python module: finding it, its flavour and version, and a logger that keeps its messages.
+"""Loading of TensorRT's Python module, its flavour and version, and a logger that keeps its messages.
 
-TensorRT-RTX builds without a GPU. In a checkout `make trt` assembles one from two wheels for tests; it is a
-TensorRT-RTX and is never returned for TensorRT.
+TensorRT-RTX can build engines without a GPU. In a checkout, `make trt` assembles a TensorRT-RTX builder from two wheels
+for tests; it is never returned when TensorRT is requested.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-# TensorRT's name of each data type that numpy has, and numpy's.
+# TensorRT's name for each data type that numpy also has, and numpy's name.
 DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -59,16 +59,19 @@ _NO_GPU = re.compile(
 _NO_MEMORY = re.compile(r"out of memory|OutOfMemory|insufficient memory", re.IGNORECASE)
 _SHOWN_REASONS = 3
 
-# The name of the severity (INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE) and the text.
+# Severity (INTERNAL_ERROR, ERROR, WARNING, INFO or VERBOSE) and text.
 LogMessage = Tuple[str, str]
 
 
 class TensorrtLibrary(NamedTuple):
-    """A loaded TensorRT.
+    """A loaded TensorRT library.
 
     Attributes:
-        version: Version of the library, such as "10.3.0.26"; for an assembled one, of its builder, not its bindings.
-        assembled: Whether `make trt` assembled it for tests.
+        module: The Python module.
+        flavour: "tensorrt" or "tensorrt_rtx".
+        version: Version of the library, such as "10.3.0.26". For an assembled library, the version of its builder, not
+            of its bindings.
+        assembled: Whether `make trt` assembled the library for tests.
     """
 
     module: Any
@@ -78,21 +81,21 @@ class TensorrtLibrary(NamedTuple):
 
     @property
     def major(self) -> int:
-        """The first number of the version; TensorRT-RTX counts its own."""
+        """The major version; TensorRT-RTX has its own version numbers."""
         return int(self.version.partition(".")[0])
 
     @property
     def title(self) -> str:
-        """The name to show, such as "TensorRT 10.3.0.26"."""
+        """The display name, such as "TensorRT 10.3.0.26"."""
         return f"{FLAVOURS[self.flavour]} {self.version}" + (" (assembled for tests)" if self.assembled else "")
 
 
 def load_tensorrt(flavour: str) -> TensorrtLibrary:
-    """Import the TensorRT of this flavour.
+    """Import the TensorRT library of this flavour ("tensorrt" or "tensorrt_rtx").
 
     Raises:
-        InputError: If there is no such flavour.
-        MissingError: If it is not installed or cannot be loaded; the hint is the command that installs it.
+        InputError: There is no such flavour.
+        MissingError: The library is not installed or cannot be loaded. The hint contains the command that fixes this.
     """
     _check_flavour(flavour)
     folder = assembled_folder() if flavour == "tensorrt_rtx" else None
@@ -116,12 +119,17 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     raise MissingError(f"{FLAVOURS[flavour]} is not installed", hint=_install(flavour))
 
 
-# A large library loads slowly from a slow disk; a driver that hangs never returns.
+# Time limit in seconds for loading: a large library loads slowly from a slow disk, and a hanging driver never returns.
 _LOADING_S = 120
 
 
 def installed_version(flavour: str) -> Optional[str]:
-    """Return the version of the installed TensorRT of this flavour, or None, without loading it into this process."""
+    """Return the version of the installed TensorRT of this flavour, or None, without loading it into this process.
+
+    Raises:
+        InputError: There is no such flavour.
+        MissingError: The library is installed but cannot be loaded.
+    """
     _check_flavour(flavour)
     if importlib.util.find_spec(flavour) is None and (flavour != "tensorrt_rtx" or assembled_folder() is None):
         return None
@@ -150,10 +158,10 @@ def installed_version(flavour: str) -> Optional[str]:
 def assembled_folder() -> Optional[str]:
     """Return the folder of the builder that `make trt` assembled, or None.
 
-    It is the folder named by the environment variable `ASSEMBLED_ENVIRONMENT`, else ``build/trt`` of a checkout.
+    The folder is named by the environment variable `ASSEMBLED_ENVIRONMENT`, or else ``build/trt`` in a checkout.
 
     Raises:
-        MissingError: If the environment names a folder that does not hold one.
+        MissingError: The environment variable names a folder without such a builder.
     """
     named = os.environ.get(ASSEMBLED_ENVIRONMENT)
     if named:
@@ -168,10 +176,10 @@ def assembled_folder() -> Optional[str]:
 
 
 def logger_of(trt: Any, keep: Callable[[str, str], None]) -> Any:
-    """Return this TensorRT's logger, which now calls `keep(severity, text)` for every message, verbose ones included.
+    """Return the logger of this TensorRT after registering `keep(severity, text)` for all messages, verbose included.
 
-    There is one logger for the whole process, as there is in TensorRT 8, where every builder and runtime uses the
-    logger of the first, and warns: each `keep` hears the messages of all of them, until `forget_logger`.
+    The whole process shares one logger, because in TensorRT 8 every builder and runtime uses the first logger and warns
+    about others. Each `keep` therefore receives the messages of all of them, until `forget_logger`.
     """
     logger = getattr(trt, _LOGGER, None)
     if logger is None:
@@ -186,38 +194,38 @@ def logger_of(trt: Any, keep: Callable[[str, str], None]) -> Any:
                     each(severity.name, message)
 
         logger = Logger()
-        # It must outlive everything that TensorRT makes with it.
+        # The logger must outlive everything that TensorRT creates with it.
         setattr(trt, _LOGGER, logger)
     logger.keeps.append(keep)
     return logger
 
 
 def forget_logger(trt: Any, keep: Callable[[str, str], None]) -> None:
-    """Undo `logger_of` for this `keep`; without one do nothing."""
+    """Unregister `keep` from the logger, if it is registered."""
     logger = getattr(trt, _LOGGER, None)
     if logger is not None and keep in logger.keeps:
         logger.keeps.remove(keep)
 
 
 def logged(messages: Iterable[LogMessage], *severities: str) -> List[str]:
-    """Return the distinct texts of messages of these severities (default: errors), in order, one line each."""
+    """Return the distinct texts of messages with these severities (default: errors), in order, one line each."""
     wanted = severities or ("ERROR", "INTERNAL_ERROR")
     found = (" ".join(text.split()) for severity, text in messages if severity in wanted)
     return list(dict.fromkeys(found))
 
 
 def lacks_gpu(reasons: Iterable[str]) -> bool:
-    """Return whether a reason says that there is no GPU or no driver."""
+    """Return whether any reason says that there is no GPU or no driver."""
     return any(_NO_GPU.search(reason) for reason in reasons)
 
 
 def lacks_memory(reasons: Iterable[str]) -> bool:
-    """Return whether a reason says that memory ran out."""
+    """Return whether any reason says that memory ran out."""
     return any(_NO_MEMORY.search(reason) for reason in reasons)
 
 
 def first_reasons(reasons: Sequence[str]) -> str:
-    """Join the first reasons into one line and say how many more there are."""
+    """Join the first reasons into one line, followed by the number of remaining ones."""
     if not reasons:
         return "it gave no reason"
     more = len(reasons) - _SHOWN_REASONS
@@ -232,7 +240,7 @@ def _check_flavour(flavour: str) -> None:
 
 def _import(name: str) -> Any:
     with warnings.catch_warnings():
-        # Users cannot fix what TensorRT's own modules warn about on import.
+        # Users cannot fix the causes of the warnings that TensorRT's own modules issue on import.
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
 

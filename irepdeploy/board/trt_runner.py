@@ -1,4 +1,4 @@
-"""TrtRunner: a TensorRT engine on the kind of GPU it was built for, by tensor names as of TensorRT 8.5."""
+"""The runner for TensorRT engines, using the API by tensor names (TensorRT 8.5 and newer)."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = ["TrtRunner"]
 
 
 class TrtRunner(Runner):
-    """Runs an engine after checking its sidecar against the installed TensorRT and the GPU.
+    """Runner of a TensorRT engine, after checking its sidecar against the installed TensorRT and the GPU.
 
     Args:
         engine: Path of the engine.
         device: Index of the GPU.
         require_sidecar: Refuse an engine without a sidecar.
-        cuda_graph: Capture the call of `bind` as one CUDA graph; `describe` tells whether that worked.
-        backend: Binding of `irepdeploy.board.cudart`; None for the first that works.
+        cuda_graph: Capture the call of `bind` as one CUDA graph; `describe` reports whether that succeeded.
+        backend: CUDA binding, one of `irepdeploy.board.cudart.BACKENDS`; None for the first one that works.
         transfers: "included" if a bound call copies its inputs to the GPU and its outputs back, both in page-locked
-            memory, else "excluded".
+            memory; otherwise "excluded".
 
     Raises:
-        InputError: On activation, if there is no such engine, or its sidecar or header shows that it cannot run here.
-        MissingError: If TensorRT, the driver or a GPU is missing.
-        ModelError: If TensorRT refuses the engine; its reason is quoted.
-        RunError: If memory runs out.
+        InputError: On activation: there is no such engine, or its sidecar or header shows that it cannot run here.
+        MissingError: On activation: TensorRT, the driver or a GPU is missing.
+        ModelError: TensorRT refuses the engine. Its reason is quoted.
+        RunError: The GPU is out of memory.
     """
 
     name = "trt"
@@ -90,7 +90,7 @@ class TrtRunner(Runner):
     def _activate(self) -> None:
         known_transfers(self._transfers, self.name)
         self._library = load_tensorrt(_flavour(self._path))
-        # Before the GPU is used, so that a wrong file is reported on any machine.
+        # Check once before using the GPU, so that a wrong file is reported on any machine.
         self._check_engine(None)
         self._cuda = open_cuda(self._device, backend=self._backend)
         self._facts = self._cuda.facts()
@@ -115,7 +115,7 @@ class TrtRunner(Runner):
         try:
             self._release()
         finally:
-            # After an error that CUDA keeps, every call of it fails.
+            # Needed even if releasing fails, since every CUDA call fails after a sticky error.
             if self._library is not None:
                 forget_logger(self._library.module, self._hear)
             self._forget()
@@ -126,7 +126,7 @@ class TrtRunner(Runner):
             cuda.use()
             for graph in self._graphs:
                 graph.end()
-        # In this order: each needs the next one.
+        # The order matters: each object needs the next one.
         self._context = None
         self._engine = None
         self._runtime = None
@@ -173,7 +173,7 @@ class TrtRunner(Runner):
             nonlocal run
             cuda.use()
             if self._current is not pointers:
-                # Other inputs ran in between.
+                # Another call has set its own inputs in between.
                 self._point(shapes, pointers)
                 run = self._ready(stream, run)
             if included:
@@ -189,14 +189,14 @@ class TrtRunner(Runner):
         return DeviceTimed(call, lambda: round(cuda.elapsed_ms(start, end) * 1e6))
 
     def _ready(self, stream: int, old: Optional[Callable[[], None]] = None) -> Callable[[], None]:
-        """Return a call that runs one inference on the stream, as a CUDA graph if requested and possible.
+        """Run one inference, and return a function that repeats it on the stream, as a CUDA graph if possible.
 
-        The inference has run once by then. `old` is the call that it replaces.
+        `old` is the function that it replaces. A graph is captured only if the user requested one.
         """
-        # Before a capture too: TensorRT initializes itself in the first run after its shapes were set.
+        # Needed before a capture, because TensorRT initializes itself in the first run after shapes are set.
         self._execute(stream)
         self._cuda.synchronize(stream)
-        # Only now: if this run failed, the caller still holds it.
+        # Release the old graph only now: if the run above had failed, the caller would still be using it.
         if isinstance(old, CudaGraph):
             self._graphs.remove(old)
             old.end()
@@ -204,7 +204,7 @@ class TrtRunner(Runner):
             try:
                 graph = self._cuda.capture(stream, lambda: self._execute(stream))
             except (MissingError, RunError, ModelError) as error:
-                # TensorRT may also refuse by itself, and leave the stream as it was.
+                # TensorRT may also refuse by itself without affecting the stream.
                 self._graph = "failed: " + error.what
             else:
                 self._graph = "captured"
@@ -255,7 +255,7 @@ class TrtRunner(Runner):
             # pybind11 raises TypeError for a null pointer.
             raise self._error("cannot start") from error
         if self._dla_core is not None:
-            # Core 0 would run it otherwise, whichever it was built for.
+            # Otherwise core 0 would run the engine, whichever core it was built for.
             self._runtime.DLA_core = self._dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -265,7 +265,7 @@ class TrtRunner(Runner):
             raise self._error("cannot prepare this engine")
 
     def _prepare(self, feeds: Dict[str, np.ndarray]) -> Dict[str, int]:
-        """Copy the inputs to the device, allocate the outputs, and set the addresses of both."""
+        """Copy the inputs to the device, allocate the outputs, and set the addresses of both in the context."""
         cuda, stream = self._cuda, self._stream
         pointers: Dict[str, int] = {}
         try:
@@ -316,10 +316,10 @@ class TrtRunner(Runner):
             )
 
     def _execute(self, stream: int) -> None:
-        # Of what other engines of this process said before, nothing is quoted.
+        # Quote no earlier messages, which may belong to other engines of this process.
         self._quoted = len(self._messages)
         if not self._context.execute_async_v3(stream):
-            # A bound call begins anew, whatever it was in the middle of.
+            # Make bound calls set their shapes and addresses again.
             self._current = None
             raise self._error("cannot run this engine")
 
@@ -356,7 +356,7 @@ def _copied(array: np.ndarray) -> np.ndarray:
 
 
 def _flavour(path: str) -> str:
-    """Return the flavour by the sidecar, else by the engine's header, else TensorRT."""
+    """Return the flavour given by the sidecar, or else by the engine's header, or else "tensorrt"."""
     with open_file(path, "engine") as file:
         header = read_plan_header(file.read(28))
     sidecar = read_sidecar(path)

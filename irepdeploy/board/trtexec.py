@@ -1,7 +1,7 @@
-"""trtexec: reading its raw times, and command lines with which all its versions measure the same thing.
+"""Reading of trtexec's raw times, and command lines with which all its versions measure the same thing.
 
-trtexec 11 enables CUDA graphs and spinning and disables transfers by default; earlier versions do the opposite. The
-same command line would give figures that cannot be compared, so each version is told what is not its default.
+By default, trtexec 11 enables CUDA graphs and spinning and disables transfers; earlier versions do the opposite. The
+same command line would give incomparable figures, so each version gets the options that are not its defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 _DURATIONS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
 _MOMENTS = ("startEnqMs", "endEnqMs")
-# The fewest samples from which a 90th percentile may be reported, however short `seconds` is.
+# Minimum number of samples for reporting a 90th percentile, however short `seconds` is.
 _ITERATIONS = 64
 _WARM_UP_MS = 2000
 
@@ -29,14 +29,16 @@ _Path = Union[str, "os.PathLike[str]"]
 
 
 class TrtexecTimes(NamedTuple):
-    """Raw times of every query, in nanoseconds and in the order they were taken.
+    """Raw times of all queries, in ns and in measuring order.
 
     Attributes:
-        latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not what a caller waits for.
-        compute_ns: Time between the events around the kernels.
-        enqueue_ns: Host time of the enqueue; written with six digits, hence to 10 us after the first second.
-        transfers: "excluded" if no query has a copy, else "included".
-        warmup_included: Whether the first queries are the warm-up's, which trtexec before 8.5 wrote too.
+        latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not the time a caller waits.
+        compute_ns: Times between the events around the kernels.
+        h2d_ns: Times of the copies to the device.
+        d2h_ns: Times of the copies to the host.
+        enqueue_ns: Host times of the enqueue. They are written with six digits: to 10 us after the first second.
+        transfers: "excluded" if no query includes a copy, otherwise "included".
+        warmup_included: Whether the first queries belong to the warm-up, which trtexec before 8.5 also wrote.
     """
 
     latency_ns: List[int]
@@ -49,11 +51,11 @@ class TrtexecTimes(NamedTuple):
 
 
 def read_times(path: _Path) -> TrtexecTimes:
-    """Read the file written by ``trtexec --exportTimes=FILE`` of versions 8 to 11.
+    """Read a file written by ``trtexec --exportTimes=FILE``, versions 8 to 11.
 
     Raises:
-        InputError: If there is no such file, it is not JSON of that kind, is truncated, or has no query. The query at
-            fault is named.
+        InputError: The file is missing, truncated, contains no query, or is not JSON in this format. The message names
+            the invalid query.
     """
     where = os.fspath(path)
     queries = _queries(where)
@@ -79,9 +81,18 @@ def arguments(
     dla: Optional[int] = None,
     shapes: Optional[Dict[str, Tuple[int, ...]]] = None,
 ) -> List[str]:
-    """Return arguments with which every trtexec measures an engine alike: CUDA graph, spinning, one stream, no copies.
+    """Return arguments that make every trtexec measure the same: CUDA graph, spinning, one stream, no copies.
 
-    At least 64 queries are run, however short `seconds` is.
+    Args:
+        version: Version of TensorRT, such as "8.5.2".
+        engine: Path of the engine.
+        times: Path of the file for the raw times.
+        seconds: Minimum duration of the measurement. At least 64 queries are run in any case.
+        dla: DLA core to use; None for the GPU.
+        shapes: Shapes by input name, for engines with dynamic shapes.
+
+    Raises:
+        InputError: The version is invalid or not supported.
     """
     major = _major(version)
     words = [f"--loadEngine={os.fspath(engine)}"]
