@@ -59,7 +59,7 @@ class Remote:
 
     Args:
         destination: The machine, as `check_destination` takes it.
-        config: ssh configuration to use instead of ``~/.ssh/config``.
+        config: SSH configuration to use instead of ``~/.ssh/config``.
 
     Raises:
         MissingError: On entry, if there is no ssh client, or the machine is unreachable, has an unknown or changed

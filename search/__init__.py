@@ -1,8 +1,8 @@
-"""Find and train re-parameterization Architectures; the module is the function `ird.search` as well.
+"""Search for and train re-parameterization Architectures. The module is callable, as `ird.search(...)`.
 
     help("irepdeploy.search.functions.search")  # its arguments
 
-A function in its place would be replaced by this module as soon as anything imports it.
+A plain function named `search` would be replaced by this module as soon as anything imports the module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 class _Function(types.ModuleType):
     def __call__(self, *args: Any, **settings: Any) -> SearchResult:
-        """Search a network of your own; `help("irepdeploy.search.functions.search")` shows the arguments."""
+        """Run a search on your own network; `help("irepdeploy.search.functions.search")` lists the arguments."""
         from .functions import search
 
         return search(*args, **settings)

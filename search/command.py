@@ -29,9 +29,9 @@ def search_recipe(
     tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Search which branches to keep.
+    """Search for the branches to keep.
 
-    Writes best.json, the last population, and journal.jsonl with everything that happened on the way. Examples:
+    Writes best.json, the last population, and journal.jsonl, a log of the whole run. Examples:
     irepdeploy search digits scale=smoke --out runs/smoke;
     torchrun --nproc-per-node 4 -m irepdeploy search irep_vgg16_cifar10 --out runs/vgg16
     """
@@ -78,20 +78,20 @@ def compare_strategies(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     strategies: Annotated[
-        str, typer.Option(help="Names, separated by commas; the first one is the reference.")
+        str, typer.Option(help="Comma-separated names; the first one is the reference.")
     ] = "des,random,evolution,topk",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, beginning with the recipe's.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, starting with the recipe's.")] = 5,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Also train what each run chose, and test each once.")
+        bool, typer.Option("--retrain", help="Also train the Architecture that each run chose, and test it once.")
     ] = False,
     job: Annotated[
         str | None,
         typer.Option(
-            metavar="K/N", help="For clusters: do the K-th of N shares of the runs, into an --out of its own."
+            metavar="K/N", help="For clusters: do the K-th of N shares of the runs; each share needs its own --out."
         ),
     ] = None,
     join: Annotated[
-        bool, typer.Option("--join", help="Compare the runs of finished jobs: name their folders instead of a recipe.")
+        bool, typer.Option("--join", help="Compare the runs of finished jobs; pass their folders instead of a recipe.")
     ] = False,
     out: NumberedOutOption = None,
     resume: ResumeOption = False,
@@ -107,7 +107,7 @@ def compare_strategies(
     if join:
         _join([Path(recipe), *map(Path, overrides or [])], out, json=json, given=job is not None or resume or retrain)
         return
-    # Before hours of work.
+    # Fail now rather than after hours of work.
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import progress
@@ -158,7 +158,7 @@ def _join(folders: list[Path], out: Path | None, *, json: bool, given: bool) -> 
     from .jobs import join
 
     if given:
-        raise InputError("--join reads what jobs have written, and runs nothing: leave out --job, --resume, --retrain")
+        raise InputError("--join only reads the results of finished jobs: omit --job, --resume and --retrain")
     found, job = join(folders)
     with output_folder(folder_for(out, "compare", Ranks.alone(), again=False)) as place:
         found.write(place / "compare.json")
@@ -181,7 +181,7 @@ def _show(found: SearchComparison, what: str, place: Path, picture: Path, *, jso
         return
     seeds = len(found.seeds)
     table(
-        f"Search of {what}: {counted(seeds, 'seed')}, mean and standard deviation; in brackets less"
+        f"Search of {what}: {counted(seeds, 'seed')}, mean and standard deviation; in parentheses the difference from"
         f" {found.strategies[0]}, seed by seed",
         found.columns,
         found.rows,
@@ -195,13 +195,18 @@ def _show(found: SearchComparison, what: str, place: Path, picture: Path, *, jso
 def show_pareto(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also train each of the set for some steps: seconds and peak memory.")
+        bool,
+        typer.Option(
+            "--measure", help="Also train each network of the set for a few steps and report time and memory."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; default: pareto.png in FOLDER.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Picture to write; default: pareto.png in FOLDER.")
+    ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Draw it for a dark page.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show which candidates no other beats in accuracy (or the task's metric), training time and training memory.
+    """Show the Pareto set of accuracy (or the task's metric), training time and training memory.
 
     Example: irepdeploy search pareto runs/search --measure
     """
@@ -232,7 +237,7 @@ def show_pareto(
             "branches",
             "MACs, train state",
             "memory MB, counted",
-            "seconds a step",
+            "seconds per step",
             "peak memory MB",
         ],
         [

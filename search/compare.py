@@ -1,4 +1,4 @@
-"""Compare strategies: the same evaluations, seeds and logging, each run in its own folder."""
+"""Compare search strategies with equal numbers of evaluations and the same seeds, each run in its own folder."""
 
 from __future__ import annotations
 
@@ -40,9 +40,17 @@ def compare(
 ) -> SearchComparison:
     """Run each strategy with each seed into ``out/STRATEGY-seedN`` and write ``out/compare.json``.
 
-    Seeds start from the recipe's. `retrain` also trains the Architecture that each run chose, and reads the test set
-    once for each; `options` are `resume`, which reads finished runs instead of repeating them, `overwrite` and
-    `advance`.
+    Args:
+        recipe: Settings of every run; its seed is the first one.
+        out: Folder of the comparison.
+        strategies: Names of strategies; the first one is the reference.
+        seeds: Number of seeds.
+        retrain: Also train the Architecture that each run chose, and read the test set once for each.
+        ranks: Processes of the run; by default those that torchrun started, or this process alone.
+        options: `resume`, which reads finished runs instead of repeating them, `overwrite` and `advance`.
+
+    Raises:
+        InputError: A strategy is unknown or named twice, there is no seed, or a folder already holds a run.
     """
     check_names(strategies, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
@@ -57,7 +65,7 @@ def compare(
 
 
 def runs_of(recipe: Recipe, strategies: Sequence[str], seeds: int) -> list[Named]:
-    """Return strategy and seed of every run of a comparison."""
+    """Return the strategy and seed of every run of a comparison."""
     return [(name, seed) for name in strategies for seed in range(recipe.seed, recipe.seed + seeds)]
 
 
@@ -72,7 +80,7 @@ def search_each(
     advance: Advance = lambda epochs, note: None,
     ranks: Ranks,
 ) -> tuple[tuple[ComparedSearch, ...], MetricFacts | None]:
-    """Run searches of a comparison, each in its own folder; return what they found, and by which metric."""
+    """Run the searches of a comparison, each in its own folder; return their results and the metric."""
     folders = {(name, seed): out / f"{name}-seed{seed}" for name, seed in named}
     there = [each for each in folders.values() if (each / JOURNAL).exists() and not begun_by(ranks, each)]
     if there and not resume and not overwrite:
@@ -94,7 +102,7 @@ def search_each(
                 training = Training(plan, at, result.best, resume=resume, overwrite=overwrite, ranks=ranks)
                 training.require_test()
                 trained = training.run(say)
-            # The others may not see the folder.
+            # Other ranks may not see the folder.
             found = [_compared(name, seed, result, trained)] if ranks.first else []
         runs.append(ranks.gather(found, 1)[0])
         metric = result.figures.metric

@@ -1,4 +1,4 @@
-"""Algorithm 1: warm up the supernet, then then train, score and replace a population in every evolution."""
+"""Algorithm 1: warm up the supernet, then train it, score the population and replace it in every evolution."""
 
 from __future__ import annotations
 
@@ -60,10 +60,22 @@ _SECONDS_A_DAY = 86400
 class Search:
     """One run of Algorithm 1, in a folder shared by all ranks; it can be killed and resumed.
 
-    The folder gets journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
-    result.json. Default `ranks`: the processes that torchrun started, which share the subnets and candidates, or
-    this process alone. Default `subject`: network, data and task of the recipe. Each of `callbacks` gets every event
-    that the journal gets, in the process that writes it.
+    The run writes journal.jsonl, state.pt after each epoch, and at the end best.json, population/, pareto.json and
+    result.json.
+
+    Args:
+        recipe: Settings of the run.
+        out: Folder of the run.
+        subject: Network, data and task; by default those of the recipe.
+        resume: Continue the run in `out`.
+        overwrite: Start over even if `out` holds a run.
+        tensorboard: Mirror the journal's numbers for TensorBoard.
+        ranks: Processes that share the subnets and candidates; by default those that torchrun started, or this process
+            alone.
+        callbacks: Functions called with every event of the journal, in the process that writes it.
+
+    Raises:
+        InputError: Network, data, task and recipe do not fit together, or `out` holds a run.
     """
 
     def __init__(
@@ -107,7 +119,7 @@ class Search:
         self.costs: CandidateCosts | None = None
         if self.data.facts:
             check = preflight(self.supernet.model, self.data, evaluation.batch_size, self.ranks.device)
-            # For the Pareto set; a network that cannot be counted must not cost the search.
+            # For the Pareto set: a network whose cost cannot be counted must fail now, not at the end of the search.
             self.costs = CandidateCosts(self.supernet.model, self.space, self.data.input_shape)
         augment = self.settings.augment
         self.loader: Batches = batches_of(
@@ -121,7 +133,7 @@ class Search:
             cuts=cuts_of(len(self.data.val), evaluation.racing.share),
             seed=recipe.seed,
         )
-        # After every check of the recipe: an old run is not discarded for one that cannot start.
+        # Only after every check of the recipe, so that no old run is discarded for one that cannot start.
         identity = self.data.identity(recipe.model_dump_json(exclude={"scales", "train"}))
         results = ("best.json", "result.json", "pareto.json", "population/[0-9]*.json")
         # With whole subnets the sums do not depend on the number of processes.
@@ -276,7 +288,7 @@ class Search:
 
     def _outcomes(self, indices: Sequence[int], part: int) -> list[Outcome]:
         mine = [self.population[indices[place]] for place in self.ranks.share(len(indices))]
-        # Not the outcomes, whose task may be of a class that cannot be pickled.
+        # The outcomes themselves cannot be gathered: the class of their task may not be picklable.
         rows = [outcome.statistics for outcome in self.evaluator.outcomes(mine, part)]
         return [Outcome(each, self.supernet.task) for each in self.ranks.gather(rows, len(indices))]
 
@@ -319,7 +331,7 @@ class Search:
         return SearchResult(ordered, fitnesses, figures, self.folder.path)
 
     def _best_figures(self) -> dict[str, float]:
-        """Return everything that the task reports of the best candidate, which is scored again for it."""
+        """Score the best candidate again and return every figure that the task reports."""
         self.evaluator.refresh()
         parts = [self._outcomes([self.ranking[0]], part)[0] for part in range(len(self.evaluator.sizes))]
         return joined(parts).figures

@@ -1,4 +1,4 @@
-"""``irepdeploy init``: write a recipe after a look at a network and its data."""
+"""``irepdeploy init``: write a recipe for a network and its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["init"]
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-# One image in ten, at most.
+# The validation set takes one image in ten, up to a maximum.
 _VAL_SHARE, _MOST_VAL = 10, 10_000
 
 
@@ -30,22 +30,22 @@ def init(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder with train/, val/ and test/, each with a folder of images for each class (where val/ or "
-            "test/ is missing, the other is the test set, and the images to search with are cut from train/); "
-            "package.module:function, which returns the sets; or a data set of irepdeploy by name."
+            help="A folder with train/, val/ and test/, each with one folder of images per class (if val/ or test/ is "
+            "missing, the other is the test set, and the search-validation set is split off from train/); "
+            "package.module:function, which returns the sets; or the name of a data set of irepdeploy."
         ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Other keys of the recipe: data.options.size=64, net.where=body."
+            metavar="[KEY=VALUE]...", help="Other keys of the recipe, such as data.options.size=64 or net.where=body."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write.")] = Path("recipe.yaml"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing recipe.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a recipe for a network and its data, and say what a run would take.
+    """Write a recipe for a network and its data, and estimate the time and memory of a run.
 
     Builds the network, reads the data, checks that they fit, and measures a few steps. Example:
     irepdeploy init mynet:Net images task=classification
@@ -64,7 +64,7 @@ def init(
     from .look import look
 
     if out.exists() and not overwrite:
-        raise InputError("there is a recipe already", where=out, hint="--overwrite replaces it, --out names another")
+        raise InputError("the recipe already exists", where=out, hint="--overwrite replaces it, --out names another")
     content: dict[str, Any] = {"net": _net(net), "data": _data(data)}
     recipe, content = recipe_of(content, overrides or [], "init")
     with ranks_of(recipe) as ranks:
@@ -76,7 +76,7 @@ def init(
         content["search"] = {**content.get("search", {}), **changed}
     if found.batch_size != recipe.train.batch_size:
         content["train"] = {**content.get("train", {}), "batch_size": found.batch_size}
-    comment = "# Everything else has a default, which a run writes into its folder as full-recipe.yaml.\n"
+    comment = "# All other keys have defaults; a run writes them into its folder as full-recipe.yaml.\n"
     write_bytes(make_folder(out.parent) / out.name, (comment + yaml.safe_dump(content, sort_keys=False)).encode())
     if json:
         print_json({**asdict(found), "search_seconds": found.search_seconds(recipe), "recipe": content})
@@ -96,26 +96,29 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
     rows: list[list[object]] = [
         ["input", "x".join(map(str, found.input_shape))],
         *([] if found.classes is None else [["classes", found.classes]]),
-        ["samples to train, to search and to test", f"{train:,}, {val:,}, {'none' if test is None else f'{test:,}'}"],
-        ["convolutions that get branches", f"{found.layers}, {found.possible} branches are possible"],
-        ["branches that a candidate keeps at most", f"{found.kept} (budget {settings.budget})"],
-        ["batch", f"{found.batch_size} ({memory}, {found.limit_bytes / 1e6:.0f} MB may be used)"],
-        ["seconds a step of the search", f"{found.search_step:.3g} ({settings.subnets_per_step} subnets)"],
-        ["seconds a step with every branch", f"{found.warmup_step:.3g}"],
+        [
+            "training, search-validation and test samples",
+            f"{train:,}, {val:,}, {'none' if test is None else f'{test:,}'}",
+        ],
+        ["convolutions that get branches", f"{found.layers}, with {found.possible} possible branches"],
+        ["branches that a candidate may keep", f"{found.kept} (budget {settings.budget})"],
+        ["batch", f"{found.batch_size} ({memory}, limit {found.limit_bytes / 1e6:.0f} MB)"],
+        ["seconds per step of the search", f"{found.search_step:.3g} ({settings.subnets_per_step} subnets)"],
+        ["seconds per step with every branch", f"{found.warmup_step:.3g}"],
         ["seconds to score a candidate", f"{found.score:.3g}"],
         ["a search", f"about {_time(found.search_seconds(recipe))}: {epochs} epochs of {found.steps} steps"],
         ["a training", f"at most about {_time(found.training_seconds(recipe))}: {recipe.train.epochs} such epochs"],
     ]
     table(f"{recipe.net.label} on {recipe.data.label}", ["what", "found"], rows)
     say(
-        f"measured just now: medians of {found.measured} steps on {found.device}, {counted(found.threads, 'thread')}."
-        " Another machine, or what else runs on this one, changes them; reading and augmenting data comes on top."
+        f"medians of {found.measured} steps on {found.device}, {counted(found.threads, 'thread')}; they depend on the"
+        " machine and its load, and exclude reading and augmenting the data"
     )
     if recipe.data.name in ("folders", "imagenet"):
         own = recipe.data.name == "folders" and has_test_folders(Path(recipe.data.root or "."))
         cut = "val" in recipe.data.options
-        searched = "cut from those in train/ (data.options.val)" if cut else "those in val/"
-        say(f"the images to search with are {searched}; {'test' if own else 'val'}/ is the test set")
+        searched = "split off from train/ (data.options.val)" if cut else "val/"
+        say(f"the search-validation set is {searched}; {'test' if own else 'val'}/ is the test set")
     say(f"wrote {out}")
     next_step("search", out)
 
@@ -146,7 +149,7 @@ def _data(text: str) -> dict[str, Any]:
     if text in DATASETS or text.startswith("hf:"):
         return {"name": text}
     raise InputError(
-        "neither a folder, nor package.module:function, nor a data set of irepdeploy",
+        "expected a folder, package.module:function, or a data set of irepdeploy",
         where=text,
         hint=choices(text, DATASETS),
     )
@@ -168,8 +171,8 @@ def _folder(path: Path) -> dict[str, Any]:
         images = len(pool)
     else:
         raise InputError(
-            "expected train/, val/ and test/ in this folder, or train/ and one of them, each with a folder of images "
-            "for each class",
+            "expected train/, val/ and test/ in this folder, or train/ and one of the others, each with one folder of "
+            "images per class",
             where=path,
             hint="move your classes into train/, and some images of each into test/CLASS",
         )

@@ -1,4 +1,4 @@
-"""`ird.search` and `ird.train`: a search and a training of a caller's network, and what the commands run."""
+"""`ird.search` and `ird.train`: search and train a user's network. The commands use the same functions."""
 
 from __future__ import annotations
 
@@ -60,38 +60,39 @@ def search(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> SearchResult:
-    """Search which branches to keep beside the convolutions of a network, for any data and task.
+    """Search for the branches to keep next to the convolutions of a network, for any data and task.
 
-    The same run as `irepdeploy search`: it writes journal.jsonl, best.json, population/, pareto.json and result.json,
-    it can be killed and resumed, and torchrun divides it among processes.
+    This is the same run as `irepdeploy search`: it writes journal.jsonl, best.json, population/, pareto.json and
+    result.json, can be killed and resumed, and can be divided among processes with torchrun.
 
     Args:
-        net: The plain network, or a function that builds it; it is not changed.
-        train: Training samples: a pair of tensors, a Dataset, a DataLoader, or another iterable of batches. The order
-            of a Dataset is drawn here; a DataLoader is iterated as it is. At the start of each epoch the generators of
-            torch, Python, numpy and of the DataLoader are seeded from `seed`.
-        val: Search-validation samples, likewise; candidates are scored on them. Kept on the device where they fit.
+        net: Plain network, or a function that builds it. The network is not changed.
+        train: Training samples: a pair of tensors (N, C, H, W) and targets, a Dataset, a DataLoader, or another
+            iterable of batches. A Dataset is shuffled; a DataLoader is iterated as it is. At the start of each epoch,
+            the generators of torch, Python, numpy and the DataLoader are seeded from `seed`.
+        val: Search-validation samples in the same form, on which candidates are scored. They are kept on the device if
+            they fit.
         task: "classification", "segmentation", "regression", "detection", or a Task.
-        out: Folder of the run; by default runs/search, or where that is taken runs/search-2, ...
-        branches: A preset such as "ireps" or "acnet".
+        out: Folder of the run. Default: the first free one of runs/search, runs/search-2, ...
+        branches: Preset such as "ireps" or "acnet".
         where: Layers that take part, as in `insert_branches`.
-        seed: Seed of everything random.
+        seed: Seed of all random numbers.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads of torch; by default its own choice.
-        deterministic: Make runs on CUDA repeatable bit for bit.
-        resume: Continue the run in `out`; the result is the same as uninterrupted.
-        overwrite: Start over although `out` holds a run.
+        threads: Number of CPU threads. Default: torch's choice.
+        deterministic: Make CUDA runs reproducible to the bit.
+        resume: Continue the run in `out`; the result is the same as without interruption.
+        overwrite: Start over even if `out` holds a run.
         tensorboard: Mirror the journal's numbers for TensorBoard.
-        allow_shared: Accept search-validation images that are training images too.
-        callbacks: Each is called with every event of the journal: `SearchStart`, `Epoch`, `Evolution`.
+        allow_shared: Accept search-validation images that are also training images.
+        callbacks: Functions called with every event of the journal: `SearchStart`, `Epoch`, `Evolution`.
         settings: Keys of the recipe's section "search": budget="1/2", population=64, evolutions=20, batch_size=64,
             weights={"lr": 0.1}, ...
 
     Returns:
-        The result: `best` (an Architecture), `population`, `fitnesses`, `pareto`, `journal`, `figures`.
+        The result, with `best` (an Architecture), `population`, `fitnesses`, `pareto`, `journal` and `figures`.
 
     Raises:
-        InputError: The network, the data, the task and the settings do not fit together.
+        InputError: The network, data, task and settings do not fit together, or `out` holds a run.
         RunError: The run failed.
     """
     place = _checked(out, callbacks)
@@ -118,10 +119,10 @@ class Trained:
     """Result of a training.
 
     Args:
-        model: the network of the best epoch in eval mode, with its branches; `fuse` and `export_model` take it.
-        scores: by "val" and "test" all figures of the task and the interval of its score, of the fused network.
-        result: the figures of result.json.
-        folder: folder of the run.
+        model: Network of the best epoch in eval mode, with its branches; pass it to `fuse` or `export_model`.
+        scores: Figures of the task and the interval of its score for the fused network, under "val" and "test".
+        result: Contents of result.json.
+        folder: Folder of the run.
     """
 
     model: nn.Module
@@ -156,34 +157,40 @@ def train(
 ) -> Trained:
     """Train a network with the branches of an Architecture, for any data and task.
 
-    The same run as `irepdeploy train`: every score is of the fused network, and `test` is read once, at the end.
+    This is the same run as `irepdeploy train`: every score is that of the fused network, and `test` is read once, at
+    the end.
 
     Args:
-        net: The plain network, or a function that builds it; it is not changed.
+        net: Plain network, or a function that builds it. The network is not changed.
         train: Training samples, as in `search`.
-        val: Samples that choose the best epoch, likewise.
-        test: Samples that are scored at the end.
+        val: Validation samples in the same form, by which the best epoch is chosen.
+        test: Test samples in the same form, scored once at the end. None: no test scores.
         task: "classification", "segmentation", "regression", "detection", or a Task.
-        architecture: An Architecture, its file, or the name of a published one, which may be of a part of the network
-            such as its backbone; by default every branch of `branches` wherever possible.
-        out: Folder of the run; by default runs/train, or where that is taken runs/train-2, ...
-        branches: A preset; "none" trains the plain network.
+        architecture: Architecture, its file, or the name of a published one; it may describe only a part of the
+            network, such as its backbone. Default: every branch of `branches` wherever possible.
+        out: Folder of the run. Default: the first free one of runs/train, runs/train-2, ...
+        branches: Preset such as "ireps"; "none" trains the plain network.
         where: Layers that get branches, as in `insert_branches`.
-        optimizer: Makes an optimizer of the parameters; its rates follow `schedule`. Default: SGD by `weights`.
-        scheduler: Makes a learning-rate scheduler of the optimizer, stepped after each epoch, in place of `schedule`.
-        seed: Seed of everything random.
+        optimizer: Function from the parameters to an optimizer, whose rates follow `schedule`. Default: SGD with the
+            settings of `weights`.
+        scheduler: Function from the optimizer to a learning-rate scheduler, which replaces `schedule` and is stepped
+            after each epoch.
+        seed: Seed of all random numbers.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads of torch; by default its own choice.
-        deterministic: Make runs on CUDA repeatable bit for bit.
-        resume: Continue the run in `out`; the result is the same as uninterrupted.
-        overwrite: Start over although `out` holds a run.
+        threads: Number of CPU threads. Default: torch's choice.
+        deterministic: Make CUDA runs reproducible to the bit.
+        resume: Continue the run in `out`; the result is the same as without interruption.
+        overwrite: Start over even if `out` holds a run.
         tensorboard: Mirror the journal's numbers for TensorBoard.
-        allow_shared: Accept validation images that are training images too.
-        callbacks: Each is called with every event of the journal: `Start` and `Epoch`.
+        allow_shared: Accept validation images that are also training images.
+        callbacks: Functions called with every event of the journal: `Start` and `Epoch`.
         settings: Keys of the recipe's section "train": epochs=100, batch_size=64, schedule="cosine", amp=True, ...
 
+    Returns:
+        The trained network with its scores, the figures of result.json and the folder of the run.
+
     Raises:
-        InputError: The network, the data, the task and the settings do not fit together.
+        InputError: The network, data, task and settings do not fit together, or `out` holds a run.
         RunError: The run failed.
     """
     place = _checked(out, callbacks)
@@ -215,13 +222,13 @@ def train(
 def run_search(
     recipe: Recipe, out: Path | None = None, subject: SubjectOf | None = None, *, show: bool = False, **options: Any
 ) -> tuple[SearchResult, bool]:
-    """Search in a folder of its own, on every process; also return whether this process reports.
+    """Run a search in its own folder, on every process; also return whether this process is the one that reports.
 
     Args:
         recipe: Settings of the run.
-        out: Folder of the run; by default the next of runs/search, runs/search-2, ...
-        subject: Makes network, data and task; by default those of the recipe.
-        show: Show the progress.
+        out: Folder of the run. Default: the first free one of runs/search, runs/search-2, ...
+        subject: Function that makes network, data and task. Default: those of the recipe.
+        show: Show a progress bar.
         options: Arguments of `Search`.
     """
     again = bool(options.get("resume") or options.get("overwrite"))
@@ -238,9 +245,9 @@ def run_search(
 
 
 def _checked(out: Any, callbacks: Any) -> Path | None:
-    """Return the folder of a run, if one is given; refuse what is no path, and callbacks that cannot be called."""
+    """Return the folder of a run, if given; raise InputError if it is not a path or a callback is not callable."""
     if out is not None and not isinstance(out, str | os.PathLike):
         raise InputError(f"expected a path, got {type(out).__name__}", where="out")
     if not isinstance(callbacks, Sequence) or not all(callable(each) for each in callbacks):
-        raise InputError("expected a list of functions that take an event", where="callbacks")
+        raise InputError("expected a list of functions of one event", where="callbacks")
     return None if out is None else Path(out)

@@ -1,4 +1,4 @@
-"""Recipe of a run with a caller's network, data and task."""
+"""Recipe of a run with a user's network, data and task."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["given_recipe"]
 
 
 def given_recipe(net: Net, section: str, settings: dict[str, Any], **others: Any) -> Recipe:
-    """Return the recipe of a run with a caller's network: `settings` are keys of its section, `others` of the top.
+    """Return the recipe of a run with a user's network: `settings` are keys of `section`, `others` top-level keys.
 
     Raises:
-        RecipeError: A key is unknown or has a wrong value.
+        RecipeError: A key is unknown or has an invalid value.
     """
     name = type(net).__name__ if isinstance(net, nn.Module) else getattr(net, "__name__", type(net).__name__)
     try:

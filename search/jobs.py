@@ -1,4 +1,4 @@
-"""A comparison as independent jobs, which a cluster's own scheduler starts, and their results read together."""
+"""A comparison split into independent jobs for a cluster's scheduler, and joined again from their results."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Job:
 
     @classmethod
     def of(cls, text: str) -> Job:
-        """Read "3/20"."""
+        """Parse a job such as "3/20"."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= count:
-            text = f"expected a job and how many there are, such as 3/20, got {text!r}"
+            text = f"expected a job and the number of jobs, such as 3/20, got {text!r}"
             raise InputError(text, where="--job", hint="jobs are counted from 1")
         return cls(number, count)
 
@@ -58,11 +58,11 @@ def run_job(
     retrain: bool = False,
     **options: Any,
 ) -> SearchJob:
-    """Run the share of a job in the folder `out`, and write its job.json; arguments as of `compare`."""
+    """Run the share of a job in the folder `out` and write its job.json; the other arguments are those of `compare`."""
     check_names(strategies, seeds)
     named = runs_of(recipe, strategies, seeds)
     runs, metric = search_each(recipe, out, job.share(named), retrain=retrain, ranks=ranks, **options)
-    # The seed is among the runs, the strategy too.
+    # Seed and strategy are recorded with each run.
     content = recipe.model_dump(mode="json", exclude={"scales": True, "seed": True, "search": {"strategy"}})
     found = SearchJob(
         number=job.number,
@@ -82,10 +82,10 @@ def run_job(
 
 
 def join(folders: Sequence[Path]) -> tuple[SearchComparison, SearchJob]:
-    """Return the comparison that the jobs in `folders` make up, and one of the jobs.
+    """Return the comparison made up of the jobs in `folders`, and one of the jobs.
 
     Raises:
-        InputError: A job is missing, is there twice, or belongs to another comparison.
+        InputError: A job is missing, given twice, or belongs to another comparison.
     """
     jobs: dict[int, tuple[Path, SearchJob]] = {}
     for folder in folders:
@@ -94,10 +94,10 @@ def join(folders: Sequence[Path]) -> tuple[SearchComparison, SearchJob]:
             where, first = next(iter(jobs.values()))
             for key, what in _SAME.items():
                 if getattr(job, key) != getattr(first, key):
-                    text = f"a job of another comparison: not the {what} of {where}"
+                    text = f"belongs to another comparison: its {what} differs from that of {where}"
                     raise InputError(text, where=folder, hint="join the jobs of one comparison")
         if job.number in jobs:
-            text = f"job {job.number}/{job.count} is there twice, also in {jobs[job.number][0]}"
+            text = f"job {job.number}/{job.count} is given twice, also in {jobs[job.number][0]}"
             raise InputError(text, where=folder, hint="name each folder once")
         jobs[job.number] = folder, job
     first = next(iter(jobs.values()))[1]
@@ -107,7 +107,7 @@ def join(folders: Sequence[Path]) -> tuple[SearchComparison, SearchJob]:
         raise InputError(
             f"{len(missing)} of {first.count} jobs {'is' if len(missing) == 1 else 'are'} missing: {named}",
             where="--join",
-            hint=f"run --job {missing[0]}/{first.count}, and name its folder too",
+            hint=f"run --job {missing[0]}/{first.count} and pass its folder too",
         )
     found = {(run.strategy, run.seed): run for _, job in jobs.values() for run in job.runs}
     order = [(name, seed) for name in first.strategies for seed in first.seeds]

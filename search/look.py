@@ -1,4 +1,4 @@
-"""A look at a network and its data before a search: what fits, and what a run would take."""
+"""Inspect a network and its data before a search: find a batch that fits, and estimate time and memory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from .supernet.supernet import Supernet
 
 __all__ = ["Look", "look"]
 
-# Of the memory of the device, since others use it too.
+# Use at most 1/_SHARE of the device's memory, since other processes use it too.
 _SHARE = 2
-# A smaller epoch would be few steps.
+# Smaller data sets get a smaller batch, so that an epoch has at least this many steps.
 _STEPS_PER_EPOCH = 8
 _LEAST_BATCH = 2
 _MOST_STEPS, _ENOUGH_SECONDS = 5, 3.0
@@ -40,25 +40,25 @@ _MOST_STEPS, _ENOUGH_SECONDS = 5, 3.0
 
 @dataclass(frozen=True)
 class Look:
-    """What was found; seconds are medians of `measured` steps, each after one that was not counted.
+    """Findings about a network and its data. Seconds are medians over a few steps, after one warm-up step.
 
     Attributes:
-        input_shape: of a sample.
-        classes: names or number of the classes; None for other tasks than classification.
-        samples: training and search-validation samples, and test samples, None without; 0 where not known.
-        layers: convolutions that get branches.
-        possible: branches that are possible there.
-        kept: branches that a candidate may keep.
-        batch_size: batch that fits.
-        population: candidates, no more than there are.
-        memory_bytes: counted memory of a training step with every branch; None where it could not be counted.
-        limit_bytes: memory that it may take.
-        search_step: seconds of a step with the subnets of the recipe.
-        warmup_step: seconds of a step with every branch.
-        score: seconds to score one candidate.
-        measured: how many steps were measured.
-        device: name of the device.
-        threads: CPU threads of torch.
+        input_shape: (C, H, W) of a sample.
+        classes: Number of classes; None for tasks other than classification.
+        samples: Number of training, search-validation and test samples; 0 if unknown, None without a test set.
+        layers: Number of convolutions that get branches.
+        possible: Number of branches that are possible in these layers.
+        kept: Number of branches that a candidate may keep.
+        batch_size: Batch size that fits, halved from that of the recipe as often as needed.
+        population: Population size, limited by the number of distinct candidates.
+        memory_bytes: Counted memory of a training step with every branch; None if it could not be counted.
+        limit_bytes: Memory that a training step may use.
+        search_step: Seconds per step with the subnets of the recipe.
+        warmup_step: Seconds per step with every branch.
+        score: Seconds to score one candidate.
+        measured: Number of steps with subnets that were measured.
+        device: Name of the device.
+        threads: Number of CPU threads.
     """
 
     input_shape: tuple[int, ...]
@@ -79,19 +79,19 @@ class Look:
     threads: int
 
     def search_seconds(self, recipe: Recipe) -> float:
-        """Return the seconds that a search by this recipe would take at the measured speed."""
+        """Return the estimated seconds of a search with this recipe, from the measured speed."""
         settings, steps = recipe.search, self.steps
         warm = settings.warmup_epochs * steps * self.warmup_step
         epochs = settings.evolutions * settings.epochs_per_evolution
         return warm + epochs * steps * self.search_step + settings.evolutions * self.population * self.score
 
     def training_seconds(self, recipe: Recipe) -> float:
-        """Return the seconds of a training with every branch, which is an upper bound."""
+        """Return the estimated seconds of a training with every branch, which is an upper bound."""
         return recipe.train.epochs * self.steps * self.warmup_step
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps per epoch."""
         return max(1, self.samples[0] // self.batch_size)
 
 
@@ -99,7 +99,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
     """Build the recipe's network, read its data, and measure a few steps; nothing is written.
 
     Raises:
-        InputError: Network, data and task do not fit together.
+        InputError: Network, data and task do not fit together, or no batch fits into memory.
     """
     subject = subject_of(recipe, device)
     supernet = Supernet(subject.net, recipe.branches, where=subject.where, task=subject.task)
@@ -153,7 +153,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
 
 
 def _fitting(supernet: Supernet, subject: Any, wanted: int, device: torch.device) -> tuple[int | None, int, int]:
-    """Return the counted memory of a step, how much it may take, and the batch that fits, halved from `wanted`."""
+    """Return the counted memory of a step, its limit, and the batch size that fits, halved from `wanted`."""
     limit = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()) // _SHARE
     size = wanted
     while size > _LEAST_BATCH and len(subject.train) and size * _STEPS_PER_EPOCH > len(subject.train):
@@ -162,15 +162,15 @@ def _fitting(supernet: Supernet, subject: Any, wanted: int, device: torch.device
         cost = CandidateCosts(supernet.model, supernet.space, subject.input_shape).of(
             np.ones(len(supernet.space.positions), dtype=bool)
         )
-    except Exception:  # a network that cannot be counted can be measured all the same
+    except Exception:  # a network whose cost cannot be counted can still be measured
         return None, limit, size
     while size > _LEAST_BATCH and cost.memory_bytes(size) > limit:
         size //= 2
     if cost.memory_bytes(size) > limit:
         raise InputError(
-            f"a step of {size} images takes {cost.memory_bytes(size) / 1e9:.1f} GB, of {limit / 1e9:.1f} GB to be used",
+            f"a step of {size} images takes {cost.memory_bytes(size) / 1e9:.1f} GB, more than {limit / 1e9:.1f} GB",
             where=str(device),
-            hint="smaller images: data.options.size, or fewer layers: net.where",
+            hint="reduce the image size (data.options.size) or the number of layers (net.where)",
         )
     return cost.memory_bytes(size), limit, size
 
@@ -183,7 +183,7 @@ def _batch(subject: Any, recipe: Recipe, batch_size: int, device: torch.device) 
 
 
 def _timed(run: Callable[[], None], device: torch.device) -> tuple[float, int]:
-    """Return the median seconds of a few calls after a first one, and how many there were."""
+    """Return the median seconds of a few calls after a warm-up call, and the number of calls."""
     run()
     seconds: list[float] = []
     while len(seconds) < _MOST_STEPS and sum(seconds) < _ENOUGH_SECONDS:

@@ -1,4 +1,4 @@
-"""The supernet for a training loop of one's own: masks, gradients of a step, scores of a population, the next one."""
+"""The supernet for a custom training loop: masks, gradients of a step, and scoring and renewal of a population."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Supernet"]
 
 
 class Supernet(supernet.Supernet):
-    """A network with every possible branch, whose candidates are masks: bool arrays over the possible branches.
+    """A network with every possible branch. Its candidates are masks: bool arrays (possible branches,).
 
         supernet = ird.Supernet(net, task="segmentation", budget="1/2", population=16)
         population = supernet.first()
@@ -37,17 +37,20 @@ class Supernet(supernet.Supernet):
         population = supernet.next(population, fitness)
         best = supernet.best(population, fitness)
 
-    `weights()` and `arch_parameters()` are what optimizers take, `model` is the network, `space` its possible branches,
-    and `select(mask)` activates those of a candidate, for a loss that is computed elsewhere.
+    Pass `weights()` and `arch_parameters()` to optimizers. `model` is the network, `space` its possible branches, and
+    `select(mask)` activates the branches of a candidate, for a loss that you compute yourself.
 
     Args:
-        net: The plain network; it is not changed.
-        branches: A preset such as "ireps".
+        net: Plain network; it is not changed.
+        branches: Preset such as "ireps".
         where: Layers that take part, as in `insert_branches`.
-        task: A name or a Task; says what `accumulate` minimises and `score` scores.
+        task: Name of a task or a Task, which defines the loss of `accumulate` and the metric of `score`.
         seed: Seed of masks and populations.
-        device: Where the supernet is put; by default the device of `net`.
+        device: Device of the supernet. Default: the device of `net`.
         settings: Keys of the recipe's section "search": budget, population, strategy, subnets_per_step, parents, ...
+
+    Raises:
+        RecipeError: A setting is unknown or invalid, or the budget keeps no branch.
     """
 
     def __init__(
@@ -78,18 +81,18 @@ class Supernet(supernet.Supernet):
         return self._strategy.first(self._random)
 
     def draw(self, population: Sequence[Bits], count: int | None = None) -> list[Bits]:
-        """Return random candidates for a step; default `count`: `subnets_per_step`."""
+        """Return `count` random candidates of the population for a step. Default: `subnets_per_step`."""
         wanted = self.settings.subnets_per_step if count is None else count
         chosen = self._random.choice(len(population), size=wanted, replace=wanted > len(population))
         return [population[index] for index in chosen]
 
     def score(self, population: Sequence[Bits], val: Any) -> list[Fitness]:
-        """Score candidates by the task on search-validation samples; the supernet's mode and statistics stay.
+        """Score candidates on search-validation samples. The supernet's mode and statistics do not change.
 
         Args:
-            population: Masks.
-            val: A pair of tensors, a Dataset, a DataLoader, or another iterable of batches; read once where it fits
-                into memory, as long as it is the same object.
+            population: Masks of the candidates.
+            val: Pair of tensors, Dataset, DataLoader, or another iterable of batches. If it fits into memory, it is
+                read only once as long as the same object is passed.
         """
         if self._evaluator is None or self._scored_on is not val:
             weight = next(self.model.parameters())
@@ -101,7 +104,7 @@ class Supernet(supernet.Supernet):
         return self._evaluator.evaluate(population)
 
     def next(self, population: Sequence[Bits], fitness: Sequence[Fitness]) -> list[Bits]:
-        """Return the next population by the strategy, from fitness and what alpha and beta have learned."""
+        """Return the next population, which the strategy makes from fitness, alpha and beta."""
         importance = Importance.of(self.model, self.space)
         return self._strategy.next(population, _ranking(fitness), importance, self._random)
 

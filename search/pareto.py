@@ -25,7 +25,7 @@ def pareto_set(
     metric: MetricFacts | None = None,
     costs: CandidateCosts | None = None,
 ) -> ParetoSet:
-    """Count what training each candidate costs, best fitness first, and mark those that no other beats."""
+    """Count the training cost of each candidate, best fitness first, and mark those that are Pareto-optimal."""
     costs = costs or CandidateCosts(supernet.model, supernet.space, input_shape)
     counted = [costs.of(supernet.space.bits(architecture)) for architecture in population]
     aims = [(one.value, -cost.macs, -cost.memory_bytes(batch_size)) for one, cost in zip(fitness, counted, strict=True)]

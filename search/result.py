@@ -17,7 +17,14 @@ __all__ = ["SearchResult"]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The last population, best first, with its fitness by shared weights, and the figures of result.json."""
+    """Result of a search.
+
+    Args:
+        population: Architectures of the last population, best first.
+        fitnesses: Their fitness with the shared weights of the supernet.
+        figures: Contents of result.json.
+        folder: Folder of the run.
+    """
 
     population: tuple[Architecture, ...]
     fitnesses: tuple[Fitness, ...]
@@ -26,7 +33,7 @@ class SearchResult:
 
     @property
     def best(self) -> Architecture:
-        """The Architecture of the highest fitness in the last evolution."""
+        """The fittest Architecture of the last population."""
         return self.population[0]
 
     @property
@@ -36,10 +43,10 @@ class SearchResult:
 
     @property
     def pareto(self) -> ParetoSet:
-        """The population with what training each candidate costs, read from the run's folder."""
+        """The population with the training cost of each candidate, read from the run's folder."""
         return ParetoSet.read(self.folder / "pareto.json")
 
     @property
     def journal(self) -> SearchJournal:
-        """Everything that was seen on the way, read from the run's folder."""
+        """The journal of the run, read from the run's folder."""
         return SearchJournal.read(self.folder)

@@ -24,7 +24,7 @@ class PlainTable:
     """A table whose cells are text.
 
     Args:
-        where: when and on what it was measured. `conditions`: everything else that its line says of it.
+        where: When and on what it was measured. `conditions`: everything else that its line says of it.
     """
 
     title: str

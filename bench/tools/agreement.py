@@ -43,9 +43,9 @@ class Agreement:
     """Agreement of fused evaluation with multi-branch evaluation.
 
     Args:
-        distinct: accuracies among the candidates.
-        error: largest relative error of a candidate's logits, fused in float32.
-        same_ranking: whether the order in float32 is the same, equal accuracies ranked by loss.
+        distinct: Accuracies among the candidates.
+        error: Largest relative error of a candidate's logits, fused in float32.
+        same_ranking: Whether the order in float32 is the same, equal accuracies ranked by loss.
         kendall_bf16: Kendall's tau of the order in bfloat16.
     """
 
@@ -60,8 +60,8 @@ class RacingFigures:
     """Results of racing in simulated selections, each with a different order of the images.
 
     Args:
-        same: share of the selections with the parents of an evaluation in full.
-        speed: images scored without racing, over those scored with it.
+        same: Share of the selections with the parents of an evaluation in full.
+        speed: Images scored without racing, over those scored with it.
     """
 
     same: float

@@ -47,12 +47,12 @@ class Subject:
     """One exported network and its measurements.
 
     Attributes:
-        input_shape: with the batch.
-        deploy_convs: convolutions of the form that its authors deploy; None if that form is not exact.
-        build: builds the torch network, for tools that read one.
-        convs: convolutions left, by tool; text if the tool is missing or fails.
-        error: relative error of our result in ONNX Runtime, on a seeded random input.
-        seconds: time of our collapse.
+        input_shape: With the batch.
+        deploy_convs: Convolutions of the form that its authors deploy; None if that form is not exact.
+        build: Builds the torch network, for tools that read one.
+        convs: Convolutions left, by tool; text if the tool is missing or fails.
+        error: Relative error of our result in ONNX Runtime, on a seeded random input.
+        seconds: Time of our collapse.
     """
 
     name: str

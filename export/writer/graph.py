@@ -37,9 +37,9 @@ class Value:
     """A tensor of the graph.
 
     Args:
-        shape: sizes; `FREE` if a size depends on the batch.
-        dtype: name of its numpy dtype.
-        tensor: the value of a constant that is not in the file yet.
+        shape: Sizes; `FREE` if a size depends on the batch.
+        dtype: Name of its numpy dtype.
+        tensor: The value of a constant that is not in the file yet.
     """
 
     name: str
@@ -175,9 +175,9 @@ class Emitter:
     """Writes the nodes of one operator of the network; passed to its handler.
 
     Args:
-        name: path of the module, or of the function within its module.
-        found: result of the operator: a Value, or a tuple of Values.
-        folded: batch normalisations to fold into a convolution, in order.
+        name: Path of the module, or of the function within its module.
+        found: Result of the operator: a Value, or a tuple of Values.
+        folded: Batch normalisations to fold into a convolution, in order.
     """
 
     graph: OnnxGraph
@@ -220,9 +220,9 @@ class Emitter:
         Args:
             operator: ONNX operator.
             inputs: None omits an optional input.
-            shape: shape of the output, if not that of the whole operator.
-            part: suffix of the node's name, for an operator of several nodes.
-            type_of: dtype of the output, if not that of the whole operator.
+            shape: Shape of the output, if not that of the whole operator.
+            part: Suffix of the node's name, for an operator of several nodes.
+            type_of: Dtype of the output, if not that of the whole operator.
             attributes: ONNX attributes.
         """
         names = ["" if item is None else self.graph.name_of(item) for item in inputs]

@@ -51,14 +51,14 @@ def onnx_from_torch(
     (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
 
     Args:
-        model: a network of the operators in `handlers`, without RepBlocks.
-        inputs: name, shape and dtype of each input, in the order of ``forward``. A size of None is a dynamic batch,
+        model: A network of the operators in `handlers`, without RepBlocks.
+        inputs: Name, shape and dtype of each input, in the order of ``forward``. A size of None is a dynamic batch,
             called N in the file; every other size is static.
-        outputs: names of the tensors ``forward`` returns, in order, with tuples, lists and mappings flattened and None
+        outputs: Names of the tensors ``forward`` returns, in order, with tuples, lists and mappings flattened and None
             omitted; default: "output" for one tensor, the keys of a mapping, else out_0, out_1, ...
         opset: 13 to 17; the operators written here did not change between them.
         ir_version: IR version of the file.
-        metadata: entries of ``metadata_props``.
+        metadata: Entries of ``metadata_props``.
     """
     if not 13 <= opset <= 17:
         raise InputError(f"expected an opset from 13 to 17, got {opset}")

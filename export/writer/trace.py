@@ -29,11 +29,11 @@ class Trace:
     """The operators of a network in the order of their calls.
 
     Attributes:
-        found: the result of each node: a Value, or a tuple of Values.
-        constants: the tensors that do not depend on the inputs.
-        mutated: for an in-place operator, the nodes whose tensors it changed, and whether each is the same tensor as
+        found: The result of each node: a Value, or a tuple of Values.
+        constants: The tensors that do not depend on the inputs.
+        mutated: For an in-place operator, the nodes whose tensors it changed, and whether each is the same tensor as
             its result rather than a view.
-        args: positional and keyword arguments of each node, with `VARYING` where they depend on the batch.
+        args: Positional and keyword arguments of each node, with `VARYING` where they depend on the batch.
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[torch.Tensor], leaves: frozenset[type[nn.Module]]) -> None:

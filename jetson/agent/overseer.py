@@ -34,7 +34,7 @@ class Overseer:
 
     Args:
         events: The events, whose reader may go away.
-        lifeline: stdin, which ends when the desk does; None without one.
+        lifeline: Stdin, which ends when the desk does; None without one.
         heartbeat_s: Seconds after which a silent lifeline counts as cut; None if it has no heartbeat.
         on_tick: Called about ten times a second.
     """

@@ -1,7 +1,7 @@
-"""Count the training cost of candidates: a base cost plus a cost per branch, so that a population needs one sum.
+"""Count the training cost of candidates as a base cost plus a cost per branch, so that each candidate needs one sum.
 
-Counts, not measurements: a GPU's time also depends on how many kernels it launches and how much memory they move.
-`irepdeploy.profiling.training_cost` measures.
+These are counts, not measurements: the time on a GPU also depends on the number of kernel launches and on memory
+traffic. `irepdeploy.profiling.training_cost` measures.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH = 2
 class Cost:
     """Training cost of a network in train state: trainable parameters, including alpha and beta, and their bytes.
 
-    MACs, and bytes of activations kept for the backward pass, are those of the forward pass of one image; the backward
+    MACs and the bytes of activations kept for the backward pass are those of a forward pass of one image. The backward
     pass takes about twice as many MACs.
     """
 
@@ -48,7 +48,7 @@ class Cost:
 class CandidateCosts:
     """Cost of every candidate of a supernet for images of (C, H, W), from one pass over shapes alone.
 
-    It is that of exact steps, whose maps are a sum over branches, whatever the steps of the supernet.
+    Costs are those of exact steps, which sum the feature maps of the branches, whatever `step` the supernet uses.
     """
 
     def __init__(self, supernet: nn.Module, space: SearchSpace, input_shape: tuple[int, ...]) -> None:
@@ -118,7 +118,7 @@ def _base(
 
 
 def _added(block: RepBlock, name: str, shape: tuple[int, ...] | None, alone: tuple[int, int]) -> Counts:
-    """Count what one branch adds to a block that has no other, and costs `alone` without it."""
+    """Count what a branch adds to a block without other branches, whose cost without it is `alone`."""
     macs = kept = 0
     if shape is not None:
         block.active = (name,)
@@ -134,10 +134,10 @@ def _added(block: RepBlock, name: str, shape: tuple[int, ...] | None, alone: tup
 def _traced(module: nn.Module, shape: tuple[int, ...], *, images: bool = False) -> tuple[int, int]:
     """Count MACs and kept bytes of one image by running the module on shapes alone; `images` need no gradient.
 
-    A network that reads values, such as the number of batches or a sum that decides where it goes, runs on zeros.
+    A network whose control flow depends on values, such as a batch counter, runs on zeros instead.
 
     Raises:
-        ModelError: It cannot run in train mode.
+        ModelError: The network cannot run in train mode.
     """
     try:
         return _run(module, shape, "meta", images=images)
@@ -154,7 +154,7 @@ def _run(module: nn.Module, shape: tuple[int, ...], device: str | torch.device, 
     """Run on copies of the weights and buffers."""
     copies: dict[Tensor, Tensor] = {}
     state: dict[str, Tensor] = {}
-    # By module: functional_call leaves its tensors in a module that has several names, if it is given all of them.
+    # By module, not by name: given every name of a shared module, functional_call leaves its tensors in that module.
     for prefix, part in module.named_modules():
         for name, tensor in [*part.named_parameters(prefix, False), *part.named_buffers(prefix, False)]:
             if tensor not in copies:

@@ -1,4 +1,4 @@
-"""Which classes a network takes for which."""
+"""Confusion matrix of a network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Confusion"]
 
 
 class Confusion:
-    """Counts images by (class of the image, class that the network gives), batch by batch.
+    """Counts images by (true class, predicted class), batch by batch.
 
     Attributes:
-        counts: (classes, classes) int64; None before the first batch, and of targets that are no labels.
+        counts: (classes, classes) int64; None before the first batch, and if targets are not labels.
     """
 
     def __init__(self) -> None:

@@ -27,14 +27,14 @@ Mode = Literal["fused", "fused-bf16", "multi-branch"]
 
 
 class PopulationEvaluator:
-    """Scores candidates of a supernet by its task; one per run, with `refresh` after every change of the weights.
+    """Scores candidates of a supernet by its task. Call `refresh` after every change of the weights.
 
-    Images and labels are moved to the supernet's device once. A candidate's outcome does not depend on the others that
-    are scored, so candidates can be distributed over ranks.
+    Images and labels are moved to the supernet's device once. The outcome of a candidate does not depend on which other
+    candidates are scored, so candidates can be distributed over ranks.
 
     Args:
-        supernet: In any mode; it is not changed.
-        data: The search-validation set; never the test set. A stream is read once for each call of `outcomes`.
+        supernet: The supernet, in train or eval mode; it is not changed.
+        data: The search-validation set, never the test set. A stream is read once for each call of `outcomes`.
         batch_size: Images per forward pass.
         mode: "fused": plain networks in the supernet's dtype; "fused-bf16": the same with weights and activations in
             bfloat16, kernels summed in the supernet's dtype and rounded once; "multi-branch": the supernet with masks.
@@ -42,7 +42,10 @@ class PopulationEvaluator:
         seed: Seed of the shuffle that precedes the cuts; unused without cuts.
         layout: Memory format of activations and kernels. On a GPU without tensor cores, or in float32 without TF32,
             ``torch.contiguous_format`` may be faster.
-        graph: Capture the plain network as a CUDA graph; None: on CUDA devices, except in "multi-branch".
+        graph: Capture the plain network as a CUDA graph. None: only on CUDA devices, and not in "multi-branch" mode.
+
+    Raises:
+        InputError: `cuts` do not fit the data, or `graph` is True where no CUDA graph can be captured.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class PopulationEvaluator:
         self._layout = layout
         weight = next(supernet.model.parameters())
         self._device, self._wide = weight.device, weight.dtype
-        # Otherwise every weight keeps its own.
+        # In the other modes every weight keeps its dtype.
         narrow = torch.bfloat16 if mode == "fused-bf16" else None
         self._dtype = narrow or weight.dtype
         self._plain: PlainNetwork | None = None
@@ -126,7 +129,7 @@ class PopulationEvaluator:
         return [self._known[bits.tobytes(), part] for bits in candidates]
 
     def network(self, bits: Bits) -> nn.Module:
-        """Return the network of a candidate: always the same module, with different kernels or a different mask."""
+        """Return the network of a candidate. It is always the same module, with other kernels or another mask."""
         self._write(bits, self._masks([bits])[0])
         return self._network
 
@@ -175,7 +178,7 @@ class PopulationEvaluator:
         return self._laid_out(images)
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        # Integers and doubles in float32 networks included.
+        # This also converts integer and float64 images for float32 networks.
         return images.to(self._dtype).contiguous(memory_format=self._layout)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Fitness of a network on the search-validation set, and the statistics of samples that it is computed from."""
+"""Fitness of a network on the search-validation set, and the per-sample statistics that it is computed from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSIFICATION = Classification()
 
 @dataclass(frozen=True, order=True)
 class Fitness:
-    """Score by the metric of a task, ties broken by the smaller loss; greater is better."""
+    """Score by the metric of a task; ties are broken by the smaller loss, and greater is better."""
 
     value: float
     negative_loss: float
@@ -31,7 +31,7 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Statistics of samples by a task: (K, N), the last row their losses."""
+    """Statistics of N samples, as defined by a task: (K, N), whose last row holds the losses."""
 
     statistics: Rows
     task: Task = CLASSIFICATION
@@ -47,19 +47,19 @@ class Outcome:
 
     @property
     def fitness(self) -> Fitness:
-        """Score and mean loss, from sums in float64."""
+        """Score and mean loss, summed in float64."""
         loss = float(self.statistics[-1].sum(dtype=np.float64))
         return Fitness(called.score_of(self.task, self.statistics), -loss / len(self))
 
     @property
     def figures(self) -> dict[str, float]:
-        """Everything that the task reports, by name, as far as it is a number."""
+        """All numeric figures that the task reports, by name."""
         found = called.figures_of(self.task, self.statistics)
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
     def contributions(self) -> Vector:
-        """What each sample contributes to the score, in float64."""
+        """Contribution of each sample to the score, in float64."""
         with called.blamed("contributions", f"task {self.task.name}"):
             return self.task.contributions(self.statistics).astype(np.float64)
 
@@ -74,7 +74,7 @@ def joined(parts: Sequence[Outcome]) -> Outcome:
 
 
 def statistics_of(task: Task, raw: object, targets: object, count: int) -> Tensor:
-    """Return the statistics of `count` samples from what a network gave for them, half precision widened."""
+    """Return the statistics of `count` samples from the raw outputs of a network, with half precision widened."""
     return called.statistics_of(task, wide(task.outputs(raw)), targets, count)
 
 
@@ -91,7 +91,7 @@ def outcome_of(
     task: Task = CLASSIFICATION,
     watch: Callable[[Any, Any], None] = lambda outputs, targets: None,
 ) -> Outcome:
-    """Return the outcome of a network in eval mode, on its own device; `watch` gets outputs and targets of batches."""
+    """Return the outcome of a network in eval mode, on its own device; `watch` is called with outputs and targets."""
     place = next(network.parameters(), torch.zeros(0)).device
     rows = []
     for images, targets in in_order(data, batch_size, place):

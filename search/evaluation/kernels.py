@@ -1,4 +1,4 @@
-"""Kernels of a supernet: every branch is fused once, and a candidate is a sum of kernels (Section 3.4).
+"""Kernels of a supernet: each branch is fused once, and a candidate is a sum of kernels (Section 3.4).
 
 The kernel of a branch does not depend on the mask, and in eval mode the sum of kernels is exact.
 """
@@ -19,10 +19,10 @@ __all__ = ["PlainNetwork"]
 
 
 class PlainNetwork:
-    """One plain network that takes on the kernels of one candidate after another, in place.
+    """A plain network that takes the kernels of one candidate after another, in place.
 
-    Its tensors keep their addresses, so that it can be compiled, or captured as a CUDA graph, once. Sums of kernels are
-    taken in the supernet's dtype and rounded once to `dtype`; the remaining batch normalisations keep the supernet's.
+    Its tensors keep their addresses, so that it can be compiled, or captured as a CUDA graph, once. Kernels are summed
+    in the supernet's dtype and rounded once to `dtype`; the remaining batch normalisations keep the supernet's dtype.
 
     Attributes:
         network: The network in eval mode, with the kernels of the last `write`.
@@ -49,7 +49,7 @@ class PlainNetwork:
             _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, space.kept(None), strict=True)
         ]
         # Modules that are not fused are shared: head, other convolutions and their batch normalisations.
-        # A block that is used at several places has as many names.
+        # A block that is used in several places has several names.
         fused = {id(parameter) for conv in convs.values() for parameter in conv.parameters()}
         self._shared = [
             name for name, value in self.network.state_dict(keep_vars=True).items() if id(value) not in fused
@@ -59,7 +59,7 @@ class PlainNetwork:
     @torch.no_grad()
     @exact_arithmetic()
     def refresh(self) -> None:
-        """Fuse every branch of the supernet again, and copy what is not fused."""
+        """Fuse every branch of the supernet again, and copy the modules that are not fused."""
         for layer in self._layers:
             layer.fuse()
         target, source = self.network.state_dict(), self._supernet.state_dict()
@@ -69,9 +69,10 @@ class PlainNetwork:
     @torch.no_grad()
     @exact_arithmetic()
     def write(self, mask: Tensor) -> None:
-        """Turn the network into that of a candidate.
+        """Write the kernels of a candidate into the network.
 
-        `mask` has 1 for each position of the space that is kept, in the supernet's dtype and on its device.
+        Args:
+            mask: (positions,), 1 for each branch that is kept, in the supernet's dtype and on its device.
         """
         start = 0
         for layer in self._layers:
@@ -80,7 +81,7 @@ class PlainNetwork:
 
 
 class _Layer:
-    """Kernels of one RepBlock, one row per branch, in the memory layout of the convolution that gets their sum."""
+    """Kernels of one RepBlock, a row per branch, in the memory layout of the convolution that receives their sum."""
 
     def __init__(self, block: RepBlock, conv: nn.Conv2d, names: list[str]) -> None:
         self.names = names

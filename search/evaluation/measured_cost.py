@@ -27,9 +27,9 @@ __all__ = ["MeasuredCost", "measure_front"]
 
 @dataclass(frozen=True)
 class MeasuredCost:
-    """Training cost of a rank of pareto.json: median seconds of forward, backward and SGD on one batch.
+    """Training cost of one candidate of pareto.json: median seconds of forward, backward and SGD on one batch.
 
-    The peak is measured in a process of its own by `PeakMemory`; None where the system does not report it.
+    `PeakMemory` measures the peak in a separate process; it is None where the system does not report it.
     """
 
     rank: int
@@ -38,10 +38,10 @@ class MeasuredCost:
 
 
 def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
-    """Train each network of the Pareto set of the search in `folder` for a few steps, in turn (A B A B).
+    """Train each network of the Pareto set of the search in `folder` for a few steps, alternating (A B A B).
 
-    The batch size is that of pareto.json and the device that of the recipe; the weights are random, since they do not
-    matter.
+    The batch size is taken from pareto.json and the device from the recipe. The weights are random, since the cost does
+    not depend on them.
     """
     found = ParetoSet.read(folder / "pareto.json")
     recipe = validated(
@@ -49,9 +49,9 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
     )
     if recipe.data.name == GIVEN:
         raise InputError(
-            f"--measure builds networks by a recipe, and {recipe.net.name} was given to ird.search in Python",
+            f"--measure builds networks from a recipe, but {recipe.net.name} was passed to ird.search in Python",
             where=folder,
-            hint="the counted costs stand without --measure; irepdeploy.profiling.training_cost measures any network",
+            hint="without --measure, counted costs are shown; irepdeploy.profiling.training_cost measures any network",
         )
     device = choose_device(recipe.device)
     subject = subject_of(recipe)
@@ -62,7 +62,7 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
         path = folder / "population" / f"{int(rank):03d}.json"
         architecture = Architecture.load(path)
         if architecture.digest != digest:
-            raise InputError("not the Architecture that pareto.json names", where=path, hint="run the search again")
+            raise InputError("differs from the Architecture in pareto.json", where=path, hint="run the search again")
         nets[rank] = with_branches(plain, architecture, where=subject.where)
     memory = display.task("peak memory", len(nets))
     peaks = {}
@@ -76,7 +76,7 @@ def measure_front(folder: Path, display: ProgressDisplay) -> list[MeasuredCost]:
 
 
 def _percent(display: ProgressDisplay) -> Callable[[float], None]:
-    task, done = display.task("seconds a step", 100), 0
+    task, done = display.task("seconds per step", 100), 0
 
     def on_round(share: float) -> None:
         nonlocal done

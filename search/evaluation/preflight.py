@@ -1,4 +1,4 @@
-"""Check a caller's network, data and task against each other before hours of work."""
+"""Check that a user's network, data and task fit together before a long run starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .fitness import Outcome, outcome_of
 __all__ = ["TargetCheck", "preflight"]
 
 _FEW = 2
-_SEVERAL = "search and train feed one input; train with several in a loop of your own, with insert_branches"
+_SEVERAL = "search and train pass one input; for several, use insert_branches in your own training loop"
 
 
 class TargetCheck:
@@ -32,7 +32,7 @@ class TargetCheck:
         self._task, self._outputs, self._where = task, outputs, where
 
     def __call__(self, targets: Any) -> None:
-        """Raise InputError where targets do not fit."""
+        """Raise InputError if the targets do not fit the outputs."""
         with blamed("check", f"task {self._task.name}"):
             self._task.check(self._outputs, targets, self._where)
 
@@ -45,13 +45,13 @@ def preflight(
     device: torch.device,
     test: Split | Stream | None = None,
 ) -> TargetCheck:
-    """Run the network in eval mode on a few samples, and check targets, loss and score; return the check of targets.
+    """Run the network in eval mode on a few samples, check targets, loss and score, and return the check of targets.
 
-    What the end of a run needs is checked too, so that it does not cost the run then.
+    This also covers what is needed only at the end of a run, so that no error surfaces after hours of training.
 
     Raises:
-        ModelError: The network cannot read the inputs.
-        InputError: Targets do not fit the outputs, the data ends at once, or the score is no number.
+        ModelError: The network cannot process the inputs.
+        InputError: Targets do not fit the outputs, the data is empty, or the score is not a number.
     """
     task, training = subject.task, network.training
     network.eval()
@@ -104,7 +104,7 @@ def _takes_one(network: nn.Module) -> bool:
         inspect.signature(network.forward).bind(None)
     except TypeError:
         return False
-    except ValueError:  # a forward that does not say what it takes
+    except ValueError:  # a forward without a signature
         pass
     return True
 

@@ -1,25 +1,26 @@
 """Racing: candidates that cannot become parents are dropped before being scored on the whole search-validation set.
 
-The images are scored part by part, in random order. After each part a candidate is dropped where it is *beaten* by the
-candidate that then holds the last rank of the parents. When the survivors have seen all images, every dropped candidate
-is compared with the one that holds that rank in the end; those that it does not beat come back and see further parts,
-until they are beaten or have seen all.
+Images are scored part by part, in random order. After each part, a candidate is dropped if it is *beaten* by the
+candidate currently in the last rank of the parents. Once the survivors have seen all images, every dropped candidate is
+compared with the final holder of that rank. Those that it does not beat come back and see further parts, until they are
+beaten or have seen all images.
 
-What is bounded. Let k be the number of parents and P that of candidates, and suppose that the parents found are not
-the true ones, the k fittest on the whole set. Then j >= 1 dropped candidates are fitter than the one in the last rank,
-which is therefore number k + j by true fitness, and each of the j was wrongly found beaten by it. That needs j false
-findings among the k + j - 1 candidates fitter than number k + j, so by Markov's inequality its probability is at most
-``(k + j - 1) / j * stages * alpha``, where alpha is the probability of one false finding. Summed over j, the parents
-are the true ones with probability at least ``1 - error`` if alpha is ``error / (stages * sum of (k + j - 1) / j)``.
+Error bound. Let k be the number of parents and P the number of candidates, and suppose that the parents found are not
+the true ones, i.e. the k fittest on the whole set. Then j >= 1 dropped candidates are fitter than the one in the last
+rank, which is therefore number k + j by true fitness, and each of the j was wrongly found to be beaten by it. This
+takes j false findings among the k + j - 1 candidates fitter than number k + j, so by Markov's inequality its
+probability is at most ``(k + j - 1) / j * stages * alpha``, where alpha is the probability of one false finding. Summed
+over j, the parents are the true ones with probability at least ``1 - error`` if alpha is
+``error / (stages * sum of (k + j - 1) / j)``.
 
-The probability is over the order of the images, for one selection; nothing is assumed of the candidates. A finding
-compares two of them on the same images: with x the differences between what each image contributes to the two scores,
-a candidate is beaten where ``sum(x) > z * sqrt((sum(x^2) + 2 max(x^2)) * (1 - n / N))``, n of N images seen. In a
-classification sum(x) is d - b and sum(x^2) is d + b, with d images that only the other has right and b that only this
-one has. That is the normal approximation for sampling without replacement, the largest difference added on either side
-for few images; alpha is its level, which it keeps over the stages of a race, as a test computes exactly for accuracy.
-For a score that is no mean over images, contributions are to first order. A candidate of equal or higher score is
-never truly beaten, so that ties, which the loss decides, are safe too.
+The probability is over the order of the images, for one selection; nothing is assumed about the candidates. A finding
+compares two candidates on the same images. Let x be the differences between the contributions of each image to the two
+scores: a candidate is beaten if ``sum(x) > z * sqrt((sum(x^2) + 2 max(x^2)) * (1 - n / N))`` after n of N images. In
+classification, sum(x) is d - b and sum(x^2) is d + b, where d images are right only for the other candidate and b only
+for this one. This is the normal approximation for sampling without replacement, with the largest difference added on
+either side to cover small n. Its level is alpha, which it keeps over the stages of a race; a test computes this exactly
+for accuracy. For a score that is not a mean over images, contributions are first-order approximations. A candidate of
+equal or higher score is never truly beaten, so ties, which the loss breaks, are safe too.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class RaceResult:
 
     Fitness is measured on the images that a candidate has seen; for survivors it is the same as without a race. The
     ranking lists survivors by fitness, ties by index, then dropped candidates, those that saw more images first. `back`
-    lists dropped candidates that came back, for good or for some parts; `level` is alpha, the probability of one false
-    finding.
+    lists dropped candidates that came back, whether or not they survived; `level` is alpha, the probability of one
+    false finding.
     """
 
     fitness: tuple[Fitness, ...]
@@ -59,17 +60,17 @@ class RaceResult:
 
     @property
     def share(self) -> float:
-        """Images seen by all candidates together, relative to scoring without a race."""
+        """Images scored, summed over all candidates, relative to scoring without a race."""
         return sum(self.images) / (self.total * len(self.images))
 
     @property
     def facts(self) -> Race:
-        """The race, as the journal records it."""
+        """The race as recorded in the journal."""
         return Race(dropped=self.dropped, back=self.back, images=self.images, share=self.share, level=self.level)
 
 
 def cuts_of(images: int, share: float) -> list[int]:
-    """Return the image counts at which a set is cut for a race, one after each `share`; none if `share` is 0."""
+    """Return the image counts at which a race cuts a set, one after each `share` of it; none if `share` is 0."""
     if not share:
         return []
     size = round(images * share)
@@ -80,13 +81,20 @@ def cuts_of(images: int, share: float) -> list[int]:
 
 
 def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, error: float) -> RaceResult:
-    """Rank candidates, fully scoring only those that may become parents, the first of the ranking.
+    """Rank candidates; only those that may become parents are scored on all images.
 
-    `score` gets indices of candidates and the number of a part, whose images are in random order. With probability
-    `error` at most, in the sense above, other parents are selected than without a race.
+    Args:
+        score: Function of candidate indices and the number of a part, whose images are in random order.
+        candidates: Number of candidates.
+        sizes: Number of images of each part.
+        parents: Number of parents, which come first in the ranking.
+        error: Bound on the probability of selecting other parents than without a race, as derived above.
+
+    Raises:
+        InputError: `parents` or `error` is out of range.
     """
     if not 1 <= parents <= candidates:
-        raise InputError(f"{parents} parents of {candidates} candidates", hint="at least 1, at most all")
+        raise InputError(f"cannot select {parents} of {candidates} candidates", hint="at least 1, at most all")
     if not 0 < error < 1:
         raise InputError(
             f"expected an error probability between 0 and 1, got {error}", where="search.evaluation.racing.error"
@@ -99,9 +107,12 @@ def race(score: Score, candidates: int, sizes: Sequence[int], parents: int, erro
 def is_beaten(lead: float, squares: float, largest: float, unseen: float, z: float) -> bool:
     """Return whether one candidate is found to score lower than another on the whole set.
 
-    `lead` is the sum over images of the other's contribution less this one's, `squares` the sum of the squares of these
-    differences and `largest` the largest square; `unseen` is the share of the set not seen yet, and `z` the normal
-    quantile at the chosen level.
+    Args:
+        lead: Sum over images of the other candidate's contribution minus this one's.
+        squares: Sum of the squares of these differences.
+        largest: Largest of these squares.
+        unseen: Share of the set that has not been seen yet.
+        z: Normal quantile at the chosen level.
     """
     return lead > z * ((squares + 2 * largest) * unseen) ** 0.5
 

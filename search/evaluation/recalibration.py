@@ -1,4 +1,4 @@
-"""Batch-normalisation statistics of a network taken anew."""
+"""Recalibration of batch-normalisation statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["recalibrate"]
 
 @torch.no_grad()
 def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Give every batch normalisation the mean of the statistics of all batches of images, in place.
+    """Set the statistics of every batch normalisation to their mean over all batches of images, in place.
 
     Returns:
         The network, in eval mode.
@@ -23,7 +23,7 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        # None: the mean of all batches, each with the same weight.
+        # None averages all batches with equal weight.
         norm.momentum = None
     net.train()
     for images in batches:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of the search share."""
+"""Arguments and options shared by the commands of the search."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["OverridesArgument", "OverwriteOption", "RecipeArgument", "ResumeOpti
 RecipeArgument = Annotated[
     str,
     typer.Argument(
-        help="A recipe file, or the name of a shipped recipe, such as digits.", autocompletion=names(shipped_recipes)
+        help="Recipe file, or the name of a shipped recipe such as digits.", autocompletion=names(shipped_recipes)
     ),
 ]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Changes to the recipe, such as search.population=8, scale=smoke or seed=1; the last one of a key wins.",
+        help="Changes to the recipe, such as search.population=8, scale=smoke or seed=1; the last value of a key wins.",
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --out; the result is the same as without a pause.")
+    bool, typer.Option("--resume", help="Continue the run in --out; the result is the same as without interruption.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start over even if --out holds a run.")]
 TensorboardOption = Annotated[

@@ -37,9 +37,9 @@ def choose_device(name: str, *, deterministic: bool = False) -> str:
 
 
 def ranks_of(recipe: Recipe) -> Ranks:
-    """Join the processes that torchrun started, each on its device; without torchrun return this process alone.
+    """Join the processes that torchrun started, each on its device; without torchrun, return this process alone.
 
-    On a CPU this process no longer returns freed memory to the system.
+    On a CPU, this process no longer returns freed memory to the system.
     """
     device = choose_device(recipe.device, deterministic=recipe.deterministic)
     if device == "cpu":

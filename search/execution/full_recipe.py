@@ -1,4 +1,4 @@
-"""The recipe of a run with everything that has a default, as a file in the run's folder."""
+"""The recipe of a run including all defaults, as a file in the run's folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from irepdeploy.runs.journal import Event, Start
 __all__ = ["FULL_RECIPE", "recipe_writer"]
 
 FULL_RECIPE = "full-recipe.yaml"
-_HEADER = "# Everything that this run was told, and every default.\n"
+_HEADER = "# All settings of this run, including defaults.\n"
 
 
 def recipe_writer(recipe: Recipe, folder: Path) -> Callable[[Event], None]:
-    """Return a callback that writes the full recipe beside the journal when the journal begins."""
+    """Return a callback that writes the full recipe next to the journal when the run starts."""
 
     def write(event: Event) -> None:
         if isinstance(event, Start):

@@ -1,4 +1,4 @@
-"""Shared parts of the search and training loops: optimizers, the cosine, and checks for NaN and memory."""
+"""Shared parts of the search and training loops: optimizers, cosine schedule, and checks for NaN and memory."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
 
 @contextmanager
 def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None]:
-    """Turn running out of memory into an error that names the recipe keys that reduce its use."""
+    """Convert out-of-memory errors into one that names the recipe keys that reduce memory use."""
     try:
         yield
-    except Exception as error:  # torch and Python report this by several exceptions
+    except Exception as error:  # torch and Python report this with several exceptions
         if not is_out_of_memory(error):
             raise
         hint = f"a smaller {' or '.join(keys)}; the last good state is kept"
@@ -70,30 +70,30 @@ def memory_guard(during: str, device: torch.device, *keys: str) -> Iterator[None
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed the generators of Python and numpy, which a network or a Dataset may draw from, for an epoch.
+    """Seed the generators of Python and numpy for an epoch, since a network or a Dataset may draw from them.
 
-    Those of torch are in the saved state.
+    Those of torch are part of the saved state.
     """
     random.seed(f"{seed} {epoch}")
     np.random.seed((seed + epoch) % 2**32)
 
 
 def check_finite(model: nn.Module, epoch: int, what: str) -> None:
-    """Stop a run whose weights or statistics are not finite, which the last step of an epoch may cause."""
+    """Stop a run whose weights or statistics are not finite after the last step of an epoch."""
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise RunError(f"NaN or infinity in epoch {epoch + 1} of the {what}", where=name, hint=_SMALLER_STEPS)
 
 
 def check_score(score: float, name: str, epoch: int, what: str) -> None:
-    """Stop a run whose score is no number."""
+    """Stop a run whose score is not a number."""
     if not math.isfinite(score):
         raise RunError(f"the metric {name} became {score} in epoch {epoch + 1} of the {what}")
 
 
 def check_loss(loss: float, epoch: int, what: str, inputs: object = None) -> None:
-    """Stop a run whose loss is not finite, which `inputs` that are not finite explain."""
+    """Stop a run whose loss is not finite; the error says so if the cause is in `inputs`."""
     if not math.isfinite(loss):
         if isinstance(inputs, torch.Tensor) and not bool(torch.isfinite(inputs).all()):
-            raise InputError("some inputs are NaN or infinite", where="train", hint="mend or omit these samples")
+            raise InputError("some inputs are NaN or infinite", where="train", hint="fix or remove these samples")
         raise RunError(f"the loss became {loss} in epoch {epoch + 1} of the {what}", hint=_SMALLER_STEPS)

@@ -1,4 +1,4 @@
-"""Folders of runs that number themselves: runs/train, runs/train-2, ..."""
+"""Numbered run folders: runs/train, runs/train-2, ..."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["folder_for"]
 
 _RUNS = Path("runs")
 
-# Runs of this process, which are not the same one started again: a script may train twice.
+# Runs of this process: a script that trains twice starts two runs, not the same run again.
 _ours: set[Path] = set()
 
 
 def folder_for(out: Path | None, kind: str, ranks: Ranks, *, again: bool) -> Path:
-    """Return the folder of a run: `out`, or else the first free number of ``runs/KIND``.
+    """Return the folder of a run: `out`, or the first free number of ``runs/KIND``.
 
-    A number is free too where a run was killed before it had written anything.
+    A number also counts as free if its run was killed before it wrote anything.
 
     Args:
-        out: The folder that was asked for.
-        kind: Such as "train".
-        ranks: The processes of the run; the first chooses for all of them.
-        again: Take the run that is there with the highest number, to resume it or to start it over. A run that a
-            launcher of these ranks began is taken in any case: torchrun has started them again.
+        out: Folder requested by the user, if any.
+        kind: Kind of run, such as "train".
+        ranks: Processes of the run; the first one chooses for all of them.
+        again: Return the existing run with the highest number, to resume it or to start it over. A run begun by a
+            launcher of these ranks is returned in any case, since torchrun has restarted them.
     """
     if out is not None:
         return out
@@ -52,7 +52,7 @@ def _chosen(kind: str, again: bool, ranks: Ranks) -> Path:
 def _begun(folder: Path, ranks: Ranks) -> bool:
     if not ranks.launchers or folder.absolute() in _ours:
         return False
-    # A comparison has a folder for each of its runs.
+    # A comparison has a subfolder for each of its runs.
     return any(begun_by(ranks, each) for each in (folder, *folder.glob("*/")))
 
 

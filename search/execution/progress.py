@@ -1,4 +1,4 @@
-"""How a run reports its progress."""
+"""Progress reports of a run."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["Ranks"]
 _T = TypeVar("_T")
 
 _FAILURE = "failure"
-# Seconds for which the rank that may host the store stays after a failure.
+# Seconds that the rank which may host the store stays alive after a failure.
 _LINGER = 5.0
 _RESUME = "the last good state is kept: --resume continues from there"
 
@@ -29,9 +29,9 @@ _RESUME = "the last good state is kept: --resume continues from there"
 class Ranks:
     """This process among the processes of the run; a context manager.
 
-    Leaving it with an error notifies the others, so that each ends with an error that names the failed rank. All ranks
-    must call the collective methods in the same order; these raise RunError if a rank failed or did not answer.
-    `launchers` identifies the torchrun processes that started the ranks.
+    Leaving the context with an error notifies the other ranks, so that each ends with an error that names the failed
+    one. All ranks must call the collective methods in the same order; these raise RunError if a rank failed or did not
+    answer. `launchers` identifies the torchrun processes that started the ranks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Ranks:
 
     @classmethod
     def alone(cls, device: str | torch.device = "cpu") -> Ranks:
-        """Return a single process, which exchanges nothing and does not start torch.distributed."""
+        """Return the ranks of a single process, which does not start torch.distributed."""
         return cls(0, 1, torch.device(device))
 
     @classmethod
@@ -85,20 +85,20 @@ class Ranks:
         return range(self.rank, count, self.size)
 
     def gather(self, values: Sequence[_T], count: int) -> list[_T]:
-        """Gather picklable values on every rank, in index order; `values` are in the order of ``share(count)``."""
+        """Gather picklable values on every rank in index order; `values` follow the order of ``share(count)``."""
         if self.size == 1:
             return list(values)
         mine = torch.frombuffer(bytearray(pickle.dumps(list(values))), dtype=torch.uint8)
         lengths = self._exchange(torch.tensor([mine.numel()]), [1] * self.size)
         parts = self._exchange(mine, [int(length) for length in lengths])
-        # The bytes come from our own ranks, never from a file.
+        # Unpickling is safe here: the bytes come from our own ranks, never from a file.
         lists = [pickle.loads(part.numpy().tobytes()) for part in parts]  # noqa: TID251
         return [lists[index % self.size][index // self.size] for index in range(count)]
 
     def gather_flat(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-        """Gather one vector per rank, in rank order; much faster than `gather` for gradients.
+        """Gather one vector per rank in rank order, much faster than `gather` does for gradients.
 
-        All have the same dtype; `sizes` are their lengths, 0 for a rank that has none.
+        All vectors have the same dtype; `sizes` are their lengths, 0 for a rank without one.
         """
         if self.size == 1:
             return [flat]
@@ -106,7 +106,7 @@ class Ranks:
             return self._exchange(flat, sizes)
         from torch import distributed
 
-        # Over gloo first: NCCL does not report which rank is lost.
+        # Synchronise over gloo first: NCCL does not report which rank is lost.
         self.barrier()
         padded = flat.new_zeros(max(sizes))
         padded[: flat.numel()] = flat
@@ -115,7 +115,7 @@ class Ranks:
         return [part[:size] for part, size in zip(every.chunk(self.size), sizes, strict=True)]
 
     def sum(self, flat: Tensor) -> Tensor:
-        """Sum one vector per rank, on a CPU in rank order."""
+        """Sum one vector per rank; on a CPU, in rank order."""
         if self.size == 1:
             return flat
         if flat.device.type == "cpu":
@@ -131,7 +131,7 @@ class Ranks:
         return total
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has reached this point."""
         if self.size > 1:
             self._exchange(torch.zeros(1, dtype=torch.uint8), [1] * self.size)
 
@@ -182,13 +182,13 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            # A rank that lost another one leaves too, and must not be reported as the lost one.
+            # A rank that lost another rank leaves too, and must not be reported as the lost one.
             silent = f"within {self._timeout.total_seconds():g} s" if "imed out" in str(error) else "any more"
             rank, what = self._tell(other, f"did not answer {silent}")
             raise RunError(f"rank {rank} of {self.size} {what}", where=f"rank {self.rank}", hint=_RESUME) from error
 
     def _tell(self, rank: int, what: str) -> tuple[int, str]:
-        """Tell all ranks which one is lost, and return it; the first report counts."""
+        """Report to all ranks which one is lost, and return that rank; the first report counts."""
         told = f"{rank} {what}"
         with suppress(RuntimeError):
             told = self._store.compare_set(_FAILURE, "", told).decode()
@@ -196,7 +196,7 @@ class Ranks:
         return int(number), what
 
     def _let_others_know(self, lost: int) -> None:
-        """Wait a little for ranks that do not know yet which one is lost: without torchrun rank 0 hosts the store."""
+        """Wait briefly until the other ranks know which one is lost: without torchrun, rank 0 hosts the store."""
         others = [f"left/{rank}" for rank in range(self.size) if rank not in (lost, self.rank)]
         with suppress(RuntimeError):
             self._store.set(f"left/{self.rank}", "")

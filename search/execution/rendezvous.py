@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, also after torchrun has started them again."""
+"""Rendezvous of the processes of a run, including after torchrun has restarted them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from irepdeploy.errors import InputError, RunError, first_line
 
 __all__ = ["join", "launcher", "variable"]
 
-# Seconds within which the store answers.
+# Seconds within which the store must answer.
 _STORE_ANSWERS = 60.0
-# Seconds between two looks for a session that replaces one whose ranks have ended.
+# Seconds between two checks for a session that replaces one whose ranks have ended.
 _LOOK = 0.1
 
 
 def launcher() -> str:
-    """Return what identifies the torchrun process that started this one and starts it again; "" without torchrun."""
+    """Return an identifier of the torchrun process that starts and restarts this one; "" without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ""
     parent = os.getppid()
     try:
-        # Process ids are given again; the time at which the process began tells two of them apart.
+        # Process ids are reused; the start time tells two processes with the same id apart.
         began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
@@ -42,13 +42,13 @@ def join(rank: int, size: int, device: torch.device, timeout: float) -> tuple[An
     """Start torch.distributed; return a store that all ranks share, and the launchers of all ranks.
 
     Raises:
-        RunError: A rank did not come within `timeout` seconds.
+        RunError: A rank did not join within `timeout` seconds.
     """
     from torch import distributed
 
     limit = timedelta(seconds=timeout)
     try:
-        # Not torch's own rendezvous, which reports how many ranks are missing, but not which.
+        # torch's own rendezvous reports how many ranks are missing, but not which.
         root = distributed.TCPStore(
             os.environ.get("MASTER_ADDR", "127.0.0.1"),
             variable("MASTER_PORT", 29500),
@@ -80,8 +80,8 @@ def join(rank: int, size: int, device: torch.device, timeout: float) -> tuple[An
 def _session(store: Any, rank: int, size: int, timeout: float) -> tuple[str, frozenset[str]]:
     """Agree on a name for this start of the ranks, and return it with their launchers.
 
-    torchrun starts lost ranks again in the same store, which still holds what the earlier ones have left. Its count of
-    restarts does not tell the starts apart: it differs between machines, since only those count that lost a process.
+    torchrun restarts lost ranks in the same store, which still holds the entries of the earlier ones. Its restart count
+    does not identify a start: it differs between machines, since only a machine that lost a process increments it.
     """
     end = time.monotonic() + timeout
     me = f"{uuid.uuid4().hex} {launcher()}"
@@ -100,7 +100,7 @@ def _session(store: Any, rank: int, size: int, timeout: float) -> tuple[str, fro
             raise _missing(0, size, timeout)
         session = store.get("session").decode()
         store.set(f"{session}/{rank}", me)
-        # Of a session that has ended, the list lacks this process, or never comes.
+        # In a session that has ended, the list lacks this process or never appears.
         if _comes(store, f"{session}/all", _LOOK):
             ranks = json.loads(store.get(f"{session}/all"))
             if me in ranks:
@@ -112,7 +112,7 @@ def _session(store: Any, rank: int, size: int, timeout: float) -> tuple[str, fro
 
 
 def _comes(store: Any, key: str, seconds: float) -> bool:
-    """Wait for a key of the store."""
+    """Wait for a key of the store and return whether it appears."""
     try:
         store.wait([key], timedelta(seconds=max(seconds, 0.001)))
     except RuntimeError:
@@ -126,17 +126,17 @@ def _launchers(ranks: Sequence[str]) -> frozenset[str]:
 
 def _missing(other: int, size: int, seconds: float) -> RunError:
     return RunError(
-        f"rank {other} of {size} did not come within {seconds:g} s",
+        f"rank {other} of {size} did not join within {seconds:g} s",
         where=f"rank {other}",
         hint="start every rank with torchrun, or with the same WORLD_SIZE",
     )
 
 
 def variable(name: str, default: int) -> int:
-    """Return a number of the environment, as torchrun sets them.
+    """Return an integer environment variable, such as torchrun sets.
 
     Raises:
-        InputError: It is not a number.
+        InputError: The variable is not a number.
     """
     text = os.environ.get(name, "")
     try:

@@ -1,4 +1,4 @@
-"""The folder of a run: its journal, its saved state, and checks against losing a run by accident.
+"""The folder of a run: its journal, its saved state, and checks that no run is lost by accident.
 
 The journal is append-only JSON lines, from which every figure can be redrawn. The state is one file, written atomically
 after each epoch, from which a killed run resumes.
@@ -40,7 +40,7 @@ _TENSORBOARD = "tensorboard"
 
 @contextmanager
 def own_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
-    """Hold the output folder of a run; of several ranks, only the one that writes holds it."""
+    """Lock the output folder of a run; among several ranks, only the one that writes locks it."""
     if ranks.first:
         with output_folder(out) as folder:
             yield folder
@@ -51,15 +51,20 @@ def own_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
 class RunFolder:
     """The folder of one run of one recipe.
 
-    Nothing in it changes before the first epoch is done, so that a run that is refused until then leaves no trace.
+    Nothing in it changes before the first epoch is done, so a run that is refused before then leaves no trace.
 
-    A saved state with a different `identity` is refused. `results` are globs of the files of a finished run, which are
-    removed when a run starts over. Of several `ranks` only the first reads and writes; by default this process is
-    alone. `computed_on` names the devices that the result depends on. Each of `callbacks` gets every event after the
-    journal.
+    A run begun by a launcher of these ranks is resumed even without `resume`, and even with `overwrite`: torchrun
+    starts the same command again after losing a rank.
 
-    A run that a launcher of these ranks began is resumed even without `resume`, and in spite of `overwrite`: torchrun
-    starts the same command again when it has lost a rank.
+    Args:
+        path: The folder.
+        identity: Text that identifies the run; a saved state with another identity is refused.
+        results: Globs of the files of a finished run, which are removed when a run starts over.
+        resume: Continue the run in the folder.
+        overwrite: Start over even if the folder holds a run.
+        ranks: Processes of the run, of which only the first one reads and writes; by default this process alone.
+        computed_on: Devices that the result depends on.
+        callbacks: Functions called with every event, after the journal.
     """
 
     def __init__(
@@ -88,11 +93,11 @@ class RunFolder:
             raise InputError("--resume continues a run and --overwrite discards it: choose one", where=path)
         self._resume = resume
         if resume and not silent and not self.journal.exists():
-            log(f"{path}: holds no run to resume: a new one starts")
+            log(f"{path}: holds no run to resume; starting a new one")
         if not (resume or silent) and (self.journal.exists() or self._earlier_files()):
             self._resume = begun_by(self._ranks, self.path)
             if self._resume:
-                log(f"{path}: torchrun has started this run again: it goes on from the last saved state")
+                log(f"{path}: torchrun has restarted this run; continuing from the last saved state")
             elif not overwrite:
                 raise holds_a_run(path)
 
@@ -104,7 +109,7 @@ class RunFolder:
                 self._scalars.open()
 
     def start(self, event: Start) -> None:
-        """Start the run now; `event` becomes the first line of the journal once there is a second."""
+        """Start the run now; `event` is written as the first line of the journal together with the second event."""
         launchers = {"launchers": tuple(sorted(self._ranks.launchers))} if self._ranks.launchers else {}
         self._start = event.model_copy(update={"time": round(time.time(), 3), **launchers})
 
@@ -113,8 +118,8 @@ class RunFolder:
         if self.silent:
             return
         if self._start is not None:
-            # With the journal replaced, whatever else is here belongs to an earlier run, and a kill from now on leaves
-            # a run that starts over. The state is removed last: without it, results are those of a finished run.
+            # Once the journal is replaced, all other files belong to an earlier run, and a killed run starts over. The
+            # state is removed last: results without a state are those of a finished run.
             self._start.begin(self.journal)
             for old in self._earlier_files():
                 remove_file(old)
@@ -132,7 +137,7 @@ class RunFolder:
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state atomically, with the conditions that a resumed run must meet; all ranks must call it."""
         ranks = self._ranks
-        # They differ where each rank draws for its own part of a batch, such as for dropout.
+        # Generators differ if each rank draws for its own part of a batch, such as for dropout.
         drawn = ranks.gather([_generators()], ranks.size)
         if self.silent:
             return
@@ -153,8 +158,8 @@ class RunFolder:
     def load_state(self) -> dict[str, Any] | None:
         """Load the saved state and truncate the journal to it; return None if the run has to start over.
 
-        All ranks must call it. The first one reads the state and sends it to the others, so that all go on from the
-        same one even where they do not see the same disk.
+        All ranks must call it. The first one reads the state and sends it to the others, so that all continue from the
+        same state even if they do not share a disk.
         """
         found = self._read_state() if self._resume and not self.silent else None
         content, state = found or (None, None)
@@ -165,13 +170,13 @@ class RunFolder:
             state = unpack(content, where=self.path / _STATE, hint=_OVER)
         if state["torch"] != torch.__version__ and not self.silent:
             log(
-                f"the run began with torch {state['torch']}: with {torch.__version__} it will not be the same to the"
-                " bit"
+                f"the run began with torch {state['torch']}; with {torch.__version__} the result will not be identical"
+                " to the bit"
             )
         began = state.get("computed_on", self._computed_on)
         if began != self._computed_on and not self.silent:
-            log(f"the run began on {began}: on {self._computed_on} it will not be the same to the bit")
-        # The result depends on the number of threads, which changes the order of summation.
+            log(f"the run began on {began}; on {self._computed_on} the result will not be identical to the bit")
+        # The result depends on the number of threads, which determines the order of summation.
         torch.set_num_threads(state["threads"])
         with self.restoring():
             drawn = state.get("ranks_random", [])
@@ -198,18 +203,18 @@ class RunFolder:
                 raise ValueError
         except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError("damaged: not the saved state of a run", where=path, hint=_OVER) from error
-        # States of earlier versions lack it.
+        # States of earlier versions lack this key.
         if self.journal.exists() and state.get("started", self._first_line()) != self._first_line():
             events = read_events(self.journal, strict=True)
             if _epochs(events) > 1:
-                raise CheckpointError("the saved state is of another run than the journal", where=path, hint=_OVER)
+                raise CheckpointError("the saved state belongs to another run than the journal", where=path, hint=_OVER)
             if any(isinstance(event, Start) for event in events):
-                return None  # killed while it replaced an earlier run
+                return None  # killed while replacing an earlier run
         if identity != self._identity:
             raise InputError(
                 "the run in this folder has another recipe",
                 where=self.path,
-                hint="resume with the recipe and the overrides that it had, or --out another folder",
+                hint="resume with its original recipe and overrides, or choose another --out",
             )
         if not self.journal.exists() or self.journal.stat().st_size < size:
             raise CheckpointError("the journal is shorter than the saved state says", where=self.journal)
@@ -220,7 +225,7 @@ class RunFolder:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Raise CheckpointError for errors from using the values of a saved state, perhaps of another version."""
+        """Convert errors raised by values of a saved state, perhaps of another version, into CheckpointError."""
         try:
             yield
         except (IrepdeployError, torch.OutOfMemoryError):
@@ -242,7 +247,7 @@ class RunFolder:
         return [old for pattern in (*self._results, _STATE) for old in sorted(self.path.glob(pattern))]
 
     def _first_line(self) -> str:
-        """Return the digest of the journal's first line, which tells runs apart by their time."""
+        """Return the digest of the journal's first line, which contains the start time and so identifies the run."""
         with open_file(self.journal, "journal") as file:
             return hashlib.sha256(file.readline(LONGEST_LINE)).hexdigest()
 
@@ -256,7 +261,7 @@ def _epochs(events: Sequence[Event]) -> int:
 
 
 def begun_by(ranks: Ranks, folder: Path) -> bool:
-    """Return whether a launcher of these ranks began the run in a folder: torchrun has started them again."""
+    """Return whether a launcher of these ranks began the run in a folder, i.e. torchrun has restarted them."""
     if not ranks.launchers or not (folder / JOURNAL).exists():
         return False
     with suppress(InputError):
@@ -277,9 +282,9 @@ def holds_a_run(folder: Path) -> InputError:
 
 
 def start_facts(recipe: Recipe) -> dict[str, Any]:
-    """Return what the first event of every run holds: the recipe and what its result depends on besides."""
+    """Return the fields that the first event of every run holds: the recipe and the conditions of its result."""
     return {
-        # Scales are applied by now.
+        # Scales have already been applied.
         "recipe": recipe.model_dump(mode="json", exclude={"scales"}),
         "threads": torch.get_num_threads(),
         "versions": {"irepdeploy": irepdeploy.__version__, "torch": str(torch.__version__)},

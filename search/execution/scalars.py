@@ -18,12 +18,12 @@ __all__ = ["Scalars"]
 class Scalars:
     """Write every number of a journal's epochs and evolutions for TensorBoard.
 
-    The folder is rewritten from the existing lines of the journal, so that a resumed run has each step once.
+    The folder is rewritten from the existing lines of the journal, so that a resumed run contains each step once.
     """
 
     def __init__(self, folder: Path, journal: Path) -> None:
         try:
-            # Not torch's SummaryWriter: it writes in a thread of its own, which prints a traceback on a full disk.
+            # torch's SummaryWriter writes in its own thread, which prints a traceback on a full disk.
             from tensorboard.compat.proto import event_pb2
             from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
@@ -37,7 +37,7 @@ class Scalars:
     def open(self) -> None:
         """Mirror the existing lines of the journal now."""
         remove_tree(self._folder)
-        # The name and the first record are those that TensorBoard looks for.
+        # TensorBoard looks for this name and this first record.
         self._path = self._folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._append(self._path, self._record(wall_time=time.time(), file_version="brain.Event:2"))
         if self._journal.exists():

@@ -1,4 +1,4 @@
-"""Recipes that ship with the package, by name."""
+"""Recipes shipped with the package, by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipe_path(name: str) -> Path:
-    """Return the file that `name` means: a path, or a shipped recipe's name."""
+    """Return the file of a recipe, given by path or by the name of a shipped recipe."""
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         return Path(name)
     shipped = shipped_recipes()

@@ -1,4 +1,4 @@
-"""Rows of tables for the top-5 accuracy, which is reported where there are more than ten classes."""
+"""Table rows for the top-5 accuracy, which is reported for more than ten classes."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["top_5_rows"]
 
 
 def top_5_rows(figures: Mapping[str, Mapping[str, float]]) -> list[list[object]]:
-    """Return a row for each set, by its name, whose figures have a top-5 accuracy."""
+    """Return a row for each named set whose figures include a top-5 accuracy."""
     return [[f"{TOP_5} {name}", f"{each[TOP_5]:.2%}"] for name, each in figures.items() if TOP_5 in each]

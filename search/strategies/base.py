@@ -25,7 +25,7 @@ class Strategy:
     """Proposes populations of distinct candidates within the budget.
 
     Raises:
-        RecipeError: the budget keeps no branch, or the space has fewer candidates than the population.
+        RecipeError: The budget keeps no branch, or the space has fewer candidates than the population.
     """
 
     def __init__(self, space: SearchSpace, settings: SearchSection) -> None:

@@ -36,9 +36,9 @@ class StepSum:
     """Sums the contributions to one step in order; every subnet starts from the same statistics.
 
     Args:
-        parameters: those that get gradients.
-        norms: normalisations, some of which a subnet leaves out.
-        others: modules whose other buffers forward may change in every subnet: layers of a user's.
+        parameters: Those that get gradients.
+        norms: Normalisations, some of which a subnet leaves out.
+        others: Modules whose other buffers forward may change in every subnet: layers of a user's.
     """
 
     def __init__(

@@ -40,10 +40,10 @@ class GivenData:
     """Sets of a caller's, each as `irepdeploy.search` takes it.
 
     Args:
-        train: training samples.
-        val: search-validation samples.
-        load_test: gives the test samples, None if there are none.
-        classes: names of the classes, if they are known.
+        train: Training samples.
+        val: Search-validation samples.
+        load_test: Gives the test samples, None if there are none.
+        classes: Names of the classes, if they are known.
         input_shape: (C, H, W) that the network is built for; None: that of the first image.
     """
 

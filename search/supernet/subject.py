@@ -43,13 +43,13 @@ class Subject:
     """What a run searches or trains.
 
     Args:
-        net: the plain network; it is not changed.
-        train: training samples.
-        val: search-validation samples.
-        load_test: opens the test samples; None if there are none.
+        net: The plain network; it is not changed.
+        train: Training samples.
+        val: Search-validation samples.
+        load_test: Opens the test samples; None if there are none.
         input_shape: (C, H, W).
-        where: layers that get branches, as in `insert_branches`.
-        facts: what identifies network and data where the recipe does not name them.
+        where: Layers that get branches, as in `insert_branches`.
+        facts: What identifies network and data where the recipe does not name them.
     """
 
     net: nn.Module

@@ -46,10 +46,10 @@ class Command:
     """A command that is disturbed.
 
     Attributes:
-        argv: its arguments but --out, and `again` those that continue or repeat it.
-        earlier: a folder that holds what was there before, or None for an empty one.
-        atomic: whether each of its files is either the earlier one or that of the finished command.
-        inside: the name in its folder that --out gives.
+        argv: Its arguments but --out, and `again` those that continue or repeat it.
+        earlier: A folder that holds what was there before, or None for an empty one.
+        atomic: Whether each of its files is either the earlier one or that of the finished command.
+        inside: The name in its folder that --out gives.
     """
 
     argv: list[str]

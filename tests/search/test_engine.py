@@ -271,7 +271,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "journal of another run": (
         "journal.jsonl",
         lambda content: re.sub(rb',"check":"\w+"', b"", content),
-        "of another run than the journal",
+        "to another run than the journal",
     ),
     "empty": ("state.pt", lambda content: b"", "damaged"),
     "garbage": ("state.pt", lambda content: b"garbage", "damaged"),

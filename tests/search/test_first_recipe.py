@@ -26,8 +26,8 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_looks_and_writes_what_a_search_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", NET, DATA, POOL, "data.options.count=32", "threads=1", "--out", "a b.yaml"]) == 0
     printed, said = capsys.readouterr()
-    assert "1x6x6" in printed and "32, 10, 12" in printed and "2, 17 branches are possible" in printed
-    assert "measured just now" in printed and ", 1 thread. Another" in printed and f"{NET} on {DATA}" in printed
+    assert "1x6x6" in printed and "32, 10, 12" in printed and "2, with 17 possible branches" in printed
+    assert "1 thread; they depend on" in printed and f"{NET} on {DATA}" in printed
     recipe = load_recipe("a b.yaml")
     # Eight steps an epoch at least; everything else by default.
     assert (recipe.search.batch_size, recipe.train.batch_size, recipe.search.population) == (4, 4, 64)
@@ -46,7 +46,7 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
     assert found["input_shape"] == [3, 16, 16] and found["classes"] == 2 and found["samples"] == [22, 2, 8]
     assert found["score"] > 0 and found["search_step"] > 0 and found["search_seconds"] > 25 * found["search_step"]
     assert main([*line[:-1], "--overwrite"]) == 0
-    assert "cut from those in train/ (data.options.val); val/ is the test set" in capsys.readouterr().out
+    assert "split off from train/ (data.options.val); val/ is the test set" in capsys.readouterr().out
     assert main(line) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
 
@@ -54,7 +54,7 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([NET, "nowhere"], "neither a folder, nor package.module:function, nor a data set of irepdeploy"),
+        ([NET, "nowhere"], "expected a folder, package.module:function, or a data set of irepdeploy"),
         ([NET, "."], "some images of each into test/CLASS"),
         (["vgg61", "digits"], "did you mean vgg6"),
         (["mynet", "digits"], "a network of your own is package.module:factory"),

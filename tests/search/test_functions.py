@@ -283,7 +283,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "<lambda>: the factory needs arguments: missing a required argument: 'width' (functools.partial(",
     ),
     "network that cannot read": ({"net": Wide()}, "net: the network cannot read inputs of 1x6x6"),
-    "network of two inputs": ({"net": Two()}, "train with several in a loop of your own"),
+    "network of two inputs": ({"net": Two()}, "use insert_branches in your own training loop"),
     "empty loader": ({"train": DataLoader(Samples(tuple(t[:0] for t in maps(1))), 4)}, "train: no batch"),  # type: ignore[arg-type]
     "empty list": ({"val": []}, "val: no batch"),
     "generator": ({"train": (each for each in [maps(8)])}, "train: a generator gives its batches only once"),

@@ -59,11 +59,11 @@ def test_what_does_not_make_up_a_comparison_is_said(jobs: list[Path], tmp_path: 
     retrained = changed(two, tmp_path / "retrained", retrain=True)
     (tmp_path / "empty").mkdir()
     cases: list[tuple[Sequence[Path], str]] = [
-        ([one, three], "--join: 1 of 3 jobs is missing: 2 (run --job 2/3, and name its folder too)"),
+        ([one, three], "--join: 1 of 3 jobs is missing: 2 (run --job 2/3 and pass its folder too)"),
         ([three], "2 of 3 jobs are missing: 1, 2"),
-        ([one, two, one], f"{one}: job 1/3 is there twice, also in {one}"),
-        ([one, other, three], f"{other}: a job of another comparison: not the recipe of {one}"),
-        ([one, retrained, three], "a job of another comparison: not the choice of --retrain"),
+        ([one, two, one], f"{one}: job 1/3 is given twice, also in {one}"),
+        ([one, other, three], f"{other}: belongs to another comparison: its recipe differs from that of {one}"),
+        ([one, retrained, three], "belongs to another comparison: its choice of --retrain differs"),
         ([one, tmp_path / "empty"], "job.json"),
     ]
     for folders, words in cases:
@@ -78,7 +78,7 @@ def test_what_does_not_make_up_a_comparison_is_said(jobs: list[Path], tmp_path: 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", "1/3/5", "1/9999999", "٣/٣"])
 def test_a_job_that_cannot_be(text: str) -> None:
-    with pytest.raises(InputError, match="--job: expected a job and how many there are, such as 3/20"):
+    with pytest.raises(InputError, match="--job: expected a job and the number of jobs, such as 3/20"):
         Job.of(text)
 
 
@@ -96,6 +96,6 @@ def test_the_commands(jobs: list[Path], tiny_overrides: list[str], tmp_path: Pat
     assert timeless(SearchComparison.read(tmp_path / "joined" / "compare.json")) == timeless(join(jobs)[0])
     assert (tmp_path / "joined" / "compare.png").exists()
     assert main(["search", "compare", "--join", str(jobs[0]), "--job", "1/3", "--out", str(tmp_path / "no")]) == 2
-    assert "--join reads what jobs have written" in " ".join(capsys.readouterr().err.split())
+    assert "--join only reads the results of finished jobs" in " ".join(capsys.readouterr().err.split())
     assert main(["search", "compare", "--join", str(jobs[0]), "--out", str(tmp_path / "no")]) == 2
     assert not (tmp_path / "no").exists()

@@ -64,7 +64,7 @@ def test_what_was_given_in_python_is_not_measured_from_the_command_line(
     folder = shutil.copytree(folders["mIoU"], tmp_path / "run")
     assert main(["search", "pareto", str(folder), "--measure"]) == 2
     line = " ".join(capsys.readouterr().err.split())
-    assert "--measure builds networks by a recipe, and TinyNet was given to ird.search in Python" in line
+    assert "--measure builds networks from a recipe, but TinyNet was passed to ird.search in Python" in line
 
 
 def test_a_comparison_by_another_metric() -> None:

@@ -212,7 +212,7 @@ def test_torchrun_on_two_machines_recovers_from_lost_ranks(
     logs = "".join((tmp_path / f"{node}.log").read_text() for node in range(2))
     assert codes == [0, 0], logs
     assert sorted(path.name for path in (tmp_path / "lost").iterdir()) == ["2", "4"]
-    assert logs.count("torchrun has started this run again") == 2
+    assert logs.count("torchrun has restarted this run") == 2
     one, two = journal_of(whole), journal_of(tmp_path / "out")
     assert len(two[0].pop("launchers")) == 2 and (one[0].pop("devices"), two[0].pop("devices")) == (1, 2)
     assert one == two

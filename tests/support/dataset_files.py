@@ -50,9 +50,9 @@ def write_cifar10(
 
     Args:
         form: "python" or "binary".
-        packed: the .tar.gz as it is published, else the folder that it holds.
-        images: of each of the six batches.
-        protocol: have Python 3 pickle with this protocol; None: the bytes that Python 2 wrote.
+        packed: The .tar.gz as it is published, else the folder that it holds.
+        images: Of each of the six batches.
+        protocol: Have Python 3 pickle with this protocol; None: the bytes that Python 2 wrote.
     """
     files = {}
     for name, (pixels, labels) in cifar10_arrays(images, seed).items():
@@ -101,7 +101,7 @@ def write_class_folders(
     """Write train/CLASS/*.JPEG and val/CLASS/*.JPEG, noise around a colour of the class, and return `root`.
 
     Args:
-        train, test: images of each class.
+        train, test: Images of each class.
         size: (height, width) of each image.
     """
     from PIL import Image

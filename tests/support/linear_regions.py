@@ -24,8 +24,8 @@ class LinearRegion:
     """A graph with one region.
 
     Attributes:
-        inputs: shape of each input.
-        fault: name of its fault; None if it is one convolution and a Relu.
+        inputs: Shape of each input.
+        fault: Name of its fault; None if it is one convolution and a Relu.
     """
 
     model: onnx.ModelProto

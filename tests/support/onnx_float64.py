@@ -23,7 +23,7 @@ def evaluate(model: onnx.ModelProto | bytes, feeds: Mapping[str, Array]) -> dict
     """Return every output of `model`, with all floating-point constants and inputs in float64.
 
     Raises:
-        KeyError: an operator that is not here.
+        KeyError: An operator that is not here.
     """
     if isinstance(model, bytes):
         model = onnx.load_model_from_string(model)

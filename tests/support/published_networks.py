@@ -39,11 +39,11 @@ class PublishedNetwork:
     """A network of one peer's blocks.
 
     Attributes:
-        build: builds it with fresh weights.
-        convs: number of convolutions as trained.
-        deploy_convs: number of convolutions as its authors fuse it; None if they cannot, because of the border.
-        rounded_border: whether the file stores border values, which float32 rounds.
-        input_shape: one input without its batch, odd and not square.
+        build: Builds it with fresh weights.
+        convs: Number of convolutions as trained.
+        deploy_convs: Number of convolutions as its authors fuse it; None if they cannot, because of the border.
+        rounded_border: Whether the file stores border values, which float32 rounds.
+        input_shape: One input without its batch, odd and not square.
     """
 
     build: Callable[[], nn.Module]
@@ -87,9 +87,9 @@ def exported(
     """Export a network with torch's own exporter: batch 1, input "input", output "output".
 
     Args:
-        dynamo: use the newer exporter, which needs onnxscript, rather than the TorchScript one.
-        fold_bn: let the TorchScript exporter fold batch normalization behind a convolution.
-        dynamic: batch, height and width are dynamic (TorchScript exporter).
+        dynamo: Use the newer exporter, which needs onnxscript, rather than the TorchScript one.
+        fold_bn: Let the TorchScript exporter fold batch normalization behind a convolution.
+        dynamic: Batch, height and width are dynamic (TorchScript exporter).
     """
     buffer: Any = io.BytesIO()
     options: dict[str, Any] = {"dynamo": dynamo, "input_names": ["input"], "output_names": ["output"]}

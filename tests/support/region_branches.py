@@ -121,9 +121,9 @@ class BranchWriter:
         """Write a convolution that reads the region's taps from `at` on, so that its output has the region's size.
 
         Args:
-            covers: taps of this and the following operators; its own by default.
-            fewest: use as many groups as the region, not more.
-            padded: whether it pads; otherwise its input is padded already.
+            covers: Taps of this and the following operators; its own by default.
+            fewest: Use as many groups as the region, not more.
+            padded: Whether it pads; otherwise its input is padded already.
         """
         rng, g = self.rng, self.g
         own = [dilation * (k - 1) + 1 for k in kernel]

@@ -58,7 +58,7 @@ def test_files_of_two_searches_are_refused(folder: Path, capsys: pytest.CaptureF
     found["candidates"][0]["digest"] = "0" * 64
     (folder / "pareto.json").write_text(json.dumps(found))
     assert main(["search", "pareto", str(folder), "--measure"]) == 2
-    assert "not the Architecture that pareto.json names" in capsys.readouterr().err
+    assert "differs from the Architecture in pareto.json" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_search_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ def test_alone_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_that_never_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match=r"rank 1 of 2 did not come within 0\.2 s"):
+    with pytest.raises(RunError, match=r"rank 1 of 2 did not join within 0\.2 s"):
         Ranks.from_environment(timeout=0.2)
 
 

@@ -43,7 +43,7 @@ def test_a_run_that_torchrun_starts_again_is_resumed(
     again = RunFolder(path, "a recipe", (), ranks=ranks("two", "three"), overwrite=overwrite)
     state = again.load_state()
     assert state is not None and state["epoch"] == 1
-    assert "torchrun has started this run again" in capsys.readouterr().err
+    assert "torchrun has restarted this run" in capsys.readouterr().err
 
 
 def test_a_run_of_another_launch_is_not_touched(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_the_rank_that_does_not_come_is_named(rank: int, missing: int) -> None:
         mine = pool.submit(rendezvous._session, store, rank, 3, 0.5)
         if rank == 0:
             store.set(f"{store.get('session').decode()}/1", "b ")
-        with pytest.raises(RunError, match=rf"rank {missing} of 3 did not come within 0\.5 s"):
+        with pytest.raises(RunError, match=rf"rank {missing} of 3 did not join within 0\.5 s"):
             mine.result()
 
 

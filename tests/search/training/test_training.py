@@ -299,12 +299,12 @@ def test_resume_on_other_devices_is_reported(
 ) -> None:
     copy = Path(shutil.copytree(trained[0], tmp_path / "copy"))
     Training(recipe, copy, SOME, resume=True)
-    assert "not be the same to the bit" not in capsys.readouterr().err
+    assert "not be identical to the bit" not in capsys.readouterr().err
     state = torch.load(copy / "state.pt", weights_only=True)
     (copy / "state.pt").write_bytes(pack({**state, "computed_on": "2 x cpu"}))
     Training(recipe, copy, SOME, resume=True)
     said = capsys.readouterr().err
-    assert "the run began on 2 x cpu: on 1 x cpu it will not be the same to the bit" in " ".join(said.split())
+    assert "the run began on 2 x cpu; on 1 x cpu the result will not be identical to the bit" in " ".join(said.split())
 
 
 def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:

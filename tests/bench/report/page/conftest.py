@@ -23,8 +23,8 @@ class Chromium:
     """One browser with one tab and a profile of its own.
 
     Attributes:
-        messages: what pages wrote to the console, and errors that no script caught, since the last `open`.
-        requests: addresses outside the page itself that it asked for since the last `open`.
+        messages: What pages wrote to the console, and errors that no script caught, since the last `open`.
+        requests: Addresses outside the page itself that it asked for since the last `open`.
     """
 
     def __init__(self, program: str, profile: Path) -> None:
